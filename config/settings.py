@@ -1,0 +1,159 @@
+"""The host's settings: one typed class, read from `TENANTRY_…` environment variables.
+
+Each field has its unit and reason in its description; the README's table is checked against them.
+"""
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "TENANTRY_"
+
+
+class SettingsError(ValueError):
+    """A `TENANTRY_…` variable is unknown or ill-typed; one line, naming each and the remedy."""
+
+
+class HostSettings(BaseSettings):
+    """The settings of one host, frozen once read. Build it with `read_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    tenants_dir: Path = Field(
+        Path("tenants"), description="The folder of tenant files."
+    )
+    data_dir: Path = Field(
+        Path("instance"),
+        description="The folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
+    )
+    max_active: int = Field(
+        1000, ge=1,
+        description="Instances kept built in one process; the least recently used leave first.",
+    )
+    idle_timeout_s: float = Field(
+        3600.0, gt=0,
+        description="Seconds without a request after which an instance is put to sleep.",
+    )
+    db_connections: int = Field(
+        20, ge=1,
+        description="Open database connections over all tenants of one process.",
+    )
+    max_concurrent_requests: int | None = Field(
+        None, ge=1,
+        description="Requests in flight per tenant, over all workers; unset: a fair share.",
+    )
+    deadline_s: float = Field(
+        30.0, gt=0,
+        description="Seconds after which a request is reported and its slot counts as stuck.",
+    )
+    drain_timeout_s: float = Field(
+        30.0, gt=0,
+        description="Seconds that a retired instance may take to finish its requests.",
+    )
+    rate_limit_storage: str = Field(
+        "memory://",
+        pattern=r"^(memory://|rediss?://.+)$",
+        description="Where rates are counted: `memory://`, or `redis://…` for several hosts.",
+    )
+    trusted_proxies: int = Field(
+        0, ge=0,
+        description="How many proxies in front are trusted for `X-Forwarded-…`; 0: none.",
+    )
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names that are answered, comma-separated (`.a.org`: with subdomains);"
+        " unset: any.",
+    )
+    admin_bind: str = Field(
+        "127.0.0.1:8001",
+        description="Listener of the operators' pages, `HOST:PORT`; `off`: none.",
+    )
+    admin_token: str | None = Field(
+        None, min_length=16, repr=False,
+        description="Password of the dashboard; unset: made on its first start.",
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="`console` for people, `json` for machines: one object per line."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe level that is logged."
+    )
+
+    @field_validator("trusted_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("admin_bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        if value != "off":
+            parse_bind(value)
+        return value
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """IP address and port of the admin listener; None when it is off."""
+        return None if self.admin_bind == "off" else parse_bind(self.admin_bind)
+
+
+def parse_bind(value: str) -> tuple[str, int]:
+    """Split `HOST:PORT` into an IP address and a port.
+
+    Raises:
+        ValueError: not of that form. A name other than `localhost` is refused, because what it
+            resolves to is not known before the listener is open.
+    """
+    host, _, port = value.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        address = str(ipaddress.ip_address(host))
+    except ValueError:
+        raise ValueError("expected an IP address and a port, like 127.0.0.1:8001") from None
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):  # noqa: PLR2004 - TCP
+        raise ValueError("expected a port from 0 to 65535 after the colon")
+    return address, int(port)
+
+
+def read_settings() -> HostSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: naming every unknown or ill-typed variable at once.
+    """
+    problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
+    try:
+        settings = HostSettings()
+    except ValidationError as error:
+        problems += [_ill_typed(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors()]
+    if problems:
+        raise SettingsError(" ".join(problems))
+    return settings
+
+
+def variable(field: str) -> str:
+    """Return the environment variable of a field: `data_dir` is `TENANTRY_DATA_DIR`."""
+    return PREFIX + field.upper()
+
+
+def _is_unknown(name: str) -> bool:
+    return name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in HostSettings.model_fields
+
+
+def _unknown(name: str) -> str:
+    known = [variable(field) for field in HostSettings.model_fields]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"Settings: {', '.join(known)}."
+    return f"{name}: no such setting; {hint}"
+
+
+def _ill_typed(field: str, found: object, message: str) -> str:
+    shown = "a value" if field == "admin_token" else repr(found)
+    return f"{variable(field)}: found {shown}; {message.removeprefix('Value error, ')}."

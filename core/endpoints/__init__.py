@@ -1,0 +1,228 @@
+"""Endpoints, and loading one for one app.
+
+An endpoint is a package: `blueprint.py` (module-level `<name>_bp`, maps resources to URLs),
+`resources.py` (thin `Resource` classes), `models.py` (framework-free, shared by all apps) and
+`migrations/` where it has tables.
+
+What `blueprint.py` and `resources.py` define must exist once per app: a Flask-RESTful `Api` keeps
+the app that it was registered on last and sets attributes on `Resource` classes. So each app gets
+both modules executed afresh in a private package whose `models` is the shared module. An import
+by the package's full name (`from core.endpoints.landing.resources import …`) is turned to the
+private package when the module is compiled.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import itertools
+import pkgutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from flask import Blueprint
+
+from core.errors import EndpointError
+
+SHARED_MODULES = ("models", "migrations")
+"""The modules of an endpoint that all apps share: they keep no state."""
+
+_serial = itertools.count(1)  # numbers private packages; its next() is atomic
+
+
+@dataclass(frozen=True)
+class LoadedEndpoint:
+    """An endpoint's own copy for one app, until `unload()`."""
+
+    blueprint: Blueprint
+    package: str
+    """The private package's name in `sys.modules`."""
+
+    def unload(self) -> None:
+        """Take the private modules out of `sys.modules`, so that they can be freed. Idempotent."""
+        _unload(self.package)
+
+
+def available_endpoints() -> list[str]:
+    """Return the short names of the endpoints that come with the host, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+
+
+def find_endpoint(name: str) -> str:
+    """Return the package that `name` means, without importing its modules.
+
+    Raises:
+        EndpointError: there is none, or it has no `blueprint.py`; the text has the nearest names.
+    """
+    package = name if "." in name else f"{__name__}.{name}"
+    try:
+        spec = importlib.util.find_spec(package)
+    except BaseException as error:  # noqa: BLE001 - finding a.b imports a, which may do anything
+        if not isinstance(error, ModuleNotFoundError | ValueError | AttributeError):
+            raise EndpointError(_failure(name, "fails to import", error)) from error
+        spec = None
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not folders:
+        raise EndpointError(f"no endpoint named {name!r}; {_hint(name)}")
+    if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
+        raise EndpointError(f"endpoint {name!r} has no blueprint.py; see 'endpoint' in the README.")
+    return package
+
+
+def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
+    """Execute the endpoint's modules for one app and return its blueprint.
+
+    Args:
+        name: as it stands in `BLUEPRINTS`.
+        tenant: part of the private package's name, for stack traces.
+
+    Raises:
+        EndpointError: it does not exist, fails to import (whatever it raises), or has no
+            `<name>_bp`; the cause is chained.
+    """
+    package = find_endpoint(name)
+    short = package.rpartition(".")[2]
+    private = f"{package}@{tenant}-{next(_serial)}".replace(".", "/")
+    try:
+        module = importlib.import_module(f"{private}.blueprint")
+    except BaseException as error:  # noqa: BLE001 - a SystemExit must not stop the host
+        _unload(private)
+        raise EndpointError(_failure(name, "fails to import", error)) from error
+    blueprint = getattr(module, f"{short}_bp", None)
+    if not isinstance(blueprint, Blueprint):
+        _unload(private)
+        raise EndpointError(
+            f"endpoint {name!r}: its blueprint.py has no Blueprint {short + '_bp'!r}; "
+            f"write {short}_bp = Blueprint({short!r}, __name__)."
+        )
+    return LoadedEndpoint(blueprint, private)
+
+
+@contextmanager
+def registering(name: str) -> Iterator[None]:
+    """Name the endpoint in whatever its registration on an app raises.
+
+    Raises:
+        EndpointError: with the cause chained.
+    """
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 - a SystemExit must not stop the host
+        raise EndpointError(_failure(name, "fails to register", error)) from error
+
+
+def _failure(name: str, what: str, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<") and file != __file__:
+            place = f" ({Path(file).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"endpoint {name!r} {what}: {type(error).__name__}: {text}{place}; mend the endpoint."
+
+
+def _hint(name: str) -> str:
+    there = available_endpoints()
+    near = difflib.get_close_matches(name, there, n=1)
+    question = f"did you mean {near[0]!r}? " if near else ""
+    return f"{question}Endpoints: {', '.join(there)}."
+
+
+def _unload(private: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == private]:
+        sys.modules.pop(name, None)
+
+
+class _PrivateFinder(importlib.abc.MetaPathFinder):
+    """Finds private packages and their modules by name alone: `a/b@acme-1` is a copy of `a.b`."""
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the spec of a private copy or of a shared module; None for any other name."""
+        private, _, inner = fullname.partition(".")
+        if "@" not in private:
+            return None
+        package = private.partition("@")[0].replace("/", ".")
+        if not inner:
+            return _package_spec(package, private)
+        if inner.partition(".")[0] in SHARED_MODULES:
+            return importlib.machinery.ModuleSpec(fullname, _SharedModule(f"{package}.{inner}"))
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _PrivateModule(fullname, spec.loader.path, package, private)
+        return spec
+
+
+def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec | None:
+    shared = importlib.util.find_spec(package)
+    if shared is None:
+        return None
+    # No loader: __init__.py is empty by contract, so the copy is a namespace over the same folder.
+    spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
+    spec.submodule_search_locations = list(shared.submodule_search_locations or ())
+    return spec
+
+
+class _SharedModule(importlib.abc.Loader):
+    """Loads the shared module under a private name."""
+
+    def __init__(self, shared: str) -> None:
+        self._shared = shared
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return a stand-in; `exec_module` puts the shared module in its place."""
+        return ModuleType(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Import the shared module and let the private name mean it."""
+        sys.modules[module.__name__] = importlib.import_module(self._shared)
+
+
+class _PrivateModule(importlib.machinery.SourceFileLoader):
+    """Loads a private copy: from source, with imports by the package's full name made private."""
+
+    def __init__(self, fullname: str, path: str, package: str, private: str) -> None:
+        super().__init__(fullname, path)
+        self._rename = _Renamed(package, private)
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the module's code; never from a `.pyc`, which knows nothing of the renaming."""
+        path = self.get_filename(fullname)
+        tree = self._rename.visit(ast.parse(self.get_data(path), path))
+        return compile(tree, path, "exec", dont_inherit=True)
+
+
+class _Renamed(ast.NodeTransformer):
+    """Turns `from package.x import y` to the private package."""
+
+    def __init__(self, package: str, private: str) -> None:
+        self._package = package
+        self._private = private
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:  # noqa: N802 - ast's name
+        """Rename the module of one `from` import."""
+        if node.level == 0 and node.module and self._is_own(node.module):
+            node.module = self._private + node.module.removeprefix(self._package)
+        return node
+
+    def visit_Import(self, node: ast.Import) -> ast.Import:  # noqa: N802 - ast's name
+        """Refuse what cannot be renamed: it binds the first part of the dotted name."""
+        if any(self._is_own(alias.name) for alias in node.names):
+            raise ImportError(f"line {node.lineno}: write `from . import …` for a neighbour module")
+        return node
+
+    def _is_own(self, module: str) -> bool:
+        return module == self._package or module.startswith(f"{self._package}.")
+
+
+# Process-wide, as every import hook is; it answers only for names that `load_endpoint` makes.
+sys.meta_path.insert(0, _PrivateFinder())

@@ -1,0 +1,16 @@
+"""The landing page."""
+
+from flask_restful import Resource, reqparse
+
+from .models import LandingModel
+
+
+class LandingPage(Resource):  # type: ignore[misc]
+    """Greets whoever calls."""
+
+    def get(self) -> tuple[dict[str, str], int]:
+        """Answer with a greeting of `?name=`."""
+        parser = reqparse.RequestParser()
+        parser.add_argument("name", type=str, location="args", default="guest")
+        arguments = parser.parse_args()
+        return LandingModel(arguments["name"]).greeting(), 201

@@ -1,0 +1,93 @@
+"""The host's own pages under `/-/`: is it alive, is it ready; on the admin listener also why not."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from core.problem import ProblemAnswer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+NOT_FOUND = ProblemAnswer(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
+GET_ONLY = ProblemAnswer(
+    HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read.", allow="GET, HEAD"
+)
+
+
+@dataclass(frozen=True)
+class MountStatus:
+    """What operators may know of one mount."""
+
+    name: str
+    prefix: str
+    state: str
+    reason: str
+    """Why it is failed; empty otherwise."""
+
+
+class HostPages:
+    """`/-/livez` and `/-/readyz`; anything else is 404.
+
+    Args:
+        status: tells every mount's status, now.
+        is_for_operators: names and reasons too, not only counts.
+    """
+
+    def __init__(
+        self, status: Callable[[], Sequence[MountStatus]], *, is_for_operators: bool
+    ) -> None:
+        self._status = status
+        self._is_for_operators = is_for_operators
+        self._pages: dict[str, WSGIApplication] = {
+            "/-/livez": self._live,
+            "/-/readyz": self._ready,
+        }
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Answer one page."""
+        page = self._pages.get(environ.get("PATH_INFO", ""), NOT_FOUND)
+        if page is not NOT_FOUND and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            page = GET_ONLY
+        return page(environ, start_response)
+
+    def _live(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        return _json(environ, start_response, HTTPStatus.OK, {"status": "live"})
+
+    def _ready(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        mounts = self._status()
+        counts = Counter(mount.state for mount in mounts)
+        is_ready = not counts["failed"]
+        page: dict[str, object] = {
+            "status": "ready" if is_ready else "not ready",
+            "tenants": dict(sorted(counts.items())),
+        }
+        if self._is_for_operators:
+            page["mounts"] = [asdict(mount) for mount in mounts]
+        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json(environ, start_response, status, page)
+
+
+def _json(
+    environ: "WSGIEnvironment",
+    start_response: "StartResponse",
+    status: HTTPStatus,
+    page: dict[str, object],
+) -> Iterable[bytes]:
+    body = json.dumps(page).encode() + b"\n"
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    start_response(f"{status.value} {status.phrase}", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

@@ -1,0 +1,65 @@
+"""The host's own answers: `application/problem+json` (RFC 9457). An answer *is* a WSGI app.
+
+Never a reason that tells one client about another, a path of the machine or a stack.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+REQUEST_ID = "tenantry.request_id"
+"""Key of the WSGI environ under which the request's id stands, once the front door gave it one."""
+
+
+@dataclass(frozen=True)
+class ProblemAnswer:
+    """An answer that refuses or fails a request."""
+
+    status: HTTPStatus
+    detail: str
+    """One sentence for the client."""
+    retry_after_s: int | None = None
+    allow: str | None = None
+    """The methods of a 405."""
+
+    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
+        """Return the status line and the headers of the answer."""
+        headers = [
+            ("Content-Type", "application/problem+json"),
+            ("Content-Length", str(size_bytes)),
+            ("Cache-Control", "no-store"),
+        ]
+        if self.retry_after_s is not None:
+            headers.append(("Retry-After", str(self.retry_after_s)))
+        if self.allow is not None:
+            headers.append(("Allow", self.allow))
+        return f"{self.status.value} {self.status.phrase}", headers
+
+    def body(self, environ: "WSGIEnvironment") -> bytes:
+        """Return the JSON document: type, title, status, detail, request_id."""
+        document = {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+            "request_id": environ.get(REQUEST_ID, ""),
+        }
+        return json.dumps(document).encode() + b"\n"
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Answer as a WSGI app."""
+        body = self.body(environ)
+        start_response(*self.head(len(body)))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+INTERNAL_ERROR = ProblemAnswer(
+    HTTPStatus.INTERNAL_SERVER_ERROR, "The application failed to answer this request."
+)

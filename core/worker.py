@@ -1,0 +1,5 @@
+from gunicorn.workers.gthread import ThreadWorker
+
+
+class TenantWorker(ThreadWorker):
+    pass

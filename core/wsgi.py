@@ -1,0 +1,5 @@
+"""The WSGI callable for any server: `core.wsgi:application`."""
+
+from core.host import create_host
+
+application = create_host().wsgi
