@@ -1,5 +1,249 @@
-from gunicorn.workers.gthread import ThreadWorker
+"""The gunicorn worker: gthread, made safe against slow clients. Knows gunicorn only.
+
+Seen with plain gthread (gunicorn 26 and 27): sixteen half-sent request heads hold every thread for
+as long as the clients like; twenty clients that keep their socket open after `Connection: close`
+stop the accept loop for 40 s; an exception that is no `Exception` ends the worker.
+
+Here a connection costs a thread only from its whole request head on: heads are collected, and
+closed connections are drained, in the main loop and without waiting. It overrides private methods
+of `ThreadWorker`: `tests/test_worker.py` runs each attack on a real server, on the oldest and the
+newest gunicorn that we allow.
+"""
+
+import errno
+import secrets
+import selectors
+import socket
+import time
+from collections import deque
+from concurrent.futures import Future
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn import http
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from core.problem import REQUEST_ID, ProblemAnswer
+
+HEAD_TIMEOUT_S = 10.0
+"""From the first moment of a connection, or of its next request, to the end of the head."""
+
+STALL_TIMEOUT_S = 30.0
+"""How long one read or write in a thread may wait for the client: then the thread is free again."""
+
+LINGER_S = 2.0
+"""How long a closed connection is drained, so that the client gets the end of its answer and no
+reset (RFC 9112 §9.6); gunicorn waits as long, but blocks its accept loop."""
+
+LINGER_LIMIT_BYTES = 1 << 20
+"""What a client may still send after its answer: no more than a loopback buffer holds."""
+
+DRAIN_S = 0.05
+"""How long a thread waits for the rest of a body that the app did not read: it is there, or the
+connection is closed. gunicorn waits 5 s, in the thread."""
+
+_RECEIVE_BYTES = 65536
 
 
-class TenantWorker(ThreadWorker):
-    pass
+class Connection(TConn):  # type: ignore[misc]
+    """A client's connection; owned by the main loop, lent to a thread for each request."""
+
+    head = b""
+    """What has come of the next request's head while no thread has the connection."""
+    drained_bytes = 0
+
+
+class TenantWorker(ThreadWorker):  # type: ignore[misc]
+    """`worker_class` of `config/gunicorn.conf.py`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_limit = self.cfg.limit_request_line + 4 + self.cfg.limit_request_fields * (
+            (self.cfg.limit_request_field_size or 8190) + 4
+        )
+        self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
+
+    # -- a request's head, in the main loop ---------------------------------------------------
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection and wait for its head without a thread."""
+        if self.cfg.is_ssl:  # the handshake blocks: it needs a thread
+            super().accept(listener)
+            return
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
+                return
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+                return
+            raise
+        self.nr_conns += 1
+        self._await_head(Connection(self.cfg, sock, address, listener.getsockname()), b"")
+
+    def _make_room(self) -> None:
+        """Close the connections that have waited longest for nothing: a listener needs one."""
+        self.log.warning("Out of file descriptors; raise `ulimit -n` or lower worker_connections.")
+        for waiting in (self.lingering_conns, self.pending_conns, self.keepalived_conns):
+            for conn in list(waiting)[:8]:
+                self._leave_poller(conn, waiting)
+                self._drop(conn)
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """Begin the next request of a kept-alive connection."""
+        del client
+        self._leave_poller(conn, self.keepalived_conns)
+        self._await_head(conn, b"")
+
+    def _await_head(self, conn: Connection, head: bytes) -> None:
+        conn.head = head
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_head_bytes, conn))
+        self._on_head_bytes(conn, conn.sock)  # it is there already, most of the time
+
+    def _on_head_bytes(self, conn: Connection, client: socket.socket) -> None:
+        try:
+            data = client.recv(_RECEIVE_BYTES)
+            is_at_end = not data
+        except BlockingIOError:
+            data, is_at_end = b"", False
+        except OSError:
+            data, is_at_end = b"", True
+        conn.head += data
+        if b"\r\n\r\n" in conn.head or len(conn.head) > self._head_limit:
+            self._leave_poller(conn, self.pending_conns)
+            self._hand_over(conn)
+        elif is_at_end:
+            self._leave_poller(conn, self.pending_conns)
+            self._drop(conn)
+
+    def _hand_over(self, conn: Connection) -> None:
+        """Give the connection to a thread, which parses the head; too large ones are refused there."""
+        if conn.parser is None:
+            conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
+        conn.parser.unreader.unread(conn.head)
+        conn.head, conn.data_ready = b"", True
+        self.enqueue_req(conn)
+
+    def murder_pending(self) -> None:
+        """Answer 408 where a head did not come in time, and end what has lingered long enough."""
+        now = time.monotonic()
+        while self.pending_conns and self.pending_conns[0].timeout <= now:
+            conn = self.pending_conns[0]
+            self._leave_poller(conn, self.pending_conns)
+            if isinstance(conn, Connection) and conn.head:
+                _send_problem(conn.sock, HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+            self._drop(conn)
+        while self.lingering_conns and self.lingering_conns[0].timeout <= now:
+            conn = self.lingering_conns[0]
+            self._leave_poller(conn, self.lingering_conns)
+            self._drop(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
+    # -- the request, in a thread ---------------------------------------------------------------
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve one request; whatever it raises ends here and not in the main loop."""
+        try:
+            return super().handle(conn)
+        except BaseException:  # noqa: BLE001 - a SystemExit would stop all tenants
+            self.log.exception("Error handling request")
+            return False
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        """Run the app; a client that stops reading or sending gives the thread back."""
+        conn.sock.settimeout(STALL_TIMEOUT_S)
+        return super().handle_request(req, conn)
+
+    def _keepalive_after(self, conn: TConn, keepalive: Any) -> bool:
+        if not keepalive:
+            return False
+        return bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer a request that is no HTTP as the host answers: a problem document, a request id."""
+        recorded = _Recorder()
+        super().handle_error(req, recorded, addr, exc)
+        parts = recorded.sent.split(b" ", 2)
+        status = HTTPStatus(int(parts[1])) if len(parts) > 1 else HTTPStatus.INTERNAL_SERVER_ERROR
+        what = "could not be answered" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "is malformed"
+        _send_problem(client, status, f"The request {what}.")
+
+    # -- after the request, in the main loop ----------------------------------------------------
+
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        """Keep the connection for its next request, or let it end without waiting for it."""
+        if not isinstance(conn, Connection):
+            super().finish_request(conn, fs)
+        elif fs.cancelled() or not fs.result():
+            self._linger(conn)
+        elif buffered := conn.parser.unreader.take_buffered():
+            self._await_head(conn, buffered)
+        else:
+            super().finish_request(conn, fs)
+
+    def _linger(self, conn: Connection) -> None:
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)  # the client has gone
+            return
+        conn.timeout = time.monotonic() + LINGER_S
+        self.lingering_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_last_bytes, conn))
+
+    def _on_last_bytes(self, conn: Connection, client: socket.socket) -> None:
+        try:
+            size = len(client.recv(_RECEIVE_BYTES))
+        except OSError:
+            size = 0
+        conn.drained_bytes += size
+        if not size or conn.drained_bytes > LINGER_LIMIT_BYTES:
+            self._leave_poller(conn, self.lingering_conns)
+            self._drop(conn)
+
+    def _leave_poller(self, conn: TConn, waiting: deque[Any]) -> None:
+        waiting.remove(conn)
+        self.poller.unregister(conn.sock)
+
+    def _drop(self, conn: TConn) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+
+class _Recorder:
+    """Stands in for the socket while gunicorn writes its HTML error page."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def sendall(self, data: bytes) -> None:
+        self.sent += data
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+
+def _send_problem(client: socket.socket, status: HTTPStatus, detail: str) -> None:
+    request_id = secrets.token_hex(16)
+    body = ProblemAnswer(status, detail).body({REQUEST_ID: request_id})
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+        f"X-Request-ID: {request_id}\r\n\r\n"
+    )
+    try:
+        client.setblocking(False)
+        client.sendall(head.encode("latin-1") + body)
+    except OSError:
+        pass  # the client has gone, or does not read
