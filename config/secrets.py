@@ -48,17 +48,21 @@ def secret(name: str, *, create: bool = False) -> str:
     )
 
 
-def secret_file(name: str) -> str:
-    """Return the path of `name` in `<data>/secrets`."""
-    return os.path.join(os.environ.get("TENANTRY_DATA_DIR") or "instance", "secrets", name)
+def secret_file(name: str, data_dir: str = "") -> str:
+    """Return the path of `name` in `<data>/secrets`; `<data>` as the host's environment has it."""
+    data_dir = data_dir or os.environ.get("TENANTRY_DATA_DIR") or "instance"
+    return os.path.join(data_dir, "secrets", name)
 
 
-def create_secret(name: str) -> str:
+def create_secret(name: str, data_dir: str = "") -> str:
     """Make a random secret in `<data>/secrets`, mode 0600, and return the one that is there after.
 
     Safe to call from several processes at once: the first whole file wins, the others read it.
+
+    Raises:
+        SecretError: the file cannot be written or read.
     """
-    path = secret_file(name)
+    path = secret_file(name, data_dir)
     unfinished = f"{path}.{os.getpid()}.new"
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

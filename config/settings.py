@@ -24,35 +24,39 @@ class HostSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    tenants_dir: Path = Field(
-        Path("tenants"), description="The folder of tenant files."
-    )
+    tenants_dir: Path = Field(Path("tenants"), description="The folder of tenant files.")
     data_dir: Path = Field(
         Path("instance"),
         description="The folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
     )
     max_active: int = Field(
-        1000, ge=1,
+        1000,
+        ge=1,
         description="Instances kept built in one process; the least recently used leave first.",
     )
     idle_timeout_s: float = Field(
-        3600.0, gt=0,
+        3600.0,
+        gt=0,
         description="Seconds without a request after which an instance is put to sleep.",
     )
     db_connections: int = Field(
-        20, ge=1,
+        20,
+        ge=1,
         description="Open database connections over all tenants of one process.",
     )
     max_concurrent_requests: int | None = Field(
-        None, ge=1,
+        None,
+        ge=1,
         description="Requests in flight per tenant, over all workers; unset: a fair share.",
     )
     deadline_s: float = Field(
-        30.0, gt=0,
+        30.0,
+        gt=0,
         description="Seconds after which a request is reported and its slot counts as stuck.",
     )
     drain_timeout_s: float = Field(
-        30.0, gt=0,
+        30.0,
+        gt=0,
         description="Seconds that a retired instance may take to finish its requests.",
     )
     rate_limit_storage: str = Field(
@@ -61,7 +65,8 @@ class HostSettings(BaseSettings):
         description="Where rates are counted: `memory://`, or `redis://…` for several hosts.",
     )
     trusted_proxies: int = Field(
-        0, ge=0,
+        0,
+        ge=0,
         description="How many proxies in front are trusted for `X-Forwarded-…`; 0: none.",
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -74,7 +79,9 @@ class HostSettings(BaseSettings):
         description="Listener of the operators' pages, `HOST:PORT`; `off`: none.",
     )
     admin_token: str | None = Field(
-        None, min_length=16, repr=False,
+        None,
+        min_length=16,
+        repr=False,
         description="Password of the dashboard; unset: made on its first start.",
     )
     log_format: Literal["console", "json"] = Field(

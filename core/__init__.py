@@ -9,8 +9,8 @@ checks it (`pyproject.toml`).
     endpoints/                             loading an endpoint for one app; the endpoints
     containment   front   host_pages       each usable alone:
     limits   mounts   telemetry   worker   WSGI layers, routing, logs, the gunicorn worker
-    database_url  loader  loader_process   a tenant file becomes plain data, then a Tenant;
-    problem       tenant                   the host's own answers
+    loader        tenant                   a tenant file becomes plain data, then a Tenant
+    database_url  loader_process  problem  what both stand on; the host's own answers
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -50,7 +50,9 @@ class TenantApp(Flask):
         super().raise_routing_exception(request)
 
 
-def create_app(config: Tenant | ModuleType | type | object, *, data_dir: Path | None = None) -> Flask:
+def create_app(
+    config: Tenant | ModuleType | type | object, *, data_dir: Path | None = None
+) -> Flask:
     """Build the Flask app of one tenant.
 
     Args:
@@ -107,7 +109,7 @@ def _bare_app(tenant: Tenant, folder: Path) -> Flask:
 
 def _tenant_of(config: object, data_dir: Path) -> Tenant:
     values = _upper_case(config)
-    file = inspect.getsourcefile(config) if isinstance(config, type | ModuleType) else None  # type: ignore[arg-type]
+    file = inspect.getsourcefile(config) if isinstance(config, type | ModuleType) else None
     return parse_tenant(
         _name_of(config, values),
         values,

@@ -3,7 +3,6 @@
 Reads and judges; builds nothing, serves nothing.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +41,10 @@ class Catalogue:
 def tenant_paths(folder: Path) -> list[Path]:
     """Return the paths of the tenant files in `folder`, by name; empty if there is no folder."""
     try:
-        names = sorted(os.listdir(folder))
+        paths = sorted(folder.iterdir())
     except OSError:
         return []
-    return [folder / name for name in names if name.endswith(".py") and name[0] not in "._"]
+    return [path for path in paths if path.suffix == ".py" and path.name[0] not in "._"]
 
 
 def scan_tenants(folder: Path, data_dir: Path, loader: Loader) -> Catalogue:
@@ -90,7 +89,11 @@ def _refuse_name(path: Path) -> None:
 def _prefix_of(name: str, loaded: LoadedFile | None) -> str | None:
     """Return where a rejected file would be mounted, as far as that can be told."""
     said = loaded.values.get("URL_PREFIX") if loaded is not None else None
-    if isinstance(said, str) and PREFIX.fullmatch(said) and said.split("/")[1] not in RESERVED_SEGMENTS:
+    if (
+        isinstance(said, str)
+        and PREFIX.fullmatch(said)
+        and said.split("/")[1] not in RESERVED_SEGMENTS
+    ):
         return said
     return f"/{name}" if NAME.fullmatch(name) else None
 
@@ -157,7 +160,9 @@ def _prefix_clashes(tenant: Tenant, prefixes: dict[str, Tenant]) -> Iterator[Pro
     """
     mine = tenant.url_prefix
     if (owner := prefixes.get(mine)) is not None:
-        yield Problem(tenant.file, f"{mine} is the prefix of {owner.file}; choose another.", "URL_PREFIX")
+        yield Problem(
+            tenant.file, f"{mine} is the prefix of {owner.file}; choose another.", "URL_PREFIX"
+        )
         return
     inner = prefixes.get(f"{mine}/")
     outer = next((prefixes[above] for above in _outer(mine) if above in prefixes), None)

@@ -20,11 +20,8 @@ from typing import TYPE_CHECKING, Any
 from core.problem import INTERNAL_ERROR
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
+    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-    type_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _STATUS = re.compile(r"[1-9]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -86,11 +83,11 @@ class _Response:
         self,
         status: str,
         headers: list[tuple[str, str]],
-        exc_info: "type_ExcInfo | None" = None,
+        exc_info: "OptExcInfo | None" = None,
         /,
     ) -> Callable[[bytes], object]:
         """Be the app's `start_response`: check the head and keep it (PEP 3333)."""
-        if exc_info is not None and self._is_head_sent:
+        if exc_info is not None and exc_info[1] is not None and self._is_head_sent:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
@@ -175,7 +172,7 @@ class _Response:
             self._context.run(self._logger.exception, "request.failed", extra=facts)
 
 
-def _check_head(status: str, headers: list[tuple[str, str]]) -> None:
+def _check_head(status: Any, headers: Any) -> None:
     """Refuse what would be no HTTP, so that it fails in the tenant and not in the server."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise ValueError(f"no HTTP status line: {status!r}")

@@ -25,9 +25,7 @@ def parse_database_url(text: str) -> URL:
         name = text.partition(":")[0]
         raise ValueError(f"names an unknown dialect {name!r}; use sqlite or postgresql") from None
     except ArgumentError:
-        raise ValueError(
-            "cannot be parsed; write dialect://user:password@host/database"
-        ) from None
+        raise ValueError("cannot be parsed; write dialect://user:password@host/database") from None
     except ImportError as error:
         raise ValueError(
             f"needs the driver {error.name!r}, which is not installed; "

@@ -1,9 +1,9 @@
 """What can go wrong, as a tree.
 
-    TenantryError            something that an operator or a developer can mend
-    ├── TenantFileError      a tenant file is refused; holds every Problem of it
-    ├── EndpointError        an endpoint does not exist, or fails to import or register
-    └── UnknownTenantError   a command names a tenant that is not there
+TenantryError            something that an operator or a developer can mend
+├── TenantFileError      a tenant file is refused; holds every Problem of it
+├── EndpointError        an endpoint does not exist, or fails to import or register
+└── UnknownTenantError   a command names a tenant that is not there
 """
 
 from collections.abc import Iterable

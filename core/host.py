@@ -51,7 +51,9 @@ class Host:
         ]
         for rejected in catalogue.rejected:
             for problem in rejected.problems:
-                _logger.error("tenant.rejected", extra={"tenant": rejected.name, "reason": str(problem)})
+                _logger.error(
+                    "tenant.rejected", extra={"tenant": rejected.name, "reason": str(problem)}
+                )
             reason = " ".join(str(problem) for problem in rejected.problems)
             mounts.append(FailedMount(rejected.name, rejected.prefix, reason))
         self.mounts.replace(mounts)
@@ -61,7 +63,11 @@ class Host:
         """Build the instance of one tenant: its app, inside the layers that make it safe."""
         app = create_app(tenant, data_dir=self.settings.data_dir)
         layers: WSGIApplication = BodyLimit(app, tenant.max_content_length)
-        names = tenant.trusted_hosts if tenant.trusted_hosts is not None else self.settings.trusted_hosts
+        names = (
+            tenant.trusted_hosts
+            if tenant.trusted_hosts is not None
+            else self.settings.trusted_hosts
+        )
         layers = TrustedHosts(layers, names)
         layers = LogContext(layers, tenant.name)
         layers = Containment(layers, logging.getLogger(f"tenant.{tenant.name}"))

@@ -1,4 +1,4 @@
-"""The host's own pages under `/-/`: is it alive, is it ready; on the admin listener also why not."""
+"""The host's own pages under `/-/`: alive, ready; on the admin listener also why not."""
 
 import json
 from collections import Counter
@@ -56,9 +56,7 @@ class HostPages:
             page = GET_ONLY
         return page(environ, start_response)
 
-    def _live(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
+    def _live(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         return _json(environ, start_response, HTTPStatus.OK, {"status": "live"})
 
     def _ready(

@@ -62,7 +62,10 @@ class Loader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -128,7 +131,7 @@ class Loader:
         if process.stdin is None:
             raise RuntimeError("the loader process has no pipes")
         here = str(Path(__file__).parent.parent)
-        search = [entry or os.getcwd() for entry in sys.path]
+        search = [entry or str(Path.cwd()) for entry in sys.path]
         write_frame(
             process.stdin.fileno(),
             json.dumps({"sys_path": search if here in search else [*search, here]}).encode(),
@@ -193,13 +196,18 @@ def _problems(file: str, answer: dict[str, Any], timeout_s: float) -> list[Probl
         for key, kind in answer["refused"].items()
     ]
     effects = [
-        Problem(file, f"sets up or changes {what} in its process; a tenant file only sets names: remove that.")
+        Problem(
+            file,
+            f"sets up or changes {what} in its process; remove that.",
+        )
         for what in answer["effects"]
     ]
     return refused + effects
 
 
-_PLAIN = "None, bool, int, float, str, bytes, list, tuple, dict, set, timedelta, datetime, Path, Decimal"
+_PLAIN = (
+    "None, bool, int, float, str, bytes, list, tuple, dict, set, timedelta, datetime, Path, Decimal"
+)
 
 
 def _ending(answer: dict[str, Any], timeout_s: float) -> str:

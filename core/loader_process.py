@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing alone would take a third of the start
@@ -113,10 +114,8 @@ def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
     else:
         left = 0.0
     # It is done, hung, or closed its pipe to be left alone; its own exit status survives this.
-    try:
+    with suppress(ProcessLookupError):  # it ended before it had a session of its own
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # it ended before it had a session of its own
     status = os.waitpid(pid, 0)[1]
     if len(data) > RESULT_LIMIT_BYTES:
         return b'{"too_large": true}'
@@ -150,7 +149,7 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
     """
     namespace: dict[str, Any] = {"__name__": f"tenant.{name}", "__file__": file}
     registered: list[object] = []
-    atexit.register = _recorder(file, registered)
+    setattr(atexit, "register", _recorder(file, registered))  # noqa: B010 - typed as generic
     before = _process_state()
     try:
         exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - its purpose

@@ -138,7 +138,9 @@ class Mount:
 
     def _patience_s(self) -> float:
         since = self._building_since
-        return BUILD_PATIENCE_S - (0 if since is None else min(self._clock() - since, BUILD_PATIENCE_S))
+        return BUILD_PATIENCE_S - (
+            0 if since is None else min(self._clock() - since, BUILD_PATIENCE_S)
+        )
 
     def _build_now(self) -> "WSGIApplication":
         self._building_since = self._clock()

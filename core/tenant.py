@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 from sqlalchemy.engine import URL
@@ -33,8 +32,10 @@ _SEGMENT = r"[a-z0-9][a-z0-9_-]{0,62}"
 PREFIX = re.compile(rf"(?:/{_SEGMENT}){{1,4}}")
 """Lower case only, so that no two prefixes differ by case; nothing that a URL would escape."""
 
-RESERVED_SEGMENTS = frozenset({"admin", "health", "healthz", "livez", "metrics", "readyz", "static"})
-"""First segments that proxies, scrapers and probes in front of the host commonly take for theirs."""
+RESERVED_SEGMENTS = frozenset(
+    {"admin", "health", "healthz", "livez", "metrics", "readyz", "static"}
+)
+"""First segments that proxies, scrapers and probes in front of the host take for theirs."""
 
 SECRET_KEY_CHARACTERS = 32
 """32 characters of hexadecimal are 128 bits, what HMAC-SHA1 (Flask's session signer) can use."""
@@ -76,8 +77,10 @@ def _check_url_prefix(value: str) -> str:
 def _check_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if text.strip().lower() in _WELL_KNOWN_SECRETS:
-        raise ValueError("is a well-known secret; make one: python -c "
-                         "'import secrets; print(secrets.token_hex(32))'")
+        raise ValueError(
+            "is a well-known secret; make one: python -c "
+            "'import secrets; print(secrets.token_hex(32))'"
+        )
     if len(text) < SECRET_KEY_CHARACTERS:
         raise ValueError(
             f"has {len(text)} characters, expected at least {SECRET_KEY_CHARACTERS}; make one: "
@@ -114,21 +117,30 @@ class Tenant(BaseModel):
     )
 
     app_name: str = Field(
-        "", alias="APP_NAME", max_length=200, examples=["Acme Ltd"],
-        description="What people call it.", json_schema_extra={"default": "the tenant's name"},
+        "",
+        alias="APP_NAME",
+        max_length=200,
+        examples=["Acme Ltd"],
+        description="What people call it.",
+        json_schema_extra={"default": "the tenant's name"},
     )
     url_prefix: Annotated[str, AfterValidator(_check_url_prefix)] = Field(
-        alias="URL_PREFIX", examples=["/acme"],
-        description="Where it is mounted.", json_schema_extra={"default": "`/<name>`"},
+        alias="URL_PREFIX",
+        examples=["/acme"],
+        description="Where it is mounted.",
+        json_schema_extra={"default": "`/<name>`"},
     )
     secret_key: _Secret = Field(
-        alias="SECRET_KEY", examples=[],
+        alias="SECRET_KEY",
+        examples=[],
         description="Signs sessions; at least 32 characters, its own.",
         json_schema_extra={"default": "required"},
     )
     secret_key_fallbacks: Annotated[tuple[_Secret, ...], BeforeValidator(_plain_list)] = Field(
-        (), alias="SECRET_KEY_FALLBACKS",
-        description="Old keys that still verify.", json_schema_extra={"default": "`[]`"},
+        (),
+        alias="SECRET_KEY_FALLBACKS",
+        description="Old keys that still verify.",
+        json_schema_extra={"default": "`[]`"},
     )
     database_uri: SecretStr = Field(
         alias="DATABASE_URI",
@@ -136,31 +148,47 @@ class Tenant(BaseModel):
         json_schema_extra={"default": "`sqlite:///<data>/<name>/<name>.sqlite3`"},
     )
     blueprints: Annotated[tuple[str, ...], BeforeValidator(_plain_list)] = Field(
-        alias="BLUEPRINTS", min_length=1, max_length=BLUEPRINTS_LIMIT, examples=[["landing"]],
+        alias="BLUEPRINTS",
+        min_length=1,
+        max_length=BLUEPRINTS_LIMIT,
+        examples=[["landing"]],
         description="Enabled endpoints: `landing` is `core.endpoints.landing`; a dotted name is "
         "an importable package of the same form.",
         json_schema_extra={"default": "required"},
     )
     enabled: bool = Field(
-        True, alias="ENABLED", examples=[True],
+        True,
+        alias="ENABLED",
+        examples=[True],
         description="`False`: as if the file were not there.",
     )
     maintenance: Annotated[bool | str, BeforeValidator(_check_maintenance)] = Field(
-        False, alias="MAINTENANCE", examples=["Back at noon."],
+        False,
+        alias="MAINTENANCE",
+        examples=["Back at noon."],
         description="True or a message: every request gets 503 with `Retry-After`.",
     )
     max_concurrent_requests: int | None = Field(
-        None, alias="MAX_CONCURRENT_REQUESTS", ge=1, examples=[8],
+        None,
+        alias="MAX_CONCURRENT_REQUESTS",
+        ge=1,
+        examples=[8],
         description="Requests in flight at once, over all workers.",
         json_schema_extra={"default": "host setting"},
     )
     rate_limit: str | None = Field(
-        None, alias="RATE_LIMIT", examples=["100/minute"], min_length=3,
+        None,
+        alias="RATE_LIMIT",
+        examples=["100/minute"],
+        min_length=3,
         description="Requests per time, in the notation of the `limits` library.",
         json_schema_extra={"default": "none"},
     )
     max_content_length: int = Field(
-        16 << 20, alias="MAX_CONTENT_LENGTH", ge=0, examples=[1048576],
+        16 << 20,
+        alias="MAX_CONTENT_LENGTH",
+        ge=0,
+        examples=[1048576],
         description="Bytes of a request body; more gets 413, chunked or not.",
         json_schema_extra={"default": "16 MiB"},
     )
@@ -168,41 +196,57 @@ class Tenant(BaseModel):
         tuple[Annotated[str, AfterValidator(_check_host_name)], ...] | None,
         BeforeValidator(_plain_list),
     ] = Field(
-        None, alias="TRUSTED_HOSTS", examples=[["shop.example.org"]],
+        None,
+        alias="TRUSTED_HOSTS",
+        examples=[["shop.example.org"]],
         description="Host names that are answered; another one gets 400.",
         json_schema_extra={"default": "host setting"},
     )
     deadline_s: float | None = Field(
-        None, alias="DEADLINE_S", gt=0, examples=[30.0],
+        None,
+        alias="DEADLINE_S",
+        gt=0,
+        examples=[30.0],
         description="Seconds after which a request is reported.",
         json_schema_extra={"default": "host setting"},
     )
     clients: None = Field(
-        None, alias="CLIENTS", description="Named client keys.",
+        None,
+        alias="CLIENTS",
+        description="Named client keys.",
         json_schema_extra={"default": "none: open"},
     )
     oidc: None = Field(
-        None, alias="OIDC", description="OpenID Connect issuer and audience.",
+        None,
+        alias="OIDC",
+        description="OpenID Connect issuer and audience.",
         json_schema_extra={"default": "none"},
     )
     quota_bytes: int | None = Field(
-        None, alias="QUOTA_BYTES", ge=1, examples=[1073741824],
+        None,
+        alias="QUOTA_BYTES",
+        ge=1,
+        examples=[1073741824],
         description="Bytes that the tenant's data folder may hold.",
         json_schema_extra={"default": "none"},
     )
     audit_accept: Mapping[str, str] = Field(
-        default_factory=dict, alias="AUDIT_ACCEPT", examples=[{"finding": "reason"}],
+        default_factory=dict,
+        alias="AUDIT_ACCEPT",
+        examples=[{"finding": "reason"}],
         description="Finding id → reason: shown as accepted.",
         json_schema_extra={"default": "`{}`"},
     )
 
     @field_validator("clients", "oidc", mode="before")
     @classmethod
-    def _refuse_unchecked(cls, value: object, info: ValidationInfo) -> object:
+    def _refuse_unchecked(cls, value: object) -> object:
         # Accepting a key that nobody enforces would leave a tenant open that believes itself shut.
         if value is not None:
-            raise ValueError("this version does not check clients yet; remove the key, or do not "
-                             "serve this tenant where strangers reach it")
+            raise ValueError(
+                "this version does not check clients yet; remove the key, or do not "
+                "serve this tenant where strangers reach it"
+            )
         return value
 
     @field_validator("blueprints")
@@ -235,7 +279,9 @@ KEYS: Mapping[str, str] = {
 }
 """Field → key, in the order of the documentation."""
 
-_SECRET_FIELDS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"})
+_SECRET_FIELDS = frozenset(
+    {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"}
+)
 
 
 def parse_tenant(
@@ -266,8 +312,13 @@ def parse_tenant(
         problems += _unsafe(file, values)
     has_name = NAME.fullmatch(name) is not None
     if not has_name:
-        problems.append(Problem(file, "a tenant's name begins with a-z and has a-z, 0-9, _ and -, "
-                                      "at most 63; rename the file."))
+        problems.append(
+            Problem(
+                file,
+                "a tenant's name begins with a-z and has a-z, 0-9, _ and -, "
+                "at most 63; rename the file.",
+            )
+        )
     flask = {key: value for key, value in values.items() if key not in known}
     defaults = {
         "APP_NAME": name,
@@ -362,4 +413,3 @@ def _in_the_clear(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_in_the_clear(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
-

@@ -59,8 +59,10 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_limit = self.cfg.limit_request_line + 4 + self.cfg.limit_request_fields * (
-            (self.cfg.limit_request_field_size or 8190) + 4
+        self._head_limit = (
+            self.cfg.limit_request_line
+            + 4
+            + self.cfg.limit_request_fields * ((self.cfg.limit_request_field_size or 8190) + 4)
         )
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
 
@@ -122,7 +124,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn)
 
     def _hand_over(self, conn: Connection) -> None:
-        """Give the connection to a thread, which parses the head; too large ones are refused there."""
+        """Give the connection to a thread, which parses the head and refuses one too large."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.head)
@@ -155,7 +157,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         """Serve one request; whatever it raises ends here and not in the main loop."""
         try:
             return super().handle(conn)
-        except BaseException:  # noqa: BLE001 - a SystemExit would stop all tenants
+        except BaseException:
             self.log.exception("Error handling request")
             return False
 
@@ -170,12 +172,16 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         return bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer a request that is no HTTP as the host answers: a problem document, a request id."""
+        """Answer a request that is no HTTP as the host does: problem document, request id."""
         recorded = _Recorder()
         super().handle_error(req, recorded, addr, exc)
         parts = recorded.sent.split(b" ", 2)
         status = HTTPStatus(int(parts[1])) if len(parts) > 1 else HTTPStatus.INTERNAL_SERVER_ERROR
-        what = "could not be answered" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "is malformed"
+        what = (
+            "could not be answered"
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            else "is malformed"
+        )
         _send_problem(client, status, f"The request {what}.")
 
     # -- after the request, in the main loop ----------------------------------------------------

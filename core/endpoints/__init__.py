@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from flask import Blueprint
+from flask import Blueprint, Flask
 
 from core.errors import EndpointError
 
@@ -63,7 +63,7 @@ def find_endpoint(name: str) -> str:
     package = name if "." in name else f"{__name__}.{name}"
     try:
         spec = importlib.util.find_spec(package)
-    except BaseException as error:  # noqa: BLE001 - finding a.b imports a, which may do anything
+    except BaseException as error:
         if not isinstance(error, ModuleNotFoundError | ValueError | AttributeError):
             raise EndpointError(_failure(name, "fails to import", error)) from error
         spec = None
@@ -91,7 +91,7 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
     private = f"{package}@{tenant}-{next(_serial)}".replace(".", "/")
     try:
         module = importlib.import_module(f"{private}.blueprint")
-    except BaseException as error:  # noqa: BLE001 - a SystemExit must not stop the host
+    except BaseException as error:
         _unload(private)
         raise EndpointError(_failure(name, "fails to import", error)) from error
     blueprint = getattr(module, f"{short}_bp", None)
@@ -104,6 +104,20 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
     return LoadedEndpoint(blueprint, private)
 
 
+def try_endpoint(name: str) -> None:
+    """Load an endpoint, register it on an app made for the purpose, and drop both.
+
+    Raises:
+        EndpointError: it does not exist, or fails to import or register.
+    """
+    endpoint = load_endpoint(name, "try")
+    try:
+        with registering(name):
+            Flask(endpoint.package, root_path="/").register_blueprint(endpoint.blueprint)
+    finally:
+        endpoint.unload()
+
+
 @contextmanager
 def registering(name: str) -> Iterator[None]:
     """Name the endpoint in whatever its registration on an app raises.
@@ -113,7 +127,7 @@ def registering(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:  # noqa: BLE001 - a SystemExit must not stop the host
+    except BaseException as error:
         raise EndpointError(_failure(name, "fails to register", error)) from error
 
 
@@ -208,13 +222,13 @@ class _Renamed(ast.NodeTransformer):
         self._package = package
         self._private = private
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:  # noqa: N802 - ast's name
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         """Rename the module of one `from` import."""
         if node.level == 0 and node.module and self._is_own(node.module):
             node.module = self._private + node.module.removeprefix(self._package)
         return node
 
-    def visit_Import(self, node: ast.Import) -> ast.Import:  # noqa: N802 - ast's name
+    def visit_Import(self, node: ast.Import) -> ast.Import:
         """Refuse what cannot be renamed: it binds the first part of the dotted name."""
         if any(self._is_own(alias.name) for alias in node.names):
             raise ImportError(f"line {node.lineno}: write `from . import …` for a neighbour module")

@@ -1,0 +1,65 @@
+"""`tenantry get`: one request through the real stack, in this process."""
+
+import sys
+
+import click
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from core.cli import PROBLEM_FOUND
+from core.cli.output import as_json, print_json
+from core.host import create_host
+
+FIRST_ERROR_STATUS = 400
+
+
+def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
+    if not path.startswith("/"):
+        raise click.BadParameter(f"{path!r}: a path begins with a slash, like /acme/.")
+    return path
+
+
+def _split_headers(
+    _: click.Context, __: click.Parameter, headers: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    pairs = [header.partition(":") for header in headers]
+    for name, colon, value in pairs:
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{name!r}: write it like 'Accept: text/html'.")
+        if "\n" in value or "\r" in value:
+            raise click.BadParameter(f"{name!r}: a header is one line.")
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+@click.command("get")
+@click.argument("path", callback=_check_path)
+@click.option("--method", help="The method.  [default: GET, with --data POST]")
+@click.option("--data", help="The body.")
+@click.option("--header", "headers", multiple=True, callback=_split_headers, help="'Name: value'.")
+@as_json
+def command(
+    path: str, method: str | None, data: str | None, headers: list[tuple[str, str]], is_json: bool
+) -> None:
+    """Send one request for PATH through the real stack; exit 1 if the status is 400 or above."""
+    host = create_host()
+    method = (method or ("GET" if data is None else "POST")).upper()
+    try:
+        with Client(host.wsgi).open(path, method=method, data=data, headers=headers) as response:
+            body = response.get_data()
+            _print(response, body, is_json=is_json)
+    finally:
+        host.close()
+    sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
+
+
+def _print(response: Response, body: bytes, *, is_json: bool) -> None:
+    if is_json:
+        text = body.decode("utf-8", "replace")
+        headers = list(response.headers)
+        print_json({"status": response.status_code, "headers": headers, "body": text})
+        return
+    click.echo(f"HTTP/1.1 {response.status}")
+    for name, value in response.headers:
+        click.echo(f"{name}: {value}")
+    click.echo()
+    click.echo(body, nl=False)
