@@ -63,15 +63,16 @@ def create_secret(name: str, data_dir: str = "") -> str:
         SecretError: the file cannot be written or read.
     """
     path = secret_file(name, data_dir)
-    unfinished = f"{path}.{os.getpid()}.new"
+    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # two threads, too, write one each
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
+            with open(fd, "w") as file:
+                file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
             os.link(unfinished, path)
         except FileExistsError:
-            pass  # another process was first: its secret counts
+            pass  # another one was first: its secret counts
         finally:
             os.unlink(unfinished)
     except OSError as error:

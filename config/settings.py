@@ -6,6 +6,7 @@ Each field has its unit and reason in its description; the README's table is che
 import difflib
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TENANTRY_"
+
+
+_SECRET_FIELDS = frozenset({"admin_token", "rate_limit_storage"})
 
 
 class SettingsError(ValueError):
@@ -61,7 +65,7 @@ class HostSettings(BaseSettings):
     )
     rate_limit_storage: str = Field(
         "memory://",
-        pattern=r"^(memory://|rediss?://.+)$",
+        repr=False,  # it may hold a password
         description="Where rates are counted: `memory://`, or `redis://…` for several hosts.",
     )
     trusted_proxies: int = Field(
@@ -96,6 +100,13 @@ class HostSettings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _check_storage(cls, value: str) -> str:
+        if not re.fullmatch(r"memory://|rediss?://.+", value):
+            raise ValueError("expected memory:// or redis://HOST:PORT/NUMBER")
         return value
 
     @field_validator("admin_bind")
@@ -155,12 +166,16 @@ def _is_unknown(name: str) -> bool:
 
 
 def _unknown(name: str) -> str:
-    known = [variable(field) for field in HostSettings.model_fields]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"Settings: {', '.join(known)}."
+    # Without the prefix, which would make any two names look alike.
+    close = difflib.get_close_matches(name[len(PREFIX) :].lower(), HostSettings.model_fields, n=1)
+    known = ", ".join(variable(field) for field in HostSettings.model_fields)
+    hint = f"did you mean {variable(close[0])}?" if close else f"Settings: {known}."
     return f"{name}: no such setting; {hint}"
 
 
 def _ill_typed(field: str, found: object, message: str) -> str:
-    shown = "a value" if field == "admin_token" else repr(found)
-    return f"{variable(field)}: found {shown}; {message.removeprefix('Value error, ')}."
+    shown = "a value" if field in _SECRET_FIELDS else repr(found)
+    text = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    text = text.replace("Input should be", "expected").replace("String should have", "expected")
+    text = text.replace("a valid integer", "an integer").replace("a valid ", "a ")
+    return f"{variable(field)}: found {shown}; {text}."

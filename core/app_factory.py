@@ -1,20 +1,22 @@
 """The one factory: from a tenant to its own Flask app."""
 
 import copy
-import inspect
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from flask import Flask, Request
+from flask import Flask, Request, request
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.routing import RequestRedirect
 
 from config.settings import read_settings
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
+from core.errors import Problem, TenantFileError
 from core.tenant import NAME, Tenant, parse_tenant
 
 _EXTENSION = "tenantry"
@@ -33,8 +35,6 @@ class TenantSessions(SecureCookieSessionInterface):
 
     def get_cookie_path(self, app: Flask) -> str:
         """Return the configured path, or the root of the request that is being answered."""
-        from flask import request  # noqa: PLC0415 - a proxy: it means something here only
-
         return app.config["SESSION_COOKIE_PATH"] or request.root_path or "/"
 
 
@@ -56,9 +56,9 @@ def create_app(
     """Build the Flask app of one tenant.
 
     Args:
-        config: a tenant; or a module, a class (`class ConfigClass: APP_NAME = …`) or any object
-            with upper-case attributes, validated as a tenant file is, but free to set `DEBUG` and
-            `TESTING`: it is a developer's.
+        config: a tenant; or a module, a class (`class ConfigClass: APP_NAME = …`), a mapping or
+            any object with upper-case attributes, validated as a tenant file is, but free to set
+            `DEBUG` and `TESTING`: it is a developer's. Its values are copied.
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
 
     Returns:
@@ -108,27 +108,52 @@ def _bare_app(tenant: Tenant, folder: Path) -> Flask:
 
 
 def _tenant_of(config: object, data_dir: Path) -> Tenant:
+    file = _file_of(config)
     values = _upper_case(config)
-    file = inspect.getsourcefile(config) if isinstance(config, type | ModuleType) else None
+    problems = list(_without_value(file, values))
+    if problems:
+        raise TenantFileError(problems)
     return parse_tenant(
-        _name_of(config, values),
-        values,
-        file=file or type(config).__name__,
-        data_dir=data_dir,
-        is_development=True,
+        _name_of(config, values), values, file=file, data_dir=data_dir, is_development=True
     )
 
 
+def _file_of(config: object) -> str:
+    """Return what messages name: the file of a module or class, the type of anything else."""
+    module = sys.modules.get(config.__module__) if isinstance(config, type) else config
+    file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
+    return str(file or getattr(config, "__name__", type(config).__name__))
+
+
 def _upper_case(config: object) -> dict[str, Any]:
-    source = config if isinstance(config, Mapping) else {k: getattr(config, k) for k in dir(config)}
-    return {key: copy.deepcopy(value) for key, value in source.items() if key.isupper()}
+    """Return the upper-case names and what they hold, not copied yet."""
+    if isinstance(config, Mapping):
+        return {key: config[key] for key in config if isinstance(key, str) and key.isupper()}
+    return {key: getattr(config, key) for key in dir(config) if key.isupper()}
+
+
+def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
+    """Replace each value by a copy; yield a problem for each that is none or cannot be copied."""
+    for key, value in values.items():
+        if isinstance(value, property | cached_property):
+            remedy = "pass an instance of the class, or write a plain value."
+            yield Problem(file, f"found a {type(value).__name__}; {remedy}", key)
+        elif isinstance(value, FunctionType | MethodType):
+            yield Problem(file, f"found a {type(value).__name__}; write the value itself.", key)
+        else:
+            try:
+                values[key] = copy.deepcopy(value)
+            except Exception as error:  # noqa: BLE001 - whatever the value's own copying raises
+                text = f"found a {type(value).__name__} that cannot be copied: {error}"
+                yield Problem(file, f"{text}; write plain data.", key)
 
 
 def _name_of(config: object, values: Mapping[str, Any]) -> str:
     """Return a tenant's name for a class or module: from its `APP_NAME`, else its own name."""
-    for text in (values.get("APP_NAME"), getattr(config, "__name__", None), type(config).__name__):
+    own = getattr(config, "__name__", type(config).__name__).rpartition(".")[2]
+    for text in (values.get("APP_NAME"), own):
         if isinstance(text, str):
-            name = re.sub(r"[^a-z0-9_-]+", "-", text.rpartition(".")[2].lower()).strip("-_")
+            name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")
             if NAME.fullmatch(name):
                 return name
     return "app"

@@ -10,8 +10,8 @@ from pathlib import Path
 from core.database_url import database_identity
 from core.endpoints import find_endpoint
 from core.errors import EndpointError, Problem, TenantFileError
-from core.loader import LoadedFile, Loader, display_path
-from core.tenant import NAME, PREFIX, RESERVED_SEGMENTS, Tenant, parse_tenant
+from core.loader import LoadedFile, Loader, display_path, printable
+from core.tenant import BLUEPRINTS_LIMIT, NAME, PREFIX, RESERVED_SEGMENTS, Tenant, parse_tenant
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,19 @@ def scan_tenants(folder: Path, data_dir: Path, loader: Loader) -> Catalogue:
 
 
 def read_tenant(path: Path, data_dir: Path, loader: Loader) -> Tenant | Rejected:
-    """Load and validate one file; its endpoints must exist."""
+    """Load and validate one file; its endpoints must exist. Raises nothing for a bad file."""
+    try:
+        return _judge(path, data_dir, loader)
+    except Exception as error:  # noqa: BLE001 - what nobody thought of costs this tenant only
+        text = f"cannot be judged ({type(error).__name__}): a fault of Tenantry, please report it."
+        return Rejected(
+            printable(path.stem),
+            _prefix_of(path.stem, None),
+            (Problem(display_path(path), text),),
+        )
+
+
+def _judge(path: Path, data_dir: Path, loader: Loader) -> Tenant | Rejected:
     loaded: LoadedFile | None = None
     try:
         if not NAME.fullmatch(path.stem):
@@ -76,8 +88,11 @@ def read_tenant(path: Path, data_dir: Path, loader: Loader) -> Tenant | Rejected
             loaded.name, loaded.values, file=loaded.file, digest=loaded.digest, data_dir=data_dir
         )
     except TenantFileError as error:
-        return Rejected(path.stem, _prefix_of(path.stem, loaded), error.problems)
-    missing = tuple(_missing_endpoints(tenant))
+        said = [] if loaded is None else loaded.values.get("BLUEPRINTS")
+        missing = tuple(_missing_endpoints(display_path(path), said))
+        problems = error.problems + missing
+        return Rejected(printable(path.stem), _prefix_of(path.stem, loaded), problems)
+    missing = tuple(_missing_endpoints(tenant.file, tenant.blueprints))
     return Rejected(tenant.name, tenant.url_prefix, missing) if missing else tenant
 
 
@@ -98,12 +113,15 @@ def _prefix_of(name: str, loaded: LoadedFile | None) -> str | None:
     return f"/{name}" if NAME.fullmatch(name) else None
 
 
-def _missing_endpoints(tenant: Tenant) -> Iterator[Problem]:
-    for place, endpoint in enumerate(tenant.blueprints):
+def _missing_endpoints(file: str, blueprints: object) -> Iterator[Problem]:
+    if not isinstance(blueprints, list | tuple) or len(blueprints) > BLUEPRINTS_LIMIT:
+        return  # a problem of its own
+    for place, endpoint in enumerate(blueprints):
         try:
-            find_endpoint(endpoint)
+            if isinstance(endpoint, str):
+                find_endpoint(endpoint)
         except EndpointError as error:
-            yield Problem(tenant.file, str(error), f"BLUEPRINTS[{place}]")
+            yield Problem(file, str(error), f"BLUEPRINTS[{place}]")
 
 
 def _placed(rejected: Iterable[Rejected], taken: set[str]) -> Iterator[Rejected]:

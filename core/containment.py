@@ -3,19 +3,23 @@
 - Every exception, `SystemExit` and `KeyboardInterrupt` included, raised by the call, by the body
   or by its `close()`, is logged and becomes a 500, or a cut connection once the head is out:
   gunicorn's threaded worker stops the master on `SystemExit(3)`.
-- Call, body and `close()` run in one copy of the thread's context, so that what a request leaves
+- Call, body and `close()` run in a context of their own, which begins empty: what a request leaves
   in context variables or in the decimal context is not seen by the next tenant on that thread.
+  (A copy of the thread's context would share the objects in it: decimal's is a mutable one.)
 - The head goes to the server with the first chunk of the body, checked: until then a failure can
-  still be answered. A body shorter than its `Content-Length` cuts the connection, for otherwise
-  a proxy would take the next response, of another tenant, for the rest of this one.
+  still be answered. A body shorter than its `Content-Length` cuts the connection and one longer
+  is cut to it, for otherwise a proxy would mix the end of this response with the beginning of
+  the next one, of another tenant.
 """
 
 import errno
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import Context, copy_context
+from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
+from wsgiref.util import is_hop_by_hop
 
 from core.problem import INTERNAL_ERROR
 
@@ -23,9 +27,12 @@ if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-_STATUS = re.compile(r"[1-9]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?")
+_STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
+"""A final response: after a 1xx a client waits for another one (RFC 9110 §15.2)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_END = object()
 
 
 class ResponseCutError(ConnectionResetError):
@@ -63,7 +70,7 @@ class _Response:
         self._environ = environ
         self._start_response = start_response
         self._logger = logger
-        self._context: Context = copy_context()
+        self._context = Context()
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._is_head_sent = False
         self._chunks: Iterator[bytes] = iter(())
@@ -74,7 +81,7 @@ class _Response:
     def call(self, app: "WSGIApplication") -> None:
         try:
             body = self._context.run(app, self._environ, self._start)
-            self._close = getattr(body, "close", None)
+            self._close = self._context.run(getattr, body, "close", None)
             self._chunks = self._context.run(iter, body)
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
             self._fail("call")
@@ -91,8 +98,9 @@ class _Response:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
-        _check_head(status, headers)
-        self._head = (status, headers)
+        head = status, list(headers)  # a copy: what was checked is what is sent
+        _check_head(*head)
+        self._head = head
         return self._written.append
 
     def __iter__(self) -> Iterator[bytes]:
@@ -100,65 +108,83 @@ class _Response:
 
     def __next__(self) -> bytes:
         try:
-            chunk = self._next_chunk()
+            chunk, head = self._next_chunk(), self._required_head()
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
-            return self._fail("body")
+            self._fail("body")
+            chunk, head = self._next_chunk(), self._required_head()
         if not self._is_head_sent:
-            if self._head is None:
-                return self._fail("head")
-            self._send_head(*self._head)
-        if chunk is None:
+            self._send_head(*head)
+        part = self._fitting(chunk)
+        if not part:
             self._check_length()
             raise StopIteration
-        if self._left_bytes is not None:
-            self._left_bytes -= len(chunk)
-        return chunk
+        return part
 
-    def _next_chunk(self) -> bytes | None:
-        """Return the next bytes, written or yielded; None at the end."""
+    def _next_chunk(self) -> bytes:
+        """Return the next bytes, written or yielded; none at the end."""
         while True:
             if not self._written:
-                chunk = self._context.run(next, self._chunks, None)
-                if chunk is None:
-                    return self._written.pop(0) if self._written else None
-                self._written.append(chunk)  # behind what the app wrote while it made this one
+                chunk: Any = self._context.run(next, self._chunks, _END)
+                if chunk is not _END:
+                    self._written.append(chunk)  # behind what the app wrote while it made this one
+                elif not self._written:
+                    return b""
             chunk = self._written.pop(0)
             if not isinstance(chunk, bytes):
                 raise TypeError(f"the body has a {type(chunk).__name__}, expected bytes")
             if chunk:
                 return chunk
 
+    def _required_head(self) -> tuple[str, list[tuple[str, str]]]:
+        if self._head is None:
+            raise RuntimeError("start_response was not called")
+        return self._head
+
+    def _fitting(self, chunk: bytes) -> bytes:
+        """Return what the `Content-Length` has room for; the first byte too many ends the body."""
+        left = self._left_bytes
+        if left is None:
+            return chunk
+        self._left_bytes = max(left - len(chunk), 0)
+        if len(chunk) > left:
+            self._written, self._chunks = [], iter(())
+            if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may answer it as it does GET
+                self._log("response.body_too_long")
+        return chunk[:left]
+
     def _check_length(self) -> None:
         left, self._left_bytes = self._left_bytes, None
-        if left is not None and left > 0:
-            facts = self._facts() | {"missing_bytes": left}
-            self._context.run(self._logger.error, "response.body_too_short", extra=facts)
+        if left:
+            self._log("response.body_too_short", missing_bytes=left)
             raise ResponseCutError("the body is shorter than its Content-Length")
 
     def _send_head(self, status: str, headers: list[tuple[str, str]]) -> None:
         self._is_head_sent = True
         self._left_bytes = _expected_bytes(self._environ["REQUEST_METHOD"], status, headers)
-        self._start_response(status, headers)
+        # PEP 3333 leaves hop-by-hop headers to the server; an app that hands on another server's
+        # response often has one, and `Transfer-Encoding` would garble the body.
+        self._start_response(status, [one for one in headers if not is_hop_by_hop(one[0])])
 
-    def _fail(self, where: str) -> bytes:
-        """Log what is being handled; answer 500 while that is possible, cut the connection after.
+    def _fail(self, during: str) -> None:
+        """Log what is being handled, and put the host's 500 in the place of the response.
 
         Raises:
             ResponseCutError: the head is out already.
         """
-        facts = self._facts() | {"during": where}
-        self._context.run(self._logger.exception, "request.failed", extra=facts)
-        self._written.clear()
-        self._chunks = iter(())
-        self._left_bytes = None
+        self._log("request.failed", exc_info=True, during=during)
+        self._written, self._chunks, self._left_bytes = [], iter(()), None
         if self._is_head_sent:
             raise ResponseCutError("the application failed") from None
         body = INTERNAL_ERROR.body(self._environ)
-        self._send_head(*INTERNAL_ERROR.head(len(body)))
-        return body  # a server drops the body of an answer to HEAD
+        self._head = INTERNAL_ERROR.head(len(body))
+        self._written.append(body)
 
-    def _facts(self) -> dict[str, Any]:
-        return {"method": self._environ["REQUEST_METHOD"], "path": self._environ.get("PATH_INFO")}
+    def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:
+        facts["method"] = self._environ["REQUEST_METHOD"]
+        facts["path"] = self._environ.get("PATH_INFO")
+        # The tenant's code may have put a filter on this logger: its fault costs this line only.
+        with suppress(BaseException):
+            self._context.run(self._logger.error, event, exc_info=exc_info, extra=facts)
 
     def close(self) -> None:
         """End the response: close the app's body, once however often the server calls it."""
@@ -168,25 +194,27 @@ class _Response:
         try:
             self._context.run(close)
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
-            facts = self._facts() | {"during": "close"}
-            self._context.run(self._logger.exception, "request.failed", extra=facts)
+            self._log("request.failed", exc_info=True, during="close")
 
 
 def _check_head(status: Any, headers: Any) -> None:
     """Refuse what would be no HTTP, so that it fails in the tenant and not in the server."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise ValueError(f"no HTTP status line: {status!r}")
+    lengths = set()
     for name, value in headers:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"no HTTP header name: {name!r}")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ValueError(f"the value of header {name!r} has characters that HTTP forbids")
-        if name.lower() == "content-length" and not (value.isascii() and value.isdigit()):
-            raise ValueError(f"the Content-Length is no number: {value!r}")
+        if name.lower() == "content-length":
+            lengths.add(value)
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(value) for value in lengths):
+        raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(lengths))}")
 
 
 def _expected_bytes(method: str, status: str, headers: list[tuple[str, str]]) -> int | None:
-    if method == "HEAD" or status[0] == "1" or status[:3] in ("204", "304"):
-        return None  # RFC 9110 §6.4.1: these have no body, whatever they declare
-    lengths = [int(value) for name, value in headers if name.lower() == "content-length"]
-    return lengths[0] if lengths else None
+    if method == "HEAD" or status[:3] in ("204", "304"):
+        return 0  # RFC 9110 §6.4.1: these have no body, whatever they declare
+    lengths = (int(value) for name, value in headers if name.lower() == "content-length")
+    return next(lengths, None)

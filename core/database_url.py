@@ -3,7 +3,7 @@
 Opens no connection.
 """
 
-from pathlib import Path
+import os
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -19,19 +19,32 @@ def parse_database_url(text: str) -> URL:
             the text says which and never shows the password.
     """
     try:
-        url = make_url(text)
+        url = make_url(_without_nul(text))
         url.get_dialect().import_dbapi()
     except NoSuchModuleError:
         name = text.partition(":")[0]
         raise ValueError(f"names an unknown dialect {name!r}; use sqlite or postgresql") from None
-    except ArgumentError:
-        raise ValueError("cannot be parsed; write dialect://user:password@host/database") from None
-    except ImportError as error:
+    except (ArgumentError, ValueError):  # its text may hold a part of the password
         raise ValueError(
-            f"needs the driver {error.name!r}, which is not installed; "
-            "for PostgreSQL: pip install 'tenantry[postgres]', and write postgresql+psycopg://"
+            "cannot be parsed; write dialect://user:password@host:port/database, "
+            "with %40 for @, %3A for : and %2F for / in the password"
+        ) from None
+    except ImportError as error:
+        remedy = (
+            "pip install 'tenantry[postgres]', and write postgresql+psycopg://"
+            if url.get_backend_name() == "postgresql"
+            else "install it, or use sqlite or postgresql"
+        )
+        raise ValueError(
+            f"needs the driver {error.name or url.drivername!r}, which is not installed; {remedy}"
         ) from None
     return url
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no path and no name of a database holds a NUL")
+    return text
 
 
 def database_identity(url: URL) -> tuple[str, ...] | None:
@@ -42,11 +55,17 @@ def database_identity(url: URL) -> tuple[str, ...] | None:
     """
     backend = url.get_backend_name()
     if backend == "sqlite":
-        if not url.database or url.database == ":memory:" or "mode=memory" in url.database:
-            return None
-        path = url.database.removeprefix("file:").partition("?")[0]
-        return (backend, str(Path(path).resolve()))
-    host = (url.host or "localhost").lower().rstrip(".")
+        return _sqlite_identity(url)
+    host = str(url.host or url.query.get("host") or "localhost").lower().rstrip(".")
     host = "localhost" if host in ("127.0.0.1", "::1") else host
-    port = url.port or _DEFAULT_PORTS.get(backend, 0)
-    return (backend, host, str(port), url.database or "")
+    port = url.port or url.query.get("port") or _DEFAULT_PORTS.get(backend, 0)
+    # Without a name, PostgreSQL takes the user's.
+    return (backend, host, str(port), url.database or url.username or "")
+
+
+def _sqlite_identity(url: URL) -> tuple[str, ...] | None:
+    path = (url.database or "").removeprefix("file:")
+    is_in_memory = path in ("", ":memory:") or url.query.get("mode") == "memory"
+    if is_in_memory and url.query.get("cache") == "shared":
+        return ("sqlite", "memory", path)  # one for the whole process
+    return None if is_in_memory else ("sqlite", os.path.realpath(path))

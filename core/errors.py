@@ -46,7 +46,14 @@ class TenantFileError(TenantryError):
 
 
 class EndpointError(TenantryError):
-    """An endpoint does not exist, has not the form of one, or fails to import or register."""
+    """An endpoint does not exist, has not the form of one, or fails to import or register.
+
+    `name` is the endpoint as it stands in `BLUEPRINTS`.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        super().__init__(text)
 
 
 class UnknownTenantError(TenantryError):

@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 BAD_HOST = ProblemAnswer(HTTPStatus.BAD_REQUEST, "The Host header is missing or malformed.")
+BAD_PROXY = ProblemAnswer(
+    HTTPStatus.BAD_REQUEST, "X-Forwarded-Proto or X-Forwarded-Prefix is malformed."
+)
 NO_TUNNEL = ProblemAnswer(
     HTTPStatus.METHOD_NOT_ALLOWED, "This is no proxy.", allow="GET, HEAD, POST, PUT, PATCH, DELETE"
 )
 
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HOST = re.compile(
-    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::(\d{1,5}))?"
+    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
 )  # RFC 9110 §7.2, and the underscore that container networks use
 _MAX_PORT = 65535
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")  # `//evil.test` would lead links to another host
 
 
 class FrontDoor:
@@ -56,16 +60,17 @@ class FrontDoor:
         request_id = sent if _CLIENTS_ID.fullmatch(sent) else secrets.token_hex(16)
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
         environ.pop("HTTP_REMOTE_USER", None)
+        # As ProxyFix took it from X-Forwarded-Prefix, which people write with a slash at its end.
+        environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").removesuffix("/")
         answer = self._refusal(environ) or self._side(environ)
         return answer(environ, _with_request_id(start_response, request_id))
 
     def _refusal(self, environ: "WSGIEnvironment") -> ProblemAnswer | None:
-        host = environ.get("HTTP_HOST")
-        if host is None:
-            return BAD_HOST if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" else None
-        match = _HOST.fullmatch(host)
-        if match is None or int(match[1] or 0) > _MAX_PORT:
+        if not _is_host_good(environ):
             return BAD_HOST
+        is_http = environ["wsgi.url_scheme"] in ("http", "https")
+        if not is_http or not _PREFIX.fullmatch(environ["SCRIPT_NAME"]):
+            return BAD_PROXY
         return NO_TUNNEL if environ["REQUEST_METHOD"] == "CONNECT" else None
 
     def _side(self, environ: "WSGIEnvironment") -> "WSGIApplication":
@@ -80,6 +85,14 @@ class FrontDoor:
             return False
         address, port = self._admin_address
         return local[1] == port and (local[0] == address or address in ("0.0.0.0", "::"))  # noqa: S104
+
+
+def _is_host_good(environ: "WSGIEnvironment") -> bool:
+    host = environ.get("HTTP_HOST")
+    if host is None:
+        return environ.get("SERVER_PROTOCOL") != "HTTP/1.1"  # RFC 9112 §3.2
+    match = _HOST.fullmatch(host)
+    return match is not None and int(match[1] or 0) <= _MAX_PORT
 
 
 def _with_request_id(

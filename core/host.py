@@ -42,7 +42,10 @@ class Host:
         self.wsgi = _behind_proxies(front, settings.trusted_proxies)
 
     def load(self) -> Catalogue:
-        """Read the tenants folder and mount what it says. A bad file costs its own tenant only."""
+        """Read the tenants folder and mount what it says; called once, before the host serves.
+
+        A bad file costs its own tenant only.
+        """
         settings = self.settings
         with Loader(data_dir=settings.data_dir) as loader:
             catalogue = scan_tenants(settings.tenants_dir, settings.data_dir, loader)

@@ -7,6 +7,9 @@ No code of a tenant file runs in this process. The file's bytes go to the loader
 import hashlib
 import json
 import os
+import select
+import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +20,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from core.errors import Problem, TenantFileError
 from core.loader_process import read_frame, write_frame
@@ -30,6 +33,12 @@ RUN_TIMEOUT_S = 5.0
 
 RUN_MEMORY_BYTES = 512 << 20
 """Address space of a file's process: room for imports, too little to hurt the machine."""
+
+ANSWER_GRACE_S = 5.0
+"""How much longer the loader process may take than the file: it starts and forks in 0.1 s."""
+
+MESSAGE_LIMIT = 1000
+"""Characters of a file's own exception: a list of places fits, a dump of data does not."""
 
 _CHILD = Path(__file__).with_name("loader_process.py")
 
@@ -90,10 +99,13 @@ class Loader:
         name, file = path.stem, display_path(path)
         source = read_tenant_file(path)
         answer = self._ask({"name": name, "file": file}, source)
-        problems = list(_problems(file, answer, self._timeout_s))
+        try:
+            problems = _problems(file, answer, self._timeout_s)
+            values = {key: _untag(value) for key, value in answer.get("values", {}).items()}
+        except Exception:  # noqa: BLE001 - the file wrote an answer of its own: it may be anything
+            problems, values = [Problem(file, _ending({}, self._timeout_s))], {}
         if problems:
             raise TenantFileError(problems)
-        values = {key: _untag(value) for key, value in answer["values"].items()}
         return LoadedFile(name, file, hashlib.sha256(source).hexdigest(), values)
 
     def _ask(self, request: dict[str, Any], source: bytes) -> dict[str, Any]:
@@ -104,17 +116,27 @@ class Loader:
         try:
             write_frame(process.stdin.fileno(), json.dumps(head).encode())
             write_frame(process.stdin.fileno(), source)
-            payload = read_frame(process.stdout.fileno())
+            payload = self._answer(process.stdout.fileno())
         except BrokenPipeError:
             payload = None
+        except BaseException:
+            self.close()  # interrupted in between: its next answer would be to this question
+            raise
         if payload is None:
             self.close()
             return {"killed": True}
         try:
             answer = json.loads(payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         return answer if isinstance(answer, dict) else {"garbage": True}
+
+    def _answer(self, fd: int) -> bytes | None:
+        """Return the next frame; None if the loader died, or was stopped by the file it ran."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        is_there = poll.poll((self._timeout_s + ANSWER_GRACE_S) * 1000)
+        return read_frame(fd) if is_there else None
 
     def _start(self) -> subprocess.Popen[bytes]:
         environ = dict(os.environ)
@@ -141,7 +163,13 @@ class Loader:
 
 def display_path(path: Path) -> str:
     """Return `path` as an operator would type it: relative where it is below this folder."""
-    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)
+    is_below = path.absolute().is_relative_to(Path.cwd())
+    return printable(os.path.relpath(path) if is_below else str(path))
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line that every terminal takes: a file's name may hold any byte."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def python_executable() -> str:
@@ -160,27 +188,43 @@ def read_tenant_file(path: Path) -> bytes:
             or its folder may be written by others.
     """
     try:
-        if not path.resolve(strict=True).is_relative_to(path.parent.resolve()):
+        if not Path(os.path.realpath(path, strict=True)).is_relative_to(path.parent.resolve()):
             _refuse(path, "is a link that leaves the tenants folder; put the file itself here.")
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        _refuse(path, f"cannot be read: {error.strerror}; mend or remove it.")
-    with os.fdopen(fd, "rb") as file:
+        what = "is a link that cannot be followed" if path.is_symlink() else "cannot be read"
+        _refuse(path, f"{what}: {error.strerror}; mend or remove it.")
+    try:
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            _refuse(path, "is no ordinary file; remove it.")
-        if info.st_mode & stat.S_IWOTH:
-            _refuse(path, f"may be written by every user; run: chmod o-w {display_path(path)}")
-        if path.parent.stat().st_mode & stat.S_IWOTH:
-            folder = display_path(path.parent)
-            _refuse(path, f"its folder may be written by every user; run: chmod o-w {folder}")
-        source = file.read(FILE_LIMIT_BYTES + 1)
+        _check_kind_and_mode(path, info)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            source = file.read(FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}; mend or remove it.")
+    finally:
+        os.close(fd)
     if len(source) > FILE_LIMIT_BYTES:
         _refuse(path, f"is over 1 MiB ({info.st_size:,} bytes); a tenant file only sets names.")
     return source
 
 
-def _refuse(path: Path, text: str) -> Any:
+def _check_kind_and_mode(path: Path, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        _refuse(path, "is no ordinary file; remove it.")
+    if info.st_mode & stat.S_IWOTH:
+        command = f"chmod o-w {shlex.quote(display_path(path))}"
+        _refuse(path, f"may be written by every user; run: {command}")
+    if path.parent.stat().st_mode & stat.S_IWOTH and not _is_read_only(path.parent):
+        command = f"chmod o-w {shlex.quote(display_path(path.parent))}"
+        _refuse(path, f"its folder may be written by every user; run: {command}")
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether it is mounted so; Kubernetes mounts a ConfigMap with mode 0777, but read-only."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _refuse(path: Path, text: str) -> NoReturn:
     raise TenantFileError([Problem(display_path(path), text)]) from None
 
 
@@ -188,18 +232,20 @@ def _problems(file: str, answer: dict[str, Any], timeout_s: float) -> list[Probl
     """Return why the loader's answer is no set of values; empty when it is one."""
     if "error" in answer:
         kind, message, line = answer["error"]
-        return [Problem(file, _one_line(kind, message), line=line)]
+        return [Problem(file, _raised(kind, message), line=line)]
+    if "exit" in answer:
+        code, line = answer["exit"]
+        how = _one_line(f"SystemExit {code}")
+        text = f"ends its process ({how}); a tenant file only sets names."
+        return [Problem(file, text, line=line)]
     if "values" not in answer:
         return [Problem(file, _ending(answer, timeout_s))]
     refused = [
-        Problem(file, f"found {kind}; a tenant file hands back plain data: {_PLAIN}.", key)
+        Problem(file, f"found {_one_line(kind)}; write plain data: {_PLAIN}.", key)
         for key, kind in answer["refused"].items()
     ]
     effects = [
-        Problem(
-            file,
-            f"sets up or changes {what} in its process; remove that.",
-        )
+        Problem(file, f"sets up or changes {what} in its process; remove that.")
         for what in answer["effects"]
     ]
     return refused + effects
@@ -215,19 +261,31 @@ def _ending(answer: dict[str, Any], timeout_s: float) -> str:
         return f"did not finish in {timeout_s:g} s; a tenant file only sets names."
     if "too_large" in answer:
         return "hands back over 16 MiB; a tenant file only sets names."
-    if "exit" in answer:
-        return f"ends its process (SystemExit {answer['exit']}); remove that."
     if "ended" in answer:
         code = answer["ended"]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"ends its process ({how}); remove that."
-    return "killed the loader process, or wrote over its answer; a tenant file only sets names."
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"ends its process ({how}); a tenant file only sets names."
+    return (
+        "killed or stopped the loader process, or wrote over its answer; "
+        "a tenant file only sets names."
+    )
 
 
-def _one_line(kind: str, message: str) -> str:
-    text = " ".join(message.split())[:300]
-    what = "syntax error" if kind in ("SyntaxError", "IndentationError", "TabError") else kind
-    return f"{what}: {text}" if text else f"{what}."
+def _raised(kind: str, message: str) -> str:
+    text = _one_line(message)
+    if kind == "SecretError":
+        return text  # ours: it has its own remedy
+    if kind == "MemoryError":
+        return f"needs over {RUN_MEMORY_BYTES >> 20} MiB; a tenant file only sets names."
+    if kind in ("SyntaxError", "IndentationError", "TabError"):
+        remedy = "save the file as UTF-8" if "codec can't decode" in text else "mend it"
+        return f"syntax error: {text}; {remedy}."
+    return f"{_one_line(kind)}{': ' * bool(text)}{text}; mend it."
+
+
+def _one_line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…"
 
 
 def _untag(value: Any) -> Any:

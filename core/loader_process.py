@@ -35,6 +35,9 @@ RESULT_LIMIT_BYTES = 16 << 20
 DEPTH_LIMIT = 50
 """Nesting of containers; deeper ones, or one that holds itself, are refused by key."""
 
+INT_LIMIT_BITS = 14_000
+"""Just under 4,300 digits, the longest integer that Python turns into text."""
+
 _LENGTH = struct.Struct(">I")
 
 
@@ -104,7 +107,7 @@ def _run_in_fork(request: dict[str, Any], source: bytes, private: tuple[int, int
 def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
     """Return the fork's result, or the way in which it ended without one."""
     deadline = time.monotonic() + timeout_s
-    data = b""
+    data = bytearray()  # grows in place: joining bytes took seconds for a result of 16 MiB
     while (left := deadline - time.monotonic()) > 0 and len(data) <= RESULT_LIMIT_BYTES:
         if select.select([fd], [], [], left)[0]:
             part = os.read(fd, 1 << 20)
@@ -121,7 +124,7 @@ def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
         return b'{"too_large": true}'
     if left <= 0:
         return b'{"hung": true}'
-    return data or json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode()
+    return bytes(data) or json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode()
 
 
 def _answer_from_fork(request: dict[str, Any], source: bytes, fd: int) -> None:
@@ -145,21 +148,25 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
 
     Returns:
         `{"values": {KEY: tagged}, "refused": {KEY: type}, "effects": [what it changed]}`, or
-        `{"error": [type, message, line or None]}`, or `{"exit": code}` for a `SystemExit`.
+        `{"error": [type, message, line or None]}`, or `{"exit": [code, line or None]}` for a
+        `SystemExit`.
     """
     namespace: dict[str, Any] = {"__name__": f"tenant.{name}", "__file__": file}
     registered: list[object] = []
     setattr(atexit, "register", _recorder(file, registered))  # noqa: B010 - typed as generic
+    secrets = _recorded_secrets()
     before = _process_state()
     try:
         exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - its purpose
     except SystemExit as error:
-        return {"exit": str(error.code)}
+        code = "" if error.code is None else str(error.code)
+        return {"exit": [_without(secrets, namespace, code), _line(error, file)]}
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the file's
-        return {"error": [type(error).__name__, _message(error), _line(error, file)]}
+        text = _without(secrets, namespace, _message(error))
+        return {"error": [type(error).__name__, text, _line(error, file)]}
     values, refused = {}, {}
     for key, value in namespace.items():
-        if key.isupper():
+        if key.isupper() and key.isidentifier():
             try:
                 values[key] = _tag(value, DEPTH_LIMIT)
             except TypeError as error:
@@ -177,6 +184,28 @@ def _recorder(file: str, registered: list[object]) -> Callable[..., object]:
         return function
 
     return register
+
+
+def _recorded_secrets() -> list[str]:
+    """Return a list that gets what the file's `secret(…)` returns, to keep it out of messages."""
+    import config  # noqa: PLC0415 - on the path since `main` has set it
+
+    recorded: list[str] = []
+    look_up = config.secret
+
+    def secret(name: str, *, create: bool = False) -> str:
+        recorded.append(look_up(name, create=create))
+        return recorded[-1]
+
+    setattr(config, "secret", secret)  # noqa: B010 - typed as a function
+    return recorded
+
+
+def _without(secrets: list[str], namespace: dict[str, Any], text: str) -> str:
+    for value in (*secrets, namespace.get("SECRET_KEY"), namespace.get("DATABASE_URI")):
+        if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - shorter ones are words
+            text = text.replace(value, "…")
+    return text
 
 
 def _message(error: BaseException) -> str:
@@ -209,6 +238,8 @@ def _tag(value: Any, depth: int) -> object:
     if value is None or kind in (bool, float, str):
         return value
     if kind is int:
+        if value.bit_length() > INT_LIMIT_BITS:
+            raise TypeError("an int of over 4,000 digits")
         return ["int", hex(value)]  # decimal text of huge numbers is slow, and limited
     if depth == 0:
         raise TypeError("data nested deeper than 50 levels, or holding itself")
@@ -247,7 +278,8 @@ def _process_state() -> dict[str, object]:
     state["a thread"] = len(os.listdir("/proc/self/task"))
     state["a child process"] = _count_children()
     for number in signal.valid_signals():
-        state[f"the handler of signal {number}"] = signal.getsignal(number)
+        name = getattr(number, "name", f"signal {number}")
+        state[f"the handler of {name}"] = signal.getsignal(number)
     if (logging := sys.modules.get("logging")) is not None:
         state["logging.disable"] = logging.root.manager.disable
         state["the log handlers"] = list(logging.root.handlers)

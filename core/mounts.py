@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
+from contextvars import Context
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
@@ -63,7 +63,7 @@ class Instance:
 
 def unavailable(detail: str, retry_after_s: float) -> ProblemAnswer:
     """Return a 503 that tells the client when to come again."""
-    seconds = max(1, math.ceil(retry_after_s))
+    seconds = math.ceil(max(1, retry_after_s))
     return ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=seconds)
 
 
@@ -146,7 +146,7 @@ class Mount:
         self._building_since = self._clock()
         try:
             # In a context of its own: what an endpoint's import sets is not this thread's.
-            self._instance = copy_context().run(self._build, self.tenant)
+            self._instance = Context().run(self._build, self.tenant)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an endpoint's import too
             self._note_failure(error)
             return unavailable("This application is not available.", self._retry_at - self._clock())
@@ -159,7 +159,7 @@ class Mount:
         pause_s = min(FIRST_BACK_OFF_S * 2**self._failures, MAX_BACK_OFF_S)
         self._failures += 1
         self._retry_at = self._clock() + pause_s
-        self.reason = str(error) or type(error).__name__
+        self.reason = _text(error)
         facts = {"tenant": self.name, "retry_in_s": pause_s}
         _logger.error("tenant.build_failed", exc_info=error, extra=facts)
 
@@ -170,6 +170,13 @@ class Mount:
             instance, self._instance = self._instance, None
         if instance is not None:
             instance.close()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except BaseException:  # noqa: BLE001 - whoever wrote the exception may have wronged its text too
+        return type(error).__name__
 
 
 class FailedMount:

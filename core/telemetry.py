@@ -6,6 +6,7 @@ global state: the root logger's handler.
 """
 
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 class _HostHandler(logging.StreamHandler[Any]):
     """Our handler on the root logger; its type is how a second call finds it."""
@@ -29,7 +32,11 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # structlog's own choice shows every frame's local variables: keys, bodies, passwords.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -38,8 +45,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if form == "json":
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(structlog.processors.format_exc_info if form == "json" else _printable)
     handler = _HostHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -52,6 +58,16 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _printable(
+    _logger: object, _method: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Escape control characters: a path that a client sends must not forge lines or colours."""
+    for key, value in facts.items():
+        if isinstance(value, str):
+            facts[key] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
+    return facts
 
 
 class LogContext:

@@ -149,8 +149,6 @@ class Tenant(BaseModel):
     )
     blueprints: Annotated[tuple[str, ...], BeforeValidator(_plain_list)] = Field(
         alias="BLUEPRINTS",
-        min_length=1,
-        max_length=BLUEPRINTS_LIMIT,
         examples=[["landing"]],
         description="Enabled endpoints: `landing` is `core.endpoints.landing`; a dotted name is "
         "an importable package of the same form.",
@@ -251,10 +249,16 @@ class Tenant(BaseModel):
 
     @field_validator("blueprints")
     @classmethod
-    def _refuse_twice(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_blueprints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one endpoint, like ['landing']")
+        if len(value) > BLUEPRINTS_LIMIT:
+            raise ValueError(
+                f"expected at most {BLUEPRINTS_LIMIT} endpoints, not {len(value):,}; remove some"
+            )
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
-            raise ValueError(f"{', '.join(map(repr, twice))} stands there twice; remove one")
+            raise ValueError(f"{', '.join(map(repr, twice))} given more than once; keep one")
         return value
 
     @field_validator("database_uri")
@@ -309,7 +313,7 @@ def parse_tenant(
     known = set(KEYS.values())
     problems = list(_misspelt(file, [key for key in values if key not in known]))
     if not is_development:
-        problems += _unsafe(file, values)
+        problems += _unsafe(name, file, values)
     has_name = NAME.fullmatch(name) is not None
     if not has_name:
         problems.append(
@@ -343,16 +347,16 @@ def _misspelt(file: str, keys: list[str]) -> Iterator[Problem]:
             continue
         near = [known for known in KEYS.values() if is_one_edit_away(key, known)]
         if near:
-            yield Problem(file, f"is no key; did you mean '{near[0]}'?", key)
+            yield Problem(file, f"is no key; did you mean '{near[0]}'? Rename it.", key)
 
 
-def _unsafe(file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+def _unsafe(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("DEBUG", "TESTING"):
         if values.get(key):
             yield Problem(
                 file,
                 "shows the code and its secrets to clients; remove it. For development: "
-                "tenantry run NAME -- run --debug",
+                f"tenantry run {name} -- run --debug",
                 key,
             )
 
@@ -375,7 +379,7 @@ def is_one_edit_away(one: str, other: str) -> bool:
 
 def _problem(file: str, values: Mapping[str, Any], details: dict[str, Any]) -> Problem:
     key, *inner = details["loc"]
-    place = key + "".join(f"[{part!r}]" for part in inner)
+    place = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
     if details["type"] == "missing":
         return Problem(file, f"is missing; {_REMEDIES[key]}", key)
     if details["type"] == "value_error":
@@ -383,10 +387,28 @@ def _problem(file: str, values: Mapping[str, Any], details: dict[str, Any]) -> P
         shown = "" if key in _SECRET_FIELDS else f"found {_short(details['input'])}; "
         return Problem(file, f"{shown}{reason}.", place)
     value = details["input"] if inner else values.get(key)
-    found = type(value).__name__ + ("" if key in _SECRET_FIELDS else f" {_short(value)}")
-    text = details["msg"].replace("Input should be", "expected").replace("tuple", "list")
-    text = text.replace("a valid ", "a ").replace(" after validation", "")
-    return Problem(file, f"found {found}; {text[0].lower()}{text[1:]}; {_REMEDIES[key]}", place)
+    found = "None" if value is None else type(value).__name__
+    if value is not None and key not in _SECRET_FIELDS:
+        found += f" {_short(value)}"
+    expected = _EXPECTED.get(details["type"])
+    text = expected.format(**details.get("ctx", {})) if expected else details["msg"]
+    return Problem(file, f"found {found}; expected {text}; {_REMEDIES[key]}", place)
+
+
+_EXPECTED: Mapping[str, str] = {
+    "bool_type": "True or False",
+    "dict_type": "a dict",
+    "float_type": "a number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "an integer",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} characters",
+    "string_type": "a string",
+    "string_unicode": "text",
+    "tuple_type": "a list",
+}
+"""What pydantic's kinds of errors expect, in a tenant file's words."""
 
 
 def _short(value: object) -> str:

@@ -11,14 +11,17 @@ newest gunicorn that we allow.
 """
 
 import errno
+import re
 import secrets
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from gunicorn import http
@@ -28,6 +31,10 @@ from core.problem import REQUEST_ID, ProblemAnswer
 
 HEAD_TIMEOUT_S = 10.0
 """From the first moment of a connection, or of its next request, to the end of the head."""
+
+HEAD_LIMIT_BYTES = 65536
+"""A whole head. gunicorn's own limits add up to 820 kB, and it does not count the headers that
+`header_map = "drop"` drops: 60,000 of them held the interpreter lock for 1.0 s."""
 
 STALL_TIMEOUT_S = 30.0
 """How long one read or write in a thread may wait for the client: then the thread is free again."""
@@ -43,7 +50,15 @@ DRAIN_S = 0.05
 """How long a thread waits for the rest of a body that the app did not read: it is there, or the
 connection is closed. gunicorn waits 5 s, in the thread."""
 
+ROOM_AFTER_S = 1.0
+"""When there is no room for another connection, one that has sent no request for so long goes."""
+
+ROOM_CONNECTIONS = 8
+"""How many of each kind go at once, the oldest first."""
+
 _RECEIVE_BYTES = 65536
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -51,6 +66,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     head = b""
     """What has come of the next request's head while no thread has the connection."""
+    searched_bytes = 0
+    """How much of it is known not to hold its end."""
     drained_bytes = 0
 
 
@@ -59,12 +76,27 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_limit = (
-            self.cfg.limit_request_line
-            + 4
-            + self.cfg.limit_request_fields * ((self.cfg.limit_request_field_size or 8190) + 4)
-        )
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
+        self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
+
+    def load_wsgi(self) -> None:
+        """Load the host, and let the heart beat meanwhile.
+
+        Each tenant file that hangs costs 5 s, and a worker whose heart stands still for `timeout`
+        is killed: seven such files would stop the host for ever.
+        """
+        is_loaded = threading.Event()
+        heart = threading.Thread(target=self._beat_until, args=(is_loaded,), name="heart")
+        heart.start()
+        try:
+            super().load_wsgi()
+        finally:
+            is_loaded.set()
+            heart.join()
+
+    def _beat_until(self, is_loaded: threading.Event) -> None:
+        while not is_loaded.wait(1.0):
+            self.notify()
 
     # -- a request's head, in the main loop ---------------------------------------------------
 
@@ -78,20 +110,18 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
                 return
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._make_room()
+            if error.errno in _OUT_OF_RESOURCES:
+                self.log.warning("%s; raise `ulimit -n` or lower worker_connections.", error)
+                self._accepts_from = time.monotonic() + ROOM_AFTER_S
+                self.set_accept_enabled(False)  # or the listener, readable still, wakes us at once
                 return
             raise
         self.nr_conns += 1
         self._await_head(Connection(self.cfg, sock, address, listener.getsockname()), b"")
 
-    def _make_room(self) -> None:
-        """Close the connections that have waited longest for nothing: a listener needs one."""
-        self.log.warning("Out of file descriptors; raise `ulimit -n` or lower worker_connections.")
-        for waiting in (self.lingering_conns, self.pending_conns, self.keepalived_conns):
-            for conn in list(waiting)[:8]:
-                self._leave_poller(conn, waiting)
-                self._drop(conn)
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; not while there are no file descriptors for them."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
         """Begin the next request of a kept-alive connection."""
@@ -100,7 +130,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         self._await_head(conn, b"")
 
     def _await_head(self, conn: Connection, head: bytes) -> None:
-        conn.head = head
+        conn.head, conn.searched_bytes = head, 0
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
         self.pending_conns.append(conn)
@@ -116,34 +146,60 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             data, is_at_end = b"", True
         conn.head += data
-        if b"\r\n\r\n" in conn.head or len(conn.head) > self._head_limit:
+        seen, conn.searched_bytes = conn.searched_bytes, len(conn.head)
+        end = conn.head.find(b"\r\n\r\n", max(0, seen - 3))
+        if end > HEAD_LIMIT_BYTES or (end < 0 and len(conn.head) > HEAD_LIMIT_BYTES):
+            self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
+        elif end >= 0 or _BARE_LF.search(conn.head, seen):  # which gunicorn refuses at once
             self._leave_poller(conn, self.pending_conns)
             self._hand_over(conn)
         elif is_at_end:
-            self._leave_poller(conn, self.pending_conns)
-            self._drop(conn)
+            self._end_waiting(conn, self.pending_conns)
 
     def _hand_over(self, conn: Connection) -> None:
-        """Give the connection to a thread, which parses the head and refuses one too large."""
+        """Give the connection to a thread, which parses the head: it has not to wait for it."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.head)
         conn.head, conn.data_ready = b"", True
         self.enqueue_req(conn)
 
+    def _refuse(self, conn: Connection, status: HTTPStatus, detail: str) -> None:
+        self._leave_poller(conn, self.pending_conns)
+        _send_problem(conn.sock, status, detail)
+        self._linger(conn)
+
     def murder_pending(self) -> None:
         """Answer 408 where a head did not come in time, and end what has lingered long enough."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
-            conn = self.pending_conns[0]
-            self._leave_poller(conn, self.pending_conns)
-            if isinstance(conn, Connection) and conn.head:
-                _send_problem(conn.sock, HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
-            self._drop(conn)
+            self._end_pending(self.pending_conns[0])
         while self.lingering_conns and self.lingering_conns[0].timeout <= now:
-            conn = self.lingering_conns[0]
-            self._leave_poller(conn, self.lingering_conns)
-            self._drop(conn)
+            self._end_waiting(self.lingering_conns[0], self.lingering_conns)
+        if self.nr_conns >= self.worker_connections or now < self._accepts_from:
+            self._make_room(now)
+
+    def _end_pending(self, conn: TConn) -> None:
+        if isinstance(conn, Connection) and conn.head and self.alive:
+            self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+        else:
+            self._end_waiting(conn, self.pending_conns)
+
+    def _make_room(self, now: float) -> None:
+        """Close what waits for nothing, so that slow clients do not keep all others out.
+
+        Done here and not in `accept`, where events of these connections may be under way.
+        """
+        waiting_s = (
+            (self.lingering_conns, LINGER_S),
+            (self.pending_conns, HEAD_TIMEOUT_S),
+            (self.keepalived_conns, self.cfg.keepalive),
+        )
+        for waiting, limit_s in waiting_s:
+            for conn in list(islice(waiting, ROOM_CONNECTIONS)):
+                if conn.timeout - limit_s <= now - ROOM_AFTER_S:
+                    self._end_waiting(conn, waiting)
+                    self._accepts_from = 0.0
 
     def _cap_keepalive(self, deadline: float) -> None:
         """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
@@ -215,8 +271,11 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
             size = 0
         conn.drained_bytes += size
         if not size or conn.drained_bytes > LINGER_LIMIT_BYTES:
-            self._leave_poller(conn, self.lingering_conns)
-            self._drop(conn)
+            self._end_waiting(conn, self.lingering_conns)
+
+    def _end_waiting(self, conn: TConn, waiting: deque[Any]) -> None:
+        self._leave_poller(conn, waiting)
+        self._drop(conn)
 
     def _leave_poller(self, conn: TConn, waiting: deque[Any]) -> None:
         waiting.remove(conn)

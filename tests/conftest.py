@@ -3,25 +3,19 @@
 import contextlib
 import gc
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPResponse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from flask.globals import _cv_app
+from servers import DEADLINE_S, Server, running
 from werkzeug.test import Client
 
 from config.settings import HostSettings
 from core.host import Host
-
-DEADLINE_S = 20.0
-"""How long a test waits for an event before it fails; every wait ends with the event."""
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -30,6 +24,12 @@ def tenant_text(name: str = "acme", **keys: object) -> str:
     """Return a good tenant file, with keys replaced (`repr`), or left out where None."""
     values: dict[str, object] = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return "".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of the collections of the leak check: 70 ms less per test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def _leak_detector() -> Iterator[None]:
 
 
 def _held() -> tuple[int, int, int]:
-    private = sum("@" in name for name in sys.modules)
+    private = sum("@" in name for name in list(sys.modules))
     return (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), private)
 
 
@@ -114,100 +114,17 @@ def _client(host: Host) -> Client:
     return Client(host.wsgi)
 
 
-class Server:
-    """A real server process on a free port of the loopback; stopped by whoever started it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
-        self.port = port
-        self.log = log
-
-    def get(
-        self, path: str, headers: Mapping[str, str] | None = None, *, port: int = 0
-    ) -> tuple[HTTPResponse, bytes]:
-        """Send one GET on a connection of its own."""
-        connection = HTTPConnection("127.0.0.1", port or self.port, timeout=DEADLINE_S)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers=dict(headers or {}))
-            response = connection.getresponse()
-            return response, response.read()
-
-    def send(self, data: bytes) -> bytes:
-        """Send raw bytes and return all that comes back until the server closes or is silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-            connection.sendall(data)
-            received = b""
-            with contextlib.suppress(TimeoutError, ConnectionResetError):
-                while part := connection.recv(65536):
-                    received += part
-            return received
-
-    def wait_until_it_answers(self) -> None:
-        """Return as soon as `/-/livez` answers.
-
-        Raises:
-            AssertionError: it does not in time; the text has the server's log.
-        """
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                if self.get("/-/livez")[0].status == 200:
-                    return
-            threading.Event().wait(0.02)
-        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
-
-    def stop(self) -> None:
-        """End the server and everything that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(name="start_server")
 def _start_server(
     tmp_path: Path,
-    data_dir: Path,  # noqa: ARG001 - the server finds it in the environment
+    tenants_dir: Path,
+    data_dir: Path,
 ) -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server and waits until it answers.
+    """Return a function that starts a server over both folders; see `servers.running`."""
+    folders = {"TENANTRY_TENANTS_DIR": str(tenants_dir), "TENANTRY_DATA_DIR": str(data_dir)}
+    with contextlib.ExitStack() as servers:
 
-    `start_server(["tenantry", "serve", "--bind", "{bind}"], TENANTRY_ADMIN_BIND="off")`: `{bind}`
-    and `{port}` are replaced, the rest goes to the environment; it runs in `tmp_path`.
-    """
-    servers: list[Server] = []
+        def start(command: list[str], **environ: str) -> Server:
+            return servers.enter_context(running(command, tmp_path, **folders | environ))
 
-    def start(command: list[str], **environ: str) -> Server:
-        port = free_port()
-        arguments = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]
-        program = Path(sys.executable).with_name(arguments[0])
-        log = tmp_path / f"server-{len(servers)}.log"
-        variables = {"TENANTRY_ADMIN_BIND": "off", "PYTHONUNBUFFERED": "1"} | environ
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [program, *arguments[1:]],
-                cwd=tmp_path,
-                env=dict(os.environ) | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        server = Server(process, port, log)
-        servers.append(server)
-        server.wait_until_it_answers()
-        return server
-
-    yield start
-    for server in servers:
-        server.stop()
+        yield start

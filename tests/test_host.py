@@ -1,16 +1,84 @@
 """The host as its clients see it, in process."""
 
-from collections.abc import Callable
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from werkzeug.test import Client
 
-from core.host import Host
+from config.settings import HostSettings
+from core.host import Host, create_host
+from core.host_pages import MountStatus
+from core.telemetry import configure_logging
+
+WriteTenant = Callable[..., Path]
+Logged = Callable[[], list[dict[str, Any]]]
+
+FAULTY = """
+import logging
+from flask import Blueprint, Response, request
+
+faulty_bp = Blueprint("faulty", __name__)
+
+@faulty_bp.get("/fail")
+def fail():
+    raise ValueError("the reason")
+
+@faulty_bp.get("/exit")
+def leave():
+    raise SystemExit(3)
+
+@faulty_bp.get("/stream")
+def stream():
+    def body():
+        logging.getLogger("some.library").warning("library.spoke")
+        yield "one"
+    return Response(body())
+
+@faulty_bp.post("/size")
+def size():
+    return str(len(request.get_data()))
+"""
+
+
+@pytest.fixture(name="faulty")
+def _faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the name of an endpoint whose views fail."""
+    folder = tmp_path / "corp" / "faulty"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "blueprint.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "corp.faulty"
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "corp":
+            del sys.modules[name]
+
+
+@pytest.fixture(name="logged")
+def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
+    """Return a function that returns the JSON lines on stderr; logging is as before afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def logged() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    yield logged
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+# -- prefixes -----------------------------------------------------------------------------------
 
 
 def test_each_tenant_answers_under_its_own_prefix(
-    host: Host, client: Client, write_tenant: Callable[..., Path]
+    host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
     """Two tenants of one host answer their own landing pages."""
     write_tenant("acme")
@@ -19,18 +87,315 @@ def test_each_tenant_answers_under_its_own_prefix(
 
     answers = [client.get("/acme/?name=Ada"), client.get("/clients/globex/")]
 
-    assert [answer.status_code for answer in answers] == [201, 201]
-    assert [answer.get_json()["hello"] for answer in answers] == ["Ada", "guest"]
+    assert [201, 201] == [answer.status_code for answer in answers]
+    assert ["Ada", "guest"] == [answer.get_json()["hello"] for answer in answers]
 
 
 @pytest.mark.parametrize("path", ["/", "/nobody/", "/acmecorp/", "/ACME/", "//acme/", "/./acme/"])
 def test_a_path_under_no_prefix_is_404(
-    host: Host, client: Client, write_tenant: Callable[..., Path], path: str
+    host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
     """Only a whole-segment, same-case prefix reaches a tenant; the rest is the host's 404."""
     write_tenant("acme")
     host.load()
 
+    answer = client.get("/", environ_overrides={"PATH_INFO": path})
+
+    assert (404, "application/problem+json") == (answer.status_code, answer.mimetype)
+
+
+def test_a_prefix_without_its_slash_redirects_below_itself(
+    host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """`/acme` leads to `/acme/` without a word of the `Host` header."""
+    write_tenant("acme")
+    host.load()
+
+    answer = client.get("/acme", headers={"Host": "evil.test"})
+
+    assert (308, "/acme/") == (answer.status_code, answer.headers["Location"])
+
+
+# -- tenants of every kind ----------------------------------------------------------------------
+
+
+@pytest.fixture(name="mixed")
+def _mixed(write_tenant: WriteTenant) -> None:
+    """Write a good, a broken, a disabled and a resting tenant, and two that clash."""
+    write_tenant("acme")
+    write_tenant("broken", "SECRET_KEY = = 1\n")
+    write_tenant("clash", URL_PREFIX="/acme")
+    write_tenant("disabled", ENABLED=False)
+    write_tenant("globex", MAINTENANCE="Back at noon.")
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/acme/", 201), ("/broken/", 503), ("/clash/", 404), ("/disabled/", 404), ("/globex/", 503)],
+)
+def test_a_bad_file_costs_its_own_tenant_only(
+    host: Host, client: Client, path: str, status: int
+) -> None:
+    """Beside a broken, a disabled, a resting and a clashing tenant the good one serves."""
+    host.load()
+
     answer = client.get(path)
 
-    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+    assert status == answer.status_code
+    assert (status == 503) == ("Retry-After" in answer.headers)
+    assert "SECRET_KEY" not in answer.text
+
+
+@pytest.mark.usefixtures("mixed")
+def test_status_tells_every_mount_in_the_order_of_names(host: Host) -> None:
+    """Operators see state and reason of each; a disabled tenant is as if it were not there."""
+    host.load()
+
+    status = host.status()
+
+    assert [
+        ("acme", "/acme", "idle"),
+        ("broken", "/broken", "failed"),
+        ("clash", "", "failed"),
+        ("globex", "/globex", "maintenance"),
+    ] == [(mount.name, mount.prefix, mount.state) for mount in status]
+    assert "broken.py:1" in status[1].reason
+    assert "'URL_PREFIX'" in status[2].reason
+
+
+@pytest.mark.usefixtures("mixed")
+def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
+    """One failed tenant makes the host not ready, and clients learn no names."""
+    host.load()
+    client.get("/acme/")
+
+    answer = client.get("/-/readyz")
+
+    counts = {"failed": 2, "maintenance": 1, "serving": 1}
+    assert (503, {"status": "not ready", "tenants": counts}) == (
+        answer.status_code,
+        answer.get_json(),
+    )
+
+
+def test_readyz_is_200_when_none_failed(
+    host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """Idle, disabled and resting tenants are as they should be."""
+    write_tenant("acme")
+    write_tenant("globex", MAINTENANCE=True)
+    write_tenant("disabled", ENABLED=False)
+    host.load()
+
+    answer = client.get("/-/readyz")
+
+    assert (200, {"idle": 1, "maintenance": 1}) == (
+        answer.status_code,
+        answer.get_json()["tenants"],
+    )
+
+
+def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client) -> None:
+    """An empty folder is no failure."""
+    host.load()
+
+    statuses = [client.get(path).status_code for path in ("/-/livez", "/-/readyz", "/")]
+
+    assert [200, 200, 404] == statuses
+
+
+def test_an_endpoint_that_fails_to_build_costs_its_own_tenant_only(
+    host: Host, client: Client, write_tenant: WriteTenant, faulty: str, tmp_path: Path
+) -> None:
+    """An endpoint that exits at import is a failed mount with its line; the neighbour serves."""
+    (tmp_path / "corp/faulty/blueprint.py").write_text("raise SystemExit(3)\n")
+    write_tenant("acme", BLUEPRINTS=[faulty])
+    write_tenant("globex")
+    host.load()
+
+    statuses = [client.get(path).status_code for path in ("/acme/fail", "/globex/")]
+
+    reason = (
+        "endpoint 'corp.faulty' fails to import: SystemExit: 3 (blueprint.py:1); mend the endpoint."
+    )
+    assert [503, 201] == statuses
+    assert MountStatus("acme", "/acme", "failed", reason) == host.status()[0]
+
+
+def test_close_ends_every_instance(host: Host, client: Client, write_tenant: WriteTenant) -> None:
+    """After `close()`, however often, no private module is left and tenants answer 503."""
+    write_tenant("acme")
+    write_tenant("broken", "x = = 1\n")
+    host.load()
+    client.get("/acme/")
+
+    host.close()
+    host.close()
+
+    assert not [name for name in sys.modules if "@" in name]
+    assert 503 == client.get("/acme/").status_code
+
+
+# -- the layers around an app -------------------------------------------------------------------
+
+
+def test_a_failing_view_is_flasks_500(
+    client: Client,
+    host: Host,
+    write_tenant: WriteTenant,
+    faulty: str,
+    logged: Logged,
+) -> None:
+    """Without `PROPAGATE_EXCEPTIONS` Flask answers and logs, in the name of tenant and request."""
+    configure_logging("json", "info")
+    write_tenant("acme", BLUEPRINTS=[faulty])
+    host.load()
+
+    answer = client.get("/acme/fail", headers={"X-Request-ID": "id-1"})
+
+    assert (500, "text/html") == (answer.status_code, answer.mimetype)
+    [line] = logged()
+    assert ("tenant.acme", "acme", "id-1") == (line["logger"], line["tenant"], line["request_id"])
+    assert "Exception on /fail [GET]" == line["event"]
+    assert "ValueError: the reason" in line["exception"]
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("/fail", "ValueError: the reason"), ("/exit", "SystemExit: 3")]
+)
+def test_an_exception_that_leaves_flask_stops_at_the_mount(
+    *,
+    client: Client,
+    host: Host,
+    write_tenant: WriteTenant,
+    faulty: str,
+    logged: Logged,
+    path: str,
+    error: str,
+) -> None:
+    """With `PROPAGATE_EXCEPTIONS` the host answers 500 and logs once: stack, tenant, request."""
+    configure_logging("json", "info")
+    write_tenant("acme", BLUEPRINTS=[faulty], PROPAGATE_EXCEPTIONS=True)
+    host.load()
+
+    answer = client.get(f"/acme{path}", headers={"X-Request-ID": "id-1"})
+
+    assert (500, "application/problem+json") == (answer.status_code, answer.mimetype)
+    assert "id-1" == answer.get_json()["request_id"] == answer.headers["X-Request-ID"]
+    [line] = logged()
+    assert ("request.failed", "acme", "id-1", path) == tuple(
+        line[key] for key in ("event", "tenant", "request_id", "path")
+    )
+    assert "tenant.acme" == line["logger"]
+    assert error in line["exception"]
+    assert "blueprint.py" in line["exception"]
+
+
+def test_a_line_that_is_logged_while_the_body_streams_names_its_request(
+    client: Client,
+    host: Host,
+    write_tenant: WriteTenant,
+    faulty: str,
+    logged: Logged,
+) -> None:
+    """Any logger's line carries tenant and request to the end of the response, and none after."""
+    configure_logging("json", "info")
+    write_tenant("acme", BLUEPRINTS=[faulty])
+    host.load()
+
+    client.get("/acme/stream", headers={"X-Request-ID": "id-1"}, buffered=True)
+    logging.getLogger("some.library").warning("library.spoke")
+
+    during, after = logged()
+    assert ("acme", "id-1") == (during["tenant"], during["request_id"])
+    assert not {"tenant", "request_id"} & after.keys()
+
+
+def test_a_rejected_file_is_logged_with_its_reason(
+    settings: HostSettings,
+    write_tenant: WriteTenant,
+    logged: Logged,
+) -> None:
+    """An operator finds each problem of each file as a line of its own."""
+    write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
+
+    host = create_host(settings.model_copy(update={"log_format": "json"}))
+
+    assert 503 == Client(host.wsgi).get("/acme/").status_code
+    facts = [(line["event"], line["tenant"], line["reason"]) for line in logged()]
+    assert [("tenant.rejected", "acme")] * 2 == [fact[:2] for fact in facts]
+    assert "'SECRET_KEY'" in facts[0][2]
+    assert "'BLUEPRINTS'" in facts[1][2]
+
+
+@pytest.mark.parametrize(
+    ("of_tenant", "of_host", "asked", "status"),
+    [
+        (None, (), "anything.test", 201),
+        (None, ("shop.test",), "shop.test:8000", 201),
+        (None, ("shop.test",), "evil.test", 400),
+        (["acme.test"], ("shop.test",), "acme.test", 201),
+        (["acme.test"], ("shop.test",), "shop.test", 400),
+        (["acme.test"], (), "evil.test", 400),
+    ],
+)
+def test_a_tenants_trusted_hosts_win_over_the_hosts(
+    *,
+    settings: HostSettings,
+    write_tenant: WriteTenant,
+    of_tenant: list[str] | None,
+    of_host: tuple[str, ...],
+    asked: str,
+    status: int,
+) -> None:
+    """Another host name than the listed ones gets 400; the tenant's list replaces the host's."""
+    write_tenant("acme", TRUSTED_HOSTS=of_tenant)
+    host = Host(settings.model_copy(update={"trusted_hosts": of_host}))
+    host.load()
+
+    answer = Client(host.wsgi).get("/acme/", headers={"Host": asked})
+    host.close()
+
+    assert status == answer.status_code
+
+
+@pytest.mark.parametrize(("size_bytes", "expected"), [(20, (200, "20")), (21, (413, None))])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_a_tenants_own_body_limit_holds(
+    *,
+    client: Client,
+    host: Host,
+    write_tenant: WriteTenant,
+    faulty: str,
+    is_chunked: bool,
+    size_bytes: int,
+    expected: tuple[int, str | None],
+) -> None:
+    """`MAX_CONTENT_LENGTH` of a tenant file is exact, however the body is sent."""
+    write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONTENT_LENGTH=20)
+    host.load()
+    chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if is_chunked else None
+
+    answer = client.post(
+        "/acme/size", data=b"x" * size_bytes, environ_overrides=chunked, buffered=True
+    )
+
+    text = answer.text if answer.mimetype == "text/html" else None
+    assert expected == (answer.status_code, text)
+
+
+def test_forwarded_headers_are_believed_of_as_many_proxies_as_are_trusted(
+    settings: HostSettings, write_tenant: WriteTenant
+) -> None:
+    """With no trusted proxy they mean nothing; with one, its prefix is in front of ours."""
+    write_tenant("acme")
+    locations = []
+    for count in (0, 1):
+        host = Host(settings.model_copy(update={"trusted_proxies": count}))
+        host.load()
+        answer = Client(host.wsgi).get("/acme", headers={"X-Forwarded-Prefix": "/shop"})
+        locations.append(answer.headers["Location"])
+        host.close()
+
+    assert ["/acme/", "/shop/acme/"] == locations

@@ -59,9 +59,11 @@ def build_problems(settings: HostSettings, tenant: Tenant) -> list[Problem]:
     try:
         close_app(create_app(tenant, data_dir=settings.data_dir))
     except EndpointError as error:
-        return [Problem(tenant.file, str(error), "BLUEPRINTS")]
-    except Exception as error:  # noqa: BLE001 - an extension's key may make Flask raise anything
-        return [Problem(tenant.file, f"cannot be built: {type(error).__name__}: {error}")]
+        place = tenant.blueprints.index(error.name)
+        return [Problem(tenant.file, str(error), f"BLUEPRINTS[{place}]")]
+    except Exception as error:  # noqa: BLE001 - a key of Flask may make it raise anything
+        text = " ".join(str(error).split())
+        return [Problem(tenant.file, f"cannot be built: {type(error).__name__}: {text}")]
     return []
 
 

@@ -1,5 +1,6 @@
 """`tenantry run`: a Flask command inside one tenant."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -8,7 +9,7 @@ from flask.cli import FlaskGroup
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from config.settings import read_settings
-from core.app_factory import create_app
+from core.app_factory import close_app, create_app
 from core.cli.tenants import one_tenant
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ def command(name: str, args: tuple[str, ...]) -> None:
     settings = read_settings()
     tenant = one_tenant(settings, name)
 
+    made = ExitStack()
+
     def create() -> Flask:
         app = create_app(tenant, data_dir=settings.data_dir)
+        made.callback(close_app, app)
         mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
         app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
         return app
 
     group = FlaskGroup(create_app=create, load_dotenv=False)
-    group.main(args=list(args), prog_name=f"tenantry run {name} --")
+    with made:
+        group.main(args=list(args), prog_name=f"tenantry run {name} --")

@@ -18,8 +18,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import itertools
+import logging
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +47,7 @@ class LoadedEndpoint:
     """The private package's name in `sys.modules`."""
 
     def unload(self) -> None:
-        """Take the private modules out of `sys.modules`, so that they can be freed. Idempotent."""
+        """Let the private modules go, and the loggers named after them. Idempotent."""
         _unload(self.package)
 
 
@@ -60,18 +62,22 @@ def find_endpoint(name: str) -> str:
     Raises:
         EndpointError: there is none, or it has no `blueprint.py`; the text has the nearest names.
     """
-    package = name if "." in name else f"{__name__}.{name}"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise EndpointError(name, f"no endpoint named {name!r}; {_hint(name)}")
+    package = _package_of(name)
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package)  # imports the packages above it
     except BaseException as error:
-        if not isinstance(error, ModuleNotFoundError | ValueError | AttributeError):
-            raise EndpointError(_failure(name, "fails to import", error)) from error
+        if not _is_missing(package, error):
+            raise EndpointError(name, _failure(name, "fails to import", error)) from error
         spec = None
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     if not folders:
-        raise EndpointError(f"no endpoint named {name!r}; {_hint(name)}")
+        raise EndpointError(name, f"no endpoint named {name!r}; {_hint(name)}")
     if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
-        raise EndpointError(f"endpoint {name!r} has no blueprint.py; see 'endpoint' in the README.")
+        raise EndpointError(
+            name, f"endpoint {name!r} has no blueprint.py; see 'Add an endpoint' in the README."
+        )
     return package
 
 
@@ -93,13 +99,14 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
         module = importlib.import_module(f"{private}.blueprint")
     except BaseException as error:
         _unload(private)
-        raise EndpointError(_failure(name, "fails to import", error)) from error
+        raise EndpointError(name, _failure(name, "fails to import", error)) from error
     blueprint = getattr(module, f"{short}_bp", None)
     if not isinstance(blueprint, Blueprint):
         _unload(private)
         raise EndpointError(
+            name,
             f"endpoint {name!r}: its blueprint.py has no Blueprint {short + '_bp'!r}; "
-            f"write {short}_bp = Blueprint({short!r}, __name__)."
+            f"write {short}_bp = Blueprint({short!r}, __name__).",
         )
     return LoadedEndpoint(blueprint, private)
 
@@ -128,18 +135,38 @@ def registering(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        raise EndpointError(_failure(name, "fails to register", error)) from error
+        raise EndpointError(name, _failure(name, "fails to register", error)) from error
+
+
+def _package_of(name: str) -> str:
+    return name if "." in name else f"{__name__}.{name}"
+
+
+def _is_missing(package: str, error: BaseException) -> bool:
+    """Whether a package is not there; not, whether it misses something that it imports."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing is not None and f"{package}.".startswith(f"{missing}.")
 
 
 def _failure(name: str, what: str, error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<") and file != __file__:
-            place = f" ({Path(file).name}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"endpoint {name!r} {what}: {type(error).__name__}: {text}{place}; mend the endpoint."
+    try:
+        text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    except BaseException:  # noqa: BLE001 - the endpoint may have wronged its exception's text too
+        text = type(error).__name__
+    place = _place(error, _package_of(name))
+    return f"endpoint {name!r} {what}: {text}{place}; mend the endpoint."
+
+
+def _place(error: BaseException, package: str) -> str:
+    """Return the last line of the endpoint that the error passed, like ` (resources.py:3)`."""
+    place = ""
+    if isinstance(error, SyntaxError):
+        return place  # its text has the line that is wrong, not only the one that imports it
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "").partition("@")[0].replace("/", ".")
+        if module == package or module.startswith(f"{package}."):
+            place = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return place
 
 
 def _hint(name: str) -> str:
@@ -150,8 +177,15 @@ def _hint(name: str) -> str:
 
 
 def _unload(private: str) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == private]:
-        sys.modules.pop(name, None)
+    for name in list(sys.modules):  # a copy, made at once: other threads import meanwhile
+        if name.partition(".")[0] == private:
+            sys.modules.pop(name, None)
+    # `logging` keeps every logger for ever, by name. A private API, but the only way: its lock
+    # guards this registry, which other threads walk.
+    with logging._lock:  # type: ignore[attr-defined]  # noqa: SLF001
+        loggers = logging.Logger.manager.loggerDict
+        for name in [name for name in loggers if name.partition(".")[0] == private]:
+            del loggers[name]
 
 
 class _PrivateFinder(importlib.abc.MetaPathFinder):
@@ -172,7 +206,10 @@ class _PrivateFinder(importlib.abc.MetaPathFinder):
             return importlib.machinery.ModuleSpec(fullname, _SharedModule(f"{package}.{inner}"))
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = _PrivateModule(fullname, spec.loader.path, package, private)
+            is_package = spec.submodule_search_locations is not None
+            parent = inner if is_package else inner.rpartition(".")[0]
+            renamed = _Renamed(package, private, f"{package}.{parent}".rstrip("."))
+            spec.loader = _PrivateModule(fullname, spec.loader.path, renamed)
         return spec
 
 
@@ -204,38 +241,60 @@ class _SharedModule(importlib.abc.Loader):
 class _PrivateModule(importlib.machinery.SourceFileLoader):
     """Loads a private copy: from source, with imports by the package's full name made private."""
 
-    def __init__(self, fullname: str, path: str, package: str, private: str) -> None:
+    def __init__(self, fullname: str, path: str, renamed: "_Renamed") -> None:
         super().__init__(fullname, path)
-        self._rename = _Renamed(package, private)
+        self._renamed = renamed
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the module's code; never from a `.pyc`, which knows nothing of the renaming."""
         path = self.get_filename(fullname)
-        tree = self._rename.visit(ast.parse(self.get_data(path), path))
+        tree = ast.parse(self.get_data(path), path)
+        try:
+            tree = self._renamed.visit(tree)
+        except SyntaxError as error:
+            error.filename = path
+            raise
         return compile(tree, path, "exec", dont_inherit=True)
 
 
 class _Renamed(ast.NodeTransformer):
-    """Turns `from package.x import y` to the private package."""
+    """Makes a module's imports fit its private name: those of its own package are private too.
 
-    def __init__(self, package: str, private: str) -> None:
+    Args:
+        package: the endpoint's package.
+        private: the name of its private copy.
+        parent: what relative imports of the module are relative to, by the package's own name.
+    """
+
+    def __init__(self, package: str, private: str, parent: str) -> None:
         self._package = package
         self._private = private
+        self._parent = parent
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         """Rename the module of one `from` import."""
-        if node.level == 0 and node.module and self._is_own(node.module):
-            node.module = self._private + node.module.removeprefix(self._package)
+        name = "." * node.level + (node.module or "")
+        module = importlib.util.resolve_name(name, self._parent)
+        if self._is_own(module):
+            module = self._private + module.removeprefix(self._package)
+        elif any(self._is_own(f"{module}.{alias.name}") for alias in node.names):
+            raise _refusal(node)
+        node.module, node.level = module, 0
         return node
 
     def visit_Import(self, node: ast.Import) -> ast.Import:
         """Refuse what cannot be renamed: it binds the first part of the dotted name."""
         if any(self._is_own(alias.name) for alias in node.names):
-            raise ImportError(f"line {node.lineno}: write `from . import …` for a neighbour module")
+            raise _refusal(node)
         return node
 
     def _is_own(self, module: str) -> bool:
         return module == self._package or module.startswith(f"{self._package}.")
+
+
+def _refusal(node: ast.Import | ast.ImportFrom) -> SyntaxError:
+    text = "write `from . import …` to import a module of the same endpoint"
+    return SyntaxError(text, ("", node.lineno, node.col_offset + 1, ast.unparse(node)))
 
 
 # Process-wide, as every import hook is; it answers only for names that `load_endpoint` makes.

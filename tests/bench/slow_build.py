@@ -1,0 +1,138 @@
+"""What a tenant whose build sleeps 2 s does to a warm neighbour: prints p50, p99, max and ratios.
+
+    python tests/bench/slow_build.py
+
+One gunicorn, 2 workers of 8 threads. Each round takes a calm window and a window in which a fresh
+slow tenant gets 1 or 32 clients at once, both of the same length, so that noise of the machine
+meets both sides alike.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+ROUNDS = 4
+WINDOW_S = 2.5
+BUILD_S = 2.0
+PORT = 8765
+
+
+def main() -> None:
+    """Measure with 1 and with 32 clients at the slow tenant."""
+    for clients in (1, 32):
+        with tempfile.TemporaryDirectory() as folder, serving(Path(folder)):
+            calm, beside = measure(clients)
+        print(f"{clients:>2} clients at the tenant that builds for {BUILD_S:g} s:")
+        for name, times in (("calm", calm), ("beside", beside)):
+            print(f"  {name:<7}{len(times):>6} requests  {describe(times)}")
+        ratio = percentile(beside, 99) / percentile(calm, 99)
+        print(f"  p99 beside ÷ calm: {ratio:.2f}; slowest: {max(beside):.3f} s")
+
+
+def measure(clients: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of each request of the warm tenant, calm and beside slow builds."""
+    calm: list[float] = []
+    beside: list[float] = []
+    request("/globex/")
+    for number in range(ROUNDS):
+        calm += window()
+        callers = [
+            threading.Thread(target=request, args=(f"/slow-{number}/", 0)) for _ in range(clients)
+        ]
+        for caller in callers:
+            caller.start()
+        beside += window()
+        for caller in callers:
+            caller.join()
+    return calm, beside
+
+
+def window() -> list[float]:
+    """Ask the warm tenant again and again, on a new connection each time."""
+    times = []
+    end = time.perf_counter() + WINDOW_S
+    while (start := time.perf_counter()) < end:
+        request("/globex/")
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def request(path: str, expected: int = 201) -> None:
+    """Send one GET; with `expected`, fail on another status."""
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=60)
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    if expected and status != expected:
+        raise SystemExit(f"{path} answered {status}")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    """Serve a warm tenant and one slow tenant per round from `folder`."""
+    tenants, package = folder / "tenants", folder / "slowly"
+    tenants.mkdir()
+    package.mkdir()
+    (package / "sub").mkdir()
+    for init in (package / "__init__.py", package / "sub/__init__.py"):
+        init.write_text("")
+    (package / "sub/blueprint.py").write_text(
+        "import time\nfrom flask import Blueprint\n"
+        f"time.sleep({BUILD_S})\nsub_bp = Blueprint('sub', __name__)\n"
+        "sub_bp.add_url_rule('/', view_func=lambda: ('slow', 201))\n"
+    )
+    names = {f"slow-{number}": "slowly.sub" for number in range(ROUNDS)} | {"globex": "landing"}
+    for name, endpoint in names.items():
+        key = f"{name}-{os.urandom(16).hex()}"
+        (tenants / f"{name}.py").write_text(f"SECRET_KEY={key!r}\nBLUEPRINTS=[{endpoint!r}]\n")
+    config = Path(__file__).parent.parent.parent / "config/gunicorn.conf.py"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", f"127.0.0.1:{PORT}",
+         "--workers", "2", "--threads", "8", "--log-level", "error"],
+        cwd=folder,
+        env=os.environ | {"TENANTRY_ADMIN_BIND": "off"},
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until_it_answers()
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_it_answers() -> None:
+    """Return as soon as the host lives."""
+    for _ in range(500):
+        try:
+            request("/-/livez", 200)
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise SystemExit("the server did not start")
+
+
+def percentile(times: list[float], percent: int) -> float:
+    """Return a percentile of at least two times."""
+    return statistics.quantiles(times, n=100)[percent - 1]
+
+
+def describe(times: list[float]) -> str:
+    """Return p50, p99 and maximum in milliseconds."""
+    figures = (statistics.median(times), percentile(times, 99), max(times))
+    return "p50 {:.1f} ms  p99 {:.1f} ms  max {:.1f} ms".format(*(1000 * x for x in figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Real servers for tests: started on free ports of the loopback, and gone after the test."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import config
+
+DEADLINE_S = 20.0
+"""How long a test waits for an event before it fails; every wait ends with the event."""
+
+CONFIG_FILE = str(Path(config.__file__).with_name("gunicorn.conf.py"))
+
+
+class Server:
+    """A real server process on a free port of the loopback; stopped by whoever started it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.log = log
+
+    def get(
+        self, path: str, headers: Mapping[str, str] | None = None, *, port: int = 0
+    ) -> tuple[HTTPResponse, bytes]:
+        """Send one GET on a connection of its own."""
+        connection = HTTPConnection("127.0.0.1", port or self.port, timeout=DEADLINE_S)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers=dict(headers or {}))
+            response = connection.getresponse()
+            return response, response.read()
+
+    def send(self, data: bytes) -> bytes:
+        """Send raw bytes and return all that comes back until the server closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            connection.sendall(data)
+            received = b""
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                while part := connection.recv(65536):
+                    received += part
+            return received
+
+    def stop(self) -> None:
+        """End the server and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], folder: Path, ready_path: str = "/-/livez", **environ: str
+) -> Iterator[Server]:
+    """Run a server in `folder` until the end of the block, and nothing of it any longer.
+
+    `{bind}` and `{port}` in the command are replaced; its first word is a program of this
+    environment, or of the system. The environment has `environ` and no other setting of ours.
+    """
+    port = free_port()
+    words = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]
+    log = folder / f"server-{port}.log"
+    inherited = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
+    settings = {"TENANTRY_ADMIN_BIND": "off", "PYTHONUNBUFFERED": "1"} | environ
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [program(words[0]), *words[1:]],
+            cwd=folder,
+            env=inherited | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(process, port, log)
+    try:
+        wait_until(lambda: process.poll() is not None or answers_at(server, ready_path))
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        server.stop()
+        wait_until(lambda: not group(process.pid))
+
+
+def program(name: str) -> str:
+    """Return the path of a program that is installed beside Python, or in the system."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else str(shutil.which(name))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Return as soon as it is so; fail when it is not in time."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        threading.Event().wait(0.02)
+
+
+def answers_at(server: Server, path: str) -> bool:
+    """Whether the server answers at `path` with a good status."""
+    with contextlib.suppress(OSError):
+        return server.get(path)[0].status < 300
+    return False
+
+
+def group(leader: int) -> list[int]:
+    """Return the processes of a group that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if group == str(leader) and state != "Z":
+                found.append(int(stat.parent.name))
+    return found

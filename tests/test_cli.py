@@ -1,0 +1,331 @@
+"""The command line: what it prints, and its exit codes."""
+
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import KEY
+
+from config.settings import HostSettings
+from core.cli import COMMANDS, main
+from core.cli.serve import start_report
+from core.cli.show import MASK, mask
+from core.cli.tenants import scan
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Tenantry = Callable[..., Result]
+
+
+@pytest.fixture(name="tenantry")
+def _tenantry(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Tenantry]:
+    """Return a function that runs a command in process, in the folder above both folders."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["tenantry", *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    yield run
+    root.handlers[:], level = before
+    root.setLevel(level)
+
+
+@pytest.fixture(name="acme")
+def _acme(write_tenant: Callable[..., Path], data_dir: Path) -> Path:
+    """Write a good tenant `acme`."""
+    del data_dir
+    return write_tenant("acme", APP_NAME="Acme Ltd", MAIL_PASSWORD="hunter2")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(tenantry: Tenantry, command: str) -> None:
+    """`--help` says what a command does, exit 0."""
+    result = tenantry(command, "--help")
+
+    assert (0, True) == (result.code, result.out.startswith(f"Usage: tenantry {command}"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("show",),
+        ("show", "nobody"),
+        ("routes", "nobody"),
+        ("check", "nobody"),
+        ("run", "nobody", "--", "routes"),
+        ("get", "acme"),
+        ("get", "/acme/", "--header", "no colon"),
+        ("list", "--frob"),
+        ("new", "Bad Name"),
+        ("new", "shop", "--prefix", "/shop/"),
+        ("new", "shop", "--prefix", "/admin"),
+        ("new", "shop", "--endpoint", "landin"),
+        ("serve", "--workers", "0"),
+        ("serve", "--threads", "many"),
+        ("serve", "--bind", "nowhere"),
+    ],
+)
+@pytest.mark.usefixtures("acme")
+def test_bad_arguments_are_one_line_and_exit_2(tenantry: Tenantry, words: tuple[str, ...]) -> None:
+    """Misuse says in one line on stderr what is wrong, and prints nothing else."""
+    result = tenantry(*words)
+
+    assert (2, "", 1) == (result.code, result.out, len(result.err.splitlines()))
+
+
+def test_a_bad_setting_is_one_line_and_exit_2(
+    tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown `TENANTRY_` variable names the one that was meant."""
+    monkeypatch.setenv("TENANTRY_TENANT_DIR", "x")
+
+    result = tenantry("list")
+
+    assert 2 == result.code
+    assert "did you mean TENANTRY_TENANTS_DIR?" in result.err
+
+
+def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir: Path) -> None:
+    """Without a tenants folder a command says so and names the setting."""
+    tenants_dir.rmdir()
+
+    result = tenantry("check")
+
+    assert (1, 1) == (result.code, len(result.err.splitlines()))
+    assert "TENANTRY_TENANTS_DIR" in result.err
+
+
+@pytest.mark.usefixtures("acme")
+def test_check_is_content_with_good_tenants(tenantry: Tenantry) -> None:
+    """`check` says how many there are, exit 0."""
+    assert Result(0, "1 tenants, 0 with problems.\n", "") == tenantry("check")
+
+
+@pytest.mark.usefixtures("acme")
+def test_check_names_every_problem(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
+    """`check` prints a line per problem of each tenant that was asked for, exit 1."""
+    write_tenant("globex", SECRET_KEY=None, BLUEPRINTS=["landin"])
+
+    result = tenantry("check", "globex")
+
+    assert (1, ["'SECRET_KEY'", "'BLUEPRINTS[0]'"]) == (
+        result.code,
+        [line.split()[1].rstrip(":") for line in result.out.splitlines()],
+    )
+    assert result.out.startswith("tenants/globex.py: ")
+
+
+def test_check_builds(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An endpoint that exists and fails to import is found by `check`, with its line."""
+    package = tmp_path / "broken_endpoint"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "blueprint.py").write_text("import nothing_of_this_name\n")
+    write_tenant("acme", BLUEPRINTS=["broken_endpoint.sub"], text=None)
+    (package / "sub").mkdir()
+    (package / "sub/__init__.py").write_text("")
+    (package / "sub/blueprint.py").write_text("import nothing_of_this_name\n")
+
+    result = tenantry("check", "--json")
+
+    (problem,) = json.loads(result.out)["problems"]
+    assert ("acme", "BLUEPRINTS[0]") == (problem["tenant"], problem["key"])
+    assert "nothing_of_this_name" in problem["message"]
+    sys.modules.pop("broken_endpoint", None)
+    sys.modules.pop("broken_endpoint.sub", None)
+
+
+def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
+    """`list` has a tab-separated line per tenant in a pipe, whatever its state."""
+    write_tenant("acme")
+    write_tenant("broken", text="SECRET_KEY = ")
+    write_tenant("closed", MAINTENANCE=True, URL_PREFIX="/c/d")
+    write_tenant("off", ENABLED=False)
+
+    result = tenantry("list")
+
+    assert [
+        "acme\t/acme\tidle\tlanding",
+        "broken\t/broken\tfailed\t",
+        "closed\t/c/d\tmaintenance\tlanding",
+        "off\t/off\tdisabled\tlanding",
+    ] == result.out.splitlines()
+
+
+@pytest.mark.usefixtures("acme")
+def test_list_prints_json(tenantry: Tenantry) -> None:
+    """`list --json` has an object per tenant."""
+    row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
+
+    assert [row] == json.loads(tenantry("list", "--json").out)
+
+
+@pytest.mark.usefixtures("acme")
+def test_show_masks_secrets(tenantry: Tenantry) -> None:
+    """`show` has every key with the value that counts, and no secret."""
+    shown = json.loads(tenantry("show", "acme", "--json").out)
+
+    assert ("Acme Ltd", "/acme", 30.0) == (
+        shown["APP_NAME"],
+        shown["URL_PREFIX"],
+        shown["DEADLINE_S"],
+    )
+    assert [MASK, MASK] == [shown["SECRET_KEY"], shown["MAIL_PASSWORD"]]
+    assert KEY not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("API_TOKEN", "x", MASK),
+        ("SENTRY_DSN", "x", MASK),
+        ("AWS_ACCESS_KEY", "x", MASK),
+        ("TOKEN", "", ""),
+        ("KEYBOARD", "qwerty", "qwerty"),
+        ("CACHE_URL", "redis://:pw@host/0", f"redis://:{MASK}@host/0"),
+        ("MAIL", {"host": "h", "password": "pw"}, {"host": "h", "password": MASK}),
+        ("URLS", ["http://u:pw@h/"], [f"http://u:{MASK}@h/"]),
+    ],
+)
+def test_what_is_masked(key: str, value: object, shown: object) -> None:
+    """A value is masked where its key's name says that it is secret, a URL in its password."""
+    assert shown == mask(key, value)
+
+
+def test_show_masks_the_password_of_a_database(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """The database's URL is shown without its password."""
+    write_tenant("acme", DATABASE_URI="sqlite://user:hunter2@/x.db")
+
+    assert "hunter2" not in tenantry("show", "acme").out
+
+
+def test_show_of_a_rejected_tenant_is_its_problems(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """A command about one tenant says on stderr why that tenant is rejected, exit 1."""
+    write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
+
+    result = tenantry("show", "acme")
+
+    assert (1, "", 2) == (result.code, result.out, len(result.err.splitlines()))
+
+
+@pytest.mark.usefixtures("acme")
+def test_routes_shows_rules_under_the_prefix(tenantry: Tenantry) -> None:
+    """`routes` has rule, methods and endpoint."""
+    assert "/acme/\tGET,HEAD,OPTIONS\tlanding.landingpage\n" == tenantry("routes", "acme").out
+
+
+@pytest.mark.usefixtures("acme")
+def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
+    """`get` sends one request through the real stack."""
+    head, _, body = tenantry("get", "/acme/?name=Ada").out.partition("\n\n")
+
+    assert ("HTTP/1.1 201 CREATED", "Ada") == (head.splitlines()[0], json.loads(body)["hello"])
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("/acme/nothing",), 404),
+        (("/nobody/",), 404),
+        (("/acme/", "--method", "delete"), 405),
+        (("/acme/", "--data", "x"), 405),
+        (("/acme/", "--header", "Host: a/b"), 400),
+    ],
+)
+def test_get_ends_with_1_on_an_error_status(
+    tenantry: Tenantry, words: tuple[str, ...], status: int
+) -> None:
+    """`get` ends with 1 when the status is 400 or above."""
+    result = tenantry("get", *words, "--json")
+
+    assert (1, status) == (result.code, json.loads(result.out)["status"])
+
+
+def test_new_writes_a_tenant_that_serves(
+    tenantry: Tenantry, tenants_dir: Path, data_dir: Path
+) -> None:
+    """`new` writes a file and its secret (0600), and the tenant answers at once."""
+    made = tenantry("new", "acme-shop", "--prefix", "/clients/acme")
+    answer = tenantry("get", "/clients/acme/")
+
+    key = data_dir / "secrets/ACME_SHOP_SECRET_KEY"
+    assert (0, 0) == (made.code, answer.code)
+    assert 0o600 == stat.S_IMODE(key.stat().st_mode)
+    assert key.read_text().strip() not in (tenants_dir / "acme-shop.py").read_text() + made.out
+
+
+def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: Path) -> None:
+    """`new` leaves a file or a secret that is there as it is, exit 1."""
+    tenantry("new", "acme")
+    before = (tenants_dir / "acme.py").read_bytes()
+    again = tenantry("new", "acme")
+    (tenants_dir / "acme.py").unlink()
+    secret_there = tenantry("new", "acme")
+
+    assert [1, 1] == [again.code, secret_there.code]
+    assert (before, False) == (before, (tenants_dir / "acme.py").exists())
+    assert (data_dir / "secrets/ACME_SECRET_KEY").exists()
+
+
+@pytest.mark.usefixtures("acme")
+def test_run_is_flask_inside_the_tenant(tenantry: Tenantry) -> None:
+    """`run` hands its words to Flask's command line with the tenant's app."""
+    result = tenantry("run", "acme", "--", "routes")
+
+    assert (0, True) == (result.code, "landing.landingpage" in result.out)
+
+
+@pytest.mark.usefixtures("acme", "data_dir")
+def test_the_start_report_names_all(
+    settings: HostSettings, write_tenant: Callable[..., Path]
+) -> None:
+    """`serve` says what is served where, and why a file is rejected."""
+    write_tenant("broken", text="1 +")
+
+    lines = start_report(settings, scan(settings), "127.0.0.1:80")
+
+    assert "  acme  http://127.0.0.1:80/acme/" in lines
+    assert 1 == len([line for line in lines if "broken.py:1: syntax error" in line])
+
+
+def test_the_command_is_installed(tmp_path: Path) -> None:
+    """`tenantry` without a command shows its help and ends with 2."""
+    program = Path(sys.executable).with_name("tenantry")
+
+    result = subprocess.run(
+        [program], cwd=tmp_path, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+
+    assert (2, True) == (result.returncode, result.stdout.startswith("Usage: tenantry"))

@@ -1,0 +1,121 @@
+"""The examples of deployment, checked by the tools that they are for."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from servers import DEADLINE_S, Server, free_port
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+def _tool(name: str, package: str) -> str:
+    """Return the path of a tool; without it the test is skipped, and in CI it fails."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if path is None:
+        text = f"{name} is missing: apt-get install {package}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    return str(path)
+
+
+def _nginx_config(folder: Path, upstream: int, port: int) -> Path:
+    site = (CONFIG / "nginx-site.conf").read_text()
+    site = site.replace("server 127.0.0.1:8000;", f"server 127.0.0.1:{upstream};")
+    site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
+    paths = "".join(
+        f"{name}_temp_path {folder / name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    path = folder / "nginx.conf"
+    path.write_text(
+        f"daemon off; pid {folder / 'nginx.pid'}; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {paths} {site} }}\n"
+    )
+    return path
+
+
+@pytest.fixture(name="start_nginx")
+def _start_nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Return a function that starts nginx in front of a port and returns its own port."""
+    program = _tool("nginx", "nginx-light")
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(upstream: int) -> int:
+        port = free_port()
+        config = _nginx_config(tmp_path, upstream, port)
+        command = [program, "-p", str(tmp_path), "-c", str(config), "-e", "stderr"]
+        processes.append(subprocess.Popen(command, start_new_session=True))
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), contextlib.closing(_connect(port)):
+                return port
+            threading.Event().wait(0.02)
+        raise AssertionError("nginx did not start")
+
+    yield start
+    for process in processes:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(DEADLINE_S)
+
+
+def _connect(port: int) -> HTTPConnection:
+    connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+    connection.connect()
+    return connection
+
+
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    """The unit gives systemd nothing to complain of, once its program is there."""
+    tool = _tool("systemd-analyze", "systemd")
+    program = Path(sys.executable).with_name("tenantry")
+    text = (CONFIG / "tenantry.service").read_text()
+    unit = tmp_path / "tenantry.service"
+    unit.write_text(text.replace("/opt/tenantry/.venv/bin/tenantry", str(program)))
+
+    result = subprocess.run(
+        [tool, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+
+    assert (0, "") == (result.returncode, result.stderr)
+
+
+def test_the_proxy_is_valid(tmp_path: Path) -> None:
+    """The site gives nginx nothing to complain of."""
+    tool = _tool("nginx", "nginx-light")
+    config = _nginx_config(tmp_path, 8000, 8080)
+
+    result = subprocess.run(
+        [tool, "-t", "-p", str(tmp_path), "-c", str(config), "-e", "stderr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_tenant_answers_through_the_proxy(
+    start_server: Callable[..., Server],
+    start_nginx: Callable[[int], int],
+    write_tenant: Callable[..., Path],
+) -> None:
+    """Through nginx a tenant answers, and its redirect stays under its prefix."""
+    write_tenant("acme")
+    server = start_server(["tenantry", "serve", "--bind", "{bind}"], TENANTRY_TRUSTED_PROXIES="1")
+    port = start_nginx(server.port)
+
+    landing, redirect, host_page = (
+        server.get(path, port=port)[0] for path in ("/acme/", "/acme", "/-/readyz")
+    )
+
+    assert [201, 308, 404] == [answer.status for answer in (landing, redirect, host_page)]
+    assert redirect.getheader("Location") == "/acme/"

@@ -1,0 +1,64 @@
+"""The README and the code agree."""
+
+from pathlib import Path
+
+import pytest
+from click import Group
+
+from config.settings import HostSettings, variable
+from core.cli import tenantry
+from core.tenant import RESERVED_SEGMENTS, Tenant
+
+README = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+
+
+def _key_rows() -> list[str]:
+    rows = []
+    for field in Tenant.model_fields.values():
+        if field.alias:
+            extra = field.json_schema_extra
+            documented = extra.get("default") if isinstance(extra, dict) else None
+            default = documented or f"`{field.default!r}`"
+            rows.append(f"| `{field.alias}` | {default} | {field.description} |")
+    return rows
+
+
+def _setting_rows() -> list[str]:
+    return [
+        f"| `{variable(name)}` | {f'`{field.default}`' if field.default else _off(field.default)} "
+        f"| {field.description} |"
+        for name, field in HostSettings.model_fields.items()
+    ]
+
+
+def _off(default: object) -> str:
+    return "`0`" if default == 0 and default is not None else "unset"
+
+
+def _rows_under(heading: str) -> list[str]:
+    table = README.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+    return table.splitlines()[2:]
+
+
+def test_the_table_of_keys_is_the_code() -> None:
+    """Each key of a tenant file stands in the README with its default and meaning, in order."""
+    assert _key_rows() == _rows_under("key")
+
+
+def test_the_table_of_settings_is_the_code() -> None:
+    """Each host setting stands in the README with its default and meaning, in order."""
+    assert _setting_rows() == _rows_under("setting")
+
+
+def test_every_command_is_documented() -> None:
+    """The README's table of commands has exactly the commands that there are."""
+    documented = {row.split("`")[1].split()[0] for row in _rows_under("command")}
+
+    assert isinstance(tenantry, Group)
+    assert set(tenantry.list_commands(None)) == documented  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("segment", sorted(RESERVED_SEGMENTS))
+def test_every_reserved_prefix_is_documented(segment: str) -> None:
+    """The README names each prefix that is refused."""
+    assert f"`/{segment}`" in README

@@ -1,0 +1,129 @@
+"""The host's settings: read from the environment, every mistake told at once."""
+
+from pathlib import Path
+
+import pytest
+
+from config.settings import HostSettings, SettingsError, parse_bind, read_settings, variable
+
+
+def test_no_variable_is_needed() -> None:
+    """A host starts with defaults, admin pages on the loopback only."""
+    settings = read_settings()
+
+    assert (Path("tenants"), Path("instance")) == (settings.tenants_dir, settings.data_dir)
+    assert ("127.0.0.1", 8001) == settings.admin_address
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("tenants_dir", "/srv/tenants", Path("/srv/tenants")),
+        ("max_active", "12", 12),
+        ("idle_timeout_s", "1.5", 1.5),
+        ("trusted_hosts", "a.org, .b.org,", ("a.org", ".b.org")),
+        ("trusted_hosts", "", ()),
+        ("admin_bind", "off", "off"),
+        ("rate_limit_storage", "rediss://:key@cache:6380/1", "rediss://:key@cache:6380/1"),
+        ("log_format", "json", "json"),
+        ("max_concurrent_requests", "", None),
+    ],
+)
+def test_a_variable_sets_its_field(
+    monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
+) -> None:
+    """`TENANTRY_` and the field's name in upper case; an empty one is as if it were not set."""
+    monkeypatch.setenv(variable(field), text)
+
+    assert value == getattr(read_settings(), field)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("DATA_DIRS", "x", "no such setting; did you mean TENANTRY_DATA_DIR?"),
+        ("XYZ", "x", "no such setting; Settings: TENANTRY_TENANTS_DIR, "),
+        ("MAX_ACTIVE", "many", "found 'many'; expected an integer."),
+        ("MAX_ACTIVE", "0", "found '0'; expected greater than or equal to 1."),
+        ("DEADLINE_S", "-1", "found '-1'; expected greater than 0."),
+        ("LOG_FORMAT", "xml", "found 'xml'; expected 'console' or 'json'."),
+        ("ADMIN_BIND", "8001", "found '8001'; expected an IP address and a port"),
+        ("ADMIN_BIND", "127.0.0.1:99999", "expected a port from 0 to 65535"),
+        ("RATE_LIMIT_STORAGE", "redis", "expected memory:// or redis://"),
+    ],
+)
+def test_a_mistake_names_the_variable_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    """One line: the variable, what was found, what is expected."""
+    monkeypatch.setenv(f"TENANTRY_{name}", text)
+
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+
+    assert str(caught.value).startswith(f"TENANTRY_{name}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_told_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown and ill-typed variables stand in one message."""
+    names = ["TENANTRY_COLOUR", "TENANTRY_DATADIR", "TENANTRY_DEADLINE_S", "TENANTRY_MAX_ACTIVE"]
+    for name in names:
+        monkeypatch.setenv(name, "x")
+
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+
+    assert names == [name for name in names if f"{name}: " in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("ADMIN_TOKEN", "hunter2"), ("RATE_LIMIT_STORAGE", "reddis://:hunter2@cache:6379")],
+)
+def test_a_message_tells_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """What may hold a password is not repeated: neither in the text nor in a chained error."""
+    monkeypatch.setenv(f"TENANTRY_{name}", text)
+
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+
+    assert f"TENANTRY_{name}: found a value; " in str(caught.value)
+    assert (False, None, None) == (
+        "hunter2" in str(caught.value),
+        caught.value.__cause__,
+        caught.value.__context__,
+    )
+
+
+def test_settings_print_no_secret() -> None:
+    """A log line with the settings tells neither the token nor the storage's password."""
+    settings = HostSettings(
+        admin_token="hunter2-hunter2-hunter2", rate_limit_storage="redis://:hunter2@cache"
+    )
+
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8001", ("127.0.0.1", 8001)),
+        ("localhost:8001", ("127.0.0.1", 8001)),
+        ("[::1]:8001", ("::1", 8001)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+    ],
+)
+def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]) -> None:
+    """IPv4, IPv6 in brackets, and `localhost`."""
+    assert address == parse_bind(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "8001", ":8001", "127.0.0.1", "127.0.0.1:", "host:80", "127.0.0.1:-1", "::1"]
+)
+def test_anything_else_is_no_listener(text: str) -> None:
+    """A name is refused too: what it resolves to is not known before the listener is open."""
+    with pytest.raises(ValueError, match="expected"):
+        parse_bind(text)

@@ -1,0 +1,159 @@
+"""Every log line is one event, and names the tenant and the request that it belongs to."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from werkzeug.test import Client
+
+from core.problem import REQUEST_ID
+from core.telemetry import LogContext, _HostHandler, configure_logging
+
+Logged = Callable[[], list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _same_logging_after() -> Iterator[None]:
+    """Leave the process's logging as it was."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(name="logged")
+def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """Return a function that returns the lines on stderr since it was called last."""
+
+    def logged() -> list[str]:
+        return capsys.readouterr().err.splitlines()
+
+    return logged
+
+
+def parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """Return what each line says; every line must be JSON."""
+    return [json.loads(line) for line in lines]
+
+
+def host_handlers() -> int:
+    """Return how many of our handlers the root logger has."""
+    return sum(isinstance(handler, _HostHandler) for handler in logging.getLogger().handlers)
+
+
+def raised(reason: str) -> ValueError:
+    """Return an exception that has a stack, with a secret in a local variable."""
+    key = "a local secret"
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the one of this line
+        int(key)
+    return type(caught.value)(reason).with_traceback(caught.tb)
+
+
+def serve(log: Callable[[], object]) -> None:
+    """Run one request of acme during which `log` is called."""
+
+    def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
+        log()
+        start_response("200 OK", [])
+        return []
+
+    with structlog.contextvars.bound_contextvars(tenant="", request_id=""):
+        Client(LogContext(app, "acme")).get("/", environ_overrides={REQUEST_ID: "id-1"})
+
+
+@pytest.mark.parametrize("name", ["tenant.acme", "core.mounts", "sqlalchemy.engine", "root"])
+def test_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
+    """A line that is logged during a request carries both, whoever logs it."""
+    configure_logging("json", "info")
+
+    serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
+
+    [line] = parsed(logged())
+    for other in ("timestamp", "message"):  # pytest's own handler leaves `message` on the record
+        line.pop(other)
+    assert {
+        "event": "image.stored",
+        "level": "warning",
+        "logger": name,
+        "tenant": "acme",
+        "request_id": "id-1",
+        "size_bytes": 3,
+    } == line
+
+
+def test_a_json_line_stays_one_line(logged: Logged) -> None:
+    """Line breaks, a stack and values that are no JSON do not break the form."""
+    configure_logging("json", "info")
+    logger = logging.getLogger("tenant.acme")
+
+    facts = {"thing": object(), "path": "/\x1b[31m"}
+
+    logger.error("a\nb\u2028c", exc_info=raised("the\nreason"), extra=facts)
+
+    [line] = parsed(logged())
+    assert ("a\nb\u2028c", "/\x1b[31m") == (line["event"], line["path"])
+    assert "Traceback (most recent call last)" in line["exception"]
+    assert "ValueError: the\nreason" in line["exception"]
+
+
+def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
+    """Control characters of a path, or of a message, are shown and not obeyed."""
+    configure_logging("console", "info")
+
+    logging.getLogger("tenant.acme").info("on %s", "/a\n\x1b[31mb", extra={"path": "/\x9b\x1b[2J"})
+
+    [line] = logged()
+    assert "\x1b" not in line
+    assert r"on /a\n\x1b[31mb" in line
+    assert r"/\x9b\x1b[2J" in line
+
+
+def test_a_console_line_has_the_stack(logged: Logged) -> None:
+    """People read the stack as Python prints it, without the values of local variables."""
+    configure_logging("console", "info")
+
+    logging.getLogger("tenant.acme").error("request.failed", exc_info=raised("the reason"))
+
+    lines = logged()
+    assert "request.failed" in lines[0]
+    assert "ValueError: the reason" in lines
+    assert not [line for line in lines if "a local secret" in line]
+
+
+@pytest.mark.parametrize(("level", "expected"), [("info", ["info", "error"]), ("error", ["error"])])
+def test_the_level_is_the_least_severe_that_is_logged(
+    logged: Logged, level: str, expected: list[str]
+) -> None:
+    """Lines below the level do not appear."""
+    configure_logging("json", level)
+    logger = logging.getLogger("tenant.acme")
+
+    logger.debug("a")
+    logger.info("b")
+    logger.error("c")
+
+    assert expected == [line["level"] for line in parsed(logged())]
+
+
+def test_a_second_set_up_replaces_the_first(logged: Logged) -> None:
+    """However often logging is configured, there is one handler, and each event is one line."""
+    for form in ("json", "console", "json"):
+        configure_logging(form, "info")
+
+    logging.getLogger("tenant.acme").info("once")
+
+    assert (1, ["once"]) == (host_handlers(), [line["event"] for line in parsed(logged())])
+
+
+def test_handlers_of_others_stay() -> None:
+    """A handler that the server or a test put on the root logger is not ours to remove."""
+    other = logging.NullHandler()
+    logging.getLogger().addHandler(other)
+
+    configure_logging("json", "info")
+
+    assert other in logging.getLogger().handlers

@@ -1,0 +1,445 @@
+"""The worker against slow, hostile and unlucky clients: a real gunicorn, one worker, four threads.
+
+The app is ten lines of WSGI, not a tenant: what holds here holds whatever is served. Steps that
+depend on a clock are driven one by one, on a worker that is not started.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import selectors
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.workers.gthread import TConn
+from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
+
+from core import worker as room
+from core.worker import Connection, TenantWorker
+
+APP = """
+import builtins
+import os
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path.startswith("/raise/"):
+        raise getattr(builtins, path.removeprefix("/raise/"))(3)
+    if path.startswith("/stream/"):
+        return stream(start_response, getattr(builtins, path.removeprefix("/stream/")))
+    bodies = {"/pid": str(os.getpid()).encode(), "/echo": environ["wsgi.input"].read}
+    body = bodies.get(path, path.encode())
+    body = body() if callable(body) else body
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+def stream(start_response, error):
+    start_response("200 OK", [("Content-Length", "100")])
+    yield b"the beginning"
+    raise error(3)
+"""
+COMMAND = [
+    *("gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1", "--threads", "4"),
+    *("--worker-connections", "1000", "app:application"),
+]
+GET = b"GET /quiet HTTP/1.1\r\nHost: a\r\n"
+HEAD = GET + b"\r\n"
+
+
+@pytest.fixture(name="server", scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server with one worker of four threads."""
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "app.py").write_text(APP)
+    with running(COMMAND, folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connected(server: Server, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+    """Hold `count` connections, each of which has sent `data`."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        clients = [
+            stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+            for _ in range(count)
+        ]
+        for client in clients:
+            client.sendall(data)
+        yield clients
+
+
+def _pid(server: Server) -> bytes:
+    return server.get("/pid")[1]
+
+
+def _quiet_requests(server: Server) -> list[bytes]:
+    """Return the answers to a quiet client's next 20 requests, each on its own connection."""
+    return [server.get("/quiet")[1] for _ in range(20)]
+
+
+ALL_20 = [b"/quiet"] * 20
+
+
+# -- slow clients ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a crowd of clients sends before it falls silent."""
+
+    count: int
+    data: bytes
+
+
+ATTACKS = {
+    "half heads": Attack(64, GET),
+    "silent sockets": Attack(200, b""),
+    "kept open after close": Attack(40, GET + b"Connection: close\r\n\r\n"),
+    "malformed and kept open": Attack(40, b"nonsense\r\n\r\n"),
+    "too large and kept open": Attack(40, GET + b"X: " + b"a" * 100_000),
+    "stalled bodies": Attack(32, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc"),
+    "stalled chunks": Attack(
+        32, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_slow_clients_cost_a_quiet_client_nothing(server: Server, attack: Attack) -> None:
+    """Whatever a crowd sends and leaves open, a quiet client's requests are answered."""
+    pid = _pid(server)
+
+    with connected(server, attack.count, attack.data):
+        answers = _quiet_requests(server)
+
+    assert (answers, _pid(server)) == (ALL_20, pid)
+
+
+def test_dripping_clients_cost_a_quiet_client_nothing(server: Server) -> None:
+    """64 clients send a byte of their heads each before every request of the quiet client."""
+    answers = []
+
+    with connected(server, 64, GET + b"X: ") as dripping:
+        for _ in range(20):
+            for client in dripping:
+                client.sendall(b"a")
+            answers.append(server.get("/quiet")[1])
+
+    assert answers == ALL_20
+
+
+def test_a_client_that_does_not_read_costs_a_quiet_client_nothing(server: Server) -> None:
+    """Refusals to clients that never read them wait for nobody."""
+    with connected(server, 40, b"nonsense\r\n\r\n" * 1000):
+        answers = _quiet_requests(server)
+
+    assert answers == ALL_20
+
+
+# -- requests in pieces ----------------------------------------------------------------------------
+
+
+def _receive(client: socket.socket, end: bytes) -> bytes:
+    """Return what comes up to `end`, or to the end of the connection."""
+    received = b""
+    while not received.endswith(end) and (part := client.recv(65536)):
+        received += part
+    return received
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Requests that come in one packet are answered one after the other."""
+    requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(20))
+
+    with connected(server, 1, requests) as (client,):
+        received = _receive(client, b"\r\n\r\n/19")
+
+    bodies = re.findall(rb"\r\n\r\n/(\d+)", received)
+    assert bodies == [b"%d" % number for number in range(20)]
+
+
+def test_the_head_and_the_body_may_come_byte_by_byte(server: Server) -> None:
+    """A client that sends one byte at a time is served."""
+    request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+
+    with connected(server, 1, b"") as (client,):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request:
+            client.sendall(bytes([byte]))
+        received = _receive(client, b"hello")
+
+    assert (received[:15], received[-5:]) == (b"HTTP/1.1 200 OK", b"hello")
+
+
+@pytest.mark.parametrize("path", ["/echo", "/ignored"])
+def test_a_connection_is_used_again(server: Server, path: str) -> None:
+    """A kept-alive connection serves the next request, whether the app read the body or not."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)) as client:
+        client.request("POST", path, body=b"hello")
+        client.getresponse().read()
+        first = client.sock
+
+        client.request("GET", "/again")
+        body = client.getresponse().read()
+
+        assert (body, client.sock is first) == (b"/again", True)
+
+
+def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
+    """Half a connection that is closed does not lose the answer."""
+    with connected(server, 1, GET + b"\r\n") as (client,):
+        client.shutdown(socket.SHUT_WR)
+        received = _receive(client, b"/quiet")
+
+    assert received.endswith(b"\r\n\r\n/quiet")
+
+
+# -- what would end a worker -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+@pytest.mark.parametrize("when", ["raise", "stream"])
+def test_no_exception_of_the_app_ends_the_worker(server: Server, when: str, error: str) -> None:
+    """What is no `Exception` ends its own request; the worker serves on."""
+    pid = _pid(server)
+
+    with connected(
+        server, 1, b"GET /%b/%b HTTP/1.1\r\nHost: a\r\n\r\n" % (when.encode(), error.encode())
+    ) as (client,):
+        _receive(client, b"no such end")
+
+    assert _pid(server) == pid
+
+
+def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
+    """200 clients and 64 descriptors: the silent ones go, a quiet client is answered."""
+    (tmp_path / "app.py").write_text(APP)
+    words = [program(COMMAND[0]), *COMMAND[1:]]
+    command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *words]
+
+    with running(command, tmp_path) as server:
+        pid = _pid(server)
+        with connected(server, 200, b""):
+            during = server.get("/quiet")[1]
+        afterwards = _quiet_requests(server)
+
+        assert (during, afterwards, _pid(server)) == (b"/quiet", ALL_20, pid)
+        assert "Too many open files; raise `ulimit -n`" in server.log.read_text()
+
+
+def test_a_stop_waits_for_no_idle_connection(tmp_path: Path) -> None:
+    """A server that is told to stop ends, though clients keep connections open."""
+    (tmp_path / "app.py").write_text(APP)
+
+    with (
+        running(COMMAND, tmp_path) as server,
+        connected(server, 1, b""),
+        connected(server, 1, GET),
+        connected(server, 1, HEAD) as (idle,),
+    ):
+        _receive(idle, b"/quiet")
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(DEADLINE_S) == 0
+
+
+# -- step by step, on a worker that is not started -------------------------------------------------
+
+
+class _Worker(TenantWorker):
+    """A worker whose threads are a list."""
+
+    def __init__(self, cfg: Config, listener: socket.socket) -> None:
+        log = logging.getLogger("gunicorn.error")
+        super().__init__(1, os.getpid(), [listener], None, 30, cfg, log)
+        self.handed_over: list[TConn] = []
+        self.poller = selectors.DefaultSelector()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        self.handed_over.append(conn)
+
+
+@pytest.fixture(name="listener")
+def _listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture(name="worker")
+def _worker(listener: socket.socket) -> Iterator[_Worker]:
+    """Return a worker that does nothing by itself."""
+    worker = _Worker(Config(), listener)
+    with contextlib.ExitStack() as stack:
+        stack.callback(worker.tmp.close)
+        stack.enter_context(worker.poller)
+        yield worker
+        for key in list(worker.poller.get_map().values()):
+            if key.fileobj is not listener:
+                key.fileobj.close()  # type: ignore[union-attr]
+        for conn in worker.handed_over:
+            conn.close()
+
+
+class _SlowApp:
+    """Stands in for gunicorn's application: loads only once the worker's heart has beaten."""
+
+    def __init__(self) -> None:
+        self.has_beaten = threading.Event()
+
+    def wsgi(self) -> bool:
+        return self.has_beaten.wait(DEADLINE_S)
+
+
+def test_the_heart_beats_while_the_host_loads(
+    worker: _Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that takes longer than gunicorn's timeout is not the end of the worker."""
+    worker.app = _SlowApp()
+    monkeypatch.setattr(worker, "notify", worker.app.has_beaten.set)
+
+    worker.load_wsgi()
+
+    assert worker.wsgi is True
+
+
+@pytest.fixture(name="client")
+def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]:
+    """Return a client whose connection the worker has accepted."""
+    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
+        worker.accept(listener)
+        yield client
+
+
+def _pending(worker: _Worker) -> Connection:
+    conn = worker.pending_conns[0]
+    assert isinstance(conn, Connection)
+    return conn
+
+
+def _events(worker: _Worker) -> None:
+    worker.wait_for_and_dispatch_events(DEADLINE_S)
+
+
+@pytest.mark.parametrize("cut", [1, len(GET) - 3, len(GET) - 1, len(HEAD) - 1])
+def test_a_head_in_two_packets_is_handed_over_whole(
+    worker: _Worker, client: socket.socket, cut: int
+) -> None:
+    """Where a head is cut makes no difference; until its end it costs no thread."""
+    client.sendall(HEAD[:cut])
+    _events(worker)
+    before = len(worker.handed_over)
+    client.sendall(HEAD[cut:])
+    _events(worker)
+
+    (conn,) = worker.handed_over
+    assert (before, next(conn.parser).path) == (0, "/quiet")
+
+
+def test_a_head_that_never_ends_gets_408(worker: _Worker, client: socket.socket) -> None:
+    """When the time of a half head is up, its client is told so and is not waited for."""
+    client.sendall(GET)
+    _events(worker)
+    _pending(worker).timeout = 0.0
+
+    worker.murder_pending()
+
+    assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert (len(worker.pending_conns), len(worker.lingering_conns)) == (0, 1)
+
+
+def test_a_connection_that_sends_nothing_is_closed(worker: _Worker, client: socket.socket) -> None:
+    """When the time of a silent connection is up, it ends without a word."""
+    _pending(worker).timeout = 0.0
+
+    worker.murder_pending()
+
+    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
+
+
+def test_a_lingering_connection_ends_in_time(worker: _Worker, client: socket.socket) -> None:
+    """A client that keeps its end open after the last answer is let go."""
+    client.sendall(HEAD)
+    _events(worker)
+    last_answer: Future[bool] = Future()
+    last_answer.set_result(False)
+    worker.finish_request(worker.handed_over.pop(), last_answer)
+    (conn,) = worker.lingering_conns
+    conn.timeout = 0.0
+
+    worker.murder_pending()
+
+    assert (len(worker.lingering_conns), worker.nr_conns) == (0, 0)
+
+
+def test_a_full_worker_lets_go_what_has_waited(worker: _Worker, client: socket.socket) -> None:
+    """With as many connections as there may be, one that has been silent for a second goes."""
+    _pending(worker).timeout -= room.ROOM_AFTER_S
+    worker.worker_connections = 1
+
+    worker.murder_pending()
+
+    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
+
+
+@pytest.mark.parametrize("waited_s", [0.0, room.ROOM_AFTER_S])
+def test_a_worker_with_room_keeps_what_waits(
+    worker: _Worker, client: socket.socket, waited_s: float
+) -> None:
+    """While there is room, a slow client has its whole time."""
+    _pending(worker).timeout -= waited_s
+
+    worker.murder_pending()
+
+    assert (client.fileno() >= 0, len(worker.pending_conns)) == (True, 1)
+
+
+@pytest.mark.usefixtures("client")
+def test_a_full_worker_keeps_who_has_just_come(worker: _Worker) -> None:
+    """With as many connections as there may be, a client still has a second for its head."""
+    worker.worker_connections = 1
+
+    worker.murder_pending()
+
+    assert len(worker.pending_conns) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_without_resources_nothing_is_accepted_for_a_while(
+    worker: _Worker, listener: socket.socket, code: int
+) -> None:
+    """The main loop does not spin on a listener that it cannot accept from."""
+
+    class Exhausted:
+        def accept(self) -> None:
+            raise OSError(code, os.strerror(code))
+
+    worker.set_accept_enabled(True)
+
+    worker.accept(Exhausted())  # type: ignore[arg-type]
+    worker.set_accept_enabled(True)  # as the main loop does in its next turn
+
+    assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
+
+
+def test_tls_is_left_to_gunicorn(
+    worker: _Worker, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake blocks, so a TLS connection gets a thread at once, as in gunicorn."""
+    monkeypatch.setattr(Config, "is_ssl", True)
+
+    with socket.create_connection(listener.getsockname()):
+        worker.accept(listener)
+
+    assert [type(conn) for conn in worker.handed_over] == [TConn]
