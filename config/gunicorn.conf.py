@@ -77,4 +77,5 @@ control_socket_disable = True
 # Heartbeat files on a disk stall with the disk.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
-proc_name = "tenantry"
+# Its lines in the form of all others, on stderr.
+logger_class = "core.server_log.ServerLog"

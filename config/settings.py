@@ -7,6 +7,7 @@ import difflib
 import ipaddress
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TENANTRY_"
 
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
 
 _SECRET_FIELDS = frozenset({"admin_token", "rate_limit_storage"})
 
@@ -28,71 +31,85 @@ class HostSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    tenants_dir: Path = Field(Path("tenants"), description="The folder of tenant files.")
+    tenants_dir: Path = Field(
+        Path("tenants"),
+        description="Folder of the tenant files, and of nothing else: each `<name>.py` is served.",
+    )
     data_dir: Path = Field(
         Path("instance"),
-        description="The folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
+        description="Folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
     )
     max_active: int = Field(
         1000,
         ge=1,
-        description="Instances kept built in one process; the least recently used leave first.",
+        description="Instances kept built in one process, which bounds its memory; the least "
+        "recently used leave first.",
     )
     idle_timeout_s: float = Field(
         3600.0,
         gt=0,
-        description="Seconds without a request after which an instance is put to sleep.",
+        description="Seconds without a request after which an instance is put to sleep, to "
+        "free its memory.",
     )
     db_connections: int = Field(
         20,
         ge=1,
-        description="Open database connections over all tenants of one process.",
+        description="Open database connections over all tenants of one process; a PostgreSQL "
+        "server takes 100 of all its clients.",
     )
     max_concurrent_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests in flight per tenant, over all workers; unset: a fair share.",
+        description="Requests in flight per tenant, over all workers, so that none takes every "
+        "thread; unset: a fair share.",
     )
     deadline_s: float = Field(
         30.0,
         gt=0,
-        description="Seconds after which a request is reported and its slot counts as stuck.",
+        description="Seconds after which a request is reported and its slot counts as stuck: "
+        "before proxies give up, at 60.",
     )
     drain_timeout_s: float = Field(
         30.0,
         gt=0,
-        description="Seconds that a retired instance may take to finish its requests.",
+        description="Seconds that a retired instance may take to finish its requests; then "
+        "they are cut, so that no old code serves for ever.",
     )
     rate_limit_storage: str = Field(
         "memory://",
         repr=False,  # it may hold a password
-        description="Where rates are counted: `memory://`, or `redis://…` for several hosts.",
+        description="Where rates are counted: `memory://`, or `redis://…`, which several hosts "
+        "can share.",
     )
     trusted_proxies: int = Field(
         0,
         ge=0,
-        description="How many proxies in front are trusted for `X-Forwarded-…`; 0: none.",
+        description="How many proxies in front are believed their `X-Forwarded-…`; 0: none, for "
+        "clients can send it too.",
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Host names that are answered, comma-separated (`.a.org`: with subdomains);"
-        " unset: any.",
+        description="Host names that are answered, comma-separated, without ports (`.a.org`: with "
+        "subdomains); unset: any, also one that a client made up.",
     )
     admin_bind: str = Field(
         "127.0.0.1:8001",
-        description="Listener of the operators' pages, `HOST:PORT`; `off`: none.",
+        description="Listener of the operators' pages, `HOST:PORT`, where no client reaches them; "
+        "`off`: none.",
     )
     admin_token: str | None = Field(
         None,
         min_length=16,
         repr=False,
-        description="Password of the dashboard; unset: made on its first start.",
+        description="Password of the dashboard, at least 16 characters, too long to guess; "
+        "unset: made on its first start.",
     )
     log_format: Literal["console", "json"] = Field(
         "console", description="`console` for people, `json` for machines: one object per line."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe level that is logged."
+        "info",
+        description="The least severe level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
     @field_validator("trusted_hosts", mode="before")
@@ -100,6 +117,13 @@ class HostSettings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            _check_host_name(name)
         return value
 
     @field_validator("rate_limit_storage")
@@ -135,9 +159,20 @@ def parse_bind(value: str) -> tuple[str, int]:
         address = str(ipaddress.ip_address(host))
     except ValueError:
         raise ValueError("expected an IP address and a port, like 127.0.0.1:8001") from None
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):  # noqa: PLR2004 - TCP
-        raise ValueError("expected a port from 0 to 65535 after the colon")
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):  # noqa: PLR2004 - TCP
+        raise ValueError("expected a port from 1 to 65535 after the colon")
     return address, int(port)
+
+
+def _check_host_name(name: str) -> None:
+    if "/" in name or re.fullmatch(r"[^:]+:\d*|\[.*\]:\d*", name):
+        raise ValueError(f"write {name!r} without a scheme, a path and a port, like shop.a.org")
+    if name.startswith("[") and name.endswith("]"):
+        with suppress(ValueError):
+            ipaddress.IPv6Address(name[1:-1])
+            return
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no host name; write it like shop.a.org, .a.org or [::1]")
 
 
 def read_settings() -> HostSettings:

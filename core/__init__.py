@@ -3,14 +3,23 @@
 The floor plan. Imports only go down; rooms on one floor do not know each other; import-linter
 checks it (`pyproject.toml`).
 
-    wsgi          cli/                     what a server or an operator starts
+    cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    app_factory   catalogue                a tenant's Flask app; what the tenants folder says
+    reload                                 keeps the mounts what the tenants folder says
+    lanes                                  threads that judge files and build instances for it
+    app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
+                                           change
     endpoints/                             loading an endpoint for one app; the endpoints
-    containment   front   host_pages       each usable alone:
-    limits   mounts   telemetry   worker   WSGI layers, routing, logs, the gunicorn worker
-    loader        tenant                   a tenant file becomes plain data, then a Tenant
-    database_url  loader_process  problem  what both stand on; the host's own answers
+    containment  front  limits  mounts     each usable alone: WSGI layers and routing,
+    host_pages  status  telemetry          what the host tells,
+    departures  levers  watch  worker      instances on their way out, operators' levers, file
+                                           events, the gunicorn worker
+    claims  folder  instance  masking      what tenants may not share; which files have settled;
+                                           one app while it serves; secrets hidden
+    loader  tenant                         a tenant file becomes plain data, then a Tenant
+    database_url  loader_process           what both stand on; what values must be, and what is
+    tenant_values  tenant_problems         said when they are not;
+    problem                                the host's own answers
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

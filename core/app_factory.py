@@ -10,9 +10,10 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from flask import Flask, Request, request
+from flask import Flask, Request, got_request_exception, request
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.routing import RequestRedirect
+from werkzeug.test import Client
 
 from config.settings import read_settings
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
@@ -86,6 +87,24 @@ def create_app(
     return app
 
 
+def check_app(app: Flask) -> None:
+    """Send the app a first request that runs no view; from here on its set-up is over.
+
+    Raises:
+        BaseException: whatever the app raises in it, inside Flask or out of it.
+    """
+    raised: list[BaseException] = []
+
+    def note(_: object, exception: BaseException) -> None:
+        raised.append(exception)
+
+    host = (app.config["TRUSTED_HOSTS"] or ["localhost"])[0].removeprefix(".")
+    with got_request_exception.connected_to(note, app):
+        Client(app.wsgi_app).options("/", base_url=f"http://{host}/").close()
+    if raised:
+        raise raised[0]
+
+
 def close_app(app: Flask) -> None:
     """Free what `create_app` made for `app`. Idempotent; the app must not serve any more."""
     for endpoint in reversed(app.extensions.pop(_EXTENSION, [])):
@@ -93,6 +112,7 @@ def close_app(app: Flask) -> None:
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> Flask:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite makes no folder by itself
     app = TenantApp(
         f"tenant.{tenant.name}",  # names the logger too: two tenants never share one
         root_path=str(folder),

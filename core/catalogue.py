@@ -3,15 +3,18 @@
 Reads and judges; builds nothing, serves nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from core.database_url import database_identity
+from core.claims import Claims, Clash
 from core.endpoints import find_endpoint
-from core.errors import EndpointError, Problem, TenantFileError
-from core.loader import LoadedFile, Loader, display_path, printable
-from core.tenant import BLUEPRINTS_LIMIT, NAME, PREFIX, RESERVED_SEGMENTS, Tenant, parse_tenant
+from core.errors import EndpointError, HungFileError, Problem, TenantFileError
+from core.folder import Content, list_tenant_files, read_content
+from core.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
+from core.tenant import BLUEPRINTS_LIMIT, Tenant, parse_tenant
+from core.tenant_values import check_name, check_url_prefix
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,35 @@ class Rejected:
     prefix: str | None
     """Where it would be mounted; None when that place belongs to a tenant that is served."""
     problems: tuple[Problem, ...]
+    digest: str = ""
+    """SHA-256 of the content that was rejected."""
+    is_hung: bool = False
+    """It did not finish in the loader's time: with more time it might."""
+
+    @property
+    def reason(self) -> str:
+        """Every problem, on one line."""
+        return " ".join(str(problem) for problem in self.problems)
+
+
+@dataclass(frozen=True)
+class Disabled:
+    """A tenant file with `ENABLED = False`: whatever else it says, as if it were not there."""
+
+    name: str
+    file: str
+    """Its path, as messages show it."""
+    prefix: str | None
+    """Where it would be mounted; None when that cannot be told."""
+    endpoints: tuple[str, ...]
+    """Those that it names, whether they exist or not."""
+    problems: tuple[Problem, ...] = ()
+    """What will have to be mended before it can be enabled."""
+    digest: str = ""
+
+
+Verdict = Tenant | Rejected | Disabled
+"""What becomes of one file's content, by itself."""
 
 
 @dataclass(frozen=True)
@@ -30,178 +62,148 @@ class Catalogue:
 
     tenants: tuple[Tenant, ...] = ()
     rejected: tuple[Rejected, ...] = ()
-    disabled: tuple[Tenant, ...] = ()
+    disabled: tuple[Disabled, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
-        """Every problem, in the order of names."""
+        """Every problem of the rejected, in the order of names."""
         return [problem for one in self.rejected for problem in one.problems]
 
 
-def tenant_paths(folder: Path) -> list[Path]:
-    """Return the paths of the tenant files in `folder`, by name; empty if there is no folder."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [path for path in paths if path.suffix == ".py" and path.name[0] not in "._"]
-
-
 def scan_tenants(folder: Path, data_dir: Path, loader: Loader) -> Catalogue:
-    """Load, validate and compare every tenant file of `folder`. Raises nothing for a bad file."""
-    good: list[Tenant] = []
+    """Load, validate and compare every tenant file of `folder`. Raises nothing for a bad file.
+
+    Of two that clash, the first in name order is accepted.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    claims = Claims()
+    accepted: list[Tenant] = []
+    disabled: list[Disabled] = []
     rejected: list[Rejected] = []
-    for path in tenant_paths(folder):
-        result = read_tenant(path, data_dir, loader)
-        if isinstance(result, Rejected):
-            rejected.append(result)
+    for path in list_tenant_files(folder):
+        verdict = judge(read_content(path), data_dir, loader)
+        if isinstance(verdict, Rejected):
+            rejected.append(verdict)
+        elif isinstance(verdict, Disabled):
+            disabled.append(verdict)
+        elif clashes := claims.clashes(verdict):
+            rejected.append(clashing(verdict, clashes))
         else:
-            good.append(result)
-    enabled = [tenant for tenant in good if tenant.enabled]
-    accepted, clashing = _without_clashes(enabled)
-    taken = {tenant.url_prefix for tenant in accepted}
-    every = sorted(_placed([*rejected, *clashing], taken), key=lambda one: one.name)
-    disabled = tuple(tenant for tenant in good if not tenant.enabled)
-    return Catalogue(tuple(accepted), tuple(every), disabled)
+            claims.take(verdict)
+            accepted.append(verdict)
+    placed = tuple(place(one, claims) for one in rejected)
+    return Catalogue(tuple(accepted), placed, tuple(disabled))
 
 
-def read_tenant(path: Path, data_dir: Path, loader: Loader) -> Tenant | Rejected:
-    """Load and validate one file; its endpoints must exist. Raises nothing for a bad file."""
+def clashing(tenant: Tenant, clashes: Iterable[Clash]) -> Rejected:
+    """Return the rejection of a tenant that claims what others have."""
+    problems = tuple(clash.problem for clash in clashes)
+    return Rejected(tenant.name, tenant.url_prefix, problems, tenant.digest)
+
+
+def place(rejected: Rejected, claims: Claims) -> Rejected:
+    """Leave a rejected file its prefix, unless an accepted tenant is there, above or below it."""
+    if rejected.prefix is None or claims.is_free(rejected.prefix):
+        return rejected
+    return replace(rejected, prefix=None)
+
+
+def judge(
+    content: Content, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+) -> Verdict:
+    """Run and validate one file's content; its endpoints must exist. Raises nothing for it."""
+    path = content.path
     try:
-        return _judge(path, data_dir, loader)
+        return judge_loaded(load_content(content, loader, timeout_s), data_dir)
+    except TenantFileError as error:
+        prefix, is_hung = _prefix_of(path.stem, {}), isinstance(error, HungFileError)
+        return Rejected(printable(path.stem), prefix, error.problems, content.digest, is_hung)
     except Exception as error:  # noqa: BLE001 - what nobody thought of costs this tenant only
         text = f"cannot be judged ({type(error).__name__}): a fault of Tenantry, please report it."
-        return Rejected(
-            printable(path.stem),
-            _prefix_of(path.stem, None),
-            (Problem(display_path(path), text),),
-        )
+        problem = Problem(display_path(path), text)
+        return Rejected(printable(path.stem), _prefix_of(path.stem, {}), (problem,), content.digest)
 
 
-def _judge(path: Path, data_dir: Path, loader: Loader) -> Tenant | Rejected:
-    loaded: LoadedFile | None = None
+def load_content(content: Content, loader: Loader, timeout_s: float = RUN_TIMEOUT_S) -> LoadedFile:
+    """Run one file's content, if its name may be a tenant's.
+
+    Raises:
+        TenantFileError: the file is misnamed, cannot be read or does not run to its end.
+    """
     try:
-        if not NAME.fullmatch(path.stem):
-            _refuse_name(path)
-        loaded = loader.load(path)
+        check_name(content.path.stem)
+    except ValueError as error:
+        problem = Problem(display_path(content.path), f"{error}; rename the file.")
+        raise TenantFileError([problem]) from error
+    if content.error is not None:
+        raise content.error
+    return loader.load(content.path, content.source, timeout_s)
+
+
+def judge_loaded(loaded: LoadedFile, data_dir: Path) -> Verdict:
+    """Validate what a file says; every problem in one go."""
+    name, values = loaded.name, loaded.values
+    problems: tuple[Problem, ...] = ()
+    try:
+        tenant = validate(loaded, data_dir)
+        if tenant.enabled:
+            return tenant
+    except TenantFileError as error:
+        problems = error.problems
+    prefix = _prefix_of(name, values)
+    if values.get("ENABLED") is False:
+        listed = _items(values.get("BLUEPRINTS"))
+        endpoints = tuple(one for one in listed if isinstance(one, str))
+        return Disabled(name, loaded.file, prefix, endpoints, problems, loaded.digest)
+    return Rejected(name, prefix, problems, loaded.digest)
+
+
+def validate(loaded: LoadedFile, data_dir: Path) -> Tenant:
+    """Return the tenant that a file describes, enabled or not.
+
+    Raises:
+        TenantFileError: with every problem at once.
+    """
+    file, values, problems = loaded.file, loaded.values, list(loaded.problems)
+    tenant: Tenant | None = None
+    try:
         tenant = parse_tenant(
-            loaded.name, loaded.values, file=loaded.file, digest=loaded.digest, data_dir=data_dir
+            loaded.name, values, file=file, digest=loaded.digest, data_dir=data_dir
         )
     except TenantFileError as error:
-        said = [] if loaded is None else loaded.values.get("BLUEPRINTS")
-        missing = tuple(_missing_endpoints(display_path(path), said))
-        problems = error.problems + missing
-        return Rejected(printable(path.stem), _prefix_of(path.stem, loaded), problems)
-    missing = tuple(_missing_endpoints(tenant.file, tenant.blueprints))
-    return Rejected(tenant.name, tenant.url_prefix, missing) if missing else tenant
+        refused = {problem.key for problem in problems}  # "is missing" would be a second one
+        problems += [problem for problem in error.problems if problem.key not in refused]
+    problems += _missing_endpoints(file, values.get("BLUEPRINTS"))
+    if tenant is None or problems:
+        raise TenantFileError(problems)
+    return tenant
 
 
-def _refuse_name(path: Path) -> None:
-    text = "a tenant's name begins with a-z and has a-z, 0-9, _ and -, at most 63; rename the file."
-    raise TenantFileError([Problem(display_path(path), text)])
+def _prefix_of(name: str, values: Mapping[str, Any]) -> str | None:
+    """Return where a file would be mounted, as far as that can be told."""
+    for prefix in (values.get("URL_PREFIX"), f"/{name}"):
+        try:
+            if isinstance(prefix, str):
+                check_name(name)
+                return check_url_prefix(prefix)
+        except ValueError:
+            continue
+    return None
 
 
-def _prefix_of(name: str, loaded: LoadedFile | None) -> str | None:
-    """Return where a rejected file would be mounted, as far as that can be told."""
-    said = loaded.values.get("URL_PREFIX") if loaded is not None else None
-    if (
-        isinstance(said, str)
-        and PREFIX.fullmatch(said)
-        and said.split("/")[1] not in RESERVED_SEGMENTS
-    ):
-        return said
-    return f"/{name}" if NAME.fullmatch(name) else None
+def _items(blueprints: object) -> Sequence[object]:
+    """Return the endpoints that are named; none where that is a problem of its own."""
+    if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
+        return blueprints
+    return ()
 
 
 def _missing_endpoints(file: str, blueprints: object) -> Iterator[Problem]:
-    if not isinstance(blueprints, list | tuple) or len(blueprints) > BLUEPRINTS_LIMIT:
-        return  # a problem of its own
-    for place, endpoint in enumerate(blueprints):
+    for place, endpoint in enumerate(_items(blueprints)):
         try:
             if isinstance(endpoint, str):
                 find_endpoint(endpoint)
         except EndpointError as error:
             yield Problem(file, str(error), f"BLUEPRINTS[{place}]")
-
-
-def _placed(rejected: Iterable[Rejected], taken: set[str]) -> Iterator[Rejected]:
-    """Give each rejected file its prefix, unless a served tenant is there, above it or below it."""
-    for one in rejected:
-        free = one.prefix is not None and not _overlapping(one.prefix, taken)
-        yield one if free else Rejected(one.name, None, one.problems)
-
-
-def _without_clashes(tenants: Sequence[Tenant]) -> tuple[list[Tenant], list[Rejected]]:
-    """Compare the tenants as a set: of two that clash, the first in name order is accepted."""
-    accepted: list[Tenant] = []
-    clashing: list[Rejected] = []
-    owners: dict[tuple[str, ...], Tenant] = {}
-    prefixes: dict[str, Tenant] = {}
-    for tenant in tenants:
-        marks = list(_marks(tenant))
-        problems = [
-            Problem(tenant.file, _clash(key, owners[mark]), key)
-            for key, mark in marks
-            if mark in owners
-        ]
-        problems += _prefix_clashes(tenant, prefixes)
-        if problems:
-            clashing.append(Rejected(tenant.name, tenant.url_prefix, tuple(problems)))
-            continue
-        accepted.append(tenant)
-        owners.update({mark: tenant for _, mark in marks})
-        prefixes[tenant.url_prefix] = tenant
-        for outer in _outer(tenant.url_prefix):
-            prefixes.setdefault(outer + "/", tenant)
-    return accepted, clashing
-
-
-def _marks(tenant: Tenant) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield, with its key, what no other tenant may have."""
-    yield "SECRET_KEY", ("secret", tenant.secret_key.get_secret_value())
-    for old in tenant.secret_key_fallbacks:
-        yield "SECRET_KEY_FALLBACKS", ("secret", old.get_secret_value())
-    database = database_identity(tenant.database_url)
-    if database is not None:
-        yield "DATABASE_URI", ("database", *database)
-
-
-def _clash(key: str, owner: Tenant) -> str:
-    thing = "database" if key == "DATABASE_URI" else "secret key"
-    return f"is the {thing} of {owner.file} too; give this tenant its own."
-
-
-def _prefix_clashes(tenant: Tenant, prefixes: dict[str, Tenant]) -> Iterator[Problem]:
-    """Yield the problem if a prefix is taken, or lies inside another's, or another's inside it.
-
-    `prefixes` has each taken prefix, and with a slash behind it each path above one.
-    """
-    mine = tenant.url_prefix
-    if (owner := prefixes.get(mine)) is not None:
-        yield Problem(
-            tenant.file, f"{mine} is the prefix of {owner.file}; choose another.", "URL_PREFIX"
-        )
-        return
-    inner = prefixes.get(f"{mine}/")
-    outer = next((prefixes[above] for above in _outer(mine) if above in prefixes), None)
-    other = outer or inner
-    if other is not None:
-        text = (
-            f"{mine} and {other.url_prefix} of {other.file} lie inside one another, and a browser "
-            "would send the outer one's cookies to the inner one; choose another."
-        )
-        yield Problem(tenant.file, text, "URL_PREFIX")
-
-
-def _outer(prefix: str) -> list[str]:
-    """Return the paths above `/a/b/c`: `/a/b` and `/a`."""
-    parts = prefix.split("/")
-    return ["/".join(parts[:end]) for end in range(len(parts) - 1, 1, -1)]
-
-
-def _overlapping(prefix: str, taken: set[str]) -> bool:
-    return (
-        prefix in taken
-        or any(outer in taken for outer in _outer(prefix))
-        or any(other.startswith(f"{prefix}/") for other in taken)
-    )

@@ -2,6 +2,7 @@
 
 TenantryError            something that an operator or a developer can mend
 ├── TenantFileError      a tenant file is refused; holds every Problem of it
+│   └── HungFileError    it did not finish in time
 ├── EndpointError        an endpoint does not exist, or fails to import or register
 └── UnknownTenantError   a command names a tenant that is not there
 """
@@ -43,6 +44,10 @@ class TenantFileError(TenantryError):
     def __str__(self) -> str:
         """Return a line per problem."""
         return "\n".join(str(problem) for problem in self.problems)
+
+
+class HungFileError(TenantFileError):
+    """A tenant file did not finish in the loader's time."""
 
 
 class EndpointError(TenantryError):

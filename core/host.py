@@ -1,28 +1,42 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → containment → log context → trusted hosts → body limit → the tenant's Flask app.
+mount → lease → containment → log context → trusted hosts → body limit → the tenant's Flask app.
 """
 
 import logging
-from typing import TYPE_CHECKING
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
-from core.app_factory import close_app, create_app
-from core.catalogue import Catalogue, scan_tenants
+from core.app_factory import check_app, close_app, create_app
 from core.containment import Containment
+from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.host_pages import HostPages, MountStatus
+from core.instance import Instance
 from core.limits import BodyLimit
-from core.loader import Loader
-from core.mounts import FailedMount, Instance, Mount, Mounts
+from core.mounts import Mount, Mounts
+from core.plan import describe
+from core.reload import Follower, Limits
+from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
+from core.watch import watch_folder
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+START_PATIENCE_S = 0.5
+"""How long a process waits for the verdicts on all tenant files before it accepts connections:
+enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
 
 _logger = logging.getLogger(__name__)
 
@@ -30,76 +44,160 @@ _logger = logging.getLogger(__name__)
 class Host:
     """Every mount of this process and the host's own pages; lives as long as the process.
 
-    `wsgi` is the WSGI app to serve. `close()` closes every instance; whoever made the host calls
-    it, if the process does not simply end.
+    The host is the WSGI app to serve. It follows the tenants folder from `start()` on, which each
+    process that serves calls once; a forked one that did not is started by its first request.
+    `close()` ends all; whoever made the host calls it, if the process does not simply end.
     """
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
-        self.mounts = Mounts(fallback=HostPages(self.status, is_for_operators=False))
-        operators = HostPages(self.status, is_for_operators=True)
+        self._lock = threading.Lock()  # protects the start
+        self._pid = 0
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+        self._status_socket: StatusSocket | None = None
+        self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
+        self.follower = self._new_follower()
+        operators = HostPages(self.status, self._is_ready, is_for_operators=True)
         front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
-        self.wsgi = _behind_proxies(front, settings.trusted_proxies)
+        self._wsgi = _behind_proxies(front, settings.trusted_proxies)
 
-    def load(self) -> Catalogue:
-        """Read the tenants folder and mount what it says; called once, before the host serves.
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Answer one request."""
+        if self._pid != os.getpid():
+            self.start()
+        return self._wsgi(environ, start_response)
 
-        A bad file costs its own tenant only.
-        """
-        settings = self.settings
-        with Loader(data_dir=settings.data_dir) as loader:
-            catalogue = scan_tenants(settings.tenants_dir, settings.data_dir, loader)
-        mounts: list[Mount | FailedMount] = [
-            Mount(tenant, self.build) for tenant in catalogue.tenants
-        ]
-        for rejected in catalogue.rejected:
-            for problem in rejected.problems:
-                _logger.error(
-                    "tenant.rejected", extra={"tenant": rejected.name, "reason": str(problem)}
-                )
-            reason = " ".join(str(problem) for problem in rejected.problems)
-            mounts.append(FailedMount(rejected.name, rejected.prefix, reason))
-        self.mounts.replace(mounts)
-        return catalogue
+    def start(self) -> None:
+        """Follow the tenants folder in this process; returns when it is known, or soon."""
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            if self._pid:  # started in the process that this one was forked from
+                self.mounts.replace(())
+                self.follower = self._new_follower()
+            self._pid = os.getpid()
+            folder = self.settings.tenants_dir
+            arguments = (folder, self._stopping, lambda: self.follower.wake(look=True))
+            self._threads = [
+                threading.Thread(target=self.follower.run, name="tenantry-follower", daemon=True),
+                threading.Thread(
+                    target=watch_folder, args=arguments, name="tenantry-watch", daemon=True
+                ),
+            ]
+            for thread in self._threads:
+                thread.start()
+            self._status_socket = self._open_status_socket()
+        self.follower.is_ready.wait(START_PATIENCE_S)
+
+    def load(self) -> None:
+        """Judge the tenants folder once, on this thread, and follow it no further."""
+        self._pid = os.getpid()
+        self.follower.catch_up()
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build the instance of one tenant: its app, inside the layers that make it safe."""
+        """Build the instance of one tenant: its app, checked, inside the layers that make it safe.
+
+        Raises:
+            Exception: whatever the app's endpoints raise, by themselves or at a first request.
+        """
         app = create_app(tenant, data_dir=self.settings.data_dir)
-        layers: WSGIApplication = BodyLimit(app, tenant.max_content_length)
-        names = (
-            tenant.trusted_hosts
-            if tenant.trusted_hosts is not None
-            else self.settings.trusted_hosts
-        )
-        layers = TrustedHosts(layers, names)
-        layers = LogContext(layers, tenant.name)
-        layers = Containment(layers, logging.getLogger(f"tenant.{tenant.name}"))
-        return Instance(layers, lambda: close_app(app))
+        try:
+            check_app(app)
+        except BaseException:
+            close_app(app)
+            raise
+        return Instance(self._layers(tenant, app), lambda: close_app(app), app)
+
+    def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
+        names = tenant.trusted_hosts
+        outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
+            partial(Containment, logger=logging.getLogger(f"tenant.{tenant.name}")),
+            partial(LogContext, tenant=tenant.name),
+            partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
+            partial(BodyLimit, max_bytes=tenant.max_content_length),
+        ]
+        wsgi: WSGIApplication = app
+        for layer in reversed(outermost_first):
+            wsgi = layer(wsgi)
+        return wsgi
 
     def status(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""
+        return [_status(mount) for mount in self.mounts.all]
+
+    def tell(self) -> dict[str, Any]:
+        """Return what `tenantry list` asks of this process, as JSON takes it."""
+        return {
+            "master": os.getppid(),
+            "is_ready": self._is_ready(),
+            "mounts": [asdict(one) for one in self.status() + self._off()],
+        }
+
+    def _off(self) -> list[MountStatus]:
         return [
-            MountStatus(mount.name, mount.prefix or "", mount.state, mount.reason)
-            for mount in self.mounts.all
+            MountStatus(one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints)
+            for one in self.follower.off
         ]
 
+    def tell_plan(self) -> dict[str, Any]:
+        """Return what `tenantry plan` compares with: a description of every tenant served."""
+        tenants = [mount.tenant for mount in self.mounts.all]
+        return {tenant.name: describe(tenant) for tenant in tenants if tenant is not None}
+
+    def _open_status_socket(self) -> StatusSocket | None:
+        try:
+            answers = {"list": self.tell, "plan": self.tell_plan}
+            return StatusSocket(self.settings.data_dir, answers)
+        except OSError as error:  # a full disk: serving goes on, unseen by `tenantry list`
+            _logger.error("status.not_told", extra={"reason": str(error)})
+            return None
+
     def close(self) -> None:
-        """Close every instance. Idempotent."""
+        """Stop following, and close every instance. Idempotent."""
+        self._stopping.set()
+        self.follower.stop()
+        for thread in self._threads:
+            thread.join()
+        self.follower.close()
+        if self._status_socket is not None:
+            self._status_socket.close()
         for mount in self.mounts.all:
             mount.close()
 
+    def _is_ready(self) -> bool:
+        return self.follower.is_ready.is_set()
+
+    def _new_follower(self) -> Follower:
+        settings = self.settings
+        limits = Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s)
+        folder = TenantsFolder(settings.tenants_dir)
+        return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
+
 
 def create_host(settings: HostSettings | None = None) -> Host:
-    """Set up logging, read the tenants folder and return the host that serves it.
+    """Set up logging and return the host of this process, not started yet.
 
     Raises:
         SettingsError: a `TENANTRY_…` variable is unknown or ill-typed.
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
-    host = Host(settings)
-    host.load()
-    return host
+    return Host(settings)
+
+
+def _status(mount: Mount) -> MountStatus:
+    return MountStatus(
+        name=mount.name,
+        prefix=mount.prefix or "",
+        state=mount.state,
+        reason=mount.reason,
+        since=mount.since,
+        digest=mount.digest,
+        endpoints=() if mount.tenant is None else mount.tenant.blueprints,
+    )
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

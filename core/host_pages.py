@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 NOT_FOUND = ProblemAnswer(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
+STARTING = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1)
 GET_ONLY = ProblemAnswer(
     HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read.", allow="GET, HEAD"
 )
@@ -26,7 +27,13 @@ class MountStatus:
     prefix: str
     state: str
     reason: str
-    """Why it is failed; empty otherwise."""
+    """Why the newest content of its file is not served; empty otherwise."""
+    since: float
+    """When that was judged (seconds since the epoch)."""
+    digest: str
+    """SHA-256 of that content."""
+    endpoints: tuple[str, ...]
+    """What it enables, as it is served."""
 
 
 class HostPages:
@@ -34,13 +41,19 @@ class HostPages:
 
     Args:
         status: tells every mount's status, now.
+        is_all_known: whether every tenant file has been judged once.
         is_for_operators: names and reasons too, not only counts.
     """
 
     def __init__(
-        self, status: Callable[[], Sequence[MountStatus]], *, is_for_operators: bool
+        self,
+        status: Callable[[], Sequence[MountStatus]],
+        is_all_known: Callable[[], bool],
+        *,
+        is_for_operators: bool = False,
     ) -> None:
         self._status = status
+        self._is_all_known = is_all_known
         self._is_for_operators = is_for_operators
         self._pages: dict[str, WSGIApplication] = {
             "/-/livez": self._live,
@@ -51,8 +64,11 @@ class HostPages:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer one page."""
-        page = self._pages.get(environ.get("PATH_INFO", ""), NOT_FOUND)
-        if page is not NOT_FOUND and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        path = environ.get("PATH_INFO", "")
+        page = self._pages.get(path, NOT_FOUND)
+        if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():
+            page = STARTING  # it may be a tenant's, whose file has not been judged yet
+        if path in self._pages and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             page = GET_ONLY
         return page(environ, start_response)
 
@@ -64,7 +80,7 @@ class HostPages:
     ) -> Iterable[bytes]:
         mounts = self._status()
         counts = Counter(mount.state for mount in mounts)
-        is_ready = not counts["failed"]
+        is_ready = self._is_all_known() and not counts["failed"]
         page: dict[str, object] = {
             "status": "ready" if is_ready else "not ready",
             "tenants": dict(sorted(counts.items())),

@@ -15,14 +15,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from core.errors import Problem, TenantFileError
+from core.errors import HungFileError, Problem, TenantFileError
 from core.loader_process import read_frame, write_frame
 
 FILE_LIMIT_BYTES = 1 << 20
@@ -52,7 +52,11 @@ class LoadedFile:
     """Its path, as messages show it."""
     digest: str
     """SHA-256 of the bytes that were run, in hexadecimal."""
-    values: dict[str, Any]
+    values: dict[str, Any] = field(repr=False)  # secrets are among them
+    problems: tuple[Problem, ...] = ()
+    """Values that are no plain data, and what the file did to its process."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What `secret(…)` returned to it, wherever its values have that now."""
 
 
 class Loader:
@@ -89,34 +93,42 @@ class Loader:
         process.kill()
         process.wait()
 
-    def load(self, path: Path) -> LoadedFile:
-        """Read and run the tenant file at `path`.
+    def load(
+        self, path: Path, source: bytes | None = None, timeout_s: float | None = None
+    ) -> LoadedFile:
+        """Run the tenant file at `path`, reading it if its content is not given.
+
+        `timeout_s` is how long it may run, if not as long as this loader's files may.
 
         Raises:
+            HungFileError: it did not finish in time.
             TenantFileError: it cannot be read, may be written by others, or did not run to its
-                end, or it handed back what is no plain data.
+                end. What else is wrong with it is among the result's problems.
         """
         name, file = path.stem, display_path(path)
-        source = read_tenant_file(path)
-        answer = self._ask({"name": name, "file": file}, source)
+        if source is None:
+            source = read_tenant_file(path)
+        timeout_s = timeout_s or self._timeout_s
+        answer = self._ask({"name": name, "file": file, "timeout_s": timeout_s}, source)
         try:
-            problems = _problems(file, answer, self._timeout_s)
-            values = {key: _untag(value) for key, value in answer.get("values", {}).items()}
+            failure = _failure(file, answer, timeout_s)
+            values, problems, secrets = ({}, (), ()) if failure else _content(file, answer)
         except Exception:  # noqa: BLE001 - the file wrote an answer of its own: it may be anything
-            problems, values = [Problem(file, _ending({}, self._timeout_s))], {}
-        if problems:
-            raise TenantFileError(problems)
-        return LoadedFile(name, file, hashlib.sha256(source).hexdigest(), values)
+            failure = Problem(file, _ending({}, timeout_s))
+        if failure is not None:
+            raise HungFileError([failure]) if "hung" in answer else TenantFileError([failure])
+        digest = hashlib.sha256(source).hexdigest()
+        return LoadedFile(name, file, digest, values, problems, secrets)
 
     def _ask(self, request: dict[str, Any], source: bytes) -> dict[str, Any]:
-        head = request | {"timeout_s": self._timeout_s, "memory_bytes": RUN_MEMORY_BYTES}
+        head = request | {"memory_bytes": RUN_MEMORY_BYTES}
         process = self._process = self._process or self._start()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the loader process has no pipes")
         try:
             write_frame(process.stdin.fileno(), json.dumps(head).encode())
             write_frame(process.stdin.fileno(), source)
-            payload = self._answer(process.stdout.fileno())
+            payload = self._answer(process.stdout.fileno(), request["timeout_s"])
         except BrokenPipeError:
             payload = None
         except BaseException:
@@ -131,11 +143,11 @@ class Loader:
             answer = None
         return answer if isinstance(answer, dict) else {"garbage": True}
 
-    def _answer(self, fd: int) -> bytes | None:
+    def _answer(self, fd: int, timeout_s: float) -> bytes | None:
         """Return the next frame; None if the loader died, or was stopped by the file it ran."""
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        is_there = poll.poll((self._timeout_s + ANSWER_GRACE_S) * 1000)
+        is_there = poll.poll((timeout_s + ANSWER_GRACE_S) * 1000)
         return read_frame(fd) if is_there else None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -159,6 +171,14 @@ class Loader:
             json.dumps({"sys_path": search if here in search else [*search, here]}).encode(),
         )
         return process
+
+
+def ending(code: int) -> str:
+    """Return how a process ended: `SIGKILL`, or `exit code 3`."""
+    if code >= 0:
+        return f"exit code {code}"
+    is_named = -code in {*signal.Signals}
+    return signal.Signals(-code).name if is_named else f"signal {-code}"
 
 
 def display_path(path: Path) -> str:
@@ -228,18 +248,23 @@ def _refuse(path: Path, text: str) -> NoReturn:
     raise TenantFileError([Problem(display_path(path), text)]) from None
 
 
-def _problems(file: str, answer: dict[str, Any], timeout_s: float) -> list[Problem]:
-    """Return why the loader's answer is no set of values; empty when it is one."""
+def _failure(file: str, answer: dict[str, Any], timeout_s: float) -> Problem | None:
+    """Return why the loader's answer is no set of values; None when it is one."""
     if "error" in answer:
         kind, message, line = answer["error"]
-        return [Problem(file, _raised(kind, message), line=line)]
+        return Problem(file, _raised(kind, message), line=line)
     if "exit" in answer:
         code, line = answer["exit"]
         how = _one_line(f"SystemExit {code}")
         text = f"ends its process ({how}); a tenant file only sets names."
-        return [Problem(file, text, line=line)]
-    if "values" not in answer:
-        return [Problem(file, _ending(answer, timeout_s))]
+        return Problem(file, text, line=line)
+    return None if "values" in answer else Problem(file, _ending(answer, timeout_s))
+
+
+def _content(
+    file: str, answer: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[Problem, ...], tuple[str, ...]]:
+    """Return the values of the loader's answer, what is wrong with them, and their secrets."""
     refused = [
         Problem(file, f"found {_one_line(kind)}; write plain data: {_PLAIN}.", key)
         for key, kind in answer["refused"].items()
@@ -248,7 +273,9 @@ def _problems(file: str, answer: dict[str, Any], timeout_s: float) -> list[Probl
         Problem(file, f"sets up or changes {what} in its process; remove that.")
         for what in answer["effects"]
     ]
-    return refused + effects
+    values = {key: _untag(value) for key, value in answer["values"].items()}
+    secrets = tuple(dict.fromkeys(str(value) for value in answer["secrets"]))
+    return values, (*refused, *effects), secrets
 
 
 _PLAIN = (
@@ -262,9 +289,7 @@ def _ending(answer: dict[str, Any], timeout_s: float) -> str:
     if "too_large" in answer:
         return "hands back over 16 MiB; a tenant file only sets names."
     if "ended" in answer:
-        code = answer["ended"]
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"ends its process ({how}); a tenant file only sets names."
+        return f"ends its process ({ending(answer['ended'])}); a tenant file only sets names."
     return (
         "killed or stopped the loader process, or wrote over its answer; "
         "a tenant file only sets names."

@@ -147,7 +147,8 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
     """Run one tenant file in a fresh namespace. Changes this process: call it in a fork.
 
     Returns:
-        `{"values": {KEY: tagged}, "refused": {KEY: type}, "effects": [what it changed]}`, or
+        `{"values": {KEY: tagged}, "refused": {KEY: type}, "effects": [what it changed],
+        "secrets": [what `secret(…)` returned]}`, or
         `{"error": [type, message, line or None]}`, or `{"exit": [code, line or None]}` for a
         `SystemExit`.
     """
@@ -172,7 +173,7 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
             except TypeError as error:
                 refused[key] = str(error)
     effects = _changes(before, _process_state()) + ["an exit function"] * bool(registered)
-    return {"values": values, "refused": refused, "effects": effects}
+    return {"values": values, "refused": refused, "effects": effects, "secrets": secrets}
 
 
 def _recorder(file: str, registered: list[object]) -> Callable[..., object]:
@@ -187,7 +188,7 @@ def _recorder(file: str, registered: list[object]) -> Callable[..., object]:
 
 
 def _recorded_secrets() -> list[str]:
-    """Return a list that gets what the file's `secret(…)` returns, to keep it out of messages."""
+    """Return a list that gets what the file's `secret(…)` returns: nobody may be shown it."""
     import config  # noqa: PLC0415 - on the path since `main` has set it
 
     recorded: list[str] = []

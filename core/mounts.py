@@ -2,7 +2,7 @@
 
 Three things are kept apart: what the folder says (`catalogue`), the routing (`Mounts`: an
 immutable map, replaced whole, read without a lock) and the live instances (`Mount`: built on the
-first request, under that mount's own lock).
+first request, one build of a mount at a time; replaced by one assignment).
 """
 
 import logging
@@ -11,19 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from core.instance import Instance
 from core.problem import ProblemAnswer
 from core.tenant import Tenant
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-State = Literal["idle", "serving", "failed", "maintenance"]
+State = Literal["idle", "serving", "stale", "failed", "maintenance"]
 
 FIRST_BACK_OFF_S = 1.0
 """Pause after the first failed build: a database that restarts is back in about that time."""
@@ -53,43 +53,71 @@ _TAIL = "tenantry.path_tail"
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Instance:
-    """An app with what belongs to it, while it serves. Whoever built it closes it."""
-
-    wsgi: "WSGIApplication"
-    close: Callable[[], None]
-
-
 def unavailable(detail: str, retry_after_s: float) -> ProblemAnswer:
     """Return a 503 that tells the client when to come again."""
     seconds = math.ceil(max(1, retry_after_s))
     return ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=seconds)
 
 
-class Mount:
-    """One prefix and the instance that it serves; lives as long as the tenant's file.
+class _Building:
+    """A build that is going on, for those who wait for it."""
 
-    `build` is called at most once at a time, on a request's thread, under this mount's lock, and
-    may raise anything: the tenant is then `failed` and tried again after a pause that doubles.
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.is_over = threading.Event()
+
+
+class Mount:
+    """A tenant's place, from the appearance of its file to the file's disappearance.
+
+    Args:
+        name: the tenant's name.
+        prefix: where it will be, as far as that is known before the file has been read.
+        build: makes an instance of a tenant. Called at most once at a time, on the thread of the
+            request that needs it; it may raise anything.
+        clock: seconds, for the back-off.
+        await_verdict: called by a request for a tenant whose file has not been judged yet; returns
+            when it has been, or when the request has waited long enough.
     """
+
+    # Requests read `_instance`, `tenant`, `lever` and the reasons without the lock. Each is one
+    # reference, replaced whole; who finds an instance must still get its lease, and who finds
+    # none asks again under the lock. `state` reads several: it may mix two moments.
+    __slots__ = (
+        "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_instance",
+        "_is_closed", "_lock", "_rejection", "_retry_at", "digest", "has_served", "lever", "name",
+        "prefix", "since", "tenant",
+    )  # fmt: skip
 
     def __init__(
         self,
-        tenant: Tenant,
+        name: str,
+        prefix: str | None,
         build: Callable[[Tenant], Instance],
         *,
         clock: Callable[[], float] = time.monotonic,
+        await_verdict: Callable[["Mount"], None] = lambda _: None,
     ) -> None:
-        self.name = tenant.name
-        self.prefix = tenant.url_prefix
-        self.tenant = tenant
-        self.reason = ""
+        self.name = name
+        self.prefix = prefix
+        self.tenant: Tenant | None = None
+        """The last accepted content of the file."""
+        self.digest = ""
+        """SHA-256 of the file's content that was judged last, accepted or not."""
+        self._rejection = ""  # why the newest content is not served
+        self._failure = ""  # why the last build, of the accepted content, failed
+        self.lever: bool | str = False
+        """Maintenance that an operator switched on beside the file: true or a message."""
+        self.since = time.time()
+        """When the newest content was judged (seconds since the epoch)."""
+        self.has_served = False
+        """Whether an instance of it was ever built: then no content replaces it unbuilt."""
         self._build = build
         self._clock = clock
-        self._lock = threading.Lock()  # protects building and everything below
+        self._await_verdict = await_verdict
+        self._lock = threading.Lock()  # protects everything below; never held while user code runs
         self._instance: Instance | None = None
-        self._building_since: float | None = None
+        self._building: _Building | None = None
         self._failures = 0
         self._retry_at = -math.inf
         self._is_closed = False
@@ -97,110 +125,183 @@ class Mount:
     @property
     def state(self) -> State:
         """What it would do with a request now."""
-        if self.tenant.maintenance:
+        if self._maintenance():
             return "maintenance"
-        if self._instance is not None:
-            return "serving"
-        return "failed" if self._failures else "idle"
+        if self.tenant is None:
+            return "failed" if self.reason else "idle"
+        if self._failures and self._instance is None:
+            return "failed"
+        if self.reason:
+            return "stale"
+        return "idle" if self._instance is None else "serving"
+
+    @property
+    def reason(self) -> str:
+        """Why the newest content was rejected, or else the last build failed."""
+        return self._rejection or self._failure
+
+    @property
+    def instance(self) -> Instance | None:
+        """The instance that serves now."""
+        return self._instance
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer with the instance, built now if there is none; 503 if it cannot be had."""
         environ["PATH_INFO"] += environ.pop(_TAIL, "")
-        if self.tenant.maintenance:
-            message = self.tenant.maintenance
-            detail = message if isinstance(message, str) else "Down for maintenance."
-            answer: WSGIApplication = unavailable(detail, MAINTENANCE_RETRY_AFTER_S)
-        else:
+        if maintenance := self._maintenance():
+            detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
+            return unavailable(detail, MAINTENANCE_RETRY_AFTER_S)(environ, start_response)
+        while True:
             instance = self._instance
-            answer = instance.wsgi if instance is not None else self._wake()
-        return answer(environ, start_response)
+            if instance is None:
+                refusal = self.wake()
+                if refusal is not None:
+                    return refusal(environ, start_response)
+            elif instance.lease():
+                return instance.answer(environ, start_response)
 
-    def instance(self) -> Instance | None:
-        """Return the built instance, building it now if the back-off allows; None if it failed."""
-        self._wake()
-        return self._instance
+    def _maintenance(self) -> bool | str:
+        return self.lever or (self.tenant is not None and self.tenant.maintenance)
 
-    def _wake(self) -> "WSGIApplication":
-        """Return the instance's app, or the 503 that says when to come again."""
-        if not self._lock.acquire(timeout=self._patience_s()):
-            return unavailable("This application is starting.", 1)
-        try:
+    def wake(self) -> ProblemAnswer | None:
+        """Build the instance if there is none; return the 503 to answer if it cannot be had."""
+        if self.tenant is None and not self.reason:
+            self._await_verdict(self)
+        tenant = self.tenant
+        if tenant is None:
+            is_failed = bool(self.reason)
+            detail = "not available" if is_failed else "starting"
+            wait_s = FILE_RETRY_AFTER_S if is_failed else 1
+            return unavailable(f"This application is {detail}.", wait_s)
+        with self._lock:
             if self._instance is not None:  # another request built it meanwhile
-                return self._instance.wsgi
+                return None
             left_s = self._retry_at - self._clock()
             if self._is_closed or left_s > 0:
                 return unavailable("This application is not available.", left_s)
-            return self._build_now()
-        finally:
-            self._lock.release()
+            building, tenant = self._building, self.tenant or tenant
+            if building is None:
+                mine = self._building = _Building(self._clock())
+        if building is None:
+            return self._build_now(tenant, mine)
+        patience_s = BUILD_PATIENCE_S - (self._clock() - building.since)
+        if patience_s > 0 and building.is_over.wait(patience_s):
+            return None
+        return unavailable("This application is starting.", 1)
 
-    def _patience_s(self) -> float:
-        since = self._building_since
-        return BUILD_PATIENCE_S - (
-            0 if since is None else min(self._clock() - since, BUILD_PATIENCE_S)
-        )
-
-    def _build_now(self) -> "WSGIApplication":
-        self._building_since = self._clock()
+    def _build_now(self, tenant: Tenant, building: "_Building") -> ProblemAnswer | None:
+        instance: Instance | None = None
+        failure: BaseException | None = None
         try:
             # In a context of its own: what an endpoint's import sets is not this thread's.
-            self._instance = Context().run(self._build, self.tenant)
+            instance = Context().run(self._build, tenant)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an endpoint's import too
-            self._note_failure(error)
-            return unavailable("This application is not available.", self._retry_at - self._clock())
-        finally:
-            self._building_since = None
-        self._failures, self._retry_at, self.reason = 0, -math.inf, ""
-        return self._instance.wsgi
+            failure = error
+        with self._lock:
+            self._building = None
+            is_wanted = self.tenant is tenant and not self._is_closed
+            if is_wanted and failure is None:
+                self._instance, instance = instance, None
+                self._note_success()
+            elif is_wanted and failure is not None:
+                self._note_failure(failure)
+        building.is_over.set()
+        if instance is not None:
+            instance.retire()  # the file changed while its old content was built
+        if is_wanted and failure is not None:
+            _logger.error("tenant.build_failed", exc_info=failure, extra={"tenant": self.name})
+        return None
+
+    def _note_success(self) -> None:
+        self.has_served = True
+        self._forget_failures()
+
+    def _forget_failures(self) -> None:
+        self._failures, self._retry_at, self._failure = 0, -math.inf, ""
 
     def _note_failure(self, error: BaseException) -> None:
         pause_s = min(FIRST_BACK_OFF_S * 2**self._failures, MAX_BACK_OFF_S)
         self._failures += 1
         self._retry_at = self._clock() + pause_s
-        self.reason = _text(error)
-        facts = {"tenant": self.name, "retry_in_s": pause_s}
-        _logger.error("tenant.build_failed", exc_info=error, extra=facts)
+        self._failure = error_text(error)
 
-    def close(self) -> None:
-        """Close the instance, if there is one; idempotent. Requests after it get 503."""
+    # -- what the follower of the tenants folder does with it -----------------------------------
+
+    def accept(self, tenant: Tenant) -> bool:
+        """Serve `tenant` from the next request on, which builds it.
+
+        False, and nothing is done, if the mount has served: its old content is known to build,
+        the new one is not.
+        """
+        with self._lock:
+            if self.has_served:
+                return False
+            self._note_accepted(tenant)
+        return True
+
+    def swap(self, tenant: Tenant, instance: Instance) -> Instance | None:
+        """Serve `tenant` by `instance` from the next request on; return who is retired for it.
+
+        The requests of the retired one finish. A closed mount retires the new one.
+        """
+        with self._lock:
+            if self._is_closed:
+                old: Instance | None = instance
+            else:
+                old, self._instance = self._instance, instance
+                self.has_served = True
+                self._note_accepted(tenant)
+        if old is not None:
+            old.retire()
+        return old
+
+    def _note_accepted(self, tenant: Tenant) -> None:
+        self.tenant, self.prefix = tenant, tenant.url_prefix
+        self._note_judged(tenant.digest, "")
+        self._forget_failures()
+
+    def confirm(self) -> None:
+        """Note that the newest content is the accepted one again: nothing has to be built."""
+        with self._lock:
+            self._note_judged("" if self.tenant is None else self.tenant.digest, "")
+            self._forget_failures()
+
+    def reject(self, reason: str, digest: str) -> None:
+        """Note why the newest content is not served; what is served stays."""
+        with self._lock:
+            self._note_judged(digest, reason)
+
+    def _note_judged(self, digest: str, rejection: str) -> None:
+        self.digest, self._rejection, self.since = digest, rejection, time.time()
+
+    def sleep(self) -> Instance | None:
+        """Let the instance go, and return it, if no request is in flight; the next one builds."""
+        with self._lock:
+            instance = self._instance
+            if instance is None or instance.leases:
+                return None
+            self._instance = None
+        instance.retire()  # a request that took it just now finishes on it
+        return instance
+
+    def close(self) -> Instance | None:
+        """Serve no more, and return the retired instance if there was one. Idempotent."""
         with self._lock:
             self._is_closed = True
             instance, self._instance = self._instance, None
         if instance is not None:
-            instance.close()
+            instance.retire()
+        return instance
 
 
-def _text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """Return an exception's text on one line, or its type where it has none."""
     try:
-        return str(error) or type(error).__name__
+        return " ".join(str(error).split()) or type(error).__name__
     except BaseException:  # noqa: BLE001 - whoever wrote the exception may have wronged its text too
         return type(error).__name__
-
-
-class FailedMount:
-    """The prefix of a tenant whose file was rejected: 503, and not a word why."""
-
-    state: Literal["failed"] = "failed"
-
-    def __init__(self, name: str, prefix: str | None, reason: str) -> None:
-        self.name = name
-        self.prefix = prefix
-        self.reason = reason
-
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Answer 503."""
-        answer = unavailable("This application is not available.", FILE_RETRY_AFTER_S)
-        return answer(environ, start_response)
-
-    def close(self) -> None:
-        """Do nothing: there is no instance."""
-
-
-AnyMount = Mount | FailedMount
 
 
 class Mounts:
@@ -211,19 +312,22 @@ class Mounts:
 
     def __init__(self, fallback: "WSGIApplication") -> None:
         self._fallback = fallback
-        self._all: tuple[AnyMount, ...] = ()
+        self._placed: tuple[Mount, ...] = ()
         self._dispatch = DispatcherMiddleware(self._whole_path, {})
 
     @property
-    def all(self) -> tuple[AnyMount, ...]:
+    def all(self) -> tuple[Mount, ...]:
         """Every mount, in the order of names."""
-        return self._all
+        return tuple(sorted(self._placed, key=lambda mount: mount.name))
 
-    def replace(self, mounts: Iterable[AnyMount]) -> None:
-        """Route to `mounts` from the next request on; closes nothing."""
-        self._all = tuple(sorted(mounts, key=lambda mount: mount.name))
+    def replace(self, mounts: Iterable[Mount]) -> None:
+        """Route to `mounts` from the next request on; closes nothing.
+
+        Of two at one prefix the last is routed to.
+        """
+        self._placed = tuple(mounts)
         routes: dict[str, WSGIApplication] = {
-            mount.prefix: mount for mount in self._all if mount.prefix is not None
+            mount.prefix: mount for mount in self._placed if mount.prefix is not None
         }
         self._dispatch = DispatcherMiddleware(self._whole_path, routes)
 

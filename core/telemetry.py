@@ -1,8 +1,8 @@
 """Logs: every line as one event with its facts, for people or for machines.
 
 The modules of Tenantry log through the standard library; structlog only formats, so that lines of
-Flask, of endpoints and of libraries come out in the same form. This file owns the process's only
-global state: the root logger's handler.
+Flask, of endpoints and of libraries come out in the same form. What is global here is the
+root logger's handler.
 """
 
 import logging

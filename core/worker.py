@@ -93,6 +93,9 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         finally:
             is_loaded.set()
             heart.join()
+        start = getattr(self.wsgi, "start", None)
+        if start is not None:
+            start()  # an app that wants to know that its process serves now: our host
 
     def _beat_until(self, is_loaded: threading.Event) -> None:
         while not is_loaded.wait(1.0):

@@ -2,4 +2,4 @@
 
 from core.host import create_host
 
-application = create_host().wsgi
+application = create_host()

@@ -111,7 +111,7 @@ def _host(settings: HostSettings) -> Iterator[Host]:
 @pytest.fixture(name="client")
 def _client(host: Host) -> Client:
     """Return a client of that host, in process."""
-    return Client(host.wsgi)
+    return Client(host)
 
 
 @pytest.fixture(name="start_server")

@@ -252,11 +252,11 @@ def test_two_apps_share_no_logger(create: Create) -> None:
 
 
 def test_an_app_lives_in_its_own_folder(create: Create, data_dir: Path) -> None:
-    """Instance path and root are `<data>/<name>`; building creates nothing there."""
+    """Instance path and root are `<data>/<name>`, which is there and closed to others."""
     app = create()
 
     assert (str(data_dir / "acme"),) * 2 == (app.instance_path, app.root_path)
-    assert not data_dir.exists()
+    assert 0o700 == (data_dir / "acme").stat().st_mode & 0o777
 
 
 def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import KEY, tenant_text
-from servers import DEADLINE_S, Server
+from servers import DEADLINE_S, Server, wait_until
 
 from core.loader import printable
 
@@ -128,6 +128,7 @@ BROKEN: dict[str, Broken] = {
     "9lives": _misnamed(),
     "two.dots": _misnamed(),
     "n" * 64: _misnamed(),
+    "secrets": _keys("'secrets' is no tenant's name", has_place=False),
     "new\nline": _misnamed(),
     "\udcff": _misnamed(),  # no UTF-8: byte 0xff
     # what it does to its process
@@ -197,6 +198,12 @@ BROKEN: dict[str, Broken] = {
         "'DATABASE_URI': needs the driver 'pymssql'",
         DATABASE_URI=f"mssql+pymssql://acme:{PASSWORD}@host/acme",
     ),
+    "rate-wrong": _keys(
+        "'RATE_LIMIT': found '1/fortnight'; expected a rate", RATE_LIMIT="1/fortnight"
+    ),
+    "host-port": _keys(
+        "'TRUSTED_HOSTS[0]': found 'a.org:80'; write it without a port", TRUSTED_HOSTS=["a.org:80"]
+    ),
     "blueprints-str": _keys(
         "'BLUEPRINTS': found str 'landing'; expected a list", BLUEPRINTS="landing"
     ),
@@ -218,6 +225,9 @@ BROKEN: dict[str, Broken] = {
     "endpoint-no-blueprint": _keys("has no Blueprint 'bare_bp'", BLUEPRINTS=["extra.bare"]),
     "endpoint-imports": _keys("fails to import: KeyError", BLUEPRINTS=["extra.importing"]),
     "endpoint-exits": _keys("fails to import: SystemExit", BLUEPRINTS=["extra.exiting"]),
+    "endpoint-ends": _keys(
+        "endpoint 'extra.ending' ends its process (exit code 0)", BLUEPRINTS=["extra.ending"]
+    ),
     "endpoint-registers": _keys("fails to register: OSError", BLUEPRINTS=["extra.registering"]),
     # prefixes, and what another tenant has
     "prefix-reserved": _keys("/admin is what proxies", URL_PREFIX="/admin/panel"),
@@ -233,26 +243,29 @@ BROKEN: dict[str, Broken] = {
     "prefix-long": _keys(_PREFIX_RULE, URL_PREFIX="/" + "a" * 300),
     "prefix-hyphen": _keys(_PREFIX_RULE, URL_PREFIX="/-a"),
     "same-prefix": _keys(
-        "/acme is the prefix of tenants/acme.py", URL_PREFIX="/acme", has_place=False
+        "/acme is the prefix of tenant 'acme' too", URL_PREFIX="/acme", has_place=False
     ),
     "inner-prefix": _keys("lie inside one another", URL_PREFIX="/acme/inner", has_place=False),
     "outer-prefix": _keys("lie inside one another", URL_PREFIX="/clients", has_place=False),
-    "same-secret": _keys("is the secret key of tenants/acme.py too", SECRET_KEY=f"acme-{KEY}"),
+    "same-secret": _keys(
+        "'SECRET_KEY': is SECRET_KEY of tenant 'acme' too", SECRET_KEY=f"acme-{KEY}"
+    ),
     "same-fallback": _keys(
-        "'SECRET_KEY_FALLBACKS': is the secret key of tenants/acme.py too",
+        "'SECRET_KEY_FALLBACKS[0]': is SECRET_KEY of tenant 'acme' too",
         SECRET_KEY_FALLBACKS=[f"acme-{KEY}"],
     ),
     "same-database": _keys(
-        "is the database of tenants/globex.py too",
+        "is the database of tenant 'globex' too",
         DATABASE_URI="sqlite:///./tenants/../globex.sqlite3?timeout=5",
     ),
-    "linked-database": Broken("is the database of tenants/globex.py too", _linked_database),
+    "linked-database": Broken("is the database of tenant 'globex' too", _linked_database),
 }
 
 ENDPOINTS = {
     "bare": "blueprint = None\n",
     "importing": "{}['key']\n",
     "exiting": "raise SystemExit(3)\n",
+    "ending": "import os, threading\nif threading.active_count() < 2: os._exit(0)\n0 / 0\n",
     "registering": (
         "from flask import Blueprint\n"
         "registering_bp = Blueprint('registering', __name__)\n"
@@ -333,6 +346,8 @@ def test_a_server_starts_beside_every_broken_file(
 
     server = start_server(["tenantry", "serve", "--bind", "{bind}", "--workers", "1"])
 
+    every = [*places, *(f"{prefix}/" for prefix in GOOD.values())]
+    wait_until(lambda: not any(b"is starting." in server.get(place)[1] for place in every))
     assert dict.fromkeys(GOOD.values(), 201) == {
         prefix: server.get(f"{prefix}/")[0].status for prefix in GOOD.values()
     }

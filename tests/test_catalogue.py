@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from conftest import KEY
 
-from core.catalogue import Catalogue, Rejected, read_tenant, scan_tenants, tenant_paths
+from core.catalogue import Catalogue, Disabled, Rejected, judge, scan_tenants
 from core.errors import Problem
+from core.folder import read_content
 from core.loader import Loader
 
 WriteTenant = Callable[..., Path]
@@ -55,11 +56,6 @@ def test_other_files_are_no_tenants(
     assert (["globex"], []) == (_served(catalogue), catalogue.problems)
 
 
-def test_no_folder_is_no_tenants(tmp_path: Path) -> None:
-    """A folder that is not there yet has no files."""
-    assert [] == tenant_paths(tmp_path / "nowhere")
-
-
 def test_a_disabled_tenant_is_as_if_it_were_not_there(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
@@ -73,34 +69,56 @@ def test_a_disabled_tenant_is_as_if_it_were_not_there(
     assert (["globex"], []) == (_served(catalogue), catalogue.problems)
 
 
-CLASHES = [
-    ("URL_PREFIX", ("/same", "/same"), "/same is the prefix of {file}; choose another."),
-    ("URL_PREFIX", ("/a", "/a/b"), "/a/b and /a of {file} lie inside one another"),
-    ("URL_PREFIX", ("/a/b", "/a"), "/a and /a/b of {file} lie inside one another"),
-    ("URL_PREFIX", ("/a/b/c/d", "/a"), "/a and /a/b/c/d of {file} lie inside one another"),
-    ("SECRET_KEY", (KEY, KEY), "is the secret key of {file} too; give this tenant its own."),
-    ("SECRET_KEY_FALLBACKS", ([KEY], [KEY]), "is the secret key of {file} too;"),
-    ("DATABASE_URI", ("sqlite:///a.db", "sqlite:///./a.db"), "is the database of {file} too;"),
-]
+def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Whatever else its file says; what is wrong is told to whoever asks."""
+    globex = write_tenant(
+        "globex", "ENABLED = False\nHOOK = print\nBLUEPRINTS = ['landin', 7]\nURL_PREFIX = '/g'\n"
+    )
+
+    (disabled,) = scan().disabled
+
+    assert (Disabled, "globex", str(globex), "/g", ("landin",)) == (
+        type(disabled),
+        disabled.name,
+        disabled.file,
+        disabled.prefix,
+        disabled.endpoints,
+    )
+    assert ["HOOK", "SECRET_KEY", "BLUEPRINTS[1]", "BLUEPRINTS[0]"] == [
+        problem.key for problem in disabled.problems
+    ]
 
 
-@pytest.mark.parametrize(("key", "values", "text"), CLASHES)
-def test_of_two_that_clash_the_first_name_is_served(
-    scan: Scan,
-    write_tenant: WriteTenant,
-    key: str,
-    values: tuple[object, object],
-    text: str,
-) -> None:
+@pytest.mark.parametrize("value", [0, None, "False"])
+def test_only_false_disables(scan: Scan, write_tenant: WriteTenant, value: object) -> None:
+    """What is no bool is a problem of its own: nobody knows what was meant."""
+    write_tenant("acme", f"ENABLED = {value!r}\nSECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n")
+
+    assert ["ENABLED"] == [problem.key for problem in scan().problems]
+
+
+def test_of_two_that_clash_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
     """The other one is told whose it is; which file was written first does not matter."""
-    globex = write_tenant("globex", **{key: values[1]})
-    acme = write_tenant("acme", **{key: values[0]})
-    problem = f"{globex}: '{key}': {text.format(file=acme)}"
+    globex = write_tenant("globex", URL_PREFIX="/same")
+    write_tenant("acme", URL_PREFIX="/same")
 
     catalogue = scan()
 
-    assert ["acme"] == _served(catalogue)
-    assert [True] == [str(one).startswith(problem) for one in catalogue.problems]
+    text = f"{globex}: 'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another."
+    assert (["acme"], [text]) == (_served(catalogue), [str(one) for one in catalogue.problems])
+
+
+def test_every_problem_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Refused values, side effects, bad keys and missing endpoints; each once, and its prefix."""
+    text = "import os\nos.umask(0)\nSECRET_KEY = print\nRATE_LIMIT = 7\nURL_PREFIX = '/g'\n"
+    write_tenant("globex", f"{text}BLUEPRINTS = ['landin']\n")
+
+    (rejected,) = scan().rejected
+
+    assert ("/g", ["SECRET_KEY", None, "RATE_LIMIT", "BLUEPRINTS[0]"]) == (
+        rejected.prefix,
+        [problem.key for problem in rejected.problems],
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,8 +196,11 @@ def test_a_rejected_file_has_the_place_it_asked_for(
 def test_a_misnamed_file_has_no_place(scan: Scan, tenants_dir: Path) -> None:
     """What is no name is no prefix; a name that breaks lines is shown escaped."""
     (tenants_dir / "A\nb.py").write_text("raise SystemExit")
+    (tenants_dir / "secrets.py").write_text("raise SystemExit")
 
-    assert [("A\\nb", None)] == [(one.name, one.prefix) for one in scan().rejected]
+    assert [("A\\nb", None), ("secrets", None)] == [
+        (one.name, one.prefix) for one in scan().rejected
+    ]
 
 
 def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTenant) -> None:
@@ -194,10 +215,12 @@ def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTen
 def test_what_nobody_thought_of_costs_one_tenant(write_tenant: WriteTenant, data_dir: Path) -> None:
     """A fault of the host's own while it judges a file rejects that file, and tells no value."""
     path = write_tenant("acme")
+    content = read_content(path)
     fault: Any = None  # where a number is due: it stands for a mistake of ours
     text = "cannot be judged (TypeError): a fault of Tenantry, please report it."
 
     with Loader(timeout_s=fault, data_dir=data_dir) as loader:
-        rejected = read_tenant(path, data_dir, loader)
+        rejected = judge(content, data_dir, loader, fault)
 
-    assert Rejected("acme", "/acme", (Problem(str(path), text),)) == rejected
+    problem = Problem(str(path), text)
+    assert Rejected("acme", "/acme", (problem,), content.digest) == rejected

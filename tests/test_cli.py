@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from conftest import KEY
+from servers import free_port
 
+import core.cli.probe
 from config.settings import HostSettings
 from core.cli import COMMANDS, main
+from core.cli.listeners import Listener, check_listeners
 from core.cli.serve import start_report
-from core.cli.show import MASK, mask
 from core.cli.tenants import scan
+from core.masking import MASK, mask
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,16 @@ def test_every_command_has_help(tenantry: Tenantry, command: str) -> None:
         ("new", "shop", "--prefix", "/shop/"),
         ("new", "shop", "--prefix", "/admin"),
         ("new", "shop", "--endpoint", "landin"),
+        ("new", "shop", "--endpoint", "landing", "--endpoint", "landing"),
+        ("new", "admin"),
+        ("new", "secrets"),
+        ("get", "/acme/", "--header", "a b: c"),
+        ("get", "/acme/", "--header", "Name: 日本"),
+        ("serve", "--bind", "127.0.0.1:65536"),
+        ("serve", "--bind", "127.0.0.1:0"),
+        ("serve", "--bind", "127.0.0.1:8001"),
+        ("serve", "--bind", "localhost:8001"),
+        ("serve", "--bind", "0.0.0.0:8001"),
         ("serve", "--workers", "0"),
         ("serve", "--threads", "many"),
         ("serve", "--bind", "nowhere"),
@@ -123,7 +137,7 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
 @pytest.mark.usefixtures("acme")
 def test_check_is_content_with_good_tenants(tenantry: Tenantry) -> None:
     """`check` says how many there are, exit 0."""
-    assert Result(0, "1 tenants, 0 with problems.\n", "") == tenantry("check")
+    assert Result(0, "1 tenant, 0 with problems.\n", "") == tenantry("check")
 
 
 @pytest.mark.usefixtures("acme")
@@ -208,7 +222,23 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
         ("SENTRY_DSN", "x", MASK),
         ("AWS_ACCESS_KEY", "x", MASK),
         ("TOKEN", "", ""),
+        ("AWSKEY", "x", MASK),
+        ("apiKeys", ["x"], MASK),
+        ("BASICAUTH", ("a", "x"), MASK),
+        ("LDAP_BINDPWD", b"x", MASK),
+        ("LDAP_PASS", "x", MASK),
+        ("PIN", 1234, MASK),
         ("KEYBOARD", "qwerty", "qwerty"),
+        ("KEYWORDS", ["a"], ["a"]),
+        ("MONKEY", "x", "x"),
+        ("AUTHOR", "Ada", "Ada"),
+        ("BASIC_AUTH_FORCE", True, True),
+        ("AUTHORIZATION", "Basic x", MASK),
+        ("CACHE_KEY_PREFIX", "acme", "acme"),
+        ("BACKEND", b"redis://:pw@host/0", f"redis://:{MASK}@host/0"),
+        ("HOOK", "https://h/?api_key=x&page=2", f"https://h/?api_key={MASK}&page=2"),
+        ("HOOK", "https://u:p@ss@h/", f"https://u:{MASK}@h/"),
+        ("LIBPQ", "host=h password=x dbname=d", f"host=h password={MASK} dbname=d"),
         ("CACHE_URL", "redis://:pw@host/0", f"redis://:{MASK}@host/0"),
         ("MAIL", {"host": "h", "password": "pw"}, {"host": "h", "password": MASK}),
         ("URLS", ["http://u:pw@h/"], [f"http://u:{MASK}@h/"]),
@@ -217,6 +247,40 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
 def test_what_is_masked(key: str, value: object, shown: object) -> None:
     """A value is masked where its key's name says that it is secret, a URL in its password."""
     assert shown == mask(key, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a/b cd", MASK),
+        ("see a/b cd.", f"see {MASK}."),
+        ("https://h/a%2Fb%20cd", f"https://h/{MASK}"),
+        (b"\xffa/b cd", f"\ufffd{MASK}"),
+        ({"a/b cd": {("a/b cd", 1)}}, {MASK: {(MASK, 1)}}),
+        (Path("/srv/a/b cd"), f"/srv/{MASK}"),
+        (1234, MASK),
+        (12345, 12345),
+        ("xyz", MASK),
+        ("wxyz", "wxyz"),
+    ],
+)
+def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
+    """Inside other text, in bytes, as a key, escaped in a URL; a short one only by itself."""
+    assert shown == mask("NAME", value, ["a/b cd", "1234", "xyz"])
+
+
+def test_show_masks_what_secret_returned(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret under a name that says nothing is not shown either."""
+    monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
+    text = "from config import secret\nLOOKS_HARMLESS = [b'x' + secret('ACME_OTHER').encode()]\n"
+    path = write_tenant("acme")
+    path.write_text(text + path.read_text())
+
+    result = tenantry("show", "acme", "--json")
+
+    assert (0, [f"x{MASK}"]) == (result.code, json.loads(result.out)["LOOKS_HARMLESS"])
 
 
 def test_show_masks_the_password_of_a_database(
@@ -299,6 +363,40 @@ def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: P
     assert (data_dir / "secrets/ACME_SECRET_KEY").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("shop", "--prefix", "/clients/acme"),
+        ("shop", "--prefix", "/clients/acme/inner"),
+        ("clients",),
+        ("shop", "--prefix", "/broken"),
+    ],
+)
+def test_new_refuses_a_place_that_is_another_tenants(
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    data_dir: Path,
+    words: tuple[str, ...],
+) -> None:
+    """Equal, inside or above, of a file that is rejected too: nothing is written, exit 1."""
+    write_tenant("acme", URL_PREFIX="/clients/acme")
+    write_tenant("broken", text="SECRET_KEY = (")
+
+    result = tenantry("new", *words)
+
+    assert (1, 1, False) == (result.code, len(result.err.splitlines()), data_dir.exists())
+
+
+def test_new_does_not_mind_what_is_disabled_or_only_looks_alike(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """A disabled tenant has no place, and whole segments count."""
+    write_tenant("acme", URL_PREFIX="/clients/acme", ENABLED=False)
+    write_tenant("globex", URL_PREFIX="/clients/acme-2")
+
+    assert 0 == tenantry("new", "shop", "--prefix", "/clients/acme").code
+
+
 @pytest.mark.usefixtures("acme")
 def test_run_is_flask_inside_the_tenant(tenantry: Tenantry) -> None:
     """`run` hands its words to Flask's command line with the tenant's app."""
@@ -316,8 +414,154 @@ def test_the_start_report_names_all(
 
     lines = start_report(settings, scan(settings), "127.0.0.1:80")
 
+    assert f"1 tenant from {settings.tenants_dir}:" == lines[0]
     assert "  acme  http://127.0.0.1:80/acme/" in lines
     assert 1 == len([line for line in lines if "broken.py:1: syntax error" in line])
+
+
+@pytest.fixture(name="write_endpoint")
+def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """Return a function that writes an endpoint's blueprint, and returns its dotted name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, text: str) -> str:
+        package = tmp_path / "extra" / name
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").touch()
+        (package / "__init__.py").touch()
+        (package / "blueprint.py").write_text(text)
+        return f"extra.{name}"
+
+    return write
+
+
+@pytest.fixture(name="_short_timeout")
+def _fixture_short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a hanging build be told after a second."""
+    monkeypatch.setattr(core.cli.probe, "BUILD_TIMEOUT_S", 1.0)
+
+
+NEEDS_CONFIG = """
+from flask import Blueprint
+needing_bp = Blueprint("needing", __name__)
+needing_bp.record(lambda state: state.app.config["SHOP_ID"])
+"""
+
+
+@pytest.mark.usefixtures("_short_timeout", "data_dir")
+@pytest.mark.parametrize("is_check", [True, False])
+def test_no_endpoint_stops_check_or_serve(
+    tenantry: Tenantry,
+    settings: HostSettings,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+    is_check: bool,
+) -> None:
+    """Endpoints that end, kill or hang their process cost the tenants that enable them."""
+    ending = write_endpoint("ending", "import os\nprint('x')\nos._exit(0)\n")
+    killing = write_endpoint("killing", "import os\nos.kill(os.getpid(), 9)\n")
+    hanging = write_endpoint("hanging", "import threading\nthreading.Event().wait()\n")
+    needing = write_endpoint("needing", NEEDS_CONFIG)
+    write_tenant("a", BLUEPRINTS=["landing", ending])
+    write_tenant("b", BLUEPRINTS=[hanging, killing])
+    write_tenant("c", BLUEPRINTS=["landing", needing])
+    write_tenant("d", BLUEPRINTS=[needing], SHOP_ID=7)
+    write_tenant("e", BLUEPRINTS=[ending])
+
+    if is_check:
+        told = tenantry("check").out
+    else:
+        told = "\n".join(start_report(settings, scan(settings), "127.0.0.1:80"))
+
+    end = "ends its process (exit code 0); mend the endpoint."
+    wrong = [
+        f"a.py: 'BLUEPRINTS[1]': endpoint 'extra.ending' {end}",
+        "b.py: 'BLUEPRINTS[0]': endpoint 'extra.hanging' does not finish in 1 s;",
+        "b.py: 'BLUEPRINTS[1]': endpoint 'extra.killing' ends its process (SIGKILL);",
+        "c.py: 'BLUEPRINTS[1]': endpoint 'extra.needing' fails to register: KeyError: 'SHOP_ID'",
+        f"e.py: 'BLUEPRINTS[0]': endpoint 'extra.ending' {end}",
+    ]
+    assert dict.fromkeys(wrong, 1) == {text: told.count(text) for text in wrong}
+    assert len(wrong) == told.count(".py: ")
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_check_finds_keys_that_flask_stumbles_over(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """A key that only a request shows to be nonsense is found by `check`."""
+    write_tenant("acme", SERVER_NAME=7)
+
+    assert "tenants/acme.py: cannot be built: " in tenantry("check").out
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_check_looks_at_a_disabled_tenant_when_it_is_named(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """Else it is as if its file were not there."""
+    write_tenant("acme")
+    write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
+
+    assert [0, 1] == [tenantry("check").code, tenantry("check", "globex").code]
+
+
+@pytest.mark.parametrize(
+    ("bind", "reason"),
+    [
+        ("unix:nowhere/t.sock", "there is no folder nowhere"),
+        ("unix:tenants", "there is a file that is no socket"),
+        (f"unix:{'t' * 108}", "its path is longer than 107 bytes"),
+        ("unix:taken.sock", "another server listens there"),
+        ("127.0.0.1:{taken}", "Address already in use"),
+        ("192.0.2.1:80", "Cannot assign requested address"),
+    ],
+)
+@pytest.mark.usefixtures("acme")
+def test_serve_names_the_listener_that_cannot_be_opened(
+    tenantry: Tenantry, tmp_path: Path, bind: str, reason: str
+) -> None:
+    """One line: the option, the listener and why; exit 1, before gunicorn tries for seconds."""
+    with socket.socket() as taken, socket.socket(socket.AF_UNIX) as taken_path:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        taken_path.bind(os.path.relpath(tmp_path / "taken.sock"))
+        taken_path.listen()
+        bind = bind.format(taken=taken.getsockname()[1])
+
+        result = tenantry("serve", "--bind", bind)
+
+    text = f"tenantry: --bind: cannot listen on {bind}: {reason}; name another.\n"
+    assert (1, "", text) == (result.code, result.out, result.err)
+
+
+@pytest.mark.usefixtures("acme")
+def test_serve_names_the_variable_of_a_listener(
+    tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operators' listener is set by a variable: that is what has to be changed."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("TENANTRY_ADMIN_BIND", f"127.0.0.1:{taken.getsockname()[1]}")
+
+        result = tenantry("serve", "--bind", f"127.0.0.1:{free_port()}")
+
+    assert (1, True) == (
+        result.code,
+        result.err.startswith("tenantry: TENANTRY_ADMIN_BIND: cannot listen on 127.0.0.1:"),
+    )
+
+
+def test_a_socket_that_nobody_listens_on_is_no_obstacle(tmp_path: Path) -> None:
+    """Gunicorn replaces what a server that was killed left behind."""
+    path = tmp_path / "old.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+
+    check_listeners([Listener("--bind", f"unix:{path}")])
+
+    assert path.is_socket()
 
 
 def test_the_command_is_installed(tmp_path: Path) -> None:

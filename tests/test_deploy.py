@@ -79,7 +79,8 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("tenantry")
     text = (CONFIG / "tenantry.service").read_text()
     unit = tmp_path / "tenantry.service"
-    unit.write_text(text.replace("/opt/tenantry/.venv/bin/tenantry", str(program)))
+    text = text.replace("/opt/tenantry/.venv/bin/tenantry", str(program))
+    unit.write_text(text.replace("EnvironmentFile=/", "EnvironmentFile=-/"))
 
     result = subprocess.run(
         [tool, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False

@@ -7,7 +7,8 @@ from click import Group
 
 from config.settings import HostSettings, variable
 from core.cli import tenantry
-from core.tenant import RESERVED_SEGMENTS, Tenant
+from core.tenant import Tenant
+from core.tenant_values import RESERVED_NAMES, RESERVED_SEGMENTS
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
 
@@ -62,3 +63,9 @@ def test_every_command_is_documented() -> None:
 def test_every_reserved_prefix_is_documented(segment: str) -> None:
     """The README names each prefix that is refused."""
     assert f"`/{segment}`" in README
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_every_reserved_name_is_documented(name: str) -> None:
+    """The README names each tenant's name that is refused."""
+    assert f"`{name}`" in README

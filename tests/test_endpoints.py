@@ -22,7 +22,6 @@ from core.endpoints import (
     available_endpoints,
     find_endpoint,
     load_endpoint,
-    try_endpoint,
 )
 from core.errors import EndpointError
 
@@ -446,16 +445,6 @@ def test_an_endpoint_that_fails_to_register_is_named(
 
     with pytest.raises(EndpointError) as refused:
         app_of(name, "acme", data_dir)
-    with pytest.raises(EndpointError) as tried:
-        try_endpoint(name)
 
     assert str(refused.value).startswith("endpoint 'corp.shop' fails to register: ")
     assert expected in str(refused.value)
-    assert str(refused.value) == str(tried.value)
-
-
-def test_trying_a_good_endpoint_leaves_nothing(write_endpoint: WriteEndpoint) -> None:
-    """`try_endpoint` is silent about a good one, and drops what it loaded."""
-    try_endpoint(write_endpoint())
-
-    assert not [module for module in sys.modules if "@" in module]

@@ -12,7 +12,6 @@ from werkzeug.test import Client
 
 from config.settings import HostSettings
 from core.host import Host, create_host
-from core.host_pages import MountStatus
 from core.telemetry import configure_logging
 
 WriteTenant = Callable[..., Path]
@@ -67,7 +66,8 @@ def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
     handlers, level = list(root.handlers), root.level
 
     def logged() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        return [line for line in lines if line["event"] != "tenant.added"]
 
     yield logged
     root.handlers[:] = handlers
@@ -220,7 +220,13 @@ def test_an_endpoint_that_fails_to_build_costs_its_own_tenant_only(
         "endpoint 'corp.faulty' fails to import: SystemExit: 3 (blueprint.py:1); mend the endpoint."
     )
     assert [503, 201] == statuses
-    assert MountStatus("acme", "/acme", "failed", reason) == host.status()[0]
+    status = host.status()[0]
+    assert ("acme", "/acme", "failed", reason) == (
+        status.name,
+        status.prefix,
+        status.state,
+        status.reason,
+    )
 
 
 def test_close_ends_every_instance(host: Host, client: Client, write_tenant: WriteTenant) -> None:
@@ -321,8 +327,10 @@ def test_a_rejected_file_is_logged_with_its_reason(
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     host = create_host(settings.model_copy(update={"log_format": "json"}))
+    host.load()
 
-    assert 503 == Client(host.wsgi).get("/acme/").status_code
+    assert 503 == Client(host).get("/acme/").status_code
+    host.close()
     facts = [(line["event"], line["tenant"], line["reason"]) for line in logged()]
     assert [("tenant.rejected", "acme")] * 2 == [fact[:2] for fact in facts]
     assert "'SECRET_KEY'" in facts[0][2]
@@ -354,7 +362,7 @@ def test_a_tenants_trusted_hosts_win_over_the_hosts(
     host = Host(settings.model_copy(update={"trusted_hosts": of_host}))
     host.load()
 
-    answer = Client(host.wsgi).get("/acme/", headers={"Host": asked})
+    answer = Client(host).get("/acme/", headers={"Host": asked})
     host.close()
 
     assert status == answer.status_code
@@ -394,7 +402,7 @@ def test_forwarded_headers_are_believed_of_as_many_proxies_as_are_trusted(
     for count in (0, 1):
         host = Host(settings.model_copy(update={"trusted_proxies": count}))
         host.load()
-        answer = Client(host.wsgi).get("/acme", headers={"X-Forwarded-Prefix": "/shop"})
+        answer = Client(host).get("/acme", headers={"X-Forwarded-Prefix": "/shop"})
         locations.append(answer.headers["Location"])
         host.close()
 

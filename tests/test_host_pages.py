@@ -7,14 +7,18 @@ from werkzeug.test import Client
 
 from core.host_pages import HostPages, MountStatus
 
-SERVING = MountStatus("acme", "/acme", "serving", "")
-IDLE = MountStatus("globex", "/globex", "idle", "")
-FAILED = MountStatus("initech", "/initech", "failed", "initech.py:3: no")
+SERVING = MountStatus("acme", "/acme", "serving", "", 1.5, "5e1f", ("landing",))
+IDLE = MountStatus("globex", "/globex", "idle", "", 1.5, "5e1f", ("landing",))
+FAILED = MountStatus("initech", "/initech", "failed", "initech.py:3: no", 1.5, "5e1f", ())
 
 
-def client_of(*mounts: MountStatus, is_for_operators: bool = False) -> Client:
+def client_of(
+    *mounts: MountStatus, is_all_known: bool = True, is_for_operators: bool = False
+) -> Client:
     """Return a client of the pages."""
-    return Client(HostPages(lambda: mounts, is_for_operators=is_for_operators))
+    return Client(
+        HostPages(lambda: mounts, lambda: is_all_known, is_for_operators=is_for_operators)
+    )
 
 
 @pytest.mark.parametrize("mounts", [[], [SERVING], [FAILED]])
@@ -50,15 +54,34 @@ def test_operators_see_names_and_reasons() -> None:
     """On the admin listener `readyz` lists each mount."""
     answer = client_of(IDLE, FAILED, is_for_operators=True).get("/-/readyz")
 
+    shown = [
+        (mount["name"], mount["prefix"], mount["state"], mount["reason"], mount["digest"])
+        for mount in answer.get_json()["mounts"]
+    ]
     assert [
-        {"name": "globex", "prefix": "/globex", "state": "idle", "reason": ""},
-        {
-            "name": "initech",
-            "prefix": "/initech",
-            "state": "failed",
-            "reason": "initech.py:3: no",
-        },
-    ] == answer.get_json()["mounts"]
+        ("globex", "/globex", "idle", "", "5e1f"),
+        ("initech", "/initech", "failed", "initech.py:3: no", "5e1f"),
+    ] == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/acme/", 503), ("/", 503), ("/-/nothing", 404), ("/-/livez", 200)]
+)
+def test_while_files_are_unjudged_an_unknown_path_is_503(path: str, status: int) -> None:
+    """It may be a tenant's that is not known yet; the host's own paths are all known."""
+    answer = client_of(is_all_known=False).get(path)
+
+    assert (status, "1" if status == 503 else None) == (
+        answer.status_code,
+        answer.headers.get("Retry-After"),
+    )
+
+
+def test_readyz_is_503_until_every_file_is_judged() -> None:
+    """A load balancer sends nobody before that."""
+    answer = client_of(SERVING, is_all_known=False).get("/-/readyz")
+
+    assert (503, "not ready") == (answer.status_code, answer.get_json()["status"])
 
 
 @pytest.mark.parametrize("path", ["/", "/-/", "/-", "/-/livez/", "/-/metrics", "/livez", "/x"])

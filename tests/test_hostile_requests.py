@@ -78,7 +78,7 @@ def _listeners(
     path = str(folder / "tenantry.sock")
     admin_bind = f"127.0.0.1:{admin_port}"
     command = [*COMMAND, "--bind", f"unix:{path}", "--bind", admin_bind]
-    with running(command, folder, TENANTRY_ADMIN_BIND=admin_bind) as server:
+    with running(command, folder, "/-/readyz", TENANTRY_ADMIN_BIND=admin_bind) as server:
         yield {"tcp": ("127.0.0.1", server.port), "unix": path}
 
 
@@ -104,7 +104,7 @@ def _proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     folder = tmp_path_factory.mktemp("proxied")
     _write_tenants(folder)
     settings = {"TENANTRY_TRUSTED_PROXIES": "1", "TENANTRY_TRUSTED_HOSTS": "acme.test"}
-    with running(COMMAND, folder, **settings) as server:
+    with running(COMMAND, folder, "/-/readyz", **settings) as server:
         yield "127.0.0.1", server.port
 
 

@@ -3,6 +3,7 @@
 import contextvars
 import decimal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +15,13 @@ from servers import DEADLINE_S
 from werkzeug.test import create_environ, run_wsgi_app
 
 from core import mounts as mounts_module
+from core.instance import Instance
 from core.mounts import (
     BUILD_PATIENCE_S,
     FILE_RETRY_AFTER_S,
     FIRST_BACK_OFF_S,
     MAINTENANCE_RETRY_AFTER_S,
     MAX_BACK_OFF_S,
-    AnyMount,
-    FailedMount,
-    Instance,
     Mount,
     Mounts,
 )
@@ -38,6 +37,15 @@ def tenant(name: str = "acme", **keys: object) -> Tenant:
     """Return a tenant with these keys."""
     values = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return parse_tenant(name, values, data_dir=Path("instance"))
+
+
+def mounted(
+    tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
+) -> Mount:
+    """Return the mount of a tenant whose file was accepted."""
+    mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
+    mount.accept(tenant)
+    return mount
 
 
 def saying(text: str) -> "WSGIApplication":
@@ -121,7 +129,7 @@ def test_the_first_request_builds_and_the_next_ones_do_not() -> None:
         built.append(tenant.name)
         return build(tenant)
 
-    mount = Mount(tenant(), counted)
+    mount = mounted(tenant(), counted)
     states = [mount.state]
 
     statuses = [status_of(mount), status_of(mount)]
@@ -136,7 +144,7 @@ def test_requests_at_once_build_once(
     """Sixteen requests that find no instance share one build, and all are answered."""
     monkeypatch.setattr(mounts_module, "BUILD_PATIENCE_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
-    mount = Mount(tenant(), slow)
+    mount = mounted(tenant(), slow)
 
     def ask() -> int:
         together.wait(DEADLINE_S)
@@ -154,7 +162,7 @@ def test_requests_at_once_build_once(
 def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None:
     """While one tenant builds, another one builds and serves."""
     slow = SlowBuild()
-    acme, globex = Mount(tenant("acme"), slow), Mount(tenant("globex"), build)
+    acme, globex = mounted(tenant("acme"), slow), mounted(tenant("globex"), build)
     waiting = threads.submit(status_of, acme)
     assert slow.started.wait(DEADLINE_S)
 
@@ -168,7 +176,7 @@ def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None
 def test_a_request_does_not_wait_for_an_old_build(threads: ThreadPoolExecutor) -> None:
     """While a build is older than the patience, further requests get 503 at once."""
     clock, slow = Clock(), SlowBuild()
-    mount = Mount(tenant(), slow, clock=clock)
+    mount = mounted(tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
     clock.now_s += BUILD_PATIENCE_S
@@ -185,7 +193,7 @@ def test_whatever_a_build_raises_is_a_503(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed build costs its own tenant only: 503 without the reason, which the log has."""
-    mount = Mount(tenant(), failing(error), clock=Clock())
+    mount = mounted(tenant(), failing(error), clock=Clock())
 
     status, headers, body = get(mount)
 
@@ -202,9 +210,9 @@ def test_whatever_a_build_raises_is_a_503(
 )
 def test_a_failed_mount_tells_operators_the_reason(error: Exception, reason: str) -> None:
     """The reason is the error's text, or its name where it has none."""
-    mount = Mount(tenant(), failing(error))
+    mount = mounted(tenant(), failing(error))
 
-    mount.instance()
+    mount.wake()
 
     assert reason == mount.reason
 
@@ -216,7 +224,7 @@ def test_an_exception_without_a_text_is_contained() -> None:
         def __str__(self) -> str:
             raise SystemExit(3)
 
-    mount = Mount(tenant(), failing(Wrong()))
+    mount = mounted(tenant(), failing(Wrong()))
 
     assert (503, "Wrong") == (status_of(mount), mount.reason)
 
@@ -229,7 +237,7 @@ def test_pauses_after_failed_builds_double_up_to_a_minute() -> None:
         starts.append(clock.now_s)
         raise ValueError("no")
 
-    mount = Mount(tenant(), fail, clock=clock)
+    mount = mounted(tenant(), fail, clock=clock)
     pauses: list[int] = []
     for _ in range(9):
         pauses.append(int(get(mount)[1]["Retry-After"]))
@@ -245,7 +253,7 @@ def test_pauses_after_failed_builds_double_up_to_a_minute() -> None:
 def test_a_request_within_the_pause_is_told_what_is_left_of_it() -> None:
     """`Retry-After` is the rest of the pause, rounded up."""
     clock = Clock()
-    mount = Mount(tenant(), failing(ValueError()), clock=clock)
+    mount = mounted(tenant(), failing(ValueError()), clock=clock)
     for _ in range(3):
         status_of(mount)
         clock.now_s += 4
@@ -263,7 +271,7 @@ def test_a_build_that_succeeds_forgets_the_failures() -> None:
             raise errors.pop()
         return build(tenant)
 
-    mount = Mount(tenant(), mended, clock=clock)
+    mount = mounted(tenant(), mended, clock=clock)
     for _ in range(2):
         assert 503 == status_of(mount)
         clock.now_s += MAX_BACK_OFF_S
@@ -285,19 +293,20 @@ def test_a_build_leaves_nothing_in_the_thread() -> None:
         decimal.getcontext().prec = 3
         return build(tenant)
 
-    status = status_of(Mount(tenant(), moody))
+    status = status_of(mounted(tenant(), moody))
 
     assert (200, "calm", 28) == (status, _mood.get(), decimal.getcontext().prec)
 
 
-def test_instance_builds_like_a_request_does() -> None:
-    """Whoever asks for the instance gets the one that requests get; None if it failed."""
-    good, bad = Mount(tenant(), build), Mount(tenant(), failing(ValueError()))
+def test_waking_builds_like_a_request_does() -> None:
+    """Whoever wakes a mount gets nothing, or the 503 that a request would get."""
+    good, bad = mounted(tenant(), build), mounted(tenant(), failing(ValueError()))
 
-    instances = [good.instance(), good.instance(), bad.instance()]
+    refusals = [good.wake(), good.wake(), bad.wake(), bad.wake()]
 
-    assert instances[0] is not None
-    assert [instances[0], instances[0], None] == instances
+    assert [None, None, None] == refusals[:3]
+    assert refusals[3] is not None
+    assert (True, None) == (good.instance is not None, bad.instance)
 
 
 # -- not serving --------------------------------------------------------------------------------
@@ -308,7 +317,7 @@ def test_instance_builds_like_a_request_does() -> None:
 )
 def test_maintenance_is_a_503_that_builds_nothing(maintenance: bool | str, detail: str) -> None:
     """During maintenance every request gets 503 with the tenant's message, and no build runs."""
-    mount = Mount(tenant(MAINTENANCE=maintenance), failing(AssertionError()))
+    mount = mounted(tenant(MAINTENANCE=maintenance), failing(AssertionError()))
 
     status, headers, body = get(mount)
 
@@ -319,7 +328,8 @@ def test_maintenance_is_a_503_that_builds_nothing(maintenance: bool | str, detai
 
 def test_a_rejected_file_is_a_503_without_a_reason() -> None:
     """Clients learn when to come again, and nothing else; operators find the reason."""
-    mount = FailedMount("acme", "/acme", "acme.py:3: SyntaxError")
+    mount = Mount("acme", "/acme", build)
+    mount.reject("acme.py:3: SyntaxError", "5e1f")
 
     status, headers, body = get(mount)
     mount.close()
@@ -337,7 +347,7 @@ def test_close_closes_the_instance_once_and_ends_serving() -> None:
         events.append("built")
         return Instance(saying(tenant.name), lambda: events.append("closed"))
 
-    mount = Mount(tenant(), recorded)
+    mount = mounted(tenant(), recorded)
     status_of(mount)
 
     mount.close()
@@ -346,23 +356,258 @@ def test_close_closes_the_instance_once_and_ends_serving() -> None:
     assert (503, ["built", "closed"]) == (status_of(mount), events)
 
 
-def test_close_waits_for_the_build(threads: ThreadPoolExecutor) -> None:
-    """An instance that is being built when the mount closes is closed, not forgotten."""
+def test_close_does_not_wait_for_a_build(threads: ThreadPoolExecutor) -> None:
+    """An instance that is being built when the mount closes is closed when it is ready."""
     slow, closed = SlowBuild(), threading.Event()
 
     def closing(tenant: Tenant) -> Instance:
         return Instance(slow(tenant).wsgi, closed.set)
 
-    mount = Mount(tenant(), closing)
+    mount = mounted(tenant(), closing)
     asked = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    closing_done = threads.submit(mount.close)
+
+    mount.close()
+
+    was_closed = closed.is_set()
     slow.released.set()
+    assert (503, False, True) == (asked.result(DEADLINE_S), was_closed, closed.is_set())
 
-    closing_done.result(DEADLINE_S)
 
-    assert closed.is_set()
-    assert 200 == asked.result(DEADLINE_S)
+# -- changes ------------------------------------------------------------------------------------
+
+
+def say_app_name(tenant: Tenant) -> Instance:
+    """Build an instance that says its content's `APP_NAME`."""
+    return Instance(saying(tenant.app_name), lambda: None)
+
+
+def version(number: int, **keys: object) -> Tenant:
+    """Return content of acme's that differs from the other versions."""
+    return tenant("acme", APP_NAME=f"v{number}", **keys)
+
+
+def word_of(mount: Mount) -> str:
+    """Return what the instance says."""
+    return get(mount)[2].split()[0]
+
+
+def test_content_is_accepted_unbuilt_only_before_the_first_build() -> None:
+    """A mount that has served keeps what is known to build; one that has not takes the newest."""
+    mount = mounted(version(1), say_app_name)
+
+    before, words = mount.accept(version(2)), [word_of(mount)]
+    after = mount.accept(version(3))
+    words.append(word_of(mount))
+
+    assert (True, False, ["v2", "v2"]) == (before, after, words)
+
+
+def test_a_swap_returns_who_is_retired() -> None:
+    """The next request finds the new instance; the old one is closed, for nothing was in flight."""
+    mount = mounted(version(1), say_app_name)
+    mount.wake()
+    old, new = mount.instance, say_app_name(version(2))
+
+    retired = mount.swap(version(2), new)
+
+    assert retired is old
+    assert old is not None
+    assert (True, "v2", "serving") == (old.is_closed, word_of(mount), mount.state)
+
+
+def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
+    """A streaming body is served by the app that began it; then that app is closed."""
+    closed = threading.Event()
+
+    def streaming(_: "WSGIEnvironment", start: "StartResponse") -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"one "
+        yield str(closed.is_set()).encode()
+
+    mount = mounted(version(1), lambda _: Instance(streaming, closed.set))
+    body, _, _ = run_wsgi_app(mount, create_environ())
+
+    mount.swap(version(2), say_app_name(version(2)))
+
+    words = [b"".join(body), word_of(mount)]
+    body.close()  # type: ignore[attr-defined]
+    assert ([b"one False", "v2"], True) == (words, closed.is_set())
+
+
+def test_a_request_that_meets_a_retired_instance_looks_again() -> None:
+    """Between finding an instance and getting its lease the instance may be replaced."""
+    mount = mounted(version(1), say_app_name)
+    mount.wake()
+
+    class Late(Instance):
+        def lease(self) -> bool:
+            mount.swap(version(2), say_app_name(version(2)))
+            return super().lease()
+
+    mount._instance = Late(saying("late"), lambda: None)
+
+    assert "v2" == word_of(mount)
+
+
+def test_content_that_changes_while_it_is_built_is_built_anew(threads: ThreadPoolExecutor) -> None:
+    """`accept` does not wait for a build; what that builds is closed, and nobody gets it."""
+    slow, closed = SlowBuild(), []
+
+    def build_slowly(tenant: Tenant) -> Instance:
+        slow(tenant)
+        return Instance(saying(tenant.app_name), lambda: closed.append(tenant.app_name))
+
+    mount = mounted(version(1), build_slowly)
+    waiting = threads.submit(word_of, mount)
+    assert slow.started.wait(DEADLINE_S)
+
+    is_accepted = mount.accept(version(2))
+
+    is_built = mount.instance is not None
+    slow.released.set()
+    assert (True, False, "v2") == (is_accepted, is_built, waiting.result(DEADLINE_S))
+    assert ["v1"] == closed
+
+
+def test_no_lock_is_held_while_user_code_builds(threads: ThreadPoolExecutor) -> None:
+    """Whatever else is done with a mount returns while a build goes on."""
+    slow = SlowBuild()
+    mount = mounted(version(1), slow)
+    waiting = threads.submit(status_of, mount)
+    assert slow.started.wait(DEADLINE_S)
+
+    def all_else() -> str:
+        mount.reject("no", "5e1f")
+        mount.sleep()
+        mount.confirm()
+        return mount.state
+
+    state = threads.submit(all_else).result(DEADLINE_S)
+
+    slow.released.set()
+    assert ("idle", 200) == (state, waiting.result(DEADLINE_S))
+
+
+def test_new_content_forgets_the_back_off() -> None:
+    """A mended file is built by the next request, however long the pause was."""
+    clock = Clock()
+    mount = Mount("acme", "/acme", lambda tenant: builders[tenant.app_name](tenant), clock=clock)
+    builders = {"v1": failing(ValueError("no")), "v2": build}
+    mount.accept(version(1))
+    statuses = [status_of(mount), status_of(mount)]
+
+    mount.accept(version(2))
+
+    assert [503, 503, 200] == [*statuses, status_of(mount)]
+
+
+def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
+    """A stale mount whose old instance is built again, at the second try, is still stale."""
+    clock, errors = Clock(), [ValueError("no")]
+
+    def mended(tenant: Tenant) -> Instance:
+        if errors:
+            raise errors.pop()
+        return build(tenant)
+
+    mount = mounted(version(1), mended, clock=clock)
+    mount.reject("acme.py:3: bad", "5e1f")
+    statuses = [status_of(mount)]
+    reasons = [mount.reason]
+    clock.now_s += MAX_BACK_OFF_S
+
+    statuses.append(status_of(mount))
+
+    assert ([503, 200], "stale") == (statuses, mount.state)
+    assert ["acme.py:3: bad"] * 2 == [*reasons, mount.reason]
+
+
+def test_sleep_is_only_without_requests_and_waking_is_a_build() -> None:
+    """An instance with an open body stays; an idle one goes, and the next request builds it."""
+    built: list[str] = []
+
+    def counted(tenant: Tenant) -> Instance:
+        built.append(tenant.name)
+        return build(tenant)
+
+    mount = mounted(tenant(), counted)
+    body = mount(create_environ(), lambda *_: lambda _: None)
+    slept = [mount.sleep() is not None]
+    body.close()  # type: ignore[attr-defined]
+
+    slept.append(mount.sleep() is not None)
+
+    states = [mount.state]
+    assert 200 == status_of(mount)
+    assert ([False, True], ["idle"], ["acme"] * 2) == (slept, states, built)
+
+
+def test_a_closed_mount_retires_what_is_swapped_in() -> None:
+    """An instance that is ready too late is closed, and nothing serves."""
+    mount, late = mounted(version(1), build), say_app_name(version(2))
+    mount.close()
+
+    retired = mount.swap(version(2), late)
+
+    assert (True, True, None) == (retired is late, late.is_closed, mount.instance)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("", "idle"),
+        ("accept", "idle"),
+        ("reject", "failed"),
+        ("accept wake", "serving"),
+        ("accept fail", "failed"),
+        ("accept wake reject", "stale"),
+        ("accept wake reject confirm", "serving"),
+        ("accept wake reject swap", "serving"),
+        ("accept fail reject", "failed"),
+        ("accept wake sleep", "idle"),
+        ("accept wake lever", "maintenance"),
+        ("reject lever", "maintenance"),
+        ("rest", "maintenance"),
+        ("accept wake lever unlever", "serving"),
+    ],
+)
+def test_the_states_of_a_mount(steps: str, expected: str) -> None:
+    """What the file and the operator do decides the state, as the contract's section 5 has it."""
+    builders: list[Builder] = [build]
+    mount = Mount("acme", "/acme", lambda asked: builders[-1](asked), clock=Clock())  # noqa: PLW0108 - the last one then
+    acts: dict[str, Callable[[], object]] = {
+        "accept": lambda: mount.accept(version(1)),
+        "rest": lambda: mount.accept(version(1, MAINTENANCE=True)),
+        "reject": lambda: mount.reject("no", "5e1f"),
+        "confirm": mount.confirm,
+        "swap": lambda: mount.swap(version(2), build(version(2))),
+        "wake": mount.wake,
+        "fail": lambda: (builders.append(failing(ValueError("no"))), mount.wake()),
+        "sleep": mount.sleep,
+        "lever": lambda: setattr(mount, "lever", "Back at noon."),
+        "unlever": lambda: setattr(mount, "lever", False),
+    }
+
+    for step in steps.split():
+        acts[step]()
+
+    assert expected == mount.state
+
+
+def test_a_request_for_an_unjudged_file_waits_for_the_verdict() -> None:
+    """It asks for the verdict and then serves; without one it is a 503 that says when to come."""
+
+    def accept(mount: Mount) -> None:
+        mount.accept(version(1))
+
+    judged = Mount("acme", "/acme", say_app_name, await_verdict=accept)
+    unjudged = Mount("acme", "/acme", say_app_name)
+
+    statuses = [get(one)[:2] for one in (judged, unjudged)]
+
+    assert (200, {}) == statuses[0]
+    assert (503, "1") == (statuses[1][0], statuses[1][1]["Retry-After"])
 
 
 # -- routing ------------------------------------------------------------------------------------
@@ -372,7 +617,7 @@ def routing(*prefixes: str) -> Mounts:
     """Return a routing over mounts at these prefixes, that say their prefix's words."""
     mounts = Mounts(fallback=saying("host"))
     mounts.replace(
-        Mount(tenant("t" + prefix.replace("/", "-"), URL_PREFIX=prefix), build)
+        mounted(tenant("t" + prefix.replace("/", "-"), URL_PREFIX=prefix), build)
         for prefix in prefixes
     )
     return mounts
@@ -465,10 +710,10 @@ def test_an_empty_routing_answers_with_the_host() -> None:
 def test_mounts_are_in_the_order_of_names() -> None:
     """`all` is sorted, and has the mounts without a prefix too, which no path reaches."""
     mounts = Mounts(fallback=saying("host"))
-    placed: list[AnyMount] = [
-        Mount(tenant("globex"), build),
-        FailedMount("clash", None, "/globex is the prefix of globex.py"),
-        Mount(tenant("acme"), build),
+    placed = [
+        mounted(tenant("globex"), build),
+        Mount("clash", None, build),
+        mounted(tenant("acme"), build),
     ]
 
     mounts.replace(placed)

@@ -148,7 +148,7 @@ def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
     lines = report.splitlines()
 
     assert lines[:2] == [
-        "1 tenants from tenants:",
+        "1 tenant from tenants:",
         f"  acme  http://127.0.0.1:{served.port}/acme/",
     ]
     assert lines[2].startswith("rejected: tenants/globex.py:1: ")

@@ -22,6 +22,7 @@ def test_no_variable_is_needed() -> None:
         ("max_active", "12", 12),
         ("idle_timeout_s", "1.5", 1.5),
         ("trusted_hosts", "a.org, .b.org,", ("a.org", ".b.org")),
+        ("trusted_hosts", "[::1], 192.0.2.1", ("[::1]", "192.0.2.1")),
         ("trusted_hosts", "", ()),
         ("admin_bind", "off", "off"),
         ("rate_limit_storage", "rediss://:key@cache:6380/1", "rediss://:key@cache:6380/1"),
@@ -48,7 +49,14 @@ def test_a_variable_sets_its_field(
         ("DEADLINE_S", "-1", "found '-1'; expected greater than 0."),
         ("LOG_FORMAT", "xml", "found 'xml'; expected 'console' or 'json'."),
         ("ADMIN_BIND", "8001", "found '8001'; expected an IP address and a port"),
-        ("ADMIN_BIND", "127.0.0.1:99999", "expected a port from 0 to 65535"),
+        ("ADMIN_BIND", "127.0.0.1:99999", "expected a port from 1 to 65535"),
+        ("ADMIN_BIND", "127.0.0.1:0", "expected a port from 1 to 65535"),
+        ("TRUSTED_HOSTS", "a.org,b.org:80", "write 'b.org:80' without a scheme, a path and a port"),
+        ("TRUSTED_HOSTS", "[::1]:80", "write '[::1]:80' without a scheme, a path and a port"),
+        ("TRUSTED_HOSTS", "https://a.org", "write 'https://a.org' without a scheme, a path and"),
+        ("TRUSTED_HOSTS", "a b", "'a b' is no host name; write it like shop.a.org"),
+        ("TRUSTED_HOSTS", "[::g]", "'[::g]' is no host name; write it like shop.a.org"),
+        ("TRUSTED_HOSTS", "*", "'*' is no host name; write it like shop.a.org"),
         ("RATE_LIMIT_STORAGE", "redis", "expected memory:// or redis://"),
     ],
 )
@@ -112,7 +120,7 @@ def test_settings_print_no_secret() -> None:
         ("127.0.0.1:8001", ("127.0.0.1", 8001)),
         ("localhost:8001", ("127.0.0.1", 8001)),
         ("[::1]:8001", ("::1", 8001)),
-        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
     ],
 )
 def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]) -> None:
@@ -121,7 +129,19 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "8001", ":8001", "127.0.0.1", "127.0.0.1:", "host:80", "127.0.0.1:-1", "::1"]
+    "text",
+    [
+        "",
+        ":",
+        "8001",
+        ":8001",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "host:80",
+        "127.0.0.1:-1",
+        "::1",
+    ],
 )
 def test_anything_else_is_no_listener(text: str) -> None:
     """A name is refused too: what it resolves to is not known before the listener is open."""

@@ -8,7 +8,8 @@ from conftest import KEY
 from pydantic import ValidationError
 
 from core.errors import TenantFileError
-from core.tenant import KEYS, Tenant, is_one_edit_away, parse_tenant
+from core.tenant import KEYS, Tenant, parse_tenant
+from core.tenant_problems import is_one_edit_away
 
 GOOD: dict[str, Any] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
 
@@ -51,8 +52,9 @@ def test_good_values_are_taken() -> None:
         {"MAINTENANCE": "Back at noon."},
         {"MAX_CONCURRENT_REQUESTS": 1},
         {"RATE_LIMIT": "100/minute"},
+        {"RATE_LIMIT": "5 per 2 seconds; 100/Day|7/3hours, 1 per month"},
         {"MAX_CONTENT_LENGTH": 0},
-        {"TRUSTED_HOSTS": [".example.org", "[::1]:8000"]},
+        {"TRUSTED_HOSTS": [".example.org", "[::1]", "192.0.2.1", "web_1", "LOCALHOST"]},
         {"DEADLINE_S": 5},
         {"CLIENTS": None},
         {"AUDIT_ACCEPT": {"finding": "reason"}},
@@ -84,7 +86,11 @@ def test_good_values_are_taken() -> None:
         ("MAX_CONCURRENT_REQUESTS", 0, "found int 0; expected at least 1;"),
         ("MAX_CONCURRENT_REQUESTS", 2.0, "found float 2.0; expected an integer;"),
         ("RATE_LIMIT", 100, "found int 100; expected a string; write RATE_LIMIT = '100/minute'."),
-        ("RATE_LIMIT", "", "found str ''; expected at least 3 characters;"),
+        ("RATE_LIMIT", "", "found ''; expected a rate like '100/minute'"),
+        ("RATE_LIMIT", "100/fortnight", "found '100/fortnight'; expected a rate like"),
+        ("RATE_LIMIT", "0/minute", "found '0/minute'; expected a rate like"),
+        ("RATE_LIMIT", "1/second;", "found '1/second;'; expected a rate like"),
+        ("RATE_LIMIT", "10 minutes", "found '10 minutes'; expected a rate like"),
         ("MAX_CONTENT_LENGTH", True, "found bool True; expected an integer;"),
         ("MAX_CONTENT_LENGTH", -1, "found int -1; expected at least 0;"),
         ("TRUSTED_HOSTS", "a.org", "found str 'a.org'; expected a list;"),
@@ -109,7 +115,32 @@ def test_a_bad_value_is_one_problem(key: str, value: Any, problem: str) -> None:
     ("key", "value", "place"),
     [
         ("BLUEPRINTS", ["landing", 7], "'BLUEPRINTS[1]': found int 7"),
-        ("TRUSTED_HOSTS", ["a.org", "a b"], "'TRUSTED_HOSTS[1]': found 'a b'"),
+        ("TRUSTED_HOSTS", ["a.org", "a b"], "'TRUSTED_HOSTS[1]': found 'a b'; expected a host"),
+        (
+            "TRUSTED_HOSTS",
+            ["a.org:80"],
+            "'TRUSTED_HOSTS[0]': found 'a.org:80'; write it without a port",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["[::1]:80"],
+            "'TRUSTED_HOSTS[0]': found '[::1]:80'; write it without a port",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["http://a.org"],
+            "'TRUSTED_HOSTS[0]': found 'http://a.org'; write it without a s",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["a.org/shop"],
+            "'TRUSTED_HOSTS[0]': found 'a.org/shop'; write it without a scheme",
+        ),
+        ("TRUSTED_HOSTS", ["::1"], "'TRUSTED_HOSTS[0]': found '::1'; expected a host name"),
+        ("TRUSTED_HOSTS", ["[::g]"], "'TRUSTED_HOSTS[0]': found '[::g]'; expected a host name"),
+        ("TRUSTED_HOSTS", ["a..org"], "'TRUSTED_HOSTS[0]': found 'a..org'; expected a host name"),
+        ("TRUSTED_HOSTS", ["a.org."], "'TRUSTED_HOSTS[0]': found 'a.org.'; expected a host name"),
+        ("TRUSTED_HOSTS", ["*"], "'TRUSTED_HOSTS[0]': found '*'; expected a host name"),
         ("SECRET_KEY_FALLBACKS", [KEY, "dev"], "'SECRET_KEY_FALLBACKS[1]': is a well-known"),
         ("AUDIT_ACCEPT", {"a": 7}, "'AUDIT_ACCEPT['a']': found int 7"),
         ("AUDIT_ACCEPT", {7: "a"}, "'AUDIT_ACCEPT[7]': found int 7"),
@@ -151,6 +182,13 @@ def test_a_bad_name_is_refused() -> None:
     rule = "a tenant's name begins with a-z and has a-z, 0-9, _ and -, at most 63; rename the file."
 
     assert {(rule,)} == {tuple(_problems(name)) for name in names}
+
+
+def test_a_name_that_is_the_hosts_own_folder_is_refused() -> None:
+    """A tenant `secrets` would have `<data>/secrets`, with everybody's keys, for its own."""
+    assert [
+        "'secrets' is no tenant's name: the folder <data>/secrets is the host's; rename the file."
+    ] == _problems("secrets")
 
 
 def test_a_misspelt_key_names_the_one_that_was_meant() -> None:

@@ -1,5 +1,6 @@
 """The command `tenantry`: one small file per command. Methods return data, commands print."""
 
+import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,10 @@ from config.secrets import SecretError
 from config.settings import SettingsError
 from core.errors import TenantryError, UnknownTenantError
 
-COMMANDS = ("check", "get", "list", "new", "routes", "run", "serve", "show")
+COMMANDS = (
+    "check", "disable", "enable", "get", "list", "maintenance", "new", "plan", "restart", "routes",
+    "run", "serve", "show",
+)  # fmt: skip
 """Each is a function of its own name (`list_` for `list`) in a module of that name."""
 
 PROBLEM_FOUND = 1
@@ -27,8 +31,9 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; None if there is none of that name."""
-        del ctx
         if cmd_name not in COMMANDS:
+            if near := difflib.get_close_matches(cmd_name, COMMANDS, n=1):
+                ctx.fail(f"no command {cmd_name!r}; did you mean {near[0]!r}?")
             return None
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command

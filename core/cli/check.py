@@ -5,27 +5,29 @@ import sys
 import click
 
 from config.settings import HostSettings, read_settings
-from core.app_factory import close_app, create_app
 from core.catalogue import Catalogue
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json
-from core.cli.tenants import scan
-from core.errors import EndpointError, Problem, UnknownTenantError
-from core.tenant import Tenant
+from core.cli.probe import find_faults
+from core.cli.tenants import counted, scan
+from core.errors import Problem, UnknownTenantError
 
 
 @click.command("check")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @as_json
 def command(names: tuple[str, ...], is_json: bool) -> None:
-    """Load, validate and build the tenants, all or NAME…; a line per problem, exit 1 if any."""
+    """Load, validate and build the tenants, all or NAME…; a line per problem, exit 1 if any.
+
+    A disabled tenant is looked at only when it is named.
+    """
     settings = read_settings()
     catalogue = scan(settings)
     known = sorted(_names(catalogue))
     for name in names:
         if name not in known:
             raise UnknownTenantError(name, known)
-    asked = set(names or known)
+    asked = set(names) or {*known} - {one.name for one in catalogue.disabled}
     problems = find_problems(settings, catalogue, asked)
     if is_json:
         shown = [_as_json(name, problem) for name, problem in problems]
@@ -34,7 +36,7 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
         for _, problem in problems:
             click.echo(str(problem))
         bad = len({name for name, _ in problems})
-        click.echo(f"{len(asked)} tenants, {bad} with problems.", err=bool(bad))
+        click.echo(f"{counted(len(asked))}, {bad} with problems.", err=bool(bad))
     sys.exit(PROBLEM_FOUND if problems else 0)
 
 
@@ -44,32 +46,18 @@ def find_problems(
     """Return each problem of the asked tenants, with the tenant's name; builds those that load."""
     problems = [
         (one.name, problem)
-        for one in catalogue.rejected
+        for one in catalogue.rejected + catalogue.disabled
         for problem in one.problems
         if one.name in asked
     ]
-    for tenant in catalogue.tenants:
-        if tenant.name in asked:
-            problems += [(tenant.name, problem) for problem in build_problems(settings, tenant)]
+    tenants = [tenant for tenant in catalogue.tenants if tenant.name in asked]
+    faults = find_faults(tenants, settings.data_dir)
+    problems += [(tenant.name, problem) for tenant, problem in faults]
     return sorted(problems, key=lambda pair: pair[0])
 
 
-def build_problems(settings: HostSettings, tenant: Tenant) -> list[Problem]:
-    """Build a tenant's app and drop it again; return why it cannot be built."""
-    try:
-        close_app(create_app(tenant, data_dir=settings.data_dir))
-    except EndpointError as error:
-        place = tenant.blueprints.index(error.name)
-        return [Problem(tenant.file, str(error), f"BLUEPRINTS[{place}]")]
-    except Exception as error:  # noqa: BLE001 - a key of Flask may make it raise anything
-        text = " ".join(str(error).split())
-        return [Problem(tenant.file, f"cannot be built: {type(error).__name__}: {text}")]
-    return []
-
-
 def _names(catalogue: Catalogue) -> list[str]:
-    tenants = [tenant.name for tenant in catalogue.tenants + catalogue.disabled]
-    return tenants + [one.name for one in catalogue.rejected]
+    return [one.name for one in catalogue.tenants + catalogue.disabled + catalogue.rejected]
 
 
 def _as_json(name: str, problem: Problem) -> dict[str, object]:

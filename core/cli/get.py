@@ -1,5 +1,6 @@
 """`tenantry get`: one request through the real stack, in this process."""
 
+import re
 import sys
 
 import click
@@ -11,6 +12,12 @@ from core.cli.output import as_json, print_json
 from core.host import create_host
 
 FIRST_ERROR_STATUS = 400
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The name of a header or a method (RFC 9110 §5.6.2)."""
+
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""The value of a header, as WSGI can carry it (RFC 9110 §5.5)."""
 
 
 def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
@@ -24,10 +31,10 @@ def _split_headers(
 ) -> list[tuple[str, str]]:
     pairs = [header.partition(":") for header in headers]
     for name, colon, value in pairs:
-        if not colon or not name.strip():
+        if not colon or not _TOKEN.fullmatch(name.strip()):
             raise click.BadParameter(f"{name!r}: write it like 'Accept: text/html'.")
-        if "\n" in value or "\r" in value:
-            raise click.BadParameter(f"{name!r}: a header is one line.")
+        if not _VALUE.fullmatch(value):
+            raise click.BadParameter(f"{name!r}: a header is one line of Latin-1 text.")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
@@ -42,9 +49,10 @@ def command(
 ) -> None:
     """Send one request for PATH through the real stack; exit 1 if the status is 400 or above."""
     host = create_host()
+    host.load()
     method = (method or ("GET" if data is None else "POST")).upper()
     try:
-        with Client(host.wsgi).open(path, method=method, data=data, headers=headers) as response:
+        with Client(host).open(path, method=method, data=data, headers=headers) as response:
             body = response.get_data()
             _print(response, body, is_json=is_json)
     finally:

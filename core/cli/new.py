@@ -1,15 +1,21 @@
 """`tenantry new`: a tenant file and its secret."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
 from config.secrets import create_secret, secret_file
-from config.settings import read_settings
+from config.settings import HostSettings, read_settings
+from core.catalogue import Disabled, judge
+from core.claims import is_nested
 from core.endpoints import find_endpoint
 from core.errors import EndpointError, TenantryError
-from core.tenant import NAME, PREFIX, RESERVED_SEGMENTS
+from core.folder import Content, list_tenant_files, read_content
+from core.loader import Loader
+from core.tenant import Tenant
+from core.tenant_values import check_name, check_url_prefix
 
 _FILE = '''\
 """Tenant {name}."""
@@ -22,26 +28,28 @@ BLUEPRINTS = [{endpoints}]
 '''
 
 
-def _check_name(_: click.Context, __: click.Parameter, name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise click.BadParameter(
-            f"{name!r}: a name begins with a-z and has a-z, 0-9, _ and -, at most 63."
-        )
-    return name
+Value = str | None
+Callback = Callable[[click.Context, click.Parameter, Value], Value]
 
 
-def _check_prefix(_: click.Context, __: click.Parameter, prefix: str | None) -> str | None:
-    if prefix is not None and (
-        not PREFIX.fullmatch(prefix) or prefix.split("/")[1] in RESERVED_SEGMENTS
-    ):
-        raise click.BadParameter(f"{prefix!r}: write it like /acme or /clients/acme.")
-    return prefix
+def _checked_by(check: Callable[[str], str]) -> Callback:
+    """Return click's callback for a rule of tenant files."""
+
+    def callback(_: click.Context, __: click.Parameter, value: Value) -> Value:
+        try:
+            return None if value is None else check(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: {error}.") from error
+
+    return callback
 
 
 def _check_endpoints(
     _: click.Context, __: click.Parameter, names: tuple[str, ...]
 ) -> tuple[str, ...]:
     for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name!r} is given more than once; keep one.")
         try:
             find_endpoint(name)
         except EndpointError as error:
@@ -50,7 +58,7 @@ def _check_endpoints(
 
 
 @click.command("new")
-@click.argument("name", callback=_check_name)
+@click.argument("name", callback=_checked_by(check_name))
 @click.option(
     "--endpoint",
     "endpoints",
@@ -60,7 +68,11 @@ def _check_endpoints(
     callback=_check_endpoints,
     help="Enable it; may be given several times.",
 )
-@click.option("--prefix", callback=_check_prefix, help="Where it is mounted.  [default: /NAME]")
+@click.option(
+    "--prefix",
+    callback=_checked_by(check_url_prefix),
+    help="Where it is mounted.  [default: /NAME]",
+)
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     """Write the file of a new tenant NAME, and a fresh secret for it; never overwrites."""
     settings = read_settings()
@@ -69,12 +81,54 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     for there in (path, key_file):
         if os.path.lexists(there):
             raise TenantryError(f"{there} is there already; choose another name, or remove it.")
+    check_place(settings, name, prefix)
     line = "" if prefix is None else f'URL_PREFIX = "{prefix}"\n'
     listed = ", ".join(f'"{endpoint}"' for endpoint in endpoints)
     text = _FILE.format(name=name, prefix=line, variable=variable, endpoints=listed)
     create_secret(variable, data_dir)
     write_new(path, text)
     click.echo(f"{path}: serves {prefix or '/' + name}; its secret is in {key_file}.")
+
+
+def check_place(settings: HostSettings, name: str, prefix: str | None) -> None:
+    """Check that a new tenant may be mounted there; the default prefix when None.
+
+    Raises:
+        click.UsageError: its name makes no good prefix.
+        TenantryError: the prefix is another tenant's, inside one or above one.
+    """
+    if prefix is None:
+        try:
+            prefix = check_url_prefix(f"/{name}")
+        except ValueError as error:
+            raise click.UsageError(f"{error}, with --prefix.") from error
+    for owner, taken in _prefixes_near(settings, prefix):
+        if is_nested(prefix, taken):
+            how = "is the prefix" if prefix == taken else f"and {taken}, the prefix"
+            end = "" if prefix == taken else ", lie inside one another"
+            text = f"{prefix} {how} of tenant {owner!r}{end}; choose another with --prefix."
+            raise TenantryError(text)
+
+
+def _prefixes_near(settings: HostSettings, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield names and prefixes of the tenants that might be near; runs few files, if any."""
+    try:
+        contents = [read_content(path) for path in list_tenant_files(settings.tenants_dir)]
+    except OSError:
+        return  # no folder, no tenants
+    with Loader(data_dir=settings.data_dir) as loader:
+        for content in contents:
+            if _says_its_prefix(content) or is_nested(prefix, f"/{content.path.stem}"):
+                verdict = judge(content, settings.data_dir, loader)
+                if isinstance(verdict, Tenant):
+                    yield verdict.name, verdict.url_prefix
+                elif not isinstance(verdict, Disabled) and verdict.prefix is not None:
+                    yield verdict.name, verdict.prefix
+
+
+def _says_its_prefix(content: Content) -> bool:
+    """Whether a file may set another prefix than its name's; running it would take longer."""
+    return b"URL_PREFIX" in content.source or b"import *" in content.source
 
 
 def secret_variable(name: str) -> str:

@@ -2,25 +2,30 @@
 
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 
 import click
 
 import config
-from config.settings import HostSettings, read_settings
+from config.settings import HostSettings, read_settings, variable
 from core.catalogue import Catalogue
-from core.cli.tenants import scan
-from core.endpoints import try_endpoint
-from core.errors import EndpointError, Problem, TenantryError
+from core.cli.listeners import Listener, check_listeners
+from core.cli.probe import find_faults
+from core.cli.tenants import counted, scan
+from core.errors import Problem
 
 CONFIG_FILE = Path(config.__file__).with_name("gunicorn.conf.py")
 
+_BIND = re.compile(r"unix:.+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
+
 
 def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
-    if not re.fullmatch(r"(unix:.+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):\d{1,5})", bind):
+    match = _BIND.fullmatch(bind)
+    if match is None:
         raise click.BadParameter(f"{bind!r}: write it like 127.0.0.1:8000 or unix:/run/t.sock.")
+    if match[1] is not None and not 1 <= int(match[1]) <= 65535:  # noqa: PLR2004 - TCP
+        raise click.BadParameter(f"{bind!r}: a port is 1 to 65535.")
     return bind
 
 
@@ -40,14 +45,15 @@ def command(bind: str, workers: int | None, threads: int | None, is_reloading: b
     """Serve all tenants with gunicorn; a broken tenant file never stops the start."""
     settings = read_settings()
     catalogue = scan(settings)
-    listeners = [bind] if settings.admin_bind == "off" else [bind, settings.admin_bind]
-    for listener in listeners:
-        _check_free(listener)
+    listeners = [Listener("--bind", bind)]
+    if settings.admin_bind != "off":
+        listeners.append(Listener(variable("admin_bind"), settings.admin_bind))
+    check_listeners(listeners)
     for line in start_report(settings, catalogue, bind):
         click.echo(line)
     arguments = ["-c", str(CONFIG_FILE)]
     for listener in listeners:
-        arguments += ["--bind", listener]
+        arguments += ["--bind", listener.bind]
     arguments += ["--workers", str(workers)] if workers else []
     arguments += ["--threads", str(threads)] if threads else []
     arguments += ["--reload"] if is_reloading else []
@@ -58,49 +64,19 @@ def command(bind: str, workers: int | None, threads: int | None, is_reloading: b
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:
     """Return the lines that tell what is served where, and every rejected file with its reasons."""
     origin = f"{bind}:" if bind.startswith("unix:") else f"http://{bind}"
-    failing = endpoint_problems(catalogue)
+    failing = endpoint_problems(settings, catalogue)
     rows = [(tenant.name, f"{origin}{tenant.url_prefix}/") for tenant in catalogue.tenants]
     width = max((len(name) for name, _ in rows), default=0)
-    lines = [f"{len(rows)} tenants from {settings.tenants_dir}:"]
+    lines = [f"{counted(len(rows))} from {settings.tenants_dir}:"]
     lines += [f"  {name:<{width}}  {url}" for name, url in rows]
     lines += [f"rejected: {problem}" for problem in (*catalogue.problems, *failing)]
-    lines += [f"disabled: {tenant.file}" for tenant in catalogue.disabled]
+    lines += [f"disabled: {one.file}" for one in catalogue.disabled]
     if settings.admin_bind != "off":
         lines.append(f"for operators: http://{settings.admin_bind}/-/readyz")
     return lines
 
 
-def endpoint_problems(catalogue: Catalogue) -> list[Problem]:
-    """Try every enabled endpoint once; return a problem for each tenant that enables a bad one."""
-    enabled = {name for tenant in catalogue.tenants for name in tenant.blueprints}
-    failing: dict[str, str] = {}
-    for name in sorted(enabled):
-        try:
-            try_endpoint(name)
-        except EndpointError as error:
-            failing[name] = str(error)
-    return [
-        Problem(tenant.file, failing[name], f"BLUEPRINTS[{place}]")
-        for tenant in catalogue.tenants
-        for place, name in enumerate(tenant.blueprints)
-        if name in failing
-    ]
-
-
-def _check_free(bind: str) -> None:
-    """Refuse a taken port now, in one line; gunicorn would try for five seconds."""
-    if bind.startswith("unix:"):
-        return
-    host, _, port = bind.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise TenantryError(
-                f"cannot listen on {bind}: {reason}; name another with --bind, "
-                "or with TENANTRY_ADMIN_BIND for the operators' pages (`off`: none)."
-            ) from error
+def endpoint_problems(settings: HostSettings, catalogue: Catalogue) -> list[Problem]:
+    """Try every enabled endpoint; return a problem for each tenant that enables a bad one."""
+    faults = find_faults(catalogue.tenants, settings.data_dir, only_endpoints=True)
+    return [problem for _, problem in faults]

@@ -1,9 +1,12 @@
 """What several commands ask of the tenants folder."""
 
+from pathlib import Path
+
 from config.settings import HostSettings
-from core.catalogue import Catalogue, Rejected, read_tenant, scan_tenants, tenant_paths
-from core.errors import TenantFileError, TenantryError, UnknownTenantError
-from core.loader import Loader
+from core.catalogue import Catalogue, load_content, scan_tenants, validate
+from core.errors import TenantryError, UnknownTenantError
+from core.folder import list_tenant_files, read_content
+from core.loader import LoadedFile, Loader
 from core.tenant import Tenant
 
 
@@ -14,26 +17,62 @@ def scan(settings: HostSettings) -> Catalogue:
         TenantryError: there is no such folder.
     """
     folder = settings.tenants_dir
-    if not folder.is_dir():
-        raise TenantryError(
-            f"no folder {folder}; make it, or name another with TENANTRY_TENANTS_DIR."
-        )
+    tenant_files(folder)
     with Loader(data_dir=settings.data_dir) as loader:
         return scan_tenants(folder, settings.data_dir, loader)
 
 
+def known_name(settings: HostSettings, name: str) -> None:
+    """Check that a tenant has a file, good or not.
+
+    Raises:
+        UnknownTenantError: it has none.
+    """
+    names = [path.stem for path in tenant_files(settings.tenants_dir)]
+    if name not in names:
+        raise UnknownTenantError(name, names)
+
+
 def one_tenant(settings: HostSettings, name: str) -> Tenant:
-    """Read one tenant's file.
+    """Read one tenant's file, enabled or not.
 
     Raises:
         UnknownTenantError: it has none.
         TenantFileError: it is rejected.
     """
-    paths = {path.stem: path for path in tenant_paths(settings.tenants_dir)}
+    return load_one(settings, name)[0]
+
+
+def load_one(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
+    """Read one tenant's file, enabled or not; return the tenant, and what its file says.
+
+    Raises:
+        UnknownTenantError: it has none.
+        TenantFileError: it is rejected.
+    """
+    paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
     if name not in paths:
         raise UnknownTenantError(name, sorted(paths))
     with Loader(data_dir=settings.data_dir) as loader:
-        result = read_tenant(paths[name], settings.data_dir, loader)
-    if isinstance(result, Rejected):
-        raise TenantFileError(result.problems)
-    return result
+        loaded = load_content(read_content(paths[name]), loader)
+    return validate(loaded, settings.data_dir), loaded
+
+
+def tenant_files(folder: Path) -> list[Path]:
+    """Return the tenant files of `folder`, by name.
+
+    Raises:
+        TenantryError: there is no such folder.
+    """
+    try:
+        return list_tenant_files(folder)
+    except OSError as error:
+        raise TenantryError(
+            f"cannot read the folder {folder}: {error.strerror}; "
+            "make it, or name another with TENANTRY_TENANTS_DIR."
+        ) from error
+
+
+def counted(number: int) -> str:
+    """Return `1 tenant`, `2 tenants`."""
+    return f"{number:,} tenant{'s' * (number != 1)}"

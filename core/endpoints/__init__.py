@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from flask import Blueprint, Flask
+from flask import Blueprint
 
 from core.errors import EndpointError
 
@@ -109,20 +109,6 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
             f"write {short}_bp = Blueprint({short!r}, __name__).",
         )
     return LoadedEndpoint(blueprint, private)
-
-
-def try_endpoint(name: str) -> None:
-    """Load an endpoint, register it on an app made for the purpose, and drop both.
-
-    Raises:
-        EndpointError: it does not exist, or fails to import or register.
-    """
-    endpoint = load_endpoint(name, "try")
-    try:
-        with registering(name):
-            Flask(endpoint.package, root_path="/").register_blueprint(endpoint.blueprint)
-    finally:
-        endpoint.unload()
 
 
 @contextmanager

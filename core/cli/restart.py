@@ -1,0 +1,68 @@
+"""`tenantry restart`: new workers with new code, first up, then the old ones down."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+
+from config.settings import read_settings
+from core.errors import TenantryError
+from core.status import read_workers
+
+STEP_S = 60.0
+"""How long one worker may take to come up, or to finish its requests and go."""
+
+POLL_S = 0.05
+
+
+@click.command("restart")
+def command() -> None:
+    """Replace every worker of the running host by one with new code; no request fails or waits."""
+    data_dir = read_settings().data_dir
+    old = read_workers(data_dir)
+    if not old:
+        raise TenantryError(f"no host is running over {data_dir}; start one: serve.")
+    for master in sorted({worker.master for worker in old}):
+        _replace_workers(data_dir, master, [one.pid for one in old if one.master == master])
+    click.echo(f"{len(old)} workers replaced.")
+
+
+def _replace_workers(data_dir: Path, master: int, old: list[int]) -> None:
+    """One worker more for each old one, then one less: gunicorn ends the oldest first.
+
+    HUP ends the old ones before the new ones have booted: requests wait that long.
+    """
+    for count in range(1, len(old) + 1):
+        _send(master, signal.SIGTTIN)
+        _wait_for("a new worker", partial(_has_new, data_dir, master, old, count))
+    for count in range(len(old) - 1, -1, -1):
+        _send(master, signal.SIGTTOU)
+        _wait_for("an old worker to go", partial(_has_left, old, count))
+
+
+def _send(master: int, number: signal.Signals) -> None:
+    try:
+        os.kill(master, number)
+    except (ProcessLookupError, PermissionError) as error:
+        raise TenantryError(f"cannot signal the master {master}: {error.strerror}.") from error
+
+
+def _wait_for(what: str, is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STEP_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TenantryError(f"waited {STEP_S:g} s for {what}, in vain; see the host's log.")
+        time.sleep(POLL_S)
+
+
+def _has_new(data_dir: Path, master: int, old: list[int], count: int) -> bool:
+    workers = [worker for worker in read_workers(data_dir) if worker.master == master]
+    return len([one for one in workers if one.is_ready and one.pid not in old]) >= count
+
+
+def _has_left(old: list[int], count: int) -> bool:
+    return len([pid for pid in old if Path(f"/proc/{pid}").exists()]) <= count

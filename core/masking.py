@@ -1,0 +1,89 @@
+"""What may be shown of a configuration: secrets give way to `********`.
+
+A value is secret where its key's name says so, where it stands as a password in a URL or among
+`name=value` pairs, or where it holds a value that is known to be secret. Better one too many.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+MASK = "********"
+
+SHORT_SECRET = 4
+"""Characters; a shorter secret is masked where it is the whole value, not inside other text."""
+
+_SECRET_NAME = re.compile(
+    r"SECRET|PASS(?:W|PHRASE|CODE)|TOKEN|CREDENTIAL|PRIVATE|SALT|DSN|PWD|SIGNATURE|COOKIE_?VALUE"
+    r"|(?:^|[^A-Z])(?:PASS|PIN|SIG|SAS)(?:$|[^A-Z])"
+    # AUTHOR and AUTHORITY are none; AUTHORIZATION is
+    r"|AUTH(?!OR(?!I[SZ]))"
+    # KEYBOARD, KEYWORDS, KEYSPACE, MONKEY and such are none
+    r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
+    r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
+)
+_OWN_KEYS = frozenset({"CLIENTS", "OIDC"})
+_URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")  # to the last @: people forget to escape it
+_PAIR = re.compile(r"(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
+
+
+def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
+    """Return `value` without what is secret in it; of the same type where nothing is.
+
+    Args:
+        key: its name, or "".
+        value: plain data.
+        secrets: texts that must not be shown wherever they occur.
+    """
+    return _masked(key, value, _needles(secrets))
+
+
+def _needles(secrets: Iterable[str]) -> list[str]:
+    """Return the secrets, also as they stand in a URL, the longest first."""
+    forms = {form for one in secrets if one for form in (one, quote(one, ""), quote_plus(one))}
+    return sorted(forms, key=len, reverse=True)
+
+
+def _masked(key: str, value: Any, needles: list[str]) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if _is_secret_name(key):
+        return MASK if value or isinstance(value, int | float) else value
+    if isinstance(value, Mapping):
+        return {
+            _masked("", name, needles): _masked(str(name), item, needles)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple | set):
+        return type(value)(_masked("", item, needles) for item in value)
+    return _masked_scalar(value, needles)
+
+
+def _masked_scalar(value: Any, needles: list[str]) -> Any:
+    if isinstance(value, bytes):
+        text = value.decode("utf-8", "replace")
+    elif isinstance(value, str | PurePath):
+        text = str(value)
+    else:
+        return MASK if str(value) in needles else value
+    masked = _masked_text(text, needles)
+    return value if masked == text else masked
+
+
+def _masked_text(text: str, needles: list[str]) -> str:
+    if text in needles:
+        return MASK
+    for needle in needles:
+        if len(needle) >= SHORT_SECRET:
+            text = text.replace(needle, MASK)
+    return _PAIR.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+
+
+def _masked_pair(match: re.Match[str]) -> str:
+    return f"{match['name']}{match['sign']}{MASK}" if _is_secret_name(match["name"]) else match[0]
+
+
+def _is_secret_name(name: str) -> bool:
+    return name in _OWN_KEYS or _SECRET_NAME.search(name.upper()) is not None

@@ -1,0 +1,138 @@
+"""What each worker serves, told on a Unix socket of its own under `<data>/.workers/`.
+
+A socket and not a file: what it tells is never old, a full disk does not matter, and a worker that
+was killed simply does not answer. Only the user that runs the host can connect (mode 0700).
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ANSWER_TIMEOUT_S = 5.0
+"""How long a worker may take to tell, and a client to read: 10,000 tenants take 0.1 s."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """What one worker said."""
+
+    pid: int
+    master: int
+    """The process that would start another one in its place."""
+    is_ready: bool
+    """Whether it has judged every tenant file once."""
+    mounts: tuple[dict[str, Any], ...]
+    """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
+
+
+def workers_folder(data_dir: Path) -> Path:
+    """Return where the sockets are; no tenant's name begins with a dot."""
+    return data_dir / ".workers"
+
+
+class StatusSocket:
+    """The socket of this process, and the thread that answers on it; `close()` ends both.
+
+    Args:
+        data_dir: where the socket is made.
+        answers: question → what makes the answer, which JSON can take.
+    """
+
+    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[[], Any]]) -> None:
+        self._answers = answers
+        self._name = f"{os.getpid()}.sock"
+        self._folder = workers_folder(data_dir)
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _short(self._folder) as short:
+                (short / self._name).unlink(missing_ok=True)  # of a process that had this number
+                self._listener.bind(str(short / self._name))
+            self._listener.listen()
+        except OSError:
+            self._listener.close()
+            raise
+        self._thread = threading.Thread(target=self._serve, name="tenantry-status", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._thread.join()
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            (self._folder / self._name).unlink()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with client:
+                try:
+                    client.settimeout(ANSWER_TIMEOUT_S)
+                    answer = self._answers.get(client.recv(64).decode())
+                    if answer is not None:
+                        client.sendall(json.dumps(answer()).encode())
+                except OSError:
+                    pass  # the client has gone
+                except Exception:
+                    _logger.exception("status.failed")
+
+
+def read_workers(data_dir: Path) -> list[WorkerStatus]:
+    """Ask every worker of the hosts over `data_dir` what it serves."""
+    return [
+        WorkerStatus(pid, said["master"], said["is_ready"], tuple(said["mounts"]))
+        for pid, said in ask_workers(data_dir, "list").items()
+    ]
+
+
+def ask_workers(data_dir: Path, question: str) -> dict[int, dict[str, Any]]:
+    """Return each worker's answer by its process id; those that are no more are left out."""
+    paths = sorted(workers_folder(data_dir).glob("*.sock"))
+    answers = {int(path.stem): _ask(path, question) for path in paths}
+    return {pid: answer for pid, answer in answers.items() if answer is not None}
+
+
+def _ask(path: Path, question: str) -> dict[str, Any] | None:
+    with socket.socket(socket.AF_UNIX) as connection, _short(path.parent) as short:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            connection.connect(str(short / path.name))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)  # of a worker that was killed
+            return None
+        except OSError:
+            return None
+        parts = []
+        with contextlib.suppress(OSError):
+            connection.sendall(question.encode())
+            while part := connection.recv(1 << 16):
+                parts.append(part)
+    try:
+        said: dict[str, Any] = json.loads(b"".join(parts))
+    except ValueError:
+        return None  # it ended in the middle
+    return said
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[Path]:
+    """Name a folder in few characters: a socket's address has room for 107."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

@@ -1,0 +1,111 @@
+"""What is wrong with the keys of a tenant file, in an operator's words. Shows no secret."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from flask import Flask
+
+from core.errors import Problem
+
+_FLASK_KEYS = frozenset(Flask.default_config)
+
+_SECRET_FIELDS = frozenset(
+    {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"}
+)
+"""Their values are never repeated."""
+
+_EXPECTED: Mapping[str, str] = {
+    "bool_type": "True or False",
+    "dict_type": "a dict",
+    "float_type": "a number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "an integer",
+    "string_too_long": "at most {max_length} characters",
+    "string_type": "a string",
+    "string_unicode": "text",
+    "tuple_type": "a list",
+}
+"""What pydantic's kinds of errors expect, in a tenant file's words."""
+
+
+def ill_valued(
+    file: str,
+    values: Mapping[str, Any],
+    details: Mapping[str, Any],
+    examples: Mapping[str, list[Any] | None],
+) -> Problem:
+    """Return one of pydantic's errors as a problem.
+
+    Args:
+        file: the path that messages name.
+        values: what the file says.
+        details: one of `ValidationError.errors()`.
+        examples: key → good values.
+    """
+    key, *inner = details["loc"]
+    place = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
+    remedy = _remedy(key, examples[key])
+    if details["type"] == "missing":
+        return Problem(file, f"is missing; {remedy}", key)
+    if details["type"] == "value_error":
+        reason = str(details["ctx"]["error"])
+        shown = "" if key in _SECRET_FIELDS else f"found {_short(details['input'])}; "
+        return Problem(file, f"{shown}{reason}.", place)
+    value = details["input"] if inner else values.get(key)
+    found = "None" if value is None else type(value).__name__
+    if value is not None and key not in _SECRET_FIELDS:
+        found += f" {_short(value)}"
+    expected = _EXPECTED.get(details["type"])
+    text = expected.format(**details.get("ctx", {})) if expected else details["msg"]
+    return Problem(file, f"found {found}; expected {text}; {remedy}", place)
+
+
+def misspelt(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
+    """Yield a problem for each of `keys` that is one edit away from a known one."""
+    known = list(known)
+    for key in keys:
+        if key in _FLASK_KEYS:
+            continue
+        near = [one for one in known if is_one_edit_away(key, one)]
+        if near:
+            yield Problem(file, f"is no key; did you mean '{near[0]}'? Rename it.", key)
+
+
+def unsafe(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each key that shows the inside of an app to its clients."""
+    for key in ("DEBUG", "TESTING"):
+        if values.get(key):
+            yield Problem(
+                file,
+                "shows the code and its secrets to clients; remove it. For development: "
+                f"tenantry run {name} -- run --debug",
+                key,
+            )
+
+
+def is_one_edit_away(one: str, other: str) -> bool:
+    """Whether one insertion, deletion, replacement or swap of neighbours leads to the other."""
+    if one == other or abs(len(one) - len(other)) > 1:
+        return False
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if start is None:
+        return True
+    rest, rest_other = one[start:], other[start:]
+    return (
+        rest[1:] == rest_other[1:]
+        or rest[1:] == rest_other
+        or rest == rest_other[1:]
+        or (rest[:2] == rest_other[1::-1] and rest[2:] == rest_other[2:])
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"  # noqa: PLR2004 - one line stays readable
+
+
+def _remedy(key: str, examples: list[Any] | None) -> str:
+    if key == "SECRET_KEY":
+        return 'write SECRET_KEY = secret("…"), after: from config import secret.'
+    return f"write {key} = {examples[0]!r}." if examples else f"see '{key}' in the README."

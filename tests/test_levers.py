@@ -1,0 +1,50 @@
+"""Levers: small files beside a tenant's data."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import TenantryError
+from core.levers import UNTOUCHED, Levers, levers_file, levers_stamp, read_levers, write_levers
+
+
+@pytest.mark.parametrize(
+    "levers", [UNTOUCHED, Levers(is_disabled=True), Levers(maintenance="Back at noon.")]
+)
+def test_what_was_written_is_read(data_dir: Path, levers: Levers) -> None:
+    """Untouched levers leave no file."""
+    write_levers(data_dir, "acme", Levers(maintenance=True))
+
+    write_levers(data_dir, "acme", levers)
+
+    expected = (levers, levers != UNTOUCHED)
+    assert expected == (read_levers(data_dir, "acme"), levers_file(data_dir, "acme").exists())
+
+
+def test_the_stamp_changes_with_the_levers(data_dir: Path) -> None:
+    """Also between two messages of one length within a second."""
+    stamps = [levers_stamp(data_dir, "acme")]
+    for message in ("one", "two", "six"):
+        write_levers(data_dir, "acme", Levers(maintenance=message))
+        stamps.append(levers_stamp(data_dir, "acme"))
+
+    assert (0, 4) == (stamps[0], len(set(stamps)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"maintenance": 1, "is_disabled": false}'])
+def test_a_file_that_is_none_of_ours_is_an_error(data_dir: Path, text: str) -> None:
+    """It is named, with the remedy."""
+    path = levers_file(data_dir, "acme")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+    with pytest.raises(TenantryError, match="remove it, and pull again"):
+        read_levers(data_dir, "acme")
+
+
+def test_a_data_folder_that_is_none_is_an_error(data_dir: Path) -> None:
+    """Nothing else escapes, and nothing is left behind."""
+    data_dir.write_text("a file")
+
+    with pytest.raises(TenantryError, match="cannot write"):
+        write_levers(data_dir, "acme", Levers(is_disabled=True))

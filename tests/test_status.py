@@ -1,0 +1,80 @@
+"""What each worker tells on its socket."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.status import StatusSocket, WorkerStatus, read_workers, workers_folder
+
+TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}]}
+
+
+@pytest.fixture(name="status_socket")
+def _status_socket(data_dir: Path) -> Iterator[StatusSocket]:
+    """Return a socket of this process; closed after the test."""
+    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    yield opened
+    opened.close()
+
+
+@pytest.mark.usefixtures("status_socket")
+def test_a_worker_tells(data_dir: Path) -> None:
+    """Whoever asks gets what the worker tells, with its process id."""
+    expected = WorkerStatus(os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},))
+
+    assert [expected] == read_workers(data_dir)
+
+
+def test_a_closed_worker_is_gone(status_socket: StatusSocket, data_dir: Path) -> None:
+    """After `close()`, called twice or not, nobody answers and no file is left."""
+    status_socket.close()
+    status_socket.close()
+
+    assert ([], []) == (read_workers(data_dir), list(workers_folder(data_dir).iterdir()))
+
+
+def test_a_killed_worker_is_left_out(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of a process that is no more is removed by the next who asks."""
+    folder = workers_folder(data_dir)
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        monkeypatch.chdir(folder)
+        dead.bind("1.sock")
+
+    assert ([], []) == (read_workers(data_dir), list(folder.iterdir()))
+
+
+def test_a_worker_that_answers_nonsense_is_left_out(data_dir: Path) -> None:
+    """An answer that ends in the middle is none."""
+    told = StatusSocket(data_dir, {"list": lambda: {"mounts": object()}})  # no JSON: it breaks off
+
+    workers = read_workers(data_dir)
+    told.close()
+
+    assert [] == workers
+
+
+def test_no_host_is_no_worker(data_dir: Path) -> None:
+    """Without a folder of sockets there is nobody to ask."""
+    assert [] == read_workers(data_dir)
+
+
+@pytest.mark.usefixtures("status_socket")
+def test_only_the_owner_may_ask(data_dir: Path) -> None:
+    """The folder of the sockets is closed to other users."""
+    assert 0o700 == workers_folder(data_dir).stat().st_mode & 0o777
+
+
+def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+    """A data folder may lie deeper than a socket's address has room for."""
+    deep = tmp_path.joinpath(*["a" * 40] * 4)
+    opened = StatusSocket(deep, {"list": lambda: TOLD})
+
+    workers = read_workers(deep)
+    opened.close()
+
+    assert 1 == len(workers)
