@@ -127,6 +127,6 @@ def _claimed(tenant: Tenant) -> Iterator[tuple[str, str]]:
     yield "SECRET_KEY", f"secret {tenant.secret_key.get_secret_value()}"
     for place, old in enumerate(tenant.secret_key_fallbacks):
         yield f"SECRET_KEY_FALLBACKS[{place}]", f"secret {old.get_secret_value()}"
-    database = database_identity(tenant.database_url)
+    database = database_identity(tenant.database_uri.get_secret_value())
     if database is not None:
         yield "DATABASE_URI", f"database {database!r}"

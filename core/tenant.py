@@ -6,7 +6,7 @@ The fields are the keys of a tenant file; the README's table is checked against 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,9 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from sqlalchemy.engine import URL
 
 from core import tenant_values
-from core.database_url import parse_database_url
+from core.database_url import check_database_url, parse_database_url
 from core.errors import Problem, TenantFileError
 from core.tenant_problems import ill_valued, misspelt, unsafe
 from core.tenant_values import (
@@ -32,6 +31,9 @@ from core.tenant_values import (
     check_secret,
     check_url_prefix,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 NAME = tenant_values.NAME
 
@@ -212,11 +214,11 @@ class Tenant(BaseModel):
     @field_validator("database_uri")
     @classmethod
     def _check_database_uri(cls, value: SecretStr) -> SecretStr:
-        parse_database_url(value.get_secret_value())
+        check_database_url(value.get_secret_value())
         return value
 
     @property
-    def database_url(self) -> URL:
+    def database_url(self) -> "URL":
         """The parsed `DATABASE_URI`; printing it masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 

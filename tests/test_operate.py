@@ -1,20 +1,33 @@
 """What operators do with a running host: list, wait, maintenance, disable, plan, restart."""
 
+import contextlib
+import io
 import json
 import os
-import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import tenant_text
-from servers import Server, program, running, wait_until
+from servers import Server, running, wait_until
 
 from config.settings import HostSettings
+from core.cli import main
 from core.cli.list import serving_rows, wait_for_workers
 from core.levers import UNTOUCHED, write_levers
 from core.status import read_workers
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Site:
@@ -31,17 +44,22 @@ class Site:
         unfinished.write_text(tenant_text(name, **keys))
         unfinished.replace(self.tenants / f"{name}.py")
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of `tenantry` in the folder."""
-        inherited = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
-        return subprocess.run(
-            [program("tenantry"), *words],
-            cwd=self.folder,
-            env=inherited | {"TENANTRY_ADMIN_BIND": "off"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(self, *words: str) -> Result:
+        """Run a command of `tenantry` in the folder, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            for name in [name for name in os.environ if name.startswith("TENANTRY_")]:
+                patch.delenv(name)
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["tenantry", *words])
+            patch.setattr(sys, "path", list(sys.path))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     def rows(self) -> dict[str, dict[str, object]]:
         """Return what `list --json` prints, by name."""
@@ -103,7 +121,7 @@ def test_wait_returns_when_all_serve_the_folder(site: Site, server: Server) -> N
     waited = site.run("list", "--wait")
 
     answers = {server.get("/acme/")[0].status for _ in range(10)}
-    assert (0, {503}) == (waited.returncode, answers)
+    assert (0, {503}) == (waited.code, answers)
 
 
 def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
@@ -113,7 +131,7 @@ def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
 
     waited = site.run("list", "--wait")
 
-    assert (1, 201) == (waited.returncode, server.get("/acme/")[0].status)
+    assert (1, 201) == (waited.code, server.get("/acme/")[0].status)
     assert "stale" == site.rows()["acme"]["state"]
 
 
@@ -136,7 +154,7 @@ def test_a_disabled_tenant_is_not_there(site: Site, server: Server) -> None:
     site.run("enable", "acme")
     _becomes(server, "/acme/", 201)
 
-    assert ("disabled", 0) == (state, waited.returncode)
+    assert ("disabled", 0) == (state, waited.code)
 
 
 def test_plan_against_what_serves(site: Site, tmp_path: Path) -> None:
@@ -149,21 +167,21 @@ def test_plan_against_what_serves(site: Site, tmp_path: Path) -> None:
 
     plan = changed.run("plan")
 
-    assert 0 == plan.returncode, plan.stderr
-    lines = plan.stdout.splitlines()
+    assert 0 == plan.code, plan.err
+    lines = plan.out.splitlines()
     assert "~ acme: moves from /acme to /a/b" in lines
     assert "~ acme: SESSION_COOKIE_NAME: not set → 's'" in lines
     assert "- globex: gone from /globex" in lines
     assert "+ initech: new at /initech, endpoints landing" in lines
     assert any(line.startswith("~ acme: SECRET_KEY: ********") for line in lines)
-    assert "k" * 40 not in plan.stdout
+    assert "k" * 40 not in plan.out
 
 
 def test_plan_of_an_unchanged_folder_is_empty(site: Site) -> None:
     """Nothing to do is nothing printed, exit 0."""
     plan = site.run("plan")
 
-    assert (0, "", "") == (plan.returncode, plan.stdout, plan.stderr)
+    assert (0, "", "") == (plan.code, plan.out, plan.err)
 
 
 def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
@@ -175,8 +193,8 @@ def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
     plan = site.run("plan", "--against", str(snapshot))
 
     assert "0123456789abcdef" not in snapshot.read_text()
-    assert 1 == plan.returncode
-    assert any(line.startswith("! tenants/globex.py: ") for line in plan.stdout.splitlines())
+    assert 1 == plan.code
+    assert any(line.startswith("! tenants/globex.py: ") for line in plan.out.splitlines())
 
 
 def test_restart_replaces_every_worker_without_a_failed_request(site: Site, server: Server) -> None:
@@ -195,7 +213,7 @@ def test_restart_replaces_every_worker_without_a_failed_request(site: Site, serv
     client.join()
     workers = site.rows()["acme"]["workers"]
     assert isinstance(workers, list)
-    assert (0, {201}) == (restart.returncode, set(statuses))
+    assert (0, {201}) == (restart.code, set(statuses))
     assert (2, set()) == (len(workers), before & {worker["pid"] for worker in workers})
 
 
@@ -213,5 +231,5 @@ def test_without_a_host_it_says_so(
 
     result = Site(tmp_path).run(*words)
 
-    assert (1, 1) == (result.returncode, len(result.stderr.splitlines()))
-    assert "no host is running" in result.stderr
+    assert (1, 1) == (result.code, len(result.err.splitlines()))
+    assert "no host is running" in result.err
