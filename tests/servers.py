@@ -113,7 +113,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not is_so():
         assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.02)
+        threading.Event().wait(0.05)
 
 
 def answers_at(server: Server, path: str) -> bool:

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from servers import DEADLINE_S, Server, free_port
+from servers import CONFIG_FILE, DEADLINE_S, Server, free_port
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -111,7 +111,8 @@ def test_a_tenant_answers_through_the_proxy(
 ) -> None:
     """Through nginx a tenant answers, and its redirect stays under its prefix."""
     write_tenant("acme")
-    server = start_server(["tenantry", "serve", "--bind", "{bind}"], TENANTRY_TRUSTED_PROXIES="1")
+    command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
+    server = start_server(command, TENANTRY_TRUSTED_PROXIES="1")
     port = start_nginx(server.port)
 
     landing, redirect, host_page = (

@@ -17,6 +17,8 @@ from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
 
 from core.levers import UNTOUCHED, Levers, write_levers
 
+pytestmark = pytest.mark.live
+
 GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
 
 ENDPOINT = """\

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 from conftest import tenant_text
-from servers import Server, running, wait_until
+from servers import CONFIG_FILE, Server, running, wait_until
 
 from config.settings import HostSettings
 from core.cli import main
 from core.cli.list import serving_rows, wait_for_workers
 from core.levers import UNTOUCHED, write_levers
 from core.status import read_workers
+
+pytestmark = pytest.mark.live
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(name="server", scope="module")
 def _server(site: Site) -> Iterator[Server]:
     """Serve the site with two workers."""
-    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "2"]
+    command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2"]
     with running(command, site.folder) as server:
         wait_until(lambda: len(read_workers(site.data)) == 2)
         yield server
