@@ -7,6 +7,7 @@ counts once it has settled: 48 % of all truncations of a tenant file still compi
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ class Content:
     """Settled content of one tenant file, or why it cannot be read."""
 
     path: Path
-    digest: str
+    digest: str = ""
+    """SHA-256 of the source, or of the error; empty: not read yet, `read_content` does it."""
     source: bytes = b""
     error: TenantFileError | None = None
 
@@ -111,16 +113,18 @@ class TenantsFolder:
             if file.signature == signature and file.is_quiet:
                 return
         path = self.path / f"{name}.py"
-        content = read_content(path)
         if file is None:
             file = self._files[name] = _File(signature, now)
             found.appeared.append(name)
-            # At start most files are old, and 10,000 of them are read once only.
-            if self._is_first_look and self._wall_clock() - changed_at > RECENT_S:
-                file.is_quiet = content.error is None
-                self._tell(file, content, found)
+            # At start most files are old. 10,000 of them are read when each is judged, not here:
+            # that would keep every request waiting for seconds.
+            is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
+            if self._is_first_look and is_old:
+                file.is_quiet = True
+                found.changed.append(Content(path))
                 return
-        elif file.signature != signature:
+        content = read_content(path)
+        if file.signature != signature:
             file.signature, file.seen_s, file.is_quiet = signature, now, False
         if content.digest == file.digest:
             file.candidate = ""
@@ -133,6 +137,12 @@ class TenantsFolder:
             found.is_settled = False
         else:
             self._tell(file, content, found)
+
+    def note(self, name: str, digest: str, *, is_readable: bool) -> None:
+        """Remember the digest of a file that was told unread."""
+        file = self._files.get(name)
+        if file is not None and not file.digest:
+            file.digest, file.is_quiet = digest, is_readable
 
     def _tell(self, file: _File, content: Content, found: Look) -> None:
         file.digest, file.candidate = content.digest, ""
@@ -179,5 +189,10 @@ def read_content(path: Path) -> Content:
     try:
         source = read_tenant_file(path)
     except TenantFileError as error:
-        return Content(path, hashlib.sha256(str(error).encode()).hexdigest(), error=error)
-    return Content(path, hashlib.sha256(source).hexdigest(), source)
+        return Content(path, _digest(str(error).encode()), error=error)
+    return Content(path, _digest(source), source)
+
+
+def _digest(source: bytes) -> str:
+    # One string for all who keep it: the folder, the mount and the tenant.
+    return sys.intern(hashlib.sha256(source).hexdigest())

@@ -18,7 +18,7 @@ from typing import Any
 
 from core.catalogue import Rejected, Verdict, judge
 from core.errors import Problem
-from core.folder import Content
+from core.folder import Content, read_content
 from core.instance import Instance
 from core.loader import RUN_TIMEOUT_S, Loader, printable
 from core.tenant import Tenant
@@ -162,6 +162,8 @@ class Lanes:
         except Empty:
             loader = Loader(data_dir=self._data_dir)
         try:
+            if not content.digest:
+                content = read_content(content.path)
             return judge(content, self._data_dir, loader, timeout_s)
         except BaseException as error:  # noqa: BLE001 - without a verdict the host is never ready
             text = f"cannot be judged: {type(error).__name__}; change the file to try again."

@@ -117,7 +117,7 @@ class Loader:
             failure = Problem(file, _ending({}, timeout_s))
         if failure is not None:
             raise HungFileError([failure]) if "hung" in answer else TenantFileError([failure])
-        digest = hashlib.sha256(source).hexdigest()
+        digest = sys.intern(hashlib.sha256(source).hexdigest())  # as `folder` does
         return LoadedFile(name, file, digest, values, problems, secrets)
 
     def _ask(self, request: dict[str, Any], source: bytes) -> dict[str, Any]:

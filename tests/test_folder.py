@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core import folder as folder_module
-from core.folder import RECENT_S, REMOVAL_S, Look, TenantsFolder, list_tenant_files
+from core.folder import RECENT_S, REMOVAL_S, Look, TenantsFolder, list_tenant_files, read_content
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
 """A little more than it takes: sums of floats are not exact."""
@@ -78,13 +78,28 @@ def test_a_new_file_is_told_when_it_was_read_twice_the_same(followed: Followed) 
 
 
 def test_at_start_an_old_file_is_told_at_once(tenants_dir: Path) -> None:
-    """10,000 files that nobody has touched for long are read once."""
+    """Of 10,000 files that nobody has touched for long, none is read before it is judged."""
     followed = Followed(tenants_dir, is_old=True)
     followed.write("acme.py", GOOD)
 
     told = followed.told()
 
-    assert [("acme", GOOD)] == told
+    assert [("acme", b"")] == told
+
+
+def test_a_file_told_unread_is_told_again_only_when_its_content_changes(
+    tenants_dir: Path,
+) -> None:
+    """Once its digest has been noted, a touch is no change."""
+    followed = Followed(tenants_dir, is_old=True)
+    path = followed.write("acme.py", GOOD)
+    followed.look()
+    followed.folder.note("acme", read_content(path).digest, is_readable=True)
+    path.touch()
+
+    told = [followed.told(SETTLE_S) for _ in range(3)]
+
+    assert [[], [], []] == told
 
 
 def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
