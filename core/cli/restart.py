@@ -21,7 +21,7 @@ POLL_S = 0.05
 
 @click.command("restart")
 def command() -> None:
-    """Replace every worker of the running host by one with new code; no request fails or waits."""
+    """Replace every worker of the running host by one with new code; no request fails."""
     data_dir = read_settings().data_dir
     old = read_workers(data_dir)
     if not old:
