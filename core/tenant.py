@@ -290,8 +290,8 @@ def parse_tenant(
     return tenant
 
 
-_NOT_TOLD: frozenset[str] = frozenset()
-"""Which fields were given is nowhere asked; one for all tenants, so nothing can write it."""
+_NOT_TOLD: set[str] = set()
+"""Which fields were given is nowhere asked. A frozen tenant never writes it; a copy gets its own."""
 
 
 def _in_the_clear(value: Any) -> Any:
