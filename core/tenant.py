@@ -291,7 +291,7 @@ def parse_tenant(
 
 
 _NOT_TOLD: set[str] = set()
-"""Which fields were given is nowhere asked. A frozen tenant never writes it; a copy gets its own."""
+"""Which fields were given is nowhere asked. A frozen tenant never writes it; copies get theirs."""
 
 
 def _in_the_clear(value: Any) -> Any:
