@@ -426,7 +426,18 @@ def test_a_package_above_that_fails_to_import_is_no_typo(
     (tmp_path / "corp/__init__.py").write_text(text)
 
     with pytest.raises(EndpointError, match=r"endpoint 'corp\.shop' fails to import"):
-        find_endpoint(name)
+        load_endpoint(name, "acme")
+
+
+def test_looking_for_an_endpoint_runs_nothing(
+    write_endpoint: WriteEndpoint, tmp_path: Path
+) -> None:
+    """A tenant file may name any package: not a line of it runs until an app is built."""
+    name = write_endpoint()
+    for package in ("corp", "corp/shop"):
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
+
+    assert name == find_endpoint(name)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def available_endpoints() -> list[str]:
 
 
 def find_endpoint(name: str) -> str:
-    """Return the package that `name` means, without importing its modules.
+    """Return the package that `name` means, without importing it or a package above it.
 
     Raises:
         EndpointError: there is none, or it has no `blueprint.py`; the text has the nearest names.
@@ -65,13 +65,7 @@ def find_endpoint(name: str) -> str:
     if not all(part.isidentifier() for part in name.split(".")):
         raise EndpointError(name, f"no endpoint named {name!r}; {_hint(name)}")
     package = _package_of(name)
-    try:
-        spec = importlib.util.find_spec(package)  # imports the packages above it
-    except BaseException as error:
-        if not _is_missing(package, error):
-            raise EndpointError(name, _failure(name, "fails to import", error)) from error
-        spec = None
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    folders = _folders_of(package)
     if not folders:
         raise EndpointError(name, f"no endpoint named {name!r}; {_hint(name)}")
     if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
@@ -128,10 +122,25 @@ def _package_of(name: str) -> str:
     return name if "." in name else f"{__name__}.{name}"
 
 
-def _is_missing(package: str, error: BaseException) -> bool:
-    """Whether a package is not there; not, whether it misses something that it imports."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    return missing is not None and f"{package}.".startswith(f"{missing}.")
+def _folders_of(package: str) -> list[str]:
+    """Return the folders of a package; none if there is no such package.
+
+    `importlib.util.find_spec` would import the packages above it, and a tenant file, which may
+    name any package, must not run code in a process that serves.
+    """
+    top, *rest = package.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # `__main__` and its like are no packages
+        return []
+    path = top
+    for part in rest:
+        folders = None if spec is None else spec.submodule_search_locations
+        if folders is None:
+            return []
+        path = f"{path}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(path, list(folders))
+    return [] if spec is None else list(spec.submodule_search_locations or ())
 
 
 def _failure(name: str, what: str, error: BaseException) -> str:
@@ -200,12 +209,12 @@ class _PrivateFinder(importlib.abc.MetaPathFinder):
 
 
 def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec | None:
-    shared = importlib.util.find_spec(package)
-    if shared is None:
+    folders = _folders_of(package)
+    if not folders:
         return None
     # No loader: __init__.py is empty by contract, so the copy is a namespace over the same folder.
     spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
-    spec.submodule_search_locations = list(shared.submodule_search_locations or ())
+    spec.submodule_search_locations = folders
     return spec
 
 
