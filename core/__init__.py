@@ -11,6 +11,7 @@ checks it (`pyproject.toml`).
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
+    cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  watch  worker      instances on their way out, operators' levers, file
                                            events, the gunicorn worker

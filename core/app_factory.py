@@ -38,6 +38,10 @@ class TenantSessions(SecureCookieSessionInterface):
         """Return the configured path, or the root of the request that is being answered."""
         return app.config["SESSION_COOKIE_PATH"] or request.root_path or "/"
 
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Return whether the cookie is for HTTPS only: as configured, or as the request came."""
+        return app.config["SESSION_COOKIE_SECURE"] or request.is_secure
+
 
 class TenantApp(Flask):
     """A Flask app whose routing never answers with a `Host` header that a client sent."""

@@ -1,7 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → body limit → the tenant's Flask app.
+mount → lease → containment → log context → trusted hosts → body limit → confined cookies → the
+tenant's Flask app.
 """
 
 import logging
@@ -18,6 +19,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app
 from core.containment import Containment
+from core.cookies import ConfinedCookies
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.host_pages import HostPages, MountStatus
@@ -113,11 +115,13 @@ class Host:
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
         names = tenant.trusted_hosts
+        logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
-            partial(Containment, logger=logging.getLogger(f"tenant.{tenant.name}")),
+            partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
             partial(BodyLimit, max_bytes=tenant.max_content_length),
+            partial(ConfinedCookies, logger=logger),
         ]
         wsgi: WSGIApplication = app
         for layer in reversed(outermost_first):

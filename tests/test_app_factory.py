@@ -316,6 +316,15 @@ def test_a_session_cookie_stays_under_the_root_of_its_request(create: Create, ro
     assert ["HttpOnly", f"Path={root or '/'}", "SameSite=Lax"] == sorted(cookie.split("; ")[1:])
 
 
+def test_a_session_cookie_is_secure_where_the_request_is(create: Create) -> None:
+    """What came over HTTPS goes back over HTTPS only."""
+    client = Client(with_session(create()))
+
+    cookie = client.get("/login", base_url="https://localhost/acme/").headers["Set-Cookie"]
+
+    assert "; Secure" in cookie
+
+
 def test_a_configured_cookie_path_is_kept(create: Create) -> None:
     """`SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` of a tenant win."""
     app = create(SESSION_COOKIE_PATH="/acme/shop", SESSION_COOKIE_NAME="mine")
