@@ -6,7 +6,10 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     reload                                 keeps the mounts what the tenants folder says
-    lanes                                  threads that judge files and build instances for it
+    admission  judging                     who is admitted beside the others; files that wait for
+                                           a verdict
+    rebuilds                               builds beside what serves, and their back-off
+    lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints

@@ -6,11 +6,15 @@ reads it when it changes, and it survives restarts.
 
 import contextlib
 import json
+import logging
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import TenantryError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,48 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+
+
+class LeversWatch:
+    """Tells whose levers have changed. For one thread."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._stamps: dict[str, int] = {}  # of those that are not untouched
+
+    def look(self, names: Iterable[str]) -> Iterator[tuple[str, Levers]]:
+        """Yield the levers of those whose changed since the last look.
+
+        Those that cannot be read stay as they were told; the log says why, once.
+        """
+        for name in names:
+            try:
+                stamp = levers_stamp(self._data_dir, name)
+                if stamp == self._stamps.get(name, 0):
+                    continue
+                self._remember(name, stamp)
+                levers = read_levers(self._data_dir, name)
+            except (OSError, TenantryError) as error:
+                self._note_unreadable(name, error)
+            else:
+                yield name, levers
+
+    def forget(self, name: str) -> None:
+        """Tell a name's levers anew if it comes again."""
+        self._stamps.pop(name, None)
+
+    def _remember(self, name: str, stamp: int) -> None:
+        if stamp:
+            self._stamps[name] = stamp
+        else:
+            self._stamps.pop(name, None)
+
+    def _note_unreadable(self, name: str, error: Exception) -> None:
+        if isinstance(error, TenantryError) or self._stamps.get(name) != _UNREADABLE:
+            _logger.error("levers.unreadable", extra={"tenant": name, "reason": str(error)})
+        if isinstance(error, OSError):
+            self._stamps[name] = _UNREADABLE
+
+
+_UNREADABLE = -1
+"""Stands for the stamp of levers that cannot be looked at."""

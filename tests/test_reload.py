@@ -14,7 +14,7 @@ from conftest import KEY
 from servers import DEADLINE_S
 from werkzeug.test import create_environ, run_wsgi_app
 
-from core import reload as reload_module
+from core.admission import Admission
 from core.departures import SURVIVOR_S
 from core.folder import TenantsFolder
 from core.instance import Instance
@@ -76,8 +76,7 @@ class Followed:
 
     def is_busy(self) -> bool:
         """Whether something goes on in a lane."""
-        building = self.follower._building.values()
-        return bool(self.follower._lanes.judging) or not all(one.is_over for one in building)
+        return bool(self.follower._lanes.judging or self.follower._rebuilds.running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
         """Do rounds for so long; what goes on in the lanes takes no time."""
@@ -245,8 +244,8 @@ def test_at_start_the_first_by_name_is_accepted(
         for result in list(followed.follower._lanes.collect()):
             result()
     for name in order:
-        followed.follower._decide(followed.follower._known[name])
-        followed.follower._reconsider()
+        followed.follower._admission.decide(name)
+        followed.follower._admission.reconsider()
 
     followed.go_on()
 
@@ -446,14 +445,14 @@ def test_a_fault_in_one_tenant_stops_no_other(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is odd about one, the round goes on, and the odd one is failed."""
-    decide = Follower._decide
+    decide = Admission.decide
 
-    def odd(self: Follower, known: reload_module._Known) -> None:
-        if known.mount.name == "acme":
+    def odd(self: Admission, name: str) -> None:
+        if name == "acme":
             raise RuntimeError("odd")
-        decide(self, known)
+        decide(self, name)
 
-    monkeypatch.setattr(Follower, "_decide", odd)
+    monkeypatch.setattr(Admission, "decide", odd)
     write_tenant("acme")
     write_tenant("globex", APP_NAME="globex")
 
@@ -490,7 +489,7 @@ def test_a_request_waits_for_the_verdict_on_its_file(
     write_tenant("acme", APP_NAME="v1")
     followed = follow()
     followed.follower._look()
-    followed.follower._publish(is_urgent=True)
+    followed.follower._publish()
     words: list[str] = []
     asking = threading.Thread(target=lambda: words.append(followed.get()))
     asking.start()
