@@ -15,8 +15,8 @@ checks it (`pyproject.toml`).
     endpoints/                             loading an endpoint for one app; the endpoints
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     host_pages  status  telemetry          what the host tells,
-    departures  levers  watch  worker      instances on their way out, operators' levers, file
-                                           events, the gunicorn worker
+    departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
+    worker                                 that are cheap to build, file events, the gunicorn worker
     claims  folder  instance  masking      what tenants may not share; which files have settled;
                                            one app while it serves; secrets hidden
     loader  tenant                         a tenant file becomes plain data, then a Tenant
