@@ -22,7 +22,7 @@ checks it (`pyproject.toml`).
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not;
-    problem                                the host's own answers
+    problem  turns                         the host's own answers; many names by turns
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -30,15 +30,24 @@ class Claims:
         self._below: dict[str, set[str]] = {}  # path above prefixes → their names
         # name → prefix, marks: of its SECRET_KEY, of each fallback, of its database if it has one
         self._tenants: dict[str, tuple[str, tuple[bytes, ...]]] = {}
+        # A tenant is asked about, then taken: each mark is computed once.
+        self._marked: tuple[Tenant | None, tuple[tuple[str, bytes], ...]] = None, ()
 
     def clashes(self, tenant: Tenant) -> list[Clash]:
         """Return what `tenant` claims and others have; empty if it may be accepted."""
         found = [
             Clash(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
-            for key, mark in _marks(tenant)
+            for key, mark in self._marks(tenant)
             if (owner := self._owners.get(mark, tenant.name)) != tenant.name
         ]
         return found + list(self._prefix_clash(tenant))
+
+    def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
+        marked, marks = self._marked
+        if marked is not tenant:
+            marks = tuple(_marks(tenant))
+            self._marked = tenant, marks
+        return marks
 
     def _shared(self, key: str, mark: bytes, owner: str) -> str:
         """Say where the other one has it, so that both sides can be looked at."""
@@ -61,7 +70,7 @@ class Claims:
     def take(self, tenant: Tenant) -> None:
         """Give `tenant` what it claims, instead of what its name had before."""
         self.drop(tenant.name)
-        marks = tuple(mark for _, mark in _marks(tenant))
+        marks = tuple(mark for _, mark in self._marks(tenant))
         self._tenants[tenant.name] = tenant.url_prefix, marks
         self._owners.update(dict.fromkeys(marks, tenant.name))
         self._prefixes[tenant.url_prefix] = tenant.name

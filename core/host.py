@@ -80,7 +80,11 @@ class Host:
                 self.follower = self._new_follower()
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
-            arguments = (folder, self._stopping, lambda: self.follower.wake(look=True))
+            follower = self.follower
+            arguments = (
+                *(folder, self._stopping, lambda: follower.wake(look=True)),
+                lambda are_sure: follower.trust_events(are_sure=are_sure),
+            )
             self._threads = [
                 threading.Thread(target=self.follower.run, name="tenantry-follower", daemon=True),
                 threading.Thread(

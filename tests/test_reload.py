@@ -14,6 +14,7 @@ from conftest import KEY
 from servers import DEADLINE_S
 from werkzeug.test import create_environ, run_wsgi_app
 
+from core import reload as reload_module
 from core.admission import Admission
 from core.departures import SURVIVOR_S
 from core.folder import TenantsFolder
@@ -508,11 +509,11 @@ def test_a_look_that_is_asked_for_during_a_look_is_had(
     looks: list[float] = []
     look = followed.follower._folder.look
 
-    def noted() -> object:
+    def noted(share: float) -> object:
         looks.append(followed.clock.now_s)
         if len(looks) == 1:
             followed.follower.wake(look=True)
-        return look()
+        return look(share)
 
     monkeypatch.setattr(followed.follower._folder, "look", noted)
 
@@ -520,3 +521,46 @@ def test_a_look_that_is_asked_for_during_a_look_is_had(
         followed.follower.step()
 
     assert 2 == len(looks)
+
+
+@pytest.mark.parametrize("change", ["write_text", "replace", "link", "event"])
+def test_of_many_files_a_change_is_in_effect_within_two_seconds(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """By the poll, where each has its turn; and by events, where the poll takes its time."""
+    monkeypatch.setattr(reload_module, "FEW", 0)
+    others = [write_tenant(f"t{number}") for number in range(20)]
+    path = write_tenant("acme", APP_NAME="v1")
+    if change == "link":
+        path = path.rename(path.parent / "_acme.py")
+        (path.parent / "acme.py").symlink_to(path.name)
+    followed = follow()
+    followed.follower.trust_events(are_sure=change in ("link", "event"))
+    before = followed.go_on(5.0).get()
+
+    if change == "replace":
+        others[0].with_name("_new.py").write_text(path.read_text().replace("v1", "v2"))
+        others[0].with_name("_new.py").replace(path)
+    else:
+        path.write_text(path.read_text().replace("v1", "v2"))
+    if change == "event":
+        followed.follower.wake(look=True)
+
+    assert ("v1", "v2") == (before, followed.go_on(1.9).get())
+
+
+def test_of_many_files_each_has_its_turn_where_an_event_was_lost(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later, but by itself."""
+    monkeypatch.setattr(reload_module, "FEW", 0)
+    for number in range(20):
+        write_tenant(f"t{number}")
+    path = write_tenant("acme", APP_NAME="v1")
+    followed = follow()
+    followed.follower.trust_events(are_sure=True)
+    followed.go_on(5.0).get()
+
+    path.write_text(path.read_text().replace("v1", "v2"))
+
+    assert "v2" == followed.go_on(reload_module.SURE_TURN_S + 2).get()
