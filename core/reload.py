@@ -47,6 +47,9 @@ each tenant's levers, of which a file of their own tells."""
 PUBLISH_PAUSE_S = 0.25
 """Between two new routings while files are judged: one for 10,000 tenants takes 15 ms."""
 
+MANY_AWAKE = 100
+"""So many more instances than before are worth a word to the garbage collector."""
+
 LOADER_REST_S = 10.0
 """How long after the last file the loader processes end: changes come in company, and starting one
 costs 50 ms, a third of what a change takes to be served."""
@@ -106,6 +109,10 @@ class Follower:
         self._next_care = 0.0
         self._next_publication = 0.0
         self._is_missing = False
+        self._settled_awake = 0
+        self.note_settled: Callable[[], None] = lambda: None
+        """Called from the follower's thread when much has been made that stays: all tenants are
+        known, or many more are awake than before."""
         self._unrouted: list[Mount] = []  # to be closed
 
     # -- the thread -----------------------------------------------------------------------------
@@ -247,8 +254,9 @@ class Follower:
         is_due = is_all_known or self._clock() >= self._next_publication
         if self._admission.are_routes_old and is_due:
             self._publish()
-        if is_all_known:
+        if is_all_known and not self.is_ready.is_set():
             self._admission.is_starting = False
+            self.note_settled()
             self.is_ready.set()
 
     def _publish(self) -> None:
@@ -294,6 +302,10 @@ class Follower:
         """Let go who was idle too long, and of too many the least recently used."""
         pairs = [(one.mount, one.mount.instance) for one in self._admission.known.values()]
         awake = [(each.used_at, mount) for mount, each in pairs if each is not None]
+        if len(awake) - self._settled_awake >= MANY_AWAKE:
+            self.note_settled()
+            self._settled_awake = len(awake)
+        self._settled_awake = min(self._settled_awake, len(awake))
         awake.sort(key=lambda pair: pair[0])
         too_many = len(awake) - self._limits.max_active
         for used_at, mount in awake:
