@@ -564,3 +564,21 @@ def test_of_many_files_each_has_its_turn_where_an_event_was_lost(
     path.write_text(path.read_text().replace("v1", "v2"))
 
     assert "v2" == followed.go_on(reload_module.SURE_TURN_S + 2).get()
+
+
+def test_it_tells_when_much_has_been_made_that_stays(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all files are known, and again when many more tenants are awake: once each."""
+    monkeypatch.setattr(reload_module, "MANY_AWAKE", 2)
+    for name in ("acme", "globex", "initech"):
+        write_tenant(name)
+    followed, told = follow(), []
+    followed.follower.note_settled = lambda: told.append(len(followed.built))
+    followed.go_on()
+
+    for path in ("/acme/", "/globex/", "/initech/"):
+        followed.get(path)
+        followed.go_on()
+
+    assert [0, 2] == told
