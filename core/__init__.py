@@ -6,8 +6,8 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     reload                                 keeps the mounts what the tenants folder says
-    admission  judging                     who is admitted beside the others; files that wait for
-                                           a verdict
+    admission  judging  sleep              who is admitted beside the others; files that wait for
+                                           a verdict; who is let go
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would

@@ -82,7 +82,7 @@ class Host:
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
             follower = self.follower
-            follower.note_settled = _freeze
+            follower.call_when_settled(_freeze)
             arguments = (
                 *(folder, self._stopping, lambda: follower.wake(look=True)),
                 lambda are_sure: follower.trust_events(are_sure=are_sure),

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from core.lanes import Lanes
 from core.levers import LeversWatch
 from core.mounts import Mount, Mounts
 from core.rebuilds import Rebuilds
+from core.sleep import Sleep
 from core.tenant import Tenant
 
 POLL_S = 1.0
@@ -40,15 +41,12 @@ TURN_S = 1.5
 SPREAD_S = 0.25
 """Between two looks then, so that none holds up a request for long: 10,000 files take 45 ms."""
 
-SURE_TURN_S = 30.0
+SURE_TURN_S = 60.0
 """Within which each has its turn where events tell of all changes, in case that one was lost; and
 each tenant's levers, of which a file of their own tells."""
 
 PUBLISH_PAUSE_S = 0.25
 """Between two new routings while files are judged: one for 10,000 tenants takes 15 ms."""
-
-MANY_AWAKE = 100
-"""So many more instances than before are worth a word to the garbage collector."""
 
 LOADER_REST_S = 10.0
 """How long after the last file the loader processes end: changes come in company, and starting one
@@ -90,7 +88,6 @@ class Follower:
         self._folder = folder
         self._mounts = mounts
         self._build = build
-        self._limits = limits
         self._clock = clock
         self._woken = threading.Event()
         self._is_stopping = False
@@ -99,6 +96,7 @@ class Follower:
         self._looked_at = -math.inf
         self._lanes = Lanes(data_dir, build, self._woken.set)
         self._departures = Departures(limits.drain_timeout_s, clock)
+        self._sleep = Sleep(limits.max_active, limits.idle_timeout_s, self._departures, clock)
         self._rebuilds = Rebuilds(self._lanes, clock)
         self._judging = Judging(self._lanes, self._judged, self._woken.set, clock)
         self._admission = Admission(self._new_mount, self._rebuilds, self._departures)
@@ -109,10 +107,6 @@ class Follower:
         self._next_care = 0.0
         self._next_publication = 0.0
         self._is_missing = False
-        self._settled_awake = 0
-        self.note_settled: Callable[[], None] = lambda: None
-        """Called from the follower's thread when much has been made that stays: all tenants are
-        known, or many more are awake than before."""
         self._unrouted: list[Mount] = []  # to be closed
 
     # -- the thread -----------------------------------------------------------------------------
@@ -157,6 +151,13 @@ class Follower:
         if look:
             self._is_look_asked = True
         self._woken.set()
+
+    def call_when_settled(self, act: Callable[[], None]) -> None:
+        """Have `act` called, from the follower's thread, when much was made that stays.
+
+        That is when all tenants are known, and when many more are awake than before.
+        """
+        self._sleep.note_settled = act
 
     def trust_events(self, *, are_sure: bool) -> None:
         """Note whether `wake` is called after every change of the folder; looks at it now."""
@@ -228,7 +229,8 @@ class Follower:
         self._look_at_levers([name])
 
     def _new_mount(self, name: str) -> Mount:
-        return Mount(name, None, self._build, await_verdict=self._await)
+        note_awake = self._sleep.note_awake
+        return Mount(name, None, self._build, await_verdict=self._await, note_awake=note_awake)
 
     def _disappear(self, name: str) -> None:
         self._judging.disappear(name)
@@ -256,7 +258,7 @@ class Follower:
             self._publish()
         if is_all_known and not self.is_ready.is_set():
             self._admission.is_starting = False
-            self.note_settled()
+            self._sleep.note_settled()
             self.is_ready.set()
 
     def _publish(self) -> None:
@@ -281,12 +283,12 @@ class Follower:
         for mount in self._unrouted:
             self._close(mount)
         self._unrouted = []
-        self._look_at_levers(list(self._admission.known), POLL_S / SURE_TURN_S)
+        self._look_at_levers(self._admission.known, POLL_S / SURE_TURN_S)
         for name in self._rebuilds.due():
             contained(name, partial(self._admission.decide, name))
         self._lanes.relieve()
         contained("", self._departures.check)
-        contained("", self._put_to_sleep)
+        contained("", self._sleep.check)
 
     def _close(self, mount: Mount) -> None:
         """End a mount a while after it left the routing: a request may have found it before."""
@@ -294,25 +296,6 @@ class Follower:
         if instance is not None:
             self._departures.add(mount.name, instance)
 
-    def _look_at_levers(self, names: list[str], share: float = 1.0) -> None:
+    def _look_at_levers(self, names: Collection[str], share: float = 1.0) -> None:
         for name, levers in self._levers.look(names, 1.0 if len(names) <= FEW else share):
             contained(name, partial(self._admission.pull, name, levers))
-
-    def _put_to_sleep(self) -> None:
-        """Let go who was idle too long, and of too many the least recently used."""
-        pairs = [(one.mount, one.mount.instance) for one in self._admission.known.values()]
-        awake = [(each.used_at, mount) for mount, each in pairs if each is not None]
-        if len(awake) - self._settled_awake >= MANY_AWAKE:
-            self.note_settled()
-            self._settled_awake = len(awake)
-        self._settled_awake = min(self._settled_awake, len(awake))
-        awake.sort(key=lambda pair: pair[0])
-        too_many = len(awake) - self._limits.max_active
-        for used_at, mount in awake:
-            is_overdue = self._clock() - used_at > self._limits.idle_timeout_s
-            if too_many <= 0 and not is_overdue:
-                return
-            instance = mount.sleep()  # not while a request is in flight
-            if instance is not None:
-                too_many -= 1
-                self._departures.add(mount.name, instance)

@@ -570,11 +570,11 @@ def test_it_tells_when_much_has_been_made_that_stays(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When all files are known, and again when many more tenants are awake: once each."""
-    monkeypatch.setattr(reload_module, "MANY_AWAKE", 2)
+    monkeypatch.setattr("core.sleep.MANY_AWAKE", 2)
     for name in ("acme", "globex", "initech"):
         write_tenant(name)
     followed, told = follow(), []
-    followed.follower.note_settled = lambda: told.append(len(followed.built))
+    followed.follower.call_when_settled(lambda: told.append(len(followed.built)))
     followed.go_on()
 
     for path in ("/acme/", "/globex/", "/initech/"):
