@@ -68,7 +68,7 @@ class Follower:
     """Follows one tenants folder for one process.
 
     `step()` is one round; whoever drives it (`run()` in a thread, or a test by hand) owns all
-    state here. Other threads read `is_ready` and `off`, and call `wake` and `stop`.
+    state here. Other threads read `is_ready` and `off`, call `wake`, `trust_events` and `stop`.
     """
 
     def __init__(
