@@ -26,7 +26,7 @@ START_ROUNDS = 3
 WINDOWS = 60
 WINDOW_S = 0.5
 WANTED = "t0"
-READY_S = 300.0
+READY_S = 900.0
 
 
 def main() -> None:
