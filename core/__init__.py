@@ -6,21 +6,24 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     reload                                 keeps the mounts what the tenants folder says
-    lanes                                  threads that judge files and build instances for it
+    admission  judging  sleep              who is admitted beside the others; files that wait for
+                                           a verdict; who is let go
+    rebuilds                               builds beside what serves, and their back-off
+    lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
-    departures  levers  watch  worker      instances on their way out, operators' levers, file
-                                           events, the gunicorn worker
+    departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
+    worker                                 that are cheap to build, file events, the gunicorn worker
     claims  folder  instance  masking      what tenants may not share; which files have settled;
                                            one app while it serves; secrets hidden
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not;
-    problem                                the host's own answers
+    problem  turns                         the host's own answers; many names by turns
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -19,6 +19,7 @@ from config.settings import read_settings
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.tenant import NAME, Tenant, parse_tenant
+from core.url_rule import LateRule
 
 _EXTENSION = "tenantry"
 
@@ -45,6 +46,8 @@ class TenantSessions(SecureCookieSessionInterface):
 
 class TenantApp(Flask):
     """A Flask app whose routing never answers with a `Host` header that a client sent."""
+
+    url_rule_class = LateRule
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
         """Raise what routing found; a redirect is made relative to the host (RFC 9110 §10.2.2)."""

@@ -28,23 +28,32 @@ class Claims:
         self._owners: dict[bytes, str] = {}  # mark of a secret or database → name
         self._prefixes: dict[str, str] = {}  # prefix → name
         self._below: dict[str, set[str]] = {}  # path above prefixes → their names
-        # name → prefix, marks: of its SECRET_KEY, of each fallback, of its database if it has one
-        self._tenants: dict[str, tuple[str, tuple[bytes, ...]]] = {}
+        self._tenants: dict[str, Tenant] = {}
+        # A tenant is asked about, then taken: each mark is computed once.
+        self._marked: tuple[Tenant | None, tuple[tuple[str, bytes], ...]] = None, ()
 
     def clashes(self, tenant: Tenant) -> list[Clash]:
         """Return what `tenant` claims and others have; empty if it may be accepted."""
         found = [
             Clash(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
-            for key, mark in _marks(tenant)
+            for key, mark in self._marks(tenant)
             if (owner := self._owners.get(mark, tenant.name)) != tenant.name
         ]
         return found + list(self._prefix_clash(tenant))
+
+    def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
+        marked, marks = self._marked
+        if marked is not tenant:
+            marks = tuple(_marks(tenant))
+            self._marked = tenant, marks
+        return marks
 
     def _shared(self, key: str, mark: bytes, owner: str) -> str:
         """Say where the other one has it, so that both sides can be looked at."""
         if key == "DATABASE_URI":
             return f"is the database of tenant {owner!r} too; give this tenant its own."
-        place = self._tenants[owner][1].index(mark)
+        # The marks are of its SECRET_KEY, of each fallback, of its database if it has one.
+        place = [one for _, one in _marks(self._tenants[owner])].index(mark)
         other = f"SECRET_KEY_FALLBACKS[{place - 1}]" if place else "SECRET_KEY"
         text = f"is {other} of tenant {owner!r} too"
         if key != "SECRET_KEY":
@@ -61,20 +70,21 @@ class Claims:
     def take(self, tenant: Tenant) -> None:
         """Give `tenant` what it claims, instead of what its name had before."""
         self.drop(tenant.name)
-        marks = tuple(mark for _, mark in _marks(tenant))
-        self._tenants[tenant.name] = tenant.url_prefix, marks
-        self._owners.update(dict.fromkeys(marks, tenant.name))
+        self._tenants[tenant.name] = tenant
+        self._owners.update((mark, tenant.name) for _, mark in self._marks(tenant))
         self._prefixes[tenant.url_prefix] = tenant.name
         for above in paths_above(tenant.url_prefix):
             self._below.setdefault(above, set()).add(tenant.name)
 
     def drop(self, name: str) -> None:
         """Free what a name had, if it had anything."""
-        prefix, marks = self._tenants.pop(name, ("", ()))
-        for mark in marks:
+        tenant = self._tenants.pop(name, None)
+        if tenant is None:
+            return
+        for _, mark in _marks(tenant):
             self._owners.pop(mark, None)  # its key may be among its own fallbacks: a mark twice
-        self._prefixes.pop(prefix, None)
-        for above in paths_above(prefix):
+        del self._prefixes[tenant.url_prefix]
+        for above in paths_above(tenant.url_prefix):
             names = self._below[above]
             names.discard(name)
             if not names:
@@ -94,7 +104,7 @@ class Claims:
         for owner in self._neighbours(tenant.url_prefix):
             if owner == tenant.name:
                 continue
-            mine, other = tenant.url_prefix, self._tenants[owner][0]
+            mine, other = tenant.url_prefix, self._tenants[owner].url_prefix
             text = (
                 f"{mine} is the prefix of tenant {owner!r} too; choose another."
                 if mine == other

@@ -84,12 +84,16 @@ class Departures:
         if now < self._collect_at or not any(one.look_at <= now for one in self._departed):
             return
         self._collect_at = now + SURVIVOR_S
+        is_frozen = gc.get_freeze_count() > 0
+        gc.unfreeze()  # what the host froze may be among them, or hold them
         gc.collect()
         for one in [one for one in self._departed if one.look_at <= now]:
             self._departed.remove(one)
             if (app := one.app()) is not None:
                 facts = {"tenant": one.name, "held_by": _holders(app)}
                 _logger.warning("instance.not_freed", extra=facts)
+        if is_frozen:
+            gc.freeze()
 
 
 def _holders(app: object) -> list[str]:

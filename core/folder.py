@@ -6,6 +6,7 @@ counts once it has settled: 48 % of all truncations of a tenant file still compi
 
 import contextlib
 import hashlib
+import math
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from core.errors import TenantFileError
 from core.loader import read_tenant_file
+from core.turns import Turns
 
 SETTLE_S = 0.1
 """A file is read twice, so far apart, before its content counts; editors and `cp` write faster."""
@@ -25,6 +27,10 @@ REMOVAL_S = 0.5
 RECENT_S = 2.0
 """A file is read at every look for so long after its time stamp was seen to change: two changes can
 have one time stamp, of which file systems keep 4 ms (ext4) to 2 s (FAT)."""
+
+
+CHECK_S = 0.5
+"""Between two whole looks while a second change of the folder could hide behind its time stamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +93,81 @@ class TenantsFolder:
         self._clock = clock
         self._wall_clock = wall_clock
         self._files: dict[str, _File] = {}
+        self._restless: set[str] = set()  # names to read at every look
+        self._gone: set[str] = set()  # names that were there, until they are told as removed
+        self._turns = Turns()
+        self._has_links = False
+        self._signature = 0  # of the folder itself, and when it was seen first
+        self._seen_s = -math.inf
+        self._checked_s = -math.inf
         self._is_first_look = True
 
-    def look(self) -> Look:
+    def __len__(self) -> int:
+        """Return how many files were there."""
+        return len(self._files)
+
+    @property
+    def has_links(self) -> bool:
+        """Whether some file has another name too: of a change there the folder tells nothing."""
+        return self._has_links
+
+    def look(self, share: float = 1.0) -> Look:
         """Compare the folder with what was told before.
+
+        Args:
+            share: of the files to look at, each in its turn; 1 is all. All, too, when the folder
+                has changed (a file came, went or was replaced); always those not settled yet.
 
         Raises:
             OSError: the folder cannot be read. Nothing is taken for removed then.
         """
         found = Look()
-        names = _tenant_names(self.path)
+        if self._has_changed() or share >= 1:
+            names = self._names()
+            self._gone = self._files.keys() - names
+        else:
+            names = self._restless.union(self._turns.take(self._files, share)) - self._gone
         for name in names:
             with contextlib.suppress(OSError):  # its path cannot be told now: at the next look
                 self._look_at(name, found)
-        for name in self._files.keys() - names:
+        for name in list(self._gone):
             self._miss(name, found)
         self._is_first_look = False
         return found
 
+    def _has_changed(self) -> bool:
+        """Whether files may have come, gone or been replaced since the last whole look.
+
+        Raises:
+            OSError: the folder is not there.
+        """
+        info, now = self.path.stat(), self._clock()
+        signature = _facts(info)
+        if signature != self._signature:
+            self._signature, self._seen_s = signature, now
+        elif self._checked_s - self._seen_s >= RECENT_S or now - self._checked_s < CHECK_S:
+            return False
+        self._checked_s = now
+        return True
+
+    def _names(self) -> set[str]:
+        with os.scandir(self.path) as entries:
+            names, links = set(), False
+            for entry in entries:
+                name = entry.name
+                if _is_tenant_file(name):
+                    names.add(name[:-3])
+                    links = links or entry.is_symlink()
+        self._has_links = links
+        return names
+
     def _look_at(self, name: str, found: Look) -> None:
-        signature, changed_at = _signature(f"{self.path}/{name}.py")
+        signature, changed_at = self._signature_of(name)
         file, now = self._files.get(name), self._clock()
         if file is not None:
             file.missing_since_s = None
             if file.signature == signature and file.is_quiet:
                 return
-        path = self.path / f"{name}.py"
         if file is None:
             file = self._files[name] = _File(signature, now)
             found.appeared.append(name)
@@ -121,9 +176,12 @@ class TenantsFolder:
             is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
             if self._is_first_look and is_old:
                 file.is_quiet = True
-                found.changed.append(Content(path))
+                found.changed.append(Content(self.path / f"{name}.py"))
                 return
-        content = read_content(path)
+        self._read(name, file, signature, found)
+
+    def _read(self, name: str, file: _File, signature: int, found: Look) -> None:
+        content, now = read_content(self.path / f"{name}.py"), self._clock()
         if file.signature != signature:
             file.signature, file.seen_s, file.is_quiet = signature, now, False
         if content.digest == file.digest:
@@ -137,12 +195,25 @@ class TenantsFolder:
             found.is_settled = False
         else:
             self._tell(file, content, found)
+        (self._restless.discard if file.is_quiet else self._restless.add)(name)
+
+    def _signature_of(self, name: str) -> tuple[int, float]:
+        """Return what changes when the content does, and when it did (seconds since the epoch)."""
+        try:
+            # No `Path`: one for each of 10,000 files costs 20 ms a look.
+            info = os.stat(f"{self.path}/{name}.py")  # noqa: PTH116
+        except OSError:
+            return 0, 0.0
+        self._has_links = self._has_links or info.st_nlink > 1
+        return _facts(info), info.st_ctime  # a copying tool may set the other time
 
     def note(self, name: str, digest: str, *, is_readable: bool) -> None:
         """Remember the digest of a file that was told unread."""
         file = self._files.get(name)
         if file is not None and not file.digest:
             file.digest, file.is_quiet = digest, is_readable
+            if not is_readable:
+                self._restless.add(name)
 
     def _tell(self, file: _File, content: Content, found: Look) -> None:
         file.digest, file.candidate = content.digest, ""
@@ -156,17 +227,15 @@ class TenantsFolder:
             found.is_settled = False
             return
         del self._files[name]
+        self._gone.discard(name)
+        self._restless.discard(name)
         found.removed.append(name)
 
 
-def _signature(path: str) -> tuple[int, float]:
-    """Return what changes when the content does, and when it did (seconds since the epoch)."""
-    try:
-        info = os.stat(path)  # noqa: PTH116 - a `Path` for each of 10,000 files costs 20 ms a look
-    except OSError:
-        return 0, 0.0
+def _facts(info: os.stat_result) -> int:
+    """Return what changes when the content does."""
     facts = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode)
-    return hash(facts), info.st_ctime  # a copying tool may set the other one
+    return hash(facts)
 
 
 def list_tenant_files(folder: Path) -> list[Path]:
@@ -175,13 +244,13 @@ def list_tenant_files(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder is not there or cannot be read.
     """
-    return [folder / f"{name}.py" for name in sorted(_tenant_names(folder))]
-
-
-def _tenant_names(folder: Path) -> set[str]:
     with os.scandir(folder) as entries:
-        names = [one.name for one in entries]
-    return {name[:-3] for name in names if name.endswith(".py") and name[0] not in "._"}
+        names = [entry.name[:-3] for entry in entries if _is_tenant_file(entry.name)]
+    return [folder / f"{name}.py" for name in sorted(names)]
+
+
+def _is_tenant_file(name: str) -> bool:
+    return name.endswith(".py") and name[0] not in "._"
 
 
 def read_content(path: Path) -> Content:

@@ -5,6 +5,7 @@ mount → lease → containment → log context → trusted hosts → body limit
 tenant's Flask app.
 """
 
+import gc
 import logging
 import os
 import threading
@@ -82,7 +83,12 @@ class Host:
                 self.follower = self._new_follower()
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
-            arguments = (folder, self._stopping, lambda: self.follower.wake(look=True))
+            follower = self.follower
+            follower.call_when_settled(_freeze)
+            arguments = (
+                *(folder, self._stopping, lambda: follower.wake(look=True)),
+                lambda are_sure: follower.trust_events(are_sure=are_sure),
+            )
             self._threads = [
                 threading.Thread(target=self.follower.run, name="tenantry-follower", daemon=True),
                 threading.Thread(
@@ -165,6 +171,7 @@ class Host:
         self.follower.stop()
         for thread in self._threads:
             thread.join()
+        gc.unfreeze()
         self.follower.close()
         if self._status_socket is not None:
             self._status_socket.close()
@@ -190,6 +197,12 @@ def create_host(settings: HostSettings | None = None) -> Host:
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
     return Host(settings)
+
+
+def _freeze() -> None:
+    """Let the garbage collector look no more at what stays: over 10,000 apps it takes 1.1 s."""
+    gc.collect()  # of what came since the last time only
+    gc.freeze()
 
 
 def _status(mount: Mount) -> MountStatus:

@@ -6,11 +6,16 @@ reads it when it changes, and it survives restarts.
 
 import contextlib
 import json
+import logging
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import TenantryError
+from core.turns import Turns
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,12 @@ def levers_stamp(data_dir: Path, name: str) -> int:
     Raises:
         OSError: the folder cannot be looked into.
     """
+    return _stamp(f"{data_dir}/{name}/levers.json")  # a `Path` for each of 10,000 costs 60 ms
+
+
+def _stamp(path: Path | str) -> int:
     try:
-        # No `Path`: one for each of 10,000 tenants costs 60 ms a second.
-        info = os.stat(f"{data_dir}/{name}/levers.json")  # noqa: PTH116
+        info = os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)) or 1
@@ -71,15 +79,92 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
         TenantryError: the folder cannot be written.
     """
     path = levers_file(data_dir, name)
-    unfinished = path.with_name(f".levers.{os.getpid()}.new")
     try:
         if levers == UNTOUCHED:
             path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(asdict(levers)), encoding="utf-8")
-        unfinished.replace(path)
+        else:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(path, json.dumps(asdict(levers)))
     except OSError as error:
+        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+    with contextlib.suppress(OSError):  # a full disk: the workers find it by turns
+        _replace(_bell(data_dir), name)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    unfinished = path.with_name(f".levers.{os.getpid()}.new")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+        raise
+
+
+def _bell(data_dir: Path) -> Path:
+    """Return the file that is replaced after levers were: no tenant's name begins with a dot."""
+    return data_dir / ".levers"
+
+
+class LeversWatch:
+    """Tells whose levers have changed. For one thread."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._stamps: dict[str, int] = {}  # of those that are not untouched
+        self._turns = Turns()
+        self._bell = -1
+
+    def look(self, names: Collection[str], share: float = 1.0) -> Iterator[tuple[str, Levers]]:
+        """Yield the levers of those whose changed since the last look.
+
+        Those that cannot be read stay as they were told; the log says why, once.
+
+        Args:
+            names: the tenants.
+            share: of them to look at, each in its turn: all when `write_levers` was called since
+                the last look. What was done to the files by hand is seen in its turn.
+        """
+        has_rung = share < 1 and self._has_rung()
+        for name in self._turns.take(names, 1 if has_rung else share):
+            try:
+                stamp = levers_stamp(self._data_dir, name)
+                if stamp == self._stamps.get(name, 0):
+                    continue
+                self._remember(name, stamp)
+                levers = read_levers(self._data_dir, name)
+            except (OSError, TenantryError) as error:
+                self._note_unreadable(name, error)
+            else:
+                yield name, levers
+
+    def _has_rung(self) -> bool:
+        stamp = _stamp(_bell(self._data_dir))
+        is_new, self._bell = stamp != self._bell, stamp
+        return is_new
+
+    def forget(self, name: str) -> None:
+        """Tell a name's levers anew if it comes again."""
+        self._stamps.pop(name, None)
+
+    def _remember(self, name: str, stamp: int) -> None:
+        if stamp:
+            self._stamps[name] = stamp
+        else:
+            self._stamps.pop(name, None)
+
+    def _note_unreadable(self, name: str, error: Exception) -> None:
+        if isinstance(error, TenantryError) or self._stamps.get(name) != _UNREADABLE:
+            _logger.error("levers.unreadable", extra={"tenant": name, "reason": str(error)})
+        if isinstance(error, OSError):
+            self._stamps[name] = _UNREADABLE
+
+
+_UNREADABLE = -1
+"""Stands for the stamp of levers that cannot be looked at."""

@@ -78,6 +78,7 @@ class Mount:
         clock: seconds, for the back-off.
         await_verdict: called by a request for a tenant whose file has not been judged yet; returns
             when it has been, or when the request has waited long enough.
+        note_awake: called whenever it has a new instance, on the thread that gave it.
     """
 
     # Requests read `_instance`, `tenant`, `lever` and the reasons without the lock. Each is one
@@ -85,8 +86,8 @@ class Mount:
     # none asks again under the lock. `state` reads several: it may mix two moments.
     __slots__ = (
         "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_instance",
-        "_is_closed", "_lock", "_rejection", "_retry_at", "digest", "has_served", "lever", "name",
-        "prefix", "since", "tenant",
+        "_is_closed", "_lock", "_note_awake", "_rejection", "_retry_at", "digest", "has_served",
+        "lever", "name", "prefix", "since", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,7 @@ class Mount:
         *,
         clock: Callable[[], float] = time.monotonic,
         await_verdict: Callable[["Mount"], None] = lambda _: None,
+        note_awake: Callable[["Mount"], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -115,6 +117,7 @@ class Mount:
         self._build = build
         self._clock = clock
         self._await_verdict = await_verdict
+        self._note_awake = note_awake
         self._lock = threading.Lock()  # protects everything below; never held while user code runs
         self._instance: Instance | None = None
         self._building: _Building | None = None
@@ -208,6 +211,8 @@ class Mount:
             elif is_wanted and failure is not None:
                 self._note_failure(failure)
         building.is_over.set()
+        if self._instance is not None:
+            self._note_awake(self)
         if instance is not None:
             instance.retire()  # the file changed while its old content was built
         if is_wanted and failure is not None:
@@ -253,6 +258,7 @@ class Mount:
                 old, self._instance = self._instance, instance
                 self.has_served = True
                 self._note_accepted(tenant)
+        self._note_awake(self)
         if old is not None:
             old.retire()
         return old

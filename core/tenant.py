@@ -285,9 +285,21 @@ def parse_tenant(
         problems += [ill_valued(file, values, details, _EXAMPLES) for details in error.errors()]
     if problems:
         raise TenantFileError(problems)
-    # pydantic keeps, for each tenant, a set of the fields that were given: a third of its memory.
-    object.__setattr__(tenant, "__pydantic_fields_set__", _NOT_TOLD)
-    return tenant
+    return _compact(tenant)
+
+
+def _compact(tenant: Tenant) -> Tenant:
+    """Return the same tenant in half the memory: 10,000 of them may be known.
+
+    pydantic gives each a dictionary and a set of the fields that were given; attributes that are
+    set one by one share their names with those of all others.
+    """
+    compact = Tenant.__new__(Tenant)
+    for field, value in vars(tenant).items():
+        object.__setattr__(compact, field, value)
+    for slot, value in (("fields_set", _NOT_TOLD), ("extra", None), ("private", None)):
+        object.__setattr__(compact, f"__pydantic_{slot}__", value)
+    return compact
 
 
 _NOT_TOLD: set[str] = set()

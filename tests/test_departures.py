@@ -1,8 +1,11 @@
 """Departures: instances on their way out, by a clock moved by hand."""
 
+import gc
+from weakref import ref
+
 import pytest
 
-from core.departures import Departures, _describe
+from core.departures import SURVIVOR_S, Departures, _describe
 from core.instance import Instance
 
 
@@ -36,6 +39,26 @@ def test_close_cuts_what_drains() -> None:
     departures.close()
 
     assert (True, 0) == (instance.is_closed, departures.draining)
+
+
+def test_an_app_that_was_frozen_is_freed_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """The host lets the garbage collector look no more at what stays; this one does not stay."""
+    now = [0.0]
+    departures = Departures(30.0, lambda: now[0])
+    app = type("App", (), {})()
+    app.itself = app
+    instance = Instance(lambda *_: [], lambda: None, app)
+    instance.retire()
+    departures.add("acme", instance)
+    is_gone = ref(app)
+    del app
+    gc.freeze()
+
+    for now[0] in (1.0, 2.0 + SURVIVOR_S):
+        departures.check()
+
+    assert (None, []) == (is_gone(), caplog.records)
+    assert gc.get_freeze_count()
 
 
 def test_a_holder_is_described_by_its_type() -> None:

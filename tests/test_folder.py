@@ -31,8 +31,9 @@ class Clock:
 class Followed:
     """A folder that is looked at, one look at a time."""
 
-    def __init__(self, path: Path, *, is_old: bool = False) -> None:
+    def __init__(self, path: Path, *, is_old: bool = False, share: float = 1.0) -> None:
         self.path = path
+        self.share = share
         self.clock = Clock()
         age_s = 3600.0 if is_old else 0.0
         self.folder = TenantsFolder(path, clock=self.clock, wall_clock=lambda: time.time() + age_s)
@@ -46,7 +47,7 @@ class Followed:
     def look(self, after_s: float = 0.0) -> Look:
         """Look once, so long after the last time."""
         self.clock.now_s += after_s
-        return self.folder.look()
+        return self.folder.look(self.share)
 
     def told(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
         """Return what one look tells of changed files."""
@@ -59,10 +60,10 @@ class Followed:
         return self
 
 
-@pytest.fixture(name="followed")
-def _followed(tenants_dir: Path) -> Followed:
-    """Return a followed folder, empty, not looked at yet."""
-    return Followed(tenants_dir)
+@pytest.fixture(name="followed", params=[1.0, 0.01], ids=["whole", "by turns"])
+def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
+    """Return a followed folder, empty, not looked at yet; all of it, or one file, at each look."""
+    return Followed(tenants_dir, share=request.param)
 
 
 def test_a_new_file_is_told_when_it_was_read_twice_the_same(followed: Followed) -> None:
@@ -336,15 +337,16 @@ def test_a_file_that_its_folder_made_unreadable_is_told_when_the_folder_is_mende
 
 
 def test_a_file_that_goes_between_list_and_read_is_only_missing(
-    followed: Followed, monkeypatch: pytest.MonkeyPatch
+    tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is told of it: neither an error nor, until `REMOVAL_S`, its end."""
+    followed = Followed(tenants_dir)
     path = followed.write("acme.py", GOOD)
     followed.settle()
     names = {"acme"}
     path.unlink()
     with monkeypatch.context() as listed:
-        listed.setattr("core.folder._tenant_names", lambda _: names)
+        listed.setattr(followed.folder, "_names", lambda: names)
         looks = [followed.look(SETTLE_S)]
 
     looks += [followed.look(s) for s in (SETTLE_S, REMOVAL_S)]
@@ -393,3 +395,45 @@ def test_files_are_listed_by_name(followed: Followed) -> None:
     names = [path.stem for path in list_tenant_files(followed.path)]
 
     assert ["acme", "globex", "globex-2"] == names
+
+
+def test_by_turns_a_file_written_in_place_is_told_within_one_round(tenants_dir: Path) -> None:
+    """The folder tells nothing of it; each file has its turn."""
+    followed = Followed(tenants_dir, share=0.25)
+    for name in "abcd":
+        followed.write(f"{name}.py", GOOD)
+    followed.settle()
+    followed.write("b.py", b"X = 2\n")
+
+    told = [followed.told(SETTLE_S) for _ in range(4 + 1)]
+
+    assert [("b", b"X = 2\n")] == [one for look in told for one in look]
+
+
+def test_by_turns_a_replaced_file_is_told_at_once(tenants_dir: Path) -> None:
+    """The folder itself tells of it, and all are looked at."""
+    followed = Followed(tenants_dir, share=0.25)
+    for name in "abcd":
+        followed.write(f"{name}.py", GOOD)
+    followed.settle()
+    for name in "bc":
+        followed.write(f".{name}.new", b"X = 2\n").replace(tenants_dir / f"{name}.py")
+
+    told = [followed.told(SETTLE_S) for _ in range(2)]
+
+    assert [[], ["b", "c"]] == [sorted(name for name, _ in look) for look in told]
+
+
+@pytest.mark.parametrize(("link", "expected"), [(None, False), (os.symlink, True), (os.link, True)])
+def test_a_file_with_another_name_is_noticed(
+    followed: Followed, link: Callable[[Path, Path], None] | None, *, expected: bool
+) -> None:
+    """Of a change there no event of this folder tells."""
+    target = followed.write("_settings.py", GOOD)
+    followed.write("acme.py", GOOD)
+    if link is not None:
+        link(target, followed.path / "globex.py")
+
+    followed.settle()
+
+    assert expected == followed.folder.has_links

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from core.errors import TenantryError
-from core.levers import UNTOUCHED, Levers, levers_file, levers_stamp, read_levers, write_levers
+from core.levers import (
+    UNTOUCHED,
+    Levers,
+    LeversWatch,
+    levers_file,
+    levers_stamp,
+    read_levers,
+    write_levers,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +56,33 @@ def test_a_data_folder_that_is_none_is_an_error(data_dir: Path) -> None:
 
     with pytest.raises(TenantryError, match="cannot write"):
         write_levers(data_dir, "acme", Levers(is_disabled=True))
+
+
+NAMES = [f"t{number}" for number in range(9)] + ["acme"]
+OFF = Levers(is_disabled=True)
+
+
+def test_pulled_levers_are_told_at_once_however_few_are_looked_at(data_dir: Path) -> None:
+    """Once each; `write_levers` rings."""
+    watch = LeversWatch(data_dir)
+    told = [list(watch.look(NAMES, 0.1))]
+
+    for name, levers in (("acme", OFF), ("t1", OFF), ("acme", UNTOUCHED)):
+        write_levers(data_dir, name, levers)
+        told += [list(watch.look(NAMES, 0.1)), list(watch.look(NAMES, 0.1))]
+
+    expected = [[], [("acme", OFF)], [], [("t1", OFF)], [], [("acme", UNTOUCHED)], []]
+    assert expected == told
+
+
+def test_what_is_done_to_levers_by_hand_is_told_in_its_turn(data_dir: Path) -> None:
+    """A file that was removed rings for nobody."""
+    watch = LeversWatch(data_dir)
+    write_levers(data_dir, "acme", OFF)
+    list(watch.look(NAMES))
+    list(watch.look(NAMES, 0.1))
+    levers_file(data_dir, "acme").unlink()
+
+    told = [one for _ in range(10) for one in watch.look(NAMES, 0.1)]
+
+    assert [("acme", UNTOUCHED)] == told

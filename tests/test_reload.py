@@ -15,6 +15,7 @@ from servers import DEADLINE_S
 from werkzeug.test import create_environ, run_wsgi_app
 
 from core import reload as reload_module
+from core.admission import Admission
 from core.departures import SURVIVOR_S
 from core.folder import TenantsFolder
 from core.instance import Instance
@@ -76,8 +77,7 @@ class Followed:
 
     def is_busy(self) -> bool:
         """Whether something goes on in a lane."""
-        building = self.follower._building.values()
-        return bool(self.follower._lanes.judging) or not all(one.is_over for one in building)
+        return bool(self.follower._lanes.judging or self.follower._rebuilds.running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
         """Do rounds for so long; what goes on in the lanes takes no time."""
@@ -245,8 +245,8 @@ def test_at_start_the_first_by_name_is_accepted(
         for result in list(followed.follower._lanes.collect()):
             result()
     for name in order:
-        followed.follower._decide(followed.follower._known[name])
-        followed.follower._reconsider()
+        followed.follower._admission.decide(name)
+        followed.follower._admission.reconsider()
 
     followed.go_on()
 
@@ -446,14 +446,14 @@ def test_a_fault_in_one_tenant_stops_no_other(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is odd about one, the round goes on, and the odd one is failed."""
-    decide = Follower._decide
+    decide = Admission.decide
 
-    def odd(self: Follower, known: reload_module._Known) -> None:
-        if known.mount.name == "acme":
+    def odd(self: Admission, name: str) -> None:
+        if name == "acme":
             raise RuntimeError("odd")
-        decide(self, known)
+        decide(self, name)
 
-    monkeypatch.setattr(Follower, "_decide", odd)
+    monkeypatch.setattr(Admission, "decide", odd)
     write_tenant("acme")
     write_tenant("globex", APP_NAME="globex")
 
@@ -490,7 +490,7 @@ def test_a_request_waits_for_the_verdict_on_its_file(
     write_tenant("acme", APP_NAME="v1")
     followed = follow()
     followed.follower._look()
-    followed.follower._publish(is_urgent=True)
+    followed.follower._publish()
     words: list[str] = []
     asking = threading.Thread(target=lambda: words.append(followed.get()))
     asking.start()
@@ -509,11 +509,11 @@ def test_a_look_that_is_asked_for_during_a_look_is_had(
     looks: list[float] = []
     look = followed.follower._folder.look
 
-    def noted() -> object:
+    def noted(share: float) -> object:
         looks.append(followed.clock.now_s)
         if len(looks) == 1:
             followed.follower.wake(look=True)
-        return look()
+        return look(share)
 
     monkeypatch.setattr(followed.follower._folder, "look", noted)
 
@@ -521,3 +521,64 @@ def test_a_look_that_is_asked_for_during_a_look_is_had(
         followed.follower.step()
 
     assert 2 == len(looks)
+
+
+@pytest.mark.parametrize("change", ["write_text", "replace", "link", "event"])
+def test_of_many_files_a_change_is_in_effect_within_two_seconds(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """By the poll, where each has its turn; and by events, where the poll takes its time."""
+    monkeypatch.setattr(reload_module, "FEW", 0)
+    others = [write_tenant(f"t{number}") for number in range(20)]
+    path = write_tenant("acme", APP_NAME="v1")
+    if change == "link":
+        path = path.rename(path.parent / "_acme.py")
+        (path.parent / "acme.py").symlink_to(path.name)
+    followed = follow()
+    followed.follower.trust_events(are_sure=change in ("link", "event"))
+    before = followed.go_on(5.0).get()
+
+    if change == "replace":
+        others[0].with_name("_new.py").write_text(path.read_text().replace("v1", "v2"))
+        others[0].with_name("_new.py").replace(path)
+    else:
+        path.write_text(path.read_text().replace("v1", "v2"))
+    if change == "event":
+        followed.follower.wake(look=True)
+
+    assert ("v1", "v2") == (before, followed.go_on(1.9).get())
+
+
+def test_of_many_files_each_has_its_turn_where_an_event_was_lost(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later, but by itself."""
+    monkeypatch.setattr(reload_module, "FEW", 0)
+    for number in range(20):
+        write_tenant(f"t{number}")
+    path = write_tenant("acme", APP_NAME="v1")
+    followed = follow()
+    followed.follower.trust_events(are_sure=True)
+    followed.go_on(5.0).get()
+
+    path.write_text(path.read_text().replace("v1", "v2"))
+
+    assert "v2" == followed.go_on(reload_module.SURE_TURN_S + 2).get()
+
+
+def test_it_tells_when_much_has_been_made_that_stays(
+    follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all files are known, and again when many more tenants are awake: once each."""
+    monkeypatch.setattr("core.sleep.MANY_AWAKE", 2)
+    for name in ("acme", "globex", "initech"):
+        write_tenant(name)
+    followed, told = follow(), []
+    followed.follower.call_when_settled(lambda: told.append(len(followed.built)))
+    followed.go_on()
+
+    for path in ("/acme/", "/globex/", "/initech/"):
+        followed.get(path)
+        followed.go_on()
+
+    assert [0, 2] == told

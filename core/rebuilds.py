@@ -1,0 +1,103 @@
+"""Builds beside: the next instance of a tenant that serves, tried again when it fails.
+
+Swaps nothing: who asked for a build gets what was built.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from core.errors import Problem
+from core.instance import Instance
+from core.lanes import STUCK_S, Built, Lanes
+from core.mounts import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount, error_text
+from core.tenant import Tenant
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Rebuild:
+    """A build beside the instance that serves, from its start to its success."""
+
+    mount: Mount
+    tenant: Tenant
+    since: float
+    is_over: bool = False
+    failures: int = 0
+    """How many in a row, this content's and no other's."""
+    retry_at: float = 0.0
+
+
+class Rebuilds:
+    """The builds beside of one process, one of a name at most. One thread uses it.
+
+    A build that fails is noted at its mount, and due again after a pause that doubles.
+    """
+
+    def __init__(self, lanes: Lanes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lanes = lanes
+        self._clock = clock
+        self._rebuilds: dict[str, _Rebuild] = {}
+
+    @property
+    def running(self) -> int:
+        """Builds that are not over yet."""
+        return sum(not one.is_over for one in self._rebuilds.values())
+
+    def begin(self, mount: Mount, tenant: Tenant, then: Callable[[Instance], None]) -> None:
+        """Build `tenant`, and hand the instance over if the build is still wanted by then.
+
+        It is wanted until `drop`; an older content of the same tenant no more.
+        """
+        one = self._rebuilds.get(tenant.name)
+        if one is None or one.tenant is not tenant:
+            one = self._rebuilds[tenant.name] = _Rebuild(mount, tenant, self._clock())
+        one.since, one.is_over = self._clock(), False
+        self._lanes.build(tenant, partial(self._built, one, then), partial(self._is_wanted, one))
+
+    def drop(self, name: str) -> None:
+        """Forget the build of a name, and its back-off."""
+        self._rebuilds.pop(name, None)
+
+    def due(self) -> list[str]:
+        """Return the names whose failed build is to be tried again; report those that are stuck."""
+        for one in self._rebuilds.values():
+            if not one.is_over and self._clock() - one.since > STUCK_S:
+                _report_stuck(one)
+        now = self._clock()
+        return [name for name, one in self._rebuilds.items() if one.is_over and one.retry_at <= now]
+
+    def _is_wanted(self, one: _Rebuild) -> bool:
+        return self._rebuilds.get(one.tenant.name) is one
+
+    def _built(self, one: _Rebuild, then: Callable[[Instance], None], built: Built) -> None:
+        if isinstance(built, BaseException):
+            if self._is_wanted(one):
+                self._note_failure(one, built)
+        elif self._is_wanted(one):
+            then(built)
+        else:
+            built.retire()
+
+    def _note_failure(self, one: _Rebuild, error: BaseException) -> None:
+        tenant = one.tenant
+        pause_s = min(FIRST_BACK_OFF_S * 2**one.failures, MAX_BACK_OFF_S)
+        one.failures += 1
+        one.is_over, one.retry_at = True, self._clock() + pause_s
+        if one.failures == 1:
+            facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
+            _logger.error("tenant.reload_failed", exc_info=error, extra=facts)
+        problem = Problem(tenant.file, f"cannot be built: {error_text(error)}")
+        one.mount.reject(str(problem), tenant.digest)
+
+
+def _report_stuck(one: _Rebuild) -> None:
+    text = f"is being built for over {STUCK_S:g} s; does an endpoint wait while imported?"
+    reason = str(Problem(one.tenant.file, text))
+    if one.mount.reason != reason:
+        facts = {"tenant": one.tenant.name, "state": "stale", "reason": reason}
+        _logger.error("tenant.reload_stuck", extra=facts)
+        one.mount.reject(reason, one.tenant.digest)

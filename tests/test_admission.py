@@ -1,0 +1,100 @@
+"""Who is admitted beside the others: tenants in memory, mounts that nobody routes to."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import KEY
+
+from core.admission import Admission
+from core.catalogue import Rejected, Verdict
+from core.departures import Departures
+from core.errors import Problem
+from core.lanes import Lanes
+from core.levers import UNTOUCHED, Levers
+from core.mounts import Mount
+from core.rebuilds import Rebuilds
+from core.tenant import parse_tenant
+
+Judge = Callable[..., Verdict]
+
+
+@pytest.fixture(name="admission")
+def _admission(data_dir: Path) -> Iterator[Admission]:
+    """Return an admission that knows no file yet."""
+    lanes = Lanes(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
+    mount = lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built"))  # noqa: E731
+    yield Admission(mount, Rebuilds(lanes), Departures(30.0))
+    lanes.close()
+
+
+@pytest.fixture(name="shop")
+def _shop(data_dir: Path) -> Judge:
+    """Return a function that makes a tenant at `/shop`."""
+
+    def shop(name: str) -> Verdict:
+        values = {"SECRET_KEY": name + KEY, "BLUEPRINTS": ["landing"], "URL_PREFIX": "/shop"}
+        return parse_tenant(name, values, file=f"{name}.py", data_dir=data_dir)
+
+    return shop
+
+
+def decide(admission: Admission, *verdicts: Verdict) -> dict[str, str]:
+    """Decide on one after the other, and return the states of all."""
+    for verdict in verdicts:
+        if verdict.name not in admission.known:
+            admission.appear(verdict.name)
+        admission.note(verdict.name, verdict)
+        admission.decide(verdict.name)
+        admission.reconsider()
+    return {name: known.mount.state for name, known in admission.known.items()}
+
+
+@pytest.mark.parametrize(("is_starting", "first"), [(True, "acme"), (False, "globex")])
+def test_of_two_that_clash_one_is_admitted(
+    admission: Admission, shop: Judge, *, is_starting: bool, first: str
+) -> None:
+    """At start the first by name, later the one that was there."""
+    admission.is_starting = is_starting
+
+    states = decide(admission, shop("globex"), shop("acme"))
+
+    assert {"acme": "failed", "globex": "failed", first: "idle"} == states
+
+
+def test_who_was_refused_is_admitted_when_the_place_is_free(
+    admission: Admission, shop: Judge
+) -> None:
+    """Its file has not changed; of two that wait, the first by name."""
+    admission.is_starting = False
+    decide(admission, shop("globex"), shop("initech"), shop("acme"))
+
+    admission.disappear("globex")
+    admission.reconsider()
+
+    states = {name: known.mount.state for name, known in admission.known.items()}
+    assert {"acme": "idle", "initech": "failed"} == states
+
+
+def test_a_rejected_change_leaves_what_was_admitted(admission: Admission, shop: Judge) -> None:
+    """The mount is stale, and its claims are still its own."""
+    admission.is_starting = False
+    broken = Rejected("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
+
+    states = decide(admission, shop("acme"), broken, shop("globex"))
+
+    assert {"acme": "stale", "globex": "failed"} == states
+
+
+def test_a_disabled_tenant_is_off_and_its_place_free(admission: Admission, shop: Judge) -> None:
+    """Enabled again, it finds the other one there."""
+    decide(admission, shop("acme"), shop("globex"))
+    admission.is_starting = False
+    known, told = admission.known, []
+    for levers in (Levers(is_disabled=True), UNTOUCHED):
+        admission.pull("acme", levers)
+        admission.reconsider()
+        told.append((known["acme"].is_off, known["globex"].mount.state))
+
+    assert [(True, "idle"), (False, "idle")] == told
+    assert "failed" == known["acme"].mount.state
