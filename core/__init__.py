@@ -5,7 +5,8 @@ checks it (`pyproject.toml`).
 
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    reload                                 keeps the mounts what the tenants folder says
+    reload  warm_start                     keeps the mounts what the tenants folder says; wakes
+                                           what other workers have awake
     lanes                                  threads that judge files and build instances for it
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
@@ -18,8 +19,8 @@ checks it (`pyproject.toml`).
                                            one app while it serves; secrets hidden
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
-    tenant_values  tenant_problems         said when they are not;
-    problem                                the host's own answers
+    tenant_values  tenant_problems         said when they are not; who has a file open;
+    problem  writers                       the host's own answers
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -68,7 +68,7 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
     """Set a tenant's levers: from now on for running workers, and for those to come.
 
     Raises:
-        TenantryError: the folder cannot be written.
+        TenantryError: the folder cannot be written; the levers are as they were.
     """
     path = levers_file(data_dir, name)
     unfinished = path.with_name(f".levers.{os.getpid()}.new")
@@ -82,4 +82,5 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+        text = f"cannot write {path}: {error.strerror}; nothing was changed."
+        raise TenantryError(text) from error

@@ -97,6 +97,13 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         if start is not None:
             start()  # an app that wants to know that its process serves now: our host
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Begin to stop; the app learns it before its last requests have finished."""
+        stop = getattr(getattr(self, "wsgi", None), "stop", None)
+        if stop is not None:
+            stop()
+        super().handle_exit(sig, frame)
+
     def _beat_until(self, is_loaded: threading.Event) -> None:
         while not is_loaded.wait(1.0):
             self.notify()

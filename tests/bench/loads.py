@@ -73,9 +73,8 @@ class Server:
     started_at: float
 
     def workers(self) -> list[int]:
-        """Return the pids of its workers: children that are no loader process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        """Return the pids of its workers, which are the master's children."""
+        return children(self.process.pid)
 
     def status(self, path: str) -> int:
         """Return the status of one GET on a connection of its own; 0 when there is none."""
@@ -92,6 +91,13 @@ class Server:
         except SystemExit as error:
             log = self.log.read_text()[-3000:]
             raise SystemExit(f"{path} did not answer {status}: {error}\n{log}") from None
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process; none of one that has ended."""
+    with contextlib.suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextlib.contextmanager
@@ -205,6 +211,8 @@ class Client:
     worker: int = 0
     """The pid of the worker that its first connection should reach; 0: any."""
     expected_status: int = 200
+    is_keeping: bool = True
+    """Whether its next request goes on the same connection."""
     answers: list[Answer] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: list[tuple[float, str]] = field(default_factory=list)
@@ -269,7 +277,7 @@ class Client:
                 self.reconnects.append((time.perf_counter(), f"dropped: {error}"))
                 self._drop()
                 continue
-            if connection.is_over:
+            if connection.is_over or not self.is_keeping:
                 self._drop()
             return answer
 
