@@ -1,5 +1,6 @@
 """Levers: small files beside a tenant's data."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,20 @@ def test_a_data_folder_that_is_none_is_an_error(data_dir: Path) -> None:
 
     with pytest.raises(TenantryError, match="cannot write"):
         write_levers(data_dir, "acme", Levers(is_disabled=True))
+
+
+def test_what_cannot_be_written_changes_nothing(data_dir: Path) -> None:
+    """A disk that takes no byte more: one line says so; the old levers stay, and no half file."""
+    old = Levers(maintenance="Back at noon.")
+    write_levers(data_dir, "acme", old)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(TenantryError, match="nothing was changed") as raised:
+            write_levers(data_dir, "acme", Levers(is_disabled=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert 1 == len(str(raised.value).splitlines())
+    assert old == read_levers(data_dir, "acme")
+    assert [levers_file(data_dir, "acme")] == list((data_dir / "acme").iterdir())

@@ -14,21 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from telling import make_site, teller_text
+
+__all__ = ["make_site", "teller_text"]
+
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
-
-ENDPOINT = """\
-import os
-from flask import Blueprint, current_app
-
-teller_bp = Blueprint("teller", __name__)
-
-
-@teller_bp.route("/")
-def tell():
-    config = current_app.config
-    return f"{config['APP_NAME']} {config['VERSION']} {config['CHECK']} {os.getpid()}"
-"""
-"""Answers `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), pid."""
 
 # `timeout` ends a benchmark so: its servers end with it.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -37,25 +29,6 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 # -- tenants and servers --------------------------------------------------------------------------
-
-
-def make_site(folder: Path) -> Path:
-    """Make the endpoint package and an empty tenants folder, which is returned."""
-    package = folder / "said/teller"
-    package.mkdir(parents=True)
-    for init in (folder / "said/__init__.py", package / "__init__.py"):
-        init.write_text("")
-    (package / "blueprint.py").write_text(ENDPOINT)
-    (folder / "tenants").mkdir()
-    return folder / "tenants"
-
-
-def teller_text(name: str, version: int) -> str:
-    """Return the file of a tenant that answers with its name and version."""
-    return (
-        f"VERSION = {version}\nAPP_NAME = {name!r}\nSECRET_KEY = {name + '-' * 32!r}\n"
-        f"BLUEPRINTS = ['said.teller']\nCHECK = {version}\n"
-    )
 
 
 def landing_text(name: str) -> str:

@@ -31,6 +31,8 @@ from loads import (
     wait_until,
 )
 
+from core.status import read_workers
+
 PAUSE_S = 0.02
 CALM_S = 4.0
 AFTER_S = 2.0
@@ -133,8 +135,7 @@ def upgrade(server: Server, folder: Path) -> None:
     os.kill(old, signal.SIGUSR2)
     wait_until(lambda: (folder / "pid.2").exists() and (folder / "pid.2").read_text() != "")
     new = int((folder / "pid.2").read_text())
-    wait_until(lambda: len(children(new)) >= 2)
-    time.sleep(2)  # they are up
+    wait_until(lambda: sum(one.master == new for one in read_workers(folder / "instance")) == 2)
     os.kill(old, signal.SIGTERM)
     wait_until(lambda: master(folder) == new and not children(old))
     if old == server.process.pid:
