@@ -197,12 +197,14 @@ class Client:
 
     def start(self) -> None:
         """Connect to the wanted worker and begin."""
-        for _ in range(200):
-            self._connection = Connection(self.port)
-            if self.worker in (0, int(self._connection.get(f"/{self.tenant}/")[1].split()[-1])):
-                break
-            self._connection.close()
+        wait_until(self._has_reached_worker)
         self._thread.start()
+
+    def _has_reached_worker(self) -> bool:
+        self._drop()
+        self._connection = Connection(self.port)
+        told = self._connection.get(f"/{self.tenant}/")[1].split()
+        return self.worker in (0, int(told[-1]))
 
     def stop(self) -> None:
         """End after the request that is under way."""
