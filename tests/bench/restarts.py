@@ -6,6 +6,8 @@ One gunicorn, 2 workers of 8 threads; globex and initech have keep-alive clients
 connect anew for each request; acme's file is broken. The blows: `restart` (the command), `HUP`,
 `USR2` (a binary upgrade, then TERM of the old master), `kill` (-9 of a worker). Each is dealt
 several times to one server, between calm windows, so that noise of the machine meets both sides.
+Beside a restart there are windows in which only its work is done, in processes that serve nobody:
+the code is imported three times (the trial, two workers). Waits in these are the processors'.
 """
 
 import os
@@ -61,6 +63,7 @@ def take(blow: str, folder: Path, bounds: Bounds) -> None:
         (tenants / f"{name}.py").write_text(teller_text(name, 0))
     calm: list[Window] = []
     struck: list[Window] = []
+    only_work: list[Window] = []
     with serving(folder, 2, "--pid", str(folder / "pid")) as server:
         server.wait_for("/-/readyz", 200)
         (tenants / "acme.py").write_text("SECRET_KEY = ")
@@ -73,9 +76,14 @@ def take(blow: str, folder: Path, bounds: Bounds) -> None:
             time.sleep(1)
             for _ in range(ROUNDS):
                 calm.append(window(lambda: time.sleep(CALM_S)))
+                if blow == "restart":
+                    only_work.append(window(lambda: (work(folder), time.sleep(AFTER_S))))
                 struck.append(window(lambda: (BLOWS[blow](server, folder), time.sleep(AFTER_S))))
         end_all(server, folder)
     report(blow, clients, calm, struck, bounds)
+    if only_work:
+        times = [x for one in clients for x in one.seconds(only_work)]
+        print(f"  only the work of a restart, nothing restarted:\n         {describe(times)}")
 
 
 def report(
@@ -119,6 +127,12 @@ def restart(server: Server, folder: Path) -> None:
     subprocess.run([tenantry, "restart"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     if set(old) & set(server.workers()):
         raise SystemExit("an old worker is still there")
+
+
+def work(folder: Path) -> None:
+    """Do what a restart costs the processors, and restart nothing."""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", "import core.wsgi"], cwd=folder, check=True)
 
 
 def hang_up(server: Server, folder: Path) -> None:
