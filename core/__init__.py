@@ -5,7 +5,8 @@ checks it (`pyproject.toml`).
 
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    reload                                 keeps the mounts what the tenants folder says
+    reload  warm_start                     keeps the mounts what the tenants folder says; wakes
+                                           what other workers have awake
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
     rebuilds                               builds beside what serves, and their back-off
@@ -22,8 +23,8 @@ checks it (`pyproject.toml`).
                                            one app while it serves; secrets hidden
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
-    tenant_values  tenant_problems         said when they are not;
-    problem  turns                         the host's own answers; many names by turns
+    tenant_values  tenant_problems         said when they are not; who has a file open;
+    problem  turns  writers                the host's own answers; many names by turns
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -5,6 +5,7 @@ counts once it has settled: 48 % of all truncations of a tenant file still compi
 """
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -17,9 +18,14 @@ from pathlib import Path
 from core.errors import TenantFileError
 from core.loader import read_tenant_file
 from core.turns import Turns
+from core.writers import is_being_written
 
 SETTLE_S = 0.1
 """A file is read twice, so far apart, before its content counts; editors and `cp` write faster."""
+
+WRITER_PATIENCE_S = 5.0
+"""How long content that does not change any more is kept back while somebody has the file open for
+writing: whoever pauses longer, or never closes it, has it served as it is."""
 
 REMOVAL_S = 0.5
 """How long a file must be gone: a tool that deletes and writes anew takes less."""
@@ -27,6 +33,11 @@ REMOVAL_S = 0.5
 RECENT_S = 2.0
 """A file is read at every look for so long after its time stamp was seen to change: two changes can
 have one time stamp, of which file systems keep 4 ms (ext4) to 2 s (FAT)."""
+
+_IS_ANOTHER = (
+    "it is empty and another folder than before (a volume that is not mounted?); all tenants stay; "
+    "to end them, empty the folder itself, or restart"
+)
 
 
 CHECK_S = 0.5
@@ -100,6 +111,7 @@ class TenantsFolder:
         self._signature = 0  # of the folder itself, and when it was seen first
         self._seen_s = -math.inf
         self._checked_s = -math.inf
+        self._identity: tuple[int, int] | None = None  # of the folder that had files last
         self._is_first_look = True
 
     def __len__(self) -> int:
@@ -119,7 +131,8 @@ class TenantsFolder:
                 has changed (a file came, went or was replaced); always those not settled yet.
 
         Raises:
-            OSError: the folder cannot be read. Nothing is taken for removed then.
+            OSError: the folder cannot be read, or an empty one is in its place: a volume that is
+                not mounted. Nothing is taken for removed then.
         """
         found = Look()
         if self._has_changed() or share >= 1:
@@ -151,6 +164,7 @@ class TenantsFolder:
         return True
 
     def _names(self) -> set[str]:
+        info = self.path.stat()  # first: a folder that is replaced now is another one next time
         with os.scandir(self.path) as entries:
             names, links = set(), False
             for entry in entries:
@@ -159,6 +173,11 @@ class TenantsFolder:
                     names.add(name[:-3])
                     links = links or entry.is_symlink()
         self._has_links = links
+        if names:
+            self._identity = info.st_dev, info.st_ino
+        elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
+            self._signature = 0  # the next look is a whole one
+            raise OSError(errno.ENODEV, _IS_ANOTHER)
         return names
 
     def _look_at(self, name: str, found: Look) -> None:
@@ -191,7 +210,9 @@ class TenantsFolder:
         elif file.candidate != content.digest:
             file.candidate, file.since_s, file.is_quiet = content.digest, now, False
             found.is_settled = False
-        elif now - file.since_s < SETTLE_S:
+        elif now - file.since_s < SETTLE_S or (
+            now - file.since_s < WRITER_PATIENCE_S and is_being_written(f"{self.path}/{name}.py")
+        ):
             found.is_settled = False
         else:
             self._tell(file, content, found)

@@ -32,6 +32,7 @@ from core.reload import Follower, Limits
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
+from core.warm_start import wake_as_siblings
 from core.watch import watch_folder
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Host:
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
         self._lock = threading.Lock()  # protects the start
-        self._pid = 0
+        self._pid = self._telling_pid = 0
+        self._is_stopping = False
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
@@ -70,11 +72,25 @@ class Host:
     ) -> Iterable[bytes]:
         """Answer one request."""
         if self._pid != os.getpid():
-            self.start()
+            self._follow()
+            self._tell_operators()
         return self._wsgi(environ, start_response)
 
     def start(self) -> None:
-        """Follow the tenants folder in this process; returns when it is known, or soon."""
+        """Follow the tenants folder in this process; returns when requests may come.
+
+        The folder is known then, and who is awake in other workers is awake here; or that takes
+        longer than `START_PATIENCE_S` and `WARM_S`.
+        """
+        self._follow()
+        wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
+        self._tell_operators()
+
+    def stop(self) -> None:
+        """Note that this process is about to end: it is no sibling to learn from any more."""
+        self._is_stopping = True
+
+    def _follow(self) -> None:
         with self._lock:
             if self._pid == os.getpid():
                 return
@@ -97,7 +113,6 @@ class Host:
             ]
             for thread in self._threads:
                 thread.start()
-            self._status_socket = self._open_status_socket()
         self.follower.is_ready.wait(START_PATIENCE_S)
 
     def load(self) -> None:
@@ -146,6 +161,16 @@ class Host:
             "mounts": [asdict(one) for one in self.status() + self._off()],
         }
 
+    def tell_ready(self) -> dict[str, Any]:
+        """Return what `tenantry restart` asks again and again: cheap with any number of tenants."""
+        return {"master": os.getppid(), "is_ready": self._is_ready()}
+
+    def tell_awake(self) -> dict[str, Any]:
+        """Return the names of the tenants that are built here, the last used first."""
+        pairs = [(mount.instance, mount.name) for mount in self.mounts.all]
+        awake = [(one.used_at, name) for one, name in pairs if one is not None]
+        return {"names": [] if self._is_stopping else [n for _, n in sorted(awake, reverse=True)]}
+
     def _off(self) -> list[MountStatus]:
         return [
             MountStatus(one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints)
@@ -157,13 +182,19 @@ class Host:
         tenants = [mount.tenant for mount in self.mounts.all]
         return {tenant.name: describe(tenant) for tenant in tenants if tenant is not None}
 
-    def _open_status_socket(self) -> StatusSocket | None:
-        try:
-            answers = {"list": self.tell, "plan": self.tell_plan}
-            return StatusSocket(self.settings.data_dir, answers)
-        except OSError as error:  # a full disk: serving goes on, unseen by `tenantry list`
-            _logger.error("status.not_told", extra={"reason": str(error)})
-            return None
+    def _tell_operators(self) -> None:
+        answers = {
+            "list": self.tell, "plan": self.tell_plan,
+            "ready": self.tell_ready, "awake": self.tell_awake,
+        }  # fmt: skip
+        with self._lock:
+            if self._telling_pid == os.getpid():
+                return
+            self._telling_pid = os.getpid()
+            try:
+                self._status_socket = StatusSocket(self.settings.data_dir, answers)
+            except OSError as error:  # a full disk: serving goes on, unseen by `tenantry list`
+                _logger.error("status.not_told", extra={"reason": str(error)})
 
     def close(self) -> None:
         """Stop following, and close every instance. Idempotent."""

@@ -76,7 +76,7 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
     """Set a tenant's levers: from now on for running workers, and for those to come.
 
     Raises:
-        TenantryError: the folder cannot be written.
+        TenantryError: the folder cannot be written; the levers are as they were.
     """
     path = levers_file(data_dir, name)
     try:
@@ -86,7 +86,8 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(path, json.dumps(asdict(levers)))
     except OSError as error:
-        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+        text = f"cannot write {path}: {error.strerror}; nothing was changed."
+        raise TenantryError(text) from error
     with contextlib.suppress(OSError):  # a full disk: the workers find it by turns
         _replace(_bell(data_dir), name)
 

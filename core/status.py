@@ -7,16 +7,25 @@ was killed simply does not answer. Only the user that runs the host can connect 
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 5.0
 """How long a worker may take to tell, and a client to read: 10,000 tenants take 0.1 s."""
+
+BIRTH_S = 10.0
+"""How old a worker may get before it tells: importing takes one second, and the host waits three
+more at most before it accepts connections."""
+
+_STARTED = 19
+"""Place of a process's start in `/proc/<pid>/stat`, counted from its state (proc(5): field 22)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -97,6 +106,43 @@ def read_workers(data_dir: Path) -> list[WorkerStatus]:
         WorkerStatus(pid, said["master"], said["is_ready"], tuple(said["mounts"]))
         for pid, said in ask_workers(data_dir, "list").items()
     ]
+
+
+def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
+    """Return the siblings of `workers` that were started lately and do not tell yet.
+
+    A sibling is a process of the same master with the same command line. An older one that does
+    not tell never will: a process of the server's own (uWSGI's router), or a full disk.
+    """
+    telling = {worker.pid for worker in workers}
+    commands = {_read(f"/proc/{pid}/cmdline") for pid in telling}
+    masters = {worker.master for worker in workers}
+    children = {
+        int(pid)
+        for master in masters
+        for pid in _read(f"/proc/{master}/task/{master}/children").split()
+    }
+    return {
+        pid
+        for pid in children - telling - masters
+        if _read(f"/proc/{pid}/cmdline") in commands and _age_s(pid) < BIRTH_S
+    }
+
+
+def _age_s(pid: int) -> float:
+    """Return the seconds since a process was started; infinite when it has ended."""
+    facts = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if len(facts) <= _STARTED or facts[0] == b"Z":
+        return math.inf
+    started_s = int(facts[_STARTED]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""  # the process has ended
 
 
 def ask_workers(data_dir: Path, question: str) -> dict[int, dict[str, Any]]:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from core import folder as folder_module
-from core.folder import RECENT_S, REMOVAL_S, Look, TenantsFolder, list_tenant_files, read_content
+from core.folder import (
+    RECENT_S,
+    REMOVAL_S,
+    WRITER_PATIENCE_S,
+    Look,
+    TenantsFolder,
+    list_tenant_files,
+    read_content,
+)
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
 """A little more than it takes: sums of floats are not exact."""
@@ -262,6 +270,76 @@ def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
         (each.path.stem, each.source) for one in looks for each in one.changed
     ]
     assert [[]] * 3 == [one.removed for one in looks]
+
+
+def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
+    """A volume that is not mounted is told as an error; mounted again, it is followed again."""
+    followed.write("acme.py", GOOD)
+    followed.settle()
+    away = followed.path.with_name("away")
+    followed.path.rename(away)
+    followed.path.mkdir()
+    for _ in range(3):
+        with pytest.raises(OSError, match="not mounted"):
+            followed.look(REMOVAL_S)
+    followed.path.rmdir()
+    away.rename(followed.path)
+    followed.write("globex.py", GOOD)
+
+    looks = [followed.look(REMOVAL_S) for _ in range(3)]
+
+    assert ["globex"] == [each.path.stem for one in looks for each in one.changed]
+    assert [[]] * 3 == [one.removed for one in looks]
+
+
+def test_another_folder_with_files_is_the_folder(followed: Followed) -> None:
+    """What a folder in its place holds counts as soon as it holds something."""
+    followed.write("acme.py", GOOD)
+    followed.settle()
+    followed.path.rename(followed.path.with_name("away"))
+    followed.path.mkdir()
+    followed.write("globex.py", GOOD)
+
+    looks = [followed.look(REMOVAL_S) for _ in range(3)]
+
+    assert ["acme"] == [name for one in looks for name in one.removed]
+
+
+def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
+    """Who deletes every file means it."""
+    paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
+    followed.settle()
+    for path in paths:
+        path.unlink()
+
+    removed = [name for _ in range(2) for name in followed.look(REMOVAL_S).removed]
+
+    assert ["acme", "globex"] == sorted(removed)
+
+
+def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None:
+    """A writer that pauses long after a first half that is a valid file: it is never told (A19)."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    with path.open("wb", buffering=0) as file:
+        file.write(b"X = 2\n")
+        while_open = [each for _ in range(3) for each in followed.told(1.0)]
+        file.write(b"Y = 3\n")
+
+    told = [each for _ in range(2) for each in followed.told(SETTLE_S)]
+
+    assert ([], [("acme", b"X = 2\nY = 3\n")]) == (while_open, told)
+
+
+def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) -> None:
+    """Held open for writing, its content is told when it was the same for `WRITER_PATIENCE_S`."""
+    with (followed.path / "acme.py").open("wb", buffering=0) as file:
+        file.write(GOOD)
+        followed.look()
+        early = followed.told(WRITER_PATIENCE_S - 0.1)
+        late = followed.told(0.2)
+
+    assert ([], [("acme", GOOD)]) == (early, late)
 
 
 def test_the_swap_of_a_config_map_is_a_change(followed: Followed) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,45 +13,15 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from conftest import tenant_text
 from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
+from telling import make_site, teller_text
 
+from core.errors import TenantryError
 from core.levers import UNTOUCHED, Levers, write_levers
 
 pytestmark = pytest.mark.live
 
 GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
-
-ENDPOINT = """\
-import os, time
-from pathlib import Path
-from flask import Blueprint, Response, current_app, stream_with_context
-
-teller_bp = Blueprint("teller", __name__)
-
-
-def told():
-    config = current_app.config
-    return f"{config['APP_NAME']} {config['VERSION']} {config['CHECK']} {os.getpid()}"
-
-
-@teller_bp.route("/")
-def tell():
-    return told()
-
-
-@teller_bp.route("/until/<gate>")
-def tell_twice(gate):
-    def parts():
-        yield told() + "\\n"
-        for _ in range(1000):
-            if Path(gate).exists():
-                break
-            time.sleep(0.01)
-        yield told() + "\\n"
-    return Response(stream_with_context(parts()))
-"""
-"""Answers `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), pid."""
 
 Told = tuple[str, ...]
 
@@ -106,24 +77,6 @@ class Site:
 def told(name: str, version: object) -> Told:
     """Return what a tenant tells of itself."""
     return (name, str(version), str(version))
-
-
-def teller_text(name: str, version: object) -> str:
-    """Return the file of a tenant that tells; its version is the first line, and the last."""
-    rest = tenant_text(name, APP_NAME=name, BLUEPRINTS=["told.teller"])
-    return f"VERSION = {version!r}\n{rest}CHECK = {version!r}\n"
-
-
-def make_site(folder: Path, *names: str) -> None:
-    """Make the endpoint package and a tenants folder of some tenants, version 0."""
-    package = folder / "told/teller"
-    package.mkdir(parents=True)
-    for init in (folder / "told/__init__.py", package / "__init__.py"):
-        init.write_text("")
-    (package / "blueprint.py").write_text(ENDPOINT)
-    (folder / "tenants").mkdir()
-    for name in names:
-        (folder / "tenants" / f"{name}.py").write_text(teller_text(name, 0))
 
 
 @contextlib.contextmanager
@@ -211,20 +164,47 @@ def test_a_half_written_file_is_not_served(site: Site) -> None:
     assert {told("writer", 1)} == seen
 
 
+def test_a_file_that_is_valid_in_the_middle_is_not_served_half(site: Site) -> None:
+    """A writer that pauses long in a file whose first half is valid: the old one serves (A19)."""
+    path = site.write("pauser", 1)
+    site.wait_for("pauser", 1)
+    seen = set()
+    with path.open("w") as file:
+        file.write(teller_text("pauser", 2))
+        file.flush()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            seen |= site.told_by_all("pauser")
+        file.write("VERSION = CHECK = 3\n")
+    site.wait_for("pauser", 3)
+
+    assert {told("pauser", 1)} == seen - {()}
+
+
 def test_a_configmap_is_followed(site: Site) -> None:
-    """Kubernetes swaps the link `..data`; the files themselves are links into it."""
+    """Kubernetes swaps the link `..data`: 500 files, links into it, change in one rename."""
+    names = [f"mapped{number}" for number in range(500)]
     for version in (1, 2):
         (site.tenants / f"..{version}").mkdir()
-        site.write("mapped", version, site.tenants / f"..{version}")
+        for name in names:
+            site.write(name, version, site.tenants / f"..{version}")
     (site.tenants / "..data").symlink_to("..1")
-    (site.tenants / "mapped.py").symlink_to("..data/mapped.py")
-    site.wait_for("mapped", 1)
+    for name in names:
+        (site.tenants / f"{name}.py").symlink_to(f"..data/{name}.py")
+    for name in names[::100]:
+        site.wait_for(name, 1)
 
     (site.tenants / "..new").symlink_to("..2")
     (site.tenants / "..new").rename(site.tenants / "..data")
     shutil.rmtree(site.tenants / "..1")
 
-    wait_until(lambda: site.told_by_all("mapped") == {told("mapped", 2)})
+    site.wait_for("globex", 0)
+    for name in names[::100]:
+        site.wait_for(name, 2)
+    wait_until(lambda: {site.ask(name)[1][:-1] == told(name, 2) for name in names} == {True})
+    for name in names:
+        (site.tenants / f"{name}.py").unlink()
+    site.wait_for_status(names[-1], 404)
 
 
 def test_a_hundred_files_come_in_one_rename(site: Site) -> None:
@@ -248,12 +228,20 @@ def test_a_hundred_files_come_in_one_rename(site: Site) -> None:
     assert {200} == ones
 
 
-def test_a_folder_that_vanishes_takes_no_tenant_along(site: Site) -> None:
-    """While the tenants folder is away the last good state serves; back, it is followed again."""
+@pytest.mark.parametrize("is_empty_left", [False, True])
+def test_a_folder_that_vanishes_takes_no_tenant_along(site: Site, is_empty_left: bool) -> None:
+    """While the tenants folder is away the last good state serves; back, it is followed again.
+
+    So it is when an empty folder stands in its place, as one does when a volume is unmounted.
+    """
     away = site.folder / "away"
     site.tenants.rename(away)
+    if is_empty_left:
+        site.tenants.mkdir()
     threading.Event().wait(1.2)  # longer than a file must be gone to count as removed, and a poll
     during = site.told_by_all("globex")
+    if is_empty_left:
+        site.tenants.rmdir()
     away.rename(site.tenants)
     site.write("globex", 5)
     site.wait_for("globex", 5)
@@ -342,6 +330,38 @@ def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, blow: str) -> N
 
     assert {200} == healthy
     assert broken == ({503} if blow == "HUP" else {200, 503})
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    """With no byte left under `<data>` tenants serve, change and survive a worker; levers stay."""
+    make_site(tmp_path, "acme", "globex")
+    data = tmp_path / "instance"
+    data.mkdir()
+    size = ["-o", "size=64k,mode=700", "tmpfs"]
+    if subprocess.run(["mount", "-t", "tmpfs", *size, data], check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with serving(tmp_path) as site:
+            write_levers(data, "globex", Levers(maintenance=True))
+            site.wait_for_status("globex", 503)
+            with contextlib.suppress(OSError), (data / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
+            with pytest.raises(TenantryError, match="No space left on device; nothing was changed"):
+                write_levers(data, "globex", Levers(maintenance="Back at noon.", is_disabled=True))
+            os.kill(site.workers()[0], signal.SIGKILL)
+            site.write("acme", 1)
+            site.wait_for("acme", 1)
+            site.write("acme", "broken").write_text("SECRET_KEY =")
+            site.wait_for_status("globex", 503)
+            acme = site.told_by_all("acme")
+            write_levers(data, "globex", UNTOUCHED)
+            site.wait_for("globex", 0)
+            left = sorted(path.name for path in (data / "globex").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", data], check=True)
+
+    assert ({told("acme", 1)}, []) == (acme, left)
 
 
 # -- other ways to serve, other ways to change -----------------------------------------------------

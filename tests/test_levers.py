@@ -1,5 +1,6 @@
 """Levers: small files beside a tenant's data."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,20 @@ def test_what_is_done_to_levers_by_hand_is_told_in_its_turn(data_dir: Path) -> N
     told = [one for _ in range(10) for one in watch.look(NAMES, 0.1)]
 
     assert [("acme", UNTOUCHED)] == told
+
+
+def test_what_cannot_be_written_changes_nothing(data_dir: Path) -> None:
+    """A disk that takes no byte more: one line says so; the old levers stay, and no half file."""
+    old = Levers(maintenance="Back at noon.")
+    write_levers(data_dir, "acme", old)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(TenantryError, match="nothing was changed") as raised:
+            write_levers(data_dir, "acme", Levers(is_disabled=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert 1 == len(str(raised.value).splitlines())
+    assert old == read_levers(data_dir, "acme")
+    assert [levers_file(data_dir, "acme")] == list((data_dir / "acme").iterdir())

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -222,6 +223,46 @@ def test_restart_replaces_every_worker_without_a_failed_request(site: Site, serv
 def _ask_until(is_over: threading.Event, server: Server, statuses: list[int]) -> None:
     while not is_over.is_set():
         statuses.append(server.get("/globex/")[0].status)
+
+
+def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
+    """A tenant that one worker had built is built in every new one, before its first request."""
+    server.get("/acme/")
+
+    site.run("restart")
+
+    workers = site.rows()["acme"]["workers"]
+    assert isinstance(workers, list)
+    assert ["serving"] * 2 == [worker["state"] for worker in workers]
+
+
+@pytest.mark.usefixtures("server")
+def test_restart_with_code_that_cannot_be_imported_touches_nothing(site: Site) -> None:
+    """One line says why; gunicorn would end, with all its workers."""
+    before = [worker.pid for worker in read_workers(site.data)]
+    broken = site.folder / "watchfiles.py"
+    broken.write_text("raise RuntimeError('half a release')\n")
+
+    restart = site.run("restart")
+
+    broken.unlink()
+    assert (1, 1) == (restart.code, len(restart.err.splitlines()))
+    assert "RuntimeError: half a release; nothing was restarted" in restart.err
+    assert before == [worker.pid for worker in read_workers(site.data)]
+
+
+def test_wait_waits_for_a_worker_that_is_being_started(site: Site, server: Server) -> None:
+    """One that has replaced a killed one, and has not opened its socket yet, is waited for."""
+    old = {worker.pid for worker in read_workers(site.data)}
+    killed = min(old)
+    os.kill(killed, signal.SIGKILL)
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    wait_until(lambda: len({int(pid) for pid in children.read_text().split()} - {killed}) == 2)
+
+    waited = site.run("list", "--wait")
+
+    workers = {worker.pid for worker in read_workers(site.data)}
+    assert (0, 2, old - {killed}) == (waited.code, len(workers), old & workers)
 
 
 @pytest.mark.parametrize("words", [("list", "--wait"), ("restart",), ("plan",)])

@@ -2,13 +2,21 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.status import StatusSocket, WorkerStatus, read_workers, workers_folder
+from core.status import (
+    StatusSocket,
+    WorkerStatus,
+    newborn_workers,
+    read_workers,
+    workers_folder,
+)
 
 TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}]}
 
@@ -78,3 +86,32 @@ def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     opened.close()
 
     assert 1 == len(workers)
+
+
+@pytest.fixture(name="children")
+def _children() -> Iterator[list[int]]:
+    """Return two processes of one command line and one of another; ended after the test."""
+    codes = ["input()", "input()", "input('')"]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for code in codes
+    ]
+    yield [each.pid for each in started]
+    for each in started:
+        each.communicate()
+
+
+def test_a_worker_that_does_not_tell_yet_is_known(children: list[int]) -> None:
+    """A young process of the same master and command line as one that tells."""
+    telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
+
+    assert {children[1]} == newborn_workers([telling])
+
+
+def test_an_old_process_that_does_not_tell_is_no_worker(
+    children: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UWSGI's router, for one: nobody waits for it."""
+    monkeypatch.setattr("core.status.BIRTH_S", 0.0)
+    telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
+
+    assert set() == newborn_workers([telling])

@@ -443,3 +443,41 @@ def test_tls_is_left_to_gunicorn(
         worker.accept(listener)
 
     assert [type(conn) for conn in worker.handed_over] == [TConn]
+
+
+BODY_5 = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+BODY_CHUNKED = (
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "is_read", "stays"),
+    [
+        (HEAD, False, True),
+        (BODY_5, True, True),
+        (BODY_CHUNKED, True, True),
+        (BODY_5, False, False),
+        (BODY_CHUNKED, False, False),
+    ],
+)
+def test_a_connection_without_unread_bytes_stays_however_late_its_thread_is(
+    worker: _Worker,
+    client: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    request_bytes: bytes,
+    is_read: bool,
+    stays: bool,
+) -> None:
+    """The answer has announced it: a busy processor is no reason to close it all the same."""
+    monkeypatch.setattr(room, "DRAIN_S", -1.0)  # the thread did not run while the time passed
+    client.sendall(request_bytes)
+    _events(worker)
+    conn = worker.handed_over[-1]
+    conn.sock.setblocking(True)
+    request = next(conn.parser)
+    if is_read:
+        request.body.read()
+
+    assert stays == worker._keepalive_after(conn, keepalive=True)

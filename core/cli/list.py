@@ -15,7 +15,7 @@ from core.cli.tenants import scan
 from core.errors import TenantryError
 from core.folder import list_tenant_files, read_content
 from core.levers import read_levers
-from core.status import WorkerStatus, read_workers
+from core.status import WorkerStatus, newborn_workers, read_workers
 from core.tenant import Tenant
 
 COLUMNS = ("name", "prefix", "state", "endpoints")
@@ -103,7 +103,8 @@ def wait_for_workers(settings: HostSettings) -> bool:
         digests = {
             path.stem: read_content(path).digest for path in list_tenant_files(settings.tenants_dir)
         }
-        if all(_has_judged(worker, digests) for worker in workers):
+        are_known = all(_has_judged(worker, digests) for worker in workers)
+        if are_known and not newborn_workers(workers):
             states = {mount["state"] for worker in workers for mount in worker.mounts}
             return not states & {"failed", "stale"}
         time.sleep(POLL_S)

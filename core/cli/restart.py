@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,30 +13,53 @@ import click
 
 from config.settings import read_settings
 from core.errors import TenantryError
-from core.status import read_workers
+from core.status import WorkerStatus, ask_workers, newborn_workers, read_workers
 
 STEP_S = 60.0
 """How long one worker may take to come up, or to finish its requests and go."""
 
 POLL_S = 0.05
 
+NICENESS = 10
+"""Of the trial of the new code: the requests that are served meanwhile come first."""
+
 
 @click.command("restart")
 def command() -> None:
     """Replace every worker of the running host by one with new code; no request fails."""
     data_dir = read_settings().data_dir
-    old = read_workers(data_dir)
+    old = _all_workers(data_dir)
     if not old:
         raise TenantryError(f"no host is running over {data_dir}; start one: serve.")
+    _try_new_code()
     for master in sorted({worker.master for worker in old}):
         _replace_workers(data_dir, master, [one.pid for one in old if one.master == master])
     click.echo(f"{len(old)} workers replaced.")
 
 
+def _all_workers(data_dir: Path) -> list[WorkerStatus]:
+    """Return every worker, when those that are just being started tell too."""
+    _wait_for("a worker that is being started", lambda: not newborn_workers(read_workers(data_dir)))
+    return read_workers(data_dir)
+
+
+def _try_new_code() -> None:
+    """Import the host as a new worker does: gunicorn ends, with all its workers, if one cannot."""
+    trial = subprocess.Popen(
+        [sys.executable, "-c", "import core.host, core.worker"], stderr=subprocess.PIPE, text=True
+    )
+    os.setpriority(os.PRIO_PROCESS, trial.pid, NICENESS)
+    said = trial.communicate()[1].strip()
+    if trial.returncode:
+        reason = said.splitlines()[-1] if said else f"it ended with {trial.returncode}"
+        raise TenantryError(f"the new code cannot be imported: {reason}; nothing was restarted.")
+
+
 def _replace_workers(data_dir: Path, master: int, old: list[int]) -> None:
     """One worker more for each old one, then one less: gunicorn ends the oldest first.
 
-    HUP ends the old ones before the new ones have booted: requests wait that long.
+    HUP ends the old ones before the new ones have booted: requests wait that long. A new worker
+    tells when it is about to accept connections, and has awake by then what the others have.
     """
     for count in range(1, len(old) + 1):
         _send(master, signal.SIGTTIN)
@@ -60,8 +85,12 @@ def _wait_for(what: str, is_so: Callable[[], bool]) -> None:
 
 
 def _has_new(data_dir: Path, master: int, old: list[int], count: int) -> bool:
-    workers = [worker for worker in read_workers(data_dir) if worker.master == master]
-    return len([one for one in workers if one.is_ready and one.pid not in old]) >= count
+    ready = [
+        pid
+        for pid, said in ask_workers(data_dir, "ready").items()
+        if said["master"] == master and said["is_ready"] and pid not in old
+    ]
+    return len(ready) >= count
 
 
 def _has_left(old: list[int], count: int) -> bool:

@@ -14,21 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from telling import make_site, teller_text
+
+__all__ = ["make_site", "teller_text"]
+
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
-
-ENDPOINT = """\
-import os
-from flask import Blueprint, current_app
-
-teller_bp = Blueprint("teller", __name__)
-
-
-@teller_bp.route("/")
-def tell():
-    config = current_app.config
-    return f"{config['APP_NAME']} {config['VERSION']} {config['CHECK']} {os.getpid()}"
-"""
-"""Answers `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), pid."""
 
 # `timeout` ends a benchmark so: its servers end with it.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -37,25 +29,6 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 # -- tenants and servers --------------------------------------------------------------------------
-
-
-def make_site(folder: Path) -> Path:
-    """Make the endpoint package and an empty tenants folder, which is returned."""
-    package = folder / "said/teller"
-    package.mkdir(parents=True)
-    for init in (folder / "said/__init__.py", package / "__init__.py"):
-        init.write_text("")
-    (package / "blueprint.py").write_text(ENDPOINT)
-    (folder / "tenants").mkdir()
-    return folder / "tenants"
-
-
-def teller_text(name: str, version: int) -> str:
-    """Return the file of a tenant that answers with its name and version."""
-    return (
-        f"VERSION = {version}\nAPP_NAME = {name!r}\nSECRET_KEY = {name + '-' * 32!r}\n"
-        f"BLUEPRINTS = ['said.teller']\nCHECK = {version}\n"
-    )
 
 
 def landing_text(name: str) -> str:
@@ -73,9 +46,8 @@ class Server:
     started_at: float
 
     def workers(self) -> list[int]:
-        """Return the pids of its workers: children that are no loader process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        """Return the pids of its workers, which are the master's children."""
+        return children(self.process.pid)
 
     def status(self, path: str) -> int:
         """Return the status of one GET on a connection of its own; 0 when there is none."""
@@ -92,6 +64,13 @@ class Server:
         except SystemExit as error:
             log = self.log.read_text()[-3000:]
             raise SystemExit(f"{path} did not answer {status}: {error}\n{log}") from None
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process; none of one that has ended."""
+    with contextlib.suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextlib.contextmanager
@@ -205,6 +184,8 @@ class Client:
     worker: int = 0
     """The pid of the worker that its first connection should reach; 0: any."""
     expected_status: int = 200
+    is_keeping: bool = True
+    """Whether its next request goes on the same connection."""
     answers: list[Answer] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: list[tuple[float, str]] = field(default_factory=list)
@@ -216,12 +197,14 @@ class Client:
 
     def start(self) -> None:
         """Connect to the wanted worker and begin."""
-        for _ in range(200):
-            self._connection = Connection(self.port)
-            if self.worker in (0, int(self._connection.get(f"/{self.tenant}/")[1].split()[-1])):
-                break
-            self._connection.close()
+        wait_until(self._has_reached_worker)
         self._thread.start()
+
+    def _has_reached_worker(self) -> bool:
+        self._drop()
+        self._connection = Connection(self.port)
+        told = self._connection.get(f"/{self.tenant}/")[1].split()
+        return self.worker in (0, int(told[-1]))
 
     def stop(self) -> None:
         """End after the request that is under way."""
@@ -269,7 +252,7 @@ class Client:
                 self.reconnects.append((time.perf_counter(), f"dropped: {error}"))
                 self._drop()
                 continue
-            if connection.is_over:
+            if connection.is_over or not self.is_keeping:
                 self._drop()
             return answer
 

@@ -8,7 +8,6 @@ meets both sides alike.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,22 +18,29 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+from loads import Bounds, describe, percentile
+
 ROUNDS = 4
 WINDOW_S = 2.5
 BUILD_S = 2.0
 PORT = 8765
+RATIO = 1.5
+SLOWEST_S = 0.5
+"""Twice `BUILD_PATIENCE_S`: for so long 32 requests that wait for a build hold all threads."""
 
 
 def main() -> None:
     """Measure with 1 and with 32 clients at the slow tenant."""
+    bounds = Bounds()
     for clients in (1, 32):
         with tempfile.TemporaryDirectory() as folder, serving(Path(folder)):
             calm, beside = measure(clients)
         print(f"{clients:>2} clients at the tenant that builds for {BUILD_S:g} s:")
-        for name, times in (("calm", calm), ("beside", beside)):
-            print(f"  {name:<7}{len(times):>6} requests  {describe(times)}")
+        print(f"  calm   {describe(calm)}\n  beside {describe(beside)}")
         ratio = percentile(beside, 99) / percentile(calm, 99)
-        print(f"  p99 beside ÷ calm: {ratio:.2f}; slowest: {max(beside):.3f} s")
+        bounds.check(f"{clients} clients: p99 beside ÷ calm", ratio, RATIO)
+        bounds.check(f"{clients} clients: slowest", max(beside), SLOWEST_S, " s")
+    bounds.end()
 
 
 def measure(clients: int) -> tuple[list[float], list[float]]:
@@ -121,17 +127,6 @@ def wait_until_it_answers() -> None:
         else:
             return
     raise SystemExit("the server did not start")
-
-
-def percentile(times: list[float], percent: int) -> float:
-    """Return a percentile of at least two times."""
-    return statistics.quantiles(times, n=100)[percent - 1]
-
-
-def describe(times: list[float]) -> str:
-    """Return p50, p99 and maximum in milliseconds."""
-    figures = (statistics.median(times), percentile(times, 99), max(times))
-    return "p50 {:.1f} ms  p99 {:.1f} ms  max {:.1f} ms".format(*(1000 * x for x in figures))
 
 
 if __name__ == "__main__":
