@@ -10,12 +10,15 @@ checks it (`pyproject.toml`).
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
+    database                               an app's own database, as its endpoints see it
+    engine                                 its engine: pool, breaker, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     host_pages  status  telemetry          what the host tells,
     departures  levers  watch  worker      instances on their way out, operators' levers, file
-                                           events, the gunicorn worker
+    pool                                   events, the gunicorn worker; an engine's connections
     claims  folder  instance  masking      what tenants may not share; which files have settled;
-                                           one app while it serves; secrets hidden
+    breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
+                                           be down, the process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not;
