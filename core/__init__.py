@@ -15,7 +15,8 @@ checks it (`pyproject.toml`).
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     host_pages  status  telemetry          what the host tells,
     departures  levers  watch  worker      instances on their way out, operators' levers, file
-    pool                                   events, the gunicorn worker; an engine's connections
+    pool  quota                            events, the gunicorn worker; an engine's connections,
+                                           what a folder may hold
     claims  folder  instance  masking      what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
                                            be down, the process's connections, a database's 503
