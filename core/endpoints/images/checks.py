@@ -91,7 +91,7 @@ class ImageCheckModel:
     def _rows(self, digits: str) -> list["_Row"]:
         columns = select(ImageModel.id, ImageModel.sha256, ImageModel.size_bytes)
         rows = self._session.execute(columns.where(ImageModel.sha256.startswith(digits)))
-        return [row.tuple() for row in rows]
+        return [(image_id, sha256, size_bytes) for image_id, sha256, size_bytes in rows]
 
 
 _Row = tuple[uuid.UUID, str, int]

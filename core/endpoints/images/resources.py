@@ -164,13 +164,15 @@ def _one_of(numbers: range) -> Callable[[str], int]:
 
 
 def _unchanged(etag: str) -> Response | None:
-    """Return the answer to a client whose conditions keep it from the bytes: 304 or 412.
+    """Return 304 for a client that has the bytes, and end with 412 where it wants others.
 
     They come before a range (RFC 9110 §13.2.2), and before any work.
     """
     answer = current_app.response_class()
     answer.set_etag(etag)
     answer.make_conditional({**request.environ, "HTTP_RANGE": ""})
+    if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
+        abort(HTTPStatus.PRECONDITION_FAILED, message="The image is not the one that is asked for.")
     return None if answer.status_code == HTTPStatus.OK else answer
 
 
