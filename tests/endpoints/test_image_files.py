@@ -182,6 +182,30 @@ def test_an_empty_folder_with_images_is_not_mended(session: Session, folder: Pat
     assert image.id == repo.get(str(image.id)).id
 
 
+def test_the_same_bytes_come_and_go_at_once(data_dir: Path) -> None:
+    """Threads that add and delete the same bytes never leave an image without its file."""
+    (data_dir / "acme").mkdir(parents=True)
+    found: list[int] = []
+
+    def come_and_go(app: Flask) -> None:
+        for _ in range(10):
+            client = app.test_client()
+            image = client.post("/images/", data=ONE).get_json()
+            with client.get(f"/images/{image['id']}/content") as answer:
+                found.append(len(answer.data))
+            found.append(client.delete(f"/images/{image['id']}").status_code)
+
+    with _app(data_dir) as app:
+        threads = [threading.Thread(target=come_and_go, args=(app,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert (80, {len(ONE), 204}) == (len(found), set(found))
+    assert [] == [path for path in (data_dir / "acme/images").rglob("*") if path.is_file()]
+
+
 @contextmanager
 def _app(data_dir: Path) -> Iterator[Flask]:
     migrate(f"sqlite:///{data_dir}/acme/acme.sqlite3")
