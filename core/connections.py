@@ -20,7 +20,7 @@ before clients and proxies give up."""
 
 
 class Held(NamedTuple):
-    """What one tenant holds of a budget."""
+    """What one tenant holds of a budget: connections in use (or being opened or closed), idle."""
 
     in_use: int
     idle: int
@@ -67,13 +67,19 @@ class Eviction:
 class _Waiter:
     """A place in the queue. `grant` is written once, under the budget's lock."""
 
-    __slots__ = ("grant", "holder", "is_granted", "is_served")
+    __slots__ = ("grant", "holder", "is_granted", "is_served", "is_to_open")
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, is_to_open: bool) -> None:
         self.holder = holder
+        self.is_to_open = is_to_open
         self.is_granted = False
         self.grant: object = None
         self.is_served = threading.Event()
+
+    def serve(self, grant: object) -> None:
+        self.grant = grant
+        self.is_granted = True
+        self.is_served.set()
 
 
 class ConnectionBudget:
@@ -95,11 +101,12 @@ class ConnectionBudget:
         self.wait_s = wait_s
         self._clock = clock
         self._inherited: list[object] = []  # connections of a parent process, kept from closing
+        self._forks: dict[int, threading.Lock] = {}  # process → guards its beginning anew
+        self._process = os.getpid()
         self._begin()
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # protects all below, and every holder's `idle`
-        self._pid = os.getpid()
         self._open = 0
         self._owners: Counter[str] = Counter()  # permits by tenant
         self._idle: OrderedDict[object, Holder] = OrderedDict()  # longest idle first
@@ -111,12 +118,14 @@ class ConnectionBudget:
     @property
     def open(self) -> int:
         """Permits that are out: connections that are open, being opened or being closed."""
+        self.notice_fork()
         self._settle()
         return self._open
 
     @property
     def idle(self) -> int:
         """Connections that nobody uses."""
+        self.notice_fork()
         self._settle()
         return len(self._idle)
 
@@ -132,30 +141,33 @@ class ConnectionBudget:
         idle = Counter(holder.owner for holder in self._idle.values())
         return {name: Held(n - idle[name], idle[name]) for name, n in self._owners.items() if n}
 
-    def take(self, holder: Holder) -> object:
+    def take(self, holder: Holder, *, is_to_open: bool = False) -> object:
         """Return an idle connection of `holder`, None, or an `Eviction`; with it goes a permit.
 
         None: open one. Eviction: close that one first, then open one.
+
+        Args:
+            holder: who needs a connection.
+            is_to_open: it needs a new one, also where it has an idle one.
 
         Raises:
             ConnectionsExhaustedError: all were in use for `wait_s`.
         """
         self.notice_fork()
+        waiter = None
         with self._lock:
             self._accept()
-            waiter = None
-            if holder.idle:
+            if holder.idle and not is_to_open:
                 grant = self._take_idle(holder, holder.idle[-1])
-            elif self._waiters:
-                waiter = self._queue(holder)
-            elif self._open < self.limit:
+            elif self._open < self.limit and not self._waiters:
                 self._open += 1
                 self._owners[holder.owner] += 1
                 grant = None
-            elif self._idle:
+            elif self._idle and not self._waiters:
                 grant = self._evict(holder)
             else:
-                waiter = self._queue(holder)
+                waiter = _Waiter(holder, is_to_open)
+                self._waiters.append(waiter)
         self._settle()
         return grant if waiter is None else self._wait(waiter)
 
@@ -178,16 +190,19 @@ class ConnectionBudget:
         self._settle()
         return taken
 
-    def notice_fork(self) -> bool:
-        """Begin anew if this is a forked process that has not yet; whether it did."""
-        if self._pid == os.getpid():
-            return False
-        for connection, holder in self._idle.items():
-            self._inherited.append(connection)
-            holder.idle.clear()
-        self._inherited += [connection for _, connection in self._returned]
-        self._begin()
-        return True
+    def notice_fork(self) -> None:
+        """Begin anew if this is a forked process that has not yet."""
+        process = os.getpid()
+        if self._process == process:
+            return
+        with self._forks.setdefault(process, threading.Lock()):  # a lock that no fork copied held
+            if self._process != process:
+                self._inherited += self._idle
+                self._inherited += [connection for _, connection in self._returned]
+                for holder in self._idle.values():
+                    holder.idle.clear()
+                self._begin()
+                self._process = process
 
     def keep(self, connection: object) -> None:
         """Keep a connection that was inherited through a fork from being closed."""
@@ -198,29 +213,26 @@ class ConnectionBudget:
     def _accept(self) -> None:
         while self._returned:
             holder, connection = self._returned.popleft()
-            head = self._waiters[0] if self._waiters else None
-            if connection is None:
-                self._owners[holder.owner] -= 1
-                if head is None:
-                    self._open -= 1
-                else:
-                    self._owners[head.holder.owner] += 1
-                    self._grant(head, None)
+            if connection is not None:
+                holder.idle.append(connection)
+                self._idle[connection] = holder
+                if self._waiters:
+                    self._serve_first()
                 continue
-            holder.idle.append(connection)
-            self._idle[connection] = holder
-            if head is not None:
-                own = head.holder.idle
-                self._grant(
-                    head,
-                    self._take_idle(head.holder, own[-1]) if own else self._evict(head.holder),
-                )
+            self._owners[holder.owner] -= 1
+            if self._waiters:
+                waiter = self._waiters.popleft()
+                self._owners[waiter.holder.owner] += 1
+                waiter.serve(None)
+            else:
+                self._open -= 1
 
-    def _grant(self, waiter: _Waiter, grant: object) -> None:
-        self._waiters.remove(waiter)
-        waiter.grant = grant
-        waiter.is_granted = True
-        waiter.is_served.set()
+    def _serve_first(self) -> None:
+        """Give an idle connection to who waits longest: its own as it is, another's to close."""
+        waiter = self._waiters.popleft()
+        holder = waiter.holder
+        is_own = holder.idle and not waiter.is_to_open
+        waiter.serve(self._take_idle(holder, holder.idle[-1]) if is_own else self._evict(holder))
 
     def _take_idle(self, holder: Holder, connection: object) -> object:
         holder.idle.remove(connection)
@@ -233,11 +245,6 @@ class ConnectionBudget:
         self._owners[victim.owner] -= 1
         self._owners[holder.owner] += 1
         return Eviction(victim, connection)
-
-    def _queue(self, holder: Holder) -> _Waiter:
-        waiter = _Waiter(holder)
-        self._waiters.append(waiter)
-        return waiter
 
     # -- outside the lock --------------------------------------------------------------------
 
