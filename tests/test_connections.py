@@ -15,6 +15,7 @@ from postgres import Postgres
 from servers import wait_until
 from sqlalchemy import Engine, event, text
 
+import core.connections
 from core.connections import ConnectionBudget, ConnectionsExhaustedError, Eviction, Held
 from core.database_down import DatabaseDownError
 from core.engine import close_engine, make_engine
@@ -116,6 +117,30 @@ def test_who_waits_is_served_in_order(
     assert isinstance(second, Eviction)
     assert ("acme", "a1") == (second.holder.owner, second.connection)
     assert (None, 1) == (waiting[2].result(), budget.open)
+
+
+def test_a_busy_tenant_waits_for_its_own_first(
+    acme: Holder,
+    globex: Holder,
+    in_background: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one in use, it waits for that a moment before another tenant's is closed for it."""
+    budget = ConnectionBudget(2)
+    budget.take(globex)
+    budget.give_back(globex, "g1")
+    budget.take(acme)
+    monkeypatch.setattr(core.connections, "PATIENCE_S", 60)
+
+    waiting = in_background.submit(budget.take, acme)
+    wait_until(lambda: bool(budget._patient))
+    budget.give_back(acme, "a1")
+    first = waiting.result()
+    monkeypatch.setattr(core.connections, "PATIENCE_S", 0)
+    second = budget.take(acme)
+
+    assert ("a1", {}, {"acme": Held(2, 0)}) == (first, budget._patient, budget.held())
+    assert isinstance(second, Eviction)
 
 
 def test_who_needs_a_new_connection_gets_no_old_one(acme: Holder) -> None:

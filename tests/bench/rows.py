@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import psycopg  # noqa: E402
-from postgres import Postgres  # noqa: E402
+import psycopg
+from postgres import Postgres
 
 BLUEPRINT = """\
 from flask import Blueprint
