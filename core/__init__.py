@@ -10,13 +10,14 @@ checks it (`pyproject.toml`).
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
-    database                               an app's own database, as its endpoints see it
-    engine                                 its engine: pool, breaker, options
+    database  reach                        an app's own database, as its endpoints see it; why one
+                                           cannot be used
+    engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     host_pages  status  telemetry          what the host tells,
     departures  levers  watch  worker      instances on their way out, operators' levers, file
-    pool  quota                            events, the gunicorn worker; an engine's connections,
-                                           what a folder may hold
+    guards  pool  quota                    events, the gunicorn worker; who stands before a
+                                           database, an engine's connections, what a folder may hold
     claims  folder  instance  masking      what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
                                            be down, the process's connections, a database's 503

@@ -18,9 +18,14 @@ WAIT_S = 5.0
 """How long a request waits for a connection: much longer than a usual request holds one, and well
 before clients and proxies give up."""
 
+PATIENCE_S = 0.02
+"""How long a tenant with connections in use waits for one of them before it has another tenant's
+closed: a usual request holds one for 5 ms, and a new one costs 5 to 10 ms of processor time. Twenty
+tenants with twenty connections would close each other's whenever two requests meet at one."""
+
 
 class Held(NamedTuple):
-    """What one tenant holds of a budget."""
+    """What one tenant holds of a budget: connections in use (or being opened or closed), idle."""
 
     in_use: int
     idle: int
@@ -65,15 +70,27 @@ class Eviction:
 
 
 class _Waiter:
-    """A place in the queue. `grant` is written once, under the budget's lock."""
+    """Who takes a connection. Its grant is written once, under the budget's lock."""
 
-    __slots__ = ("grant", "holder", "is_granted", "is_served")
+    __slots__ = ("grant", "holder", "is_granted", "is_patient", "is_served", "is_to_open")
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, *, is_to_open: bool) -> None:
         self.holder = holder
+        self.is_to_open = is_to_open
+        self.is_patient = False
         self.is_granted = False
         self.grant: object = None
+        self.is_served: threading.Event | None = None
+
+    def queue(self, queue: "deque[_Waiter]") -> None:
         self.is_served = threading.Event()
+        queue.append(self)
+
+    def serve(self, grant: object) -> None:
+        self.grant = grant
+        self.is_granted = True
+        if self.is_served is not None:
+            self.is_served.set()
 
 
 class ConnectionBudget:
@@ -95,15 +112,17 @@ class ConnectionBudget:
         self.wait_s = wait_s
         self._clock = clock
         self._inherited: list[object] = []  # connections of a parent process, kept from closing
+        self._forks: dict[int, threading.Lock] = {}  # process → guards its beginning anew
+        self._process = os.getpid()
         self._begin()
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # protects all below, and every holder's `idle`
-        self._pid = os.getpid()
         self._open = 0
         self._owners: Counter[str] = Counter()  # permits by tenant
         self._idle: OrderedDict[object, Holder] = OrderedDict()  # longest idle first
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[_Waiter] = deque()  # all are in use; first come, first served
+        self._patient: dict[Holder, deque[_Waiter]] = {}  # who waits for one of its own
         # What comes back: a connection, or None for a permit alone. A queue of its own, because
         # the garbage collector may give a connection back on a thread that is inside the lock.
         self._returned: deque[tuple[Holder, object]] = deque()
@@ -111,12 +130,14 @@ class ConnectionBudget:
     @property
     def open(self) -> int:
         """Permits that are out: connections that are open, being opened or being closed."""
+        self.notice_fork()
         self._settle()
         return self._open
 
     @property
     def idle(self) -> int:
         """Connections that nobody uses."""
+        self.notice_fork()
         self._settle()
         return len(self._idle)
 
@@ -132,32 +153,50 @@ class ConnectionBudget:
         idle = Counter(holder.owner for holder in self._idle.values())
         return {name: Held(n - idle[name], idle[name]) for name, n in self._owners.items() if n}
 
-    def take(self, holder: Holder) -> object:
+    def take(self, holder: Holder, *, is_to_open: bool = False) -> object:
         """Return an idle connection of `holder`, None, or an `Eviction`; with it goes a permit.
 
         None: open one. Eviction: close that one first, then open one.
+
+        Args:
+            holder: who needs a connection.
+            is_to_open: it needs a new one, also where it has an idle one.
 
         Raises:
             ConnectionsExhaustedError: all were in use for `wait_s`.
         """
         self.notice_fork()
+        waiter = self._take_now(holder, is_to_open=is_to_open, may_be_patient=not is_to_open)
+        if waiter.is_patient and not self._wait(waiter, PATIENCE_S):
+            waiter = self._take_now(holder, is_to_open=False, may_be_patient=False)
+        began_at = self._clock()
+        if not waiter.is_granted and not self._wait(waiter, self.wait_s):
+            waited_s = self._clock() - began_at
+            raise ConnectionsExhaustedError(holder.owner, waited_s, self.limit, self.held())
+        return waiter.grant
+
+    def _take_now(self, holder: Holder, *, is_to_open: bool, may_be_patient: bool) -> _Waiter:
+        """Return a waiter that has its grant, or is in a queue."""
+        waiter = _Waiter(holder, is_to_open=is_to_open)
         with self._lock:
             self._accept()
-            waiter = None
-            if holder.idle:
-                grant = self._take_idle(holder, holder.idle[-1])
+            if holder.idle and not is_to_open:
+                waiter.serve(self._take_idle(holder, holder.idle[-1]))
             elif self._waiters:
-                waiter = self._queue(holder)
+                waiter.queue(self._waiters)
             elif self._open < self.limit:
                 self._open += 1
                 self._owners[holder.owner] += 1
-                grant = None
+                waiter.serve(None)
+            elif may_be_patient and self._idle and self._owners[holder.owner] > len(holder.idle):
+                waiter.is_patient = True
+                waiter.queue(self._patient.setdefault(holder, deque()))
             elif self._idle:
-                grant = self._evict(holder)
+                waiter.serve(self._evict(holder))
             else:
-                waiter = self._queue(holder)
+                waiter.queue(self._waiters)
         self._settle()
-        return grant if waiter is None else self._wait(waiter)
+        return waiter
 
     def give_back(self, holder: Holder, connection: object) -> None:
         """Take a connection back as idle, or hand it on to who waits."""
@@ -178,16 +217,19 @@ class ConnectionBudget:
         self._settle()
         return taken
 
-    def notice_fork(self) -> bool:
-        """Begin anew if this is a forked process that has not yet; whether it did."""
-        if self._pid == os.getpid():
-            return False
-        for connection, holder in self._idle.items():
-            self._inherited.append(connection)
-            holder.idle.clear()
-        self._inherited += [connection for _, connection in self._returned]
-        self._begin()
-        return True
+    def notice_fork(self) -> None:
+        """Begin anew if this is a forked process that has not yet."""
+        process = os.getpid()
+        if self._process == process:
+            return
+        with self._forks.setdefault(process, threading.Lock()):  # a lock that no fork copied held
+            if self._process != process:
+                self._inherited += self._idle
+                self._inherited += [connection for _, connection in self._returned]
+                for holder in self._idle.values():
+                    holder.idle.clear()
+                self._begin()
+                self._process = process
 
     def keep(self, connection: object) -> None:
         """Keep a connection that was inherited through a fork from being closed."""
@@ -198,29 +240,34 @@ class ConnectionBudget:
     def _accept(self) -> None:
         while self._returned:
             holder, connection = self._returned.popleft()
-            head = self._waiters[0] if self._waiters else None
-            if connection is None:
-                self._owners[holder.owner] -= 1
-                if head is None:
-                    self._open -= 1
-                else:
-                    self._owners[head.holder.owner] += 1
-                    self._grant(head, None)
+            if connection is not None:
+                holder.idle.append(connection)
+                self._idle[connection] = holder
+                if self._waiters:
+                    self._serve_first()
+                elif holder in self._patient:
+                    self._serve_patient(holder)
                 continue
-            holder.idle.append(connection)
-            self._idle[connection] = holder
-            if head is not None:
-                own = head.holder.idle
-                self._grant(
-                    head,
-                    self._take_idle(head.holder, own[-1]) if own else self._evict(head.holder),
-                )
+            self._owners[holder.owner] -= 1
+            if self._waiters:
+                waiter = self._waiters.popleft()
+                self._owners[waiter.holder.owner] += 1
+                waiter.serve(None)
+            else:
+                self._open -= 1
 
-    def _grant(self, waiter: _Waiter, grant: object) -> None:
-        self._waiters.remove(waiter)
-        waiter.grant = grant
-        waiter.is_granted = True
-        waiter.is_served.set()
+    def _serve_first(self) -> None:
+        """Give an idle connection to who waits longest: its own as it is, another's to close."""
+        waiter = self._waiters.popleft()
+        holder = waiter.holder
+        is_own = holder.idle and not waiter.is_to_open
+        waiter.serve(self._take_idle(holder, holder.idle[-1]) if is_own else self._evict(holder))
+
+    def _serve_patient(self, holder: Holder) -> None:
+        queue = self._patient[holder]
+        queue.popleft().serve(self._take_idle(holder, holder.idle[-1]))
+        if not queue:
+            del self._patient[holder]
 
     def _take_idle(self, holder: Holder, connection: object) -> object:
         holder.idle.remove(connection)
@@ -234,11 +281,6 @@ class ConnectionBudget:
         self._owners[holder.owner] += 1
         return Eviction(victim, connection)
 
-    def _queue(self, holder: Holder) -> _Waiter:
-        waiter = _Waiter(holder)
-        self._waiters.append(waiter)
-        return waiter
-
     # -- outside the lock --------------------------------------------------------------------
 
     def _settle(self) -> None:
@@ -249,25 +291,24 @@ class ConnectionBudget:
             finally:
                 self._lock.release()
 
-    def _wait(self, waiter: _Waiter) -> object:
-        began_at = self._clock()
-        try:
-            waiter.is_served.wait(self.wait_s)
-        except BaseException:  # a signal handler of the server
-            if self._leave(waiter):
-                self._return_grant(waiter)
-            raise
-        if self._leave(waiter):
-            return waiter.grant
-        raise ConnectionsExhaustedError(
-            waiter.holder.owner, self._clock() - began_at, self.limit, self.held()
-        )
+    def _wait(self, waiter: _Waiter, timeout_s: float) -> bool:
+        """Wait for the grant, and leave the queue; whether there is one."""
+        if waiter.is_served is not None:
+            try:
+                waiter.is_served.wait(timeout_s)
+            except BaseException:  # a signal handler of the server
+                if self._leave(waiter):
+                    self._return_grant(waiter)
+                raise
+        return self._leave(waiter)
 
     def _leave(self, waiter: _Waiter) -> bool:
-        """Leave the queue; whether there is a grant."""
         with self._lock:
             if not waiter.is_granted:
-                self._waiters.remove(waiter)
+                queue = self._patient[waiter.holder] if waiter.is_patient else self._waiters
+                queue.remove(waiter)
+                if waiter.is_patient and not queue:
+                    del self._patient[waiter.holder]
         self._settle()
         return waiter.is_granted
 

@@ -50,15 +50,17 @@ class Database:
         Raises:
             RuntimeError: the database is closed.
         """
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             from core.engine import make_engine  # noqa: PLC0415 - see above
 
             with self._lock:
                 if self._is_closed:
                     raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
-                if self._engine is None:
-                    self._engine = make_engine(self.owner, self._url, self._budget)
-        return self._engine
+                engine = self._engine = self._engine or make_engine(
+                    self.owner, self._url, self._budget
+                )
+        return engine
 
     @property
     def session(self) -> "Session":
@@ -75,7 +77,7 @@ class Database:
         """Close its connections; those in use, when they come back. Idempotent."""
         with self._lock:
             self._is_closed = True
-            engine = self._engine
+            engine, self._engine = self._engine, None
         if engine is not None:
             from core.engine import close_engine  # noqa: PLC0415 - see above
 

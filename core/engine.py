@@ -1,34 +1,46 @@
-"""Makes the engine of one tenant: its pool in the process's budget, its breaker, its options.
+"""Makes the engine of one tenant: its pool in the process's budget, its guard, its options.
 
-The only room, with `pool`, that imports SQLAlchemy at its top; import it when an engine is needed.
+This room and those that it stands on, `pool` and `guards`, import SQLAlchemy at their top: import
+them when an engine is needed.
 """
 
 import logging
-from collections.abc import Callable
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from core.breaker import Breaker
 from core.connections import ConnectionBudget
-from core.database_down import DatabaseDownError
+from core.database_down import DatabaseDownError, DatabaseFullError
+from core.guards import FILE, FileGuard, ServerGuard, file_at
 from core.pool import BudgetPool
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write to SQLite waits for another one to end."""
 
-CONNECT_TIMEOUT_S = 2
-"""How long a connection may take to be made: libpq takes no less."""
-
-KEEPALIVES = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
+SERVER_OPTIONS = {
+    "connect_timeout": 2,  # seconds; libpq takes no less
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-"""What libpq sets on its sockets, in seconds and (the last) milliseconds: a host that fell silent
-is noticed in half a minute, not after the system's two hours."""
+"""What libpq does about a host that falls silent: noticed after 10 s, not after the system's
+quarter of an hour. In seconds; the last in milliseconds."""
+
+_SQLITE_FULL = {sqlite3.SQLITE_FULL}
+_SQLITE_DOWN = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+}
+_POSTGRES_FULL = {"53100"}  # disk_full
+_POSTGRES_DOWN = {"25006", "53200", "53300"}  # read only (a standby), out of memory, of connections
 
 _logger = logging.getLogger(__name__)
 
@@ -36,16 +48,14 @@ _logger = logging.getLogger(__name__)
 def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
     """Return an engine that has connected to nothing yet; `close_engine` ends it."""
     url = make_url(url_text)
-    if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(owner, url, budget)
-    return create_engine(
-        url,
-        poolclass=BudgetPool,
-        budget=budget,
-        owner=owner,
-        guard=ServerGuard(owner),
-        connect_args=_connect_args(owner, url),
-    )
+    if url.get_backend_name() != "sqlite":
+        engine = _server_engine(owner, url, budget)
+    elif is_in_memory(url):
+        engine = _memory_engine(url, budget)
+    else:
+        engine = _file_engine(owner, url, budget)
+    event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+    return engine
 
 
 def close_engine(engine: Engine) -> None:
@@ -56,88 +66,96 @@ def close_engine(engine: Engine) -> None:
         engine.dispose()
 
 
-class ServerGuard:
-    """Stands before connections to a database server: refuses at once while it is down."""
-
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-        self._breaker = Breaker()
-
-    def check(self) -> None:
-        """Refuse while the server is known to be down.
-
-        Raises:
-            DatabaseDownError: it is.
-        """
-        if self._breaker.is_open and not self._breaker.take_probe():
-            raise DatabaseDownError(self._breaker.retry_after_s)
-
-    def open(self, connect: Callable[[], Any]) -> Any:
-        """Connect, and note how that went.
-
-        Raises:
-            DatabaseDownError: it failed.
-        """
-        try:
-            connection = connect()
-        except Exception as error:
-            if self._breaker.fail():
-                _logger.error("database.down", extra={"tenant": self._owner, "reason": str(error)})
-            raise DatabaseDownError(self._breaker.retry_after_s) from error
-        if self._breaker.succeed():
-            _logger.warning("database.back", extra={"tenant": self._owner})
-        return connection
-
-
-class FileGuard:
-    """Stands before connections to a SQLite file."""
-
-    def check(self) -> None:
-        """Let everybody pass."""
-
-    def open(self, connect: Callable[[], Any]) -> Any:
-        """Open it."""
-        return connect()
-
-
-def _connect_args(owner: str, url: URL) -> dict[str, Any]:
-    if url.get_driver_name() != "psycopg":
-        return {}
-    defaults = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "application_name": f"tenantry {owner}",
-        **KEEPALIVES,
-    }
-    return {key: value for key, value in defaults.items() if key not in url.query}
-
-
-def _sqlite_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
-    in_memory = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
-    if in_memory:
-        engine = create_engine(
-            url,
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=budget.wait_s,
-            connect_args={"check_same_thread": False},
-        )
+def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
+    """Return what the driver is told beside the URL; the URL's own word wins."""
+    if url.get_backend_name() == "sqlite":
+        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
+    elif url.get_driver_name() == "psycopg":
+        options = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
     else:
-        engine = create_engine(
-            url,
-            poolclass=BudgetPool,
-            budget=budget,
-            owner=owner,
-            guard=FileGuard(),
-            connect_args={} if "timeout" in url.query else {"timeout": BUSY_TIMEOUT_S},
-        )
-    event.listen(engine, "connect", _set_up_sqlite)
+        options = {}
+    return {key: value for key, value in options.items() if key not in url.query}
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether a SQLite URL names no file."""
+    name = (url.database or "").removeprefix("file:")
+    return name in ("", ":memory:") or url.query.get("mode") == "memory"
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Can be referred to weakly: so the pool hears when a detached one is dropped."""
+
+
+def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+    guard = ServerGuard(owner, str(url.password or ""))
+    engine = create_engine(
+        url,
+        poolclass=BudgetPool,
+        budget=budget,
+        owner=owner,
+        guard=guard,
+        connect_args=connect_arguments(owner, url),
+    )
+    guard.probe = lambda: engine.connect().close()
     return engine
 
 
-def _set_up_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = NORMAL")  # with WAL, safe but for the last commits
-    cursor.close()
+def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+    path = Path(str(url.database).removeprefix("file:")).absolute()
+    engine = create_engine(
+        url,
+        poolclass=BudgetPool,
+        budget=budget,
+        owner=owner,
+        guard=FileGuard(owner, path),
+        connect_args=connect_arguments(owner, url),
+    )
+
+    def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not block each other
+        cursor.close()
+        if file := file_at(path):
+            record.info[FILE] = file
+
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
+    """Return the engine of a database in memory: one connection, never closed before the engine.
+
+    It does not count in the budget: it holds no file and no place at a server, and cannot be
+    opened again without losing what is in it.
+    """
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=budget.wait_s,
+        connect_args={"check_same_thread": False},
+    )
+
+    def set_up(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA foreign_keys = ON").close()
+
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _better(owner: str, context: ExceptionContext) -> BaseException | None:
+    """Return the answer to an error that is the database's fault; None for any other."""
+    error = context.original_exception
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF or getattr(error, "sqlstate", None)
+    better: DatabaseDownError | None = None
+    if code in _SQLITE_FULL | _POSTGRES_FULL:
+        better = DatabaseFullError()
+    elif context.is_disconnect or code in _SQLITE_DOWN | _POSTGRES_DOWN:
+        better = DatabaseDownError(1)
+    if better is not None:
+        reason = " ".join(str(error).split())
+        _logger.error("database.failed", extra={"tenant": owner, "reason": reason})
+    return better

@@ -26,7 +26,6 @@ DEADLINE_S = 60.0
 
 _SETTINGS = {
     "fsync": "off",  # a test's data need not outlive the machine
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
