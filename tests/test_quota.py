@@ -74,7 +74,7 @@ def test_other_growth_shows_with_the_next_measurement(tmp_path: Path, clock: Clo
 
 @pytest.mark.parametrize("step_s", [REFUSED_FOR_S, -3600.0])
 def test_room_that_was_made_is_soon_seen(tmp_path: Path, clock: Clock, step_s: float) -> None:
-    """A full folder is measured again after a second, also when the clock was set back."""
+    """A full folder is measured again after seconds, also when the clock was set back."""
     file = tmp_path / "file"
     file.write_bytes(bytes(90))
     assert not _fits(tmp_path, 100, 20, clock)
