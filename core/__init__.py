@@ -14,13 +14,19 @@ checks it (`pyproject.toml`).
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
+    database  reach                        an app's own database, as its endpoints see it; why one
+                                           cannot be used
+    engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
-    worker                                 that are cheap to build, file events, the gunicorn worker
+    worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
+                                           worker; who stands before a database, an engine's
+                                           connections, what a folder may hold
     claims  folder  instance  masking      what tenants may not share; which files have settled;
-                                           one app while it serves; secrets hidden
+    breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
+                                           be down, the process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;

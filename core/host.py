@@ -19,6 +19,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app
+from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.folder import TenantsFolder
@@ -58,6 +59,7 @@ class Host:
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
         self._is_stopping = False
+        self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
@@ -96,6 +98,7 @@ class Host:
                 return
             if self._pid:  # started in the process that this one was forked from
                 self.mounts.replace(())
+                self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
@@ -126,7 +129,7 @@ class Host:
         Raises:
             Exception: whatever the app's endpoints raise, by themselves or at a first request.
         """
-        app = create_app(tenant, data_dir=self.settings.data_dir)
+        app = create_app(tenant, data_dir=self.settings.data_dir, budget=self._budget)
         try:
             check_app(app)
         except BaseException:
