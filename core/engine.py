@@ -117,7 +117,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not block each other
         cursor.close()
-        if file := file_at(path):
+        if file := file_at(str(path)):
             record.info[FILE] = file
 
     event.listen(engine, "connect", set_up)

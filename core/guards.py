@@ -18,9 +18,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from core.breaker import Breaker
 from core.database_down import DatabaseDownError
 
-GOODBYE_S = 0.2
+GOODBYE_S = 0.5
 """How long a closed connection's server process may take to end before it is counted as gone: it
-takes some 2 ms, and a silent server must not hold up the tenant that waits for the place."""
+takes some 2 ms, more on a busy machine. A server that is frozen costs whoever gets the place of one
+of its idle connections that long, once for each."""
 
 FILE = "tenantry.file"
 """Key of a connection's `info`: device and inode of its SQLite file."""
@@ -92,7 +93,7 @@ class ServerGuard:
 
     def close(self, connection: Any, close: Callable[[], None]) -> None:
         """Close it, and wait until its server process has ended, so that no server has too many."""
-        socket = None if self._breaker.pause_s is not None else _socket_of(connection)
+        socket = _socket_of(connection)
         if socket is None:
             close()
             return
@@ -135,6 +136,7 @@ class FileGuard:
     def __init__(self, owner: str, path: Path) -> None:
         self._owner = owner
         self._path = path
+        self._text = str(path)
         self._marker = path.with_name(f"{path.name}.made")
         self._was_there = False
         self._is_marked = False
@@ -158,7 +160,7 @@ class FileGuard:
 
     def is_good(self, record: ConnectionPoolEntry) -> bool:
         """Whether the connection's file is still the one at its path."""
-        file = file_at(self._path)
+        file = file_at(self._text)
         if file is None or record.info.setdefault(FILE, file) != file:
             return False
         if not self._was_there:
@@ -186,7 +188,7 @@ class FileGuard:
             self._is_marked = True
 
 
-def file_at(path: Path) -> tuple[int, int] | None:
+def file_at(path: str) -> tuple[int, int] | None:
     """Return device and inode of the file that is at `path` now."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - once for each use of a connection

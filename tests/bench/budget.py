@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import postgres
 import rows
 from loads import Bounds, Connection, Server, serving
 
@@ -41,7 +40,7 @@ def main() -> None:
     asked = parser.parse_args()
     names = [f"tenant{number:03}" for number in range(asked.tenants)]
     bounds = Bounds()
-    with postgres.running(max_connections="400") as server, contextlib.ExitStack() as servers:
+    with rows.running(max_connections="400") as server, contextlib.ExitStack() as servers:
         rows.make_template(server)
         with server.connect() as connection:
             for name in names:
@@ -60,7 +59,7 @@ def main() -> None:
 
 def compare(  # noqa: PLR0917
     what: str, load: Callable[[int], Iterator[str]], bound: float, sides: tuple[Server, Server],
-    server: postgres.Postgres, bounds: Bounds, seconds: float,
+    server: rows.Postgres, bounds: Bounds, seconds: float,
 ) -> None:  # fmt: skip
     """Run a load against both sides in turns; print throughputs and their ratio."""
     per_second: tuple[list[float], list[float]] = ([], [])
@@ -120,7 +119,7 @@ def hot(names: list[str], seed: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def watching(server: postgres.Postgres, side: int) -> Iterator[list[int]]:
+def watching(server: rows.Postgres, side: int) -> Iterator[list[int]]:
     """Count the clients of a side, by its tenants' application name, until the end of the block."""
     seen = [0]
     is_over = threading.Event()
@@ -146,7 +145,7 @@ def watching(server: postgres.Postgres, side: int) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def site(server: postgres.Postgres, names: list[str], blueprint: str) -> Iterator[Server]:
+def site(server: rows.Postgres, names: list[str], blueprint: str) -> Iterator[Server]:
     """Serve all tenants by one process."""
     with tempfile.TemporaryDirectory() as folder:
         tenants = rows.make_site(Path(folder), blueprint)

@@ -6,7 +6,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psycopg
-from postgres import Postgres
+from postgres import Postgres, running
+
+__all__ = ["Postgres", "make_database", "make_site", "make_template", "running", "tenant_text"]
 
 BLUEPRINT = """\
 from flask import Blueprint
