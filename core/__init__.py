@@ -5,14 +5,20 @@ checks it (`pyproject.toml`).
 
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    reload  warm_start                     keeps the mounts what the tenants folder says; wakes
-                                           what other workers have awake
+    migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
+                                           tenants folder says; wakes what other workers have awake
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
+    gate                                   no request to tables that are behind the code
+    journal  migration_process  migrator   what fleet runs did; where migrations run, and who
+                                           starts that process
+    migration_locks                        one migration of a database at a time
+    revisions                              what an endpoint's tables should be at, and what a
+                                           database is at
     endpoints/                             loading an endpoint for one app; the endpoints
     database  reach                        an app's own database, as its endpoints see it; why one
                                            cannot be used

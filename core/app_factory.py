@@ -20,6 +20,7 @@ from core.connections import ConnectionBudget
 from core.database import close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
+from core.gate import open_gate
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -92,9 +93,12 @@ def create_app(
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
     try:
+        gate = open_gate(app, tenant, data_dir)
         for name in tenant.blueprints:
             endpoint = load_endpoint(name, tenant.name)
             endpoints.append(endpoint)
+            if gate is not None:
+                gate.guard(name, endpoint.blueprint)
             with registering(name):
                 app.register_blueprint(endpoint.blueprint)
     except BaseException:

@@ -91,6 +91,11 @@ def open_database(app: Flask, owner: str, url: str, budget: ConnectionBudget) ->
     return database
 
 
+def database_of(app: Flask) -> Database:
+    """Return an app's database."""
+    return cast("Database", app.extensions[_EXTENSION])
+
+
 def close_database(app: Flask) -> None:
     """Close an app's database. Idempotent."""
     database = app.extensions.pop(_EXTENSION, None)
@@ -105,7 +110,7 @@ def _close_session(_: BaseException | None) -> None:
 
 
 def _current() -> Database:
-    return cast("Database", current_app.extensions[_EXTENSION])
+    return database_of(current_app)
 
 
 db = cast("Database", LocalProxy(_current))

@@ -24,6 +24,7 @@ from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
+from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
 from core.limits import BodyLimit
@@ -131,6 +132,7 @@ class Host:
         """
         app = create_app(tenant, data_dir=self.settings.data_dir, budget=self._budget)
         try:
+            bring_to_head(app)
             check_app(app)
         except BaseException:
             close_app(app)
@@ -240,6 +242,8 @@ def _freeze() -> None:
 
 
 def _status(mount: Mount) -> MountStatus:
+    instance = mount.instance
+    app = None if instance is None or instance.app is None else instance.app()
     return MountStatus(
         name=mount.name,
         prefix=mount.prefix or "",
@@ -248,6 +252,7 @@ def _status(mount: Mount) -> MountStatus:
         since=mount.since,
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
+        database=told_of(app),
     )
 
 
