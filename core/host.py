@@ -163,6 +163,7 @@ class Host:
         return {
             "master": os.getppid(),
             "is_ready": self._is_ready(),
+            "only": self.settings.only,
             "mounts": [asdict(one) for one in self.status() + self._off()],
         }
 
@@ -220,7 +221,7 @@ class Host:
     def _new_follower(self) -> Follower:
         settings = self.settings
         limits = Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s)
-        folder = TenantsFolder(settings.tenants_dir)
+        folder = TenantsFolder(settings.tenants_dir, settings.only)
         return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
 
 

@@ -540,6 +540,19 @@ def test_check_looks_at_a_disabled_tenant_when_it_is_named(
     assert [0, 1] == [tenantry("check").code, tenantry("check", "globex").code]
 
 
+def test_serve_knows_the_tenants_that_it_is_to_serve(
+    tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch, write_tenant: Callable[..., Path]
+) -> None:
+    """A name that has no file is an error that lists those that have one; exit 2."""
+    monkeypatch.setenv("TENANTRY_ONLY", "")
+    write_tenant("acme")
+
+    result = tenantry("serve", "--only", "acne")
+
+    text = "tenantry: no tenant named 'acne'; tenants: acme.\n"
+    assert (2, "", text) == (result.code, result.out, result.err)
+
+
 @pytest.mark.parametrize(
     ("bind", "reason"),
     [

@@ -204,7 +204,6 @@ def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
 def test_restart_replaces_every_worker_without_a_failed_request(site: Site, server: Server) -> None:
     """New workers are up before the old ones go: all requests meanwhile are answered."""
     workers = site.rows()["acme"]["workers"]
-    keys = {"pid", "state", "since", "digest", "reason", "database"}
     assert isinstance(workers, list)
     before = {worker["pid"] for worker in workers}
     is_over = threading.Event()
@@ -217,7 +216,6 @@ def test_restart_replaces_every_worker_without_a_failed_request(site: Site, serv
     is_over.set()
     client.join()
     workers = site.rows()["acme"]["workers"]
-    keys = {"pid", "state", "since", "digest", "reason", "database"}
     assert isinstance(workers, list)
     assert (0, {201}) == (restart.code, set(statuses))
     assert (2, set()) == (len(workers), before & {worker["pid"] for worker in workers})
@@ -235,7 +233,6 @@ def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
     site.run("restart")
 
     workers = site.rows()["acme"]["workers"]
-    keys = {"pid", "state", "since", "digest", "reason", "database"}
     assert isinstance(workers, list)
     assert ["serving"] * 2 == [worker["state"] for worker in workers]
 

@@ -116,7 +116,8 @@ def wait_for_workers(settings: HostSettings) -> bool:
 
 def _has_judged(worker: WorkerStatus, digests: dict[str, str]) -> bool:
     told = {mount["name"]: mount["digest"] for mount in worker.mounts}
-    return worker.is_ready and told == digests
+    wanted = {name: digests[name] for name in worker.only or digests if name in digests}
+    return worker.is_ready and told == wanted
 
 
 def _states(row: dict[str, Any]) -> str:
