@@ -14,14 +14,17 @@ checks it (`pyproject.toml`).
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
     endpoints/                             loading an endpoint for one app; the endpoints
+    oidc                                   which tokens let their bearer in
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
-    worker                                 that are cheap to build, file events, the gunicorn worker
+    worker                                 that are cheap to build, file events, gunicorn's worker,
+    clients  issuer                        who gets in, and where keys for tokens come from
     claims  folder  instance  masking      what tenants may not share; which files have settled;
                                            one app while it serves; secrets hidden
     loader  tenant                         a tenant file becomes plain data, then a Tenant
+    client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     problem  turns  writers                the host's own answers; many names by turns
