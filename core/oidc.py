@@ -155,9 +155,9 @@ def parse_keys(listed: list[dict[str, Any]]) -> KeySet:
 
 
 def _parsed(key: dict[str, Any]) -> Key | None:
-    if key.get("kty") not in _KINDS or key.get("use", "sig") != "sig":
-        return None
     try:
+        if key.get("kty") not in _KINDS or key.get("use", "sig") != "sig":
+            return None
         if key["kty"] == "RSA" and _bits(key["n"]) < RSA_BITS:
             return None
         return JWKRegistry.import_key(key)
