@@ -341,32 +341,30 @@ def _closed(shop: str, write_tenant: Callable[..., Path], host: Host, client: Ht
     return send
 
 
-@pytest.mark.parametrize(
-    ("path", "method", "status"),
-    [
-        ("/acme/shop/7", "GET", 200),
-        ("/acme/shop/7", "HEAD", 200),
-        ("/acme/shop/", "POST", 200),
-        ("/acme/", "GET", 403),
-        ("/acme/shop/seven", "GET", 404),
-        ("/acme/shop/7", "POST", 405),
-        ("/acme/shop", "POST", 308),
-        ("/acme", "GET", 308),
-        ("/acme//shop/7", "GET", 200),
-        ("/acme/%73hop/7", "GET", 200),
-        ("/acme/shop/../", "GET", 404),
-    ],
-)
-def test_a_url_belongs_to_the_endpoint_that_answers_it(
-    closed: Send, path: str, method: str, status: int
-) -> None:
+def test_a_url_belongs_to_the_endpoint_that_answers_it(closed: Send) -> None:
     """Routed as the app routes it; what no endpoint answers, the app answers by itself."""
+    expected = {
+        ("GET", "/acme/shop/7"): 200,
+        ("HEAD", "/acme/shop/7"): 200,
+        ("POST", "/acme/shop/"): 200,
+        ("GET", "/acme//shop/7"): 200,
+        ("GET", "/acme/%73hop/7"): 200,
+        ("GET", "/acme/"): 403,
+        ("GET", "/acme/shop/seven"): 404,
+        ("GET", "/acme/shop/../"): 404,
+        ("POST", "/acme/shop/7"): 405,
+        ("POST", "/acme/shop"): 308,
+        ("GET", "/acme"): 308,
+    }
     seen: list[str] = []
+    overrides = {"test.seen": seen}
 
-    response = closed(path, "shop", method, environ_overrides={"test.seen": seen})
+    found = {
+        (method, path): closed(path, "shop", method, environ_overrides=overrides).status_code
+        for method, path in expected
+    }
 
-    assert status == response.status_code
-    assert (status == 403) == (seen == [])
+    assert (expected, len(expected) - 1) == (found, len(seen))  # one never reached the app
 
 
 def test_the_app_sees_the_client_and_not_its_key(closed: Send) -> None:
