@@ -20,20 +20,22 @@ checks it (`pyproject.toml`).
     revisions                              what an endpoint's tables should be at, and what a
                                            database is at
     endpoints/                             loading an endpoint for one app; the endpoints
-    database  reach                        an app's own database, as its endpoints see it; why one
-                                           cannot be used
+    database  reach  oidc                  an app's own database, as its endpoints see it; why one
+                                           cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
-                                           worker; who stands before a database, an engine's
-                                           connections, what a folder may hold
+    clients  issuer                        worker; who stands before a database, an engine's
+                                           connections, what a folder may hold; who gets in, and
+                                           where keys for tokens come from
     claims  folder  instance  masking      what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
                                            be down, the process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
+    client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     problem  turns  writers                the host's own answers; many names by turns

@@ -3,7 +3,7 @@
 import copy
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, got_request_exception, request
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
@@ -123,6 +124,26 @@ def check_app(app: Flask) -> None:
         Client(app.wsgi_app).options("/", base_url=f"http://{host}/").close()
     if raised:
         raise raised[0]
+
+
+def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], str | None]:
+    """Return what tells, of a WSGI environ, for which of the tenant's endpoints the request is.
+
+    It routes as the app itself will. "" stands for a rule that belongs to no endpoint (`static`),
+    None for no rule: the app will answer that with a redirect, 404 or 405.
+    """
+    loaded = app.extensions[_EXTENSION]
+    names = {one.blueprint.name: name for one, name in zip(loaded, tenant.blueprints, strict=True)}
+
+    def endpoint_of(environ: dict[str, Any]) -> str | None:
+        try:
+            adapter = app.create_url_adapter(app.request_class(environ, populate_request=False))
+            matched = None if adapter is None else adapter.match()[0]
+        except HTTPException:
+            return None
+        return None if matched is None else names.get(str(matched).partition(".")[0], "")
+
+    return endpoint_of
 
 
 def close_app(app: Flask) -> None:

@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → body limit → confined cookies → the
-tenant's Flask app.
+mount → lease → containment → log context → trusted hosts → client gate (of a tenant that has
+clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
-from core.app_factory import check_app, close_app, create_app
+from core.app_factory import check_app, close_app, create_app, endpoint_finder
+from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
@@ -29,6 +31,7 @@ from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
 from core.limits import BodyLimit
 from core.mounts import Mount, Mounts
+from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
 from core.status import StatusSocket
@@ -64,6 +67,7 @@ class Host:
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
+        self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
         operators = HostPages(self.status, self._is_ready, is_for_operators=True)
@@ -146,6 +150,7 @@ class Host:
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
+            *self._gates(tenant, app),
             partial(BodyLimit, max_bytes=tenant.max_content_length),
             partial(ConfinedCookies, logger=logger),
         ]
@@ -153,6 +158,33 @@ class Host:
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
         return wsgi
+
+    def _gates(
+        self, tenant: Tenant, app: Flask
+    ) -> list[Callable[["WSGIApplication"], "WSGIApplication"]]:
+        """Return the layer that lets only clients in; none where the tenant is open."""
+        if tenant.clients is None and tenant.oidc is None:
+            return []
+        gate = partial(
+            ClientGate,
+            realm=tenant.url_prefix,
+            clients=tenant.clients,
+            verify=self._token_check(tenant),
+            endpoint_of=endpoint_finder(app, tenant),
+        )
+        return [gate]
+
+    def _token_check(self, tenant: Tenant) -> Verify | None:
+        """Return the check of a tenant's tokens; a rebuilt instance goes on with the same keys."""
+        if tenant.oidc is None:
+            return None
+        from core.oidc import TokenCheck  # noqa: PLC0415 - 10 MiB, for who needs it
+
+        known = tenant.name, tenant.oidc
+        # Two builds at once may make two: then the keys are read twice.
+        check = self._token_checks.get(known) or TokenCheck(tenant.oidc, tenant.name)
+        self._token_checks[known] = check
+        return check
 
     def status(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""

@@ -24,7 +24,6 @@ _SECRET_NAME = re.compile(
     r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
     r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
 )
-_OWN_KEYS = frozenset({"CLIENTS", "OIDC"})
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")  # to the last @: people forget to escape it
 _PAIR = re.compile(r"(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 
@@ -86,4 +85,4 @@ def _masked_pair(match: re.Match[str]) -> str:
 
 
 def _is_secret_name(name: str) -> bool:
-    return name in _OWN_KEYS or _SECRET_NAME.search(name.upper()) is not None
+    return _SECRET_NAME.search(name.upper()) is not None

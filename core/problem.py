@@ -26,6 +26,8 @@ class ProblemAnswer:
     retry_after_s: int | None = None
     allow: str | None = None
     """The methods of a 405."""
+    authenticate: str | None = None
+    """The challenge of a 401 or 403 (RFC 9110 §11.6.1)."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
         """Return the status line and the headers of the answer."""
@@ -38,6 +40,8 @@ class ProblemAnswer:
             headers.append(("Retry-After", str(self.retry_after_s)))
         if self.allow is not None:
             headers.append(("Allow", self.allow))
+        if self.authenticate is not None:
+            headers.append(("WWW-Authenticate", self.authenticate))
         return f"{self.status.value} {self.status.phrase}", headers
 
     def body(self, environ: "WSGIEnvironment") -> bytes:

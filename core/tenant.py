@@ -14,15 +14,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from core import tenant_values
+from core.client_values import Clients, parse_clients
 from core.database_url import check_database_url, parse_database_url
 from core.errors import Problem, TenantFileError
-from core.tenant_problems import ill_valued, misspelt, unsafe
+from core.openid_values import OpenId, parse_openid
+from core.tenant_problems import misspelt, problems_of, unsafe
 from core.tenant_values import (
     check_host_name,
     check_maintenance,
@@ -48,6 +52,10 @@ def _plain_list(value: object) -> object:
 def _check_secret(value: SecretStr) -> SecretStr:
     check_secret(value.get_secret_value())
     return value
+
+
+def _parse_clients(value: object, info: ValidationInfo) -> Clients | None:
+    return parse_clients(value, info.data["name"], info.data.get("blueprints"))
 
 
 _Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
@@ -158,16 +166,19 @@ class Tenant(BaseModel):
         description="Seconds after which a request is reported.",
         json_schema_extra={"default": "host setting"},
     )
-    clients: None = Field(
+    clients: Annotated[Clients | None, PlainValidator(_parse_clients)] = Field(
         None,
         alias="CLIENTS",
-        description="Named client keys.",
+        repr=False,
+        description='Client name → `"sha256:…"`, or a dict with `key`, `endpoints`, `methods`, '
+        "`expires`: only these clients get in.",
         json_schema_extra={"default": "none: open"},
     )
-    oidc: None = Field(
+    oidc: Annotated[OpenId | None, PlainValidator(parse_openid)] = Field(
         None,
         alias="OIDC",
-        description="OpenID Connect issuer and audience.",
+        description="`issuer` and `audience`, optionally `jwks_uri` and `claims`: clients with "
+        "such a token get in.",
         json_schema_extra={"default": "none"},
     )
     quota_bytes: int | None = Field(
@@ -185,17 +196,6 @@ class Tenant(BaseModel):
         description="Finding id → reason: shown as accepted.",
         json_schema_extra={"default": "`{}`"},
     )
-
-    @field_validator("clients", "oidc", mode="before")
-    @classmethod
-    def _refuse_unchecked(cls, value: object) -> object:
-        # Accepting a key that nobody enforces would leave a tenant open that believes itself shut.
-        if value is not None:
-            raise ValueError(
-                "this version does not check clients yet; remove the key, or do not "
-                "serve this tenant where strangers reach it"
-            )
-        return value
 
     @field_validator("blueprints")
     @classmethod
@@ -282,7 +282,8 @@ def parse_tenant(
             {"name": name, "file": file, "digest": digest, "flask": flask} | defaults | given
         )
     except ValidationError as error:
-        problems += [ill_valued(file, values, details, _EXAMPLES) for details in error.errors()]
+        for details in error.errors():
+            problems += problems_of(file, values, details, _EXAMPLES)
     if problems:
         raise TenantFileError(problems)
     return _compact(tenant)
@@ -309,6 +310,8 @@ _NOT_TOLD: set[str] = set()
 def _in_the_clear(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, Clients | OpenId):
+        return value.plain()
     if isinstance(value, tuple):
         return [_in_the_clear(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value

@@ -1,7 +1,7 @@
 """What is wrong with the keys of a tenant file, in an operator's words. Shows no secret."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from flask import Flask
 
@@ -27,6 +27,76 @@ _EXPECTED: Mapping[str, str] = {
     "tuple_type": "a list",
 }
 """What pydantic's kinds of errors expect, in a tenant file's words."""
+
+
+T = TypeVar("T")
+
+
+class InnerProblems(ValueError):  # noqa: N818 - several at once
+    """What is wrong inside one value: places (`['mobile']['expires']`) and texts."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+
+class Found:
+    """Collects what is wrong inside one value."""
+
+    def __init__(self) -> None:
+        self.problems: list[tuple[str, str]] = []
+
+    def take(self, place: str, parse: Callable[..., T], *arguments: Any) -> T | None:
+        """Return what `parse` does; None, and the problem kept, where it raises."""
+        try:
+            return parse(*arguments)
+        except InnerProblems as error:
+            self.problems += [(place + inner, text) for inner, text in error.problems]
+        except ValueError as error:
+            self.problems.append((place, str(error)))
+        return None
+
+    def take_item(self, entry: Mapping[Any, Any], key: str, parse: Callable[..., T]) -> T | None:
+        """Return the parsed item of a dict; None where it is not there, None or bad."""
+        value = entry.get(key)
+        return None if value is None else self.take(f"[{key!r}]", parse, value)
+
+    def take_unknown(self, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+        """Keep a problem for each key that means nothing."""
+        for key in entry:
+            if key not in known:
+                self.problems.append((f"[{key!r}]", f"is no key; {nearest(key, known)}"))
+
+    def end(self) -> None:
+        """Raise what was found, if anything was."""
+        if self.problems:
+            raise InnerProblems(self.problems)
+
+
+def nearest(found: object, known: Iterable[str]) -> str:
+    """Return the one that was meant, or all that there are."""
+    listed = list(known)
+    if isinstance(found, str):
+        near = [one for one in listed if one.lower() == found.lower()]
+        near += [one for one in listed if is_one_edit_away(one, found)]
+        if near:
+            return f"did you mean {near[0]!r}?"
+    return f"there are: {', '.join(listed)}"
+
+
+def problems_of(
+    file: str,
+    values: Mapping[str, Any],
+    details: Mapping[str, Any],
+    examples: Mapping[str, list[Any] | None],
+) -> list[Problem]:
+    """Return one of pydantic's errors as problems: one, or those inside a value."""
+    error = details.get("ctx", {}).get("error")
+    if isinstance(error, InnerProblems):
+        key = details["loc"][0]
+        texts = [(place, text if text[-1] == "?" else f"{text}.") for place, text in error.problems]
+        return [Problem(file, text, key + place) for place, text in texts]
+    return [ill_valued(file, values, details, examples)]
 
 
 def ill_valued(

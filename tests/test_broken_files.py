@@ -183,7 +183,15 @@ BROKEN: dict[str, Broken] = {
     "misspelt": _keys("'BLUEPRINT': is no key; did you mean 'BLUEPRINTS'?", BLUEPRINT=["landing"]),
     "debug": _keys("'DEBUG': shows the code and its secrets", DEBUG=True),
     "testing": _keys("'TESTING': shows the code and its secrets", TESTING=True),
-    "client-keys": _keys("'CLIENTS': this version does not check", CLIENTS={"a": PASSWORD}),
+    "client-keys": _keys("'CLIENTS['a']': is no hash of a key", CLIENTS={"a": PASSWORD}),
+    "client-limits": _keys(
+        "'CLIENTS['a']['endpoints'][0]': 'images' is none of the tenant's 'BLUEPRINTS'",
+        CLIENTS={"a": {"key": f"sha256:{'0' * 64}", "endpoints": ["images"]}},
+    ),
+    "issuer-http": _keys(
+        "'OIDC['issuer']': expected a URL with https",
+        OIDC={"issuer": f"http://acme:{PASSWORD}@login.test", "audience": "acme"},
+    ),
     "uri-unparsable": _keys("'DATABASE_URI': cannot be parsed", DATABASE_URI=PASSWORD),
     "uri-at-sign": _keys(
         "'DATABASE_URI': cannot be parsed",

@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit codes."""
 
+import ast
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from core.cli import COMMANDS, main
 from core.cli.listeners import Listener, check_listeners
 from core.cli.serve import start_report
 from core.cli.tenants import scan
+from core.client_values import hashed, parse_clients
 from core.masking import MASK, mask
 
 
@@ -301,6 +303,75 @@ def test_what_is_masked(key: str, value: object, shown: object) -> None:
 def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
     """Inside other text, in bytes, as a key, escaped in a URL; a short one only by itself."""
     assert shown == mask("NAME", value, ["a/b cd", "1234", "xyz"])
+
+
+def test_show_tells_who_gets_in_without_keys(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """Names, limits and the issuer are shown; a hash is masked: its key may be a guessable one."""
+    entry = {"key": hashed("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
+    oidc = {"issuer": "https://login.test", "audience": "acme"}
+    write_tenant("acme", CLIENTS={"web": hashed("password"), "app": entry}, OIDC=oidc)
+
+    shown = json.loads(tenantry("show", "acme", "--json").out)
+
+    app = {"key": MASK, "methods": ["GET"], "expires": "2027-01-31T23:59:59.999999+00:00"}
+    assert {"web": {"key": MASK}, "app": app} == shown["CLIENTS"]
+    assert oidc | {"audience": ["acme"]} == shown["OIDC"]
+
+
+def test_plan_tells_that_a_client_key_changed(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """By a fingerprint in the place of the key."""
+    lines = []
+    for key in ("one", "two"):
+        write_tenant("acme", CLIENTS={"web": hashed(key)})
+        saved = str(tmp_path / "before.json")
+        words = ("--save", saved) if key == "one" else ("--against", saved)
+        lines.append(tenantry("plan", *words).out)
+
+    assert "~ acme: CLIENTS: {'web': {'key': '********'}} (#" in lines[1]
+    assert hashed("two")[7:20] not in lines[1]
+
+
+def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> None:
+    """The line, pasted into CLIENTS, lets that key in; the file is not touched."""
+    before = acme.read_text()
+    result = tenantry("key", "acme", "mobile")
+    _, key, _, where, line = result.out.splitlines()
+
+    assert (0, f'    "mobile": "{hashed(key)}",') == (result.code, line)
+    assert ("tenants/acme.py" in where, before) == (True, acme.read_text())
+    clients = parse_clients(ast.literal_eval(f"{{{line.strip()}}}"), "acme", None)
+    assert clients is not None
+    assert ["mobile"] == [client.name for client in clients.all]
+
+
+def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
+    """For a script that hands the key on."""
+    del acme
+    made = json.loads(tenantry("key", "acme", "mobile", "--json").out)
+
+    assert (f'"mobile": "{hashed(made["key"])}",', "mobile") == (made["line"], made["client"])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("globex", "mobile"), "tenantry: no tenant named 'globex'; tenants: acme."),
+        (("acme", "a b"), "'a b': expected at most 64 letters, digits"),
+        (("acme",), "Missing argument 'CLIENT'"),
+    ],
+)
+def test_key_refuses_an_unknown_tenant_and_a_bad_name(
+    tenantry: Tenantry, acme: Path, words: tuple[str, ...], text: str
+) -> None:
+    """Exit 2, and no key."""
+    del acme
+    result = tenantry("key", *words)
+
+    assert (2, "", True) == (result.code, result.out, text in result.err)
 
 
 def test_show_masks_what_secret_returned(
