@@ -10,8 +10,8 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from flask import Flask, Request, got_request_exception, request
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask, Request, Response, got_request_exception, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
@@ -37,6 +37,17 @@ class TenantSessions(SecureCookieSessionInterface):
 
     def __init__(self, tenant: str) -> None:
         self.salt = f"tenantry.session.{tenant}"
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Return the session; without its cookie an empty one, and nothing is made to verify it."""
+        if self.get_cookie_name(app) not in request.cookies:  # no tenant is without a key
+            return self.session_class()
+        return super().open_session(app, request)
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """Set the cookie if there is a reason to; ask for its attributes only then."""
+        if session or session.accessed or session.modified:
+            super().save_session(app, session, response)
 
     def get_cookie_path(self, app: Flask) -> str:
         """Return the configured path, or the root of the request that is being answered."""

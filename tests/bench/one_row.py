@@ -27,6 +27,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 app = Flask("bare")
+app.secret_key = "k" * 40
 engine = create_engine({url!r})
 
 
