@@ -38,7 +38,8 @@ checks it (`pyproject.toml`).
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
-    problem  turns  writers                the host's own answers; many names by turns
+    permits  problem  turns  writers       what connections are asked with; the host's own
+                                           answers; many names by turns
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +19,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from core.breaker import Breaker
 from core.database_down import DatabaseDownError
 
-GOODBYE_S = 0.5
+GOODBYE_S = 2.0
 """How long a closed connection's server process may take to end before it is counted as gone: it
-takes some 2 ms, more on a busy machine. A server that is frozen costs whoever gets the place of one
-of its idle connections that long, once for each."""
+takes some 2 ms, 0.3 s on a busy machine. A server that is frozen costs whoever gets the place of
+one of its idle connections that long, once: after that nobody waits until it answers again."""
 
 FILE = "tenantry.file"
 """Key of a connection's `info`: device and inode of its SQLite file."""
@@ -43,6 +44,7 @@ class ServerGuard:
         self._owner = owner
         self._password = password
         self._breaker = Breaker()
+        self._is_silent = False  # a server process did not end in time
         self._thread = threading.local()  # `is_probing`: this thread is the probe
         self.probe: Callable[[], None] = lambda: None
         """Connects once; set by who makes the engine."""
@@ -87,6 +89,7 @@ class ServerGuard:
         except BaseException:  # a signal handler of the server
             self._breaker.fail()
             raise
+        self._is_silent = False
         if self._breaker.succeed():
             self._log("database.back")
         return connection
@@ -100,9 +103,7 @@ class ServerGuard:
         ours = os.dup(socket)  # outlives the connection's own, and hears the other end close
         try:
             close()
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            poll.poll(GOODBYE_S * 1000)
+            self._is_silent = not _ends_within(0.0 if self._is_silent else GOODBYE_S, ours)
         finally:
             os.close(ours)
 
@@ -203,6 +204,23 @@ def _socket_of(connection: Any) -> int | None:
         return int(connection.pgconn.socket)
     except Exception:  # noqa: BLE001 - whatever a driver raises for a connection that is closed
         return None
+
+
+def _ends_within(seconds: float, socket: int) -> bool:
+    """Whether the other end closes in time; what it still says is read and dropped.
+
+    PostgreSQL leaves its end to the exit of the process, after that left all counts of backends.
+    """
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    while poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+        try:
+            if not os.read(socket, 65536):
+                return True
+        except OSError:  # reset
+            return True
+    return False
 
 
 def _one_line(error: BaseException, password: str) -> str:

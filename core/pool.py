@@ -16,8 +16,9 @@ from typing import Any, Protocol, cast
 from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from core.connections import ConnectionBudget, ConnectionsExhaustedError, Eviction
+from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError
+from core.permits import ConnectionsExhaustedError, Eviction
 
 BUSY = "All database connections are in use; try again later."
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import KEY
 from flask import Flask, session, url_for
+from werkzeug.exceptions import NotFound
 from werkzeug.test import Client
 
 from core.app_factory import close_app, create_app
@@ -314,6 +315,27 @@ def test_a_session_cookie_stays_under_the_root_of_its_request(create: Create, ro
 
     assert cookie.startswith("session_acme=")
     assert ["HttpOnly", f"Path={root or '/'}", "SameSite=Lax"] == sorted(cookie.split("; ")[1:])
+
+
+def test_a_session_that_is_asked_for_varies_with_the_cookie(create: Create) -> None:
+    """Empty or not: a cache must not answer others with it. Who does not ask costs nothing."""
+    app = with_session(create())
+    client = Client(app)
+
+    said = [client.get(path).headers.get("Vary") for path in ("/who", "/")]
+
+    assert ["Cookie", None] == said
+
+
+def test_an_app_aborts_with_codes_of_its_own(create: Create) -> None:
+    """The map of codes is each app's, made when it is needed."""
+    acme, globex = create(), create()
+    acme.aborter.mapping[499] = NotFound
+
+    with pytest.raises(NotFound):
+        acme.aborter(499)
+    with pytest.raises(LookupError):
+        globex.aborter(499)
 
 
 def test_a_session_cookie_is_secure_where_the_request_is(create: Create) -> None:

@@ -1,18 +1,27 @@
 """200 tenants with a PostgreSQL database each, in one process with 20 connections for all.
 
-    python tests/bench/budget.py [--tenants 200] [--seconds 6]
+    python tests/bench/budget.py [--tenants 200] [--seconds 6] [LOAD…]
 
 Two gunicorns, one worker of 8 threads each, over the same databases: ours, and one whose tenants
 have a pool each that grows as it likes. They take turns, so that noise of the machine meets both
-alike. Three loads: visits, of 10 requests to a tenant, in turn to all; the worst there is, every
-request to another tenant, so that each needs a new connection (its ratio is printed, not bound: it
-is what a connection costs); 20 hot tenants. During each, the server's own count of connections is
-read all the time.
+alike. Four loads:
+
+- visits: 10 requests to a tenant, then to the next, in turn to all;
+- Zipf: each request to any tenant, the n-th most popular 1/n as often as the first, as traffic of
+  many sites is (Breslau et al. 1999): the first 20 of 200 get 61 % of it;
+- hot: 20 tenants, of all that had traffic before;
+- worst: every request to another tenant, each in turn, so that each needs a new
+  connection. No order of closing helps; its ratio is what a connection costs, and is not bound.
+
+During each, the server's own count of connections is read all the time. Beside requests per second
+it prints what a request costs: processor time of the worker and of the database server. On a
+machine with nothing else to do both say the same; on a busy one only the second means something.
 """
 
 import argparse
 import contextlib
 import itertools
+import os
 import random
 import statistics
 import tempfile
@@ -22,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rows
-from loads import Bounds, Connection, Server, serving
+from loads import Bounds, Connection, Server, children, serving
 
 CLIENTS = 8
 LIMIT = 20
@@ -37,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tenants", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("loads", nargs="*", metavar="LOAD", help="visits, Zipf, hot, worst; or all")
     asked = parser.parse_args()
     names = [f"tenant{number:03}" for number in range(asked.tenants)]
     bounds = Bounds()
@@ -49,10 +59,13 @@ def main() -> None:
         free = servers.enter_context(site(server, names, rows.UNBOUNDED))
         loads: list[tuple[str, Callable[[int], Iterator[str]], float]] = [
             ("visits", lambda seed: each_in_turn(names, seed, VISIT), 0.6),
-            ("every request another tenant", lambda seed: each_in_turn(names, seed, 1), 0.0),
-            ("20 hot tenants", lambda seed: hot(names[:LIMIT], seed), 0.95),
+            ("Zipf", lambda seed: popular(names, seed), 0.6),
+            ("hot: 20 tenants", lambda seed: hot(names[:LIMIT], seed), 0.95),
+            ("worst: every request another tenant", lambda seed: each_in_turn(names, seed, 1), 0.0),
         ]
         for what, load, bound in loads:
+            if asked.loads and what.partition(":")[0] not in asked.loads:
+                continue
             compare(what, load, bound, (ours, free), server, bounds, asked.seconds)
     bounds.end()
 
@@ -63,22 +76,38 @@ def compare(  # noqa: PLR0917
 ) -> None:  # fmt: skip
     """Run a load against both sides in turns; print throughputs and their ratio."""
     per_second: tuple[list[float], list[float]] = ([], [])
+    cost_ms: tuple[list[float], list[float]] = ([], [])
     most = [0, 0]
     failures = 0
     for turn, side in itertools.product(range(-1, ROUNDS), (0, 1)):
+        before_s = cpu_s(sides[side], server)
         with watching(server, side) as seen:
             done, failed = drive(sides[side].port, load, seconds)
         failures += failed
         most[side] = max(most[side], *seen)
         if turn >= 0:  # the first turn wakes the tenants
             per_second[side].append(done / seconds)
+            cost_ms[side].append(1000 * (cpu_s(sides[side], server) - before_s) / done)
     medians = [statistics.median(one) for one in per_second]
     print(f"{what}: {medians[0]:.0f}/s with {most[0]} connections; unbounded {medians[1]:.0f}/s "
           f"with {most[1]}; ours is {medians[0] / medians[1]:.2f} of it")  # fmt: skip
+    costs = [statistics.median(one) for one in cost_ms]
+    print(f"{what}: {costs[0]:.2f} ms of processor time, unbounded {costs[1]:.2f} ms; "
+          f"by that ours is {costs[1] / costs[0]:.2f} of it")  # fmt: skip
     bounds.check(f"{what}: most connections", most[0], LIMIT)
     bounds.check(f"{what}: failed requests", failures, 0)
     if bound:
         bounds.check(f"{what}: unbounded ÷ ours", medians[1] / medians[0], 1 / bound)
+
+
+def cpu_s(side: Server, server: rows.Postgres) -> float:
+    """Return the processor seconds that a side's worker and the database server have had."""
+    ticks = 0
+    for pid in [*side.workers(), server.pid, *children(server.pid)]:
+        with contextlib.suppress(OSError):  # it has ended: its parent has its times
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(one) for one in stat[11:15])  # its own, and its ended children's
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def drive(port: int, load: Callable[[int], Iterator[str]], seconds: float) -> tuple[int, int]:
@@ -111,6 +140,13 @@ def each_in_turn(names: list[str], seed: int, times: int) -> Iterator[str]:
     return itertools.cycle([name for name in order for _ in range(times)])
 
 
+def popular(names: list[str], seed: int) -> Iterator[str]:
+    """Yield names at random, the n-th with a weight of 1/n."""
+    chance = random.Random(seed)
+    weights = [1 / rank for rank in range(1, len(names) + 1)]
+    return iter(lambda: chance.choices(names, weights)[0], None)
+
+
 def hot(names: list[str], seed: int) -> Iterator[str]:
     """Yield names at random."""
     chance = random.Random(seed)
@@ -131,7 +167,7 @@ def watching(server: rows.Postgres, side: int) -> Iterator[list[int]]:
 
     def watch() -> None:
         with server.connect() as connection:
-            while not is_over.wait(0.01):
+            while not is_over.wait(0.03):
                 row = connection.execute(query).fetchone()
                 seen.append(int(str(row[0])) if row else 0)
 

@@ -62,7 +62,7 @@ def measure(host: Server, bad: rows.Postgres, bounds: Bounds, seconds: float) ->
         late += after_first_time_out(down)
     print(f"calm    {describe(calm)}\nbeside  {describe(beside)}")
     bounds.check("others' p99, beside ÷ calm", percentile(beside, 99) / percentile(calm, 99), 1.25)
-    print(f"down    {len(late)} answers of 503 after the first time-out")
+    print(f"503     {describe(late)}, after the first time-out")
     bounds.check("slowest 503 after the first time-out", max(late), 0.1, " s")
     bounds.check("back after", max(backs), 5, " s")
 
