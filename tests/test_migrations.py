@@ -166,7 +166,7 @@ def test_at_head_nothing_runs(
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
-    monkeypatch.setattr("core.migrator.python_executable", lambda: "/nowhere")
+    monkeypatch.setattr("core.migration_children.python_executable", lambda: "/nowhere")
 
     report = upgrade(fleet, data_dir, ONE)
 
