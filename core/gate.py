@@ -1,7 +1,9 @@
 """Keeps requests from tables that are not what the code expects, one app at a time.
 
 An endpoint with tables asks its app's gate before each request: 503 while the database is behind
-the code. The default database is brought to head here; any other one only by `tenantry db`.
+the code. The default database is brought to head here; any other one only by `tenantry db`. What
+is done here is in no journal: that one tells what an operator's runs did, for `db downgrade` to
+take back; what a build does, the next build would only do again.
 """
 
 import logging

@@ -59,6 +59,22 @@ def test_what_was_before_a_killed_run_stays_known(tmp_path: Path) -> None:
         assert [frozenset()] == [step.before for step in journal.steps(run)]
 
 
+def test_what_a_run_is_done_with_is_not_forgotten(tmp_path: Path) -> None:
+    """Presumed behind by a second run, it stays done; undone by others, it begins anew."""
+    with Journal(tmp_path) as journal:
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
+        journal.note_running(run, "acme", [], ["2"])
+        journal.note_done(run, "acme")
+        journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
+        journal.note_at_head(["acme"])
+        presumed = journal.steps(run)[0]
+        journal.note_running(run, "acme", ["1"], ["2"])
+        begun = journal.steps(run)[0]
+
+    assert ("done", frozenset()) == (presumed.state, presumed.before)
+    assert ("running", {"1"}) == (begun.state, begun.before)
+
+
 def test_a_database_at_head_was_brought_there_by_the_run_that_began_with_it(tmp_path: Path) -> None:
     """Killed before it could write so, a run did it; what it had not begun, it did not."""
     with Journal(tmp_path) as journal:
