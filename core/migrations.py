@@ -22,8 +22,9 @@ from core.revisions import Branch, ahead, compare, look, read_branches, unreacha
 from core.tenant import Tenant
 
 JOBS = 4
-"""Databases that are migrated at once: a migration mostly waits for its server. On 2 processors,
-1,000 PostgreSQL databases took least time with 4."""
+"""Databases that are migrated at once: a migration mostly waits for its server. Seen with 80
+PostgreSQL databases, server and all on 2 busy processors, in ms for each, two turns: 305 and 279
+with 1, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
 
 LOOKS = 8
 """Databases that are looked at at once: that is even more waiting, and no process each."""
