@@ -16,7 +16,8 @@ checks it (`pyproject.toml`).
     gate                                   no request to tables that are behind the code
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
                                            starts that process
-    migration_locks                        one migration of a database at a time
+    migration_children  migration_locks    the processes that migrate; one migration of a database
+                                           at a time
     revisions                              what an endpoint's tables should be at, and what a
                                            database is at
     endpoints/                             loading an endpoint for one app; the endpoints

@@ -1,7 +1,9 @@
 """Keeps requests from tables that are not what the code expects, one app at a time.
 
 An endpoint with tables asks its app's gate before each request: 503 while the database is behind
-the code. The default database is brought to head here; any other one only by `tenantry db`.
+the code. The default database is brought to head here; any other one only by `tenantry db`. What
+is done here is in no journal: that one tells what an operator's runs did, for `db downgrade` to
+take back; what a build does, the next build would only do again.
 """
 
 import logging
@@ -16,6 +18,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from core.database import Database, DatabaseDownError, database_of
+from core.migration_children import Nursery
 from core.migrator import Migrator, Target, target_of
 from core.problem import ProblemAnswer
 from core.revisions import Standing, ahead, compare, look_through, one_line, read_branches, shown
@@ -134,10 +137,10 @@ class Gate:
     def _migrate(self) -> None:
         """Bring the default database to head, in a process of its own; tried once per build."""
         self._is_to_migrate = False
-        with Migrator() as migrator:
+        with Nursery() as nursery, Migrator(nursery) as migrator:
             result = migrator.upgrade(self._target, lambda _: None)
         self._look_again_at = self._clock() + LOOK_AGAIN_S
-        self.is_open, self._failure = result.state != "failed", result.reason
+        self.is_open, self._failure = result.state in ("done", "was there"), result.reason
         self.told = "" if self.is_open else f"behind: {result.reason}"
         event = "database.upgraded" if self.is_open else "database.upgrade_failed"
         level = logging.INFO if self.is_open else logging.ERROR

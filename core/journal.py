@@ -101,7 +101,9 @@ class Journal:
     def open_run(
         self, heads: Mapping[str, Collection[str]], tenants: Mapping[str, Collection[str]]
     ) -> int:
-        """Return the run that brings these tenants to these heads, all of them pending in it.
+        """Return the run that brings these tenants to these heads.
+
+        All of them are pending in it, but those that it is done with.
 
         That is the last run, if it has left something to do and its endpoints had the same heads;
         otherwise a new one.
@@ -122,9 +124,8 @@ class Journal:
             self._connection.executemany(
                 "INSERT INTO step (run, tenant, state, after, changed) "
                 "VALUES (?, ?, 'pending', ?, ?) ON CONFLICT (run, tenant) DO UPDATE "
-                "SET before = CASE WHEN state = 'failed' THEN before END, "  # undone by others
-                "state = 'pending', reason = '', after = excluded.after "
-                "WHERE state IN ('failed', 'done')",
+                "SET state = 'pending', reason = '', after = excluded.after "
+                "WHERE state = 'failed'",
                 [(run, name, _dump(to), time.time()) for name, to in tenants.items()],
             )
         return run
@@ -149,15 +150,19 @@ class Journal:
         self._connection.execute("UPDATE run SET heads = ? WHERE id = ?", (text, run))
         return run
 
-    def note_running(self, run: int, tenant: str, before: Collection[str]) -> None:
-        """Write that a tenant's database is being changed, and what it is at.
+    def note_running(
+        self, run: int, tenant: str, before: Collection[str], after: Collection[str]
+    ) -> None:
+        """Write that a tenant's database is being changed, what it is at and comes to.
 
-        What it was at when this run first began with it stays: a run that was killed goes on.
+        What it was at when this run first began with it stays: a run that was killed goes on. But
+        not if the run was done with it: what it did has been undone by others.
         """
         self._write(
-            "UPDATE step SET state = 'running', before = coalesce(before, ?), changed = ? "
-            "WHERE run = ? AND tenant = ?",
-            (_dump(before), time.time(), run, tenant),
+            "UPDATE step SET "
+            "before = CASE state WHEN 'done' THEN ? ELSE coalesce(before, ?) END, "
+            "state = 'running', after = ?, changed = ? WHERE run = ? AND tenant = ?",
+            (_dump(before), _dump(before), _dump(after), time.time(), run, tenant),
         )
 
     def note_done(self, run: int, tenant: str) -> None:

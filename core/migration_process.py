@@ -1,15 +1,22 @@
-"""The process in which migrations run; run as a module by `migrator`, imported by nobody.
+"""The processes in which migrations run; run as a module by `migration_children`.
 
-Reads requests from stdin and writes answers to stdout, both in lines of JSON. A migration may do
-to this process what it likes: raise, hang, end it. Alembic's `op` is one for the whole process, so
-databases are migrated one after the other here; `migrations` starts several of these.
+The first imports what migrations need and migrates nothing: it forks one for each line that it is
+handed over its stdin, a socket, and ends it when it is told to. A fork reads requests from its
+line and answers them, both in lines of JSON. A migration may do to the fork what it likes: raise,
+hang, end it. Alembic's `op` is one for the whole process, so databases are migrated one after the
+other in each; `migrations` wants several of these.
 """
 
+import gc
 import json
 import os
 import select
+import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +39,7 @@ from core.revisions import (
     one_line,
     read_branches,
     shown,
+    unreachable,
     with_timeout,
 )
 
@@ -56,36 +64,85 @@ class Request:
 class UnfitError(Exception):
     """A database is not where it can be brought from."""
 
+    def __init__(self, text: str, state: str = "failed") -> None:
+        super().__init__(text)
+        self.state = state
+
 
 def main() -> None:
-    """Answer requests until stdin ends."""
-    requests, answers = os.dup(0), os.dup(1)
+    """Import once, then fork a process for each line that is handed over, until stdin ends."""
+    control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)  # what migrations print is no answer; what they write to stderr is shown
-    threading.Thread(target=_end_with_parent, args=(requests,), daemon=True).start()
+    for driver in sys.argv[1:]:
+        with suppress(Exception):  # told by the fork, with the database that it cannot reach
+            make_url(f"{driver}://").get_dialect().import_dbapi()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page that it shares
+    forks: set[int] = set()
+    while True:
+        said, fds, *_ = socket.recv_fds(control, 100, 1)
+        if not said:
+            break
+        if fds:
+            pid = _fork(control, fds[0])
+            forks.add(pid)
+            control.send(str(pid).encode())
+        else:
+            forks.discard(int(said))
+            control.send(str(_end(int(said))).encode())
+    for pid in forks:
+        _end(pid)
+
+
+def _fork(control: socket.socket, fd: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            control.close()
+            os.set_inheritable(fd, False)
+            serve(socket.socket(fileno=fd))
+        finally:
+            os._exit(0)
+    os.close(fd)
+    return pid
+
+
+def _end(pid: int) -> int:
+    """End a fork, with whatever its migrations started; return how it had ended, or ends now."""
+    with suppress(ProcessLookupError):  # it ended before it had a session of its own
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def serve(line: socket.socket) -> None:
+    """Answer requests until the other end closes."""
+    threading.Thread(target=_end_with_parent, args=(line.fileno(),), daemon=True).start()
 
     def say(**answer: object) -> None:
         try:
-            os.write(answers, json.dumps(answer).encode() + b"\n")
-        except BrokenPipeError:  # who started this one is gone
+            line.sendall(json.dumps(answer).encode() + b"\n")
+        except ConnectionError:  # who started this one is gone
             os._exit(1)
 
-    say(state="ready")
-    with os.fdopen(requests, "rb", buffering=0) as lines:
+    with line.makefile("rb") as requests:
 
         def begin(current: frozenset[str]) -> None:
             say(state="begins", current=sorted(current))
-            lines.readline()  # the journal knows now
+            requests.readline()  # the journal knows now
 
-        for line in lines:
-            say(**answer(Request(**json.loads(line)), begin))
+        for request in requests:
+            say(**answer(Request(**json.loads(request)), begin))
 
 
-def _end_with_parent(requests: int) -> None:
+def _end_with_parent(line: int) -> None:
     """End this process, in the middle of whatever it does, with the one that started it."""
     poll = select.poll()
-    poll.register(requests, 0)  # no event but that the other end is closed
+    poll.register(line, 0)  # no event but that the other end is closed
     poll.poll()
     os._exit(1)
 
@@ -95,7 +152,9 @@ def answer(request: Request, begin: Callable[[frozenset[str]], None]) -> Mapping
     try:
         branches = read_branches(request.endpoints)
         return _in_database(request, branches, begin)
-    except (LockedError, UnfitError) as error:
+    except UnfitError as error:
+        return {"state": error.state, "reason": str(error), "is_whole": True}
+    except LockedError as error:
         return {"state": "failed", "reason": str(error), "is_whole": True}
     except BaseException as error:  # noqa: BLE001 - whatever a driver or a revision file raises
         return {"state": "failed", "reason": one_line(error), "is_whole": True}
@@ -129,7 +188,7 @@ def refuse_unfit(standing: Standing, request: Request) -> None:
     """
     if request.take_back is None:
         if standing.state == "ahead":
-            raise UnfitError(ahead(standing))
+            raise UnfitError(ahead(standing), "ahead")
         return
     came_to, goal = map(frozenset, request.take_back)
     if standing.current not in (came_to, goal):
@@ -197,6 +256,13 @@ def _script(folders: tuple[Path, ...]) -> ScriptDirectory:
 
 
 def _connected(request: Request) -> Connection:
+    try:
+        return _connect(request)
+    except Exception as error:
+        raise UnfitError(unreachable(error), "unreachable") from error
+
+
+def _connect(request: Request) -> Connection:
     url = with_timeout(make_url(request.url))
     if url.get_backend_name() == "sqlite":
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":

@@ -3,21 +3,13 @@
 Whatever a migration does to that process, raise, hang or end it, is a result here.
 """
 
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from core.database_url import parse_database_url
-from core.loader import ending, python_executable
+from core.migration_children import Child, Nursery, SilentError
 from core.revisions import Branch, compare, look, one_line, shown
 
 TIMEOUT_S = 600.0
@@ -25,9 +17,6 @@ TIMEOUT_S = 600.0
 
 LOCK_WAIT_S = 60.0
 """How long to wait for another run that migrates the same database."""
-
-START_TIMEOUT_S = 30.0
-"""How long the process may take to start: it imports Alembic, in 0.6 s on an idle machine."""
 
 ANSWER_MARGIN_S = 30.0
 """What connecting may take on top of waiting for the lock."""
@@ -50,7 +39,7 @@ class Target:
 class Result:
     """What became of one database."""
 
-    state: Literal["done", "was there", "failed"]
+    state: Literal["done", "was there", "ahead", "unreachable", "failed"]
     before: frozenset[str] | None = None
     """What it was at; None when that could not be told."""
     after: frozenset[str] | None = None
@@ -76,14 +65,18 @@ class Migrator:
     For one thread. The process starts with the first database, and again after one has ended it.
 
     Args:
+        nursery: where its process comes from; stays open.
         timeout_s: how long the migrations of one database may take.
         lock_wait_s: how long to wait for another run that migrates the same one.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(
+        self, nursery: Nursery, timeout_s: float = TIMEOUT_S, lock_wait_s: float = LOCK_WAIT_S
+    ) -> None:
+        self._nursery = nursery
         self._timeout_s = timeout_s
         self._lock_wait_s = lock_wait_s
-        self._child: _Child | None = None
+        self._child: Child | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +127,9 @@ class Migrator:
         before: frozenset[str] | None = None
         timeout_s = self._lock_wait_s + ANSWER_MARGIN_S
         try:
-            child = self._started()
+            if self._child is None:
+                self._child = self._nursery.fork()
+            child = self._child
             child.write(request)
             said = child.read(timeout_s)
             if said["state"] == "begins":
@@ -143,25 +138,22 @@ class Migrator:
                 child.write({})
                 timeout_s = self._timeout_s
                 said = child.read(timeout_s)
-        except _SilentError:
+        except SilentError:
             return self._lost(target, before, timeout_s)
         except BaseException:
             self._end_child()  # it waits for an answer that will not come
             raise
         return _result(target, before, said)
 
-    def _started(self) -> "_Child":
-        if self._child is None:
-            self._child = _Child()
-            if self._child.read(START_TIMEOUT_S)["state"] != "ready":
-                raise _SilentError
-        return self._child
-
     def _lost(self, target: Target, before: frozenset[str] | None, timeout_s: float) -> Result:
         """Say what has become of a database whose migration ended or hung the process."""
-        child = self._child
-        how = "did not start" if child is None else child.how_it_went(timeout_s)
-        self._end_child()
+        child, self._child = self._child, None
+        how = "did not start"
+        if child is not None:
+            has_ended = child.has_ended()
+            how = f"did not finish in {timeout_s:g} s"
+            ended = child.kill()
+            how = f"ended its process ({ended})" if has_ended else how
         if before is None:
             return Result("failed", None, None, f"the process that migrates {how}")
         try:
@@ -181,7 +173,7 @@ def _result(target: Target, before: frozenset[str] | None, said: dict[str, Any])
     if said["state"] == "done":
         return Result("done", before, frozenset(said["current"]))
     if before is None:  # nothing was begun
-        return Result("failed", None, None, f"{said['reason'].rstrip('.')}.")
+        return Result(said["state"], None, None, f"{said['reason'].rstrip('.')}.")
     return Result(
         "failed", before, before, _advice(target, said["reason"], before, said["is_whole"])
     )
@@ -195,74 +187,3 @@ def _advice(target: Target, what: str, at: frozenset[str], is_whole: bool) -> st
         "finish the migration by hand or take back what it did, or restore the backup, then: "
         f"tenantry db upgrade --tenant {target.tenant}."
     )
-
-
-class _SilentError(Exception):
-    """The process has ended, or does not answer in time."""
-
-
-class _Child:
-    """The process, from its start until it is killed."""
-
-    def __init__(self) -> None:
-        self._received = bytearray()
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [python_executable(), "-m", f"{__package__}.migration_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            # What this process can import, the child can.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
-            start_new_session=True,
-        )
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise RuntimeError("the process that migrates has no pipes")
-        self._stdin, self._stdout = stdin, stdout
-
-    def write(self, message: dict[str, Any]) -> None:
-        """Send one line.
-
-        Raises:
-            _SilentError: the process has ended.
-        """
-        data = memoryview(json.dumps(message).encode() + b"\n")
-        try:
-            while data:
-                data = data[os.write(self._stdin.fileno(), data) :]
-        except OSError as error:
-            raise _SilentError from error
-
-    def read(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next line.
-
-        Raises:
-            _SilentError: none comes in time, or ever.
-        """
-        deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(self._stdout.fileno(), select.POLLIN)
-        while b"\n" not in self._received:
-            if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
-                raise _SilentError
-            part = os.read(self._stdout.fileno(), 1 << 16)
-            if not part:
-                raise _SilentError
-            self._received += part
-        line, _, self._received = self._received.partition(b"\n")
-        said: dict[str, Any] = json.loads(line)
-        return said
-
-    def how_it_went(self, timeout_s: float) -> str:
-        """Say why it is silent."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return f"ended its process ({ending(self._process.wait(1.0))})"
-        return f"did not finish in {timeout_s:g} s"
-
-    def kill(self) -> None:
-        """End it, with whatever a migration started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._stdin.close()
-        self._stdout.close()
-        self._process.wait()

@@ -166,6 +166,11 @@ def ahead(standing: Standing) -> str:
     )
 
 
+def unreachable(error: BaseException) -> str:
+    """Say that a database does not answer, and how its driver puts it."""
+    return f"its database cannot be asked: {one_line(error)}."
+
+
 def one_line(error: BaseException) -> str:
     """Return what an exception says, on one line, without SQLAlchemy's links and statements."""
     cause = getattr(error, "orig", None) or error

@@ -19,9 +19,9 @@ def test_a_run_that_left_something_goes_on(tmp_path: Path) -> None:
     """Opened again by another process, it has its number, and what it did stays done."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]})
-        journal.note_running(run, "acme", ["1"])
+        journal.note_running(run, "acme", ["1"], ["2"])
         journal.note_done(run, "acme")
-        journal.note_running(run, "globex", ["1"])
+        journal.note_running(run, "globex", ["1"], ["2"])
         journal.note_failed(run, "globex", "no")
     with Journal(tmp_path) as journal:
         again = journal.open_run(HEADS, {"globex": ["2"], "initech": ["2"]})
@@ -35,10 +35,10 @@ def test_another_run_begins(tmp_path: Path, why: str) -> None:
     """A run is over when it left nothing, the code has gone on, or it is being taken back."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
-        journal.note_running(run, "acme", ["1"])
+        journal.note_running(run, "acme", ["1"], ["2"])
         journal.note_done(run, "acme")
         if why == "nothing left":
-            journal.note_running(run, "globex", ["1"])
+            journal.note_running(run, "globex", ["1"], ["2"])
             journal.note_done(run, "globex")
         if why == "taken back":
             journal.note_taken_back(run, "acme")
@@ -52,18 +52,34 @@ def test_what_was_before_a_killed_run_stays_known(tmp_path: Path) -> None:
     """A step that runs twice in one run is taken back to where it first began."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]})
-        journal.note_running(run, "acme", [])
+        journal.note_running(run, "acme", [], ["2"])
         journal.open_run(HEADS, {"acme": ["2"]})
-        journal.note_running(run, "acme", ["1"])
+        journal.note_running(run, "acme", ["1"], ["2"])
 
         assert [frozenset()] == [step.before for step in journal.steps(run)]
+
+
+def test_what_a_run_is_done_with_is_not_forgotten(tmp_path: Path) -> None:
+    """Presumed behind by a second run, it stays done; undone by others, it begins anew."""
+    with Journal(tmp_path) as journal:
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
+        journal.note_running(run, "acme", [], ["2"])
+        journal.note_done(run, "acme")
+        journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
+        journal.note_at_head(["acme"])
+        presumed = journal.steps(run)[0]
+        journal.note_running(run, "acme", ["1"], ["2"])
+        begun = journal.steps(run)[0]
+
+    assert ("done", frozenset()) == (presumed.state, presumed.before)
+    assert ("running", {"1"}) == (begun.state, begun.before)
 
 
 def test_a_database_at_head_was_brought_there_by_the_run_that_began_with_it(tmp_path: Path) -> None:
     """Killed before it could write so, a run did it; what it had not begun, it did not."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]})
-        journal.note_running(run, "acme", ["1"])
+        journal.note_running(run, "acme", ["1"], ["2"])
         journal.note_at_head(["acme", "globex"])
 
         assert ({"acme": "done"}, run) == (states(journal, run), journal.last_applied())

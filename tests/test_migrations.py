@@ -1,9 +1,11 @@
 """Fleet runs over real databases: carry on past failures, resume, take back, do not collide."""
 
 import contextlib
+import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,8 +19,9 @@ from shops import WriteShop, first, second, write_shop_fixture
 from sqlalchemy import NullPool, create_engine, inspect
 
 from core.cli import main
+from core.cli.db import progress
 from core.errors import TenantryError
-from core.journal import Journal
+from core.journal import Journal, Step
 from core.migrations import Limits, Outcome, downgrade, survey, upgrade
 from core.tenant import Tenant, parse_tenant
 
@@ -99,7 +102,7 @@ if name.startswith("hangs"): time.sleep(1000)
     assert (report.run, {"done"}) == (again.run, {step.state for step in _steps(data_dir, 1)})
 
 
-def _steps(data_dir: Path, run: int) -> list[object]:
+def _steps(data_dir: Path, run: int) -> list[Step]:
     with Journal(data_dir) as journal:
         return [*journal.steps(run)]
 
@@ -166,7 +169,7 @@ def test_at_head_nothing_runs(
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
-    monkeypatch.setattr("core.migrator.python_executable", lambda: "/nowhere")
+    monkeypatch.setattr("core.migration_children.python_executable", lambda: "/nowhere")
 
     report = upgrade(fleet, data_dir, ONE)
 
@@ -200,6 +203,49 @@ def test_only_what_a_run_applied_is_taken_back(
     assert (1, {"acme": "taken back"}) == (earlier.run, states(earlier.outcomes))
     assert ({"alembic_version"},) * 2 == (tables(acme), tables(globex))
     assert None is downgrade([acme, globex], data_dir, None, ONE).run
+
+
+def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
+    write_shop: WriteShop,
+    tenant: MakeTenant,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are not behind all the same are found, left alone, and no part of the run."""
+    monkeypatch.setattr("core.migrations.SAMPLE", 1)
+    write_shop(first())
+    down = tenant("down", f"sqlite:///{data_dir}/nowhere/down.sqlite3")
+    fleet = [
+        tenant("acme"),
+        tenant("ahead"),
+        down,
+        tenant("globex"),
+        tenant("landing", "", "landing"),
+    ]
+    for name, revision in (("ahead", "shop_9"), ("globex", "shop_1")):
+        stamp(data_dir / name / f"{name}.sqlite3", revision)
+
+    report = upgrade(fleet, data_dir, ONE)
+
+    assert {
+        "acme": "upgraded",
+        "ahead": "ahead",
+        "down": "unreachable",
+        "globex": "at head",
+        "landing": "no tables",
+    } == states(report.outcomes)
+    assert {"acme": "done", "ahead": "failed", "down": "failed"} == {
+        step.tenant: step.state for step in _steps(data_dir, 1)
+    }
+
+
+def stamp(file: Path, revision: str) -> None:
+    """Make a SQLite database that says it is at a revision."""
+    file.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        connection.commit()
 
 
 def test_an_unknown_run_is_named(data_dir: Path) -> None:
@@ -377,6 +423,27 @@ def test_the_fleet_is_upgraded_and_shown(
     )  # fmt: skip
     assert "failed" == found["broken"][0]
     assert "acme\ttaken back\tshop_2\tnothing\t" in back
+
+
+class Terminal(io.StringIO):
+    """What a terminal would be shown."""
+
+    def isatty(self) -> bool:
+        """Return True."""
+        return True
+
+
+def test_a_terminal_is_shown_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar counts every database; only what somebody has to look after gets a line."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+
+    with progress(3, is_json=False, worth=("upgraded", "failed")) as tell:
+        tell(Outcome("acme", "upgraded"))
+        tell(Outcome("globex", "failed", reason="no"))
+
+    shown = terminal.getvalue()
+    assert [True, True, False] == ["2/3" in shown, "globex: failed: no" in shown, "acme" in shown]
 
 
 @pytest.mark.usefixtures("data_dir")

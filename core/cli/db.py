@@ -69,7 +69,7 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
     del jobs  # to look takes no process each; it is taken so that the three commands are alike
     settings = read_settings()
     tenants, rejected = _asked(settings, names, is_all=is_all)
-    with _progress(len(tenants), is_json) as tell:
+    with progress(len(tenants), is_json) as tell:
         found = [outcome for outcome, _ in survey(tenants, settings.data_dir, tell)]
     left = _left_by_last_run(settings)
     outcomes = sorted([*found, *rejected], key=lambda one: one.tenant)
@@ -93,7 +93,7 @@ def upgrade_(
     """
     settings = read_settings()
     tenants, rejected = _asked(settings, names, is_all=is_all)
-    with _progress(len(tenants), is_json, ("upgraded", "failed", "ahead", "unreachable")) as tell:
+    with progress(len(tenants), is_json, ("upgraded", "failed", "ahead", "unreachable")) as tell:
         report = upgrade(tenants, settings.data_dir, Limits(jobs, timeout_s), tell)
     _end(Report(report.run, (*report.outcomes, *rejected)), is_json=is_json)
 
@@ -119,7 +119,7 @@ def downgrade_(
     settings = read_settings()
     tenants, rejected = _asked(settings, names, is_all=is_all)
     limits = Limits(jobs, timeout_s)
-    with _progress(len(tenants), is_json, ("taken back", "failed")) as tell:
+    with progress(len(tenants), is_json, ("taken back", "failed")) as tell:
         report = downgrade(tenants, settings.data_dir, run, limits, tell)
     _end(Report(report.run, (*report.outcomes, *rejected)), is_json=is_json)
 
@@ -166,7 +166,7 @@ def _with_reason(one: Outcome, left: dict[str, str]) -> Outcome:
 
 
 @contextmanager
-def _progress(total: int, is_json: bool, worth: Sequence[str] = ()) -> Iterator[Tell]:
+def progress(total: int, is_json: bool, worth: Sequence[str] = ()) -> Iterator[Tell]:
     """Show how far a run is: a bar on a terminal, otherwise a line for each outcome of `worth`."""
     if is_json or not sys.stderr.isatty():
         yield lambda one: _line(one) if one.state in worth and not is_json else None
