@@ -58,7 +58,9 @@ class Request:
     """What is locked where the engine has no lock of its own."""
     lock_wait_s: float
     take_back: tuple[list[str], list[str]] | None = None
-    """From where, to where; None: to the heads."""
+    """From where, to where; None: up, to the goal."""
+    goal: list[str] | None = None
+    """None: the heads."""
 
 
 class UnfitError(Exception):
@@ -200,13 +202,15 @@ def refuse_unfit(standing: Standing, request: Request) -> None:
 
 def is_done(standing: Standing, request: Request) -> bool:
     """Whether nothing is left to do."""
-    if request.take_back is None:
+    if request.take_back is None and request.goal is None:
         return standing.state == "at head"
-    return standing.current == frozenset(request.take_back[1])
+    return standing.current == _goal(standing, request)
 
 
 def _goal(standing: Standing, request: Request) -> frozenset[str]:
-    return standing.heads if request.take_back is None else frozenset(request.take_back[1])
+    if request.take_back is not None:
+        return frozenset(request.take_back[1])
+    return standing.heads if request.goal is None else frozenset(request.goal)
 
 
 def _migrate(

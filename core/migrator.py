@@ -33,6 +33,8 @@ class Target:
     """What is locked where the engine has no lock of its own."""
     folder: Path | None = None
     """Where a default database is, whose folder is made with it."""
+    goal: frozenset[str] | None = None
+    """Where `upgrade` brings it; None: to the heads of its code."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Migrator:
             child.kill()
 
     def upgrade(self, target: Target, begins: Callable[[frozenset[str]], None]) -> Result:
-        """Bring a database to the heads of its code. Raises nothing for what a migration does.
+        """Bring a database to its goal. Raises nothing for what a migration does.
 
         Args:
             target: the database.
@@ -121,6 +123,7 @@ class Migrator:
             "lock_file": str(target.lock_file),
             "lock_wait_s": self._lock_wait_s,
             "take_back": take_back,
+            "goal": None if target.goal is None else sorted(target.goal),
         }
         if target.folder is not None:
             target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

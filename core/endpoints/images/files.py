@@ -65,14 +65,12 @@ class ContentFolder:
         """
         folder = self._folder / sha256[:2]
         if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(self._folder)
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(self._folder):  # a backup holds it while it looks which folders there are
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _sync(self._folder)
+        with _locked(folder):
             yield Shard(folder)
-        finally:
-            os.close(opened)
 
     def shards(self) -> list[str]:
         """Return the first two digits of each shard that was ever used, sorted."""
@@ -128,6 +126,16 @@ def _older(folder: Path, older_than_s: float) -> list[Path]:
         if is_old:
             found.append(path)
     return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _sync(path: Path) -> None:

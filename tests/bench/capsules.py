@@ -1,0 +1,186 @@
+"""A backup under write load, restored elsewhere: every row and byte, on SQLite and on PostgreSQL.
+
+    python tests/bench/capsules.py [BACKUPS]
+
+One gunicorn, 2 workers of 8 threads; acme has the images endpoint. Clients upload and delete
+images without a pause while `tenantry backup` runs, several times over. Each capsule is restored
+into another host's folders, on the engine that the tenant had, and on the other one. Then each row
+must have its file with the hash and the size that the row says, each file its row, and the counts
+must be those that the backup promised. How long uploads waited at most is shown, calm and while
+the backups ran. At last: what zstd costs against gzip on the pictures of this run.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import zstandard
+from loads import Bounds, make_site, serving, wait_until
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "endpoints"))
+
+import postgres
+from image_tables import migrate
+from pictures_for_tests import picture
+from sqlalchemy import NullPool, create_engine
+
+BACKUPS = 3
+CLIENTS = 4
+IMAGES = 300
+KEPT = 10
+"""Images that a client keeps; it deletes the oldest of more."""
+
+PROGRAM = str(Path(sys.executable).with_name("tenantry"))
+
+
+class Load:
+    """Clients that upload and delete, until the end of a `with` block."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._work) for _ in range(CLIENTS)]
+        self.waits_s: list[float] = []
+        self.wrong: list[int] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        kept: list[str] = []
+        pictures = [picture("PNG", (60, 40)) for _ in range(5)]
+        while not self._is_over.is_set():
+            data = pictures[len(self.waits_s) % 5] + os.urandom(
+                8
+            )  # noise after its end: another file
+            started_at = time.perf_counter()
+            status, body = ask(self._port, "POST", "/acme/images/", data)
+            self.waits_s.append(time.perf_counter() - started_at)
+            if status != http.HTTPStatus.CREATED:
+                self.wrong.append(status)
+                continue
+            kept.append(json.loads(body)["id"])
+            if len(kept) > KEPT:
+                ask(self._port, "DELETE", f"/acme/images/{kept.pop(0)}")
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Send one request on a connection of its own; return status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def tenantry(folder: Path, *words: str) -> Any:
+    """Run a command in a site and return what it prints."""
+    done = subprocess.run(
+        [PROGRAM, *words, "--json"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{words}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def faults(url: str, folder: Path, promised: Any) -> int:
+    """Return how many rows and files of a restored tenant are not what was promised."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        query = "SELECT sha256, size_bytes FROM images"
+        rows = [tuple(row) for row in connection.exec_driver_sql(query)]
+    contents = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    wrong = sum(hashes.get(sha256) != sha256 for sha256, _ in rows)
+    wrong += sum(len(contents.get(sha256, b"")) != size for sha256, size in rows)
+    wrong += len(contents.keys() - {sha256 for sha256, _ in rows})
+    return wrong + (len(rows) != promised["rows"]["images"]) + (len(contents) != promised["files"])
+
+
+def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) -> None:
+    """Measure one engine."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other_name:
+        folder, other = Path(name), Path(other_name)
+        tenants = make_site(folder)
+        make_site(other)
+        url = server.new_database() if engine == "postgresql" else ""
+        line = f"DATABASE_URI = {url!r}\n" if url else ""
+        (tenants / "acme.py").write_text(
+            f"SECRET_KEY = {'acme-' * 8!r}\nBLUEPRINTS = ['images']\n{line}"
+        )
+        (folder / "instance/acme").mkdir(parents=True)
+        migrate(url or f"sqlite:///{folder}/instance/acme/acme.sqlite3")
+        with serving(folder) as host:
+            host.wait_for("/acme/images/", 200)
+            for _ in range(IMAGES):
+                ask(host.port, "POST", "/acme/images/", picture("JPEG", (300, 300)))
+            with Load(host.port) as load:
+                wait_until(lambda: len(load.waits_s) > 50)
+                calm_s, started = max(load.waits_s), len(load.waits_s)
+                promised = [
+                    tenantry(folder, "backup", "acme", str(other / f"{n}.capsule"))
+                    for n in range(backups)
+                ]
+                busy_s, uploads = max(load.waits_s[started:]), len(load.waits_s) - started
+            bounds.check(f"{engine}: uploads refused", len(load.wrong), 0)
+        print(f"{engine}: {uploads} uploads during {backups} backups")
+        print(f"  the slowest took {busy_s * 1000:.0f} ms; {calm_s * 1000:.0f} ms before them")
+        wrong = 0
+        for number, one in enumerate(promised):
+            rows, files = one["rows"]["images"], one["files"]
+            print(f"  capsule {number}: {rows} rows, {files} files, {one['size_bytes']:,} bytes")
+            for to in ("sqlite", "postgresql"):
+                new, database = f"{to}-{number}", server.new_database()
+                words = ("--database", database) if to == "postgresql" else ()
+                tenantry(other, "restore", f"{number}.capsule", "--as", new, *words)
+                data = other / "instance" / new
+                wrong += faults(
+                    database if words else f"sqlite:///{data}/{new}.sqlite3", data / "images", one
+                )
+        bounds.check(f"{engine}: rows and files that are not as promised", wrong, 0)
+        if engine == "sqlite":
+            codecs(folder / "instance/acme/images")
+
+
+def codecs(folder: Path) -> None:
+    """Show what packing the pictures of a folder costs."""
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    for name, pack in (
+        ("zstd 3", zstandard.ZstdCompressor(3).compress),
+        ("gzip 6", lambda it: gzip.compress(it, 6)),
+    ):
+        started_at = time.process_time()
+        size = len(pack(content))
+        took_s = time.process_time() - started_at
+        took = f"{took_s * 1000:.0f} ms of processor"
+        print(f"  {name}: {len(content):,} bytes of pictures to {size:,} in {took}")
+
+
+def main(backups: int) -> None:
+    """Measure both engines."""
+    bounds = Bounds()
+    with postgres.running() as server:
+        for engine in ("sqlite", "postgresql"):
+            run(engine, server, backups, bounds)
+    bounds.end()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else BACKUPS)
