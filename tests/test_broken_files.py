@@ -18,6 +18,8 @@ from servers import DEADLINE_S, Server, wait_until
 
 from core.loader import printable
 
+pytestmark = pytest.mark.live
+
 PASSWORD = "hunter2-hunter2"
 
 

@@ -172,6 +172,7 @@ def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
     return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("case", DATABASES)
 def test_check_connects_to_databases(
     tenantry: Tenantry, write_tenant: Callable[..., Path], words: dict[str, str], case: str
@@ -553,6 +554,7 @@ needing_bp.record(lambda state: state.app.config["SHOP_ID"])
 """
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("_short_timeout", "data_dir")
 @pytest.mark.parametrize("is_check", [True, False])
 def test_no_endpoint_stops_check_or_serve(

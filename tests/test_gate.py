@@ -62,6 +62,7 @@ def test_a_database_that_is_behind_costs_the_endpoints_with_tables(
     assert ["serving"] == listed(host)
 
 
+@pytest.mark.live
 def test_the_default_database_is_brought_to_head_by_its_build(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_default_database_is_brought_to_head_by_its_build(
     assert [200, 200] == codes
 
 
+@pytest.mark.live
 def test_a_default_database_that_cannot_be_brought_to_head_costs_its_endpoints(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
 ) -> None:

@@ -25,6 +25,8 @@ from core.journal import Journal, Step
 from core.migrations import Limits, Outcome, downgrade, survey, upgrade
 from core.tenant import Tenant, parse_tenant
 
+pytestmark = pytest.mark.live
+
 __all__ = ["write_shop_fixture"]
 
 ONE = Limits(jobs=1)

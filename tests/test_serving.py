@@ -15,6 +15,8 @@ from servers import DEADLINE_S, Server, answers_at, free_port, group, program, r
 
 from core.endpoints.landing.models import INFO
 
+pytestmark = pytest.mark.live
+
 
 def _worker_pids(server: Server) -> list[int]:
     return [pid for pid in group(server.process.pid) if pid != server.process.pid]
