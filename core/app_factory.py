@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, got_request_exception, request
 from flask.sessions import SecureCookieSessionInterface
+from flask.templating import Environment
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
@@ -45,9 +46,15 @@ class TenantSessions(SecureCookieSessionInterface):
 
 
 class TenantApp(Flask):
-    """A Flask app whose routing never answers with a `Host` header that a client sent."""
+    """A Flask app that shares nothing it could write with another, and echoes no `Host` header."""
 
     url_rule_class = LateRule
+
+    def create_jinja_environment(self) -> Environment:
+        """Return the templates' environment; Jinja's policies are copied, which all share."""
+        environment = super().create_jinja_environment()
+        environment.policies = copy.deepcopy(environment.policies)
+        return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
         """Raise what routing found; a redirect is made relative to the host (RFC 9110 §10.2.2)."""

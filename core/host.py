@@ -120,6 +120,16 @@ class Host:
         self._pid = os.getpid()
         self.follower.catch_up()
 
+    def take(self, tenants: Iterable[Tenant]) -> list[Mount]:
+        """Serve exactly these, from no folder; return their mounts, in that order, still idle."""
+        self._pid = os.getpid()
+        mounts = []
+        for tenant in tenants:
+            mounts.append(Mount(tenant.name, tenant.url_prefix, self.build))
+            mounts[-1].accept(tenant)
+        self.mounts.replace(mounts)
+        return mounts
+
     def build(self, tenant: Tenant) -> Instance:
         """Build the instance of one tenant: its app, checked, inside the layers that make it safe.
 
