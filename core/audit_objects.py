@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from blinker import Signal
@@ -18,7 +19,7 @@ from flask import Flask
 
 from core.audit_finding import Audited, Finding, stable_id
 from core.endpoints import LoadedEndpoint, find_endpoint
-from core.object_graph import Walk, World, items_of, namespace_of, walk
+from core.object_graph import Walk, World, walk
 from core.object_paths import Place, chain, path_text, place_of, shown_file
 
 EVERYBODY = "every tenant"
@@ -51,7 +52,8 @@ def compare_graphs(audited: Sequence[Audited], before: frozenset[int] = frozense
     """
     world = _world(audited)
     hooks = [(label, one) for label, one in hearing() if id(one) not in before]
-    sides = {one.name: _Side(one, hooks, world) for one in audited}
+    signals = _signals()
+    sides = {one.name: _Side(one, hooks, signals, world) for one in audited}
     reached: dict[int, list[str]] = {}
     crossed: list[tuple[str, int]] = []
     modules: dict[str, frozenset[str]] = {}
@@ -79,7 +81,7 @@ def hearing() -> Iterator[Root]:
 
 
 def _heard_by(signal: Signal, sender: int) -> list[Any]:
-    """Return the keys of a signal's receivers for one sender; blinker has no public list of them."""
+    """Return the keys of who hears one sender; blinker has no public list of them."""
     return list(signal._by_sender.get(sender, ()))  # noqa: SLF001
 
 
@@ -91,10 +93,9 @@ def _signals() -> list[Signal]:
     """Return the signals that a module of this process knows, Flask's own among them."""
     found: dict[int, Signal] = {}
     for module in list(sys.modules.values()):
-        if issubclass(type(module), type(sys)):
-            for _, value in items_of(namespace_of(module)):
-                if issubclass(type(value), Signal):
-                    found[id(value)] = value  # type: ignore[assignment]
+        for value in list(vars(module).values()) if type(module) is ModuleType else ():
+            if issubclass(type(value), Signal):
+                found[id(value)] = value
     return list(found.values())
 
 
@@ -118,11 +119,13 @@ def endpoints_of(app: Flask) -> list[LoadedEndpoint]:
 class _Side:
     """One app, and where walks of it begin."""
 
-    def __init__(self, audited: Audited, hooks: Iterable[Root], world: World) -> None:
+    def __init__(
+        self, audited: Audited, hooks: Iterable[Root], signals: Iterable[Signal], world: World
+    ) -> None:
         self.name = audited.name
         self._world = world
         self._known: Walk | None = None
-        self._groups = [*_roots(audited.app), [*hooks], [("app", audited.app)]]
+        self._groups = [*_roots(audited.app, signals), [*hooks], [("app", audited.app)]]
         self.labels: dict[int, str] = {}
         for label, one in [pair for group in self._groups for pair in group]:
             self.labels.setdefault(id(one), f"{self.name}: {label}")
@@ -144,12 +147,12 @@ class _Side:
         return set() if self._known is None else self._known.modules
 
 
-def _roots(app: Flask) -> list[list[Root]]:
+def _roots(app: Flask, signals: Iterable[Signal]) -> list[list[Root]]:
     """Return where an app's graph begins: first what an endpoint's author knows by name."""
     return [
         [(f"view {name}", view) for name, view in app.view_functions.items()],
         [*_own_modules(app)],
-        [*_receivers(app)],
+        [*_receivers(app, signals)],
         [(f"extension {name}", one) for name, one in app.extensions.items() if name != "tenantry"],
     ]
 
@@ -162,9 +165,9 @@ def _own_modules(app: Flask) -> Iterator[Root]:
             yield f"module {inner}", module
 
 
-def _receivers(app: Flask) -> Iterator[Root]:
+def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[Root]:
     """Yield who hears this app alone."""
-    for signal in _signals():
+    for signal in signals:
         for key in _heard_by(signal, id(app)):
             if key in signal.receivers:
                 yield _heard(signal), signal.receivers[key]
