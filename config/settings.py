@@ -39,6 +39,11 @@ class HostSettings(BaseSettings):
         Path("instance"),
         description="Folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
     )
+    only: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names of the tenants that this host serves, comma-separated, for a process "
+        "of their own; unset: all.",
+    )
     max_active: int = Field(
         1000,
         ge=1,
@@ -112,7 +117,7 @@ class HostSettings(BaseSettings):
         description="The least severe level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
-    @field_validator("trusted_hosts", mode="before")
+    @field_validator("only", "trusted_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -6,8 +6,8 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     audit                                  proves that nothing crosses between tenants
-    reload  warm_start                     keeps the mounts what the tenants folder says; wakes
-                                           what other workers have awake
+    migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
+                                           tenants folder says; wakes what other workers have awake
     audit_objects  audit_replay            what two apps can both write; what one signed, played
     audit_settings  audit_source           at another; what is unsafe; what their source tells;
     audit_compare  audit_finding           what two have in common; a finding;
@@ -19,14 +19,26 @@ checks it (`pyproject.toml`).
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
+    gate                                   no request to tables that are behind the code
+    journal  migration_process  migrator   what fleet runs did; where migrations run, and who
+                                           starts that process
+    migration_locks                        one migration of a database at a time
+    revisions                              what an endpoint's tables should be at, and what a
+                                           database is at
     endpoints/                             loading an endpoint for one app; the endpoints
+    database  reach                        an app's own database, as its endpoints see it; why one
+                                           cannot be used
+    engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
-    worker                                 that are cheap to build, file events, the gunicorn worker
+    worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
+                                           worker; who stands before a database, an engine's
+                                           connections, what a folder may hold
     claims  folder  instance  masking      what tenants may not share; which files have settled;
-                                           one app while it serves; secrets hidden
+    breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
+                                           be down, the process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;

@@ -17,8 +17,11 @@ from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
 from config.settings import read_settings
+from core.connections import ConnectionBudget
+from core.database import close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
+from core.gate import open_gate
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -66,7 +69,10 @@ class TenantApp(Flask):
 
 
 def create_app(
-    config: Tenant | ModuleType | type | object, *, data_dir: Path | None = None
+    config: Tenant | ModuleType | type | object,
+    *,
+    data_dir: Path | None = None,
+    budget: ConnectionBudget | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
 
@@ -75,6 +81,8 @@ def create_app(
             any object with upper-case attributes, validated as a tenant file is, but free to set
             `DEBUG` and `TESTING`: it is a developer's. Its values are copied.
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
+        budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
+            when None.
 
     Returns:
         An app with the enabled endpoints registered. `close_app` ends it; an app that lives as
@@ -87,12 +95,17 @@ def create_app(
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
+    budget = budget or ConnectionBudget(read_settings().db_connections)
+    open_database(app, tenant.name, tenant.database_uri.get_secret_value(), budget)
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
     try:
+        gate = open_gate(app, tenant, data_dir)
         for name in tenant.blueprints:
             endpoint = load_endpoint(name, tenant.name)
             endpoints.append(endpoint)
+            if gate is not None:
+                gate.guard(name, endpoint.blueprint)
             with registering(name):
                 app.register_blueprint(endpoint.blueprint)
     except BaseException:
@@ -123,6 +136,7 @@ def close_app(app: Flask) -> None:
     """Free what `create_app` made for `app`. Idempotent; the app must not serve any more."""
     for endpoint in reversed(app.extensions.pop(_EXTENSION, [])):
         endpoint.unload()
+    close_database(app)
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> Flask:

@@ -3,7 +3,7 @@
 Reads and judges; builds nothing, serves nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,12 @@ class Catalogue:
         return [problem for one in self.rejected for problem in one.problems]
 
 
-def scan_tenants(folder: Path, data_dir: Path, loader: Loader) -> Catalogue:
+def scan_tenants(
+    folder: Path, data_dir: Path, loader: Loader, only: Collection[str] = ()
+) -> Catalogue:
     """Load, validate and compare every tenant file of `folder`. Raises nothing for a bad file.
+
+    Given names in `only`, it is as if no other file were there.
 
     Of two that clash, the first in name order is accepted.
 
@@ -83,6 +87,8 @@ def scan_tenants(folder: Path, data_dir: Path, loader: Loader) -> Catalogue:
     disabled: list[Disabled] = []
     rejected: list[Rejected] = []
     for path in list_tenant_files(folder):
+        if only and path.stem not in only:
+            continue
         verdict = judge(read_content(path), data_dir, loader)
         if isinstance(verdict, Rejected):
             rejected.append(verdict)

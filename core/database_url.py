@@ -6,6 +6,7 @@ of every start, and most tenants have the default, a plain SQLite file.
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 _PLAIN_FILE = re.compile(r"sqlite:///([\w./-]+)")
 """A SQLite URL that is a path and nothing else."""
+
+_SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
+"""A setting among the options of a PostgreSQL connection: `-c NAME=VALUE` or `--NAME=VALUE`."""
 
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
@@ -60,6 +64,12 @@ def parse_database_url(text: str) -> "URL":
     return url
 
 
+def plain_file(text: str) -> Path | None:
+    """Return the file that a good URL names and says nothing else about; None for any other."""
+    plain = _PLAIN_FILE.fullmatch(text)
+    return None if plain is None else Path(plain[1])
+
+
 def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("no path and no name of a database holds a NUL")
@@ -70,7 +80,8 @@ def database_identity(text: str) -> tuple[str, ...] | None:
     """Return what two good URLs of one database have in common; None where nobody can share it.
 
     A SQLite file counts by its real path, so `a.db`, `./a.db` and a link to it are one; a
-    server's database counts by host, port and name: user, password and options do not matter.
+    server's database counts by host, port and name, and in PostgreSQL by the schema in which its
+    tables are made (`?options=-csearch_path%3Dacme`): user and password do not matter.
     """
     if plain := _PLAIN_FILE.fullmatch(text):
         return ("sqlite", os.path.realpath(plain[1]))
@@ -84,7 +95,9 @@ def database_identity(text: str) -> tuple[str, ...] | None:
     host = "localhost" if host in ("127.0.0.1", "::1") else host
     port = url.port or url.query.get("port") or _DEFAULT_PORTS.get(backend, 0)
     # Without a name, PostgreSQL takes the user's.
-    return (backend, host, str(port), url.database or url.username or "")
+    identity = (backend, host, str(port), url.database or url.username or "")
+    schema = _schema(url) if backend == "postgresql" else "public"
+    return identity if schema == "public" else (*identity, schema)
 
 
 def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
@@ -93,3 +106,17 @@ def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
     if is_in_memory and url.query.get("cache") == "shared":
         return ("sqlite", "memory", path)  # one for the whole process
     return None if is_in_memory else ("sqlite", os.path.realpath(path))
+
+
+def _schema(url: "URL") -> str:
+    """Return the schema in which a connection's tables are made: the first of its search path."""
+    options = url.query.get("options", ())
+    words = " ".join((options,) if isinstance(options, str) else options)
+    path = "public"
+    for name, value in _SETTING.findall(words):
+        if name.lower().replace("-", "_") == "search_path":
+            path = re.sub(r"\\(.)", r"\1", value)  # a backslash keeps a blank from ending it
+    first = path.split(",")[0].strip()
+    if first in ('"$user"', "$user"):
+        return url.username or ""
+    return first[1:-1] if first[:1] == '"' else first.lower()

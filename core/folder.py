@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,6 +89,7 @@ class TenantsFolder:
 
     Args:
         path: the folder; it may vanish and come back.
+        only: names to follow, as if no other file were there; empty for all.
         clock: seconds, for settling.
         wall_clock: seconds since the epoch, as the file system has it.
     """
@@ -96,11 +97,13 @@ class TenantsFolder:
     def __init__(
         self,
         path: Path,
+        only: Collection[str] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
+        self._only = frozenset(only)
         self._clock = clock
         self._wall_clock = wall_clock
         self._files: dict[str, _File] = {}
@@ -169,7 +172,7 @@ class TenantsFolder:
             names, links = set(), False
             for entry in entries:
                 name = entry.name
-                if _is_tenant_file(name):
+                if _is_tenant_file(name) and (not self._only or name[:-3] in self._only):
                     names.add(name[:-3])
                     links = links or entry.is_symlink()
         self._has_links = links

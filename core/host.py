@@ -19,10 +19,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app
+from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
+from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
 from core.limits import BodyLimit
@@ -58,6 +60,7 @@ class Host:
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
         self._is_stopping = False
+        self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
@@ -96,6 +99,7 @@ class Host:
                 return
             if self._pid:  # started in the process that this one was forked from
                 self.mounts.replace(())
+                self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
@@ -136,8 +140,9 @@ class Host:
         Raises:
             Exception: whatever the app's endpoints raise, by themselves or at a first request.
         """
-        app = create_app(tenant, data_dir=self.settings.data_dir)
+        app = create_app(tenant, data_dir=self.settings.data_dir, budget=self._budget)
         try:
+            bring_to_head(app)
             check_app(app)
         except BaseException:
             close_app(app)
@@ -168,6 +173,7 @@ class Host:
         return {
             "master": os.getppid(),
             "is_ready": self._is_ready(),
+            "only": self.settings.only,
             "mounts": [asdict(one) for one in self.status() + self._off()],
         }
 
@@ -225,7 +231,7 @@ class Host:
     def _new_follower(self) -> Follower:
         settings = self.settings
         limits = Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s)
-        folder = TenantsFolder(settings.tenants_dir)
+        folder = TenantsFolder(settings.tenants_dir, settings.only)
         return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
 
 
@@ -247,6 +253,8 @@ def _freeze() -> None:
 
 
 def _status(mount: Mount) -> MountStatus:
+    instance = mount.instance
+    app = None if instance is None or instance.app is None else instance.app()
     return MountStatus(
         name=mount.name,
         prefix=mount.prefix or "",
@@ -255,6 +263,7 @@ def _status(mount: Mount) -> MountStatus:
         since=mount.since,
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
+        database=told_of(app),
     )
 
 

@@ -34,6 +34,8 @@ class MountStatus:
     """SHA-256 of that content."""
     endpoints: tuple[str, ...]
     """What it enables, as it is served."""
+    database: str = ""
+    """`behind: …`, `ahead: …` or `down: …`, as its requests found it; empty if good."""
 
 
 class HostPages:

@@ -30,7 +30,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
     "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, not its values or rows",
     "sqlalchemy.sql.type_api.TypeEngine": "the type of a column",
-    "core.database.ConnectionBudget": "it bounds the connections of all tenants together",
+    "core.connections.ConnectionBudget": "it bounds the connections of all tenants together",
 }
 """Types by name, subclasses included, whose instances two apps may share, each with the reason.
 Whatever else can be written and is reached from two apps is a finding."""

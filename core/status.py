@@ -41,6 +41,8 @@ class WorkerStatus:
     """Whether it has judged every tenant file once."""
     mounts: tuple[dict[str, Any], ...]
     """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
+    only: tuple[str, ...] = ()
+    """The tenants that its host serves; empty for all."""
 
 
 def workers_folder(data_dir: Path) -> Path:
@@ -103,7 +105,9 @@ class StatusSocket:
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
     """Ask every worker of the hosts over `data_dir` what it serves."""
     return [
-        WorkerStatus(pid, said["master"], said["is_ready"], tuple(said["mounts"]))
+        WorkerStatus(
+            pid, said["master"], said["is_ready"], tuple(said["mounts"]), tuple(said["only"])
+        )
         for pid, said in ask_workers(data_dir, "list").items()
     ]
 

@@ -4,4 +4,4 @@ from config import secret
 
 APP_NAME = "Globex"
 SECRET_KEY = secret("GLOBEX_SECRET_KEY", create=True)
-BLUEPRINTS = ["landing"]
+BLUEPRINTS = ["landing", "images"]

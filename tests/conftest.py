@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 from flask.globals import _cv_app
 from servers import DEADLINE_S, Server, running
@@ -129,3 +130,22 @@ def _start_server(
             return servers.enter_context(running(command, tmp_path, **folders | environ))
 
         yield start
+
+
+@pytest.fixture(scope="session", name="postgres_server")
+def _postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
+    """Return a PostgreSQL server that all processes of this test run share.
+
+    Name it, or `postgres_url`, as an argument: asked for later, its files look like a leak.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with postgres.shared(folder) as server:
+        yield server
+
+
+@pytest.fixture(name="postgres_url")
+def _postgres_url(postgres_server: postgres.Postgres) -> str:
+    """Return the URL of an empty PostgreSQL database."""
+    return postgres_server.new_database()

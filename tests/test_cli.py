@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import KEY
+from postgres import Postgres
 from servers import free_port
 
 import core.cli.probe
@@ -152,6 +153,39 @@ def test_check_names_every_problem(tenantry: Tenantry, write_tenant: Callable[..
         [line.split()[1].rstrip(":") for line in result.out.splitlines()],
     )
     assert result.out.startswith("tenants/globex.py: ")
+
+
+DATABASES = {
+    "no database": ("{server}", 'FATAL: database "nowhere" does not exist'),
+    "no server": ("postgresql+psycopg://a:opensesame@127.0.0.1:{free}/a", "Connection refused"),
+    "no folder": ("sqlite:///{folder}/nowhere/a.db", "there is no folder {folder}/nowhere for"),
+    "no such file": ("sqlite:///{folder}/tenants/acme.py", "file is not a database"),
+}
+
+
+@pytest.fixture(name="words")
+def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
+    """Return what the URLs of `DATABASES` are made of."""
+    server = postgres_server.url("nowhere").replace("postgres@", "postgres:opensesame@")
+    return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
+
+
+@pytest.mark.parametrize("case", DATABASES)
+def test_check_connects_to_databases(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], words: dict[str, str], case: str
+) -> None:
+    """A database that takes no connection is a line with the reason, without its password."""
+    url, reason = (word.format(**words) for word in DATABASES[case])
+    write_tenant("acme", DATABASE_URI=url)
+
+    result = tenantry("check")
+
+    assert (1, True) == (
+        result.code,
+        result.out.startswith("tenants/acme.py: 'DATABASE_URI': cannot be used: "),
+    ), result
+    assert reason in result.out
+    assert "opensesame" not in result.out
 
 
 def test_check_builds(
@@ -504,6 +538,19 @@ def test_check_looks_at_a_disabled_tenant_when_it_is_named(
     write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
 
     assert [0, 1] == [tenantry("check").code, tenantry("check", "globex").code]
+
+
+def test_serve_knows_the_tenants_that_it_is_to_serve(
+    tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch, write_tenant: Callable[..., Path]
+) -> None:
+    """A name that has no file is an error that lists those that have one; exit 2."""
+    monkeypatch.setenv("TENANTRY_ONLY", "")
+    write_tenant("acme")
+
+    result = tenantry("serve", "--only", "acne")
+
+    text = "tenantry: no tenant named 'acne'; tenants: acme.\n"
+    assert (2, "", text) == (result.code, result.out, result.err)
 
 
 @pytest.mark.parametrize(

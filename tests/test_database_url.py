@@ -135,3 +135,27 @@ def test_another_host_port_or_name_is_another_database() -> None:
     identities = {database_identity(text) for text in texts}
 
     assert (len(texts), False) == (len(identities), SERVER in identities)
+
+
+ACME = "postgresql+psycopg://acme@db.example.org/acme"
+
+
+@pytest.mark.parametrize(
+    ("schema", "options"),
+    [
+        ("acme", "-csearch_path%3Dacme"),
+        ("acme", "-c%20search_path%3Dacme,public"),
+        ("acme", "--search-path%3DACME"),
+        ("acme", "-cstatement_timeout%3D5s%20-c%20Search_Path%3D%22acme%22,%5C%20shared"),
+        ("acme", "-csearch_path%3Dglobex%20-csearch_path%3Dacme"),
+        ("acme", "-csearch_path%3D%24user"),
+        ("Acme", "-csearch_path%3D%22Acme%22"),
+        (None, "-csearch_path%3Dpublic"),
+        (None, "-cstatement_timeout%3D5s"),
+    ],
+)
+def test_a_schema_of_a_database_is_a_database(schema: str | None, options: str) -> None:
+    """The first schema of the search path tells; none is `public`."""
+    identity = SERVER if schema is None else (*SERVER, schema)
+
+    assert identity == database_identity(f"{ACME}?options={options}")

@@ -272,6 +272,19 @@ def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
     assert [[]] * 3 == [one.removed for one in looks]
 
 
+def test_only_named_files_are_followed(tenants_dir: Path) -> None:
+    """It is as if there were no others."""
+    followed = Followed(tenants_dir)
+    followed.folder = TenantsFolder(tenants_dir, ["acme"], clock=followed.clock)
+    for name in ("acme.py", "globex.py"):
+        followed.write(name, GOOD)
+
+    looks = [followed.look(RECENT_S) for _ in range(2)]
+
+    assert ["acme"] == [name for one in looks for name in one.appeared]
+    assert ["acme"] == [each.path.stem for one in looks for each in one.changed]
+
+
 def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
     """A volume that is not mounted is told as an error; mounted again, it is followed again."""
     followed.write("acme.py", GOOD)

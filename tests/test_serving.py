@@ -71,6 +71,17 @@ def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> N
     assert answers == [(201, {"hello": "Ada", "info": INFO})] * 2
 
 
+def test_chosen_tenants_have_a_host_of_their_own(two_tenants: Path) -> None:
+    """`serve --only acme` serves acme, and reports it; globex is as if it were not there."""
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1", "--only", "acme"]
+
+    with running(command, two_tenants) as server:
+        statuses = [server.get(path)[0].status for path in ("/acme/", "/globex/")]
+
+    assert [201, 404] == statuses
+    assert "1 tenant from tenants:" in server.log.read_text()
+
+
 # -- `tenantry serve`: two listeners, a report -----------------------------------------------------
 
 GLOBEX_IS_BROKEN = "SECRET_KEY = "

@@ -24,6 +24,7 @@ def test_no_variable_is_needed() -> None:
         ("trusted_hosts", "a.org, .b.org,", ("a.org", ".b.org")),
         ("trusted_hosts", "[::1], 192.0.2.1", ("[::1]", "192.0.2.1")),
         ("trusted_hosts", "", ()),
+        ("only", "acme, globex", ("acme", "globex")),
         ("admin_bind", "off", "off"),
         ("rate_limit_storage", "rediss://:key@cache:6380/1", "rediss://:key@cache:6380/1"),
         ("log_format", "json", "json"),

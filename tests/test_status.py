@@ -18,7 +18,7 @@ from core.status import (
     workers_folder,
 )
 
-TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}]}
+TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}], "only": []}
 
 
 @pytest.fixture(name="status_socket")

@@ -12,7 +12,8 @@ from config.settings import SettingsError
 from core.errors import TenantryError, UnknownTenantError
 
 COMMANDS = (
-    "audit", "check", "disable", "enable", "get", "list", "maintenance", "new", "plan", "restart",
+    "audit", "check", "db", "disable", "enable", "get", "list", "maintenance", "new", "plan",
+    "restart",
     "routes", "run", "serve", "show",
 )  # fmt: skip
 """Each is a function of its own name (`list_` for `list`) in a module of that name."""

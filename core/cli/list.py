@@ -20,6 +20,9 @@ from core.tenant import Tenant
 
 COLUMNS = ("name", "prefix", "state", "endpoints")
 
+TOLD = ("state", "since", "digest", "reason", "database")
+"""What each worker tells of a tenant for itself."""
+
 WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
 """Where workers differ, the state that an operator should know of; idle before serving, because
 a worker is idle until its own first request."""
@@ -64,7 +67,7 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
                 mount["name"],
                 {key: mount[key] for key in COLUMNS} | {"workers": []},
             )
-            told = {key: mount[key] for key in ("state", "since", "digest", "reason")}
+            told = {key: mount[key] for key in TOLD}
             row["workers"].append({"pid": worker.pid} | told)
     for row in rows.values():
         states = {told["state"] for told in row["workers"]}
@@ -113,16 +116,19 @@ def wait_for_workers(settings: HostSettings) -> bool:
 
 def _has_judged(worker: WorkerStatus, digests: dict[str, str]) -> bool:
     told = {mount["name"]: mount["digest"] for mount in worker.mounts}
-    return worker.is_ready and told == digests
+    wanted = {name: digests[name] for name in worker.only or digests if name in digests}
+    return worker.is_ready and told == wanted
 
 
 def _states(row: dict[str, Any]) -> str:
     """Return the state, and where workers differ each one's: `stale (101 stale, 102 serving)`."""
     told = row.get("workers", [])
+    notes = sorted({one["database"].partition(":")[0] for one in told if one["database"]})
+    database = "".join(f", database {note}" for note in notes)
     if len({one["state"] for one in told}) < 2:  # noqa: PLR2004 - they agree
-        return str(row["state"])
+        return f"{row['state']}{database}"
     each = ", ".join(f"{one['pid']} {one['state']}" for one in told)
-    return f"{row['state']} ({each})"
+    return f"{row['state']} ({each}){database}"
 
 
 def _state(settings: HostSettings, tenant: Tenant) -> str:

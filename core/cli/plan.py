@@ -79,7 +79,8 @@ def _served(settings: HostSettings) -> dict[str, Any]:
             f"no host is running over {settings.data_dir}; start one, or compare with a snapshot: "
             "tenantry plan --against FILE."
         )
-    return dict(next(iter(told.values())))
+    # All workers of a host tell the same; a host that serves some tenants only tells of these.
+    return {name: one for answer in told.values() for name, one in answer.items()}
 
 
 def _routes(endpoints: Sequence[str]) -> Sequence[str]:

@@ -11,6 +11,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from config.settings import read_settings
 from core.app_factory import close_app, create_app
 from core.cli.tenants import one_tenant
+from core.gate import bring_to_head
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -32,6 +33,7 @@ def command(name: str, args: tuple[str, ...]) -> None:
     def create() -> Flask:
         app = create_app(tenant, data_dir=settings.data_dir)
         made.callback(close_app, app)
+        bring_to_head(app)
         mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
         app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
         return app

@@ -12,7 +12,7 @@ from config.settings import HostSettings, read_settings, variable
 from core.catalogue import Catalogue
 from core.cli.listeners import Listener, check_listeners
 from core.cli.probe import find_faults
-from core.cli.tenants import counted, scan
+from core.cli.tenants import counted, known_name, scan
 from core.errors import Problem
 
 CONFIG_FILE = Path(config.__file__).with_name("gunicorn.conf.py")
@@ -41,9 +41,25 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker.")
 @click.option("--reload", "is_reloading", is_flag=True, help="Restart on a change of code, too.")
-def command(bind: str, workers: int | None, threads: int | None, is_reloading: bool) -> None:
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Serve this tenant and no other, in a host of its own; may be given again.",
+)
+def command(
+    bind: str,
+    workers: int | None,
+    threads: int | None,
+    is_reloading: bool,
+    only: tuple[str, ...],
+) -> None:
     """Serve all tenants with gunicorn; a broken tenant file never stops the start."""
+    if only:
+        os.environ[variable("only")] = ",".join(only)  # for gunicorn's workers too
     settings = read_settings()
+    for name in settings.only:
+        known_name(settings, name)
     catalogue = scan(settings)
     listeners = [Listener("--bind", bind)]
     if settings.admin_bind != "off":

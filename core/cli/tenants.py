@@ -11,7 +11,7 @@ from core.tenant import Tenant
 
 
 def scan(settings: HostSettings) -> Catalogue:
-    """Read the whole tenants folder.
+    """Read the whole tenants folder, or what of it this host is to serve.
 
     Raises:
         TenantryError: there is no such folder.
@@ -19,7 +19,7 @@ def scan(settings: HostSettings) -> Catalogue:
     folder = settings.tenants_dir
     tenant_files(folder)
     with Loader(data_dir=settings.data_dir) as loader:
-        return scan_tenants(folder, settings.data_dir, loader)
+        return scan_tenants(folder, settings.data_dir, loader, settings.only)
 
 
 def known_name(settings: HostSettings, name: str) -> None:

@@ -1,0 +1,161 @@
+"""Makes the engine of one tenant: its pool in the process's budget, its guard, its options.
+
+This room and those that it stands on, `pool` and `guards`, import SQLAlchemy at their top: import
+them when an engine is needed.
+"""
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from core.connections import ConnectionBudget
+from core.database_down import DatabaseDownError, DatabaseFullError
+from core.guards import FILE, FileGuard, ServerGuard, file_at
+from core.pool import BudgetPool
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a write to SQLite waits for another one to end."""
+
+SERVER_OPTIONS = {
+    "connect_timeout": 2,  # seconds; libpq takes no less
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""What libpq does about a host that falls silent: noticed after 10 s, not after the system's
+quarter of an hour. In seconds; the last in milliseconds."""
+
+_SQLITE_FULL = {sqlite3.SQLITE_FULL}
+_SQLITE_DOWN = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+}
+_POSTGRES_FULL = {"53100"}  # disk_full
+_POSTGRES_DOWN = {"25006", "53200", "53300"}  # read only (a standby), out of memory, of connections
+
+_logger = logging.getLogger(__name__)
+
+
+def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
+    """Return an engine that has connected to nothing yet; `close_engine` ends it."""
+    url = make_url(url_text)
+    if url.get_backend_name() != "sqlite":
+        engine = _server_engine(owner, url, budget)
+    elif is_in_memory(url):
+        engine = _memory_engine(url, budget)
+    else:
+        engine = _file_engine(owner, url, budget)
+    event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+    return engine
+
+
+def close_engine(engine: Engine) -> None:
+    """Close what is idle, and each connection that comes back later. Idempotent."""
+    if isinstance(engine.pool, BudgetPool):
+        engine.pool.retire()
+    else:
+        engine.dispose()
+
+
+def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
+    """Return what the driver is told beside the URL; the URL's own word wins."""
+    if url.get_backend_name() == "sqlite":
+        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
+    elif url.get_driver_name() == "psycopg":
+        options = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
+    else:
+        options = {}
+    return {key: value for key, value in options.items() if key not in url.query}
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether a SQLite URL names no file."""
+    name = (url.database or "").removeprefix("file:")
+    return name in ("", ":memory:") or url.query.get("mode") == "memory"
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Can be referred to weakly: so the pool hears when a detached one is dropped."""
+
+
+def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+    guard = ServerGuard(owner, str(url.password or ""))
+    engine = create_engine(
+        url,
+        poolclass=BudgetPool,
+        budget=budget,
+        owner=owner,
+        guard=guard,
+        connect_args=connect_arguments(owner, url),
+    )
+    guard.probe = lambda: engine.connect().close()
+    return engine
+
+
+def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+    path = Path(str(url.database).removeprefix("file:")).absolute()
+    engine = create_engine(
+        url,
+        poolclass=BudgetPool,
+        budget=budget,
+        owner=owner,
+        guard=FileGuard(owner, path),
+        connect_args=connect_arguments(owner, url),
+    )
+
+    def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not block each other
+        cursor.close()
+        if file := file_at(str(path)):
+            record.info[FILE] = file
+
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
+    """Return the engine of a database in memory: one connection, never closed before the engine.
+
+    It does not count in the budget: it holds no file and no place at a server, and cannot be
+    opened again without losing what is in it.
+    """
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=budget.wait_s,
+        connect_args={"check_same_thread": False},
+    )
+
+    def set_up(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA foreign_keys = ON").close()
+
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _better(owner: str, context: ExceptionContext) -> BaseException | None:
+    """Return the answer to an error that is the database's fault; None for any other."""
+    error = context.original_exception
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF or getattr(error, "sqlstate", None)
+    better: DatabaseDownError | None = None
+    if code in _SQLITE_FULL | _POSTGRES_FULL:
+        better = DatabaseFullError()
+    elif context.is_disconnect or code in _SQLITE_DOWN | _POSTGRES_DOWN:
+        better = DatabaseDownError(1)
+    if better is not None:
+        reason = " ".join(str(error).split())
+        _logger.error("database.failed", extra={"tenant": owner, "reason": reason})
+    return better

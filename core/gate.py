@@ -1,0 +1,179 @@
+"""Keeps requests from tables that are not what the code expects, one app at a time.
+
+An endpoint with tables asks its app's gate before each request: 503 while the database is behind
+the code. The default database is brought to head here; any other one only by `tenantry db`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+
+from flask import Blueprint, Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from core.database import Database, DatabaseDownError, database_of
+from core.migrator import Migrator, Target, target_of
+from core.problem import ProblemAnswer
+from core.revisions import Standing, ahead, compare, look_through, one_line, read_branches, shown
+from core.tenant import Tenant
+
+LOOK_AGAIN_S = 1.0
+"""A database that is behind is looked at this often: an upgrade takes effect without a restart."""
+
+MIGRATION_PATIENCE_S = 5.0
+"""How long a request waits while another one has the default database brought to head."""
+
+BEHIND = ProblemAnswer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The database of this application is being brought up to date; try again later.",
+    retry_after_s=5,
+)
+
+_EXTENSION = "tenantry.gate"
+_logger = logging.getLogger(__name__)
+
+
+class Gate:
+    """Whether an app's database is at the head of its code. Thread-safe; lives with its app.
+
+    Args:
+        target: the database, and what the code wants of it.
+        database: how the app reaches it.
+        is_embedded: whether it is the tenant's default one, which is brought to head here.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        database: Database,
+        *,
+        is_embedded: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target = target
+        self._database = database
+        self.is_embedded = is_embedded
+        self._is_to_migrate = is_embedded
+        self._clock = clock
+        self._lock = threading.Lock()  # one looks at a time; protects all that is written below
+        self._look_again_at = 0.0
+        self._failure = ""  # why the default database could not be brought to head
+        self.is_open = False
+        """Once it is, it stays."""
+        self.told = ""
+        """What operators should know: `behind: …`, `ahead: …` or `down: …`; empty if nothing."""
+
+    def guard(self, endpoint: str, blueprint: Blueprint) -> None:
+        """Be asked before each request to an endpoint, and before all its own, if it has tables."""
+        if any(branch.endpoint == endpoint for branch in self._target.branches):
+            blueprint.before_request_funcs.setdefault(None, []).insert(0, self.check)
+
+    def check(self) -> Response | None:
+        """Answer the current request with 503 while the database is behind; let others pass.
+
+        Raises:
+            DatabaseDownError: the database does not answer.
+        """
+        if self.is_open or request.method == "OPTIONS":  # which Flask answers, without tables
+            return None
+        self.look()
+        if self.is_open:
+            return None
+        body = BEHIND.body(request.environ)
+        status, headers = BEHIND.head(len(body))
+        return Response(body, status, headers)
+
+    def look(self) -> None:
+        """Look at the database, if it is time to; the default one is brought to head, once.
+
+        Raises:
+            DatabaseDownError: it does not answer.
+        """
+        if self.told and self._clock() < self._look_again_at:
+            return
+        patience_s = 0.0 if self.told else MIGRATION_PATIENCE_S
+        if not self._lock.acquire(timeout=patience_s):
+            return  # somebody is looking
+        try:
+            if not self.is_open and self._clock() >= self._look_again_at:
+                self._look_now()
+        finally:
+            self._lock.release()
+
+    def _look_now(self) -> None:
+        try:
+            found = compare(self._target.branches, look_through(self._database.engine))
+        except HTTPException as error:
+            self.told = f"down: {one_line(error.__cause__ or error)}."
+            raise
+        except Exception as error:
+            self.told = f"down: {one_line(error)}."
+            raise DatabaseDownError(LOOK_AGAIN_S) from error
+        self._look_again_at = self._clock() + LOOK_AGAIN_S
+        if found.state == "behind" and self._is_to_migrate:
+            self._migrate()
+            return
+        self.is_open = found.state != "behind"
+        was_told, self.told = self.told, self._text(found)
+        if self.told != was_told and found.state != "at head":
+            extra = {"tenant": self._target.tenant, "reason": self.told}
+            _logger.warning("database.not_at_head", extra=extra)
+
+    def _text(self, found: Standing) -> str:
+        if found.state == "behind":
+            at, wanted = shown(found.current), shown(found.heads)
+            remedy = f"run: tenantry db upgrade --tenant {self._target.tenant}."
+            return f"behind: {self._failure or f'it is at {at}, the code wants {wanted}; {remedy}'}"
+        return f"ahead: {ahead(found)}" if found.state == "ahead" else ""
+
+    def _migrate(self) -> None:
+        """Bring the default database to head, in a process of its own; tried once per build."""
+        self._is_to_migrate = False
+        with Migrator() as migrator:
+            result = migrator.upgrade(self._target, lambda _: None)
+        self._look_again_at = self._clock() + LOOK_AGAIN_S
+        self.is_open, self._failure = result.state != "failed", result.reason
+        self.told = "" if self.is_open else f"behind: {result.reason}"
+        event = "database.upgraded" if self.is_open else "database.upgrade_failed"
+        level = logging.INFO if self.is_open else logging.ERROR
+        extra = {"tenant": self._target.tenant, "reason": result.reason}
+        _logger.log(level, event, extra=extra)
+
+
+def open_gate(app: Flask, tenant: Tenant, data_dir: Path) -> Gate | None:
+    """Give an app its gate, looked through by nobody yet; None if it has no tables.
+
+    Raises:
+        EndpointError: an endpoint does not exist, or its revisions cannot be read.
+    """
+    branches = read_branches(tenant.blueprints)
+    if not branches:
+        return None
+    text = tenant.database_uri.get_secret_value()
+    default = f"sqlite:///{data_dir / tenant.name / tenant.name}.sqlite3"
+    target = target_of(tenant.name, text, branches, data_dir)
+    gate = Gate(target, database_of(app), is_embedded=text == default)
+    app.extensions[_EXTENSION] = gate
+    return gate
+
+
+def bring_to_head(app: Flask) -> None:
+    """Bring an app's default database to head before its first request, if it has tables there.
+
+    Raises nothing: what prevents it, the gate tells.
+    """
+    gate: Gate | None = app.extensions.get(_EXTENSION)
+    if gate is not None and gate.is_embedded:
+        with suppress(DatabaseDownError):
+            gate.look()
+
+
+def told_of(app: object) -> str:
+    """Return what operators should know of an app's database; empty if nothing."""
+    gate = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
+    return gate.told if isinstance(gate, Gate) else ""

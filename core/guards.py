@@ -1,0 +1,211 @@
+"""Who stands before a tenant's database connections: is it there, is it the same, does it answer?
+
+A `ServerGuard` keeps a breaker, so that a database that is down costs only its own tenant; a
+`FileGuard` never lets SQLite make an empty file in the place of one that was deleted.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from core.breaker import Breaker
+from core.database_down import DatabaseDownError
+
+GOODBYE_S = 0.5
+"""How long a closed connection's server process may take to end before it is counted as gone: it
+takes some 2 ms, more on a busy machine. A server that is frozen costs whoever gets the place of one
+of its idle connections that long, once for each."""
+
+FILE = "tenantry.file"
+"""Key of a connection's `info`: device and inode of its SQLite file."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ServerGuard:
+    """Stands before connections to a database server: refuses at once while it is down.
+
+    While it is down, a request may start a probe, a thread that connects once; no request waits.
+
+    Args:
+        owner: the tenant's name.
+        password: shown in no message.
+    """
+
+    def __init__(self, owner: str, password: str = "") -> None:
+        self._owner = owner
+        self._password = password
+        self._breaker = Breaker()
+        self._thread = threading.local()  # `is_probing`: this thread is the probe
+        self.probe: Callable[[], None] = lambda: None
+        """Connects once; set by who makes the engine."""
+
+    def check(self) -> None:
+        """Refuse while the server is known to be down.
+
+        Raises:
+            DatabaseDownError: it is.
+        """
+        pause_s = self._breaker.pause_s
+        if pause_s is None or self._is_probe():
+            return
+        if self._breaker.begin_probe():
+            threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
+        raise DatabaseDownError(pause_s)
+
+    def is_good(self, record: ConnectionPoolEntry) -> bool:
+        """Whether nothing has come on an idle connection: its server said goodbye, or died."""
+        socket = _socket_of(record.dbapi_connection)
+        if socket is None:
+            return True
+        poll = select.poll()
+        poll.register(socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def open(self, connect: Callable[[], Any]) -> Any:
+        """Connect, and note how that went.
+
+        Raises:
+            DatabaseDownError: it failed, or others just fail.
+        """
+        pause_s = None if self._is_probe() else self._breaker.begin()
+        if pause_s is not None:
+            raise DatabaseDownError(pause_s)
+        try:
+            connection = connect()
+        except Exception as error:
+            if self._breaker.fail():
+                self._log("database.down", _one_line(error, self._password))
+            raise DatabaseDownError(self._breaker.pause_s or 1) from error
+        except BaseException:  # a signal handler of the server
+            self._breaker.fail()
+            raise
+        if self._breaker.succeed():
+            self._log("database.back")
+        return connection
+
+    def close(self, connection: Any, close: Callable[[], None]) -> None:
+        """Close it, and wait until its server process has ended, so that no server has too many."""
+        socket = _socket_of(connection)
+        if socket is None:
+            close()
+            return
+        ours = os.dup(socket)  # outlives the connection's own, and hears the other end close
+        try:
+            close()
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
+            poll.poll(GOODBYE_S * 1000)
+        finally:
+            os.close(ours)
+
+    def _is_probe(self) -> bool:
+        return getattr(self._thread, "is_probing", False)
+
+    def _probe(self) -> None:
+        self._thread.is_probing = True
+        try:
+            with suppress(Exception):  # `open` noted it
+                self.probe()
+        finally:
+            self._breaker.end_probe()
+
+    def _log(self, event: str, reason: str = "") -> None:
+        extra = {"tenant": self._owner} | ({"reason": reason} if reason else {})
+        _logger.warning(event, extra=extra)
+
+
+class FileGuard:
+    """Stands before connections to a SQLite file: never makes one in the place of a deleted one.
+
+    A marker beside the file, `<file>.made`, says that it was there; so all processes know, also
+    after a restart. Where it cannot be written, nobody is told.
+
+    Args:
+        owner: the tenant's name.
+        path: the file.
+    """
+
+    def __init__(self, owner: str, path: Path) -> None:
+        self._owner = owner
+        self._path = path
+        self._text = str(path)
+        self._marker = path.with_name(f"{path.name}.made")
+        self._was_there = False
+        self._is_marked = False
+        self._is_told = False
+
+    def check(self) -> None:
+        """Refuse while the file is gone.
+
+        Raises:
+            DatabaseDownError: it is.
+        """
+        is_unmarked = not self._was_there or self._is_marked  # also: whoever deleted the marker
+        if self._path.exists() or (is_unmarked and not self._marker.exists()):
+            return
+        if not self._is_told:
+            remedy = f"restore it, or delete {self._marker.name} too to begin with an empty one"
+            reason = f"{self._path} is gone; {remedy}"
+            _logger.error("database.down", extra={"tenant": self._owner, "reason": reason})
+        self._is_told = True
+        raise DatabaseDownError(10)
+
+    def is_good(self, record: ConnectionPoolEntry) -> bool:
+        """Whether the connection's file is still the one at its path."""
+        file = file_at(self._text)
+        if file is None or record.info.setdefault(FILE, file) != file:
+            return False
+        if not self._was_there:
+            self._mark()
+        return True
+
+    def open(self, connect: Callable[[], Any]) -> Any:
+        """Open it, unless it is gone.
+
+        Raises:
+            DatabaseDownError: it is.
+        """
+        self.check()
+        return connect()
+
+    def close(self, _: Any, close: Callable[[], None]) -> None:
+        """Close it."""
+        close()
+
+    def _mark(self) -> None:
+        self._was_there = True
+        text = f"Tenantry makes no empty {self._path.name} while this file is here.\n"
+        with suppress(OSError):  # a full disk, a folder of somebody else
+            self._marker.write_text(text)
+            self._is_marked = True
+
+
+def file_at(path: str) -> tuple[int, int] | None:
+    """Return device and inode of the file that is at `path` now."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - once for each use of a connection
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _socket_of(connection: Any) -> int | None:
+    """Return the file descriptor of a psycopg connection; None of another or a closed one."""
+    try:
+        return int(connection.pgconn.socket)
+    except Exception:  # noqa: BLE001 - whatever a driver raises for a connection that is closed
+        return None
+
+
+def _one_line(error: BaseException, password: str) -> str:
+    """Return an error's text as one line, without the password."""
+    text = " ".join(str(error).split())
+    return text.replace(password, "***") if password else text

@@ -1,0 +1,261 @@
+"""The journal of fleet runs: what each run did to each tenant's database.
+
+One SQLite file under the data folder. It is true after `kill -9` at any moment: a step is written
+as running, with what the database is at, before anything is done to it. (A power cut may cost the
+last lines: to wait for the disk twice per tenant would take longer than most migrations.)
+"""
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from core.errors import TenantryError
+
+StepState = Literal["pending", "running", "done", "failed", "taken back"]
+
+WAIT_S = 30.0
+"""How long one run waits for another one's line in the journal: each takes microseconds."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    heads TEXT NOT NULL,     -- JSON: endpoint → the revisions that its code ends in
+    started REAL NOT NULL    -- seconds since the epoch
+);
+CREATE TABLE IF NOT EXISTS step (
+    run INTEGER NOT NULL REFERENCES run,
+    tenant TEXT NOT NULL,
+    state TEXT NOT NULL,
+    before TEXT,             -- JSON: what its database was at; NULL until the step runs
+    after TEXT,              -- JSON: what the run brings it to
+    reason TEXT NOT NULL DEFAULT '',
+    changed REAL NOT NULL,   -- seconds since the epoch
+    PRIMARY KEY (run, tenant)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one run did to one tenant's database."""
+
+    run: int
+    tenant: str
+    state: StepState
+    before: frozenset[str] | None
+    """What the database was at; None when nothing was begun."""
+    after: frozenset[str]
+    reason: str
+    """Why it failed; also, why it could not be taken back."""
+
+
+def journal_file(data_dir: Path) -> Path:
+    """Return where the journal is; no tenant's name begins with a dot."""
+    return data_dir / ".migrations" / "journal.sqlite3"
+
+
+class Journal:
+    """The open journal, until the end of a `with` block. Thread-safe, and safe between processes.
+
+    Raises:
+        TenantryError: the file cannot be made, read or written.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        path = journal_file(data_dir)
+        self._lock = threading.Lock()  # one statement or transaction at a time
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            text = f"cannot use the journal {path}: {error}; mend or remove it."
+            raise TenantryError(text) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+
+    def open_run(
+        self, heads: Mapping[str, Collection[str]], tenants: Mapping[str, Collection[str]]
+    ) -> int:
+        """Return the run that brings these tenants to these heads, all of them pending in it.
+
+        That is the last run, if it has left something to do and its endpoints had the same heads;
+        otherwise a new one.
+
+        Args:
+            heads: endpoint → what its code ends in.
+            tenants: name → what its database is to be brought to.
+        """
+        wanted = {name: sorted(heads[name]) for name in heads}
+        with self._lock, self._transaction():
+            run = self._unfinished(wanted)
+            if run is None:
+                row = self._connection.execute(
+                    "INSERT INTO run (heads, started) VALUES (?, ?) RETURNING id",
+                    (json.dumps(wanted), time.time()),
+                ).fetchone()
+                run = int(row[0])
+            self._connection.executemany(
+                "INSERT INTO step (run, tenant, state, after, changed) "
+                "VALUES (?, ?, 'pending', ?, ?) ON CONFLICT (run, tenant) DO UPDATE "
+                "SET before = CASE WHEN state = 'failed' THEN before END, "  # undone by others
+                "state = 'pending', reason = '', after = excluded.after "
+                "WHERE state IN ('failed', 'done')",
+                [(run, name, _dump(to), time.time()) for name, to in tenants.items()],
+            )
+        return run
+
+    def _unfinished(self, wanted: Mapping[str, list[str]]) -> int | None:
+        """Return the last run, if it is to go on; it learns of endpoints that it had not."""
+        last = self._connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1")
+        row = last.fetchone()
+        if row is None:
+            return None
+        run, had = int(row[0]), json.loads(row[1])
+        states = {
+            state
+            for (state,) in self._connection.execute(
+                "SELECT DISTINCT state FROM step WHERE run = ?", (run,)
+            )
+        }
+        is_same = all(had.get(name, ids) == ids for name, ids in wanted.items())
+        if not is_same or "taken back" in states or not states & {"pending", "running", "failed"}:
+            return None
+        text = json.dumps(had | dict(wanted))
+        self._connection.execute("UPDATE run SET heads = ? WHERE id = ?", (text, run))
+        return run
+
+    def note_running(self, run: int, tenant: str, before: Collection[str]) -> None:
+        """Write that a tenant's database is being changed, and what it is at.
+
+        What it was at when this run first began with it stays: a run that was killed goes on.
+        """
+        self._write(
+            "UPDATE step SET state = 'running', before = coalesce(before, ?), changed = ? "
+            "WHERE run = ? AND tenant = ?",
+            (_dump(before), time.time(), run, tenant),
+        )
+
+    def note_done(self, run: int, tenant: str) -> None:
+        """Write that a tenant's database is where the run brings it."""
+        self._write(
+            "UPDATE step SET state = 'done', reason = '', changed = ? WHERE run = ? AND tenant = ?",
+            (time.time(), run, tenant),
+        )
+
+    def note_failed(self, run: int, tenant: str, reason: str) -> None:
+        """Write why a tenant's database could not be brought there; not over another's success."""
+        self._write(
+            "UPDATE step SET state = 'failed', reason = ?, changed = ? "
+            "WHERE run = ? AND tenant = ? AND state != 'done'",
+            (reason, time.time(), run, tenant),
+        )
+
+    def note_at_head(self, tenants: Iterable[str]) -> None:
+        """Write what is known of tenants whose databases turn out to be at head.
+
+        In the last run, one that was begun has been brought there by it; one that was not, by
+        somebody else, and the run has nothing to do with it.
+        """
+        names = [(name,) for name in tenants]
+        with self._lock, self._transaction():
+            self._connection.executemany(
+                "UPDATE step SET state = 'done', reason = '' WHERE before IS NOT NULL AND "
+                "state IN ('pending', 'running', 'failed') AND "
+                "run = (SELECT max(id) FROM run) AND tenant = ?",
+                names,
+            )
+            self._connection.executemany(
+                "DELETE FROM step WHERE before IS NULL AND state IN ('pending', 'failed') AND "
+                "run = (SELECT max(id) FROM run) AND tenant = ?",
+                names,
+            )
+
+    def note_taken_back(self, run: int, tenant: str) -> None:
+        """Write that a tenant's database is again at what it was at before the run."""
+        self._write(
+            "UPDATE step SET state = 'taken back', reason = '', changed = ? "
+            "WHERE run = ? AND tenant = ?",
+            (time.time(), run, tenant),
+        )
+
+    def note_not_taken_back(self, run: int, tenant: str, reason: str) -> None:
+        """Write why what a run did could not be taken back; it still counts as done."""
+        self._write(
+            "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
+            (reason, time.time(), run, tenant),
+        )
+
+    def runs(self) -> list[int]:
+        """Return the numbers of all runs, the last one first."""
+        with self._lock:
+            rows = self._connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
+        return [int(run) for (run,) in rows]
+
+    def last_applied(self) -> int | None:
+        """Return the last run of which something can be taken back."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT max(run) FROM step WHERE state = 'done' OR "
+                "(before IS NOT NULL AND state IN ('pending', 'running'))"
+            ).fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def steps(self, run: int) -> list[Step]:
+        """Return what a run did, in the order of names."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT run, tenant, state, before, after, reason FROM step WHERE run = ? "
+                "ORDER BY tenant",
+                (run,),
+            ).fetchall()
+        return [
+            Step(number, tenant, state, None if before is None else _load(before), _load(to), text)
+            for number, tenant, state, before, to, text in rows
+        ]
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._lock:
+            self._connection.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _dump(revisions: Collection[str]) -> str:
+    return json.dumps(sorted(revisions))
+
+
+def _load(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))

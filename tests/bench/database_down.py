@@ -1,0 +1,99 @@
+"""What a tenant whose database stops under load does to the others, and when it serves again.
+
+    python tests/bench/database_down.py [--seconds 8]
+
+One gunicorn, one worker of 8 threads; `down` on a PostgreSQL server of its own, `calm` and three
+more on another. A calm run, then a run in which the server of `down` is frozen (SIGSTOP: it
+accepts and says nothing, so connects time out) and its connections are cut; then it goes on.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import rows
+from loads import Bounds, Server, describe, percentile, serving, wait_until
+from visitors import Visitor, visiting
+
+CALM = [f"calm{number}" for number in range(4)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=8.0)
+    seconds = parser.parse_args().seconds
+    bounds = Bounds()
+    with rows.running() as good, rows.running() as bad, tempfile.TemporaryDirectory() as folder:
+        tenants = rows.make_site(Path(folder))
+        for server, names in ((good, CALM), (bad, ["down"])):
+            rows.make_template(server)
+            with server.connect() as connection:
+                for name in names:
+                    rows.make_database(connection, name)
+                    text = rows.tenant_text(name, server.url(name))
+                    (tenants / f"{name}.py").write_text(text)
+        with serving(Path(folder), 1) as host:
+            for name in (*CALM, "down"):
+                host.wait_for(f"/{name}/", 200)
+            measure(host, bad, bounds, seconds)
+    bounds.end()
+
+
+def measure(host: Server, bad: rows.Postgres, bounds: Bounds, seconds: float) -> None:
+    """Take a calm run and one beside the tenant that is down, in turns; print p99s and answers."""
+    calm: list[float] = []
+    beside: list[float] = []
+    late: list[float] = []
+    backs: list[float] = []
+    for _ in range(2):
+        calm += run(host, seconds)[0]
+        freeze(bad)
+        times, down = run(host, seconds)
+        os.kill(bad.pid, signal.SIGCONT)
+        start = time.perf_counter()
+        wait_until(lambda: host.status("/down/") == 200, 30, 0.02)
+        backs.append(time.perf_counter() - start)
+        beside += times
+        late += after_first_time_out(down)
+    print(f"calm    {describe(calm)}\nbeside  {describe(beside)}")
+    bounds.check("others' p99, beside ÷ calm", percentile(beside, 99) / percentile(calm, 99), 1.25)
+    print(f"down    {len(late)} answers of 503 after the first time-out")
+    bounds.check("slowest 503 after the first time-out", max(late), 0.1, " s")
+    bounds.check("back after", max(backs), 5, " s")
+
+
+def after_first_time_out(visitors: list[Visitor]) -> list[float]:
+    """Return the seconds of each 503 to a request that began after the first of them timed out."""
+    refused = [one for visitor in visitors for one in visitor.answers if one.status == 503]
+    known_at = min(one.at for one in refused)
+    return [one.seconds for one in refused if one.at - one.seconds > known_at]
+
+
+def run(host: Server, seconds: float) -> tuple[list[float], list[Visitor]]:
+    """Ask all tenants for so long; return the others' seconds, and the clients of `down`."""
+    others = [Visitor(host.port, name) for name in CALM]
+    down = [Visitor(host.port, "down") for _ in range(2)]
+    with visiting([*others, *down]):
+        time.sleep(seconds)
+    failed = [one for visitor in others for one in visitor.answers if one.status != 200]
+    if failed:
+        raise SystemExit(f"others failed: {failed[:3]}")
+    return [one.seconds for visitor in others for one in visitor.answers], down
+
+
+def freeze(server: rows.Postgres) -> None:
+    """Stop the server's main process, and cut the connections of its clients."""
+    with contextlib.closing(server.connect()) as connection:
+        os.kill(server.pid, signal.SIGSTOP)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'down'"
+        )
+
+
+if __name__ == "__main__":
+    main()

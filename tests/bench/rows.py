@@ -1,0 +1,72 @@
+"""What the benchmarks of databases share: tenants with a row in a database each, and a server."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import psycopg
+from postgres import Postgres, running
+
+__all__ = ["Postgres", "make_database", "make_site", "make_template", "running", "tenant_text"]
+
+BLUEPRINT = """\
+from flask import Blueprint
+from sqlalchemy import text
+from core.database import db
+
+rows_bp = Blueprint("rows", __name__)
+
+
+@rows_bp.route("/")
+def read():
+    return db.session.execute(text("SELECT x FROM t")).scalar_one()
+"""
+"""Answers what the one row of the tenant's table says."""
+
+UNBOUNDED = """\
+from flask import Blueprint, current_app
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+rows_bp = Blueprint("rows", __name__)
+engines = []
+
+
+@rows_bp.route("/")
+def read():
+    if not engines:
+        engines.append(create_engine(current_app.config["DATABASE_URI"], pool_size=0))
+    with Session(engines[0]) as session:
+        return session.execute(text("SELECT x FROM t")).scalar_one()
+"""
+"""The same, on a pool of each tenant's own that grows as it likes."""
+
+
+def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:
+    """Make the endpoint package and an empty tenants folder, which is returned."""
+    package = folder / "said/rows"
+    package.mkdir(parents=True)
+    for init in (folder / "said/__init__.py", package / "__init__.py"):
+        init.write_text("")
+    (package / "blueprint.py").write_text(blueprint)
+    (folder / "tenants").mkdir()
+    return folder / "tenants"
+
+
+def tenant_text(name: str, url: str) -> str:
+    """Return the file of a tenant with that database."""
+    return f"SECRET_KEY = {name + '-' * 32!r}\nDATABASE_URI = {url!r}\nBLUEPRINTS = ['said.rows']\n"
+
+
+def make_template(server: Postgres) -> None:
+    """Make the database that `make_database` copies."""
+    server.new_database("rows")
+    with server.connect("rows") as connection:
+        connection.execute("CREATE TABLE t (x TEXT)")
+        connection.execute("INSERT INTO t VALUES ('good')")
+
+
+def make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: str) -> None:
+    """Make a database with the one row."""
+    connection.execute(f'CREATE DATABASE "{name}" TEMPLATE rows STRATEGY file_copy')

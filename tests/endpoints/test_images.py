@@ -1,0 +1,485 @@
+"""The image repository, over HTTP, on SQLite and PostgreSQL."""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import postgres
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from flask import Flask
+from image_tables import downgrade, migrate
+from pictures_for_tests import TYPES, picture
+from PIL import Image
+from sqlalchemy import create_engine, inspect
+from werkzeug.http import parse_options_header
+from werkzeug.test import Client, TestResponse
+
+from core.app_factory import close_app, create_app
+from core.connections import ConnectionBudget
+from core.endpoints.images.models import Base
+
+ONE = picture("JPEG")
+UNKNOWN = "/images/01a20372-c35a-77dc-bd17-3bf6f6e524dc"
+NewApp = Callable[..., Flask]
+on_both = pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+
+
+class WholeClient(Client):
+    """A client that reads each answer to its end and closes it, as a server does."""
+
+    def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
+        """Send a request."""
+        return super().open(*args, buffered=buffered, **kwargs)
+
+
+@pytest.fixture(name="engine")
+def _engine() -> str:
+    """Return the engine of a test that is not about databases; `on_both` tests name it."""
+    return "sqlite"
+
+
+@pytest.fixture(name="new_uri")
+def _new_uri(
+    engine: str, postgres_server: postgres.Postgres, tmp_path: Path
+) -> Callable[[str], str]:
+    """Return a function that makes a database with tables for a tenant, and returns its URL."""
+
+    def new_uri(name: str) -> str:
+        url = f"sqlite:///{tmp_path}/{name}.sqlite3"
+        if engine == "postgresql":
+            url = postgres_server.new_database()
+        migrate(url)
+        return url
+
+    return new_uri
+
+
+@pytest.fixture(name="budget")
+def _budget() -> ConnectionBudget:
+    return ConnectionBudget(4, wait_s=0.1)
+
+
+@pytest.fixture(name="new_app")
+def _new_app(
+    new_uri: Callable[[str], str], data_dir: Path, budget: ConnectionBudget
+) -> Iterator[NewApp]:
+    """Return a function that makes a tenant's app with images, closed after the test."""
+    apps = []
+
+    def new_app(name: str = "acme", **keys: object) -> Flask:
+        config = {
+            "APP_NAME": name,
+            "SECRET_KEY": name * 32,
+            "BLUEPRINTS": ["images"],
+            "DATABASE_URI": new_uri(name),
+        }
+        apps.append(create_app(config | keys, data_dir=data_dir, budget=budget))
+        return apps[-1]
+
+    yield new_app
+    for app in apps:
+        close_app(app)
+
+
+@pytest.fixture(name="client")
+def _client(new_app: NewApp) -> Client:
+    """Return a client of an app with nothing but images."""
+    return WholeClient(new_app())
+
+
+def upload(client: Client, data: bytes = ONE, name: str = "one") -> dict[str, Any]:
+    """Upload an image and return what the answer says about it."""
+    answer = client.post(f"/images/?name={name}", data=data)
+    assert 201 == answer.status_code, answer.text
+    image: dict[str, Any] = answer.get_json()
+    return image
+
+
+def names(answer: TestResponse) -> list[str]:
+    """Return the names of a page's images."""
+    return [image["name"] for image in answer.get_json()["images"]]
+
+
+def stored(data_dir: Path, name: str = "acme") -> list[str]:
+    """Return the names of all files that a tenant's images have, sorted."""
+    folder = data_dir / name / "images"
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def sha256(data: bytes) -> str:
+    """Return the hash of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def form(*fields: str) -> bytes:
+    """Return a form whose fields are files, and one that is none."""
+    head = b'--x\r\nContent-Disposition: form-data; name="'
+    files = [head + field.encode() + b'"; filename="a"\r\n\r\n' + ONE for field in fields]
+    return b"\r\n".join([*files, head + b'file"\r\n\r\ntext', b"--x--\r\n"])
+
+
+# -- uploading ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_uploaded_image_is_told_and_kept(client: Client, data_dir: Path, kind: str) -> None:
+    """`POST` answers 201 with where the image is and what it is, whatever the client says it is."""
+    data = picture(kind)
+
+    answer = client.post("/images/", data={"file": (BytesIO(data), "b.exe", "text/html")})
+    image = answer.get_json()
+
+    assert (201, f"/images/{image['id']}") == (answer.status_code, answer.headers["Location"])
+    assert datetime.now(UTC) - datetime.fromisoformat(image.pop("created")) < timedelta(minutes=1)
+    assert {
+        "id": str(uuid.UUID(image["id"])),
+        "name": "b.exe",
+        "media_type": TYPES[kind],
+        "size_bytes": len(data),
+        "width": 60,
+        "height": 40,
+        "sha256": sha256(data),
+    } == image
+    assert [sha256(data)] == stored(data_dir)
+
+
+def test_a_raw_body_is_an_image_too(client: Client) -> None:
+    """Without a form the body is the image; it is named by `?name=`, else by its type."""
+    data = picture("WEBP")
+
+    named = client.post("/images/?name=w", data=data, content_type="application/octet-stream")
+    nameless = client.post("/images/", data=data, content_type="application/x-www-form-urlencoded")
+
+    assert ("w", "image.webp") == (named.get_json()["name"], nameless.get_json()["name"])
+
+
+def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
+    """Mounted under a prefix, the app sends clients there."""
+    answer = client.post("/images/", data=ONE, environ_overrides={"SCRIPT_NAME": "/acme"})
+
+    assert f"/acme/images/{answer.get_json()['id']}" == answer.headers["Location"]
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"", 415, "There are no bytes here; send an image."),
+        (b"<svg/>", 415, "These bytes are no JPEG, PNG, WebP or GIF image."),
+        (ONE[:-2], 422, "This JPEG is cut: it has no end."),
+        (b"GIF89a" + ONE, 422, "This GIF is damaged: one of its blocks is none."),
+        (form("image"), 400,
+         "Send one image in the field 'file', or as the body; found 0."),
+        (form(), 400, "Send one image in the field 'file', or as the body; found 0."),
+        (form("file", "file"), 400,
+         "Send one image in the field 'file', or as the body; found 2."),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_refused_and_not_kept(
+    client: Client, data_dir: Path, data: bytes, status: int, message: str
+) -> None:
+    """A refusal says why, and leaves neither a row nor a file."""
+    is_form = data.startswith(b"--")
+    content_type = "multipart/form-data; boundary=x" if is_form else "image/jpeg"
+
+    answer = client.post("/images/", data=data, content_type=content_type)
+
+    assert (status, {"message": message}) == (answer.status_code, answer.get_json())
+    assert ([], []) == (client.get("/images/").get_json()["images"], stored(data_dir))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\me.jpg", "me.jpg"),
+        ("a\x00b\r\nSet-Cookie: c\x7f\x85\u2028.jpg", "abSet-Cookie: c.jpg"),
+        ("photo\u202egpj.exe", "photogpj.exe"),
+        ("\ud800.jpg".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), "���.jpg"),
+        ("../", "image.jpeg"),
+        (" \t ", "image.jpeg"),
+        ('x"; filename="y.exe', 'x"; filename="y.exe'),
+        ("Grüße 🦊.jpg", "Grüße 🦊.jpg"),
+        ("n" * 255, "n" * 255),
+    ],
+)
+def test_names_are_harmless(client: Client, given: str, kept: str) -> None:
+    """A name loses its path and all characters that control; it comes back quoted."""
+    image = client.post("/images/", query_string={"name": given}, data=ONE).get_json()
+    answer = client.get(f"/images/{image['id']}/content")
+
+    disposition = answer.headers["Content-Disposition"]
+    assert kept == image["name"]
+    assert ("inline", {"filename": kept}) == parse_options_header(disposition)
+    assert (True, True) == (disposition.isascii(), disposition.isprintable())
+
+
+@on_both
+def test_every_engine_takes_what_is_left_of_a_name(client: Client) -> None:
+    """Zero bytes, which PostgreSQL refuses, are gone; characters of all planes stay."""
+    answer = client.post("/images/", query_string={"name": "a\x00ß🦊"}, data=ONE)
+
+    assert "aß🦊" == answer.get_json()["name"]
+
+
+def test_a_name_has_a_length(client: Client) -> None:
+    """A name longer than any file system allows is refused."""
+    answer = client.post("/images/?name=" + "n" * 256, data=ONE)
+
+    assert (400, "The name is longer than 255 characters.") == (
+        answer.status_code,
+        answer.get_json()["message"],
+    )
+
+
+def test_a_client_that_leaves_leaves_nothing(client: Client, data_dir: Path) -> None:
+    """A body that ends before its length is no image, though it looks like a whole one."""
+    length = {"CONTENT_LENGTH": str(len(ONE) + 1)}
+
+    answer = client.post("/images/", data=ONE, environ_overrides=length)
+
+    assert (400, []) == (answer.status_code, stored(data_dir))
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+@on_both
+def test_pages_go_on_where_the_last_one_ended(client: Client) -> None:
+    """Newest first; what comes or goes between two pages makes none appear twice or not at all."""
+    images = [upload(client, name=str(number)) for number in range(7)]
+
+    first = client.get("/images/?limit=3")
+    upload(client, name="new")
+    client.delete(f"/images/{images[4]['id']}")  # the one that the cursor stands at
+    second = client.get(f"/images/?limit=2&cursor={first.get_json()['next']}")
+    third = client.get(f"/images/?limit=2&cursor={second.get_json()['next']}")
+
+    assert [["6", "5", "4"], ["3", "2"], ["1", "0"]] == [names(first), names(second), names(third)]
+    assert third.get_json()["next"] is None
+
+
+@on_both
+def test_a_tenant_without_images_has_an_empty_list(client: Client) -> None:
+    """The list is there before the first upload."""
+    assert {"images": [], "next": None} == client.get("/images/").get_json()
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=٣", "limit=", "cursor=", "cursor=x",
+     "cursor=AaIDcsNochqhJc!!!!!!!!", "cursor=ü", "cursor=" + "A" * 24],
+)  # fmt: skip
+def test_a_bad_limit_or_cursor_is_refused(client: Client, query: str) -> None:
+    """The list says what is wrong with its arguments."""
+    answer = client.get(f"/images/?{query}")
+
+    assert 400 == answer.status_code
+    assert answer.get_json()["message"]
+
+
+@pytest.mark.parametrize("size", ["0", "15", "1025", "x", "", "1e2"])
+def test_a_bad_size_is_refused(client: Client, size: str) -> None:
+    """A thumbnail's size is bounded."""
+    answer = client.get(f"/images/{upload(client)['id']}/thumbnail?size={size}")
+
+    assert (400, {"message": {"size": "expected 16 to 1024"}}) == (
+        answer.status_code,
+        answer.get_json(),
+    )
+
+
+@pytest.mark.parametrize("path", ["", "/content", "/thumbnail"])
+@pytest.mark.parametrize(
+    "unknown", [UNKNOWN, UNKNOWN.replace("-", ""), "/images/urn:uuid:" + UNKNOWN[8:], "/images/%00"]
+)
+def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> None:
+    """There is nothing at the URLs of an image that is not there."""
+    answer = client.get(unknown + path)
+
+    assert (404, {"message": "There is no image with this id."}) == (
+        answer.status_code,
+        answer.get_json(),
+    )
+
+
+def test_an_images_data_and_bytes_come_back(client: Client) -> None:
+    """The bytes are those that were sent; no browser takes them for anything but an image."""
+    image = upload(client)
+
+    data = client.get(f"/images/{image['id']}").get_json()
+    answer = client.get(f"/images/{image['id']}/content")
+
+    assert (image, ONE) == (data, answer.data)
+    assert {
+        "Content-Type": "image/jpeg",
+        "Content-Length": str(len(ONE)),
+        "Content-Disposition": "inline; filename=one",
+        "ETag": f'"{sha256(ONE)}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=86400",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    } == {key: value for key, value in answer.headers if key[:1] in "CEAX"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "body"),
+    [
+        ({"Range": "bytes=0-9"}, 206, ONE[:10]),
+        ({"Range": "bytes=-10"}, 206, ONE[-10:]),
+        ({"Range": f"bytes={len(ONE) - 1}-"}, 206, ONE[-1:]),
+        ({"Range": f"bytes={len(ONE)}-"}, 416, None),
+        ({"Range": "bytes=9-3"}, 416, None),
+        ({"Range": "bytes=x"}, 416, None),
+        ({"If-None-Match": '"?"'}, 304, b""),
+        ({"If-None-Match": "*"}, 304, b""),
+        ({"If-None-Match": '"?"', "Range": "bytes=0-9"}, 304, b""),
+        ({"If-None-Match": '"other"'}, 200, ONE),
+        ({"If-Match": '"?"', "Range": "bytes=0-9"}, 206, ONE[:10]),
+        ({"If-Match": '"other"'}, 412, None),
+        ({"If-Match": '"other"', "Range": "bytes=0-9"}, 412, None),
+        ({"If-Range": '"?"', "Range": "bytes=0-9"}, 206, ONE[:10]),
+        ({"If-Range": '"other"', "Range": "bytes=0-9"}, 200, ONE),
+    ],
+)
+def test_conditions_and_ranges(
+    client: Client, headers: dict[str, str], status: int, body: bytes | None
+) -> None:
+    """Conditions are judged first, then ranges (RFC 9110 §13.2.2); refusals are JSON."""
+    image = upload(client)
+    headers = {key: value.replace("?", image["sha256"]) for key, value in headers.items()}
+
+    answer = client.get(f"/images/{image['id']}/content", headers=headers)
+
+    assert status == answer.status_code
+    assert body == (None if answer.is_json else answer.data)
+
+
+def test_a_thumbnail_is_drawn_once_per_client(client: Client) -> None:
+    """A thumbnail is as large as asked for; whoever has it gets 304."""
+    path = f"/images/{upload(client, picture(size=(300, 200)))['id']}/thumbnail"
+
+    small, usual = client.get(f"{path}?size=30"), client.get(path)
+    again = client.get(path, headers={"If-None-Match": usual.headers["ETag"]})
+
+    assert [(30, 20), (256, 171)] == [Image.open(BytesIO(one.data)).size for one in (small, usual)]
+    assert ("image/png", "private, max-age=86400", "nosniff") == (
+        usual.content_type,
+        usual.headers["Cache-Control"],
+        usual.headers["X-Content-Type-Options"],
+    )
+    assert (304, b"") == (again.status_code, again.data)
+    assert small.headers["ETag"] != usual.headers["ETag"]
+
+
+@on_both
+def test_no_connection_is_held_while_bytes_stream(client: Client, budget: ConnectionBudget) -> None:
+    """As soon as a response begins, its tenant's connection is free for others."""
+    image = upload(client)
+
+    answer = client.get(f"/images/{image['id']}/content", buffered=False)
+    idle, opened = budget.idle, budget.open
+    body = b"".join(answer.response)
+    answer.close()
+
+    assert (1, 1, ONE) == (idle, opened, body)
+
+
+# -- deleting -------------------------------------------------------------------------------------
+
+
+@on_both
+def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_dir: Path) -> None:
+    """The file goes with the last image that has its bytes."""
+    one, two = upload(client, name="one"), upload(client, name="two")
+    assert one["id"] != two["id"]
+    assert [sha256(ONE)] == stored(data_dir)
+
+    assert 204 == client.delete(f"/images/{one['id']}").status_code
+    assert ONE == client.get(f"/images/{two['id']}/content").data
+    assert [sha256(ONE)] == stored(data_dir)
+
+    assert 204 == client.delete(f"/images/{two['id']}").status_code
+    assert [] == stored(data_dir)
+    assert 404 == client.delete(f"/images/{two['id']}").status_code
+
+
+def test_bytes_that_are_gone_are_the_operators_trouble(client: Client, data_dir: Path) -> None:
+    """A row without its file is neither unknown to the client nor sent as something empty."""
+    image = upload(client)
+    next((data_dir / "acme/images").rglob(image["sha256"])).unlink()
+
+    answer = client.get(f"/images/{image['id']}/content")
+
+    assert (500, "The bytes of this image are missing; the operator can check for it.") == (
+        answer.status_code,
+        answer.get_json()["message"],
+    )
+
+
+# -- tenants --------------------------------------------------------------------------------------
+
+
+@on_both
+def test_tenants_see_nothing_of_each_other(new_app: NewApp, data_dir: Path) -> None:
+    """Of the same image in two tenants each has a row, a file and an id of its own."""
+    acme, globex = WholeClient(new_app("acme")), WholeClient(new_app("globex"))
+    one, two = upload(acme), upload(globex, name="two")
+
+    assert [["one"], ["two"]] == [names(client.get("/images/")) for client in (acme, globex)]
+    assert 404 == globex.get(f"/images/{one['id']}/content").status_code
+    assert 404 == globex.delete(f"/images/{one['id']}").status_code
+    assert 204 == globex.delete(f"/images/{two['id']}").status_code
+    assert ONE == acme.get(f"/images/{one['id']}/content").data
+    assert ([sha256(ONE)], []) == (stored(data_dir, "acme"), stored(data_dir, "globex"))
+
+
+@on_both
+def test_ids_tell_the_time_and_nothing_else(client: Client) -> None:
+    """Ids are in the order of time; what follows the time is 62 random bits."""
+    before = time.time_ns() // 1_000_000
+
+    ids = [uuid.UUID(upload(client)["id"]) for _ in range(5)]
+
+    assert ids == sorted(ids)
+    assert all(before <= one.int >> 80 <= time.time_ns() // 1_000_000 for one in ids)
+    assert {7} == {one.version for one in ids}
+    assert 5 == len({one.int & (1 << 62) - 1 for one in ids})
+
+
+def test_a_full_tenant_is_told_so(new_app: NewApp, data_dir: Path) -> None:
+    """Over its quota uploads get 507, nothing of them stays, and reading goes on."""
+    client = WholeClient(new_app(QUOTA_BYTES=20_000))
+    data = picture(size=(64, 64))  # 12 kB, twice of which is too much
+    image = upload(client, data)
+
+    answer = client.post("/images/", data=picture(size=(64, 64)))
+
+    message = "There is no room for this: all files together may have 20,000 bytes."
+    assert (507, {"message": message}) == (answer.status_code, answer.get_json())
+    assert [sha256(data)] == stored(data_dir)
+    assert data == client.get(f"/images/{image['id']}/content").data
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+@on_both
+def test_the_migration_makes_what_the_models_say(new_uri: Callable[[str], str]) -> None:
+    """Alembic finds nothing to change; and what is made can be taken away."""
+    engine = create_engine(new_uri("acme"))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        difference = compare_metadata(context, Base.metadata)
+    downgrade(engine)
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+
+    assert ([], ["alembic_version"]) == (difference, tables)

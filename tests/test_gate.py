@@ -1,0 +1,196 @@
+"""The gate: no request reaches tables that are behind the code; the rest is served."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from postgres import Postgres
+from servers import wait_until
+from shops import WriteShop, first, second, write_shop_fixture
+from sqlalchemy import event
+from werkzeug.test import Client
+
+from config.settings import HostSettings
+from core.app_factory import close_app, create_app
+from core.cli.list import _states, serving_rows
+from core.connections import ConnectionBudget
+from core.database import DatabaseDownError, database_of, open_database
+from core.gate import Gate
+from core.host import Host
+from core.migrations import Limits, upgrade
+from core.migrator import target_of
+from core.revisions import read_branches
+from core.status import WorkerStatus
+
+__all__ = ["write_shop_fixture"]
+
+WriteTenant = Callable[..., Path]
+
+BOTH = ["landing", "corp.shop"]
+
+
+def listed(host: Host) -> list[str]:
+    """Return what `tenantry list` shows as the state of each tenant."""
+    worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.tell()["mounts"]))
+    return [_states(row) for row in serving_rows([worker])]
+
+
+def test_a_database_that_is_behind_costs_the_endpoints_with_tables(
+    write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
+) -> None:
+    """503 there, 201 elsewhere, told in `list`; an upgrade takes effect without a restart."""
+    write_shop(first())
+    write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_url)
+    host.load()
+
+    behind = client.get("/acme/shop")
+    states = listed(host)
+    rest = client.get("/acme/").status_code
+    tenants = [mount.tenant for mount in host.mounts.all if mount.tenant is not None]
+    upgrade(tenants, host.settings.data_dir, Limits(jobs=1))
+    wait_until(lambda: client.get("/acme/shop").status_code == 200)
+
+    assert (503, "application/problem+json", "5") == (
+        behind.status_code, behind.mimetype, behind.headers["Retry-After"]
+    )  # fmt: skip
+    assert "shop_1" not in behind.text
+    assert behind.json is not None
+    assert behind.headers["X-Request-ID"] == behind.json["request_id"]
+    assert (["serving, database behind"], 201) == (states, rest)
+    assert ["serving"] == listed(host)
+
+
+def test_the_default_database_is_brought_to_head_by_its_build(
+    write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
+) -> None:
+    """Two workers that build a new tenant at the same time both serve its tables at once."""
+    write_shop(first(), second("time.sleep(0.2)"))
+    write_tenant("acme", BLUEPRINTS=BOTH)
+    hosts = [Host(settings), Host(settings)]
+    codes: list[int] = []
+
+    def ask(host: Host) -> None:
+        host.load()
+        codes.append(Client(host).get("/acme/shop").status_code)
+
+    threads = [threading.Thread(target=ask, args=(host,)) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for host in hosts:
+        host.close()
+
+    assert [200, 200] == codes
+
+
+def test_a_default_database_that_cannot_be_brought_to_head_costs_its_endpoints(
+    write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
+) -> None:
+    """A first migration that fails is told to operators; the tenant serves what has no tables."""
+    write_shop(first(), second("1 / 0"))
+    write_tenant("acme", BLUEPRINTS=BOTH)
+    host.load()
+
+    codes = [client.get(path).status_code for path in ("/acme/shop", "/acme/")]
+
+    assert [503, 201] == codes
+    told = host.status()[0].database
+    assert "behind: ZeroDivisionError: division by zero; the database was left as it was." == told
+
+
+def test_a_database_that_is_down_is_told(
+    write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client,
+    postgres_server: Postgres,
+) -> None:  # fmt: skip
+    """503 there, 201 elsewhere, and operators see why."""
+    write_shop(first())
+    write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_server.url("nowhere"))
+    host.load()
+
+    down = client.get("/acme/shop")
+
+    assert (503, "application/problem+json") == (down.status_code, down.mimetype)
+    assert 201 == client.get("/acme/").status_code
+    assert ["serving, database down"] == listed(host)
+    assert 'database "nowhere" does not exist' in host.status()[0].database
+
+
+def test_a_tenant_without_tables_has_no_gate(data_dir: Path) -> None:
+    """Landing is not guarded, and its app looks at no database."""
+    app = create_app({"SECRET_KEY": "k3y-" * 10, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
+
+    assert "tenantry.gate" not in app.extensions
+
+    close_app(app)
+
+
+@pytest.fixture(name="clock")
+def _clock() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture(name="app")
+def _app(tmp_path: Path) -> Flask:
+    app = Flask("acme")
+    url = f"sqlite:///{tmp_path}/acme.sqlite3"
+    open_database(app, "acme", url, ConnectionBudget(2, wait_s=0.1))
+    return app
+
+
+@pytest.fixture(name="gate")
+def _gate(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> Gate:
+    """Return the gate of a database that is no default one, with a clock that is set by hand."""
+    branches = read_branches([write_shop(first())])
+    target = target_of("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)
+    return Gate(target, database_of(app), is_embedded=False, clock=lambda: clock[0])
+
+
+def test_what_is_behind_is_looked_at_once_a_second(
+    gate: Gate, app: Flask, clock: list[float]
+) -> None:
+    """Requests in between cost the database nothing; once it is at head, none ever does."""
+    engine = database_of(app).engine
+    looks: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *words: looks.append(words[2]))
+    counts = []
+    for now in (100.0, 100.9, 101.1):
+        clock[0] = now
+        gate.look()
+        counts.append(len(looks))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_1' version_num")
+    looks.clear()
+    for now in (102.2, 110.0):
+        clock[0] = now
+        with app.test_request_context():
+            gate.check()
+        counts.append(len(looks))
+    database_of(app).close()
+
+    assert ([1, 1, 2, 1, 1], True, "") == (counts, gate.is_open, gate.told)
+
+
+def test_code_that_was_taken_back_still_serves(gate: Gate, app: Flask) -> None:
+    """A database of newer code is told, not refused: to go back must not cost the tenant."""
+    with database_of(app).engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
+
+    with app.test_request_context():
+        answer = gate.check()
+    database_of(app).close()
+
+    assert (None, True) == (answer, gate.told.startswith("ahead: it is at shop_9"))
+
+
+def test_a_file_that_is_no_database_is_down(gate: Gate, app: Flask, tmp_path: Path) -> None:
+    """Whatever the driver raises is 503 for the client and a reason for operators."""
+    (tmp_path / "acme.sqlite3").write_text("no database, but long enough to be looked into" * 9)
+
+    with app.test_request_context(), pytest.raises(DatabaseDownError):
+        gate.check()
+    database_of(app).close()
+
+    assert gate.told.startswith("down: DatabaseError: file is not a database")

@@ -1,0 +1,129 @@
+"""Where a database stands against the code: read from files, and by one query."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.script import ScriptDirectory
+from shops import WriteShop, first, second, write_shop_fixture
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.engine import make_url
+
+from core.errors import EndpointError
+from core.revisions import Branch, compare, look, look_through, read_branches
+
+__all__ = ["write_shop_fixture"]
+
+SHOP = Branch("corp.shop", Path(), frozenset({"shop_1", "shop_2"}), frozenset({"shop_2"}))
+NEWS = Branch("corp.news", Path(), frozenset({"news_1"}), frozenset({"news_1"}))
+
+MERGED = """\
+revision = "shop_4"
+down_revision = ("shop_2", "shop_3")
+def upgrade(): pass
+def downgrade(): pass
+"""
+
+
+def test_heads_are_those_that_alembic_finds(write_shop: WriteShop) -> None:
+    """Branches that fork and merge, annotated or not, have the heads that Alembic says."""
+    fork = second(revision="shop_3")
+    name = write_shop(first(), second(), fork, MERGED, second(revision="shop_5", after="shop_4"))
+
+    (branch,) = read_branches([name])
+
+    script = ScriptDirectory(branch.folder, version_locations=[branch.folder])
+    assert {*script.get_heads()} == branch.heads == {"shop_5"}
+    assert {one.revision for one in script.walk_revisions()} == branch.revisions
+
+
+def test_an_endpoint_without_migrations_has_no_branch() -> None:
+    """Landing has no tables."""
+    assert () == read_branches(["landing"])
+
+
+def test_a_new_revision_is_seen(write_shop: WriteShop) -> None:
+    """What is remembered of a folder is forgotten when its files change."""
+    name = write_shop(first())
+    before = read_branches([name])[0].heads
+    write_shop(first(), second())
+
+    assert ({"shop_1"}, {"shop_2"}) == (before, read_branches([name])[0].heads)
+
+
+@pytest.mark.parametrize(
+    ("revisions", "text"),
+    [
+        (("def",), "migrations/0001.py cannot be read"),
+        (("revision = make()",), "migrations/0001.py cannot be read"),
+        (("down_revision = None",), "write revision = '…'"),
+        ((first(), first()), "revision 'shop_1' is in two files"),
+        ((second(),), "a revision follows 'shop_1', which is in no file"),
+    ],
+)
+def test_bad_revisions_are_named(
+    write_shop: WriteShop, revisions: tuple[str, ...], text: str
+) -> None:
+    """A folder of revisions that cannot be understood is refused with what to mend."""
+    name = write_shop(*revisions)
+
+    with pytest.raises(EndpointError, match=f"endpoint 'corp.shop': .*{text}"):
+        read_branches([name])
+
+
+def test_two_endpoints_cannot_share_a_revision(write_shop: WriteShop) -> None:
+    """One table holds the revisions of all endpoints of a tenant: ids must differ."""
+    names = [write_shop(first()), write_shop(first(), name="news")]
+
+    with pytest.raises(EndpointError, match=r"'shop_1' is one of 'corp.shop' too"):
+        read_branches(names)
+
+
+@pytest.mark.parametrize(
+    ("rows", "state", "unknown"),
+    [
+        ((), "behind", set()),
+        (("shop_1", "news_1"), "behind", set()),
+        (("shop_2", "news_1"), "at head", set()),
+        (("shop_2", "news_1", "old_7"), "at head", {"old_7"}),
+        (("shop_1", "news_1", "old_7"), "behind", {"old_7"}),
+        (("shop_3", "news_1"), "ahead", {"shop_3"}),
+    ],
+)
+def test_a_database_stands_somewhere(rows: tuple[str, ...], state: str, unknown: set[str]) -> None:
+    """What newer code wrote is told from what is behind, and from rows of endpoints that left."""
+    found = compare([SHOP, NEWS], rows)
+
+    assert (state, unknown) == (found.state, found.unknown)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database_is_asked_by_one_query(kind: str, postgres_url: str, tmp_path: Path) -> None:
+    """Both ways to look see nothing in an empty database, and the rows in another."""
+    url = make_url(postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/a.sqlite3")
+    engine = create_engine(url, poolclass=NullPool)
+    empty = look(url), look_through(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('shop_1'), ('news_1')")
+
+    there = look(url), look_through(engine)
+
+    assert (({*()},) * 2, ({"shop_1", "news_1"},) * 2) == (empty, there)
+
+
+def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """Looking at a SQLite database leaves nothing behind."""
+    found = look(make_url(f"sqlite:///{tmp_path}/a.sqlite3"))
+
+    assert (frozenset(), []) == (found, [*tmp_path.iterdir()])
+
+
+def test_a_host_needs_no_alembic() -> None:
+    """Neither Alembic nor SQLAlchemy is imported by the rooms that a host starts with."""
+    code = "import sys, core.host; print({'alembic', 'sqlalchemy'} & {*sys.modules})"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "set()\n" == done.stdout
