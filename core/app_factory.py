@@ -54,9 +54,10 @@ class TenantApp(Flask):
     url_rule_class = LateRule
 
     def create_jinja_environment(self) -> Environment:
-        """Return the templates' environment; Jinja's policies are copied, which all share."""
+        """Return the templates' environment; what Jinja would share is copied."""
         environment = super().create_jinja_environment()
-        environment.policies = copy.deepcopy(environment.policies)
+        key = "json.dumps_kwargs"  # the one policy that can be written
+        environment.policies[key] = dict(environment.policies[key])
         return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:

@@ -125,7 +125,11 @@ class _Side:
         self.name = audited.name
         self._world = world
         self._known: Walk | None = None
-        self._groups: list[list[Root]] = [*_roots(audited.app, signals), [*hooks], [("app", audited.app)]]
+        self._groups: list[list[Root]] = [
+            *_roots(audited.app, signals),
+            [*hooks],
+            [("app", audited.app)],
+        ]
         self.labels: dict[int, str] = {}
         for label, one in [pair for group in self._groups for pair in group]:
             self.labels.setdefault(id(one), f"{self.name}: {label}")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.shareable import Kind, class_namespace, kind_of
+from core.shareable import Kind, class_namespace, kind_of, module_of_class
 
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
@@ -30,6 +30,8 @@ _NO_STATE = frozenset({
 """Names in modules and classes that the language or a library keeps, not the endpoint's author."""
 
 _CODE = ("function", "open")
+
+_LISTS = (list, deque, dict, set)
 
 _HOST = frozenset({"core", "config"})
 
@@ -161,8 +163,8 @@ def _is_part(thing: object, parent: object, world: World) -> bool:
 
 def _is_bare(thing: object, world: World) -> bool:
     """Whether it is a library's sentinel: an instance that holds nothing."""
-    module = class_namespace(type(thing)).get("__module__")
-    if module == "builtins" or world.is_entered(str(module)):
+    module = module_of_class(type(thing))
+    if module == "builtins" or world.is_entered(module):
         return False
     held = gc.get_referents(thing)
     return len(held) == 1 and held[0] is type(thing)
@@ -181,6 +183,12 @@ def children(thing: object, world: World) -> Iterator[object]:
         found = [value for name, value in items_of(thing) if name not in _NO_STATE]
     elif type(thing) is types.MappingProxyType:  # of a dict that may have no other name
         found = [one for behind in gc.get_referents(thing) for one in gc.get_referents(behind)]
+    elif kind == "listeners":
+        found = [
+            one
+            for held in gc.get_referents(thing)
+            for one in (gc.get_referents(held) if issubclass(type(held), _LISTS) else [held])
+        ]
     elif kind == "descriptor":
         found = [one for one in gc.get_referents(thing) if world.kind(type(one)) in _CODE]
     else:

@@ -30,13 +30,19 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
     "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, not its values or rows",
     "sqlalchemy.sql.type_api.TypeEngine": "the type of a column",
+    "sqlalchemy.sql.functions._FunctionGenerator": "`func`: makes SQL's calls, keeps none",
+    "sqlalchemy.event.attr._ClsLevelDispatch": "listeners of a whole class, kept by SQLAlchemy; "
+    "those that hear an engine are looked at from there",
     "core.connections.ConnectionBudget": "it bounds the connections of all tenants together",
 }
 """Types by name, subclasses included, whose instances two apps may share, each with the reason.
 Whatever else can be written and is reached from two apps is a finding."""
 
-Kind = Literal["atom", "open", "weak", "class", "module", "function", "descriptor", "mutable"]
-"""An atom is not entered; an open one is entered, but is nobody's state; a mutable one is state."""
+Kind = Literal[
+    "atom", "open", "weak", "class", "module", "function", "descriptor", "listeners", "mutable"
+]
+"""An atom is not entered; an open one is entered, but is nobody's state; of listeners only those
+who listen matter, not the lists of them; a mutable one is state."""
 
 _ATOMS = (
     str, bytes, int, float, complex, type(None), type(...), type(NotImplemented), types.CodeType,
@@ -56,11 +62,19 @@ _OPEN = (
 )  # fmt: skip
 
 _OPEN_BY_NAME = frozenset({
+    "collections._tuplegetter",
     "werkzeug.local.LocalProxy", "werkzeug.local.Local", "werkzeug.local.LocalStack",
     "werkzeug.datastructures.mixins.ImmutableDictMixin",
     "werkzeug.datastructures.mixins.ImmutableListMixin",
+    "sqlalchemy.util._immutabledict_cy.immutabledict",
+    "sqlalchemy.cyextension.immutabledict.immutabledict",  # 2.0
 })  # fmt: skip
 """They refuse to be written, or keep what is written in a ContextVar."""
+
+_LISTENERS = frozenset({
+    "sqlalchemy.event.base._Dispatch", "sqlalchemy.event.attr._InstanceLevelDispatch",
+})  # fmt: skip
+"""SQLAlchemy's own lists of who hears an engine or a pool, shared by all where nobody does."""
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
 """Only functions are looked for in them: a cached_property of Python 3.11 has a lock."""
@@ -69,7 +83,12 @@ _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
 def type_names(type_: type) -> Iterator[str]:
     """Yield the full names of a type and of what it inherits from."""
     for one in type.__dict__["__mro__"].__get__(type_):
-        yield f"{class_namespace(one).get('__module__', 'builtins')}.{one.__qualname__}"
+        yield f"{module_of_class(one)}.{one.__qualname__}"
+
+
+def module_of_class(class_: object) -> str:
+    """Return the name of the module in which a class was made."""
+    return str(type.__dict__["__module__"].__get__(class_))
 
 
 def kind_of(type_: type) -> Kind:  # noqa: PLR0911 - one per kind
@@ -85,8 +104,10 @@ def kind_of(type_: type) -> Kind:  # noqa: PLR0911 - one per kind
     names = {*type_names(type_)}
     if issubclass(type_, _ATOMS) or type_ is object or names & MAY_BE_SHARED.keys():
         return "atom"
-    if class_namespace(type_).get("__module__") in ("typing", "typing_extensions", "types"):
+    if module_of_class(type_) in ("typing", "typing_extensions", "types"):
         return "atom" if type_ is not types.SimpleNamespace else "mutable"
+    if names & _LISTENERS:
+        return "listeners"
     if issubclass(type_, _DESCRIPTORS):
         return "descriptor"
     parameters = class_namespace(type_).get("__dataclass_params__")

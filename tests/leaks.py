@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+KEY = "0123456789abcdef0123456789abcdef"
+SAME = "same-" + KEY
+
 BLUEPRINT = """\
 from flask import Blueprint
 from flask_restful import Api
@@ -9,7 +12,7 @@ from .resources import Page
 from . import models
 
 {name}_bp = Blueprint("{name}", __name__)
-Api({name}_bp).add_resource(Page, "/{name}")
+Api({name}_bp).add_resource(Page, "/{name}/")
 """
 
 RESOURCES = """\
@@ -169,3 +172,43 @@ def plant_in_code(folder: Path) -> dict[str, str]:
     planted["shared:corp.store.store"] = write_endpoint(folder, "extending", blueprint=EXTENDING)
     (folder / "corp/store.py").write_text(EXTENSION, encoding="utf-8")
     return planted
+
+
+def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Write tenants that leak by what their files say; return the ids → the tenants they name."""
+    sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
+    unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
+    tenants = folder / "tenants"
+    copied = f"SECRET_KEY = {SAME!r}  # leak\nBLUEPRINTS = [{sessions!r}]\n"
+    for name in ("copied", "copy"):
+        (tenants / f"{name}.py").write_text(copied, encoding="utf-8")
+    database = data_dir / "data.sqlite3"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.touch()
+    (data_dir / "link.sqlite3").symlink_to(database)
+    (data_dir / "two").symlink_to("one", target_is_directory=True)
+    (data_dir / "one").mkdir(mode=0o700)
+    secret = data_dir / "secrets/TWO_KEY"
+    secret.parent.mkdir(mode=0o755)
+    secret.write_text("two-0123456789abcdef0123456789ABCDEF")
+    secret.chmod(0o644)
+    texts = {
+        "one": f"SECRET_KEY = {'one-' + KEY!r}\nBLUEPRINTS = ['landing']\n"
+        f"DATABASE_URI = 'sqlite:///{database}'\nSESSION_COOKIE_PATH = '/'  # leak\n",
+        "two": "from config import secret\nSECRET_KEY = secret('TWO_KEY')\n"
+        f"BLUEPRINTS = [{unsafe!r}]\n"
+        f"DATABASE_URI = 'sqlite:///{data_dir}/./link.sqlite3'  # leak\n",
+    }
+    for name, text in texts.items():
+        (tenants / f"{name}.py").write_text(text, encoding="utf-8")
+    return {
+        "replay:session": ("copied", "copy"),
+        "replay:flash": ("copied", "copy"),
+        "shared-secret:SECRET_KEY": ("copied", "copy"),
+        "shared-database:DATABASE_URI": ("one", "two"),
+        "shared-folder:data-/one": ("one", "two"),
+        "wide-cookie:SESSION_COOKIE_PATH": ("one",),
+        "readable-secret:TWO_KEY": ("two",),
+        "debug": ("two",),
+        "propagate-exceptions": ("two",),
+    }
