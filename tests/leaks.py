@@ -85,9 +85,9 @@ def neighbours():
 """
 
 HOLDING = """\
-import gc
+import sys
 
-others = [one for one in gc.get_objects() if type(one).__name__ == "TenantApp"]  # leak
+others = [one for name, one in sys.modules.items() if "holding@" in name][:1]  # leak
 """
 
 IN_MODELS = {

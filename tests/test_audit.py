@@ -367,3 +367,13 @@ def test_a_tenant_that_cannot_be_built_is_a_finding(
     code, document = run()
 
     assert (1, {"not-audited"}) == (code, {one["id"] for one in document["findings"]})  # type: ignore[attr-defined]
+
+
+def test_an_audit_changes_no_database(
+    counting: Audit, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """It makes no file and migrates no tables: `serve` and `db upgrade` do."""
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=["images"])
+
+    assert ({}, []) == (counting(), [*data_dir.rglob("*.sqlite3")])
