@@ -26,6 +26,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.orm.base.InspectionAttr": "a table's mapping: made once by an import, no rows and "
     "no connection in it; mapping anew for each tenant costs 171 KB and 11 ms",
     "sqlalchemy.orm.instrumentation.ClassManager": "part of a table's mapping",
+    "sqlalchemy.orm.path_registry.PathRegistry": "a place in tables' mappings",
     "sqlalchemy.orm.decl_api.registry": "the mappings of one declarative class",
     "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
     "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, not its values or rows",
@@ -62,7 +63,7 @@ _OPEN = (
 )  # fmt: skip
 
 _OPEN_BY_NAME = frozenset({
-    "collections._tuplegetter",
+    "_collections._tuplegetter", "collections._tuplegetter",
     "werkzeug.local.LocalProxy", "werkzeug.local.Local", "werkzeug.local.LocalStack",
     "werkzeug.datastructures.mixins.ImmutableDictMixin",
     "werkzeug.datastructures.mixins.ImmutableListMixin",

@@ -11,13 +11,14 @@ import secrets
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 import leaks
 from flask import Flask
-from loads import Bounds
+from loads import Bounds, wait_until
 
 from config.settings import HostSettings
 from core.audit import Audited, audit, listening
@@ -89,13 +90,20 @@ def reloads(bounds: Bounds, folder: Path) -> None:
     text = path.read_text()
     for number in range(RELOADS):
         path.write_text(f"{text}VERSION = {number}\n")
-        host.load()
+        wait_until(partial(serves, host, number), every_s=0.05)
     audited = audited_of(host)
     assert audited[0].app.config["VERSION"] == RELOADS - 1
     found = audit(audited, host.settings.data_dir, before=before)
     host.close()
     ids = [one.id for one in found if one.counts]
     bounds.check(f"findings after {RELOADS} reloads {ids}", len(ids), 0)
+
+
+def serves(host: Host, version: int) -> bool:
+    """Do one round, and say whether the first tenant serves a version of its file."""
+    host.follower.step()
+    tenant = host.mounts.all[0].tenant
+    return tenant is not None and tenant.flask.get("VERSION") == version
 
 
 def audited_of(host: Host) -> list[Audited]:
