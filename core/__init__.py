@@ -5,9 +5,15 @@ checks it (`pyproject.toml`).
 
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    capsule                                one tenant as one file, and a tenant again
+    audit  capsule                         proves that nothing crosses between tenants; one tenant
+                                           as one file, and a tenant again
     migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
                                            tenants folder says; wakes what other workers have awake
+    audit_objects  audit_replay            what two apps can both write; what one signed, played
+    audit_settings  audit_source           at another; what is unsafe; what their source tells;
+    audit_compare  audit_finding           what two have in common; a finding;
+    object_paths  object_graph  shareable  the way to an object; what an app reaches; what may
+                                           be shared
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
     rebuilds                               builds beside what serves, and their back-off

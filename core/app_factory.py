@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, Response, got_request_exception, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
+from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
@@ -77,10 +78,17 @@ class LateAborter(Aborter):
 
 
 class TenantApp(Flask):
-    """A Flask app whose routing never answers with a `Host` header that a client sent."""
+    """A Flask app that shares nothing it could write with another, and echoes no `Host` header."""
 
     aborter_class = LateAborter
     url_rule_class = LateRule
+
+    def create_jinja_environment(self) -> Environment:
+        """Return the templates' environment; what Jinja would share is copied."""
+        environment = super().create_jinja_environment()
+        key = "json.dumps_kwargs"  # the one policy that can be written
+        environment.policies[key] = dict(environment.policies[key])
+        return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
         """Raise what routing found; a redirect is made relative to the host (RFC 9110 §10.2.2)."""

@@ -12,8 +12,8 @@ from config.settings import SettingsError
 from core.errors import TenantryError, UnknownTenantError
 
 COMMANDS = (
-    "backup", "check", "clone", "db", "disable", "enable", "get", "key", "list", "maintenance",
-    "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
+    "audit", "backup", "check", "clone", "db", "disable", "enable", "get", "key", "list",
+    "maintenance", "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
 )  # fmt: skip
 """Each is a function of its own name (`list_` for `list`) in a module of that name."""
 

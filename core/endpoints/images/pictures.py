@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image, ImageOps
 from PIL.GifImagePlugin import GifImageFile
@@ -167,7 +168,9 @@ _KINDS = (
     ),
 )
 
-EXTENSIONS = {kind.media_type: kind.media_type.partition("/")[2] for kind in _KINDS}
+EXTENSIONS = MappingProxyType(
+    {kind.media_type: kind.media_type.partition("/")[2] for kind in _KINDS}
+)
 
 
 def _kind_of(data: mmap.mmap) -> _Kind:

@@ -1,0 +1,190 @@
+"""What two tenants have in common by value: keys, databases, folders, names, cookies, prefixes.
+
+Asks the built apps, not only the files: an endpoint may have changed its app's configuration.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from core.audit_finding import Audited, Finding, stable_id
+from core.claims import is_nested
+from core.database_url import database_identity
+
+_SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
+_FOLDER = re.compile(r"_(?:FOLDER|DIR|DIRECTORY|ROOT)$")
+_SCHEMA = re.compile(r"search_path\s*=\s*([^\s,&]+)")
+
+Values = Callable[[Audited], Iterator[tuple[str, object]]]
+"""What a tenant has, each with the key that says so."""
+
+
+def compare_values(audited: Sequence[Audited], data_dir: Path) -> Iterator[Finding]:
+    """Yield a finding for each value that two or more tenants have, by a key of either."""
+    yield from _equal(
+        audited, _secrets, "shared-secret", "is a key of the others too",
+        "give each tenant its own: python -c 'import secrets; print(secrets.token_hex(32))'",
+    )  # fmt: skip
+    yield from _equal(
+        audited, _databases, "shared-database", "is one database",
+        "give each tenant a database of its own, and leave each row to its owner",
+    )  # fmt: skip
+    yield from _equal(
+        audited, lambda one: _folders(one, data_dir), "shared-folder", "is one folder",
+        "give each tenant a folder of its own, and let no link lead to a neighbour's",
+    )  # fmt: skip
+    yield from _equal(
+        audited, _log_names, "shared-log-name", "is one logger",
+        "leave app.name as it is: lines and handlers go by it",
+    )  # fmt: skip
+    yield from _equal(
+        audited, _cookie_names, "shared-cookie-name", "is one cookie name",
+        "remove SESSION_COOKIE_NAME: each tenant has a name of its own by itself",
+    )  # fmt: skip
+    yield from _inside_one_another(audited, data_dir)
+
+
+def _equal(
+    audited: Sequence[Audited], values: Values, kind: str, what: str, remedy: str
+) -> Iterator[Finding]:
+    owners: dict[object, dict[str, str]] = {}
+    files = {one.name: one.tenant.file for one in audited}
+    for one in audited:
+        for key, value in values(one):
+            owners.setdefault(value, {}).setdefault(one.name, key)
+    for keys in owners.values():
+        if len(keys) > 1:
+            names = tuple(keys)
+            first = keys[names[0]]
+            yield Finding(
+                stable_id(kind, first),
+                names,
+                f"{first} of {names[0]} {what}, with {keys[names[1]]} of {names[1]}"
+                + (f" and {len(names) - 2} more" if len(names) > 2 else ""),  # noqa: PLR2004
+                remedy,
+                tuple(f"{name}: {files[name]} → {keys[name]}" for name in names[:2]),
+                line_of_key(files[names[1]], keys[names[1]]),
+            )
+
+
+def _secrets(one: Audited) -> Iterator[tuple[str, object]]:
+    for key, value in one.app.config.items():
+        if _SIGNING_KEY.search(key) and value:
+            yield key, _text(value)
+    for place, old in enumerate(one.app.config["SECRET_KEY_FALLBACKS"] or ()):
+        yield f"SECRET_KEY_FALLBACKS[{place}]", _text(old)
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _databases(one: Audited) -> Iterator[tuple[str, object]]:
+    for key in ("DATABASE_URI", "SQLALCHEMY_DATABASE_URI"):
+        text = one.app.config.get(key)
+        if isinstance(text, str) and (found := _database(text)) is not None:
+            yield key, found
+
+
+def _database(text: str) -> tuple[object, ...] | None:
+    """Return what tells a database from another: its file's inode, or server, name and schema."""
+    try:
+        found = database_identity(text)
+        if found is None or found[:2] == ("sqlite", "memory"):
+            return found
+        if found[0] == "sqlite":
+            return ("sqlite", *_inode(Path(found[1])))
+        backend, host, port, name = found
+        schema = _SCHEMA.search(str(make_url(text).query.get("options", "")))
+        return (backend, _address(host), port, name, schema[1] if schema else "")
+    except Exception:  # noqa: BLE001 - a URL of an extension's own form names nothing we can compare
+        return ("unknown", text)
+
+
+def _inode(path: Path) -> tuple[object, ...]:
+    """Return what a file is, under whatever name: links of both kinds lead to one inode."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (os.path.realpath(path),)
+    return (status.st_dev, status.st_ino)
+
+
+def _address(host: str) -> str:
+    """Return the first address that a name resolves to; the name where it does not."""
+    if host.startswith("/"):
+        return os.path.realpath(host)
+    try:
+        return str(min(one[4][0] for one in socket.getaddrinfo(host, None)))
+    except OSError:
+        return host
+
+
+def _folders(one: Audited, data_dir: Path) -> Iterator[tuple[str, object]]:
+    yield f"<data>/{one.name}", _inode(data_dir / one.name)
+    for key, path in _configured_folders(one):
+        yield key, _inode(path)
+
+
+def _configured_folders(one: Audited) -> Iterator[tuple[str, Path]]:
+    for key, value in one.app.config.items():
+        if _FOLDER.search(key) and key != "APPLICATION_ROOT" and isinstance(value, str | Path):
+            path = Path(value)
+            if path.is_absolute():
+                yield key, path
+
+
+def _log_names(one: Audited) -> Iterator[tuple[str, object]]:
+    yield "app.name", one.app.name
+
+
+def _cookie_names(one: Audited) -> Iterator[tuple[str, object]]:
+    yield "SESSION_COOKIE_NAME", one.app.config["SESSION_COOKIE_NAME"]
+
+
+def _inside_one_another(audited: Sequence[Audited], data_dir: Path) -> Iterator[Finding]:
+    """Yield what lies inside a neighbour's: prefixes, and folders under another's data folder."""
+    ordered = sorted(audited, key=lambda one: one.tenant.url_prefix.split("/"))
+    prefixes = [(one.tenant.url_prefix, one) for one in ordered]
+    for (above, outer), (below, inner) in pairwise(prefixes):
+        if is_nested(above, below):
+            yield Finding(
+                "nested-prefix", (outer.name, inner.name),
+                f"{below} lies inside {above}: a browser sends the cookies of {outer.name} there",
+                "choose prefixes that do not lie inside one another",
+                tuple(f"{one.name}: {one.tenant.file} → URL_PREFIX" for one in (outer, inner)),
+                line_of_key(inner.tenant.file, "URL_PREFIX"),
+            )  # fmt: skip
+    roots = {os.path.realpath(data_dir / one.name): one.name for one in audited}
+    for one in audited:
+        for key, path in _configured_folders(one):
+            real = os.path.realpath(path)
+            for root in (real, *map(str, Path(real).parents)):
+                owner = roots.get(root)
+                if owner not in (None, one.name):
+                    yield Finding(
+                        stable_id("foreign-folder", key), (one.name, str(owner)),
+                        f"{key} of {one.name} lies in the data folder of {owner}",
+                        f"put it under <data>/{one.name}",
+                        (f"{one.name}: {one.tenant.file} → {key} → {real}",),
+                        line_of_key(one.tenant.file, key),
+                    )  # fmt: skip
+
+
+def line_of_key(file: str, key: str) -> str:
+    """Return `tenants/acme.py:3`, where a key is set; only the file where it is not found."""
+    name = re.escape(key.partition("[")[0])
+    try:
+        lines = Path(file).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return file
+    for number, line in enumerate(lines, 1):
+        if re.match(rf"{name}\b", line):
+            return f"{file}:{number}"
+    return file

@@ -1,0 +1,214 @@
+"""Endpoints and tenants that leak, one in each way, for the audit to find."""
+
+from pathlib import Path
+
+KEY = "0123456789abcdef0123456789abcdef"
+SAME = "same-" + KEY
+
+BLUEPRINT = """\
+from flask import Blueprint
+from flask_restful import Api
+from .resources import Page
+from . import models
+
+{name}_bp = Blueprint("{name}", __name__)
+Api({name}_bp).add_resource(Page, "/{name}/")
+"""
+
+RESOURCES = """\
+from flask_restful import Resource
+from .models import PageModel
+
+cache = {}  # each app has its own
+
+
+class Page(Resource):
+    def get(self):
+        return PageModel().answer()
+"""
+
+MODELS = """\
+class PageModel:
+    def answer(self):
+        return 1
+"""
+
+COUNTER = """\
+def counter():
+    seen = []
+    def count():  # leak
+        seen.append(1)
+    return count
+
+
+count = counter()
+"""
+
+REBOUND = """\
+last = None
+
+
+def keep(value):
+    global last
+    last = value  # leak
+"""
+
+HEARING = """\
+from flask import request_started
+
+
+def hear(sender, **_):  # leak
+    pass
+
+
+request_started.connect(hear)
+"""
+
+HANDLER = """\
+import logging
+
+
+class Heard(logging.Handler):
+    def emit(self, record):
+        pass
+
+
+logging.getLogger().addHandler(Heard())  # leak
+"""
+
+PEEKING = """\
+import sys
+
+
+def neighbours():
+    return [name for name in sys.modules if "@" in name]  # leak
+"""
+
+HOLDING = """\
+import sys
+
+others = [one for name, one in sys.modules.items() if "holding@" in name][:1]  # leak
+"""
+
+IN_MODELS = {
+    "dictionary": ("models._cache", "_cache = {}  # leak"),
+    "attribute": ("models.Basket.items", "class Basket:\n    items = []  # leak"),
+    "cached": ("models.price", "import functools\n@functools.cache\ndef price(name): ...  # leak"),
+    "default": ("models.note", "def note(seen=[]): ...  # leak"),
+    "closure": ("models.counter.count", COUNTER),
+    "bound": ("models.remember", "remember = [].append  # leak"),
+    "rebound": ("models.last", REBOUND),
+    "local": ("models._local", "import threading\n_local = threading.local()  # leak"),
+}
+"""Endpoint → what its finding names, and what stands in its models.py."""
+
+IN_RESOURCES = {
+    "signals": ("reaches:signals.resources.hear", HEARING),
+    "handlers": ("shared:log-handler-of-root", HANDLER),
+    "peeking": ("reaches:peeking.resources.sys.modules", PEEKING),
+    "holding": ("reaches:holding.resources.others", HOLDING),
+}
+"""Endpoint → the id of its finding, and what stands in its resources.py."""
+
+EXTENSION = """\
+class Store(dict):
+    pass
+
+
+store = Store()  # leak
+"""
+
+EXTENDING = """\
+from corp.store import store
+
+
+def remember(state):
+    state.app.extensions["store"] = store
+
+
+extending_bp.record_once(remember)
+"""
+
+SESSIONS = """\
+from flask.sessions import SecureCookieSessionInterface
+
+
+def plain(state):
+    state.app.session_interface = SecureCookieSessionInterface()
+
+
+sessions_bp.record_once(plain)
+"""
+
+UNSAFE = """\
+def spoil(state):
+    state.app.debug = True
+    state.app.config["PROPAGATE_EXCEPTIONS"] = True
+
+
+unsafe_bp.record_once(spoil)
+"""
+
+
+def write_endpoint(folder: Path, name: str, **files: str) -> str:
+    """Write the package `corp.<name>`, with text added to its files; return its name."""
+    package = folder / "corp" / name
+    package.mkdir(parents=True)
+    (folder / "corp/__init__.py").touch()
+    (package / "__init__.py").touch()
+    texts = {"models": MODELS, "resources": RESOURCES, "blueprint": BLUEPRINT.format(name=name)}
+    for file, text in texts.items():
+        (package / f"{file}.py").write_text(text + files.get(file, ""), encoding="utf-8")
+    return f"corp.{name}"
+
+
+def plant_in_code(folder: Path) -> dict[str, str]:
+    """Write every endpoint that leaks by its code; return the id of its finding → its name."""
+    planted = {}
+    for name, (what, text) in IN_MODELS.items():
+        planted[f"shared:{name}.{what}"] = write_endpoint(folder, name, models=text)
+    for name, (id_, text) in IN_RESOURCES.items():
+        planted[id_] = write_endpoint(folder, name, resources=text)
+    planted["shared:corp.store.store"] = write_endpoint(folder, "extending", blueprint=EXTENDING)
+    (folder / "corp/store.py").write_text(EXTENSION, encoding="utf-8")
+    return planted
+
+
+def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Write tenants that leak by what their files say; return the ids → the tenants they name."""
+    sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
+    unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
+    tenants = folder / "tenants"
+    copied = f"SECRET_KEY = {SAME!r}  # leak\nBLUEPRINTS = [{sessions!r}]\n"
+    for name in ("copied", "copy"):
+        (tenants / f"{name}.py").write_text(copied, encoding="utf-8")
+    database = data_dir / "data.sqlite3"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.touch()
+    (data_dir / "link.sqlite3").symlink_to(database)
+    (data_dir / "two").symlink_to("one", target_is_directory=True)
+    (data_dir / "one").mkdir(mode=0o700)
+    secret = data_dir / "secrets/TWO_KEY"
+    secret.parent.mkdir(mode=0o755)
+    secret.write_text("two-0123456789abcdef0123456789ABCDEF")
+    secret.chmod(0o644)
+    texts = {
+        "one": f"SECRET_KEY = {'one-' + KEY!r}\nBLUEPRINTS = ['landing']\n"
+        f"DATABASE_URI = 'sqlite:///{database}'\nSESSION_COOKIE_PATH = '/'  # leak\n",
+        "two": "from config import secret\nSECRET_KEY = secret('TWO_KEY')\n"
+        f"BLUEPRINTS = [{unsafe!r}]\n"
+        f"DATABASE_URI = 'sqlite:///{data_dir}/./link.sqlite3'  # leak\n",
+    }
+    for name, text in texts.items():
+        (tenants / f"{name}.py").write_text(text, encoding="utf-8")
+    return {
+        "replay:session": ("copied", "copy"),
+        "replay:flash": ("copied", "copy"),
+        "shared-secret:SECRET_KEY": ("copied", "copy"),
+        "shared-database:DATABASE_URI": ("one", "two"),
+        "shared-folder:data-/one": ("one", "two"),
+        "wide-cookie:SESSION_COOKIE_PATH": ("one",),
+        "readable-secret:TWO_KEY": ("two",),
+        "debug": ("two",),
+        "propagate-exceptions": ("two",),
+    }

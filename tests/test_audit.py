@@ -1,0 +1,379 @@
+"""The audit finds what crosses between tenants and where; where nothing does, it is silent."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import leaks
+import pytest
+from click.testing import CliRunner
+from conftest import KEY
+from flask import Flask
+from werkzeug.test import Client
+
+from config.settings import HostSettings
+from core.app_factory import close_app, create_app
+from core.audit import Audited, Finding, audit, listening
+from core.audit_replay import Replays, replay
+from core.cli.audit import audit_folder, command
+from core.host import Host
+from core.tenant import Tenant, parse_tenant
+
+WriteTenant = Callable[..., Path]
+Audit = Callable[[], dict[str, Finding]]
+
+
+@pytest.fixture(name="here")
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder above both folders, from which endpoints of `corp` are imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(name="counting")
+def _counting(here: Path, settings: HostSettings) -> Audit:
+    """Return a function that audits the folder: id → each finding that counts."""
+    del here
+
+    def run() -> dict[str, Finding]:
+        return {one.id: one for one in audit_folder(settings)[0] if one.counts}
+
+    return run
+
+
+def new_key(name: str) -> str:
+    """Return a key that is the tenant's own."""
+    return f"{name}-{KEY}"
+
+
+def audited_by(host: Host, *names: str, **keys: object) -> list[Audited]:
+    """Build tenants and put them behind the host."""
+    found = []
+    tenants = [
+        host_tenant(name, {"SECRET_KEY": new_key(name), "BLUEPRINTS": ["landing"]} | keys, host)
+        for name in names
+    ]
+    for mount in host.take(tenants):
+        mount.wake()
+        assert mount.instance is not None
+        assert mount.instance.app is not None
+        assert mount.tenant is not None
+        app = mount.instance.app()
+        assert isinstance(app, Flask)
+        found.append(Audited(mount.tenant, app, host))
+    return found
+
+
+def host_tenant(name: str, keys: dict[str, object], host: Host) -> Tenant:
+    """Return a tenant as a file of its own would make it."""
+    return parse_tenant(name, keys, data_dir=host.settings.data_dir)
+
+
+# -- leaks that are planted --------------------------------------------------------------------
+
+
+def test_leaks_in_code_are_found_each_with_its_line(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """Objects, receivers, handlers and peeping: one finding each, whose line is the leak's."""
+    planted = leaks.plant_in_code(here)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[*planted.values()])
+
+    found = counting()
+
+    assert planted.keys() == found.keys()
+    assert {"leak"} == {line_at(one.place).rpartition("# ")[2] for one in found.values()}
+
+
+def line_at(place: str) -> str:
+    """Return the line that a finding names."""
+    file, _, number = place.rpartition(":")
+    return Path(file).read_text().splitlines()[int(number) - 1]
+
+
+def test_leaks_in_files_are_found(here: Path, counting: Audit, data_dir: Path) -> None:
+    """A copied key, a session that is accepted, links to one database and folder, wide cookies."""
+    (here / "tenants").mkdir(exist_ok=True)
+    planted = leaks.plant_in_files(here, data_dir)
+
+    found = counting()
+
+    assert planted == {id_: tuple(sorted(one.tenants)) for id_, one in found.items()}
+
+
+def test_the_path_leads_from_the_view_to_the_name(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """Both sides say how they come to the object, in an author's words."""
+    endpoint = leaks.write_endpoint(here, "shop", models="_cache = {}\n")
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    paths = counting()["shared:shop.models._cache"].paths
+
+    way = "view shop.page → Page.get → module resources → PageModel.answer → module models → _cache"
+    assert (f"acme: {way}", f"globex: {way}") == paths
+
+
+def test_state_of_resources_is_no_finding(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """A module-level dictionary in resources.py exists once per app."""
+    endpoint = leaks.write_endpoint(here, "shop")
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    assert {} == counting()
+
+
+def test_constants_and_tables_are_no_finding(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """What nobody can write, loggers, and the mappings of tables may be shared."""
+    endpoint = leaks.write_endpoint(here, "shop", models=HARMLESS)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    assert {} == counting()
+
+
+HARMLESS = """
+import enum, functools, logging, re, threading
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+from sqlalchemy import select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_logger = logging.getLogger(__name__)
+RATES = MappingProxyType({"EUR": 1})
+PATTERN = re.compile("x")
+CURRENT = ContextVar("current")
+add = functools.partial(max, 1, key=None)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Pair(NamedTuple):
+    one: int = 1
+
+
+@dataclass(frozen=True)
+class Price:
+    value: int = 1
+    parts: list[int] = field(default_factory=list)
+
+
+FREE = Price
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Row(Base):
+    __tablename__ = "rows"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    @functools.cached_property
+    def twice(self):
+        return self.id * 2
+
+
+ALL = select(Row)
+"""
+
+
+# -- nothing is planted ------------------------------------------------------------------------
+
+
+def test_the_samples_have_no_finding(
+    settings: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes with Tenantry is isolated; that it is open, and for any host, are notes."""
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(root)
+    samples = settings.model_copy(update={"tenants_dir": Path("tenants")})
+
+    findings, count = audit_folder(samples)
+
+    assert (3, []) == (count, [one for one in findings if one.counts])
+    assert {"open", "trusted-hosts-missing"} == {one.id for one in findings}
+
+
+def test_apps_that_have_worked_share_nothing(host: Host) -> None:
+    """Templates and routes in use, landing and images: still no object of two apps."""
+    before = listening()
+    audited = audited_by(host, "acme", "globex", BLUEPRINTS=["landing", "images"])
+    for one in audited:
+        with one.app.app_context():
+            assert "1" == one.app.jinja_env.from_string("{{ 1|tojson }}").render()
+        Client(host).get(f"/{one.name}/").close()
+        Client(host).get(f"/{one.name}/images/").close()
+
+    found = audit(audited, host.settings.data_dir, before=before)
+    assert [] == [one.id for one in found if one.counts]
+
+
+def test_two_apps_have_policies_of_their_own(data_dir: Path) -> None:
+    """What one app changes in Jinja's policies, the next one does not see."""
+    config = {"SECRET_KEY": "k" * 32, "BLUEPRINTS": ["landing"]}
+    one, other = [
+        create_app(config | {"APP_NAME": name}, data_dir=data_dir) for name in ("acme", "globex")
+    ]
+    one.jinja_env.policies["json.dumps_kwargs"]["indent"] = 4
+
+    assert {"sort_keys": True} == other.jinja_env.policies["json.dumps_kwargs"]
+    close_app(one)
+    close_app(other)
+
+
+def test_an_audit_runs_no_property_and_resolves_no_proxy(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """Lazy things of an endpoint sleep on: each would raise."""
+    endpoint = leaks.write_endpoint(here, "shop", resources=LAZY)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    assert {} == counting()
+
+
+LAZY = """
+import functools
+from werkzeug.local import LocalProxy
+
+
+def woken(*_):
+    raise RuntimeError("woken")
+
+
+class Lazy:
+    __getattr__ = __iter__ = __eq__ = __bool__ = woken
+    __hash__ = object.__hash__
+    early = property(woken)
+    late = functools.cached_property(woken)
+
+
+lazy = [Lazy(), Lazy()]
+proxy = LocalProxy(woken)
+"""
+
+
+# -- replays -----------------------------------------------------------------------------------
+
+
+def test_no_tenant_accepts_what_another_signed_with_the_same_key(host: Host) -> None:
+    """Ten tenants, one key: of 90 pairs none, and each accepts its own."""
+    names = [f"t{number}" for number in range(10)]
+
+    done = replay(audited_by(host, *names, SECRET_KEY=KEY))
+
+    assert Replays(tried=90) == done
+
+
+def test_many_tenants_are_compared_in_fewer_requests(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many, a request opens what all others signed: what is wrong is found all the same."""
+    monkeypatch.setattr("core.audit_replay.PAIRS_BY_REQUEST", 0)
+    audited = audited_by(host, "acme", "globex", "initech", SECRET_KEY=KEY)
+    for one in audited[1:]:
+        one.app.session_interface = audited[0].app.session_interface
+
+    done = replay(audited)
+
+    assert 6 == len([kind for kind, *_ in done.accepted if kind == "session"])
+
+
+def test_a_tenant_in_maintenance_is_replayed_at_its_app(host: Host) -> None:
+    """The mount answers 503; the app behind it is asked."""
+    audited = audited_by(host, "acme", "globex", MAINTENANCE=True)
+
+    assert Replays(tried=2) == replay(audited)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="leaking")
+def _leaking(here: Path, data_dir: Path) -> str:
+    """Write an endpoint that leaks."""
+    del data_dir
+    return leaks.write_endpoint(here, "shop", models="_cache = {}\n")
+
+
+def run(*words: str) -> tuple[int, dict[str, object]]:
+    """Run the command; return its exit code and document."""
+    result = CliRunner().invoke(command, [*words, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_a_finding_is_told_and_exits_1(leaking: str, write_tenant: WriteTenant) -> None:
+    """The document names the finding, its tenants, line, paths and remedy."""
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[leaking])
+
+    code, document = run()
+
+    findings = [one for one in document["findings"] if one["state"] == "finding"]  # type: ignore[attr-defined]
+    assert 1 == code
+    assert [("shared:shop.models._cache", ["acme", "globex"], "corp/shop/models.py:4")] == [
+        (one["id"], one["tenants"], one["place"]) for one in findings
+    ]
+
+
+@pytest.mark.parametrize(("who", "expected"), [(("acme", "globex"), 0), (("acme",), 1)])
+def test_what_all_concerned_accept_does_not_fail(
+    leaking: str, write_tenant: WriteTenant, who: tuple[str, ...], expected: int
+) -> None:
+    """No tenant can accept for its neighbour."""
+    accepted = {"shared:shop.models._cache": "prices are public"}
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[leaking], AUDIT_ACCEPT=accepted if name in who else {})
+
+    assert expected == run()[0]
+
+
+def test_an_acceptance_of_nothing_is_noted(
+    here: Path, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """An entry whose finding is gone would hide the next one."""
+    del here, data_dir
+    write_tenant("acme", AUDIT_ACCEPT={"shared:gone": "it was once"})
+
+    code, document = run()
+
+    notes = {one["id"] for one in document["findings"] if one["state"] == "note"}  # type: ignore[attr-defined]
+    assert (0, True) == (code, "accepts-nothing:shared:gone" in notes)
+
+
+def test_a_tenant_that_cannot_be_built_is_a_finding(
+    here: Path, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """What was not looked at is not proven."""
+    del data_dir
+    write_tenant("acme", BLUEPRINTS=[leaks.write_endpoint(here, "bad", resources="1 / 0\n")])
+    write_tenant("globex", SECRET_KEY=None)
+
+    code, document = run()
+
+    assert (1, {"not-audited"}) == (code, {one["id"] for one in document["findings"]})  # type: ignore[attr-defined]
+
+
+def test_an_audit_changes_no_database(
+    counting: Audit, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """It makes no file and migrates no tables: `serve` and `db upgrade` do."""
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=["images"])
+
+    assert ({}, []) == (counting(), [*data_dir.rglob("*.sqlite3")])
