@@ -14,7 +14,8 @@ checks it (`pyproject.toml`).
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
-    gate                                   no request to tables that are behind the code
+    gate  survey                           no request to tables that are behind the code; where the
+                                           databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
                                            starts that process
     migration_children  migration_locks    the processes that migrate; one migration of a database
