@@ -5,7 +5,7 @@ checks it (`pyproject.toml`).
 
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
-    audit  capsule                         proves that nothing crosses between tenants; one tenant
+    audit  capsules/                       proves that nothing crosses between tenants; one tenant
                                            as one file, and a tenant again
     migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
                                            tenants folder says; wakes what other workers have awake
@@ -20,10 +20,10 @@ checks it (`pyproject.toml`).
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
                                            change
-    gate                                   no request to tables that are behind the code
+    gate  survey                           no request to tables that are behind the code; where the
+                                           databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
-    capsule_config  capsule_database       starts that process; what capsules hold: keys,
-    capsule_folder  capsule_rows           files, rows, and the database that rows go into
+                                           starts that process
     migration_children  migration_locks    the processes that migrate; one migration of a database
                                            at a time
     revisions                              what an endpoint's tables should be at, and what a
@@ -48,8 +48,7 @@ checks it (`pyproject.toml`).
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    capsule_file  capsule_values           answers; many names by turns; the form of a capsule, and
-                                           of values in it
+                                           answers; many names by turns
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

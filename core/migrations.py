@@ -1,57 +1,28 @@
-"""Migrations over a fleet of tenants: where each database stands, up to the code, and back.
+"""Migrations over a fleet of tenants: up to the code, and back.
 
-Looks in threads, changes in processes of their own (`migrator`), which look again. One tenant's
-fault, whatever it is, is that tenant's outcome; the journal says what is left.
+Looks in threads (`survey`), changes in processes of their own (`migrator`), which look again. One
+tenant's fault, whatever it is, is that tenant's outcome; the journal says what is left.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, TypeVar
 
-from core.database_url import parse_database_url
 from core.errors import EndpointError, TenantryError
 from core.journal import Journal, Step, journal_file
 from core.migration_children import Nursery
 from core.migrator import LOCK_WAIT_S, TIMEOUT_S, Migrator, Result, Target, target_of
-from core.revisions import Branch, ahead, compare, look, read_branches, unreachable
+from core.revisions import read_branches
+from core.survey import Outcome, Tell, as_they_end, heads_of, look_or_presume
 from core.tenant import Tenant
 
 JOBS = 4
 """Databases that are migrated at once: a migration mostly waits for its server. Seen with 80
 PostgreSQL databases, server and all on 2 busy processors, in ms for each, two turns: 305 and 279
 with 1, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
-
-LOOKS = 8
-"""Databases that are looked at at once: that is even more waiting, and no process each."""
-
-SAMPLE = 8
-"""If as many tenants from all over a fleet are all behind, the others are not looked at but by the
-process that migrates: a connection costs as much as a small migration."""
-
-State = Literal[
-    "no tables", "at head", "behind", "ahead", "unreachable", "upgraded", "taken back", "failed"
-]
-
-_Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where one tenant's database stands, or what was done to it."""
-
-    tenant: str
-    state: State
-    before: frozenset[str] = frozenset()
-    """What it was at."""
-    after: frozenset[str] = frozenset()
-    """What it is at now; where it is only looked at, what its code wants."""
-    reason: str = ""
-    """Why it is not where it should be, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +31,6 @@ class Report:
 
     run: int | None
     outcomes: tuple[Outcome, ...]
-
-
-Tell = Callable[[Outcome], None]
-
-_Read = Callable[[tuple[str, ...]], tuple[Branch, ...]]
-
-_Found = tuple[Outcome, Target | None]
 
 
 @dataclass(frozen=True)
@@ -78,53 +42,6 @@ class Limits:
     """For the migrations of one database."""
     lock_wait_s: float = LOCK_WAIT_S
     """For another run that migrates the same database."""
-
-
-def survey(tenants: Iterable[Tenant], data_dir: Path, tell: Tell | None = None) -> list[_Found]:
-    """Look where each tenant's database stands, by one query each; changes nothing.
-
-    Returns:
-        In the order of `tenants`; with the target of each that has tables and code that can be
-        read.
-    """
-    read = _read_once()
-    with ThreadPoolExecutor(LOOKS, thread_name_prefix="tenantry-look") as pool:
-        looks = [pool.submit(_look_at, tenant, data_dir.absolute(), read) for tenant in tenants]
-        for done in _as_they_end(pool, looks):
-            if tell is not None:
-                tell(done[0])
-    return [one.result() for one in looks]
-
-
-def _read_once() -> _Read:
-    """Return a `read_branches` that reads the same endpoints once; for one look at a fleet."""
-    return lru_cache(read_branches)
-
-
-def _look_at(tenant: Tenant, data_dir: Path, read: _Read) -> _Found:
-    presumed, target = _presumed(tenant, data_dir, read)
-    if target is None:
-        return presumed, None
-    try:
-        rows = look(parse_database_url(target.url))
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises
-        return Outcome(tenant.name, "unreachable", reason=unreachable(error)), target
-    found = compare(target.branches, rows)
-    reason = ahead(found) if found.state == "ahead" else ""
-    return Outcome(tenant.name, found.state, found.current, found.heads, reason), target
-
-
-def _presumed(tenant: Tenant, data_dir: Path, read: _Read) -> _Found:
-    """Return where a tenant's database would be, had nothing been done to it yet."""
-    try:
-        branches = read(tuple(tenant.blueprints))
-    except EndpointError as error:
-        return Outcome(tenant.name, "failed", reason=str(error)), None
-    if not branches:
-        return Outcome(tenant.name, "no tables"), None
-    text = tenant.database_uri.get_secret_value()
-    target = target_of(tenant.name, text, branches, data_dir)
-    return Outcome(tenant.name, "behind", after=_heads(target)), target
 
 
 def upgrade(
@@ -149,7 +66,7 @@ def upgrade(
     """
     tell = tell or (lambda _: None)
     with Nursery() as nursery:
-        found = _look_or_presume(tenants, data_dir, nursery)
+        found = look_or_presume(tenants, data_dir, nursery)
         for outcome, _ in found:
             if outcome.state != "behind":
                 tell(outcome)
@@ -168,39 +85,18 @@ def upgrade(
     return Report(run, tuple(done.get(one.tenant, one) for one, _ in found))
 
 
-def _look_or_presume(tenants: Sequence[Tenant], data_dir: Path, nursery: Nursery) -> list[_Found]:
-    """Look where each tenant's database stands, unless most will be looked at when migrated."""
-    sample = tenants[:: max(1, len(tenants) // SAMPLE)]
-    looked = {one.tenant: (one, target) for one, target in survey(sample, data_dir)}
-    behind = [target.url for one, target in looked.values() if target and one.state == "behind"]
-    if behind:
-        nursery.start({url.partition(":")[0] for url in behind})
-    rest = [tenant for tenant in tenants if tenant.name not in looked]
-    if len(behind) == len(sample):
-        read = _read_once()
-        others = [_presumed(tenant, data_dir.absolute(), read) for tenant in rest]
-    else:
-        others = survey(rest, data_dir)
-    looked |= {one.tenant: (one, target) for one, target in others}
-    return [looked[tenant.name] for tenant in tenants]
-
-
 def _open_run(journal: Journal, behind: dict[str, Target]) -> int:
     branches = [branch for target in behind.values() for branch in target.branches]
     heads = {branch.endpoint: branch.heads for branch in branches}
-    wanted = {name: _heads(target) for name, target in behind.items()}
+    wanted = {name: heads_of(target) for name, target in behind.items()}
     return journal.open_run(heads, wanted)
-
-
-def _heads(target: Target) -> frozenset[str]:
-    return frozenset[str]().union(*(branch.heads for branch in target.branches))
 
 
 def _upgrade_each(
     journal: Journal, run: int, targets: Iterable[Target], work: "_Work"
 ) -> Iterator[Outcome]:
     def act(migrator: Migrator, target: Target) -> Outcome:
-        name, heads = target.tenant, _heads(target)
+        name, heads = target.tenant, heads_of(target)
         result = migrator.upgrade(target, lambda at: journal.note_running(run, name, at, heads))
         at = result.after or frozenset()
         is_done = result.state == "done" or heads <= at
@@ -331,16 +227,7 @@ def _in_parallel(
         with ThreadPoolExecutor(limits.jobs, thread_name_prefix="tenantry-migrate") as pool:
             running = [pool.submit(act_with_one, target) for target in targets]
             try:
-                yield from _as_they_end(pool, running)
+                yield from as_they_end(pool, running)
             except BaseException:  # Ctrl-C: what runs is ended, and taken back by its engine
                 migrators.close()
                 raise
-
-
-def _as_they_end(pool: ThreadPoolExecutor, work: list["Future[_Item]"]) -> Iterator[_Item]:
-    try:
-        for one in as_completed(work):
-            yield one.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise

@@ -22,7 +22,8 @@ from core.cli import main
 from core.cli.db import progress
 from core.errors import TenantryError
 from core.journal import Journal, Step
-from core.migrations import Limits, Outcome, downgrade, survey, upgrade
+from core.migrations import Limits, downgrade, upgrade
+from core.survey import Outcome, survey
 from core.tenant import Tenant, parse_tenant
 
 pytestmark = pytest.mark.live
@@ -214,7 +215,7 @@ def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those that are not behind all the same are found, left alone, and no part of the run."""
-    monkeypatch.setattr("core.migrations.SAMPLE", 1)
+    monkeypatch.setattr("core.survey.SAMPLE", 1)
     write_shop(first())
     down = tenant("down", f"sqlite:///{data_dir}/nowhere/down.sqlite3")
     fleet = [

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from config.settings import read_settings
-from core.capsule import Amounts, Tell, backup
+from core.capsules import Amounts, Tell, write_capsule
 from core.cli.output import as_json, print_json
 from core.cli.tenants import load_one
 from core.errors import TenantryError
@@ -29,7 +29,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
     tenant, loaded = load_one(settings, name)
     check_place_of(file, settings.data_dir / name)
     with progress(is_json) as tell:
-        amounts = backup(tenant, loaded, settings.data_dir, file, tell)
+        amounts = write_capsule(tenant, loaded, settings.data_dir, file, tell)
     if is_json:
         print_json({"tenant": name, "file": str(file)} | as_document(amounts))
     else:

@@ -4,12 +4,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from sqlalchemy import URL
 
 from config.settings import read_settings
-from core.capsule import backup, read_capsule
-from core.capsule_database import beside, execute, is_server
-from core.capsule_folder import staging
+from core.capsules import is_server, make_beside, read_capsule, staging, write_capsule
 from core.cli.backup import progress
 from core.cli.output import as_json
 from core.cli.restore import Wanted, database_option, free_place, prefix_option, report, restore_as
@@ -35,19 +32,12 @@ def command(
     free_place(settings, new)  # before a long backup
     with progress(is_json) as tell, staging(settings.data_dir, name) as folder:
         path = Path(folder, "capsule")
-        backup(tenant, loaded, settings.data_dir, path, tell)
+        write_capsule(tenant, loaded, settings.data_dir, path, tell)
         capsule = read_capsule(path, tell)
         with ExitStack() as undo:
             if database is None and is_server(tenant.database_url):
-                database = _made_beside(tenant.database_url, new, undo)
+                url = make_beside(tenant.database_url, new, undo)
+                database = url.render_as_string(hide_password=False)
             restored = restore_as(settings, capsule, Wanted(new, prefix, database), tell)
             undo.pop_all()
     report(new, restored, is_json=is_json)
-
-
-def _made_beside(url: URL, new: str, undo: ExitStack) -> str:
-    """Make a database or a schema beside a tenant's, and return its URL."""
-    target, create, drop = beside(url, new)
-    execute(url, create)
-    undo.callback(execute, url, drop)
-    return target.render_as_string(hide_password=False)

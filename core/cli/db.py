@@ -17,9 +17,10 @@ from core.cli.output import as_json, print_json, print_table
 from core.cli.tenants import counted, scan
 from core.errors import UnknownTenantError
 from core.journal import Journal, journal_file
-from core.migrations import JOBS, Limits, Outcome, Report, Tell, downgrade, survey, upgrade
+from core.migrations import JOBS, Limits, Report, downgrade, upgrade
 from core.migrator import TIMEOUT_S
 from core.revisions import shown
+from core.survey import Outcome, Tell, survey
 from core.tenant import Tenant
 
 COLUMNS = ("name", "state", "database", "code", "reason")

@@ -12,8 +12,17 @@ from sqlalchemy import URL
 
 from config.secrets import create_secret, secret, secret_file
 from config.settings import HostSettings, read_settings
-from core.capsule import Amounts, Capsule, Place, Tell, known_branches, read_capsule, restoring
-from core.capsule_config import literal, tenant_text
+from core.capsules import (
+    Amounts,
+    Capsule,
+    Place,
+    Tell,
+    known_branches,
+    literal,
+    read_capsule,
+    restoring,
+    tenant_text,
+)
 from core.catalogue import validate
 from core.cli.backup import as_document, progress, say_left_out, shown
 from core.cli.new import check_place, secret_variable, write_new

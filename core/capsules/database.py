@@ -3,17 +3,12 @@
 SQLite in a file, and PostgreSQL through psycopg.
 """
 
-import re
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
-from core.database_url import database_identity
 from core.errors import TenantryError
 from core.revisions import one_line, with_timeout
-
-_SCHEMA_PART = 4
-"""Where `database_identity` has a schema that is not the usual one."""
 
 _RELATIONS = """
     SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
@@ -89,22 +84,6 @@ def empty(url: URL) -> None:
         shown = url.render_as_string(hide_password=True)
         text = f"{shown} could not be emptied again: {one_line(error)}; drop it yourself."
         raise DatabaseError(text) from error
-
-
-def beside(url: URL, name: str) -> tuple[URL, str, str]:
-    """Return where a clone of a server's database belongs, and how it is made and dropped.
-
-    A schema beside its schema if it has one of its own; else a database beside it.
-    """
-    identity = database_identity(url.render_as_string(hide_password=False)) or ()
-    if len(identity) > _SCHEMA_PART:
-        option = url.query.get("options", "")
-        words = option if isinstance(option, str) else " ".join(option)
-        words = re.sub(r"(?:-c\s*|--)search_path=(?:\\.|\S)*", "", words).strip()
-        options = f'{words} -csearch_path="{name}"'.strip()
-        new = url.update_query_dict({"options": options})
-        return new, f'CREATE SCHEMA "{name}"', f'DROP SCHEMA "{name}" CASCADE'
-    return url.set(database=name), f'CREATE DATABASE "{name}"', f'DROP DATABASE "{name}"'
 
 
 def execute(url: URL, statement: str) -> None:

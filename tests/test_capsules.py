@@ -28,11 +28,11 @@ from sqlalchemy import NullPool, create_engine, make_url
 from werkzeug.test import Client
 
 from config.settings import HostSettings
-from core.capsule import Capsule, Place, backup, read_capsule, restoring
-from core.capsule_config import tenant_text as restored_text
-from core.capsule_file import CapsuleError, CapsuleWriter, read_parts
-from core.capsule_folder import FolderCopy, checked_path, staging
-from core.capsule_values import dump_value, load_value
+from core.capsules import Capsule, Place, read_capsule, restoring, write_capsule
+from core.capsules.config import tenant_text as restored_text
+from core.capsules.file import CapsuleError, CapsuleWriter, read_parts
+from core.capsules.folder import FolderCopy, checked_path, staging
+from core.capsules.values import dump_value, load_value
 from core.cli import main
 from core.cli.tenants import load_one
 from core.host import Host
@@ -124,7 +124,7 @@ def _acme(settings: HostSettings, write_tenant: Callable[..., Path]) -> Path:
 def save(settings: HostSettings, name: str, path: Path) -> Capsule:
     """Write a tenant's capsule and read it."""
     tenant, loaded = load_one(settings, name)
-    backup(tenant, loaded, settings.data_dir, path, quiet)
+    write_capsule(tenant, loaded, settings.data_dir, path, quiet)
     return read_capsule(path, quiet)
 
 
