@@ -6,7 +6,7 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
-                                           tenants folder says; wakes what other workers have awake
+                                           tenants folder says; asks other workers at start
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
     rebuilds                               builds beside what serves, and their back-off

@@ -1,12 +1,18 @@
 """Who is admitted: what becomes of each file's verdict beside all the others.
 
-Of two that clash the one that serves goes on serving; at start, the first in name order is
-accepted. Reads no file and routes nothing: `reload` hands the verdicts in and publishes.
+Of two that clash
+
+- the one that serves goes on serving, whatever their names;
+- at start, when nobody serves here yet, the one goes first that another worker has accepted with
+  the same content: all workers of a host have one owner for each prefix, key and database;
+- where that is so of neither or of both (two workers tell different things), the first by name.
+
+Reads no file, asks no worker and routes nothing: `reload` hands the verdicts in and publishes.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,6 +88,8 @@ class Admission:
         self.claims = Claims()
         self.is_starting = True
         """Until every file has been judged once; whoever finds that out sets it."""
+        self.accepted_elsewhere: Collection[tuple[str, str]] = ()
+        """Name and digest of what other workers have accepted; heeded at start."""
         self.are_routes_old = False
         """Whether there is something to publish; whoever does that resets it."""
         self.leaving: list[Mount] = []
@@ -91,6 +99,10 @@ class Admission:
         self._departures = departures
         self._are_claims_freed = False
         self._refused: set[str] = set()  # names refused for a clash: it may pass
+
+    def end_start(self) -> None:
+        """From now on who is accepted stays."""
+        self.is_starting, self.accepted_elsewhere = False, ()
 
     def appear(self, name: str) -> None:
         """Begin with a file that was not there before."""
@@ -175,9 +187,15 @@ class Admission:
             self._serve(known, tenant)
 
     def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Clash]) -> bool:
-        """Whether it displaces who was accepted before it: at start, the first in name order."""
+        """Whether it displaces who was accepted before it, as it may at start."""
         is_new = self.is_starting and not known.mount.has_served
-        return is_new and all(clash.owner > tenant.name for clash in clashes)
+        owners = [self.known[clash.owner].mount.tenant for clash in clashes]
+        mine = self._rank(tenant)
+        return is_new and all(mine < self._rank(one) for one in owners if one is not None)
+
+    def _rank(self, tenant: Tenant) -> tuple[bool, str]:
+        """Return what tells, of two that clash at start, who goes first: the lower."""
+        return (tenant.name, tenant.digest) not in self.accepted_elsewhere, tenant.name
 
     def _forget(self, known: Known) -> None:
         """Take a tenant's mount and claims away; its file may get them again."""

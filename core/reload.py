@@ -152,6 +152,10 @@ class Follower:
             self._is_look_asked = True
         self._woken.set()
 
+    def prefer(self, accepted: Collection[tuple[str, str]]) -> None:
+        """Note whom, by name and digest, other workers have accepted; before the first round."""
+        self._admission.accepted_elsewhere = accepted
+
     def call_when_settled(self, act: Callable[[], None]) -> None:
         """Have `act` called, from the follower's thread, when much was made that stays.
 
@@ -257,7 +261,7 @@ class Follower:
         if self._admission.are_routes_old and is_due:
             self._publish()
         if is_all_known and not self.is_ready.is_set():
-            self._admission.is_starting = False
+            self._admission.end_start()
             self._sleep.note_settled()
             self.is_ready.set()
 
