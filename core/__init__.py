@@ -9,6 +9,7 @@ checks it (`pyproject.toml`).
                                            tenants folder says; asks other workers at start
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
+    exchanges                              tenants that are to change places at one moment
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
