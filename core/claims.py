@@ -112,8 +112,12 @@ class Claims:
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
-        for _, mark in _marks(tenant):
-            self._owners.pop(mark, None)  # its key may be among its own fallbacks: a mark twice
+        marks = {mark for _, mark in _marks(tenant)}
+        own = {mark for mark in marks if self._owners.get(mark) == name}
+        if own != marks:  # a link on the way to its database was turned meanwhile
+            own = {mark for mark, owner in self._owners.items() if owner == name}
+        for mark in own:
+            del self._owners[mark]
         del self._prefixes[tenant.url_prefix]
         for above in paths_above(tenant.url_prefix):
             names = self._below[above]

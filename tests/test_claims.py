@@ -99,6 +99,25 @@ def test_what_was_dropped_is_free() -> None:
     assert ([], True, {}) == (claims.clashes(heir), claims.is_free("/a"), claims._owners)
 
 
+def test_a_database_is_free_although_its_link_was_turned(tmp_path: Path) -> None:
+    """And what the link leads to now stays with its own tenant."""
+    old, new, link = (tmp_path / name for name in ("old", "new", "link"))
+    link.symlink_to(old)
+    claims = Claims()
+    claims.take(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
+    claims.take(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
+    link.unlink()
+    link.symlink_to(new)
+
+    claims.drop("acme")
+
+    owners = [
+        [clash.owner for clash in claims.clashes(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))]
+        for path in (old, new)
+    ]
+    assert [[], ["globex"]] == owners
+
+
 def test_taking_again_gives_back_what_was_there_before() -> None:
     """A tenant that moves leaves its old prefix and key to others."""
     claims = Claims()
