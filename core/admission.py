@@ -82,10 +82,16 @@ class Admission:
         new_mount: makes the mount of a name.
         rebuilds: builds beside what serves.
         departures: takes the instances that were replaced.
+        is_missing: whether a file is not there just now: a clash with it waits until it is gone
+            for good, or back. Of a file that is renamed, the new name clashes with the old one.
     """
 
     def __init__(
-        self, new_mount: Callable[[str], Mount], rebuilds: Rebuilds, departures: Departures
+        self,
+        new_mount: Callable[[str], Mount],
+        rebuilds: Rebuilds,
+        departures: Departures,
+        is_missing: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.known: dict[str, Known] = {}
         self.claims = Claims()
@@ -101,6 +107,7 @@ class Admission:
         self._rebuilds = rebuilds
         self._exchanges = Exchanges(rebuilds)
         self._departures = departures
+        self._is_missing = is_missing
         self._are_claims_freed = False
         self._refused: set[str] = set()  # names refused for a clash: it may pass
         self._postponed: set[str] = set()  # names to decide on anew
@@ -185,6 +192,9 @@ class Admission:
         clashes = self.claims.clashes(tenant)
         if tenant.name in self._exchanges:
             self._exchanges.go_on(tenant.name)
+        elif any(self._is_missing(clash.owner) for clash in clashes):
+            self._rebuilds.drop(tenant.name)
+            self._postponed.add(tenant.name)
         elif clashes and self._comes_first(known, tenant, clashes):
             owners = sorted({clash.owner for clash in clashes})
             for owner in owners:

@@ -99,7 +99,9 @@ class Follower:
         self._sleep = Sleep(limits.max_active, limits.idle_timeout_s, self._departures, clock)
         self._rebuilds = Rebuilds(self._lanes, clock)
         self._judging = Judging(self._lanes, self._judged, self._woken.set, clock)
-        self._admission = Admission(self._new_mount, self._rebuilds, self._departures)
+        self._admission = Admission(
+            self._new_mount, self._rebuilds, self._departures, folder.is_missing
+        )
         self._levers = LeversWatch(data_dir)
         self._await = self._judging.await_verdict  # one bound method for all mounts
         self._next_look = 0.0

@@ -364,6 +364,38 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
     assert ({"v1"}, ["globex"]) == (words, names)
 
 
+def test_a_renamed_file_is_no_error(
+    follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key is the old name's until that is known to be gone: nobody is refused for it."""
+    path = write_tenant("globex", APP_NAME="v1")
+    followed = follow().go_on()
+    path.rename(path.with_name("acme.py"))
+
+    word = followed.go_on().get()
+
+    assert ("v1", {"acme": "serving"}) == (word, followed.states())
+    assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+def test_a_clash_with_a_file_that_comes_back_is_one(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """It was gone for a moment only, and owns what it did."""
+    path = write_tenant("globex", URL_PREFIX="/shop")
+    followed = follow().go_on()
+    text = path.read_text()
+    path.unlink()
+    write_tenant("acme", URL_PREFIX="/shop")
+    followed.follower.wake(look=True)
+    states = [followed.go_on(0.4).states()]
+    path.write_text(text)
+
+    states.append(followed.go_on().states())
+
+    assert [{"acme": state, "globex": "idle"} for state in ("idle", "failed")] == states
+
+
 def test_a_request_that_found_a_mount_before_it_left_is_answered(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
