@@ -40,6 +40,8 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
+    reason: str = ""
+    """Why its levers cannot be read, where that is so."""
 
 
 @dataclass(slots=True)
@@ -55,15 +57,17 @@ class Known:
         """Whether it is as if the file were not there."""
         return self.levers.is_disabled or isinstance(self.verdict, Disabled)
 
-    def off(self) -> Off:
+    def off(self, reason: str = "") -> Off:
         """Return what to tell of it while it is off."""
         verdict = self.verdict
         if isinstance(verdict, Tenant):
-            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints)
+            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints, reason)
         if isinstance(verdict, Disabled):
-            return Off(verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints)
+            return Off(
+                verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints, reason
+            )
         digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, "", digest, ())
+        return Off(self.mount.name, "", digest, (), reason)
 
     def wanted_prefix(self) -> str | None:
         """Return where a file that is not accepted would be mounted, as far as that is known."""

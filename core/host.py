@@ -186,7 +186,9 @@ class Host:
 
     def _off(self) -> list[MountStatus]:
         return [
-            MountStatus(one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints)
+            MountStatus(
+                one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
+            )
             for one in self.follower.off
         ]
 

@@ -22,7 +22,7 @@ from core.folder import SETTLE_S, Content, TenantsFolder
 from core.instance import Instance
 from core.judging import Judging
 from core.lanes import Lanes
-from core.levers import LeversWatch
+from core.levers import Levers, LeversWatch
 from core.mounts import Mount, Mounts
 from core.rebuilds import Rebuilds
 from core.sleep import Sleep
@@ -234,6 +234,8 @@ class Follower:
         self._judging.appear(name)
         self._admission.appear(name)
         self._look_at_levers([name])
+        if name in self._levers.unreadable:  # it may be disabled, so it is until they are read
+            self._admission.pull(name, Levers(is_disabled=True))
 
     def _new_mount(self, name: str) -> Mount:
         note_awake = self._sleep.note_awake
@@ -279,7 +281,9 @@ class Follower:
                 is_free = wanted is not None and admission.claims.is_free(wanted)
                 known.mount.prefix = wanted if is_free else None
         self._mounts.replace(known.mount for known in shown)
-        self.off = tuple(known.off() for known in admission.known.values() if known.is_off)
+        why = self._levers.unreadable
+        off = [known for known in admission.known.values() if known.is_off]
+        self.off = tuple(known.off(why.get(known.mount.name, "")) for known in off)
         self._unrouted += admission.leaving
         admission.leaving = []
 

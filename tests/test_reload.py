@@ -19,7 +19,7 @@ from core.admission import Admission
 from core.departures import SURVIVOR_S
 from core.folder import TenantsFolder
 from core.instance import Instance
-from core.levers import UNTOUCHED, Levers, write_levers
+from core.levers import UNTOUCHED, Levers, levers_file, write_levers
 from core.mounts import Mount, Mounts
 from core.reload import Follower, Limits
 from core.tenant import Tenant
@@ -434,6 +434,27 @@ def test_levers_take_effect_and_survive(
     seen.append(followed.go_on().get())
 
     assert ["v1", *[expected] * 3, "v2"] == seen
+
+
+def test_unreadable_levers_disable_at_start_and_change_nothing_later(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """Whether the tenant is to be served is not known then; `list` tells why it is not."""
+    write_tenant("acme", APP_NAME="v1")
+    serving = follow().go_on()
+    file = levers_file(serving.data_dir, "acme")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"maintenance": fal')
+    new = follow().go_on()
+    seen = [serving.go_on().get(), new.get()]
+    [off] = new.follower.off
+    write_levers(serving.data_dir, "acme", UNTOUCHED)
+
+    seen += [serving.go_on().get(), new.go_on().get()]
+
+    assert ["v1", "host", "v1", "v1"] == seen
+    assert f"{file}: cannot be read (JSONDecodeError); remove it, and pull again." == off.reason
+    assert () == new.follower.off
 
 
 def test_a_disabled_file_gives_its_claims_up(follow: Follow, write_tenant: WriteTenant) -> None:
