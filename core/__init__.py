@@ -8,7 +8,7 @@ checks it (`pyproject.toml`).
     audit  capsules/                       proves that nothing crosses between tenants; one tenant
                                            as one file, and a tenant again
     migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
-                                           tenants folder says; wakes what other workers have awake
+                                           tenants folder says; asks other workers at start
     audit_objects  audit_replay            what two apps can both write; what one signed, played
     audit_settings  audit_source           at another; what is unsafe; what their source tells;
     audit_compare  audit_finding           what two have in common; a finding;
@@ -16,6 +16,7 @@ checks it (`pyproject.toml`).
                                            be shared
     admission  judging  sleep              who is admitted beside the others; files that wait for
                                            a verdict; who is let go
+    exchanges                              tenants that are to change places at one moment
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
     app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would

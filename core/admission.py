@@ -1,18 +1,27 @@
 """Who is admitted: what becomes of each file's verdict beside all the others.
 
-Of two that clash the one that serves goes on serving; at start, the first in name order is
-accepted. Reads no file and routes nothing: `reload` hands the verdicts in and publishes.
+Of two that clash
+
+- the one that serves goes on serving, whatever their names;
+- at start, when nobody serves here yet, the one goes first that another worker has accepted with
+  the same content: all workers of a host have one owner for each prefix, key and database;
+- where that is so of neither or of both (two workers tell different things), the first by name.
+
+Those that claim what others of them give up are changed at one moment.
+
+Reads no file, asks no worker and routes nothing: `reload` hands the verdicts in and publishes.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from core.catalogue import Disabled, Rejected, Verdict, clashing
 from core.claims import Claims, Clash
 from core.departures import Departures
+from core.exchanges import Exchanges
 from core.instance import Instance
 from core.levers import UNTOUCHED, Levers
 from core.mounts import Mount
@@ -31,6 +40,8 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
+    reason: str = ""
+    """Why its levers cannot be read, where that is so."""
 
 
 @dataclass(slots=True)
@@ -46,15 +57,17 @@ class Known:
         """Whether it is as if the file were not there."""
         return self.levers.is_disabled or isinstance(self.verdict, Disabled)
 
-    def off(self) -> Off:
+    def off(self, reason: str = "") -> Off:
         """Return what to tell of it while it is off."""
         verdict = self.verdict
         if isinstance(verdict, Tenant):
-            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints)
+            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints, reason)
         if isinstance(verdict, Disabled):
-            return Off(verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints)
+            return Off(
+                verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints, reason
+            )
         digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, "", digest, ())
+        return Off(self.mount.name, "", digest, (), reason)
 
     def wanted_prefix(self) -> str | None:
         """Return where a file that is not accepted would be mounted, as far as that is known."""
@@ -73,24 +86,43 @@ class Admission:
         new_mount: makes the mount of a name.
         rebuilds: builds beside what serves.
         departures: takes the instances that were replaced.
+        is_missing: whether a file is not there just now: a clash with it waits until it is gone
+            for good, or back. Of a file that is renamed, the new name clashes with the old one.
     """
 
     def __init__(
-        self, new_mount: Callable[[str], Mount], rebuilds: Rebuilds, departures: Departures
+        self,
+        new_mount: Callable[[str], Mount],
+        rebuilds: Rebuilds,
+        departures: Departures,
+        is_missing: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.known: dict[str, Known] = {}
         self.claims = Claims()
         self.is_starting = True
         """Until every file has been judged once; whoever finds that out sets it."""
+        self.accepted_elsewhere: Collection[tuple[str, str]] = ()
+        """Name and digest of what other workers have accepted; heeded at start."""
         self.are_routes_old = False
         """Whether there is something to publish; whoever does that resets it."""
         self.leaving: list[Mount] = []
         """Mounts to be taken out of the routing, and closed then."""
         self._new_mount = new_mount
         self._rebuilds = rebuilds
+        self._exchanges = Exchanges(rebuilds)
         self._departures = departures
+        self._is_missing = is_missing
         self._are_claims_freed = False
         self._refused: set[str] = set()  # names refused for a clash: it may pass
+        self._postponed: set[str] = set()  # names to decide on anew
+
+    def end_start(self) -> None:
+        """From now on who is accepted stays."""
+        self.is_starting, self.accepted_elsewhere = False, ()
+
+    def close(self) -> None:
+        """End what was built and not swapped in yet. Idempotent."""
+        self._exchanges.close()
 
     def appear(self, name: str) -> None:
         """Begin with a file that was not there before."""
@@ -101,15 +133,16 @@ class Admission:
         """End with a file that is gone; its claims are free."""
         self.leaving.append(self.known.pop(name).mount)
         self.claims.drop(name)
-        self._rebuilds.drop(name)
+        self._call_off(name)
         self._refused.discard(name)
+        self._postponed.discard(name)
         self.are_routes_old = self._are_claims_freed = True
         _logger.info("tenant.removed", extra={"tenant": name})
 
     def note(self, name: str, verdict: Verdict) -> None:
         """Remember the verdict on a file's newest content, to be decided on by `decide`."""
         self.known[name].verdict = verdict
-        self._rebuilds.drop(name)  # the back-off is of the old content
+        self._call_off(name)  # the back-off is of the old content
 
     def pull(self, name: str, levers: Levers) -> None:
         """Heed an operator's levers."""
@@ -134,6 +167,9 @@ class Admission:
 
     def reconsider(self) -> None:
         """Where something was given up, look again at who was refused because of it, by name."""
+        postponed, self._postponed = sorted(self._postponed), set()
+        for name in postponed:
+            contained(name, partial(self.decide, name))
         while self._are_claims_freed:
             self._are_claims_freed = False
             for name in sorted(self._refused):
@@ -144,26 +180,36 @@ class Admission:
         if known.mount.name not in self._refused or not isinstance(verdict, Tenant):
             return  # decided on meanwhile
         clashes = self.claims.clashes(verdict)
-        if not clashes or self._comes_first(known, verdict, clashes):
+        is_free = not clashes or self._comes_first(known, verdict, clashes)
+        if is_free or self.claims.ring(verdict, self._following):
             self._refused.discard(known.mount.name)
             self._admit(known, verdict)
 
     def _turn_off(self, known: Known) -> None:
         """Serve no more, as if the file were not there."""
-        self._rebuilds.drop(known.mount.name)
+        self._call_off(known.mount.name)
         self.are_routes_old = True
         if known.mount.tenant is not None or known.mount.reason:
             self._forget(known)
 
     def _admit(self, known: Known, tenant: Tenant) -> None:
         clashes = self.claims.clashes(tenant)
-        if clashes and self._comes_first(known, tenant, clashes):
+        if tenant.name in self._exchanges:
+            self._exchanges.go_on(tenant.name)
+        elif any(self._is_missing(clash.owner) for clash in clashes):
+            self._rebuilds.drop(tenant.name)
+            self._postponed.add(tenant.name)
+        elif clashes and self._comes_first(known, tenant, clashes):
             owners = sorted({clash.owner for clash in clashes})
             for owner in owners:
                 self._forget(self.known[owner])
             self._serve(known, tenant)
             for owner in owners:
                 self.decide(owner)
+        elif clashes and (ring := self.claims.ring(tenant, self._following)):
+            members = {one.name: (self.known[one.name].mount, one) for one in ring}
+            self._call_off(*members)
+            self._exchanges.begin(members, self._exchange)
         elif clashes:
             self._rebuilds.drop(tenant.name)
             self._reject(known, clashing(tenant, clashes))
@@ -175,13 +221,52 @@ class Admission:
             self._serve(known, tenant)
 
     def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Clash]) -> bool:
-        """Whether it displaces who was accepted before it: at start, the first in name order."""
+        """Whether it displaces who was accepted before it, as it may at start."""
         is_new = self.is_starting and not known.mount.has_served
-        return is_new and all(clash.owner > tenant.name for clash in clashes)
+        owners = [self.known[clash.owner].mount.tenant for clash in clashes]
+        mine = self._rank(tenant)
+        return is_new and all(mine < self._rank(one) for one in owners if one is not None)
+
+    def _rank(self, tenant: Tenant) -> tuple[bool, str]:
+        """Return what tells, of two that clash at start, who goes first: the lower."""
+        return (tenant.name, tenant.digest) not in self.accepted_elsewhere, tenant.name
+
+    def _following(self, name: str) -> Tenant | None:
+        """Return what a name that is accepted wants to be instead."""
+        known = self.known[name]
+        verdict = known.verdict
+        is_other = verdict is not known.mount.tenant and not known.is_off
+        return verdict if is_other and isinstance(verdict, Tenant) else None
+
+    def _exchange(self, built: Mapping[str, Instance]) -> None:
+        """Swap all of a ring, if nobody else has taken meanwhile what one of it claims."""
+        ring = [self.known[name] for name in sorted(built)]
+        old = [known.mount.tenant for known in ring]
+        new = [one for one in (known.verdict for known in ring) if isinstance(one, Tenant)]
+        for name in built:
+            self.claims.drop(name)
+        if any(self.claims.clashes(tenant) for tenant in new):
+            for tenant in filter(None, old):
+                self.claims.take(tenant)
+            for instance in built.values():
+                instance.retire()
+            self._postponed.update(built)
+            return
+        for known, tenant in zip(ring, new, strict=True):
+            self._refused.discard(tenant.name)
+            self._swap(known.mount, tenant, built[tenant.name])
+
+    def _call_off(self, *names: str) -> None:
+        """End what is being built of them; whom they would have exchanged with is asked again."""
+        for name in names:
+            self._rebuilds.drop(name)
+            self._postponed.update(self._exchanges.call_off(name))
+        self._postponed.difference_update(names)
 
     def _forget(self, known: Known) -> None:
         """Take a tenant's mount and claims away; its file may get them again."""
         old = known.mount
+        self._call_off(old.name)
         known.mount = self._new_mount(old.name)
         known.mount.lever = known.levers.maintenance
         self.leaving.append(old)

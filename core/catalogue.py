@@ -5,6 +5,7 @@ Reads and judges; builds nothing, serves nothing.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from core.folder import Content, list_tenant_files, read_content
 from core.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
 from core.tenant import BLUEPRINTS_LIMIT, Tenant, parse_tenant
 from core.tenant_values import check_name, check_url_prefix
+
+CLASHES_SHOWN = 8
+"""So many are told of one tenant: its prefix may be above those of 10,000."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def scan_tenants(
 
 def clashing(tenant: Tenant, clashes: Iterable[Clash]) -> Rejected:
     """Return the rejection of a tenant that claims what others have."""
-    problems = tuple(clash.problem for clash in clashes)
+    problems = tuple(clash.problem for clash in islice(clashes, CLASHES_SHOWN))
     return Rejected(tenant.name, tenant.url_prefix, problems, tenant.digest)
 
 

@@ -4,7 +4,7 @@ Each question costs the tenant's own few claims, however many tenants there are.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from core.database_url import database_identity
@@ -40,6 +40,37 @@ class Claims:
             if (owner := self._owners.get(mark, tenant.name)) != tenant.name
         ]
         return found + list(self._prefix_clash(tenant))
+
+    def ring(self, tenant: Tenant, following: Callable[[str], Tenant | None]) -> tuple[Tenant, ...]:
+        """Return those that could all be taken at one moment and not one by one; often nobody.
+
+        `tenant` is among them: each claims what another of them gives up, and nothing of others.
+
+        Args:
+            tenant: one that clashes.
+            following: returns what an accepted name is to be next; None if that is no other.
+        """
+        found, waiting, together = {tenant.name: tenant}, [tenant], Claims()
+        claimants: dict[str, list[str]] = {}
+        while waiting:
+            one = waiting.pop()
+            for owner in {clash.owner for clash in self.clashes(one)}:
+                claimants.setdefault(owner, []).append(one.name)
+                if owner not in found:
+                    other = following(owner)
+                    if other is None:
+                        return ()
+                    found[owner] = other
+                    waiting.append(other)
+            if together.clashes(one):
+                return ()
+            together.take(one)
+        bound, names = {tenant.name}, [tenant.name]  # those that wait for it, however indirectly
+        while names:
+            nearer = set(claimants.get(names.pop(), ())) - bound
+            bound |= nearer
+            names += nearer
+        return tuple(found.values()) if bound == found.keys() else ()
 
     def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
         marked, marks = self._marked
@@ -81,8 +112,12 @@ class Claims:
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
-        for _, mark in _marks(tenant):
-            self._owners.pop(mark, None)  # its key may be among its own fallbacks: a mark twice
+        marks = {mark for _, mark in _marks(tenant)}
+        own = {mark for mark in marks if self._owners.get(mark) == name}
+        if own != marks:  # a link on the way to its database was turned meanwhile
+            own = {mark for mark, owner in self._owners.items() if owner == name}
+        for mark in own:
+            del self._owners[mark]
         del self._prefixes[tenant.url_prefix]
         for above in paths_above(tenant.url_prefix):
             names = self._below[above]
@@ -112,7 +147,6 @@ class Claims:
                 "browser would send the outer one's cookies to the inner one; choose another."
             )
             yield Clash(owner, Problem(tenant.file, text, "URL_PREFIX"))
-            return
 
 
 def is_nested(one: str, other: str) -> bool:

@@ -126,6 +126,10 @@ class TenantsFolder:
         """Whether some file has another name too: of a change there the folder tells nothing."""
         return self._has_links
 
+    def is_missing(self, name: str) -> bool:
+        """Whether a file that was there is not, and may yet come back or be told as removed."""
+        return name in self._gone
+
     def look(self, share: float = 1.0) -> Look:
         """Compare the folder with what was told before.
 

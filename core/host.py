@@ -37,7 +37,7 @@ from core.reload import Follower, Limits
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
-from core.warm_start import wake_as_siblings
+from core.warm_start import accepted_by_siblings, wake_as_siblings
 from core.watch import watch_folder
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Host:
             self._pid = os.getpid()
             folder = self.settings.tenants_dir
             follower = self.follower
+            follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
             follower.call_when_settled(_freeze)
             arguments = (
                 *(folder, self._stopping, lambda: follower.wake(look=True)),
@@ -218,6 +219,12 @@ class Host:
         """Return what `tenantry restart` asks again and again: cheap with any number of tenants."""
         return {"master": os.getppid(), "is_ready": self._is_ready()}
 
+    def tell_accepted(self) -> dict[str, Any]:
+        """Return the digests of all that is accepted here, for workers that start meanwhile."""
+        tenants = [mount.tenant for mount in self.mounts.all] if self._is_ready() else []
+        accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
+        return {"only": self.settings.only, "accepted": accepted}
+
     def tell_awake(self) -> dict[str, Any]:
         """Return the names of the tenants that are built here, the last used first."""
         pairs = [(mount.instance, mount.name) for mount in self.mounts.all]
@@ -226,7 +233,9 @@ class Host:
 
     def _off(self) -> list[MountStatus]:
         return [
-            MountStatus(one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints)
+            MountStatus(
+                one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
+            )
             for one in self.follower.off
         ]
 
@@ -238,7 +247,7 @@ class Host:
     def _tell_operators(self) -> None:
         answers = {
             "list": self.tell, "plan": self.tell_plan,
-            "ready": self.tell_ready, "awake": self.tell_awake,
+            "ready": self.tell_ready, "awake": self.tell_awake, "accepted": self.tell_accepted,
         }  # fmt: skip
         with self._lock:
             if self._telling_pid == os.getpid():

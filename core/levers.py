@@ -119,6 +119,8 @@ class LeversWatch:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._stamps: dict[str, int] = {}  # of those that are not untouched
+        self.unreadable: dict[str, str] = {}
+        """Name → why its levers cannot be read."""
         self._turns = Turns()
         self._bell = -1
 
@@ -143,6 +145,7 @@ class LeversWatch:
             except (OSError, TenantryError) as error:
                 self._note_unreadable(name, error)
             else:
+                self.unreadable.pop(name, None)
                 yield name, levers
 
     def _has_rung(self) -> bool:
@@ -153,6 +156,7 @@ class LeversWatch:
     def forget(self, name: str) -> None:
         """Tell a name's levers anew if it comes again."""
         self._stamps.pop(name, None)
+        self.unreadable.pop(name, None)
 
     def _remember(self, name: str, stamp: int) -> None:
         if stamp:
@@ -161,6 +165,7 @@ class LeversWatch:
             self._stamps.pop(name, None)
 
     def _note_unreadable(self, name: str, error: Exception) -> None:
+        self.unreadable[name] = str(error)
         if isinstance(error, TenantryError) or self._stamps.get(name) != _UNREADABLE:
             _logger.error("levers.unreadable", extra={"tenant": name, "reason": str(error)})
         if isinstance(error, OSError):

@@ -22,7 +22,7 @@ from core.folder import SETTLE_S, Content, TenantsFolder
 from core.instance import Instance
 from core.judging import Judging
 from core.lanes import Lanes
-from core.levers import LeversWatch
+from core.levers import Levers, LeversWatch
 from core.mounts import Mount, Mounts
 from core.rebuilds import Rebuilds
 from core.sleep import Sleep
@@ -99,7 +99,9 @@ class Follower:
         self._sleep = Sleep(limits.max_active, limits.idle_timeout_s, self._departures, clock)
         self._rebuilds = Rebuilds(self._lanes, clock)
         self._judging = Judging(self._lanes, self._judged, self._woken.set, clock)
-        self._admission = Admission(self._new_mount, self._rebuilds, self._departures)
+        self._admission = Admission(
+            self._new_mount, self._rebuilds, self._departures, folder.is_missing
+        )
         self._levers = LeversWatch(data_dir)
         self._await = self._judging.await_verdict  # one bound method for all mounts
         self._next_look = 0.0
@@ -144,6 +146,7 @@ class Follower:
         for mount in mounts + self._admission.leaving + self._unrouted:
             self._close(mount)
         self._admission.leaving, self._unrouted = [], []
+        self._admission.close()
         self._departures.close()
 
     def wake(self, *, look: bool = False) -> None:
@@ -151,6 +154,10 @@ class Follower:
         if look:
             self._is_look_asked = True
         self._woken.set()
+
+    def prefer(self, accepted: Collection[tuple[str, str]]) -> None:
+        """Note whom, by name and digest, other workers have accepted; before the first round."""
+        self._admission.accepted_elsewhere = accepted
 
     def call_when_settled(self, act: Callable[[], None]) -> None:
         """Have `act` called, from the follower's thread, when much was made that stays.
@@ -227,6 +234,8 @@ class Follower:
         self._judging.appear(name)
         self._admission.appear(name)
         self._look_at_levers([name])
+        if name in self._levers.unreadable:  # it may be disabled, so it is until they are read
+            self._admission.pull(name, Levers(is_disabled=True))
 
     def _new_mount(self, name: str) -> Mount:
         note_awake = self._sleep.note_awake
@@ -257,7 +266,7 @@ class Follower:
         if self._admission.are_routes_old and is_due:
             self._publish()
         if is_all_known and not self.is_ready.is_set():
-            self._admission.is_starting = False
+            self._admission.end_start()
             self._sleep.note_settled()
             self.is_ready.set()
 
@@ -272,7 +281,9 @@ class Follower:
                 is_free = wanted is not None and admission.claims.is_free(wanted)
                 known.mount.prefix = wanted if is_free else None
         self._mounts.replace(known.mount for known in shown)
-        self.off = tuple(known.off() for known in admission.known.values() if known.is_off)
+        why = self._levers.unreadable
+        off = [known for known in admission.known.values() if known.is_off]
+        self.off = tuple(known.off(why.get(known.mount.name, "")) for known in off)
         self._unrouted += admission.leaving
         admission.leaving = []
 

@@ -149,16 +149,21 @@ def _read(path: str) -> bytes:
         return b""  # the process has ended
 
 
-def ask_workers(data_dir: Path, question: str) -> dict[int, dict[str, Any]]:
-    """Return each worker's answer by its process id; those that are no more are left out."""
+def ask_workers(
+    data_dir: Path, question: str, timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[int, dict[str, Any]]:
+    """Return each worker's answer by its process id; those that are no more are left out.
+
+    So is one that is silent for `timeout_s`.
+    """
     paths = sorted(workers_folder(data_dir).glob("*.sock"))
-    answers = {int(path.stem): _ask(path, question) for path in paths}
+    answers = {int(path.stem): _ask(path, question, timeout_s) for path in paths}
     return {pid: answer for pid, answer in answers.items() if answer is not None}
 
 
-def _ask(path: Path, question: str) -> dict[str, Any] | None:
+def _ask(path: Path, question: str, timeout_s: float) -> dict[str, Any] | None:
     with socket.socket(socket.AF_UNIX) as connection, _short(path.parent) as short:
-        connection.settimeout(ANSWER_TIMEOUT_S)
+        connection.settimeout(timeout_s)
         try:
             connection.connect(str(short / path.name))
         except ConnectionRefusedError:

@@ -34,7 +34,7 @@ def _shop(data_dir: Path) -> Judge:
 
     def shop(name: str) -> Verdict:
         values = {"SECRET_KEY": name + KEY, "BLUEPRINTS": ["landing"], "URL_PREFIX": "/shop"}
-        return parse_tenant(name, values, file=f"{name}.py", data_dir=data_dir)
+        return parse_tenant(name, values, file=f"{name}.py", digest=f"d-{name}", data_dir=data_dir)
 
     return shop
 
@@ -60,6 +60,40 @@ def test_of_two_that_clash_one_is_admitted(
     states = decide(admission, shop("globex"), shop("acme"))
 
     assert {"acme": "failed", "globex": "failed", first: "idle"} == states
+
+
+@pytest.mark.parametrize("order", [("acme", "globex"), ("globex", "acme")])
+@pytest.mark.parametrize(
+    ("accepted", "first"),
+    [
+        ([], "acme"),
+        ([("globex", "d-globex")], "globex"),
+        ([("globex", "d-older")], "acme"),
+        ([("globex", "d-globex"), ("acme", "d-acme")], "acme"),
+    ],
+)
+def test_at_start_whom_another_worker_has_accepted_comes_first(
+    admission: Admission,
+    shop: Judge,
+    accepted: list[tuple[str, str]],
+    first: str,
+    order: tuple[str, str],
+) -> None:
+    """With this content; where that is so of both, or of none, the first by name."""
+    admission.accepted_elsewhere = accepted
+
+    states = decide(admission, *(shop(name) for name in order))
+
+    assert {"acme": "failed", "globex": "failed", first: "idle"} == states
+
+
+def test_after_the_start_nobody_is_displaced(admission: Admission, shop: Judge) -> None:
+    """What other workers had accepted by then does not matter any more."""
+    admission.accepted_elsewhere = [("globex", "d-globex")]
+    decide(admission, shop("acme"))
+    admission.end_start()
+
+    assert {"acme": "idle", "globex": "failed"} == decide(admission, shop("globex"))
 
 
 def test_who_was_refused_is_admitted_when_the_place_is_free(

@@ -230,6 +230,32 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     ] == result.out.splitlines()
 
 
+def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
+) -> None:
+    """`list` and `plan` name it, as disabled: a host that starts does not serve it."""
+    for name in ("acme", "globex"):
+        write_tenant(name)
+    (data_dir / "acme").mkdir(parents=True, exist_ok=True)
+    (data_dir / "acme/levers.json").write_text("{")
+    snapshot = tmp_path / "snapshot.json"
+    snapshot.write_text("{}")
+
+    listed = tenantry("list")
+    plan = tenantry("plan", "--against", str(snapshot))
+
+    path = data_dir / "acme/levers.json"
+    problem = (
+        f"tenant 'acme' is disabled: {path}: cannot be read (JSONDecodeError); "
+        "remove it, and pull again."
+    )
+    rows = ["acme\t/acme\tdisabled\tlanding", "globex\t/globex\tidle\tlanding"]
+    assert (0, rows) == (listed.code, listed.out.splitlines())
+    assert f"tenantry: {problem}\n" == listed.err
+    new = "+ globex: new at /globex, endpoints landing"
+    assert (1, [new, f"! {problem}"]) == (plan.code, plan.out.splitlines())
+
+
 @pytest.mark.usefixtures("acme")
 def test_list_prints_json(tenantry: Tenantry) -> None:
     """`list --json` has an object per tenant."""

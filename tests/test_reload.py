@@ -19,7 +19,7 @@ from core.admission import Admission
 from core.departures import SURVIVOR_S
 from core.folder import TenantsFolder
 from core.instance import Instance
-from core.levers import UNTOUCHED, Levers, write_levers
+from core.levers import UNTOUCHED, Levers, levers_file, write_levers
 from core.mounts import Mount, Mounts
 from core.reload import Follower, Limits
 from core.tenant import Tenant
@@ -269,6 +269,85 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
     assert [("acme", "globex"), ("acme", "globex"), ("globex", "acme")] == seen
 
 
+@pytest.mark.parametrize("is_awake", [True, False])
+def test_two_tenants_exchange_their_prefixes(
+    follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture, *, is_awake: bool
+) -> None:
+    """In one step, and without an error, whether they have served or not."""
+    for name in ("acme", "globex"):
+        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
+    followed = follow().go_on()
+    seen = [followed.get(), followed.get("/globex/")] if is_awake else ["acme", "globex"]
+    write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
+    write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
+
+    seen += [followed.go_on().get(), followed.get("/globex/")]
+
+    assert ["acme", "globex", "globex2", "acme2"] == seen
+    assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+def test_a_ring_is_closed_whenever_its_last_file_comes(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """Whoever came before was refused, and served its old content until then."""
+    prefixes = {"acme": "/b", "globex": "/c", "initech": "/a"}
+    for name, prefix in zip(prefixes, ("/a", "/b", "/c"), strict=True):
+        write_tenant(name, APP_NAME=name, URL_PREFIX=prefix)
+    followed = follow().go_on()
+    told = [[followed.get(path) for path in ("/a/", "/b/", "/c/")]]
+    for name, prefix in prefixes.items():
+        write_tenant(name, APP_NAME=name, URL_PREFIX=prefix)
+        told.append([followed.go_on().get(path) for path in ("/a/", "/b/", "/c/")])
+
+    names = list(prefixes)
+    assert [names, names, names, ["initech", "acme", "globex"]] == told
+    assert {"serving"} == set(followed.states().values())
+
+
+def test_an_exchange_waits_for_a_build_that_fails(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """Both serve what they did, and say why; when it can be built both change."""
+    for name in ("acme", "globex"):
+        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
+    followed = follow().go_on()
+    seen = [followed.get(), followed.get("/globex/")]
+    followed.errors["globex2"] = RuntimeError("no")
+    write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
+    write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
+    seen += [followed.go_on(5.0).get(), followed.get("/globex/")]
+    reasons = [followed.mount(name).reason.partition(": ")[2] for name in ("acme", "globex")]
+    followed.errors.clear()
+
+    seen += [followed.go_on(10.0).get(), followed.get("/globex/")]
+
+    assert ["acme", "globex", "acme", "globex", "globex2", "acme2"] == seen
+    waits = "waits for tenant 'globex', with which it exchanges; that cannot be built yet."
+    assert [waits, "cannot be built: no"] == reasons
+
+
+def test_an_exchange_is_called_off_by_a_change_of_mind(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """What was built for it is closed, and the other one is refused as any clash is."""
+    for name in ("acme", "globex"):
+        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
+    followed = follow().go_on()
+    seen = [followed.get(), followed.get("/globex/")]
+    followed.errors["globex2"] = RuntimeError("no")
+    write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
+    write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
+    followed.go_on()
+    write_tenant("globex", APP_NAME="globex", URL_PREFIX="/globex")
+
+    seen += [followed.go_on().get(), followed.get("/globex/")]
+
+    assert ["acme", "globex"] * 2 == seen
+    assert {"acme": "stale", "globex": "serving"} == followed.states()
+    assert "is the prefix of tenant 'globex' too" in followed.mount().reason
+
+
 def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: WriteTenant) -> None:
     """Whoever asks while the file is renamed is answered, by the old owner or the new one."""
     path = write_tenant("acme", APP_NAME="v1", URL_PREFIX="/shop")
@@ -283,6 +362,38 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
     names = [mount.name for mount in followed.mounts.all]
 
     assert ({"v1"}, ["globex"]) == (words, names)
+
+
+def test_a_renamed_file_is_no_error(
+    follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key is the old name's until that is known to be gone: nobody is refused for it."""
+    path = write_tenant("globex", APP_NAME="v1")
+    followed = follow().go_on()
+    path.rename(path.with_name("acme.py"))
+
+    word = followed.go_on().get()
+
+    assert ("v1", {"acme": "serving"}) == (word, followed.states())
+    assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+def test_a_clash_with_a_file_that_comes_back_is_one(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """It was gone for a moment only, and owns what it did."""
+    path = write_tenant("globex", URL_PREFIX="/shop")
+    followed = follow().go_on()
+    text = path.read_text()
+    path.unlink()
+    write_tenant("acme", URL_PREFIX="/shop")
+    followed.follower.wake(look=True)
+    states = [followed.go_on(0.4).states()]
+    path.write_text(text)
+
+    states.append(followed.go_on().states())
+
+    assert [{"acme": state, "globex": "idle"} for state in ("idle", "failed")] == states
 
 
 def test_a_request_that_found_a_mount_before_it_left_is_answered(
@@ -323,6 +434,27 @@ def test_levers_take_effect_and_survive(
     seen.append(followed.go_on().get())
 
     assert ["v1", *[expected] * 3, "v2"] == seen
+
+
+def test_unreadable_levers_disable_at_start_and_change_nothing_later(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """Whether the tenant is to be served is not known then; `list` tells why it is not."""
+    write_tenant("acme", APP_NAME="v1")
+    serving = follow().go_on()
+    file = levers_file(serving.data_dir, "acme")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"maintenance": fal')
+    new = follow().go_on()
+    seen = [serving.go_on().get(), new.get()]
+    [off] = new.follower.off
+    write_levers(serving.data_dir, "acme", UNTOUCHED)
+
+    seen += [serving.go_on().get(), new.go_on().get()]
+
+    assert ["v1", "host", "v1", "v1"] == seen
+    assert f"{file}: cannot be read (JSONDecodeError); remove it, and pull again." == off.reason
+    assert () == new.follower.off
 
 
 def test_a_disabled_file_gives_its_claims_up(follow: Follow, write_tenant: WriteTenant) -> None:

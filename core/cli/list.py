@@ -11,10 +11,9 @@ from config.settings import HostSettings, read_settings
 from core.catalogue import Catalogue
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json, print_table
-from core.cli.tenants import scan
+from core.cli.tenants import levers_of, scan
 from core.errors import TenantryError
 from core.folder import list_tenant_files, read_content
-from core.levers import read_levers
 from core.status import WorkerStatus, newborn_workers, read_workers
 from core.tenant import Tenant
 
@@ -49,7 +48,14 @@ def command(is_waiting: bool, is_json: bool) -> None:
     settings = read_settings()
     has_converged = wait_for_workers(settings) if is_waiting else True
     workers = read_workers(settings.data_dir)
-    rows = serving_rows(workers) if workers else folder_rows(settings, scan(settings))
+    if workers:
+        rows = serving_rows(workers)
+    else:
+        catalogue = scan(settings)
+        rows = folder_rows(settings, catalogue)
+        for tenant in catalogue.tenants:
+            if problem := levers_of(settings, tenant.name)[1]:
+                click.echo(f"tenantry: {problem}", err=True)
     if is_json:
         print_json(rows)
     else:
@@ -132,7 +138,7 @@ def _states(row: dict[str, Any]) -> str:
 
 
 def _state(settings: HostSettings, tenant: Tenant) -> str:
-    levers = read_levers(settings.data_dir, tenant.name)
+    levers, _ = levers_of(settings, tenant.name)
     if levers.is_disabled:
         return "disabled"
     return "maintenance" if tenant.maintenance or levers.maintenance else "idle"

@@ -15,9 +15,8 @@ from config.settings import HostSettings, read_settings
 from core.app_factory import close_app, create_app
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json
-from core.cli.tenants import scan
+from core.cli.tenants import levers_of, scan
 from core.errors import EndpointError, TenantryError
-from core.levers import read_levers
 from core.plan import compare, describe
 from core.status import ask_workers
 
@@ -43,11 +42,9 @@ def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
     """Show what the tenants folder would change: tenants, prefixes, databases, keys, routes."""
     settings = read_settings()
     catalogue = scan(settings)
-    new = {
-        tenant.name: describe(tenant)
-        for tenant in catalogue.tenants
-        if not read_levers(settings.data_dir, tenant.name).is_disabled
-    }
+    levers = {one.name: levers_of(settings, one.name) for one in catalogue.tenants}
+    enabled = [one for one in catalogue.tenants if not levers[one.name][0].is_disabled]
+    new = {tenant.name: describe(tenant) for tenant in enabled}
     if target is not None:
         target.write_text(json.dumps(new, indent=2), encoding="utf-8")
         changes = []
@@ -55,6 +52,7 @@ def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
         old = _saved(snapshot) if snapshot is not None else _served(settings)
         changes = compare(old, new, _routes)
     problems = [str(problem) for problem in catalogue.problems]
+    problems += [problem for _, problem in levers.values() if problem]
     if is_json:
         print_json({"changes": [asdict(change) for change in changes], "problems": problems})
     else:

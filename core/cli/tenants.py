@@ -6,6 +6,7 @@ from config.settings import HostSettings
 from core.catalogue import Catalogue, load_content, scan_tenants, validate
 from core.errors import TenantryError, UnknownTenantError
 from core.folder import list_tenant_files, read_content
+from core.levers import Levers, read_levers
 from core.loader import LoadedFile, Loader
 from core.tenant import Tenant
 
@@ -20,6 +21,17 @@ def scan(settings: HostSettings) -> Catalogue:
     tenant_files(folder)
     with Loader(data_dir=settings.data_dir) as loader:
         return scan_tenants(folder, settings.data_dir, loader, settings.only)
+
+
+def levers_of(settings: HostSettings, name: str) -> tuple[Levers, str]:
+    """Return a tenant's levers, and why they cannot be read.
+
+    It is disabled then, as with a host that starts.
+    """
+    try:
+        return read_levers(settings.data_dir, name), ""
+    except TenantryError as error:
+        return Levers(is_disabled=True), f"tenant {name!r} is disabled: {error}"
 
 
 def known_name(settings: HostSettings, name: str) -> None:
