@@ -30,13 +30,14 @@ checks it (`pyproject.toml`).
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
                                            worker; who stands before a database, an engine's
                                            connections, what a folder may hold
-    claims  folder  instance  masking      what tenants may not share; which files have settled;
-    breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
-                                           be down, the process's connections, a database's 503
+    claims  folder  instance               what tenants may not share; which files have settled;
+    breaker  connections  database_down    one app while it serves; what is known to be down,
+                                           the process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
-    problem  turns  writers                the host's own answers; many names by turns
+    problem  turns  writers  masking       the host's own answers; many names by turns;
+                                           secrets hidden
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -183,13 +183,14 @@ class Host:
             for one in self.follower.off
         ]
 
-    def tell_plan(self) -> dict[str, Any]:
+    def tell_plan(self, salt: str) -> dict[str, Any]:
         """Return what `tenantry plan` compares with: a description of every tenant served."""
-        tenants = [mount.tenant for mount in self.mounts.all]
-        return {tenant.name: describe(tenant) for tenant in tenants if tenant is not None}
+        tenants = [mount.tenant for mount in self.mounts.all if mount.tenant is not None]
+        descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
+        return {"is_ready": self._is_ready(), "tenants": descriptions}
 
     def _tell_operators(self) -> None:
-        answers = {
+        answers: dict[str, Callable[..., Any]] = {
             "list": self.tell, "plan": self.tell_plan,
             "ready": self.tell_ready, "awake": self.tell_awake,
         }  # fmt: skip

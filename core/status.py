@@ -55,10 +55,11 @@ class StatusSocket:
 
     Args:
         data_dir: where the socket is made.
-        answers: question → what makes the answer, which JSON can take.
+        answers: question → what makes the answer, which JSON can take; called with the words that
+            follow the question.
     """
 
-    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[..., Any]]) -> None:
         self._answers = answers
         self._name = f"{os.getpid()}.sock"
         self._folder = workers_folder(data_dir)
@@ -93,9 +94,10 @@ class StatusSocket:
             with client:
                 try:
                     client.settimeout(ANSWER_TIMEOUT_S)
-                    answer = self._answers.get(client.recv(64).decode())
+                    question, *words = client.recv(64).decode().split() or [""]
+                    answer = self._answers.get(question)
                     if answer is not None:
-                        client.sendall(json.dumps(answer()).encode())
+                        client.sendall(json.dumps(answer(*words)).encode())
                 except OSError:
                     pass  # the client has gone
                 except Exception:

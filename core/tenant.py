@@ -4,7 +4,7 @@ The fields are the keys of a tenant file; the README's table is checked against 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from pydantic import (
 from core import tenant_values
 from core.database_url import check_database_url, parse_database_url
 from core.errors import Problem, TenantFileError
+from core.masking import mask
 from core.tenant_problems import ill_valued, misspelt, unsafe
 from core.tenant_values import (
     check_host_name,
@@ -61,6 +62,10 @@ class Tenant(BaseModel):
     name: str
     file: str = Field("", description="The file it came from, as messages show it.")
     digest: str = Field("", description="SHA-256 of that file's bytes.")
+    keys_with_secrets: tuple[str, ...] = Field(
+        (),
+        description="Keys that hold a secret, as only `secret()` could tell.",
+    )
     flask: Mapping[str, Any] = Field(
         default_factory=dict, repr=False, description="Every other key, for `app.config`."
     )
@@ -245,6 +250,7 @@ def parse_tenant(
     file: str = "",
     digest: str = "",
     data_dir: Path,
+    secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
     """Validate the upper-case names of one tenant file.
@@ -255,6 +261,7 @@ def parse_tenant(
         file: the path that messages name.
         digest: of the file's bytes.
         data_dir: where its default database and folder are.
+        secrets: what `secret()` returned to the file.
         is_development: allow `DEBUG` and `TESTING`.
 
     Raises:
@@ -279,13 +286,23 @@ def parse_tenant(
     given = {key: values[key] for key in known & values.keys()}
     try:
         tenant = Tenant.model_validate(
-            {"name": name, "file": file, "digest": digest, "flask": flask} | defaults | given
-        )
+            {"name": name, "file": file, "digest": digest, "flask": flask,
+             "keys_with_secrets": _keys_with_secrets(values, secrets)} | defaults | given
+        )  # fmt: skip
     except ValidationError as error:
         problems += [ill_valued(file, values, details, _EXAMPLES) for details in error.errors()]
     if problems:
         raise TenantFileError(problems)
     return _compact(tenant)
+
+
+def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
+    """Return the keys of which only the secrets tell that something in them must not be shown."""
+    if not secrets:
+        return ()
+    return tuple(
+        key for key, value in values.items() if mask(key, value, secrets) != mask(key, value)
+    )
 
 
 def _compact(tenant: Tenant) -> Tenant:
