@@ -20,6 +20,9 @@ from typing import Any
 ANSWER_TIMEOUT_S = 5.0
 """How long a worker may take to tell, and a client to read: 10,000 tenants take 0.1 s."""
 
+PAUSE_S = 1.0
+"""How long nobody is answered after one could not be: a file descriptor may be free by then."""
+
 BIRTH_S = 10.0
 """How old a worker may get before it tells: importing takes one second, and the host waits three
 more at most before it accepts connections."""
@@ -67,17 +70,21 @@ class StatusSocket:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _short(self._folder) as short:
-                (short / self._name).unlink(missing_ok=True)  # of a process that had this number
-                self._listener.bind(str(short / self._name))
-            self._listener.listen()
+                unheard = short / f"{os.getpid()}.new"  # who asks removes what nobody listens on
+                unheard.unlink(missing_ok=True)
+                self._listener.bind(str(unheard))
+                self._listener.listen()
+                unheard.replace(short / self._name)
         except OSError:
             self._listener.close()
             raise
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="tenantry-status", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Answer no more. Idempotent."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
@@ -86,11 +93,17 @@ class StatusSocket:
             (self._folder / self._name).unlink()
 
     def _serve(self) -> None:
-        while True:
+        has_told = False
+        while not self._closing.is_set():
             try:
                 client, _ = self._listener.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                if not has_told and not self._closing.is_set():  # no file descriptor is free
+                    _logger.error("status.silent", extra={"reason": str(error)})
+                has_told = True
+                self._closing.wait(PAUSE_S)
+                continue
+            has_told = False
             with client:
                 try:
                     client.settimeout(ANSWER_TIMEOUT_S)

@@ -1,6 +1,8 @@
 """What each worker tells on its socket."""
 
+import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import wait_until
 
 from core.status import (
     StatusSocket,
@@ -35,6 +38,49 @@ def test_a_worker_tells(data_dir: Path) -> None:
     expected = WorkerStatus(os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},))
 
     assert [expected] == read_workers(data_dir)
+
+
+def test_it_goes_on_after_a_moment_without_file_descriptors(
+    status_socket: StatusSocket,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It says so once, and answers when one is free again."""
+    del status_socket
+    monkeypatch.setattr("core.status.PAUSE_S", 0.01)
+    monkeypatch.chdir(workers_folder(data_dir))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            client.connect(f"{os.getpid()}.sock")
+            wait_until(lambda: "status.silent" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        client.sendall(b"list")
+        answer = client.recv(1 << 16)
+
+    assert (TOLD, 1) == (json.loads(answer), caplog.text.count("status.silent"))
+
+
+def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked in between would be refused, and remove the socket for ever."""
+    found: list[Path] = []
+
+    class Watched(socket.socket):
+        def listen(self, *args: int) -> None:
+            found.extend(workers_folder(data_dir).glob("*.sock"))
+            super().listen(*args)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    workers = read_workers(data_dir)
+    opened.close()
+
+    assert ([], 1) == (found, len(workers))
 
 
 def test_a_closed_worker_is_gone(status_socket: StatusSocket, data_dir: Path) -> None:
