@@ -31,6 +31,7 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
+    levers: Levers = UNTOUCHED
 
 
 @dataclass(slots=True)
@@ -50,11 +51,15 @@ class Known:
         """Return what to tell of it while it is off."""
         verdict = self.verdict
         if isinstance(verdict, Tenant):
-            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints)
+            return Off(
+                verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints, self.levers
+            )
         if isinstance(verdict, Disabled):
-            return Off(verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints)
+            return Off(
+                verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints, self.levers
+            )
         digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, "", digest, ())
+        return Off(self.mount.name, "", digest, (), self.levers)
 
     def wanted_prefix(self) -> str | None:
         """Return where a file that is not accepted would be mounted, as far as that is known."""

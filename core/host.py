@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
+from core.levers import Levers
 from core.limits import BodyLimit
 from core.mounts import Mount, Mounts
 from core.plan import describe
@@ -164,7 +165,7 @@ class Host:
             "master": os.getppid(),
             "is_ready": self._is_ready(),
             "only": self.settings.only,
-            "mounts": [asdict(one) for one in self.status() + self._off()],
+            "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
     def tell_ready(self) -> dict[str, Any]:
@@ -177,11 +178,14 @@ class Host:
         awake = [(one.used_at, name) for one, name in pairs if one is not None]
         return {"names": [] if self._is_stopping else [n for _, n in sorted(awake, reverse=True)]}
 
-    def _off(self) -> list[MountStatus]:
-        return [
-            MountStatus(one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints)
-            for one in self.follower.off
-        ]
+    def _told_mounts(self) -> Iterator[dict[str, Any]]:
+        for mount in self.mounts.all:
+            yield asdict(_status(mount)) | {"levers": asdict(Levers(mount.lever))}
+
+    def _told_off(self) -> Iterator[dict[str, Any]]:
+        for one in self.follower.off:
+            place = one.name, one.prefix, "disabled", "", 0.0, one.digest, one.endpoints
+            yield asdict(MountStatus(*place)) | {"levers": asdict(one.levers)}
 
     def tell_plan(self, salt: str) -> dict[str, Any]:
         """Return what `tenantry plan` compares with: a description of every tenant served."""

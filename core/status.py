@@ -119,12 +119,20 @@ class StatusSocket:
 
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
     """Ask every worker of the hosts over `data_dir` what it serves."""
-    return [
+    return read_all_workers(data_dir)[0]
+
+
+def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
+    """Return what each worker serves, and the processes that listen but do not answer."""
+    answers = _ask_all(data_dir, "list")
+    workers = [
         WorkerStatus(
             pid, said["master"], said["is_ready"], tuple(said["mounts"]), tuple(said["only"])
         )
-        for pid, said in ask_workers(data_dir, "list").items()
+        for pid, said in answers.items()
+        if said
     ]
+    return workers, [pid for pid, said in answers.items() if not said]
 
 
 def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
@@ -165,7 +173,12 @@ def _read(path: str) -> bytes:
 
 
 def ask_workers(data_dir: Path, question: str) -> dict[int, dict[str, Any]]:
-    """Return each worker's answer by its process id; those that are no more are left out."""
+    """Return each worker's answer by its process id; those that do not answer are left out."""
+    return {pid: answer for pid, answer in _ask_all(data_dir, question).items() if answer}
+
+
+def _ask_all(data_dir: Path, question: str) -> dict[int, dict[str, Any]]:
+    """Return each worker's answer, empty if it gives none; those that are no more are left out."""
     paths = sorted(workers_folder(data_dir).glob("*.sock"))
     answers = {int(path.stem): _ask(path, question) for path in paths}
     return {pid: answer for pid, answer in answers.items() if answer is not None}
@@ -189,7 +202,7 @@ def _ask(path: Path, question: str) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(b"".join(parts))
     except ValueError:
-        return None  # it ended in the middle
+        return {}  # it ended in the middle, or was silent
     return said
 
 

@@ -220,10 +220,10 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     result = tenantry("list")
 
     assert [
-        "acme\t/acme\tidle\tlanding",
-        "broken\t/broken\tfailed\t",
-        "closed\t/c/d\tmaintenance\tlanding",
-        "off\t/off\tdisabled\tlanding",
+        "acme\t/acme\tidle\tlanding\t",
+        "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; mend it.",
+        "closed\t/c/d\tmaintenance\tlanding\t",
+        "off\t/off\tdisabled\tlanding\t",
     ] == result.out.splitlines()
 
 
@@ -231,6 +231,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 def test_list_prints_json(tenantry: Tenantry) -> None:
     """`list --json` has an object per tenant."""
     row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
+    row |= {"reason": ""}
 
     assert [row] == json.loads(tenantry("list", "--json").out)
 
