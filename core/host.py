@@ -60,6 +60,7 @@ class Host:
         self.settings = settings
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
+        self._server = ""
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
@@ -80,12 +81,15 @@ class Host:
             self._tell_operators()
         return self._wsgi(environ, start_response)
 
-    def start(self) -> None:
+    def start(self, server: str = "") -> None:
         """Follow the tenants folder in this process; returns when requests may come.
+
+        `server` is the name of who runs it, for `tenantry restart`.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
         longer than `START_PATIENCE_S` and `WARM_S`.
         """
+        self._server = server
         self._follow()
         wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
         self._tell_operators()
@@ -165,6 +169,7 @@ class Host:
             "master": os.getppid(),
             "is_ready": self._is_ready(),
             "only": self.settings.only,
+            "server": self._server,
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 

@@ -46,6 +46,8 @@ class WorkerStatus:
     """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
     only: tuple[str, ...] = ()
     """The tenants that its host serves; empty for all."""
+    server: str = ""
+    """`gunicorn` where `TenantWorker` runs it; else nobody knows what its parent process is."""
 
 
 def workers_folder(data_dir: Path) -> Path:
@@ -127,7 +129,12 @@ def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
     answers = _ask_all(data_dir, "list")
     workers = [
         WorkerStatus(
-            pid, said["master"], said["is_ready"], tuple(said["mounts"]), tuple(said["only"])
+            pid,
+            said["master"],
+            said["is_ready"],
+            tuple(said["mounts"]),
+            tuple(said["only"]),
+            said["server"],
         )
         for pid, said in answers.items()
         if said
@@ -144,16 +151,17 @@ def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
     telling = {worker.pid for worker in workers}
     commands = {_read(f"/proc/{pid}/cmdline") for pid in telling}
     masters = {worker.master for worker in workers}
-    children = {
-        int(pid)
-        for master in masters
-        for pid in _read(f"/proc/{master}/task/{master}/children").split()
-    }
+    children = {pid for master in masters for pid in child_processes(master)}
     return {
         pid
         for pid in children - telling - masters
         if _read(f"/proc/{pid}/cmdline") in commands and _age_s(pid) < BIRTH_S
     }
+
+
+def child_processes(parent: int) -> list[int]:
+    """Return the processes that this one has started and not outlived; none if it has ended."""
+    return [int(pid) for pid in _read(f"/proc/{parent}/task/{parent}/children").split()]
 
 
 def _age_s(pid: int) -> float:

@@ -24,6 +24,7 @@ BROKEN_ENDPOINTS = {
     "raises": "raise RuntimeError('not today')\n",
     "exits": "import os\nos._exit(3)\n",
 }
+SAID = {"raises": "not today", "exits": "ends its process (exit code 3)"}
 
 
 @pytest.fixture(name="plan")
@@ -184,18 +185,21 @@ def test_an_endpoint_that_fails_is_a_problem(
     plan: Plan, write_tenant: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
     """Whatever it does to the process that imports it: the tenant stays, exit 1."""
-    package = tmp_path / f"shop_{kind}"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
+    package = tmp_path / f"shop_{kind}/orders"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("")
     (package / "blueprint.py").write_text(BROKEN_ENDPOINTS[kind])
-    write_tenant("acme", BLUEPRINTS=["landing", f"shop_{kind}"])
+    write_tenant("acme", BLUEPRINTS=["landing", f"shop_{kind}.orders"])
 
     code, (stays, problem) = plan()
-    sys.modules.pop(f"shop_{kind}", None)
+    for name in (f"shop_{kind}", f"shop_{kind}.orders"):
+        sys.modules.pop(name, None)
 
     assert 1 == code
     assert stays.startswith("~ acme: stays as it is: tenants/acme.py: 'BLUEPRINTS[1]': ")
     assert problem.startswith("! tenants/acme.py: 'BLUEPRINTS[1]': ")
+    assert SAID[kind] in problem
 
 
 @pytest.mark.usefixtures("serving")

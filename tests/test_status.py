@@ -1,8 +1,7 @@
 """What each worker tells on its socket."""
 
-import json
+import errno
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import wait_until
 
 from core.status import (
     StatusSocket,
@@ -21,7 +19,13 @@ from core.status import (
     workers_folder,
 )
 
-TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}], "only": []}
+TOLD: dict[str, Any] = {
+    "master": 7,
+    "is_ready": True,
+    "mounts": [{"name": "acme"}],
+    "only": [],
+    "server": "gunicorn",
+}
 
 
 @pytest.fixture(name="status_socket")
@@ -35,35 +39,33 @@ def _status_socket(data_dir: Path) -> Iterator[StatusSocket]:
 @pytest.mark.usefixtures("status_socket")
 def test_a_worker_tells(data_dir: Path) -> None:
     """Whoever asks gets what the worker tells, with its process id."""
-    expected = WorkerStatus(os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},))
+    expected = WorkerStatus(
+        os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},), server="gunicorn"
+    )
 
     assert [expected] == read_workers(data_dir)
 
 
 def test_it_goes_on_after_a_moment_without_file_descriptors(
-    status_socket: StatusSocket,
-    data_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says so once, and answers when one is free again."""
-    del status_socket
-    monkeypatch.setattr("core.status.PAUSE_S", 0.01)
-    monkeypatch.chdir(workers_folder(data_dir))
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket(socket.AF_UNIX) as client:
-        free = os.dup(0)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-        try:
-            client.connect(f"{os.getpid()}.sock")
-            wait_until(lambda: "status.silent" in caplog.text)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        client.sendall(b"list")
-        answer = client.recv(1 << 16)
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 3
 
-    assert (TOLD, 1) == (json.loads(answer), caplog.text.count("status.silent"))
+    class Failing(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            if failures:
+                raise failures.pop()
+            return super().accept()
+
+    monkeypatch.setattr("core.status.PAUSE_S", 0.0)
+    monkeypatch.setattr(socket, "socket", Failing)
+    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    workers = read_workers(data_dir)
+    opened.close()
+
+    assert ([], 1) == (failures, len(workers))
+    assert 1 == caplog.text.count("status.silent")
 
 
 def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
