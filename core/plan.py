@@ -48,7 +48,8 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
     keys = {}
     for key, value in config.items():
         shown = MASK if key in tenant.keys_with_secrets else mask(key, value, known)
-        keys[key] = repr(value) if shown == value else _masked(key, value, shown, salt)
+        is_plain = shown is value or shown == value
+        keys[key] = _text(value) if is_plain else _masked(key, value, shown, salt)
     return {"prefix": tenant.url_prefix, "endpoints": list(tenant.blueprints), "keys": keys}
 
 
@@ -122,6 +123,13 @@ def _gained_and_lost(
 
 def _masked(key: str, value: Any, shown: Any, salt: str) -> str:
     print_ = hmac.new(
-        salt.encode(), f"{key} {value!r}".encode("utf-8", "surrogatepass"), hashlib.sha256
+        salt.encode(), f"{key} {_text(value)}".encode("utf-8", "surrogatepass"), hashlib.sha256
     )
     return f"{MASK if shown == MASK else repr(shown)} (#{print_.hexdigest()[:8]})"
+
+
+def _text(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of over 4,300 digits
+        return f"{type(value).__name__} too long to show"

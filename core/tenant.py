@@ -300,9 +300,9 @@ def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> t
     """Return the keys of which only the secrets tell that something in them must not be shown."""
     if not secrets:
         return ()
-    return tuple(
-        key for key, value in values.items() if mask(key, value, secrets) != mask(key, value)
-    )
+    pairs = [(key, mask(key, value), mask(key, value, secrets)) for key, value in values.items()]
+    # Not every value can be compared (a signalling NaN); one that nothing is masked in is itself.
+    return tuple(key for key, plain, masked in pairs if plain is not masked and plain != masked)
 
 
 def _compact(tenant: Tenant) -> Tenant:

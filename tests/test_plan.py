@@ -6,6 +6,7 @@ import json
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from conftest import KEY, tenant_text
 from config.settings import HostSettings
 from core.cli import main
 from core.host import Host
+from core.levers import Levers, write_levers
+from core.plan import describe
 from core.status import StatusSocket
+from core.tenant import parse_tenant
 
 Lines = tuple[int, list[str]]
 Plan = Callable[..., Lines]
@@ -91,6 +95,31 @@ def test_a_worker_does_not_tell_what_secret_returned(
     host.load()
 
     assert "hunter2" not in json.dumps(host.tell_plan("salt"))
+
+
+def test_odd_values_are_described(tmp_path: Path) -> None:
+    """A secret that is no UTF-8, a number too long to write, one that compares with none."""
+    keys = {"ODD": Decimal("sNaN"), "LONG": 10**5000, "HIDDEN": ["\udcff!" * 9]}
+    values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]} | keys
+    tenant = parse_tenant("acme", values, data_dir=tmp_path, secrets=["\udcff!" * 9])
+
+    told = describe(tenant, "salt")["keys"]
+
+    assert ("HIDDEN",) == tenant.keys_with_secrets
+    assert ("Decimal('sNaN')", "int too long to show") == (told["ODD"], told["LONG"])
+    assert told["HIDDEN"].startswith("******** (#")
+
+
+def test_a_disabled_tenant_may_be_broken(
+    plan: Plan, write_tenant: Callable[..., Path], data_dir: Path
+) -> None:
+    """The host does not look at it: it is no problem, and gone where it was."""
+    write_tenant("acme")
+    plan("--save", "snapshot")
+    write_tenant("acme", SECRET_KEY="short")
+    write_levers(data_dir, "acme", Levers(is_disabled=True))
+
+    assert (0, ["- acme: gone from /acme"]) == plan("--against", "snapshot")
 
 
 @pytest.mark.usefixtures("serving")

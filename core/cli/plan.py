@@ -94,6 +94,8 @@ def _refused(
     """Return whose newest file would not be served, by name, with every reason."""
     found: dict[str, list[str]] = {}
     for one in catalogue.rejected:
+        if read_levers(settings.data_dir, one.name).is_disabled:
+            continue
         found.setdefault(one.name, []).extend(map(str, one.problems))
     for tenant, problem in find_faults(changed, settings.data_dir, only_endpoints=only_endpoints):
         found.setdefault(tenant.name, []).append(str(problem))
