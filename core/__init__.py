@@ -41,15 +41,15 @@ checks it (`pyproject.toml`).
     clients  issuer                        worker; who stands before a database, an engine's
                                            connections, what a folder may hold; who gets in, and
                                            where keys for tokens come from
-    claims  folder  instance  masking      what tenants may not share; which files have settled;
-    breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
-                                           be down, the process's connections, a database's 503
+    claims  folder  instance               what tenants may not share; which files have settled;
+    breaker  connections  database_down    one app while it serves; what is known to be down, the
+                                           process's connections, a database's 503
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-                                           answers; many names by turns
+    masking                                answers; many names by turns; secrets hidden
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

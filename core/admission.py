@@ -40,6 +40,7 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
+    levers: Levers = UNTOUCHED
     reason: str = ""
     """Why its levers cannot be read, where that is so."""
 
@@ -61,13 +62,13 @@ class Known:
         """Return what to tell of it while it is off."""
         verdict = self.verdict
         if isinstance(verdict, Tenant):
-            return Off(verdict.name, verdict.url_prefix, verdict.digest, verdict.blueprints, reason)
-        if isinstance(verdict, Disabled):
-            return Off(
-                verdict.name, verdict.prefix or "", verdict.digest, verdict.endpoints, reason
-            )
+            place, endpoints = verdict.url_prefix, verdict.blueprints
+        elif isinstance(verdict, Disabled):
+            place, endpoints = verdict.prefix or "", verdict.endpoints
+        else:
+            place, endpoints = "", ()
         digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, "", digest, (), reason)
+        return Off(self.mount.name, place, digest, endpoints, self.levers, reason)
 
     def wanted_prefix(self) -> str | None:
         """Return where a file that is not accepted would be mounted, as far as that is known."""

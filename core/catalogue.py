@@ -3,7 +3,7 @@
 Reads and judges; builds nothing, serves nothing.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -75,19 +75,25 @@ class Catalogue:
 
 
 def scan_tenants(
-    folder: Path, data_dir: Path, loader: Loader, only: Collection[str] = ()
+    folder: Path,
+    data_dir: Path,
+    loader: Loader,
+    only: Collection[str] = (),
+    *,
+    rank: Callable[[Tenant], int] = lambda _: 0,
 ) -> Catalogue:
     """Load, validate and compare every tenant file of `folder`. Raises nothing for a bad file.
 
     Given names in `only`, it is as if no other file were there.
 
-    Of two that clash, the first in name order is accepted.
+    Of two that clash, the one of the lower `rank` is accepted, else the first in name order.
 
     Raises:
         OSError: the folder cannot be read.
     """
     claims = Claims()
     accepted: list[Tenant] = []
+    good: list[Tenant] = []
     disabled: list[Disabled] = []
     rejected: list[Rejected] = []
     for path in list_tenant_files(folder):
@@ -98,11 +104,16 @@ def scan_tenants(
             rejected.append(verdict)
         elif isinstance(verdict, Disabled):
             disabled.append(verdict)
-        elif clashes := claims.clashes(verdict):
-            rejected.append(clashing(verdict, clashes))
         else:
-            claims.take(verdict)
-            accepted.append(verdict)
+            good.append(verdict)
+    for tenant in sorted(good, key=rank):  # stable: the order of names within one
+        if clashes := claims.clashes(tenant):
+            rejected.append(clashing(tenant, clashes))
+        else:
+            claims.take(tenant)
+            accepted.append(tenant)
+    accepted.sort(key=lambda one: one.name)
+    rejected.sort(key=lambda one: one.name)
     placed = tuple(place(one, claims) for one in rejected)
     return Catalogue(tuple(accepted), placed, tuple(disabled))
 
@@ -180,7 +191,12 @@ def validate(loaded: LoadedFile, data_dir: Path) -> Tenant:
     tenant: Tenant | None = None
     try:
         tenant = parse_tenant(
-            loaded.name, values, file=file, digest=loaded.digest, data_dir=data_dir
+            loaded.name,
+            values,
+            file=file,
+            digest=loaded.digest,
+            data_dir=data_dir,
+            secrets=loaded.secrets,
         )
     except TenantFileError as error:
         refused = {problem.key for problem in problems}  # "is missing" would be a second one

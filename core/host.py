@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
+from core.levers import Levers
 from core.limits import BodyLimit
 from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
@@ -62,6 +63,7 @@ class Host:
         self.settings = settings
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
+        self._server = ""
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
@@ -83,12 +85,15 @@ class Host:
             self._tell_operators()
         return self._wsgi(environ, start_response)
 
-    def start(self) -> None:
+    def start(self, server: str = "") -> None:
         """Follow the tenants folder in this process; returns when requests may come.
+
+        `server` is the name of who runs it, for `tenantry restart`.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
         longer than `START_PATIENCE_S` and `WARM_S`.
         """
+        self._server = server
         self._follow()
         wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
         self._tell_operators()
@@ -212,7 +217,8 @@ class Host:
             "master": os.getppid(),
             "is_ready": self._is_ready(),
             "only": self.settings.only,
-            "mounts": [asdict(one) for one in self.status() + self._off()],
+            "server": self._server,
+            "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
     def tell_ready(self) -> dict[str, Any]:
@@ -231,21 +237,23 @@ class Host:
         awake = [(one.used_at, name) for one, name in pairs if one is not None]
         return {"names": [] if self._is_stopping else [n for _, n in sorted(awake, reverse=True)]}
 
-    def _off(self) -> list[MountStatus]:
-        return [
-            MountStatus(
-                one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
-            )
-            for one in self.follower.off
-        ]
+    def _told_mounts(self) -> Iterator[dict[str, Any]]:
+        for mount in self.mounts.all:
+            yield asdict(_status(mount)) | {"levers": asdict(Levers(mount.lever))}
 
-    def tell_plan(self) -> dict[str, Any]:
+    def _told_off(self) -> Iterator[dict[str, Any]]:
+        for one in self.follower.off:
+            place = one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
+            yield asdict(MountStatus(*place)) | {"levers": asdict(one.levers)}
+
+    def tell_plan(self, salt: str) -> dict[str, Any]:
         """Return what `tenantry plan` compares with: a description of every tenant served."""
-        tenants = [mount.tenant for mount in self.mounts.all]
-        return {tenant.name: describe(tenant) for tenant in tenants if tenant is not None}
+        tenants = [mount.tenant for mount in self.mounts.all if mount.tenant is not None]
+        descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
+        return {"is_ready": self._is_ready(), "tenants": descriptions}
 
     def _tell_operators(self) -> None:
-        answers = {
+        answers: dict[str, Callable[..., Any]] = {
             "list": self.tell, "plan": self.tell_plan,
             "ready": self.tell_ready, "awake": self.tell_awake, "accepted": self.tell_accepted,
         }  # fmt: skip

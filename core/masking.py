@@ -41,7 +41,12 @@ def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
 
 def _needles(secrets: Iterable[str]) -> list[str]:
     """Return the secrets, also as they stand in a URL, the longest first."""
-    forms = {form for one in secrets if one for form in (one, quote(one, ""), quote_plus(one))}
+    forms = {
+        form
+        for one in secrets
+        if one
+        for form in (one, *(act(one, "", errors="surrogatepass") for act in (quote, quote_plus)))
+    }
     return sorted(forms, key=len, reverse=True)
 
 
@@ -66,9 +71,16 @@ def _masked_scalar(value: Any, needles: list[str]) -> Any:
     elif isinstance(value, str | PurePath):
         text = str(value)
     else:
-        return MASK if str(value) in needles else value
+        return MASK if _digits(value) in needles else value
     masked = _masked_text(text, needles)
     return value if masked == text else masked
+
+
+def _digits(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no number of over 4,300 digits
+        return ""
 
 
 def _masked_text(text: str, needles: list[str]) -> str:

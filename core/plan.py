@@ -1,15 +1,17 @@
 """What a changed tenants folder would change: descriptions of tenants, and how two sets differ.
 
-A description holds no secret: in the place of one stands a fingerprint, keyed with the tenant's
-own secret key, which tells that it changed and not what it is.
+A description holds no secret: in the place of one stands a fingerprint, which tells that it changed
+and not what it is. Descriptions that are compared are made with the same random `salt`.
 """
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from core.claims import is_nested
 from core.masking import MASK, mask
 from core.tenant import Tenant
 
@@ -28,7 +30,7 @@ class Change:
 
     tenant: str
     what: str
-    """`added`, `removed`, `prefix`, `database`, `key`, `endpoint` or `route`."""
+    """`added`, `removed`, `stays`, `prefix`, `database`, `key`, `endpoint` or `route`."""
     text: str
 
     def __str__(self) -> str:
@@ -37,23 +39,36 @@ class Change:
         return f"{sign} {self.tenant}: {self.text}"
 
 
-def describe(tenant: Tenant) -> dict[str, Any]:
+def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
     """Return what a plan compares of a tenant."""
     config = tenant.config()
-    return {
-        "prefix": tenant.url_prefix,
-        "endpoints": list(tenant.blueprints),
-        "keys": {key: _shown(tenant, key, value) for key, value in config.items()},
-    }
+    known = [config["SECRET_KEY"], *config["SECRET_KEY_FALLBACKS"]]
+    if tenant.database_url.password:
+        known.append(tenant.database_url.password)
+    keys = {}
+    for key, value in config.items():
+        shown = MASK if key in tenant.keys_with_secrets else mask(key, value, known)
+        is_plain = shown is value or shown == value
+        keys[key] = _text(value) if is_plain else _masked(key, value, shown, salt)
+    return {"prefix": tenant.url_prefix, "endpoints": list(tenant.blueprints), "keys": keys}
 
 
 def compare(
-    old: Mapping[str, Description], new: Mapping[str, Description], routes: Routes
+    old: Mapping[str, Description],
+    new: Mapping[str, Description],
+    routes: Routes,
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Change]:
-    """Return what happens between two sets of tenants (name → description), by name."""
+    """Return what happens between two sets of tenants (name → description), by name.
+
+    `refused` are those whose newest file is not served, and why: a tenant of old stays as it is.
+    """
     changes: list[Change] = []
     for name in sorted(old.keys() | new.keys()):
-        if name not in old:
+        if name in refused:
+            if name in old:
+                changes.append(Change(name, "stays", f"stays as it is: {refused[name]}"))
+        elif name not in old:
             text = f"new at {new[name]['prefix']}, endpoints {', '.join(new[name]['endpoints'])}"
             changes.append(Change(name, "added", text))
         elif name not in new:
@@ -61,6 +76,25 @@ def compare(
         else:
             changes += _differences(name, old[name], new[name], routes)
     return changes
+
+
+def blocked(
+    old: Mapping[str, Description], new: Mapping[str, Description], refused: Collection[str]
+) -> dict[str, str]:
+    """Return who cannot have its new prefix, and why: one that stays as it is keeps its own."""
+    found: dict[str, str] = {}
+    kept = {name: old[name]["prefix"] for name in refused if name in old}
+    while True:
+        more = {
+            name: f"{one['prefix']} is at, above or below {prefix} of tenant {owner!r}, which stays"
+            for name, one in new.items()
+            for owner, prefix in kept.items()
+            if name not in found and name not in refused and is_nested(one["prefix"], prefix)
+        }
+        if not more:
+            return found
+        found |= more
+        kept = {name: old[name]["prefix"] for name in more if name in old}
 
 
 def _differences(name: str, old: Description, new: Description, routes: Routes) -> Iterator[Change]:
@@ -87,10 +121,15 @@ def _gained_and_lost(
             yield Change(name, "route", f"{verb} {method} {more['prefix']}{rule}")
 
 
-def _shown(tenant: Tenant, key: str, value: Any) -> str:
-    shown = mask(key, value)
-    if shown == value:
+def _masked(key: str, value: Any, shown: Any, salt: str) -> str:
+    print_ = hmac.new(
+        salt.encode(), f"{key} {_text(value)}".encode("utf-8", "surrogatepass"), hashlib.sha256
+    )
+    return f"{MASK if shown == MASK else repr(shown)} (#{print_.hexdigest()[:8]})"
+
+
+def _text(value: Any) -> str:
+    try:
         return repr(value)
-    own_key = tenant.secret_key.get_secret_value().encode()
-    print_ = hmac.new(own_key, f"{key} {value!r}".encode(), hashlib.sha256).hexdigest()[:8]
-    return f"{MASK if shown == MASK else repr(shown)} (#{print_})"
+    except ValueError:  # Python writes no number of over 4,300 digits
+        return f"{type(value).__name__} too long to show"

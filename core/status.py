@@ -20,6 +20,9 @@ from typing import Any
 ANSWER_TIMEOUT_S = 5.0
 """How long a worker may take to tell, and a client to read: 10,000 tenants take 0.1 s."""
 
+PAUSE_S = 1.0
+"""How long nobody is answered after one could not be: a file descriptor may be free by then."""
+
 BIRTH_S = 10.0
 """How old a worker may get before it tells: importing takes one second, and the host waits three
 more at most before it accepts connections."""
@@ -43,6 +46,8 @@ class WorkerStatus:
     """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
     only: tuple[str, ...] = ()
     """The tenants that its host serves; empty for all."""
+    server: str = ""
+    """`gunicorn` where `TenantWorker` runs it; else nobody knows what its parent process is."""
 
 
 def workers_folder(data_dir: Path) -> Path:
@@ -55,10 +60,11 @@ class StatusSocket:
 
     Args:
         data_dir: where the socket is made.
-        answers: question → what makes the answer, which JSON can take.
+        answers: question → what makes the answer, which JSON can take; called with the words that
+            follow the question.
     """
 
-    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[..., Any]]) -> None:
         self._answers = answers
         self._name = f"{os.getpid()}.sock"
         self._folder = workers_folder(data_dir)
@@ -66,17 +72,21 @@ class StatusSocket:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _short(self._folder) as short:
-                (short / self._name).unlink(missing_ok=True)  # of a process that had this number
-                self._listener.bind(str(short / self._name))
-            self._listener.listen()
+                unheard = short / f"{os.getpid()}.new"  # who asks removes what nobody listens on
+                unheard.unlink(missing_ok=True)
+                self._listener.bind(str(unheard))
+                self._listener.listen()
+                unheard.replace(short / self._name)
         except OSError:
             self._listener.close()
             raise
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="tenantry-status", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Answer no more. Idempotent."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
@@ -85,17 +95,24 @@ class StatusSocket:
             (self._folder / self._name).unlink()
 
     def _serve(self) -> None:
-        while True:
+        has_told = False
+        while not self._closing.is_set():
             try:
                 client, _ = self._listener.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                if not has_told and not self._closing.is_set():  # no file descriptor is free
+                    _logger.error("status.silent", extra={"reason": str(error)})
+                has_told = True
+                self._closing.wait(PAUSE_S)
+                continue
+            has_told = False
             with client:
                 try:
                     client.settimeout(ANSWER_TIMEOUT_S)
-                    answer = self._answers.get(client.recv(64).decode())
+                    question, *words = client.recv(64).decode().split() or [""]
+                    answer = self._answers.get(question)
                     if answer is not None:
-                        client.sendall(json.dumps(answer()).encode())
+                        client.sendall(json.dumps(answer(*words)).encode())
                 except OSError:
                     pass  # the client has gone
                 except Exception:
@@ -104,12 +121,25 @@ class StatusSocket:
 
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
     """Ask every worker of the hosts over `data_dir` what it serves."""
-    return [
+    return read_all_workers(data_dir)[0]
+
+
+def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
+    """Return what each worker serves, and the processes that listen but do not answer."""
+    answers = _ask_all(data_dir, "list")
+    workers = [
         WorkerStatus(
-            pid, said["master"], said["is_ready"], tuple(said["mounts"]), tuple(said["only"])
+            pid,
+            said["master"],
+            said["is_ready"],
+            tuple(said["mounts"]),
+            tuple(said["only"]),
+            said["server"],
         )
-        for pid, said in ask_workers(data_dir, "list").items()
+        for pid, said in answers.items()
+        if said
     ]
+    return workers, [pid for pid, said in answers.items() if not said]
 
 
 def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
@@ -121,16 +151,17 @@ def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
     telling = {worker.pid for worker in workers}
     commands = {_read(f"/proc/{pid}/cmdline") for pid in telling}
     masters = {worker.master for worker in workers}
-    children = {
-        int(pid)
-        for master in masters
-        for pid in _read(f"/proc/{master}/task/{master}/children").split()
-    }
+    children = {pid for master in masters for pid in child_processes(master)}
     return {
         pid
         for pid in children - telling - masters
         if _read(f"/proc/{pid}/cmdline") in commands and _age_s(pid) < BIRTH_S
     }
+
+
+def child_processes(parent: int) -> list[int]:
+    """Return the processes that this one has started and not outlived; none if it has ended."""
+    return [int(pid) for pid in _read(f"/proc/{parent}/task/{parent}/children").split()]
 
 
 def _age_s(pid: int) -> float:
@@ -152,10 +183,18 @@ def _read(path: str) -> bytes:
 def ask_workers(
     data_dir: Path, question: str, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> dict[int, dict[str, Any]]:
-    """Return each worker's answer by its process id; those that are no more are left out.
+    """Return each worker's answer by its process id.
 
-    So is one that is silent for `timeout_s`.
+    Those that do not answer in `timeout_s` are left out.
     """
+    told = _ask_all(data_dir, question, timeout_s)
+    return {pid: answer for pid, answer in told.items() if answer}
+
+
+def _ask_all(
+    data_dir: Path, question: str, timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[int, dict[str, Any]]:
+    """Return each worker's answer, empty if it gives none; those that are no more are left out."""
     paths = sorted(workers_folder(data_dir).glob("*.sock"))
     answers = {int(path.stem): _ask(path, question, timeout_s) for path in paths}
     return {pid: answer for pid, answer in answers.items() if answer is not None}
@@ -179,7 +218,7 @@ def _ask(path: Path, question: str, timeout_s: float) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(b"".join(parts))
     except ValueError:
-        return None  # it ended in the middle
+        return {}  # it ended in the middle, or was silent
     return said
 
 

@@ -4,7 +4,7 @@ The fields are the keys of a tenant file; the README's table is checked against 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from core import tenant_values
 from core.client_values import Clients, parse_clients
 from core.database_url import check_database_url, parse_database_url
 from core.errors import Problem, TenantFileError
+from core.masking import mask
 from core.openid_values import OpenId, parse_openid
 from core.tenant_problems import misspelt, problems_of, unsafe
 from core.tenant_values import (
@@ -69,6 +70,10 @@ class Tenant(BaseModel):
     name: str
     file: str = Field("", description="The file it came from, as messages show it.")
     digest: str = Field("", description="SHA-256 of that file's bytes.")
+    keys_with_secrets: tuple[str, ...] = Field(
+        (),
+        description="Keys that hold a secret, as only `secret()` could tell.",
+    )
     flask: Mapping[str, Any] = Field(
         default_factory=dict, repr=False, description="Every other key, for `app.config`."
     )
@@ -245,6 +250,7 @@ def parse_tenant(
     file: str = "",
     digest: str = "",
     data_dir: Path,
+    secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
     """Validate the upper-case names of one tenant file.
@@ -255,6 +261,7 @@ def parse_tenant(
         file: the path that messages name.
         digest: of the file's bytes.
         data_dir: where its default database and folder are.
+        secrets: what `secret()` returned to the file.
         is_development: allow `DEBUG` and `TESTING`.
 
     Raises:
@@ -279,14 +286,24 @@ def parse_tenant(
     given = {key: values[key] for key in known & values.keys()}
     try:
         tenant = Tenant.model_validate(
-            {"name": name, "file": file, "digest": digest, "flask": flask} | defaults | given
-        )
+            {"name": name, "file": file, "digest": digest, "flask": flask,
+             "keys_with_secrets": _keys_with_secrets(values, secrets)} | defaults | given
+        )  # fmt: skip
     except ValidationError as error:
         for details in error.errors():
             problems += problems_of(file, values, details, _EXAMPLES)
     if problems:
         raise TenantFileError(problems)
     return _compact(tenant)
+
+
+def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
+    """Return the keys of which only the secrets tell that something in them must not be shown."""
+    if not secrets:
+        return ()
+    pairs = [(key, mask(key, value), mask(key, value, secrets)) for key, value in values.items()]
+    # Not every value can be compared (a signalling NaN); one that nothing is masked in is itself.
+    return tuple(key for key, plain, masked in pairs if plain is not masked and plain != masked)
 
 
 def _compact(tenant: Tenant) -> Tenant:

@@ -95,7 +95,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
             heart.join()
         start = getattr(self.wsgi, "start", None)
         if start is not None:
-            start()  # an app that wants to know that its process serves now: our host
+            start("gunicorn")  # an app that wants to know that its process serves now: our host
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""

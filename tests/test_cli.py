@@ -223,10 +223,10 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     result = tenantry("list")
 
     assert [
-        "acme\t/acme\tidle\tlanding",
-        "broken\t/broken\tfailed\t",
-        "closed\t/c/d\tmaintenance\tlanding",
-        "off\t/off\tdisabled\tlanding",
+        "acme\t/acme\tidle\tlanding\t",
+        "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; mend it.",
+        "closed\t/c/d\tmaintenance\tlanding\t",
+        "off\t/off\tdisabled\tlanding\t",
     ] == result.out.splitlines()
 
 
@@ -239,7 +239,7 @@ def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
     (data_dir / "acme").mkdir(parents=True, exist_ok=True)
     (data_dir / "acme/levers.json").write_text("{")
     snapshot = tmp_path / "snapshot.json"
-    snapshot.write_text("{}")
+    snapshot.write_text('{"salt": "s", "tenants": {}}')
 
     listed = tenantry("list")
     plan = tenantry("plan", "--against", str(snapshot))
@@ -249,9 +249,8 @@ def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
         f"tenant 'acme' is disabled: {path}: cannot be read (JSONDecodeError); "
         "remove it, and pull again."
     )
-    rows = ["acme\t/acme\tdisabled\tlanding", "globex\t/globex\tidle\tlanding"]
+    rows = [f"acme\t/acme\tdisabled\tlanding\t{problem}", "globex\t/globex\tidle\tlanding\t"]
     assert (0, rows) == (listed.code, listed.out.splitlines())
-    assert f"tenantry: {problem}\n" == listed.err
     new = "+ globex: new at /globex, endpoints landing"
     assert (1, [new, f"! {problem}"]) == (plan.code, plan.out.splitlines())
 
@@ -260,6 +259,7 @@ def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
 def test_list_prints_json(tenantry: Tenantry) -> None:
     """`list --json` has an object per tenant."""
     row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
+    row |= {"reason": ""}
 
     assert [row] == json.loads(tenantry("list", "--json").out)
 

@@ -74,7 +74,7 @@ class Site:
             self.write(name)
             write_levers(self.data, name, UNTOUCHED)
         settings = HostSettings(tenants_dir=self.tenants, data_dir=self.data)
-        wait_until(lambda: wait_for_workers(settings))
+        wait_until(lambda: not wait_for_workers(settings))
 
 
 @pytest.fixture(name="site", scope="module")
@@ -136,6 +136,7 @@ def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
     waited = site.run("list", "--wait")
 
     assert (1, 201) == (waited.code, server.get("/acme/")[0].status)
+    assert waited.err.startswith("tenantry: acme: tenants/acme.py: 'SECRET_KEY': ")
     assert "stale" == site.rows()["acme"]["state"]
 
 

@@ -1,5 +1,6 @@
 """What each worker tells on its socket."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -18,7 +19,13 @@ from core.status import (
     workers_folder,
 )
 
-TOLD: dict[str, Any] = {"master": 7, "is_ready": True, "mounts": [{"name": "acme"}], "only": []}
+TOLD: dict[str, Any] = {
+    "master": 7,
+    "is_ready": True,
+    "mounts": [{"name": "acme"}],
+    "only": [],
+    "server": "gunicorn",
+}
 
 
 @pytest.fixture(name="status_socket")
@@ -32,9 +39,50 @@ def _status_socket(data_dir: Path) -> Iterator[StatusSocket]:
 @pytest.mark.usefixtures("status_socket")
 def test_a_worker_tells(data_dir: Path) -> None:
     """Whoever asks gets what the worker tells, with its process id."""
-    expected = WorkerStatus(os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},))
+    expected = WorkerStatus(
+        os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},), server="gunicorn"
+    )
 
     assert [expected] == read_workers(data_dir)
+
+
+def test_it_goes_on_after_a_moment_without_file_descriptors(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so once, and answers when one is free again."""
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    class Failing(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            if failures:
+                raise failures.pop()
+            return super().accept()
+
+    monkeypatch.setattr("core.status.PAUSE_S", 0.0)
+    monkeypatch.setattr(socket, "socket", Failing)
+    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    workers = read_workers(data_dir)
+    opened.close()
+
+    assert ([], 1) == (failures, len(workers))
+    assert 1 == caplog.text.count("status.silent")
+
+
+def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked in between would be refused, and remove the socket for ever."""
+    found: list[Path] = []
+
+    class Watched(socket.socket):
+        def listen(self, *args: int) -> None:
+            found.extend(workers_folder(data_dir).glob("*.sock"))
+            super().listen(*args)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    workers = read_workers(data_dir)
+    opened.close()
+
+    assert ([], 1) == (found, len(workers))
 
 
 def test_a_closed_worker_is_gone(status_socket: StatusSocket, data_dir: Path) -> None:

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,13 +12,14 @@ from config.settings import HostSettings, read_settings
 from core.catalogue import Catalogue
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json, print_table
-from core.cli.tenants import levers_of, scan
+from core.cli.tenants import levers_of, scan, tenant_files
 from core.errors import TenantryError
-from core.folder import list_tenant_files, read_content
-from core.status import WorkerStatus, newborn_workers, read_workers
+from core.folder import read_content
+from core.levers import read_levers
+from core.status import WorkerStatus, newborn_workers, read_all_workers, read_workers
 from core.tenant import Tenant
 
-COLUMNS = ("name", "prefix", "state", "endpoints")
+COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
 TOLD = ("state", "since", "digest", "reason", "database")
 """What each worker tells of a tenant for itself."""
@@ -46,22 +48,20 @@ def command(is_waiting: bool, is_json: bool) -> None:
     Of a running host it shows what each worker serves; without one, what the folder says.
     """
     settings = read_settings()
-    has_converged = wait_for_workers(settings) if is_waiting else True
+    unserved = wait_for_workers(settings) if is_waiting else {}
     workers = read_workers(settings.data_dir)
-    if workers:
-        rows = serving_rows(workers)
-    else:
-        catalogue = scan(settings)
-        rows = folder_rows(settings, catalogue)
-        for tenant in catalogue.tenants:
-            if problem := levers_of(settings, tenant.name)[1]:
-                click.echo(f"tenantry: {problem}", err=True)
+    rows = serving_rows(workers) if workers else folder_rows(settings, scan(settings))
     if is_json:
         print_json(rows)
     else:
-        cells = [[r["name"], r["prefix"], _states(r), ", ".join(r["endpoints"])] for r in rows]
+        cells = [
+            [r["name"], r["prefix"], _states(r), ", ".join(r["endpoints"]), r["reason"]]
+            for r in rows
+        ]
         print_table(COLUMNS, cells)
-    sys.exit(0 if has_converged else PROBLEM_FOUND)
+    for name, reason in sorted(unserved.items()):
+        click.echo(f"tenantry: {name}: {reason}", err=True)
+    sys.exit(PROBLEM_FOUND if unserved else 0)
 
 
 def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
@@ -77,6 +77,7 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
             row["workers"].append({"pid": worker.pid} | told)
     for row in rows.values():
         states = {told["state"] for told in row["workers"]}
+        row["reason"] = next((told["reason"] for told in row["workers"] if told["reason"]), "")
         row["state"] = (
             "serving" if states == {"serving", "idle"} else min(states, key=WORST_FIRST.index)
         )
@@ -85,45 +86,67 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
 
 def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Return a row per tenant, in the order of names, as a host that starts now would have it."""
-    rows = [_row(tenant, _state(settings, tenant)) for tenant in catalogue.tenants]
+    rows = [_row(settings, tenant) for tenant in catalogue.tenants]
     rows += [
         {"name": one.name, "prefix": one.prefix or "", "state": "disabled",
-         "endpoints": list(one.endpoints)}
+         "endpoints": list(one.endpoints), "reason": ""}
         for one in catalogue.disabled
     ]  # fmt: skip
     rows += [
-        {"name": one.name, "prefix": one.prefix or "", "state": "failed", "endpoints": []}
+        {"name": one.name, "prefix": one.prefix or "", "state": "failed", "endpoints": [],
+         "reason": one.reason}
         for one in catalogue.rejected
-    ]
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
-def wait_for_workers(settings: HostSettings) -> bool:
-    """Wait until every worker has judged what the folder holds; whether all of it is served.
+def wait_for_workers(settings: HostSettings) -> dict[str, str]:
+    """Wait until every worker has judged what the folder holds, and follows all levers.
+
+    Returns who is not served as its file says, and why: empty when all are.
 
     Raises:
-        TenantryError: no host is running, or it does not come to an end in time.
+        TenantryError: no host is running, it does not come to an end in time, or the folder or
+            somebody's levers cannot be read.
     """
     deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        workers = read_workers(settings.data_dir)
-        if not workers:
+    while True:
+        workers, silent = read_all_workers(settings.data_dir)
+        if not workers and not silent:
             raise TenantryError(f"no host is running over {settings.data_dir}; start one: serve.")
-        digests = {
-            path.stem: read_content(path).digest for path in list_tenant_files(settings.tenants_dir)
-        }
-        are_known = all(_has_judged(worker, digests) for worker in workers)
-        if are_known and not newborn_workers(workers):
-            states = {mount["state"] for worker in workers for mount in worker.mounts}
-            return not states & {"failed", "stale"}
+        wanted = _wanted(settings)
+        are_known = all(_has_followed(worker, wanted) for worker in workers)
+        if are_known and not silent and not newborn_workers(workers):
+            return _unserved(workers)
+        if time.monotonic() >= deadline:
+            who = f"worker {silent[0]} does not answer" if silent else "the workers differ from it"
+            raise TenantryError(
+                f"the folder is not served after {WAIT_S:g} s: {who}; see: tenantry list."
+            )
         time.sleep(POLL_S)
-    raise TenantryError(f"the workers have not caught up in {WAIT_S:g} s; see: tenantry list.")
 
 
-def _has_judged(worker: WorkerStatus, digests: dict[str, str]) -> bool:
-    told = {mount["name"]: mount["digest"] for mount in worker.mounts}
-    wanted = {name: digests[name] for name in worker.only or digests if name in digests}
-    return worker.is_ready and told == wanted
+def _wanted(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the content's digest and the levers of each tenant."""
+    return {
+        path.stem: (read_content(path).digest, asdict(read_levers(settings.data_dir, path.stem)))
+        for path in tenant_files(settings.tenants_dir)
+    }
+
+
+def _has_followed(worker: WorkerStatus, wanted: Mapping[str, tuple[str, dict[str, Any]]]) -> bool:
+    told = {mount["name"]: (mount["digest"], mount["levers"]) for mount in worker.mounts}
+    own = {name: wanted[name] for name in worker.only or wanted if name in wanted}
+    return worker.is_ready and told == own
+
+
+def _unserved(workers: Sequence[WorkerStatus]) -> dict[str, str]:
+    return {
+        mount["name"]: mount["reason"] or mount["state"]
+        for worker in workers
+        for mount in worker.mounts
+        if mount["reason"] or mount["state"] in {"failed", "stale"}
+    }
 
 
 def _states(row: dict[str, Any]) -> str:
@@ -137,17 +160,13 @@ def _states(row: dict[str, Any]) -> str:
     return f"{row['state']} ({each}){database}"
 
 
-def _state(settings: HostSettings, tenant: Tenant) -> str:
-    levers, _ = levers_of(settings, tenant.name)
-    if levers.is_disabled:
-        return "disabled"
-    return "maintenance" if tenant.maintenance or levers.maintenance else "idle"
-
-
-def _row(tenant: Tenant, state: str) -> dict[str, Any]:
+def _row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
+    levers, problem = levers_of(settings, tenant.name)
+    state = "maintenance" if tenant.maintenance or levers.maintenance else "idle"
     return {
         "name": tenant.name,
         "prefix": tenant.url_prefix,
-        "state": state,
+        "state": "disabled" if levers.is_disabled else state,
         "endpoints": list(tenant.blueprints),
+        "reason": problem,
     }

@@ -1,10 +1,11 @@
 """`tenantry plan`: what the tenants folder would change, before it does."""
 
 import json
+import os
+import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import click
 
 from config.settings import HostSettings, read_settings
-from core.app_factory import close_app, create_app
+from core.catalogue import Catalogue
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json
+from core.cli.probe import find_faults, find_routes
 from core.cli.tenants import levers_of, scan
-from core.errors import EndpointError, TenantryError
-from core.plan import compare, describe
+from core.errors import Problem, TenantryError
+from core.plan import Change, blocked, compare, describe
 from core.status import ask_workers
+from core.tenant import Tenant, parse_tenant
 
 NO_SECRET = "routes of endpoints, asked for by a plan"  # noqa: S105 - it is none
 """Signs nothing: the app that tells its routes serves no request."""
@@ -41,60 +44,128 @@ NO_SECRET = "routes of endpoints, asked for by a plan"  # noqa: S105 - it is non
 def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
     """Show what the tenants folder would change: tenants, prefixes, databases, keys, routes."""
     settings = read_settings()
-    catalogue = scan(settings)
+    salt = secrets.token_hex(16)
+    old: dict[str, Any] = {}
+    if snapshot is not None:
+        salt, old = _saved(snapshot)
+    elif target is None:
+        old = _served(settings, salt)
+    catalogue = scan(settings, rank=lambda tenant: _rank(tenant, old, salt))
     levers = {one.name: levers_of(settings, one.name) for one in catalogue.tenants}
-    enabled = [one for one in catalogue.tenants if not levers[one.name][0].is_disabled]
-    new = {tenant.name: describe(tenant) for tenant in enabled}
+    tenants = {
+        tenant.name: tenant
+        for tenant in catalogue.tenants
+        if not levers[tenant.name][0].is_disabled
+    }
+    new = {name: describe(tenant, salt) for name, tenant in tenants.items()}
+    changed = [tenants[name] for name in new if new[name] != old.get(name)]
+    refused = _refused(settings, catalogue, changed, only_endpoints=target is not None)
+    refused |= {
+        name: str(Problem(tenants[name].file, f"{text}; choose another.", "URL_PREFIX"))
+        for name, text in blocked(old, new, refused).items()
+    }
+    refused |= {name: problem for name, (_, problem) in levers.items() if problem}
     if target is not None:
-        target.write_text(json.dumps(new, indent=2), encoding="utf-8")
+        _save(target, {"salt": salt, "tenants": {one: new[one] for one in new.keys() - refused}})
         changes = []
     else:
-        old = _saved(snapshot) if snapshot is not None else _served(settings)
-        changes = compare(old, new, _routes)
-    problems = [str(problem) for problem in catalogue.problems]
-    problems += [problem for _, problem in levers.values() if problem]
+        changes = compare(old, new, _routes(old, new, refused), refused)
+    _show(changes, [refused[name] for name in sorted(refused)], is_json=is_json)
+    sys.exit(PROBLEM_FOUND if refused else 0)
+
+
+def _show(changes: list[Change], problems: list[str], *, is_json: bool) -> None:
     if is_json:
         print_json({"changes": [asdict(change) for change in changes], "problems": problems})
-    else:
-        for line in [*map(str, changes), *(f"! {problem}" for problem in problems)]:
-            click.echo(line)
-    sys.exit(PROBLEM_FOUND if problems else 0)
+        return
+    for line in [*map(str, changes), *(f"! {problem}" for problem in problems)]:
+        click.echo(line)
 
 
-def _saved(path: Path) -> dict[str, Any]:
+def _rank(tenant: Tenant, old: Mapping[str, Any], salt: str) -> int:
+    """Order tenants as their claims count in a host: what serves, its changes, newcomers."""
+    if tenant.name not in old:
+        return 2
+    return int(describe(tenant, salt) != old[tenant.name])
+
+
+def _refused(
+    settings: HostSettings, catalogue: Catalogue, changed: Sequence[Tenant], *, only_endpoints: bool
+) -> dict[str, str]:
+    """Return whose newest file would not be served, by name, with every reason."""
+    found: dict[str, list[str]] = {}
+    for one in catalogue.rejected:
+        if levers_of(settings, one.name)[0].is_disabled:
+            continue
+        found.setdefault(one.name, []).extend(map(str, one.problems))
+    for tenant, problem in find_faults(changed, settings.data_dir, only_endpoints=only_endpoints):
+        found.setdefault(tenant.name, []).append(str(problem))
+    return {name: " ".join(reasons) for name, reasons in found.items()}
+
+
+def _save(target: Path, snapshot: Mapping[str, Any]) -> None:
+    """Write a snapshot whole or not at all; its salt is for its owner's eyes only.
+
+    Raises:
+        TenantryError: it cannot be written.
+    """
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(snapshot, file, indent=2)
+            unfinished.replace(target)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TenantryError(f"cannot write {target}: {error.strerror}.") from error
+
+
+def _saved(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         saved = json.loads(path.read_bytes())
-        compare(saved, saved, _routes)
+        salt, tenants = str(saved["salt"]), dict(saved["tenants"])
+        compare(tenants, tenants, lambda _: ())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(f"{path} is no snapshot; make one: tenantry plan --save.") from error
-    return dict(saved)
+    return salt, tenants
 
 
-def _served(settings: HostSettings) -> dict[str, Any]:
-    told = ask_workers(settings.data_dir, "plan")
+def _served(settings: HostSettings, salt: str) -> dict[str, Any]:
+    told = ask_workers(settings.data_dir, f"plan {salt}")
     if not told:
         raise TenantryError(
             f"no host is running over {settings.data_dir}; start one, or compare with a snapshot: "
             "tenantry plan --against FILE."
         )
+    ready = [answer["tenants"] for answer in told.values() if answer["is_ready"]]
+    if not ready:
+        raise TenantryError(
+            "no worker has judged all tenants yet; ask again: tenantry list --wait."
+        )
     # All workers of a host tell the same; a host that serves some tenants only tells of these.
-    return {name: one for answer in told.values() for name, one in answer.items()}
+    return {name: one for tenants in ready for name, one in tenants.items()}
 
 
-def _routes(endpoints: Sequence[str]) -> Sequence[str]:
-    return _routes_of(tuple(endpoints))
-
-
-@cache
-def _routes_of(endpoints: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what an app with these endpoints answers; nothing where it cannot be built."""
-    values = {"SECRET_KEY": NO_SECRET, "BLUEPRINTS": list(endpoints)}
+def _routes(
+    old: Mapping[str, Any], new: Mapping[str, Any], refused: Collection[str]
+) -> Callable[[Sequence[str]], Sequence[str]]:
+    """Return what tells the routes of endpoints; they are built in a process of their own."""
+    wanted = {
+        tuple(side[name]["endpoints"])
+        for name in (old.keys() & new.keys()) - {*refused}
+        for side in (old, new)
+        if old[name]["endpoints"] != new[name]["endpoints"]
+    }
     with TemporaryDirectory() as nowhere:
-        try:
-            app = create_app(values, data_dir=Path(nowhere))
-        except EndpointError:
-            return ()  # named among the problems
-        rules = app.url_map.iter_rules()
-        routes = [f"{one} {rule.rule}" for rule in rules for one in sorted(rule.methods or ())]
-        close_app(app)
-    return tuple(routes)
+        trials = [
+            parse_tenant(
+                "plan", {"SECRET_KEY": NO_SECRET, "BLUEPRINTS": list(one)}, data_dir=Path(nowhere)
+            )
+            for one in sorted(wanted)
+        ]
+        found = find_routes(trials, Path(nowhere)) if trials else []
+    known = dict(zip(sorted(wanted), found, strict=True))
+    return lambda endpoints: known[tuple(endpoints)]

@@ -34,6 +34,10 @@ EXIT_TIMEOUT_S = 1.0
 """How long a process may take to end whose pipe has closed."""
 
 
+Routes = tuple[str, ...]
+"""What a good tenant answers: `GET /images/`, without its prefix."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """Why a tenant cannot be built."""
@@ -65,7 +69,7 @@ def find_faults(
     bad = {
         trial.blueprints[0]: fault
         for trial, fault in zip(trials, _build_all(trials, data_dir), strict=True)
-        if fault is not None
+        if isinstance(fault, Fault)
     }
     fatal = {name: fault for name, fault in bad.items() if fault.is_fatal}
     to_build = [
@@ -79,15 +83,21 @@ def find_faults(
         yield from ((tenant, problem) for problem in _problems(tenant, faults, fatal))
 
 
+def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
+    """Return what each tenant answers, without its prefix; nothing where it cannot be built."""
+    built = _build_all(tenants, data_dir)
+    return [() if isinstance(one, Fault) else one for one in built]
+
+
 def _problems(
-    tenant: Tenant, faults: Mapping[str, Fault | None], fatal: Mapping[str, Fault]
+    tenant: Tenant, faults: Mapping[str, Fault | Routes], fatal: Mapping[str, Fault]
 ) -> Iterator[Problem]:
     for place, name in enumerate(tenant.blueprints):
         if name in fatal:
             text = f"endpoint {name!r} {fatal[name].text}; mend the endpoint."
             yield Problem(tenant.file, text, f"BLUEPRINTS[{place}]")
     fault = faults.get(tenant.name)
-    if fault is None:
+    if not isinstance(fault, Fault):
         return
     if fault.endpoint in tenant.blueprints:
         place = tenant.blueprints.index(fault.endpoint)
@@ -96,9 +106,9 @@ def _problems(
         yield Problem(tenant.file, f"cannot be built: {fault.text}")
 
 
-def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[Fault | None]:
-    """Return what each tenant's build shows, in their order; None for a good one."""
-    results: list[Fault | None] = []
+def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[Fault | Routes]:
+    """Return what each tenant's build shows, in their order."""
+    results: list[Fault | Routes] = []
     while len(results) < len(tenants):
         with _Child(tenants[len(results) :], data_dir) as child:
             if not child.is_ready():
@@ -145,19 +155,21 @@ class _Child:
         """Wait until it has started; whether it has."""
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
-    def results(self) -> Iterator[Fault | None]:
+    def results(self) -> Iterator[Fault | Routes]:
         """Yield what each build shows, up to the one that ends or hangs the process."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
             try:
-                said = {} if line is None else json.loads(line)
-                fault = Fault(said["text"], said["endpoint"]) if said else None
-            except (ValueError, LookupError, TypeError):
-                line = None  # an endpoint's own writing
-            if line is None:
+                said = json.loads(line or b"")
+                result = (
+                    tuple(map(str, said["routes"]))
+                    if "routes" in said
+                    else Fault(said["text"], said["endpoint"])
+                )
+            except (ValueError, LookupError, TypeError):  # silence, or an endpoint's own writing
                 yield Fault(self._how_it_went(), is_fatal=True)
                 return
-            yield fault
+            yield result
 
     def _next_answer(self, timeout_s: float) -> bytes | None:
         """Return the next line; None if none comes in time, or ever."""

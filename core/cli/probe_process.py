@@ -1,8 +1,8 @@
 """The process in which `probe` has tenants built; run as a module, imported by nobody.
 
 Reads one frame, the pickled tenants and their data folder, and writes a line of JSON for each:
-`{}` when it has started and for each good one, else `{"text", "endpoint"}`. An endpoint may do to
-this process what it likes.
+`{}` when it has started, `{"routes"}` for each good one, else `{"text", "endpoint"}`. An endpoint
+may do to this process what it likes.
 """
 
 import gc
@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 from core.app_factory import check_app, close_app, create_app
 from core.errors import EndpointError
@@ -34,21 +35,26 @@ def main() -> None:
     os._exit(0)  # what endpoints left behind, threads and exit functions, holds nobody up
 
 
-def build(tenant: Tenant, data_dir: Path) -> dict[str, str | None]:
-    """Build a tenant's app as a host would, and drop it; return why it cannot be built."""
+def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
+    """Build a tenant's app as a host would, and drop it; return its routes, or why it cannot be."""
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:
             with app.test_request_context():  # as a host name would have it: SERVER_NAME = 7
                 pass
             check_app(app)
+            routes = [
+                f"{method} {rule.rule}"
+                for rule in app.url_map.iter_rules()
+                for method in sorted(rule.methods or ())
+            ]
         finally:
             close_app(app)
     except EndpointError as error:
         return {"text": str(error), "endpoint": error.name}
     except BaseException as error:  # noqa: BLE001 - a key of Flask may make it raise anything
         return {"text": _text(error), "endpoint": None}
-    return {}
+    return {"routes": routes}
 
 
 def _text(error: BaseException) -> str:

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import click
 
-from config.settings import read_settings
+from config.settings import HostSettings, read_settings
+from core.cli.probe import find_faults
+from core.cli.tenants import scan
 from core.errors import TenantryError
-from core.status import WorkerStatus, ask_workers, newborn_workers, read_workers
+from core.status import WorkerStatus, ask_workers, child_processes, newborn_workers, read_workers
 
 STEP_S = 60.0
 """How long one worker may take to come up, or to finish its requests and go."""
@@ -24,17 +27,34 @@ NICENESS = 10
 """Of the trial of the new code: the requests that are served meanwhile come first."""
 
 
+SERVES = frozenset({"serving", "idle", "stale"})
+"""States of tenants that a restart must not take away."""
+
+
 @click.command("restart")
 def command() -> None:
     """Replace every worker of the running host by one with new code; no request fails."""
-    data_dir = read_settings().data_dir
+    click.echo(f"{restart(read_settings())} workers replaced.")
+
+
+def restart(settings: HostSettings) -> int:
+    """Replace every worker; return how many there were.
+
+    Raises:
+        TenantryError: new workers could not serve what the old ones do, and nothing was restarted;
+            or a worker did not come up or go in time.
+    """
+    data_dir = settings.data_dir
     old = _all_workers(data_dir)
     if not old:
         raise TenantryError(f"no host is running over {data_dir}; start one: serve.")
+    if any(one.server != "gunicorn" for one in old):
+        raise TenantryError("restart is for gunicorn with our worker; restart the service instead.")
     _try_new_code()
+    _try_tenants(settings, old)
     for master in sorted({worker.master for worker in old}):
         _replace_workers(data_dir, master, [one.pid for one in old if one.master == master])
-    click.echo(f"{len(old)} workers replaced.")
+    return len(old)
 
 
 def _all_workers(data_dir: Path) -> list[WorkerStatus]:
@@ -55,18 +75,53 @@ def _try_new_code() -> None:
         raise TenantryError(f"the new code cannot be imported: {reason}; nothing was restarted.")
 
 
+def _try_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> None:
+    """Read all tenant files and import their endpoints as a new worker does.
+
+    A new worker knows no last good version: a tenant that is stale would be gone with the old ones.
+    """
+    catalogue = scan(settings)
+    found = [(one.name, problem) for one in catalogue.rejected for problem in one.problems]
+    faults = find_faults(catalogue.tenants, settings.data_dir, only_endpoints=True)
+    found += [(tenant.name, problem) for tenant, problem in faults]
+    serving = {mount["name"] for one in workers for mount in one.mounts if mount["state"] in SERVES}
+    lost = [f"{name} would fail: {problem}" for name, problem in found if name in serving]
+    if lost:
+        end = "nothing was restarted; mend them, or disable them first."
+        raise TenantryError("\n".join([*lost, end]))
+
+
 def _replace_workers(data_dir: Path, master: int, old: list[int]) -> None:
     """One worker more for each old one, then one less: gunicorn ends the oldest first.
 
     HUP ends the old ones before the new ones have booted: requests wait that long. A new worker
     tells when it is about to accept connections, and has awake by then what the others have.
     """
-    for count in range(1, len(old) + 1):
-        _send(master, signal.SIGTTIN)
-        _wait_for("a new worker", partial(_has_new, data_dir, master, old, count))
-    for count in range(len(old) - 1, -1, -1):
-        _send(master, signal.SIGTTOU)
-        _wait_for("an old worker to go", partial(_has_left, old, count))
+    extra = 0
+    try:
+        for count in range(1, len(old) + 1):
+            _send(master, signal.SIGTTIN)
+            extra += 1
+            _wait_for("a new worker", partial(_has_new, data_dir, master, old, count))
+        for count in range(len(old) - 1, -1, -1):
+            _send(master, signal.SIGTTOU)
+            extra -= 1
+            _wait_for("an old worker to go", partial(_has_left, old, count))
+    except BaseException:
+        _take_back(master, extra)
+        raise
+
+
+def _take_back(master: int, extra: int) -> None:
+    """Have the master end as many workers as were added: it ends the oldest first.
+
+    One after the other: of two equal signals that wait for a process, it sees one.
+    """
+    for _ in range(extra):
+        with suppress(TenantryError):
+            workers = child_processes(master)
+            _send(master, signal.SIGTTOU)
+            _wait_for("a worker to go", partial(_has_left, workers, len(workers) - 1))
 
 
 def _send(master: int, number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """What several commands ask of the tenants folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import HostSettings
@@ -11,8 +12,8 @@ from core.loader import LoadedFile, Loader
 from core.tenant import Tenant
 
 
-def scan(settings: HostSettings) -> Catalogue:
-    """Read the whole tenants folder, or what of it this host is to serve.
+def scan(settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0) -> Catalogue:
+    """Read the whole tenants folder, or what of it this host is to serve; see `scan_tenants`.
 
     Raises:
         TenantryError: there is no such folder.
@@ -20,7 +21,7 @@ def scan(settings: HostSettings) -> Catalogue:
     folder = settings.tenants_dir
     tenant_files(folder)
     with Loader(data_dir=settings.data_dir) as loader:
-        return scan_tenants(folder, settings.data_dir, loader, settings.only)
+        return scan_tenants(folder, settings.data_dir, loader, settings.only, rank=rank)
 
 
 def levers_of(settings: HostSettings, name: str) -> tuple[Levers, str]:
