@@ -18,12 +18,12 @@ WARM_S = 2.0
 """How long a new worker builds before it accepts connections: some 50 to 200 tenants. While it
 does, its siblings serve; the rest is built on first requests."""
 
-ACCEPTED_S = 0.5
+ACCEPTED_S = 1.0
 """How long a new worker waits at most to hear whom its siblings have accepted: 10,000 tenants take
-0.1 s."""
+0.1 s, of a busy sibling several times that. Whoever hears nothing decides by names."""
 
-SILENCE_S = 0.2
-"""How long for one sibling: of a few, one that hangs does not keep the others from being heard."""
+SILENCE_S = 0.4
+"""How long for one sibling: one that hangs does not keep the others from being heard."""
 
 
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[tuple[str, str]]:
