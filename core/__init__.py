@@ -36,7 +36,8 @@ checks it (`pyproject.toml`).
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
-    problem  turns  writers                the host's own answers; many names by turns
+    problem  turns  writers  crew          the host's own answers; many names by turns; threads for
+                                           jobs that may hang
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -193,7 +193,8 @@ class Follower:
         return self._until_next()
 
     def _until_next(self) -> float:
-        due = [self._next_look, self._next_care, self._judging.decide_by]
+        relieve_at = self._lanes.relieve()
+        due = [self._next_look, self._next_care, self._judging.decide_by, relieve_at]
         due += [self._next_publication] if self._admission.are_routes_old else []
         return max(min(due) - self._clock(), 0)
 
@@ -286,7 +287,6 @@ class Follower:
         self._look_at_levers(self._admission.known, POLL_S / SURE_TURN_S)
         for name in self._rebuilds.due():
             contained(name, partial(self._admission.decide, name))
-        self._lanes.relieve()
         contained("", self._departures.check)
         contained("", self._sleep.check)
 
