@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import KEY
-from servers import DEADLINE_S
+from servers import DEADLINE_S, wait_until
 from werkzeug.test import create_environ, run_wsgi_app
 
-from core import mounts as mounts_module
+from core import first_builds as first_builds_module
+from core.first_builds import BUILD_PATIENCE_S
 from core.instance import Instance
 from core.mounts import (
-    BUILD_PATIENCE_S,
     FILE_RETRY_AFTER_S,
     FIRST_BACK_OFF_S,
     MAINTENANCE_RETRY_AFTER_S,
@@ -142,7 +142,7 @@ def test_requests_at_once_build_once(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen requests that find no instance share one build, and all are answered."""
-    monkeypatch.setattr(mounts_module, "BUILD_PATIENCE_S", DEADLINE_S)
+    monkeypatch.setattr(first_builds_module, "BUILD_PATIENCE_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
     mount = mounted(tenant(), slow)
 
@@ -186,6 +186,23 @@ def test_a_request_does_not_wait_for_an_old_build(threads: ThreadPoolExecutor) -
     slow.released.set()
     assert (503, "1", 1) == (status, headers["Retry-After"], slow.starts)
     assert (200, 200) == (first.result(DEADLINE_S), status_of(mount))
+
+
+def test_a_build_that_hangs_holds_no_request(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the one that asked for it: it gets 503 and the build goes on, for those to come."""
+    for name in ("LONG_PATIENCE_S", "BUILD_PATIENCE_S"):
+        monkeypatch.setattr(first_builds_module, name, 0.0)
+    slow = SlowBuild()
+    mount = mounted(tenant(), slow)
+
+    answers = [threads.submit(get, mount).result(DEADLINE_S) for _ in range(2)]
+
+    slow.released.set()
+    wait_until(lambda: mount.instance is not None)
+    assert [(503, "1")] * 2 == [(status, headers["Retry-After"]) for status, headers, _ in answers]
+    assert (200, 1) == (status_of(mount), slow.starts)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("no")], ids=repr)
