@@ -32,7 +32,8 @@ checks it (`pyproject.toml`).
                                            connections, what a folder may hold
     claims  folder  instance  masking      what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; secrets hidden; what is known to
-                                           be down, the process's connections, a database's 503
+                                           be down, the process's connections, a database's 503;
+    first_builds                           who builds what requests ask for, and how long they wait
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
