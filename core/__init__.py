@@ -43,13 +43,15 @@ checks it (`pyproject.toml`).
                                            where keys for tokens come from
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-                                           process's connections, a database's 503
+    first_builds                           process's connections, a database's 503; who builds what
+                                           requests ask for, and how long they wait
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    masking                                answers; many names by turns; secrets hidden
+    masking  crew                          answers; many names by turns; secrets hidden; threads
+                                           for jobs that may hang
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -7,6 +7,7 @@ it was closed leaks, most often through an extension's signal receiver: the log 
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from core.instance import Instance
 SURVIVOR_S = 10.0
 """How long an app may live after it was closed before its holders are looked for: the garbage
 collector has often come by then, and looking stops all threads for some milliseconds."""
+
+MANY_FROZEN = 20
+"""So many apps that the host froze, and that serve no more, are worth a collection of all that it
+froze: over 800 apps one stops all threads for 0.9 s. Fewer stay in memory."""
+
+UNFREEZE_PAUSE_S = 300.0
+"""Between two such collections."""
 
 HOLDERS = 5
 """How many holders the log names."""
@@ -49,6 +57,8 @@ class Departures:
         self._draining: list[tuple[str, Instance, float]] = []
         self._departed: list[_Departed] = []
         self._collect_at = 0.0
+        self._frozen: list[_Departed] = []  # those that the host froze
+        self._unfreeze_at = -math.inf
 
     @property
     def draining(self) -> int:
@@ -81,23 +91,37 @@ class Departures:
 
     def _report_survivors(self, now: float) -> None:
         self._departed = [one for one in self._departed if one.app() is not None]
-        if now < self._collect_at or not any(one.look_at <= now for one in self._departed):
-            return
-        self._collect_at = now + SURVIVOR_S
-        is_frozen = gc.get_freeze_count() > 0
-        gc.unfreeze()  # what the host froze may be among them, or hold them
-        gc.collect()
-        for one in [one for one in self._departed if one.look_at <= now]:
-            self._departed.remove(one)
-            if (app := one.app()) is not None:
+        self._frozen = [one for one in self._frozen if one.app() is not None]
+        if now >= self._collect_at and any(one.look_at <= now for one in self._departed):
+            self._collect_at = now + SURVIVOR_S
+            gc.collect()
+            self._frozen += self._report(now)
+        if len(self._frozen) >= MANY_FROZEN and now >= self._unfreeze_at:
+            self._unfreeze_at = now + UNFREEZE_PAUSE_S
+            self._departed += self._frozen
+            gc.unfreeze()
+            gc.collect()
+            self._frozen = self._report(now)
+            gc.freeze()
+
+    def _report(self, now: float) -> list[_Departed]:
+        """Report those that are due and alive; return whom the collector was not to look at."""
+        due = [one for one in self._departed if one.look_at <= now and one.app() is not None]
+        self._departed = [one for one in self._departed if one.look_at > now]
+        seen = {id(one) for one in gc.get_objects()} if due else set()
+        frozen = []
+        for one in due:
+            app = one.app()
+            if id(app) not in seen:
+                frozen.append(one)
+            elif app is not None:
                 facts = {"tenant": one.name, "held_by": _holders(app)}
                 _logger.warning("instance.not_freed", extra=facts)
-        if is_frozen:
-            gc.freeze()
+        return frozen
 
 
 def _holders(app: object) -> list[str]:
-    """Return what refers to `app`, by type and name."""
+    """Return what refers to `app`, by type and name; none of what is frozen."""
     holders = [one for one in gc.get_referrers(app) if type(one) is not FrameType]
     return [_describe(one) for one in holders[:HOLDERS]]
 

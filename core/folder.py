@@ -239,7 +239,8 @@ class TenantsFolder:
         """Remember the digest of a file that was told unread."""
         file = self._files.get(name)
         if file is not None and not file.digest:
-            file.digest, file.is_quiet = digest, is_readable
+            # Not quiet: a look has found it changed since, so this may be of its old content.
+            file.digest, file.is_quiet = digest, file.is_quiet and is_readable
             if not is_readable:
                 self._restless.add(name)
 

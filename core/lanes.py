@@ -5,7 +5,6 @@ results and collects them. The threads are daemons: one that hangs stops neither
 process.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from core.catalogue import Rejected, Verdict, judge
+from core.crew import Crew
 from core.errors import Problem
 from core.folder import Content, read_content
 from core.instance import Instance
@@ -33,14 +33,12 @@ FIRST_TRY_S = 0.5
 """A file that takes longer is judged again with the loader's whole time, in a lane of its own:
 four files that hang must not hold all lanes for 5 s. A usual file takes 1 ms."""
 
-STUCK_S = 5.0
-"""After so long in one job a thread no longer counts, and another one takes its place: an import
-that hangs cannot be stopped. A usual build takes 10 to 125 ms."""
-
 CLOSE_PATIENCE_S = 2.0
 """How long `close()` waits for jobs that go on: a server gives its worker 30 s to stop."""
 
-Built = Instance | BaseException
+Built = Instance | BaseException | None
+"""None: the build was not begun, for nobody wanted it any more."""
+
 Result = Callable[[], None]
 """What to do with a result; called by whoever collects it."""
 
@@ -62,9 +60,9 @@ class Lanes:
         self._notify = notify
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._loaders: SimpleQueue[Loader] = SimpleQueue()  # those that no lane uses now
-        self._judges = _Crew("tenantry-judge", JUDGES)
-        self._slow_judge = _Crew("tenantry-slow-judge", 1)
-        self._builders = _Crew("tenantry-builder", BUILDERS)
+        self._judges = Crew("tenantry-judge", JUDGES)
+        self._slow_judge = Crew("tenantry-slow-judge", 1)
+        self._builders = Crew("tenantry-builder", BUILDERS)
         self._judging = 0
         self._is_closed = False
 
@@ -92,12 +90,16 @@ class Lanes:
     def build(
         self, tenant: Tenant, then: Callable[[Built], None], is_wanted: Callable[[], bool]
     ) -> None:
-        """Build an instance beside the one that serves; `is_wanted` is asked in the lane."""
+        """Build an instance beside the one that serves; `is_wanted` is asked in the lane.
+
+        `then` is told however that ends.
+        """
         self._builders.do(partial(self._build_one, tenant, then, is_wanted))
 
-    def relieve(self) -> None:
-        """Let other threads take the place of those that are stuck."""
+    def relieve(self) -> float:
+        """Let other threads take the place of those that are late; return when to do so again."""
         self._builders.relieve()
+        return self._builders.relieve_at()
 
     def collect(self) -> Iterator[Result]:
         """Yield what to do with the results that are there."""
@@ -175,12 +177,11 @@ class Lanes:
     def _build_one(
         self, tenant: Tenant, then: Callable[[Built], None], is_wanted: Callable[[], bool]
     ) -> None:
-        if not is_wanted() or self._is_closed:
-            return
-        built: Built
+        built: Built = None
         try:
-            # In a context of its own: what an endpoint's import sets is not this thread's.
-            built = Context().run(self._build, tenant)
+            if is_wanted() and not self._is_closed:
+                # In a context of its own: what an endpoint's import sets is not this thread's.
+                built = Context().run(self._build, tenant)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an endpoint's import too
             built = error
         self._put(_Result(then, built))
@@ -197,78 +198,3 @@ class _Result:
     then: Callable[[Any], None] | None
     value: Verdict | Built | None
     is_of_judge: bool = False
-
-
-class _Crew:
-    """Threads that do jobs in turn. They start with the first job and end with `dismiss()`."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self._name = name
-        self._size = size
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = threading.Lock()  # protects the lists below: a judge asks the slow one
-        self._workers: list[_Worker] = []
-        self._stuck: list[_Worker] = []
-        self._is_dismissed = False
-
-    def do(self, job: Callable[[], None]) -> None:
-        """Have a job done as soon as a thread is free."""
-        self._jobs.put(job)
-        self.relieve()
-
-    def relieve(self) -> None:
-        """See to it that there are threads for the jobs that wait."""
-        with self._lock:
-            if self._is_dismissed:
-                return
-            for worker in [one for one in self._workers if one.is_stuck()]:
-                worker.is_last_job = True
-                self._workers.remove(worker)
-                self._stuck.append(worker)
-            self._stuck = [one for one in self._stuck if one.thread.is_alive()]
-            free = sum(one.since is None for one in self._workers)
-            if len(self._workers) < self._size and self._jobs.qsize() > free:
-                worker = _Worker(self._jobs, self._name)
-                self._workers.append(worker)
-                worker.thread.start()
-
-    def dismiss(self) -> None:
-        """Drop the jobs that wait; each thread ends after the one that it does."""
-        with self._lock:
-            self._is_dismissed = True
-            with suppress(Empty):
-                while True:
-                    self._jobs.get_nowait()
-            for _ in self._workers:
-                self._jobs.put(None)
-
-    def join(self, until: float) -> None:
-        """Wait for the threads, until a moment of the monotonic clock at most."""
-        for worker in self._workers + self._stuck:
-            worker.thread.join(max(until - time.monotonic(), 0))
-
-
-class _Worker:
-    """One thread of a crew."""
-
-    def __init__(self, jobs: "SimpleQueue[Callable[[], None] | None]", name: str) -> None:
-        self._jobs = jobs
-        self.since: float | None = time.monotonic()
-        """When it began its job; None while it waits for one."""
-        self.is_last_job = False
-        self.thread = threading.Thread(target=self._work, name=name, daemon=True)
-
-    def is_stuck(self) -> bool:
-        """Whether its job takes too long."""
-        since = self.since
-        return since is not None and time.monotonic() - since > STUCK_S
-
-    def _work(self) -> None:
-        while not self.is_last_job:
-            self.since = None
-            job = self._jobs.get()
-            self.since = time.monotonic()
-            if job is None:
-                return
-            job()
-            del job  # it holds what it was for

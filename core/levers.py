@@ -136,17 +136,25 @@ class LeversWatch:
         """
         has_rung = share < 1 and self._has_rung()
         for name in self._turns.take(names, 1 if has_rung else share):
-            try:
-                stamp = levers_stamp(self._data_dir, name)
-                if stamp == self._stamps.get(name, 0):
-                    continue
-                self._remember(name, stamp)
-                levers = read_levers(self._data_dir, name)
-            except (OSError, TenantryError) as error:
-                self._note_unreadable(name, error)
-            else:
-                self.unreadable.pop(name, None)
-                yield name, levers
+            yield from self._look_at(name)
+
+    def appear(self, name: str) -> Iterator[tuple[str, Levers]]:
+        """Yield the levers of a tenant that was not there before, unless they are untouched."""
+        self.forget(name)
+        return self._look_at(name)
+
+    def _look_at(self, name: str) -> Iterator[tuple[str, Levers]]:
+        try:
+            stamp = levers_stamp(self._data_dir, name)
+            if stamp == self._stamps.get(name, 0):
+                return
+            self._remember(name, stamp)
+            levers = read_levers(self._data_dir, name)
+        except (OSError, TenantryError) as error:
+            self._note_unreadable(name, error)
+        else:
+            self.unreadable.pop(name, None)
+            yield name, levers
 
     def _has_rung(self) -> bool:
         stamp = _stamp(_bell(self._data_dir))
@@ -154,7 +162,7 @@ class LeversWatch:
         return is_new
 
     def forget(self, name: str) -> None:
-        """Tell a name's levers anew if it comes again."""
+        """Remember nothing of a name that is gone."""
         self._stamps.pop(name, None)
         self.unreadable.pop(name, None)
 

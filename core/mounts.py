@@ -1,7 +1,7 @@
 """Mounts: which instance answers under which URL prefix. Knows WSGI, not Flask.
 
 Three things are kept apart: what the folder says (`catalogue`), the routing (`Mounts`: an
-immutable map, replaced whole, read without a lock) and the live instances (`Mount`: built on the
+immutable map, replaced whole, read without a lock) and the live instances (`Mount`: built for the
 first request, one build of a mount at a time; replaced by one assignment).
 """
 
@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextvars import Context
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from core.first_builds import Building, FirstBuilds
 from core.instance import Instance
 from core.problem import ProblemAnswer
 from core.tenant import Tenant
@@ -31,13 +33,6 @@ FIRST_BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
 """Pauses double up to this: a mended dependency is noticed within a minute."""
 
-BUILD_PATIENCE_S = 0.25
-"""How old a build may get before further requests stop waiting for it and get 503.
-
-A usual build takes 10 to 125 ms. A request that waits holds a thread, so a slow build may hold
-threads that other tenants need for this long and no longer.
-"""
-
 FILE_RETRY_AFTER_S = 30
 """What clients of a rejected file are told: an operator has to mend it."""
 
@@ -49,6 +44,8 @@ PREFIX_SEGMENTS = 4
 their number (5.35 ms for 2,000 segments against 2.8 µs for one, Werkzeug 3.1.9)."""
 
 _TAIL = "tenantry.path_tail"
+_STARTING = "This application is starting."
+_NOT_AVAILABLE = "This application is not available."
 
 _logger = logging.getLogger(__name__)
 
@@ -59,35 +56,28 @@ def unavailable(detail: str, retry_after_s: float) -> ProblemAnswer:
     return ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=seconds)
 
 
-class _Building:
-    """A build that is going on, for those who wait for it."""
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.is_over = threading.Event()
-
-
 class Mount:
     """A tenant's place, from the appearance of its file to the file's disappearance.
 
     Args:
         name: the tenant's name.
         prefix: where it will be, as far as that is known before the file has been read.
-        build: makes an instance of a tenant. Called at most once at a time, on the thread of the
-            request that needs it; it may raise anything.
+        build: makes an instance of a tenant. Called at most once at a time, on a thread of
+            `first_builds`; it may raise anything.
         clock: seconds, for the back-off.
         await_verdict: called by a request for a tenant whose file has not been judged yet; returns
             when it has been, or when the request has waited long enough.
         note_awake: called whenever it has a new instance, on the thread that gave it.
+        first_builds: what the mounts of a process share to build; None for some of its own.
     """
 
     # Requests read `_instance`, `tenant`, `lever` and the reasons without the lock. Each is one
     # reference, replaced whole; who finds an instance must still get its lease, and who finds
     # none asks again under the lock. `state` reads several: it may mix two moments.
     __slots__ = (
-        "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_instance",
-        "_is_closed", "_lock", "_note_awake", "_rejection", "_retry_at", "digest", "has_served",
-        "lever", "name", "prefix", "since", "tenant",
+        "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_first_builds",
+        "_instance", "_is_closed", "_lock", "_note_awake", "_rejection", "_retry_at", "digest",
+        "has_served", "lever", "name", "prefix", "since", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +89,7 @@ class Mount:
         clock: Callable[[], float] = time.monotonic,
         await_verdict: Callable[["Mount"], None] = lambda _: None,
         note_awake: Callable[["Mount"], None] = lambda _: None,
+        first_builds: FirstBuilds | None = None,
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -118,9 +109,10 @@ class Mount:
         self._clock = clock
         self._await_verdict = await_verdict
         self._note_awake = note_awake
+        self._first_builds = first_builds or FirstBuilds()
         self._lock = threading.Lock()  # protects everything below; never held while user code runs
         self._instance: Instance | None = None
-        self._building: _Building | None = None
+        self._building: Building | None = None
         self._failures = 0
         self._retry_at = -math.inf
         self._is_closed = False
@@ -157,6 +149,8 @@ class Mount:
             detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
             return unavailable(detail, MAINTENANCE_RETRY_AFTER_S)(environ, start_response)
         while True:
+            if self._is_elsewhere(environ):
+                return unavailable(_STARTING, 1)(environ, start_response)
             instance = self._instance
             if instance is None:
                 refusal = self.wake()
@@ -165,59 +159,66 @@ class Mount:
             elif instance.lease():
                 return instance.answer(environ, start_response)
 
+    def _is_elsewhere(self, environ: "WSGIEnvironment") -> bool:
+        """Whether the request came by a prefix that the file, read meanwhile, does not claim.
+
+        It may be another tenant's; the next routing knows.
+        """
+        tenant, place = self.tenant, environ.get("SCRIPT_NAME", "")
+        return tenant is not None and not place.endswith(tenant.url_prefix)
+
     def _maintenance(self) -> bool | str:
         return self.lever or (self.tenant is not None and self.tenant.maintenance)
 
     def wake(self) -> ProblemAnswer | None:
-        """Build the instance if there is none; return the 503 to answer if it cannot be had."""
+        """Have an instance built if there is none; return the 503 to answer if it cannot be had."""
         if self.tenant is None and not self.reason:
             self._await_verdict(self)
-        tenant = self.tenant
-        if tenant is None:
-            is_failed = bool(self.reason)
-            detail = "not available" if is_failed else "starting"
-            wait_s = FILE_RETRY_AFTER_S if is_failed else 1
-            return unavailable(f"This application is {detail}.", wait_s)
+        if self.tenant is None:
+            if self.reason:
+                return unavailable(_NOT_AVAILABLE, FILE_RETRY_AFTER_S)
+            return unavailable(_STARTING, 1)
         with self._lock:
             if self._instance is not None:  # another request built it meanwhile
                 return None
             left_s = self._retry_at - self._clock()
             if self._is_closed or left_s > 0:
-                return unavailable("This application is not available.", left_s)
-            building, tenant = self._building, self.tenant or tenant
+                return unavailable(_NOT_AVAILABLE, left_s)
+            building, now = self._building, self._clock()
             if building is None:
-                mine = self._building = _Building(self._clock())
+                mine = self._building = Building(now)
         if building is None:
-            return self._build_now(tenant, mine)
-        patience_s = BUILD_PATIENCE_S - (self._clock() - building.since)
-        if patience_s > 0 and building.is_over.wait(patience_s):
+            building = mine
+            self._first_builds.begin(partial(self._build_now, mine))
+        if self._first_builds.wait(building, now - building.since):
             return None
-        return unavailable("This application is starting.", 1)
+        return unavailable(_STARTING, 1)
 
-    def _build_now(self, tenant: Tenant, building: "_Building") -> ProblemAnswer | None:
+    def _build_now(self, building: Building) -> None:
         instance: Instance | None = None
         failure: BaseException | None = None
+        tenant = self.tenant
         try:
-            # In a context of its own: what an endpoint's import sets is not this thread's.
-            instance = Context().run(self._build, tenant)
+            if tenant is not None and not self._is_closed:
+                # In a context of its own: what an endpoint's import sets is not this thread's.
+                instance = Context().run(self._build, tenant)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an endpoint's import too
             failure = error
         with self._lock:
             self._building = None
-            is_wanted = self.tenant is tenant and not self._is_closed
+            is_wanted = tenant is not None and self.tenant is tenant and not self._is_closed
             if is_wanted and failure is None:
                 self._instance, instance = instance, None
                 self._note_success()
             elif is_wanted and failure is not None:
                 self._note_failure(failure)
-        building.is_over.set()
         if self._instance is not None:
             self._note_awake(self)
         if instance is not None:
             instance.retire()  # the file changed while its old content was built
         if is_wanted and failure is not None:
             _logger.error("tenant.build_failed", exc_info=failure, extra={"tenant": self.name})
-        return None
+        building.is_over.set()
 
     def _note_success(self) -> None:
         self.has_served = True

@@ -5,15 +5,23 @@ Swaps nothing: who asked for a build gets what was built.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from core.errors import Problem
 from core.instance import Instance
-from core.lanes import STUCK_S, Built, Lanes
+from core.lanes import Built, Lanes
 from core.mounts import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount, error_text
 from core.tenant import Tenant
+
+STUCK_S = 5.0
+"""A build that takes longer is told as one that hangs. A usual one takes 10 to 125 ms."""
+
+HELD_OF_ONE = 2
+"""Builds of one name at once: a newer content may be what mends one that hangs, but each that hangs
+keeps a thread, and whoever edits the file again and again must not take one each time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -25,6 +33,9 @@ class _Rebuild:
     mount: Mount
     tenant: Tenant
     since: float
+    then: Callable[[Instance], None]
+    is_waiting: bool = False
+    """Whether builds of older content are in its way."""
     is_over: bool = False
     failures: int = 0
     """How many in a row, this content's and no other's."""
@@ -41,6 +52,7 @@ class Rebuilds:
         self._lanes = lanes
         self._clock = clock
         self._rebuilds: dict[str, _Rebuild] = {}
+        self._held: Counter[str] = Counter()  # name → its builds in the lanes, wanted or not
 
     @property
     def running(self) -> int:
@@ -50,13 +62,21 @@ class Rebuilds:
     def begin(self, mount: Mount, tenant: Tenant, then: Callable[[Instance], None]) -> None:
         """Build `tenant`, and hand the instance over if the build is still wanted by then.
 
-        It is wanted until `drop`; an older content of the same tenant no more.
+        It is wanted until `drop`; an older content of the same tenant no more. It waits while
+        `HELD_OF_ONE` builds of older content go on.
         """
         one = self._rebuilds.get(tenant.name)
         if one is None or one.tenant is not tenant:
-            one = self._rebuilds[tenant.name] = _Rebuild(mount, tenant, self._clock())
-        one.since, one.is_over = self._clock(), False
-        self._lanes.build(tenant, partial(self._built, one, then), partial(self._is_wanted, one))
+            one = self._rebuilds[tenant.name] = _Rebuild(mount, tenant, self._clock(), then)
+        one.since, one.then, one.is_over = self._clock(), then, False
+        self._start(one)
+
+    def _start(self, one: _Rebuild) -> None:
+        name = one.tenant.name
+        one.is_waiting = self._held[name] >= HELD_OF_ONE
+        if not one.is_waiting:
+            self._held[name] += 1
+            self._lanes.build(one.tenant, partial(self._ended, one), partial(self._is_wanted, one))
 
     def drop(self, name: str) -> None:
         """Forget the build of a name, and its back-off."""
@@ -78,13 +98,18 @@ class Rebuilds:
     def _is_wanted(self, one: _Rebuild) -> bool:
         return self._rebuilds.get(one.tenant.name) is one
 
-    def _built(self, one: _Rebuild, then: Callable[[Instance], None], built: Built) -> None:
+    def _ended(self, one: _Rebuild, built: Built) -> None:
+        name = one.tenant.name
+        self._held -= Counter([name])
+        waiting = self._rebuilds.get(name)
+        if waiting is not None and waiting.is_waiting:
+            self._start(waiting)
         if isinstance(built, BaseException):
             if self._is_wanted(one):
                 self._note_failure(one, built)
-        elif self._is_wanted(one):
-            then(built)
-        else:
+        elif built is not None and self._is_wanted(one):
+            one.then(built)
+        elif built is not None:
             built.retire()
 
     def _note_failure(self, one: _Rebuild, error: BaseException) -> None:
@@ -101,6 +126,8 @@ class Rebuilds:
 
 def _report_stuck(one: _Rebuild) -> None:
     text = f"is being built for over {STUCK_S:g} s; does an endpoint wait while imported?"
+    if one.is_waiting:
+        text = f"waits for {HELD_OF_ONE} builds of older content that hang; `tenantry restart`."
     reason = str(Problem(one.tenant.file, text))
     if one.mount.reason != reason:
         facts = {"tenant": one.tenant.name, "state": "stale", "reason": reason}

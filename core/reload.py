@@ -18,10 +18,11 @@ from pathlib import Path
 from core.admission import Admission, Off, contained
 from core.catalogue import Verdict
 from core.departures import Departures
+from core.first_builds import FirstBuilds
 from core.folder import SETTLE_S, Content, TenantsFolder
 from core.instance import Instance
 from core.judging import Judging
-from core.lanes import Lanes
+from core.lanes import CLOSE_PATIENCE_S, Lanes
 from core.levers import Levers, LeversWatch
 from core.mounts import Mount, Mounts
 from core.rebuilds import Rebuilds
@@ -94,6 +95,7 @@ class Follower:
         self._is_look_asked = False
         self._are_events_sure = False
         self._looked_at = -math.inf
+        self._first_builds = FirstBuilds()
         self._lanes = Lanes(data_dir, build, self._woken.set)
         self._departures = Departures(limits.drain_timeout_s, clock)
         self._sleep = Sleep(limits.max_active, limits.idle_timeout_s, self._departures, clock)
@@ -142,6 +144,7 @@ class Follower:
         No round may run any more, and the server has waited for its requests.
         """
         self._lanes.close()
+        self._first_builds.close(time.monotonic() + CLOSE_PATIENCE_S)
         mounts = [one.mount for one in self._admission.known.values()]
         for mount in mounts + self._admission.leaving + self._unrouted:
             self._close(mount)
@@ -200,7 +203,8 @@ class Follower:
         return self._until_next()
 
     def _until_next(self) -> float:
-        due = [self._next_look, self._next_care, self._judging.decide_by]
+        relieve_at = self._lanes.relieve()
+        due = [self._next_look, self._next_care, self._judging.decide_by, relieve_at]
         due += [self._next_publication] if self._admission.are_routes_old else []
         return max(min(due) - self._clock(), 0)
 
@@ -233,13 +237,17 @@ class Follower:
     def _appear(self, name: str) -> None:
         self._judging.appear(name)
         self._admission.appear(name)
-        self._look_at_levers([name])
+        for _, levers in self._levers.appear(name):
+            self._admission.pull(name, levers)
         if name in self._levers.unreadable:  # it may be disabled, so it is until they are read
             self._admission.pull(name, Levers(is_disabled=True))
 
     def _new_mount(self, name: str) -> Mount:
         note_awake = self._sleep.note_awake
-        return Mount(name, None, self._build, await_verdict=self._await, note_awake=note_awake)
+        return Mount(
+            *(name, None, self._build),
+            await_verdict=self._await, note_awake=note_awake, first_builds=self._first_builds,
+        )  # fmt: skip
 
     def _disappear(self, name: str) -> None:
         self._judging.disappear(name)
@@ -297,7 +305,7 @@ class Follower:
         self._look_at_levers(self._admission.known, POLL_S / SURE_TURN_S)
         for name in self._rebuilds.due():
             contained(name, partial(self._admission.decide, name))
-        self._lanes.relieve()
+        self._first_builds.relieve()
         contained("", self._departures.check)
         contained("", self._sleep.check)
 

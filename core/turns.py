@@ -11,7 +11,7 @@ class Turns:
         self._left: list[str] = []
 
     def take(self, names: Collection[str], share: float) -> list[str]:
-        """Return the next `share` (0 to 1) of `names`; some may be gone from them meanwhile.
+        """Return the next `share` (0 to 1) of `names`; never one that is gone from them.
 
         All have had their turn once the shares amount to 1; a new name comes in the next round.
         """
@@ -22,4 +22,4 @@ class Turns:
         if not self._left:
             self._left = list(names)
         taken, self._left = self._left[-count:], self._left[:-count]
-        return taken
+        return [name for name in taken if name in names]

@@ -5,7 +5,8 @@ from weakref import ref
 
 import pytest
 
-from core.departures import SURVIVOR_S, Departures, _describe
+from core import departures as departures_module
+from core.departures import SURVIVOR_S, UNFREEZE_PAUSE_S, Departures, _describe
 from core.instance import Instance
 
 
@@ -41,23 +42,49 @@ def test_close_cuts_what_drains() -> None:
     assert (True, 0) == (instance.is_closed, departures.draining)
 
 
-def test_an_app_that_was_frozen_is_freed_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    """The host lets the garbage collector look no more at what stays; this one does not stay."""
-    now = [0.0]
-    departures = Departures(30.0, lambda: now[0])
+def departing(departures: Departures) -> "ref[object]":
+    """Let an app depart that only the garbage collector frees; return what tells whether it did."""
     app = type("App", (), {})()
     app.itself = app
     instance = Instance(lambda *_: [], lambda: None, app)
     instance.retire()
     departures.add("acme", instance)
-    is_gone = ref(app)
-    del app
-    gc.freeze()
+    return ref(app)
 
-    for now[0] in (1.0, 2.0 + SURVIVOR_S):
+
+def test_few_frozen_apps_are_let_be(caplog: pytest.LogCaptureFixture) -> None:
+    """To free one, all that the host froze would be looked at; those built since are freed."""
+    now = [0.0]
+    departures = Departures(30.0, lambda: now[0])
+    frozen = departing(departures)
+    gc.freeze()
+    built_since = departing(departures)
+
+    for now[0] in (1.0, 2.0 + SURVIVOR_S, 3.0 + 2 * SURVIVOR_S):
         departures.check()
 
-    assert (None, []) == (is_gone(), caplog.records)
+    assert (True, None, []) == (frozen() is not None, built_since(), caplog.records)
+
+
+def test_many_frozen_apps_are_freed_minutes_apart(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host lets the garbage collector look no more at what stays; these did not stay."""
+    monkeypatch.setattr(departures_module, "MANY_FROZEN", 2)
+    now, freed = [0.0], []
+    departures = Departures(30.0, lambda: now[0])
+    for _ in range(2):
+        apps = [departing(departures) for _ in range(2)]
+        gc.freeze()
+        for pause_s in (1.0, SURVIVOR_S, SURVIVOR_S):
+            now[0] += pause_s
+            departures.check()
+            freed.append([app() for app in apps].count(None))
+    now[0] += UNFREEZE_PAUSE_S
+    departures.check()
+
+    freed.append([app() for app in apps].count(None))
+    assert ([0, 2, 2, 0, 0, 0, 2], []) == (freed, caplog.records)
     assert gc.get_freeze_count()
 
 

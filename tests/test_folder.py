@@ -111,6 +111,36 @@ def test_a_file_told_unread_is_told_again_only_when_its_content_changes(
     assert [[], [], []] == told
 
 
+def test_a_file_that_changes_before_it_is_noted_is_told(tenants_dir: Path) -> None:
+    """A look has found the new content when the digest of the old one is noted."""
+    followed = Followed(tenants_dir, is_old=True)
+    path = followed.write("acme.py", GOOD)
+    followed.look()
+    digest = read_content(path).digest
+    followed.write("acme.py", b"X = 2\n")
+    told = [followed.told()]
+
+    followed.folder.note("acme", digest, is_readable=True)
+
+    told += [followed.told(SETTLE_S) for _ in range(3)]
+    assert [[], [("acme", b"X = 2\n")], [], []] == told
+
+
+def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
+    """Also when its turn in the round that goes on would come."""
+    followed = Followed(tenants_dir)
+    paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
+    followed.settle().share = 0.2
+    followed.look(RECENT_S)
+    for path in paths:
+        path.unlink()
+
+    looks = [followed.look(REMOVAL_S) for _ in range(9)]
+
+    assert 6 == sum(len(one.removed) for one in looks)
+    assert [] == [name for one in looks for name in one.appeared]
+
+
 def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
     """A file server's clock may be wrong: a file that appears later has to settle."""
     followed = Followed(tenants_dir, is_old=True)

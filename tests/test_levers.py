@@ -89,6 +89,20 @@ def test_what_is_done_to_levers_by_hand_is_told_in_its_turn(data_dir: Path) -> N
     assert [("acme", UNTOUCHED)] == told
 
 
+def test_levers_of_a_tenant_that_comes_again_are_told_again(data_dir: Path) -> None:
+    """Also when it went while a round went on; nobody is told of who is gone."""
+    watch = LeversWatch(data_dir)
+    write_levers(data_dir, "t1", OFF)
+    told = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]
+    watch.forget("t1")
+    left = [name for name in NAMES if name != "t1"]
+
+    told.append([one for _ in range(9) for one in watch.look(left, 0.1)])
+    told += [list(watch.appear("t1")), list(watch.look(NAMES)), list(watch.appear("t1"))]
+
+    assert [[("t1", OFF)], [], [("t1", OFF)], [], [("t1", OFF)]] == told
+
+
 def test_what_cannot_be_written_changes_nothing(data_dir: Path) -> None:
     """A disk that takes no byte more: one line says so; the old levers stay, and no half file."""
     old = Levers(maintenance="Back at noon.")

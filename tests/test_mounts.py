@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import KEY
-from servers import DEADLINE_S
+from servers import DEADLINE_S, wait_until
 from werkzeug.test import create_environ, run_wsgi_app
 
-from core import mounts as mounts_module
+from core import first_builds as first_builds_module
+from core.first_builds import BUILD_PATIENCE_S
 from core.instance import Instance
 from core.mounts import (
-    BUILD_PATIENCE_S,
     FILE_RETRY_AFTER_S,
     FIRST_BACK_OFF_S,
     MAINTENANCE_RETRY_AFTER_S,
@@ -29,6 +29,8 @@ from core.tenant import Tenant, parse_tenant
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ACME = "http://localhost/acme"
 
 Builder = Callable[[Tenant], Instance]
 
@@ -64,8 +66,9 @@ def build(tenant: Tenant) -> Instance:
 
 
 def get(app: "WSGIApplication", path: str = "/acme/") -> tuple[int, dict[str, str], str]:
-    """Return status, headers and body of one GET, the path taken as it is."""
-    environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": ""})
+    """Return status, headers and body of one GET, the path taken as it is; of a mount, below it."""
+    place = app.prefix if isinstance(app, Mount) else ""
+    environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": place})
     body, status, headers = run_wsgi_app(app, environ, buffered=True)
     return int(status[:3]), dict(headers), b"".join(body).decode()
 
@@ -142,7 +145,7 @@ def test_requests_at_once_build_once(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen requests that find no instance share one build, and all are answered."""
-    monkeypatch.setattr(mounts_module, "BUILD_PATIENCE_S", DEADLINE_S)
+    monkeypatch.setattr(first_builds_module, "BUILD_PATIENCE_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
     mount = mounted(tenant(), slow)
 
@@ -186,6 +189,23 @@ def test_a_request_does_not_wait_for_an_old_build(threads: ThreadPoolExecutor) -
     slow.released.set()
     assert (503, "1", 1) == (status, headers["Retry-After"], slow.starts)
     assert (200, 200) == (first.result(DEADLINE_S), status_of(mount))
+
+
+def test_a_build_that_hangs_holds_no_request(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the one that asked for it: it gets 503 and the build goes on, for those to come."""
+    for name in ("LONG_PATIENCE_S", "BUILD_PATIENCE_S"):
+        monkeypatch.setattr(first_builds_module, name, 0.0)
+    slow = SlowBuild()
+    mount = mounted(tenant(), slow)
+
+    answers = [threads.submit(get, mount).result(DEADLINE_S) for _ in range(2)]
+
+    slow.released.set()
+    wait_until(lambda: mount.instance is not None)
+    assert [(503, "1")] * 2 == [(status, headers["Retry-After"]) for status, headers, _ in answers]
+    assert (200, 1) == (status_of(mount), slow.starts)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("no")], ids=repr)
@@ -426,7 +446,7 @@ def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
         yield str(closed.is_set()).encode()
 
     mount = mounted(version(1), lambda _: Instance(streaming, closed.set))
-    body, _, _ = run_wsgi_app(mount, create_environ())
+    body, _, _ = run_wsgi_app(mount, create_environ(base_url=ACME))
 
     mount.swap(version(2), say_app_name(version(2)))
 
@@ -532,7 +552,7 @@ def test_sleep_is_only_without_requests_and_waking_is_a_build() -> None:
         return build(tenant)
 
     mount = mounted(tenant(), counted)
-    body = mount(create_environ(), lambda *_: lambda _: None)
+    body = mount(create_environ(base_url=ACME), lambda *_: lambda _: None)
     slept = [mount.sleep() is not None]
     body.close()  # type: ignore[attr-defined]
 
@@ -608,6 +628,27 @@ def test_a_request_for_an_unjudged_file_waits_for_the_verdict() -> None:
 
     assert (200, {}) == statuses[0]
     assert (503, "1") == (statuses[1][0], statuses[1][1]["Retry-After"])
+
+
+def test_who_waited_at_a_guessed_place_is_not_served_there() -> None:
+    """The verdict says another prefix: the guessed one may be another tenant's."""
+
+    def accept(mount: Mount) -> None:
+        mount.accept(version(1, URL_PREFIX="/other"))
+
+    mounts, mount = (
+        Mounts(fallback=saying("host")),
+        Mount("acme", "/acme", say_app_name, await_verdict=accept),
+    )
+    mounts.replace([mount])
+
+    status, headers, _ = get(mounts, "/acme/x")
+
+    mounts.replace([mount])
+    assert (503, "1") == (status, headers["Retry-After"])
+    assert ["v1 /other /x", "host  /acme/x"] == [
+        get(mounts, f"/{at}/x")[2] for at in ("other", "acme")
+    ]
 
 
 # -- routing ------------------------------------------------------------------------------------

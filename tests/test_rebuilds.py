@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from conftest import KEY
-from servers import DEADLINE_S
+from servers import DEADLINE_S, wait_until
 
 from core.instance import Instance
 from core.lanes import Lanes
 from core.mounts import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount
-from core.rebuilds import Rebuilds
+from core.rebuilds import STUCK_S, Rebuilds
 from core.tenant import Tenant, parse_tenant
 
 
@@ -112,3 +112,31 @@ def test_newer_content_has_no_back_off(beside: Beside) -> None:
     beside.now_s += FIRST_BACK_OFF_S
 
     assert ["acme"] == beside.rebuilds.due()
+
+
+def test_a_file_that_is_edited_while_its_builds_hang_takes_no_thread_each_time(
+    beside: Beside,
+) -> None:
+    """Two are built; of the others the newest waits until one of these ends."""
+    released, begun = threading.Event(), []
+
+    def hang(tenant: Tenant) -> Instance:
+        begun.append(tenant.app_name)
+        assert released.wait(DEADLINE_S)
+        return Instance(lambda _, __: [], lambda: beside.closed.append(tenant.app_name))
+
+    beside.lanes._build = hang
+    for number in range(6):
+        beside.begin(beside.tenant(f"v{number}"))
+        if number < 2:
+            wait_until(lambda: len(begun) > number)  # noqa: B023 - it is called here only
+    beside.now_s += STUCK_S + 1
+    beside.rebuilds.due()
+    before, reason = list(begun), beside.mount.reason
+
+    released.set()
+
+    wait_until(lambda: beside.finish() or beside.given)  # type: ignore[func-returns-value]
+    assert (["v0", "v1"], "v5") == (before, begun[-1])
+    assert (3, ["v0", "v1"]) == (len(begun), sorted(beside.closed))
+    assert "waits for 2 builds of older content" in reason

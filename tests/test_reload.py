@@ -27,6 +27,8 @@ from core.tenant import Tenant
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+ACME = "http://localhost/acme"
+
 WriteTenant = Callable[..., Path]
 
 
@@ -409,7 +411,7 @@ def test_a_request_that_found_a_mount_before_it_left_is_answered(
         followed.follower.step()
         followed.clock.now_s += 0.11
 
-    body, status, _ = run_wsgi_app(mount, create_environ(), buffered=True)
+    body, status, _ = run_wsgi_app(mount, create_environ(base_url=ACME), buffered=True)
 
     assert ("200 OK", b"v1") == (status, b"".join(body))
 
@@ -477,7 +479,7 @@ def test_the_least_recently_used_are_put_to_sleep(
     for name in ("acme", "globex", "initech", "umbrella"):
         write_tenant(name)
     followed = follow(max_active=2).go_on()
-    body, _, _ = run_wsgi_app(followed.mount("acme"), create_environ())
+    body, _, _ = run_wsgi_app(followed.mount("acme"), create_environ(base_url=ACME))
     for name in ("globex", "initech", "umbrella"):
         followed.clock.now_s += 1
         followed.get(f"/{name}/")
@@ -509,7 +511,7 @@ def test_a_drain_that_takes_too_long_is_cut(
     """The log says how many requests."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
-    bodies = [run_wsgi_app(followed.mount(), create_environ())[0] for _ in range(2)]
+    bodies = [run_wsgi_app(followed.mount(), create_environ(base_url=ACME))[0] for _ in range(2)]
     write_tenant("acme", APP_NAME="v2")
 
     followed.go_on(35)
