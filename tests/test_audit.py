@@ -20,6 +20,8 @@ from core.cli.audit import audit_folder, command
 from core.host import Host
 from core.tenant import Tenant, parse_tenant
 
+pytestmark = pytest.mark.live
+
 WriteTenant = Callable[..., Path]
 Audit = Callable[[], dict[str, Finding]]
 

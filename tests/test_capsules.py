@@ -42,6 +42,8 @@ sys.path.insert(0, str(Path(__file__).with_name("endpoints")))
 from image_tables import migrate
 from pictures_for_tests import picture
 
+pytestmark = pytest.mark.live
+
 __all__ = ["write_shop_fixture"]
 
 LIVE = pytest.mark.live  # each takes some seconds: run with `-m live`

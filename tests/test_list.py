@@ -77,6 +77,7 @@ def test_maintenance_hides_no_broken_file(
     assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("serving")
 def test_a_worker_that_does_not_answer_is_waited_for(
     settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,8 @@ from core.plan import describe
 from core.status import StatusSocket
 from core.tenant import parse_tenant
 
+pytestmark = pytest.mark.live
+
 Lines = tuple[int, list[str]]
 Plan = Callable[..., Lines]
 
