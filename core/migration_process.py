@@ -34,6 +34,7 @@ from core.revisions import (
     Branch,
     Standing,
     ahead,
+    check_not_lost,
     compare,
     look_at,
     one_line,
@@ -271,6 +272,7 @@ def _connect(request: Request) -> Connection:
     if url.get_backend_name() == "sqlite":
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise ValueError("a database in memory is there for its own process only")
+        check_not_lost(url)
         engine = create_engine(url, poolclass=NullPool)
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", lambda it: it.exec_driver_sql("BEGIN IMMEDIATE"))

@@ -125,8 +125,11 @@ class Migrator:
             "take_back": take_back,
             "goal": None if target.goal is None else sorted(target.goal),
         }
-        if target.folder is not None:
-            target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if target.folder is not None:
+                target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            return Result("failed", None, None, f"{target.folder}: {error.strerror}")
         before: frozenset[str] | None = None
         timeout_s = self._lock_wait_s + ANSWER_MARGIN_S
         try:

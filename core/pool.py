@@ -147,6 +147,8 @@ class BudgetPool(Pool):
             record.close()
         else:
             self._budget.give_back(self, record)
+            if self._is_retired:  # meanwhile: nobody else would close it
+                self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
         if not self._use_permit():

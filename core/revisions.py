@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.endpoints import available_endpoints, find_endpoint
-from core.errors import EndpointError
+from core.errors import EndpointError, TenantryError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -31,6 +31,10 @@ State = Literal["at head", "behind", "ahead"]
 
 _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")  # what Alembic takes for one
 _NO_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL and others: undefined table
+
+
+class LostDatabaseError(TenantryError):
+    """A SQLite file was there and is gone: an empty one in its place would hide that."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,11 @@ def look(url: "URL") -> frozenset[str]:
     A SQLite file that is not there is at nothing, and is not made.
 
     Raises:
+        LostDatabaseError: it was there.
         Exception: what the driver raises when the database cannot be reached.
     """
     if url.get_backend_name() == "sqlite" and not is_there(url):
+        check_not_lost(url)
         return frozenset()
     dialect = url.get_dialect()()
     driver = dialect.import_dbapi()
@@ -185,6 +191,19 @@ def is_there(url: "URL") -> bool:
     """Whether a SQLite URL names a file that is there; in memory, nothing ever is."""
     path = (url.database or "").removeprefix("file:")
     return bool(path) and Path(path).is_file()
+
+
+def check_not_lost(url: "URL") -> None:
+    """Refuse a SQLite file that was there, as the marker beside it says, and is gone.
+
+    Raises:
+        LostDatabaseError: it is.
+    """
+    path = Path((url.database or "").removeprefix("file:"))
+    marker = path.with_name(f"{path.name or 'none'}.made")
+    if marker.exists() and not path.exists():
+        text = f"its file {path} is gone; restore it, or delete {marker.name} too"
+        raise LostDatabaseError(text)
 
 
 def with_timeout(url: "URL") -> "URL":

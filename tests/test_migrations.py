@@ -32,8 +32,6 @@ __all__ = ["write_shop_fixture"]
 
 ONE = Limits(jobs=1)
 
-LIVE = pytest.mark.live  # each starts several processes, of a second each: run with `-m live`
-
 MakeTenant = Callable[..., Tenant]
 
 
@@ -105,6 +103,24 @@ if name.startswith("hangs"): time.sleep(1000)
     assert (report.run, {"done"}) == (again.run, {step.state for step in _steps(data_dir, 1)})
 
 
+def test_a_lost_database_and_a_folder_that_is_none_cost_their_own_tenants(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
+) -> None:
+    """No empty database is made where one is gone; a run goes on past what it cannot make."""
+    write_shop(first())
+    (data_dir / "acme").mkdir(parents=True)
+    (data_dir / "acme/acme.sqlite3.made").touch()
+    (data_dir / "globex").touch()
+    fleet = [tenant(name) for name in ("acme", "globex", "initech")]
+
+    report = upgrade(fleet, data_dir, ONE)
+
+    assert {"acme": "unreachable", "globex": "failed", "initech": "upgraded"} == states(
+        report.outcomes
+    )
+    assert not (data_dir / "acme/acme.sqlite3").exists()
+
+
 def _steps(data_dir: Path, run: int) -> list[Step]:
     with Journal(data_dir) as journal:
         return [*journal.steps(run)]
@@ -125,7 +141,6 @@ def test_a_failed_migration_leaves_the_database_as_it_was(
     assert set() == tables(acme)
 
 
-@LIVE
 def test_a_migration_that_commits_half_way_says_what_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_url: str
 ) -> None:
@@ -141,7 +156,6 @@ def test_a_migration_that_commits_half_way_says_what_to_do(
     assert "tenantry db upgrade --tenant acme" in reason
 
 
-@LIVE
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
@@ -186,7 +200,6 @@ def _runs(data_dir: Path) -> list[int]:
         return journal.runs()
 
 
-@LIVE
 def test_only_what_a_run_applied_is_taken_back(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
@@ -315,7 +328,6 @@ def upgrading(
             process.kill()
 
 
-@LIVE
 def test_the_second_of_two_runs_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
@@ -347,7 +359,6 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
     assert [{"shop_2"}, "done"] == [rows(acme), _steps(data_dir, 1)[0].state]
 
 
-@LIVE
 def test_a_killed_run_is_finished_by_the_next(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:

@@ -11,7 +11,14 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import make_url
 
 from core.errors import EndpointError
-from core.revisions import Branch, compare, look, look_through, read_branches
+from core.revisions import (
+    Branch,
+    LostDatabaseError,
+    compare,
+    look,
+    look_through,
+    read_branches,
+)
 
 __all__ = ["write_shop_fixture"]
 
@@ -118,6 +125,14 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     found = look(make_url(f"sqlite:///{tmp_path}/a.sqlite3"))
 
     assert (frozenset(), []) == (found, [*tmp_path.iterdir()])
+
+
+def test_a_file_that_is_gone_is_not_at_nothing(tmp_path: Path) -> None:
+    """The marker beside it says that it was there: its rows are lost, and that is told."""
+    (tmp_path / "a.sqlite3.made").touch()
+
+    with pytest.raises(LostDatabaseError, match=r"a\.sqlite3 is gone; restore it, or delete"):
+        look(make_url(f"sqlite:///{tmp_path}/a.sqlite3"))
 
 
 def test_a_host_needs_no_alembic() -> None:

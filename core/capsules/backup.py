@@ -28,7 +28,7 @@ from core.capsules.values import dump_value
 from core.endpoints import available_endpoints
 from core.errors import TenantryError
 from core.loader import LoadedFile
-from core.revisions import one_line, read_branches
+from core.revisions import check_not_lost, one_line, read_branches
 from core.tenant import Tenant
 
 
@@ -47,7 +47,8 @@ def write_capsule(
     url = tenant.database_url
     amounts = Amounts()
     try:
-        _check_not_lost(url)
+        if not is_server(url):
+            check_not_lost(url)
         snapshot = Snapshot(url)
         with staging(data_dir, tenant.name) as staged, closing(snapshot):
             copy = FolderCopy(folder, staged, _below(folder, url))
@@ -69,14 +70,6 @@ def write_capsule(
         text = f"tenant {tenant.name!r}: no capsule was written: {one_line(error)}."
         raise CapsuleError(text) from error
     return amounts
-
-
-def _check_not_lost(url: URL) -> None:
-    """Refuse a SQLite file that was there and is gone: its capsule would have no rows."""
-    path = Path((url.database or "").removeprefix("file:"))
-    marker = path.with_name(f"{path.name or 'none'}.made")
-    if not is_server(url) and marker.exists() and not path.exists():
-        raise CapsuleError(f"its file {path} is gone; restore it, or delete {marker.name} too")
 
 
 def _write_heads(

@@ -151,17 +151,15 @@ def _left_by_last_run(settings: HostSettings) -> dict[str, str]:
     """Return, by tenant, why the last run that changed it failed."""
     if not journal_file(settings.data_dir).exists():
         return {}
+    left: dict[str, str] = {}
     with Journal(settings.data_dir) as journal:
-        return {
-            step.tenant: f"run {step.run}: {step.reason}"
-            for run in reversed(journal.runs())
-            for step in journal.steps(run)
-            if step.reason
-        }
+        for step in (step for run in reversed(journal.runs()) for step in journal.steps(run)):
+            left[step.tenant] = f"run {step.run}: {step.reason}" if step.reason else ""
+    return left
 
 
 def _with_reason(one: Outcome, left: dict[str, str]) -> Outcome:
-    if one.reason or one.state != "behind" or one.tenant not in left:
+    if one.reason or one.state != "behind" or not left.get(one.tenant):
         return one
     return Outcome(one.tenant, one.state, one.before, one.after, left[one.tenant])
 
