@@ -17,6 +17,8 @@ from core.errors import TenantryError
 from core.host import Host
 from core.status import StatusSocket, workers_folder
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(name="serving")
 def _serving(
@@ -77,7 +79,6 @@ def test_maintenance_hides_no_broken_file(
     assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
 
 
-@pytest.mark.live
 @pytest.mark.usefixtures("serving")
 def test_a_worker_that_does_not_answer_is_waited_for(
     settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,8 @@ from core.errors import TenantryError
 from core.host import Host
 from core.status import StatusSocket
 
+pytestmark = pytest.mark.live
+
 MASTER = 1 << 22
 """No process has this number or a higher one."""
 
