@@ -89,6 +89,19 @@ def test_a_stale_tenant_would_be_lost(
 
 
 @pytest.mark.usefixtures("serving")
+def test_a_tenant_that_would_be_lost_can_be_given_up(
+    settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
+) -> None:
+    """With `--force` the others get their new code all the same."""
+    write_tenant("acme", SECRET_KEY="short")
+
+    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+        restart(settings, is_forced=True)
+
+    assert signal.SIGTTIN == signals[0]
+
+
+@pytest.mark.usefixtures("serving")
 def test_who_does_not_serve_is_no_obstacle(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:

@@ -32,26 +32,37 @@ SERVES = frozenset({"serving", "idle", "stale"})
 
 
 @click.command("restart")
-def command() -> None:
+@click.option(
+    "--force", "is_forced", is_flag=True, help="Restart although some tenants will fail then."
+)
+def command(is_forced: bool) -> None:
     """Replace every worker of the running host by one with new code; no request fails."""
-    click.echo(f"{restart(read_settings())} workers replaced.")
+    click.echo(f"{restart(read_settings(), is_forced=is_forced)} workers replaced.")
 
 
-def restart(settings: HostSettings) -> int:
+def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
     """Replace every worker; return how many there were.
+
+    Args:
+        settings: the host's.
+        is_forced: do it although some tenants that serve now would fail.
 
     Raises:
         TenantryError: new workers could not serve what the old ones do, and nothing was restarted;
             or a worker did not come up or go in time.
     """
     data_dir = settings.data_dir
-    old = _all_workers(data_dir)
-    if not old:
+    found = read_workers(data_dir)
+    if not found:
         raise TenantryError(f"no host is running over {data_dir}; start one: serve.")
-    if any(one.server != "gunicorn" for one in old):
+    if any(one.server != "gunicorn" for one in found):
         raise TenantryError("restart is for gunicorn with our worker; restart the service instead.")
+    old = _all_workers(data_dir)
     _try_new_code()
-    _try_tenants(settings, old)
+    lost = _lost_tenants(settings, old)
+    if lost and not is_forced:
+        end = "nothing was restarted; mend them, or disable them, or restart with --force."
+        raise TenantryError("\n".join([*lost, end]))
     for master in sorted({worker.master for worker in old}):
         _replace_workers(data_dir, master, [one.pid for one in old if one.master == master])
     return len(old)
@@ -75,8 +86,8 @@ def _try_new_code() -> None:
         raise TenantryError(f"the new code cannot be imported: {reason}; nothing was restarted.")
 
 
-def _try_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> None:
-    """Read all tenant files and import their endpoints as a new worker does.
+def _lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:
+    """Return who serves now and would fail, having read and tried all as a new worker does.
 
     A new worker knows no last good version: a tenant that is stale would be gone with the old ones.
     """
@@ -85,10 +96,7 @@ def _try_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> Non
     faults = find_faults(catalogue.tenants, settings.data_dir, only_endpoints=True)
     found += [(tenant.name, problem) for tenant, problem in faults]
     serving = {mount["name"] for one in workers for mount in one.mounts if mount["state"] in SERVES}
-    lost = [f"{name} would fail: {problem}" for name, problem in found if name in serving]
-    if lost:
-        end = "nothing was restarted; mend them, or disable them first."
-        raise TenantryError("\n".join([*lost, end]))
+    return [f"{name} would fail: {problem}" for name, problem in found if name in serving]
 
 
 def _replace_workers(data_dir: Path, master: int, old: list[int]) -> None:

@@ -124,7 +124,9 @@ def restart(server: Server, folder: Path) -> None:
     """Replace the workers as an operator does."""
     old = server.workers()
     tenantry = str(Path(sys.executable).with_name("tenantry"))
-    subprocess.run([tenantry, "restart"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [tenantry, "restart", "--force"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+    )
     if set(old) & set(server.workers()):
         raise SystemExit("an old worker is still there")
 
