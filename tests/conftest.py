@@ -11,6 +11,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+import structlog
 from flask.globals import _cv_app
 from servers import DEADLINE_S, Server, running
 from werkzeug.test import Client
@@ -39,6 +40,16 @@ def _no_tenantry_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TENANTRY_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_log_context() -> Iterator[None]:
+    """A layer that a test calls by itself binds in the test's own context: the next has a new one.
+
+    In the host `Containment` gives each request one of its own.
+    """
+    yield
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(autouse=True)
