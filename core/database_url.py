@@ -18,6 +18,10 @@ _PLAIN_FILE = re.compile(r"sqlite:///([\w./-]+)")
 _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
 """A setting among the options of a PostgreSQL connection: `-c NAME=VALUE` or `--NAME=VALUE`."""
 
+_OF_THE_URL = ("dbname", "user", "password", "service", "hostaddr")
+"""What libpq would take from the query before it looks at the rest of the URL: then nobody could
+tell whose database it is, and a password would be shown with the query."""
+
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
@@ -61,7 +65,18 @@ def parse_database_url(text: str) -> "URL":
         raise ValueError(
             f"needs the driver {error.name or url.drivername!r}, which is not installed; {remedy}"
         ) from None
+    if url.get_backend_name() == "postgresql":
+        _check_query(url)
     return url
+
+
+def _check_query(url: "URL") -> None:
+    twice = [name for name in _OF_THE_URL if name in url.query]
+    if twice:
+        raise ValueError(
+            f"has {twice[0]!r} behind the '?', where it would win over the rest; write "
+            "dialect://user:password@host:port/database"
+        )
 
 
 def plain_file(text: str) -> Path | None:

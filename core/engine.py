@@ -7,7 +7,7 @@ them when an engine is needed.
 import logging
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
@@ -97,7 +97,7 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         guard=guard,
         connect_args=connect_arguments(owner, url),
     )
-    guard.probe = lambda: engine.connect().close()
+    guard.probe = lambda: cast("BudgetPool", engine.pool).probe()
     return engine
 
 

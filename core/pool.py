@@ -107,6 +107,15 @@ class BudgetPool(Pool):
         """Describe it, for SQLAlchemy's log."""
         return f"tenant {self.owner!r}: {len(self._opened)} open, {len(self.idle)} idle"
 
+    def probe(self) -> None:
+        """Open one connection more, however many are idle: only that shows that it can be done.
+
+        Raises:
+            Exception: it cannot.
+        """
+        self._take(is_to_open=True)
+        self._do_return_conn(self._opened_anew())
+
     def close_evicted(self, record: ConnectionPoolEntry) -> None:
         """Close an idle connection whose permit another has now."""
         self._opened.pop(id(record.dbapi_connection), None)
@@ -127,15 +136,19 @@ class BudgetPool(Pool):
             self._guard.check()
         record = self._take()
         if record is None:
-            self._thread.has_permit = True
-            try:
-                return self._create_connection()
-            finally:
-                if self._use_permit():  # it was not needed: something raised before
-                    self._budget.free(self)
+            return self._opened_anew()
         if not self._guard.is_good(record):
             record.invalidate()  # it is opened anew in its record
         return record
+
+    def _opened_anew(self) -> ConnectionPoolEntry:
+        """Open a connection with the permit that was taken for it."""
+        self._thread.has_permit = True
+        try:
+            return self._create_connection()
+        finally:
+            if self._use_permit():  # it was not needed: something raised before
+                self._budget.free(self)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         connection = record.dbapi_connection

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import postgres
 import pytest
@@ -14,13 +15,15 @@ from flask import Flask
 from flask_restful import Api, Resource
 from postgres import Postgres
 from servers import wait_until
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.orm import Session
 from werkzeug.test import Client, TestResponse
 
 from core.app_factory import close_app, create_app
 from core.connections import ConnectionBudget
 from core.database import DatabaseDownError, db
+from core.engine import close_engine, make_engine
+from core.guards import ServerGuard
 
 
 @pytest.fixture(name="budget")
@@ -207,6 +210,22 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 
     assert [(503, "1", PROBLEM)] * 3 == down
     assert ["database.down", "database.back"] == events
+
+
+def test_a_probe_opens_a_connection_though_one_is_idle(
+    postgres_url: str, budget: ConnectionBudget
+) -> None:
+    """An old connection that still works does not say whether a new one can be opened."""
+    engine = make_engine("acme", postgres_url, budget)
+    guard = cast("ServerGuard", cast("Any", engine.pool)._guard)  # noqa: SLF001
+    engine.connect().close()
+    tried: list[object] = []
+    event.listen(engine, "do_connect", lambda *_: tried.append("connect"))
+
+    guard.probe()
+
+    assert (["connect"], 2) == (tried, budget.open)
+    close_engine(engine)
 
 
 def test_a_connection_that_dies_in_use_is_a_503(

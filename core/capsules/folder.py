@@ -21,6 +21,9 @@ STAGING = ".capsules"
 LOCK_WAIT_S = 5.0
 """How long all folders together may take to be locked before they are let go for a moment."""
 
+LOCK_POLL_S = 0.001
+"""How often a lock is asked for: a writer holds it for one rename, so it is soon free again."""
+
 ATTEMPTS = 20
 
 _PAUSE_S = 0.05
@@ -210,7 +213,7 @@ def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.001)
+                time.sleep(LOCK_POLL_S)
 
 
 @contextmanager
