@@ -50,8 +50,8 @@ checks it (`pyproject.toml`).
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    masking  crew                          answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang
+    masking  crew  board                   answers; many names by turns; secrets hidden; threads
+                                           for jobs that may hang; what is in flight where
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

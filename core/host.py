@@ -20,6 +20,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app, endpoint_finder
+from core.board import Board, Row
 from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
@@ -64,6 +65,8 @@ class Host:
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
         self._server = ""
+        self._threads_of_server: int | None = None
+        self._row: Row | None = None
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
@@ -85,15 +88,20 @@ class Host:
             self._tell_operators()
         return self._wsgi(environ, start_response)
 
-    def start(self, server: str = "") -> None:
+    def start(
+        self, server: str = "", *, row: Row | None = None, threads: int | None = None
+    ) -> None:
         """Follow the tenants folder in this process; returns when requests may come.
-
-        `server` is the name of who runs it, for `tenantry restart`.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
         longer than `START_PATIENCE_S` and `WARM_S`.
+
+        Args:
+            server: the name of who runs it, for `tenantry restart`.
+            row: this process's place on the board of its server; None for a board of its own.
+            threads: how many requests it runs at once; None where that is not known.
         """
-        self._server = server
+        self._server, self._row, self._threads_of_server = server, row, threads
         self._follow()
         wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
         self._tell_operators()
@@ -110,7 +118,9 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
+                self._row = None
             self._pid = os.getpid()
+            self._row = self._row or Board().claim()
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
