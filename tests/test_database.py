@@ -217,7 +217,7 @@ def test_a_probe_opens_a_connection_though_one_is_idle(
 ) -> None:
     """An old connection that still works does not say whether a new one can be opened."""
     engine = make_engine("acme", postgres_url, budget)
-    guard = cast("ServerGuard", cast("Any", engine.pool)._guard)  # noqa: SLF001
+    guard = cast("ServerGuard", cast("Any", engine.pool)._guard)
     engine.connect().close()
     tried: list[object] = []
     event.listen(engine, "do_connect", lambda *_: tried.append("connect"))
