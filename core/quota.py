@@ -6,8 +6,8 @@ folder, which all threads and processes share under its lock. Growth that nobody
 database's, say, shows with the next measurement. A ledger that is lost or cut is measured anew.
 
 What is still coming in is not in the folder yet, or only in part: until then a file without content
-stands for it, as long as all of it will be. So a measurement meanwhile counts rather too much, until
-the next one, than too little.
+stands for it, as long as all of it will be. A measurement meanwhile counts rather too much than too
+little, until the next one.
 """
 
 import fcntl
