@@ -87,9 +87,8 @@ class FolderQuota:
             used, measured_at = _read(ledger)
             age_s = abs(self._clock() - measured_at)  # a clock set back must not make it last
             is_full = used + size_bytes > limit_bytes
-            if not age_s < (
-                REFUSED_FOR_S if is_full else MEASURED_FOR_S
-            ):  # also if it is no number
+            holds_s = REFUSED_FOR_S if is_full else MEASURED_FOR_S
+            if not age_s < holds_s:  # also if it is no number
                 _remove_left(self._folder)
                 used, measured_at = measure(self._folder), self._clock()
             is_full = used + size_bytes > limit_bytes
