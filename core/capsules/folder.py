@@ -48,7 +48,8 @@ def is_left_out(path: PurePosixPath, database: str) -> bool:
         database + end for end in ("", "-wal", "-shm", "-journal", ".migrating", ".made")
     }
     is_levers = text.startswith(".levers.") and text.endswith(".new")
-    return is_database or is_levers or text in _OWN or path.is_relative_to(_INCOMING)
+    is_own = is_levers or text in _OWN or text.startswith(".quota-")
+    return is_database or is_own or path.is_relative_to(_INCOMING)
 
 
 @contextmanager
