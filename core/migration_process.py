@@ -190,7 +190,7 @@ def refuse_unfit(standing: Standing, request: Request) -> None:
         UnfitError: it has gone on since the run, or only newer code can know what it is at.
     """
     if request.take_back is None:
-        if standing.state == "ahead":
+        if standing.newer:
             raise UnfitError(ahead(standing), "ahead")
         return
     came_to, goal = map(frozenset, request.take_back)

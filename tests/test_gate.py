@@ -187,6 +187,19 @@ def test_code_that_was_taken_back_still_serves(gate: Gate, app: Flask) -> None:
     assert (None, True) == (answer, gate.told.startswith("ahead: it is at shop_9"))
 
 
+def test_tables_that_are_not_there_yet_are_no_newer_ones(gate: Gate, app: Flask) -> None:
+    """What an endpoint left that is not enabled any more opens no gate to another one's tables."""
+    with database_of(app).engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'old_7' version_num")
+
+    with app.test_request_context():
+        answer = gate.check()
+    database_of(app).close()
+
+    assert (503, False) == (answer and answer.status_code, gate.is_open)
+    assert gate.told.startswith("behind: it is at nothing, the code wants shop_1")
+
+
 def test_a_file_that_is_no_database_is_down(gate: Gate, app: Flask, tmp_path: Path) -> None:
     """Whatever the driver raises is 503 for the client and a reason for operators."""
     (tmp_path / "acme.sqlite3").write_text("no database, but long enough to be looked into" * 9)

@@ -255,6 +255,22 @@ def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
     }
 
 
+def test_what_an_endpoint_left_that_is_no_more_is_no_hindrance(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
+) -> None:
+    """Another one's tables are made beside it and taken back; its own row stays."""
+    write_shop(first())
+    acme = tenant("acme")
+    stamp(data_dir / "acme/acme.sqlite3", "old_7")
+
+    up = upgrade([acme], data_dir, ONE).outcomes[0].state
+    there = rows(acme)
+    back = downgrade([acme], data_dir, None, ONE).outcomes[0].state
+
+    assert ("upgraded", {"old_7", "shop_1"}) == (up, there)
+    assert ("taken back", {"old_7"}) == (back, rows(acme))
+
+
 def stamp(file: Path, revision: str) -> None:
     """Make a SQLite database that says it is at a revision."""
     file.parent.mkdir(parents=True)
