@@ -31,6 +31,8 @@ State = Literal["at head", "behind", "ahead"]
 
 _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")  # what Alembic takes for one
 _NO_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL and others: undefined table
+_NO_COLUMN_STATES = ("42703", "42S22")
+_NO_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite's
 
 
 class LostDatabaseError(TenantryError):
@@ -225,6 +227,13 @@ def with_timeout(url: "URL") -> "URL":
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         return url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
     return url
+
+
+def is_amiss(error: BaseException) -> bool:
+    """Whether a driver says that there is no such table or column."""
+    if _is_without_table(error) or getattr(error, "sqlstate", None) in _NO_COLUMN_STATES:
+        return True
+    return any(text in str(error) for text in _NO_COLUMN_TEXTS)
 
 
 def _is_without_table(error: BaseException) -> bool:
