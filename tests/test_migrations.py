@@ -141,19 +141,55 @@ def test_a_failed_migration_leaves_the_database_as_it_was(
     assert set() == tables(acme)
 
 
+BLOCK = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n"
+COMMIT = "op.execute('COMMIT')\n"
+
+REFUSED = """\
+import sqlite3
+if op.get_bind().dialect.name == "sqlite":  # a reader keeps it from committing
+    op.execute("PRAGMA busy_timeout = 1")
+    sys.reader = sqlite3.connect(op.get_bind().engine.url.database, isolation_level=None)
+    sys.reader.execute("BEGIN")
+    sys.reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
+else:
+    op.execute("CREATE TABLE tags (goods INTEGER REFERENCES goods DEFERRABLE INITIALLY DEFERRED)")
+    op.execute("INSERT INTO tags VALUES (7)")
+"""
+
+
+@pytest.mark.parametrize("body", [f"{BLOCK}1 / 0", f"{BLOCK}os._exit(3)", f"{COMMIT}os._exit(3)"])
 def test_a_migration_that_commits_half_way_says_what_to_do(
-    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_url: str
-) -> None:
-    """What a revision committed by itself stays, and the operator is told so."""
-    acme = tenant("acme", postgres_url)
-    body = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n1 / 0"
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str,
+    new_url: Callable[[], str],
+) -> None:  # fmt: skip
+    """What was committed stays, where that has left the database is told, and how to go on."""
+    acme = tenant("acme", new_url())
     write_shop(first(), second(body))
+
+    from_nothing = upgrade([acme], data_dir, ONE).outcomes[0]
+    write_shop(first(), second(body).replace('"prices"', '"more"'))
+    from_the_first = upgrade([acme], data_dir, ONE).outcomes[0]
+
+    assert {"goods", "prices", "more"} < tables(acme)
+    for outcome in (from_nothing, from_the_first):
+        assert ({"shop_1"}, {"shop_1"}) == (rows(acme), outcome.after)
+        assert "what was committed before that stays" in outcome.reason
+        assert "the database says that it is at shop_1: " in outcome.reason
+        assert "tenantry db upgrade --tenant acme" in outcome.reason
+
+
+def test_a_commit_that_is_refused_leaves_the_database_as_it_was(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
+) -> None:
+    """What fails at the very end takes everything back, and that is told."""
+    acme = tenant("acme", new_url())
+    write_shop(first(), second(REFUSED))
 
     reason = upgrade([acme], data_dir, ONE).outcomes[0].reason
 
-    assert {"goods", "prices"} < tables(acme)
-    assert "what ran before that stays" in reason
-    assert "tenantry db upgrade --tenant acme" in reason
+    assert set() == tables(acme)
+    assert reason.startswith(("ForeignKeyViolation: ", "OperationalError: database is locked"))
+    assert reason.endswith("; the database was left as it was.")
 
 
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
