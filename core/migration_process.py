@@ -10,6 +10,7 @@ other in each; `migrations` wants several of these.
 import gc
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -28,6 +29,7 @@ from alembic.runtime.migration import MigrationStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from core.migration_locks import LockedError, locked
 from core.revisions import (
@@ -47,6 +49,8 @@ from core.revisions import (
 TRANSACTIONAL = ("postgresql", "sqlite")
 """The engines whose DDL a transaction takes back; on SQLite, once we begin it ourselves."""
 
+_COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -62,6 +66,16 @@ class Request:
     """From where, to where; None: up, to the goal."""
     goal: list[str] | None = None
     """None: the heads."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What the process that started this one is told in the middle of a migration."""
+
+    begins: Callable[[frozenset[str]], None]
+    """With what the database is at, before it is changed."""
+    commits: Callable[[], None]
+    """Before each COMMIT: should this process be lost in it, there may be something to look for."""
 
 
 class UnfitError(Exception):
@@ -138,8 +152,9 @@ def serve(line: socket.socket) -> None:
             say(state="begins", current=sorted(current))
             requests.readline()  # the journal knows now
 
+        parent = Parent(begin, lambda: say(state="commits"))
         for request in requests:
-            say(**answer(Request(**json.loads(request)), begin))
+            say(**answer(Request(**json.loads(request)), parent))
 
 
 def _end_with_parent(line: int) -> None:
@@ -150,11 +165,11 @@ def _end_with_parent(line: int) -> None:
     os._exit(1)
 
 
-def answer(request: Request, begin: Callable[[frozenset[str]], None]) -> Mapping[str, object]:
+def answer(request: Request, parent: Parent) -> Mapping[str, object]:
     """Do what is asked and say how it went; whatever a migration raises stays in here."""
     try:
         branches = read_branches(request.endpoints)
-        return _in_database(request, branches, begin)
+        return _in_database(request, branches, parent)
     except UnfitError as error:
         return {"state": error.state, "reason": str(error), "is_whole": True}
     except LockedError as error:
@@ -164,7 +179,7 @@ def answer(request: Request, begin: Callable[[frozenset[str]], None]) -> Mapping
 
 
 def _in_database(
-    request: Request, branches: tuple[Branch, ...], begin: Callable[[frozenset[str]], None]
+    request: Request, branches: tuple[Branch, ...], parent: Parent
 ) -> Mapping[str, object]:
     with _connected(request) as connection, locked(connection, request):
         standing = compare(branches, look_at(connection))
@@ -172,15 +187,36 @@ def _in_database(
         refuse_unfit(standing, request)
         if is_done(standing, request):
             return {"state": "was there", "current": sorted(standing.current)}
-        begin(standing.current)
-        commits: list[bool] = []
-        event.listen(connection, "commit", lambda _: commits.append(True))
+        parent.begins(standing.current)
+        commits = _commits(connection, parent.commits)
         try:
             _migrate(connection, branches, standing, request)
         except BaseException as error:  # noqa: BLE001 - a migration may raise anything
-            is_whole = connection.dialect.name in TRANSACTIONAL and not commits
+            is_whole = len(commits) == _is_refused_commit(error)
+            is_whole = is_whole and connection.dialect.name in TRANSACTIONAL
             return {"state": "failed", "reason": one_line(error), "is_whole": is_whole}
         return {"state": "done", "current": sorted(_goal(standing, request))}
+
+
+def _commits(connection: Connection, tell: Callable[[], None]) -> list[str]:
+    """Return a list that grows with each COMMIT on a connection, before it is tried."""
+    commits: list[str] = []
+
+    def note(statement: str) -> None:
+        if _COMMIT.match(statement):
+            tell()
+            commits.append(statement)
+
+    event.listen(connection, "commit", lambda _: note("COMMIT"))
+    event.listen(connection, "before_cursor_execute", lambda *words: note(words[2]))
+    return commits
+
+
+def _is_refused_commit(error: BaseException) -> bool:
+    """Whether the engine answered a COMMIT with an error; of a lost connection nobody knows."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    return error.statement is None  # of all else SQLAlchemy names the statement
 
 
 def refuse_unfit(standing: Standing, request: Request) -> None:
@@ -190,7 +226,7 @@ def refuse_unfit(standing: Standing, request: Request) -> None:
         UnfitError: it has gone on since the run, or only newer code can know what it is at.
     """
     if request.take_back is None:
-        if standing.state == "ahead":
+        if standing.newer:
             raise UnfitError(ahead(standing), "ahead")
         return
     came_to, goal = map(frozenset, request.take_back)

@@ -99,11 +99,10 @@ def _upgrade_each(
         name, heads = target.tenant, heads_of(target)
         result = migrator.upgrade(target, lambda at: journal.note_running(run, name, at, heads))
         at = result.after or frozenset()
-        is_done = result.state == "done" or heads <= at
         if result.state == "was there":  # another run was quicker, or the one that was killed
             journal.note_at_head([name])
             return Outcome(name, "at head", at, at)
-        if is_done:  # even if its process was lost: what counts is what the database says
+        if result.state == "done":
             journal.note_done(run, name)
             return Outcome(name, "upgraded", result.before or frozenset(), at)
         journal.note_failed(run, name, result.reason)
@@ -171,7 +170,7 @@ def _take_back_each(
         step = applied[target.tenant]
         goal = step.before or frozenset()
         result = migrator.take_back(target, step.after, goal, lambda _: None)
-        if result.state not in ("done", "was there") and result.after != goal:
+        if result.state not in ("done", "was there"):
             journal.note_not_taken_back(step.run, target.tenant, result.reason)
             return _failed(target.tenant, result)
         journal.note_taken_back(step.run, target.tenant)

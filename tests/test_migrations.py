@@ -141,19 +141,55 @@ def test_a_failed_migration_leaves_the_database_as_it_was(
     assert set() == tables(acme)
 
 
+BLOCK = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n"
+COMMIT = "op.execute('COMMIT')\n"
+
+REFUSED = """\
+import sqlite3
+if op.get_bind().dialect.name == "sqlite":  # a reader keeps it from committing
+    op.execute("PRAGMA busy_timeout = 1")
+    sys.reader = sqlite3.connect(op.get_bind().engine.url.database, isolation_level=None)
+    sys.reader.execute("BEGIN")
+    sys.reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
+else:
+    op.execute("CREATE TABLE tags (goods INTEGER REFERENCES goods DEFERRABLE INITIALLY DEFERRED)")
+    op.execute("INSERT INTO tags VALUES (7)")
+"""
+
+
+@pytest.mark.parametrize("body", [f"{BLOCK}1 / 0", f"{BLOCK}os._exit(3)", f"{COMMIT}os._exit(3)"])
 def test_a_migration_that_commits_half_way_says_what_to_do(
-    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_url: str
-) -> None:
-    """What a revision committed by itself stays, and the operator is told so."""
-    acme = tenant("acme", postgres_url)
-    body = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n1 / 0"
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str,
+    new_url: Callable[[], str],
+) -> None:  # fmt: skip
+    """What was committed stays, where that has left the database is told, and how to go on."""
+    acme = tenant("acme", new_url())
     write_shop(first(), second(body))
+
+    from_nothing = upgrade([acme], data_dir, ONE).outcomes[0]
+    write_shop(first(), second(body).replace('"prices"', '"more"'))
+    from_the_first = upgrade([acme], data_dir, ONE).outcomes[0]
+
+    assert {"goods", "prices", "more"} < tables(acme)
+    for outcome in (from_nothing, from_the_first):
+        assert ({"shop_1"}, {"shop_1"}) == (rows(acme), outcome.after)
+        assert "what was committed before that stays" in outcome.reason
+        assert "the database says that it is at shop_1: " in outcome.reason
+        assert "tenantry db upgrade --tenant acme" in outcome.reason
+
+
+def test_a_commit_that_is_refused_leaves_the_database_as_it_was(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
+) -> None:
+    """What fails at the very end takes everything back, and that is told."""
+    acme = tenant("acme", new_url())
+    write_shop(first(), second(REFUSED))
 
     reason = upgrade([acme], data_dir, ONE).outcomes[0].reason
 
-    assert {"goods", "prices"} < tables(acme)
-    assert "what ran before that stays" in reason
-    assert "tenantry db upgrade --tenant acme" in reason
+    assert set() == tables(acme)
+    assert reason.startswith(("ForeignKeyViolation: ", "OperationalError: database is locked"))
+    assert reason.endswith("; the database was left as it was.")
 
 
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
@@ -253,6 +289,22 @@ def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
     assert {"acme": "done", "ahead": "failed", "down": "failed"} == {
         step.tenant: step.state for step in _steps(data_dir, 1)
     }
+
+
+def test_what_an_endpoint_left_that_is_no_more_is_no_hindrance(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
+) -> None:
+    """Another one's tables are made beside it and taken back; its own row stays."""
+    write_shop(first())
+    acme = tenant("acme")
+    stamp(data_dir / "acme/acme.sqlite3", "old_7")
+
+    up = upgrade([acme], data_dir, ONE).outcomes[0].state
+    there = rows(acme)
+    back = downgrade([acme], data_dir, None, ONE).outcomes[0].state
+
+    assert ("upgraded", {"old_7", "shop_1"}) == (up, there)
+    assert ("taken back", {"old_7"}) == (back, rows(acme))
 
 
 def stamp(file: Path, revision: str) -> None:
