@@ -34,7 +34,8 @@ checks it (`pyproject.toml`).
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
-    cookies  tokens                        cookies and signed tokens that stay with their tenant;
+    cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
+                                           what runs too long;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn

@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → client gate (of a tenant that has
-clients) → body limit → confined cookies → the tenant's Flask app.
+mount → lease → deadlines → containment → log context → trusted hosts → client gate (of a tenant
+that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -25,6 +25,7 @@ from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
+from core.deadlines import Deadlines, Requests
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -69,6 +70,7 @@ class Host:
         self._row: Row | None = None
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
+        self._requests = Requests()
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
@@ -118,7 +120,7 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
-                self._row = None
+                self._row, self._requests = None, Requests()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
             folder = self.settings.tenants_dir
@@ -134,7 +136,11 @@ class Host:
                 threading.Thread(
                     target=watch_folder, args=arguments, name="tenantry-watch", daemon=True
                 ),
-            ]
+                threading.Thread(
+                    target=self._requests.watch, args=(self._stopping,),
+                    name="tenantry-deadlines", daemon=True,
+                ),
+            ]  # fmt: skip
             for thread in self._threads:
                 thread.start()
         self.follower.is_ready.wait(START_PATIENCE_S)
@@ -178,13 +184,17 @@ class Host:
         names = tenant.trusted_hosts
         logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
+            partial(
+                Deadlines, requests=self._requests, tenant=tenant.name, row=self._row,
+                deadline_s=tenant.deadline_s or self.settings.deadline_s,
+            ),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
             *self._gates(tenant, app),
             partial(BodyLimit, max_bytes=tenant.max_content_length),
             partial(ConfinedCookies, logger=logger),
-        ]
+        ]  # fmt: skip
         wsgi: WSGIApplication = app
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
@@ -219,7 +229,8 @@ class Host:
 
     def status(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""
-        return [_status(mount) for mount in self.mounts.all]
+        stuck = self._requests.stuck()
+        return [_status(mount, stuck[mount.name]) for mount in self.mounts.all]
 
     def tell(self) -> dict[str, Any]:
         """Return what `tenantry list` asks of this process, as JSON takes it."""
@@ -248,8 +259,10 @@ class Host:
         return {"names": [] if self._is_stopping else [n for _, n in sorted(awake, reverse=True)]}
 
     def _told_mounts(self) -> Iterator[dict[str, Any]]:
+        stuck = self._requests.stuck()
         for mount in self.mounts.all:
-            yield asdict(_status(mount)) | {"levers": asdict(Levers(mount.lever))}
+            told = asdict(_status(mount, stuck[mount.name]))
+            yield told | {"levers": asdict(Levers(mount.lever))}
 
     def _told_off(self) -> Iterator[dict[str, Any]]:
         for one in self.follower.off:
@@ -316,7 +329,7 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _status(mount: Mount) -> MountStatus:
+def _status(mount: Mount, stuck: int) -> MountStatus:
     instance = mount.instance
     app = None if instance is None or instance.app is None else instance.app()
     return MountStatus(
@@ -328,6 +341,7 @@ def _status(mount: Mount) -> MountStatus:
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
+        stuck=stuck,
     )
 
 
