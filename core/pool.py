@@ -85,8 +85,8 @@ class BudgetPool(Pool):
             cast("ConnectionPoolEntry", record).close()
 
     def recreate(self) -> "BudgetPool":
-        """Return a pool like this one, which keeps no connection that comes back any more."""
-        self._is_retired = True
+        """Return a pool like this one, which is retired: what it kept nobody would close."""
+        self.retire()
         pool = type(self)(
             self._creator,
             budget=self._budget,

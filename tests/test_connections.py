@@ -339,6 +339,17 @@ def test_what_is_detached_from_a_later_pool_counts_as_its(
     assert ({"acme": Held(1, 0)}, {"acme": Held(0, 1)}) == (held, budget.held())
 
 
+def test_a_pool_that_is_replaced_keeps_nothing(
+    engine_of: EngineOf, budget: ConnectionBudget
+) -> None:
+    """What is idle at it would never be used again; also where SQLAlchemy is told to leave it."""
+    engine = engine_of("acme")
+    engine.connect().close()
+    engine.dispose(close=False)
+
+    assert 0 == budget.open
+
+
 def test_a_closed_engine_keeps_nothing(engine_of: EngineOf, budget: ConnectionBudget) -> None:
     """A connection that is in use when its engine closes is closed when it comes back."""
     engine = engine_of("acme")
