@@ -1,13 +1,15 @@
 """The processes in which migrations run; run as a module by `migration_children`.
 
 The first imports what migrations need and migrates nothing: it forks one for each line that it is
-handed over its stdin, a socket, and ends it when it is told to. A fork reads requests from its
-line and answers them, both in lines of JSON. A migration may do to the fork what it likes: raise,
+handed over its stdin, a socket, and ends it when it is told to. It numbers them: a pid may be
+another process's by then. A fork reads requests from its line and answers them, both in lines of
+JSON. A migration may do to the fork what it likes: raise,
 hang, end it. Alembic's `op` is one for the whole process, so databases are migrated one after the
 other in each; `migrations` wants several of these.
 """
 
 import gc
+import itertools
 import json
 import os
 import re
@@ -31,6 +33,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from core.migration_children import UNKNOWN
 from core.migration_locks import LockedError, locked
 from core.revisions import (
     Branch,
@@ -89,6 +92,7 @@ class UnfitError(Exception):
 def main() -> None:
     """Import once, then fork a process for each line that is handed over, until stdin ends."""
     control = socket.socket(fileno=os.dup(0))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, their pids would be free at once
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)  # what migrations print is no answer; what they write to stderr is shown
@@ -97,19 +101,18 @@ def main() -> None:
             make_url(f"{driver}://").get_dialect().import_dbapi()
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that it shares
-    forks: set[int] = set()
-    while True:
+    forks: dict[int, int] = {}  # number → pid; ended by `_end` alone, so each pid is still its own
+    for number in itertools.count():
         said, fds, *_ = socket.recv_fds(control, 100, 1)
         if not said:
             break
         if fds:
-            pid = _fork(control, fds[0])
-            forks.add(pid)
-            control.send(str(pid).encode())
+            forks[number] = _fork(control, fds[0])
+            control.send(str(number).encode())
         else:
-            forks.discard(int(said))
-            control.send(str(_end(int(said))).encode())
-    for pid in forks:
+            pid = forks.pop(int(said), None)
+            control.send(UNKNOWN if pid is None else str(_end(pid)).encode())
+    for pid in forks.values():
         _end(pid)
 
 
@@ -158,11 +161,14 @@ def serve(line: socket.socket) -> None:
 
 
 def _end_with_parent(line: int) -> None:
-    """End this process, in the middle of whatever it does, with the one that started it."""
+    """End this process, in the middle of whatever it does, when nobody waits for it any more.
+
+    And whatever its migrations started: the process that forked it may be gone.
+    """
     poll = select.poll()
     poll.register(line, 0)  # no event but that the other end is closed
     poll.poll()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def answer(request: Request, parent: Parent) -> Mapping[str, object]:
