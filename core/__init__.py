@@ -39,9 +39,10 @@ checks it (`pyproject.toml`).
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
-    clients  issuer                        worker; who stands before a database, an engine's
+    clients  issuer  masked_config         worker; who stands before a database, an engine's
                                            connections, what a folder may hold; who gets in, and
-                                           where keys for tokens come from
+                                           where keys for tokens come from; what may be shown of
+                                           an app's configuration
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
     first_builds                           process's connections, a database's 503; who builds what

@@ -346,6 +346,9 @@ def test_a_rejected_file_is_logged_with_its_reason(
         (["acme.test"], ("shop.test",), "acme.test", 201),
         (["acme.test"], ("shop.test",), "shop.test", 400),
         (["acme.test"], (), "evil.test", 400),
+        (["Acme.test", "web_1", "[::1]"], (), "ACME.test.:08", 201),
+        (["Acme.test", "web_1", "[::1]"], (), "web_1", 201),
+        (["[::1]"], (), "[::1]:8000", 201),
     ],
 )
 def test_a_tenants_trusted_hosts_win_over_the_hosts(
