@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → client gate (of a tenant that has
-clients) → body limit → confined cookies → the tenant's Flask app.
+mount → lease → slot → containment → log context → trusted hosts → client gate (of a tenant that
+has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -36,6 +36,8 @@ from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
+from core.share import FairShare
+from core.slots import SlotGate, Slots
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
@@ -67,6 +69,7 @@ class Host:
         self._server = ""
         self._threads_of_server: int | None = None
         self._row: Row | None = None
+        self._slots = Slots(FairShare(None))
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
@@ -121,6 +124,7 @@ class Host:
                 self._row = None
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
+            self._slots = Slots(FairShare(self._threads_of_server), self._row)
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
@@ -175,9 +179,15 @@ class Host:
         return Instance(self._layers(tenant, app), lambda: close_app(app), app)
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
-        names = tenant.trusted_hosts
+        names, most = tenant.trusted_hosts, tenant.max_concurrent_requests
         logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
+            partial(
+                SlotGate,
+                slots=self._slots,
+                tenant=tenant.name,
+                most=self.settings.max_concurrent_requests if most is None else most,
+            ),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
@@ -228,6 +238,7 @@ class Host:
             "is_ready": self._is_ready(),
             "only": self.settings.only,
             "server": self._server,
+            "in_flight": self._slots.in_use(),
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
