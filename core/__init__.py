@@ -34,6 +34,7 @@ checks it (`pyproject.toml`).
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
+    slots                                  how many requests of a tenant are in flight,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
                                            what runs too long;
     host_pages  status  telemetry          what the host tells,
@@ -45,8 +46,9 @@ checks it (`pyproject.toml`).
                                            an app's configuration
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds                           process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait
+    first_builds  share                    process's connections, a database's 503; who builds what
+                                           requests ask for, and how long they wait; how much of a
+                                           process one tenant may take
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is

@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → deadlines → containment → log context → trusted hosts → client gate (of a tenant
-that has clients) → body limit → confined cookies → the tenant's Flask app.
+mount → lease → slot → deadlines → containment → log context → trusted hosts → client gate (of a
+tenant that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -37,6 +37,8 @@ from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
+from core.share import FairShare
+from core.slots import SlotGate, Slots
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
@@ -68,6 +70,7 @@ class Host:
         self._server = ""
         self._threads_of_server: int | None = None
         self._row: Row | None = None
+        self._slots = Slots(FairShare(None))
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._requests = Requests()
@@ -123,6 +126,7 @@ class Host:
                 self._row, self._requests = None, Requests()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
+            self._slots = Slots(FairShare(self._threads_of_server), self._row)
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
@@ -181,11 +185,19 @@ class Host:
         return Instance(self._layers(tenant, app), lambda: close_app(app), app)
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
-        names = tenant.trusted_hosts
+        names, most = tenant.trusted_hosts, tenant.max_concurrent_requests
         logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
             partial(
-                Deadlines, requests=self._requests, tenant=tenant.name, row=self._row,
+                SlotGate,
+                slots=self._slots,
+                tenant=tenant.name,
+                most=self.settings.max_concurrent_requests if most is None else most,
+            ),
+            partial(
+                Deadlines,
+                requests=self._requests,
+                tenant=tenant.name,
                 deadline_s=tenant.deadline_s or self.settings.deadline_s,
             ),
             partial(Containment, logger=logger),
@@ -194,7 +206,7 @@ class Host:
             *self._gates(tenant, app),
             partial(BodyLimit, max_bytes=tenant.max_content_length),
             partial(ConfinedCookies, logger=logger),
-        ]  # fmt: skip
+        ]
         wsgi: WSGIApplication = app
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
@@ -239,6 +251,7 @@ class Host:
             "is_ready": self._is_ready(),
             "only": self.settings.only,
             "server": self._server,
+            "in_flight": self._slots.in_use(),
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
