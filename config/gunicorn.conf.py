@@ -7,6 +7,7 @@ command line replaces both listeners: name the admin listener there too, if it i
 import os
 import resource
 import sys
+from typing import Any
 
 from config.settings import SettingsError, read_settings
 
@@ -79,3 +80,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 
 # Its lines in the form of all others, on stderr.
 logger_class = "core.server_log.ServerLog"
+
+
+def child_exit(server: object, worker: Any) -> None:
+    """Let the worker's class see that one is gone, in the master."""
+    del server
+    worker.note_exit()

@@ -34,24 +34,28 @@ checks it (`pyproject.toml`).
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
-    cookies  tokens                        cookies and signed tokens that stay with their tenant;
+    slots                                  how many requests of a tenant are in flight,
+    cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
+                                           what runs too long;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
-    clients  issuer                        worker; who stands before a database, an engine's
+    clients  issuer  masked_config         worker; who stands before a database, an engine's
                                            connections, what a folder may hold; who gets in, and
-                                           where keys for tokens come from
+                                           where keys for tokens come from; what may be shown of
+                                           an app's configuration
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds                           process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait
+    first_builds  share                    process's connections, a database's 503; who builds what
+                                           requests ask for, and how long they wait; how much of a
+                                           process one tenant may take
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    masking  crew                          answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang
+    masking  crew  board                   answers; many names by turns; secrets hidden; threads
+                                           for jobs that may hang; what is in flight where
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

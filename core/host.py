@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → client gate (of a tenant that has
-clients) → body limit → confined cookies → the tenant's Flask app.
+mount → lease → slot → deadlines → containment → log context → trusted hosts → client gate (of a
+tenant that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -20,10 +20,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app, endpoint_finder
+from core.board import Board, Row
 from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
+from core.deadlines import Deadlines, Requests
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -35,6 +37,8 @@ from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
+from core.share import FairShare
+from core.slots import SlotGate, Slots
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
@@ -64,8 +68,12 @@ class Host:
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
         self._server = ""
+        self._threads_of_server: int | None = None
+        self._row: Row | None = None
+        self._slots = Slots(FairShare(None))
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
+        self._requests = Requests()
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._status_socket: StatusSocket | None = None
@@ -85,15 +93,20 @@ class Host:
             self._tell_operators()
         return self._wsgi(environ, start_response)
 
-    def start(self, server: str = "") -> None:
+    def start(
+        self, server: str = "", *, row: Row | None = None, threads: int | None = None
+    ) -> None:
         """Follow the tenants folder in this process; returns when requests may come.
-
-        `server` is the name of who runs it, for `tenantry restart`.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
         longer than `START_PATIENCE_S` and `WARM_S`.
+
+        Args:
+            server: the name of who runs it, for `tenantry restart`.
+            row: this process's place on the board of its server; None for a board of its own.
+            threads: how many requests it runs at once; None where that is not known.
         """
-        self._server = server
+        self._server, self._row, self._threads_of_server = server, row, threads
         self._follow()
         wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
         self._tell_operators()
@@ -110,7 +123,10 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
+                self._row, self._requests = None, Requests()
             self._pid = os.getpid()
+            self._row = self._row or Board().claim()
+            self._slots = Slots(FairShare(self._threads_of_server), self._row)
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
@@ -124,7 +140,11 @@ class Host:
                 threading.Thread(
                     target=watch_folder, args=arguments, name="tenantry-watch", daemon=True
                 ),
-            ]
+                threading.Thread(
+                    target=self._requests.watch, args=(self._stopping,),
+                    name="tenantry-deadlines", daemon=True,
+                ),
+            ]  # fmt: skip
             for thread in self._threads:
                 thread.start()
         self.follower.is_ready.wait(START_PATIENCE_S)
@@ -165,9 +185,21 @@ class Host:
         return Instance(self._layers(tenant, app), lambda: close_app(app), app)
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
-        names = tenant.trusted_hosts
+        names, most = tenant.trusted_hosts, tenant.max_concurrent_requests
         logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
+            partial(
+                SlotGate,
+                slots=self._slots,
+                tenant=tenant.name,
+                most=self.settings.max_concurrent_requests if most is None else most,
+            ),
+            partial(
+                Deadlines,
+                requests=self._requests,
+                tenant=tenant.name,
+                deadline_s=tenant.deadline_s or self.settings.deadline_s,
+            ),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
@@ -209,7 +241,8 @@ class Host:
 
     def status(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""
-        return [_status(mount) for mount in self.mounts.all]
+        stuck = self._requests.stuck()
+        return [_status(mount, stuck[mount.name]) for mount in self.mounts.all]
 
     def tell(self) -> dict[str, Any]:
         """Return what `tenantry list` asks of this process, as JSON takes it."""
@@ -218,6 +251,7 @@ class Host:
             "is_ready": self._is_ready(),
             "only": self.settings.only,
             "server": self._server,
+            "in_flight": self._slots.in_use(),
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
@@ -238,8 +272,10 @@ class Host:
         return {"names": [] if self._is_stopping else [n for _, n in sorted(awake, reverse=True)]}
 
     def _told_mounts(self) -> Iterator[dict[str, Any]]:
+        stuck = self._requests.stuck()
         for mount in self.mounts.all:
-            yield asdict(_status(mount)) | {"levers": asdict(Levers(mount.lever))}
+            told = asdict(_status(mount, stuck[mount.name]))
+            yield told | {"levers": asdict(Levers(mount.lever))}
 
     def _told_off(self) -> Iterator[dict[str, Any]]:
         for one in self.follower.off:
@@ -306,7 +342,7 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _status(mount: Mount) -> MountStatus:
+def _status(mount: Mount, stuck: int) -> MountStatus:
     instance = mount.instance
     app = None if instance is None or instance.app is None else instance.app()
     return MountStatus(
@@ -318,6 +354,7 @@ def _status(mount: Mount) -> MountStatus:
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
+        stuck=stuck,
     )
 
 

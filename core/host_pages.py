@@ -36,6 +36,8 @@ class MountStatus:
     """What it enables, as it is served."""
     database: str = ""
     """`behind: …`, `ahead: …` or `down: …`, as its requests found it; empty if good."""
+    stuck: int = 0
+    """Requests over their deadline that have not ended."""
 
 
 class HostPages:

@@ -27,6 +27,7 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from core.board import Board, Row
 from core.problem import REQUEST_ID, ProblemAnswer
 
 HEAD_TIMEOUT_S = 10.0
@@ -78,6 +79,9 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
         self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
+        # In the master, before the fork; one board for all workers, those after a HUP too.
+        self.app.board = getattr(self.app, "board", None) or Board()
+        self.row: Row | None = self.app.board.claim()
 
     def load_wsgi(self) -> None:
         """Load the host, and let the heart beat meanwhile.
@@ -95,14 +99,25 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
             heart.join()
         start = getattr(self.wsgi, "start", None)
         if start is not None:
-            start("gunicorn")  # an app that wants to know that its process serves now: our host
+            # An app that wants to know that its process serves now: our host.
+            start("gunicorn", row=self.row, threads=self.cfg.threads)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""
         stop = getattr(getattr(self, "wsgi", None), "stop", None)
         if stop is not None:
             stop()
+        self._note_stopping()
         super().handle_exit(sig, frame)
+
+    def note_exit(self) -> None:
+        """Let another worker have this one's place on the board; in the master, when it is gone."""
+        if self.row is not None:
+            self.row.free()
+
+    def _note_stopping(self) -> None:
+        if self.row is not None:
+            self.row.stop()
 
     def _beat_until(self, is_loaded: threading.Event) -> None:
         while not is_loaded.wait(1.0):
@@ -214,6 +229,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
     def _cap_keepalive(self, deadline: float) -> None:
         """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
         super()._cap_keepalive(deadline)
+        self._note_stopping()  # it may have come to the end of its `max_requests`
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
@@ -263,7 +264,7 @@ class _Worker(TenantWorker):
 
     def __init__(self, cfg: Config, listener: socket.socket) -> None:
         log = logging.getLogger("gunicorn.error")
-        super().__init__(1, os.getpid(), [listener], None, 30, cfg, log)
+        super().__init__(1, os.getpid(), [listener], SimpleNamespace(), 30, cfg, log)
         self.handed_over: list[TConn] = []
         self.poller = selectors.DefaultSelector()
 

@@ -73,7 +73,7 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
                 mount["name"],
                 {key: mount[key] for key in COLUMNS} | {"workers": []},
             )
-            told = {key: mount[key] for key in TOLD}
+            told = {key: mount[key] for key in TOLD} | {"stuck": mount.get("stuck", 0)}
             row["workers"].append({"pid": worker.pid} | told)
     for row in rows.values():
         states = {told["state"] for told in row["workers"]}
@@ -152,12 +152,13 @@ def _unserved(workers: Sequence[WorkerStatus]) -> dict[str, str]:
 def _states(row: dict[str, Any]) -> str:
     """Return the state, and where workers differ each one's: `stale (101 stale, 102 serving)`."""
     told = row.get("workers", [])
-    notes = sorted({one["database"].partition(":")[0] for one in told if one["database"]})
-    database = "".join(f", database {note}" for note in notes)
+    found = sorted({one["database"].partition(":")[0] for one in told if one["database"]})
+    stuck = sum(one["stuck"] for one in told)
+    notes = "".join(f", database {note}" for note in found) + (f", {stuck} stuck" if stuck else "")
     if len({one["state"] for one in told}) < 2:  # noqa: PLR2004 - they agree
-        return f"{row['state']}{database}"
+        return f"{row['state']}{notes}"
     each = ", ".join(f"{one['pid']} {one['state']}" for one in told)
-    return f"{row['state']} ({each}){database}"
+    return f"{row['state']} ({each}){notes}"
 
 
 def _row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""Deadlines: who runs too long is reported once, with the stack of its own thread."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import DEADLINE_S, wait_until
+from werkzeug.test import Client
+
+from core.board import Board
+from core.deadlines import Deadlines, Requests
+from core.host import Host
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return its time."""
+        return self.now_s
+
+
+@contextmanager
+def asked(app: Any) -> Iterator[None]:
+    """Send one request on a thread of its own; it has ended when the block has."""
+    thread = threading.Thread(target=lambda: Client(app).get("/slow?key=secret").close())
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(DEADLINE_S)
+
+
+class Waiting:
+    """A WSGI app whose requests wait for `go_on`."""
+
+    def __init__(self) -> None:
+        self.has_come, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, _: object, start_response: Callable[..., object]) -> Iterable[bytes]:
+        """Answer when `go_on` is set."""
+        self.stand_still("a local secret")
+        start_response("200 OK", [])
+        return [b"done"]
+
+    def stand_still(self, _key: str) -> None:
+        """Say that it has come, and wait."""
+        self.has_come.set()
+        self.go_on.wait(DEADLINE_S)
+
+
+def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With tenant, method, path, age and where its thread stands; no query and no variables."""
+    clock, app = Clock(), Waiting()
+    requests = Requests(clock=clock)
+    layer = Deadlines(app, requests, "acme", 5.0)
+
+    with asked(layer):
+        assert app.has_come.wait(DEADLINE_S)
+        for clock.now_s in (4.9, 5.1, 60.0):
+            requests.check()
+        app.go_on.set()
+
+    [record] = caplog.records
+    facts = vars(record)
+    assert ("request.overdue", "acme", "GET", "/slow", 5.1) == tuple(
+        facts[key] for key in ("message", "tenant", "method", "path", "age_s")
+    )
+    assert "in stand_still <" in facts["stack"]
+    assert "test_deadlines" in facts["stack"].rpartition(" < ")[2]
+    assert "secret" not in str(facts)
+
+
+def test_it_counts_as_stuck_until_it_ends() -> None:
+    """Not before its deadline, and not afterwards."""
+    clock, app = Clock(), Waiting()
+    requests = Requests(clock=clock)
+    told = []
+
+    with asked(Deadlines(app, requests, "acme", 5.0)):
+        assert app.has_come.wait(DEADLINE_S)
+        for clock.now_s in (0.0, 6.0):
+            requests.check()
+            told.append(dict(requests.stuck()))
+        app.go_on.set()
+
+    assert [{}, {"acme": 1}, {}] == [*told, dict(requests.stuck())]
+
+
+def test_a_request_lasts_until_its_body_is_closed() -> None:
+    """On the board too; a second `close` ends nothing, an app that raises ends it at once."""
+    row = Board().claim()
+    assert row is not None
+    requests, seen = Requests(), []
+
+    def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
+        seen.append(len(row.in_flight()))
+        if environ["PATH_INFO"] == "/bad":
+            raise ValueError
+        return [b"one"]
+
+    layer = Deadlines(app, requests, "acme", 5.0, row)
+    body: Any = layer({"PATH_INFO": "/good"}, lambda *_: None)  # type: ignore[arg-type,return-value]
+    seen.append(len(row.in_flight()))
+    body.close()
+    body.close()
+    with pytest.raises(ValueError):  # noqa: PT011 - it is the app's
+        layer({"PATH_INFO": "/bad"}, lambda *_: None)  # type: ignore[arg-type,return-value]
+
+    assert [1, 1, 1, 0] == [*seen, len(row.in_flight())]
+    assert requests.stuck().total() == 0
+
+
+def test_the_host_tells_who_is_stuck(
+    host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the operators' page and to `tenantry list`; its watchdog reports without being asked."""
+    write_tenant("acme", DEADLINE_S=0.01)
+    host.start()
+    app = Waiting()
+    layer = host._layers(host.mounts.all[0].tenant, app)  # type: ignore[arg-type]
+
+    with caplog.at_level(logging.WARNING), asked(layer):
+        wait_until(lambda: [1] == [one.stuck for one in host.status()])
+        told = [mount["stuck"] for mount in host.tell()["mounts"]]
+        app.go_on.set()
+
+    assert [1] == told
+    assert ["request.overdue"] == [record.message for record in caplog.records]
