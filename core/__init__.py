@@ -35,7 +35,8 @@ checks it (`pyproject.toml`).
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
-    host_pages  status  telemetry          what the host tells,
+    host_pages  status  telemetry          what the host tells, what each request takes,
+    metering
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
     clients  issuer                        worker; who stands before a database, an engine's
@@ -51,7 +52,8 @@ checks it (`pyproject.toml`).
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board                   answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang; what is in flight where
+    ledger  visit                          for jobs that may hang; what is in flight where; who
+                                           used what; the request that is served now
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -19,7 +19,7 @@ from werkzeug.test import Client
 
 from config.settings import read_settings
 from core.connections import ConnectionBudget
-from core.database import close_database, open_database
+from core.database import NoteQuery, close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.gate import open_gate
@@ -104,6 +104,7 @@ def create_app(
     *,
     data_dir: Path | None = None,
     budget: ConnectionBudget | None = None,
+    note_query: NoteQuery | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
 
@@ -114,6 +115,7 @@ def create_app(
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
         budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
             when None.
+        note_query: called after each query with the tenant's name and the nanoseconds.
 
     Returns:
         An app with the enabled endpoints registered. `close_app` ends it; an app that lives as
@@ -127,7 +129,8 @@ def create_app(
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
-    open_database(app, tenant.name, tenant.database_uri.get_secret_value(), budget)
+    url = tenant.database_uri.get_secret_value()
+    open_database(app, tenant.name, url, budget, note_query)
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
     try:

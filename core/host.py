@@ -1,14 +1,15 @@
 """The host: the only room where the parts meet.
 
-A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → containment → log context → trusted hosts → client gate (of a tenant that has
-clients) → body limit → confined cookies → the tenant's Flask app.
+A request meets them in this order: (ProxyFix, if proxies are trusted) → metering → front door →
+dispatcher → mount → lease → containment → log context → trusted hosts → client gate (of a tenant
+that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -30,8 +31,10 @@ from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
+from core.ledger import Ledger, ledgers_folder
 from core.levers import Levers
 from core.limits import BodyLimit
+from core.metering import Metering
 from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
@@ -39,6 +42,7 @@ from core.reload import Follower, Limits
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
+from core.visit import current
 from core.warm_start import accepted_by_siblings, wake_as_siblings
 from core.watch import watch_folder
 
@@ -71,12 +75,14 @@ class Host:
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self.ledger = Ledger()
         self._status_socket: StatusSocket | None = None
         self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
         operators = HostPages(self.status, self._is_ready, is_for_operators=True)
         front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
+        front = Metering(front, self.ledger)
         self._wsgi = _behind_proxies(front, settings.trusted_proxies)
 
     def __call__(
@@ -119,12 +125,15 @@ class Host:
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
                 self._row = None
+                self.ledger.begin_anew()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
             follower.call_when_settled(_freeze)
+            follower.call_when_asleep(self.ledger.note_sleep)
+            self.ledger.open(ledgers_folder(self.settings.data_dir))
             arguments = (
                 *(folder, self._stopping, lambda: follower.wake(look=True)),
                 lambda are_sure: follower.trust_events(are_sure=are_sure),
@@ -164,7 +173,23 @@ class Host:
         Raises:
             Exception: whatever the app's endpoints raise, by themselves or at a first request.
         """
-        app = create_app(tenant, data_dir=self.settings.data_dir, budget=self._budget)
+        begun_ns = time.perf_counter_ns()
+        is_good = False
+        try:
+            app = self._built(tenant, is_migrating=is_migrating)
+            is_good = True
+        finally:
+            took_ns = time.perf_counter_ns() - begun_ns
+            self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
+        return Instance(self._layers(tenant, app), lambda: close_app(app), app)
+
+    def _built(self, tenant: Tenant, *, is_migrating: bool) -> Flask:
+        app = create_app(
+            tenant,
+            data_dir=self.settings.data_dir,
+            budget=self._budget,
+            note_query=self._note_query,
+        )
         try:
             if is_migrating:
                 bring_to_head(app)
@@ -172,7 +197,15 @@ class Host:
         except BaseException:
             close_app(app)
             raise
-        return Instance(self._layers(tenant, app), lambda: close_app(app), app)
+        return app
+
+    def _note_query(self, tenant: str, took_ns: int) -> None:
+        """Count a query for its tenant and, if a request made it, for that."""
+        self.ledger.note_query(tenant, took_ns)
+        visit = current.get()
+        if visit is not None:
+            visit.queries += 1
+            visit.database_ns += took_ns
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
         names = tenant.trusted_hosts
@@ -288,6 +321,7 @@ class Host:
             self._status_socket.close()
         for mount in self.mounts.all:
             mount.close()
+        self.ledger.close()
 
     def _is_ready(self) -> bool:
         return self.follower.is_ready.is_set()
