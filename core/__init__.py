@@ -46,7 +46,8 @@ checks it (`pyproject.toml`).
     breaker  connections  database_down    one app while it serves; what is known to be down, the
     first_builds                           process's connections, a database's 503; who builds what
                                            requests ask for, and how long they wait
-    loader  tenant                         a tenant file becomes plain data, then a Tenant
+    loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
+                                           all processes used, those that are gone too
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;

@@ -42,6 +42,7 @@ from core.reload import Follower, Limits
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
+from core.usage import keep_folding
 from core.visit import current
 from core.warm_start import accepted_by_siblings, wake_as_siblings
 from core.watch import watch_folder
@@ -142,6 +143,12 @@ class Host:
                 threading.Thread(target=self.follower.run, name="tenantry-follower", daemon=True),
                 threading.Thread(
                     target=watch_folder, args=arguments, name="tenantry-watch", daemon=True
+                ),
+                threading.Thread(
+                    target=keep_folding,
+                    args=(self.settings.data_dir, self._stopping),
+                    name="tenantry-usage",
+                    daemon=True,
                 ),
             ]
             for thread in self._threads:
