@@ -35,6 +35,7 @@ from core.ledger import Ledger, ledgers_folder
 from core.levers import Levers
 from core.limits import BodyLimit
 from core.metering import Metering
+from core.metrics import MetricsPage
 from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
@@ -81,7 +82,11 @@ class Host:
         self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
-        operators = HostPages(self.status, self._is_ready, is_for_operators=True)
+        operators = HostPages(
+            *(self.status, self._is_ready),
+            is_for_operators=True,
+            more={"/-/metrics": MetricsPage(settings.data_dir)},
+        )
         front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
         front = Metering(front, self.ledger)
         self._wsgi = _behind_proxies(front, settings.trusted_proxies)

@@ -217,7 +217,8 @@ def _with_unfolded(
     for reading in readings:
         for tenant, counts in reading.counts.items():
             new = counts.minus(taken.get((reading.path.name, tenant), NOTHING))
-            if counts.used_ns / 1e9 >= since or not counts.used_ns:
+            is_since = counts.used_ns / 1e9 >= since or not counts.used_ns
+            if is_since and any(new[:-1]):
                 found[tenant] = found.get(tenant, NOTHING).plus(new)
     return found
 
