@@ -36,7 +36,7 @@ checks it (`pyproject.toml`).
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells, what each request takes,
-    metering  metrics
+    metering  metrics  request_line        and one line for each;
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
     clients  issuer                        worker; who stands before a database, an engine's

@@ -14,7 +14,7 @@ from flask import Flask, Request, Response, got_request_exception, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.test import Client
 
 from config.settings import read_settings
@@ -23,6 +23,7 @@ from core.database import NoteQuery, close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.gate import open_gate
+from core.problem import ENDPOINT
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -77,8 +78,27 @@ class LateAborter(Aborter):
         return Aborter(*self._given).mapping
 
 
+class TenantRequest(Request):
+    """Flask's request; it notes in its environ for which endpoint it is, for the log."""
+
+    _url_rule: Rule | None = None
+
+    @property
+    def url_rule(self) -> Rule | None:
+        """The rule that matched; set by Flask."""
+        return self._url_rule
+
+    @url_rule.setter
+    def url_rule(self, rule: Rule | None) -> None:
+        self._url_rule = rule
+        if rule is not None:
+            self.environ[ENDPOINT] = rule.endpoint
+
+
 class TenantApp(Flask):
     """A Flask app that shares nothing it could write with another, and echoes no `Host` header."""
+
+    request_class = TenantRequest
 
     aborter_class = LateAborter
     url_rule_class = LateRule

@@ -34,12 +34,13 @@ from core.instance import Instance
 from core.ledger import Ledger, ledgers_folder
 from core.levers import Levers
 from core.limits import BodyLimit
-from core.metering import Metering
+from core.metering import Metering, NoteRequest
 from core.metrics import MetricsPage
 from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
+from core.request_line import RequestLines
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
@@ -64,9 +65,13 @@ class Host:
     The host is the WSGI app to serve. It follows the tenants folder from `start()` on, which each
     process that serves calls once; a forked one that did not is started by its first request.
     `close()` ends all; whoever made the host calls it, if the process does not simply end.
+
+    Args:
+        settings: see `HostSettings`.
+        note_request: told of each request that has ended; None for nobody.
     """
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: HostSettings, note_request: NoteRequest | None = None) -> None:
         self.settings = settings
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
@@ -88,7 +93,7 @@ class Host:
             more={"/-/metrics": MetricsPage(settings.data_dir)},
         )
         front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
-        front = Metering(front, self.ledger)
+        front = Metering(front, self.ledger, note_request)
         self._wsgi = _behind_proxies(front, settings.trusted_proxies)
 
     def __call__(
@@ -345,15 +350,20 @@ class Host:
         return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
 
 
-def create_host(settings: HostSettings | None = None) -> Host:
+def create_host(settings: HostSettings | None = None, *, is_serving: bool = False) -> Host:
     """Set up logging and return the host of this process, not started yet.
+
+    Args:
+        settings: those of the environment when None.
+        is_serving: whether requests come from clients: then each is a line in the log.
 
     Raises:
         SettingsError: a `TENANTRY_…` variable is unknown or ill-typed.
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
-    return Host(settings)
+    is_told = is_serving and settings.log_level in {"debug", "info"}
+    return Host(settings, RequestLines(settings.log_format) if is_told else None)
 
 
 def _freeze() -> None:

@@ -77,8 +77,8 @@ class Counts(NamedTuple):
 
 NOTHING = Counts()
 
-_ERRORS, _REFUSALS, _IN, _OUT, _WALL, _PROCESSOR, _DATABASE, _QUERIES = range(1, 9)
-_BUILD, _BUILDS, _SLEEPS, _USED = range(9, 13)
+_OF_REQUESTS = struct.Struct("=7Q")  # the first counts, to `processor_ns`
+_DATABASE, _QUERIES, _BUILD, _BUILDS, _SLEEPS, _USED = range(7, 13)
 
 
 class Ledger:
@@ -142,21 +142,26 @@ class Ledger:
         wall_ns: int,
         processor_ns: int,
     ) -> None:
-        """Count one request that has ended; it is called once for each, and costs 1 µs."""
+        """Count one request that has ended; it is called once for each, and costs 2 µs."""
         with self._lock:
             row = self._rows.get(tenant) or self._new_row(tenant)
-            words = self._words
-            words[row] += 1
-            if is_error:
-                words[row + _ERRORS] += 1
-            if is_refusal:
-                words[row + _REFUSALS] += 1
-            if bytes_in:
-                words[row + _IN] += bytes_in
-            words[row + _OUT] += bytes_out
-            words[row + _WALL] += wall_ns
-            words[row + _PROCESSOR] += processor_ns
-            words[row + _USED] = time.time_ns()
+            start = row * _WORD_BYTES
+            # At once: word by word it takes twice as long.
+            requests, errors, refusals, read, sent, wall, processor = _OF_REQUESTS.unpack_from(
+                self._bytes, start
+            )
+            _OF_REQUESTS.pack_into(
+                self._bytes,
+                start,
+                requests + 1,
+                errors + is_error,
+                refusals + is_refusal,
+                read + bytes_in,
+                sent + bytes_out,
+                wall + wall_ns,
+                processor + processor_ns,
+            )
+            self._words[row + _USED] = time.time_ns()
 
     def note_query(self, tenant: str, database_ns: int) -> None:
         """Count one query."""

@@ -12,12 +12,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from core.ledger import Ledger
 from core.problem import REFUSED, TENANT
-from core.visit import VISIT, Visit
+from core.visit import Visit, begin
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _FAILED = "5"
+
+NoteRequest = Callable[["WSGIEnvironment", Visit, str, str, int, int, int, int], None]
+"""Takes the environ, the visit, the path as it came in, the status, bytes in and out, and the
+nanoseconds that it took, on the clock and of the processor."""
 
 
 class Metering:
@@ -25,11 +29,19 @@ class Metering:
 
     The tenant is known when the request has reached its mount, which writes it into the environ;
     a request that reached none is nobody's.
+
+    Args:
+        app: what is measured.
+        ledger: where it is counted.
+        note: told of every request, a tenant's or not, when it has ended; None for nobody.
     """
 
-    def __init__(self, app: "WSGIApplication", ledger: Ledger) -> None:
+    def __init__(
+        self, app: "WSGIApplication", ledger: Ledger, note: "NoteRequest | None" = None
+    ) -> None:
         self._app = app
         self.ledger = ledger
+        self.note = note
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -37,7 +49,7 @@ class Metering:
         """Answer as the app does."""
         response = _Metered(self, environ, start_response)
         try:
-            response.take(self._app(environ, response.start))
+            response.body = self._app(environ, response.start)
         except BaseException:
             response.close()
             raise
@@ -48,8 +60,8 @@ class _Metered:
     """One response, and what it takes, from the call to the server's `close()`."""
 
     __slots__ = (
-        "_begun_ns", "_body", "_environ", "_input", "_next", "_open", "_processor_ns",
-        "_start_response", "_status", "_thread", "_visit", "bytes_out",
+        "_begun_ns", "_bytes_out", "_environ", "_input", "_open", "_path", "_processor_ns",
+        "_start_response", "_status", "_thread", "_visit", "body",
     )  # fmt: skip
 
     def __init__(
@@ -59,9 +71,10 @@ class _Metered:
         self._environ = environ
         self._start_response = start_response
         self._status = ""
-        self._body: Iterable[bytes] = ()
-        self.bytes_out = 0
-        self._visit = environ[VISIT] = Visit()
+        self.body: Iterable[bytes] = ()
+        self._bytes_out = 0
+        self._path: str = environ.get("PATH_INFO", "")  # on its way a mount divides it
+        self._visit = begin(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (
             "HTTP_TRANSFER_ENCODING" in environ
@@ -80,17 +93,10 @@ class _Metered:
             return self._start_response(status, headers)
         return self._start_response(status, headers, exc_info)
 
-    def take(self, body: Iterable[bytes]) -> None:
-        self._body = body
-        self._next = iter(body).__next__
-
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        chunk = self._next()
-        self.bytes_out += len(chunk)
-        return chunk
+        for chunk in self.body:
+            self._bytes_out += len(chunk)
+            yield chunk
 
     def close(self) -> None:
         try:
@@ -98,27 +104,27 @@ class _Metered:
         except IndexError:
             return
         try:
-            getattr(self._body, "close", _nothing)()
+            getattr(self.body, "close", _nothing)()
         finally:
             self._count(metering)
 
     def _count(self, metering: Metering) -> None:
         environ = self._environ
         tenant = environ.get(TENANT)
-        if tenant is None:
-            return
+        status, bytes_out = self._status, self._bytes_out
+        bytes_in = 0 if self._input is None else self._input.size
         wall_ns = time.perf_counter_ns() - self._begun_ns
         is_same = self._thread == threading.get_ident()  # or the clock is another thread's
-        is_refused = REFUSED in environ
-        metering.ledger.note_request(
-            tenant,
-            not is_refused and self._status[:1] == _FAILED,
-            is_refused,
-            0 if self._input is None else self._input.size,
-            self.bytes_out,
-            wall_ns,
-            time.thread_time_ns() - self._processor_ns if is_same else 0,
-        )
+        processor_ns = time.thread_time_ns() - self._processor_ns if is_same else 0
+        if tenant is not None:
+            is_refused = REFUSED in environ
+            is_error = not is_refused and status[:1] == _FAILED
+            metering.ledger.note_request(
+                tenant, is_error, is_refused, bytes_in, bytes_out, wall_ns, processor_ns
+            )
+        if metering.note is not None:
+            path, visit = self._path, self._visit
+            metering.note(environ, visit, path, status, bytes_in, bytes_out, wall_ns, processor_ns)
 
 
 def _nothing() -> None:
@@ -126,7 +132,7 @@ def _nothing() -> None:
 
 
 class _Input:
-    """A request's body that counts what is read of it."""
+    """A request's body that counts what is read of it; it has what PEP 3333 asks for, no more."""
 
     __slots__ = ("_stream", "size")
 
@@ -151,6 +157,3 @@ class _Input:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

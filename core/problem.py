@@ -21,6 +21,12 @@ TENANT = "tenantry.tenant"
 REFUSED = "tenantry.refused"
 """Key of the WSGI environ that is there once the host itself has answered."""
 
+CLIENT = "tenantry.client"
+"""Key of the WSGI environ under which the client's name stands; `oidc:SUB` of one with a token."""
+
+ENDPOINT = "tenantry.endpoint"
+"""Key of the WSGI environ under which the app notes which of its endpoints the request is for."""
+
 
 @dataclass(frozen=True)
 class ProblemAnswer:

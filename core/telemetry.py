@@ -69,6 +69,8 @@ def _of_request(
     visit = current.get()
     if visit is not None:
         facts["tenant"], facts["request_id"] = visit.tenant, visit.request_id
+        if visit.trace_id:
+            facts["trace_id"] = visit.trace_id
     return facts
 
 
