@@ -37,7 +37,8 @@ checks it (`pyproject.toml`).
     slots                                  how many requests of a tenant are in flight,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
                                            what runs too long;
-    host_pages  status  telemetry          what the host tells,
+    host_pages  status  telemetry          what the host tells, what each request takes,
+    metering  metrics  request_line        and one line for each;
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
     clients  issuer  masked_config         worker; who stands before a database, an engine's
@@ -49,13 +50,15 @@ checks it (`pyproject.toml`).
     first_builds  share                    process's connections, a database's 503; who builds what
                                            requests ask for, and how long they wait; how much of a
                                            process one tenant may take
-    loader  tenant                         a tenant file becomes plain data, then a Tenant
+    loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
+                                           all processes used, those that are gone too
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board                   answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang; what is in flight where
+    ledger  visit                          for jobs that may hang; what is in flight where; who
+                                           used what; the request that is served now
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -16,17 +16,18 @@ from flask.logging import default_handler
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.test import Client
 
 from config.settings import read_settings
 from core.connections import ConnectionBudget
-from core.database import close_database, open_database
+from core.database import NoteQuery, close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.front import HOST_IS_CHECKED
 from core.gate import open_gate
 from core.masked_config import MaskedConfig, Shown
+from core.problem import ENDPOINT
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -82,9 +83,13 @@ class LateAborter(Aborter):
 
 
 class TenantRequest(Request):
-    """A request whose host is checked once: by the host, or where there is none by Flask."""
+    """Flask's request, that checks its host once and notes in its environ for which endpoint it is.
+
+    The host is checked by ours, or where there is none by Flask.
+    """
 
     _trusted_hosts: list[str] | None = None
+    _url_rule: Rule | None = None
 
     @property
     def trusted_hosts(self) -> list[str] | None:
@@ -94,6 +99,17 @@ class TenantRequest(Request):
     @trusted_hosts.setter
     def trusted_hosts(self, names: list[str] | None) -> None:
         self._trusted_hosts = names
+
+    @property
+    def url_rule(self) -> Rule | None:
+        """The rule that matched; set by Flask."""
+        return self._url_rule
+
+    @url_rule.setter
+    def url_rule(self, rule: Rule | None) -> None:
+        self._url_rule = rule
+        if rule is not None:
+            self.environ[ENDPOINT] = rule.endpoint
 
 
 class TenantApp(Flask):
@@ -129,6 +145,7 @@ def create_app(
     *,
     data_dir: Path | None = None,
     budget: ConnectionBudget | None = None,
+    note_query: NoteQuery | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
 
@@ -139,6 +156,7 @@ def create_app(
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
         budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
             when None.
+        note_query: called after each query with the tenant's name and the nanoseconds.
 
     Returns:
         An app with the enabled endpoints registered. `close_app` ends it; an app that lives as
@@ -152,7 +170,8 @@ def create_app(
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
-    open_database(app, tenant.name, tenant.database_uri.get_secret_value(), budget)
+    url = tenant.database_uri.get_secret_value()
+    open_database(app, tenant.name, url, budget, note_query)
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
     before = _log_handlers(app)

@@ -14,16 +14,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from core.board import Row, Tag, tag
-from core.problem import REQUEST_ID
+from core.problem import ENDPOINT, REQUEST_ID
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TICK_S = 0.25
 """Between two looks at what runs: a report comes that much late at most. One takes some 10 µs."""
-
-ENDPOINT = "tenantry.endpoint"
-"""Key of the WSGI environ under which the request's endpoint stands, where routing has told it."""
 
 STACK_FRAMES = 30
 """As many are told, the innermost first; those of Flask and the layers around it are some 15."""

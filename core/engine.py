@@ -6,6 +6,8 @@ them when an engine is needed.
 
 import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,8 +47,16 @@ _POSTGRES_DOWN = {"25006", "53200", "53300"}  # read only (a standby), out of me
 _logger = logging.getLogger(__name__)
 
 
-def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
-    """Return an engine that has connected to nothing yet; `close_engine` ends it."""
+def make_engine(
+    owner: str,
+    url_text: str,
+    budget: ConnectionBudget,
+    note_query: Callable[[int], None] | None = None,
+) -> Engine:
+    """Return an engine that has connected to nothing yet; `close_engine` ends it.
+
+    `note_query` is called after each query, good or not, with its nanoseconds.
+    """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
         engine = _server_engine(owner, url, budget)
@@ -55,6 +65,8 @@ def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
     else:
         engine = _file_engine(owner, url, budget)
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+    if note_query is not None:
+        _time_queries(engine, note_query)
     return engine
 
 
@@ -75,6 +87,24 @@ def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
     else:
         options = {}
     return {key: value for key, value in options.items() if key not in url.query}
+
+
+def _time_queries(engine: Engine, note_query: Callable[[int], None]) -> None:
+    def begin(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        context.tenantry_begun_ns = time.perf_counter_ns()
+
+    def end(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        note_query(time.perf_counter_ns() - context.tenantry_begun_ns)
+        context.tenantry_begun_ns = None  # its rows may still fail to come
+
+    def fail(failure: ExceptionContext) -> None:
+        begun_ns = getattr(failure.execution_context, "tenantry_begun_ns", None)
+        if begun_ns is not None:  # else it did not come to a query
+            note_query(time.perf_counter_ns() - begun_ns)
+
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "after_cursor_execute", end)
+    event.listen(engine, "handle_error", fail)
 
 
 def is_in_memory(url: URL) -> bool:
