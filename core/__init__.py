@@ -25,6 +25,7 @@ checks it (`pyproject.toml`).
                                            databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
                                            starts that process
+    migration_steps                        brings one database somewhere
     migration_children  migration_locks    the processes that migrate; one migration of a database
                                            at a time
     revisions                              what an endpoint's tables should be at, and what a

@@ -154,6 +154,7 @@ class Gate:
             return
         self._is_to_migrate = False  # who takes it back later has a reason
         self.is_open = found.state != "behind"
+        self._failure = "" if self.is_open else self._failure
         was_told, self.told = self.told, self._text(found)
         if self.told != was_told and found.state != "at head":
             extra = {"tenant": self._target.tenant, "reason": self.told}

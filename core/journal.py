@@ -103,7 +103,7 @@ class Journal:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.executescript(_SCHEMA)
         columns = [row[1] for row in self._connection.execute("PRAGMA table_info(step)")]
-        if "database" not in columns:  # Tenantry 0.1 did not write it
+        if "database" not in columns:  # made before it was written
             self._connection.execute("ALTER TABLE step ADD COLUMN database TEXT")
 
     def _unusable(self, error: OSError | sqlite3.Error) -> JournalError:

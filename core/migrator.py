@@ -141,7 +141,8 @@ class Migrator:
             if target.folder is not None:
                 target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            return Result("failed", None, None, f"{target.folder}: {error.strerror}")
+            reason = f"its folder {target.folder} cannot be made: {error.strerror}."
+            return Result("failed", None, None, reason)
         course = _Course(self._lock_wait_s + ANSWER_MARGIN_S)
         try:
             said = self._ask(request, begins, course)

@@ -1,7 +1,9 @@
 """The gate: no request reaches tables that are behind the code; the rest is served."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,28 @@ def test_a_default_database_that_cannot_be_brought_to_head_costs_its_endpoints(
     assert [503, 201] == codes
     told = host.status()[0].database
     assert "behind: ZeroDivisionError: division by zero; the database was left as it was." == told
+
+
+@pytest.mark.live
+def test_why_a_default_database_was_behind_is_not_why_it_is_behind_again(
+    write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
+) -> None:
+    """Brought to head by hand and taken back, it says what it is at, not what failed once."""
+    write_shop(first(), second("1 / 0"))
+    write_tenant("acme", BLUEPRINTS=BOTH)
+    host.load()
+    failed = client.get("/acme/shop").status_code
+    file = host.settings.data_dir / "acme/acme.sqlite3"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE goods (id INTEGER)")
+        connection.execute("CREATE TABLE alembic_version AS SELECT 'shop_2' version_num")
+        wait_until(lambda: client.get("/acme/shop").status_code == 200)
+        connection.execute("DROP TABLE goods")
+        connection.execute("DELETE FROM alembic_version")
+    wait_until(lambda: client.get("/acme/shop").status_code == 503)
+
+    assert 503 == failed
+    assert host.status()[0].database.startswith("behind: it is at nothing, the code wants shop_2;")
 
 
 def test_a_database_that_is_down_is_told(
