@@ -33,19 +33,22 @@ checks it (`pyproject.toml`).
     database  reach  oidc                  an app's own database, as its endpoints see it; why one
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
+    worker                                 the gunicorn worker
+    heartbeat  strikes                     who is to blame for a dead one; who is parked for it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
                                            what runs too long;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
-    worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
-    clients  issuer                        worker; who stands before a database, an engine's
-                                           connections, what a folder may hold; who gets in, and
-                                           where keys for tokens come from
+    guards  pool  quota                    that are cheap to build, file events; who stands
+    clients  issuer                        before a database, an engine's connections, what a
+                                           folder may hold; who gets in, and where keys for tokens
+                                           come from
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds                           process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait
+    first_builds  quarantine               process's connections, a database's 503; who builds what
+                                           requests ask for, and how long they wait; what lets a
+                                           parked tenant be tried out
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is

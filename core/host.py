@@ -50,6 +50,10 @@ START_PATIENCE_S = 0.5
 """How long a process waits for the verdicts on all tenant files before it accepts connections:
 enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
 
+SIBLINGS_PATIENCE_S = 2.0
+"""The same where other workers serve meanwhile: a new one in place of a dead one, on a machine that
+has too much to do, turned away requests that they would have answered."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -96,7 +100,7 @@ class Host:
         """Follow the tenants folder in this process; returns when requests may come.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
-        longer than `START_PATIENCE_S` and `WARM_S`.
+        longer than `START_PATIENCE_S` (`SIBLINGS_PATIENCE_S`) and `WARM_S`.
 
         Args:
             server: the name of who runs it, for `tenantry restart`.
@@ -125,7 +129,8 @@ class Host:
             self._row = self._row or Board().claim()
             folder = self.settings.tenants_dir
             follower = self.follower
-            follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
+            accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
+            follower.prefer(accepted)
             follower.call_when_settled(_freeze)
             arguments = (
                 *(folder, self._stopping, lambda: follower.wake(look=True)),
@@ -143,7 +148,7 @@ class Host:
             ]  # fmt: skip
             for thread in self._threads:
                 thread.start()
-        self.follower.is_ready.wait(START_PATIENCE_S)
+        self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
 
     def load(self) -> None:
         """Judge the tenants folder once, on this thread, and follow it no further."""
@@ -262,7 +267,7 @@ class Host:
         stuck = self._requests.stuck()
         for mount in self.mounts.all:
             told = asdict(_status(mount, stuck[mount.name]))
-            yield told | {"levers": asdict(Levers(mount.lever))}
+            yield told | {"levers": asdict(_levers(mount))}
 
     def _told_off(self) -> Iterator[dict[str, Any]]:
         for one in self.follower.off:
@@ -336,13 +341,20 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         name=mount.name,
         prefix=mount.prefix or "",
         state=mount.state,
-        reason=mount.reason,
+        reason=mount.explanation,
         since=mount.since,
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
         stuck=stuck,
     )
+
+
+def _levers(mount: Mount) -> Levers:
+    """Return the levers that a mount follows."""
+    if mount.parked is None:
+        return Levers(mount.lever)
+    return Levers(mount.lever, parked=mount.parked.reason, times_parked=mount.parked.times)
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

@@ -11,6 +11,7 @@ newest gunicorn that we allow.
 """
 
 import errno
+import logging
 import re
 import secrets
 import selectors
@@ -27,8 +28,11 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from config.settings import read_settings
 from core.board import Board, Row
+from core.heartbeat import Heartbeat, blame
 from core.problem import REQUEST_ID, ProblemAnswer
+from core.strikes import Strikes
 
 HEAD_TIMEOUT_S = 10.0
 """From the first moment of a connection, or of its next request, to the end of the head."""
@@ -61,6 +65,8 @@ _RECEIVE_BYTES = 65536
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+_logger = logging.getLogger(__name__)
+
 
 class Connection(TConn):  # type: ignore[misc]
     """A client's connection; owned by the main loop, lent to a thread for each request."""
@@ -75,6 +81,8 @@ class Connection(TConn):  # type: ignore[misc]
 class TenantWorker(ThreadWorker):  # type: ignore[misc]
     """`worker_class` of `config/gunicorn.conf.py`."""
 
+    tmp: Heartbeat
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
@@ -82,6 +90,12 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         # In the master, before the fork; one board for all workers, those after a HUP too.
         self.app.board = getattr(self.app, "board", None) or Board()
         self.row: Row | None = self.app.board.claim()
+        self.tmp.close()
+        self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
+
+    def _has_struck(self, tenant: str) -> bool:
+        strikes: Strikes | None = getattr(self.app, "strikes", None)
+        return strikes is not None and strikes.has_struck(tenant)
 
     def load_wsgi(self) -> None:
         """Load the host, and let the heart beat meanwhile.
@@ -94,13 +108,13 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         heart.start()
         try:
             super().load_wsgi()
+            start = getattr(self.wsgi, "start", None)
+            if start is not None:
+                # An app that wants to know that its process serves now: our host.
+                start("gunicorn", row=self.row, threads=self.cfg.threads)
         finally:
             is_loaded.set()
             heart.join()
-        start = getattr(self.wsgi, "start", None)
-        if start is not None:
-            # An app that wants to know that its process serves now: our host.
-            start("gunicorn", row=self.row, threads=self.cfg.threads)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""
@@ -110,9 +124,27 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         self._note_stopping()
         super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End now."""
+        self._note_stopping()
+        super().handle_quit(sig, frame)
+
     def note_exit(self) -> None:
-        """Let another worker have this one's place on the board; in the master, when it is gone."""
-        if self.row is not None:
+        """Note who may have ended this worker, and let another have its place on the board.
+
+        In the master, when it is gone. Raises nothing: the master would end with all its workers.
+        """
+        if self.row is None:
+            return
+        try:
+            suspects, reason = blame(self.row, self.tmp)
+            if suspects:
+                app = self.app  # one for all workers, those after a HUP too
+                app.strikes = getattr(app, "strikes", None) or Strikes(read_settings().data_dir)
+                app.strikes.note(suspects, reason)
+        except Exception:
+            _logger.exception("worker.exit_not_judged")
+        finally:
             self.row.free()
 
     def _note_stopping(self) -> None:

@@ -123,6 +123,7 @@ def test_the_host_tells_who_is_stuck(
     """On the operators' page and to `tenantry list`; its watchdog reports without being asked."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
+    assert host.follower.is_ready.wait(DEADLINE_S)
     app = Waiting()
     layer = host._layers(host.mounts.all[0].tenant, app)  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ ATTEMPTS = 20
 _PAUSE_S = 0.05
 _SPARE_FILES = 64
 
-_OWN = (".quota", "levers.json")
+_OWN = (".quota", "levers.json", "parked.lock")
 """What the host keeps in a tenant's folder, for itself."""
 
 _INCOMING = PurePosixPath("images/incoming")
