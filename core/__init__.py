@@ -46,16 +46,17 @@ checks it (`pyproject.toml`).
                                            come from
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds  quarantine               process's connections, a database's 503; who builds what
+    first_builds  quarantine  interrupts   process's connections, a database's 503; who builds what
                                            requests ask for, and how long they wait; what lets a
-                                           parked tenant be tried out
+                                           parked tenant be tried out, and a request be ended
     loader  tenant                         a tenant file becomes plain data, then a Tenant
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    masking  crew  board                   answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang; what is in flight where
+    masking  crew  board  uses             answers; many names by turns; secrets hidden; threads
+                                           for jobs that may hang; what is in flight where, and who
+                                           uses which connection
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -15,6 +15,7 @@ from werkzeug.local import LocalProxy
 
 from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError
+from core.uses import Uses
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext
@@ -37,12 +38,14 @@ class Database:
         budget: where its connections count.
     """
 
-    __slots__ = ("_budget", "_engine", "_is_closed", "_lock", "_sessions", "_url", "owner")
+    __slots__ = ("_budget", "_engine", "_is_closed", "_lock", "_sessions", "_url", "owner", "uses")
 
     def __init__(self, owner: str, url: str, budget: ConnectionBudget) -> None:
         self.owner = owner
         self._url = url
         self._budget = budget
+        self.uses = Uses()
+        """Which thread waits for what in it."""
         self._lock = threading.Lock()  # protects the three below
         self._engine: Engine | None = None
         self._sessions: Callable[[], Session] | None = None
@@ -76,7 +79,7 @@ class Database:
             if self._is_closed:
                 raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
             if self._engine is None or self._sessions is None:
-                self._engine = make_engine(self.owner, self._url, self._budget)
+                self._engine = make_engine(self.owner, self._url, self._budget, self.uses)
                 self._sessions = partial(Session, self._engine, expire_on_commit=False)
             return self._engine, self._sessions
 

@@ -17,6 +17,7 @@ from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError, DatabaseFullError
 from core.guards import FILE, FileGuard, ServerGuard, file_at
 from core.pool import BudgetPool
+from core.uses import Uses
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write to SQLite waits for another one to end."""
@@ -45,8 +46,17 @@ _POSTGRES_DOWN = {"25006", "53200", "53300"}  # read only (a standby), out of me
 _logger = logging.getLogger(__name__)
 
 
-def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
-    """Return an engine that has connected to nothing yet; `close_engine` ends it."""
+def make_engine(
+    owner: str, url_text: str, budget: ConnectionBudget, uses: Uses | None = None
+) -> Engine:
+    """Return an engine that has connected to nothing yet; `close_engine` ends it.
+
+    Args:
+        owner: the tenant's name.
+        url_text: its `DATABASE_URI`.
+        budget: where its connections count.
+        uses: told which thread uses which, if given.
+    """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
         engine = _server_engine(owner, url, budget)
@@ -55,6 +65,10 @@ def make_engine(owner: str, url_text: str, budget: ConnectionBudget) -> Engine:
     else:
         engine = _file_engine(owner, url, budget)
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+    if uses is not None:
+        event.listen(engine, "checkout", uses.take)
+        for end in ("checkin", "detach"):
+            event.listen(engine, end, uses.give_back)
     return engine
 
 

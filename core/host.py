@@ -25,6 +25,7 @@ from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
+from core.database import database_of
 from core.deadlines import Deadlines, Requests
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
@@ -116,6 +117,10 @@ class Host:
         """Note that this process is about to end: it is no sibling to learn from any more."""
         self._is_stopping = True
 
+    def count_stuck(self) -> int:
+        """Return how many requests of this process are over their deadline and have not ended."""
+        return self._requests.stuck().total()
+
     def _follow(self) -> None:
         with self._lock:
             if self._pid == os.getpid():
@@ -192,6 +197,7 @@ class Host:
             partial(
                 Deadlines, requests=self._requests, tenant=tenant.name, row=self._row,
                 deadline_s=tenant.deadline_s or self.settings.deadline_s,
+                find_uses=self._find_uses(tenant, app),
             ),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
@@ -204,6 +210,13 @@ class Host:
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
         return wsgi
+
+    def _find_uses(
+        self, tenant: Tenant, app: Flask
+    ) -> Callable[[int], Iterable[Callable[[], None]]] | None:
+        """Return what tells which queries to cancel; None where requests are not interrupted."""
+        action = tenant.deadline_action or self.settings.deadline_action
+        return database_of(app).uses.of if action == "interrupt" else None
 
     def _gates(
         self, tenant: Tenant, app: Flask

@@ -105,7 +105,7 @@ def test_a_request_lasts_until_its_body_is_closed() -> None:
             raise ValueError
         return [b"one"]
 
-    layer = Deadlines(app, requests, "acme", 5.0, row)
+    layer = Deadlines(app, requests, "acme", 5.0, row=row)
     body: Any = layer({"PATH_INFO": "/good"}, lambda *_: None)  # type: ignore[arg-type,return-value]
     seen.append(len(row.in_flight()))
     body.close()
