@@ -43,8 +43,8 @@ class Running:
     """A request from the app's call to its body's `close()`; of the thread that began it."""
 
     __slots__ = (
-        "begun", "deadline_s", "environ", "interruption", "is_reported", "is_settled", "lock",
-        "tenant", "thread",
+        "begun", "deadline_s", "environ", "interruption", "is_reported", "is_settled",
+        "is_streaming", "lock", "tenant", "thread",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,8 @@ class Running:
         self.begun = begun
         self.thread = threading.get_ident()
         self.is_reported = False
+        self.is_streaming = False
+        """Whether the app has returned its response: how long that takes is the client's affair."""
         self.interruption: Interruption | None = None
         """Set where it may be interrupted."""
         self.is_settled = False
@@ -86,6 +88,15 @@ class Requests:
     def stuck(self) -> Counter[str]:
         """Return how many requests of each tenant have been reported and have not ended."""
         return Counter(one.tenant for one in list(self._running) if one.is_reported)
+
+    def held_threads(self) -> int:
+        """Return how many threads stuck requests hold, but for those that wait for their clients.
+
+        A crowd of clients that send or read slowly must not look like a tenant that hangs.
+        """
+        frames = sys._current_frames()  # noqa: SLF001 - no other way
+        stuck = [one for one in list(self._running) if one.is_reported and not one.is_streaming]
+        return sum(not _is_of_server(frames.get(one.thread)) for one in stuck)
 
     def watch(self, stopping: threading.Event) -> None:
         """Look at what runs until `stopping` is set; a look that fails is logged."""
@@ -267,6 +278,8 @@ class _WatchedBody:
         self._running = [running]
 
     def __iter__(self) -> Iterator[bytes]:
+        for running in self._running:
+            running.is_streaming = True
         return iter(self._body)
 
     def close(self) -> None:
@@ -288,6 +301,11 @@ def _http(environ: "WSGIEnvironment") -> bytes:
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     shown = b"" if environ.get("REQUEST_METHOD") == "HEAD" else body
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + shown
+
+
+def _is_of_server(frame: FrameType | None) -> bool:
+    """Whether a thread stands in the server's own code: it reads a body that does not come."""
+    return frame is None or str(frame.f_globals.get("__name__")).startswith("gunicorn.")
 
 
 def _stack_of(thread: int) -> str:

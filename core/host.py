@@ -117,9 +117,9 @@ class Host:
         """Note that this process is about to end: it is no sibling to learn from any more."""
         self._is_stopping = True
 
-    def count_stuck(self) -> int:
-        """Return how many requests of this process are over their deadline and have not ended."""
-        return self._requests.stuck().total()
+    def count_held_threads(self) -> int:
+        """Return how many threads of this process are held by apps that have hung."""
+        return self._requests.held_threads()
 
     def _follow(self) -> None:
         with self._lock:

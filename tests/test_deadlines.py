@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from servers import DEADLINE_S, wait_until
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
 
 from core.board import Board
 from core.deadlines import Deadlines, Requests
@@ -91,6 +91,31 @@ def test_it_counts_as_stuck_until_it_ends() -> None:
         app.go_on.set()
 
     assert [{}, {"acme": 1}, {}] == [*told, dict(requests.stuck())]
+
+
+def test_a_response_that_streams_holds_no_thread_for_ever() -> None:
+    """It may be the client that is slow; while the app has not returned, it is the app."""
+    clock, app = Clock(), Waiting()
+    requests = Requests(clock=clock)
+    layer = Deadlines(app, requests, "acme", 5.0)
+    told = []
+
+    with asked(layer):
+        assert app.has_come.wait(DEADLINE_S)
+        told.append(requests.held_threads())
+        clock.now_s = 6.0
+        requests.check()
+        told.append(requests.held_threads())
+        app.go_on.set()
+    body: Any = layer(create_environ(), lambda *_: None)  # type: ignore[arg-type,return-value]
+    iter(body)
+    clock.now_s = 12.0
+    requests.check()
+    told.append(requests.held_threads())
+    stuck = requests.stuck().total()
+    body.close()
+
+    assert ([0, 1, 0], 1) == (told, stuck)
 
 
 def test_a_request_lasts_until_its_body_is_closed() -> None:

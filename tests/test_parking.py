@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from hanging import make_hanging_site
-from servers import CONFIG_FILE, Server, program, running, wait_until
+from servers import CONFIG_FILE, DEADLINE_S, Server, program, running, wait_until
 
 from core.status import child_processes
 
@@ -169,3 +169,50 @@ def test_a_worker_that_has_served_enough_gets_no_strike(tmp_path: Path) -> None:
             _ask(server, "/acme/sleep/0.01")
 
         assert "tenant.struck" not in _log(server)
+
+
+def _kept_to(server: Server, pid: int) -> http.client.HTTPConnection:
+    """Return a connection that one worker keeps open."""
+    found: list[http.client.HTTPConnection] = []
+
+    def is_there() -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)
+        connection.request("GET", "/globex/")
+        if int(connection.getresponse().read()) == pid:
+            found.append(connection)
+            return True
+        connection.close()
+        return False
+
+    wait_until(is_there)
+    return found[0]
+
+
+def test_a_worker_whose_threads_are_all_stuck_is_replaced(tmp_path: Path) -> None:
+    """Who waits for a thread of it gets 503; requests of the other worker go on to their end."""
+    make_hanging_site(tmp_path, acme={}, globex={})
+    command = [*COMMAND, "--threads", "2"]
+    with running(command, tmp_path, "/globex/", TENANTRY_DEADLINE_S="1") as server:
+        wait_until(lambda: 2 == len(child_processes(server.process.pid)))
+        wait_until(lambda: 200 == _ask(server, "/acme/"))
+        stuck, other = child_processes(server.process.pid)
+        going_on = _kept_to(server, other)
+        held = [_kept_to(server, stuck) for _ in range(3)]
+        going_on.request("GET", "/globex/sleep/6.0")
+        for connection, path in zip(
+            held, ("/acme/sleep/60.0", "/acme/sleep/60.0", "/globex/"), strict=True
+        ):
+            connection.request("GET", path)
+
+        refused = held[2].getresponse()
+        later = {_ask(server, "/globex/") for _ in range(9)}
+        told = going_on.getresponse().status
+        wait_until(lambda: stuck not in child_processes(server.process.pid))
+        wait_until(lambda: 2 == len(child_processes(server.process.pid)))
+        for connection in (going_on, *held):
+            connection.close()
+
+        assert (503, "1", 200) == (refused.status, refused.headers["Retry-After"], told)
+        assert {200} == later - {503}
+        assert 1 == _log(server).count("tenant.struck")
+        assert "worker.given_up" in _log(server)
