@@ -74,6 +74,11 @@ class HostSettings(BaseSettings):
         description="Seconds after which a request is reported and its slot counts as stuck: "
         "before proxies give up, at 60.",
     )
+    deadline_action: Literal["report", "interrupt"] = Field(
+        "report",
+        description="What becomes of a request then: `report`, or `interrupt`: it is ended, and "
+        "the client gets 504.",
+    )
     drain_timeout_s: float = Field(
         30.0,
         gt=0,

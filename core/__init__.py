@@ -34,6 +34,8 @@ checks it (`pyproject.toml`).
     database  reach  oidc                  an app's own database, as its endpoints see it; why one
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
+    worker                                 the gunicorn worker
+    heartbeat  strikes                     who is to blame for a dead one; who is parked for it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     slots                                  how many requests of a tenant are in flight,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
@@ -41,25 +43,26 @@ checks it (`pyproject.toml`).
     host_pages  status  telemetry          what the host tells, what each request takes,
     metering  metrics  request_line        and one line for each;
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
-    worker  guards  pool  quota            that are cheap to build, file events, the gunicorn
-    clients  issuer  masked_config         worker; who stands before a database, an engine's
-                                           connections, what a folder may hold; who gets in, and
-                                           where keys for tokens come from; what may be shown of
-                                           an app's configuration
+    guards  pool  quota                    that are cheap to build, file events; who stands
+    clients  issuer  masked_config         before a database, an engine's connections, what a
+                                           folder may hold; who gets in, and where keys for tokens
+                                           come from; what may be shown of an app's configuration
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds  share                    process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait; how much of a
-                                           process one tenant may take
+    first_builds  quarantine  interrupts   process's connections, a database's 503; who builds what
+    share                                  requests ask for, and how long they wait; what lets a
+                                           parked tenant be tried out, and a request be ended; how
+                                           much of a process one tenant may take
     loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
                                            all processes used, those that are gone too
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
-    masking  crew  board                   answers; many names by turns; secrets hidden; threads
-    ledger  visit                          for jobs that may hang; what is in flight where; who
-                                           used what; the request that is served now
+    masking  crew  board  uses             answers; many names by turns; secrets hidden; threads
+    ledger  visit                          for jobs that may hang; what is in flight where, and who
+                                           uses which connection; who used what; the request that
+                                           is served now
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -25,6 +25,7 @@ from core.exchanges import Exchanges
 from core.instance import Instance
 from core.levers import UNTOUCHED, Levers
 from core.mounts import Mount
+from core.quarantine import Quarantine
 from core.rebuilds import Rebuilds
 from core.tenant import NAME, Tenant
 
@@ -89,6 +90,7 @@ class Admission:
         departures: takes the instances that were replaced.
         is_missing: whether a file is not there just now: a clash with it waits until it is gone
             for good, or back. Of a file that is renamed, the new name clashes with the old one.
+        park: makes what stands before the mount of a name while it is parked.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Admission:
         rebuilds: Rebuilds,
         departures: Departures,
         is_missing: Callable[[str], bool] = lambda _: False,
+        park: Callable[[str, Levers], Quarantine | None] = lambda *_: None,
     ) -> None:
         self.known: dict[str, Known] = {}
         self.claims = Claims()
@@ -113,6 +116,7 @@ class Admission:
         self._exchanges = Exchanges(rebuilds)
         self._departures = departures
         self._is_missing = is_missing
+        self._park = park
         self._are_claims_freed = False
         self._refused: set[str] = set()  # names refused for a clash: it may pass
         self._postponed: set[str] = set()  # names to decide on anew
@@ -148,8 +152,10 @@ class Admission:
     def pull(self, name: str, levers: Levers) -> None:
         """Heed an operator's levers."""
         known = self.known[name]
-        was_off, known.levers = known.is_off, levers
+        was_off, old, known.levers = known.is_off, known.levers, levers
         known.mount.lever = levers.maintenance
+        if (old.parked, old.times_parked) != (levers.parked, levers.times_parked):
+            known.mount.parked = self._park(name, levers)
         if was_off != known.is_off:
             self.are_routes_old = True
             self.decide(name)
@@ -269,7 +275,7 @@ class Admission:
         old = known.mount
         self._call_off(old.name)
         known.mount = self._new_mount(old.name)
-        known.mount.lever = known.levers.maintenance
+        known.mount.lever, known.mount.parked = known.levers.maintenance, old.parked
         self.leaving.append(old)
         self.claims.drop(old.name)
         self._are_claims_freed = self.are_routes_old = True

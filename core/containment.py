@@ -15,13 +15,15 @@
 import errno
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from core.problem import INTERNAL_ERROR
+from core.interrupts import is_deadline
+from core.problem import INTERNAL_ERROR, TIMED_OUT
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -166,17 +168,22 @@ class _Response:
         self._start_response(status, [one for one in headers if not is_hop_by_hop(one[0])])
 
     def _fail(self, during: str) -> None:
-        """Log what is being handled, and put the host's 500 in the place of the response.
+        """Log what is being handled, and put the host's answer in the place of the response.
+
+        That is 500, or 504 to a request that was interrupted at its deadline.
 
         Raises:
             ResponseCutError: the head is out already.
         """
-        self._log("request.failed", exc_info=True, during=during)
+        is_late = is_deadline(sys.exception())
+        event = "request.interrupted" if is_late else "request.failed"
+        self._log(event, exc_info=True, during=during)
         self._written, self._chunks, self._left_bytes = [], iter(()), None
         if self._is_head_sent:
             raise ResponseCutError("the application failed") from None
-        body = INTERNAL_ERROR.body(self._environ)
-        self._head = INTERNAL_ERROR.head(len(body))
+        answer = TIMED_OUT if is_late else INTERNAL_ERROR
+        body = answer.body(self._environ)
+        self._head = answer.head(len(body))
         self._written.append(body)
 
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:

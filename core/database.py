@@ -15,6 +15,7 @@ from werkzeug.local import LocalProxy
 
 from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError
+from core.uses import Uses
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext
@@ -42,6 +43,7 @@ class Database:
 
     __slots__ = (
         "_budget", "_engine", "_is_closed", "_lock", "_note_query", "_sessions", "_url", "owner",
+        "uses",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,8 @@ class Database:
         self._note_query = note_query
         self._url = url
         self._budget = budget
+        self.uses = Uses()
+        """Which thread waits for what in it."""
         self._lock = threading.Lock()  # protects the three below
         self._engine: Engine | None = None
         self._sessions: Callable[[], Session] | None = None
@@ -89,7 +93,7 @@ class Database:
                 raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
             if self._engine is None or self._sessions is None:
                 note = self._note_query and partial(self._note_query, self.owner)
-                self._engine = make_engine(self.owner, self._url, self._budget, note)
+                self._engine = make_engine(self.owner, self._url, self._budget, self.uses, note)
                 self._sessions = partial(Session, self._engine, expire_on_commit=False)
             return self._engine, self._sessions
 

@@ -1,7 +1,8 @@
-"""Deadlines: which requests run in this process, and the watchdog that tells of the overdue ones.
+"""Deadlines: which requests run in this process, and a watchdog that looks after the overdue ones.
 
 A request over its deadline is reported once, with the live stack of its own thread, and counts as
-stuck until it ends. Knows threads and WSGI; says where code stands, never what its variables hold.
+stuck until it ends. A tenant may have it interrupted, too: the client gets 504, from the thread or
+past it. Knows threads and WSGI; says where code stands, never what its variables hold.
 """
 
 import logging
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from core.board import Row, Tag, tag
-from core.problem import ENDPOINT, REQUEST_ID
+from core.interrupts import DeadlineExceededError, Interruption
+from core.problem import ENDPOINT, REQUEST_ID, TIMED_OUT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TICK_S = 0.25
 """Between two looks at what runs: a report comes that much late at most. One takes some 10 µs."""
+
+ANSWER_AFTER_S = 0.5
+"""What an interrupted thread gets to answer by itself; then its client is answered past it."""
 
 STACK_FRAMES = 30
 """As many are told, the innermost first; those of Flask and the layers around it are some 15."""
@@ -35,15 +39,9 @@ class Running:
     """A request from the app's call to its body's `close()`; of the thread that began it."""
 
     __slots__ = (
-        "begun",
-        "cell",
-        "deadline_s",
-        "environ",
-        "is_reported",
-        "lock",
-        "tenant",
-        "thread",
-    )
+        "begun", "deadline_s", "environ", "interruption", "is_reported", "is_settled",
+        "is_streaming", "lock", "tenant", "thread",
+    )  # fmt: skip
 
     def __init__(
         self, tenant: str, deadline_s: float, environ: "WSGIEnvironment", begun: float
@@ -54,6 +52,12 @@ class Running:
         self.begun = begun
         self.thread = threading.get_ident()
         self.is_reported = False
+        self.is_streaming = False
+        """Whether the app has returned its response: how long that takes is the client's affair."""
+        self.interruption: Interruption | None = None
+        """Set where it may be interrupted."""
+        self.is_settled = False
+        """Whether there is nothing more to be done to end it."""
         # Held while somebody looks at the thread: the request cannot end, and the thread begin
         # another one, before the look is over.
         self.lock = threading.Lock()
@@ -81,6 +85,15 @@ class Requests:
         """Return how many requests of each tenant have been reported and have not ended."""
         return Counter(one.tenant for one in list(self._running) if one.is_reported)
 
+    def held_threads(self) -> int:
+        """Return how many threads stuck requests hold, but for those that wait for their clients.
+
+        A crowd of clients that send or read slowly must not look like a tenant that hangs.
+        """
+        frames = sys._current_frames()  # noqa: SLF001 - no other way
+        stuck = [one for one in list(self._running) if one.is_reported and not one.is_streaming]
+        return sum(not _is_of_server(frames.get(one.thread)) for one in stuck)
+
     def watch(self, stopping: threading.Event) -> None:
         """Look at what runs until `stopping` is set; a look that fails is logged."""
         while not stopping.wait(TICK_S):
@@ -90,11 +103,21 @@ class Requests:
                 _logger.exception("watchdog.failed")
 
     def check(self) -> None:
-        """Report what is overdue and has not been reported."""
+        """Report what is overdue and has not been reported; interrupt what may be."""
         now = self._clock()
         for running in list(self._running):
-            if not running.is_reported and now - running.begun >= running.deadline_s:
+            late_s = now - running.begun - running.deadline_s
+            if late_s >= 0 and not running.is_reported:
                 self._report(running, now - running.begun)
+            if late_s >= 0 and running.interruption is not None and not running.is_settled:
+                self._interrupt(running, running.interruption, late_s)
+
+    def _interrupt(self, running: Running, interruption: Interruption, late_s: float) -> None:
+        answer = _http(running.environ) if late_s >= ANSWER_AFTER_S else None
+        time.sleep(0)  # a fresh turn with the interpreter lock: see `Interruption.act`
+        with running.lock:
+            if running in self._running:
+                running.is_settled = interruption.act(answer=answer)
 
     def _report(self, running: Running, age_s: float) -> None:
         with running.lock:
@@ -124,7 +147,8 @@ class Deadlines:
         requests: where it notes them.
         tenant: its name.
         deadline_s: seconds after which a request of it is overdue.
-        row: this process's place on the board of what is in flight, if it has one.
+        find_uses: returns what cancels each query of a thread; None where an overdue request is
+            only reported.
     """
 
     def __init__(
@@ -133,48 +157,111 @@ class Deadlines:
         requests: Requests,
         tenant: str,
         deadline_s: float,
-        row: Row | None = None,
+        *,
+        find_uses: Callable[[int], Iterable[Callable[[], None]]] | None = None,
     ) -> None:
         self._app = app
         self._requests = requests
         self._tenant = tenant
         self._deadline_s = deadline_s
-        self._row = row
-        self._tag: Tag = tag(tenant)
+        self._find_uses = find_uses
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Call the app; the response's `close()` ends the request."""
-        cell = None if self._row is None else self._row.enter(self._tag)
         running = self._requests.begin(self._tenant, self._deadline_s, environ)
         try:
-            return _WatchedBody(self._app(environ, start_response), self, running, cell)
+            body = (
+                self._app(environ, start_response)
+                if self._find_uses is None
+                else self._call(running, start_response, self._find_uses)
+            )
+            return _WatchedBody(body, self._requests, running)
         except BaseException:
-            self.end(running, cell)
+            self._requests.end(running)
             raise
 
-    def end(self, running: Running, cell: int | None) -> None:
-        """Note that a request has ended; once."""
-        self._requests.end(running)
-        if cell is not None and self._row is not None:
-            self._row.leave(cell)
+    def _call(
+        self,
+        running: Running,
+        start_response: "StartResponse",
+        find_uses: Callable[[int], Iterable[Callable[[], None]]],
+    ) -> "_InterruptibleBody":
+        """Call the app; an interrupt that comes outside of it is answered here."""
+        environ = running.environ
+        window = Interruption(environ, start_response, find_uses, running.lock)
+        running.interruption = window
+        try:
+            window.open()
+            try:
+                return _InterruptibleBody(self._app(environ, window.start), environ, window)
+            finally:
+                window.shut()
+        except DeadlineExceededError:
+            window.shut()
+            return _InterruptibleBody(_TimedOut(environ, window), environ, window)
+
+
+class _TimedOut:
+    """The answer to a request that was interrupted outside of its app; begun when it is asked."""
+
+    def __init__(self, environ: "WSGIEnvironment", window: Interruption) -> None:
+        self._environ = environ
+        self._window = window
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from TIMED_OUT(self._environ, self._window.start)
+
+
+class _InterruptibleBody:
+    """A body that may be interrupted while its first part is made: then the head goes out."""
+
+    __slots__ = ("_body", "_chunks", "_environ", "_window")
+
+    def __init__(
+        self, body: Iterable[bytes], environ: "WSGIEnvironment", window: Interruption
+    ) -> None:
+        self._body = body
+        self._environ = environ
+        self._window = window
+        self._chunks = iter(body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        window = self._window
+        if window.is_head_out:
+            return next(self._chunks)
+        try:
+            window.open()
+            try:
+                return next(self._chunks)
+            finally:
+                window.shut()
+        except DeadlineExceededError:
+            window.shut()
+            self._chunks = iter(_TimedOut(self._environ, window))
+            return next(self._chunks)
+
+    def close(self) -> None:
+        getattr(self._body, "close", lambda: None)()
 
 
 class _WatchedBody:
     """A response's body that ends its request when it is closed, however often that is."""
 
-    __slots__ = ("_body", "_cell", "_layer", "_running")
+    __slots__ = ("_body", "_requests", "_running")
 
-    def __init__(
-        self, body: Iterable[bytes], layer: Deadlines, running: Running, cell: int | None
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], requests: Requests, running: Running) -> None:
         self._body = body
-        self._layer = layer
-        self._cell = cell
+        self._requests = requests
         self._running = [running]
 
     def __iter__(self) -> Iterator[bytes]:
+        for running in self._running:
+            running.is_streaming = True
         return iter(self._body)
 
     def close(self) -> None:
@@ -185,7 +272,22 @@ class _WatchedBody:
         try:
             getattr(self._body, "close", lambda: None)()
         finally:
-            self._layer.end(running, self._cell)
+            self._requests.end(running)
+
+
+def _http(environ: "WSGIEnvironment") -> bytes:
+    """Return the answer that is sent past the server."""
+    body = TIMED_OUT.body(environ)
+    status, headers = TIMED_OUT.head(len(body))
+    headers += [("Connection", "close"), ("X-Request-ID", environ.get(REQUEST_ID, ""))]
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    shown = b"" if environ.get("REQUEST_METHOD") == "HEAD" else body
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + shown
+
+
+def _is_of_server(frame: FrameType | None) -> bool:
+    """Whether a thread stands in the server's own code: it reads a body that does not come."""
+    return frame is None or str(frame.f_globals.get("__name__")).startswith("gunicorn.")
 
 
 def _stack_of(thread: int) -> str:

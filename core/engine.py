@@ -19,6 +19,7 @@ from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError, DatabaseFullError
 from core.guards import FILE, FileGuard, ServerGuard, file_at
 from core.pool import BudgetPool
+from core.uses import Uses
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write to SQLite waits for another one to end."""
@@ -51,11 +52,17 @@ def make_engine(
     owner: str,
     url_text: str,
     budget: ConnectionBudget,
+    uses: Uses | None = None,
     note_query: Callable[[int], None] | None = None,
 ) -> Engine:
     """Return an engine that has connected to nothing yet; `close_engine` ends it.
 
-    `note_query` is called after each query, good or not, with its nanoseconds.
+    Args:
+        owner: the tenant's name.
+        url_text: its `DATABASE_URI`.
+        budget: where its connections count.
+        uses: told which thread uses which, if given.
+        note_query: called after each query, good or not, with its nanoseconds.
     """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
@@ -67,6 +74,10 @@ def make_engine(
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
     if note_query is not None:
         _time_queries(engine, note_query)
+    if uses is not None:
+        event.listen(engine, "checkout", uses.take)
+        for end in ("checkin", "detach"):
+            event.listen(engine, end, uses.give_back)
     return engine
 
 

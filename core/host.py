@@ -26,6 +26,7 @@ from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
+from core.database import database_of
 from core.deadlines import Deadlines, Requests
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
@@ -58,6 +59,10 @@ if TYPE_CHECKING:
 START_PATIENCE_S = 0.5
 """How long a process waits for the verdicts on all tenant files before it accepts connections:
 enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
+
+SIBLINGS_PATIENCE_S = 2.0
+"""The same where other workers serve meanwhile: a new one in place of a dead one, on a machine that
+has too much to do, turned away requests that they would have answered."""
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +121,7 @@ class Host:
         """Follow the tenants folder in this process; returns when requests may come.
 
         The folder is known then, and who is awake in other workers is awake here; or that takes
-        longer than `START_PATIENCE_S` and `WARM_S`.
+        longer than `START_PATIENCE_S` (`SIBLINGS_PATIENCE_S`) and `WARM_S`.
 
         Args:
             server: the name of who runs it, for `tenantry restart`.
@@ -131,6 +136,10 @@ class Host:
     def stop(self) -> None:
         """Note that this process is about to end: it is no sibling to learn from any more."""
         self._is_stopping = True
+
+    def count_held_threads(self) -> int:
+        """Return how many threads of this process are held by apps that have hung."""
+        return self._requests.held_threads()
 
     def _follow(self) -> None:
         with self._lock:
@@ -147,7 +156,8 @@ class Host:
             self._slots = Slots(FairShare(self._threads_of_server), self._row)
             folder = self.settings.tenants_dir
             follower = self.follower
-            follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
+            accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
+            follower.prefer(accepted)
             follower.call_when_settled(_freeze)
             follower.call_when_asleep(self.ledger.note_sleep)
             self.ledger.open(ledgers_folder(self.settings.data_dir))
@@ -175,7 +185,7 @@ class Host:
             ]
             for thread in self._threads:
                 thread.start()
-        self.follower.is_ready.wait(START_PATIENCE_S)
+        self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
 
     def load(self) -> None:
         """Judge the tenants folder once, on this thread, and follow it no further."""
@@ -251,6 +261,7 @@ class Host:
                 requests=self._requests,
                 tenant=tenant.name,
                 deadline_s=tenant.deadline_s or self.settings.deadline_s,
+                find_uses=self._find_uses(tenant, app),
             ),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
@@ -263,6 +274,13 @@ class Host:
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
         return wsgi
+
+    def _find_uses(
+        self, tenant: Tenant, app: Flask
+    ) -> Callable[[int], Iterable[Callable[[], None]]] | None:
+        """Return what tells which queries to cancel; None where requests are not interrupted."""
+        action = tenant.deadline_action or self.settings.deadline_action
+        return database_of(app).uses.of if action == "interrupt" else None
 
     def _gates(
         self, tenant: Tenant, app: Flask
@@ -327,7 +345,7 @@ class Host:
         stuck = self._requests.stuck()
         for mount in self.mounts.all:
             told = asdict(_status(mount, stuck[mount.name]))
-            yield told | {"levers": asdict(Levers(mount.lever))}
+            yield told | {"levers": asdict(_levers(mount))}
 
     def _told_off(self) -> Iterator[dict[str, Any]]:
         for one in self.follower.off:
@@ -407,13 +425,20 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         name=mount.name,
         prefix=mount.prefix or "",
         state=mount.state,
-        reason=mount.reason,
+        reason=mount.explanation,
         since=mount.since,
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
         stuck=stuck,
     )
+
+
+def _levers(mount: Mount) -> Levers:
+    """Return the levers that a mount follows."""
+    if mount.parked is None:
+        return Levers(mount.lever)
+    return Levers(mount.lever, parked=mount.parked.reason, times_parked=mount.parked.times)
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

@@ -1,15 +1,18 @@
-"""What an operator sets beside a tenant's file: maintenance on or off, disabled or not.
+"""What is set beside a tenant's file: maintenance on or off, disabled or not, parked or not.
 
-One small file per tenant, `<data>/<name>/levers.json`, written whole or not at all; every worker
-reads it when it changes, and it survives restarts.
+The first two are an operator's; a tenant is parked by the host, when it ends workers. One small
+file per tenant, `<data>/<name>/levers.json`, written whole or not at all; every worker reads it
+when it changes, and it survives restarts.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.errors import TenantryError
@@ -25,6 +28,10 @@ class Levers:
     maintenance: bool | str = False
     """True, or a message for the clients."""
     is_disabled: bool = False
+    parked: str = ""
+    """Why it is in quarantine; empty where it is not."""
+    times_parked: int = 0
+    """How often in a row: each time it stays twice as long."""
 
 
 UNTOUCHED = Levers()
@@ -33,6 +40,31 @@ UNTOUCHED = Levers()
 def levers_file(data_dir: Path, name: str) -> Path:
     """Return where a tenant's levers are; there is no file while they are untouched."""
     return data_dir / name / "levers.json"
+
+
+def try_file(data_dir: Path, name: str) -> Path:
+    """Return the file that is locked while one request tries a parked tenant out."""
+    return data_dir / name / "parked.lock"
+
+
+def end_try(data_dir: Path, name: str, *, is_good: bool) -> None:
+    """Let a parked tenant back that was tried out, or park it for longer.
+
+    Raises:
+        TenantryError: its levers cannot be read or written; they are as they were then.
+    """
+
+    def settle(levers: Levers) -> Levers:
+        if is_good or not levers.parked:
+            return replace(levers, parked="", times_parked=0)
+        return replace(levers, times_parked=levers.times_parked + 1)
+
+    change_levers(data_dir, name, settle, _TRY_WAIT_S)
+    event = "tenant.let_back" if is_good else "tenant.parked_longer"
+    _logger.warning(event, extra={"tenant": name})
+
+
+_TRY_WAIT_S = 1.0
 
 
 def levers_stamp(data_dir: Path, name: str) -> int:
@@ -62,14 +94,16 @@ def read_levers(data_dir: Path, name: str) -> Levers:
     try:
         said = json.loads(path.read_bytes())
         maintenance, is_disabled = said["maintenance"], said["is_disabled"]
+        parked, times = said.get("parked", ""), said.get("times_parked", 0)
     except FileNotFoundError:
         return UNTOUCHED
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = f"{path}: cannot be read ({type(error).__name__}); remove it, and pull again."
         raise TenantryError(text) from error
-    if not isinstance(maintenance, bool | str) or not isinstance(is_disabled, bool):
+    are_typed = isinstance(maintenance, bool | str) and isinstance(is_disabled, bool)
+    if not are_typed or not isinstance(parked, str) or not isinstance(times, int):
         raise TenantryError(f"{path}: has an ill-typed value; remove it, and pull again.")
-    return Levers(maintenance, is_disabled)
+    return Levers(maintenance, is_disabled, parked, times)
 
 
 def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
@@ -90,6 +124,66 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
         raise TenantryError(text) from error
     with contextlib.suppress(OSError):  # a full disk: the workers find it by turns
         _replace(_bell(data_dir), name)
+
+
+def change_levers(
+    data_dir: Path, name: str, change: Callable[[Levers], Levers], wait_s: float | None = None
+) -> Levers:
+    """Change a tenant's levers, and return them; of two at once, one waits for the other.
+
+    Args:
+        data_dir: where they are.
+        name: the tenant's.
+        change: from what they are to what they shall be; called while nobody else changes any.
+        wait_s: how long to wait for others who change some; None for as long as they take.
+
+    Raises:
+        TenantryError: they cannot be read or written, or others did not end; they are as they were.
+    """
+    with _alone(lock_file(data_dir), wait_s):
+        levers = change(read_levers(data_dir, name))
+        write_levers(data_dir, name, levers)
+    return levers
+
+
+def lock_file(data_dir: Path) -> Path:
+    """Return the file that who changes levers has locked."""
+    return data_dir / ".levers.lock"
+
+
+@contextlib.contextmanager
+def _alone(path: Path, wait_s: float | None) -> Iterator[None]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        text = f"cannot write {path}: {error.strerror}; nothing was changed."
+        raise TenantryError(text) from error
+    try:
+        _lock(fd, path, wait_s)
+        yield
+    finally:
+        os.close(fd)  # which unlocks it
+
+
+def _lock(fd: int, path: Path, wait_s: float | None) -> None:
+    if wait_s is None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                text = f"{path} is locked by another process; nothing was changed."
+                raise TenantryError(text) from error
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
+
+
+_LOCK_POLL_S = 0.05
 
 
 def _replace(path: Path, text: str) -> None:

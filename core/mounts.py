@@ -20,6 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from core.first_builds import Building, FirstBuilds
 from core.instance import Instance
 from core.problem import TENANT, ProblemAnswer
+from core.quarantine import Quarantine
 from core.tenant import Tenant
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ class Mount:
         first_builds: what the mounts of a process share to build; None for some of its own.
     """
 
-    # Requests read `_instance`, `tenant`, `lever` and the reasons without the lock. Each is one
-    # reference, replaced whole; who finds an instance must still get its lease, and who finds
-    # none asks again under the lock. `state` reads several: it may mix two moments.
+    # Requests read `_instance`, `tenant`, `lever`, `parked` and the reasons without the lock. Each
+    # is one reference, replaced whole; who finds an instance must still get its lease, and who
+    # finds none asks again under the lock. `state` reads several: it may mix two moments.
     __slots__ = (
         "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_first_builds",
         "_instance", "_is_closed", "_lock", "_note_awake", "_rejection", "_retry_at", "digest",
-        "has_served", "lever", "name", "prefix", "since", "tenant",
+        "has_served", "lever", "name", "parked", "prefix", "since", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,8 @@ class Mount:
         self._failure = ""  # why the last build, of the accepted content, failed
         self.lever: bool | str = False
         """Maintenance that an operator switched on beside the file: true or a message."""
+        self.parked: Quarantine | None = None
+        """What lets few requests through, for it ended workers; None for most."""
         self.since = time.time()
         """When the newest content was judged (seconds since the epoch)."""
         self.has_served = False
@@ -122,6 +125,8 @@ class Mount:
         """What it would do with a request now."""
         if self._maintenance():
             return "maintenance"
+        if self.parked is not None:
+            return "failed"
         if self.tenant is None:
             return "failed" if self.reason else "idle"
         if self._failures and self._instance is None:
@@ -134,6 +139,11 @@ class Mount:
     def reason(self) -> str:
         """Why the newest content was rejected, or else the last build failed."""
         return self._rejection or self._failure
+
+    @property
+    def explanation(self) -> str:
+        """Why it is in its state: parked, or the `reason`."""
+        return self.reason if self.parked is None else self.parked.reason
 
     @property
     def instance(self) -> Instance | None:
@@ -149,6 +159,16 @@ class Mount:
         if maintenance := self._maintenance():
             detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
             return unavailable(detail, MAINTENANCE_RETRY_AFTER_S)(environ, start_response)
+        if parked := self.parked:
+            tried = parked.begin_try()
+            if tried is None:
+                return unavailable(_NOT_AVAILABLE, parked.left_s)(environ, start_response)
+            return tried.answer(self._answer, environ, start_response)
+        return self._answer(environ, start_response)
+
+    def _answer(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
         while True:
             if self._is_elsewhere(environ):
                 return unavailable(_STARTING, 1)(environ, start_response)

@@ -80,3 +80,7 @@ class ProblemAnswer:
 INTERNAL_ERROR = ProblemAnswer(
     HTTPStatus.INTERNAL_SERVER_ERROR, "The application failed to answer this request."
 )
+
+TIMED_OUT = ProblemAnswer(
+    HTTPStatus.GATEWAY_TIMEOUT, "The application took too long to answer this request."
+)

@@ -23,8 +23,9 @@ from core.folder import SETTLE_S, Content, TenantsFolder
 from core.instance import Instance
 from core.judging import Judging
 from core.lanes import CLOSE_PATIENCE_S, Lanes
-from core.levers import Levers, LeversWatch
+from core.levers import Levers, LeversWatch, end_try, try_file
 from core.mounts import Mount, Mounts
+from core.quarantine import Quarantine
 from core.rebuilds import Rebuilds
 from core.sleep import Sleep
 from core.tenant import Tenant
@@ -102,8 +103,9 @@ class Follower:
         self._rebuilds = Rebuilds(self._lanes, clock)
         self._judging = Judging(self._lanes, self._judged, self._woken.set, clock)
         self._admission = Admission(
-            self._new_mount, self._rebuilds, self._departures, folder.is_missing
-        )
+            self._new_mount, self._rebuilds, self._departures, folder.is_missing,
+            partial(_quarantine, data_dir, clock),
+        )  # fmt: skip
         self._levers = LeversWatch(data_dir)
         self._await = self._judging.await_verdict  # one bound method for all mounts
         self._next_look = 0.0
@@ -322,3 +324,17 @@ class Follower:
     def _look_at_levers(self, names: Collection[str], share: float = 1.0) -> None:
         for name, levers in self._levers.look(names, 1.0 if len(names) <= FEW else share):
             contained(name, partial(self._admission.pull, name, levers))
+
+
+def _quarantine(
+    data_dir: Path, clock: Callable[[], float], name: str, levers: Levers
+) -> Quarantine | None:
+    """Return what stands before a tenant while it is parked."""
+    if not levers.parked:
+        return None
+
+    def settle(is_good: bool) -> None:
+        end_try(data_dir, name, is_good=is_good)
+
+    lock_file = try_file(data_dir, name)
+    return Quarantine(levers.parked, levers.times_parked, lock_file, settle, clock=clock)

@@ -6,7 +6,7 @@ The fields are the keys of a tenant file; the README's table is checked against 
 import copy
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -169,6 +169,13 @@ class Tenant(BaseModel):
         gt=0,
         examples=[30.0],
         description="Seconds after which a request is reported.",
+        json_schema_extra={"default": "host setting"},
+    )
+    deadline_action: Literal["report", "interrupt"] | None = Field(
+        None,
+        alias="DEADLINE_ACTION",
+        examples=["interrupt"],
+        description="`report`, or `interrupt`: such a request is ended, and the client gets 504.",
         json_schema_extra={"default": "host setting"},
     )
     clients: Annotated[Clients | None, PlainValidator(_parse_clients)] = Field(

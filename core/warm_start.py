@@ -22,6 +22,10 @@ ACCEPTED_S = 1.0
 """How long a new worker waits at most to hear whom its siblings have accepted: 10,000 tenants take
 0.1 s, of a busy sibling several times that. Whoever hears nothing decides by names."""
 
+HEARD_S = 1.0
+"""How long one sibling may take to tell who is awake: one that hangs does not take all of the
+time, for it is to be replaced by this one."""
+
 SILENCE_S = 0.4
 """How long for one sibling: one that hangs does not keep the others from being heard."""
 
@@ -60,7 +64,7 @@ def _wake(
     data_dir: Path, mounts: Callable[[], Mounts], is_over: threading.Event, until: float
 ) -> None:
     try:
-        answers = ask_workers(data_dir, "awake").values()
+        answers = ask_workers(data_dir, "awake", HEARD_S).values()
         wanted = dict.fromkeys(name for answer in answers for name in answer["names"])
         known = {mount.name: mount for mount in mounts().all} if wanted else {}
         for name in wanted:

@@ -11,6 +11,8 @@ newest gunicorn that we allow.
 """
 
 import errno
+import logging
+import os
 import re
 import secrets
 import selectors
@@ -27,8 +29,11 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from config.settings import read_settings
 from core.board import Board, Row
+from core.heartbeat import Heartbeat, blame
 from core.problem import REQUEST_ID, ProblemAnswer
+from core.strikes import Strikes
 
 HEAD_TIMEOUT_S = 10.0
 """From the first moment of a connection, or of its next request, to the end of the head."""
@@ -51,6 +56,13 @@ DRAIN_S = 0.05
 """How long a thread waits for the rest of a body that the app did not read: it is there, or the
 connection is closed. gunicorn waits 5 s, in the thread."""
 
+STUCK_LOOK_S = 1.0
+"""Between two looks whether a request could get a thread at all."""
+
+GIVE_UP_S = 2
+"""How long a worker whose threads are all stuck still answers 503: as long as gunicorn gives idle
+connections to send the request that may be under way."""
+
 ROOM_AFTER_S = 1.0
 """When there is no room for another connection, one that has sent no request for so long goes."""
 
@@ -60,6 +72,8 @@ ROOM_CONNECTIONS = 8
 _RECEIVE_BYTES = 65536
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+
+_logger = logging.getLogger(__name__)
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -75,13 +89,23 @@ class Connection(TConn):  # type: ignore[misc]
 class TenantWorker(ThreadWorker):  # type: ignore[misc]
     """`worker_class` of `config/gunicorn.conf.py`."""
 
+    tmp: Heartbeat
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
+        self._is_given_up = False
+        self._next_stuck_look = 0.0  # on the monotonic clock
         self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
         # In the master, before the fork; one board for all workers, those after a HUP too.
         self.app.board = getattr(self.app, "board", None) or Board()
         self.row: Row | None = self.app.board.claim()
+        self.tmp.close()
+        self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
+
+    def _has_struck(self, tenant: str) -> bool:
+        strikes: Strikes | None = getattr(self.app, "strikes", None)
+        return strikes is not None and strikes.has_struck(tenant)
 
     def load_wsgi(self) -> None:
         """Load the host, and let the heart beat meanwhile.
@@ -94,13 +118,13 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         heart.start()
         try:
             super().load_wsgi()
+            start = getattr(self.wsgi, "start", None)
+            if start is not None:
+                # An app that wants to know that its process serves now: our host.
+                start("gunicorn", row=self.row, threads=self.cfg.threads)
         finally:
             is_loaded.set()
             heart.join()
-        start = getattr(self.wsgi, "start", None)
-        if start is not None:
-            # An app that wants to know that its process serves now: our host.
-            start("gunicorn", row=self.row, threads=self.cfg.threads)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""
@@ -110,9 +134,27 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         self._note_stopping()
         super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End now."""
+        self._note_stopping()
+        super().handle_quit(sig, frame)
+
     def note_exit(self) -> None:
-        """Let another worker have this one's place on the board; in the master, when it is gone."""
-        if self.row is not None:
+        """Note who may have ended this worker, and let another have its place on the board.
+
+        In the master, when it is gone. Raises nothing: the master would end with all its workers.
+        """
+        if self.row is None:
+            return
+        try:
+            suspects, reason = blame(self.row, self.tmp)
+            if suspects:
+                app = self.app  # one for all workers, those after a HUP too
+                app.strikes = getattr(app, "strikes", None) or Strikes(read_settings().data_dir)
+                app.strikes.note(suspects, reason)
+        except Exception:
+            _logger.exception("worker.exit_not_judged")
+        finally:
             self.row.free()
 
     def _note_stopping(self) -> None:
@@ -203,6 +245,45 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
             self._end_waiting(self.lingering_conns[0], self.lingering_conns)
         if self.nr_conns >= self.worker_connections or now < self._accepts_from:
             self._make_room(now)
+        if now >= self._next_stuck_look and self.alive:
+            self._next_stuck_look = now + STUCK_LOOK_S
+            self._look_for_threads()
+
+    # -- when all threads are stuck -------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the end; threads that are stuck are not waited for."""
+        super().run()
+        if self._is_given_up:
+            os._exit(1)  # which is no orderly end: who holds the threads gets a strike
+
+    def _look_for_threads(self) -> None:
+        """Give up when each thread has a request that hangs in its app, over its deadline.
+
+        What is queued is answered 503, in the main loop, and another worker comes.
+        """
+        count_held = getattr(getattr(self, "wsgi", None), "count_held_threads", lambda: 0)
+        if count_held() < self.cfg.threads:
+            return
+        _logger.error("worker.given_up", extra={"stuck": self.cfg.threads})
+        self._is_given_up, self.alive = True, False
+        self.cfg.set("graceful_timeout", GIVE_UP_S)  # of this process
+        getattr(self.wsgi, "stop", lambda: None)()
+        self.tpool.shutdown(wait=False, cancel_futures=True)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a request to a thread; where none will ever be free, refuse it."""
+        if self._is_given_up and isinstance(conn, Connection):
+            self._turn_away(conn)
+        else:
+            super().enqueue_req(conn)
+
+    def _turn_away(self, conn: Connection) -> None:
+        status, detail = HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again."
+        _send_problem(conn.sock, status, detail, retry_after_s=1)
+        self._linger(conn)
+
+    # -- heads that do not come -----------------------------------------------------------------
 
     def _end_pending(self, conn: TConn) -> None:
         if isinstance(conn, Connection) and conn.head and self.alive:
@@ -229,7 +310,8 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
     def _cap_keepalive(self, deadline: float) -> None:
         """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
         super()._cap_keepalive(deadline)
-        self._note_stopping()  # it may have come to the end of its `max_requests`
+        if not self._is_given_up:
+            self._note_stopping()  # it may have come to the end of its `max_requests`
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
@@ -274,7 +356,9 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         """Keep the connection for its next request, or let it end without waiting for it."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, fs)
-        elif fs.cancelled() or not fs.result():
+        elif fs.cancelled():
+            self._turn_away(conn)
+        elif not fs.result():
             self._linger(conn)
         elif buffered := conn.parser.unreader.take_buffered():
             self._await_head(conn, buffered)
@@ -338,13 +422,16 @@ class _Recorder:
         return 0.0
 
 
-def _send_problem(client: socket.socket, status: HTTPStatus, detail: str) -> None:
+def _send_problem(
+    client: socket.socket, status: HTTPStatus, detail: str, retry_after_s: int | None = None
+) -> None:
     request_id = secrets.token_hex(16)
     body = ProblemAnswer(status, detail).body({REQUEST_ID: request_id})
+    later = "" if retry_after_s is None else f"Retry-After: {retry_after_s}\r\n"
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
         f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\n\r\n"
+        f"{later}X-Request-ID: {request_id}\r\n\r\n"
     )
     try:
         client.setblocking(False)

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from servers import DEADLINE_S, wait_until
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
 
-from core.board import Board
 from core.deadlines import Deadlines, Requests
 from core.host import Host
 
@@ -93,27 +92,50 @@ def test_it_counts_as_stuck_until_it_ends() -> None:
     assert [{}, {"acme": 1}, {}] == [*told, dict(requests.stuck())]
 
 
+def test_a_response_that_streams_holds_no_thread_for_ever() -> None:
+    """It may be the client that is slow; while the app has not returned, it is the app."""
+    clock, app = Clock(), Waiting()
+    requests = Requests(clock=clock)
+    layer = Deadlines(app, requests, "acme", 5.0)
+    told = []
+
+    with asked(layer):
+        assert app.has_come.wait(DEADLINE_S)
+        told.append(requests.held_threads())
+        clock.now_s = 6.0
+        requests.check()
+        told.append(requests.held_threads())
+        app.go_on.set()
+    body: Any = layer(create_environ(), lambda *_: None)  # type: ignore[arg-type,return-value]
+    iter(body)
+    clock.now_s = 12.0
+    requests.check()
+    told.append(requests.held_threads())
+    stuck = requests.stuck().total()
+    body.close()
+
+    assert ([0, 1, 0], 1) == (told, stuck)
+
+
 def test_a_request_lasts_until_its_body_is_closed() -> None:
-    """On the board too; a second `close` ends nothing, an app that raises ends it at once."""
-    row = Board().claim()
-    assert row is not None
+    """A second `close` ends nothing, an app that raises ends it at once."""
     requests, seen = Requests(), []
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
-        seen.append(len(row.in_flight()))
+        seen.append(len(requests._running))
         if environ["PATH_INFO"] == "/bad":
             raise ValueError
         return [b"one"]
 
-    layer = Deadlines(app, requests, "acme", 5.0, row)
+    layer = Deadlines(app, requests, "acme", 5.0)
     body: Any = layer({"PATH_INFO": "/good"}, lambda *_: None)  # type: ignore[arg-type,return-value]
-    seen.append(len(row.in_flight()))
+    seen.append(len(requests._running))
     body.close()
     body.close()
     with pytest.raises(ValueError):  # noqa: PT011 - it is the app's
         layer({"PATH_INFO": "/bad"}, lambda *_: None)  # type: ignore[arg-type,return-value]
 
-    assert [1, 1, 1, 0] == [*seen, len(row.in_flight())]
+    assert [1, 1, 1, 0] == [*seen, len(requests._running)]
     assert requests.stuck().total() == 0
 
 
@@ -123,7 +145,7 @@ def test_the_host_tells_who_is_stuck(
     """On the operators' page and to `tenantry list`; its watchdog reports without being asked."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
-    host.follower.is_ready.wait(DEADLINE_S)
+    assert host.follower.is_ready.wait(DEADLINE_S)
     app = Waiting()
     layer = host._layers(host.mounts.all[0].tenant, app)  # type: ignore[arg-type]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.cli.lever import lock_file, pull
+from core.cli.lever import pull
 from core.errors import TenantryError
-from core.levers import Levers, read_levers
+from core.levers import Levers, lock_file, read_levers
 
 
 def _is_locked(path: Path) -> bool:
@@ -34,7 +34,7 @@ def test_levers_are_read_and_written_alone(
         seen.append(_is_locked(lock_file(data_dir)))
         return read_levers(folder, name)
 
-    monkeypatch.setattr("core.cli.lever.read_levers", read)
+    monkeypatch.setattr("core.levers.read_levers", read)
     pull("acme", maintenance="Back at noon.")
 
     assert Levers("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)

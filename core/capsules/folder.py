@@ -29,7 +29,7 @@ _SPARE_FILES = 64
 RESTORING = ".restoring"
 """A file in a tenant's folder that is not whole yet."""
 
-_OWN = (".quota", RESTORING, "levers.json")
+_OWN = (".quota", RESTORING, "levers.json", "parked.lock")
 """What the host keeps in a tenant's folder, for itself."""
 
 _INCOMING = PurePosixPath("images/incoming")

@@ -1,4 +1,4 @@
-"""`tenantry enable`: one tenant back, without editing its file."""
+"""`tenantry enable`: one tenant back, disabled or parked, without editing its file."""
 
 import click
 
@@ -8,6 +8,6 @@ from core.cli.lever import pull
 @click.command("enable")
 @click.argument("name")
 def command(name: str) -> None:
-    """Serve tenant NAME again after `disable`; running workers too."""
-    pull(name, is_disabled=False)
+    """Serve tenant NAME again after `disable`, or when it was parked; running workers too."""
+    pull(name, is_disabled=False, parked="", times_parked=0)
     click.echo(f"{name}: enabled; running workers follow within 2 s.")

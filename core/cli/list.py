@@ -163,11 +163,13 @@ def _states(row: dict[str, Any]) -> str:
 
 def _row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
     levers, problem = levers_of(settings, tenant.name)
-    state = "maintenance" if tenant.maintenance or levers.maintenance else "idle"
+    state = "failed" if levers.parked else "idle"
+    if tenant.maintenance or levers.maintenance:
+        state = "maintenance"
     return {
         "name": tenant.name,
         "prefix": tenant.url_prefix,
         "state": "disabled" if levers.is_disabled else state,
         "endpoints": list(tenant.blueprints),
-        "reason": problem,
+        "reason": problem or levers.parked,
     }

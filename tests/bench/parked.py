@@ -1,0 +1,106 @@
+"""A tenant holds the interpreter lock in a regular expression: parked, and nobody else fails then.
+
+    python tests/bench/parked.py [--seconds 60]
+
+One gunicorn, 2 workers of 8 threads. Two clients of `acme` ask for its regular expression again
+and again; four clients of `globex` ask for a page. Figures: when `acme` was answered 503 by both
+clients' requests, and what of `globex` failed before and after.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loads import Bounds, describe, serving
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from hanging import make_hanging_site
+
+PATIENCE_S = 30.0
+"""A client's own time-out: longer than a worker may hang."""
+
+
+@dataclass
+class Asker:
+    """A client that opens a connection per request, and notes what each came to, and when."""
+
+    port: int
+    path: str
+    pause_s: float
+    answers: list[tuple[float, int, float]] = field(default_factory=list)
+    """When it began, the status (0: no answer), and its seconds."""
+
+    def run(self, until: float) -> None:
+        """Ask until then."""
+        while time.monotonic() < until:
+            began = time.monotonic()
+            status = 0
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+                with contextlib.closing(connection):
+                    connection.request("GET", self.path)
+                    answer = connection.getresponse()
+                    answer.read()
+                    status = answer.status
+            self.answers.append((began, status, time.monotonic() - began))
+            time.sleep(self.pause_s)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60.0)
+    seconds = parser.parse_args().seconds
+    bounds = Bounds()
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_hanging_site(folder, acme={}, globex={})
+        with serving(folder, 2) as host:
+            for one in ("acme", "globex"):
+                host.wait_for(f"/{one}/", 200)
+            measure(host.port, seconds, bounds)
+            for line in host.log.read_text().splitlines():
+                if "tenant." in line or "sent SIG" in line:
+                    print(f"  {line[:150]}")
+        print(json.loads((folder / "instance/acme/levers.json").read_text()))
+    bounds.end()
+
+
+def measure(port: int, seconds: float, bounds: Bounds) -> None:
+    """Let all ask at once; print when the one was parked, and what of the other failed."""
+    hostile = [Asker(port, "/acme/regex", 0.1) for _ in range(2)]
+    quiet = [Asker(port, "/globex/", 0.05) for _ in range(4)]
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=one.run, args=(began + seconds,)) for one in (*hostile, *quiet)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [at for one in hostile for at, status, _ in one.answers if status == 503]
+    parked = max((at + took for one in hostile for at, status, took in one.answers if not status),
+                 default=began) if refused else float("inf")  # fmt: skip
+    answers = [answer for one in quiet for answer in one.answers]
+    failed = [at - began for at, status, _ in answers if status != 200]
+    after = [took for at, _, took in answers if at > parked]
+    print(f"globex: {len(answers)} requests, {len(failed)} failed before the quarantine:",
+          [round(at, 1) for at in failed][:20])  # fmt: skip
+    print(f"globex afterwards: {describe(after) if len(after) > 1 else 'nothing'}")
+    bounds.check("parked after", parked - began, 20.0, " s")
+    late = [at for at in failed if at + began > parked]
+    bounds.check("failed requests of the other afterwards", len(late), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""A tenant that does what holds, ends or slows a worker: what live tests and benchmarks serve."""
+
+from pathlib import Path
+
+ENDPOINT = """\
+import os, re, signal, time
+from flask import Blueprint
+
+hanging_bp = Blueprint("hanging", __name__)
+
+
+@hanging_bp.route("/")
+def well():
+    return str(os.getpid())
+
+
+@hanging_bp.route("/regex")
+def hold():
+    re.match("(a+)+$", "a" * 40 + "b")  # days, with the interpreter lock held
+    return ""
+
+
+@hanging_bp.route("/exit")
+def leave():
+    os._exit(1)
+
+
+@hanging_bp.route("/kill")
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@hanging_bp.route("/sleep/<float:seconds>")
+def sleep(seconds):
+    time.sleep(seconds)
+    return ""
+
+
+@hanging_bp.route("/compute/<float:seconds>")
+def compute(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return ""
+"""
+
+
+def make_hanging_site(folder: Path, **keys: dict[str, object]) -> Path:
+    """Make the endpoint's package and a tenants folder, which is returned: a tenant per word."""
+    package = folder / "stuck/hanging"
+    package.mkdir(parents=True)
+    for init in (folder / "stuck/__init__.py", package / "__init__.py"):
+        init.write_text("")
+    (package / "blueprint.py").write_text(ENDPOINT)
+    tenants = folder / "tenants"
+    tenants.mkdir(exist_ok=True)
+    for name, given in keys.items():
+        values = {"SECRET_KEY": name + "-" * 32, "BLUEPRINTS": ["stuck.hanging"]} | given
+        text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
+        (tenants / f"{name}.py").write_text(text)
+    return tenants
