@@ -109,8 +109,11 @@ class _Metered:
             metering = self._open.pop()  # atomic: of two that close it, one counts it
         except IndexError:
             return
+        # The body knows `start` and so this object: left in a circle, it would wait for the garbage
+        # collector, at 30 µs for each request.
+        body, self.body = self.body, ()
         try:
-            getattr(self.body, "close", _nothing)()
+            getattr(body, "close", _nothing)()
         finally:
             self._count(metering)
 
