@@ -122,9 +122,9 @@ class _Metered:
         tenant = environ.get(TENANT)
         status, bytes_out = self._status, self._bytes_out
         bytes_in = 0 if self._input is None else self._input.size
-        wall_ns = time.perf_counter_ns() - self._begun_ns
         is_same = self._thread == threading.get_ident()  # or the clock is another thread's
         processor_ns = time.thread_time_ns() - self._processor_ns if is_same else 0
+        wall_ns = time.perf_counter_ns() - self._begun_ns
         if tenant is not None:
             is_refused = REFUSED in environ
             is_error = self.is_broken or (not is_refused and status[:1] == _FAILED)
