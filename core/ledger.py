@@ -44,7 +44,7 @@ class Counts(NamedTuple):
 
     requests: int = 0
     errors: int = 0
-    """Answers of 5xx that its app gave, or the host in its place."""
+    """Answers of 5xx that are no refusals, and those that broke off."""
     refusals: int = 0
     """Answers that the host gave without asking its app."""
     bytes_in: int = 0

@@ -34,7 +34,7 @@ UNREADABLE = ProblemAnswer(
 _SECONDS = 1e-9
 _COUNTERS = (
     ("requests", 1, "requests", "Requests that have ended, refused ones included."),
-    ("errors", 1, "errors", "Answers of 5xx that are no refusals."),
+    ("errors", 1, "errors", "Answers of 5xx that are no refusals, and broken ones."),
     ("refusals", 1, "refusals", "Answers of the host without asking the app."),
     ("bytes_in", 1, "request_bytes", "Bytes of request bodies that were read."),
     ("bytes_out", 1, "response_bytes", "Bytes of response bodies."),

@@ -24,21 +24,17 @@ _TRACE = re.compile(
 class Visit:
     """What is known of one request inside its context; it holds nothing of the request itself."""
 
-    __slots__ = (
-        "database_ns", "queries", "request_id", "tenant", "trace_id", "traceparent", "tracestate",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.tenant = ""
-        self.request_id = ""
-        self.trace_id = ""
-        """Of the trace that the client began; empty where it began none."""
-        self.traceparent = ""
-        self.tracestate = ""
-        self.queries = 0
-        """For the log line only: of two threads of one request that add at once, one may be lost.
-        The ledger counts on its own, exactly."""
-        self.database_ns = 0
+    # Defaults of the class, for most requests change two of them only.
+    tenant = ""
+    request_id = ""
+    trace_id = ""
+    """Of the trace that the client began; empty where it began none."""
+    traceparent = ""
+    tracestate = ""
+    queries = 0
+    """For the log line only: of two threads of one request that add at once, one may be lost.
+    The ledger counts on its own, exactly."""
+    database_ns = 0
 
     def take_up_trace(self, environ: "WSGIEnvironment") -> None:
         """Note the client's trace, if its `traceparent` is valid; else the app sees none either.

@@ -1,0 +1,162 @@
+"""Whether the ledger counts what was served: failing, cut and killed ones among them.
+
+    python tests/bench/counted.py [--requests 50000] [--clients 16]
+
+Two workers, one tenant. Of the requests 5 % fail in the app, 5 % are cut by the client after the
+first part of the answer, 5 % are chunked streams that break off; the others are served. In the
+middle one worker is killed with `kill -9`. Then what the clients sent is compared with what `usage`
+says. What the killed worker had in flight, a request for each of its 8 threads at most, may have
+been answered and not counted, or counted and not answered.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import socket
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+from loads import Bounds, Server, serving, wait_until
+
+from core.usage import totals
+
+THREADS = 8
+KINDS = ("good", "fail", "cut", "broken")
+WEIGHTS = (85, 5, 5, 5)
+
+ENDPOINT = """\
+from flask import Blueprint, Response
+
+kinds_bp = Blueprint("kinds", __name__)
+
+@kinds_bp.get("/good")
+def good():
+    return "good"
+
+@kinds_bp.get("/fail")
+def fail():
+    raise ValueError("as it should")
+
+@kinds_bp.get("/cut")
+def cut():
+    return Response(b"x" * 65536 for _ in range(200))
+
+@kinds_bp.get("/broken")
+def broken():
+    def parts():
+        yield b"one"
+        raise ValueError("as it should")
+    return Response(parts())
+"""
+
+
+def main() -> None:
+    """Send, kill, compare."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=50_000)
+    parser.add_argument("--clients", type=int, default=16)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        site = make_site(Path(folder))
+        with serving(site, 2, TENANTRY_LOG_LEVEL="warning") as server:
+            server.wait_for("/acme/good", 200)
+            answered, lost = drive(server, asked.requests, asked.clients)
+            wait_until(lambda: counted(site)[0] >= sum(answered.values()) - THREADS)
+            settle(site)
+        compare(answered, lost, *counted(site))
+
+
+def compare(answered: Counter[str], lost: int, requests: int, errors: int) -> None:
+    """Print what was counted beside what was sent."""
+    bounds = Bounds()
+    sent = sum(answered.values()) + 1  # the one that waited for the server
+    failed = answered["fail"] + answered["broken"]
+    print(f"  {dict(answered)}, {lost} lost with the killed worker; load {os.getloadavg()[0]:.1f}")
+    print(f"  counted: {requests} requests, {errors} errors")
+    bounds.check("answered, and not counted", sent - requests, THREADS)
+    bounds.check("counted, and not answered", requests - sent, lost)
+    bounds.check("errors that are not counted", failed - errors, THREADS)
+    bounds.check("errors that were not answered", errors - failed, lost)
+    bounds.end()
+
+
+def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], int]:
+    """Send all, kill a worker in the middle; return the answered by kind, and how many got none."""
+    answered: Counter[str] = Counter()
+    lost = 0
+    lock = threading.Lock()
+    left = iter(random.Random(6).choices(KINDS, WEIGHTS, k=requests))
+    killing = iter([requests // 2])
+
+    def ask() -> None:
+        nonlocal lost
+        while True:
+            with lock:
+                kind = next(left, None)
+            if kind is None:
+                return
+            is_answered = send(server.port, kind)
+            with lock:
+                answered[kind] += is_answered
+                lost += not is_answered
+                if sum(answered.values()) == requests // 2 and next(killing, 0):
+                    os.kill(server.workers()[0], signal.SIGKILL)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answered, lost
+
+
+def send(port: int, kind: str) -> bool:
+    """Send one request on a connection of its own; say whether its answer began and ended well."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as one:
+        head = f"GET /acme/{kind} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        one.sendall(head.encode())
+        data = one.recv(4096)
+        if kind == "cut":
+            return bool(data)
+        while part := one.recv(65536):
+            data += part
+        return data.startswith(b"HTTP/1.1 ")
+    return False
+
+
+def settle(site: Path) -> None:
+    """Wait until nothing more is counted: what clients cut ends a moment later."""
+    seen = [(-1, -1)]
+
+    def rests() -> bool:
+        seen.append(counted(site))
+        return seen[-1] == seen[-2]
+
+    wait_until(rests, every_s=1.0)
+
+
+def counted(site: Path) -> tuple[int, int]:
+    """Return the requests and errors of the tenant."""
+    counts = totals(site / "instance").get("acme")
+    return (0, 0) if counts is None else (counts.requests, counts.errors)
+
+
+def make_site(folder: Path) -> Path:
+    """Make the endpoint and the tenant."""
+    package = folder / "said/kinds"
+    package.mkdir(parents=True)
+    for init in (folder / "said/__init__.py", package / "__init__.py"):
+        init.write_text("")
+    (package / "blueprint.py").write_text(ENDPOINT)
+    (folder / "tenants").mkdir()
+    text = f"SECRET_KEY = {'-' * 40!r}\nBLUEPRINTS = ['said.kinds']\n"
+    (folder / "tenants/acme.py").write_text(text)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
