@@ -19,8 +19,8 @@ checks it (`pyproject.toml`).
     exchanges                              tenants that are to change places at one moment
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
-    app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
-                                           change
+    app_factory  catalogue  door  plan     a tenant's Flask app; what the folder says; whom the
+                                           server lets in; what would change
     gate  survey                           no request to tables that are behind the code; where the
                                            databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
@@ -44,10 +44,12 @@ checks it (`pyproject.toml`).
                                            where keys for tokens come from
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds  share                    process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait; how much of a
-                                           process one tenant may take
-    loader  tenant                         a tenant file becomes plain data, then a Tenant
+    first_builds  waiting                  process's connections, a database's 503; who builds what
+                                           requests ask for, and how long they wait; who waits for a
+                                           thread
+    loader  tenant                         a tenant file becomes plain data, then a Tenant;
+    heads  share                           a request before it is parsed; how much of a process one
+                                           tenant may take
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;

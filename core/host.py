@@ -25,6 +25,7 @@ from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
+from core.door import Door
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -79,7 +80,10 @@ class Host:
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
         operators = HostPages(self.status, self._is_ready, is_for_operators=True)
-        front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
+        front = FrontDoor(self.mounts, operators, settings.admin_address)
+        self._is_admin = front.is_admin
+        self.door: Door | None = None
+        """For a server that asks about requests before it runs them; from `start` on."""
         self._wsgi = _behind_proxies(front, settings.trusted_proxies)
 
     def __call__(
@@ -124,7 +128,9 @@ class Host:
                 self._row = None
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
-            self._slots = Slots(FairShare(self._threads_of_server), self._row)
+            share = FairShare(self._threads_of_server)
+            self._slots = Slots(share, self._row)
+            self.door = Door(share, self.mounts.at, self._is_admin)
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
@@ -239,6 +245,7 @@ class Host:
             "only": self.settings.only,
             "server": self._server,
             "in_flight": self._slots.in_use(),
+            "turned_away": {} if self.door is None else dict(self.door.turned_away),
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
