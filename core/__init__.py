@@ -34,7 +34,8 @@ checks it (`pyproject.toml`).
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
-    slots                                  how many requests of a tenant are in flight,
+    slots  rates                           how many requests of a tenant are in flight, and how
+                                           many there are per time,
     cookies  tokens                        cookies and signed tokens that stay with their tenant;
     host_pages  status  telemetry          what the host tells,
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
@@ -55,7 +56,8 @@ checks it (`pyproject.toml`).
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board                   answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang; what is in flight where
+    rate_storage                           for jobs that may hang; what is in flight where; where
+                                           rates are counted
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 from core.heads import place
 from core.mounts import Mount
+from core.problem import ProblemAnswer
 from core.share import FairShare
 from core.slots import BUSY
+
+Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
 
 
 class Door:
@@ -20,6 +23,7 @@ class Door:
         share: the rule of this process.
         at: the mount at a prefix.
         is_operators: whether a listener, by its address, is the operators' own.
+        refusal: what every request of a tenant gets now, with its headers; None: it may come in.
     """
 
     busy = BUSY
@@ -30,9 +34,11 @@ class Door:
         share: FairShare,
         at: Callable[[str], Mount | None],
         is_operators: Callable[[object], bool],
+        refusal: Callable[[str], Refusal | None] = lambda _: None,
     ) -> None:
         self.share = share
         self.is_operators = is_operators
+        self.refusal = refusal
         self.turned_away: Counter[str] = Counter()
         """Requests that were refused here, by tenant, and reached no layer."""
         self._at = at

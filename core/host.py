@@ -1,8 +1,8 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → slot → containment → log context → trusted hosts → client gate (of a tenant that
-has clients) → body limit → confined cookies → the tenant's Flask app.
+mount → lease → slot → rate (of a tenant that has one) → containment → log context → trusted hosts →
+client gate (of a tenant that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
@@ -25,7 +25,7 @@ from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
-from core.door import Door
+from core.door import Door, Refusal
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -48,6 +48,8 @@ from core.watch import watch_folder
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from core.rates import Rates
+
 START_PATIENCE_S = 0.5
 """How long a process waits for the verdicts on all tenant files before it accepts connections:
 enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
@@ -65,12 +67,13 @@ class Host:
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
-        self._lock = threading.Lock()  # protects the start
+        self._lock = threading.Lock()  # protects the start, and the first look at rates
         self._pid = self._telling_pid = 0
         self._server = ""
         self._threads_of_server: int | None = None
         self._row: Row | None = None
         self._slots = Slots(FairShare(None))
+        self._rates: Rates | None = None
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._threads: list[threading.Thread] = []
@@ -125,12 +128,12 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
-                self._row = None
+                self._row, self._rates = None, None
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
             share = FairShare(self._threads_of_server)
             self._slots = Slots(share, self._row)
-            self.door = Door(share, self.mounts.at, self._is_admin)
+            self.door = Door(share, self.mounts.at, self._is_admin, self._known_over)
             folder = self.settings.tenants_dir
             follower = self.follower
             follower.prefer(accepted_by_siblings(self.settings.data_dir, self.settings.only))
@@ -194,6 +197,7 @@ class Host:
                 tenant=tenant.name,
                 most=self.settings.max_concurrent_requests if most is None else most,
             ),
+            *self._rate_gates(tenant),
             partial(Containment, logger=logger),
             partial(LogContext, tenant=tenant.name),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
@@ -205,6 +209,22 @@ class Host:
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
         return wsgi
+
+    def _rate_gates(self, tenant: Tenant) -> list[Callable[["WSGIApplication"], "WSGIApplication"]]:
+        """Return the layer that counts requests; none where they are not limited."""
+        if tenant.rate_limit is None:
+            return []
+        from core.rates import RateGate, Rates  # noqa: PLC0415 - 0.3 s, for who needs it
+
+        with self._lock:
+            if self._rates is None:
+                url = self.settings.rate_limit_storage
+                self._rates = Rates(url, self._row.board.processes if self._row else lambda: 1)
+        name, rate = tenant.name, tenant.rate_limit
+        return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
+
+    def _known_over(self, tenant: str) -> Refusal | None:
+        return None if self._rates is None else self._rates.known_over(tenant)
 
     def _gates(
         self, tenant: Tenant, app: Flask
@@ -246,6 +266,7 @@ class Host:
             "server": self._server,
             "in_flight": self._slots.in_use(),
             "turned_away": {} if self.door is None else dict(self.door.turned_away),
+            "uncounted": 0 if self._rates is None else self._rates.unanswered_total,
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
@@ -306,6 +327,8 @@ class Host:
             self._status_socket.close()
         for mount in self.mounts.all:
             mount.close()
+        if self._rates is not None:
+            self._rates.close()
 
     def _is_ready(self) -> bool:
         return self.follower.is_ready.is_set()

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
@@ -210,9 +211,13 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         if self.room is not None:
             if not self.door.is_operators(conn.server):
                 conn.tenant = self.door.whose(conn.head)
-            if conn.tenant is not None and self.room.is_full(conn.tenant):
-                self._turn_away(conn, self.door.busy)
-                return
+            if conn.tenant is not None:
+                if (refusal := self.door.refusal(conn.tenant)) is not None:
+                    self._turn_away(conn, *refusal)
+                    return
+                if self.room.is_full(conn.tenant):
+                    self._turn_away(conn, self.door.busy)
+                    return
             if not self.room.arrive(conn.tenant, conn):
                 return
         self._hand_over(conn)
@@ -225,13 +230,15 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         conn.head, conn.data_ready = b"", True
         self.enqueue_req(conn)
 
-    def _turn_away(self, conn: Connection, problem: ProblemAnswer) -> None:
+    def _turn_away(
+        self, conn: Connection, problem: ProblemAnswer, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """Answer without a thread; the connection stays open where it is sure what follows."""
         end = conn.head.find(b"\r\n\r\n") + 4
         head, rest = conn.head[:end], conn.head[end:]
         has_room = len(self.keepalived_conns) < self.max_keepalived
         is_kept = self.alive and has_room and is_whole_request(head)
-        data = answer(problem, head, is_kept=is_kept)
+        data = answer(problem, head, headers, is_kept=is_kept)
         self.door.turned_away[conn.tenant] += 1
         try:
             is_sent = conn.sock.send(data) == len(data)

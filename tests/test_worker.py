@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 
 from core import worker as room
 from core.door import Door
+from core.problem import ProblemAnswer
 from core.share import FairShare
 from core.waiting import WAIT_S, WaitingRoom
 from core.worker import Connection, TenantWorker
@@ -561,6 +563,22 @@ def test_a_refused_request_with_a_body_ends_its_connection(
     answer = client.recv(65536)
     assert b"\r\nConnection: close\r\n" in answer
     assert ({"acme": 1}, 1) == (dict(door.turned_away), len(worker.lingering_conns))
+
+
+def test_who_is_over_its_rate_costs_no_thread(
+    worker: _Worker, client: socket.socket, door: Door
+) -> None:
+    """Its requests are answered at once, one after the other on the same connection."""
+    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
+    door.refusal = {"acme": (problem, [("RateLimit-Limit", "1")])}.get
+    answers = []
+    for _ in range(2):
+        client.sendall(ACME)
+        _events(worker)
+        answers.append(client.recv(65536).partition(b"\r\n")[0])
+
+    assert [b"HTTP/1.1 429 Too Many Requests"] * 2 == answers
+    assert ({"acme": 2}, []) == (dict(door.turned_away), worker.handed_over)
 
 
 def test_what_came_behind_a_refused_request_is_read_next(
