@@ -1,6 +1,6 @@
 """A request's head before it is parsed: whose it is, and an answer that needs no parser.
 
-For the server's main loop, so each look is one regular expression. Who is in doubt says so: then
+For the server's main loop, so each look takes a microsecond or two. Who is in doubt says so: then
 the request goes the long way, through the parser and a thread.
 """
 
@@ -15,12 +15,8 @@ _SEGMENT = rb"/[a-z0-9][a-z0-9_-]{0,62}"
 _PLACE = re.compile(rb"[A-Z]{1,16} ((?:%s){1,4})(?=[/? ])" % _SEGMENT)
 """Method, and what a prefix may be of the path; nothing of it is escaped, so it is what it says."""
 
-_IN_DOUBT = re.compile(
-    rb"content-length|transfer-encoding|\nconnection(?!: ?keep-alive\r\n)|(?<!\r)\n", re.IGNORECASE
-)
-"""A body may follow, the client has its own mind about the connection, or the lines are none."""
-
 _LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")
+_KEPT = b"\nconnection: keep-alive\r\n"
 _REQUEST_ID = re.compile(
     rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,128})[ \t]*\r\n", re.IGNORECASE
 )
@@ -46,8 +42,18 @@ def place(head: bytes, at: Callable[[str], Found | None]) -> Found | None:
 
 
 def is_whole_request(head: bytes) -> bool:
-    """Whether a whole head is surely a whole request, after which another may follow."""
-    return _LINE.match(head) is not None and _IN_DOUBT.search(head) is None
+    """Whether a whole head is surely a whole request, after which another may follow.
+
+    Not where a body may follow, the connection may be meant to close, or a line is none.
+    """
+    lower = head.lower()  # and `in`: a regular expression that ignores case takes 10 µs more
+    return (
+        b"content-length" not in lower
+        and b"transfer-encoding" not in lower
+        and lower.count(b"\nconnection") == lower.count(_KEPT)
+        and lower.count(b"\n") == lower.count(b"\r\n")
+        and _LINE.match(head) is not None
+    )
 
 
 def answer(
@@ -65,8 +71,10 @@ def answer(
     request_id = found[1].decode() if found else secrets.token_hex(16)
     body = problem.body({REQUEST_ID: request_id})
     status, own = problem.head(len(body))
-    own += [*headers, ("X-Request-ID", request_id)]
-    lines = "".join(f"{name}: {value}\r\n" for name, value in own)
+    lines = [f"{name}: {value}\r\n" for name, value in (*own, *headers)]
     connection = "keep-alive" if is_kept else "close"
-    start = f"HTTP/1.1 {status}\r\n{lines}Connection: {connection}\r\n\r\n"
+    start = (
+        f"HTTP/1.1 {status}\r\n{''.join(lines)}X-Request-ID: {request_id}\r\n"
+        f"Connection: {connection}\r\n\r\n"
+    )
     return start.encode("latin-1") + (b"" if head.startswith(b"HEAD ") else body)
