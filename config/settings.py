@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -141,6 +142,8 @@ class HostSettings(BaseSettings):
     def _check_storage(cls, value: str) -> str:
         if not re.fullmatch(r"memory://|rediss?://.+", value):
             raise ValueError("expected memory:// or redis://HOST:PORT/NUMBER")
+        if value != "memory://" and find_spec("redis") is None:
+            raise ValueError("that needs a library: pip install 'tenantry[redis]'")
         return value
 
     @field_validator("admin_bind")

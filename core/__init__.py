@@ -19,8 +19,8 @@ checks it (`pyproject.toml`).
     exchanges                              tenants that are to change places at one moment
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
-    app_factory  catalogue  plan           a tenant's Flask app; what the folder says; what would
-                                           change
+    app_factory  catalogue  door  plan     a tenant's Flask app; what the folder says; whom the
+                                           server lets in; what would change
     gate  survey                           no request to tables that are behind the code; where the
                                            databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
@@ -37,7 +37,8 @@ checks it (`pyproject.toml`).
     worker                                 the gunicorn worker
     heartbeat  strikes                     who is to blame for a dead one; who is parked for it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
-    slots                                  how many requests of a tenant are in flight,
+    slots  rates                           how many requests of a tenant are in flight, and how
+                                           many there are per time,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
                                            what runs too long;
     host_pages  status  telemetry          what the host tells, what each request takes,
@@ -50,19 +51,21 @@ checks it (`pyproject.toml`).
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
     first_builds  quarantine  interrupts   process's connections, a database's 503; who builds what
-    share                                  requests ask for, and how long they wait; what lets a
-                                           parked tenant be tried out, and a request be ended; how
-                                           much of a process one tenant may take
+    waiting                                requests ask for, and how long they wait; what lets a
+                                           parked tenant be tried out, and a request be ended; who
+                                           waits for a thread
     loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
-                                           all processes used, those that are gone too
+    heads  share                           all processes used, those that are gone too; a request
+                                           before it is parsed; how much of a process one tenant
+                                           may take
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board  uses             answers; many names by turns; secrets hidden; threads
-    ledger  visit                          for jobs that may hang; what is in flight where, and who
+    ledger  visit  rate_storage            for jobs that may hang; what is in flight where, and who
                                            uses which connection; who used what; the request that
-                                           is served now
+                                           is served now; where rates are counted
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

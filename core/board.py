@@ -74,6 +74,10 @@ class Board:
                 return Row(self, self._words, self._names, number)
         return None
 
+    def processes(self) -> int:
+        """Return how many processes serve now and are to go on."""
+        return self._words[:ROWS].tolist().count(_SERVING)
+
     def count(self, whose: Tag) -> int:
         """Return how many requests of a tenant are in flight, over all processes."""
         total = 0

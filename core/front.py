@@ -78,9 +78,10 @@ class FrontDoor:
         connection: socket.socket | None = environ.get("gunicorn.socket")
         if self._admin_address is None or connection is None:
             return self._tenants
-        return self._operators if self._is_admin(connection.getsockname()) else self._tenants
+        return self._operators if self.is_admin(connection.getsockname()) else self._tenants
 
-    def _is_admin(self, local: Any) -> bool:
+    def is_admin(self, local: Any) -> bool:
+        """Whether a listener's address is the operators' own."""
         if not isinstance(local, tuple) or self._admin_address is None:
             return False
         address, port = self._admin_address

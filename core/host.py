@@ -1,8 +1,9 @@
 """The host: the only room where the parts meet.
 
 A request meets them in this order: (ProxyFix, if proxies are trusted) → metering → front door →
-dispatcher → mount → lease → slot → deadlines → containment → log context → trusted hosts → client
-gate (of a tenant that has clients) → body limit → confined cookies → the tenant's Flask app.
+dispatcher → mount → lease → slot → rate (of a tenant that has one) → deadlines → containment → log
+context → trusted hosts → client gate (of a tenant that has clients) → body limit → confined cookies
+→ the tenant's Flask app.
 """
 
 import gc
@@ -28,6 +29,7 @@ from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.database import database_of
 from core.deadlines import Deadlines, Requests
+from core.door import Door, Refusal
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -56,6 +58,8 @@ from core.watch import watch_folder
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from core.rates import Rates
+
 START_PATIENCE_S = 0.5
 """How long a process waits for the verdicts on all tenant files before it accepts connections:
 enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
@@ -81,12 +85,13 @@ class Host:
 
     def __init__(self, settings: HostSettings, note_request: NoteRequest | None = None) -> None:
         self.settings = settings
-        self._lock = threading.Lock()  # protects the start
+        self._lock = threading.Lock()  # protects the start, and the first look at rates
         self._pid = self._telling_pid = 0
         self._server = ""
         self._threads_of_server: int | None = None
         self._row: Row | None = None
         self._slots = Slots(FairShare(None))
+        self._rates: Rates | None = None
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._requests = Requests()
@@ -102,9 +107,12 @@ class Host:
             is_for_operators=True,
             more={"/-/metrics": MetricsPage(settings.data_dir)},
         )
-        front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
-        front = Metering(front, self.ledger, note_request)
-        self._wsgi = _behind_proxies(front, settings.trusted_proxies)
+        front = FrontDoor(self.mounts, operators, settings.admin_address)
+        self._is_admin = front.is_admin
+        self.door: Door | None = None
+        """For a server that asks about requests before it runs them; from `start` on."""
+        metered = Metering(front, self.ledger, note_request)
+        self._wsgi = _behind_proxies(metered, settings.trusted_proxies)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -149,11 +157,13 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
-                self._row, self._requests = None, Requests()
+                self._row, self._rates, self._requests = None, None, Requests()
                 self.ledger.begin_anew()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
-            self._slots = Slots(FairShare(self._threads_of_server), self._row)
+            share = FairShare(self._threads_of_server)
+            self._slots = Slots(share, self._row)
+            self.door = Door(share, self.mounts.at, self._is_admin, self._known_over)
             folder = self.settings.tenants_dir
             follower = self.follower
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
@@ -256,6 +266,7 @@ class Host:
                 tenant=tenant.name,
                 most=self.settings.max_concurrent_requests if most is None else most,
             ),
+            *self._rate_gates(tenant),
             partial(
                 Deadlines,
                 requests=self._requests,
@@ -281,6 +292,22 @@ class Host:
         """Return what tells which queries to cancel; None where requests are not interrupted."""
         action = tenant.deadline_action or self.settings.deadline_action
         return database_of(app).uses.of if action == "interrupt" else None
+
+    def _rate_gates(self, tenant: Tenant) -> list[Callable[["WSGIApplication"], "WSGIApplication"]]:
+        """Return the layer that counts requests; none where they are not limited."""
+        if tenant.rate_limit is None:
+            return []
+        from core.rates import RateGate, Rates  # noqa: PLC0415 - 0.3 s, for who needs it
+
+        with self._lock:
+            if self._rates is None:
+                url = self.settings.rate_limit_storage
+                self._rates = Rates(url, self._row.board.processes if self._row else lambda: 1)
+        name, rate = tenant.name, tenant.rate_limit
+        return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
+
+    def _known_over(self, tenant: str) -> Refusal | None:
+        return None if self._rates is None else self._rates.known_over(tenant)
 
     def _gates(
         self, tenant: Tenant, app: Flask
@@ -322,6 +349,8 @@ class Host:
             "only": self.settings.only,
             "server": self._server,
             "in_flight": self._slots.in_use(),
+            "turned_away": {} if self.door is None else dict(self.door.turned_away),
+            "uncounted": 0 if self._rates is None else self._rates.unanswered_total,
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
@@ -385,6 +414,8 @@ class Host:
         for mount in self.mounts.all:
             mount.close()
         self.ledger.close()
+        if self._rates is not None:
+            self._rates.close()
 
     def _is_ready(self) -> bool:
         return self.follower.is_ready.is_set()

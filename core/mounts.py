@@ -341,6 +341,7 @@ class Mounts:
     def __init__(self, fallback: "WSGIApplication") -> None:
         self._fallback = fallback
         self._placed: tuple[Mount, ...] = ()
+        self._routes: dict[str, Mount] = {}
         self._dispatch = DispatcherMiddleware(self._whole_path, {})
 
     @property
@@ -354,10 +355,13 @@ class Mounts:
         Of two at one prefix the last is routed to.
         """
         self._placed = tuple(mounts)
-        routes: dict[str, WSGIApplication] = {
-            mount.prefix: mount for mount in self._placed if mount.prefix is not None
-        }
-        self._dispatch = DispatcherMiddleware(self._whole_path, routes)
+        routes = {mount.prefix: mount for mount in self._placed if mount.prefix is not None}
+        self._dispatch = DispatcherMiddleware(self._whole_path, dict(routes))
+        self._routes = routes
+
+    def at(self, prefix: str) -> Mount | None:
+        """Return the mount at exactly this prefix."""
+        return self._routes.get(prefix)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"

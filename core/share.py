@@ -9,19 +9,50 @@ dynamic threshold of switch buffers (Choudhury and Hahne 1998).
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 MEMORY_S = 1.0
 """How fast processor seconds are forgotten: after so long a third of them counts still."""
 
 HEAVY = 0.4
-"""Of the interpreter's time. One tenant with more of it, while others have traffic, gets one slot:
-each thread that computes makes each request of another tenant wait for the interpreter lock."""
+"""Of the processor seconds of this process. A tenant with more of them, while others have traffic,
+gets one slot, if its requests compute long, and rests between them: each thread that computes makes
+each request of another tenant wait for the interpreter lock."""
+
+HEAVY_S = 0.15
+"""Processor seconds within `MEMORY_S`; with fewer nobody is heavy."""
+
+LONG_S = 0.005
+"""Processor seconds per request that are long: ten times the worker's switch interval. Shorter
+ones hardly hold anybody up, however many there are."""
 
 TRAFFIC = 0.005
-"""Of the interpreter's time: what others have used before they count as having traffic."""
+"""Processor seconds that others have used within `MEMORY_S` when they count as having traffic."""
 
 FORGET_AFTER = 1024
 """Tenants whose seconds are remembered before those with next to none are forgotten."""
+
+
+class Used(NamedTuple):
+    """What requests have taken, fading."""
+
+    seconds: float
+    requests: float
+    at: float
+    """When that was so."""
+
+    def faded(self, now: float) -> "Used":
+        """Return what is left of it."""
+        left = math.exp((self.at - now) / MEMORY_S)
+        return Used(self.seconds * left, self.requests * left, now)
+
+    def plus(self, seconds: float, now: float) -> "Used":
+        """Return it with another request."""
+        faded = self.faded(now)
+        return Used(faded.seconds + seconds, faded.requests + 1, now)
+
+
+_NOTHING = Used(0.0, 0.0, 0.0)
 
 
 class FairShare:
@@ -39,8 +70,9 @@ class FairShare:
     def __init__(self, threads: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.threads = threads
         self._clock = clock
-        self._used: dict[str, tuple[float, float]] = {}  # seconds, and when that was so
-        self._all = (0.0, 0.0)
+        self._used: dict[str, Used] = {}
+        self._all = _NOTHING
+        self._rests_until: dict[str, float] = {}  # of who was heavy when a request ended
 
     def admits(self, tenant: str, own: int, in_flight: int) -> bool:
         """Whether a tenant may have one more request in flight.
@@ -52,25 +84,46 @@ class FairShare:
         """
         if self.threads is None:
             return True
+        if self.is_heavy(tenant):
+            return not own and in_flight < self.threads and not self.rest_s(tenant)
         if not own:
             return in_flight < self.threads
-        return own < self.threads - in_flight and not self.is_heavy(tenant)
+        return own < self.threads - in_flight
 
-    def note_used(self, tenant: str, seconds: float) -> None:
-        """Note processor seconds that a request of the tenant has taken."""
+    def rest_s(self, tenant: str) -> float:
+        """Return the seconds for which a heavy tenant leaves the interpreter to the others."""
+        until = self._rests_until.get(tenant)
+        return 0.0 if until is None else max(until - self._clock(), 0.0)
+
+    def note_used(self, tenant: str, seconds: float, took_s: float = 0.0) -> None:
+        """Note processor seconds that a request of the tenant has used, and how long it took.
+
+        A heavy one rests as long as it took, or less where the others need less than half.
+        """
         now = self._clock()
-        self._used[tenant] = _decayed(self._used.get(tenant), now) + seconds, now
-        self._all = _decayed(self._all, now) + seconds, now
+        self._used[tenant] = self._used.get(tenant, _NOTHING).plus(seconds, now)
+        self._all = self._all.plus(seconds, now)
+        others = self._others_of_heavy(tenant)
+        if others:
+            self._rests_until[tenant] = now + min(took_s * min(1.0, 2 * others), MEMORY_S)
+        else:
+            self._rests_until.pop(tenant, None)
         if len(self._used) > FORGET_AFTER:
             pairs = self._used.items()
-            self._used = {name: one for name, one in pairs if _decayed(one, now) > TRAFFIC}
+            self._used = {name: one for name, one in pairs if one.faded(now).seconds > TRAFFIC}
+            self._rests_until = {}
 
     def is_heavy(self, tenant: str) -> bool:
         """Whether it computes so much, while others have traffic, that it gets one slot only."""
+        return self._others_of_heavy(tenant) > 0
+
+    def _others_of_heavy(self, tenant: str) -> float:
+        """Return the others' share of the processor seconds; 0 if the tenant is not heavy."""
+        used = self._used.get(tenant)
+        if used is None or used.seconds < LONG_S * used.requests:
+            return 0.0
         now = self._clock()
-        own, total = _decayed(self._used.get(tenant), now), _decayed(self._all, now)
-        return own > HEAVY * MEMORY_S and total - own > TRAFFIC * MEMORY_S
-
-
-def _decayed(used: tuple[float, float] | None, now: float) -> float:
-    return 0.0 if used is None else used[0] * math.exp((used[1] - now) / MEMORY_S)
+        own, total = used.faded(now).seconds, self._all.faded(now).seconds
+        if own < HEAVY_S or own < HEAVY * total or total - own < TRAFFIC:
+            return 0.0
+        return (total - own) / total

@@ -82,13 +82,13 @@ class Slots:
                 self._own[tenant] = left
             else:
                 del self._own[tenant]
-            self.share.note_used(tenant, slot.used_s())
+            self.share.note_used(tenant, slot.used_s(), slot.took_s())
 
 
 class Slot:
     """One request's; whoever took it gives it back once."""
 
-    __slots__ = ("_begun_s", "_slots", "_thread", "cell", "tenant")
+    __slots__ = ("_begun_at", "_begun_s", "_slots", "_thread", "cell", "tenant")
 
     def __init__(self, slots: Slots, tenant: str, cell: int | None) -> None:
         self._slots = slots
@@ -96,6 +96,11 @@ class Slot:
         self.cell = cell
         self._thread = threading.get_ident()
         self._begun_s = time.thread_time()
+        self._begun_at = time.monotonic()
+
+    def took_s(self) -> float:
+        """Return the seconds since it was taken."""
+        return time.monotonic() - self._begun_at
 
     def used_s(self) -> float:
         """Return the processor seconds of its thread since; 0 on another thread, which has none."""

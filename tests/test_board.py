@@ -65,6 +65,16 @@ def test_a_freed_row_is_claimed_empty() -> None:
     assert ([], False, 0) == (again.in_flight(), again.is_stopping, board.count(ACME))
 
 
+def test_processes_that_serve_are_counted() -> None:
+    """Not those that are about to stop, nor those that are gone."""
+    board = Board()
+    stopping, gone, _ = _row(board), _row(board), _row(board)
+    stopping.stop()
+    gone.free()
+
+    assert 1 == board.processes()
+
+
 def test_more_than_the_board_can_show_are_served_unseen() -> None:
     """Neither a full row nor a full board is an error."""
     board = Board()

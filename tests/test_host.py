@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import wait_until
 from werkzeug.test import Client
 
 from config.settings import HostSettings
@@ -145,6 +146,25 @@ def test_a_tenants_requests_in_flight_are_bounded(
     assert ({"acme": bound}, {}) == (in_flight, host.tell()["in_flight"])
     assert 200 == client.get("/acme/stream").status_code
     host.close()
+
+
+def test_a_tenant_over_its_rate_gets_429(
+    host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """Known from then on without a thread; a new version of its file with a higher rate counts."""
+    write_tenant("acme", RATE_LIMIT="1/hour")
+    host.start()
+    statuses = [client.get("/acme/").status_code for _ in range(2)]
+    assert host.door is not None
+    known = host.door.refusal("acme"), host.door.refusal("globex")
+
+    write_tenant("acme", RATE_LIMIT="2/hour")
+    wait_until(lambda: host.mounts.all[0].tenant.rate_limit == "2/hour")
+    again = client.get("/acme/")
+
+    assert ([201, 429], None) == (statuses, known[1])
+    assert known[0] is not None
+    assert (201, "1") == (again.status_code, again.headers["RateLimit-Remaining"])
 
 
 # -- tenants of every kind ----------------------------------------------------------------------

@@ -52,14 +52,39 @@ def test_a_tenant_that_computes_gets_one_slot_while_others_have_traffic() -> Non
     alone = share.admits("acme", 1, 1)
     share.note_used("globex", 0.01)
     beside = share.admits("acme", 0, 0), share.admits("acme", 1, 1), share.admits("globex", 1, 1)
-    clock.now += 1.0
+    clock.now += 2.0
     later = share.admits("acme", 1, 1)
 
     assert (True, (True, False, True), True) == (alone, beside, later)
 
 
+@pytest.mark.parametrize(("others_s", "rest_s"), [(0.5, 0.2), (0.1, 0.08)])
+def test_a_tenant_that_computes_rests_between_its_requests(others_s: float, rest_s: float) -> None:
+    """As long as a request took, or less where the others need less than half of the time."""
+    clock = Clock()
+    share = FairShare(8, clock=clock)
+    share.note_used("globex", others_s)
+    share.note_used("acme", 0.4 if others_s < 0.5 else 0.5, took_s=0.2)
+
+    before = share.rest_s("acme"), share.admits("acme", 0, 0)
+    clock.now += 0.2
+    after = share.rest_s("acme"), share.admits("acme", 0, 0)
+
+    assert ((rest_s, False), (0.0, True)) == ((round(before[0], 6), before[1]), after)
+
+
+def test_many_short_requests_are_not_heavy() -> None:
+    """A popular tenant, of 1 ms per request, keeps its slots."""
+    share = FairShare(8, clock=Clock())
+    share.note_used("globex", 0.1)
+    for _ in range(800):
+        share.note_used("acme", 0.001)
+
+    assert share.admits("acme", 1, 1)
+
+
 def test_processor_seconds_fade() -> None:
-    """Half a second of it, again and again, is the same share however long it goes on."""
+    """So much per second, again and again, is the same share however long it goes on."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 1000.0)
@@ -68,9 +93,7 @@ def test_processor_seconds_fade() -> None:
         clock.now += 1.0
         share.note_used("acme", 0.2)
 
-    steady = 0.2 / (1 - math.exp(-1))
-    assert steady < 0.4
-    assert not share.is_heavy("acme")
+    assert share._used["acme"].seconds == pytest.approx(0.2 / (1 - math.exp(-1)))
 
 
 def test_tenants_that_use_nothing_any_more_are_forgotten() -> None:

@@ -209,4 +209,4 @@ def test_what_requests_compute_counts() -> None:
     used_s = slot.used_s()
     slot.give_back()
 
-    assert 0 < used_s <= share._used["acme"][0]
+    assert 0 < used_s <= share._used["acme"].seconds

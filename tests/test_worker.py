@@ -13,9 +13,12 @@ import selectors
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +29,10 @@ from gunicorn.workers.gthread import TConn
 from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 
 from core import worker as room
+from core.door import Door
+from core.problem import ProblemAnswer
+from core.share import FairShare
+from core.waiting import WAIT_S, WaitingRoom
 from core.worker import Connection, TenantWorker
 
 APP = """
@@ -482,3 +489,119 @@ def test_a_connection_without_unread_bytes_stays_however_late_its_thread_is(
         request.body.read()
 
     assert stays == worker._keepalive_after(conn, keepalive=True)
+
+
+# -- whose turn it is ------------------------------------------------------------------------------
+
+ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(name="door")
+def _door(worker: _Worker) -> Door:
+    """Return the door of a host with one tenant and one thread, which is taken."""
+    mounts = {"/acme": SimpleNamespace(name="acme")}
+    door = Door(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
+    worker.door, worker.room, worker.alive = door, WaitingRoom(door.share), True
+    worker.room.arrive("globex", Connection.__new__(Connection))
+    return door
+
+
+def _wait_in_vain(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock go on by as long as a request may wait, and the worker look at it."""
+    assert worker.room is not None
+    later = time.monotonic() + WAIT_S
+    monkeypatch.setattr(worker.room, "_clock", lambda: later)
+    _events(worker)
+
+
+@pytest.mark.usefixtures("door")
+def test_a_request_waits_for_its_turn_without_a_thread(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """When another request has ended it is handed over, whole."""
+    client.sendall(ACME)
+    _events(worker)
+    before = len(worker.handed_over)
+    ended = Connection.__new__(Connection)
+    ended.tenant = "globex"
+    last_answer: Future[bool] = Future()
+    last_answer.set_result(False)
+    with contextlib.suppress(AttributeError):  # it is no connection that could linger
+        worker.finish_request(ended, last_answer)
+
+    (conn,) = worker.handed_over
+    assert (0, "/acme/") == (before, next(conn.parser).path)
+
+
+def test_who_has_waited_in_vain_is_told_so_and_may_ask_again(
+    worker: _Worker, client: socket.socket, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with `Retry-After`, without a thread; the connection stays for the next request."""
+    client.sendall(ACME)
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+    first = client.recv(65536)
+    client.sendall(ACME)
+    _events(worker)
+    assert worker.room is not None
+
+    assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in first
+    assert ({"acme": 1}, []) == (dict(door.turned_away), worker.handed_over)
+    assert worker.room.left_s() == WAIT_S  # the second one is in
+    worker.handed_over += worker.room.end("globex")
+
+
+def test_a_refused_request_with_a_body_ends_its_connection(
+    worker: _Worker, client: socket.socket, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows is not read as another request."""
+    client.sendall(b"POST /acme/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+
+    answer = client.recv(65536)
+    assert b"\r\nConnection: close\r\n" in answer
+    assert ({"acme": 1}, 1) == (dict(door.turned_away), len(worker.lingering_conns))
+
+
+def test_who_is_over_its_rate_costs_no_thread(
+    worker: _Worker, client: socket.socket, door: Door
+) -> None:
+    """Its requests are answered at once, one after the other on the same connection."""
+    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
+    door.refusal = {"acme": (problem, [("RateLimit-Limit", "1")])}.get
+    answers = []
+    for _ in range(2):
+        client.sendall(ACME)
+        _events(worker)
+        answers.append(client.recv(65536).partition(b"\r\n")[0])
+
+    assert [b"HTTP/1.1 429 Too Many Requests"] * 2 == answers
+    assert ({"acme": 2}, []) == (dict(door.turned_away), worker.handed_over)
+
+
+def test_what_came_behind_a_refused_request_is_read_next(
+    worker: _Worker, client: socket.socket, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests in one packet: the second one is asked about by itself."""
+    deferred: list[Callable[[], None]] = []
+    monkeypatch.setattr(worker.method_queue, "defer", lambda *one: deferred.append(partial(*one)))
+    client.sendall(ACME + HEAD)
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+    for one in deferred:
+        one()
+
+    (conn,) = worker.handed_over
+    assert ({"acme": 1}, "/quiet") == (dict(door.turned_away), next(conn.parser).path)
+
+
+def test_the_operators_listener_has_no_tenants(worker: _Worker, client: socket.socket) -> None:
+    """What comes in there is never counted or refused as a tenant's."""
+    door = Door(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
+    worker.door, worker.room = door, WaitingRoom(door.share)
+    client.sendall(ACME)
+    _events(worker)
+
+    assert [None] == [conn.tenant for conn in worker.handed_over]

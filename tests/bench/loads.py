@@ -26,6 +26,7 @@ CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"retry-after: *(\d+)", re.IGNORECASE)
 
 
 # -- tenants and servers --------------------------------------------------------------------------
@@ -129,6 +130,8 @@ class Connection:
         """Whether anything has come on it: else a broken connection is a failed request."""
         self.is_over = False
         """Whether the server has said that it closes it."""
+        self.retry_after_s = 0
+        """When the last answer asked to come again; 0: at once."""
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of one GET.
@@ -147,6 +150,8 @@ class Connection:
             body = self._more(body, is_answering=True)
         self.has_answered = True
         self.is_over = b"connection: close" in head.lower()
+        retry_after = _RETRY_AFTER.search(head)
+        self.retry_after_s = int(retry_after[1]) if retry_after else 0
         return int(head[9:12]), body
 
     def _more(self, data: bytes, *, is_answering: bool = False) -> bytes:

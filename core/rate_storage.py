@@ -1,0 +1,244 @@
+"""Where rates are counted: in this process, or in a Redis that may be gone.
+
+Both count a sliding window: the current window's requests, and those of the one before by how much
+of it is still in sight. That takes two numbers per rate, where the exact window of the `limits`
+library takes one per request: 30 MiB for a rate of a million per day.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from limits.storage.base import SlidingWindowCounterSupport, Storage
+from limits.storage.redis import RedisStorage
+
+REDIS_TIMEOUT_S = 0.02
+"""How long a request may wait for an answer of Redis, in 1 ms usually; the first that waits in vain
+spares it to all others."""
+
+PROBE_TIMEOUT_S = 1.0
+"""How long the probe of a lost Redis may take: nobody waits for it."""
+
+FIRST_PAUSE_S = 0.25
+MAX_PAUSE_S = 2.0
+"""Between two probes; they double up to this, so that one that is back is used within 3 s."""
+
+PRUNE_AT = 4096
+"""Rates in memory before those of windows long past are forgotten."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a storage knows of one rate."""
+
+    previous: int
+    """Requests in the window before."""
+    previous_s: float
+    """How much of it is still in sight."""
+    current: int
+    left_s: float
+    """Until the next window begins."""
+
+
+class MonotonicStorage(Storage, SlidingWindowCounterSupport):
+    """Counts in this process. Thread-safe.
+
+    The library's own goes by the time of day: when that jumps, tenants are locked or let in.
+    """
+
+    STORAGE_SCHEME = None  # it has no URL
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()  # protects what follows
+        self._counts: dict[str, tuple[int, int, int, int]] = {}  # window, its length, 2 counts
+
+    def acquire_sliding_window_entry(
+        self, key: str, limit: int, expiry: int, amount: int = 1
+    ) -> bool:
+        """Count `amount` more, if they fit."""
+        with self._lock:
+            previous, previous_s, current, _ = self._window(key, expiry)
+            if int(previous * previous_s / expiry) + current + amount > limit:
+                return False
+            if len(self._counts) >= PRUNE_AT:
+                self._prune()
+            number = int(self._clock() // expiry)
+            self._counts[key] = number, expiry, previous, current + amount
+        return True
+
+    def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
+        """Return the count of the window before, its seconds in sight, and the current one's."""
+        with self._lock:
+            return self._window(key, expiry)
+
+    def clear_sliding_window(self, key: str, expiry: int) -> None:
+        """Forget a rate."""
+        del expiry
+        with self._lock:
+            self._counts.pop(key, None)
+
+    def _window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
+        number, into_s = divmod(self._clock(), expiry)
+        counted, _, previous, current = self._counts.get(key, (0, 0, 0, 0))
+        if counted != number:
+            previous, current = (current if counted == number - 1 else 0), 0
+        return previous, expiry - into_s, current, 2 * expiry - into_s
+
+    def _prune(self) -> None:
+        now = self._clock()
+        pairs = self._counts.items()
+        self._counts = {key: one for key, one in pairs if (one[0] + 2) * one[1] > now}
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """It raises nothing."""
+        return ValueError
+
+    def check(self) -> bool:
+        """It is always there."""
+        return True
+
+    def reset(self) -> int:
+        """Forget all; return how many."""
+        with self._lock:
+            count = len(self._counts)
+            self._counts = {}
+        return count
+
+    def clear(self, key: str) -> None:
+        """Forget a rate."""
+        self.clear_sliding_window(key, 0)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Fixed windows are not counted here."""
+        raise NotImplementedError
+
+    def get(self, key: str) -> int:
+        """Fixed windows are not counted here."""
+        raise NotImplementedError
+
+    def get_expiry(self, key: str) -> float:
+        """Fixed windows are not counted here."""
+        raise NotImplementedError
+
+
+class SharedStorage:
+    """Counts in a Redis, which all workers and hosts share. Thread-safe; `close()` ends its thread.
+
+    While Redis does not answer, nobody asks it: requests pass, and a thread looks for it.
+
+    Args:
+        url: `redis://…` or `rediss://…`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._storage = _redis(url, REDIS_TIMEOUT_S)
+        self._probe = _redis(url, PROBE_TIMEOUT_S)
+        self._lock = threading.Lock()  # protects the next two
+        self._is_lost = False
+        self._thread: threading.Thread | None = None
+        self._is_over = threading.Event()
+        self.unanswered_total = 0
+        """Requests that passed uncounted; a few may be missing, for nobody counts under a lock."""
+
+    def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
+        """Count one more, if it fits; return whether it did and what there is then.
+
+        None: Redis is lost.
+        """
+        if self._is_lost:
+            self.unanswered_total += 1
+            return None
+        try:
+            has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
+            found = self._storage.get_sliding_window(key, expiry_s)
+            if not has_fit and _is_from_the_future(found, expiry_s):
+                # Redis goes by its machine's time of day. That was set back: without this the
+                # tenant would be locked for as long.
+                self._storage.clear_sliding_window(key, expiry_s)
+                has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
+                found = self._storage.get_sliding_window(key, expiry_s)
+        except self._storage.base_exceptions as error:
+            self._note_lost(error)
+            self.unanswered_total += 1
+            return None
+        return has_fit, _window(found, expiry_s)
+
+    def _note_lost(self, error: Exception) -> None:
+        with self._lock:
+            if self._is_lost or self._is_over.is_set():
+                return
+            self._is_lost = True
+            self._thread = threading.Thread(target=self._look, name="tenantry-rates", daemon=True)
+            self._thread.start()
+        _logger.error("rates.storage_lost", extra={"reason": type(error).__name__})
+
+    def _look(self) -> None:
+        """Probe until Redis counts again; in a thread."""
+        pause_s, before = FIRST_PAUSE_S, self.unanswered_total
+        while not self._is_over.wait(pause_s):
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            try:
+                self._probe.incr("probe", 1)  # and not a ping: a full or a read-only one answers
+            except self._probe.base_exceptions:
+                continue
+            self._is_lost = False
+            passed = self.unanswered_total - before
+            _logger.warning("rates.storage_found", extra={"passed_requests": passed})
+            return
+
+    def close(self) -> None:
+        """End the thread and the connections. Idempotent."""
+        self._is_over.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        for one in (self._storage, self._probe):
+            one.storage.close()
+
+
+class OwnStorage:
+    """Counts in this process, by a clock that does not jump. Thread-safe."""
+
+    unanswered_total = 0
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._storage = MonotonicStorage(clock=clock)
+
+    def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
+        """Count one more, if it fits; return whether it did and what there is then."""
+        has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
+        return has_fit, _window(self._storage.get_sliding_window(key, expiry_s), expiry_s)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _redis(url: str, timeout_s: float) -> RedisStorage:
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra: only who names a Redis has it
+    from redis.retry import Retry  # noqa: PLC0415
+
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),  # its own choice is three more tries, with pauses
+    }
+    return RedisStorage(url, key_prefix="tenantry", **options)
+
+
+def _window(found: tuple[int, float, int, float], expiry_s: int) -> Window:
+    previous, previous_s, current, current_s = found
+    left_s = current_s - expiry_s if current else float(expiry_s)
+    return Window(previous, previous_s if previous else 0.0, current, max(left_s, 0.0))
+
+
+def _is_from_the_future(found: tuple[int, float, int, float], expiry_s: int) -> bool:
+    return found[1] > expiry_s + 1 or found[3] > 2 * expiry_s + 1
