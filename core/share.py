@@ -26,6 +26,10 @@ LONG_S = 0.005
 """Processor seconds per request that are long: ten times the worker's switch interval. Shorter
 ones hardly hold anybody up, however many there are."""
 
+WAITING = 4
+"""Times its processor seconds that a request takes because it waits for the processor, on a machine
+with too much to do; what it takes beyond that it waits for something else."""
+
 TRAFFIC = 0.005
 """Processor seconds that others have used within `MEMORY_S` when they count as having traffic."""
 
@@ -105,6 +109,7 @@ class FairShare:
         self._all = self._all.plus(seconds, now)
         others = self._others_of_heavy(tenant)
         if others:
+            took_s = min(took_s, WAITING * seconds)
             self._rests_until[tenant] = now + min(took_s * min(1.0, 2 * others), MEMORY_S)
         else:
             self._rests_until.pop(tenant, None)

@@ -282,7 +282,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
     def _take_turn(self, conn: Connection) -> None:
         """Give the connection to a thread when it is its tenant's turn."""
         conn.tenant = None
-        if self.room is not None:
+        if self.room is not None and isinstance(conn, Connection):  # not under TLS, uncounted there
             if not self.door.is_operators(conn.server):
                 conn.tenant = self.door.whose(conn.head)
             if conn.tenant is not None:
