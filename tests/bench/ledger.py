@@ -70,10 +70,11 @@ def take_turns(costs: dict[str, list[float]], windows: int, requests: int) -> No
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         site = make_site(Path(folder))
         running = {side: servers.enter_context(serve(site, side)) for side in SIDES}
-        connections = {side: Connection(server.port) for side, server in running.items()}
-        for side, connection in connections.items():
+        connections = {}
+        for side, server in running.items():
+            connection = connections[side] = Connection(server.port)
             servers.callback(connection.close)
-            window(running[side], connection, WARM)
+            window(server, connection, WARM)
         for turn in range(windows):
             for side in SIDES[turn % 4 :] + SIDES[: turn % 4]:
                 cost_s = window(running[side], connections[side], requests)
