@@ -25,6 +25,7 @@ checks it (`pyproject.toml`).
                                            databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who
                                            starts that process
+    migration_steps                        brings one database somewhere
     migration_children  migration_locks    the processes that migrate; one migration of a database
                                            at a time
     revisions                              what an endpoint's tables should be at, and what a
@@ -36,27 +37,32 @@ checks it (`pyproject.toml`).
     worker                                 the gunicorn worker
     heartbeat  strikes                     who is to blame for a dead one; who is parked for it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
+    slots                                  how many requests of a tenant are in flight,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
                                            what runs too long;
-    host_pages  status  telemetry          what the host tells,
+    host_pages  status  telemetry          what the host tells, what each request takes,
+    metering  metrics  request_line        and one line for each;
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules
     guards  pool  quota                    that are cheap to build, file events; who stands
-    clients  issuer                        before a database, an engine's connections, what a
+    clients  issuer  masked_config         before a database, an engine's connections, what a
                                            folder may hold; who gets in, and where keys for tokens
-                                           come from
+                                           come from; what may be shown of an app's configuration
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
-    first_builds  quarantine  interrupts   process's connections, a database's 503; who builds what
-                                           requests ask for, and how long they wait; what lets a
-                                           parked tenant be tried out, and a request be ended
-    loader  tenant                         a tenant file becomes plain data, then a Tenant
+    first_builds  share                    process's connections, a database's 503; who builds what
+    quarantine  interrupts                 requests ask for, and how long they wait; how much of a
+                                           process one tenant may take; what lets a parked tenant
+                                           be tried out, and a request be ended
+    loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
+                                           all processes used, those that are gone too
     client_values  openid_values           what a tenant says of its clients
     database_url  loader_process           what both stand on; what values must be, and what is
     tenant_values  tenant_problems         said when they are not; who has a file open;
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board  uses             answers; many names by turns; secrets hidden; threads
-                                           for jobs that may hang; what is in flight where, and who
-                                           uses which connection
+    ledger  visit                          for jobs that may hang; what is in flight where, and who
+                                           uses which connection; who used what; the request that
+                                           is served now
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

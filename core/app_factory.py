@@ -1,9 +1,10 @@
 """The one factory: from a tenant to its own Flask app."""
 
 import copy
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -11,18 +12,22 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, Response, got_request_exception, request
+from flask.logging import default_handler
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.test import Client
 
 from config.settings import read_settings
 from core.connections import ConnectionBudget
-from core.database import close_database, open_database
+from core.database import NoteQuery, close_database, open_database
 from core.endpoints import LoadedEndpoint, load_endpoint, registering
 from core.errors import Problem, TenantFileError
+from core.front import HOST_IS_CHECKED
 from core.gate import open_gate
+from core.masked_config import MaskedConfig, Shown
+from core.problem import ENDPOINT
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -77,15 +82,51 @@ class LateAborter(Aborter):
         return Aborter(*self._given).mapping
 
 
+class TenantRequest(Request):
+    """Flask's request, that checks its host once and notes in its environ for which endpoint it is.
+
+    The host is checked by ours, or where there is none by Flask.
+    """
+
+    _trusted_hosts: list[str] | None = None
+    _url_rule: Rule | None = None
+
+    @property
+    def trusted_hosts(self) -> list[str] | None:
+        """What Flask's own check goes by; None where there is nothing left to check."""
+        return None if HOST_IS_CHECKED in self.environ else self._trusted_hosts
+
+    @trusted_hosts.setter
+    def trusted_hosts(self, names: list[str] | None) -> None:
+        self._trusted_hosts = names
+
+    @property
+    def url_rule(self) -> Rule | None:
+        """The rule that matched; set by Flask."""
+        return self._url_rule
+
+    @url_rule.setter
+    def url_rule(self, rule: Rule | None) -> None:
+        self._url_rule = rule
+        if rule is not None:
+            self.environ[ENDPOINT] = rule.endpoint
+
+
 class TenantApp(Flask):
     """A Flask app that shares nothing it could write with another, and echoes no `Host` header."""
 
     aborter_class = LateAborter
+    config_class = MaskedConfig
+    config: MaskedConfig
+    log_handlers: tuple[logging.Handler, ...] = ()
+    """What its set-up added to its logger, which is also that of the tenant's next app."""
+    request_class = TenantRequest
     url_rule_class = LateRule
 
     def create_jinja_environment(self) -> Environment:
-        """Return the templates' environment; what Jinja would share is copied."""
+        """Return the templates' environment; what Jinja would share is copied, no key is shown."""
         environment = super().create_jinja_environment()
+        environment.globals["config"] = Shown(self.config)
         key = "json.dumps_kwargs"  # the one policy that can be written
         environment.policies[key] = dict(environment.policies[key])
         return environment
@@ -104,6 +145,7 @@ def create_app(
     *,
     data_dir: Path | None = None,
     budget: ConnectionBudget | None = None,
+    note_query: NoteQuery | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
 
@@ -114,6 +156,7 @@ def create_app(
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
         budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
             when None.
+        note_query: called after each query with the tenant's name and the nanoseconds.
 
     Returns:
         An app with the enabled endpoints registered. `close_app` ends it; an app that lives as
@@ -127,9 +170,11 @@ def create_app(
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
-    open_database(app, tenant.name, tenant.database_uri.get_secret_value(), budget)
+    url = tenant.database_uri.get_secret_value()
+    open_database(app, tenant.name, url, budget, note_query)
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
+    before = _log_handlers(app)
     try:
         gate = open_gate(app, tenant, data_dir)
         for name in tenant.blueprints:
@@ -140,9 +185,18 @@ def create_app(
             with registering(name):
                 app.register_blueprint(endpoint.blueprint)
     except BaseException:
+        app.log_handlers = _log_handlers(app, besides=before)
         close_app(app)
         raise
+    app.log_handlers = _log_handlers(app, besides=before)
     return app
+
+
+def _log_handlers(
+    app: Flask, besides: Collection[logging.Handler] = ()
+) -> tuple[logging.Handler, ...]:
+    handlers = logging.getLogger(app.name).handlers
+    return tuple(one for one in handlers if one not in besides and one is not default_handler)
 
 
 def check_app(app: Flask) -> None:
@@ -157,8 +211,10 @@ def check_app(app: Flask) -> None:
         raised.append(exception)
 
     host = (app.config["TRUSTED_HOSTS"] or ["localhost"])[0].removeprefix(".")
+    checked = {HOST_IS_CHECKED: True}
     with got_request_exception.connected_to(note, app):
-        Client(app.wsgi_app).options("/", base_url=f"http://{host}/").close()
+        client = Client(app.wsgi_app)
+        client.options("/", base_url=f"http://{host}/", environ_overrides=checked).close()
     if raised:
         raise raised[0]
 
@@ -188,9 +244,14 @@ def close_app(app: Flask) -> None:
     for endpoint in reversed(app.extensions.pop(_EXTENSION, [])):
         endpoint.unload()
     close_database(app)
+    if isinstance(app, TenantApp):
+        handlers, app.log_handlers = app.log_handlers, ()
+        for handler in handlers:
+            logging.getLogger(app.name).removeHandler(handler)
+            handler.close()
 
 
-def _bare_app(tenant: Tenant, folder: Path) -> Flask:
+def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite makes no folder by itself
     app = TenantApp(
         f"tenant.{tenant.name}",  # names the logger too: two tenants never share one
@@ -202,6 +263,7 @@ def _bare_app(tenant: Tenant, folder: Path) -> Flask:
     app.config["SESSION_COOKIE_NAME"] = f"session_{tenant.name}"
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     app.config.update(tenant.config())
+    app.config.hidden = tenant.keys_with_secrets
     app.session_interface = TenantSessions(tenant.name)
     return app
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from core.audit_compare import compare_values
 from core.audit_finding import Audited, Finding, judged
 from core.audit_objects import compare_graphs, hearing
-from core.audit_replay import replay, replay_findings
+from core.audit_replay import for_replay, replay, replay_findings
 from core.audit_settings import check_settings
 from core.audit_source import scan_sources
 
-__all__ = ["Audited", "Finding", "audit", "listening"]
+__all__ = ["Audited", "Finding", "audit", "for_replay", "listening"]
 
 
 def audit(
@@ -30,7 +30,8 @@ def audit(
     """Return every finding, those that count first; what tenants accept is marked so.
 
     Args:
-        audited: the tenants to compare, built; no request may come to them meanwhile.
+        audited: the tenants to compare, as `for_replay` changes them, built; no request may come
+            to them meanwhile.
         data_dir: where their folders and secrets are.
         trusted_hosts: the host's own setting.
         before: what `listening()` said before the first of them was built.
@@ -62,7 +63,7 @@ def _findings(
         if one.place not in told:
             yield one
     yield from compare_values(audited, data_dir)
-    yield from check_settings(audited, data_dir, has_trusted_hosts=bool(hosts))
+    yield from check_settings(audited, data_dir, hosts)
 
 
 def _unused(audited: Sequence[Audited], found: Sequence[Finding]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from core.audit_finding import Audited, Finding, stable_id
 from core.claims import is_nested
 from core.database_url import database_identity
+from core.openid_values import OpenId
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 _FOLDER = re.compile(r"_(?:FOLDER|DIR|DIRECTORY|ROOT)$")
@@ -47,6 +48,11 @@ def compare_values(audited: Sequence[Audited], data_dir: Path) -> Iterator[Findi
         audited, _cookie_names, "shared-cookie-name", "is one cookie name",
         "remove SESSION_COOKIE_NAME: each tenant has a name of its own by itself",
     )  # fmt: skip
+    yield from _equal(
+        audited, _client_keys, "shared-client-key", "lets its client into the others too",
+        "give the client a key for each tenant: tenantry key NAME CLIENT",
+    )  # fmt: skip
+    yield from _same_tokens(audited)
     yield from _inside_one_another(audited, data_dir)
 
 
@@ -86,8 +92,11 @@ def _text(value: Any) -> str:
 
 
 def _databases(one: Audited) -> Iterator[tuple[str, object]]:
-    for key in ("DATABASE_URI", "SQLALCHEMY_DATABASE_URI"):
-        text = one.app.config.get(key)
+    uris = {key: one.app.config.get(key) for key in ("DATABASE_URI", "SQLALCHEMY_DATABASE_URI")}
+    binds = one.app.config.get("SQLALCHEMY_BINDS")
+    if isinstance(binds, dict):
+        uris |= {f"SQLALCHEMY_BINDS[{name!r}]": uri for name, uri in binds.items()}
+    for key, text in uris.items():
         if isinstance(text, str) and (found := _database(text)) is not None:
             yield key, found
 
@@ -148,6 +157,51 @@ def _cookie_names(one: Audited) -> Iterator[tuple[str, object]]:
     yield "SESSION_COOKIE_NAME", one.app.config["SESSION_COOKIE_NAME"]
 
 
+def _client_keys(one: Audited) -> Iterator[tuple[str, object]]:
+    for client in () if one.tenant.clients is None else one.tenant.clients.all:
+        for digest in client.digests:
+            yield f"CLIENTS[{client.name!r}]", digest
+
+
+def _same_tokens(audited: Sequence[Audited]) -> Iterator[Finding]:
+    """Yield who takes the tokens of one issuer for one audience, with no claim that tells whose."""
+    takers: dict[tuple[str, str], list[tuple[Audited, OpenId]]] = {}
+    for one in audited:
+        if (openid := one.tenant.oidc) is not None:
+            for audience in openid.audiences:
+                takers.setdefault((openid.issuer, audience), []).append((one, openid))
+    for (issuer, audience), those in takers.items():
+        alike = {
+            one.name: one
+            for pair in combinations(those, 2)
+            if not _are_told_apart(pair[0][1], pair[1][1])
+            for one, _ in pair
+        }
+        if alike:
+            names = tuple(alike)
+            files = [alike[name].tenant.file for name in names[:2]]
+            yield Finding(
+                stable_id("shared-token", audience),
+                names,
+                f"a token of {issuer} for {audience!r} lets into {' and '.join(names[:2])}"
+                + (f" and {len(names) - 2} more" if len(names) > 2 else ""),  # noqa: PLR2004
+                "give each tenant an audience of its own, or ask for 'claims' that no other has",
+                tuple(
+                    f"{name}: {file} → OIDC" for name, file in zip(names[:2], files, strict=True)
+                ),
+                line_of_key(files[1], "OIDC"),
+            )
+
+
+def _are_told_apart(one: OpenId, other: OpenId) -> bool:
+    """Whether some claim must have a value here that it cannot have there."""
+    wanted = [
+        {name: {(type(value), value) for value in values} for name, values in openid.claims}
+        for openid in (one, other)
+    ]
+    return any(wanted[0][name].isdisjoint(wanted[1][name]) for name in wanted[0] & wanted[1].keys())
+
+
 def _inside_one_another(audited: Sequence[Audited], data_dir: Path) -> Iterator[Finding]:
     """Yield what lies inside a neighbour's: prefixes, and folders under another's data folder."""
     ordered = sorted(audited, key=lambda one: one.tenant.url_prefix.split("/"))
@@ -178,13 +232,20 @@ def _inside_one_another(audited: Sequence[Audited], data_dir: Path) -> Iterator[
 
 
 def line_of_key(file: str, key: str) -> str:
-    """Return `tenants/acme.py:3`, where a key is set; only the file where it is not found."""
-    name = re.escape(key.partition("[")[0])
+    """Return `tenants/acme.py:3`, where a key is set; only the file where it is not found.
+
+    Of `CLIENTS['web']` it is the line of `web`, if there is one.
+    """
+    name, _, inner = key.partition("[")
     try:
         lines = Path(file).read_text("utf-8", "replace").splitlines()
     except OSError:
         return file
-    for number, line in enumerate(lines, 1):
-        if re.match(rf"{name}\b", line):
-            return f"{file}:{number}"
-    return file
+    found = next(
+        (n for n, line in enumerate(lines, 1) if re.match(rf"{re.escape(name)}\b", line)), None
+    )
+    if found is None:
+        return file
+    item = re.compile(rf"""["']{re.escape(inner.strip("]'"))}["']""")
+    inside = (n for n, line in enumerate(lines, 1) if n >= found and inner and item.search(line))
+    return f"{file}:{next(inside, found)}"

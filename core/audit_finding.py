@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -21,6 +21,8 @@ class Audited:
     app: Flask
     wsgi: "WSGIApplication"
     """What answers its requests, from the front door on."""
+    client_key: str = field(default="", repr=False)
+    """Of a client that gets in; empty where it has no `CLIENTS`."""
 
     @property
     def name(self) -> str:

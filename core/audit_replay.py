@@ -1,13 +1,18 @@
-"""Plays what one tenant signed at every other one, through the real stack, in this process.
+"""Plays what is one tenant's at every other one, through the real stack, in this process.
 
 Each tenant signs a session, a flash message in it, and a token (`core.tokens`). A request to every
 other tenant carries them; a receiver of Flask's `request_started` tells what its app made of it.
 The requests ask for a page that is not there: views of a tenant run only if they take any path.
+
+Of clients' keys a host knows the hashes only. So a tenant with `CLIENTS` is audited with one client
+more, made for the audit (`for_replay`); every other tenant that lets only clients in is asked with
+its key, and its gate must keep the request from the app.
 """
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +20,11 @@ from flask import Flask, request_started, session
 from itsdangerous import BadData
 from werkzeug.test import EnvironBuilder
 
-from core.audit_finding import Audited, Finding
+from core import clients
+from core.audit_finding import Audited, Finding, stable_id
+from core.client_values import Client, Clients, key_digest, new_key
+from core.front import HOST_IS_CHECKED
+from core.tenant import Tenant
 from core.tokens import serializer
 
 if TYPE_CHECKING:
@@ -28,7 +37,8 @@ request, in which its app opens what all others signed: 200 tenants are 39,800 p
 
 _MARK = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
-_KINDS = ("session", "flash", "token")
+_SIGNED = ("session", "flash", "token")
+_KEY = "client key"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,20 @@ class Signed:
     token: str
 
 
+def for_replay(tenant: Tenant) -> tuple[Tenant, str]:
+    """Return the tenant as it is built for an audit, and the key of the client that it has for it.
+
+    It is out of maintenance, whose answer comes before any gate. Without `CLIENTS` the key is "":
+    with a client it would be another tenant, an open one closed.
+    """
+    awake = tenant.model_copy(update={"maintenance": False})
+    if tenant.clients is None:
+        return awake, ""
+    key = new_key()
+    probe = Client(PURPOSE, (key_digest(key.encode()),))
+    return awake.model_copy(update={"clients": Clients((*tenant.clients.all, probe))}), key
+
+
 @dataclass
 class Replays:
     """How the replays went."""
@@ -50,13 +74,15 @@ class Replays:
     tried: int = 0
     """Ordered pairs of tenants."""
     accepted: list[tuple[str, str, str]] = field(default_factory=list)
-    """Kind, the tenant that signed, the tenant that accepted."""
+    """Kind, whose it is, the tenant that accepted."""
     unproven: list[str] = field(default_factory=list)
     """Tenants that do not accept their own: their refusals say nothing."""
+    ungated: list[str] = field(default_factory=list)
+    """Tenants with `CLIENTS` or `OIDC` that strangers get into."""
 
 
 def replay(audited: Sequence[Audited], hosts: Iterable[str] = ()) -> Replays:
-    """Send what every tenant signed to every other.
+    """Send what is every tenant's to every other.
 
     Args:
         audited: the tenants.
@@ -66,20 +92,42 @@ def replay(audited: Sequence[Audited], hosts: Iterable[str] = ()) -> Replays:
     signed = [_sign(one.app, one.name) for one in audited]
     wanted = next(iter(hosts), "localhost").removeprefix(".")
     is_whole = len(signed) * (len(signed) - 1) <= PAIRS_BY_REQUEST
-    for place, target in enumerate(audited):
-        asked = _Asked(target, _host_of(target, wanted))
-        others = signed[place + 1 :] + signed[:place]
-        if asked.accepted([signed[place]]) != [(kind, target.name) for kind in _KINDS]:
-            done.unproven.append(target.name)
-        for batch in [[one] for one in others] if is_whole else [others]:
-            taken = asked.accepted(batch)
-            done.accepted += [(kind, source, target.name) for kind, source in taken]
-        done.tried += len(others)
+    with _refusals_unlogged():
+        for place, target in enumerate(audited):
+            asked = _Asked(target, _host_of(target, wanted))
+            others = signed[place + 1 :] + signed[:place]
+            if not asked.accepts_its_own(signed[place]):
+                done.unproven.append(target.name)
+            for batch in [[one] for one in others] if is_whole else [others]:
+                taken = asked.accepted(batch)
+                done.accepted += [(kind, source, target.name) for kind, source in taken]
+            if asked.is_gated and asked.admits(""):
+                done.ungated.append(target.name)
+            for source in audited if asked.is_gated else ():
+                if source is not target and source.client_key and asked.admits(source.client_key):
+                    done.accepted.append((_KEY, source.name, target.name))
+            done.tried += len(others)
     return done
 
 
+@contextmanager
+def _refusals_unlogged() -> Iterator[None]:
+    """Keep what this thread is refused out of the log: it would be a line for each pair."""
+    here = threading.get_ident()
+
+    def is_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    logger = logging.getLogger(clients.__name__)
+    logger.addFilter(is_elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_elsewhere)
+
+
 def replay_findings(done: Replays, names: dict[str, str]) -> Iterator[Finding]:
-    """Yield a finding for each tenant and kind that accepts what others signed.
+    """Yield a finding for each tenant and kind that accepts what is of others.
 
     Args:
         done: the replays.
@@ -90,18 +138,28 @@ def replay_findings(done: Replays, names: dict[str, str]) -> Iterator[Finding]:
         sources.setdefault((target, kind), []).append(source)
     for (target, kind), others in sources.items():
         yield Finding(
-            f"replay:{kind}",
+            stable_id("replay", kind),
             (target, *others),
-            f"{target} accepts a {kind} that {', '.join(others[:3])} signed",
-            "give each tenant its own SECRET_KEY, and leave app.session_interface as it is",
+            f"{target} accepts a {kind} of {', '.join(others[:3])}",
+            "give each client a key of its own, and let no endpoint change core.clients"
+            if kind == _KEY
+            else "give each tenant its own SECRET_KEY, and leave app.session_interface as it is",
             tuple(f"{one}: its {kind}, sent to {target}, accepted" for one in others[:2]),
             names[target],
+        )
+    for name in done.ungated:
+        yield Finding(
+            "open-gate",
+            (name,),
+            f"{name} has CLIENTS or OIDC, and a request without a key reaches its app",
+            "let no endpoint change core.clients; what else it may be is a fault of Tenantry",
+            place=names[name],
         )
     for name in done.unproven:
         yield Finding(
             "replay-unproven",
             (name,),
-            f"{name} does not accept its own session and token either, so replays prove nothing",
+            f"{name} does not accept all that is its own either, so replays prove nothing",
             "look whether the app has sessions of its own, or answers before Flask does",
             place=names[name],
             is_note=True,
@@ -126,14 +184,35 @@ class _Asked:
     """One tenant, asked about what others signed."""
 
     def __init__(self, target: Audited, host: str) -> None:
+        self.is_gated = target.tenant.clients is not None or target.tenant.oidc is not None
         self._app = target.app
         self._wsgi = target.wsgi
+        self._key = target.client_key
         self._name = str(target.app.config["SESSION_COOKIE_NAME"])
         prefix = target.tenant.url_prefix
         builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host}/")
         self._whole = builder.get_environ()
         builder.close()
-        self._inner = self._whole | {"SCRIPT_NAME": prefix, "PATH_INFO": _PAGE}
+        inner = {"SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True}
+        self._inner = self._whole | inner
+
+    def accepts_its_own(self, signed: Signed) -> bool:
+        """Whether it takes what it signed itself, and lets its own client in."""
+        if self._key and not self.admits(self._key):
+            return False
+        return self.accepted([signed]) == [(kind, signed.tenant) for kind in _SIGNED]
+
+    def admits(self, key: str) -> bool:
+        """Whether a request with this client key reaches the app."""
+        has_come = False
+
+        def note(_: object, **__: object) -> None:
+            nonlocal has_come
+            has_come = True
+
+        with request_started.connected_to(note, self._app):
+            _ask(self._wsgi, self._whole | ({"HTTP_X_API_KEY": key} if key else {}))
+        return has_come
 
     def accepted(self, signed: Sequence[Signed]) -> list[tuple[str, str]]:
         """Return kind and signer of what this tenant takes for its own.
@@ -151,9 +230,10 @@ class _Asked:
                 seen += _taken(opened or {}, one)
 
         cookie = {"HTTP_COOKIE": self._cookie(signed[0])}
+        key = {"HTTP_X_API_KEY": self._key} if self._key else {}
         with request_started.connected_to(look, self._app):
-            _ask(self._wsgi, self._whole | cookie)
-            if seen is None:  # refused before the app: it is in maintenance, or asks for a key
+            _ask(self._wsgi, self._whole | cookie | key)
+            if seen is None:  # refused before the app: it is in maintenance, or asks for a token
                 _ask(self._app.wsgi_app, self._inner | cookie)
         return seen or []
 

@@ -1,9 +1,12 @@
-"""What in one tenant's configuration is unsafe where strangers reach it."""
+"""What in one tenant's configuration is unsafe where strangers reach it.
+
+And what no configuration gives the tenants of one process, as notes.
+"""
 
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flask import Flask
@@ -16,25 +19,32 @@ FEWEST_CHARACTERS = 8
 """Different ones in a key: 32 random hexadecimal digits have fewer once in 30 million keys."""
 
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
+_OPEN_TO_OTHERS = stat.S_IXGRP | stat.S_IXOTH
+"""Of a folder: who knows the name of a file in it comes to the file."""
 _SECRET_CALL = re.compile(r"""\bsecret\(\s*["']([A-Za-z0-9_.-]+)["']""")
 
 
 def check_settings(
-    audited: Sequence[Audited], data_dir: Path, *, has_trusted_hosts: bool
+    audited: Sequence[Audited], data_dir: Path, hosts: Sequence[str]
 ) -> Iterator[Finding]:
     """Yield what is unsafe, tenant by tenant; what may be right as it is, as a note.
 
     Args:
         audited: the tenants.
         data_dir: where their secrets may be.
-        has_trusted_hosts: whether the host answers for listed names only.
+        hosts: the names that the host answers for; any, where there are none.
     """
+    readable = _readable_files(data_dir / "secrets")
     for one in audited:
         yield from _shows_its_inside(one)
         yield from _weak_keys(one)
         yield from _cookies(one)
-        yield from _readable_secrets(one, data_dir)
-        yield from _notes(one, has_trusted_hosts=has_trusted_hosts)
+        yield from _readable_secrets(one, readable)
+        yield from _notes(one, has_trusted_hosts=bool(hosts))
+    named = {name for one in audited for name in _named_in(_text_of(one), readable)}
+    for name in sorted(readable.keys() - named):
+        yield _readable_secret(readable[name], name, None)
+    yield from _one_process(audited, hosts)
 
 
 def _found(one: Audited, id_: str, key: str, text: str, remedy: str) -> Finding:
@@ -123,24 +133,24 @@ def _cookies(one: Audited) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _readable_secrets(one: Audited, data_dir: Path) -> Iterator[Finding]:
-    """Yield the files of this tenant's secrets that other users of the machine can read."""
+def _readable_files(folder: Path) -> dict[str, Path]:
+    """Return the files of secrets that other users of the machine can read, by name."""
     try:
-        text = Path(one.tenant.file).read_text("utf-8", "replace")
+        if not folder.stat().st_mode & _OPEN_TO_OTHERS:
+            return {}
+        return {path.name: path for path in sorted(folder.iterdir()) if _is_readable(path)}
     except OSError:
-        return
-    for name in dict.fromkeys(_SECRET_CALL.findall(text)):
+        return {}
+
+
+def _readable_secrets(one: Audited, readable: Mapping[str, Path]) -> Iterator[Finding]:
+    """Yield the files of this tenant's secrets that other users of the machine can read."""
+    text = _text_of(one)
+    for name in dict.fromkeys([*_SECRET_CALL.findall(text), *_named_in(text, readable)]):
         named = os.environ.get(f"{name}_FILE")
-        path = Path(named) if named else data_dir / "secrets" / name
-        if _is_readable(path) and (named or _is_readable(path.parent)):
-            yield Finding(
-                stable_id("readable-secret", name),
-                (one.name,),
-                f"other users of this machine can read {path}",
-                f"chmod 600 {path}",
-                (f"{one.name}: {one.tenant.file} → secret({name!r}) → {path}",),
-                str(path),
-            )
+        path = Path(named) if named else readable.get(name)
+        if path is not None and _is_readable(path):
+            yield _readable_secret(path, name, one)
     key = str(one.app.config["SECRET_KEY"])
     if key in text and _is_readable(Path(one.tenant.file)):
         yield Finding(
@@ -151,11 +161,73 @@ def _readable_secrets(one: Audited, data_dir: Path) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _text_of(one: Audited) -> str:
+    try:
+        return Path(one.tenant.file).read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _named_in(text: str, names: Iterable[str]) -> list[str]:
+    return [one for one in names if re.search(rf"(?<![\w.-]){re.escape(one)}(?![\w.-])", text)]
+
+
+def _readable_secret(path: Path, name: str, one: Audited | None) -> Finding:
+    return Finding(
+        stable_id("readable-secret", name),
+        (one.name,) if one else (),
+        f"other users of this machine can read {path}",
+        f"chmod 600 {path}",
+        (f"{one.name}: {one.tenant.file} → secret({name!r}) → {path}",) if one else (),
+        str(path),
+    )
+
+
 def _is_readable(path: Path) -> bool:
     try:
         return bool(path.stat().st_mode & _READABLE_BY_OTHERS)
     except OSError:
         return False
+
+
+def _one_process(audited: Sequence[Audited], hosts: Sequence[str]) -> Iterator[Finding]:
+    """Yield, as notes, what tenants of one process share whatever their files say."""
+    if len(audited) > 1:
+        yield Finding(
+            "one-process", tuple(one.name for one in audited),
+            "they share one memory and one interpreter: their code is trusted not to read a "
+            "neighbour's secrets, and can take its time",
+            "for a wall around one: tenantry serve --only NAME, a process of its own",
+            is_note=True,
+        )  # fmt: skip
+    names = {one.name: one.tenant.trusted_hosts or tuple(hosts) for one in audited}
+    alike = [
+        name
+        for name, own in names.items()
+        if any(_is_one_origin(own, others) for other, others in names.items() if other != name)
+    ]
+    if alike:
+        yield Finding(
+            "one-origin", tuple(alike),
+            "they answer under one host name, which is one origin in browsers: a script of one "
+            "can read the others' pages with the visitor's cookies",
+            "give each TRUSTED_HOSTS of its own where clients must not trust each other",
+            is_note=True,
+        )  # fmt: skip
+
+
+def _is_one_origin(own: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether some host name is answered by both; without names any is."""
+    if not own or not others:
+        return True
+    return any(_meet(one.lower(), other.lower()) for one in own for other in others)
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether some name fits both; `.a.org` fits `a.org` and all below it."""
+    if one.startswith(".") and f".{other.lstrip('.')}".endswith(one):
+        return True
+    return one == other or (other.startswith(".") and f".{one.lstrip('.')}".endswith(other))
 
 
 def _notes(one: Audited, *, has_trusted_hosts: bool) -> Iterator[Finding]:

@@ -25,10 +25,11 @@ _ROW_WORDS = 3 * CELLS
 _FREE, _SERVING, _STOPPING = range(3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tag:
     """A tenant's name as the board writes it: made once, by `tag`."""
 
+    tenant: str
     name: bytes
     number: int
     """Never 0; of 10,000 names no two have the same (one chance in 10^11)."""
@@ -37,7 +38,9 @@ class Tag:
 def tag(tenant: str) -> Tag:
     """Return how the board writes a tenant's name."""
     digest = blake2b(tenant.encode(), digest_size=_WORD_BYTES).digest()
-    return Tag(tenant.encode().ljust(_NAME_BYTES, b"\0"), int.from_bytes(digest, "little") | 1)
+    return Tag(
+        tenant, tenant.encode().ljust(_NAME_BYTES, b"\0"), int.from_bytes(digest, "little") | 1
+    )
 
 
 @dataclass(frozen=True)

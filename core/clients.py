@@ -22,13 +22,10 @@ from typing import TYPE_CHECKING, Any
 from structlog.contextvars import bind_contextvars
 
 from core.client_values import Client, Clients, key_digest
-from core.problem import ProblemAnswer
+from core.problem import CLIENT, ProblemAnswer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-CLIENT = "tenantry.client"
-"""Key of the WSGI environ under which the client's name stands; `oidc:SUB` of one with a token."""
 
 CLAIMS = "tenantry.claims"
 """Key of the WSGI environ under which a verified token's claims stand."""

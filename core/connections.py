@@ -50,10 +50,9 @@ class ConnectionBudget:
     def _begin(self) -> None:
         self._lock = threading.Lock()  # protects all below, and every holder's `idle`
         self._open = 0
-        self._owners: Counter[str] = Counter()  # permits by tenant
+        self._permits: Counter[Holder] = Counter()  # those that are out, by who has them
         self._idle: OrderedDict[object, Holder] = OrderedDict()  # longest idle first
-        self._waiters: deque[Waiter] = deque()  # all are in use; first come, first served
-        self._patient: dict[Holder, deque[Waiter]] = {}  # who waits for one of its own
+        self._waiters: list[Waiter] = []  # for whom there is nothing yet; first come first
         # What comes back: a connection, or None for a permit alone. A queue of its own, because
         # the garbage collector may give a connection back on a thread that is inside the lock.
         self._returned: deque[tuple[Holder, object]] = deque()
@@ -81,8 +80,11 @@ class ConnectionBudget:
         return held
 
     def _held(self) -> dict[str, Held]:
-        idle = Counter(holder.owner for holder in self._idle.values())
-        return {name: Held(n - idle[name], idle[name]) for name, n in self._owners.items() if n}
+        held: dict[str, Held] = {}
+        for holder, permits in self._permits.items():  # one tenant has two while it is swapped
+            in_use, idle = held.get(holder.owner, Held(0, 0))
+            held[holder.owner] = Held(in_use + permits - len(holder.idle), idle + len(holder.idle))
+        return held
 
     def take(self, holder: Holder, *, is_to_open: bool = False) -> object:
         """Return an idle connection of `holder`, None, or an `Eviction`; with it goes a permit.
@@ -94,18 +96,19 @@ class ConnectionBudget:
             is_to_open: it needs a new one, also where it has an idle one.
 
         Raises:
-            ConnectionsExhaustedError: all were in use for `wait_s`.
+            ConnectionsExhaustedError: there was none for `wait_s`.
         """
         self.notice_fork()
         if holder.idle and not is_to_open and (connection := self._take_own(holder)):
             return connection
-        waiter = self._take_now(holder, is_to_open=is_to_open, may_be_patient=not is_to_open)
-        if waiter.is_patient and not self._wait(waiter, PATIENCE_S):
-            waiter = self._take_now(holder, is_to_open=False, may_be_patient=False)
-        began_at = self._clock()
-        if not waiter.is_granted and not self._wait(waiter, self.wait_s):
-            waited_s = self._clock() - began_at
-            raise ConnectionsExhaustedError(holder.owner, waited_s, self.limit, self.held())
+        waiter = Waiter(holder, is_to_open=is_to_open)
+        with self._lock:
+            self._accept()
+            if not self._serve(waiter):
+                waiter.queue(self._waiters)
+        self._settle()
+        if waiter.is_served is not None:
+            self._wait(waiter, waiter.is_served)
         return waiter.grant
 
     def _take_own(self, holder: Holder) -> object:
@@ -118,29 +121,6 @@ class ConnectionBudget:
         if self._returned:
             self._settle()
         return connection
-
-    def _take_now(self, holder: Holder, *, is_to_open: bool, may_be_patient: bool) -> Waiter:
-        """Return a waiter that has its grant, or is in a queue."""
-        waiter = Waiter(holder, is_to_open=is_to_open)
-        with self._lock:
-            self._accept()
-            if holder.idle and not is_to_open:
-                waiter.serve(self._take_idle(holder, holder.idle[-1]))
-            elif self._waiters:
-                waiter.queue(self._waiters)
-            elif self._open < self.limit:
-                self._open += 1
-                self._owners[holder.owner] += 1
-                waiter.serve(None)
-            elif may_be_patient and self._idle and self._owners[holder.owner] > len(holder.idle):
-                waiter.is_patient = True
-                waiter.queue(self._patient.setdefault(holder, deque()))
-            elif self._idle:
-                waiter.serve(self._evict(holder))
-            else:
-                waiter.queue(self._waiters)
-        self._settle()
-        return waiter
 
     def give_back(self, holder: Holder, connection: object) -> None:
         """Take a connection back as idle, or hand it on to who waits."""
@@ -182,36 +162,45 @@ class ConnectionBudget:
     # -- under the lock ----------------------------------------------------------------------
 
     def _accept(self) -> None:
+        """Take what came back, and give it to who may have it, first come first served."""
         while self._returned:
             holder, connection = self._returned.popleft()
-            if connection is not None:
+            if connection is None:
+                self._open -= 1
+                self._count(holder, -1)
+            else:
                 holder.idle.append(connection)
                 self._idle[connection] = holder
-                if self._waiters:
-                    self._serve_first()
-                elif holder in self._patient:
-                    self._serve_patient(holder)
-                continue
-            self._owners[holder.owner] -= 1
-            if self._waiters:
-                waiter = self._waiters.popleft()
-                self._owners[waiter.holder.owner] += 1
-                waiter.serve(None)
-            else:
-                self._open -= 1
+            self._serve_waiters()
 
-    def _serve_first(self) -> None:
-        """Give an idle connection to who waits longest: its own as it is, another's to close."""
-        waiter = self._waiters.popleft()
+    def _serve_waiters(self) -> None:
+        if self._waiters:
+            self._waiters = [waiter for waiter in self._waiters if not self._serve(waiter)]
+
+    def _serve(self, waiter: Waiter) -> bool:
+        """Give it what it may have now; whether there is something.
+
+        Nobody overtakes: of all that there is, nobody who waits may have any.
+        """
         holder = waiter.holder
-        is_own = holder.idle and not waiter.is_to_open
-        waiter.serve(self._take_idle(holder, holder.idle[-1]) if is_own else self._evict(holder))
+        if holder.idle and not waiter.is_to_open:
+            waiter.serve(self._take_idle(holder, holder.idle[-1]))
+        elif self._open < self.limit:
+            self._open += 1
+            self._count(holder, 1)
+            waiter.serve(None)
+        elif self._idle and not (waiter.is_patient and self._is_in_use(holder)):
+            waiter.serve(self._evict(holder))
+        return waiter.is_granted
 
-    def _serve_patient(self, holder: Holder) -> None:
-        queue = self._patient[holder]
-        queue.popleft().serve(self._take_idle(holder, holder.idle[-1]))
-        if not queue:
-            del self._patient[holder]
+    def _is_in_use(self, holder: Holder) -> bool:
+        """Whether a connection of its own may soon come back."""
+        return self._permits[holder] > len(holder.idle)
+
+    def _count(self, holder: Holder, change: int) -> None:
+        self._permits[holder] += change
+        if not self._permits[holder]:
+            del self._permits[holder]
 
     def _take_idle(self, holder: Holder, connection: object) -> object:
         if holder.idle[-1] is connection:
@@ -224,8 +213,8 @@ class ConnectionBudget:
     def _evict(self, holder: Holder) -> Eviction:
         connection, victim = next(iter(self._idle.items()))
         self._take_idle(victim, connection)
-        self._owners[victim.owner] -= 1
-        self._owners[holder.owner] += 1
+        self._count(victim, -1)
+        self._count(holder, 1)
         return Eviction(victim, connection)
 
     # -- outside the lock --------------------------------------------------------------------
@@ -238,24 +227,38 @@ class ConnectionBudget:
             finally:
                 self._lock.release()
 
-    def _wait(self, waiter: Waiter, timeout_s: float) -> bool:
-        """Wait for the grant, and leave the queue; whether there is one."""
-        if waiter.is_served is not None:
-            try:
-                waiter.is_served.wait(timeout_s)
-            except BaseException:  # a signal handler of the server
-                if self._leave(waiter):
-                    self._return_grant(waiter)
-                raise
-        return self._leave(waiter)
+    def _wait(self, waiter: Waiter, is_served: threading.Event) -> None:
+        """Wait for the grant.
+
+        Raises:
+            ConnectionsExhaustedError: there was none in time.
+        """
+        began_at = self._clock()
+        patience_s = min(PATIENCE_S, self.wait_s)
+        try:
+            if not is_served.wait(patience_s):
+                self._end_patience(waiter)
+                is_served.wait(self.wait_s - patience_s)
+        except BaseException:  # a signal handler of the server
+            if self._leave(waiter):
+                self._return_grant(waiter)
+            raise
+        if not self._leave(waiter):
+            waited_s = self._clock() - began_at
+            raise ConnectionsExhaustedError(waiter.holder.owner, waited_s, self.limit, self.held())
+
+    def _end_patience(self, waiter: Waiter) -> None:
+        with self._lock:
+            waiter.is_patient = False
+            self._accept()
+            self._serve_waiters()
+        self._settle()
 
     def _leave(self, waiter: Waiter) -> bool:
+        """Wait no longer; whether there is a grant."""
         with self._lock:
             if not waiter.is_granted:
-                queue = self._patient[waiter.holder] if waiter.is_patient else self._waiters
-                queue.remove(waiter)
-                if waiter.is_patient and not queue:
-                    del self._patient[waiter.holder]
+                self._waiters.remove(waiter)
         self._settle()
         return waiter.is_granted
 
@@ -263,8 +266,8 @@ class ConnectionBudget:
         grant = waiter.grant
         if isinstance(grant, Eviction):  # the connection was not closed: it is its holder's again
             with self._lock:
-                self._owners[waiter.holder.owner] -= 1
-                self._owners[grant.holder.owner] += 1
+                self._count(waiter.holder, -1)
+                self._count(grant.holder, 1)
             self.give_back(grant.holder, grant.connection)
         elif grant is None:
             self.free(waiter.holder)

@@ -17,9 +17,16 @@ COOKIES_BYTES = 6 << 10
 """Of `Set-Cookie` in one response: one of the 4 KiB that browsers keep, and some small ones. The
 server takes a `Cookie` header of 8,190 bytes."""
 
-ORIGIN_WIDE = frozenset({"clear-site-data", "service-worker-allowed", "set-cookie2"})
-"""Headers that would act on the neighbours: the first deletes their cookies and storage, the second
-lets a script of this tenant answer their pages (W3C Clear Site Data §3, Service Workers §6.1)."""
+PATH_BYTES = 1024
+"""Of a cookie's `Path`: browsers pass over a longer one (RFC 6265bis §5.6) and take the folder of
+the request's URL, which is `/` for `/acme`."""
+
+ORIGIN_WIDE = frozenset(
+    {"alt-svc", "clear-site-data", "nel", "service-worker-allowed", "set-cookie2"}
+)
+"""Headers that would act on the neighbours: they move their requests to another server (RFC 7838
+§3), delete their cookies and storage (W3C Clear Site Data §3), report their requests elsewhere
+(Network Error Logging §3) or let a script of this tenant answer them (Service Workers §6.1)."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
@@ -100,7 +107,7 @@ def confined_cookie(value: str, root: str) -> str | None:
             path = text.strip(" \t")
         elif lowered != "domain":
             kept.append(attribute)
-    if not _is_inside(path, root):
+    if len(path) > PATH_BYTES or not _is_inside(path, root):
         path = root
     return "; ".join([pair, *kept, f"Path={path}"])
 

@@ -26,6 +26,8 @@ __all__ = ["Database", "DatabaseDownError", "db", "open_database"]
 
 _EXTENSION = "tenantry.database"
 
+NoteQuery = Callable[[str, int], None]
+
 
 class Database:
     """An app's database: an engine from the first use on, a session per app context.
@@ -36,12 +38,23 @@ class Database:
         owner: the tenant's name.
         url: the tenant's `DATABASE_URI`.
         budget: where its connections count.
+        note_query: called after each query with the owner and the nanoseconds that it took.
     """
 
-    __slots__ = ("_budget", "_engine", "_is_closed", "_lock", "_sessions", "_url", "owner", "uses")
+    __slots__ = (
+        "_budget", "_engine", "_is_closed", "_lock", "_note_query", "_sessions", "_url", "owner",
+        "uses",
+    )  # fmt: skip
 
-    def __init__(self, owner: str, url: str, budget: ConnectionBudget) -> None:
+    def __init__(
+        self,
+        owner: str,
+        url: str,
+        budget: ConnectionBudget,
+        note_query: NoteQuery | None = None,
+    ) -> None:
         self.owner = owner
+        self._note_query = note_query
         self._url = url
         self._budget = budget
         self.uses = Uses()
@@ -79,7 +92,8 @@ class Database:
             if self._is_closed:
                 raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
             if self._engine is None or self._sessions is None:
-                self._engine = make_engine(self.owner, self._url, self._budget, self.uses)
+                note = self._note_query and partial(self._note_query, self.owner)
+                self._engine = make_engine(self.owner, self._url, self._budget, note, self.uses)
                 self._sessions = partial(Session, self._engine, expire_on_commit=False)
             return self._engine, self._sessions
 
@@ -94,9 +108,15 @@ class Database:
             close_engine(engine)
 
 
-def open_database(app: Flask, owner: str, url: str, budget: ConnectionBudget) -> Database:
+def open_database(
+    app: Flask,
+    owner: str,
+    url: str,
+    budget: ConnectionBudget,
+    note_query: NoteQuery | None = None,
+) -> Database:
     """Give an app its database, and end its sessions with their contexts; nothing connects yet."""
-    database = app.extensions[_EXTENSION] = Database(owner, url, budget)
+    database = app.extensions[_EXTENSION] = Database(owner, url, budget, note_query)
     app.teardown_appcontext(_close_session)
     return database
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from core.board import Row, Tag, tag
 from core.interrupts import DeadlineExceededError, Interruption
-from core.problem import REQUEST_ID, TIMED_OUT
+from core.problem import ENDPOINT, REQUEST_ID, TIMED_OUT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,9 +26,6 @@ TICK_S = 0.25
 
 ANSWER_AFTER_S = 0.5
 """What an interrupted thread gets to answer by itself; then its client is answered past it."""
-
-ENDPOINT = "tenantry.endpoint"
-"""Key of the WSGI environ under which the request's endpoint stands, where routing has told it."""
 
 STACK_FRAMES = 30
 """As many are told, the innermost first; those of Flask and the layers around it are some 15."""
@@ -87,7 +84,7 @@ class Requests:
 
     def stuck(self) -> Counter[str]:
         """Return how many requests of each tenant have been reported and have not ended."""
-        return Counter(one.tenant for one in list(self._running) if one.is_reported)
+        return Counter(one.tenant for one in self._running.copy() if one.is_reported)
 
     def held_threads(self) -> int:
         """Return how many threads stuck requests hold, but for those that wait for their clients.
@@ -95,7 +92,7 @@ class Requests:
         A crowd of clients that send or read slowly must not look like a tenant that hangs.
         """
         frames = sys._current_frames()  # noqa: SLF001 - no other way
-        stuck = [one for one in list(self._running) if one.is_reported and not one.is_streaming]
+        stuck = [one for one in self._running.copy() if one.is_reported and not one.is_streaming]
         return sum(not _is_of_server(frames.get(one.thread)) for one in stuck)
 
     def watch(self, stopping: threading.Event) -> None:
@@ -109,7 +106,7 @@ class Requests:
     def check(self) -> None:
         """Report what is overdue and has not been reported; interrupt what may be."""
         now = self._clock()
-        for running in list(self._running):
+        for running in self._running.copy():
             late_s = now - running.begun - running.deadline_s
             if late_s >= 0 and not running.is_reported:
                 self._report(running, now - running.begun)

@@ -6,6 +6,8 @@ them when an engine is needed.
 
 import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +49,11 @@ _logger = logging.getLogger(__name__)
 
 
 def make_engine(
-    owner: str, url_text: str, budget: ConnectionBudget, uses: Uses | None = None
+    owner: str,
+    url_text: str,
+    budget: ConnectionBudget,
+    note_query: Callable[[int], None] | None = None,
+    uses: Uses | None = None,
 ) -> Engine:
     """Return an engine that has connected to nothing yet; `close_engine` ends it.
 
@@ -55,7 +61,8 @@ def make_engine(
         owner: the tenant's name.
         url_text: its `DATABASE_URI`.
         budget: where its connections count.
-        uses: told which thread uses which, if given.
+        note_query: called after each query, good or not, with its nanoseconds.
+        uses: told which thread uses which connection.
     """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
@@ -65,6 +72,8 @@ def make_engine(
     else:
         engine = _file_engine(owner, url, budget)
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+    if note_query is not None:
+        _time_queries(engine, note_query)
     if uses is not None:
         event.listen(engine, "checkout", uses.take)
         for end in ("checkin", "detach"):
@@ -89,6 +98,24 @@ def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
     else:
         options = {}
     return {key: value for key, value in options.items() if key not in url.query}
+
+
+def _time_queries(engine: Engine, note_query: Callable[[int], None]) -> None:
+    def begin(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        context.tenantry_begun_ns = time.perf_counter_ns()
+
+    def end(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        note_query(time.perf_counter_ns() - context.tenantry_begun_ns)
+        context.tenantry_begun_ns = None  # its rows may still fail to come
+
+    def fail(failure: ExceptionContext) -> None:
+        begun_ns = getattr(failure.execution_context, "tenantry_begun_ns", None)
+        if begun_ns is not None:  # else it did not come to a query
+            note_query(time.perf_counter_ns() - begun_ns)
+
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "after_cursor_execute", end)
+    event.listen(engine, "handle_error", fail)
 
 
 def is_in_memory(url: URL) -> bool:

@@ -110,6 +110,11 @@ def _with_request_id(
     return start
 
 
+HOST_IS_CHECKED = "tenantry.host_is_checked"
+"""Key of the WSGI environ: this layer let the request through. Werkzeug's own check, of the same
+list, would refuse `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
+
+
 class TrustedHosts:
     """WSGI middleware: a request for a host name that is not listed gets 400."""
 
@@ -123,6 +128,7 @@ class TrustedHosts:
         """Answer 400 without a word about which names there are."""
         if self._names and not self._is_trusted(environ.get("HTTP_HOST", "")):
             return NOT_SERVED(environ, start_response)
+        environ[HOST_IS_CHECKED] = True
         return self._app(environ, start_response)
 
     def _is_trusted(self, host: str) -> bool:

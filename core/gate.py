@@ -1,7 +1,9 @@
 """Keeps requests from tables that are not what the code expects, one app at a time.
 
 An endpoint with tables asks its app's gate before each request: 503 while the database is behind
-the code. The default database is brought to head here; any other one only by `tenantry db`. What
+the code. Once it is not, no request costs a query, until a statement misses a table or a column:
+then it is looked at again. The default database is brought to head here, when its app is built;
+any other one only by `tenantry db`. What
 is done here is in no journal: that one tells what an operator's runs did, for `db downgrade` to
 take back; what a build does, the next build would only do again.
 """
@@ -13,19 +15,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 
 from core.database import Database, DatabaseDownError, database_of
 from core.migration_children import Nursery
 from core.migrator import Migrator, Target, target_of
 from core.problem import ProblemAnswer
-from core.revisions import Standing, ahead, compare, look_through, one_line, read_branches, shown
+from core.revisions import (
+    QUERY,
+    Standing,
+    ahead,
+    compare,
+    is_amiss,
+    look_through,
+    one_line,
+    read_branches,
+    shown,
+)
 from core.tenant import Tenant
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import ExceptionContext
+
 LOOK_AGAIN_S = 1.0
-"""A database that is behind is looked at this often: an upgrade takes effect without a restart."""
+"""A database that is behind, or is said to be, is looked at this often: an upgrade takes effect
+without a restart, and an endpoint with a bug does not cost a query per request."""
 
 MIGRATION_PATIENCE_S = 5.0
 """How long a request waits while another one has the default database brought to head."""
@@ -37,6 +55,7 @@ BEHIND = ProblemAnswer(
 )
 
 _EXTENSION = "tenantry.gate"
+_AMISS = "tenantry.gate.amiss"  # in the app context of a request that missed a table or a column
 _logger = logging.getLogger(__name__)
 
 
@@ -66,8 +85,10 @@ class Gate:
         self._lock = threading.Lock()  # one looks at a time; protects all that is written below
         self._look_again_at = 0.0
         self._failure = ""  # why the default database could not be brought to head
+        self._engine: Engine | None = None  # the one whose errors are heard
         self.is_open = False
-        """Once it is, it stays."""
+        """Closed without the lock, too: whoever looks meanwhile may open it once more, until the
+        next statement misses something."""
         self.told = ""
         """What operators should know: `behind: …`, `ahead: …` or `down: …`; empty if nothing."""
 
@@ -75,6 +96,7 @@ class Gate:
         """Be asked before each request to an endpoint, and before all its own, if it has tables."""
         if any(branch.endpoint == endpoint for branch in self._target.branches):
             blueprint.before_request_funcs.setdefault(None, []).insert(0, self.check)
+            blueprint.after_request_funcs.setdefault(None, []).insert(0, self.explain)  # runs last
 
     def check(self) -> Response | None:
         """Answer the current request with 503 while the database is behind; let others pass.
@@ -87,9 +109,18 @@ class Gate:
         self.look()
         if self.is_open:
             return None
-        body = BEHIND.body(request.environ)
-        status, headers = BEHIND.head(len(body))
-        return Response(body, status, headers)
+        return _behind()
+
+    def explain(self, response: Response) -> Response:
+        """Answer 503 instead of 500 where tables that are not the code's are the reason."""
+        is_failed = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        if not is_failed or not g.pop(_AMISS, False):
+            return response
+        self._database.session.close()  # its connection may be the only one that there is
+        if not self.is_open:
+            with suppress(DatabaseDownError):
+                self.look()
+        return _behind() if self.told else response
 
     def look(self) -> None:
         """Look at the database, if it is time to; the default one is brought to head, once.
@@ -110,7 +141,7 @@ class Gate:
 
     def _look_now(self) -> None:
         try:
-            found = compare(self._target.branches, look_through(self._database.engine))
+            found = compare(self._target.branches, look_through(self._heard()))
         except HTTPException as error:
             self.told = f"down: {one_line(error.__cause__ or error)}."
             raise
@@ -121,11 +152,32 @@ class Gate:
         if found.state == "behind" and self._is_to_migrate:
             self._migrate()
             return
+        self._is_to_migrate = False  # who takes it back later has a reason
         self.is_open = found.state != "behind"
+        self._failure = "" if self.is_open else self._failure
         was_told, self.told = self.told, self._text(found)
         if self.told != was_told and found.state != "at head":
             extra = {"tenant": self._target.tenant, "reason": self.told}
             _logger.warning("database.not_at_head", extra=extra)
+
+    def _heard(self) -> "Engine":
+        """Return the engine, whose errors are heard from the first look on."""
+        engine = self._database.engine
+        if engine is not self._engine:
+            from sqlalchemy import event  # noqa: PLC0415 - an engine is there: it is loaded
+
+            event.listen(engine, "handle_error", self._doubt)
+            self._engine = engine
+        return engine
+
+    def _doubt(self, context: "ExceptionContext") -> None:
+        """Have the database looked at again: a statement found no such table or column."""
+        if context.statement == QUERY or not is_amiss(context.original_exception):
+            return
+        if has_app_context():
+            setattr(g, _AMISS, True)
+        if not self.told and self._clock() >= self._look_again_at:
+            self.is_open = False
 
     def _text(self, found: Standing) -> str:
         if found.state == "behind":
@@ -146,6 +198,12 @@ class Gate:
         level = logging.INFO if self.is_open else logging.ERROR
         extra = {"tenant": self._target.tenant, "reason": result.reason}
         _logger.log(level, event, extra=extra)
+
+
+def _behind() -> Response:
+    body = BEHIND.body(request.environ)
+    status, headers = BEHIND.head(len(body))
+    return Response(body, status, headers)
 
 
 def open_gate(app: Flask, tenant: Tenant, data_dir: Path) -> Gate | None:

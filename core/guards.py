@@ -96,11 +96,10 @@ class ServerGuard:
 
     def close(self, connection: Any, close: Callable[[], None]) -> None:
         """Close it, and wait until its server process has ended, so that no server has too many."""
-        socket = _socket_of(connection)
-        if socket is None:
+        ours = _second_socket_of(connection)
+        if ours is None:
             close()
             return
-        ours = os.dup(socket)  # outlives the connection's own, and hears the other end close
         try:
             close()
             self._is_silent = not _ends_within(0.0 if self._is_silent else GOODBYE_S, ours)
@@ -150,7 +149,7 @@ class FileGuard:
             DatabaseDownError: it is.
         """
         is_unmarked = not self._was_there or self._is_marked  # also: whoever deleted the marker
-        if self._path.exists() or (is_unmarked and not self._marker.exists()):
+        if file_at(self._text) or (is_unmarked and not file_at(str(self._marker))):
             return
         if not self._is_told:
             remedy = f"restore it, or delete {self._marker.name} too to begin with an empty one"
@@ -203,6 +202,15 @@ def _socket_of(connection: Any) -> int | None:
     try:
         return int(connection.pgconn.socket)
     except Exception:  # noqa: BLE001 - whatever a driver raises for a connection that is closed
+        return None
+
+
+def _second_socket_of(connection: Any) -> int | None:
+    """Return a file descriptor that outlives the connection's, and hears the other end close."""
+    socket = _socket_of(connection)
+    try:
+        return None if socket is None else os.dup(socket)
+    except OSError:  # too many are open; closing gives one back
         return None
 
 

@@ -1,14 +1,15 @@
 """The host: the only room where the parts meet.
 
-A request meets them in this order: (ProxyFix, if proxies are trusted) → front door → dispatcher →
-mount → lease → deadlines → containment → log context → trusted hosts → client gate (of a tenant
-that has clients) → body limit → confined cookies → the tenant's Flask app.
+A request meets them in this order: (ProxyFix, if proxies are trusted) → metering → front door →
+dispatcher → mount → lease → slot → deadlines → containment → log context → trusted hosts → client
+gate (of a tenant that has clients) → body limit → confined cookies → the tenant's Flask app.
 """
 
 import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -32,15 +33,23 @@ from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
+from core.ledger import Ledger, ledgers_folder
 from core.levers import Levers
 from core.limits import BodyLimit
+from core.metering import Metering, NoteRequest
+from core.metrics import MetricsPage
 from core.mounts import Mount, Mounts
 from core.openid_values import OpenId
 from core.plan import describe
 from core.reload import Follower, Limits
+from core.request_line import RequestLines
+from core.share import FairShare
+from core.slots import SlotGate, Slots
 from core.status import StatusSocket
 from core.telemetry import LogContext, configure_logging
 from core.tenant import Tenant
+from core.usage import keep_folding
+from core.visit import current
 from core.warm_start import accepted_by_siblings, wake_as_siblings
 from core.watch import watch_folder
 
@@ -64,26 +73,37 @@ class Host:
     The host is the WSGI app to serve. It follows the tenants folder from `start()` on, which each
     process that serves calls once; a forked one that did not is started by its first request.
     `close()` ends all; whoever made the host calls it, if the process does not simply end.
+
+    Args:
+        settings: see `HostSettings`.
+        note_request: told of each request that has ended; None for nobody.
     """
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: HostSettings, note_request: NoteRequest | None = None) -> None:
         self.settings = settings
         self._lock = threading.Lock()  # protects the start
         self._pid = self._telling_pid = 0
         self._server = ""
         self._threads_of_server: int | None = None
         self._row: Row | None = None
+        self._slots = Slots(FairShare(None))
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
         self._requests = Requests()
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self.ledger = Ledger()
         self._status_socket: StatusSocket | None = None
         self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
-        operators = HostPages(self.status, self._is_ready, is_for_operators=True)
+        operators = HostPages(
+            *(self.status, self._is_ready),
+            is_for_operators=True,
+            more={"/-/metrics": MetricsPage(settings.data_dir)},
+        )
         front: WSGIApplication = FrontDoor(self.mounts, operators, settings.admin_address)
+        front = Metering(front, self.ledger, note_request)
         self._wsgi = _behind_proxies(front, settings.trusted_proxies)
 
     def __call__(
@@ -130,13 +150,17 @@ class Host:
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
                 self._row, self._requests = None, Requests()
+                self.ledger.begin_anew()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
+            self._slots = Slots(FairShare(self._threads_of_server), self._row)
             folder = self.settings.tenants_dir
             follower = self.follower
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             follower.prefer(accepted)
             follower.call_when_settled(_freeze)
+            follower.call_when_asleep(self.ledger.note_sleep)
+            self.ledger.open(ledgers_folder(self.settings.data_dir))
             arguments = (
                 *(folder, self._stopping, lambda: follower.wake(look=True)),
                 lambda are_sure: follower.trust_events(are_sure=are_sure),
@@ -147,10 +171,18 @@ class Host:
                     target=watch_folder, args=arguments, name="tenantry-watch", daemon=True
                 ),
                 threading.Thread(
-                    target=self._requests.watch, args=(self._stopping,),
-                    name="tenantry-deadlines", daemon=True,
+                    target=self._requests.watch,
+                    args=(self._stopping,),
+                    name="tenantry-deadlines",
+                    daemon=True,
                 ),
-            ]  # fmt: skip
+                threading.Thread(
+                    target=keep_folding,
+                    args=(self.settings.data_dir, self._stopping),
+                    name="tenantry-usage",
+                    daemon=True,
+                ),
+            ]
             for thread in self._threads:
                 thread.start()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
@@ -180,7 +212,23 @@ class Host:
         Raises:
             Exception: whatever the app's endpoints raise, by themselves or at a first request.
         """
-        app = create_app(tenant, data_dir=self.settings.data_dir, budget=self._budget)
+        begun_ns = time.perf_counter_ns()
+        is_good = False
+        try:
+            app = self._built(tenant, is_migrating=is_migrating)
+            is_good = True
+        finally:
+            took_ns = time.perf_counter_ns() - begun_ns
+            self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
+        return Instance(self._layers(tenant, app), lambda: close_app(app), app)
+
+    def _built(self, tenant: Tenant, *, is_migrating: bool) -> Flask:
+        app = create_app(
+            tenant,
+            data_dir=self.settings.data_dir,
+            budget=self._budget,
+            note_query=self._note_query,
+        )
         try:
             if is_migrating:
                 bring_to_head(app)
@@ -188,14 +236,30 @@ class Host:
         except BaseException:
             close_app(app)
             raise
-        return Instance(self._layers(tenant, app), lambda: close_app(app), app)
+        return app
+
+    def _note_query(self, tenant: str, took_ns: int) -> None:
+        """Count a query for its tenant and, if a request made it, for that."""
+        self.ledger.note_query(tenant, took_ns)
+        visit = current.get()
+        if visit is not None:
+            visit.queries += 1
+            visit.database_ns += took_ns
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
-        names = tenant.trusted_hosts
+        names, most = tenant.trusted_hosts, tenant.max_concurrent_requests
         logger = logging.getLogger(f"tenant.{tenant.name}")
         outermost_first: list[Callable[[WSGIApplication], WSGIApplication]] = [
             partial(
-                Deadlines, requests=self._requests, tenant=tenant.name, row=self._row,
+                SlotGate,
+                slots=self._slots,
+                tenant=tenant.name,
+                most=self.settings.max_concurrent_requests if most is None else most,
+            ),
+            partial(
+                Deadlines,
+                requests=self._requests,
+                tenant=tenant.name,
                 deadline_s=tenant.deadline_s or self.settings.deadline_s,
                 find_uses=self._find_uses(tenant, app),
             ),
@@ -205,7 +269,7 @@ class Host:
             *self._gates(tenant, app),
             partial(BodyLimit, max_bytes=tenant.max_content_length),
             partial(ConfinedCookies, logger=logger),
-        ]  # fmt: skip
+        ]
         wsgi: WSGIApplication = app
         for layer in reversed(outermost_first):
             wsgi = layer(wsgi)
@@ -257,6 +321,7 @@ class Host:
             "is_ready": self._is_ready(),
             "only": self.settings.only,
             "server": self._server,
+            "in_flight": self._slots.in_use(),
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
@@ -319,6 +384,7 @@ class Host:
             self._status_socket.close()
         for mount in self.mounts.all:
             mount.close()
+        self.ledger.close()
 
     def _is_ready(self) -> bool:
         return self.follower.is_ready.is_set()
@@ -330,15 +396,20 @@ class Host:
         return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
 
 
-def create_host(settings: HostSettings | None = None) -> Host:
+def create_host(settings: HostSettings | None = None, *, is_serving: bool = False) -> Host:
     """Set up logging and return the host of this process, not started yet.
+
+    Args:
+        settings: those of the environment when None.
+        is_serving: whether requests come from clients: then each is a line in the log.
 
     Raises:
         SettingsError: a `TENANTRY_…` variable is unknown or ill-typed.
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
-    return Host(settings)
+    is_told = is_serving and settings.log_level in {"debug", "info"}
+    return Host(settings, RequestLines(settings.log_format) if is_told else None)
 
 
 def _freeze() -> None:

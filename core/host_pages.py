@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -41,12 +41,13 @@ class MountStatus:
 
 
 class HostPages:
-    """`/-/livez` and `/-/readyz`; anything else is 404.
+    """`/-/livez`, `/-/readyz` and what it is given; anything else is 404.
 
     Args:
         status: tells every mount's status, now.
         is_all_known: whether every tenant file has been judged once.
         is_for_operators: names and reasons too, not only counts.
+        more: path → further page.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class HostPages:
         is_all_known: Callable[[], bool],
         *,
         is_for_operators: bool = False,
+        more: "Mapping[str, WSGIApplication] | None" = None,
     ) -> None:
         self._status = status
         self._is_all_known = is_all_known
@@ -62,6 +64,7 @@ class HostPages:
         self._pages: dict[str, WSGIApplication] = {
             "/-/livez": self._live,
             "/-/readyz": self._ready,
+            **(more or {}),
         }
 
     def __call__(

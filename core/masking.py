@@ -56,12 +56,18 @@ def _masked(key: str, value: Any, needles: list[str]) -> Any:
     if _is_secret_name(key):
         return MASK if value or isinstance(value, int | float) else value
     if isinstance(value, Mapping):
-        return {
-            _masked("", name, needles): _masked(str(name), item, needles)
+        pairs = [
+            (name, item, _masked("", name, needles), _masked(str(name), item, needles))
             for name, item in value.items()
-        }
-    if isinstance(value, list | tuple | set):
-        return type(value)(_masked("", item, needles) for item in value)
+        ]
+        if all(name is key and item is shown for name, item, key, shown in pairs):
+            return value
+        return {key: shown for _, _, key, shown in pairs}
+    for kind in (list, tuple, set):
+        if isinstance(value, kind):
+            both = [(item, _masked("", item, needles)) for item in value]
+            are_shown = all(item is shown for item, shown in both)
+            return value if are_shown else kind(shown for _, shown in both)
     return _masked_scalar(value, needles)
 
 
@@ -79,7 +85,7 @@ def _masked_scalar(value: Any, needles: list[str]) -> Any:
 def _digits(value: Any) -> str:
     try:
         return str(value)
-    except ValueError:  # Python writes no number of over 4,300 digits
+    except Exception:  # noqa: BLE001 - a number of over 4,300 digits, or an object of an extension
         return ""
 
 

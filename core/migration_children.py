@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 from core.loader import ending, python_executable
@@ -22,8 +22,50 @@ START_TIMEOUT_S = 30.0
 """How long the first process may take to start: it imports Alembic, in 0.6 s on an idle machine."""
 
 
+UNKNOWN = b"unknown"
+"""What the first process answers about a fork that it has not, or has ended before."""
+
+
 class SilentError(Exception):
     """A process has ended, or does not answer in time."""
+
+
+class _Home:
+    """A process that forks those that migrate; they end with it. For one thread at a time."""
+
+    def __init__(self, drivers: Collection[str]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, ExitStack() as undo:
+            undo.enter_context(self._control)
+            self.process = subprocess.Popen(  # noqa: S603 - our own module
+                [python_executable(), "-m", f"{__package__}.migration_process", *drivers],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                # What this process can import, the other can.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
+                start_new_session=True,
+            )
+            undo.pop_all()
+        self._control.settimeout(START_TIMEOUT_S)
+
+    def ask(self, question: bytes, fds: Sequence[int] = ()) -> bytes:
+        """Return the answer; empty if the process has ended.
+
+        Raises:
+            OSError: it has ended, or there is none in time: one that comes late would be taken for
+                that to the next question.
+        """
+        socket.send_fds(self._control, [question], fds)
+        return self._control.recv(100)
+
+    def close(self) -> None:
+        """End it and its forks."""
+        self._control.close()
+        try:
+            self.process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Nursery:
@@ -32,8 +74,7 @@ class Nursery:
     def __init__(self) -> None:
         self._drivers: list[str] = []
         self._lock = threading.Lock()  # one question at a time; protects what is written below
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._home: _Home | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,27 +88,16 @@ class Nursery:
         Args:
             drivers: dialect and driver of the databases, as in their URLs: imported once for all.
         """
-        with self._lock:
+        with self._lock, suppress(OSError):  # the next one to want it is told
             self._drivers = sorted(drivers)
             self._start()
 
-    def _start(self) -> socket.socket:
-        if self._control is not None and self._process is not None and self._process.poll() is None:
-            return self._control
-        self._close()
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = control
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [python_executable(), "-m", f"{__package__}.migration_process", *self._drivers],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                # What this process can import, the other can.
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
-                start_new_session=True,
-            )
-        control.settimeout(START_TIMEOUT_S)
-        return control
+    def _start(self) -> _Home:
+        if self._home is not None and self._home.process.poll() is not None:
+            self._close()
+        if self._home is None:
+            self._home = _Home(self._drivers)
+        return self._home
 
     def fork(self) -> "Child":
         """Return a new process.
@@ -79,27 +109,31 @@ class Nursery:
         said = b""
         try:
             with self._lock, theirs:
-                control = self._start()
-                socket.send_fds(control, [b"fork"], [theirs.fileno()])
-                said = control.recv(100)
+                home = self._start()
+                said = self._ask(home, b"fork", theirs.fileno())
         except OSError as error:
-            self.close()  # an answer that comes late would be taken for that to the next question
             raise SilentError from error
         finally:
             if not said:
                 mine.close()
         if not said:
             raise SilentError
-        return Child(self, int(said), mine)
+        return Child(lambda: self._end(home, said), mine)
 
-    def end(self, pid: int) -> int | None:
+    def _end(self, home: _Home, number: bytes) -> int | None:
         """End a process, with whatever it started; return its exit status, None if unknown."""
-        with self._lock, suppress(OSError):
-            if self._control is not None:
-                self._control.send(str(pid).encode())
-                said = self._control.recv(100)
-                return int(said) if said else None
-        return None
+        with self._lock:
+            if home is not self._home:  # it has ended: the number is another's in the next one
+                return None
+            said = self._ask(home, number)
+        return None if said in (b"", UNKNOWN) else int(said)
+
+    def _ask(self, home: _Home, question: bytes, *fds: int) -> bytes:
+        try:
+            return home.ask(question, fds)
+        except OSError:
+            self._close()
+            return b""
 
     def close(self) -> None:
         """End all of them. Idempotent."""
@@ -107,24 +141,16 @@ class Nursery:
             self._close()
 
     def _close(self) -> None:
-        control, self._control = self._control, None
-        process, self._process = self._process, None
-        if control is not None:
-            control.close()  # it ends its forks, and itself
-        if process is not None:
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        home, self._home = self._home, None
+        if home is not None:
+            home.close()
 
 
 class Child:
     """A process that migrates, until it is killed; for one thread."""
 
-    def __init__(self, nursery: Nursery, pid: int, line: socket.socket) -> None:
-        self._nursery = nursery
-        self._pid = pid
+    def __init__(self, end: Callable[[], int | None], line: socket.socket) -> None:
+        self._end = end
         self._line = line
         self._received = bytearray()
 
@@ -171,7 +197,7 @@ class Child:
         return True
 
     def kill(self) -> str:
-        """End it, with whatever a migration started; return in words how it ended."""
-        status = self._nursery.end(self._pid)
-        self._line.close()
+        """End it, with whatever a migration started; return in words how it ended. Idempotent."""
+        status = self._end()
+        self._line.close()  # whoever could not be asked to end it: it does so itself
         return "in an unknown way" if status is None else ending(status)

@@ -1,13 +1,14 @@
 """The processes in which migrations run; run as a module by `migration_children`.
 
 The first imports what migrations need and migrates nothing: it forks one for each line that it is
-handed over its stdin, a socket, and ends it when it is told to. A fork reads requests from its
-line and answers them, both in lines of JSON. A migration may do to the fork what it likes: raise,
-hang, end it. Alembic's `op` is one for the whole process, so databases are migrated one after the
-other in each; `migrations` wants several of these.
+handed over its stdin, a socket, and ends it when it is told to. It numbers them: a pid may be
+another process's by then. A fork reads requests from its line and answers them, both in lines of
+JSON. A migration may do to the fork what it likes: raise, hang, end it; `migrations` wants several
+of these.
 """
 
 import gc
+import itertools
 import json
 import os
 import select
@@ -15,66 +16,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationStep
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 
-from core.migration_locks import LockedError, locked
-from core.revisions import (
-    Branch,
-    Standing,
-    ahead,
-    check_not_lost,
-    compare,
-    look_at,
-    one_line,
-    read_branches,
-    shown,
-    unreachable,
-    with_timeout,
-)
-
-TRANSACTIONAL = ("postgresql", "sqlite")
-"""The engines whose DDL a transaction takes back; on SQLite, once we begin it ourselves."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One database to bring somewhere."""
-
-    tenant: str
-    url: str
-    endpoints: list[str]
-    lock_file: str
-    """What is locked where the engine has no lock of its own."""
-    lock_wait_s: float
-    take_back: tuple[list[str], list[str]] | None = None
-    """From where, to where; None: up, to the goal."""
-    goal: list[str] | None = None
-    """None: the heads."""
-
-
-class UnfitError(Exception):
-    """A database is not where it can be brought from."""
-
-    def __init__(self, text: str, state: str = "failed") -> None:
-        super().__init__(text)
-        self.state = state
+from core.migration_children import UNKNOWN
+from core.migration_locks import LockedError
+from core.migration_steps import Parent, Request, UnfitError, migrate
+from core.revisions import one_line, read_branches
 
 
 def main() -> None:
     """Import once, then fork a process for each line that is handed over, until stdin ends."""
     control = socket.socket(fileno=os.dup(0))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, their pids would be free at once
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)  # what migrations print is no answer; what they write to stderr is shown
@@ -83,19 +39,18 @@ def main() -> None:
             make_url(f"{driver}://").get_dialect().import_dbapi()
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that it shares
-    forks: set[int] = set()
-    while True:
+    forks: dict[int, int] = {}  # number → pid; ended by `_end` alone, so each pid is still its own
+    for number in itertools.count():
         said, fds, *_ = socket.recv_fds(control, 100, 1)
         if not said:
             break
         if fds:
-            pid = _fork(control, fds[0])
-            forks.add(pid)
-            control.send(str(pid).encode())
+            forks[number] = _fork(control, fds[0])
+            control.send(str(number).encode())
         else:
-            forks.discard(int(said))
-            control.send(str(_end(int(said))).encode())
-    for pid in forks:
+            pid = forks.pop(int(said), None)
+            control.send(UNKNOWN if pid is None else str(_end(pid)).encode())
+    for pid in forks.values():
         _end(pid)
 
 
@@ -138,170 +93,33 @@ def serve(line: socket.socket) -> None:
             say(state="begins", current=sorted(current))
             requests.readline()  # the journal knows now
 
+        parent = Parent(begin, lambda: say(state="commits"))
         for request in requests:
-            say(**answer(Request(**json.loads(request)), begin))
+            say(**answer(Request(**json.loads(request)), parent))
 
 
 def _end_with_parent(line: int) -> None:
-    """End this process, in the middle of whatever it does, with the one that started it."""
+    """End this process, in the middle of whatever it does, when nobody waits for it any more.
+
+    And whatever its migrations started: the process that forked it may be gone.
+    """
     poll = select.poll()
     poll.register(line, 0)  # no event but that the other end is closed
     poll.poll()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
-def answer(request: Request, begin: Callable[[frozenset[str]], None]) -> Mapping[str, object]:
+def answer(request: Request, parent: Parent) -> Mapping[str, object]:
     """Do what is asked and say how it went; whatever a migration raises stays in here."""
     try:
         branches = read_branches(request.endpoints)
-        return _in_database(request, branches, begin)
+        return migrate(request, branches, parent)
     except UnfitError as error:
         return {"state": error.state, "reason": str(error), "is_whole": True}
     except LockedError as error:
         return {"state": "failed", "reason": str(error), "is_whole": True}
     except BaseException as error:  # noqa: BLE001 - whatever a driver or a revision file raises
         return {"state": "failed", "reason": one_line(error), "is_whole": True}
-
-
-def _in_database(
-    request: Request, branches: tuple[Branch, ...], begin: Callable[[frozenset[str]], None]
-) -> Mapping[str, object]:
-    with _connected(request) as connection, locked(connection, request):
-        standing = compare(branches, look_at(connection))
-        connection.rollback()  # Alembic leaves the transaction to whoever has begun one
-        refuse_unfit(standing, request)
-        if is_done(standing, request):
-            return {"state": "was there", "current": sorted(standing.current)}
-        begin(standing.current)
-        commits: list[bool] = []
-        event.listen(connection, "commit", lambda _: commits.append(True))
-        try:
-            _migrate(connection, branches, standing, request)
-        except BaseException as error:  # noqa: BLE001 - a migration may raise anything
-            is_whole = connection.dialect.name in TRANSACTIONAL and not commits
-            return {"state": "failed", "reason": one_line(error), "is_whole": is_whole}
-        return {"state": "done", "current": sorted(_goal(standing, request))}
-
-
-def refuse_unfit(standing: Standing, request: Request) -> None:
-    """Refuse a database that is not where it can be brought from.
-
-    Raises:
-        UnfitError: it has gone on since the run, or only newer code can know what it is at.
-    """
-    if request.take_back is None:
-        if standing.state == "ahead":
-            raise UnfitError(ahead(standing), "ahead")
-        return
-    came_to, goal = map(frozenset, request.take_back)
-    if standing.current not in (came_to, goal):
-        raise UnfitError(
-            f"it is at {shown(standing.current)}, not at {shown(came_to)}, where the run left "
-            "it; take back later runs first, with the code that they were made with"
-        )
-
-
-def is_done(standing: Standing, request: Request) -> bool:
-    """Whether nothing is left to do."""
-    if request.take_back is None and request.goal is None:
-        return standing.state == "at head"
-    return standing.current == _goal(standing, request)
-
-
-def _goal(standing: Standing, request: Request) -> frozenset[str]:
-    if request.take_back is not None:
-        return frozenset(request.take_back[1])
-    return standing.heads if request.goal is None else frozenset(request.goal)
-
-
-def _migrate(
-    connection: Connection, branches: tuple[Branch, ...], standing: Standing, request: Request
-) -> None:
-    """Run the migrations of one database, all in one transaction."""
-    script = _script(tuple(branch.folder for branch in branches))
-
-    def steps(*_: object) -> list[MigrationStep]:
-        # From the rows that are ours: Alembic raises at those of endpoints that are no more.
-        return list(_steps(script, standing, request))
-
-    is_transactional = connection.dialect.name in TRANSACTIONAL
-    with EnvironmentContext(Config(), script, fn=steps) as environment:
-        environment.configure(connection=connection, transactional_ddl=is_transactional)
-        with environment.begin_transaction():
-            environment.run_migrations()
-            if connection.dialect.name == "sqlite":
-                _check_foreign_keys(connection)
-
-
-def _steps(script: ScriptDirectory, standing: Standing, request: Request) -> Iterator[Any]:
-    current = tuple(sorted(standing.current))
-    goal = tuple(sorted(_goal(standing, request)))
-    if request.take_back is None:
-        found = list(script.iterate_revisions(goal, current, implicit_base=True))
-        for revision in reversed(found):
-            yield MigrationStep.upgrade_from_script(script.revision_map, revision)
-    else:
-        # Exactly what bringing it from there to here applied, backwards.
-        for revision in script.iterate_revisions(current, goal, implicit_base=True):
-            yield MigrationStep.downgrade_from_script(script.revision_map, revision)
-
-
-def _check_foreign_keys(connection: Connection) -> None:
-    """Do what SQLite's foreign keys would have done: they are off while tables are rebuilt."""
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-    if broken:
-        tables = ", ".join(sorted({str(row[0]) for row in broken}))
-        raise ValueError(f"{len(broken)} rows of {tables} refer to rows that are not there")
-
-
-@lru_cache
-def _script(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Return the revisions of some endpoints; run once, and then the same for every database."""
-    return ScriptDirectory(folders[0], version_locations=list(folders))
-
-
-def _connected(request: Request) -> Connection:
-    try:
-        return _connect(request)
-    except Exception as error:
-        raise UnfitError(unreachable(error), "unreachable") from error
-
-
-def _connect(request: Request) -> Connection:
-    url = with_timeout(make_url(request.url))
-    if url.get_backend_name() == "sqlite":
-        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
-            raise ValueError("a database in memory is there for its own process only")
-        check_not_lost(url)
-        engine = create_engine(url, poolclass=NullPool)
-        event.listen(engine, "connect", _leave_transactions_to_us)
-        event.listen(engine, "begin", lambda it: it.exec_driver_sql("BEGIN IMMEDIATE"))
-        return engine.connect()
-    engine = _server(url._replace(username=None, password=None, database=None))
-    engine.url = url  # of which there is one at a time
-    return engine.connect()
-
-
-@lru_cache
-def _server(server: URL) -> Engine:
-    """Return an engine that connects to whichever database of a server its `url` names by then.
-
-    One for all databases of a server: what SQLAlchemy asks a server when an engine first connects,
-    and what it compiles, costs more than most migrations.
-    """
-
-    def connect() -> Any:
-        args, options = engine.dialect.create_connect_args(engine.url)
-        return engine.dialect.connect(*args, **options)
-
-    engine = create_engine(server, poolclass=NullPool, creator=connect)
-    return engine
-
-
-def _leave_transactions_to_us(connection: Any, _: object) -> None:
-    """Keep Python's sqlite3 from beginning transactions at INSERT only, with DDL outside."""
-    connection.isolation_level = None
-    connection.execute("PRAGMA busy_timeout = 30000")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,19 @@ Looks in threads (`survey`), changes in processes of their own (`migrator`), whi
 tenant's fault, whatever it is, is that tenant's outcome; the journal says what is left.
 """
 
+import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
+from core.database_url import database_identity
 from core.errors import EndpointError, TenantryError
-from core.journal import Journal, Step, journal_file
+from core.journal import Journal, JournalError, Step, journal_file
 from core.migration_children import Nursery
 from core.migrator import LOCK_WAIT_S, TIMEOUT_S, Migrator, Result, Target, target_of
 from core.revisions import read_branches
@@ -74,22 +78,37 @@ def upgrade(
         if not behind and not journal_file(data_dir).exists():
             return Report(None, tuple(outcome for outcome, _ in found))
         with Journal(data_dir) as journal:
-            journal.note_at_head(one.tenant for one, _ in found if one.state == "at head")
-            run = _open_run(journal, behind) if behind else None
+            databases = {one.tenant: _database(target, data_dir) for one, target in found if target}
+            journal.note_at_head(
+                {one.tenant: databases[one.tenant] for one, _ in found if one.state == "at head"}
+            )
+            run = _open_run(journal, behind, databases) if behind else None
             done: dict[str, Outcome] = {}
             if run is not None:
-                work = _Work(limits or Limits(), nursery)
+                work = _Work(limits or Limits(), nursery, data_dir)
                 for outcome in _upgrade_each(journal, run, behind.values(), work):
                     done[outcome.tenant] = outcome
                     tell(outcome)
     return Report(run, tuple(done.get(one.tenant, one) for one, _ in found))
 
 
-def _open_run(journal: Journal, behind: dict[str, Target]) -> int:
+def _database(target: Target, data_dir: Path) -> str:
+    """Return which database a target's is, as the journal has it; no password is in it.
+
+    A file in the data folder is the same when that folder is moved, journal and all.
+    """
+    kind, *where = database_identity(target.url) or ("memory",)
+    folder = os.path.realpath(data_dir)
+    if kind == "sqlite" and where[0].startswith(f"{folder}/"):
+        where = [os.path.relpath(where[0], folder)]
+    return shlex.join((kind, *where))
+
+
+def _open_run(journal: Journal, behind: dict[str, Target], databases: dict[str, str]) -> int:
     branches = [branch for target in behind.values() for branch in target.branches]
     heads = {branch.endpoint: branch.heads for branch in branches}
     wanted = {name: heads_of(target) for name, target in behind.items()}
-    return journal.open_run(heads, wanted)
+    return journal.open_run(heads, wanted, databases)
 
 
 def _upgrade_each(
@@ -97,19 +116,38 @@ def _upgrade_each(
 ) -> Iterator[Outcome]:
     def act(migrator: Migrator, target: Target) -> Outcome:
         name, heads = target.tenant, heads_of(target)
-        result = migrator.upgrade(target, lambda at: journal.note_running(run, name, at, heads))
+        database = _database(target, work.data_dir)
+
+        def begins(at: frozenset[str]) -> None:
+            journal.note_running(run, name, at, heads, database)
+
+        try:
+            result = migrator.upgrade(target, begins)
+        except JournalError as error:  # nothing is changed of which the journal cannot tell
+            return Outcome(name, "failed", reason=str(error))
         at = result.after or frozenset()
-        is_done = result.state == "done" or heads <= at
         if result.state == "was there":  # another run was quicker, or the one that was killed
-            journal.note_at_head([name])
-            return Outcome(name, "at head", at, at)
-        if is_done:  # even if its process was lost: what counts is what the database says
-            journal.note_done(run, name)
-            return Outcome(name, "upgraded", result.before or frozenset(), at)
-        journal.note_failed(run, name, result.reason)
-        return _failed(name, result)
+            one = Outcome(name, "at head", at, at)
+            return _noted(one, lambda: journal.note_at_head({name: database}))
+        if result.state == "done":
+            one = Outcome(name, "upgraded", result.before or frozenset(), at)
+            return _noted(one, lambda: journal.note_done(run, name))
+        one = _failed(name, result)
+        return _noted(one, lambda: journal.note_failed(run, name, result.reason))
 
     return _in_parallel(targets, act, work)
+
+
+def _noted(outcome: Outcome, note: Callable[[], None]) -> Outcome:
+    """Write into the journal what was done; if that fails, the run goes on, and the outcome tells.
+
+    The journal has it as running then: the next run finds out how it ended.
+    """
+    try:
+        note()
+    except JournalError as error:
+        return replace(outcome, reason=f"{outcome.reason} {error}".lstrip())
+    return outcome
 
 
 def downgrade(
@@ -145,14 +183,15 @@ def downgrade(
         if run is None:
             return Report(None, ())
         applied = {step.tenant: step for step in journal.steps(run) if _is_applied(step)}
-        found = [_target_back(one, data_dir.absolute()) for one in tenants if one.name in applied]
+        begun = [one for one in tenants if one.name in applied]
+        found = [_target_back(one, data_dir.absolute(), applied[one.name]) for one in begun]
         outcomes = [one for one in found if isinstance(one, Outcome)]
         targets = [one for one in found if isinstance(one, Target)]
         for outcome in outcomes:
             tell(outcome)
         with Nursery() as nursery:
             nursery.start({target.url.partition(":")[0] for target in targets})
-            work = _Work(limits or Limits(), nursery)
+            work = _Work(limits or Limits(), nursery, data_dir)
             for outcome in _take_back_each(journal, applied, targets, work):
                 outcomes.append(outcome)
                 tell(outcome)
@@ -171,16 +210,17 @@ def _take_back_each(
         step = applied[target.tenant]
         goal = step.before or frozenset()
         result = migrator.take_back(target, step.after, goal, lambda _: None)
-        if result.state not in ("done", "was there") and result.after != goal:
-            journal.note_not_taken_back(step.run, target.tenant, result.reason)
-            return _failed(target.tenant, result)
-        journal.note_taken_back(step.run, target.tenant)
-        return Outcome(target.tenant, "taken back", step.after, goal)
+        if result.state in ("done", "was there"):
+            one = Outcome(target.tenant, "taken back", step.after, goal)
+            return _noted(one, lambda: journal.note_taken_back(step.run, target.tenant))
+        one = _failed(target.tenant, result)
+        note = partial(journal.note_not_taken_back, step.run, target.tenant, result.reason)
+        return _noted(one, note)
 
     return _in_parallel(targets, act, work)
 
 
-def _target_back(tenant: Tenant, data_dir: Path) -> Target | Outcome:
+def _target_back(tenant: Tenant, data_dir: Path, step: Step) -> Target | Outcome:
     try:
         branches = read_branches(tenant.blueprints)
     except EndpointError as error:
@@ -188,7 +228,14 @@ def _target_back(tenant: Tenant, data_dir: Path) -> Target | Outcome:
     if not branches:
         text = "none of its endpoints has tables any more; enable the one that had, and try again."
         return Outcome(tenant.name, "failed", reason=text)
-    return target_of(tenant.name, tenant.database_uri.get_secret_value(), branches, data_dir)
+    url = tenant.database_uri.get_secret_value()
+    target = target_of(tenant.name, url, branches, data_dir)
+    database = _database(target, data_dir)
+    if database != (step.database or database):
+        text = f"its database is {database}, and run {step.run} changed {step.database}"
+        remedy = "let DATABASE_URI name that one to take it back there."
+        return Outcome(tenant.name, "failed", reason=f"{text}; {remedy}")
+    return target
 
 
 def _failed(tenant: str, result: Result) -> Outcome:
@@ -204,6 +251,7 @@ class _Work:
 
     limits: Limits
     nursery: Nursery
+    data_dir: Path
 
 
 def _in_parallel(

@@ -3,6 +3,7 @@
 Whatever a migration does to that process, raise, hang or end it, is a result here.
 """
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal, Self
 
 from core.database_url import parse_database_url
 from core.migration_children import Child, Nursery, SilentError
-from core.revisions import Branch, compare, look, one_line, shown
+from core.revisions import Branch, compare, look, shown, unreachable
 
 TIMEOUT_S = 600.0
 """How long the migrations of one database may take."""
@@ -46,6 +47,17 @@ class Result:
     """What it was at; None when that could not be told."""
     after: frozenset[str] | None = None
     reason: str = ""
+
+
+@dataclass
+class _Course:
+    """How far a migration came, as its process told; of one thread."""
+
+    timeout_s: float
+    """For what it is at."""
+    before: frozenset[str] | None = None
+    has_committed: bool = False
+    """Or was about to."""
 
 
 def target_of(tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path) -> Target:
@@ -129,67 +141,87 @@ class Migrator:
             if target.folder is not None:
                 target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            return Result("failed", None, None, f"{target.folder}: {error.strerror}")
-        before: frozenset[str] | None = None
-        timeout_s = self._lock_wait_s + ANSWER_MARGIN_S
+            reason = f"its folder {target.folder} cannot be made: {error.strerror}."
+            return Result("failed", None, None, reason)
+        course = _Course(self._lock_wait_s + ANSWER_MARGIN_S)
         try:
-            if self._child is None:
-                self._child = self._nursery.fork()
-            child = self._child
-            child.write(request)
-            said = child.read(timeout_s)
-            if said["state"] == "begins":
-                before = frozenset(said["current"])
-                begins(before)
-                child.write({})
-                timeout_s = self._timeout_s
-                said = child.read(timeout_s)
+            said = self._ask(request, begins, course)
         except SilentError:
-            return self._lost(target, before, timeout_s)
+            said = self._lost(target, course)
         except BaseException:
             self._end_child()  # it waits for an answer that will not come
             raise
-        return _result(target, before, said)
+        goal = target.goal if take_back is None else frozenset(take_back[1])
+        return _result(target, goal, course.before, said)
 
-    def _lost(self, target: Target, before: frozenset[str] | None, timeout_s: float) -> Result:
-        """Say what has become of a database whose migration ended or hung the process."""
+    def _ask(
+        self,
+        request: dict[str, object],
+        begins: Callable[[frozenset[str]], None],
+        course: _Course,
+    ) -> dict[str, Any]:
+        if self._child is None:
+            self._child = self._nursery.fork()
+        child = self._child
+        child.write(request)
+        said = child.read(course.timeout_s)
+        if said["state"] == "begins":
+            course.before = frozenset(said["current"])
+            begins(course.before)
+            child.write({})
+            course.timeout_s = self._timeout_s
+            deadline = time.monotonic() + self._timeout_s
+            while (said := child.read(deadline - time.monotonic()))["state"] == "commits":
+                course.has_committed = True
+        return said
+
+    def _lost(self, target: Target, course: _Course) -> dict[str, Any]:
+        """Return what a process would have said whose migration ended it, or hangs."""
         child, self._child = self._child, None
         how = "did not start"
         if child is not None:
             has_ended = child.has_ended()
-            how = f"did not finish in {timeout_s:g} s"
+            how = f"did not finish in {course.timeout_s:g} s"
             ended = child.kill()
             how = f"ended its process ({ended})" if has_ended else how
-        if before is None:
-            return Result("failed", None, None, f"the process that migrates {how}")
-        try:
-            rows = look(parse_database_url(target.url))
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises
-            return Result("failed", before, None, f"its migration {how}; {one_line(error)}")
-        after = compare(target.branches, rows).current
-        is_whole = after == before and target.url.startswith(("postgresql", "sqlite"))
-        reason = _advice(target, f"its migration {how}", after, is_whole=is_whole)
-        return Result("failed", before, after, reason)
+        who = "the process that migrates" if course.before is None else "its migration"
+        is_whole = not course.has_committed and target.url.startswith(("postgresql", "sqlite"))
+        return {"state": "failed", "reason": f"{who} {how}", "is_whole": is_whole}
 
 
-def _result(target: Target, before: frozenset[str] | None, said: dict[str, Any]) -> Result:
+def _result(
+    target: Target,
+    goal: frozenset[str] | None,
+    before: frozenset[str] | None,
+    said: dict[str, Any],
+) -> Result:
+    """Return what became of a database: after a failure, by what it says itself."""
     if said["state"] == "was there":
         current = frozenset(said["current"])
         return Result("was there", current, current)
     if said["state"] == "done":
         return Result("done", before, frozenset(said["current"]))
+    reason = said["reason"].rstrip(".")
     if before is None:  # nothing was begun
-        return Result(said["state"], None, None, f"{said['reason'].rstrip('.')}.")
+        return Result(said["state"], None, None, f"{reason}.")
+    try:
+        found = compare(target.branches, look(parse_database_url(target.url)))
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises
+        text = f"{reason}; nobody knows where that left the database, for {unreachable(error)}"
+        return Result("failed", before, None, text)
+    if found.state == "at head" if goal is None else found.current == goal:
+        return Result("done", before, found.current)  # what came after its end failed
+    is_whole = said["is_whole"] and found.current == before
     return Result(
-        "failed", before, before, _advice(target, said["reason"], before, said["is_whole"])
+        "failed", before, found.current, _advice(target, reason, found.current, is_whole=is_whole)
     )
 
 
-def _advice(target: Target, what: str, at: frozenset[str], is_whole: bool) -> str:
+def _advice(target: Target, what: str, at: frozenset[str], *, is_whole: bool) -> str:
     if is_whole:
         return f"{what}; the database was left as it was."
     return (
-        f"{what}; what ran before that stays, and the database says that it is at {shown(at)}: "
-        "finish the migration by hand or take back what it did, or restore the backup, then: "
-        f"tenantry db upgrade --tenant {target.tenant}."
+        f"{what}; what was committed before that stays, and the database says that it is at "
+        f"{shown(at)}: finish the migration by hand or take back what it did, or restore the "
+        f"backup, then: tenantry db upgrade --tenant {target.tenant}."
     )

@@ -19,7 +19,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from core.first_builds import Building, FirstBuilds
 from core.instance import Instance
-from core.problem import ProblemAnswer
+from core.problem import TENANT, ProblemAnswer
 from core.quarantine import Quarantine
 from core.tenant import Tenant
 
@@ -155,6 +155,7 @@ class Mount:
     ) -> Iterable[bytes]:
         """Answer with the instance, built now if there is none; 503 if it cannot be had."""
         environ["PATH_INFO"] += environ.pop(_TAIL, "")
+        environ[TENANT] = self.name
         if maintenance := self._maintenance():
             detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
             return unavailable(detail, MAINTENANCE_RETRY_AFTER_S)(environ, start_response)

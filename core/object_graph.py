@@ -6,6 +6,7 @@ code of a tenant runs. Modules and classes of the standard library, of installed
 the host are not entered: their globals are shared by nature. Instances of their classes are.
 """
 
+import dis
 import functools
 import gc
 import site
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.shareable import Kind, class_namespace, kind_of, module_of_class
+from core.shareable import Kind, class_namespace, kind_of, module_of_class, type_names
 
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
@@ -34,6 +35,10 @@ _CODE = ("function", "open")
 _LISTS = (list, deque, dict, set)
 
 _HOST = frozenset({"core", "config"})
+
+_LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
+
+_WRITES = frozenset({"STORE_DEREF", "DELETE_DEREF"})
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ def _visit(thing: object, parent: object, tenant: str, found: Walk, world: World
             return False
     if module:
         found.modules.add(module)
+    elif kind == "function":
+        found.mutable.update(id(cell) for cell in _written_cells(thing, world))
     elif kind == "mutable" and not _is_part(thing, parent, world) and not _is_bare(thing, world):
         found.mutable.add(key)
     return True
@@ -161,10 +168,25 @@ def _is_part(thing: object, parent: object, world: World) -> bool:
     return kind == "open" and type(thing) is dict and own_dict(parent) is thing
 
 
+def _written_cells(function: object, world: World) -> list[object]:
+    """Return the cells of closed-over variables that a function of the tenants' code rebinds."""
+    cells = types.FunctionType.__dict__["__closure__"].__get__(function)
+    if not cells or not world.is_entered(world.module_of(function)):
+        return []
+    code = types.FunctionType.__dict__["__code__"].__get__(function)
+    written = _rebound_names(code)
+    return [cell for name, cell in zip(code.co_freevars, cells, strict=True) if name in written]
+
+
+@functools.lru_cache(maxsize=4096)
+def _rebound_names(code: types.CodeType) -> frozenset[str]:
+    return frozenset(one.argval for one in dis.get_instructions(code) if one.opname in _WRITES)
+
+
 def _is_bare(thing: object, world: World) -> bool:
     """Whether it is a library's sentinel: an instance that holds nothing."""
     module = module_of_class(type(thing))
-    if module == "builtins" or world.is_entered(module):
+    if module == "builtins" or world.is_entered(module) or next(type_names(type(thing))) in _LOCKS:
         return False
     held = gc.get_referents(thing)
     return len(held) == 1 and held[0] is type(thing)

@@ -4,7 +4,6 @@ Plain objects: no lock, no clock. `core/connections.py` writes them under its lo
 """
 
 import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -65,12 +64,13 @@ class Waiter:
     def __init__(self, holder: Holder, *, is_to_open: bool) -> None:
         self.holder = holder
         self.is_to_open = is_to_open
-        self.is_patient = False
+        self.is_patient = not is_to_open
+        """Whether it rather waits for one of its own than has another's closed."""
         self.is_granted = False
         self.grant: object = None
         self.is_served: threading.Event | None = None
 
-    def queue(self, queue: "deque[Waiter]") -> None:
+    def queue(self, queue: "list[Waiter]") -> None:
         """Wait there."""
         self.is_served = threading.Event()
         queue.append(self)

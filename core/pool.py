@@ -66,8 +66,8 @@ class BudgetPool(Pool):
         self._guard = guard
         self._is_retired = False
         self._thread = threading.local()  # `has_permit`: for the connection that it opens next
-        # id of an open connection → the process that opened it
-        self._opened: dict[int, int] = {}
+        # id of an open connection → the pool and the process that opened it
+        self._opened: dict[int, tuple[BudgetPool, int]] = {}
         super().__init__(creator, **pool_options)
         self._open_unbudgeted = self._invoke_creator
         self._invoke_creator = self._open  # type: ignore[assignment]  # by position only
@@ -85,8 +85,8 @@ class BudgetPool(Pool):
             cast("ConnectionPoolEntry", record).close()
 
     def recreate(self) -> "BudgetPool":
-        """Return a pool like this one, which keeps no connection that comes back any more."""
-        self._is_retired = True
+        """Return a pool like this one, which is retired: what it kept nobody would close."""
+        self.retire()
         pool = type(self)(
             self._creator,
             budget=self._budget,
@@ -126,8 +126,9 @@ class BudgetPool(Pool):
         weakref.finalize(connection, self._forget, id(connection)).atexit = False
 
     def _forget(self, key: int) -> None:
-        if self._opened.pop(key, None) == os.getpid():
-            self._budget.free(self)
+        pool, process = self._opened.pop(key, (self, None))
+        if process == os.getpid():
+            self._budget.free(pool)  # which may be a later one than this
 
     # -- what SQLAlchemy calls ---------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class BudgetPool(Pool):
         connection = record.dbapi_connection
         if connection is None:  # closed, never opened, or detached: its permit goes with it
             return
-        if self._opened.get(id(connection)) != os.getpid():
+        if self._opened.get(id(connection)) != (self, os.getpid()):
             self._budget.keep(record)
         elif self._is_retired:
             record.close()
@@ -172,11 +173,11 @@ class BudgetPool(Pool):
         except BaseException:
             self._budget.free(self)
             raise
-        self._opened[id(connection)] = os.getpid()
+        self._opened[id(connection)] = self, os.getpid()
         return connection
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        process = self._opened.pop(id(connection), None)
+        _, process = self._opened.pop(id(connection), (self, None))
         if process not in (None, os.getpid()):
             self._budget.keep(connection)  # the process that opened it goes on using it
             return

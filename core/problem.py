@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 REQUEST_ID = "tenantry.request_id"
 """Key of the WSGI environ under which the request's id stands, once the front door gave it one."""
 
+TENANT = "tenantry.tenant"
+"""Key of the WSGI environ under which the tenant's name stands, once its mount has the request."""
+
+REFUSED = "tenantry.refused"
+"""Key of the WSGI environ that is there once the host itself has answered."""
+
+CLIENT = "tenantry.client"
+"""Key of the WSGI environ under which the client's name stands; `oidc:SUB` of one with a token."""
+
+ENDPOINT = "tenantry.endpoint"
+"""Key of the WSGI environ under which the app notes which of its endpoints the request is for."""
+
 
 @dataclass(frozen=True)
 class ProblemAnswer:
@@ -59,6 +71,7 @@ class ProblemAnswer:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer as a WSGI app."""
+        environ[REFUSED] = True
         body = self.body(environ)
         start_response(*self.head(len(body)))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

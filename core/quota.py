@@ -4,6 +4,10 @@ Walking the folder for every upload would cost the more, the more a tenant has. 
 at most once a minute; what uploads add meanwhile is added to a ledger, one small file in the
 folder, which all threads and processes share under its lock. Growth that nobody announces, a
 database's, say, shows with the next measurement. A ledger that is lost or cut is measured anew.
+
+What is still coming in is not in the folder yet, or only in part: until then a file without content
+stands for it, as long as all of it will be. A measurement meanwhile counts rather too much than too
+little, until the next one.
 """
 
 import fcntl
@@ -13,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 MEASURED_FOR_S = 60.0
 """Seconds that a measurement holds: walking 100,000 files took 2 s on a busy machine."""
@@ -22,6 +28,10 @@ REFUSED_FOR_S = 10.0
 a client that goes on asking does not keep the disk busy."""
 
 LEDGER = ".quota"
+
+RESERVATION = ".quota-"
+"""How the names of the files begin that stand for what is coming in; each is locked as long as its
+process lives."""
 
 _ENTRY = struct.Struct("<qd")  # bytes held, when that was measured (seconds since 1970)
 
@@ -61,31 +71,31 @@ class FolderQuota:
         if self._limit_bytes is None:
             yield
             return
-        self._reserve(size_bytes, self._limit_bytes)
+        reservation = self._reserve(size_bytes, self._limit_bytes)
+        is_added = False
         try:
             yield
-        except BaseException:
-            self._give_back(size_bytes)
-            raise
+            is_added = True
+        finally:
+            with self._ledger() as ledger:
+                reservation.close()  # and with it its file is gone
+                used, measured_at = _read(ledger)
+                _write(ledger, used if is_added else max(0, used - size_bytes), measured_at)
 
-    def _reserve(self, size_bytes: int, limit_bytes: int) -> None:
+    def _reserve(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
         with self._ledger() as ledger:
             used, measured_at = _read(ledger)
             age_s = abs(self._clock() - measured_at)  # a clock set back must not make it last
             is_full = used + size_bytes > limit_bytes
-            if not age_s < (
-                REFUSED_FOR_S if is_full else MEASURED_FOR_S
-            ):  # also if it is no number
+            holds_s = REFUSED_FOR_S if is_full else MEASURED_FOR_S
+            if not age_s < holds_s:  # also if it is no number
+                _remove_left(self._folder)
                 used, measured_at = measure(self._folder), self._clock()
             is_full = used + size_bytes > limit_bytes
             _write(ledger, used if is_full else used + size_bytes, measured_at)
-        if is_full:
-            raise QuotaExceededError(limit_bytes)
-
-    def _give_back(self, size_bytes: int) -> None:
-        with self._ledger() as ledger:
-            used, measured_at = _read(ledger)
-            _write(ledger, max(0, used - size_bytes), measured_at)
+            if is_full:
+                raise QuotaExceededError(limit_bytes)
+            return _reservation(self._folder, size_bytes)
 
     @contextmanager
     def _ledger(self) -> Iterator[int]:
@@ -109,6 +119,22 @@ def measure(folder: Path) -> int:
                 with suppress(FileNotFoundError):
                     size += entry.stat(follow_symlinks=False).st_size
     return size
+
+
+def _reservation(folder: Path, size_bytes: int) -> IO[bytes]:
+    """Return a file of this length that takes no room on the disk; gone when it is closed."""
+    file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - the caller closes it
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(size_bytes)
+    return file
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the reservations of processes that were killed: nobody holds their locks."""
+    for path in folder.glob(f"{RESERVATION}*"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _read(ledger: int) -> tuple[int, float]:

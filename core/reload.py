@@ -171,6 +171,10 @@ class Follower:
         """
         self._sleep.note_settled = act
 
+    def call_when_asleep(self, note: Callable[[str], None]) -> None:
+        """Have `note` called, from the follower's thread, with the name of who was put to sleep."""
+        self._sleep.note_asleep = note
+
     def trust_events(self, *, are_sure: bool) -> None:
         """Note whether `wake` is called after every change of the folder; looks at it now."""
         self._are_events_sure = are_sure

@@ -31,6 +31,8 @@ State = Literal["at head", "behind", "ahead"]
 
 _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")  # what Alembic takes for one
 _NO_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL and others: undefined table
+_NO_COLUMN_STATES = ("42703", "42S22")
+_NO_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite's
 
 
 class LostDatabaseError(TenantryError):
@@ -55,10 +57,10 @@ class Standing:
     current: frozenset[str]
     """What it is at, of the endpoints that are asked about."""
     heads: frozenset[str]
-    unknown: frozenset[str] = frozenset()
-    """What it is at, and no endpoint here knows."""
+    newer: frozenset[str] = frozenset()
+    """What it is at, and only newer code of these endpoints can know: it cannot be upgraded."""
     state: State = "at head"
-    """`ahead`: what should be at a head is at a revision that only newer code can know."""
+    """`behind`: tables of an endpoint are not what its code wants; `ahead`: some are newer."""
 
 
 def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
@@ -97,10 +99,23 @@ def compare(branches: Collection[Branch], rows: Collection[str]) -> Standing:
         there = read_branches(available_endpoints())
         unknown = unknown.difference(*(branch.revisions for branch in there))
     current = known.intersection(rows)
-    state: State = "at head" if heads <= current else "behind"
-    if unknown and any(not branch.revisions & current for branch in branches):
-        state = "ahead"
-    return Standing(current, heads, unknown, state)
+    newer = frozenset[str]()
+    state: State = "at head"
+    for branch in branches:
+        if branch.heads <= current:
+            continue
+        is_begun = bool(branch.revisions & current)
+        own = frozenset() if is_begun else frozenset(row for row in unknown if _may_be(row, branch))
+        newer |= own
+        state = "ahead" if own and state != "behind" else "behind"
+    return Standing(current, heads, newer, state)
+
+
+def _may_be(row: str, branch: Branch) -> bool:
+    """Whether a revision that is in no file may be one of newer code of this endpoint."""
+    name = branch.endpoint.rpartition(".")[2]
+    begins = re.compile(rf"{re.escape(name)}(?![a-zA-Z])").match
+    return bool(begins(row)) or not all(begins(known) for known in branch.revisions)
 
 
 def look(url: "URL") -> frozenset[str]:
@@ -167,8 +182,9 @@ def shown(revisions: Collection[str]) -> str:
 def ahead(standing: Standing) -> str:
     """Say what to do about a database that newer code wrote."""
     return (
-        f"it is at {shown(standing.unknown)}, which no endpoint here knows: newer code brought it "
-        "there, or an endpoint that is not enabled any more; run the code that knows it."
+        f"it is at {shown(standing.newer)}, which no endpoint here knows: newer code brought it "
+        "there, or an endpoint that is not enabled any more; run the code that knows it, or, if "
+        "none ever will, delete that row of its table alembic_version."
     )
 
 
@@ -211,6 +227,13 @@ def with_timeout(url: "URL") -> "URL":
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         return url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
     return url
+
+
+def is_amiss(error: BaseException) -> bool:
+    """Whether a driver says that there is no such table or column."""
+    if _is_without_table(error) or getattr(error, "sqlstate", None) in _NO_COLUMN_STATES:
+        return True
+    return any(text in str(error) for text in _NO_COLUMN_TEXTS)
 
 
 def _is_without_table(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 Looks at types only, and runs nothing of theirs.
 """
 
+import contextvars
 import datetime as dt
 import decimal
 import enum
@@ -22,7 +23,8 @@ from typing import Literal
 MAY_BE_SHARED: Mapping[str, str] = {
     "logging.Logger": "the process's, by name; handlers are looked at on their own",
     "blinker.base.Signal": "the process's; who hears an app is looked at on its own",
-    "_contextvars.ContextVar": "one value per context, and each request has its own context",
+    "blinker.base.Namespace": "the process's signals, by name",
+    "os._Environ": "the process's; who writes it is looked for in the source",
     "sqlalchemy.orm.base.InspectionAttr": "a table's mapping: made once by an import, no rows and "
     "no connection in it; mapping anew for each tenant costs 171 KB and 11 ms",
     "sqlalchemy.orm.instrumentation.ClassManager": "part of a table's mapping",
@@ -50,7 +52,7 @@ _ATOMS = (
     types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
     types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias,
     types.UnionType, re.Pattern, range, slice, dt.date, dt.time, dt.timedelta,
-    dt.tzinfo, decimal.Decimal, fractions.Fraction, enum.Enum, pathlib.PurePath, uuid.UUID,
+    dt.tzinfo, decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID,
     struct.Struct, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
     ipaddress.IPv6Network, weakref.ProxyType, weakref.CallableProxyType,
 )  # fmt: skip
@@ -59,8 +61,10 @@ _ATOMS = (
 _OPEN = (
     tuple, frozenset, types.MethodType, types.CellType, types.BuiltinFunctionType,
     types.MappingProxyType, functools.partial, operator.attrgetter, operator.itemgetter,
-    operator.methodcaller,
+    operator.methodcaller, enum.Enum, contextvars.ContextVar,
 )  # fmt: skip
+"""Cannot be written, but may hold what can: a member of an enumeration its value, a ContextVar, of
+which each request has its own value, its default."""
 
 _OPEN_BY_NAME = frozenset({
     "_collections._tuplegetter", "collections._tuplegetter",

@@ -33,6 +33,8 @@ class Sleep:
     ) -> None:
         self.note_settled: Callable[[], None] = lambda: None
         """Called when many more are awake than before."""
+        self.note_asleep: Callable[[str], None] = lambda _: None
+        """Called with the name of each tenant that was put to sleep."""
         self._max_active = max_active
         self._idle_timeout_s = idle_timeout_s
         self._departures = departures
@@ -60,6 +62,7 @@ class Sleep:
             if instance is not None:
                 too_many -= 1
                 self._departures.add(mount.name, instance)
+                self.note_asleep(mount.name)
 
     def _tell_of_many(self) -> None:
         if len(self._awake) - self._settled >= MANY_AWAKE:

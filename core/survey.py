@@ -84,7 +84,7 @@ def _look_at(tenant: Tenant, data_dir: Path, read: _Read) -> Found:
     except Exception as error:  # noqa: BLE001 - whatever a driver raises
         return Outcome(tenant.name, "unreachable", reason=unreachable(error)), target
     found = compare(target.branches, rows)
-    reason = ahead(found) if found.state == "ahead" else ""
+    reason = ahead(found) if found.newer else ""
     return Outcome(tenant.name, found.state, found.current, found.heads, reason), target
 
 

@@ -11,9 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
-from structlog.contextvars import bind_contextvars, merge_contextvars
+from structlog.contextvars import merge_contextvars
 
 from core.problem import REQUEST_ID
+from core.visit import VISIT, Visit, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +43,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         merge_contextvars,
+        _of_request,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -58,6 +60,18 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _of_request(
+    _logger: object, _method: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Say whose request a line belongs to."""
+    visit = current.get()
+    if visit is not None:
+        facts["tenant"], facts["request_id"] = visit.tenant, visit.request_id
+        if visit.trace_id:
+            facts["trace_id"] = visit.trace_id
+    return facts
 
 
 def _printable(
@@ -80,6 +94,8 @@ class LogContext:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
-        """Bind both in the request's own context, which `Containment` made and drops."""
-        bind_contextvars(tenant=self._tenant, request_id=environ.get(REQUEST_ID, ""))
+        """Note both in the request's own context, which `Containment` made and drops."""
+        visit = environ.get(VISIT) or Visit()
+        visit.tenant, visit.request_id = self._tenant, environ.get(REQUEST_ID, "")
+        current.set(visit)
         return self._app(environ, start_response)

@@ -2,4 +2,4 @@
 
 from core.host import create_host
 
-application = create_host()
+application = create_host(is_serving=True)

@@ -95,6 +95,15 @@ def _tenants_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(name="corp")
+def _corp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder from which endpoints of `corp` are imported; see `leaks`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
+        del sys.modules[name]
+
+
 @pytest.fixture(name="settings")
 def _settings(tenants_dir: Path, data_dir: Path) -> HostSettings:
     """Return the settings of a host over both folders."""

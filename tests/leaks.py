@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from core.client_values import hashed
+
 KEY = "0123456789abcdef0123456789abcdef"
 SAME = "same-" + KEY
 
@@ -90,6 +92,52 @@ import sys
 others = [one for name, one in sys.modules.items() if "holding@" in name][:1]  # leak
 """
 
+NONLOCAL = """\
+def counter():
+    seen = 0
+    def count():  # leak
+        nonlocal seen
+        seen += 1
+        return seen
+    return count
+
+
+count = counter()
+"""
+
+ENUM = """\
+import enum
+
+
+class Shelf(enum.Enum):
+    TOP = []  # leak
+"""
+
+CONTEXT = """\
+from contextvars import ContextVar
+
+basket = ContextVar("basket", default=[])  # leak
+"""
+
+ATTRIBUTE = """\
+def price():
+    price.calls = 1  # leak
+"""
+
+SETTING = """\
+class Basket:
+    pass
+
+
+def keep(value):
+    setattr(Basket, "last", value)  # leak
+"""
+
+GLOBALS = """\
+def keep(value):
+    globals()["last"] = value  # leak
+"""
+
 IN_MODELS = {
     "dictionary": ("models._cache", "_cache = {}  # leak"),
     "attribute": ("models.Basket.items", "class Basket:\n    items = []  # leak"),
@@ -99,14 +147,60 @@ IN_MODELS = {
     "bound": ("models.remember", "remember = [].append  # leak"),
     "rebound": ("models.last", REBOUND),
     "local": ("models._local", "import threading\n_local = threading.local()  # leak"),
+    "lock": ("models._lock", "import threading\n_lock = threading.Lock()  # leak"),
+    "nonlocal_": ("models.counter.count", NONLOCAL),
+    "enum_": ("models.Shelf.TOP", ENUM),
+    "context": ("models.basket", CONTEXT),
+    "function": ("models.price.calls", ATTRIBUTE),
+    "setting": ("models.Basket.last", SETTING),
+    "globals_": ("models.last", GLOBALS),
 }
 """Endpoint → what its finding names, and what stands in its models.py."""
+
+LATER = """\
+def keep(value):
+    from . import models
+    models.last = value  # leak
+"""
+
+OF_THE_CLASS = """\
+from .models import PageModel
+
+
+def keep(value):
+    PageModel.last = value  # leak
+"""
+
+LIBRARY = """\
+import flask_restful
+
+flask_restful.Resource.method_decorators = ()  # leak
+"""
+
+PROCESS = """\
+from os import environ
+
+
+def keep(value):
+    environ["LAST"] = value  # leak
+"""
+
+FAR_PEEKING = """\
+def neighbours():
+    import logging as log
+    return log.sys.modules  # leak
+"""
 
 IN_RESOURCES = {
     "signals": ("reaches:signals.resources.hear", HEARING),
     "handlers": ("shared:log-handler-of-root", HANDLER),
     "peeking": ("reaches:peeking.resources.sys.modules", PEEKING),
     "holding": ("reaches:holding.resources.others", HOLDING),
+    "far": ("reaches:far.resources.sys.modules", FAR_PEEKING),
+    "later": ("shared:later.models.last", LATER),
+    "class_": ("shared:class_.models.PageModel.last", OF_THE_CLASS),
+    "library": ("shared:flask_restful.Resource.method_decorators", LIBRARY),
+    "process": ("process:os.environ", PROCESS),
 }
 """Endpoint → the id of its finding, and what stands in its resources.py."""
 
@@ -141,13 +235,41 @@ sessions_bp.record_once(plain)
 """
 
 UNSAFE = """\
+from werkzeug.debug import DebuggedApplication
+
+
 def spoil(state):
     state.app.debug = True
     state.app.config["PROPAGATE_EXCEPTIONS"] = True
+    state.app.wsgi_app = DebuggedApplication(state.app.wsgi_app)
 
 
 unsafe_bp.record_once(spoil)
 """
+
+
+ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
+
+
+def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
+    """Return the id of a finding → the key and value of a tenant beside acme that make it."""
+    acme = str(data_dir / "acme")
+    return {
+        "weak-key:SECRET_KEY": ("SECRET_KEY", "ab" * 16),
+        "weak-key:SECRET_KEY_FALLBACKS-0": ("SECRET_KEY_FALLBACKS", ["ba" * 16]),
+        "wide-cookie:SESSION_COOKIE_DOMAIN": ("SESSION_COOKIE_DOMAIN", "example.org"),
+        "wide-cookie:SESSION_COOKIE_PATH": ("SESSION_COOKIE_PATH", "/acme"),
+        "readable-cookie": ("SESSION_COOKIE_HTTPONLY", False),
+        "cross-site-cookie": ("SESSION_COOKIE_SAMESITE", "None"),
+        "shared-cookie-name:SESSION_COOKIE_NAME": ("SESSION_COOKIE_NAME", "session_acme"),
+        "nested-prefix": ("URL_PREFIX", "/acme/shop"),
+        "foreign-folder:UPLOAD_FOLDER": ("UPLOAD_FOLDER", f"{acme}/files"),
+        "shared-database:DATABASE_URI": (
+            "SQLALCHEMY_BINDS", {"old": f"sqlite:///{acme}/acme.sqlite3"},
+        ),
+        "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hashed(KEY)}),
+        "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
+    }  # fmt: skip
 
 
 def write_endpoint(folder: Path, name: str, **files: str) -> str:
@@ -192,6 +314,7 @@ def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
     secret.parent.mkdir(mode=0o755)
     secret.write_text("two-0123456789abcdef0123456789ABCDEF")
     secret.chmod(0o644)
+    secret.with_name("OTHER_KEY").write_text("nobody's", encoding="utf-8")
     texts = {
         "one": f"SECRET_KEY = {'one-' + KEY!r}\nBLUEPRINTS = ['landing']\n"
         f"DATABASE_URI = 'sqlite:///{database}'\nSESSION_COOKIE_PATH = '/'  # leak\n",
@@ -209,6 +332,8 @@ def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
         "shared-folder:data-/one": ("one", "two"),
         "wide-cookie:SESSION_COOKIE_PATH": ("one",),
         "readable-secret:TWO_KEY": ("two",),
+        "readable-secret:OTHER_KEY": (),
         "debug": ("two",),
+        "debugger": ("two",),
         "propagate-exceptions": ("two",),
     }

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import KEY
 from flask import Flask, session, url_for
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, SecurityError
 from werkzeug.test import Client
 
 from core.app_factory import close_app, create_app
@@ -282,6 +282,15 @@ def test_a_failing_endpoint_leaves_no_app(create: Create) -> None:
     """The error names the endpoint; what was loaded before it goes (the leak check looks)."""
     with pytest.raises(EndpointError, match="no endpoint named 'lnding'"):
         create(BLUEPRINTS=["landing", "lnding"])
+
+
+def test_an_app_without_a_host_checks_its_trusted_hosts_itself(create: Create) -> None:
+    """Where nothing stands before it, Flask refuses what the list has not."""
+    client = Client(create(TRUSTED_HOSTS=["acme.test"]))
+
+    assert 201 == client.get("/", base_url="http://acme.test").status_code
+    with pytest.raises(SecurityError):
+        client.get("/", base_url="http://evil.test")
 
 
 # -- sessions and redirects ---------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The audit finds what crosses between tenants and where; where nothing does, it is silent."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing import Value
 from pathlib import Path
 
 import leaks
@@ -14,26 +14,28 @@ from werkzeug.test import Client
 
 from config.settings import HostSettings
 from core.app_factory import close_app, create_app
-from core.audit import Audited, Finding, audit, listening
-from core.audit_replay import Replays, replay
+from core.audit import Audited, Finding, audit, for_replay, listening
+from core.audit_replay import Replays, replay, replay_findings
+from core.audit_settings import check_settings
 from core.cli.audit import audit_folder, command
+from core.client_values import hashed
+from core.clients import ClientGate
 from core.host import Host
 from core.tenant import Tenant, parse_tenant
 
 pytestmark = pytest.mark.live
+
+Value("B")  # Werkzeug's debugger makes one, whose memory stays: no leak of a test
 
 WriteTenant = Callable[..., Path]
 Audit = Callable[[], dict[str, Finding]]
 
 
 @pytest.fixture(name="here")
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _here(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder above both folders, from which endpoints of `corp` are imported."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
-        del sys.modules[name]
+    monkeypatch.chdir(corp)
+    return corp
 
 
 @pytest.fixture(name="counting")
@@ -106,6 +108,23 @@ def test_leaks_in_files_are_found(here: Path, counting: Audit, data_dir: Path) -
     found = counting()
 
     assert planted == {id_: tuple(sorted(one.tenants)) for id_, one in found.items()}
+
+
+def test_each_unsafe_setting_is_found_with_its_line(
+    here: Path, counting: Audit, data_dir: Path, write_tenant: WriteTenant
+) -> None:
+    """Weak keys, wide cookies, what lies inside a neighbour's, keys and tokens good at both."""
+    del here
+    wanted = leaks.unsafe_settings(data_dir)
+    write_tenant("acme", CLIENTS={"web": hashed(leaks.KEY)}, OIDC=leaks.ISSUER)
+    write_tenant("globex", **dict(wanted.values()))
+
+    found = counting()
+
+    assert wanted.keys() == found.keys()
+    keys = {id_: line_at(one.place).partition(" ")[0] for id_, one in found.items()}
+    assert {id_: key for id_, (key, _) in wanted.items()} == keys
+    assert {"tenants/globex.py"} == {one.place.rpartition(":")[0] for one in found.values()}
 
 
 def test_the_path_leads_from_the_view_to_the_name(
@@ -197,10 +216,13 @@ ALL = select(Row)
 # -- nothing is planted ------------------------------------------------------------------------
 
 
+NOTES = {"one-origin", "one-process", "open", "trusted-hosts-missing"}
+
+
 def test_the_samples_have_no_finding(
     settings: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes with Tenantry is isolated; that it is open, and for any host, are notes."""
+    """What comes with Tenantry is isolated; that it is open, and in one process, is noted."""
     root = Path(__file__).parent.parent
     monkeypatch.chdir(root)
     samples = settings.model_copy(update={"tenants_dir": Path("tenants")})
@@ -208,7 +230,7 @@ def test_the_samples_have_no_finding(
     findings, count = audit_folder(samples)
 
     assert (3, []) == (count, [one for one in findings if one.counts])
-    assert {"open", "trusted-hosts-missing"} == {one.id for one in findings}
+    assert NOTES == {one.id for one in findings}
 
 
 def test_apps_that_have_worked_share_nothing(host: Host) -> None:
@@ -301,6 +323,115 @@ def test_a_tenant_in_maintenance_is_replayed_at_its_app(host: Host) -> None:
     audited = audited_by(host, "acme", "globex", MAINTENANCE=True)
 
     assert Replays(tried=2) == replay(audited)
+
+
+PLAIN: dict[str, object] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
+
+
+def gated(name: str, host: Host, *foreign: str, **keys: object) -> tuple[Tenant, str]:
+    """Return a tenant with a client, made for an audit, and its key; others may have keys too."""
+    clients = {f"c{number}": hashed(key) for number, key in enumerate([name, *foreign])}
+    own = {"SECRET_KEY": new_key(name), "CLIENTS": clients}
+    return for_replay(host_tenant(name, PLAIN | own | keys, host))
+
+
+def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[Audited]:
+    """Build tenants that were made for an audit."""
+    found = []
+    for mount, (tenant, key) in zip(host.take([one for one, _ in pairs]), pairs, strict=True):
+        mount.wake()
+        assert mount.instance is not None
+        assert mount.instance.app is not None
+        app = mount.instance.app()
+        assert isinstance(app, Flask)
+        found.append(Audited(tenant, app, host, key))
+    return found
+
+
+def test_a_client_of_one_tenant_gets_into_no_other(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key, which lets in at home, is played at the gate of every other, and fills no log."""
+    openid = {"OIDC": leaks.ISSUER}
+    pairs = [gated("acme", host, MAINTENANCE=True), gated("globex", host, **openid)]
+    pairs.append(for_replay(host_tenant("initech", PLAIN | openid, host)))
+
+    done = replay(put_behind(host, pairs))
+
+    assert (Replays(tried=6), []) == (done, caplog.records)
+
+
+def test_a_key_that_lets_in_at_two_tenants_is_found(host: Host) -> None:
+    """The gate is asked, not the hashes that stand beside each other."""
+    acme = gated("acme", host)
+    pairs = [acme, gated("globex", host, acme[1])]
+
+    done = replay(put_behind(host, pairs))
+
+    assert [("client key", "acme", "globex")] == done.accepted
+
+
+def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that spoils it for all is a mistake that a replay sees, as a stranger would."""
+    monkeypatch.setattr(ClientGate, "_client", lambda *_: "anybody")
+
+    done = replay(put_behind(host, [gated("acme", host), gated("globex", host)]))
+
+    found = {one.id: one.tenants for one in replay_findings(done, {"acme": "a", "globex": "g"})}
+    assert (["acme", "globex"], ("globex", "acme")) == (done.ungated, found["replay:client-key"])
+
+
+# -- what one process shares ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("acme", "globex", "expected"),
+    [
+        (None, None, ["one-origin", "one-process"]),
+        (["a.org"], None, ["one-origin", "one-process"]),
+        (["a.org"], ["A.org", "b.org"], ["one-origin", "one-process"]),
+        ([".a.org"], ["x.a.org"], ["one-origin", "one-process"]),
+        ([".a.org"], [".x.a.org"], ["one-origin", "one-process"]),
+        (["a.org"], [".a.org"], ["one-origin", "one-process"]),
+        (["a.org"], ["b.org"], ["one-process"]),
+        (["a.org"], [".x.a.org"], ["one-process"]),
+        (["xa.org"], [".a.org"], ["one-process"]),
+    ],
+)
+def test_what_one_process_cannot_give_is_noted(
+    host: Host, acme: object, globex: object, expected: list[str]
+) -> None:
+    """One memory and interpreter always; one origin where a name leads to both."""
+    pairs = [
+        for_replay(host_tenant(name, PLAIN | {"TRUSTED_HOSTS": hosts}, host))
+        for name, hosts in (("acme", acme), ("globex", globex))
+    ]
+    audited = put_behind(host, pairs)
+
+    notes = check_settings(audited, host.settings.data_dir, ())
+
+    assert expected == sorted(one.id for one in notes if one.id.startswith("one-"))
+
+
+def test_a_tenant_by_itself_shares_nothing(host: Host) -> None:
+    """With `serve --only` there is nobody to share with."""
+    notes = check_settings(audited_by(host, "acme"), host.settings.data_dir, ())
+
+    assert [] == [one.id for one in notes if one.id.startswith("one-")]
+
+
+def test_a_redirect_out_of_the_prefix_is_noted(
+    here: Path, settings: HostSettings, write_tenant: WriteTenant
+) -> None:
+    """A hard-coded path leads to another tenant, or to nobody."""
+    text = "from flask import redirect\n\ndef go():\n    return redirect('/who')\n"
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=["corp.shop"])
+    leaks.write_endpoint(here, "shop", blueprint=text)
+
+    notes = {one.id: one.place for one in audit_folder(settings)[0] if one.is_note}
+
+    assert "return redirect('/who')" == line_at(notes["leaves:/who"]).strip()
 
 
 # -- the command -------------------------------------------------------------------------------

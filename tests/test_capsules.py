@@ -2,12 +2,10 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import random
 import shutil
 import sys
-import tarfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from capsule_files import parts_of, quiet, rewritten, tree
 from conftest import KEY, tenant_text
 from postgres import Postgres
 from servers import wait_until
@@ -28,11 +26,12 @@ from sqlalchemy import NullPool, create_engine, make_url
 from werkzeug.test import Client
 
 from config.settings import HostSettings
-from core.capsules import Capsule, Place, read_capsule, restoring, write_capsule
+from core.capsules import Capsule, Workplace, read_capsule, restoring, write_capsule
 from core.capsules.config import tenant_text as restored_text
-from core.capsules.file import CapsuleError, CapsuleWriter, read_parts
-from core.capsules.folder import FolderCopy, checked_path, staging
-from core.capsules.values import dump_value, load_value
+from core.capsules.file import CapsuleError
+from core.capsules.folder import FolderCopy
+from core.capsules.values import dump_value
+from core.capsules.workplace import staging
 from core.cli import main
 from core.cli.tenants import load_one
 from core.host import Host
@@ -92,10 +91,6 @@ THINGS = (
 )
 
 
-def quiet(*_: object) -> None:
-    """Tell nobody."""
-
-
 @pytest.fixture(name="tenantry")
 def _tenantry(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -133,54 +128,14 @@ def save(settings: HostSettings, name: str, path: Path) -> Capsule:
 def make(capsule: Capsule, settings: HostSettings, name: str, url: str | None = None) -> None:
     """Restore a capsule, and write its tenant file."""
     database = None if url is None else make_url(url)
-    with restoring(capsule, Place(name, settings.data_dir, database), quiet):
+    with (
+        Workplace(settings.data_dir, name) as place,
+        restoring(capsule, place, database, quiet) as made,
+        made.kept(),
+    ):
         keys = dict(capsule.config) | ({} if url is None else {"DATABASE_URI": url})
         path = settings.tenants_dir / f"{name}.py"
         path.write_text(tenant_text(name, **keys))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return the files below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def parts_of(path: Path) -> dict[str, bytes]:
-    """Return the parts of a capsule, as another program reads it."""
-    with path.open("rb") as file:
-        stream = zstandard.ZstdDecompressor().stream_reader(file)
-        with tarfile.open(fileobj=io.BytesIO(stream.read())) as archive:
-            files = [(one.name, archive.extractfile(one)) for one in archive]
-            return {name: file.read() for name, file in files if file is not None}
-
-
-def rewritten(path: Path, **changes: bytes) -> Path:
-    """Write a capsule anew, whole by its hashes, with parts replaced or added."""
-    parts = parts_of(path)
-    del parts["manifest.jsonl"]
-    with CapsuleWriter(path) as capsule:
-        for name, content in (parts | changes).items():
-            capsule.add(name, content)
-    return path
-
-
-def test_values_come_back_exactly() -> None:
-    """Whatever a row or a tenant file can hold is the same after JSON, its type included."""
-    values = [
-        None, True, 1 << 70, 0.1, float("inf"), "\ud800ä", b"\0\xff", Decimal("1.10"), date.min,
-        datetime.fromisoformat("2026-01-02T03:04:05.000006+02:00"), timedelta(1, 2, 3),
-        uuid.UUID(int=1),
-        (1, [2, {3}]), {"a": 1, ("b",): None}, Path("x"),
-    ]  # fmt: skip
-
-    assert repr(values) == repr(load_value(dump_value(values)))
-
-
-@pytest.mark.parametrize("text", ["{", '{"a": 1}', '{"a": 1, "b": 2}', '{"uuid": 1}', "[" * 99999])
-def test_what_is_no_value_is_refused(text: str) -> None:
-    """Whatever JSON holds, reading makes plain data of it or says that it is none."""
-    with pytest.raises(ValueError, match="no value of a capsule"):
-        load_value(text)
 
 
 def test_another_program_reads_a_capsule(
@@ -252,53 +207,6 @@ def test_what_is_not_ours_is_refused(
         read_capsule(path, quiet)
 
     assert acme.is_dir()
-
-
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.XHDTYPE, tarfile.DIRTYPE]
-)
-def test_only_files_are_taken(tmp_path: Path, kind: bytes) -> None:
-    """A link, a folder, or a header that says how to read others ends the reading."""
-    path = tmp_path / "a.capsule"
-    with CapsuleWriter(path) as capsule:
-        info = tarfile.TarInfo("files/a")
-        info.type, info.linkname = kind, "/etc"
-        capsule._zstd.write(info.tobuf(tarfile.GNU_FORMAT))
-
-    with pytest.raises(CapsuleError, match="which is no file"), path.open("rb") as file:
-        list(read_parts(file))
-
-
-def test_a_part_that_its_manifest_does_not_have_is_noticed(tmp_path: Path) -> None:
-    """The manifest counts, even if the hash of the whole is good."""
-    path = tmp_path / "a.capsule"
-    with CapsuleWriter(path) as capsule:
-        capsule.add("files/a", b"1")
-        capsule._manifest.truncate(0)
-
-    with pytest.raises(CapsuleError, match="not those of its manifest"), path.open("rb") as file:
-        list(read_parts(file))
-
-
-def test_a_long_path_is_kept(tmp_path: Path) -> None:
-    """Any name that Linux allows comes back, bytes that are no text included."""
-    path, name = tmp_path / "a.capsule", f"files/{'ä' * 120}/{'x' * 255}\udcff"
-    with CapsuleWriter(path) as capsule:
-        capsule.add(name, b"1")
-
-    with path.open("rb") as file:
-        assert [(name, b"1")] == [(part.name, part.read(1)) for part in read_parts(file)]
-
-
-def test_a_failed_backup_leaves_the_older_one(tmp_path: Path) -> None:
-    """What does not come to its end was never there."""
-    path = tmp_path / "a.capsule"
-    path.write_text("older")
-
-    with pytest.raises(TypeError), CapsuleWriter(path) as capsule:
-        capsule.add("files/a", "no bytes")  # type: ignore[arg-type]
-
-    assert [("a.capsule", "older")] == [(one.name, one.read_text()) for one in tmp_path.iterdir()]
 
 
 def test_no_secret_is_in_a_capsule(
@@ -413,15 +321,19 @@ def test_a_restore_that_fails_leaves_nothing(
     things("acme")
     capsule = save(settings, "acme", path := tmp_path / "a")
     url = None if engine == "sqlite" else postgres_server.new_database()
-    place = Place("globex", settings.data_dir, None if url is None else make_url(url))
+    database = None if url is None else make_url(url)
     before = sorted(tree(settings.data_dir))
 
-    with pytest.raises(ZeroDivisionError), restoring(capsule, place, quiet):
+    with (
+        pytest.raises(ZeroDivisionError),
+        Workplace(settings.data_dir, "globex") as place,
+        restoring(capsule, place, database, quiet),
+    ):
         raise ZeroDivisionError
     path = Path(shutil.copy(path, tmp_path / "b"))
     rewritten(path, **{"tables/a_first/000001.jsonl": b"[1,99]\n"})
-    with pytest.raises(CapsuleError), restoring(read_capsule(path, quiet), place, quiet):
-        pass
+    with pytest.raises(CapsuleError):
+        make(read_capsule(path, quiet), settings, "globex", url)
 
     assert before == sorted(tree(settings.data_dir))
     if url is not None:
@@ -686,36 +598,26 @@ def test_what_an_operator_gets_wrong_is_one_line(  # noqa: PLR0917 - fixtures an
     assert acme.is_dir()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["CREATE TABLE mine (id int)", "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'"],
+    ids=["table", "function"],
+)
 def test_a_full_database_is_not_restored_into(
     things: Callable[..., None],
     tenantry: Tenantry,
     postgres_server: Postgres,
+    statement: str,
 ) -> None:
-    """A database that holds something is refused, and still holds it."""
+    """A database that holds something, of whatever kind, is refused, and still holds it."""
     things("acme")
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database()
     with create_engine(url, poolclass=NullPool).begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE things (id int)")
+        connection.exec_driver_sql(statement)
 
     code, _, err = tenantry("restore", "a", "--as", "initech", "--database", url)
 
-    assert (1, True) == (code, "is not empty: it holds things; name an empty one." in err)
-    assert [] == rows(url, "things")
-
-
-def test_left_staging_is_swept(tmp_path: Path) -> None:
-    """What a killed process left goes with the next capsule; what another one works in stays."""
-    (tmp_path / ".capsules/acme-left").mkdir(parents=True)
-
-    with staging(tmp_path, "acme") as one, staging(tmp_path, "acme") as two:
-        assert {one.name, two.name} == {path.name for path in one.parent.iterdir()}
-
-
-@pytest.mark.parametrize(
-    "text", ["/a", "../a", "a/..", "a//b", "./a", "a\0b", "", "acme.sqlite3-wal"]
-)
-def test_no_path_leaves_the_folder(text: str) -> None:
-    """A path that is not plainly one below the folder is refused."""
-    with pytest.raises(ValueError, match=r"tenant's file|in no capsule"):
-        checked_path(text, "acme.sqlite3")
+    assert (1, True) == (code, "is not empty: it holds " in err), err
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql(" ".join(["DROP", *statement.split()[1:3]]).partition("(")[0])

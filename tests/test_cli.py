@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,6 +311,18 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
 def test_what_is_masked(key: str, value: object, shown: object) -> None:
     """A value is masked where its key's name says that it is secret, a URL in its password."""
     assert shown == mask(key, value)
+
+
+def test_what_holds_no_secret_is_itself() -> None:
+    """An endpoint may put objects of its own into its app's configuration."""
+    point = namedtuple("Point", "x y")(1, [2])  # noqa: PYI024 - as people write it
+
+    class Stubborn:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    for value in (point, {"a": [point]}, Stubborn()):
+        assert value is mask("PLACE", value, ["secret"])
 
 
 @pytest.mark.parametrize(

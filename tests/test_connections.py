@@ -132,17 +132,82 @@ def test_a_busy_tenant_waits_for_its_own_first(
     budget.take(globex)
     budget.give_back(globex, "g1")
     budget.take(acme)
-    monkeypatch.setattr(core.connections, "PATIENCE_S", 60)
+    monkeypatch.setattr(core.connections, "PATIENCE_S", 10)
 
     waiting = in_background.submit(budget.take, acme)
-    wait_until(lambda: bool(budget._patient))
+    wait_until(lambda: bool(budget._waiters))
     budget.give_back(acme, "a1")
     first = waiting.result()
     monkeypatch.setattr(core.connections, "PATIENCE_S", 0)
     second = budget.take(acme)
 
-    assert ("a1", {}, {"acme": Held(2, 0)}) == (first, budget._patient, budget.held())
+    assert ("a1", [], {"acme": Held(2, 0)}) == (first, budget._waiters, budget.held())
     assert isinstance(second, Eviction)
+
+
+def test_whoever_waits_for_its_own_takes_a_permit_that_becomes_free(
+    acme: Holder,
+    globex: Holder,
+    in_background: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To open one with it is as good: another tenant's is left as it is."""
+    monkeypatch.setattr(core.connections, "PATIENCE_S", 10)
+    budget = ConnectionBudget(3, wait_s=60)
+    for holder in (globex, globex, acme):
+        budget.take(holder)
+    budget.give_back(globex, "g1")
+
+    waiting = in_background.submit(budget.take, acme)
+    wait_until(lambda: bool(budget._waiters))
+    budget.free(globex)
+
+    assert waiting.result() is None
+    assert {"acme": Held(2, 0), "globex": Held(0, 1)} == budget.held()
+
+
+def test_nobody_waits_for_its_own_when_none_is_left(
+    acme: Holder,
+    globex: Holder,
+    in_background: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own was closed, and the permit went to who came first: it has another's closed."""
+    monkeypatch.setattr(core.connections, "PATIENCE_S", 10)
+    budget = ConnectionBudget(3, wait_s=60)
+    initech = Holder("initech")
+    for holder in (globex, initech, acme):
+        budget.take(holder)
+    budget.give_back(globex, "g1")
+    waiting = []
+    for number, holder in enumerate((initech, acme)):
+        waiting.append(in_background.submit(budget.take, holder))
+        wait_until(lambda number=number: len(budget._waiters) > number)
+
+    budget.free(acme)
+
+    assert waiting[0].result() is None
+    assert isinstance(waiting[1].result(), Eviction)
+    assert {"initech": Held(2, 0), "acme": Held(1, 0)} == budget.held()
+
+
+def test_a_new_instance_waits_for_no_connection_of_the_old_one(
+    acme: Holder, globex: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a tenant is swapped it has two pools: what is in use at one never comes to the other.
+
+    Both count as the tenant's.
+    """
+    budget = ConnectionBudget(2)
+    for holder in (globex, acme):
+        budget.take(holder)
+    budget.give_back(globex, "g1")
+    monkeypatch.setattr(threading.Event, "wait", lambda *_: pytest.fail("it waited"))
+
+    grant = budget.take(Holder("acme"))
+
+    assert isinstance(grant, Eviction)
+    assert {"acme": Held(2, 0)} == budget.held()
 
 
 def test_who_needs_a_new_connection_gets_no_old_one(acme: Holder) -> None:
@@ -255,6 +320,34 @@ def test_a_detached_connection_counts_until_it_is_closed(
         counts.append(budget.open)
 
     assert [1, 0, 1, 0] == counts
+
+
+def test_what_is_detached_from_a_later_pool_counts_as_its(
+    engine_of: EngineOf, budget: ConnectionBudget
+) -> None:
+    """After `dispose` an engine has another pool: a connection's permit is that one's."""
+    engine = engine_of("acme")
+    engine.dispose()
+    with engine.connect():
+        connection = engine.raw_connection()
+        connection.detach()
+        connection.dbapi_connection.close()
+        del connection
+        gc.collect()
+        held = budget.held()
+
+    assert ({"acme": Held(1, 0)}, {"acme": Held(0, 1)}) == (held, budget.held())
+
+
+def test_a_pool_that_is_replaced_keeps_nothing(
+    engine_of: EngineOf, budget: ConnectionBudget
+) -> None:
+    """What is idle at it would never be used again; also where SQLAlchemy is told to leave it."""
+    engine = engine_of("acme")
+    engine.connect().close()
+    engine.dispose(close=False)
+
+    assert 0 == budget.open
 
 
 def test_a_closed_engine_keeps_nothing(engine_of: EngineOf, budget: ConnectionBudget) -> None:

@@ -588,9 +588,8 @@ def test_the_log_line_has_stack_tenant_and_request(
     assert (during, "GET", "/x") == (facts["during"], facts["method"], facts["path"])
     assert "ValueError: the reason" in caplog.text
     assert "test_containment.py" in caplog.text
-    assert [("acme", "id-1")] == [
-        (context["structlog_tenant"], context["structlog_request_id"]) for context in merged
-    ]
+    [visit] = [context["tenantry.visit"] for context in merged]
+    assert ("acme", "id-1") == (visit.tenant, visit.request_id)
 
 
 def test_a_broken_log_filter_costs_its_line_only() -> None:

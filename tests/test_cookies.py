@@ -37,6 +37,7 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
         ("a=1; Domain=example.org; Secure", "a=1; Secure; Path=/acme"),
         ("a=1; DOMAIN = .example.org", "a=1; Path=/acme"),
         ("a=; Max-Age=0", "a=; Max-Age=0; Path=/acme"),
+        ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),  # browsers take none so long
         ("session_globex=bogus; Path=/globex", "session_globex=bogus; Path=/acme"),
         ("=__Host-a=1", None),
         ("a", None),
@@ -84,7 +85,9 @@ def test_who_gets_a_cookie_shares_no_cache(headers: Headers, caching: list[str])
     assert caching == answer(headers).headers.getlist("Cache-Control")
 
 
-@pytest.mark.parametrize("name", ["Clear-Site-Data", "Service-Worker-Allowed", "Set-Cookie2"])
+@pytest.mark.parametrize(
+    "name", ["Alt-Svc", "Clear-Site-Data", "NEL", "Service-Worker-Allowed", "Set-Cookie2"]
+)
 def test_what_acts_on_the_whole_origin_does_not_leave(name: str) -> None:
-    """A tenant can neither delete its neighbours' cookies nor answer their pages."""
+    """A tenant can neither move, report, answer nor forget what is its neighbours'."""
     assert name not in answer([(name, '"*"'), ("X-Other", "1")]).headers

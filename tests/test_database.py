@@ -1,5 +1,6 @@
 """An app's own database: lazy, confined to its app, closed with it; what it answers when down."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -228,6 +229,25 @@ def test_a_probe_opens_a_connection_though_one_is_idle(
     close_engine(engine)
 
 
+def test_without_a_file_descriptor_left_a_connection_is_closed_all_the_same(
+    postgres_server: Postgres, postgres_url: str, budget: ConnectionBudget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Waiting for the end of its server process takes one more; then it is not waited for."""
+
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    engine = make_engine("acme", postgres_url, budget)
+    engine.connect().close()
+    monkeypatch.setattr(os, "dup", fail)
+
+    close_engine(engine)
+
+    assert 0 == budget.open
+    wait_until(lambda: not postgres_server.connections(str(make_url(postgres_url).database)))
+
+
 def test_a_connection_that_dies_in_use_is_a_503(
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget
 ) -> None:
@@ -348,6 +368,17 @@ def test_nor_by_another_process(
     close_app(app)
 
     assert (503, False) == (Client(file_app).get("/rows").status_code, file.exists())
+
+
+def test_a_file_that_cannot_be_looked_at_is_a_503(data_dir: Path, budget: ConnectionBudget) -> None:
+    """Whatever the system says to its path, it is the database's trouble, not the endpoint's."""
+    app = _app_on(f"sqlite:///{data_dir}/{'x' * 300}.sqlite3", data_dir, budget)
+    app.add_url_rule("/rows", view_func=lambda: str(Counter().get()))
+
+    answer = Client(app).get("/rows")
+    close_app(app)
+
+    assert (503, "1", PROBLEM) == _said(answer)
 
 
 def test_who_deletes_the_marker_too_begins_anew(file_app: Flask, file: Path) -> None:

@@ -116,6 +116,37 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
     assert (308, "/acme/") == (answer.status_code, answer.headers["Location"])
 
 
+# -- requests in flight -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [(1, None, 1), (None, 2, 2), (1, 2, 1)])
+def test_a_tenants_requests_in_flight_are_bounded(
+    settings: HostSettings,
+    write_tenant: WriteTenant,
+    faulty: str,
+    bounds: tuple[int | None, int | None, int],
+) -> None:
+    """By its own key, or by the host setting; a new version of its file begins no new count."""
+    key, setting, bound = bounds
+    write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key)
+    host = Host(settings.model_copy(update={"max_concurrent_requests": setting}))
+    client = Client(host)
+    host.load()
+    held = [client.get("/acme/stream", buffered=False) for _ in range(bound)]
+
+    write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key, APP_NAME="Acme II")
+    host.follower.catch_up()
+    refused = client.get("/acme/stream")
+    in_flight = host.tell()["in_flight"]
+    for response in held:
+        response.close()
+
+    assert (503, "1") == (refused.status_code, refused.headers["Retry-After"])
+    assert ({"acme": bound}, {}) == (in_flight, host.tell()["in_flight"])
+    assert 200 == client.get("/acme/stream").status_code
+    host.close()
+
+
 # -- tenants of every kind ----------------------------------------------------------------------
 
 
@@ -346,6 +377,9 @@ def test_a_rejected_file_is_logged_with_its_reason(
         (["acme.test"], ("shop.test",), "acme.test", 201),
         (["acme.test"], ("shop.test",), "shop.test", 400),
         (["acme.test"], (), "evil.test", 400),
+        (["Acme.test", "web_1", "[::1]"], (), "ACME.test.:08", 201),
+        (["Acme.test", "web_1", "[::1]"], (), "web_1", 201),
+        (["[::1]"], (), "[::1]:8000", 201),
     ],
 )
 def test_a_tenants_trusted_hosts_win_over_the_hosts(

@@ -21,7 +21,7 @@ from sqlalchemy import NullPool, create_engine, inspect
 from core.cli import main
 from core.cli.db import progress
 from core.errors import TenantryError
-from core.journal import Journal, Step
+from core.journal import Journal, Step, journal_file
 from core.migrations import Limits, downgrade, upgrade
 from core.survey import Outcome, survey
 from core.tenant import Tenant, parse_tenant
@@ -141,19 +141,55 @@ def test_a_failed_migration_leaves_the_database_as_it_was(
     assert set() == tables(acme)
 
 
+BLOCK = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n"
+COMMIT = "op.execute('COMMIT')\n"
+
+REFUSED = """\
+import sqlite3
+if op.get_bind().dialect.name == "sqlite":  # a reader keeps it from committing
+    op.execute("PRAGMA busy_timeout = 1")
+    sys.reader = sqlite3.connect(op.get_bind().engine.url.database, isolation_level=None)
+    sys.reader.execute("BEGIN")
+    sys.reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
+else:
+    op.execute("CREATE TABLE tags (goods INTEGER REFERENCES goods DEFERRABLE INITIALLY DEFERRED)")
+    op.execute("INSERT INTO tags VALUES (7)")
+"""
+
+
+@pytest.mark.parametrize("body", [f"{BLOCK}1 / 0", f"{BLOCK}os._exit(3)", f"{COMMIT}os._exit(3)"])
 def test_a_migration_that_commits_half_way_says_what_to_do(
-    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_url: str
-) -> None:
-    """What a revision committed by itself stays, and the operator is told so."""
-    acme = tenant("acme", postgres_url)
-    body = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n1 / 0"
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str,
+    new_url: Callable[[], str],
+) -> None:  # fmt: skip
+    """What was committed stays, where that has left the database is told, and how to go on."""
+    acme = tenant("acme", new_url())
     write_shop(first(), second(body))
+
+    from_nothing = upgrade([acme], data_dir, ONE).outcomes[0]
+    write_shop(first(), second(body).replace('"prices"', '"more"'))
+    from_the_first = upgrade([acme], data_dir, ONE).outcomes[0]
+
+    assert {"goods", "prices", "more"} < tables(acme)
+    for outcome in (from_nothing, from_the_first):
+        assert ({"shop_1"}, {"shop_1"}) == (rows(acme), outcome.after)
+        assert "what was committed before that stays" in outcome.reason
+        assert "the database says that it is at shop_1: " in outcome.reason
+        assert "tenantry db upgrade --tenant acme" in outcome.reason
+
+
+def test_a_commit_that_is_refused_leaves_the_database_as_it_was(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
+) -> None:
+    """What fails at the very end takes everything back, and that is told."""
+    acme = tenant("acme", new_url())
+    write_shop(first(), second(REFUSED))
 
     reason = upgrade([acme], data_dir, ONE).outcomes[0].reason
 
-    assert {"goods", "prices"} < tables(acme)
-    assert "what ran before that stays" in reason
-    assert "tenantry db upgrade --tenant acme" in reason
+    assert set() == tables(acme)
+    assert reason.startswith(("ForeignKeyViolation: ", "OperationalError: database is locked"))
+    assert reason.endswith("; the database was left as it was.")
 
 
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
@@ -221,6 +257,68 @@ def test_only_what_a_run_applied_is_taken_back(
     assert None is downgrade([acme, globex], data_dir, None, ONE).run
 
 
+def test_a_tenant_with_another_database_is_not_taken_back(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
+) -> None:
+    """A name is no database: what a run did to one is not taken back from another."""
+    write_shop(first())
+    acme = tenant("acme")
+    upgrade([acme], data_dir, ONE)
+    stamp(tmp_path / "b/b.sqlite3", "shop_1")
+
+    refused = downgrade([tenant("acme", f"sqlite:///{tmp_path}/b/b.sqlite3")], data_dir, 1, ONE)
+    back = downgrade([acme], data_dir, None, ONE)
+
+    assert {"acme": "failed"} == states(refused.outcomes)
+    assert (
+        f"its database is sqlite {tmp_path}/b/b.sqlite3, and run 1 changed sqlite "
+        "acme/acme.sqlite3; let DATABASE_URI name that one to take it back there."
+    ) == refused.outcomes[0].reason
+    assert {"acme": "taken back"} == states(back.outcomes)
+
+
+def test_a_fleet_whose_data_folder_was_moved_is_taken_back(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
+) -> None:
+    """Its databases and its journal are the same ones."""
+    write_shop(first())
+    upgrade([tenant("acme")], data_dir, ONE)
+    moved = data_dir.rename(tmp_path / "moved")
+    values = {"SECRET_KEY": "acme" * 12, "BLUEPRINTS": ["corp.shop"]}
+
+    back = downgrade([parse_tenant("acme", values, data_dir=moved)], moved, None, ONE)
+
+    assert {"acme": "taken back"} == states(back.outcomes)
+
+
+def test_a_journal_that_fails_in_the_middle_costs_no_more_than_it_must(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done is told as done and known to the next run; what was not begun is not touched."""
+    monkeypatch.setattr("core.journal.WAIT_S", 0.01)
+    hold = f"""\
+if name.startswith("acme"):
+    import sqlite3
+    sys.holder = sqlite3.connect({str(journal_file(data_dir))!r}, isolation_level=None)
+    sys.holder.execute("BEGIN IMMEDIATE")
+"""
+    write_shop(first(), second(hold))
+    fleet = [tenant(name) for name in ("acme", "globex", "initech")]
+
+    report = upgrade(fleet, data_dir, ONE)
+    left = [step.state for step in _steps(data_dir, 1)]
+    again = upgrade(fleet, data_dir, ONE)
+
+    reasons = {one.tenant: one.reason for one in report.outcomes}
+    held = f"cannot use the journal {journal_file(data_dir)}: database is locked; another process "
+    assert ["upgraded", "failed", "upgraded"] == [one.state for one in report.outcomes]
+    assert [True, True, False] == [reasons[one.name].startswith(held) for one in fleet]
+    assert ["running", "pending", "done"] == left
+    assert ["at head", "upgraded", "at head"] == [one.state for one in again.outcomes]
+    assert [1] == _runs(data_dir)
+    assert {"done"} == {step.state for step in _steps(data_dir, 1)}
+
+
 def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
     write_shop: WriteShop,
     tenant: MakeTenant,
@@ -255,6 +353,22 @@ def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
     }
 
 
+def test_what_an_endpoint_left_that_is_no_more_is_no_hindrance(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
+) -> None:
+    """Another one's tables are made beside it and taken back; its own row stays."""
+    write_shop(first())
+    acme = tenant("acme")
+    stamp(data_dir / "acme/acme.sqlite3", "old_7")
+
+    up = upgrade([acme], data_dir, ONE).outcomes[0].state
+    there = rows(acme)
+    back = downgrade([acme], data_dir, None, ONE).outcomes[0].state
+
+    assert ("upgraded", {"old_7", "shop_1"}) == (up, there)
+    assert ("taken back", {"old_7"}) == (back, rows(acme))
+
+
 def stamp(file: Path, revision: str) -> None:
     """Make a SQLite database that says it is at a revision."""
     file.parent.mkdir(parents=True)
@@ -269,7 +383,7 @@ def test_an_unknown_run_is_named(data_dir: Path) -> None:
     with pytest.raises(TenantryError, match="there is no journal"):
         downgrade([], data_dir)
     with Journal(data_dir) as journal:
-        journal.open_run({}, {})
+        journal.open_run({}, {}, {})
 
     with pytest.raises(TenantryError, match="no run 7 to take back; runs: 1"):
         downgrade([], data_dir, 7)

@@ -1,11 +1,19 @@
 """How much a folder may hold, counted by all who add to it."""
 
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from core.quota import LEDGER, MEASURED_FOR_S, REFUSED_FOR_S, FolderQuota, QuotaExceededError
+from core.capsules.folder import is_left_out
+from core.quota import (
+    LEDGER,
+    MEASURED_FOR_S,
+    REFUSED_FOR_S,
+    RESERVATION,
+    FolderQuota,
+    QuotaExceededError,
+)
 
 LEDGER_BYTES = 16
 
@@ -51,6 +59,43 @@ def test_a_failed_addition_does_not_count(tmp_path: Path, clock: Clock) -> None:
         raise ZeroDivisionError
 
     assert _fits(tmp_path, 100, 90, clock)
+
+
+@pytest.mark.parametrize("is_added", [True, False])
+def test_what_is_coming_in_counts_in_a_measurement(
+    tmp_path: Path, clock: Clock, is_added: bool
+) -> None:
+    """An upload that is under way while the folder is measured is neither forgotten nor kept."""
+    with suppress(ZeroDivisionError), FolderQuota(tmp_path, 116, clock=clock).adding(60):
+        clock.now += MEASURED_FOR_S
+        fit_meanwhile = [_fits(tmp_path, 116, size, clock) for size in (41, 40)]
+        if not is_added:
+            raise ZeroDivisionError
+        (tmp_path / "file").write_bytes(bytes(60))
+    fit_afterwards = [_fits(tmp_path, 116, size, clock) for size in (61, 60, 1)]
+
+    assert [False, True] == fit_meanwhile
+    assert [False, not is_added, False] == fit_afterwards
+    assert [] == list(tmp_path.glob(f"{RESERVATION}*"))
+
+
+def test_what_a_killed_process_began_to_add_is_forgotten(tmp_path: Path, clock: Clock) -> None:
+    """The file that stands for it stays behind, unlocked: the next measurement removes it."""
+    left = tmp_path / f"{RESERVATION}left"
+    left.write_bytes(bytes(90))
+
+    assert (True, False) == (_fits(tmp_path, 116, 90, clock), left.exists())
+
+
+def test_no_capsule_has_what_stands_for_the_count() -> None:
+    """The ledger and the reservations are of this folder, at this moment."""
+    kept = [name for name in (LEDGER, f"{RESERVATION}x", "images") if not _is_left_out(name)]
+
+    assert ["images"] == kept
+
+
+def _is_left_out(name: str) -> bool:
+    return is_left_out(PurePosixPath(name), "acme.sqlite3")
 
 
 def test_without_a_quota_nothing_is_counted(tmp_path: Path, clock: Clock) -> None:

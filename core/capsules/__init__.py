@@ -5,12 +5,18 @@
     clone       where the database of a clone belongs
     reading     a capsule is checked, whole, before anything is made of it
     contents    what a capsule says of itself; its parts by name
+    workplace   where capsules and tenants are made; what killed processes left there
     config      the tenant file's keys: without secrets, and as a tenant file again
     folder      the tenant's folder: a copy of one moment, and laying one out
-    rows        the rows of its database: out in one snapshot, and in again
-    database    the database that is restored into: empty before, and after a failure
-    file        the form: a tar archive in zstd, a manifest, hashes
+    snapshot    the rows of its database go out, of one moment
+    filling     and in again
+    server      the database that is restored into: a server's; empty before, and after a failure
+    database    the same in a file
+    writer      the file of a capsule is written
+    file        its form: a tar archive in zstd, a manifest, hashes; and reading it
+    rows        what taking rows out and putting them in share
     values      the form of values in it
+    locks       who works in a folder or a file, and that nobody does any more
 
 Commands use the names below; they write the tenant file and the secret, no room here does. A
 capsule that is read is not trusted: nothing of it is run, and what it says is checked before
@@ -22,15 +28,15 @@ from core.capsules.clone import make_beside
 from core.capsules.config import literal, tenant_text
 from core.capsules.contents import Amounts, Capsule, Tell
 from core.capsules.database import is_server
-from core.capsules.folder import staging
 from core.capsules.reading import read_capsule
-from core.capsules.restore import Place, known_branches, restoring
+from core.capsules.restore import known_branches, restoring
+from core.capsules.workplace import Workplace, staging
 
 __all__ = [
     "Amounts",
     "Capsule",
-    "Place",
     "Tell",
+    "Workplace",
     "is_server",
     "known_branches",
     "literal",

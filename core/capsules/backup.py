@@ -11,6 +11,7 @@ from core.capsules.config import without_secrets
 from core.capsules.contents import (
     CONFIG,
     CONTENTS,
+    HEAD_LIMIT_BYTES,
     PART_BYTES,
     ROW_LIMIT_BYTES,
     Amounts,
@@ -21,10 +22,13 @@ from core.capsules.contents import (
     sentence,
 )
 from core.capsules.database import is_server
-from core.capsules.file import CapsuleError, CapsuleWriter, ChangedFileError
-from core.capsules.folder import FolderCopy, staging
-from core.capsules.rows import Snapshot, Table
-from core.capsules.values import dump_value
+from core.capsules.file import CapsuleError
+from core.capsules.folder import FolderCopy
+from core.capsules.rows import Table
+from core.capsules.snapshot import Snapshot
+from core.capsules.values import check_form, dump_value
+from core.capsules.workplace import staging
+from core.capsules.writer import CapsuleWriter, ChangedFileError
 from core.endpoints import available_endpoints
 from core.errors import TenantryError
 from core.loader import LoadedFile
@@ -96,8 +100,22 @@ def _write_heads(
         tables=[TableContents(name=one.name, columns=[*one.columns]) for one in tables],
         secret_keys=secret_keys,
     )
-    capsule.add(CONTENTS, contents.model_dump_json(indent=2).encode() + b"\n")
-    capsule.add(CONFIG, dump_value(config).encode() + b"\n")
+    for part, text in (
+        (CONTENTS, contents.model_dump_json(indent=2)),
+        (CONFIG, dump_value(config)),
+    ):
+        capsule.add(part, _head(part, text))
+
+
+def _head(part: str, text: str) -> bytes:
+    content = text.encode() + b"\n"
+    try:
+        check_form(content)
+    except ValueError as error:
+        raise CapsuleError(f"its {part} cannot be read again: {error}") from error
+    if len(content) > HEAD_LIMIT_BYTES:
+        raise CapsuleError(f"its {part} is over {HEAD_LIMIT_BYTES >> 20} MiB")
+    return content
 
 
 def _by_endpoint(enabled: tuple[str, ...], rows: frozenset[str]) -> dict[str, list[str]]:
@@ -123,7 +141,7 @@ def _write_rows(
         nonlocal part, size, number
         content = b"".join(part)
         capsule.add(f"{folder_of(table.name)}/{number:06}.jsonl", content)
-        amounts.size_bytes += len(content)
+        amounts.rows_size_bytes += len(content)
         part, size, number = [], 0, number + 1
         tell(f"rows of {table.name}", count, 0)
 
@@ -145,7 +163,7 @@ def _write_files(
 ) -> None:
     for name, path in files:
         with path.open("rb") as file:
-            amounts.size_bytes += capsule.add_file(f"files/{name}", file)
+            amounts.files_size_bytes += capsule.add_file(f"files/{name}", file)
         amounts.files += 1
         tell("files", amounts.files, len(files))
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from sqlalchemy import URL
 
-from core.capsules.database import execute
+from core.capsules.server import execute, is_left_place, mark_place
 from core.database_url import database_identity
 
 _SCHEMA_PART = 4
@@ -18,6 +18,8 @@ _SCHEMA_PART = 4
 def make_beside(url: URL, name: str, undo: ExitStack) -> URL:
     """Make a database or a schema of this name beside a tenant's, on its server.
 
+    What a killed clone has left of it goes before.
+
     Args:
         url: the tenant's database; a server's, not a file.
         name: of the new one.
@@ -26,14 +28,18 @@ def make_beside(url: URL, name: str, undo: ExitStack) -> URL:
     Raises:
         DatabaseError: the server refuses it.
     """
-    new, create, drop = _beside(url, name)
-    execute(url, create)
+    new, kind = _beside(url, name)
+    drop = f'DROP {kind} "{name}"' + " CASCADE" * (kind == "SCHEMA")
+    if is_left_place(new, kind):
+        execute(url, drop)
+    execute(url, f'CREATE {kind} "{name}"')
     undo.callback(execute, url, drop)
+    mark_place(new, kind, name)
     return new
 
 
-def _beside(url: URL, name: str) -> tuple[URL, str, str]:
-    """Return where a clone of a server's database belongs, and how it is made and dropped.
+def _beside(url: URL, name: str) -> tuple[URL, str]:
+    """Return where a clone of a server's database belongs, and what it is: DATABASE or SCHEMA.
 
     A schema beside its schema if it has one of its own; else a database beside it.
     """
@@ -44,5 +50,5 @@ def _beside(url: URL, name: str) -> tuple[URL, str, str]:
         words = re.sub(r"(?:-c\s*|--)search_path=(?:\\.|\S)*", "", words).strip()
         options = f'{words} -csearch_path="{name}"'.strip()
         new = url.update_query_dict({"options": options})
-        return new, f'CREATE SCHEMA "{name}"', f'DROP SCHEMA "{name}" CASCADE'
-    return url.set(database=name), f'CREATE DATABASE "{name}"', f'DROP DATABASE "{name}"'
+        return new, "SCHEMA"
+    return url.set(database=name), "DATABASE"

@@ -8,29 +8,48 @@
 The first two come first, in this order: what follows is read by what they say.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast
 
 from core.capsules.config import check_key
+from core.capsules.file import Seal
 
 CONTENTS, CONFIG = "capsule.json", "config.json"
 
 PART_BYTES = 1 << 20
 """A part of rows is ended when it is as large."""
 
-ROW_LIMIT_BYTES = 256 << 20
-"""A larger row is refused on the way out, and on the way in: a row is in memory as a whole."""
+ROW_LIMIT_BYTES = 64 << 20
+"""A larger row is refused, on the way out and on the way in: some copies of it are in memory."""
 
-CONFIG_LIMIT_BYTES = 64 << 20
-"""A tenant file hands back 16 MiB at most."""
+HEAD_LIMIT_BYTES = 4 << 20
+"""The same of each of the first two: a tenant file of 1 MiB at most is to be made of it."""
 
 Tell = Callable[[str, int, int], None]
 """Is told what is worked on, how much of it is done, and of how much: 0 where that is not known."""
+
+
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _check_shown(text: str) -> str:
+    if _UNSHOWN.search(text):
+        raise ValueError("holds control characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_check_shown)]
+"""A name that can be shown as it is."""
+
+Names = Annotated[list[Name], FailFast()]
+"""The first mistake is enough: each would be an object of its own."""
 
 
 class TableContents(BaseModel):
@@ -38,8 +57,14 @@ class TableContents(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    name: str
-    columns: list[str]
+    name: Name
+    columns: Names
+
+
+def _check_order(tables: list[TableContents]) -> list[TableContents]:
+    if any(one.name >= other.name for one, other in pairwise(tables)):
+        raise ValueError("they are not in the order of their names, or one comes twice")
+    return tables
 
 
 class Contents(BaseModel):
@@ -48,18 +73,18 @@ class Contents(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     format: Literal[1]
-    tenant: str
-    created: str
-    tenantry: str
+    tenant: Name
+    created: Name
+    tenantry: Name
     """The version that wrote it."""
-    engine: str
+    engine: Name
     """Of the database: `sqlite` or `postgresql`."""
-    revisions: dict[str, list[str]]
+    revisions: dict[Name, Names]
     """What the database was at, by endpoint."""
-    unknown_revisions: list[str]
+    unknown_revisions: Names
     """Those that belonged to no endpoint any more."""
-    tables: list[TableContents]
-    secret_keys: list[Annotated[str, AfterValidator(check_key)]]
+    tables: Annotated[list[TableContents], FailFast(), AfterValidator(_check_order)]
+    secret_keys: Annotated[list[Annotated[str, AfterValidator(check_key)]], FailFast()]
     """Keys of the tenant file that are left out."""
 
     @property
@@ -75,10 +100,16 @@ class Amounts:
     rows: dict[str, int] = field(default_factory=dict)
     """By table."""
     files: int = 0
-    size_bytes: int = 0
-    """Of rows, as they stand in the capsule, and files."""
+    rows_size_bytes: int = 0
+    """Of rows, as they stand in the capsule."""
+    files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
     """What was not taken: neither files nor folders, or tables that no migration here makes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of it."""
+        return self.rows_size_bytes + self.files_size_bytes
 
 
 @dataclass(frozen=True)
@@ -86,9 +117,12 @@ class Capsule:
     """A capsule that was read once, and is whole."""
 
     path: Path
+    seal: Seal
     contents: Contents
     config: Mapping[str, Any]
     amounts: Amounts
+    folders: int
+    """How many its files are in."""
 
 
 def folder_of(table: str) -> str:

@@ -1,31 +1,17 @@
-"""The database that a capsule is restored into: empty before, and empty again after a failure.
+"""The database that a capsule is restored into, in a file: not there before, nor after a failure.
 
-SQLite in a file, and PostgreSQL through psycopg.
+One restore at a time makes a file; what one that was killed left is removed by the next.
 """
 
+import os
+import shutil
 from pathlib import Path
+from typing import Self
 
-from sqlalchemy import URL, Connection, NullPool, create_engine
+from sqlalchemy import URL
 
+from core.capsules.locks import lock, turn
 from core.errors import TenantryError
-from core.revisions import one_line, with_timeout
-
-_RELATIONS = """
-    SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
-                        WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, quote_ident(relname)
-    FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace
-      AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-    ORDER BY relkind = 'S'
-"""
-_TYPES = """
-    SELECT 'TYPE', quote_ident(typname) FROM pg_type
-    WHERE typnamespace = quote_ident(current_schema())::regnamespace AND typtype IN ('d', 'e')
-"""
-_ROUTINES = """
-    SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc
-    WHERE pronamespace = quote_ident(current_schema())::regnamespace
-      AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
-"""
 
 
 class DatabaseError(TenantryError):
@@ -37,69 +23,101 @@ def is_server(url: URL) -> bool:
     return url.get_backend_name() != "sqlite"
 
 
-def check_empty(url: URL) -> None:
-    """Check that a database can be used, and holds nothing.
+class EmbeddedDatabase:
+    """The default database: a file in the tenant's folder, with which it comes and goes.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.url = URL.create("sqlite", database=str(path.absolute()))
+        """Where it is made."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None: ...
+
+    def note(self) -> None:
+        """Remember what its migrations have made."""
+
+    def keep(self) -> None:
+        """Let it stay, unless the block fails after all; who comes next does not remove it.
+
+        Raises:
+            TenantryError: it cannot.
+        """
+
+
+class DatabaseFile(EmbeddedDatabase):
+    """A SQLite file elsewhere: made in a folder beside it, until the end of a `with` block.
+
+    Args:
+        url: names the file.
 
     Raises:
-        DatabaseError: it holds something, is not there, or is of an engine that is not known here.
+        DatabaseError: it names none.
     """
-    shown = url.render_as_string(hide_password=True)
-    if not is_server(url):
-        path = Path((url.database or "").removeprefix("file:"))
-        if not url.database or ":memory:" in url.database or url.query:
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database.startswith((":memory:", "file:")) or url.query:
+            shown = url.render_as_string(hide_password=True)
             raise DatabaseError(f"{shown}: name a file, and nothing else, for a SQLite database.")
-        if path.exists():
-            raise DatabaseError(f"{path} is there already; name a new file.")
-        if not path.parent.is_dir():
-            raise DatabaseError(f"{path.parent} is no folder; make it, or name a file elsewhere.")
-        return
-    if url.drivername != "postgresql+psycopg":
-        raise DatabaseError(f"{shown}: use sqlite or postgresql+psycopg.")
-    try:
-        with _connected(url) as connection:
-            schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
-            found = connection.exec_driver_sql(_RELATIONS).all() if schema else []
-    except Exception as error:
-        remedy = "make it with CREATE DATABASE, or mend the URL"
-        raise DatabaseError(f"{shown} cannot be used: {one_line(error)}; {remedy}.") from error
-    if schema is None:
-        raise DatabaseError(f"{shown}: its schema is not there; run CREATE SCHEMA first.")
-    if found:
-        names = ", ".join(name for _, name in found[:3])
-        raise DatabaseError(f"{shown} is not empty: it holds {names}; name an empty one.")
+        self._path = Path(url.database).absolute()
+        self._folder = self._path.with_name(f".{self._path.name}.restoring")
+        self._building = self._folder / self._path.name
+        self._is_kept = False
+        super().__init__(self._building)
 
+    def __enter__(self) -> Self:
+        if not self._path.parent.is_dir():
+            text = f"{self._path.parent} is no folder; make it, or name a file elsewhere."
+            raise DatabaseError(text)
+        try:
+            with turn(self._path.parent):
+                self._sweep()
+                if os.path.lexists(self._path):
+                    raise DatabaseError(f"{self._path} is there already; name a new file.")
+                self._folder.mkdir(mode=0o700)
+                self._lock = lock(self._folder)
+        except BlockingIOError as error:
+            text = f"another restore is making {self._path}; wait for it, or name another file."
+            raise DatabaseError(text) from error
+        except OSError as error:
+            raise DatabaseError(f"cannot make {self._folder}: {error.strerror}.") from error
+        return self
 
-def empty(url: URL) -> None:
-    """Drop all that is in a database of a server, which was empty before.
+    def _sweep(self) -> None:
+        """Remove what a killed restore left."""
+        if not self._folder.exists():
+            return
+        opened = lock(self._folder)
+        try:
+            is_linked = self._path.exists() and self._building.exists()
+            if is_linked and self._path.samefile(self._building):
+                self._path.unlink()
+            shutil.rmtree(self._folder)
+        finally:
+            os.close(opened)
 
-    Raises:
-        DatabaseError: something is left; the text says what to do.
-    """
-    try:
-        with _connected(url) as connection, connection.begin():
-            for query in (_RELATIONS, _TYPES, _ROUTINES):
-                for kind, name in connection.exec_driver_sql(query).all():
-                    connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE")
-    except Exception as error:
-        shown = url.render_as_string(hide_password=True)
-        text = f"{shown} could not be emptied again: {one_line(error)}; drop it yourself."
-        raise DatabaseError(text) from error
+    def keep(self) -> None:
+        """Give it its name."""
+        if self._building.exists():  # a tenant may have no tables
+            try:
+                os.link(self._building, self._path)
+            except FileExistsError as error:
+                raise DatabaseError(f"{self._path} is there by now; name a new file.") from error
+            self._is_kept = True
+            self._building.unlink()
 
-
-def execute(url: URL, statement: str) -> None:
-    """Run one statement by itself, as CREATE DATABASE wants it.
-
-    Raises:
-        DatabaseError: the server refuses it.
-    """
-    try:
-        with _connected(url) as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.exec_driver_sql(statement)
-    except Exception as error:
-        text = f"{statement}: {one_line(error)}; name an empty database with --database."
-        raise DatabaseError(text) from error
-
-
-def _connected(url: URL) -> Connection:
-    return create_engine(with_timeout(url), poolclass=NullPool).connect()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if error is not None and self._is_kept:
+                self._path.unlink(missing_ok=True)
+            shutil.rmtree(self._folder)
+        except OSError as left:
+            text = f"{left.filename} could not be removed: {left.strerror}; remove it yourself."
+            raise DatabaseError(text) from error
+        finally:
+            os.close(self._lock)

@@ -7,16 +7,13 @@ import fcntl
 import os
 import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 
+from core.capsules.locks import open_folder
 from core.errors import TenantryError
-
-STAGING = ".capsules"
-"""The folder under `<data>` where copies are made, on the same disk; no tenant has this name."""
 
 LOCK_WAIT_S = 5.0
 """How long all folders together may take to be locked before they are let go for a moment."""
@@ -29,7 +26,10 @@ ATTEMPTS = 20
 _PAUSE_S = 0.05
 _SPARE_FILES = 64
 
-_OWN = (".quota", "levers.json", "parked.lock")
+RESTORING = ".restoring"
+"""A file in a tenant's folder that is not whole yet."""
+
+_OWN = (".quota", RESTORING, "levers.json", "parked.lock")
 """What the host keeps in a tenant's folder, for itself."""
 
 _INCOMING = PurePosixPath("images/incoming")
@@ -48,38 +48,8 @@ def is_left_out(path: PurePosixPath, database: str) -> bool:
         database + end for end in ("", "-wal", "-shm", "-journal", ".migrating", ".made")
     }
     is_levers = text.startswith(".levers.") and text.endswith(".new")
-    return is_database or is_levers or text in _OWN or path.is_relative_to(_INCOMING)
-
-
-@contextmanager
-def staging(data_dir: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder on the disk of the tenants' folders; gone after the block.
-
-    Those that killed processes left are removed: each is locked while somebody works in it.
-    """
-    parent = data_dir / STAGING
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked_file(parent):  # nobody takes one that is not locked yet for one left behind
-        for left in parent.iterdir():
-            _remove_if_left(left)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-        opened = _open_folder(folder)
-        fcntl.flock(opened, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        os.close(opened)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_if_left(folder: Path) -> None:
-    with suppress(OSError):
-        opened = _open_folder(folder)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        finally:
-            os.close(opened)
+    is_own = is_levers or text in _OWN or text.startswith(".quota-")
+    return is_database or is_own or path.is_relative_to(_INCOMING)
 
 
 class FolderCopy:
@@ -202,7 +172,7 @@ def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
     deadline = time.monotonic() + LOCK_WAIT_S
     for folder in folders:
         try:
-            opened = _open_folder(folder)
+            opened = open_folder(folder)
         except FileNotFoundError:
             continue
         locks.callback(os.close, opened)
@@ -214,20 +184,6 @@ def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(LOCK_POLL_S)
-
-
-@contextmanager
-def _locked_file(folder: Path) -> Iterator[None]:
-    opened = _open_folder(folder)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
-
-
-def _open_folder(folder: Path) -> int:
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _subfolders(folder: Path) -> list[Path]:

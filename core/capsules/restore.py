@@ -3,11 +3,11 @@
 Writes no tenant file and no secret: commands do, inside `restoring`.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sqlalchemy import URL
 
@@ -17,67 +17,95 @@ from core.capsules.contents import (
     Contents,
     TableContents,
     Tell,
-    folder_of,
     sentence,
 )
-from core.capsules.database import check_empty, empty, is_server
-from core.capsules.file import CapsuleError
-from core.capsules.folder import lay_out, staging
+from core.capsules.database import DatabaseFile, EmbeddedDatabase, is_server
+from core.capsules.file import CapsuleError, Part
+from core.capsules.filling import Filling, filling
+from core.capsules.folder import lay_out
 from core.capsules.reading import file_path, parts_again, rows_of
-from core.capsules.rows import Filling, Table, filling
+from core.capsules.rows import Table
+from core.capsules.server import ServerDatabase
+from core.capsules.workplace import Workplace
 from core.errors import EndpointError, TenantryError
 from core.migration_children import Nursery
 from core.migrator import Migrator, Target
 from core.revisions import Branch, one_line, read_branches, shown
 
+SPARE_BYTES = 64 << 20
+"""What stays free on the disk, for the tenants that serve."""
 
-@dataclass(frozen=True)
-class Place:
-    """Where a capsule becomes a tenant."""
+BLOCK_BYTES = 4096
+"""What a file or a folder takes on a disk, however little is in it."""
 
-    name: str
-    data_dir: Path
-    database: URL | None = None
-    """None: the default file in its folder."""
+
+class Made:
+    """A tenant's folder and database that are there, and go again unless they are `kept`.
+
+    Args:
+        amounts: how much there is; what the capsule has and no migration here makes is left out.
+        workplace: where the folder was made.
+        database: the database.
+    """
+
+    def __init__(self, amounts: Amounts, workplace: Workplace, database: EmbeddedDatabase) -> None:
+        self.amounts = amounts
+        self._workplace = workplace
+        self._database = database
+
+    def add(self, path: Path, text: str) -> None:
+        """Write a file below `<data>` that goes with them, for its owner only.
+
+        Raises:
+            TenantryError: it is there.
+        """
+        self._workplace.add(path, text)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let all stay, if the block does not fail: in it, the tenant file is written.
+
+        A process that is killed in the block leaves a folder and a database without a tenant file.
+        The other way round, what is swept could be a tenant's.
+
+        Raises:
+            TenantryError: they cannot stay.
+        """
+        self._database.keep()
+        with self._workplace.kept():
+            yield
 
 
 @contextmanager
-def restoring(capsule: Capsule, place: Place, tell: Tell) -> Iterator[Amounts]:
-    """Make a tenant's folder and database; both are gone again if the block fails.
+def restoring(
+    capsule: Capsule, workplace: Workplace, url: URL | None, tell: Tell
+) -> Iterator[Made]:
+    """Make a tenant's folder and database; both are gone again after the block if it fails.
 
     Args:
         capsule: what `read_capsule` returned.
-        place: where; there is no folder of this name, and nothing in the database.
+        workplace: of the tenant to be; nobody else makes it now.
+        url: its database, in which nothing is; None: the default file in its folder.
         tell: is told how far it is.
-
-    Yields:
-        How much was restored; what the capsule has and no migration here makes is left out.
 
     Raises:
         TenantryError: it cannot be done; the text says if anything is left.
     """
     branches = known_branches(capsule.contents)
-    if place.database is not None:
-        check_empty(place.database)
-    _check_room(capsule, place.data_dir)
-    with staging(place.data_dir, place.name) as staged:
-        built = staged / "tenant"
-        built.mkdir(mode=0o700)
-        with ExitStack() as undo, _taken_back(undo):
-            url = _building_at(place, built)
-            if is_server(url):
-                undo.callback(empty, url)
-            else:
-                undo.callback(_remove_sqlite, url)
-            with _explained(capsule.path):
-                text = url.render_as_string(hide_password=False)
-                goal = capsule.contents.goal
-                _migrate(Target(place.name, text, branches, staged / "lock", goal=goal), tell)
-                amounts = _fill(capsule, place, url, built, tell)
-                _move(url, place, built, undo)
-            tell("done", 0, 0)
-            yield amounts
-            undo.pop_all()
+    folder = workplace.data_dir / workplace.name
+    if os.path.lexists(folder):
+        raise CapsuleError(f"{folder} is there already; choose another name, or move it away.")
+    _check_room(capsule, workplace.data_dir, url)
+    with _taking_back(_database(workplace, url)) as database:
+        with _explained(capsule.path):
+            text = database.url.render_as_string(hide_password=False)
+            lock_file, goal = workplace.folder / "lock", capsule.contents.goal
+            _migrate(Target(workplace.name, text, branches, lock_file, goal=goal), tell)
+            database.note()
+            amounts = _fill(capsule, workplace, database.url, tell)
+            workplace.move()
+        tell("done", 0, 0)
+        yield Made(amounts, workplace, database)
 
 
 def known_branches(contents: Contents) -> tuple[Branch, ...]:
@@ -100,25 +128,61 @@ def known_branches(contents: Contents) -> tuple[Branch, ...]:
     return tuple(found)
 
 
-def _check_room(capsule: Capsule, data_dir: Path) -> None:
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(data_dir).free
-    if capsule.amounts.size_bytes > free:
-        text = f"{capsule.path} holds {capsule.amounts.size_bytes:,} bytes, and {data_dir} has"
-        raise CapsuleError(f"{text} {free:,} left; make room.")
+def _check_room(capsule: Capsule, data_dir: Path, url: URL | None) -> None:
+    """Check that the disks have room for what a capsule says that it holds.
+
+    Raises:
+        CapsuleError: they have not.
+    """
+    amounts = capsule.amounts
+    count = amounts.files + capsule.folders
+    needed = {data_dir: amounts.files_size_bytes + count * BLOCK_BYTES}
+    if url is None:
+        needed[data_dir] += amounts.rows_size_bytes
+    elif not is_server(url):
+        needed[Path(str(url.database)).parent] = amounts.rows_size_bytes
+    for folder, size in needed.items():
+        if size > (free := _free(folder)):
+            text = f"{capsule.path} needs {size:,} bytes, and {folder} has {free:,} to spare"
+            raise CapsuleError(f"{text}; make room.")
+    system = os.statvfs(data_dir)
+    if system.f_files and count > system.f_favail:
+        text = f"{capsule.path} holds {count:,} files and folders, and {data_dir} can take"
+        raise CapsuleError(f"{text} {system.f_favail:,} more; make room.")
+
+
+def _check_left(folder: Path, part: Part) -> None:
+    """Check the same on the way: others write, too, and a database is larger than its rows."""
+    if part.size_bytes > (free := _free(folder)):
+        text = f"{part.name!r} needs {part.size_bytes:,} bytes, and {folder} has {free:,} to spare"
+        raise CapsuleError(f"{text}; make room")
+
+
+def _free(folder: Path) -> int:
+    return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
+
+
+def _database(workplace: Workplace, url: URL | None) -> EmbeddedDatabase:
+    if url is None:
+        return EmbeddedDatabase(workplace.tenant / f"{workplace.name}.sqlite3")
+    return ServerDatabase(url) if is_server(url) else DatabaseFile(url)
 
 
 @contextmanager
-def _taken_back(undo: ExitStack) -> Iterator[None]:
-    """Take back what was done when the block fails, and say what is left if that fails too."""
+def _taking_back(database: EmbeddedDatabase) -> Iterator[EmbeddedDatabase]:
+    """Take back what was made in a database when the block fails, and say if that fails too."""
+    failure: BaseException | None = None
     try:
-        yield
-    except BaseException as error:
-        try:
-            undo.close()
-        except TenantryError as left:
-            raise CapsuleError(f"{sentence(error)}\n{left}") from error
-        raise
+        with database:
+            try:
+                yield database
+            except BaseException as error:
+                failure = error
+                raise
+    except TenantryError as left:
+        if failure is None or left is failure:
+            raise
+        raise CapsuleError(f"{sentence(failure)}\n{left}") from failure
 
 
 @contextmanager
@@ -132,24 +196,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise CapsuleError(f"{path}: {one_line(error)}.") from error
 
 
-def _building_at(place: Place, built: Path) -> URL:
-    """Return where the database is made: files under another name, until all is there."""
-    if place.database is None:
-        path = built / f"{place.name}.sqlite3"
-    elif is_server(place.database):
-        return place.database
-    else:
-        final = Path(str(place.database.database))
-        path = final.with_name(f".{final.name}.restoring")
-        path.unlink(missing_ok=True)
-    return URL.create("sqlite", database=str(path.absolute()))
-
-
-def _remove_sqlite(url: URL) -> None:
-    for end in ("", "-journal", "-wal", "-shm"):
-        Path(f"{url.database}{end}").unlink(missing_ok=True)
-
-
 def _migrate(target: Target, tell: Tell) -> None:
     """Make the tables as they were when the capsule was made, in a process of its own."""
     if not target.branches:
@@ -161,32 +207,35 @@ def _migrate(target: Target, tell: Tell) -> None:
         raise CapsuleError(f"its tables cannot be made: {result.reason}")
 
 
-def _fill(capsule: Capsule, place: Place, url: URL, built: Path, tell: Tell) -> Amounts:
+def _fill(capsule: Capsule, workplace: Workplace, url: URL, tell: Tell) -> Amounts:
     """Put rows and files where they belong; rows in one transaction, which ends with the file."""
+    contents, amounts = capsule.contents, Amounts()
     with ExitStack() as ending, capsule.path.open("rb") as file:
-        tables = {folder_of(one.name): _table(one) for one in capsule.contents.tables}
         database: Filling | None = None
         fitting: list[Table] = []
-        if capsule.contents.revisions:
-            database = ending.enter_context(filling(url))
-            fitting = _fitting(database, list(tables.values()))
+        if contents.revisions:
+            database = ending.enter_context(filling(url, contents.engine))
+            fitting = _fitting(database, [_table(one) for one in contents.tables])
             database.clear(fitting)
-        amounts = Amounts(dict.fromkeys((one.name for one in fitting), 0))
-        amounts.left_out = [one.name for one in tables.values() if one not in fitting]
-        for part in parts_again(capsule, file):
-            table = tables.get(str(PurePosixPath(part.name).parent))
-            if table is None:
-                path = file_path(part, f"{place.name}.sqlite3")
-                lay_out(built, path, part.chunks(), part.mode, part.mtime)
+        amounts.rows = dict.fromkeys((one.name for one in fitting), 0)
+        amounts.left_out = [one.name for one in contents.tables if _table(one) not in fitting]
+        for part, said in parts_again(capsule, file):
+            if said is None:
+                _check_left(workplace.data_dir, part)
+                path = file_path(part, f"{workplace.name}.sqlite3")
+                lay_out(workplace.tenant, path, part.chunks(), part.mode, part.mtime)
                 amounts.files += 1
+                amounts.files_size_bytes += part.size_bytes
                 tell("files", amounts.files, capsule.amounts.files)
-            elif database is not None and table in fitting:
-                rows = rows_of(part, len(table.columns))
-                database.insert(table, rows)
-                amounts.rows[table.name] += len(rows)
-                done, total = amounts.rows[table.name], capsule.amounts.rows[table.name]
-                tell(f"rows of {table.name}", done, total)
-            amounts.size_bytes += part.size_bytes
+            elif database is not None and said.name in amounts.rows:
+                if not is_server(url):
+                    _check_left(Path(str(url.database)).parent, part)
+                for rows in rows_of(part, len(said.columns)):
+                    database.insert(_table(said), rows)
+                    amounts.rows[said.name] += len(rows)
+                amounts.rows_size_bytes += part.size_bytes
+                done, total = amounts.rows[said.name], capsule.amounts.rows[said.name]
+                tell(f"rows of {said.name}", done, total)
         if database is not None:
             database.finish(fitting)
     return amounts
@@ -209,14 +258,3 @@ def _fitting(database: Filling, tables: list[Table]) -> list[Table]:
             text = f"table {table.name!r}: its migrations make other columns than it had"
             raise CapsuleError(f"{text}: {', '.join(sorted(other))}")
     return fitting
-
-
-def _move(url: URL, place: Place, built: Path, undo: ExitStack) -> None:
-    """Give everything its name."""
-    if place.database is not None and not is_server(url):
-        final = Path(str(place.database.database))
-        Path(str(url.database)).rename(final)
-        undo.callback(final.unlink, missing_ok=True)
-    folder = place.data_dir / place.name
-    built.rename(folder)
-    undo.callback(shutil.rmtree, folder)

@@ -3,12 +3,18 @@
 import base64
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
 from typing import Any
+
+FORM_LIMIT_BYTES = 1 << 20
+"""How much of one value may stand outside its texts: there, three bytes can cost a list of 60."""
+
+_TEXTS = re.compile(rb'"[^"]*"')
 
 
 def dump_value(value: Any) -> str:
@@ -20,14 +26,15 @@ def dump_value(value: Any) -> str:
     return json.dumps(_tag(value), separators=(",", ":"), allow_nan=False)
 
 
-def load_value(text: str | bytes) -> Any:
+def load_value(text: bytes) -> Any:
     """Return the value that `dump_value` wrote.
 
     Raises:
-        ValueError: it did not write this.
+        ValueError: it did not write this, or it would take far more memory than its text.
     """
+    check_form(text)
     try:
-        return _untag(json.loads(text))
+        return _untag(json.loads(text.decode("ascii")))
     except (
         ArithmeticError,
         AttributeError,
@@ -37,6 +44,19 @@ def load_value(text: str | bytes) -> Any:
         ValueError,
     ) as error:
         raise ValueError(f"no value of a capsule ({type(error).__name__})") from error
+
+
+def check_form(text: bytes) -> None:
+    """Check that JSON can be read in a few times the memory of its texts.
+
+    Raises:
+        ValueError: it can not.
+    """
+    if len(text) > FORM_LIMIT_BYTES:
+        plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
+        in_texts = sum(one.end() - one.start() for one in _TEXTS.finditer(plain))
+        if len(plain) - in_texts > FORM_LIMIT_BYTES:
+            raise ValueError(f"more than {FORM_LIMIT_BYTES >> 20} MiB of it are no texts")
 
 
 def _tag(value: Any) -> Any:

@@ -14,6 +14,7 @@ from core.errors import TenantryError, UnknownTenantError
 COMMANDS = (
     "audit", "backup", "check", "clone", "db", "disable", "enable", "get", "key", "list",
     "maintenance", "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
+    "top", "usage",
 )  # fmt: skip
 """Each is a function of its own name (`list_` for `list`) in a module of that name."""
 

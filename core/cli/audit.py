@@ -10,7 +10,7 @@ import click
 from flask import Flask
 
 from config.settings import HostSettings, read_settings
-from core.audit import Audited, Finding, audit, listening
+from core.audit import Audited, Finding, audit, for_replay, listening
 from core.catalogue import Rejected, judge
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json, print_table
@@ -62,6 +62,8 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
         found = audit(
             audited, settings.data_dir, trusted_hosts=settings.trusted_hosts, before=before
         )
+    if names:
+        found = [one for one in found if one.tenants]  # a secret that none of these has named
     return [*refused, *failed, *found], len(tenants) + len(refused)
 
 
@@ -90,14 +92,16 @@ def _built(host: Host, tenants: Sequence[Tenant]) -> Iterator[tuple[list[Audited
     """Build the tenants behind a host that serves nobody else, until the end of the block."""
     audited: list[Audited] = []
     failed: list[Finding] = []
+    pairs = [for_replay(tenant) for tenant in tenants]
+    keys = {tenant.name: key for tenant, key in pairs}
     try:
-        for mount in host.take(tenants):
+        for mount in host.take([tenant for tenant, _ in pairs]):
             mount.wake()
             app = None if mount.instance is None else mount.instance.app
             flask_app = None if app is None else app()
             tenant = mount.tenant
             if tenant is not None and isinstance(flask_app, Flask):
-                audited.append(Audited(tenant, flask_app, host))
+                audited.append(Audited(tenant, flask_app, host, keys[tenant.name]))
             elif tenant is not None:
                 failed.append(_not_audited(tenant.name, mount.reason, tenant.file))
         yield audited, failed

@@ -1,5 +1,8 @@
 """`tenantry backup`: one tenant as one file, made while it serves."""
 
+import os
+import signal
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +31,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
     settings = read_settings()
     tenant, loaded = load_one(settings, name)
     check_place_of(file, settings.data_dir / name)
-    with progress(is_json) as tell:
+    with ending_in_order(), progress(is_json) as tell:
         amounts = write_capsule(tenant, loaded, settings.data_dir, file, tell)
     if is_json:
         print_json({"tenant": name, "file": str(file)} | as_document(amounts))
@@ -43,12 +46,14 @@ def check_place_of(file: Path, folder: Path) -> None:
 
     Raises:
         click.UsageError: it would be a part of the tenant's next capsule.
-        TenantryError: there is no such folder.
+        TenantryError: there is no such folder, or something there that is no file.
     """
     if file.absolute().resolve().is_relative_to(folder.absolute().resolve()):
         raise click.UsageError(f"{file} is in the tenant's own folder; write it elsewhere.")
     if not file.absolute().parent.is_dir():
         raise TenantryError(f"{file.parent} is no folder; make it, or name another file.")
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise TenantryError(f"{file} is there, and no ordinary file; name another one.")
 
 
 def shown(amounts: Amounts) -> str:
@@ -71,7 +76,31 @@ def as_document(amounts: Amounts) -> dict[str, object]:
 def say_left_out(amounts: Amounts, *, is_json: bool) -> None:
     """Name on stderr what was not taken."""
     for one in () if is_json else amounts.left_out:
-        click.echo(f"tenantry: left out: {one}", err=True)
+        click.echo(f"tenantry: left out: {one if one.isprintable() else repr(one)}", err=True)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block as an exception does: what is half made goes again."""
+
+    def end(number: int, _: object) -> None:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)  # the next one would end the cleaning up
+        raise SystemExit(128 + number)
+
+    taken = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL
+    ]
+    for one in taken:
+        signal.signal(one, end)
+    try:
+        yield
+    except SystemExit:
+        click.echo("tenantry: ended by a signal.", err=True)
+        raise
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager

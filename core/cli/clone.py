@@ -7,9 +7,16 @@ import click
 
 from config.settings import read_settings
 from core.capsules import is_server, make_beside, read_capsule, staging, write_capsule
-from core.cli.backup import progress
+from core.cli.backup import ending_in_order, progress
 from core.cli.output import as_json
-from core.cli.restore import Wanted, database_option, free_place, prefix_option, report, restore_as
+from core.cli.restore import (
+    Wanted,
+    database_option,
+    prefix_option,
+    report,
+    restore_as,
+    workplace,
+)
 from core.cli.tenants import load_one
 
 
@@ -29,15 +36,19 @@ def command(
     """
     settings = read_settings()
     tenant, loaded = load_one(settings, name)
-    free_place(settings, new)  # before a long backup
-    with progress(is_json) as tell, staging(settings.data_dir, name) as folder:
+    with (
+        ending_in_order(),
+        progress(is_json) as tell,
+        workplace(settings, new) as place,  # before a long backup
+        staging(settings.data_dir, name) as folder,
+        ExitStack() as undo,
+    ):
         path = Path(folder, "capsule")
         write_capsule(tenant, loaded, settings.data_dir, path, tell)
         capsule = read_capsule(path, tell)
-        with ExitStack() as undo:
-            if database is None and is_server(tenant.database_url):
-                url = make_beside(tenant.database_url, new, undo)
-                database = url.render_as_string(hide_password=False)
-            restored = restore_as(settings, capsule, Wanted(new, prefix, database), tell)
-            undo.pop_all()
+        if database is None and is_server(tenant.database_url):
+            url = make_beside(tenant.database_url, new, undo)
+            database = url.render_as_string(hide_password=False)
+        restored = restore_as(settings, capsule, Wanted(new, prefix, database), place, tell)
+        undo.pop_all()
     report(new, restored, is_json=is_json)

@@ -16,7 +16,7 @@ from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json, print_table
 from core.cli.tenants import counted, scan
 from core.errors import UnknownTenantError
-from core.journal import Journal, journal_file
+from core.journal import Journal, JournalError, journal_file
 from core.migrations import JOBS, Limits, Report, downgrade, upgrade
 from core.migrator import TIMEOUT_S
 from core.revisions import shown
@@ -26,7 +26,7 @@ from core.tenant import Tenant
 COLUMNS = ("name", "state", "database", "code", "reason")
 
 GOOD = ("no tables", "at head", "upgraded", "taken back")
-"""What nobody has to look after."""
+"""What nobody has to look after, if it has no reason."""
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -79,7 +79,7 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
         print_json([_as_json(one) for one in rows])
     else:
         print_table(COLUMNS, [_cells(one) for one in rows])
-    sys.exit(0 if all(one.state in GOOD for one in rows) else PROBLEM_FOUND)
+    sys.exit(0 if all(map(_is_good, rows)) else PROBLEM_FOUND)
 
 
 @command.command("upgrade")
@@ -152,9 +152,12 @@ def _left_by_last_run(settings: HostSettings) -> dict[str, str]:
     if not journal_file(settings.data_dir).exists():
         return {}
     left: dict[str, str] = {}
-    with Journal(settings.data_dir) as journal:
-        for step in (step for run in reversed(journal.runs()) for step in journal.steps(run)):
-            left[step.tenant] = f"run {step.run}: {step.reason}" if step.reason else ""
+    try:
+        with Journal(settings.data_dir) as journal:
+            for step in (step for run in reversed(journal.runs()) for step in journal.steps(run)):
+                left[step.tenant] = f"run {step.run}: {step.reason}" if step.reason else ""
+    except JournalError as error:  # where the databases are is known all the same
+        click.echo(str(error), err=True)
     return left
 
 
@@ -168,7 +171,7 @@ def _with_reason(one: Outcome, left: dict[str, str]) -> Outcome:
 def progress(total: int, is_json: bool, worth: Sequence[str] = ()) -> Iterator[Tell]:
     """Show how far a run is: a bar on a terminal, otherwise a line for each outcome of `worth`."""
     if is_json or not sys.stderr.isatty():
-        yield lambda one: _line(one) if one.state in worth and not is_json else None
+        yield lambda one: _line(one) if _is_worth(one, worth) and not is_json else None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, markup=False, highlight=False)
@@ -176,25 +179,33 @@ def progress(total: int, is_json: bool, worth: Sequence[str] = ()) -> Iterator[T
         task = bar.add_task("databases", total=total)
 
         def tell(one: Outcome) -> None:
-            if one.state in worth and one.state not in GOOD:
+            if _is_worth(one, worth) and not _is_good(one):
                 bar.console.print(f"{one.tenant}: {one.state}: {one.reason}")
             bar.update(task, advance=1)
 
         yield tell
 
 
+def _is_worth(one: Outcome, worth: Sequence[str]) -> bool:
+    return one.state in worth or bool(worth and one.reason)
+
+
 def _line(one: Outcome) -> None:
-    click.echo("\t".join(_cells(one)), err=one.state not in GOOD)
+    click.echo("\t".join(_cells(one)), err=not _is_good(one))
 
 
 def _end(report: Report, *, is_json: bool) -> None:
     """Print what a run did, and exit."""
-    bad = [one for one in report.outcomes if one.state not in GOOD]
+    bad = [one for one in report.outcomes if not _is_good(one)]
     if is_json:
         print_json({"run": report.run, "tenants": [_as_json(one) for one in report.outcomes]})
     else:
         click.echo(_summary(report), err=bool(bad))
     sys.exit(PROBLEM_FOUND if bad else 0)
+
+
+def _is_good(one: Outcome) -> bool:
+    return one.state in GOOD and not one.reason
 
 
 def _summary(report: Report) -> str:

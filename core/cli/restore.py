@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import click
 from sqlalchemy import URL
 
-from config.secrets import create_secret, secret, secret_file
+from config.secrets import NEW_SECRET_BYTES, secret, secret_file
 from config.settings import HostSettings, read_settings
 from core.capsules import (
     Amounts,
     Capsule,
-    Place,
     Tell,
+    Workplace,
     known_branches,
     literal,
     read_capsule,
@@ -24,13 +25,13 @@ from core.capsules import (
     tenant_text,
 )
 from core.catalogue import validate
-from core.cli.backup import as_document, progress, say_left_out, shown
+from core.cli.backup import as_document, ending_in_order, progress, say_left_out, shown
 from core.cli.new import check_place, secret_variable, write_new
 from core.cli.output import as_json, print_json
 from core.cli.tenants import scan
 from core.database_url import database_identity, parse_database_url
 from core.errors import TenantryError
-from core.loader import LoadedFile, display_path
+from core.loader import FILE_LIMIT_BYTES, LoadedFile, display_path
 from core.masking import mask
 from core.tenant_values import check_name, check_url_prefix
 
@@ -86,10 +87,11 @@ def command(
     there. Never restores over a tenant, a folder or a database that is there.
     """
     settings = read_settings()
-    with progress(is_json) as tell:
+    with ending_in_order(), progress(is_json) as tell:
         capsule = read_capsule(file, tell)
         wanted = Wanted(name or capsule.contents.tenant, prefix, database)
-        restored = restore_as(settings, capsule, wanted, tell)
+        with workplace(settings, wanted.name) as place:
+            restored = restore_as(settings, capsule, wanted, place, tell)
     report(wanted.name, restored, is_json=is_json)
 
 
@@ -109,16 +111,24 @@ def report(name: str, restored: Restored, *, is_json: bool) -> None:
         click.echo(f"tenantry: now run: tenantry db upgrade --tenant {name}", err=True)
 
 
-def restore_as(settings: HostSettings, capsule: Capsule, wanted: Wanted, tell: Tell) -> Restored:
+def restore_as(
+    settings: HostSettings, capsule: Capsule, wanted: Wanted, place: Workplace, tell: Tell
+) -> Restored:
     """Make a tenant out of a capsule.
+
+    Args:
+        settings: the host's.
+        capsule: what was read.
+        wanted: what the operator says.
+        place: what `workplace` has yielded for its name.
+        tell: is told how far it is.
 
     Raises:
         click.UsageError: the name or the prefix is none that a tenant may have.
         TenantryError: there is something already, or it cannot be done; nothing is left of it.
     """
     name, contents = wanted.name, capsule.contents
-    path, variable = free_place(settings, name), secret_variable(name)
-    data_dir = str(settings.data_dir)
+    path, variable = free_path(settings, name), secret_variable(name)
     branches = known_branches(contents)
     config = dict(capsule.config)
     prefix = _prefix(config, wanted, is_renamed=name != contents.tenant)
@@ -127,41 +137,69 @@ def restore_as(settings: HostSettings, capsule: Capsule, wanted: Wanted, tell: T
     if name != contents.tenant and config.get("APP_NAME") == contents.tenant:
         del config["APP_NAME"]
     url, stored = _database(settings, wanted)
-    key = {"SECRET_KEY": secrets.token_hex(32)}
-    validate(LoadedFile(name, display_path(path), "", config | key), settings.data_dir)
+    key = secrets.token_hex(NEW_SECRET_BYTES)
+    found = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
+    validate(found, settings.data_dir)
     check_place(settings, name, prefix)
     own = {"SECRET_KEY": f"secret({variable!r})"}
     if url is not None:
         own["DATABASE_URI"] = _reference(wanted, url, stored)
-    with (
-        restoring(capsule, Place(name, settings.data_dir, url), tell) as amounts,
-        ExitStack() as undo,
-    ):
-        if stored:
-            _store(secret_file(stored, data_dir), url, undo)
-        create_secret(variable, data_dir)
-        undo.callback(os.unlink, secret_file(variable, data_dir))
-        write_new(path, tenant_text(name, config, own, contents.secret_keys))
-        undo.pop_all()
+    text = _tenant_text(path, config, own, contents.secret_keys)
+    with restoring(capsule, place, url, tell) as made:
+        if stored and url is not None:
+            made.add(_file(settings, stored), url.render_as_string(hide_password=False) + "\n")
+        made.add(_file(settings, variable), key + "\n")
+        with made.kept():
+            write_new(path, text)
     is_behind = url is not None and any(not one.heads <= contents.goal for one in branches)
     keys = tuple(contents.secret_keys)
-    return Restored(path, prefix or f"/{name}", amounts, keys, is_behind)
+    return Restored(path, prefix or f"/{name}", made.amounts, keys, is_behind)
 
 
-def free_place(settings: HostSettings, name: str) -> Path:
-    """Return the path of the tenant file to be.
+def _tenant_text(
+    path: Path, config: dict[str, Any], own: dict[str, str], secret_keys: list[str]
+) -> str:
+    """Return the text of the tenant file.
+
+    Raises:
+        TenantryError: it would be larger than one may be.
+    """
+    text = tenant_text(path.stem, config, own, secret_keys)
+    if len(text.encode()) > FILE_LIMIT_BYTES:
+        limit = f"{FILE_LIMIT_BYTES >> 20} MiB"
+        raise TenantryError(f"{path} would be over {limit}, and no tenant file may be.")
+    return text
+
+
+def _file(settings: HostSettings, variable: str) -> Path:
+    return Path(secret_file(variable, str(settings.data_dir)))
+
+
+@contextmanager
+def workplace(settings: HostSettings, name: str) -> Iterator[Workplace]:
+    """Yield where a tenant is made that is not there yet; nobody else makes it meanwhile.
 
     Raises:
         click.UsageError: no tenant can have this name.
-        TenantryError: something of this name is there.
+        TenantryError: something of this name is there, or another process makes it.
     """
     try:
         check_name(name)
     except ValueError as error:
         raise click.UsageError(f"{name!r}: {error}.") from error
+    with Workplace(settings.data_dir, name) as place:
+        free_path(settings, name)
+        yield place
+
+
+def free_path(settings: HostSettings, name: str) -> Path:
+    """Return the path of the tenant file to be.
+
+    Raises:
+        TenantryError: something of this name is there.
+    """
     path = settings.tenants_dir / f"{name}.py"
-    key_file = secret_file(secret_variable(name), str(settings.data_dir))
-    for there in (path, settings.data_dir / name, Path(key_file)):
+    for there in (path, settings.data_dir / name, _file(settings, secret_variable(name))):
         if os.path.lexists(there):
             text = f"{there} is there already: nothing is restored over a tenant"
             raise TenantryError(f"{text}; choose another name, or move it away.")
@@ -214,12 +252,3 @@ def _reference(wanted: Wanted, url: URL, stored: str) -> str:
     if wanted.database is not None and ":" not in wanted.database:
         return f"secret({wanted.database!r})"
     return literal(url.render_as_string(hide_password=False))
-
-
-def _store(path: str, url: URL | None, undo: ExitStack) -> None:
-    """Keep a URL with a password where its owner alone may read it."""
-    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-        undo.callback(os.unlink, path)
-        file.write("" if url is None else url.render_as_string(hide_password=False) + "\n")

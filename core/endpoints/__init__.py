@@ -179,8 +179,10 @@ def _unload(private: str) -> None:
     # guards this registry, which other threads walk.
     with logging._lock:  # type: ignore[attr-defined]  # noqa: SLF001
         loggers = logging.Logger.manager.loggerDict
-        for name in [name for name in loggers if name.partition(".")[0] == private]:
-            del loggers[name]
+        names = [name for name in loggers if name.partition(".")[0] == private]
+        gone = [loggers.pop(name) for name in names]
+    for handler in [handler for one in gone for handler in getattr(one, "handlers", ())]:
+        handler.close()  # the file that it has open
 
 
 class _PrivateFinder(importlib.abc.MetaPathFinder):

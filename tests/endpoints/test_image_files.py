@@ -125,7 +125,7 @@ def test_uploading_again_mends_a_damaged_file(session: Session, folder: Path) ->
     """A file that has lost bytes is found; the same image makes it whole."""
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one")
-    _, path = repo.content(str(image.id))
+    path = ContentFolder(folder).path_of(image.sha256)
     os.truncate(path, 10)
 
     found = check(session, folder, mend=True)
@@ -139,7 +139,8 @@ def test_what_does_not_agree_is_found_and_mended(session: Session, folder: Path)
     """Files without a row go, rows without a file go, and what agrees stays."""
     repo = ImageRepoModel(session, folder)
     kept, lost = repo.add(BytesIO(ONE), "kept"), repo.add(BytesIO(TWO), "lost")
-    repo.content(str(lost.id))[1].unlink()
+    files = ContentFolder(folder)
+    files.path_of(lost.sha256).unlink()
     (folder / "incoming/tmp1").write_bytes(b"part")
     orphan = folder / "ff" / ("ff" * 32)
     orphan.parent.mkdir(exist_ok=True)
@@ -154,7 +155,7 @@ def test_what_does_not_agree_is_found_and_mended(session: Session, folder: Path)
 
     assert (wrong, {f"{one} mended" for one in wrong}, set()) == (seen, mended, after)
     assert [kept.id] == [image.id for image in repo.page(10, None)[0]]
-    assert ONE == repo.content(str(kept.id))[1].read_bytes()
+    assert ONE == files.path_of(kept.sha256).read_bytes()
 
 
 def test_what_is_fresh_is_left_alone(session: Session, folder: Path) -> None:

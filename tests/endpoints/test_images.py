@@ -424,6 +424,33 @@ def test_bytes_that_are_gone_are_the_operators_trouble(client: Client, data_dir:
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("content", {}), ("content", {"Range": "bytes=0-9"}), ("thumbnail", {})],
+)
+def test_an_image_that_is_deleted_before_its_file_is_opened_is_unknown(
+    client: Client, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
+) -> None:
+    """Whoever asks for it at that moment gets the 404 of everybody after."""
+    image = upload(client)
+    opened = open
+
+    def deleting(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file).endswith(image["sha256"]):
+            client.delete(f"/images/{image['id']}")
+        return opened(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", deleting)
+    monkeypatch.setattr("io.open", deleting)  # what `Path.open` calls
+
+    answer = client.get(f"/images/{image['id']}/{path}", headers=headers)
+
+    assert (404, {"message": "There is no image with this id."}) == (
+        answer.status_code,
+        answer.get_json(),
+    )
+
+
 # -- tenants --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ import secrets
 import time
 import unicodedata
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +45,7 @@ __all__ = [
     "Shard",
     "UnknownImageError",
     "WrongTypeError",
+    "draw_thumbnail",
 ]
 
 NAME_CHARACTERS = 255
@@ -158,30 +161,20 @@ class ImageRepoModel:
             raise UnknownImageError
         return image
 
-    def content(self, image_id: str) -> tuple[ImageModel, Path]:
-        """Return one image and the file with its bytes.
+    @contextmanager
+    def content(self, image_id: str) -> Iterator[tuple[ImageModel, Path]]:
+        """Yield one image and the file with its bytes, to be opened inside the block.
 
         Raises:
-            UnknownImageError: there is none with this id.
+            UnknownImageError: there is none with this id, or it was deleted before the file was
+                opened.
             MissingContentError: its bytes are gone.
         """
         image = self.get(image_id)
-        path = self._files.path_of(image.sha256)
-        if not path.is_file():
-            self.get(image_id)  # deleted meanwhile: it is unknown
-            raise MissingContentError
-        return image, path
-
-    @staticmethod
-    def thumbnail(path: Path, size: int) -> tuple[bytes, str]:
-        """Return a smaller picture of what a file holds, and its media type; see `draw_thumbnail`.
-
-        Raises:
-            MissingContentError: the file is gone.
-        """
         try:
-            return draw_thumbnail(path, size)
+            yield image, self._files.path_of(image.sha256)
         except FileNotFoundError as error:
+            self.get(image_id)
             raise MissingContentError from error
 
     def delete(self, image_id: str) -> None:

@@ -22,6 +22,7 @@ from .models import (
     MissingContentError,
     UnknownImageError,
     WrongTypeError,
+    draw_thumbnail,
 )
 
 STATUS: Mapping[type[Exception], HTTPStatus] = {
@@ -104,14 +105,14 @@ class ImageContent(ImageResource):
 
     def get(self, image_id: str) -> Response:
         """Send them, or a range of them, unless the client has them."""
-        image, path = self.repo.content(image_id)
-        answer = _unchanged(image.sha256) or send_file(
-            path,
-            mimetype=image.media_type,
-            download_name=image.name,
-            etag=image.sha256,
-            last_modified=image.created,
-        )
+        with self.repo.content(image_id) as (image, path):
+            answer = _unchanged(image.sha256) or send_file(
+                path,
+                mimetype=image.media_type,
+                download_name=image.name,
+                etag=image.sha256,
+                last_modified=image.created,
+            )
         return _kept_apart(answer)
 
 
@@ -127,13 +128,13 @@ class ImageThumbnail(ImageResource):
         parser = reqparse.RequestParser()
         parser.add_argument("size", type=_one_of(THUMBNAIL_PX), location="args", default=256)
         size = parser.parse_args()["size"]
-        image, path = self.repo.content(image_id)
-        etag = f"{image.sha256}-{size}"
-        answer = _unchanged(etag)
-        if answer is None:
-            drawn, media_type = self.repo.thumbnail(path, size)
-            answer = current_app.response_class(drawn, mimetype=media_type)
-            answer.set_etag(etag)
+        with self.repo.content(image_id) as (image, path):
+            etag = f"{image.sha256}-{size}"
+            answer = _unchanged(etag)
+            if answer is None:
+                drawn, media_type = draw_thumbnail(path, size)
+                answer = current_app.response_class(drawn, mimetype=media_type)
+                answer.set_etag(etag)
         return _kept_apart(answer)
 
 

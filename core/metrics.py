@@ -1,0 +1,116 @@
+"""`/-/metrics`: what all processes of the host used, as Prometheus text. Operators' listener only.
+
+Every number is of all processes together, those that have ended too, whichever worker answers. The
+number of series is bounded: tenants with traffic only, and of many the rest under one name.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import TenantryError
+from core.ledger import OVERFLOW, Counts, total
+from core.problem import ProblemAnswer
+from core.usage import totals
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+SHOWN = 500
+"""Tenants with series of their own: 6,500 series. They are those that had traffic first: if a
+busier one took another's place, the sum of the rest would fall, and Prometheus takes that for a
+restart."""
+
+REST = "other"
+"""Under which name all others are; a tenant that is called so is among them."""
+
+UNREADABLE = ProblemAnswer(
+    HTTPStatus.SERVICE_UNAVAILABLE, "The usage cannot be read; the log says why.", retry_after_s=30
+)
+
+_SECONDS = 1e-9
+_COUNTERS = (
+    ("requests", 1, "requests", "Requests that have ended, refused ones included."),
+    ("errors", 1, "errors", "Answers of 5xx that are no refusals."),
+    ("refusals", 1, "refusals", "Answers of the host without asking the app."),
+    ("bytes_in", 1, "request_bytes", "Bytes of request bodies that were read."),
+    ("bytes_out", 1, "response_bytes", "Bytes of response bodies."),
+    ("wall_ns", _SECONDS, "request_seconds", "Time from a request's head to its last byte."),
+    ("processor_ns", _SECONDS, "processor_seconds", "Processor time of its requests' threads."),
+    ("database_ns", _SECONDS, "database_seconds", "Time that queries took."),
+    ("queries", 1, "queries", "Database queries."),
+    ("build_ns", _SECONDS, "build_seconds", "Time that builds of instances took."),
+    ("builds", 1, "builds", "Instances that were built."),
+    ("sleeps", 1, "sleeps", "Instances that were put to sleep."),
+)
+_LAST = "tenantry_last_request_timestamp_seconds"
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_logger = logging.getLogger(__name__)
+
+
+class MetricsPage:
+    """A WSGI app. It reads the files anew for each request, and keeps nothing."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Answer with all series."""
+        answer: WSGIApplication
+        try:
+            body = exposed(bounded(totals(self._data_dir)))
+        except (TenantryError, OSError) as error:
+            _logger.error("usage.unreadable", extra={"reason": str(error)})
+            answer = UNREADABLE
+            return answer(environ, start_response)
+        headers = [("Content-Type", _CONTENT_TYPE), ("Content-Length", str(len(body)))]
+        start_response("200 OK", [*headers, ("Cache-Control", "no-store")])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def bounded(used: Mapping[str, Counts]) -> dict[str, Counts]:
+    """Return the first `SHOWN` tenants that have had a request, and the sum of the rest."""
+    busy = {name: counts for name, counts in used.items() if counts.requests}
+    named = [(name, counts) for name, counts in busy.items() if name not in {REST, OVERFLOW}]
+    shown = dict(named[:SHOWN])
+    rest = [counts for name, counts in busy.items() if name not in shown]
+    return shown | ({REST: total(rest)} if rest else {})
+
+
+def exposed(used: Mapping[str, Counts]) -> bytes:
+    """Return the text."""
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - 0.1 s
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    class Usage(Collector):
+        def collect(self) -> "Iterator[CounterMetricFamily | GaugeMetricFamily]":
+            return _families(used)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Usage())
+    return generate_latest(registry)
+
+
+def _families(
+    used: Mapping[str, Counts],
+) -> "Iterator[CounterMetricFamily | GaugeMetricFamily]":
+    from prometheus_client.core import (  # noqa: PLC0415 - see above
+        CounterMetricFamily,
+        GaugeMetricFamily,
+    )
+
+    for field, unit, name, meaning in _COUNTERS:
+        counter = CounterMetricFamily(f"tenantry_{name}", meaning, labels=["tenant"])
+        for tenant, counts in used.items():
+            counter.add_metric([tenant], getattr(counts, field) * unit)
+        yield counter
+    last = GaugeMetricFamily(_LAST, "When the last request ended.", labels=["tenant"])
+    for tenant, counts in used.items():
+        last.add_metric([tenant], counts.used_ns * _SECONDS)
+    yield last

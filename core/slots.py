@@ -1,0 +1,156 @@
+"""Slots: requests in flight are bounded per tenant, before its app is called.
+
+One is taken when a request comes in and given back when the server closes the response's body,
+exactly once, however the request ends. Counted by the tenant's name over all its instances: a swap
+does not forget what is in flight on the old one.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from core.board import Row, Tag, tag
+from core.problem import ProblemAnswer
+from core.share import FairShare
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+RETRY_AFTER_S = 1
+"""What clients are told: most requests that hold a slot have ended by then."""
+
+BUSY = ProblemAnswer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "This application has as many requests in progress as it may have.",
+    retry_after_s=RETRY_AFTER_S,
+)
+
+
+class Slots:
+    """What is in flight in this process, by tenant. Thread-safe; lives as long as the process.
+
+    Args:
+        share: the rule of this process.
+        row: where the board shows what is in flight here; None: nowhere.
+    """
+
+    def __init__(self, share: FairShare, row: Row | None = None) -> None:
+        self.share = share
+        self._row = row
+        self._lock = threading.Lock()  # protects the two below, and what `share` notes
+        self._own: dict[str, int] = {}  # only of who has any
+        self._in_flight = 0
+
+    def in_use(self) -> dict[str, int]:
+        """Return how many requests of each tenant are in flight here; none of who has none."""
+        with self._lock:
+            return dict(self._own)
+
+    def take(self, whose: Tag, most: int | None) -> "Slot | None":
+        """Take a slot for a request on this thread; None if the tenant may have no other.
+
+        Args:
+            whose: the tenant.
+            most: how many it may have at once over all processes of the board; None: any number.
+                Of two that come at one moment both may be refused, but never is one too many in.
+        """
+        tenant = whose.tenant
+        with self._lock:
+            own = self._own.get(tenant, 0)
+            if not self.share.admits(tenant, own, self._in_flight):
+                return None
+            self._own[tenant] = own + 1
+            self._in_flight += 1
+        slot = Slot(self, tenant, None if self._row is None else self._row.enter(whose))
+        if most is not None:
+            seen = 0 if self._row is None else self._row.board.count(whose)
+            if max(seen, own + 1) > most:
+                slot.give_back()
+                return None
+        return slot
+
+    def _give_back(self, slot: "Slot") -> None:
+        tenant = slot.tenant
+        if self._row is not None and slot.cell is not None:
+            self._row.leave(slot.cell)
+        with self._lock:
+            self._in_flight -= 1
+            left = self._own[tenant] - 1
+            if left:
+                self._own[tenant] = left
+            else:
+                del self._own[tenant]
+            self.share.note_used(tenant, slot.used_s())
+
+
+class Slot:
+    """One request's; whoever took it gives it back once."""
+
+    __slots__ = ("_begun_s", "_slots", "_thread", "cell", "tenant")
+
+    def __init__(self, slots: Slots, tenant: str, cell: int | None) -> None:
+        self._slots = slots
+        self.tenant = tenant
+        self.cell = cell
+        self._thread = threading.get_ident()
+        self._begun_s = time.thread_time()
+
+    def used_s(self) -> float:
+        """Return the processor seconds of its thread since; 0 on another thread, which has none."""
+        if self._thread != threading.get_ident():
+            return 0.0
+        return time.thread_time() - self._begun_s
+
+    def give_back(self) -> None:
+        """Let another request have it."""
+        self._slots._give_back(self)  # noqa: SLF001 - one thing in two classes
+
+
+class SlotGate:
+    """WSGI middleware: a request gets a slot of its tenant, or 503 at once. Safe in any thread."""
+
+    __slots__ = ("_app", "_most", "_slots", "_whose")
+
+    def __init__(self, app: "WSGIApplication", slots: Slots, tenant: str, most: int | None) -> None:
+        self._app = app
+        self._slots = slots
+        self._whose = tag(tenant)
+        self._most = most
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Call the app with a slot taken; the body's `close` gives it back."""
+        slot = self._slots.take(self._whose, self._most)
+        if slot is None:
+            return BUSY(environ, start_response)
+        try:
+            return _SlotBody(self._app(environ, start_response), slot)
+        except BaseException:
+            slot.give_back()
+            raise
+
+
+class _SlotBody:
+    """A response's body that gives its slot back when it is closed, however often that is."""
+
+    __slots__ = ("_body", "_held")
+
+    def __init__(self, body: Iterable[bytes], slot: Slot) -> None:
+        self._body = body
+        self._held = [slot]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            slot = self._held.pop()  # atomic: of two that close it, one gets the slot
+        except IndexError:
+            return
+        try:
+            getattr(self._body, "close", lambda: None)()
+        finally:
+            slot.give_back()
