@@ -42,8 +42,10 @@ preload_app = False
 keepalive = 65
 
 # Seconds without a heartbeat of a worker's main loop. It beats every second however slow the
-# requests are; so long without one means that a tenant holds the interpreter lock, and nobody else
-# on that worker is answered. Three such deaths park the tenant: 16 s after the first request.
+# requests are: 16 clients that compute on 8 threads left no more between two beats (1.0 s, on two
+# processors at a load of 16). So long without one means that a tenant holds the interpreter lock,
+# and nobody else on that worker is answered. Three such deaths park the tenant: 13 to 18 s after
+# its first request, with two clients on two workers; with 30 s here it would be over a minute.
 timeout = 5
 
 # Seconds that requests in flight get when a worker stops: as long as a slow request may take.

@@ -117,6 +117,35 @@ def test_a_response_that_streams_holds_no_thread_for_ever() -> None:
     assert ([0, 1, 0], 1) == (told, stuck)
 
 
+def test_who_waits_for_its_client_has_not_hung() -> None:
+    """It reads a body that does not come, in the server's code: it is reported, and no more."""
+    clock, lock = Clock(), threading.Lock()
+    requests = Requests(clock=clock)
+    server: dict[str, Any] = {"__name__": "gunicorn.http.unreader"}
+    exec("def read(lock, has_come):\n    has_come.set()\n    lock.acquire()\n", server)
+    has_come = threading.Event()
+
+    def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
+        server["read"](lock, has_come)
+        start_response("200 OK", [])
+        return []
+
+    lock.acquire()
+    with asked(Deadlines(app, requests, "acme", 5.0)):
+        assert has_come.wait(DEADLINE_S)
+        clock.now_s = 6.0
+
+        def is_reading() -> bool:
+            requests.check()
+            return not requests.held_threads()
+
+        wait_until(is_reading)
+        stuck = requests.stuck().total()
+        lock.release()
+
+    assert 1 == stuck
+
+
 def test_a_request_lasts_until_its_body_is_closed() -> None:
     """A second `close` ends nothing, an app that raises ends it at once."""
     requests, seen = Requests(), []
