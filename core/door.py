@@ -4,7 +4,6 @@ An app that has one (`Host.door`) gives it to a server that asks; with another s
 each instance decide the same, in a thread. Everything here is a look-up.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 from core.heads import place
@@ -17,13 +16,14 @@ Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
 
 
 class Door:
-    """For one thread, that of the main loop; `turned_away` is read by others.
+    """For one thread, that of the main loop.
 
     Args:
         share: the rule of this process.
         at: the mount at a prefix.
         is_operators: whether a listener, by its address, is the operators' own.
         refusal: what every request of a tenant gets now, with its headers; None: it may come in.
+        note_turned_away: told of each request that was refused here, and so reaches no layer.
     """
 
     busy = BUSY
@@ -35,12 +35,12 @@ class Door:
         at: Callable[[str], Mount | None],
         is_operators: Callable[[object], bool],
         refusal: Callable[[str], Refusal | None] = lambda _: None,
+        note_turned_away: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.share = share
         self.is_operators = is_operators
         self.refusal = refusal
-        self.turned_away: Counter[str] = Counter()
-        """Requests that were refused here, by tenant, and reached no layer."""
+        self.note_turned_away = note_turned_away
         self._at = at
 
     def whose(self, head: bytes) -> str | None:

@@ -163,7 +163,9 @@ class Host:
             self._row = self._row or Board().claim()
             share = FairShare(self._threads_of_server)
             self._slots = Slots(share, self._row)
-            self.door = Door(share, self.mounts.at, self._is_admin, self._known_over)
+            self.door = Door(
+                *(share, self.mounts.at, self._is_admin, self._known_over, self._note_turned_away)
+            )
             folder = self.settings.tenants_dir
             follower = self.follower
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
@@ -306,6 +308,9 @@ class Host:
         name, rate = tenant.name, tenant.rate_limit
         return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
 
+    def _note_turned_away(self, tenant: str) -> None:
+        self.ledger.note_request(tenant, False, True, 0, 0, 0, 0)
+
     def _known_over(self, tenant: str) -> Refusal | None:
         return None if self._rates is None else self._rates.known_over(tenant)
 
@@ -349,7 +354,6 @@ class Host:
             "only": self.settings.only,
             "server": self._server,
             "in_flight": self._slots.in_use(),
-            "turned_away": {} if self.door is None else dict(self.door.turned_away),
             "uncounted": 0 if self._rates is None else self._rates.unanswered_total,
             "mounts": [*self._told_mounts(), *self._told_off()],
         }

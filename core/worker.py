@@ -240,7 +240,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         data = b"" if refusal is None else answer(refusal[0], head, refusal[1], is_kept=True)
         if not data or not self.alive:
             return False
-        self.door.turned_away[tenant] += 1
+        self.door.note_turned_away(tenant)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
         self.keepalived_conns.append(conn)  # they are in the order of their time
@@ -313,7 +313,7 @@ class TenantWorker(ThreadWorker):  # type: ignore[misc]
         has_room = len(self.keepalived_conns) < self.max_keepalived
         is_kept = self.alive and has_room and is_whole_request(head)
         data = answer(problem, head, headers, is_kept=is_kept)
-        self.door.turned_away[conn.tenant] += 1
+        self.door.note_turned_away(conn.tenant)
         try:
             is_sent = conn.sock.send(data) == len(data)
         except OSError:

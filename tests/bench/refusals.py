@@ -24,8 +24,7 @@ from many import cpu_s, worker_of
 from neighbours import ask
 
 RATE = 10
-"""Requests per second of the limited tenant. With 50, the clients that send 1,000 per second on the
-same two processors take more from the quiet tenant's clients than their refusals do."""
+"""Requests per second of the limited tenant; its clients share the processors with the server."""
 TIMES = 20
 CLIENTS = 16
 
