@@ -239,7 +239,7 @@ class Host:
             tenant,
             data_dir=self.settings.data_dir,
             budget=self._budget,
-            note_query=self._note_query,
+            note_query=partial(_note_query, self.ledger),
         )
         try:
             if is_migrating:
@@ -249,14 +249,6 @@ class Host:
             close_app(app)
             raise
         return app
-
-    def _note_query(self, tenant: str, took_ns: int) -> None:
-        """Count a query for its tenant and, if a request made it, for that."""
-        self.ledger.note_query(tenant, took_ns)
-        visit = current.get()
-        if visit is not None:
-            visit.queries += 1
-            visit.database_ns += took_ns
 
     def _layers(self, tenant: Tenant, app: Flask) -> "WSGIApplication":
         names, most = tenant.trusted_hosts, tenant.max_concurrent_requests
@@ -445,6 +437,15 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     configure_logging(settings.log_format, settings.log_level)
     is_told = is_serving and settings.log_level in {"debug", "info"}
     return Host(settings, RequestLines(settings.log_format) if is_told else None)
+
+
+def _note_query(ledger: Ledger, tenant: str, took_ns: int) -> None:
+    """Count a query for its tenant and, if a request made it, for that."""
+    ledger.note_query(tenant, took_ns)
+    visit = current.get()
+    if visit is not None:
+        visit.queries += 1
+        visit.database_ns += took_ns
 
 
 def _freeze() -> None:

@@ -112,7 +112,7 @@ def _becomes(server: Server, path: str, status: int) -> None:
 def test_list_shows_each_worker(site: Site) -> None:
     """`list --json` has each worker's state of a tenant, since when, and the content's hash."""
     workers = site.rows()["acme"]["workers"]
-    keys = {"pid", "state", "since", "digest", "reason", "database"}
+    keys = {"pid", "state", "since", "digest", "reason", "database", "stuck"}
 
     assert isinstance(workers, list)
     assert [keys] * 2 == [set(one) for one in workers]
