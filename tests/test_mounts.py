@@ -182,6 +182,7 @@ def test_a_request_does_not_wait_for_an_old_build(threads: ThreadPoolExecutor) -
     mount = mounted(tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
+    wait_until(lambda: bool(mount._first_builds._patient))  # the first one waits for it
     clock.now_s += BUILD_PATIENCE_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
