@@ -34,6 +34,7 @@ def test_imports_only_go_down(copy: Path) -> None:
     assert (0, True) == (result.returncode, " 0 broken" in result.stdout), result.stdout
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("module", "planted"),
     [

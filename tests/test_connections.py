@@ -362,6 +362,7 @@ def test_a_closed_engine_keeps_nothing(engine_of: EngineOf, budget: ConnectionBu
     assert [2, 0] == counts
 
 
+@pytest.mark.live
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is dropped is dropped on purpose
 def test_the_count_is_exact_whatever_happens(engine_of: EngineOf, budget: ConnectionBudget) -> None:
     """Eight threads at random fail, invalidate, detach, dispose: never over the limit.
@@ -461,6 +462,7 @@ engine.dispose()
 """
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_forked_process_counts_from_nothing(
     kind: str, postgres_server: Postgres, tmp_path: Path

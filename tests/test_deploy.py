@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from servers import CONFIG_FILE, DEADLINE_S, Server, free_port
 
+pytestmark = pytest.mark.live
+
 CONFIG = Path(__file__).parent.parent / "config"
 
 

@@ -16,6 +16,8 @@ import pytest
 from conftest import tenant_text
 from servers import CONFIG_FILE, DEADLINE_S, free_port, running
 
+pytestmark = pytest.mark.live
+
 Address = tuple[str, int] | str
 HOST = b"Host: acme.test"
 COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--workers", "1", "--bind", "{bind}"]

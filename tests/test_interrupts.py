@@ -24,6 +24,8 @@ from core.deadlines import Deadlines, Requests
 from core.interrupts import DeadlineExceededError, _is_safe
 from core.uses import Uses
 
+pytestmark = pytest.mark.live
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
