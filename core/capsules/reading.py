@@ -184,8 +184,7 @@ def _lines(part: Part) -> Iterator[bytes]:
     for chunk in part.chunks():
         *ended, begun = chunk.split(b"\n")
         for end in ended:
-            line += end
-            yield bytes(line)
+            yield bytes(line) + end
             line.clear()
         line += begun
         if len(line) > ROW_LIMIT_BYTES:
