@@ -81,7 +81,7 @@ if name.startswith("acme"):
         for name in ("acme", "globex")
     ]
 
-    outcomes = upgrade(fleet, data_dir, Limits(1, timeout_s=0.5)).outcomes
+    outcomes = upgrade(fleet, data_dir, Limits(1, timeout_s=5)).outcomes
     started = int(begun.read_text())
 
     assert ["failed", "upgraded"] == [one.state for one in outcomes]
