@@ -17,11 +17,12 @@ WAIT_S = 5.0
 before clients and proxies give up."""
 
 PATIENCE_S = 1.0
-"""How long a tenant with connections in use waits for one of them before it has another tenant's
-closed: a usual request holds one for 5 ms, 0.1 s on a machine that has too much to do, and a new
-one costs 5 to 10 ms of processor time. Twenty tenants with twenty connections would close each
-other's whenever two requests meet at one, and the busier the machine the more: with 0.1 s, at a
-load of 13, throughput was 0.4 to 0.9 of what it is with a pool for each."""
+"""How long an instance with connections in use waits for one of them, or for a permit that becomes
+free, before it has another tenant's closed: a usual request holds one for 5 ms, 0.1 s on a machine
+that has too much to do, and a new one costs 5 to 10 ms of processor time. Twenty tenants with
+twenty connections would close each other's whenever two requests meet at one, and the busier the
+machine the more: with 0.1 s, at a load of 13, throughput was 0.4 to 0.9 of what it is with a pool
+for each."""
 
 
 class ConnectionBudget:
