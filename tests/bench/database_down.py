@@ -1,6 +1,6 @@
 """What a tenant whose database stops under load does to the others, and when it serves again.
 
-    python tests/bench/database_down.py [--seconds 5] [--rounds 4]
+    python tests/bench/database_down.py [--seconds 5] [--rounds 6]
 
 One gunicorn, one worker of 8 threads; `down` on a PostgreSQL server of its own, `calm` and three
 more on another. A calm run, then a run in which the server of `down` is frozen (SIGSTOP: it
@@ -28,7 +28,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=6)
     asked = parser.parse_args()
     bounds = Bounds()
     with rows.running() as good, rows.running() as bad, tempfile.TemporaryDirectory() as folder:
