@@ -25,13 +25,14 @@ CONTENTS = {
     "tables": [],
     "secret_keys": [],
 }
+CONFIG = b'{"dict":[["BLUEPRINTS",["landing"]]]}'
 
 
 def quiet(*_: object) -> None:
     """Tell nobody."""
 
 
-def heads(config: bytes = b'{"dict":[]}', **contents: object) -> Parts:
+def heads(config: bytes = CONFIG, **contents: object) -> Parts:
     """Return the first two parts of a capsule of a tenant without data."""
     said = json.dumps(CONTENTS | contents).encode()
     return [("capsule.json", said), ("config.json", config)]

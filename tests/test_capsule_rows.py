@@ -175,3 +175,73 @@ def test_sqlites_own_typing_stays(database: Databases) -> None:
     with one.connect() as before, two.connect() as after:
         query = "SELECT *, typeof(a), typeof(b) FROM t"
         assert before.exec_driver_sql(query).all() == after.exec_driver_sql(query).all()
+
+
+INSERT = "INSERT INTO log VALUES (new.id, '?%s');"
+TRIGGER = "CREATE TRIGGER noted AFTER INSERT ON goods"
+FUNCTION = "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
+TRIGGERS = {
+    SQLITE: [f"{TRIGGER} BEGIN {INSERT} END"],
+    POSTGRES: [
+        f"{FUNCTION} $$ BEGIN {INSERT.replace('%', '%%')} RETURN NULL; END $$",
+        f"{TRIGGER} FOR EACH ROW EXECUTE FUNCTION noted()",
+    ],
+}
+
+
+@pytest.mark.parametrize("engine", [SQLITE, POSTGRES])
+def test_triggers_do_nothing_twice(database: Databases, engine: str) -> None:
+    """What a trigger has written is among the rows; for new rows it is there again."""
+    one, two = database(engine), database(engine)
+    for each in (one, two):
+        with each.begin() as connection:
+            for statement in (
+                "CREATE TABLE goods (id int)",
+                "CREATE TABLE log (id int, what text)",
+                *TRIGGERS[engine],
+            ):
+                connection.exec_driver_sql(statement)
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO goods VALUES (1), (2), (3)")
+        connection.exec_driver_sql("DELETE FROM log WHERE id = 2")
+
+    carry(one, two)
+
+    with two.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO goods VALUES (4)")
+        found = connection.exec_driver_sql("SELECT * FROM log ORDER BY id").all()
+    assert [(1, "?%s"), (3, "?%s"), (4, "?%s")] == [tuple(row) for row in found]
+
+
+def test_rows_of_partitions_are_taken_once(database: Databases) -> None:
+    """A partition's rows are those of its table, and go back to where they were."""
+    one, two = database(POSTGRES), database(POSTGRES)
+    for each in (one, two):
+        with each.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id int) PARTITION BY RANGE (id)")
+            for n in range(2):
+                bounds = f"FROM ({n * 10}) TO ({n * 10 + 10})"
+                connection.exec_driver_sql(f"CREATE TABLE t{n} PARTITION OF t FOR VALUES {bounds}")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1), (2), (11)")
+
+    carry(one, two)
+
+    with two.connect() as connection:
+        found = [
+            connection.exec_driver_sql(f"SELECT id FROM {name}").all() for name in ("t0", "t1")
+        ]
+    assert [[(1,), (2,)], [(11,)]] == [[tuple(row) for row in rows] for rows in found]
+
+
+def test_keys_without_their_rows_are_named(database: Databases) -> None:
+    """Rows that refer to nothing are refused, and it is told where they are."""
+    one, two = database(SQLITE), database(SQLITE)
+    for each in (one, two):
+        with each.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, up REFERENCES t)")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1, 9), (2, 8), (3, 1)")
+
+    with pytest.raises(RowsError, match=r"^2 rows refer to rows that are not there, .* of 't'$"):
+        carry(one, two)

@@ -30,9 +30,13 @@ class EmbeddedDatabase:
         path: the file.
     """
 
+    folder: Path | None
+    """Where it takes room; None: on a server."""
+
     def __init__(self, path: Path) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))
         """Where it is made."""
+        self.folder = path.parent
 
     def __enter__(self) -> Self:
         return self
@@ -65,8 +69,7 @@ class DatabaseFile(EmbeddedDatabase):
             shown = url.render_as_string(hide_password=True)
             raise DatabaseError(f"{shown}: name a file, and nothing else, for a SQLite database.")
         self._path = Path(url.database).absolute()
-        self._folder = self._path.with_name(f".{self._path.name}.restoring")
-        self._building = self._folder / self._path.name
+        self._building = self._path.with_name(f".{self._path.name}.restoring") / self._path.name
         self._is_kept = False
         super().__init__(self._building)
 
@@ -74,32 +77,29 @@ class DatabaseFile(EmbeddedDatabase):
         if not self._path.parent.is_dir():
             text = f"{self._path.parent} is no folder; make it, or name a file elsewhere."
             raise DatabaseError(text)
+        place = self._building.parent
         try:
             with turn(self._path.parent):
-                self._sweep()
+                if place.exists():
+                    os.close(lock(place))  # nobody works in it
+                    self._clear()
                 if os.path.lexists(self._path):
                     raise DatabaseError(f"{self._path} is there already; name a new file.")
-                self._folder.mkdir(mode=0o700)
-                self._lock = lock(self._folder)
+                place.mkdir(mode=0o700)
+                self._lock = lock(place)
         except BlockingIOError as error:
             text = f"another restore is making {self._path}; wait for it, or name another file."
             raise DatabaseError(text) from error
         except OSError as error:
-            raise DatabaseError(f"cannot make {self._folder}: {error.strerror}.") from error
+            raise DatabaseError(f"cannot make {place}: {error.strerror}.") from error
         return self
 
-    def _sweep(self) -> None:
-        """Remove what a killed restore left."""
-        if not self._folder.exists():
-            return
-        opened = lock(self._folder)
-        try:
-            is_linked = self._path.exists() and self._building.exists()
-            if is_linked and self._path.samefile(self._building):
-                self._path.unlink()
-            shutil.rmtree(self._folder)
-        finally:
-            os.close(opened)
+    def _clear(self) -> None:
+        """Remove what is not kept, here or by a restore that was killed."""
+        is_there = self._path.exists() and self._building.exists()
+        if is_there and self._path.samefile(self._building):
+            self._path.unlink()
+        shutil.rmtree(self._building.parent)
 
     def keep(self) -> None:
         """Give it its name."""
@@ -115,7 +115,7 @@ class DatabaseFile(EmbeddedDatabase):
         try:
             if error is not None and self._is_kept:
                 self._path.unlink(missing_ok=True)
-            shutil.rmtree(self._folder)
+            self._clear()
         except OSError as left:
             text = f"{left.filename} could not be removed: {left.strerror}; remove it yourself."
             raise DatabaseError(text) from error

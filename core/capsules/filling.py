@@ -13,6 +13,16 @@ from sqlalchemy import URL, Connection, inspect
 from core.capsules.rows import RowsError, Table, engine_of, quoted, run, written
 from core.revisions import one_line
 
+SHOWN = 500
+"""Characters of what a driver says: a value may be among them."""
+
+_TRIGGERS = """
+    SELECT quote_ident(relname), quote_ident(tgname), tgenabled = 'A'
+    FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
+      AND relnamespace = quote_ident(current_schema())::regnamespace
+"""
+
 
 class Filling:
     """The tables of a database that migrations have just made, in one transaction.
@@ -58,7 +68,7 @@ class Filling:
         except RowsError:
             raise
         except Exception as error:  # whatever a driver raises
-            raise RowsError(f"table {table.name!r}: {one_line(error)}") from error
+            raise RowsError(f"table {table.name!r}: {_short(one_line(error))}") from error
 
     def _insert(self, table: Table, rows: list[list[Any]]) -> None:
         adapters = self._adapters_of(table)
@@ -77,10 +87,7 @@ class Filling:
                 try:
                     copy.write_row(row)
                 except Exception:
-                    for name, value in zip(table.columns, row, strict=True):
-                        if isinstance(value, str) and "\0" in value:
-                            place = f"{table.name}.{name}"
-                            raise _unfit(place, "PostgreSQL", "text with a NUL", "SQLite") from None
+                    _check_texts(table, row)
                     raise
 
     def _named(self, table: Table) -> str:
@@ -93,9 +100,10 @@ class Filling:
             RowsError: a row refers to one that is not there.
         """
         if self._is_sqlite:
-            broken = self._connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-            if broken:
-                text = f"{len(broken)} rows of {broken[0][0]!r} refer to rows that are not there"
+            query = 'SELECT count(*), min("table") FROM pragma_foreign_key_check'
+            count, name = run(self._connection, query).one()
+            if count:
+                text = f"{count:,} rows refer to rows that are not there, such as some of {name!r}"
                 raise RowsError(text)
             return
         self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
@@ -141,11 +149,36 @@ def filling(url: URL, source: str) -> Iterator[Filling]:
     engine = engine_of(url, "BEGIN IMMEDIATE")
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
-            yield Filling(connection, source)
+            with _no_triggers_in_sqlite(connection):
+                yield Filling(connection, source)
             return
         connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-        with _deferred_keys(connection):
+        with _deferred_keys(connection), _no_triggers(connection):
             yield Filling(connection, source)
+
+
+@contextmanager
+def _no_triggers_in_sqlite(connection: Connection) -> Iterator[None]:
+    """Have no trigger do again what its rows say already; SQLite can only drop and make them."""
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+    triggers = run(connection, query).all()
+    for name, _ in triggers:
+        run(connection, f"DROP TRIGGER {quoted(connection.engine, name)}")
+    yield
+    for _, statement in triggers:
+        run(connection, statement)
+
+
+@contextmanager
+def _no_triggers(connection: Connection) -> Iterator[None]:
+    """Do the same in PostgreSQL."""
+    triggers = run(connection, _TRIGGERS).all()
+    for table, name, _ in triggers:
+        run(connection, f"ALTER TABLE {table} DISABLE TRIGGER {name}")
+    yield
+    for table, name, is_always in triggers:
+        how = "ENABLE ALWAYS" if is_always else "ENABLE"
+        run(connection, f"ALTER TABLE {table} {how} TRIGGER {name}")
 
 
 @contextmanager
@@ -185,7 +218,7 @@ def _adapter(place: str, declared: str, *, is_other: bool) -> Callable[[Any], An
         if isinstance(value, float) and math.isnan(value):
             raise _unfit(place, "SQLite", "NaN")
         if is_other and declared == "DATETIME" and isinstance(value, str):
-            raise _unfit(place, "SQLite", f"interval, as {value!r} is")
+            raise _unfit(place, "SQLite", f"interval, as {_short(value)!r} is")
         return value
 
     return adapt
@@ -203,7 +236,22 @@ def _number(place: str, value: Decimal) -> int | float:
         number = float(value)
         if Decimal(repr(number)) == value:
             return number
-    raise _unfit(place, "SQLite", f"exact form of {value}")
+    raise _unfit(place, "SQLite", f"exact form of {_short(str(value))}")
+
+
+def _check_texts(table: Table, row: list[Any]) -> None:
+    """Check that PostgreSQL can hold the texts of a row.
+
+    Raises:
+        RowsError: it cannot.
+    """
+    for name, value in zip(table.columns, row, strict=True):
+        if isinstance(value, str) and "\0" in value:
+            raise _unfit(f"{table.name}.{name}", "PostgreSQL", "text with a NUL", "SQLite")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _unfit(place: str, engine: str, what: str, other: str = "PostgreSQL") -> RowsError:

@@ -184,7 +184,8 @@ def _lines(part: Part) -> Iterator[bytes]:
     for chunk in part.chunks():
         *ended, begun = chunk.split(b"\n")
         for end in ended:
-            yield bytes(line) + end
+            line += end
+            yield bytes(line)
             line.clear()
         line += begun
         if len(line) > ROW_LIMIT_BYTES:

@@ -92,17 +92,14 @@ def restoring(
         TenantryError: it cannot be done; the text says if anything is left.
     """
     branches = known_branches(capsule.contents)
-    folder = workplace.data_dir / workplace.name
-    if os.path.lexists(folder):
-        raise CapsuleError(f"{folder} is there already; choose another name, or move it away.")
-    _check_room(capsule, workplace.data_dir, url)
     with _taking_back(_database(workplace, url)) as database:
+        _check_room(capsule, workplace.data_dir, database.folder)
         with _explained(capsule.path):
             text = database.url.render_as_string(hide_password=False)
             lock_file, goal = workplace.folder / "lock", capsule.contents.goal
             _migrate(Target(workplace.name, text, branches, lock_file, goal=goal), tell)
             database.note()
-            amounts = _fill(capsule, workplace, database.url, tell)
+            amounts = _fill(capsule, workplace, database, tell)
             workplace.move()
         tell("done", 0, 0)
         yield Made(amounts, workplace, database)
@@ -128,7 +125,7 @@ def known_branches(contents: Contents) -> tuple[Branch, ...]:
     return tuple(found)
 
 
-def _check_room(capsule: Capsule, data_dir: Path, url: URL | None) -> None:
+def _check_room(capsule: Capsule, data_dir: Path, rows_in: Path | None) -> None:
     """Check that the disks have room for what a capsule says that it holds.
 
     Raises:
@@ -137,10 +134,9 @@ def _check_room(capsule: Capsule, data_dir: Path, url: URL | None) -> None:
     amounts = capsule.amounts
     count = amounts.files + capsule.folders
     needed = {data_dir: amounts.files_size_bytes + count * BLOCK_BYTES}
-    if url is None:
-        needed[data_dir] += amounts.rows_size_bytes
-    elif not is_server(url):
-        needed[Path(str(url.database)).parent] = amounts.rows_size_bytes
+    if rows_in is not None:
+        folder = data_dir if rows_in.is_relative_to(data_dir) else rows_in
+        needed[folder] = needed.get(folder, 0) + amounts.rows_size_bytes
     for folder, size in needed.items():
         if size > (free := _free(folder)):
             text = f"{capsule.path} needs {size:,} bytes, and {folder} has {free:,} to spare"
@@ -151,9 +147,9 @@ def _check_room(capsule: Capsule, data_dir: Path, url: URL | None) -> None:
         raise CapsuleError(f"{text} {system.f_favail:,} more; make room.")
 
 
-def _check_left(folder: Path, part: Part) -> None:
+def _check_left(folder: Path | None, part: Part) -> None:
     """Check the same on the way: others write, too, and a database is larger than its rows."""
-    if part.size_bytes > (free := _free(folder)):
+    if folder is not None and part.size_bytes > (free := _free(folder)):
         text = f"{part.name!r} needs {part.size_bytes:,} bytes, and {folder} has {free:,} to spare"
         raise CapsuleError(f"{text}; make room")
 
@@ -207,16 +203,18 @@ def _migrate(target: Target, tell: Tell) -> None:
         raise CapsuleError(f"its tables cannot be made: {result.reason}")
 
 
-def _fill(capsule: Capsule, workplace: Workplace, url: URL, tell: Tell) -> Amounts:
+def _fill(
+    capsule: Capsule, workplace: Workplace, database: EmbeddedDatabase, tell: Tell
+) -> Amounts:
     """Put rows and files where they belong; rows in one transaction, which ends with the file."""
     contents, amounts = capsule.contents, Amounts()
     with ExitStack() as ending, capsule.path.open("rb") as file:
-        database: Filling | None = None
+        tables: Filling | None = None
         fitting: list[Table] = []
         if contents.revisions:
-            database = ending.enter_context(filling(url, contents.engine))
-            fitting = _fitting(database, [_table(one) for one in contents.tables])
-            database.clear(fitting)
+            tables = ending.enter_context(filling(database.url, contents.engine))
+            fitting = _fitting(tables, [_table(one) for one in contents.tables])
+            tables.clear(fitting)
         amounts.rows = dict.fromkeys((one.name for one in fitting), 0)
         amounts.left_out = [one.name for one in contents.tables if _table(one) not in fitting]
         for part, said in parts_again(capsule, file):
@@ -227,18 +225,24 @@ def _fill(capsule: Capsule, workplace: Workplace, url: URL, tell: Tell) -> Amoun
                 amounts.files += 1
                 amounts.files_size_bytes += part.size_bytes
                 tell("files", amounts.files, capsule.amounts.files)
-            elif database is not None and said.name in amounts.rows:
-                if not is_server(url):
-                    _check_left(Path(str(url.database)).parent, part)
-                for rows in rows_of(part, len(said.columns)):
-                    database.insert(_table(said), rows)
-                    amounts.rows[said.name] += len(rows)
+            elif tables is not None and said.name in amounts.rows:
+                _check_left(database.folder, part)
+                amounts.rows[said.name] += _put(tables, part, _table(said))
                 amounts.rows_size_bytes += part.size_bytes
                 done, total = amounts.rows[said.name], capsule.amounts.rows[said.name]
                 tell(f"rows of {said.name}", done, total)
-        if database is not None:
-            database.finish(fitting)
+        if tables is not None:
+            tables.finish(fitting)
     return amounts
+
+
+def _put(tables: Filling, part: Part, table: Table) -> int:
+    """Put the rows of a part into their table; return how many they are."""
+    count = 0
+    for rows in rows_of(part, len(table.columns)):
+        tables.insert(table, rows)
+        count += len(rows)
+    return count
 
 
 def _table(said: TableContents) -> Table:

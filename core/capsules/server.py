@@ -19,6 +19,9 @@ MARK = "tenantry_restoring"
 SHOWN = 3
 """How much of what is in a database is named when it is refused."""
 
+KEEPALIVE_S = 60
+"""The connection that holds the lock says nothing while rows go in, and must not be forgotten."""
+
 _TURN = "SELECT pg_try_advisory_lock(hashtextextended('tenantry.restore.' || current_schema(), 0))"
 """An advisory lock is one database's, of which each schema may be a tenant's."""
 
@@ -63,6 +66,7 @@ class ServerDatabase(EmbeddedDatabase):
         if url.drivername != "postgresql+psycopg":
             raise DatabaseError(f"{_shown(url)}: use sqlite or postgresql+psycopg.")
         self.url = url
+        self.folder = None
         self._mark = MARK
         self._before: Held = frozenset()
         self._made: Held | None = None
@@ -101,7 +105,8 @@ class ServerDatabase(EmbeddedDatabase):
         if names:
             more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
             text = f"{shown} is not empty: it holds {', '.join(names[:SHOWN])}{more}"
-            raise DatabaseError(f"{text}; name an empty one.")
+            killed = "; a restore that was killed had begun here" * is_marked
+            raise DatabaseError(f"{text}{killed}; name an empty one.")
         if not is_marked:
             run(connection, f"CREATE TABLE {self._mark} (kind text, name text)")
 
@@ -192,9 +197,15 @@ def execute(url: URL, statement: str) -> None:
 
 
 def _connected(url: URL) -> Connection:
-    """Return a connection on which each statement is a transaction of its own."""
-    engine = create_engine(with_timeout(url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    return engine.connect()
+    """Return a connection on which each statement is a transaction of its own; it may be idle."""
+    options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
+    engine = create_engine(
+        with_timeout(url), poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
+    )
+    connection = engine.connect()
+    if (connection.dialect.server_version_info or (0,)) >= (14,):
+        run(connection, "SET idle_session_timeout = 0")
+    return connection
 
 
 def _shown(url: URL) -> str:

@@ -22,6 +22,13 @@ _EXACT = (
 """What psycopg reads without loss; all else is taken as PostgreSQL's own text."""
 
 
+_PARTITIONS = """
+    SELECT relname FROM pg_class
+    WHERE relispartition AND relnamespace = quote_ident(current_schema())::regnamespace
+"""
+"""Their rows are those of the table that they are parts of."""
+
+
 class Snapshot:
     """A database as it was when `begin` was last called; read while it serves.
 
@@ -61,10 +68,11 @@ class Snapshot:
         """Return its tables, sorted; on PostgreSQL no migration changes them from now on."""
         if self._connection is None:
             return []
-        names = [name for name in inspect(self._connection).get_table_names() if name != VERSIONS]
-        if names and self._connection.dialect.name == "postgresql":
-            listed = ", ".join(map(self._quoted, sorted(names)))
-            run(self._connection, f"LOCK TABLE {listed} IN ACCESS SHARE MODE")
+        names = set(inspect(self._connection).get_table_names()) - {VERSIONS}
+        if self._connection.dialect.name == "postgresql":
+            names -= set(run(self._connection, _PARTITIONS).scalars())
+            for name in sorted(names):
+                run(self._connection, f"LOCK TABLE {self._quoted(name)} IN ACCESS SHARE MODE")
         return [Table(name, written(self._connection, name)) for name in sorted(names)]
 
     def rows(self, table: Table) -> Iterator[list[Any]]:
@@ -75,7 +83,8 @@ class Snapshot:
         """
         if self._connection is None:
             return
-        kinds = {one["name"]: one["type"] for one in inspect(self._connection).get_columns(table.name)}  # fmt: skip  # noqa: E501
+        columns = inspect(self._connection).get_columns(table.name)
+        kinds = {one["name"]: one["type"] for one in columns}
         listed = ", ".join(self._read(name, kinds[name]) for name in table.columns)
         query = f"SELECT {listed} FROM {self._quoted(table.name)}"  # noqa: S608 - quoted names
         try:

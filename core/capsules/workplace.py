@@ -76,8 +76,8 @@ class Workplace:
             _sweep(self.folder)
         except OSError as left:
             said = "" if error is None else f"{error}\n"
-            text = f"{left.filename} could not be removed: {left.strerror}; remove it yourself."
-            raise TenantryError(f"{said}{text}") from error
+            text = f"{said}{left.filename or self.folder} could not be removed: {left.strerror}"
+            raise TenantryError(f"{text}; remove it yourself.") from error
         finally:
             os.close(self._lock)
 

@@ -45,12 +45,12 @@ class CapsuleWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         self._older = _identity(path)
 
     def __enter__(self) -> Self:
         _sweep(self._path)
-        self._raw = _Hashed(_locked(self._unfinished))
+        self._unfinished, file = _new_file(self._path)
+        self._raw = _Hashed(file)
         self._manifest: IO[bytes] = TemporaryFile()
         self._size = 0
         raw: Any = self._raw
@@ -153,24 +153,24 @@ class _Hashed:
         self.file.flush()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from any other one; None if there is none."""
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from another one, or from its later self; None if there is none."""
     with suppress(FileNotFoundError):
         info = path.lstat()
-        return info.st_dev, info.st_ino
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
     return None
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """Return a new file, locked as long as it is open."""
+def _new_file(path: Path) -> tuple[Path, IO[bytes]]:
+    """Return a new file beside a capsule, locked as long as it is open."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
-        file = os.fdopen(os.open(path, flags, 0o600), "wb")
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+        file = os.fdopen(os.open(unfinished, flags, 0o600), "wb")
         with suppress(BlockingIOError):
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            info = os.fstat(file.fileno())
-            if _identity(path) == (info.st_dev, info.st_ino):
-                return file
+            if os.fstat(file.fileno()).st_nlink:
+                return unfinished, file
         file.close()  # somebody took it for one that was left, before it was locked
 
 
