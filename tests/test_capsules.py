@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from capsule_files import parts_of, quiet, rewritten, tree
+from capsule_files import archive, heads, parts_of, quiet, rewritten, sealed, tree
 from conftest import KEY, tenant_text
 from postgres import Postgres
 from servers import wait_until
@@ -35,6 +36,7 @@ from core.capsules.workplace import staging
 from core.cli import main
 from core.cli.tenants import load_one
 from core.host import Host
+from core.loader import FILE_LIMIT_BYTES
 
 sys.path.insert(0, str(Path(__file__).with_name("endpoints")))
 
@@ -595,6 +597,34 @@ def test_what_an_operator_gets_wrong_is_one_line(  # noqa: PLR0917 - fixtures an
     told = [line for line in err.splitlines() if line.startswith("tenantry: ")]
     assert (code, "", 1, True) == (ended, out, len(told), reason in told[-1]), err
     assert before == sorted(tree(Path()))
+    assert acme.is_dir()
+
+
+def test_a_capsule_that_makes_too_large_a_tenant_file_is_refused(
+    settings: HostSettings, tenantry: Tenantry
+) -> None:
+    """A tenant file has 1 MiB at most: nothing is made that no host would read."""
+    config = dump_value({"BLUEPRINTS": ["landing"], "WORDS": "x" * FILE_LIMIT_BYTES}).encode()
+    Path("a").write_bytes(sealed(archive(heads(config))))
+
+    code, _, err = tenantry("restore", "a", "--as", "globex")
+
+    assert (1, True) == (code, "globex.py would be over 1 MiB" in err)
+    assert {} == tree(settings.tenants_dir)
+    assert {} == tree(settings.data_dir)
+
+
+def test_only_a_file_is_replaced(acme: Path, tenantry: Tenantry) -> None:
+    """A link, which `/dev/stdout` is, and whatever else is no file stays what it is."""
+    Path("link").symlink_to("/dev/null")
+    os.mkfifo("pipe")
+
+    for name in ("link", "pipe"):
+        code, _, err = tenantry("backup", "acme", name)
+        assert (1, True) == (code, f"{name} is there, and no ordinary file" in err)
+
+    assert Path("link").is_symlink()
+    assert Path("pipe").is_fifo()
     assert acme.is_dir()
 
 

@@ -23,8 +23,10 @@ def is_server(url: URL) -> bool:
     return url.get_backend_name() != "sqlite"
 
 
-class EmbeddedDatabase:
-    """The default database: a file in the tenant's folder, with which it comes and goes.
+class NewDatabase:
+    """A database that is to be: empty, until the end of a `with` block, and kept or gone after it.
+
+    By itself it is the default one, a file in the tenant's folder, with which it comes and goes.
 
     Args:
         path: the file.
@@ -54,7 +56,7 @@ class EmbeddedDatabase:
         """
 
 
-class DatabaseFile(EmbeddedDatabase):
+class DatabaseFile(NewDatabase):
     """A SQLite file elsewhere: made in a folder beside it, until the end of a `with` block.
 
     Args:

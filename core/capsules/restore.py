@@ -19,7 +19,7 @@ from core.capsules.contents import (
     Tell,
     sentence,
 )
-from core.capsules.database import DatabaseFile, EmbeddedDatabase, is_server
+from core.capsules.database import DatabaseFile, NewDatabase, is_server
 from core.capsules.file import CapsuleError, Part
 from core.capsules.filling import Filling, filling
 from core.capsules.folder import lay_out
@@ -48,7 +48,7 @@ class Made:
         database: the database.
     """
 
-    def __init__(self, amounts: Amounts, workplace: Workplace, database: EmbeddedDatabase) -> None:
+    def __init__(self, amounts: Amounts, workplace: Workplace, database: NewDatabase) -> None:
         self.amounts = amounts
         self._workplace = workplace
         self._database = database
@@ -158,14 +158,14 @@ def _free(folder: Path) -> int:
     return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
 
 
-def _database(workplace: Workplace, url: URL | None) -> EmbeddedDatabase:
+def _database(workplace: Workplace, url: URL | None) -> NewDatabase:
     if url is None:
-        return EmbeddedDatabase(workplace.tenant / f"{workplace.name}.sqlite3")
+        return NewDatabase(workplace.tenant / f"{workplace.name}.sqlite3")
     return ServerDatabase(url) if is_server(url) else DatabaseFile(url)
 
 
 @contextmanager
-def _taking_back(database: EmbeddedDatabase) -> Iterator[EmbeddedDatabase]:
+def _taking_back(database: NewDatabase) -> Iterator[NewDatabase]:
     """Take back what was made in a database when the block fails, and say if that fails too."""
     failure: BaseException | None = None
     try:
@@ -203,9 +203,7 @@ def _migrate(target: Target, tell: Tell) -> None:
         raise CapsuleError(f"its tables cannot be made: {result.reason}")
 
 
-def _fill(
-    capsule: Capsule, workplace: Workplace, database: EmbeddedDatabase, tell: Tell
-) -> Amounts:
+def _fill(capsule: Capsule, workplace: Workplace, database: NewDatabase, tell: Tell) -> Amounts:
     """Put rows and files where they belong; rows in one transaction, which ends with the file."""
     contents, amounts = capsule.contents, Amounts()
     with ExitStack() as ending, capsule.path.open("rb") as file:

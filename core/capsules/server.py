@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
-from core.capsules.database import DatabaseError, EmbeddedDatabase
+from core.capsules.database import DatabaseError, NewDatabase
 from core.capsules.rows import run
 from core.errors import TenantryError
 from core.revisions import one_line, with_timeout
@@ -49,7 +49,7 @@ Held = frozenset[tuple[str, str]]
 """Kinds and names."""
 
 
-class ServerDatabase(EmbeddedDatabase):
+class ServerDatabase(NewDatabase):
     """An empty database of a server, or an empty schema, until the end of a `with` block.
 
     What is an extension's counts as nothing. What somebody else makes there while the migrations
@@ -167,7 +167,7 @@ def mark_place(url: URL, kind: str, name: str) -> None:
         kind: `DATABASE` or `SCHEMA`.
         name: its own.
     """
-    with _connected(url) as connection, connection.begin():
+    with _connected(url) as connection:
         run(connection, f"CREATE TABLE {MARK} (kind text, name text)")
         _note(connection, MARK, frozenset({(kind, name)}))
 

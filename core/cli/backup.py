@@ -81,12 +81,14 @@ def say_left_out(amounts: Amounts, *, is_json: bool) -> None:
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as an exception does: what is half made goes again."""
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: what is half made goes again."""
+    got: list[int] = []
 
     def end(number: int, _: object) -> None:
+        got.append(number)
         for one in taken:
             signal.signal(one, signal.SIG_IGN)  # the next one would end the cleaning up
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt  # for which drivers let go of what they wait for
 
     taken = [
         one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL
@@ -95,9 +97,11 @@ def ending_in_order() -> Iterator[None]:
         signal.signal(one, end)
     try:
         yield
-    except SystemExit:
+    except KeyboardInterrupt:
+        if not got:
+            raise
         click.echo("tenantry: ended by a signal.", err=True)
-        raise
+        raise SystemExit(128 + got[0]) from None
     finally:
         for one in taken:
             signal.signal(one, signal.SIG_DFL)
