@@ -14,6 +14,7 @@ from core.endpoints import find_endpoint
 from core.errors import EndpointError, HungFileError, Problem, TenantFileError
 from core.folder import Content, list_tenant_files, read_content
 from core.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
+from core.masking import secrets_in, without
 from core.tenant import BLUEPRINTS_LIMIT, Tenant, parse_tenant
 from core.tenant_values import check_name, check_url_prefix
 
@@ -203,7 +204,8 @@ def validate(loaded: LoadedFile, data_dir: Path) -> Tenant:
         problems += [problem for problem in error.problems if problem.key not in refused]
     problems += _missing_endpoints(file, values.get("BLUEPRINTS"))
     if tenant is None or problems:
-        raise TenantFileError(problems)
+        hidden = [*loaded.secrets, *secrets_in(values)]
+        raise TenantFileError(replace(one, text=without(hidden, one.text)) for one in problems)
     return tenant
 
 

@@ -22,6 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
+from core.masking import mask
 from core.openid_values import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
@@ -141,7 +142,8 @@ class Issuer(Generic[Keys]):
             reading.is_done.set()
 
     def _failed(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, IssuerError) else type(error).__name__
+        is_told = isinstance(error, IssuerError)
+        reason = mask("", str(error)) if is_told else type(error).__name__
         facts = {
             "tenant": self._tenant,
             "reason": reason,

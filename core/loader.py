@@ -24,6 +24,7 @@ from typing import Any, NoReturn, Self
 
 from core.errors import HungFileError, Problem, TenantFileError
 from core.loader_process import read_frame, write_frame
+from core.masking import without_credentials
 
 FILE_LIMIT_BYTES = 1 << 20
 """A tenant file is settings: 1 MiB is a thousand times a usual one, and read in a millisecond."""
@@ -309,7 +310,7 @@ def _raised(kind: str, message: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = printable(" ".join(text.split()))
+    line = printable(without_credentials(" ".join(text.split())))
     return line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…"
 
 

@@ -203,10 +203,16 @@ def _recorded_secrets() -> list[str]:
 
 
 def _without(secrets: list[str], namespace: dict[str, Any], text: str) -> str:
-    for value in (*secrets, namespace.get("SECRET_KEY"), namespace.get("DATABASE_URI")):
+    named = [value for key, value in list(namespace.items()) if _is_secret_name(key)]
+    for value in (*secrets, *named):
         if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - shorter ones are words
             text = text.replace(value, "…")
     return text
+
+
+def _is_secret_name(key: object) -> bool:
+    words = ("SECRET", "KEY", "TOKEN", "PASS", "DATABASE_URI")  # few: importing masking costs 5 ms
+    return isinstance(key, str) and key.isupper() and any(word in key for word in words)
 
 
 def _message(error: BaseException) -> str:

@@ -15,6 +15,9 @@ MASK = "********"
 SHORT_SECRET = 4
 """Characters; a shorter secret is masked where it is the whole value, not inside other text."""
 
+WORD = 8
+"""Characters; a shorter text under a secret's name may be a word that means something elsewhere."""
+
 _SECRET_NAME = re.compile(
     r"SECRET|PASS(?:W|PHRASE|CODE)|TOKEN|CREDENTIAL|PRIVATE|SALT|DSN|PWD|SIGNATURE|COOKIE_?VALUE"
     r"|(?:^|[^A-Z])(?:PASS|PIN|SIG|SAS)(?:$|[^A-Z])"
@@ -27,6 +30,8 @@ _SECRET_NAME = re.compile(
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")  # to the last @: people forget to escape it
 _PAIR = re.compile(r"(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 
+_ARGUMENT = re.compile(r"(?<=[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
+
 
 def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
     """Return `value` without what is secret in it; of the same type where nothing is.
@@ -37,6 +42,27 @@ def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
         secrets: texts that must not be shown wherever they occur.
     """
     return _masked(key, value, _needles(secrets))
+
+
+def without(secrets: Iterable[str], text: str) -> str:
+    """Return a text without these secrets; nothing else in it is masked."""
+    return _replaced(text, _needles(secrets))
+
+
+def without_credentials(text: str) -> str:
+    """Return a line for the log without what URLs in it have: passwords, and secret arguments."""
+    if "://" not in text:
+        return text
+    return _ARGUMENT.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+
+
+def secrets_in(values: Mapping[str, Any]) -> list[str]:
+    """Return the texts that stand under names which say that they are secret; no mere words."""
+    found: list[object] = []
+    for key, value in values.items():
+        if _is_secret_name(key):
+            found += value if isinstance(value, list | tuple) else (value,)
+    return [one for one in found if isinstance(one, str) and len(one) >= WORD]
 
 
 def _needles(secrets: Iterable[str]) -> list[str]:
@@ -92,10 +118,15 @@ def _digits(value: Any) -> str:
 def _masked_text(text: str, needles: list[str]) -> str:
     if text in needles:
         return MASK
+    text = _replaced(text, needles)
+    return _PAIR.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+
+
+def _replaced(text: str, needles: list[str]) -> str:
     for needle in needles:
         if len(needle) >= SHORT_SECRET:
             text = text.replace(needle, MASK)
-    return _PAIR.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+    return text
 
 
 def _masked_pair(match: re.Match[str]) -> str:

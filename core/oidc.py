@@ -126,6 +126,8 @@ class TokenCheck:
         registry.validate(claims)
         if len(claims["sub"]) > SUBJECT_CHARACTERS:
             raise _UnfitError("its sub is too long")
+        if not claims["sub"].isprintable():
+            raise _UnfitError("its sub has control characters")
         for name, values in self._openid.claims:
             if not _has(claims.get(name), values):
                 raise _UnfitError(f"it has not the claim {name!r} that is asked for")

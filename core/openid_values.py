@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +22,8 @@ class OpenId:
 
     issuer: str
     audiences: tuple[str, ...]
-    jwks_uri: str | None = None
+    jwks_uri: str | None = field(default=None, repr=False)
+    """Its query may hold a secret."""
     claims: tuple[tuple[str, tuple[Value, ...]], ...] = ()
     """Claim → the values of which one must be there."""
 

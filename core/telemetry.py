@@ -5,14 +5,16 @@ Flask, of endpoints and of libraries come out in the same form. What is global h
 root logger's handler.
 """
 
+import io
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
 
+from core.masking import without_credentials
 from core.problem import REQUEST_ID
 from core.visit import VISIT, Visit, current
 
@@ -36,7 +38,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             # structlog's own choice shows every frame's local variables: keys, bodies, passwords.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=_plain_traceback,
         )
     )
     processors: list[structlog.typing.Processor] = [
@@ -47,7 +49,10 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    processors.append(structlog.processors.format_exc_info if form == "json" else _printable)
+    if form == "json":
+        processors += [structlog.processors.format_exc_info, _without_credentials]
+    else:
+        processors += [_without_credentials, _printable]
     handler = _HostHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -71,6 +76,22 @@ def _of_request(
         facts["tenant"], facts["request_id"] = visit.tenant, visit.request_id
         if visit.trace_id:
             facts["trace_id"] = visit.trace_id
+    return facts
+
+
+def _plain_traceback(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    to.write(without_credentials(text.getvalue()))
+
+
+def _without_credentials(
+    _logger: object, _method: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Mask passwords in URLs: libraries tell where they could not connect to."""
+    for key, value in facts.items():
+        if isinstance(value, str):
+            facts[key] = without_credentials(value)
     return facts
 
 

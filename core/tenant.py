@@ -25,7 +25,7 @@ from core import tenant_values
 from core.client_values import Clients, parse_clients
 from core.database_url import check_database_url, parse_database_url
 from core.errors import Problem, TenantFileError
-from core.masking import mask
+from core.masking import mask, secrets_in
 from core.openid_values import OpenId, parse_openid
 from core.tenant_problems import misspelt, problems_of, unsafe
 from core.tenant_values import (
@@ -297,8 +297,11 @@ def parse_tenant(
              "keys_with_secrets": _keys_with_secrets(values, secrets)} | defaults | given
         )  # fmt: skip
     except ValidationError as error:
+        hidden = [*secrets, *secrets_in(values)]
+        shown = {key: mask("", value, hidden) for key, value in values.items()}
         for details in error.errors():
-            problems += problems_of(file, values, details, _EXAMPLES)
+            seen = details | {"input": mask("", details["input"], hidden)}
+            problems += problems_of(file, shown, seen, _EXAMPLES)
     if problems:
         raise TenantFileError(problems)
     return _compact(tenant)

@@ -111,6 +111,7 @@ def test_the_only_key_needs_no_name(issuer: Issuer, check: TokenCheck) -> None:
         ({"sub": None}, "missing_claim sub"),
         ({"sub": 7}, "invalid_claim sub"),
         ({"sub": "a" * 256}, "its sub is too long"),
+        ({"sub": "ada\r\nX: y"}, "its sub has control characters"),
         ({"header": {"typ": "logout+jwt"}}, "its typ is not that of a ticket"),
     ],
 )

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -122,6 +122,19 @@ def test_a_console_line_has_the_stack(logged: Logged) -> None:
     assert "request.failed" in lines[0]
     assert "ValueError: the reason" in lines
     assert not [line for line in lines if "a local secret" in line]
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console", "json"]) -> None:
+    """Libraries tell where they could not connect to: in messages, facts and exceptions."""
+    configure_logging(form, "info")
+    url = "redis://app:Hunter2@cache/0 or https://h/x?page=2&api_key=Hunter2#x"
+
+    logging.getLogger("redis").error("no %s", url, exc_info=raised(url), extra={"url": url})
+
+    text = "\n".join(logged())
+    masked = "redis://app:********@cache/0 or https://h/x?page=2&api_key=********#x"
+    assert (False, True) == ("Hunter2" in text, text.count(masked) >= 3)
 
 
 @pytest.mark.parametrize(("level", "expected"), [("info", ["info", "error"]), ("error", ["error"])])

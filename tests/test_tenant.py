@@ -176,6 +176,18 @@ def test_a_problem_tells_no_secret(key: str) -> None:
     assert [(True, False)] * 4 == [(bool(one), "hunter2" in str(one)) for one in problems]
 
 
+def test_a_secret_under_another_key_is_not_told() -> None:
+    """However long it is: it is masked before what was found is cut to a line."""
+    secret = f"hunter2-{KEY * 3}"
+    values = GOOD | {"URL_PREFIX": secret, "RATE_LIMIT": f"x{secret}", "APP_NAME": [KEY]}
+
+    with pytest.raises(TenantFileError) as refused:
+        parse_tenant("acme", values, data_dir=Path("data"), secrets=[secret])
+
+    assert [False, False] == [word in str(refused.value) for word in ("hunter2", KEY[:9])]
+    assert "'URL_PREFIX': found '********'; expected" in str(refused.value)
+
+
 def test_a_bad_name_is_refused() -> None:
     """A name is a folder, a part of cookie names and a prefix: nothing that these would escape."""
     names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]

@@ -24,6 +24,7 @@ from config.settings import HostSettings
 from core.audit import Audited, audit, listening
 from core.audit_replay import replay
 from core.cli.audit import audit_folder
+from core.client_values import hashed
 from core.endpoints import available_endpoints
 from core.host import Host, create_host
 from core.tenant import parse_tenant
@@ -58,9 +59,10 @@ def settings_of(folder: Path) -> HostSettings:
 
 
 def write(folder: Path, count: int) -> None:
-    """Write tenants with every endpoint that there is."""
+    """Write tenants with every endpoint that there is, and a client each."""
     for number in range(count):
         text = f"SECRET_KEY = {secrets.token_hex(32)!r}\nBLUEPRINTS = {available_endpoints()!r}\n"
+        text += f"CLIENTS = {{'web': 'sha256:{secrets.token_hex(32)}'}}\n"
         (folder / f"tenants/t{number}.py").write_text(text)
 
 
@@ -124,14 +126,18 @@ def planted(bounds: Bounds, folder: Path) -> None:
     settings = settings_of(folder)
     in_files = leaks.plant_in_files(folder, settings.data_dir)
     in_code = leaks.plant_in_code(folder)
-    for name in ("acme", "globex"):
-        text = f"SECRET_KEY = {secrets.token_hex(32)!r}\nBLUEPRINTS = {[*in_code.values()]!r}\n"
+    in_settings = leaks.unsafe_settings(settings.data_dir)
+    guards = {"CLIENTS": {"web": hashed(leaks.KEY)}, "OIDC": leaks.ISSUER}
+    for name, keys in (("acme", guards), ("globex", dict(in_settings.values()))):
+        values = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": [*in_code.values()]} | keys
+        text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         (folder / f"tenants/{name}.py").write_text(text)
     counting = {one.id: one for one in audit_folder(settings)[0] if one.counts}
-    wanted = {*in_files, *in_code}
+    wanted = {*in_files, *in_code, *in_settings}
     print(f"{len(wanted)} leaks planted, {len(wanted & counting.keys())} found")
     for id_, one in sorted(counting.items()):
-        print(f"  {id_}  {one.place}\n      {one.paths[0]}")
+        print(f"  {id_}  {one.place}")
+        print(*(f"      {path}" for path in one.paths[:1]), sep="\n")
     bounds.check("leaks not found", len(wanted - counting.keys()), 0)
     bounds.check("findings beyond them", len(counting.keys() - wanted), 0)
     bounds.check("findings without a place", sum(not one.place for one in counting.values()), 0)
