@@ -50,6 +50,8 @@ class ResponseCutError(ConnectionResetError):
 class Containment:
     """Runs one tenant's WSGI app; raises nothing but `ResponseCutError`. Safe in any thread."""
 
+    __slots__ = ("_app", "_logger")
+
     def __init__(self, app: "WSGIApplication", logger: logging.Logger) -> None:
         self._app = app
         self._logger = logger

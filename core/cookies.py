@@ -43,6 +43,8 @@ class ConfinedCookies:
     - A response that sets a cookie and says nothing about caching is `Cache-Control: private`.
     """
 
+    __slots__ = ("_app", "_logger")
+
     def __init__(self, app: "WSGIApplication", logger: logging.Logger) -> None:
         self._app = app
         self._logger = logger

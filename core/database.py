@@ -5,7 +5,7 @@ tenant whose endpoints have no tables never needs it.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -42,8 +42,8 @@ class Database:
     """
 
     __slots__ = (
-        "_budget", "_engine", "_is_closed", "_lock", "_note_query", "_sessions", "_url", "owner",
-        "uses",
+        "_budget", "_engine", "_is_closed", "_lock", "_note_query", "_sessions", "_url", "_uses",
+        "owner",
     )  # fmt: skip
 
     def __init__(
@@ -57,10 +57,9 @@ class Database:
         self._note_query = note_query
         self._url = url
         self._budget = budget
-        self.uses = Uses()
-        """Which thread waits for what in it."""
-        self._lock = threading.Lock()  # protects the three below
+        self._lock = threading.Lock()  # protects the four below
         self._engine: Engine | None = None
+        self._uses: Uses | None = None
         self._sessions: Callable[[], Session] | None = None
         self._is_closed = False
 
@@ -93,9 +92,14 @@ class Database:
                 raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
             if self._engine is None or self._sessions is None:
                 note = self._note_query and partial(self._note_query, self.owner)
-                self._engine = make_engine(self.owner, self._url, self._budget, self.uses, note)
+                self._uses = Uses()
+                self._engine = make_engine(self.owner, self._url, self._budget, self._uses, note)
                 self._sessions = partial(Session, self._engine, expire_on_commit=False)
             return self._engine, self._sessions
+
+    def uses_of(self, thread: int) -> Iterable[Callable[[], None]]:
+        """Return what cancels each query that a thread waits for; callable from any thread."""
+        return () if self._uses is None else self._uses.of(thread)
 
     def close(self) -> None:
         """Close its connections; those in use, when they come back. Idempotent."""

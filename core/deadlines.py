@@ -151,6 +151,8 @@ class Deadlines:
             only reported.
     """
 
+    __slots__ = ("_app", "_deadline_s", "_find_uses", "_requests", "_tenant")
+
     def __init__(
         self,
         app: "WSGIApplication",

@@ -119,9 +119,11 @@ list, would refuse `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
 class TrustedHosts:
     """WSGI middleware: a request for a host name that is not listed gets 400."""
 
+    __slots__ = ("_app", "_names")
+
     def __init__(self, app: "WSGIApplication", names: tuple[str, ...]) -> None:
         self._app = app
-        self._names = [name.lower() for name in names]
+        self._names = tuple(name.lower() for name in names)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"

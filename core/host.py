@@ -98,6 +98,7 @@ class Host:
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self.ledger = Ledger()
+        self._note_query = partial(_note_query, self.ledger)  # one for all apps
         self._status_socket: StatusSocket | None = None
         self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
@@ -239,7 +240,7 @@ class Host:
             tenant,
             data_dir=self.settings.data_dir,
             budget=self._budget,
-            note_query=partial(_note_query, self.ledger),
+            note_query=self._note_query,
         )
         try:
             if is_migrating:
@@ -285,7 +286,7 @@ class Host:
     ) -> Callable[[int], Iterable[Callable[[], None]]] | None:
         """Return what tells which queries to cancel; None where requests are not interrupted."""
         action = tenant.deadline_action or self.settings.deadline_action
-        return database_of(app).uses.of if action == "interrupt" else None
+        return database_of(app).uses_of if action == "interrupt" else None
 
     def _rate_gates(self, tenant: Tenant) -> list[Callable[["WSGIApplication"], "WSGIApplication"]]:
         """Return the layer that counts requests; none where they are not limited."""

@@ -41,6 +41,8 @@ class BodyLimit:
     read here, whole, and the app gets it with its length.
     """
 
+    __slots__ = ("_app", "_max_bytes")
+
     def __init__(self, app: "WSGIApplication", max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes

@@ -108,6 +108,8 @@ def _printable(
 class LogContext:
     """WSGI middleware: every line that is logged during a request names tenant and request."""
 
+    __slots__ = ("_app", "_tenant")
+
     def __init__(self, app: "WSGIApplication", tenant: str) -> None:
         self._app = app
         self._tenant = tenant

@@ -201,7 +201,7 @@ class Tenant(BaseModel):
         description="Bytes that the tenant's data folder may hold.",
         json_schema_extra={"default": "none"},
     )
-    audit_accept: dict[str, str] = Field(
+    audit_accept: Mapping[str, str] = Field(
         default_factory=dict,
         alias="AUDIT_ACCEPT",
         examples=[{"finding": "reason"}],
@@ -324,11 +324,14 @@ def _compact(tenant: Tenant) -> Tenant:
     """
     compact = Tenant.__new__(Tenant)
     for field, value in vars(tenant).items():
-        object.__setattr__(compact, field, value)
+        object.__setattr__(compact, field, _NO_ENTRIES if value == {} else value)
     for slot, value in (("fields_set", _NOT_TOLD), ("extra", None), ("private", None)):
         object.__setattr__(compact, f"__pydantic_{slot}__", value)
     return compact
 
+
+_NO_ENTRIES: Mapping[str, Any] = {}
+"""One for all empty mappings; nobody writes in one, and a read-only one could not be pickled."""
 
 _NOT_TOLD: set[str] = set()
 """Which fields were given is nowhere asked. A frozen tenant never writes it; copies get theirs."""

@@ -174,7 +174,7 @@ def _query(url: str, sql: str) -> tuple[str, int, int]:
         with database.engine.connect() as connection:
             connection.execute(text(sql)).all()
 
-    status = asked(interruptible(act, requests, uses=database.uses.of), requests)
+    status = asked(interruptible(act, requests, uses=database.uses_of), requests)
     with database.engine.connect() as connection:  # which still works
         one = connection.execute(text("SELECT 1")).scalar_one()
     database.close()
