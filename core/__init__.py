@@ -34,7 +34,8 @@ checks it (`pyproject.toml`).
     database  reach  oidc                  an app's own database, as its endpoints see it; why one
                                            cannot be used; which tokens let their bearer in
     engine                                 its engine: pool, guard, options
-    worker                                 the gunicorn worker
+    worker                                 the gunicorn worker: whose turn it is
+    patient_worker                         what it is without tenants: patient with slow clients;
     heartbeat  strikes                     who is to blame for a dead one; who is parked for it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     slots  rates                           how many requests of a tenant are in flight, and how

@@ -28,12 +28,13 @@ from gunicorn.config import Config
 from gunicorn.workers.gthread import TConn
 from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 
-from core import worker as room
+from core import patient_worker as room
 from core.door import Door
+from core.patient_worker import Connection
 from core.problem import ProblemAnswer
 from core.share import FairShare
 from core.waiting import WAIT_S, WaitingRoom
-from core.worker import Connection, TenantWorker
+from core.worker import TenantWorker
 
 APP = """
 import builtins
