@@ -138,6 +138,7 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
     assert "TENANTRY_TENANTS_DIR" in result.err
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("acme")
 def test_check_is_content_with_good_tenants(tenantry: Tenantry) -> None:
     """`check` says how many there are, exit 0."""
@@ -192,6 +193,7 @@ def test_check_connects_to_databases(
     assert "opensesame" not in result.out
 
 
+@pytest.mark.live
 def test_check_builds(
     tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -231,6 +233,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     ] == result.out.splitlines()
 
 
+@pytest.mark.live
 def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
@@ -360,6 +363,7 @@ def test_show_tells_who_gets_in_without_keys(
     assert oidc | {"audience": ["acme"]} == shown["OIDC"]
 
 
+@pytest.mark.live
 def test_plan_tells_that_a_client_key_changed(
     tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -631,6 +635,7 @@ def test_no_endpoint_stops_check_or_serve(
     assert len(wrong) == told.count(".py: ")
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("data_dir")
 def test_check_finds_keys_that_flask_stumbles_over(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
@@ -641,6 +646,7 @@ def test_check_finds_keys_that_flask_stumbles_over(
     assert "tenants/acme.py: cannot be built: " in tenantry("check").out
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("data_dir")
 def test_check_looks_at_a_disabled_tenant_when_it_is_named(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
@@ -723,6 +729,7 @@ def test_a_socket_that_nobody_listens_on_is_no_obstacle(tmp_path: Path) -> None:
     assert path.is_socket()
 
 
+@pytest.mark.live
 def test_the_command_is_installed(tmp_path: Path) -> None:
     """`tenantry` without a command shows its help and ends with 2."""
     program = Path(sys.executable).with_name("tenantry")

@@ -445,6 +445,7 @@ def test_lines_of_a_request_name_its_client(
     )
 
 
+@pytest.mark.live
 def test_behind_a_real_server(
     write_tenant: Callable[..., Path], start_server: Callable[..., Server]
 ) -> None:

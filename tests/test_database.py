@@ -85,6 +85,7 @@ PROBLEM = "application/problem+json"
 # -- engine and session ---------------------------------------------------------------------------
 
 
+@pytest.mark.live
 def test_nothing_of_sqlalchemy_is_imported_before_it_is_used() -> None:
     """A host whose tenants have no tables starts without it."""
     code = "import core.database, core.app_factory, sys; print('sqlalchemy' in sys.modules)"
@@ -299,6 +300,7 @@ def test_no_message_shows_the_password(
     assert "opensesame" not in f"{answer.text}{[one.__dict__ for one in caplog.records]}"
 
 
+@pytest.mark.live
 def test_a_silent_server_costs_one_time_out(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget
 ) -> None:

@@ -39,6 +39,7 @@ def listed(host: Host) -> list[str]:
     return [_states(row) for row in serving_rows([worker])]
 
 
+@pytest.mark.live
 def test_a_database_that_is_behind_costs_the_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
 ) -> None:

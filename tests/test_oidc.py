@@ -295,6 +295,7 @@ def test_keys_that_cannot_verify_are_left_out() -> None:
         parse_keys(others)
 
 
+@pytest.mark.live
 def test_a_host_without_tokens_does_not_load_what_checks_them() -> None:
     """That would be 10 MiB in each worker."""
     asks = "import sys, core.host; sys.exit('joserfc' in sys.modules)"

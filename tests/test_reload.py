@@ -546,6 +546,7 @@ def test_a_retired_app_is_freed_or_its_holders_are_logged(
     assert bool(held) == (app() is not None)
 
 
+@pytest.mark.live
 def test_many_files_changed_in_one_go(follow: Follow, write_tenant: WriteTenant) -> None:
     """Two hundred files: each is served with its newest content."""
     names = [f"t{number}" for number in range(200)]

@@ -146,6 +146,7 @@ def test_a_file_that_is_gone_is_not_at_nothing(tmp_path: Path) -> None:
         look(make_url(f"sqlite:///{tmp_path}/a.sqlite3"))
 
 
+@pytest.mark.live
 def test_a_host_needs_no_alembic() -> None:
     """Neither Alembic nor SQLAlchemy is imported by the rooms that a host starts with."""
     code = "import sys, core.host; print({'alembic', 'sqlalchemy'} & {*sys.modules})"

@@ -231,6 +231,7 @@ def test_no_exception_of_the_app_ends_the_worker(server: Server, when: str, erro
     assert _pid(server) == pid
 
 
+@pytest.mark.live
 def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
     """200 clients and 64 descriptors: the silent ones go, a quiet client is answered."""
     (tmp_path / "app.py").write_text(APP)
@@ -247,6 +248,7 @@ def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
         assert "Too many open files; raise `ulimit -n`" in server.log.read_text()
 
 
+@pytest.mark.live
 def test_a_stop_waits_for_no_idle_connection(tmp_path: Path) -> None:
     """A server that is told to stop ends, though clients keep connections open."""
     (tmp_path / "app.py").write_text(APP)
