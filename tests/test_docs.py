@@ -1,16 +1,19 @@
 """The README and the code agree."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from click import Group
+from packaging.requirements import Requirement
 
 from config.settings import HostSettings, variable
 from core.cli import tenantry
 from core.tenant import Tenant
 from core.tenant_values import RESERVED_NAMES, RESERVED_SEGMENTS
 
-README = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 
 
 def _key_rows() -> list[str]:
@@ -69,3 +72,20 @@ def test_every_reserved_prefix_is_documented(segment: str) -> None:
 def test_every_reserved_name_is_documented(name: str) -> None:
     """The README names each tenant's name that is refused."""
     assert f"`{name}`" in README
+
+
+def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
+    """A deployment gets a tested version of each dependency, of the optional ones too."""
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *optional["postgres"], *optional["redis"]]
+    lines = ROOT.joinpath("config/locked.txt").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+
+    refused = [
+        one.name
+        for one in map(Requirement, wanted)
+        if not one.specifier.contains(locked.get(one.name, "0"))
+    ]
+
+    assert [] == refused
