@@ -2,8 +2,8 @@
 
     python tests/bench/one_row.py [--rounds 40]
 
-Two gunicorns with the same settings, worker class and (no) access log, one worker each, asked by
-one client in turns of 50 requests: a tenant in all the layers that the host puts around it, and a
+Two gunicorns with the same settings and worker class, one worker each, which log a line per request
+to a file, are asked by one client in turns of 50 requests: a tenant in all the layers that the host puts around it, and a
 bare app with the same view, a secret key as every app has one, and one engine on SQLAlchemy's own
 pool; on SQLite in a file, opened with the same pragmas, and on PostgreSQL. That is the bound: the
 whole request. The second comparison is what the budget and the guards alone cost: the same tenant
@@ -86,7 +86,8 @@ def compare(folder: Path, name: str, url: str, beside: str, rounds: int) -> floa
     other = folder / "other"
     (rows.make_site(other, rows.UNBOUNDED) / f"{name}.py").write_text(rows.tenant_text(name, url))
     path = f"/{name}/"
-    options = ["bare:app"] if beside == "a bare app" else []
+    log = str(folder / "access.log")
+    options = ["bare:app", "--access-logfile", log] if beside == "a bare app" else []
     other_path = "/" if options else path
     with serving(folder, 1) as host, serving(folder if options else other, 1, *options) as bare:
         host.wait_for(path, 200)
