@@ -553,13 +553,44 @@ def test_a_password_is_in_no_tenant_file(
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database().replace("postgres@", "postgres:MARKER@")
 
-    assert 0 == tenantry("restore", "a", "--as", "globex", "--database", url)[0]
+    code, out, _ = tenantry("restore", "a", "--as", "globex", "--database", url)
 
+    assert 0 == code
+    assert out.endswith(f"its database: {url.replace('MARKER', '********')}\n"), out
     text = (settings.tenants_dir / "globex.py").read_text()
     assert "MARKER" not in text
     assert "DATABASE_URI = secret('GLOBEX_DATABASE_URI')" in text
     assert 0o600 == (settings.data_dir / "secrets/GLOBEX_DATABASE_URI").stat().st_mode & 0o777
     assert 2 == len(rows(url_of(settings, "globex"), "things"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("GLOBEX_SECRET_KEY", "or choose another name."),
+        ("GLOBEX_DATABASE_URI", "and say --database GLOBEX_DATABASE_URI."),
+    ],
+)
+def test_what_would_not_count_is_not_written(  # noqa: PLR0917 - fixtures and cases
+    settings: HostSettings,
+    acme: Path,
+    tenantry: Tenantry,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    remedy: str,
+) -> None:
+    """A secret that is set elsewhere would be the tenant's key, or name another database."""
+    save(settings, "acme", Path("a").absolute())
+    before = sorted(tree(Path()))
+    monkeypatch.setenv(variable, "postgresql+psycopg://user:MARKER@old/db")
+    url = "postgresql+psycopg://user:MARKER@new/db"
+
+    code, _, err = tenantry("restore", "a", "--as", "globex", "--database", url)
+
+    assert (1, True) == (code, f"is taken from environment variable {variable}, " in err), err
+    assert err.endswith(f"{remedy}\n")
+    assert "MARKER" not in err
+    assert (before, True) == (sorted(tree(Path())), acme.is_dir())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from core.capsules import (
 )
 from core.catalogue import validate
 from core.cli.backup import as_document, ending_in_order, progress, say_left_out, shown
-from core.cli.new import check_place, secret_variable, write_new
+from core.cli.new import check_counts, check_place, secret_variable, write_new
 from core.cli.output import as_json, print_json
 from core.cli.tenants import scan
 from core.database_url import database_identity, parse_database_url
@@ -52,6 +52,8 @@ class Restored:
 
     path: Path
     prefix: str
+    database: str
+    """Its URL, without the password."""
     amounts: Amounts
     missing_keys: tuple[str, ...]
     """Keys that were secret."""
@@ -100,9 +102,11 @@ def report(name: str, restored: Restored, *, is_json: bool) -> None:
     amounts = restored.amounts
     if is_json:
         document = {"tenant": name, "file": str(restored.path), "prefix": restored.prefix}
+        document["database"] = restored.database
         print_json(document | as_document(amounts) | {"missing_keys": restored.missing_keys})
         return
     click.echo(f"{restored.path}: serves {restored.prefix}; {shown(amounts)}.")
+    click.echo(f"its database: {restored.database}")
     say_left_out(amounts, is_json=is_json)
     for key in restored.missing_keys:
         text = f"{restored.path}: {key!r} is secret and was in no capsule; write it again."
@@ -139,7 +143,7 @@ def restore_as(
     url, stored = _database(settings, wanted)
     key = secrets.token_hex(NEW_SECRET_BYTES)
     found = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
-    validate(found, settings.data_dir)
+    default = validate(found, settings.data_dir).database_url
     check_place(settings, name, prefix)
     own = {"SECRET_KEY": f"secret({variable!r})"}
     if url is not None:
@@ -153,7 +157,8 @@ def restore_as(
             write_new(path, text)
     is_behind = url is not None and any(not one.heads <= contents.goal for one in branches)
     keys = tuple(contents.secret_keys)
-    return Restored(path, prefix or f"/{name}", made.amounts, keys, is_behind)
+    database = mask("", (url or default).render_as_string(hide_password=True))
+    return Restored(path, prefix or f"/{name}", database, made.amounts, keys, is_behind)
 
 
 def _tenant_text(
@@ -196,13 +201,14 @@ def free_path(settings: HostSettings, name: str) -> Path:
     """Return the path of the tenant file to be.
 
     Raises:
-        TenantryError: something of this name is there.
+        TenantryError: something of this name is there, or its secret would not be a fresh one.
     """
     path = settings.tenants_dir / f"{name}.py"
     for there in (path, settings.data_dir / name, _file(settings, secret_variable(name))):
         if os.path.lexists(there):
             text = f"{there} is there already: nothing is restored over a tenant"
             raise TenantryError(f"{text}; choose another name, or move it away.")
+    check_counts(secret_variable(name))
     return path
 
 
@@ -223,7 +229,8 @@ def _database(settings: HostSettings, wanted: Wanted) -> tuple[URL | None, str]:
     Raises:
         click.UsageError: the URL is none.
         SecretError: there is no such secret.
-        TenantryError: another tenant has this database, or the secret is there.
+        TenantryError: another tenant has this database, or the secret is there, or one elsewhere
+            would count instead of it.
     """
     if wanted.database is None:
         return None, ""
@@ -242,6 +249,7 @@ def _database(settings: HostSettings, wanted: Wanted) -> tuple[URL | None, str]:
         return url, ""
     if os.path.lexists(there := secret_file(stored, str(settings.data_dir))):
         raise TenantryError(f"{there} is there already; move it away.")
+    check_counts(stored, f"give it the new URL and say --database {stored}")
     return url, stored
 
 
