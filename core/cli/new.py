@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -163,4 +164,5 @@ def write_new(path: Path, text: str) -> None:
     except OSError as error:
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it is written all the same
+            unfinished.unlink()

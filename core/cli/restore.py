@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,14 @@ from core.capsules import (
     tenant_text,
 )
 from core.catalogue import validate
-from core.cli.backup import as_document, ending_in_order, progress, say_left_out, shown
+from core.cli.backup import (
+    as_document,
+    ending_in_order,
+    progress,
+    say_left_out,
+    shown,
+    to_the_end,
+)
 from core.cli.new import check_counts, check_place, secret_variable, write_new
 from core.cli.output import as_json, print_json
 from core.cli.tenants import scan
@@ -127,6 +134,8 @@ def restore_as(
         place: what `workplace` has yielded for its name.
         tell: is told how far it is.
 
+    For use inside `ending_in_order`: from when the tenant file is written signals are too late.
+
     Raises:
         click.UsageError: the name or the prefix is none that a tenant may have.
         TenantryError: there is something already, or it cannot be done; nothing is left of it.
@@ -153,8 +162,12 @@ def restore_as(
         if stored and url is not None:
             made.add(_file(settings, stored), url.render_as_string(hide_password=False) + "\n")
         made.add(_file(settings, variable), key + "\n")
-        with made.kept():
-            write_new(path, text)
+        to_the_end()  # or the tenant file could be there, and nothing that it is about
+        with ExitStack() as written:
+            with made.kept():
+                write_new(path, text)
+                written.callback(path.unlink, missing_ok=True)
+            written.pop_all()
     is_behind = url is not None and any(not one.heads <= contents.goal for one in branches)
     keys = tuple(contents.secret_keys)
     database = mask("", (url or default).render_as_string(hide_password=True))
