@@ -369,6 +369,44 @@ def test_a_database_that_is_lost_is_no_empty_one(
         save(settings, "acme", tmp_path / "a")
 
 
+def test_a_database_of_before_is_left_out(
+    settings: HostSettings,
+    write_tenant: Callable[..., Path],
+    tenantry: Tenantry,
+) -> None:
+    """A default database that is not used any more is named, and in no capsule's way."""
+    folder = settings.data_dir / "acme"
+    folder.mkdir(parents=True)
+    write_tenant("acme", BLUEPRINTS=["landing"], DATABASE_URI=f"sqlite:///{folder}/main.db")
+    (folder / "main.db").touch()
+    old = ["acme.sqlite3", "acme.sqlite3-wal", "acme.sqlite3.made"]
+    for name in (*old, "other.sqlite3"):
+        (folder / name).write_text("old")
+
+    told = json.loads(tenantry("backup", "acme", "a", "--json")[1])
+    shutil.rmtree(folder)
+    (settings.tenants_dir / "acme.py").unlink()
+    restored = tenantry("restore", "a")
+
+    assert old == told["left_out"]
+    assert 0 == restored[0], restored
+    assert {"other.sqlite3": b"old"} == tree(folder)
+
+
+def test_an_older_capsule_with_a_database_of_before_is_restored(
+    settings: HostSettings, acme: Path, tenantry: Tenantry
+) -> None:
+    """What would be the default database of the new tenant is named and left out."""
+    save(settings, "acme", path := Path("a").absolute())
+    rewritten(path, **{"files/zeta.sqlite3": b"old", "files/zeta.sqlite3.made": b""})
+
+    code, out, _ = tenantry("restore", "a", "--as", "zeta", "--json")
+
+    assert (0, ["zeta.sqlite3", "zeta.sqlite3.made"]) == (code, json.loads(out)["left_out"])
+    assert {"static/a.css": b"body {}"} == tree(settings.data_dir / "zeta")
+    assert acme.is_dir()
+
+
 # -- while it serves ------------------------------------------------------------------------------
 
 

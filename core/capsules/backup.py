@@ -55,7 +55,7 @@ def write_capsule(
             check_not_lost(url)
         snapshot = Snapshot(url)
         with staging(data_dir, tenant.name) as staged, closing(snapshot):
-            copy = FolderCopy(folder, staged, _below(folder, url))
+            copy = FolderCopy(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
             tell("looking at files", 0, 0)
             copy.freeze(snapshot.begin)
             amounts.left_out = sorted(copy.left_out)

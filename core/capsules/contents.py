@@ -104,7 +104,8 @@ class Amounts:
     """Of rows, as they stand in the capsule."""
     files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
-    """What was not taken: neither files nor folders, or tables that no migration here makes."""
+    """What was not taken: what is neither file nor folder, or of a SQLite file that is not the
+    tenant's database; tables that no migration here makes."""
 
     @property
     def size_bytes(self) -> int:
