@@ -97,11 +97,14 @@ def _write_heads(
         engine=tenant.database_url.get_backend_name(),
         revisions=revisions,
         unknown_revisions=sorted(rows.difference(*revisions.values())),
-        tables=[TableContents(name=one.name, columns=[*one.columns]) for one in tables],
+        tables=[
+            TableContents(name=one.name, columns=[*one.columns], positions={**one.positions})
+            for one in tables
+        ],
         secret_keys=secret_keys,
     )
     for part, text in (
-        (CONTENTS, contents.model_dump_json(indent=2)),
+        (CONTENTS, contents.model_dump_json(indent=2, exclude_defaults=True)),
         (CONFIG, dump_value(config)),
     ):
         capsule.add(part, _head(part, text))

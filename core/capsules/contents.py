@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from core.capsules.config import check_key
 from core.capsules.file import Seal
@@ -59,6 +59,8 @@ class TableContents(BaseModel):
 
     name: Name
     columns: Names
+    positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
+    """The last number that was given to a row, by column: no other row gets it again."""
 
 
 def _check_order(tables: list[TableContents]) -> list[TableContents]:

@@ -247,7 +247,7 @@ def _put(tables: Filling, part: Part, table: Table) -> int:
 
 
 def _table(said: TableContents) -> Table:
-    return Table(said.name, tuple(said.columns))
+    return Table(said.name, tuple(said.columns), said.positions)
 
 
 def _fitting(database: Filling, tables: list[Table]) -> list[Table]:
