@@ -48,6 +48,13 @@ def secret(name: str, *, create: bool = False) -> str:
     )
 
 
+def found_before(name: str) -> str:
+    """Return where `secret` finds a value before it looks into `<data>/secrets`; "" if nowhere."""
+    if name in os.environ:
+        return f"environment variable {name}"
+    return next((path for path in _files(name)[:-1] if os.path.exists(path)), "")
+
+
 def secret_file(name: str, data_dir: str = "") -> str:
     """Return the path of `name` in `<data>/secrets`; `<data>` as the host's environment has it."""
     data_dir = data_dir or os.environ.get("TENANTRY_DATA_DIR") or "instance"

@@ -1,5 +1,7 @@
 """The file of a capsule: whole or refused, written whole or not at all, in nobody's way."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
 
@@ -128,9 +130,26 @@ def test_an_older_capsule_is_replaced(tmp_path: Path) -> None:
     assert PARTS == read(written(path))
 
 
+def _no_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_disk_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On vfat, which has none, a capsule is renamed to its name."""
+    monkeypatch.setattr(os, "link", _no_links)
+
+    assert PARTS == read(written(tmp_path / "a"))
+    assert ["a"] == [one.name for one in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("has_links", [False, True])
 @pytest.mark.parametrize("was_there", [False, True])
-def test_what_appeared_meanwhile_is_not_overwritten(tmp_path: Path, *, was_there: bool) -> None:
+def test_what_appeared_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, was_there: bool, has_links: bool
+) -> None:
     """A file that somebody else has put there since the backup began stays."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", _no_links)
     path, other = tmp_path / "a", tmp_path / "b"
     other.write_text("other")
     if was_there:

@@ -132,10 +132,16 @@ RESTORE = (
     ("schema", "restore:_fill"),
 )
 LAST = (
-    ("file", "workplace:Workplace.kept"),
+    ("file", "workplace:Workplace.add"),
     ("server", "filling:Filling.finish"),
-    ("database", "workplace:Workplace.kept"),
+    ("database", "workplace:Workplace.add"),
 )
+TOO_LATE = (
+    ("default", "core.cli.restore:write_new", signal.SIGTERM),
+    ("file", "core.capsules.database:DatabaseFile.keep", signal.SIGHUP),
+    ("database", "core.cli.restore:Restored", signal.SIGINT),
+)
+"""From when the tenant file is about to be there, to when nothing but a report is left to do."""
 
 
 @pytest.mark.parametrize("at", BACKUP)
@@ -258,3 +264,24 @@ def test_a_restore_that_is_asked_to_end_leaves_nothing(  # noqa: PLR0917 - fixtu
         assert (
             [] == connection.execute("SELECT FROM pg_database WHERE datname = 'globex'").fetchall()
         )
+
+
+@pytest.mark.usefixtures("no_globex")
+@pytest.mark.parametrize(("to", "at", "number"), TOO_LATE)
+def test_a_signal_that_is_too_late_takes_nothing_away(  # noqa: PLR0917 - fixtures and cases
+    settings: HostSettings,
+    acme: Callable[..., None],
+    run: Run,
+    postgres_server: Postgres,
+    to: str,
+    at: str,
+    number: signal.Signals,
+) -> None:
+    """A tenant that may serve already keeps its folder, its secret and its database."""
+    folder = settings.data_dir.parent
+    restore = Restore(settings, postgres_server, acme, to)
+
+    made = run(*restore.command, at=at, with_signal=number)
+
+    assert (0, restore.files) == (made.returncode, found(folder) - restore.before), made
+    assert {"alembic_version": 1, "goods": 2} == held(restore.url)

@@ -70,7 +70,8 @@ def carry(source: sa.Engine, target: sa.Engine) -> None:
         database.clear(tables)
         for table in tables:
             lines = [dump_value(row).encode() for row in snapshot.rows(table)]
-            database.insert(table, [load_value(line) for line in lines])
+            if lines:
+                database.insert(table, [load_value(line) for line in lines])
         database.finish(tables)
 
 
@@ -100,6 +101,29 @@ def test_every_value_arrives(database: Databases, source: str, to: str) -> None:
         written[0]["zoned"] = NAIVE
     assert written == [dict(row) for row in read]
     assert (length + 1,) == tuple(new or ())
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize(("source", "to"), [(POSTGRES, POSTGRES), (SQLITE, SQLITE)])
+def test_no_number_is_given_twice(
+    database: Databases, source: str, to: str, *, is_empty: bool
+) -> None:
+    """A row that was deleted before keeps its number: no later row gets it, here or there."""
+    one, two = database(source), database(to)
+    column = sa.Column("id", sa.Integer, primary_key=True)
+    table = sa.Table("a%b", sa.MetaData(), column, sa.Column("flag", sa.Boolean),
+                     sqlite_autoincrement=True)  # fmt: skip
+    for engine in (one, two):
+        table.create(engine)
+    with one.begin() as connection:
+        connection.execute(table.insert(), [{"flag": True}] * 5)
+        connection.execute(table.delete().where(column > (0 if is_empty else 3)))
+
+    carry(one, two)
+
+    with two.begin() as connection:
+        new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
+    assert (6,) == tuple(new or ())
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,23 @@ def test_what_is_not_kept_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_kept", [False, True])
+def test_what_was_made_elsewhere_comes_and_goes_with_it(tmp_path: Path, *, is_kept: bool) -> None:
+    """A clone's database is dropped unless the tenant is kept; then whatever fails after."""
+    dropped: list[bool] = []
+
+    with suppress(ZeroDivisionError), Workplace(tmp_path, "acme") as place:
+        place.undo.callback(dropped.append, True)
+        fill(place)
+        with place.kept():
+            if not is_kept:
+                raise ZeroDivisionError
+        raise ZeroDivisionError
+
+    assert [True] * (not is_kept) == dropped
+    assert ["acme/a", "secrets/ACME"] * is_kept == made(tmp_path)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
 def test_what_a_killed_process_left_is_swept(tmp_path: Path, *, is_kept: bool) -> None:
     """The next capsule, of whatever tenant, removes folder and secret; what was kept stays."""
     with killed(Workplace(tmp_path, "acme")) as place:

@@ -369,6 +369,44 @@ def test_a_database_that_is_lost_is_no_empty_one(
         save(settings, "acme", tmp_path / "a")
 
 
+def test_a_database_of_before_is_left_out(
+    settings: HostSettings,
+    write_tenant: Callable[..., Path],
+    tenantry: Tenantry,
+) -> None:
+    """A default database that is not used any more is named, and in no capsule's way."""
+    folder = settings.data_dir / "acme"
+    folder.mkdir(parents=True)
+    write_tenant("acme", BLUEPRINTS=["landing"], DATABASE_URI=f"sqlite:///{folder}/main.db")
+    (folder / "main.db").touch()
+    old = ["acme.sqlite3", "acme.sqlite3-wal", "acme.sqlite3.made"]
+    for name in (*old, "other.sqlite3"):
+        (folder / name).write_text("old")
+
+    told = json.loads(tenantry("backup", "acme", "a", "--json")[1])
+    shutil.rmtree(folder)
+    (settings.tenants_dir / "acme.py").unlink()
+    restored = tenantry("restore", "a")
+
+    assert old == told["left_out"]
+    assert 0 == restored[0], restored
+    assert {"other.sqlite3": b"old"} == tree(folder)
+
+
+def test_an_older_capsule_with_a_database_of_before_is_restored(
+    settings: HostSettings, acme: Path, tenantry: Tenantry
+) -> None:
+    """What would be the default database of the new tenant is named and left out."""
+    save(settings, "acme", path := Path("a").absolute())
+    rewritten(path, **{"files/zeta.sqlite3": b"old", "files/zeta.sqlite3.made": b""})
+
+    code, out, _ = tenantry("restore", "a", "--as", "zeta", "--json")
+
+    assert (0, ["zeta.sqlite3", "zeta.sqlite3.made"]) == (code, json.loads(out)["left_out"])
+    assert {"static/a.css": b"body {}"} == tree(settings.data_dir / "zeta")
+    assert acme.is_dir()
+
+
 # -- while it serves ------------------------------------------------------------------------------
 
 
@@ -553,13 +591,44 @@ def test_a_password_is_in_no_tenant_file(
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database().replace("postgres@", "postgres:MARKER@")
 
-    assert 0 == tenantry("restore", "a", "--as", "globex", "--database", url)[0]
+    code, out, _ = tenantry("restore", "a", "--as", "globex", "--database", url)
 
+    assert 0 == code
+    assert out.endswith(f"its database: {url.replace('MARKER', '********')}\n"), out
     text = (settings.tenants_dir / "globex.py").read_text()
     assert "MARKER" not in text
     assert "DATABASE_URI = secret('GLOBEX_DATABASE_URI')" in text
     assert 0o600 == (settings.data_dir / "secrets/GLOBEX_DATABASE_URI").stat().st_mode & 0o777
     assert 2 == len(rows(url_of(settings, "globex"), "things"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("GLOBEX_SECRET_KEY", "or choose another name."),
+        ("GLOBEX_DATABASE_URI", "and say --database GLOBEX_DATABASE_URI."),
+    ],
+)
+def test_what_would_not_count_is_not_written(  # noqa: PLR0917 - fixtures and cases
+    settings: HostSettings,
+    acme: Path,
+    tenantry: Tenantry,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    remedy: str,
+) -> None:
+    """A secret that is set elsewhere would be the tenant's key, or name another database."""
+    save(settings, "acme", Path("a").absolute())
+    before = sorted(tree(Path()))
+    monkeypatch.setenv(variable, "postgresql+psycopg://user:MARKER@old/db")
+    url = "postgresql+psycopg://user:MARKER@new/db"
+
+    code, _, err = tenantry("restore", "a", "--as", "globex", "--database", url)
+
+    assert (1, True) == (code, f"is taken from environment variable {variable}, " in err), err
+    assert err.endswith(f"{remedy}\n")
+    assert "MARKER" not in err
+    assert (before, True) == (sorted(tree(Path())), acme.is_dir())
 
 
 @pytest.mark.parametrize(

@@ -512,6 +512,19 @@ def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: P
     assert (data_dir / "secrets/ACME_SECRET_KEY").exists()
 
 
+def test_new_makes_no_secret_that_would_not_count(
+    tenantry: Tenantry, tenants_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the secret is set elsewhere already the fresh one would be nobody's: exit 1."""
+    monkeypatch.setenv("ACME_SECRET_KEY", "MARKER")
+
+    result = tenantry("new", "acme")
+
+    assert (1, True) == (result.code, "environment variable ACME_SECRET_KEY" in result.err)
+    assert "MARKER" not in result.err
+    assert (False, False) == ((tenants_dir / "acme.py").exists(), data_dir.exists())
+
+
 @pytest.mark.parametrize(
     "words",
     [

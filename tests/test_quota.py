@@ -95,7 +95,7 @@ def test_no_capsule_has_what_stands_for_the_count() -> None:
 
 
 def _is_left_out(name: str) -> bool:
-    return is_left_out(PurePosixPath(name), "acme.sqlite3")
+    return is_left_out(PurePosixPath(name))
 
 
 def test_without_a_quota_nothing_is_counted(tmp_path: Path, clock: Clock) -> None:

@@ -55,7 +55,7 @@ def write_capsule(
             check_not_lost(url)
         snapshot = Snapshot(url)
         with staging(data_dir, tenant.name) as staged, closing(snapshot):
-            copy = FolderCopy(folder, staged, _below(folder, url))
+            copy = FolderCopy(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
             tell("looking at files", 0, 0)
             copy.freeze(snapshot.begin)
             amounts.left_out = sorted(copy.left_out)
@@ -97,11 +97,14 @@ def _write_heads(
         engine=tenant.database_url.get_backend_name(),
         revisions=revisions,
         unknown_revisions=sorted(rows.difference(*revisions.values())),
-        tables=[TableContents(name=one.name, columns=[*one.columns]) for one in tables],
+        tables=[
+            TableContents(name=one.name, columns=[*one.columns], positions={**one.positions})
+            for one in tables
+        ],
         secret_keys=secret_keys,
     )
     for part, text in (
-        (CONTENTS, contents.model_dump_json(indent=2)),
+        (CONTENTS, contents.model_dump_json(indent=2, exclude_defaults=True)),
         (CONFIG, dump_value(config)),
     ):
         capsule.add(part, _head(part, text))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from core.capsules.config import check_key
 from core.capsules.file import Seal
@@ -59,6 +59,8 @@ class TableContents(BaseModel):
 
     name: Name
     columns: Names
+    positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
+    """The last number that was given to a row, by column: no other row gets it again."""
 
 
 def _check_order(tables: list[TableContents]) -> list[TableContents]:
@@ -104,7 +106,8 @@ class Amounts:
     """Of rows, as they stand in the capsule."""
     files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
-    """What was not taken: neither files nor folders, or tables that no migration here makes."""
+    """What was not taken: what is neither file nor folder, or of a SQLite file that is not the
+    tenant's database; tables that no migration here makes."""
 
     @property
     def size_bytes(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, inspect
 
-from core.capsules.rows import RowsError, Table, engine_of, quoted, run, written
+from core.capsules.rows import RowsError, Table, engine_of, numbered, quoted, run, written
 from core.revisions import one_line
 
 SHOWN = 500
@@ -105,23 +105,32 @@ class Filling:
             if count:
                 text = f"{count:,} rows refer to rows that are not there, such as some of {name!r}"
                 raise RowsError(text)
+            for table in tables:
+                self._set_number(table)
             return
         self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         for table in tables:
             for column in table.columns:
-                self._set_sequence(table.name, column)
+                self._set_sequence(table.name, column, table.positions.get(column))
 
-    def _set_sequence(self, table: str, column: str) -> None:
+    def _set_number(self, table: Table) -> None:
+        """Do the same in SQLite, where the table has AUTOINCREMENT."""
+        at, now = max(table.positions.values(), default=0), numbered(self._connection, table.name)
+        if now is not None and at > now:
+            ask = self._connection.exec_driver_sql
+            ask("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
+            ask("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, at))
+
+    def _set_sequence(self, table: str, column: str, position: int | None) -> None:
         found = self._connection.exec_driver_sql(
             "SELECT pg_get_serial_sequence(%s, %s)", (self._quoted(table), column)
         ).scalar()
         if found is not None:
-            name = self._quoted(column)
-            last = f"SELECT max({name}) AS last FROM {self._quoted(table)}"  # noqa: S608 - quoted
-            last = last.replace("%", "%%")  # there are parameters
+            name, own = (self._quoted(one).replace("%", "%%") for one in (column, table))
+            last = f"greatest((SELECT max({name}) FROM {own}), %s::bigint) AS last"  # noqa: S608
             self._connection.exec_driver_sql(
-                f"SELECT setval(%s, coalesce(last, 1), last IS NOT NULL) FROM ({last}) AS rows",  # noqa: S608
-                (found,),
+                f"SELECT setval(%s, coalesce(last, 1), last IS NOT NULL) FROM (SELECT {last}) AS a",  # noqa: S608
+                (found, position),
             )
 
     def _adapters_of(self, table: Table) -> list[Callable[[Any], Any]]:

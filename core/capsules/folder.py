@@ -36,20 +36,23 @@ _INCOMING = PurePosixPath("images/incoming")
 """What is being uploaded and not kept yet."""
 
 
-def is_left_out(path: PurePosixPath, database: str) -> bool:
-    """Whether a file of a tenant's folder belongs in no capsule.
+def is_of_database(path: PurePosixPath, database: str) -> bool:
+    """Whether a file is a SQLite file, or one that is kept beside it.
 
     Args:
-        path: below the folder.
-        database: the same of its SQLite file, or "".
+        path: below the tenant's folder.
+        database: the same of the SQLite file, or "".
     """
+    ends = ("", "-wal", "-shm", "-journal", ".migrating", ".made")
+    return bool(database) and str(path) in {database + end for end in ends}
+
+
+def is_left_out(path: PurePosixPath) -> bool:
+    """Whether a file of a tenant's folder, given by its path there, belongs in no capsule."""
     text = str(path)
-    is_database = bool(database) and text in {
-        database + end for end in ("", "-wal", "-shm", "-journal", ".migrating", ".made")
-    }
     is_levers = text.startswith(".levers.") and text.endswith(".new")
     is_own = is_levers or text in _OWN or text.startswith(".quota-")
-    return is_database or is_own or path.is_relative_to(_INCOMING)
+    return is_own or path.is_relative_to(_INCOMING)
 
 
 class FolderCopy:
@@ -68,15 +71,18 @@ class FolderCopy:
         folder: the tenant's.
         copy: an empty folder, on the same disk if it can be: files are copied otherwise.
         database: the SQLite file's path below `folder`, or "".
+        default: what it would be if the tenant named no database. Where it is another one, it may
+            be left from before: a restored tenant could take its rows for its own.
     """
 
-    def __init__(self, folder: Path, copy: Path, database: str) -> None:
+    def __init__(self, folder: Path, copy: Path, database: str, default: str = "") -> None:
         self._folder = folder
         self._copy = copy
         self._database = database
+        self._default = default
         self._linked: dict[str, tuple[int, int, int]] = {}
         self.left_out: list[str] = []
-        """What is neither a file nor a folder."""
+        """What is neither a file nor a folder, and what is of a database that is not used."""
 
     def bring_up(self) -> None:
         """Make the copy what the folder is now."""
@@ -129,7 +135,7 @@ class FolderCopy:
             with suppress(FileNotFoundError), os.scandir(self._folder / below) as entries:
                 for entry in entries:
                     path = f"{below}{entry.name}"
-                    if is_left_out(PurePosixPath(path), self._database):
+                    if self._is_left_out(PurePosixPath(path)):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{path}/")
@@ -139,6 +145,13 @@ class FolderCopy:
                             yield path, (info.st_ino, info.st_size, info.st_mtime_ns)
                     else:
                         self.left_out.append(path)
+
+    def _is_left_out(self, path: PurePosixPath) -> bool:
+        if is_of_database(path, self._database) or is_left_out(path):
+            return True
+        is_old = is_of_database(path, self._default)
+        self.left_out += [str(path)] * is_old
+        return is_old
 
     def _link(self, path: str) -> bool:
         """Link or copy one file; False if it is gone."""
@@ -193,7 +206,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return []
 
 
-def checked_path(text: str, database: str) -> PurePosixPath:
+def checked_path(text: str) -> PurePosixPath:
     """Return a file's path out of a capsule, which cannot leave the folder it is laid out in.
 
     Raises:
@@ -202,7 +215,7 @@ def checked_path(text: str, database: str) -> PurePosixPath:
     path = PurePosixPath(text)
     if str(path) != text or path.is_absolute() or {"..", "."} & {*path.parts} or "\0" in text:
         raise ValueError(f"the path {text!r} is none of a tenant's file")
-    if not path.parts or is_left_out(path, database):
+    if not path.parts or is_left_out(path):
         raise ValueError(f"the file {text!r} belongs in no capsule")
     return path
 

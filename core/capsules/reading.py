@@ -91,7 +91,7 @@ def _in_order(
             place = (tables[folder], len(name), name)
         else:
             table = None
-            file_path(part, "")
+            file_path(part)
             place = (len(tables), 0, part.name)
         if place <= last:
             raise CapsuleError(f"it holds {part.name!r} twice, or not in its place")
@@ -131,7 +131,7 @@ def _config(part: Part | None) -> dict[str, Any]:
     return config
 
 
-def file_path(part: Part, database: str) -> PurePosixPath:
+def file_path(part: Part) -> PurePosixPath:
     """Return where a part belongs below a tenant's folder.
 
     Raises:
@@ -141,7 +141,7 @@ def file_path(part: Part, database: str) -> PurePosixPath:
     if folder != "files":
         raise CapsuleError(f"it holds {part.name!r}, which is not known here")
     try:
-        return checked_path(name, database)
+        return checked_path(name)
     except ValueError as error:
         raise CapsuleError(str(error)) from error
 

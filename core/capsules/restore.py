@@ -22,7 +22,7 @@ from core.capsules.contents import (
 from core.capsules.database import DatabaseFile, NewDatabase, is_server
 from core.capsules.file import CapsuleError, Part
 from core.capsules.filling import Filling, filling
-from core.capsules.folder import lay_out
+from core.capsules.folder import is_of_database, lay_out
 from core.capsules.reading import file_path, parts_again, rows_of
 from core.capsules.rows import Table
 from core.capsules.server import ServerDatabase
@@ -217,8 +217,11 @@ def _fill(capsule: Capsule, workplace: Workplace, database: NewDatabase, tell: T
         amounts.left_out = [one.name for one in contents.tables if _table(one) not in fitting]
         for part, said in parts_again(capsule, file):
             if said is None:
+                path = file_path(part)
+                if is_of_database(path, f"{workplace.name}.sqlite3"):
+                    amounts.left_out.append(str(path))  # a file that would be its database
+                    continue
                 _check_left(workplace.data_dir, part)
-                path = file_path(part, f"{workplace.name}.sqlite3")
                 lay_out(workplace.tenant, path, part.chunks(), part.mode, part.mtime)
                 amounts.files += 1
                 amounts.files_size_bytes += part.size_bytes
@@ -244,7 +247,7 @@ def _put(tables: Filling, part: Part, table: Table) -> int:
 
 
 def _table(said: TableContents) -> Table:
-    return Table(said.name, tuple(said.columns))
+    return Table(said.name, tuple(said.columns), said.positions)
 
 
 def _fitting(database: Filling, tables: list[Table]) -> list[Table]:

@@ -6,7 +6,8 @@ rest. PostgreSQL reads texts as what a column is, so rows of SQLite go in as the
 them in the forms in which SQLAlchemy stores them there.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -36,12 +37,23 @@ class Table:
 
     name: str
     columns: tuple[str, ...]
+    positions: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """The last number that was given to a row, by column; the row may be gone."""
 
 
 def written(connection: Connection, table: str) -> tuple[str, ...]:
     """Return the columns of a table that are not computed."""
     columns = inspect(connection).get_columns(table)
     return tuple(one["name"] for one in columns if "computed" not in one)
+
+
+def numbered(connection: Connection, table: str) -> int | None:
+    """Return the last number that SQLite gave in a table with AUTOINCREMENT; None for another."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name = ? AND sql LIKE '%AUTOINCREMENT%'"
+    if not connection.exec_driver_sql(query, (table,)).scalar():
+        return None
+    query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
+    return int(connection.exec_driver_sql(query, (table,)).scalar_one())
 
 
 def engine_of(url: URL, begin: str) -> Engine:

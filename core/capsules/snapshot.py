@@ -7,7 +7,7 @@ from sqlalchemy import URL, Connection, inspect
 from sqlalchemy import types as sql
 from sqlalchemy.exc import DBAPIError
 
-from core.capsules.rows import RowsError, Table, engine_of, quoted, run, written
+from core.capsules.rows import RowsError, Table, engine_of, numbered, quoted, run, written
 from core.revisions import is_there, look_at, one_line
 
 VERSIONS = "alembic_version"
@@ -27,6 +27,13 @@ _PARTITIONS = """
     WHERE relispartition AND relnamespace = quote_ident(current_schema())::regnamespace
 """
 """Their rows are those of the table that they are parts of."""
+
+_POSITION = """
+    SELECT CASE WHEN has_sequence_privilege(sequence, 'SELECT, USAGE')
+                THEN pg_sequence_last_value(sequence) END
+    FROM (SELECT pg_get_serial_sequence(%s, %s)::regclass AS sequence) AS found
+"""
+"""The last value of a column's sequence; none where there is no sequence, or nothing was taken."""
 
 
 class Snapshot:
@@ -73,7 +80,23 @@ class Snapshot:
             names -= set(run(self._connection, _PARTITIONS).scalars())
             for name in sorted(names):
                 run(self._connection, f"LOCK TABLE {self._quoted(name)} IN ACCESS SHARE MODE")
-        return [Table(name, written(self._connection, name)) for name in sorted(names)]
+        columns = {name: written(self._connection, name) for name in sorted(names)}
+        return [Table(name, own, self._positions(name, own)) for name, own in columns.items()]
+
+    def _positions(self, table: str, columns: tuple[str, ...]) -> dict[str, int]:
+        """Return how far a table's numbers are by now: no row of the snapshot has a later one."""
+        connection = self._connection
+        if connection is None:
+            return {}
+        if connection.dialect.name == "sqlite":
+            at = numbered(connection, table)
+            key = inspect(connection).get_pk_constraint(table)["constrained_columns"]
+            return dict.fromkeys(key, at) if at and at > 0 else {}
+        found = {
+            name: connection.exec_driver_sql(_POSITION, (self._quoted(table), name)).scalar()
+            for name in columns
+        }
+        return {name: at for name, at in found.items() if at and at > 0}
 
     def rows(self, table: Table) -> Iterator[list[Any]]:
         """Yield its rows, values in the order of its columns.

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +56,8 @@ class Workplace:
         self.tenant = self.folder / "tenant"
         """The tenant's folder that is to be."""
         self._made = self.folder / _MADE
+        self.undo = ExitStack()
+        """Takes back what was made for it elsewhere, unless it is `kept`."""
 
     def __enter__(self) -> Self:
         parent = _parent(self.data_dir)
@@ -73,7 +75,8 @@ class Workplace:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
-            _sweep(self.folder)
+            with self.undo:
+                _sweep(self.folder)
         except OSError as left:
             said = "" if error is None else f"{error}\n"
             text = f"{said}{left.filename or self.folder} could not be removed: {left.strerror}"
@@ -114,7 +117,7 @@ class Workplace:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Let what was made stay, even if this process is killed from now on.
+        """Let what was made stay, here and elsewhere, even if this process is killed from now on.
 
         If the block fails, nothing stays after all.
         """
@@ -122,10 +125,11 @@ class Workplace:
         self._made.rename(kept)
         try:
             yield
+            (self.data_dir / self.name / RESTORING).unlink(missing_ok=True)
         except BaseException:
             kept.rename(self._made)
             raise
-        (self.data_dir / self.name / RESTORING).unlink(missing_ok=True)
+        self.undo.pop_all()
 
     def _note(self, path: Path, text: str) -> Path:
         twin = self._made / path.relative_to(self.data_dir)

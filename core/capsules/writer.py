@@ -75,7 +75,7 @@ class CapsuleWriter:
             self._unfinished.rename(self._path)
         else:
             try:
-                os.link(self._unfinished, self._path)
+                _name(self._unfinished, self._path)
             except FileExistsError as error:
                 text = f"{self._path} was written by somebody else meanwhile"
                 raise CapsuleError(f"{text}; name another file") from error
@@ -151,6 +151,25 @@ class _Hashed:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+def _name(unfinished: Path, path: Path) -> None:
+    """Give a file a name that nobody has.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        raise
+    except OSError:  # vfat, exFAT and some network disks have no links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            unfinished.rename(path)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

@@ -18,6 +18,8 @@ from core.cli.output import as_json, print_json
 from core.cli.tenants import load_one
 from core.errors import TenantryError
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @click.command("backup")
 @click.argument("name")
@@ -81,8 +83,12 @@ def say_left_out(amounts: Amounts, *, is_json: bool) -> None:
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: what is half made goes again."""
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: what is half made goes again.
+
+    Not after `to_the_end`.
+    """
     got: list[int] = []
+    before = {one: signal.getsignal(one) for one in _ENDS}
 
     def end(number: int, _: object) -> None:
         got.append(number)
@@ -90,9 +96,7 @@ def ending_in_order() -> Iterator[None]:
             signal.signal(one, signal.SIG_IGN)  # the next one would end the cleaning up
         raise KeyboardInterrupt  # for which drivers let go of what they wait for
 
-    taken = [
-        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL
-    ]
+    taken = [one for one, handler in before.items() if handler == signal.SIG_DFL]
     for one in taken:
         signal.signal(one, end)
     try:
@@ -103,8 +107,14 @@ def ending_in_order() -> Iterator[None]:
         click.echo("tenantry: ended by a signal.", err=True)
         raise SystemExit(128 + got[0]) from None
     finally:
-        for one in taken:
-            signal.signal(one, signal.SIG_DFL)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def to_the_end() -> None:
+    """Let no signal end what `ending_in_order` is around any more, but SIGKILL: all is made."""
+    for one in _ENDS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`tenantry clone`: a second tenant with the same data, and a secret and a database of its own."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -41,14 +40,12 @@ def command(
         progress(is_json) as tell,
         workplace(settings, new) as place,  # before a long backup
         staging(settings.data_dir, name) as folder,
-        ExitStack() as undo,
     ):
         path = Path(folder, "capsule")
         write_capsule(tenant, loaded, settings.data_dir, path, tell)
         capsule = read_capsule(path, tell)
         if database is None and is_server(tenant.database_url):
-            url = make_beside(tenant.database_url, new, undo)
+            url = make_beside(tenant.database_url, new, place.undo)
             database = url.render_as_string(hide_password=False)
         restored = restore_as(settings, capsule, Wanted(new, prefix, database), place, tell)
-        undo.pop_all()
     report(new, restored, is_json=is_json)

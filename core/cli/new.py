@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from config.secrets import create_secret, secret_file
+from config.secrets import create_secret, found_before, secret_file
 from config.settings import HostSettings, read_settings
 from core.catalogue import Disabled, judge
 from core.claims import is_nested
@@ -81,6 +82,7 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     for there in (path, key_file):
         if os.path.lexists(there):
             raise TenantryError(f"{there} is there already; choose another name, or remove it.")
+    check_counts(variable)
     check_place(settings, name, prefix)
     line = "" if prefix is None else f'URL_PREFIX = "{prefix}"\n'
     listed = ", ".join(f'"{endpoint}"' for endpoint in endpoints)
@@ -136,6 +138,17 @@ def secret_variable(name: str) -> str:
     return f"{name.upper().replace('-', '_')}_SECRET_KEY"
 
 
+def check_counts(variable: str, remedy: str = "choose another name") -> None:
+    """Check that what is written into `<data>/secrets` is what the tenant file will get.
+
+    Raises:
+        TenantryError: a value elsewhere comes first.
+    """
+    if place := found_before(variable):
+        text = f"secret({variable!r}) is taken from {place}, before what would be written now"
+        raise TenantryError(f"{text}; remove it, here and where tenants serve, or {remedy}.")
+
+
 def write_new(path: Path, text: str) -> None:
     """Write a file that is whole or not there, and never replace one.
 
@@ -151,4 +164,5 @@ def write_new(path: Path, text: str) -> None:
     except OSError as error:
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it is written all the same
+            unfinished.unlink()

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,15 @@ from core.capsules import (
     tenant_text,
 )
 from core.catalogue import validate
-from core.cli.backup import as_document, ending_in_order, progress, say_left_out, shown
-from core.cli.new import check_place, secret_variable, write_new
+from core.cli.backup import (
+    as_document,
+    ending_in_order,
+    progress,
+    say_left_out,
+    shown,
+    to_the_end,
+)
+from core.cli.new import check_counts, check_place, secret_variable, write_new
 from core.cli.output import as_json, print_json
 from core.cli.tenants import scan
 from core.database_url import database_identity, parse_database_url
@@ -52,6 +59,8 @@ class Restored:
 
     path: Path
     prefix: str
+    database: str
+    """Its URL, without the password."""
     amounts: Amounts
     missing_keys: tuple[str, ...]
     """Keys that were secret."""
@@ -100,9 +109,11 @@ def report(name: str, restored: Restored, *, is_json: bool) -> None:
     amounts = restored.amounts
     if is_json:
         document = {"tenant": name, "file": str(restored.path), "prefix": restored.prefix}
+        document["database"] = restored.database
         print_json(document | as_document(amounts) | {"missing_keys": restored.missing_keys})
         return
     click.echo(f"{restored.path}: serves {restored.prefix}; {shown(amounts)}.")
+    click.echo(f"its database: {restored.database}")
     say_left_out(amounts, is_json=is_json)
     for key in restored.missing_keys:
         text = f"{restored.path}: {key!r} is secret and was in no capsule; write it again."
@@ -123,6 +134,8 @@ def restore_as(
         place: what `workplace` has yielded for its name.
         tell: is told how far it is.
 
+    For use inside `ending_in_order`: from when the tenant file is written signals are too late.
+
     Raises:
         click.UsageError: the name or the prefix is none that a tenant may have.
         TenantryError: there is something already, or it cannot be done; nothing is left of it.
@@ -139,7 +152,7 @@ def restore_as(
     url, stored = _database(settings, wanted)
     key = secrets.token_hex(NEW_SECRET_BYTES)
     found = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
-    validate(found, settings.data_dir)
+    default = validate(found, settings.data_dir).database_url
     check_place(settings, name, prefix)
     own = {"SECRET_KEY": f"secret({variable!r})"}
     if url is not None:
@@ -149,11 +162,16 @@ def restore_as(
         if stored and url is not None:
             made.add(_file(settings, stored), url.render_as_string(hide_password=False) + "\n")
         made.add(_file(settings, variable), key + "\n")
-        with made.kept():
-            write_new(path, text)
+        to_the_end()  # or the tenant file could be there, and nothing that it is about
+        with ExitStack() as written:
+            with made.kept():
+                write_new(path, text)
+                written.callback(path.unlink, missing_ok=True)
+            written.pop_all()
     is_behind = url is not None and any(not one.heads <= contents.goal for one in branches)
     keys = tuple(contents.secret_keys)
-    return Restored(path, prefix or f"/{name}", made.amounts, keys, is_behind)
+    database = mask("", (url or default).render_as_string(hide_password=True))
+    return Restored(path, prefix or f"/{name}", database, made.amounts, keys, is_behind)
 
 
 def _tenant_text(
@@ -196,13 +214,14 @@ def free_path(settings: HostSettings, name: str) -> Path:
     """Return the path of the tenant file to be.
 
     Raises:
-        TenantryError: something of this name is there.
+        TenantryError: something of this name is there, or its secret would not be a fresh one.
     """
     path = settings.tenants_dir / f"{name}.py"
     for there in (path, settings.data_dir / name, _file(settings, secret_variable(name))):
         if os.path.lexists(there):
             text = f"{there} is there already: nothing is restored over a tenant"
             raise TenantryError(f"{text}; choose another name, or move it away.")
+    check_counts(secret_variable(name))
     return path
 
 
@@ -223,7 +242,8 @@ def _database(settings: HostSettings, wanted: Wanted) -> tuple[URL | None, str]:
     Raises:
         click.UsageError: the URL is none.
         SecretError: there is no such secret.
-        TenantryError: another tenant has this database, or the secret is there.
+        TenantryError: another tenant has this database, or the secret is there, or one elsewhere
+            would count instead of it.
     """
     if wanted.database is None:
         return None, ""
@@ -242,6 +262,7 @@ def _database(settings: HostSettings, wanted: Wanted) -> tuple[URL | None, str]:
         return url, ""
     if os.path.lexists(there := secret_file(stored, str(settings.data_dir))):
         raise TenantryError(f"{there} is there already; move it away.")
+    check_counts(stored, f"give it the new URL and say --database {stored}")
     return url, stored
 
 
