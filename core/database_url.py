@@ -22,6 +22,12 @@ _OF_THE_URL = ("dbname", "user", "password", "service", "hostaddr")
 """What libpq would take from the query before it looks at the rest of the URL: then nobody could
 tell whose database it is, and a password would be shown with the query."""
 
+SCHEMA_QUERY = "SELECT current_schema()"
+"""In which schema of PostgreSQL a connection makes its tables: what `wrong_schema` judges."""
+
+_HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
+"""The one host behind the '?', as SQLAlchemy takes it apart."""
+
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
@@ -72,11 +78,43 @@ def parse_database_url(text: str) -> "URL":
 
 def _check_query(url: "URL") -> None:
     twice = [name for name in _OF_THE_URL if name in url.query]
+    twice += [name for name in ("host", "port") if name in url.query and getattr(url, name)]
     if twice:
         raise ValueError(
             f"has {twice[0]!r} behind the '?', where it would win over the rest; write "
             "dialect://user:password@host:port/database"
         )
+    names = _search_path(url)
+    if len(names) > 1:
+        raise ValueError(
+            f"has a search_path of {len(names)} schemas: what is not in the first is looked for "
+            "in the others, which may be another tenant's; name one, and write shared.name for "
+            "what is in another"
+        )
+    if names[0] in {"", "$user"}:
+        raise ValueError(
+            "has a search_path that names no schema; write it: ?options=-csearch_path%3Dacme"
+        )
+
+
+def wrong_schema(url: "URL", found: str | None) -> str | None:
+    """Say why a PostgreSQL connection is not in its URL's schema, and what to do; None if it is.
+
+    Two URLs are told apart by what stands in them, so that has to be what the server makes of it.
+
+    Args:
+        url: which was checked.
+        found: what the server answered to `SCHEMA_QUERY`.
+    """
+    wanted = _schema(url)
+    if found == wanted:
+        return None
+    if found is None:
+        return f"there is no schema {wanted!r}, or it may not be used; run CREATE SCHEMA first"
+    return (
+        f"its tables would be in schema {found!r}, and its URL says {wanted!r}; write which one "
+        f"is meant: ?options=-csearch_path%3D{found} or ?options=-csearch_path%3D{wanted}"
+    )
 
 
 def plain_file(text: str) -> Path | None:
@@ -106,13 +144,21 @@ def database_identity(text: str) -> tuple[str, ...] | None:
     backend = url.get_backend_name()
     if backend == "sqlite":
         return _sqlite_identity(url)
-    host = str(url.host or url.query.get("host") or "localhost").lower().rstrip(".")
-    host = "localhost" if host in ("127.0.0.1", "::1") else host
-    port = url.port or url.query.get("port") or _DEFAULT_PORTS.get(backend, 0)
+    host, port = _host_and_port(url)
     # Without a name, PostgreSQL takes the user's.
-    identity = (backend, host, str(port), url.database or url.username or "")
+    identity = (backend, host, port, url.database or url.username or "")
     schema = _schema(url) if backend == "postgresql" else "public"
     return identity if schema == "public" else (*identity, schema)
+
+
+def _host_and_port(url: "URL") -> tuple[str, str]:
+    host = str(url.host or url.query.get("host") or "localhost").lower()
+    port = url.port or url.query.get("port")
+    if not port and (both := _HOST_AND_PORT.fullmatch(host)):
+        host, port = both.groups()
+    host = host.rstrip(".")
+    host = "localhost" if host in ("127.0.0.1", "::1") else host
+    return host, str(port or _DEFAULT_PORTS.get(url.get_backend_name(), 0))
 
 
 def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
@@ -124,14 +170,17 @@ def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
 
 
 def _schema(url: "URL") -> str:
-    """Return the schema in which a connection's tables are made: the first of its search path."""
+    """Return the schema that a good URL names, in which its tables are made."""
+    return _search_path(url)[0]
+
+
+def _search_path(url: "URL") -> list[str]:
+    """Return the schemas that a URL has looked through; of those in quotes none has a comma."""
     options = url.query.get("options", ())
     words = " ".join((options,) if isinstance(options, str) else options)
     path = "public"
     for name, value in _SETTING.findall(words):
         if name.lower().replace("-", "_") == "search_path":
             path = re.sub(r"\\(.)", r"\1", value)  # a backslash keeps a blank from ending it
-    first = path.split(",")[0].strip()
-    if first in ('"$user"', "$user"):
-        return url.username or ""
-    return first[1:-1] if first[:1] == '"' else first.lower()
+    names = [name.strip() for name in path.split(",")]
+    return [name[1:-1] if name[:1] == '"' else name.lower() for name in names]

@@ -38,8 +38,10 @@ _SQLITE_FULL = {sqlite3.SQLITE_FULL}
 _SQLITE_DOWN = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,
 }
 _POSTGRES_FULL = {"53100"}  # disk_full

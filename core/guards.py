@@ -59,7 +59,10 @@ class ServerGuard:
         if pause_s is None or self._is_probe():
             return
         if self._breaker.begin_probe():
-            threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
+            try:
+                threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
+            except RuntimeError:  # the system lets this process have no more now
+                self._breaker.end_probe()
         raise DatabaseDownError(pause_s)
 
     def is_good(self, record: ConnectionPoolEntry) -> bool:

@@ -65,7 +65,8 @@ class BudgetPool(Pool):
         self._budget = budget
         self._guard = guard
         self._is_retired = False
-        self._thread = threading.local()  # `has_permit`: for the connection that it opens next
+        # `has_permit`: for the connection that it opens next; `opened`: that, until it is set up
+        self._thread = threading.local()
         # id of an open connection → the pool and the process that opened it
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
         super().__init__(creator, **pool_options)
@@ -147,9 +148,19 @@ class BudgetPool(Pool):
         self._thread.has_permit = True
         try:
             return self._create_connection()
+        except BaseException:
+            self._close_half_made()
+            raise
         finally:
+            self._thread.opened = None
             if self._use_permit():  # it was not needed: something raised before
                 self._budget.free(self)
+
+    def _close_half_made(self) -> None:
+        """Close what was opened and could not be set up; older releases of SQLAlchemy leave it."""
+        connection = getattr(self._thread, "opened", None)
+        if id(connection) in self._opened:
+            self._close_connection(connection, terminate=True)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         connection = record.dbapi_connection
@@ -165,7 +176,8 @@ class BudgetPool(Pool):
                 self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
-        if not self._use_permit():
+        is_new = self._use_permit()
+        if not is_new:
             self._guard.check()
             self._take(is_to_open=True)
         try:
@@ -174,6 +186,8 @@ class BudgetPool(Pool):
             self._budget.free(self)
             raise
         self._opened[id(connection)] = self, os.getpid()
+        if is_new:
+            self._thread.opened = connection
         return connection
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:

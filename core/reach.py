@@ -10,6 +10,7 @@ from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from core.database_url import SCHEMA_QUERY, wrong_schema
 from core.engine import connect_arguments, is_in_memory
 
 
@@ -32,15 +33,16 @@ def _why_not_connected(owner: str, url: URL) -> str | None:
     engine = create_engine(
         url, poolclass=NullPool, connect_args=connect_arguments(owner, url), hide_parameters=True
     )
-    is_file = url.get_backend_name() == "sqlite"
+    queries = {"sqlite": "PRAGMA schema_version", "postgresql": SCHEMA_QUERY}
+    backend = url.get_backend_name()
     try:
         with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA schema_version" if is_file else "SELECT 1")
+            found = connection.exec_driver_sql(queries.get(backend, "SELECT 1")).scalar()
     except Exception as error:  # noqa: BLE001 - whatever a driver raises for what its URL says
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = " ".join(str(cause or error).split()) or type(error).__name__
         return text.replace(str(url.password), "***") if url.password else text
-    return None
+    return wrong_schema(url, found) if backend == "postgresql" else None
 
 
 def _why_not_made(path: Path) -> str | None:

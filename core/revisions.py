@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.database_url import SCHEMA_QUERY, wrong_schema
 from core.endpoints import available_endpoints, find_endpoint
 from core.errors import EndpointError, TenantryError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 QUERY = "SELECT version_num FROM alembic_version"
 """What a database is at: a row per endpoint that has tables in it."""
 
+_QUERY_WITH_SCHEMA = "SELECT version_num, current_schema() FROM alembic_version"
+
 CONNECT_TIMEOUT_S = 10
 """How long a database server may take to answer, unless the URL says it itself."""
 
@@ -33,6 +36,10 @@ _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")  # what Alembic takes for
 _NO_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL and others: undefined table
 _NO_COLUMN_STATES = ("42703", "42S22")
 _NO_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite's
+
+
+class SchemaError(TenantryError):
+    """A PostgreSQL connection is not in the schema that its URL names: it may be another's."""
 
 
 class LostDatabaseError(TenantryError):
@@ -125,6 +132,7 @@ def look(url: "URL") -> frozenset[str]:
 
     Raises:
         LostDatabaseError: it was there.
+        SchemaError: its schema is not the one that its URL names.
         Exception: what the driver raises when the database cannot be reached.
     """
     if url.get_backend_name() == "sqlite" and not is_there(url):
@@ -133,19 +141,37 @@ def look(url: "URL") -> frozenset[str]:
     dialect = url.get_dialect()()
     driver = dialect.import_dbapi()
     args, options = dialect.create_connect_args(with_timeout(url))
+    is_postgres = url.get_backend_name() == "postgresql"
     if url.drivername == "postgresql+psycopg":
         options["autocommit"] = True  # one word to the server less
     connection = driver.connect(*args, **options)
     try:
         cursor = connection.cursor()
-        cursor.execute(QUERY)
-        return frozenset(row[0] for row in cursor.fetchall())
-    except driver.Error as error:
-        if _is_without_table(error):
-            return frozenset()
-        raise
+        found = _rows(cursor, _QUERY_WITH_SCHEMA if is_postgres else QUERY, driver.Error)
+        if is_postgres and not found:
+            connection.rollback()  # which a missing table has spoiled
+            cursor.execute(SCHEMA_QUERY)
+        if is_postgres:
+            _check_schema(url, found[0][1] if found else cursor.fetchone()[0])
+        return frozenset(row[0] for row in found)
     finally:
         connection.close()
+
+
+def _rows(cursor: Any, query: str, kind: type[Exception]) -> list[Any]:
+    """Return what a query finds on the bare driver; nothing where there is no such table."""
+    try:
+        cursor.execute(query)
+        return list(cursor.fetchall())
+    except kind as error:
+        if _is_without_table(error):
+            return []
+        raise
+
+
+def _check_schema(url: "URL", found: str | None) -> None:
+    if wrong := wrong_schema(url, found):
+        raise SchemaError(f"{wrong}.")
 
 
 def look_through(engine: "Engine") -> frozenset[str]:
@@ -162,10 +188,13 @@ def look_at(connection: "Connection") -> frozenset[str]:
     """Return the same through a connection that is open; begins a transaction on it.
 
     Raises:
+        SchemaError: its schema is not the one that its URL names.
         Exception: what the connection raises when the database cannot be read.
     """
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - a connection is there: it is loaded
 
+    if connection.dialect.name == "postgresql":
+        _check_schema(connection.engine.url, connection.exec_driver_sql(SCHEMA_QUERY).scalar())
     try:
         return frozenset(connection.exec_driver_sql(QUERY).scalars())
     except DBAPIError as error:

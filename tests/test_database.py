@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -214,6 +215,31 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
     assert ["database.down", "database.back"] == events
 
 
+def test_a_probe_that_cannot_start_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a thread left the database is refused once more, and not for ever."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    guard = ServerGuard("acme")
+    guard.probe = lambda: guard.open(object)
+    with pytest.raises(DatabaseDownError):
+        guard.open(lambda: 1 / 0)
+    guard._breaker._retry_at = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(DatabaseDownError):
+            guard.check()
+
+    with pytest.raises(DatabaseDownError):
+        guard.check()
+    wait_until(lambda: guard._breaker.pause_s is None)
+
+    guard.check()
+
+
 def test_a_probe_opens_a_connection_though_one_is_idle(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
@@ -381,6 +407,22 @@ def test_a_file_that_cannot_be_looked_at_is_a_503(data_dir: Path, budget: Connec
     close_app(app)
 
     assert (503, "1", PROBLEM) == _said(answer)
+
+
+def test_a_file_that_is_no_database_is_a_503(
+    file: Path, data_dir: Path, budget: ConnectionBudget
+) -> None:
+    """What cannot be set up is closed: no other tenant waits for its permit, also after many."""
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"garbage" * 1000)
+    app = _app_on(f"sqlite:///{file}", data_dir, budget)
+    app.add_url_rule("/rows", view_func=lambda: str(Counter().get()))
+
+    answers = [_said(Client(app).get("/rows")) for _ in range(budget.limit + 1)]
+    opened = budget.open
+    close_app(app)
+
+    assert ([(503, "1", PROBLEM)] * 5, 0) == (answers, opened)
 
 
 def test_who_deletes_the_marker_too_begins_anew(file_app: Flask, file: Path) -> None:

@@ -20,6 +20,15 @@ PASSWORD = "hunter2-hunter2"
         ("postgresql+psycopg://a@h/x?dbname=shared", "has 'dbname' behind the '?', where it would"),
         (f"postgresql+psycopg://a@h/x?password={PASSWORD}", "has 'password' behind the '?'"),
         ("postgresql+psycopg://a@h/x?service=shared", "has 'service' behind the '?'"),
+        ("postgresql+psycopg://a@h/x?host=127.0.0.1", "has 'host' behind the '?', where it would"),
+        ("postgresql+psycopg://a@h:1/x?port=2", "has 'port' behind the '?'"),
+        (
+            "postgresql+psycopg://a@h/x?options=-csearch_path%3Dacme,public",
+            "has a search_path of 2 schemas: what is not in the first is looked for in the others",
+        ),
+        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D%24user", "names no schema; write it"),
+        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D%22%24user%22", "names no schema"),
+        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D", "names no schema; write it"),
         (f"mssql+pymssql://acme:{PASSWORD}@host/acme", "the driver 'pymssql', which is not"),
         (f"postgresql+pg8000://acme:{PASSWORD}@host/acme", "pip install 'tenantry[postgres]'"),
     ],
@@ -102,6 +111,7 @@ THIS_MACHINE = ("postgresql", "localhost", "5432", "acme")
                 "postgresql+psycopg://globex:other@DB.example.org./acme?sslmode=require",
                 "postgresql://acme@db.example.org",
                 "postgresql:///acme?host=db.example.org&port=5432",
+                "postgresql:///acme?host=db.example.org:5432",
             ],
         ),
         (
@@ -147,18 +157,17 @@ ACME = "postgresql+psycopg://acme@db.example.org/acme"
     ("schema", "options"),
     [
         ("acme", "-csearch_path%3Dacme"),
-        ("acme", "-c%20search_path%3Dacme,public"),
+        ("acme", "-c%20search_path%3Dacme"),
         ("acme", "--search-path%3DACME"),
-        ("acme", "-cstatement_timeout%3D5s%20-c%20Search_Path%3D%22acme%22,%5C%20shared"),
+        ("acme", "-cstatement_timeout%3D5s%20-c%20Search_Path%3D%22acme%22%5C%20"),
         ("acme", "-csearch_path%3Dglobex%20-csearch_path%3Dacme"),
-        ("acme", "-csearch_path%3D%24user"),
         ("Acme", "-csearch_path%3D%22Acme%22"),
         (None, "-csearch_path%3Dpublic"),
         (None, "-cstatement_timeout%3D5s"),
     ],
 )
 def test_a_schema_of_a_database_is_a_database(schema: str | None, options: str) -> None:
-    """The first schema of the search path tells; none is `public`."""
+    """The schema of the search path tells; none is `public`."""
     identity = SERVER if schema is None else (*SERVER, schema)
 
     assert identity == database_identity(f"{ACME}?options={options}")

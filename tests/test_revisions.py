@@ -11,9 +11,11 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import make_url
 
 from core.errors import EndpointError
+from core.reach import why_unreachable
 from core.revisions import (
     Branch,
     LostDatabaseError,
+    SchemaError,
     compare,
     look,
     look_through,
@@ -129,6 +131,31 @@ def test_a_database_is_asked_by_one_query(kind: str, postgres_url: str, tmp_path
     there = look(url), look_through(engine)
 
     assert (({*()},) * 2, ({"shop_1", "news_1"},) * 2) == (empty, there)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_schema_that_is_not_the_urls_is_refused(postgres_url: str, is_there: bool) -> None:
+    """A missing one is no empty database, and who has another by default is told."""
+    url = make_url(postgres_url)
+    admin = create_engine(url, poolclass=NullPool)
+    if is_there:
+        with admin.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")  # wins over public
+    else:
+        url = url.update_query_dict({"options": "-csearch_path=acme"})
+    refused = []
+    for ask in (look, lambda url: look_through(create_engine(url, poolclass=NullPool))):
+        with pytest.raises(SchemaError) as caught:
+            ask(url)
+        refused.append(str(caught.value))
+
+    missing = "there is no schema 'acme', or it may not be used; run CREATE SCHEMA first."
+    other = (
+        "its tables would be in schema 'postgres', and its URL says 'public'; write which one is "
+        "meant: ?options=-csearch_path%3Dpostgres or ?options=-csearch_path%3Dpublic."
+    )
+    assert [other if is_there else missing] * 2 == refused
+    assert refused[0] == f"{why_unreachable('acme', url.render_as_string())}."
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
