@@ -381,6 +381,24 @@ def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.Mon
     assert (["acme", "globex"], ("globex", "acme")) == (done.ungated, found["replay:client-key"])
 
 
+def test_an_open_gate_behind_a_rate_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate answers before the gate: the audit builds tenants without, and counts in no store."""
+    monkeypatch.setattr(ClientGate, "_client", lambda *_: "anybody")
+    limits = {"RATE_LIMIT": "1/minute", "MAX_CONCURRENT_REQUESTS": 1}
+
+    done = replay(put_behind(host, [gated(name, host, **limits) for name in ("acme", "globex")]))
+
+    assert (["acme", "globex"], []) == (done.ungated, done.unproven)
+
+
+def test_who_turns_away_unlooked_has_proven_nothing(host: Host) -> None:
+    """A 429 is no refusal of a key."""
+    tenant, key = gated("acme", host)
+    pairs = [(tenant.model_copy(update={"rate_limit": "1/hour"}), key), gated("globex", host)]
+
+    assert ["acme"] == replay(put_behind(host, pairs)).unproven
+
+
 # -- what one process shares ---------------------------------------------------------------------
 
 
