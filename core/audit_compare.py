@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from core.audit_finding import Audited, Finding, stable_id
 from core.claims import is_nested
@@ -20,7 +20,6 @@ from core.openid_values import OpenId
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 _FOLDER = re.compile(r"_(?:FOLDER|DIR|DIRECTORY|ROOT)$")
-_SCHEMA = re.compile(r"search_path\s*=\s*([^\s,&]+)")
 
 Values = Callable[[Audited], Iterator[tuple[str, object]]]
 """What a tenant has, each with the key that says so."""
@@ -109,10 +108,9 @@ def _database(text: str) -> tuple[object, ...] | None:
             return found
         if found[0] == "sqlite":
             return ("sqlite", *_inode(Path(found[1])))
-        backend, host, port, name = found
-        schema = _SCHEMA.search(str(make_url(text).query.get("options", "")))
-        return (backend, _address(host), port, name, schema[1] if schema else "")
-    except Exception:  # noqa: BLE001 - a URL of an extension's own form names nothing we can compare
+        backend, host, *rest = found
+        return (backend, _address(host), *rest)
+    except (ArgumentError, ValueError):  # a URL of an extension's own form: only equal to itself
         return ("unknown", text)
 
 

@@ -248,12 +248,32 @@ unsafe_bp.record_once(spoil)
 """
 
 
+IN_SCHEMA = "options=-csearch_path%3D"
 ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
+
+
+def settings_of_acme() -> dict[str, object]:
+    """Return what acme's file says, and a tenant with `unsafe_settings` has in common with it."""
+    return {
+        "CLIENTS": {"web": hashed(KEY)},
+        "OIDC": ISSUER,
+        "SQLALCHEMY_BINDS": {
+            "schema": f"postgresql://a:x@localhost/x?{IN_SCHEMA}acme",
+            "public": f"postgresql://a:x@localhost/y?{IN_SCHEMA}public",
+            "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}apart",
+        },
+    }
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
     """Return the id of a finding → the key and value of a tenant beside acme that make it."""
     acme = str(data_dir / "acme")
+    binds = {
+        "old": f"sqlite:///{acme}/acme.sqlite3",
+        "schema": f"postgresql://b:y@127.0.0.1:5432/x?{IN_SCHEMA}acme",
+        "public": "postgresql://b:y@localhost/y",
+        "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}else",
+    }
     return {
         "weak-key:SECRET_KEY": ("SECRET_KEY", "ab" * 16),
         "weak-key:SECRET_KEY_FALLBACKS-0": ("SECRET_KEY_FALLBACKS", ["ba" * 16]),
@@ -264,9 +284,9 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "shared-cookie-name:SESSION_COOKIE_NAME": ("SESSION_COOKIE_NAME", "session_acme"),
         "nested-prefix": ("URL_PREFIX", "/acme/shop"),
         "foreign-folder:UPLOAD_FOLDER": ("UPLOAD_FOLDER", f"{acme}/files"),
-        "shared-database:DATABASE_URI": (
-            "SQLALCHEMY_BINDS", {"old": f"sqlite:///{acme}/acme.sqlite3"},
-        ),
+        "shared-database:DATABASE_URI": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-schema": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-public": ("SQLALCHEMY_BINDS", binds),
         "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hashed(KEY)}),
         "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
     }  # fmt: skip

@@ -116,7 +116,7 @@ def test_each_unsafe_setting_is_found_with_its_line(
     """Weak keys, wide cookies, what lies inside a neighbour's, keys and tokens good at both."""
     del here
     wanted = leaks.unsafe_settings(data_dir)
-    write_tenant("acme", CLIENTS={"web": hashed(leaks.KEY)}, OIDC=leaks.ISSUER)
+    write_tenant("acme", **leaks.settings_of_acme())
     write_tenant("globex", **dict(wanted.values()))
 
     found = counting()
