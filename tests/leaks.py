@@ -261,7 +261,14 @@ def settings_of_acme() -> dict[str, object]:
             "schema": f"postgresql://a:x@localhost/x?{IN_SCHEMA}acme",
             "public": f"postgresql://a:x@localhost/y?{IN_SCHEMA}public",
             "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}apart",
+            "late": {"url": "postgresql://a:x@localhost/late"},
         },
+        "EXPORT_FOLDER": "exports",
+        "UPLOAD_PATH": "/srv/uploads",
+        "CACHE_REDIS_URL": "redis://localhost",
+        "QUEUE_REDIS_URL": "redis://localhost/1",
+        "QUEUE_KEY_PREFIX": "acme:",
+        "STATIC_FOLDER": "static",
     }
 
 
@@ -273,6 +280,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "schema": f"postgresql://b:y@127.0.0.1:5432/x?{IN_SCHEMA}acme",
         "public": "postgresql://b:y@localhost/y",
         "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}else",
+        "late": {"url": "postgresql+psycopg://b:y@localhost:5432/late"},
     }
     return {
         "weak-key:SECRET_KEY": ("SECRET_KEY", "ab" * 16),
@@ -287,6 +295,10 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "shared-database:DATABASE_URI": ("SQLALCHEMY_BINDS", binds),
         "shared-database:SQLALCHEMY_BINDS-schema": ("SQLALCHEMY_BINDS", binds),
         "shared-database:SQLALCHEMY_BINDS-public": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-late": ("SQLALCHEMY_BINDS", binds),
+        "shared-folder:EXPORT_FOLDER": ("EXPORT_DIR", str(Path.cwd() / "exports")),
+        "shared-folder:UPLOAD_PATH": ("UPLOADED_FILES_DEST", "/srv/./uploads"),
+        "shared-store:CACHE_REDIS_URL": ("CACHE_REDIS_URL", "rediss://:pw@127.0.0.1:6379/0"),
         "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hashed(KEY)}),
         "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
     }  # fmt: skip
