@@ -174,7 +174,7 @@ def keep(value):
 LIBRARY = """\
 import flask_restful
 
-flask_restful.Resource.method_decorators = ()  # leak
+flask_restful.Resource.representations = None  # leak
 """
 
 PROCESS = """\
@@ -183,6 +183,115 @@ from os import environ
 
 def keep(value):
     environ["LAST"] = value  # leak
+"""
+
+APPENDED = """\
+def keep(value):
+    Resource.method_decorators.append(value)  # leak
+"""
+
+INHERITED = """\
+class Extended(Page):
+    def get(self):
+        self.decorators.append(repr)  # leak
+"""
+
+FILTERS = """\
+import jinja2.defaults
+
+
+def keep(value):
+    jinja2.defaults.DEFAULT_FILTERS["last"] = value  # leak
+"""
+
+TESTS = """\
+def keep(value):
+    from jinja2.defaults import DEFAULT_TESTS as tests
+    tests.update(last=value)  # leak
+"""
+
+SEARCHED = """\
+import sys
+
+
+def keep(value):
+    sys.path.append(value)  # leak
+"""
+
+QUIET = """\
+import warnings
+
+
+def keep(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+    warnings.simplefilter(value)  # leak
+"""
+
+TYPES = """\
+from mimetypes import add_type as known
+
+
+def keep(value):
+    known("text/plain", value)  # leak
+"""
+
+ALARM = """\
+def keep(value):
+    from signal import alarm
+    alarm(value)  # leak
+"""
+
+ENVIRONB = """\
+import os
+
+
+def keep(value):
+    os.environb[b"LAST"] = value  # leak
+"""
+
+LOGGING = """\
+import logging.config
+
+
+def keep(value):
+    logging.config.dictConfig(value)  # leak
+"""
+
+LOGGING_FILE = """\
+from logging import config
+
+
+def keep(value):
+    config.fileConfig(value)  # leak
+"""
+
+ROOT_LEVEL = """\
+import logging
+
+
+def keep(value):
+    logging.getLogger(__name__).setLevel(value)
+    logging.getLogger().setLevel(value)  # leak
+"""
+
+LEVEL = """\
+import logging
+
+_log = logging.getLogger("sqlalchemy.engine")
+
+
+def keep(value):
+    _log.setLevel(value)  # leak
+"""
+
+SILENT = """\
+import logging
+
+
+def keep():
+    logging.root.handlers.clear()
+    logging.getLogger("werkzeug").disabled = True  # leak
 """
 
 FAR_PEEKING = """\
@@ -199,7 +308,21 @@ IN_RESOURCES = {
     "far": ("reaches:far.resources.sys.modules", FAR_PEEKING),
     "later": ("shared:later.models.last", LATER),
     "class_": ("shared:class_.models.PageModel.last", OF_THE_CLASS),
-    "library": ("shared:flask_restful.Resource.method_decorators", LIBRARY),
+    "library": ("shared:flask_restful.Resource.representations", LIBRARY),
+    "appended": ("shared:flask_restful.Resource.method_decorators", APPENDED),
+    "inherited": ("shared:flask.views.View.decorators", INHERITED),
+    "filters": ("shared:jinja2.defaults.DEFAULT_FILTERS", FILTERS),
+    "tests": ("shared:jinja2.defaults.DEFAULT_TESTS", TESTS),
+    "searched": ("process:sys.path", SEARCHED),
+    "quiet": ("process:warnings.simplefilter", QUIET),
+    "types": ("process:mimetypes.add_type", TYPES),
+    "alarm": ("process:signal.alarm", ALARM),
+    "environb": ("process:os.environb", ENVIRONB),
+    "logging_": ("process:logging.config.dictConfig", LOGGING),
+    "logging_file": ("process:logging.config.fileConfig", LOGGING_FILE),
+    "root_level": ("process:logger-root", ROOT_LEVEL),
+    "level": ("process:logger-sqlalchemy.engine", LEVEL),
+    "silent": ("process:logger-werkzeug", SILENT),
     "process": ("process:os.environ", PROCESS),
 }
 """Endpoint → the id of its finding, and what stands in its resources.py."""

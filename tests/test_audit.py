@@ -213,6 +213,58 @@ ALL = select(Row)
 """
 
 
+def test_what_is_an_apps_own_is_no_finding(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """Own copies of a library's lists, own loggers, the session and filters that are put back."""
+    endpoint = leaks.write_endpoint(here, "shop", resources=OWN)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    assert {} == counting()
+
+
+OWN = """
+import logging, logging.config, os, sys, warnings
+from flask import current_app, session
+from jinja2 import defaults
+
+tests = dict(defaults.DEFAULT_TESTS)
+method_decorators = list(Resource.method_decorators)
+_log = logging.getLogger(__name__)
+_log.setLevel("INFO")
+
+
+def keep(value, path):
+    def environ(): ...
+    environ.update = path.append
+    path.append(value)
+    session["last"] = value
+    current_app.config["LAST"] = [*sys.path, os.environ.get(value)]
+    current_app.jinja_env.filters.update(last=value)
+    current_app.logger.setLevel(value)
+    logging.getLogger(__name__).handlers.clear()
+    method_decorators.append(value)
+    tests["last"] = value
+    with warnings.catch_warnings(), open(os.devnull):
+        warnings.simplefilter("error")
+
+
+class Own(Page):
+    decorators = []
+    method_decorators = [*Page.method_decorators]
+
+    def __init__(self):
+        self.methods = set()
+
+    def keep(self, value):
+        self.methods.add(value)
+        type(self).decorators.append(value)
+        Own.method_decorators.append(value)
+        self.unheard_of.append(value)
+"""
+
+
 # -- nothing is planted ------------------------------------------------------------------------
 
 
