@@ -11,7 +11,8 @@ checks it (`pyproject.toml`).
                                            tenants folder says; asks other workers at start
     audit_objects  audit_replay            what two apps can both write; what one signed, played
     audit_settings  audit_source           at another; what is unsafe; what their source tells;
-    audit_compare  audit_finding           what two have in common; a finding;
+    audit_compare  audit_finding           what two have in common; a finding; where they keep
+    audit_places  audit_names              things; what a name in a source means;
     object_paths  object_graph  shareable  the way to an object; what an app reaches; what may
                                            be shared
     admission  judging  sleep              who is admitted beside the others; files that wait for

@@ -5,22 +5,17 @@ Asks the built apps, not only the files: an endpoint may have changed its app's 
 
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
-
 from core.audit_finding import Audited, Finding, stable_id
+from core.audit_places import databases, folders, inode, stores
 from core.claims import is_nested
-from core.database_url import database_identity
 from core.openid_values import OpenId
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
-_FOLDER = re.compile(r"_(?:FOLDER|DIR|DIRECTORY|ROOT)$")
-_SCHEMA = re.compile(r"search_path\s*=\s*([^\s,&]+)")
 
 Values = Callable[[Audited], Iterator[tuple[str, object]]]
 """What a tenant has, each with the key that says so."""
@@ -33,8 +28,12 @@ def compare_values(audited: Sequence[Audited], data_dir: Path) -> Iterator[Findi
         "give each tenant its own: python -c 'import secrets; print(secrets.token_hex(32))'",
     )  # fmt: skip
     yield from _equal(
-        audited, _databases, "shared-database", "is one database",
+        audited, lambda one: databases(one.app.config), "shared-database", "is one database",
         "give each tenant a database of its own, and leave each row to its owner",
+    )  # fmt: skip
+    yield from _equal(
+        audited, lambda one: stores(one.app.config), "shared-store", "is one store",
+        "give each tenant a number of its own there, or a key prefix (CACHE_KEY_PREFIX)",
     )  # fmt: skip
     yield from _equal(
         audited, lambda one: _folders(one, data_dir), "shared-folder", "is one folder",
@@ -91,62 +90,10 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _databases(one: Audited) -> Iterator[tuple[str, object]]:
-    uris = {key: one.app.config.get(key) for key in ("DATABASE_URI", "SQLALCHEMY_DATABASE_URI")}
-    binds = one.app.config.get("SQLALCHEMY_BINDS")
-    if isinstance(binds, dict):
-        uris |= {f"SQLALCHEMY_BINDS[{name!r}]": uri for name, uri in binds.items()}
-    for key, text in uris.items():
-        if isinstance(text, str) and (found := _database(text)) is not None:
-            yield key, found
-
-
-def _database(text: str) -> tuple[object, ...] | None:
-    """Return what tells a database from another: its file's inode, or server, name and schema."""
-    try:
-        found = database_identity(text)
-        if found is None or found[:2] == ("sqlite", "memory"):
-            return found
-        if found[0] == "sqlite":
-            return ("sqlite", *_inode(Path(found[1])))
-        backend, host, port, name = found
-        schema = _SCHEMA.search(str(make_url(text).query.get("options", "")))
-        return (backend, _address(host), port, name, schema[1] if schema else "")
-    except Exception:  # noqa: BLE001 - a URL of an extension's own form names nothing we can compare
-        return ("unknown", text)
-
-
-def _inode(path: Path) -> tuple[object, ...]:
-    """Return what a file is, under whatever name: links of both kinds lead to one inode."""
-    try:
-        status = path.stat()
-    except OSError:
-        return (os.path.realpath(path),)
-    return (status.st_dev, status.st_ino)
-
-
-def _address(host: str) -> str:
-    """Return the first address that a name resolves to; the name where it does not."""
-    if host.startswith("/"):
-        return os.path.realpath(host)
-    try:
-        return str(min(one[4][0] for one in socket.getaddrinfo(host, None)))
-    except OSError:
-        return host
-
-
 def _folders(one: Audited, data_dir: Path) -> Iterator[tuple[str, object]]:
-    yield f"<data>/{one.name}", _inode(data_dir / one.name)
-    for key, path in _configured_folders(one):
-        yield key, _inode(path)
-
-
-def _configured_folders(one: Audited) -> Iterator[tuple[str, Path]]:
-    for key, value in one.app.config.items():
-        if _FOLDER.search(key) and key != "APPLICATION_ROOT" and isinstance(value, str | Path):
-            path = Path(value)
-            if path.is_absolute():
-                yield key, path
+    yield f"<data>/{one.name}", inode(data_dir / one.name)
+    for key, path in folders(one.app.config):
+        yield key, inode(path)
 
 
 def _log_names(one: Audited) -> Iterator[tuple[str, object]]:
@@ -217,7 +164,7 @@ def _inside_one_another(audited: Sequence[Audited], data_dir: Path) -> Iterator[
             )  # fmt: skip
     roots = {os.path.realpath(data_dir / one.name): one.name for one in audited}
     for one in audited:
-        for key, path in _configured_folders(one):
+        for key, path in folders(one.app.config):
             real = os.path.realpath(path)
             for root in (real, *map(str, Path(real).parents)):
                 owner = roots.get(root)

@@ -39,6 +39,8 @@ _MARK = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
 _SIGNED = ("session", "flash", "token")
 _KEY = "client key"
+_TURNED_AWAY = frozenset({"429", "503"})
+"""Answers that say nothing of a key: nobody looked at it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class Signed:
 def for_replay(tenant: Tenant) -> tuple[Tenant, str]:
     """Return the tenant as it is built for an audit, and the key of the client that it has for it.
 
-    It is out of maintenance, whose answer comes before any gate. Without `CLIENTS` the key is "":
-    with a client it would be another tenant, an open one closed.
+    It is out of maintenance and has no rate, whose answers come before any gate; and what it counts
+    in a store, real clients would lack. Without `CLIENTS` the key is "": with a client it would be
+    another tenant, an open one closed.
     """
-    awake = tenant.model_copy(update={"maintenance": False})
+    unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
+    awake = tenant.model_copy(update=unlimited)
     if tenant.clients is None:
         return awake, ""
     key = new_key()
@@ -76,7 +80,7 @@ class Replays:
     accepted: list[tuple[str, str, str]] = field(default_factory=list)
     """Kind, whose it is, the tenant that accepted."""
     unproven: list[str] = field(default_factory=list)
-    """Tenants that do not accept their own: their refusals say nothing."""
+    """Tenants that do not accept their own, or turn away unlooked: their refusals say nothing."""
     ungated: list[str] = field(default_factory=list)
     """Tenants with `CLIENTS` or `OIDC` that strangers get into."""
 
@@ -96,8 +100,7 @@ def replay(audited: Sequence[Audited], hosts: Iterable[str] = ()) -> Replays:
         for place, target in enumerate(audited):
             asked = _Asked(target, _host_of(target, wanted))
             others = signed[place + 1 :] + signed[:place]
-            if not asked.accepts_its_own(signed[place]):
-                done.unproven.append(target.name)
+            is_proven = asked.accepts_its_own(signed[place])
             for batch in [[one] for one in others] if is_whole else [others]:
                 taken = asked.accepted(batch)
                 done.accepted += [(kind, source, target.name) for kind, source in taken]
@@ -106,6 +109,8 @@ def replay(audited: Sequence[Audited], hosts: Iterable[str] = ()) -> Replays:
             for source in audited if asked.is_gated else ():
                 if source is not target and source.client_key and asked.admits(source.client_key):
                     done.accepted.append((_KEY, source.name, target.name))
+            if not is_proven or asked.has_turned_away:
+                done.unproven.append(target.name)
             done.tried += len(others)
     return done
 
@@ -159,7 +164,8 @@ def replay_findings(done: Replays, names: dict[str, str]) -> Iterator[Finding]:
         yield Finding(
             "replay-unproven",
             (name,),
-            f"{name} does not accept all that is its own either, so replays prove nothing",
+            f"{name} does not accept all that is its own either, or answers 429 or 503: replays "
+            "prove nothing",
             "look whether the app has sessions of its own, or answers before Flask does",
             place=names[name],
             is_note=True,
@@ -185,6 +191,8 @@ class _Asked:
 
     def __init__(self, target: Audited, host: str) -> None:
         self.is_gated = target.tenant.clients is not None or target.tenant.oidc is not None
+        self.has_turned_away = False
+        """Whether a question about its gate got an answer that says nothing."""
         self._app = target.app
         self._wsgi = target.wsgi
         self._key = target.client_key
@@ -211,7 +219,8 @@ class _Asked:
             has_come = True
 
         with request_started.connected_to(note, self._app):
-            _ask(self._wsgi, self._whole | ({"HTTP_X_API_KEY": key} if key else {}))
+            status = _ask(self._wsgi, self._whole | ({"HTTP_X_API_KEY": key} if key else {}))
+        self.has_turned_away |= not has_come and status in _TURNED_AWAY
         return has_come
 
     def accepted(self, signed: Sequence[Signed]) -> list[tuple[str, str]]:
@@ -254,10 +263,13 @@ def _taken(opened: Mapping[str, Any], signed: Signed) -> list[tuple[str, str]]:
     return [(kind, signed.tenant) for kind in taken]
 
 
-def _ask(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> None:
-    """Send one request and throw the answer away, whatever it is."""
+def _ask(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
+    """Send one request and throw the answer away; return its status, `429`; "" for none."""
+    status = ""
 
-    def start(_: str, __: list[tuple[str, str]], ___: Any = None) -> Any:
+    def start(line: str, _: list[tuple[str, str]], __: Any = None) -> Any:
+        nonlocal status
+        status = line[:3]
         return lambda _: None
 
     body: Any = None
@@ -269,3 +281,4 @@ def _ask(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> None:
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
     finally:
         getattr(body, "close", lambda: None)()
+    return status

@@ -174,7 +174,7 @@ def keep(value):
 LIBRARY = """\
 import flask_restful
 
-flask_restful.Resource.method_decorators = ()  # leak
+flask_restful.Resource.representations = None  # leak
 """
 
 PROCESS = """\
@@ -183,6 +183,115 @@ from os import environ
 
 def keep(value):
     environ["LAST"] = value  # leak
+"""
+
+APPENDED = """\
+def keep(value):
+    Resource.method_decorators.append(value)  # leak
+"""
+
+INHERITED = """\
+class Extended(Page):
+    def get(self):
+        self.decorators.append(repr)  # leak
+"""
+
+FILTERS = """\
+import jinja2.defaults
+
+
+def keep(value):
+    jinja2.defaults.DEFAULT_FILTERS["last"] = value  # leak
+"""
+
+TESTS = """\
+def keep(value):
+    from jinja2.defaults import DEFAULT_TESTS as tests
+    tests.update(last=value)  # leak
+"""
+
+SEARCHED = """\
+import sys
+
+
+def keep(value):
+    sys.path.append(value)  # leak
+"""
+
+QUIET = """\
+import warnings
+
+
+def keep(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+    warnings.simplefilter(value)  # leak
+"""
+
+TYPES = """\
+from mimetypes import add_type as known
+
+
+def keep(value):
+    known("text/plain", value)  # leak
+"""
+
+ALARM = """\
+def keep(value):
+    from signal import alarm
+    alarm(value)  # leak
+"""
+
+ENVIRONB = """\
+import os
+
+
+def keep(value):
+    os.environb[b"LAST"] = value  # leak
+"""
+
+LOGGING = """\
+import logging.config
+
+
+def keep(value):
+    logging.config.dictConfig(value)  # leak
+"""
+
+LOGGING_FILE = """\
+from logging import config
+
+
+def keep(value):
+    config.fileConfig(value)  # leak
+"""
+
+ROOT_LEVEL = """\
+import logging
+
+
+def keep(value):
+    logging.getLogger(__name__).setLevel(value)
+    logging.getLogger().setLevel(value)  # leak
+"""
+
+LEVEL = """\
+import logging
+
+_log = logging.getLogger("sqlalchemy.engine")
+
+
+def keep(value):
+    _log.setLevel(value)  # leak
+"""
+
+SILENT = """\
+import logging
+
+
+def keep():
+    logging.root.handlers.clear()
+    logging.getLogger("werkzeug").disabled = True  # leak
 """
 
 FAR_PEEKING = """\
@@ -199,7 +308,21 @@ IN_RESOURCES = {
     "far": ("reaches:far.resources.sys.modules", FAR_PEEKING),
     "later": ("shared:later.models.last", LATER),
     "class_": ("shared:class_.models.PageModel.last", OF_THE_CLASS),
-    "library": ("shared:flask_restful.Resource.method_decorators", LIBRARY),
+    "library": ("shared:flask_restful.Resource.representations", LIBRARY),
+    "appended": ("shared:flask_restful.Resource.method_decorators", APPENDED),
+    "inherited": ("shared:flask.views.View.decorators", INHERITED),
+    "filters": ("shared:jinja2.defaults.DEFAULT_FILTERS", FILTERS),
+    "tests": ("shared:jinja2.defaults.DEFAULT_TESTS", TESTS),
+    "searched": ("process:sys.path", SEARCHED),
+    "quiet": ("process:warnings.simplefilter", QUIET),
+    "types": ("process:mimetypes.add_type", TYPES),
+    "alarm": ("process:signal.alarm", ALARM),
+    "environb": ("process:os.environb", ENVIRONB),
+    "logging_": ("process:logging.config.dictConfig", LOGGING),
+    "logging_file": ("process:logging.config.fileConfig", LOGGING_FILE),
+    "root_level": ("process:logger-root", ROOT_LEVEL),
+    "level": ("process:logger-sqlalchemy.engine", LEVEL),
+    "silent": ("process:logger-werkzeug", SILENT),
     "process": ("process:os.environ", PROCESS),
 }
 """Endpoint → the id of its finding, and what stands in its resources.py."""
@@ -248,12 +371,40 @@ unsafe_bp.record_once(spoil)
 """
 
 
+IN_SCHEMA = "options=-csearch_path%3D"
 ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
+
+
+def settings_of_acme() -> dict[str, object]:
+    """Return what acme's file says, and a tenant with `unsafe_settings` has in common with it."""
+    return {
+        "CLIENTS": {"web": hashed(KEY)},
+        "OIDC": ISSUER,
+        "SQLALCHEMY_BINDS": {
+            "schema": f"postgresql://a:x@localhost/x?{IN_SCHEMA}acme",
+            "public": f"postgresql://a:x@localhost/y?{IN_SCHEMA}public",
+            "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}apart",
+            "late": {"url": "postgresql://a:x@localhost/late"},
+        },
+        "EXPORT_FOLDER": "exports",
+        "UPLOAD_PATH": "/srv/uploads",
+        "CACHE_REDIS_URL": "redis://localhost",
+        "QUEUE_REDIS_URL": "redis://localhost/1",
+        "QUEUE_KEY_PREFIX": "acme:",
+        "STATIC_FOLDER": "static",
+    }
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
     """Return the id of a finding → the key and value of a tenant beside acme that make it."""
     acme = str(data_dir / "acme")
+    binds = {
+        "old": f"sqlite:///{acme}/acme.sqlite3",
+        "schema": f"postgresql://b:y@127.0.0.1:5432/x?{IN_SCHEMA}acme",
+        "public": "postgresql://b:y@localhost/y",
+        "apart": f"postgresql://a:x@localhost/x?{IN_SCHEMA}else",
+        "late": {"url": "postgresql+psycopg://b:y@localhost:5432/late"},
+    }
     return {
         "weak-key:SECRET_KEY": ("SECRET_KEY", "ab" * 16),
         "weak-key:SECRET_KEY_FALLBACKS-0": ("SECRET_KEY_FALLBACKS", ["ba" * 16]),
@@ -264,9 +415,13 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "shared-cookie-name:SESSION_COOKIE_NAME": ("SESSION_COOKIE_NAME", "session_acme"),
         "nested-prefix": ("URL_PREFIX", "/acme/shop"),
         "foreign-folder:UPLOAD_FOLDER": ("UPLOAD_FOLDER", f"{acme}/files"),
-        "shared-database:DATABASE_URI": (
-            "SQLALCHEMY_BINDS", {"old": f"sqlite:///{acme}/acme.sqlite3"},
-        ),
+        "shared-database:DATABASE_URI": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-schema": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-public": ("SQLALCHEMY_BINDS", binds),
+        "shared-database:SQLALCHEMY_BINDS-late": ("SQLALCHEMY_BINDS", binds),
+        "shared-folder:EXPORT_FOLDER": ("EXPORT_DIR", str(Path.cwd() / "exports")),
+        "shared-folder:UPLOAD_PATH": ("UPLOADED_FILES_DEST", "/srv/./uploads"),
+        "shared-store:CACHE_REDIS_URL": ("CACHE_REDIS_URL", "rediss://:pw@127.0.0.1:6379/0"),
         "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hashed(KEY)}),
         "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
     }  # fmt: skip

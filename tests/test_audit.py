@@ -116,7 +116,7 @@ def test_each_unsafe_setting_is_found_with_its_line(
     """Weak keys, wide cookies, what lies inside a neighbour's, keys and tokens good at both."""
     del here
     wanted = leaks.unsafe_settings(data_dir)
-    write_tenant("acme", CLIENTS={"web": hashed(leaks.KEY)}, OIDC=leaks.ISSUER)
+    write_tenant("acme", **leaks.settings_of_acme())
     write_tenant("globex", **dict(wanted.values()))
 
     found = counting()
@@ -210,6 +210,58 @@ class Row(Base):
 
 
 ALL = select(Row)
+"""
+
+
+def test_what_is_an_apps_own_is_no_finding(
+    here: Path, counting: Audit, write_tenant: WriteTenant
+) -> None:
+    """Own copies of a library's lists, own loggers, the session and filters that are put back."""
+    endpoint = leaks.write_endpoint(here, "shop", resources=OWN)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    assert {} == counting()
+
+
+OWN = """
+import logging, logging.config, os, sys, warnings
+from flask import current_app, session
+from jinja2 import defaults
+
+tests = dict(defaults.DEFAULT_TESTS)
+method_decorators = list(Resource.method_decorators)
+_log = logging.getLogger(__name__)
+_log.setLevel("INFO")
+
+
+def keep(value, path):
+    def environ(): ...
+    environ.update = path.append
+    path.append(value)
+    session["last"] = value
+    current_app.config["LAST"] = [*sys.path, os.environ.get(value)]
+    current_app.jinja_env.filters.update(last=value)
+    current_app.logger.setLevel(value)
+    logging.getLogger(__name__).handlers.clear()
+    method_decorators.append(value)
+    tests["last"] = value
+    with warnings.catch_warnings(), open(os.devnull):
+        warnings.simplefilter("error")
+
+
+class Own(Page):
+    decorators = []
+    method_decorators = [*Page.method_decorators]
+
+    def __init__(self):
+        self.methods = set()
+
+    def keep(self, value):
+        self.methods.add(value)
+        type(self).decorators.append(value)
+        Own.method_decorators.append(value)
+        self.unheard_of.append(value)
 """
 
 
@@ -379,6 +431,24 @@ def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.Mon
 
     found = {one.id: one.tenants for one in replay_findings(done, {"acme": "a", "globex": "g"})}
     assert (["acme", "globex"], ("globex", "acme")) == (done.ungated, found["replay:client-key"])
+
+
+def test_an_open_gate_behind_a_rate_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate answers before the gate: the audit builds tenants without, and counts in no store."""
+    monkeypatch.setattr(ClientGate, "_client", lambda *_: "anybody")
+    limits = {"RATE_LIMIT": "1/minute", "MAX_CONCURRENT_REQUESTS": 1}
+
+    done = replay(put_behind(host, [gated(name, host, **limits) for name in ("acme", "globex")]))
+
+    assert (["acme", "globex"], []) == (done.ungated, done.unproven)
+
+
+def test_who_turns_away_unlooked_has_proven_nothing(host: Host) -> None:
+    """A 429 is no refusal of a key."""
+    tenant, key = gated("acme", host)
+    pairs = [(tenant.model_copy(update={"rate_limit": "1/hour"}), key), gated("globex", host)]
+
+    assert ["acme"] == replay(put_behind(host, pairs)).unproven
 
 
 # -- what one process shares ---------------------------------------------------------------------

@@ -24,7 +24,6 @@ from config.settings import HostSettings
 from core.audit import Audited, audit, listening
 from core.audit_replay import replay
 from core.cli.audit import audit_folder
-from core.client_values import hashed
 from core.endpoints import available_endpoints
 from core.host import Host, create_host
 from core.tenant import parse_tenant
@@ -127,8 +126,8 @@ def planted(bounds: Bounds, folder: Path) -> None:
     in_files = leaks.plant_in_files(folder, settings.data_dir)
     in_code = leaks.plant_in_code(folder)
     in_settings = leaks.unsafe_settings(settings.data_dir)
-    guards = {"CLIENTS": {"web": hashed(leaks.KEY)}, "OIDC": leaks.ISSUER}
-    for name, keys in (("acme", guards), ("globex", dict(in_settings.values()))):
+    of_acme = leaks.settings_of_acme()
+    for name, keys in (("acme", of_acme), ("globex", dict(in_settings.values()))):
         values = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": [*in_code.values()]} | keys
         text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         (folder / f"tenants/{name}.py").write_text(text)
