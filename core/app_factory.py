@@ -170,8 +170,7 @@ def create_app(
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
-    url = tenant.database_uri.get_secret_value()
-    open_database(app, tenant.name, url, budget, note_query)
+    open_database(app, tenant.name, tenant.database_uri, budget, note_query)
     endpoints: list[LoadedEndpoint] = []
     app.extensions[_EXTENSION] = endpoints
     before = _log_handlers(app)

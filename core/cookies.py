@@ -21,12 +21,15 @@ PATH_BYTES = 1024
 """Of a cookie's `Path`: browsers pass over a longer one (RFC 6265bis §5.6) and take the folder of
 the request's URL, which is `/` for `/acme`."""
 
-ORIGIN_WIDE = frozenset(
-    {"alt-svc", "clear-site-data", "nel", "service-worker-allowed", "set-cookie2"}
-)
+ORIGIN_WIDE = frozenset({
+    "accept-ch", "alt-svc", "clear-site-data", "nel", "origin-agent-cluster", "report-to",
+    "service-worker-allowed", "set-cookie2", "strict-transport-security",
+})  # fmt: skip
 """Headers that would act on the neighbours: they move their requests to another server (RFC 7838
-§3), delete their cookies and storage (W3C Clear Site Data §3), report their requests elsewhere
-(Network Error Logging §3) or let a script of this tenant answer them (Service Workers §6.1)."""
+§3) or to HTTPS, or back (RFC 6797 §8.1: the proxy's to say, which has the certificate), delete
+their cookies and storage (W3C Clear Site Data §3), report their requests elsewhere (Network Error
+Logging §3, and where to: Reporting), let a script of this tenant answer them (Service Workers
+§6.1), change what browsers send to them (RFC 8942 §3.1) or which process they run in (HTML)."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
@@ -39,7 +42,7 @@ class ConfinedCookies:
 
     - A cookie's `Path` is inside the root under which the request came in, else it becomes that
       root; `Domain` goes, a cookie without a name goes.
-    - Cookies beyond `COOKIES_BYTES` in one response go, the last ones first, and it is logged.
+    - A cookie that `COOKIES_BYTES` of one response have no room left for goes, and it is logged.
     - A response that sets a cookie and says nothing about caching is `Cache-Control: private`.
     """
 
@@ -82,8 +85,8 @@ class ConfinedCookies:
         left = COOKIES_BYTES
         fitting = []
         for cookie in cookies:
-            left -= len(cookie)
-            if left >= 0:
+            if len(cookie) <= left:
+                left -= len(cookie)
                 fitting.append(cookie)
         if len(fitting) < len(cookies):
             facts = {"dropped": len(cookies) - len(fitting), "limit_bytes": COOKIES_BYTES}

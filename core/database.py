@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Flask
 from flask.globals import app_ctx
+from pydantic import SecretStr
 from werkzeug.local import LocalProxy
 
 from core.connections import ConnectionBudget
@@ -49,7 +50,7 @@ class Database:
     def __init__(
         self,
         owner: str,
-        url: str,
+        url: SecretStr,
         budget: ConnectionBudget,
         note_query: NoteQuery | None = None,
     ) -> None:
@@ -93,7 +94,9 @@ class Database:
             if self._engine is None or self._sessions is None:
                 note = self._note_query and partial(self._note_query, self.owner)
                 self._uses = Uses()
-                self._engine = make_engine(self.owner, self._url, self._budget, self._uses, note)
+                self._engine = make_engine(
+                    self.owner, self._url.get_secret_value(), self._budget, self._uses, note
+                )
                 self._sessions = partial(Session, self._engine, expire_on_commit=False)
             return self._engine, self._sessions
 
@@ -115,7 +118,7 @@ class Database:
 def open_database(
     app: Flask,
     owner: str,
-    url: str,
+    url: SecretStr,
     budget: ConnectionBudget,
     note_query: NoteQuery | None = None,
 ) -> Database:

@@ -100,7 +100,9 @@ class Host:
         self.ledger = Ledger()
         self._note_query = partial(_note_query, self.ledger)  # one for all apps
         self._status_socket: StatusSocket | None = None
-        self._token_checks: WeakValueDictionary[tuple[str, OpenId], Verify] = WeakValueDictionary()
+        self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
+            WeakValueDictionary()
+        )
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
         self.follower = self._new_follower()
         operators = HostPages(
@@ -328,7 +330,7 @@ class Host:
             return None
         from core.oidc import TokenCheck  # noqa: PLC0415 - 10 MiB, for who needs it
 
-        known = tenant.name, tenant.oidc
+        known = tenant.name, repr(tenant.oidc), tenant.oidc  # 1 and True are equal; claims are not
         # Two builds at once may make two: then the keys are read twice.
         check = self._token_checks.get(known) or TokenCheck(tenant.oidc, tenant.name)
         self._token_checks[known] = check

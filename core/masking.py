@@ -1,7 +1,8 @@
 """What may be shown of a configuration: secrets give way to `********`.
 
 A value is secret where its key's name says so, where it stands as a password in a URL or among
-`name=value` pairs, or where it holds a value that is known to be secret. Better one too many.
+`name=value` pairs, is a private key or behind `Bearer`, or where it holds a value that is known to
+be secret. Better one too many.
 """
 
 import re
@@ -27,10 +28,15 @@ _SECRET_NAME = re.compile(
     r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
     r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
 )
-_URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]+@")  # to the last @: people forget to escape it
-_PAIR = re.compile(r"(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
+_WORD = re.compile(r"[^\s\"']+")
+_USER = re.compile(r"://[^/\s:@]*:")
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL
+)
+_BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',;]{8,}", re.IGNORECASE)
+_PAIR = re.compile(r"(?P<before>[?&]?)(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 
-_ARGUMENT = re.compile(r"(?<=[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
+_ARGUMENT = re.compile(r"(?P<before>[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
 
 
 def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
@@ -50,10 +56,12 @@ def without(secrets: Iterable[str], text: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Return a line for the log without what URLs in it have: passwords, and secret arguments."""
-    if "://" not in text:
-        return text
-    return _ARGUMENT.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+    """Return a line for the log without private keys, `Bearer` tokens, and what URLs in it have.
+
+    That is passwords, and secret arguments.
+    """
+    text = _without_keys(text)
+    return _ARGUMENT.sub(_masked_pair, _without_passwords(text)) if "://" in text else text
 
 
 def secrets_in(values: Mapping[str, Any]) -> list[str]:
@@ -119,7 +127,27 @@ def _masked_text(text: str, needles: list[str]) -> str:
     if text in needles:
         return MASK
     text = _replaced(text, needles)
-    return _PAIR.sub(_masked_pair, _URL_PASSWORD.sub(rf"\1{MASK}@", text))
+    return _PAIR.sub(_masked_pair, _without_passwords(_without_keys(text)))
+
+
+def _without_keys(text: str) -> str:
+    if "-----BEGIN " in text:
+        text = _PRIVATE_KEY.sub(MASK, text)
+    return _BEARER.sub(rf"\1{MASK}", text)
+
+
+def _without_passwords(text: str) -> str:
+    return _WORD.sub(_without_password, text) if "://" in text and "@" in text else text
+
+
+def _without_password(word: re.Match[str]) -> str:
+    """Mask from a URL's first colon to the last @: people forget to escape what is between."""
+    text = word[0]
+    end = text.rfind("@")
+    user = _USER.search(text, 0, end) if end > 0 else None
+    if user is None or user.end() == end:
+        return text
+    return f"{text[: user.end()]}{MASK}{text[end:]}"
 
 
 def _replaced(text: str, needles: list[str]) -> str:
@@ -130,7 +158,10 @@ def _replaced(text: str, needles: list[str]) -> str:
 
 
 def _masked_pair(match: re.Match[str]) -> str:
-    return f"{match['name']}{match['sign']}{MASK}" if _is_secret_name(match["name"]) else match[0]
+    is_code = match["before"] and match["name"].lower() == "code"  # in a URL it opens doors
+    if not is_code and not _is_secret_name(match["name"]):
+        return match[0]
+    return f"{match['before']}{match['name']}{match['sign']}{MASK}"
 
 
 def _is_secret_name(name: str) -> bool:

@@ -268,6 +268,9 @@ def test_list_prints_json(tenantry: Tenantry) -> None:
     assert [row] == json.loads(tenantry("list", "--json").out)
 
 
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
+
+
 @pytest.mark.usefixtures("acme")
 def test_show_masks_secrets(tenantry: Tenantry) -> None:
     """`show` has every key with the value that counts, and no secret."""
@@ -305,6 +308,15 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
         ("BACKEND", b"redis://:pw@host/0", f"redis://:{MASK}@host/0"),
         ("HOOK", "https://h/?api_key=x&page=2", f"https://h/?api_key={MASK}&page=2"),
         ("HOOK", "https://u:p@ss@h/", f"https://u:{MASK}@h/"),
+        ("BACKEND", "redis://u:Hunter2/slash@h/0", f"redis://u:{MASK}@h/0"),
+        ("BACKENDS", "redis://u:a/b@h or 'redis://h' @", f"redis://u:{MASK}@h or 'redis://h' @"),
+        ("PAGE", "http://h:80/a?b=1 a@b", "http://h:80/a?b=1 a@b"),
+        ("SIGNER", f"{PEM}\n", f"{MASK}\n"),
+        ("SIGNER", f"a {PEM[:-9]}", f"a {MASK}"),
+        ("TRUSTED", "-----BEGIN CERTIFICATE-----\nMII", "-----BEGIN CERTIFICATE-----\nMII"),
+        ("SENT", ["X: 1", "Bearer ab.c-d_e+f/="], ["X: 1", f"Bearer {MASK}"]),
+        ("JWKS_URI", "https://h/keys?code=x&v=1", f"https://h/keys?code={MASK}&v=1"),
+        ("COUNTRY", "code=de", "code=de"),
         ("LIBPQ", "host=h password=x dbname=d", f"host=h password={MASK} dbname=d"),
         ("CACHE_URL", "redis://:pw@host/0", f"redis://:{MASK}@host/0"),
         ("MAIL", {"host": "h", "password": "pw"}, {"host": "h", "password": MASK}),

@@ -71,6 +71,19 @@ def test_no_more_cookies_than_the_next_request_can_carry(
     ]
 
 
+def test_a_cookie_that_is_too_large_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A session that is set behind it, and one that fits exactly, leave."""
+    rest = "b=" + "x" * (COOKIES_BYTES - len("b=; Path=/acme") - len("session=1; Path=/acme"))
+    cookies = [("Set-Cookie", one) for one in ("a=" + "x" * 7000, "session=1", rest, "c=1")]
+
+    kept = answer(cookies).headers.getlist("Set-Cookie")
+
+    assert ["session=1; Path=/acme", f"{rest}; Path=/acme"] == kept
+    assert [2] == [vars(record)["dropped"] for record in caplog.records]
+
+
 @pytest.mark.parametrize(
     ("headers", "caching"),
     [
@@ -85,9 +98,10 @@ def test_who_gets_a_cookie_shares_no_cache(headers: Headers, caching: list[str])
     assert caching == answer(headers).headers.getlist("Cache-Control")
 
 
-@pytest.mark.parametrize(
-    "name", ["Alt-Svc", "Clear-Site-Data", "NEL", "Service-Worker-Allowed", "Set-Cookie2"]
-)
+@pytest.mark.parametrize("name", [
+    "Accept-CH", "Alt-Svc", "Clear-Site-Data", "NEL", "Origin-Agent-Cluster", "Report-To",
+    "Service-Worker-Allowed", "Set-Cookie2", "Strict-Transport-Security",
+])  # fmt: skip
 def test_what_acts_on_the_whole_origin_does_not_leave(name: str) -> None:
-    """A tenant can neither move, report, answer nor forget what is its neighbours'."""
+    """A tenant can neither move, report, answer, change nor forget what is its neighbours'."""
     assert name not in answer([(name, '"*"'), ("X-Other", "1")]).headers

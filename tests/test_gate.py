@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flask import Blueprint, Flask
 from postgres import Postgres
+from pydantic import SecretStr
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
 from sqlalchemy import event, text
@@ -163,7 +164,7 @@ def _clock() -> list[float]:
 def _app(tmp_path: Path) -> Flask:
     app = Flask("acme")
     url = f"sqlite:///{tmp_path}/acme.sqlite3"
-    open_database(app, "acme", url, ConnectionBudget(2, wait_s=0.1))
+    open_database(app, "acme", SecretStr(url), ConnectionBudget(2, wait_s=0.1))
     return app
 
 
@@ -259,7 +260,7 @@ def test_the_first_request_that_misses_a_table_closes_the_gate(
     """It gets 503, and the reason is told; what a database is at is left to who took it back."""
     url = postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.sqlite3"
     app, now = Flask("acme"), [100.0]
-    database = open_database(app, "acme", url, ConnectionBudget(1, wait_s=0.1))
+    database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
     target = target_of("acme", url, read_branches([write_shop(first())]), tmp_path)
     gate = Gate(target, database, is_embedded=is_embedded, clock=lambda: now[0])
     client = counting(gate, app)

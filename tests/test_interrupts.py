@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hanging import make_hanging_site
+from pydantic import SecretStr
 from servers import CONFIG_FILE, DEADLINE_S, program, running, wait_until
 from sqlalchemy import text
 from werkzeug.test import create_environ, run_wsgi_app
@@ -167,7 +168,7 @@ def test_what_waits_in_c_is_answered_past_it() -> None:
 def _query(url: str, sql: str) -> tuple[str, int, int]:
     """Ask a database something that never ends; return the status, and what it holds afterwards."""
     budget = ConnectionBudget(2)
-    database = Database("acme", url, budget)
+    database = Database("acme", SecretStr(url), budget)
     requests = Requests()
 
     def act() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import KEY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from issuers import Issuer, new_key, part, running_issuer
@@ -23,6 +24,7 @@ from core.host import Host
 from core.issuer import IssuerError
 from core.oidc import LEEWAY_S, TokenCheck, parse_keys
 from core.openid_values import OpenId
+from core.tenant import parse_tenant
 
 PLANTED = "planted-by-a-stranger"
 
@@ -387,3 +389,14 @@ def test_a_rebuilt_tenant_goes_on_with_the_keys_that_are_known(
         asked = len(issuer.asked)
 
     assert ([201, 201], 2) == (statuses, asked)
+
+
+def test_a_claim_that_changes_its_type_is_another_check(host: Host, tmp_path: Path) -> None:
+    """1 and True are equal in Python; a token that has one has not the other."""
+    checks = []
+    for value in (1, True, 1.0, 1):
+        openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}
+        keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "OIDC": openid}
+        checks.append(host._token_check(parse_tenant("acme", keys, data_dir=tmp_path)))
+
+    assert [0, 1, 2, 0] == [checks.index(one) for one in checks]

@@ -36,7 +36,7 @@ def fail():
 
 @shop_bp.get("/connect")
 def connect():
-    raise OSError("cannot reach redis://:{mark}-broker@127.0.0.1/0 or http://h/x?api_key={mark}")
+    raise OSError("cannot reach redis://:{mark}/broker@127.0.0.1/0 or http://h/x?api_key={mark}")
 """
 
 
@@ -49,7 +49,9 @@ def secrets_of(name: str) -> dict[str, object]:
             "key": hashed(f"{CLIENT_KEY}-ended"), "expires": "2020-01-01"}},
         "MAIL": {"server": "localhost", "password": f"{MARK}-mail"},
         "API_TOKEN": f"{MARK}-token",
-        "BROKER": f"redis://:{MARK}-broker@127.0.0.1/0",
+        "BROKER": f"redis://:{MARK}/broker@127.0.0.1/0",
+        "SIGNER": f"-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n",
+        "SENT": [f"Authorization: Bearer {MARK}-sent"],
         "ECHO": f"is {MARK}-{name}-{TAIL}",
     }  # fmt: skip
 
@@ -69,11 +71,12 @@ def _serving(
     shop = leaks.write_endpoint(corp, "shop", blueprint=FAILING.format(mark=MARK))
     broken = leaks.write_endpoint(corp, "broken", resources="1 / 0\n")
     oidc = {"issuer": "http://127.0.0.1:9/", "audience": "shop"}
-    oidc["jwks_uri"] = f"http://127.0.0.1:9/keys?token={MARK}"
+    oidc["jwks_uri"] = f"http://127.0.0.1:9/keys?code={MARK}"
     url = f"postgresql+psycopg://acme:{MARK}-database@127.0.0.1:9/acme"
     text = tenant_text("acme", **secrets_of("acme"), BLUEPRINTS=[shop], OIDC=oidc, DATABASE_URI=url)
     write_tenant("acme", f"from config import secret\nWORD = secret('ACME_WORD')\n{text}")
-    write_tenant("globex", **secrets_of("globex") | {"CLIENTS": None}, BLUEPRINTS=[broken])
+    more = {"CLIENTS": None, "BLUEPRINTS": [broken], "DATABASE_URI": f"{url}2"}
+    write_tenant("globex", **secrets_of("globex") | more)
     host.load()
     return Client(host)
 
@@ -194,7 +197,7 @@ def files(site: Site, database: str, issuer: str) -> None:
     broken = leaks.write_endpoint(site.folder, "broken", resources="1 / 0\n")
     (site.folder / "instance/secrets/ACME_KEY").write_text(f"{MARK}-acme-{TAIL}")
     (site.folder / "instance/secrets/ACME_KEY").chmod(0o600)
-    oidc = {"issuer": issuer, "audience": "shop", "jwks_uri": f"{issuer}/keys?token={MARK}"}
+    oidc = {"issuer": issuer, "audience": "shop", "jwks_uri": f"{issuer}/keys?code={MARK}"}
     keys = secrets_of("acme") | {
         "DATABASE_URI": database,
         "OIDC": oidc,
