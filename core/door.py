@@ -5,14 +5,33 @@ each instance decide the same, in a thread. Everything here is a look-up.
 """
 
 from collections.abc import Callable
+from http import HTTPStatus
 
-from core.heads import place
+from core.heads import LIVENESS, NOBODY, place
 from core.mounts import Mount
 from core.problem import ProblemAnswer
 from core.share import FairShare
-from core.slots import BUSY
+from core.slots import BUSY, RETRY_AFTER_S
 
 Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
+
+_CROWDED = ProblemAnswer(
+    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
+)
+
+
+class _Live(ProblemAnswer):
+    """The page at `LIVENESS`, in the words of `host_pages`."""
+
+    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
+        """Return the status line and the headers of the answer."""
+        status, headers = super().head(size_bytes)
+        return status, [("Content-Type", "application/json"), *headers[1:]]
+
+    def body(self, environ: object) -> bytes:
+        """Return the JSON document."""
+        del environ
+        return b'{"status": "live"}\n'
 
 
 class Door:
@@ -26,8 +45,8 @@ class Door:
         note_turned_away: told of each request that was refused here, and so reaches no layer.
     """
 
-    busy = BUSY
-    """Answers who has waited for a slot long enough."""
+    live = _Live(HTTPStatus.OK, "live")
+    """Answers `LIVENESS` when no thread can: whoever asks learns that the worker has not hung."""
 
     def __init__(
         self,
@@ -43,7 +62,13 @@ class Door:
         self.note_turned_away = note_turned_away
         self._at = at
 
-    def whose(self, head: bytes) -> str | None:
+    def whose(self, head: bytes) -> str:
         """Return the tenant that a request is for, as far as its head surely tells."""
         mount = place(head, self._at)
-        return None if mount is None else mount.name
+        if mount is not None:
+            return mount.name
+        return LIVENESS if head.startswith((b"GET /-/livez ", b"HEAD /-/livez ")) else NOBODY
+
+    def busy(self, tenant: str) -> ProblemAnswer:
+        """Return what answers who has waited for a slot long enough."""
+        return BUSY if tenant else _CROWDED

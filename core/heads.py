@@ -11,6 +11,14 @@ from typing import TypeVar
 
 from core.problem import REQUEST_ID, ProblemAnswer
 
+NOBODY = ""
+"""Stands for the tenant where a head leaves in doubt whose a request is: all of these together get
+what one tenant gets. Let in without a limit, twelve clients that asked for a path that is nobody's
+took every thread of a worker."""
+
+LIVENESS = "/-/livez"
+"""Stands for the tenant of requests for this page."""
+
 _SEGMENT = rb"/[a-z0-9][a-z0-9_-]{0,62}"
 _PLACE = re.compile(rb"[A-Z]{1,16} ((?:%s){1,4})(?=[/? ])" % _SEGMENT)
 """Method, and what a prefix may be of the path; nothing of it is escaped, so it is what it says."""

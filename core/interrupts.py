@@ -159,6 +159,7 @@ def _send(environ: "WSGIEnvironment", answer: bytes) -> bool:
     The server gets an error when it writes to it later, and drops it.
     """
     connection: Any = environ.get("gunicorn.socket")
+    connection = getattr(connection, "raw", connection)
     is_plain = type(connection) is socket.socket  # no TLS
     if not is_plain or not str(environ.get("SERVER_PROTOCOL")).startswith("HTTP/1"):
         return False

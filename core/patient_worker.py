@@ -27,6 +27,7 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from core.patience import PatientSocket
 from core.problem import REQUEST_ID, ProblemAnswer
 
 HEAD_TIMEOUT_S = 10.0
@@ -35,9 +36,6 @@ HEAD_TIMEOUT_S = 10.0
 HEAD_LIMIT_BYTES = 65536
 """A whole head. gunicorn's own limits add up to 820 kB, and it does not count the headers that
 `header_map = "drop"` drops: 60,000 of them held the interpreter lock for 1.0 s."""
-
-STALL_TIMEOUT_S = 30.0
-"""How long one read or write in a thread may wait for the client: then the thread is free again."""
 
 LINGER_S = 2.0
 """How long a closed connection is drained, so that the client gets the end of its answer and no
@@ -227,9 +225,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
-        """Run the app; a client that stops reading or sending gives the thread back."""
-        conn.sock.settimeout(STALL_TIMEOUT_S)
-        return super().handle_request(req, conn)
+        """Run the app; a client that reads or sends too slowly gives the thread back."""
+        raw = conn.sock
+        conn.sock = conn.parser.unreader.sock = PatientSocket(raw)
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            conn.sock = raw
 
     def _keepalive_after(self, conn: TConn, keepalive: Any) -> bool:
         if not keepalive:

@@ -45,15 +45,19 @@ class WaitingRoom(Generic[Item]):
         waiting = self._waiting.get(tenant)
         return waiting is not None and len(waiting) >= ROOM
 
+    def may_run(self, tenant: str) -> bool:
+        """Whether a request of the tenant that arrives now would run at once."""
+        return tenant not in self._waiting and self._admits(tenant)
+
     def arrive(self, tenant: str | None, item: Item) -> bool:
         """Let a request in; whether it may run now, else one of those below returns it.
 
-        That of nobody known (None) always may: it is counted, for it takes a thread.
+        That of an operator (None) always may: it is counted, for it takes a thread.
         """
         if tenant is None:
             self._in_flight += 1
             return True
-        if tenant not in self._waiting and self._admits(tenant):
+        if self.may_run(tenant):
             self._begin(tenant)
             return True
         self._waiting.setdefault(tenant, deque()).append((self._clock() + WAIT_S, item))

@@ -22,7 +22,7 @@ from gunicorn.workers.gthread import TConn
 
 from config.settings import read_settings
 from core.board import Board, Row
-from core.heads import answer, is_whole_request
+from core.heads import LIVENESS, NOBODY, answer, is_whole_request
 from core.heartbeat import Heartbeat, blame
 from core.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
 from core.problem import ProblemAnswer
@@ -160,20 +160,31 @@ class TenantWorker(PatientWorker):
         conn.tenant = None
         if self.room is not None and isinstance(conn, Connection):  # not under TLS, uncounted there
             if not self.door.is_operators(conn.server):
-                conn.tenant = self.door.whose(conn.head)
-            if conn.tenant is not None:
-                if (refusal := self.door.refusal(conn.tenant)) is not None:
-                    self._turn_away(conn, *refusal)
-                    return
-                if self.room.is_full(conn.tenant):
-                    self._turn_away(conn, self.door.busy)
+                tenant = conn.tenant = self.door.whose(conn.head)
+                if (refusal := self._refusal(self.room, tenant)) is not None:
+                    self._turn_away(conn, tenant, *refusal)
                     return
             if not self.room.arrive(conn.tenant, conn):
                 return
         self.hand_over(conn)
 
+    def _refusal(
+        self, room: WaitingRoom[Connection], tenant: str
+    ) -> tuple[ProblemAnswer, Sequence[tuple[str, str]]] | None:
+        """Return what answers the tenant's next request at once, without a thread."""
+        if tenant == LIVENESS:
+            return None if room.may_run(tenant) else (self.door.live, ())
+        refusal: tuple[ProblemAnswer, Sequence[tuple[str, str]]] | None = self.door.refusal(tenant)
+        if refusal is None and room.is_full(tenant):
+            return self.door.busy(tenant), ()
+        return refusal
+
     def _turn_away(
-        self, conn: Connection, problem: ProblemAnswer, headers: Sequence[tuple[str, str]] = ()
+        self,
+        conn: Connection,
+        tenant: str,
+        problem: ProblemAnswer,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Answer without a thread; the connection stays open where it is sure what follows."""
         end = conn.head.find(HEAD_END) + len(HEAD_END)
@@ -181,7 +192,8 @@ class TenantWorker(PatientWorker):
         has_room = len(self.keepalived_conns) < self.max_keepalived
         is_kept = self.alive and has_room and is_whole_request(head)
         data = answer(problem, head, headers, is_kept=is_kept)
-        self.door.note_turned_away(conn.tenant)
+        if tenant not in (NOBODY, LIVENESS):
+            self.door.note_turned_away(tenant)
         try:
             is_sent = conn.sock.send(data) == len(data)
         except OSError:
@@ -209,8 +221,8 @@ class TenantWorker(PatientWorker):
         if self.room is not None and left_s is not None:
             for conn in self.room.ready():
                 self.hand_over(conn)
-            for _, conn in self.room.expired():
-                self._turn_away(conn, self.door.busy)
+            for tenant, conn in self.room.expired():
+                self._turn_away(conn, tenant, self.door.busy(tenant))
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
         """Let the next request of the tenant have its turn, and see to the connection."""

@@ -6,6 +6,7 @@ depend on a clock are driven one by one, on a worker that is not started.
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
@@ -525,6 +526,44 @@ def _wait_in_vain(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     _events(worker)
 
 
+def test_who_is_nobodys_waits_for_a_turn_too(
+    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests for paths of no tenant wait like those of one, and are no tenant's refusals."""
+    client.sendall(HEAD)
+    _events(worker)
+    before = len(worker.handed_over)
+    _wait_in_vain(worker, monkeypatch)
+
+    assert client.recv(65536).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert (0, [], []) == (before, worker.handed_over, turned_away)
+
+
+def test_livez_is_answered_while_every_thread_is_taken(
+    worker: _Worker, client: socket.socket, turned_away: list[str]
+) -> None:
+    """By the main loop, in the words of the page itself; the connection stays."""
+    for _ in range(2):
+        client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        _events(worker)
+        head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+
+        assert (b"HTTP/1.1 200 OK", {"status": "live"}) == (head[:15], json.loads(body))
+        assert b"\r\nContent-Type: application/json\r\n" in head
+    assert ([], []) == (worker.handed_over, turned_away)
+
+
+@pytest.mark.usefixtures("door")
+def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
+    """Then it tells that the threads serve, too."""
+    assert worker.room is not None
+    worker.room.end("globex")
+    client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    _events(worker)
+
+    assert ["/-/livez"] == [next(conn.parser).path for conn in worker.handed_over]
+
+
 @pytest.mark.usefixtures("door")
 def test_a_request_waits_for_its_turn_without_a_thread(
     worker: _Worker, client: socket.socket
@@ -601,6 +640,8 @@ def test_what_came_behind_a_refused_request_is_read_next(
     client.sendall(ACME + HEAD)
     _events(worker)
     _wait_in_vain(worker, monkeypatch)
+    assert worker.room is not None
+    worker.room.end("globex")
     for one in deferred:
         one()
 

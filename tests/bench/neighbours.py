@@ -1,12 +1,13 @@
 """What noisy tenants do to a quiet one: its p99 and throughput beside them, against calm windows.
 
     python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [sleep1] [sleep2] [sleep3] [hole]
-        [compute]
+        [compute] [nobody]
 
 One gunicorn, 2 workers of 8 threads, for all. The quiet tenant has 4 clients that ask without a
 pause; a noisy one has 32 that honour `Retry-After`: it sleeps 5 s per request, or its database
-accepts connections and says nothing, or it computes 50 ms. Each kind of client is a process of its
-own. A calm window stands before and behind each noisy one.
+accepts connections and says nothing, or it computes 50 ms; or the 32 ask for a path that is no
+tenant's. Each kind of client is a process of its own. A calm window stands before and behind each
+noisy one.
 """
 
 import argparse
@@ -68,6 +69,7 @@ CASES = {
     "sleep3": Case(("/n1/sleep", "/n2/sleep", "/n3/sleep"), 2, 0.9),
     "hole": Case(("/hole/",), 2, 0.9),
     "compute": Case(("/n1/compute",), 5, 0.5),
+    "nobody": Case(("/nobodys/",), 5, 0.33),  # quick: they may have half of the processor
 }
 Answers = list[tuple[float, int]]
 """Seconds and status of each."""

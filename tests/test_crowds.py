@@ -1,0 +1,106 @@
+"""Crowds on a real server with tenants: whatever they do, a quiet tenant is answered."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hanging import make_hanging_site
+from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
+
+pytestmark = pytest.mark.live
+
+COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
+CLIENTS = 24
+
+
+@contextlib.contextmanager
+def asking(server: Server, path: str) -> Iterator[None]:
+    """Let clients ask for a path without a pause until the end of the block."""
+    is_over = threading.Event()
+    have_begun = threading.Barrier(CLIENTS + 1)
+
+    def ask() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
+            have_begun.wait(DEADLINE_S)
+            while not is_over.is_set():
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                if not client.recv(65536):
+                    return
+
+    threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    have_begun.wait(DEADLINE_S)
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/%71uiet/", "/-/livez", "/-/readyz"])
+def test_requests_of_nobody_starve_nobody(tmp_path: Path, path: str) -> None:
+    """A flood of them takes no more threads than one tenant gets."""
+    make_hanging_site(tmp_path, quiet={})
+    with running(COMMAND, tmp_path, "/quiet/") as server, asking(server, path):
+        answers = [server.get(one)[0].status for _ in range(20) for one in ("/quiet/", "/-/livez")]
+
+    assert [200] * 40 == answers
+
+
+PATIENT_FOR_A_SECOND = """
+from core import patience
+from core.wsgi import application
+
+patience.PATIENCE_S = 1.0
+"""
+
+
+@contextlib.contextmanager
+def trickling(server: Server, paths: list[str]) -> Iterator[Iterator[bytes]]:
+    """Send requests with chunked bodies that never end; yield what each of them gets."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in paths]
+        for client, path in zip(clients, paths, strict=True):
+            head = f"GET {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head.encode() + b"fffff\r\nx")
+            client.settimeout(0.01)
+        yield (_trickle_until_answered(client, clients) for client in clients)
+
+
+def _trickle_until_answered(client: socket.socket, clients: list[socket.socket]) -> bytes:
+    answer = b""
+
+    def is_answered() -> bool:
+        nonlocal answer
+        for one in clients:
+            with contextlib.suppress(OSError):
+                one.sendall(b"x")
+        with contextlib.suppress(TimeoutError):
+            answer = client.recv(12)
+        return answer != b""
+
+    wait_until(is_answered)
+    return answer
+
+
+def test_bodies_that_trickle_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
+    """They have all eight threads: livez is answered all the same, and soon everybody."""
+    names = ["a"] * 4 + ["b"] * 2 + ["c", "quiet"]
+    make_hanging_site(tmp_path, **{name: {} for name in names})
+    (tmp_path / "app.py").write_text(PATIENT_FOR_A_SECOND)
+    paths = [f"/{name}/" for name in names]
+    with running([*COMMAND, "app:application"], tmp_path, "/quiet/") as server:
+        for path in paths:
+            server.get(path)
+        with trickling(server, paths) as answers:
+            live = server.get("/-/livez")[0].status
+            assert [b"HTTP/1.1 400"] * 8 == list(answers)
+            quiet = server.get("/quiet/")[0].status
+
+    assert (200, 200) == (live, quiet)
