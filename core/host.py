@@ -22,7 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app, endpoint_finder
-from core.board import Board, Row
+from core.board import Board, Row, tag
 from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
@@ -227,10 +227,14 @@ class Host:
         """
         begun_ns = time.perf_counter_ns()
         is_good = False
+        row = self._row
+        cell = None if row is None else row.enter(tag(tenant.name), is_build=True)
         try:
             app = self._built(tenant, is_migrating=is_migrating)
             is_good = True
         finally:
+            if row is not None and cell is not None:
+                row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
             self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
         return Instance(self._layers(tenant, app), lambda: close_app(app), app)
