@@ -29,7 +29,7 @@ from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.database import database_of
 from core.deadlines import Deadlines, Requests
-from core.door import Door, Refusal
+from core.door import Door, NoteTurnedAway, Refusal
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -81,10 +81,17 @@ class Host:
     Args:
         settings: see `HostSettings`.
         note_request: told of each request that has ended; None for nobody.
+        note_refusal: told of those that the door refused, which reach no layer.
     """
 
-    def __init__(self, settings: HostSettings, note_request: NoteRequest | None = None) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        note_request: NoteRequest | None = None,
+        note_refusal: NoteTurnedAway | None = None,
+    ) -> None:
         self.settings = settings
+        self._note_refusal = note_refusal
         self._lock = threading.Lock()  # protects the start, and the first look at rates
         self._pid = self._telling_pid = 0
         self._server = ""
@@ -305,8 +312,11 @@ class Host:
         name, rate = tenant.name, tenant.rate_limit
         return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
 
-    def _note_turned_away(self, tenant: str) -> None:
-        self.ledger.note_request(tenant, False, True, 0, 0, 0, 0)
+    def _note_turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
+        bytes_out = len(answer) - answer.find(b"\r\n\r\n") - 4
+        self.ledger.note_request(tenant, False, True, 0, bytes_out, 0, 0)
+        if self._note_refusal is not None:
+            self._note_refusal(tenant, head, answer)
 
     def _known_over(self, tenant: str) -> Refusal | None:
         return None if self._rates is None else self._rates.known_over(tenant)
@@ -440,8 +450,10 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
-    is_told = is_serving and settings.log_level in {"debug", "info"}
-    return Host(settings, RequestLines(settings.log_format) if is_told else None)
+    if not is_serving or settings.log_level not in {"debug", "info"}:
+        return Host(settings)
+    lines = RequestLines(settings.log_format)
+    return Host(settings, lines, lines.turned_away)
 
 
 def _note_query(ledger: Ledger, tenant: str, took_ns: int) -> None:

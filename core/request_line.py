@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote_to_bytes
 
 from core.problem import CLIENT, ENDPOINT, REQUEST_ID, TENANT
 from core.visit import Visit
@@ -31,6 +32,10 @@ _OWN_PAGES = "/-/"
 _FAILED = "4"  # "4xx", or later in the alphabet
 _STDERR = 2
 _PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blank, quote and equals sign
+
+_HEAD_END = b"\r\n\r\n"
+_REQUEST_ID_LINE = b"\r\nX-Request-ID: "
+_NO_VISIT = Visit()
 
 Write = Callable[[str], object]
 
@@ -86,6 +91,38 @@ class RequestLines:
                 wall_ns / 1e6,
                 processor_ns / 1e6,
                 environ.get(CLIENT) or "",
+            )
+        )
+
+    def turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
+        """Write the line of a request that was refused before it was parsed; it took no time.
+
+        Args:
+            tenant: whose it was.
+            head: its head, which begins with a method and a path.
+            answer: all that it got, request id included.
+        """
+        method, target, _ = head.split(b" ", 2)
+        path = target.partition(b"?")[0]
+        if b"%" in path:
+            path = unquote_to_bytes(path)
+        end = answer.find(_HEAD_END)
+        start = answer.find(_REQUEST_ID_LINE) + len(_REQUEST_ID_LINE)
+        self._write(
+            self._render(
+                self._now(),
+                tenant,
+                answer[start : answer.find(b"\r", start)].decode("latin-1"),
+                _NO_VISIT,
+                "",
+                method.decode("latin-1"),
+                path.decode("utf-8", "replace"),
+                answer[9:12].decode("latin-1"),
+                0,
+                len(answer) - end - len(_HEAD_END),
+                0.0,
+                0.0,
+                "",
             )
         )
 
