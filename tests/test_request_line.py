@@ -16,7 +16,7 @@ from config.settings import HostSettings
 from core.client_values import hashed
 from core.heads import answer
 from core.host import Host
-from core.problem import ProblemAnswer
+from core.problem import CLIENT, ProblemAnswer
 from core.request_line import RequestLines, to_stderr
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -164,6 +164,23 @@ def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form:
     [line] = lines
     assert (True, 1) == (line.isascii() and line[:-1].isprintable(), line.count("\n"))
     assert r"/a\n\u001b[2J\" status=200\u00e9\u2028" in line
+    host.close()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("part", ["a", "\n", "\xf0\x9f\x90\x88", "\\"])
+def test_a_line_fits_into_one_write(
+    settings: HostSettings, lines: list[str], form: Any, part: str
+) -> None:
+    """Of 4 KiB at most, which a pipe takes in one piece: a longer path is cut."""
+    host = Host(settings, RequestLines(form, lines.append))
+    host.load()
+
+    environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
+    Client(host).open("/", environ_overrides=environ).close()
+    RequestLines(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
+
+    assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
 
 
