@@ -484,6 +484,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
         stuck=stuck,
+        is_parked=mount.parked is not None and mount.own_state != "failed",
     )
 
 
