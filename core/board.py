@@ -2,7 +2,8 @@
 
 The server's master makes it before it forks, so it still says what a worker was doing when that
 worker is dead, by `kill -9` too. Each process writes its own row only, and nobody takes a lock: a
-reader may see a request a moment early or late. Knows nothing of a request but whose it is.
+reader may see a request a moment early or late. Knows nothing of a request but whose it is, and
+nothing of builds, which are on it too, but whom they are for.
 """
 
 import mmap
@@ -23,6 +24,7 @@ _NAME_BYTES = 64  # a tenant's name has at most 63
 _WORD_BYTES = 8
 _ROW_WORDS = 3 * CELLS
 _FREE, _SERVING, _STOPPING = range(3)
+_BUILD_OF_ONE = 2  # instead of 0, which says that a cell is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Tag:
     tenant: str
     name: bytes
     number: int
-    """Never 0; of 10,000 names no two have the same (one chance in 10^11)."""
+    """Odd; of 10,000 names no two have the same (one chance in 10^11)."""
 
 
 def tag(tenant: str) -> Tag:
@@ -45,13 +47,15 @@ def tag(tenant: str) -> Tag:
 
 @dataclass(frozen=True)
 class InFlight:
-    """A request that was in flight when somebody looked."""
+    """A request, or a build, that was in flight when somebody looked."""
 
     tenant: str
     thread_id: int
     """The system's number of the thread that runs it (`threading.get_native_id`)."""
     begun_ns: int
     """When it came in, on the monotonic clock, which all processes of a machine share."""
+    is_build: bool = False
+    """Whether an instance is built; then no request has a slot for it."""
 
 
 class Board:
@@ -109,10 +113,10 @@ class Row:
             self._tenants[cell] = 0
         self._states[number] = _SERVING
 
-    def enter(self, whose: Tag) -> int | None:
+    def enter(self, whose: Tag, *, is_build: bool = False) -> int | None:
         """Note that a request has come in on this thread; return its cell, for `leave`.
 
-        None where no cell is unused: then it is not seen.
+        None where no cell is unused: then it is not seen. A build is shown, and not counted.
         """
         try:
             cell = self._unused.popleft()
@@ -121,7 +125,8 @@ class Row:
         self._names[cell * _NAME_BYTES : (cell + 1) * _NAME_BYTES] = whose.name
         self._threads[cell] = threading.get_native_id()
         self._begun_ns[cell] = time.monotonic_ns()
-        self._tenants[cell] = whose.number  # last: from here on it counts
+        # Last: from here on it counts; a build's number is even, which is no tenant's.
+        self._tenants[cell] = whose.number ^ is_build or _BUILD_OF_ONE
         return cell
 
     def leave(self, cell: int) -> None:
@@ -137,7 +142,8 @@ class Row:
                 name = bytes(self._names[cell * _NAME_BYTES : (cell + 1) * _NAME_BYTES])
                 with suppress(UnicodeDecodeError):  # it is being written
                     tenant = name.rstrip(b"\0").decode()
-                    found.append(InFlight(tenant, self._threads[cell], self._begun_ns[cell]))
+                    place = self._threads[cell], self._begun_ns[cell]
+                    found.append(InFlight(tenant, *place, is_build=not number % 2))
         return found
 
     def stop(self) -> None:

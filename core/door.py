@@ -14,6 +14,7 @@ from core.share import FairShare
 from core.slots import BUSY, RETRY_AFTER_S
 
 Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
+NoteTurnedAway = Callable[[str, bytes, bytes], None]
 
 _CROWDED = ProblemAnswer(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
@@ -42,7 +43,8 @@ class Door:
         at: the mount at a prefix.
         is_operators: whether a listener, by its address, is the operators' own.
         refusal: what every request of a tenant gets now, with its headers; None: it may come in.
-        note_turned_away: told of each request that was refused here, and so reaches no layer.
+        note_turned_away: told of each request that was refused here, and so reaches no layer:
+            its tenant, its head and the answer.
     """
 
     live = _Live(HTTPStatus.OK, "live")
@@ -54,7 +56,7 @@ class Door:
         at: Callable[[str], Mount | None],
         is_operators: Callable[[object], bool],
         refusal: Callable[[str], Refusal | None] = lambda _: None,
-        note_turned_away: Callable[[str], None] = lambda _: None,
+        note_turned_away: NoteTurnedAway = lambda *_: None,
     ) -> None:
         self.share = share
         self.is_operators = is_operators

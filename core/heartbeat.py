@@ -29,6 +29,8 @@ _CLEAR_LEAD = 2
 """Who holds the lock works at least so many times as much as the next; two that take turns do
 not, and with turns the heart beats."""
 
+_REQUEST = "a request of it"
+
 _USER, _SYSTEM = 11, 12
 """Places of the times in `/proc/<pid>/task/<tid>/stat`, from the state on (proc(5): 14 and 15)."""
 
@@ -83,15 +85,21 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
 
 
 def blame(row: Row, heartbeat: Heartbeat) -> tuple[list[str], str]:
-    """Return who may have ended a worker, and how; nobody if it was to end, or had no request."""
-    requests = [] if row.is_stopping else row.in_flight()
+    """Return who may have ended a worker, and how; nobody if it was to end, or had no request.
+
+    A build that had not ended is suspected before all requests: it runs for milliseconds, and the
+    code of an import that ends its process is met by nobody but the builder.
+    """
+    running = [] if row.is_stopping else row.in_flight()
     culprit = heartbeat.culprit
-    if culprit is not None and culprit in requests:
-        held_s = round(heartbeat.silent_s)
-        return [culprit.tenant], f"a request of it held the interpreter lock for {held_s} s"
-    names = sorted({one.tenant for one in requests})
+    if culprit is not None and culprit in running:
+        held_s, what = round(heartbeat.silent_s), "its build" if culprit.is_build else _REQUEST
+        return [culprit.tenant], f"{what} held the interpreter lock for {held_s} s"
+    builders = sorted({one.tenant for one in running if one.is_build})
+    names = builders or sorted({one.tenant for one in running})
     others = "" if len(names) < 2 else f" with those of {len(names) - 1} others"  # noqa: PLR2004 - it was alone
-    return names, f"a worker ended while a request of it was in flight{others}"
+    what = "it was being built" if builders else f"{_REQUEST} was in flight"
+    return names, f"a worker ended while {what}{others}"
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:

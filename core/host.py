@@ -22,14 +22,14 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app, endpoint_finder
-from core.board import Board, Row
+from core.board import Board, Row, tag
 from core.clients import ClientGate, Verify
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.database import database_of
 from core.deadlines import Deadlines, Requests
-from core.door import Door, Refusal
+from core.door import Door, NoteTurnedAway, Refusal
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
@@ -81,10 +81,17 @@ class Host:
     Args:
         settings: see `HostSettings`.
         note_request: told of each request that has ended; None for nobody.
+        note_refusal: told of those that the door refused, which reach no layer.
     """
 
-    def __init__(self, settings: HostSettings, note_request: NoteRequest | None = None) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        note_request: NoteRequest | None = None,
+        note_refusal: NoteTurnedAway | None = None,
+    ) -> None:
         self.settings = settings
+        self._note_refusal = note_refusal
         self._lock = threading.Lock()  # protects the start, and the first look at rates
         self._pid = self._telling_pid = 0
         self._server = ""
@@ -229,10 +236,14 @@ class Host:
         """
         begun_ns = time.perf_counter_ns()
         is_good = False
+        row = self._row
+        cell = None if row is None else row.enter(tag(tenant.name), is_build=True)
         try:
             app = self._built(tenant, is_migrating=is_migrating)
             is_good = True
         finally:
+            if row is not None and cell is not None:
+                row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
             self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
         return Instance(self._layers(tenant, app), lambda: close_app(app), app)
@@ -303,8 +314,11 @@ class Host:
         name, rate = tenant.name, tenant.rate_limit
         return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
 
-    def _note_turned_away(self, tenant: str) -> None:
-        self.ledger.note_request(tenant, False, True, 0, 0, 0, 0)
+    def _note_turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
+        bytes_out = len(answer) - answer.find(b"\r\n\r\n") - 4
+        self.ledger.note_request(tenant, False, True, 0, bytes_out, 0, 0)
+        if self._note_refusal is not None:
+            self._note_refusal(tenant, head, answer)
 
     def _known_over(self, tenant: str) -> Refusal | None:
         return None if self._rates is None else self._rates.known_over(tenant)
@@ -438,8 +452,10 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
-    is_told = is_serving and settings.log_level in {"debug", "info"}
-    return Host(settings, RequestLines(settings.log_format) if is_told else None)
+    if not is_serving or settings.log_level not in {"debug", "info"}:
+        return Host(settings)
+    lines = RequestLines(settings.log_format)
+    return Host(settings, lines, lines.turned_away)
 
 
 def _note_query(ledger: Ledger, tenant: str, took_ns: int) -> None:
@@ -470,6 +486,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
         stuck=stuck,
+        is_parked=mount.parked is not None and mount.own_state != "failed",
     )
 
 

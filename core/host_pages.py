@@ -38,6 +38,9 @@ class MountStatus:
     """`behind: …`, `ahead: …` or `down: …`, as its requests found it; empty if good."""
     stuck: int = 0
     """Requests over their deadline that have not ended."""
+    is_parked: bool = False
+    """Whether it is failed for that only: it ended workers. Its requests did, which a client sends,
+    so it must not take the other tenants out of a load balancer: the host is ready all the same."""
 
 
 class HostPages:
@@ -87,7 +90,8 @@ class HostPages:
     ) -> Iterable[bytes]:
         mounts = self._status()
         counts = Counter(mount.state for mount in mounts)
-        is_ready = self._is_all_known() and not counts["failed"]
+        has_failed = any(mount.state == "failed" and not mount.is_parked for mount in mounts)
+        is_ready = self._is_all_known() and not has_failed
         page: dict[str, object] = {
             "status": "ready" if is_ready else "not ready",
             "tenants": dict(sorted(counts.items())),

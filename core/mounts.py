@@ -125,8 +125,11 @@ class Mount:
         """What it would do with a request now."""
         if self._maintenance():
             return "maintenance"
-        if self.parked is not None:
-            return "failed"
+        return "failed" if self.parked is not None else self.own_state
+
+    @property
+    def own_state(self) -> State:
+        """What it would do if no operator, and no quarantine, kept requests away."""
         if self.tenant is None:
             return "failed" if self.reason else "idle"
         if self._failures and self._instance is None:

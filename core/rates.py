@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
@@ -59,6 +59,17 @@ class Verdict:
         )
 
 
+class _Over(NamedTuple):
+    """What is known of a tenant over its rate."""
+
+    until: float
+    """Until when that is believed."""
+    back_at: float
+    verdict: Verdict
+    refusal: tuple[ProblemAnswer, Headers]
+    """Made once: each request of a flood gets the same."""
+
+
 class Rates:
     """The rates of all tenants of this process. Thread-safe; `close()` ends it.
 
@@ -78,7 +89,7 @@ class Rates:
         self._clock = clock
         self._storage = OwnStorage(clock=clock) if _is_memory(url) else SharedStorage(url)
         self._processes = processes if _is_memory(url) else lambda: 1
-        self._over: dict[str, tuple[float, float, Verdict]] = {}  # until when, back when
+        self._over: dict[str, _Over] = {}
 
     @property
     def unanswered_total(self) -> int:
@@ -107,14 +118,15 @@ class Rates:
 
     def _note_over(self, tenant: str, wait_s: float, verdict: Verdict) -> None:
         now = self._clock()
-        self._over[tenant] = now + min(wait_s, LOOK_AGAIN_S), now + wait_s, verdict
+        until, back_at = now + min(wait_s, LOOK_AGAIN_S), now + wait_s
+        self._over[tenant] = _Over(until, back_at, verdict, (verdict.problem(), verdict.headers()))
 
     def known_over(self, tenant: str) -> tuple[ProblemAnswer, Headers] | None:
         """Return the 429, with its headers, of a tenant that is surely over its rate still."""
         known = self._over.get(tenant)
         if known is None:
             return None
-        until, back_at, verdict = known
+        until, back_at, verdict, refusal = known
         now = self._clock()
         if now >= until:
             self._over.pop(tenant, None)
@@ -122,8 +134,9 @@ class Rates:
         reset_s = max(math.ceil(back_at - now), 1)
         if reset_s != verdict.reset_s:
             verdict = Verdict(True, verdict.limit, verdict.window_s, 0, reset_s)
-            self._over[tenant] = until, back_at, verdict
-        return verdict.problem(), verdict.headers()
+            refusal = verdict.problem(), verdict.headers()
+            self._over[tenant] = _Over(until, back_at, verdict, refusal)
+        return refusal
 
     def close(self) -> None:
         """Ask the storage no more."""

@@ -4,7 +4,8 @@ It is made by hand: through `logging` and structlog a line costs eight times as 
 
 - the path without its query, and no header: queries hold tokens, search words and addresses;
 - `client` is the name that stands in `CLIENTS`, or `oidc:SUB`, never a key;
-- everything is ASCII, with what is not, and control characters, escaped as JSON does.
+- everything is ASCII, with what is not, and control characters, escaped as JSON does;
+- a path, or a client's name, that is longer than 1 KiB is cut.
 
 The host's own pages, which probes ask for all day, have a line only where they fail.
 """
@@ -17,6 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote_to_bytes
 
 from core.problem import CLIENT, ENDPOINT, REQUEST_ID, TENANT
 from core.visit import Visit
@@ -31,6 +33,17 @@ _OWN_PAGES = "/-/"
 _FAILED = "4"  # "4xx", or later in the alphabet
 _STDERR = 2
 _PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blank, quote and equals sign
+
+_MAX_CHARS = 1024
+"""Of a path and of a client's name, as they stand in a line: a longer line than `PIPE_BUF`, 4 KiB,
+would be mixed with those of other processes in a pipe."""
+
+_PLAIN_CHARS = 80
+"""That many need no look: each is 12 characters at most when it is escaped."""
+
+_HEAD_END = b"\r\n\r\n"
+_REQUEST_ID_LINE = b"\r\nX-Request-ID: "
+_NO_VISIT = Visit()
 
 Write = Callable[[str], object]
 
@@ -71,6 +84,9 @@ class RequestLines:
             return
         if not path.isascii():  # PEP 3333: bytes as latin-1
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+        client = environ.get(CLIENT) or ""
+        if len(path) + len(client) > _PLAIN_CHARS:
+            path, client = _cut(path), _cut(client)
         self._write(
             self._render(
                 self._now(),
@@ -85,7 +101,42 @@ class RequestLines:
                 bytes_out,
                 wall_ns / 1e6,
                 processor_ns / 1e6,
-                environ.get(CLIENT) or "",
+                client,
+            )
+        )
+
+    def turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
+        """Write the line of a request that was refused before it was parsed; it took no time.
+
+        Args:
+            tenant: whose it was.
+            head: its head, which begins with a method and a path.
+            answer: all that it got, request id included.
+        """
+        method, target, _ = head.split(b" ", 2)
+        path = target.partition(b"?")[0]
+        if b"%" in path:
+            path = unquote_to_bytes(path)
+        shown = path.decode("utf-8", "replace")
+        if len(shown) > _PLAIN_CHARS:
+            shown = _cut(shown)
+        end = answer.find(_HEAD_END)
+        start = answer.find(_REQUEST_ID_LINE) + len(_REQUEST_ID_LINE)
+        self._write(
+            self._render(
+                self._now(),
+                tenant,
+                answer[start : answer.find(b"\r", start)].decode("latin-1"),
+                _NO_VISIT,
+                "",
+                method.decode("latin-1"),
+                shown,
+                answer[9:12].decode("latin-1"),
+                0,
+                len(answer) - end - len(_HEAD_END),
+                0.0,
+                0.0,
+                "",
             )
         )
 
@@ -128,6 +179,14 @@ def _for_people(  # noqa: PLR0917 - as above
         f"processor_ms={processor_ms:.3f} database_ms={visit.database_ns / 1e6:.3f} "
         f"queries={visit.queries}{caller}{trace}\n"
     )
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text that is too long once it is escaped."""
+    shown = text
+    while (size := len(quoted(shown))) > _MAX_CHARS:
+        shown = shown[: len(shown) * _MAX_CHARS // size]
+    return shown if shown is text else f"{shown}…"
 
 
 def _plain(text: str) -> str:

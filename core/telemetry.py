@@ -23,7 +23,21 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, and what ends or turns lines by Unicode."""
+
+_OF_RECORD = frozenset({
+    *vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"
+})  # fmt: skip
+"""What every record has, or other handlers leave on it."""
+
+_COMES_LATER = frozenset({"timestamp", "exception"})
+"""Facts that are put to a line after those of `extra`."""
+
+_LINES_OF_THEIR_OWN = frozenset({"stack", "exception"})
+"""Facts that the renderer for people writes below the line, as they are."""
+
+_OF_STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
 
 
 class _HostHandler(logging.StreamHandler[Any]):
@@ -46,7 +60,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         structlog.stdlib.add_logger_name,
         merge_contextvars,
         _of_request,
-        structlog.stdlib.ExtraAdder(),
+        _with_extras,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if form == "json":
@@ -79,10 +93,29 @@ def _of_request(
     return facts
 
 
+def _with_extras(
+    _logger: object, _method: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Add what was logged as `extra`; what the line says already is not changed by it.
+
+    A library, or an app that hands on what a client sent, would name another tenant.
+    """
+    for key, value in vars(facts["_record"]).items():
+        if key in _OF_RECORD:
+            continue
+        name = _escaped(str(key))
+        if name in facts or name in _COMES_LATER:
+            if isinstance(value, str) and facts.get(name) == value:
+                continue
+            name = f"extra_{name}"
+        facts[name] = value
+    return facts
+
+
 def _plain_traceback(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    to.write(without_credentials(text.getvalue()))
+    to.write("\n" + _indented(without_credentials(text.getvalue())))
 
 
 def _without_credentials(
@@ -100,9 +133,22 @@ def _printable(
 ) -> structlog.typing.EventDict:
     """Escape control characters: a path that a client sends must not forge lines or colours."""
     for key, value in facts.items():
-        if isinstance(value, str):
-            facts[key] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
+        if key in _LINES_OF_THEIR_OWN:
+            facts[key] = _indented(str(value))
+        elif isinstance(value, str):
+            facts[key] = _escaped(value)
+        elif key not in _OF_STRUCTLOG and _CONTROL.search(text := repr(value)):
+            facts[key] = _escaped(text)
     return facts
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _indented(text: str) -> str:
+    """Return a text of several lines so that none can be taken for a line of the log."""
+    return "\n".join(f"  {_escaped(line)}" for line in text.strip("\n").split("\n"))
 
 
 class LogContext:

@@ -70,7 +70,7 @@ def _wake(
         for name in wanted:
             if time.monotonic() >= until:
                 return
-            if name in known:
+            if name in known and known[name].parked is None:  # or it ends each new worker at once
                 known[name].wake()
     finally:
         is_over.set()

@@ -143,7 +143,7 @@ class TenantWorker(PatientWorker):
         data = b"" if refusal is None else answer(refusal[0], head, refusal[1], is_kept=True)
         if not data or not self.alive:
             return False
-        self.door.note_turned_away(tenant)
+        self.door.note_turned_away(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
         self.keepalived_conns.append(conn)  # they are in the order of their time
@@ -193,7 +193,7 @@ class TenantWorker(PatientWorker):
         is_kept = self.alive and has_room and is_whole_request(head)
         data = answer(problem, head, headers, is_kept=is_kept)
         if tenant not in (NOBODY, LIVENESS):
-            self.door.note_turned_away(tenant)
+            self.door.note_turned_away(tenant, head, data)
         try:
             is_sent = conn.sock.send(data) == len(data)
         except OSError:

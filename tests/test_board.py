@@ -39,6 +39,20 @@ def test_requests_are_counted_over_all_processes() -> None:
     assert (2, 1) == (board.count(ACME), board.count(GLOBEX))
 
 
+def test_a_build_is_shown_and_takes_no_slot() -> None:
+    """Beside a request of the same tenant."""
+    board = Board()
+    row = _row(board)
+
+    cell = row.enter(ACME, is_build=True)
+    row.enter(ACME)
+    during = sorted((one.tenant, one.is_build) for one in row.in_flight()), board.count(ACME)
+    row.leave(cell)
+
+    assert ([("acme", False), ("acme", True)], 1) == during
+    assert [False] == [one.is_build for one in row.in_flight()]
+
+
 def test_what_a_killed_process_had_in_flight_is_known() -> None:
     """The memory is shared: `kill -9` takes nothing from it."""
     board = Board()

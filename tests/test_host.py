@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from servers import wait_until
 from werkzeug.test import Client
 
 from config.settings import HostSettings
+from core.board import Board
 from core.host import Host, create_host
 from core.telemetry import configure_logging
+from core.tenant import Tenant
 
 WriteTenant = Callable[..., Path]
 Logged = Callable[[], list[dict[str, Any]]]
@@ -118,6 +121,25 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
 
 
 # -- requests in flight -------------------------------------------------------------------------
+
+
+def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
+    """The master can tell who was being built when a worker ended; afterwards it is gone."""
+    write_tenant("acme")
+    host.load()
+    row = host._row = Board().claim()
+    assert row is not None
+    seen: list[tuple[str, bool]] = []
+    built = host._built
+
+    def look(tenant: Tenant, *, is_migrating: bool) -> Flask:
+        seen.extend((one.tenant, one.is_build) for one in row.in_flight())
+        return built(tenant, is_migrating=is_migrating)
+
+    host._built = look  # type: ignore[method-assign]
+    Client(host).get("/acme/")
+
+    assert ([("acme", True)], []) == (seen, row.in_flight())
 
 
 @pytest.mark.parametrize("bounds", [(1, None, 1), (None, 2, 2), (1, 2, 1)])

@@ -1,5 +1,6 @@
 """The host's own pages, over a list of statuses."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from core.host_pages import HostPages, MountStatus
 SERVING = MountStatus("acme", "/acme", "serving", "", 1.5, "5e1f", ("landing",))
 IDLE = MountStatus("globex", "/globex", "idle", "", 1.5, "5e1f", ("landing",))
 FAILED = MountStatus("initech", "/initech", "failed", "initech.py:3: no", 1.5, "5e1f", ())
+PARKED = replace(SERVING, state="failed", reason="parked: why", is_parked=True)
 
 
 def client_of(
@@ -34,6 +36,12 @@ def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> Non
     [
         ([], 200, {"status": "ready", "tenants": {}}),
         ([SERVING, IDLE, IDLE], 200, {"status": "ready", "tenants": {"idle": 2, "serving": 1}}),
+        ([IDLE, PARKED], 200, {"status": "ready", "tenants": {"failed": 1, "idle": 1}}),
+        (
+            [PARKED, FAILED],
+            503,
+            {"status": "not ready", "tenants": {"failed": 2}},
+        ),
         (
             [SERVING, FAILED],
             503,
@@ -44,7 +52,7 @@ def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> Non
 def test_readyz_counts_states_and_is_503_when_one_failed(
     mounts: list[MountStatus], status: int, page: dict[str, Any]
 ) -> None:
-    """Clients see counts per state and no names."""
+    """Clients see counts per state and no names; who is parked counts, and keeps nobody out."""
     answer = client_of(*mounts).get("/-/readyz")
 
     assert (status, page) == (answer.status_code, answer.get_json())

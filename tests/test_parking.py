@@ -99,6 +99,37 @@ def test_who_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path
     assert "held the interpreter lock" in _levers(tmp_path).read_text()
 
 
+def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
+    """Not its neighbour, whose requests are in flight all the time."""
+    tenants = make_hanging_site(tmp_path, acme={}, globex={})
+    package = tmp_path / "stuck/bad"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "blueprint.py").write_text("import os\nos._exit(1)\n")
+    acme = tenants / "acme.py"
+    acme.write_text(acme.read_text().replace("hanging", "bad"))
+    is_over = threading.Event()
+    with running(COMMAND, tmp_path, ready_path="/globex/") as server:
+
+        def repeat() -> None:
+            while not is_over.is_set():
+                _ask(server, "/globex/sleep/0.3")
+
+        clients = [threading.Thread(target=repeat) for _ in range(3)]
+        for client in clients:
+            client.start()
+        try:
+            wait_until(lambda: _ask(server, "/acme/") == 503 and "tenant.parked" in _log(server))
+        finally:
+            is_over.set()
+            for client in clients:
+                client.join()
+        parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
+
+    assert "parked: a worker ended while it was being built" == parked["acme"]
+    assert "" == parked["globex"]
+
+
 def test_those_in_flight_together_share_a_strike(tmp_path: Path) -> None:
     """Three workers killed under two tenants park neither."""
     make_hanging_site(tmp_path, acme={}, globex={})

@@ -158,13 +158,14 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
     host.follower._next_care = 0
     host.follower.step()
     [mount] = host.mounts.all
-    parked, told = mount.parked, host.tell()["mounts"][0]
+    parked, told, is_parked = mount.parked, host.tell()["mounts"][0], host.status()[0].is_parked
     write_levers(data_dir, "acme", Levers(maintenance=True, parked="parked: why", times_parked=1))
     host.follower._next_care = 0
     host.follower.step()
 
-    assert parked is not None
+    assert (True, True) == (parked is not None, is_parked)
     assert (parked, ("failed", "parked: why")) == (mount.parked, (told["state"], told["reason"]))
+    assert parked is not None
     parked._settle(True)
     host.follower._next_care = 0
     host.follower.step()

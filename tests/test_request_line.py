@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from werkzeug.test import Client
 
 from config.settings import HostSettings
 from core.client_values import hashed
+from core.heads import answer
 from core.host import Host
+from core.problem import CLIENT, ProblemAnswer
 from core.request_line import RequestLines, to_stderr
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -72,7 +75,8 @@ def _noting(
     write_tenant("acme", BLUEPRINTS=["landing", speaking])
     write_tenant("closed", CLIENTS={"mobile": hashed("the-key")})
     write_tenant("globex", MAINTENANCE=True)
-    host = Host(settings, RequestLines("json", lines.append))
+    written = RequestLines("json", lines.append)
+    host = Host(settings, written, written.turned_away)
     host.load()
     yield Client(host)
     host.close()
@@ -124,6 +128,27 @@ def test_a_client_is_named_and_its_key_is_not(noting: Client, lines: list[str]) 
     assert not [secret for secret in ("the-", "query") if secret in lines[0]]
 
 
+def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str]) -> None:
+    """It was not parsed: its line says what its head said, and the id that the client got."""
+    head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
+    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
+    told = answer(problem, head, is_kept=True)
+    noting.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
+
+    noting.application._note_turned_away("acme", head, told)
+
+    usual, line = parsed(lines)
+    for one in (usual, line):
+        for key in ("timestamp", "wall_ms", "processor_ms"):
+            one.pop(key)
+    size = len(told.partition(b"\r\n\r\n")[2])
+    changed = {
+        "tenant": "acme", "request_id": "id-1", "path": "/acme/a\nb", "status": 429,
+        "bytes_out": size,
+    }  # fmt: skip
+    assert usual | changed == line
+
+
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
     """What a path or a method says is shown and not obeyed; it is ASCII."""
@@ -139,6 +164,23 @@ def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form:
     [line] = lines
     assert (True, 1) == (line.isascii() and line[:-1].isprintable(), line.count("\n"))
     assert r"/a\n\u001b[2J\" status=200\u00e9\u2028" in line
+    host.close()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("part", ["a", "\n", "\xf0\x9f\x90\x88", "\\"])
+def test_a_line_fits_into_one_write(
+    settings: HostSettings, lines: list[str], form: Any, part: str
+) -> None:
+    """Of 4 KiB at most, which a pipe takes in one piece: a longer path is cut."""
+    host = Host(settings, RequestLines(form, lines.append))
+    host.load()
+
+    environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
+    Client(host).open("/", environ_overrides=environ).close()
+    RequestLines(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
+
+    assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
 
 

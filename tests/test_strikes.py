@@ -154,6 +154,18 @@ def test_all_in_flight_are_suspected(row: Row, heartbeat: Heartbeat) -> None:
     assert (["acme", "globex"], True) == (suspects, reason.endswith("with those of 1 others"))
 
 
+def test_who_is_being_built_is_suspected_first(row: Row, heartbeat: Heartbeat) -> None:
+    """Code of an import ends a process; requests of others are there at any time."""
+    row.enter(GLOBEX)
+    cell = row.enter(ACME, is_build=True)
+
+    during = blame(row, heartbeat)
+    row.leave(cell)
+
+    assert (["acme"], "a worker ended while it was being built") == during
+    assert ["globex"] == blame(row, heartbeat)[0]
+
+
 def test_nobody_is_to_blame_for_an_orderly_end(row: Row, heartbeat: Heartbeat) -> None:
     """A worker that was to stop, with requests or without."""
     row.enter(ACME)

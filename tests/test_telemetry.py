@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
 from typing import Any, Literal
 
 import pytest
@@ -73,8 +74,7 @@ def test_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
     serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
 
     [line] = parsed(logged())
-    for other in ("timestamp", "message"):  # pytest's own handler leaves `message` on the record
-        line.pop(other)
+    line.pop("timestamp")
     assert {
         "event": "image.stored",
         "level": "warning",
@@ -112,6 +112,41 @@ def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
     assert r"/\x9b\x1b[2J" in line
 
 
+FORGED = "2026-11-22T20:00:00Z [info     ] request.ended tenant=globex"
+
+
+def test_an_exception_forges_no_line(logged: Logged) -> None:
+    """Nor does a stack: what stands below a line is indented, and obeys no control character."""
+    configure_logging("console", "info")
+    error = raised(f"no\n{FORGED}\n\x1b[31m\u2028red")
+
+    logging.getLogger("tenant.acme").error("failed", exc_info=error, extra={"stack": FORGED})
+    logging.getLogger("tenant.acme").error("failed", extra={"exception": f"a\n{FORGED}"})
+    logging.getLogger("tenant.acme").error("failed", extra={"a\nb": [f"\n{FORGED}"], "c": object()})
+
+    lines = logged()
+    beginning = [line.split()[3] for line in lines if line.strip("=") and line[:2] != "  "]
+    assert (["failed"] * 3, 2) == (beginning, lines.count(f"  {FORGED}"))
+    assert not [line for line in lines if "\x1b" in line]
+    assert r"  \x1b[31m\u2028red" in lines
+
+
+def test_extras_change_nothing_that_a_line_says(logged: Logged) -> None:
+    """A library that hands on what a client sent cannot name another tenant or request."""
+    configure_logging("json", "info")
+    extra = {"tenant": "globex", "request_id": "id-2", "event": "none", "timestamp": 0, "level": 1}
+
+    Context().run(lambda: logging.getLogger("core.mounts").warning("1", extra={"tenant": "globex"}))
+    serve(lambda: logging.getLogger("a.library").warning("spoke", extra=extra))
+
+    outside, during = parsed(logged())
+    assert "globex" == outside["tenant"]
+    assert ("acme", "id-1", "spoke", "warning") == tuple(
+        during[key] for key in ("tenant", "request_id", "event", "level")
+    )
+    assert extra == {key: during[f"extra_{key}"] for key in extra}
+
+
 def test_a_console_line_has_the_stack(logged: Logged) -> None:
     """People read the stack as Python prints it, without the values of local variables."""
     configure_logging("console", "info")
@@ -120,7 +155,7 @@ def test_a_console_line_has_the_stack(logged: Logged) -> None:
 
     lines = logged()
     assert "request.failed" in lines[0]
-    assert "ValueError: the reason" in lines
+    assert "  ValueError: the reason" in lines
     assert not [line for line in lines if "a local secret" in line]
 
 

@@ -514,7 +514,7 @@ def _door(worker: _Worker) -> Door:
 def _turned_away(door: Door) -> list[str]:
     """Return whose requests the door refused."""
     turned_away: list[str] = []
-    door.note_turned_away = turned_away.append
+    door.note_turned_away = lambda tenant, *_: turned_away.append(tenant)
     return turned_away
 
 

@@ -1,12 +1,13 @@
-"""Whether the ledger counts what was served: failing, cut and killed ones among them.
+"""Whether slots and the ledger are exact: failing, cut and killed requests among the others.
 
     python tests/bench/counted.py [--requests 50000] [--clients 16]
 
-Two workers, one tenant. Of the requests 5 % fail in the app, 5 % are cut by the client after the
-first part of the answer, 5 % are chunked streams that break off; the others are served. In the
-middle one worker is killed with `kill -9`. Then what the clients sent is compared with what `usage`
-says. What the killed worker had in flight, a request for each of its 8 threads at most, may have
-been answered and not counted, or counted and not answered.
+Two workers of 8 threads, one tenant. Of the requests 5 % fail in the app (they raise, raise
+`SystemExit`, or break off inside a chunked stream), 5 % are cut by the client after the first part
+of the answer; the others are served. In the middle one worker is killed with `kill -9`. Then what
+the clients sent and the server accepted is compared with what `usage` says, and no slot may be in
+use. What the killed worker had in flight, a request for each of its threads at most, may have been
+answered and not counted, or counted and not answered.
 """
 
 import argparse
@@ -22,11 +23,12 @@ from pathlib import Path
 
 from loads import Bounds, Server, serving, wait_until
 
+from core.status import ask_workers
 from core.usage import totals
 
-THREADS = 8
-KINDS = ("good", "fail", "cut", "broken")
-WEIGHTS = (85, 5, 5, 5)
+WORKERS, THREADS = 2, 8
+KINDS = ("good", "cut", "fail", "leave", "broken")
+WEIGHTS = (90, 5, 2, 1, 2)
 
 ENDPOINT = """\
 from flask import Blueprint, Response
@@ -40,6 +42,10 @@ def good():
 @kinds_bp.get("/fail")
 def fail():
     raise ValueError("as it should")
+
+@kinds_bp.get("/leave")
+def leave():
+    raise SystemExit(3)
 
 @kinds_bp.get("/cut")
 def cut():
@@ -62,25 +68,41 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         site = make_site(Path(folder))
-        with serving(site, 2, TENANTRY_LOG_LEVEL="warning") as server:
+        with serving(site, WORKERS, TENANTRY_LOG_LEVEL="warning") as server:
             server.wait_for("/acme/good", 200)
             answered, lost = drive(server, asked.requests, asked.clients)
             wait_until(lambda: counted(site)[0] >= sum(answered.values()) - THREADS)
             settle(site)
-        compare(answered, lost, *counted(site))
+            in_use = slots_in_use(server, site)
+        compare(answered, lost, counted(site), in_use, asked.clients)
 
 
-def compare(answered: Counter[str], lost: int, requests: int, errors: int) -> None:
+def slots_in_use(server: Server, site: Path) -> int:
+    """Return the slots in use in all workers, that one too which came for the killed one."""
+
+    def told() -> dict[int, dict[str, object]]:
+        return ask_workers(site / "instance", "list")
+
+    wait_until(lambda: len(server.workers()) == WORKERS and {*server.workers()} <= {*told()})
+    return sum(sum(said["in_flight"].values()) for said in told().values())  # type: ignore[attr-defined]
+
+
+def compare(
+    answered: Counter[str], lost: int, counts: tuple[int, int], in_use: int, most_lost: int
+) -> None:
     """Print what was counted beside what was sent."""
     bounds = Bounds()
+    requests, errors = counts
     sent = sum(answered.values()) + 1  # the one that waited for the server
-    failed = answered["fail"] + answered["broken"]
+    failed = answered["fail"] + answered["leave"] + answered["broken"]
     print(f"  {dict(answered)}, {lost} lost with the killed worker; load {os.getloadavg()[0]:.1f}")
     print(f"  counted: {requests} requests, {errors} errors")
     bounds.check("answered, and not counted", sent - requests, THREADS)
     bounds.check("counted, and not answered", requests - sent, lost)
     bounds.check("errors that are not counted", failed - errors, THREADS)
     bounds.check("errors that were not answered", errors - failed, lost)
+    bounds.check("requests that got no answer", lost, most_lost)
+    bounds.check("slots in use afterwards", in_use, 0)
     bounds.end()
 
 

@@ -73,21 +73,31 @@ def cost(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
 
 def neighbour(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
     """Compare the quiet tenant's throughput, calm and beside the one over its rate."""
-    calm, beside, noise = [], [], Counter[int]()
+    calm, beside, noise, not_served = [], [], Counter[int](), 0
+
+    def window() -> int:
+        """Return how many of the quiet one's requests were served."""
+        nonlocal not_served
+        answers = ask(server.port, "/quiet/", 4, asked.seconds)
+        served = sum(status == 201 for _, status in answers)
+        not_served += len(answers) - served
+        return served
+
     with serving(folder, 2) as server:
         server.wait_for("/quiet/", 201)
         for path in ("/quiet/", "/limited/"):
             ask(server.port, path, 16, 1.0)  # awake in both workers then
         for _ in range(asked.rounds):
-            calm.append(len(ask(server.port, "/quiet/", 4, asked.seconds)))
+            calm.append(window())
             with flood(server.port, noise):
-                beside.append(len(ask(server.port, "/quiet/", 4, asked.seconds)))
+                beside.append(window())
     rates = [statistics.mean(one) / asked.seconds for one in (calm, beside)]
     seconds = asked.rounds * asked.seconds
     told = {status: f"{count / seconds:.0f}/s" for status, count in noise.items()}
     print(f"load average {os.getloadavg()[0]:.1f}; calm {rates[0]:.0f}/s, "
           f"beside {rates[1]:.0f}/s; limited to {RATE}/s: {told}")  # fmt: skip
     bounds.check("throughput calm ÷ beside", rates[0] / rates[1], 1 / 0.9)
+    bounds.check("requests of the quiet one not served", not_served, 0)
 
 
 @contextlib.contextmanager
