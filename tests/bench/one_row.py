@@ -3,11 +3,11 @@
     python tests/bench/one_row.py [--rounds 40]
 
 Two gunicorns with the same settings and worker class, one worker each, which log a line per request
-to a file, are asked by one client in turns of 50 requests: a tenant in all the layers that the host puts around it, and a
-bare app with the same view, a secret key as every app has one, and one engine on SQLAlchemy's own
-pool; on SQLite in a file, opened with the same pragmas, and on PostgreSQL. That is the bound: the
-whole request. The second comparison is what the budget and the guards alone cost: the same tenant
-with an engine of its own in the place of `db`, in the same layers.
+to a file, are asked by one client in turns of 50 requests: a tenant in all the layers that the host
+puts around it, and a bare app with the same view, a secret key as every app has one, and one engine
+on SQLAlchemy's own pool; on SQLite in a file, opened with the same pragmas, and on PostgreSQL. That
+is the bound: the whole request. The second comparison is what the budget and the guards alone cost:
+the same tenant with an engine of its own in the place of `db`, in the same layers.
 
 What is bound is the processor time of the workers, of the quieter quarter of the turns, which other
 work on the machine disturbs least. Beside it stand the medians of how long the client waited, which
