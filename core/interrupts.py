@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _UNSAFE = frozenset({
-    "core.breaker", "core.connections", "core.guards", "core.permits", "core.pool", "core.uses",
-    "importlib._bootstrap", "importlib._bootstrap_external", "logging", "sqlalchemy.pool",
-    "structlog",
+    "core.breaker", "core.connections", "core.endpoints.images.room", "core.guards",
+    "core.permits", "core.pool", "core.uses", "importlib._bootstrap",
+    "importlib._bootstrap_external", "logging", "sqlalchemy.pool", "structlog",
 })  # fmt: skip
 """Modules that would leave a lock held or a count wrong. Python's own: 3.11's `logging` takes a
 lock one step before the `try` that gives it back."""

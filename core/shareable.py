@@ -37,6 +37,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.event.attr._ClsLevelDispatch": "listeners of a whole class, kept by SQLAlchemy; "
     "those that hear an engine are looked at from there",
     "core.connections.ConnectionBudget": "it bounds the connections of all tenants together",
+    "core.endpoints.images.room.DecodingRoom": "it bounds the memory of all tenants together",
     "core.ledger.Ledger": "it counts what each tenant uses; names and numbers only",
 }
 """Types by name, subclasses included, whose instances two apps may share, each with the reason.

@@ -45,7 +45,7 @@ def _session(
 
 def check(session: Session, folder: Path, *, mend: bool = False, settled_s: float = 0) -> list[str]:
     """Return what is found, each as one line."""
-    model = ImageCheckModel(session, folder, mend=mend, settled_s=settled_s)
+    model = ImageCheckModel(session, folder, mend=mend, settled_s=settled_s, is_thorough=True)
     return [f"{one.what}: {one.subject} {'mended' * one.is_mended}".strip() for one in
             model.findings()]  # fmt: skip
 
@@ -121,12 +121,15 @@ def test_the_row_comes_after_the_file(session: Session, folder: Path) -> None:
     assert ([], None) == repo.page(10, None)
 
 
-def test_uploading_again_mends_a_damaged_file(session: Session, folder: Path) -> None:
-    """A file that has lost bytes is found; the same image makes it whole."""
+@pytest.mark.parametrize("spoilt", [ONE[:10], ONE[:-1] + b"?"], ids=["cut", "altered"])
+def test_uploading_again_mends_a_damaged_file(
+    session: Session, folder: Path, spoilt: bytes
+) -> None:
+    """A file that has lost bytes, or has others, is found; the same image makes it whole."""
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one")
     path = ContentFolder(folder).path_of(image.sha256)
-    os.truncate(path, 10)
+    path.write_bytes(spoilt)
 
     found = check(session, folder, mend=True)
     repo.add(BytesIO(ONE), "again")
@@ -243,6 +246,23 @@ def test_the_command_says_what_it_finds(
         result = app.test_cli_runner().invoke(args=["images", "check", *arguments])
 
     assert (code, text.format(sha256(ONE))) == (result.exit_code, result.output)
+
+
+def test_the_command_reads_all_files_if_asked(data_dir: Path) -> None:
+    """`--hash` finds bytes that are others than those that were uploaded, of the same number."""
+    (data_dir / "acme").mkdir(parents=True)
+    with _app(data_dir) as app:
+        image = app.test_client().post("/images/", data=ONE).get_json()
+        path = ContentFolder(data_dir / "acme/images").path_of(sha256(ONE))
+        path.write_bytes(ONE[:-1] + b"?")
+        quick, thorough = (
+            app.test_cli_runner().invoke(args=["images", "check", *words])
+            for words in ([], ["--hash"])
+        )
+
+    text = f"image with a damaged file: {image['id']}\n1 found, 0 mended.\n"
+    assert (0, "0 found, 0 mended.\n") == (quick.exit_code, quick.output)
+    assert (1, text) == (thorough.exit_code, thorough.output)
 
 
 def test_the_command_names_a_folder_that_looks_unmounted(data_dir: Path) -> None:

@@ -23,7 +23,9 @@ from werkzeug.test import Client, TestResponse
 
 from core.app_factory import close_app, create_app
 from core.connections import ConnectionBudget
+from core.endpoints.images import pictures
 from core.endpoints.images.models import Base
+from core.endpoints.images.room import DecodingRoom
 
 ONE = picture("JPEG")
 UNKNOWN = "/images/01a20372-c35a-77dc-bd17-3bf6f6e524dc"
@@ -469,6 +471,26 @@ def test_tenants_see_nothing_of_each_other(new_app: NewApp, data_dir: Path) -> N
 
 
 @on_both
+def test_pictures_that_find_no_memory_come_later(
+    client: Client, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While others are decoded, uploads and thumbnails get 503 and `Retry-After`; nothing stays."""
+    image = upload(client, picture())
+    before = stored(data_dir)
+    room = DecodingRoom(1, wait_s=0)
+    monkeypatch.setattr(pictures, "_ROOM", room)
+
+    with room.taking(1):
+        answers = [
+            client.post("/images/", data=picture("PNG")),
+            client.get(f"/images/{image['id']}/thumbnail?size=16"),
+        ]
+
+    assert [(503, "2")] * 2 == [(one.status_code, one.headers["Retry-After"]) for one in answers]
+    assert before == stored(data_dir)
+    assert 201 == client.post("/images/", data=picture("PNG")).status_code
+
+
 def test_ids_tell_the_time_and_nothing_else(client: Client) -> None:
     """Ids are in the order of time; what follows the time is 62 random bits."""
     before = time.time_ns() // 1_000_000

@@ -1,6 +1,7 @@
 """What an image file is, judged by its content; and thumbnails."""
 
 import struct
+import threading
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 from pictures_for_tests import TYPES, animation, encoded, picture
 from PIL import Image
+from servers import DEADLINE_S, wait_until
 
-from core.endpoints.images.errors import BrokenImageError, ImageError, WrongTypeError
+from core.endpoints.images.errors import BrokenImageError, BusyError, ImageError, WrongTypeError
 from core.endpoints.images.pictures import (
     MAX_PIXELS,
     MAX_SCANS,
@@ -17,6 +19,7 @@ from core.endpoints.images.pictures import (
     draw_thumbnail,
     inspect_picture,
 )
+from core.endpoints.images.room import DecodingRoom
 
 FILES = {
     **{kind: picture(kind) for kind in TYPES},
@@ -122,15 +125,58 @@ def test_lying_files_are_refused(path: Path, data: bytes) -> None:
         b"GIF89a" + HUGE + bytes(3) + b"," + bytes(4) + HUGE + b"\x00\x02\x00;",
         b"GIF89a\x01\x00\x01\x00" + bytes(3) + b"," + bytes(4) + HUGE + b"\x00\x02\x00;",
         FILES["JPEG"].replace(struct.pack(">HH", 40, 60), struct.pack(">HH", 60_000, 60_000), 1),
-        b"RIFF\xff\xff\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(4) + b"\xff" * 6,
-        b"RIFF\xff\xff\x00\x00WEBPVP8L\x0a\x00\x00\x00\x2f" + b"\xff" * 9,
-        b"RIFF\xff\xff\x00\x00WEBPVP8 \x0a\x00\x00\x00" + bytes(6) + b"\xff" * 4,
         encoded(Image.new("1", (5_000, MAX_PIXELS // 5_000 + 1)), "PNG"),
     ],
 )
 def test_bombs_are_refused_before_they_are_decoded(path: Path, data: bytes) -> None:
     """A file that claims too many pixels is refused, and told how many are taken."""
     assert "at most 25,000,000 are taken." in str(_refusal(path, data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"RIFF\xff\xff\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(4) + b"\xff" * 6,
+        b"RIFF\xff\xff\x00\x00WEBPVP8L\x0a\x00\x00\x00\x2f" + b"\xff" * 9,
+        b"RIFF\xff\xff\x00\x00WEBPVP8 \x0a\x00\x00\x00" + bytes(6) + b"\xff" * 4,
+        b"RIFF\xff\xff\x00\x00WEBPVP8 \x0a\x00\x00\x00" + bytes(6) + struct.pack("<HH", 5000, 2501),
+    ],
+)
+def test_webp_may_have_fewer_pixels(path: Path, data: bytes) -> None:
+    """It takes more memory for each of them, already when it is opened."""
+    assert "at most 12,500,000 are taken." in str(_refusal(path, data))
+
+
+def test_all_pictures_share_the_memory_for_decoding() -> None:
+    """What does not fit beside the others waits for them, or is refused; what fits does not."""
+    room = DecodingRoom(10, wait_s=0)
+
+    with room.taking(6), room.taking(4), pytest.raises(BusyError), room.taking(1):
+        pass
+    with room.taking(6), pytest.raises(BusyError), room.taking(99):
+        pass
+
+    with room.taking(99), pytest.raises(BusyError), room.taking(1):
+        pass
+
+
+def test_a_picture_waits_for_memory() -> None:
+    """It goes on as soon as another one is done."""
+    room = DecodingRoom(10, wait_s=DEADLINE_S)
+    taken = threading.Event()
+
+    def take() -> None:
+        with room.taking(5):
+            taken.set()
+
+    thread = threading.Thread(target=take)
+    with room.taking(6):
+        thread.start()
+        wait_until(lambda: bool(room._changed._waiters))  # type: ignore[attr-defined]
+        was_taken = taken.is_set()
+    thread.join()
+
+    assert (False, True) == (was_taken, taken.is_set())
 
 
 def test_an_image_may_have_as_many_pixels_as_there_is_room_for(path: Path) -> None:

@@ -21,14 +21,17 @@ from .models import MissingContentError
     show_default=True,
     help="Leave younger files alone, in seconds.",
 )
+@click.option("--hash", "is_thorough", is_flag=True, help="Read all files, not their sizes only.")
 @with_appcontext
-def check(mend: bool, older_than: float) -> None:
+def check(mend: bool, older_than: float, is_thorough: bool) -> None:
     """Compare the images' rows with their files; exit code 1 if something is wrong and stays.
 
     Safe while the tenant is served.
     """
     folder = Path(current_app.instance_path, "images")
-    model = ImageCheckModel(db.session, folder, mend=mend, settled_s=older_than)
+    model = ImageCheckModel(
+        db.session, folder, mend=mend, settled_s=older_than, is_thorough=is_thorough
+    )
     count = left = 0
     try:
         for finding in model.findings():

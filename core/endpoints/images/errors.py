@@ -5,6 +5,7 @@ ImageError
 ├── BadRequestError       a name or a cursor is none
 ├── WrongTypeError        the bytes are of no type that is taken
 ├── BrokenImageError      they begin like an image and are none, or not a whole one
+├── BusyError             other pictures take all the memory there is for them
 └── MissingContentError   an image's bytes are gone: the operator's trouble, not the client's
 """
 
@@ -30,6 +31,13 @@ class WrongTypeError(ImageError):
 
 class BrokenImageError(ImageError):
     """The bytes begin like an image and are none, not a whole one, or one too big to decode."""
+
+
+class BusyError(ImageError):
+    """Other pictures take all the memory that there is for them."""
+
+    def __init__(self) -> None:
+        super().__init__("Other large images are being looked at; try again.")
 
 
 class MissingContentError(ImageError):

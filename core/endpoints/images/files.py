@@ -41,6 +41,10 @@ class ContentFolder:
         """Return where content with this hash is, if it is there."""
         return self._folder / sha256[:2] / sha256
 
+    def is_whole(self, sha256: str, size_bytes: int) -> bool:
+        """Whether content is there, and its bytes are what they were: reads all of them."""
+        return _is_whole(self.path_of(sha256), size_bytes)
+
     @contextmanager
     def receiving(self, body: IO[bytes]) -> Iterator[ReceivedFile]:
         """Copy a stream to a file, hashed on the way; gone after the block if it was not kept."""
@@ -94,9 +98,9 @@ class Shard:
     folder: Path
 
     def keep(self, received: ReceivedFile) -> None:
-        """Give received bytes their name, durably; those that are there already stay."""
+        """Give received bytes their name, durably; those that are there already stay, if whole."""
         path = self.folder / received.sha256
-        if path.is_file() and path.stat().st_size == received.size_bytes:
+        if _is_whole(path, received.size_bytes):
             return
         _sync(received.path)
         received.path.rename(path)
@@ -113,6 +117,16 @@ class Shard:
     def older(self, older_than_s: float) -> list[Path]:
         """Return the files that were written longer ago than this."""
         return _older(self.folder, older_than_s)
+
+
+def _is_whole(path: Path, size_bytes: int) -> bool:
+    """Whether a file has the content that its name says."""
+    try:
+        with path.open("rb") as file:
+            is_as_long = os.fstat(file.fileno()).st_size == size_bytes
+            return is_as_long and hashlib.file_digest(file, "sha256").hexdigest() == path.name
+    except OSError:  # it is gone, or its disk cannot read it any more
+        return False
 
 
 def _older(folder: Path, older_than_s: float) -> list[Path]:

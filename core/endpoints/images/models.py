@@ -23,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from .errors import (
     BadRequestError,
     BrokenImageError,
+    BusyError,
     ImageError,
     MissingContentError,
     UnknownImageError,
@@ -37,6 +38,7 @@ __all__ = [
     "BadRequestError",
     "Base",
     "BrokenImageError",
+    "BusyError",
     "ContentFolder",
     "ImageError",
     "ImageModel",
@@ -113,6 +115,7 @@ class ImageRepoModel:
             BadRequestError: the name is too long.
             WrongTypeError: it is no JPEG, PNG, WebP or GIF.
             BrokenImageError: it is cut, damaged, or too big to decode.
+            BusyError: others are decoded all the time.
         """
         name = _clean_name(name)
         with self._files.receiving(body) as received:

@@ -14,9 +14,10 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,10 +28,20 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from .errors import BrokenImageError, WrongTypeError
+from .errors import BrokenImageError, ImageError, WrongTypeError
+from .room import DecodingRoom
 
 MAX_PIXELS = 25_000_000
-"""Width times height. Decoding takes 4 to 20 bytes for each, so at most 0.5 GB for one request."""
+"""Width times height."""
+
+MAX_WEBP_PIXELS = 12_500_000
+"""The same of WebP, whose decoder takes five times the memory: 50 bytes may say 25 million."""
+
+DECODING_BYTES = 300 << 20
+"""Memory for all pictures that a process decodes at the same time: the largest one alone."""
+
+DECODING_WAIT_S = 3.0
+"""How long a picture waits for this memory: the largest ones take half a second each."""
 
 MAX_SCANS = 30
 """Passes of a progressive JPEG, of which usual ones have ten. Each walks over all pixels, at up to
@@ -55,16 +66,12 @@ def inspect_picture(path: Path) -> Picture:
     Raises:
         WrongTypeError: it is no JPEG, PNG, WebP or GIF.
         BrokenImageError: it begins like one, but is cut, damaged, or too big to decode.
+        BusyError: others are decoded all the time.
     """
-    with path.open("rb") as file, _mapped(path) as data:
-        kind = _kind_of(data)
-        with _blaming_the_file():
-            kind.check(data)
-            image = kind.plugin(file)
-            _check_size(*image.size)
-            picture = Picture(kind.media_type, *image.size)
-            image.draft("RGB", (1, 1))  # a JPEG is read to its end all the same, in less memory
-            image.load()
+    with _decoding(path, is_new=True) as (kind, image):
+        picture = Picture(kind.media_type, *image.size)
+        image.draft("RGB", (1, 1))  # a JPEG is read to its end all the same, in less memory
+        image.load()
     return picture
 
 
@@ -77,22 +84,59 @@ def draw_thumbnail(path: Path, size: int) -> tuple[bytes, str]:
     Args:
         path: a file that `inspect_picture` took.
         size: pixels of the longer side, one of `THUMBNAIL_PX`.
+
+    Raises:
+        BusyError: others are decoded all the time.
     """
     drawn = BytesIO()
-    with path.open("rb") as file, _mapped(path) as data:
+    with _decoding(path, is_new=False) as (kind, image):
+        is_jpeg = kind.plugin is JpegImageFile
+        image.draft("RGB", (2 * size, 2 * size))
+        plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        plain.thumbnail((size, size))
+        if is_jpeg:
+            plain.info["exif"] = image.info.get("exif", b"")
+            ImageOps.exif_transpose(plain, in_place=True)
+        plain.info.clear()
+        plain.save(drawn, "JPEG" if is_jpeg else "PNG")
+    return drawn.getvalue(), "image/jpeg" if is_jpeg else "image/png"
+
+
+_ROOM = DecodingRoom(DECODING_BYTES, DECODING_WAIT_S)
+"""One for all tenants of a process: each alone would keep to a bound that all together break."""
+
+
+@contextmanager
+def _decoding(path: Path, *, is_new: bool) -> Iterator[tuple["_Kind", ImageFile]]:
+    """Yield an image, not decoded yet: until the end of the block there is memory for that.
+
+    Args:
+        path: the file.
+        is_new: look for what its plugin would not find.
+    """
+    with path.open("rb") as file, _mapped(path) as data, ExitStack() as room:
         kind = _kind_of(data)
         with _blaming_the_file():
+            if is_new:
+                kind.check(data)
+            if kind.plugin is WebPImageFile:  # it takes memory when it is opened
+                room.enter_context(_ROOM.taking(_WEBP_PIXEL_BYTES * prod(_webp_size(data))))
             image = kind.plugin(file)
-            is_jpeg = kind.plugin is JpegImageFile
-            image.draft("RGB", (2 * size, 2 * size))
-            plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
-            plain.thumbnail((size, size))
-            if is_jpeg:
-                plain.info["exif"] = image.info.get("exif", b"")
-                ImageOps.exif_transpose(plain, in_place=True)
-            plain.info.clear()
-            plain.save(drawn, "JPEG" if is_jpeg else "PNG")
-    return drawn.getvalue(), "image/jpeg" if is_jpeg else "image/png"
+            _check_size(*image.size)
+            if kind.plugin is not WebPImageFile:
+                room.enter_context(_ROOM.taking(_pixel_bytes(image) * prod(image.size)))
+            yield kind, image
+
+
+_WEBP_PIXEL_BYTES = 20
+"""Seen: 16 when an image is looked at, 19 for a thumbnail."""
+
+
+def _pixel_bytes(image: ImageFile) -> int:
+    """Return what a pixel takes until there is a thumbnail, at most."""
+    if isinstance(image, JpegImageFile):  # read row by row in its plain form
+        return 8 if image.info.get("progressive") else 1
+    return 12  # where it is transparent
 
 
 @dataclass(frozen=True)
@@ -146,6 +190,10 @@ def _check_gif(data: mmap.mmap) -> None:
 
 def _check_webp(data: mmap.mmap) -> None:
     """Check the size before the plugin makes room for it, which it does when it opens."""
+    _check_size(*_webp_size(data), MAX_WEBP_PIXELS)
+
+
+def _webp_size(data: mmap.mmap) -> tuple[int, int]:
     chunk, start = data[12:16], data[20:30]
     if chunk == b"VP8X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (4, 7))
@@ -154,7 +202,7 @@ def _check_webp(data: mmap.mmap) -> None:
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", start, 6))
-    _check_size(width, height)
+    return width, height
 
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # no stuffing, filling or restart
@@ -180,9 +228,9 @@ def _kind_of(data: mmap.mmap) -> _Kind:
     raise WrongTypeError("These bytes are no JPEG, PNG, WebP or GIF image.")
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        text = f"This image has {width:,} by {height:,} pixels; at most {MAX_PIXELS:,} are taken."
+def _check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    if width * height > limit:
+        text = f"This image has {width:,} by {height:,} pixels; at most {limit:,} are taken."
         raise BrokenImageError(text)
 
 
@@ -207,7 +255,7 @@ def _blaming_the_file() -> Iterator[None]:
     """Turn whatever a plugin raises into a refusal: on hostile bytes that may be any exception."""
     try:
         yield
-    except (BrokenImageError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         text = f"This image has too many pixels; at most {MAX_PIXELS:,} are taken."

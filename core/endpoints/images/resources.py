@@ -18,6 +18,7 @@ from .models import (
     THUMBNAIL_PX,
     BadRequestError,
     BrokenImageError,
+    BusyError,
     ImageRepoModel,
     MissingContentError,
     UnknownImageError,
@@ -30,12 +31,16 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     UnknownImageError: HTTPStatus.NOT_FOUND,
     WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BrokenImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     MissingContentError: HTTPStatus.INTERNAL_SERVER_ERROR,
     QuotaExceededError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 CACHE_S = 24 * 60 * 60
 """How long a browser may keep bytes: they never change, but their image may be deleted."""
+
+RETRY_AFTER_S = 2
+"""When to come again where others take all the memory: the largest images take half a second."""
 
 Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
 
@@ -50,7 +55,8 @@ def explained(view: Callable[..., Any]) -> Callable[..., Any]:
         except tuple(STATUS) as error:
             if isinstance(error, MissingContentError):
                 current_app.logger.error("images.content_missing", extra=kwargs)
-            return {"message": str(error)}, STATUS[type(error)]
+            later = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else {}
+            return {"message": str(error)}, STATUS[type(error)], later
 
     return answer
 
