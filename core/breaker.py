@@ -42,6 +42,11 @@ class Breaker:
         with self._lock:
             return self._pause_s()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last try failed."""
+        return self._failures > 0
+
     def _pause_s(self) -> float | None:
         now = self._clock()
         if self._failures:

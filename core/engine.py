@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,8 @@ SERVER_OPTIONS = {
     "tcp_user_timeout": 10_000,
 }
 """What libpq does about a host that falls silent: noticed after 10 s, not after the system's
-quarter of an hour. In seconds; the last in milliseconds."""
+quarter of an hour. In seconds; the last in milliseconds. Of a server that is frozen on a host that
+lives, `silence` knows."""
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
 _SQLITE_DOWN = {
@@ -147,6 +149,10 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         connect_args=connect_arguments(owner, url),
     )
     guard.probe = lambda: cast("BudgetPool", engine.pool).probe()
+    if url.get_driver_name() == "psycopg":
+        from core import silence  # noqa: PLC0415 - it imports psycopg, which others need not have
+
+        engine.dialect.connect = partial(silence.connect, guard)  # type: ignore[assignment,method-assign]
     return engine
 
 

@@ -24,6 +24,10 @@ GOODBYE_S = 2.0
 takes some 2 ms, 0.3 s on a busy machine. A server that is frozen costs whoever gets the place of
 one of its idle connections that long, once: after that nobody waits until it answers again."""
 
+PING_S = 0.03
+"""How long an idle connection may take to answer while no new one can be opened: then it may be as
+frozen as the server, and a request is to be refused within 0.1 s."""
+
 FILE = "tenantry.file"
 """Key of a connection's `info`: device and inode of its SQLite file."""
 
@@ -45,6 +49,9 @@ class ServerGuard:
         self._password = password
         self._breaker = Breaker()
         self._is_silent = False  # a server process did not end in time
+        self.is_frozen = False
+        """Whether it answered nobody when it was asked last; what waits for it is given up."""
+        self._doubting = threading.Lock()  # one asks at a time
         self._thread = threading.local()  # `is_probing`: this thread is the probe
         self.probe: Callable[[], None] = lambda: None
         """Connects once; set by who makes the engine."""
@@ -58,21 +65,51 @@ class ServerGuard:
         pause_s = self._breaker.pause_s
         if pause_s is None or self._is_probe():
             return
-        if self._breaker.begin_probe():
-            try:
-                threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
-            except RuntimeError:  # the system lets this process have no more now
-                self._breaker.end_probe()
+        self._have_probed()
         raise DatabaseDownError(pause_s)
 
     def is_good(self, record: ConnectionPoolEntry) -> bool:
-        """Whether nothing has come on an idle connection: its server said goodbye, or died."""
+        """Whether nothing has come on an idle connection: its server said goodbye, or died.
+
+        While the server is known to be down it is asked, too: it may be frozen.
+        """
         socket = _socket_of(record.dbapi_connection)
         if socket is None:
             return True
         poll = select.poll()
         poll.register(socket, select.POLLIN)
-        return not poll.poll(0)
+        if poll.poll(0):
+            return False
+        if not self._breaker.is_open:
+            return True
+        self._have_probed()
+        is_awake = _is_awake(record.dbapi_connection, PING_S)
+        self._is_silent = self._is_silent or not is_awake
+        return is_awake
+
+    def doubt(self, is_answering: Callable[[], bool]) -> None:
+        """Find out by `is_answering` whether the server is frozen, unless somebody does already.
+
+        A query that waits asks for this: what is open tells nothing of a server that is frozen.
+        """
+        if not self._doubting.acquire(blocking=False):
+            return
+        try:
+            if is_answering():
+                return
+            self.is_frozen = self._is_silent = True
+            if self._breaker.fail():
+                self._log("database.down", "it answers neither a query nor a new connection")
+        finally:
+            self._doubting.release()
+
+    def _have_probed(self) -> None:
+        """Start a probe, if it is time for one."""
+        if self._breaker.begin_probe():
+            try:
+                threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
+            except RuntimeError:  # the system lets this process have no more now
+                self._breaker.end_probe()
 
     def open(self, connect: Callable[[], Any]) -> Any:
         """Connect, and note how that went.
@@ -92,7 +129,7 @@ class ServerGuard:
         except BaseException:  # a signal handler of the server
             self._breaker.fail()
             raise
-        self._is_silent = False
+        self._is_silent = self.is_frozen = False
         if self._breaker.succeed():
             self._log("database.back")
         return connection
@@ -215,6 +252,25 @@ def _second_socket_of(connection: Any) -> int | None:
         return None if socket is None else os.dup(socket)
     except OSError:  # too many are open; closing gives one back
         return None
+
+
+def _is_awake(connection: Any, seconds: float) -> bool:
+    """Whether an idle psycopg connection answers an empty query in time; else it is of no use."""
+    deadline = time.monotonic() + seconds
+    try:
+        line = connection.pgconn
+        line.send_query(b"")
+        line.flush()
+        poll = select.poll()
+        poll.register(line.socket, select.POLLIN)
+        while poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+            line.consume_input()
+            while not line.is_busy():
+                if line.get_result() is None:
+                    return True
+    except Exception:  # noqa: BLE001 - whatever a driver raises for a connection that is lost
+        return False
+    return False
 
 
 def _ends_within(seconds: float, socket: int) -> bool:

@@ -231,14 +231,18 @@ class Journal:
             rows = connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [int(run) for (run,) in rows]
 
-    def last_applied(self) -> int | None:
-        """Return the last run of which something can be taken back."""
+    def last_applied(self) -> tuple[int | None, int | None]:
+        """Return the last run that applied something, and the last with something to take back.
+
+        They are two where the last one is taken back already.
+        """
         with self._alone() as connection:
             row = connection.execute(
-                "SELECT max(run) FROM step WHERE state = 'done' OR "
+                "SELECT max(run), max(CASE WHEN state != 'taken back' THEN run END) FROM step "
+                "WHERE state IN ('done', 'taken back') OR "
                 "(before IS NOT NULL AND state IN ('pending', 'running'))"
             ).fetchone()
-        return None if row[0] is None else int(row[0])
+        return row[0], row[1]
 
     def steps(self, run: int) -> list[Step]:
         """Return what a run did, in the order of names."""

@@ -164,22 +164,19 @@ def downgrade(
     Args:
         tenants: whose databases.
         data_dir: where the journal and the default databases are.
-        run: its number; the last one of which something can be taken back when None.
+        run: its number; the last one that applied something when None.
         limits: how much at once.
         tell: is called on this thread with each outcome.
 
     Raises:
-        TenantryError: there is no such run, or the journal cannot be used.
+        TenantryError: there is no such run, the last one is taken back already, or the journal
+            cannot be used.
     """
     tell = tell or (lambda _: None)
     if not journal_file(data_dir).exists():
         raise TenantryError(f"no run to take back: there is no journal in {data_dir}.")
     with Journal(data_dir) as journal:
-        known = journal.runs()
-        if run is not None and run not in known:
-            there = ", ".join(map(str, known)) or "none"
-            raise TenantryError(f"no run {run} to take back; runs: {there}.")
-        run = run or journal.last_applied()
+        run = _run_to_take_back(journal, run)
         if run is None:
             return Report(None, ())
         applied = {step.tenant: step for step in journal.steps(run) if _is_applied(step)}
@@ -196,6 +193,23 @@ def downgrade(
                 outcomes.append(outcome)
                 tell(outcome)
     return Report(run, tuple(sorted(outcomes, key=lambda one: one.tenant)))
+
+
+def _run_to_take_back(journal: Journal, asked: int | None) -> int | None:
+    """Return the run that is asked for, or the last; never, unasked, the one before that.
+
+    Raises:
+        TenantryError: there is no such run, or the last one is taken back already.
+    """
+    known = journal.runs()
+    if asked is not None and asked not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise TenantryError(f"no run {asked} to take back; runs: {there}.")
+    last, left = journal.last_applied()
+    if asked is None and last != left:
+        remedy = "nothing is left of those before it" if left is None else f"name --run {left}"
+        raise TenantryError(f"run {last} is taken back already; {remedy}.")
+    return asked or last
 
 
 def _is_applied(step: Step) -> bool:

@@ -1,12 +1,15 @@
 """An app's own database: lazy, confined to its app, closed with it; what it answers when down."""
 
+import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +24,7 @@ from sqlalchemy import event, make_url, text
 from sqlalchemy.orm import Session
 from werkzeug.test import Client, TestResponse
 
+from core import silence
 from core.app_factory import close_app, create_app
 from core.connections import ConnectionBudget
 from core.database import DatabaseDownError, db
@@ -324,6 +328,77 @@ def test_no_message_shows_the_password(
     assert 503 == answer.status_code
     assert 'database "nowhere" does not exist' in caplog.records[0].__dict__["reason"]
     assert "opensesame" not in f"{answer.text}{[one.__dict__ for one in caplog.records]}"
+
+
+@contextlib.contextmanager
+def _frozen(server: Postgres) -> Iterator[None]:
+    """Stop every process of a server, as `docker pause` does, until the end of the block."""
+    with contextlib.closing(server.connect()) as connection:
+        rows = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
+    pids = [server.pid, *(int(str(pid)) for (pid,) in rows)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # that which was asked
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.live
+def test_a_frozen_server_lets_go_of_who_waits_for_it(
+    own_server: Postgres, data_dir: Path, budget: ConnectionBudget, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Idle connections and one in the middle of a query: all are given up, none for ever."""
+    app = counting(_app_on(own_server.new_database(), data_dir, budget))
+    engine = app.extensions["tenantry.database"].engine
+    for connection in [engine.connect() for _ in range(3)]:
+        connection.close()
+    with ThreadPoolExecutor() as threads, engine.connect() as used:
+        used.execute(text("SELECT 1"))
+        with _frozen(own_server):
+            waiting = threads.submit(used.execute, text("SELECT 1"))
+            answers = [_said(Client(app).get("/rows")) for _ in range(20)]
+            error = waiting.exception()
+    wait_until(lambda: Client(app).get("/rows").status_code == 200)
+    reasons = [one.__dict__.get("reason") for one in caplog.records if one.name == "core.guards"]
+    close_app(app)
+    wait_until(lambda: budget.open == 0)
+
+    assert ([(503, "1", PROBLEM)] * 20, DatabaseDownError) == (answers, type(error))
+    assert ["it answers neither a query nor a new connection", None] == reasons
+
+
+def test_a_long_query_is_left_alone(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its server says that it is there, whatever else it is at."""
+    if app.extensions["tenantry.database"].engine.dialect.name != "postgresql":
+        pytest.skip("a file has no server")
+    answers: list[bool] = []
+    ask = silence.is_answering
+    monkeypatch.setattr(silence, "ASK_AFTER_S", 0.0)
+    monkeypatch.setattr(silence, "is_answering", lambda one: answers.append(ask(one)) or answers[0])
+
+    with app.app_context():
+        db.session.execute(text("SELECT pg_sleep(0.35)"))
+
+    assert ([True], []) == (answers, caplog.records)
+
+
+def test_who_says_nothing_is_silent_and_who_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever accepts and waits may be frozen; a closed port is a word."""
+    monkeypatch.setattr(silence, "ANSWER_S", 0.05)
+    found = []
+    server = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(server.getsockname()) as ours:
+        found.append(silence.is_answering(ours.fileno()))
+        server.close()
+        found.append(silence.is_answering(ours.fileno()))
+
+    assert [False, True] == found
 
 
 @pytest.mark.live

@@ -115,7 +115,7 @@ def test_a_database_at_head_was_brought_there_by_the_run_that_began_with_it(tmp_
         journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
         journal.note_at_head(ONE)
 
-        assert ({"acme": "done"}, run) == (states(journal, run), journal.last_applied())
+        assert ({"acme": "done"}, (run, run)) == (states(journal, run), journal.last_applied())
 
 
 def test_a_failure_does_not_write_over_success(tmp_path: Path) -> None:

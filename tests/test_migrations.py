@@ -239,7 +239,7 @@ def _runs(data_dir: Path) -> list[int]:
 def test_only_what_a_run_applied_is_taken_back(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Each database goes to where it was before a run; then nothing is left of it to take back."""
+    """Each database goes to where it was before a run; the run before that only if it is named."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -248,13 +248,16 @@ def test_only_what_a_run_applied_is_taken_back(
 
     early = downgrade([acme], data_dir, 1, ONE)
     back = downgrade([acme, globex], data_dir, None, ONE)
-    earlier = downgrade([acme, globex], data_dir, None, ONE)
+    with pytest.raises(TenantryError, match="run 2 is taken back already; name --run 1"):
+        downgrade([acme, globex], data_dir, None, ONE)
+    earlier = downgrade([acme, globex], data_dir, 1, ONE)
 
     assert "it is at shop_2, not at shop_1, where the run left it" in early.outcomes[0].reason
     assert (2, {"acme": "taken back", "globex": "taken back"}) == (back.run, states(back.outcomes))
     assert (1, {"acme": "taken back"}) == (earlier.run, states(earlier.outcomes))
     assert ({"alembic_version"},) * 2 == (tables(acme), tables(globex))
-    assert None is downgrade([acme, globex], data_dir, None, ONE).run
+    with pytest.raises(TenantryError, match="run 2 is taken back already; nothing is left of"):
+        downgrade([acme, globex], data_dir, None, ONE)
 
 
 def test_a_tenant_with_another_database_is_not_taken_back(
