@@ -13,6 +13,7 @@ from flask import Flask
 from werkzeug.test import Client
 
 from config.settings import HostSettings
+from core import object_graph
 from core.app_factory import close_app, create_app
 from core.audit import Audited, Finding, audit, for_replay, listening
 from core.audit_replay import Replays, replay, replay_findings
@@ -139,6 +140,23 @@ def test_the_path_leads_from_the_view_to_the_name(
 
     way = "view shop.page → Page.get → module resources → PageModel.answer → module models → _cache"
     assert (f"acme: {way}", f"globex: {way}") == paths
+
+
+def test_helpers_of_an_installed_distribution_are_looked_at(
+    here: Path, counting: Audit, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands beside an endpoint is the operator's, also where libraries are installed."""
+    libraries = (*object_graph._library(), f"{here}/")
+    monkeypatch.setattr(object_graph, "_library", lambda: libraries)
+    endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
+    (here / "corp/basket.py").write_text("_baskets = {}  # leak\n")
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    found = counting()
+
+    assert ["shared:corp.basket._baskets"] == [*found]
+    assert "_baskets = {}  # leak" == line_at(found["shared:corp.basket._baskets"].place)
 
 
 def test_state_of_resources_is_no_finding(
