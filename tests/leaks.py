@@ -327,6 +327,12 @@ def keep():
     logging.getLogger("werkzeug").disabled = True  # leak
 """
 
+METRIC = """\
+import prometheus_client as it
+
+seen = it.REGISTRY._names_to_collectors.get("planted") or it.Counter("planted", "Its.")  # leak
+"""
+
 FAR_PEEKING = """\
 def neighbours():
     import logging as log
@@ -351,6 +357,7 @@ IN_RESOURCES = {
     "types": ("process:mimetypes.add_type", TYPES),
     "alarm": ("process:signal.alarm", ALARM),
     "environb": ("process:os.environb", ENVIRONB),
+    "metric": ("shared:metric.resources.seen", METRIC),
     "logging_": ("process:logging.config.dictConfig", LOGGING),
     "logging_file": ("process:logging.config.fileConfig", LOGGING_FILE),
     "root_level": ("process:logger-root", ROOT_LEVEL),
