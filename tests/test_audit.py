@@ -128,6 +128,39 @@ def test_each_unsafe_setting_is_found_with_its_line(
     assert {"tenants/globex.py"} == {one.place.rpartition(":")[0] for one in found.values()}
 
 
+@pytest.mark.parametrize(
+    ("mounted", "expected"),
+    [
+        (("credentials", 0o755), [True]),
+        (("credentials", 0o700), []),
+        (("container", 0o755), [False]),
+    ],
+)
+def test_secrets_that_are_mounted_are_looked_at(
+    here: Path,
+    settings: HostSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    mounted: tuple[str, int],
+    expected: list[bool],
+) -> None:
+    """Those of systemd count; in a container, where all may read them, it is a note."""
+    folder = here / mounted[0]
+    folder.mkdir()
+    (folder / "ACME_KEY").write_text("acme-0123456789abcdef0123456789ABCDEF")
+    (folder / "ACME_KEY").chmod(0o644)
+    folder.chmod(mounted[1])
+    monkeypatch.setenv("ACME_KEY", "acme-0123456789abcdef0123456789ABCDEF")  # for the loader
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(here / "credentials"))
+    monkeypatch.setattr("config.secrets.CONTAINER_SECRETS", str(here / "container"))
+    (here / "tenants").mkdir(exist_ok=True)
+    text = "from config import secret\nSECRET_KEY = secret('ACME_KEY')\nBLUEPRINTS = ['landing']\n"
+    (here / "tenants/acme.py").write_text(text)
+
+    found = audit_folder(settings)[0]
+
+    assert expected == [one.counts for one in found if one.id == "readable-secret:ACME_KEY"]
+
+
 def test_the_path_leads_from_the_view_to_the_name(
     here: Path, counting: Audit, write_tenant: WriteTenant
 ) -> None:
