@@ -28,7 +28,7 @@ EVERYBODY = "every tenant"
 _SHOWN = 2
 """Paths of one finding: from both sides."""
 
-_ADDING = re.compile(r"\.add(?:Handler|Filter)\(")
+_ADDING = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 Root = tuple[str, object]
 
