@@ -1,6 +1,9 @@
 """What two tenants have in common by value: keys, databases, folders, names, cookies, prefixes.
 
 Asks the built apps, not only the files: an endpoint may have changed its app's configuration.
+Metric names are not compared: the host's go by the tenant's name, which two cannot have. Those of
+an endpoint in Prometheus's default registry are objects (`audit_objects`) where two tenants have
+one; where each makes its own of one name, the second cannot be built, which is a finding too.
 """
 
 import os

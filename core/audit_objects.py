@@ -19,7 +19,7 @@ from flask import Flask
 
 from core.audit_finding import Audited, Finding, stable_id
 from core.endpoints import LoadedEndpoint, find_endpoint
-from core.object_graph import Walk, World, walk
+from core.object_graph import HOST, Walk, World, walk
 from core.object_paths import Place, chain, path_text, place_of, shown_file
 
 EVERYBODY = "every tenant"
@@ -28,7 +28,7 @@ EVERYBODY = "every tenant"
 _SHOWN = 2
 """Paths of one finding: from both sides."""
 
-_ADDING = re.compile(r"\.add(?:Handler|Filter)\(")
+_ADDING = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 Root = tuple[str, object]
 
@@ -106,9 +106,16 @@ def _world(audited: Sequence[Audited]) -> World:
             endpoint.package: one.name for one in audited for endpoint in endpoints_of(one.app)
         },
         packages=frozenset(
-            find_endpoint(name) for one in audited for name in one.tenant.blueprints
+            part for one in audited for name in one.tenant.blueprints for part in _entered(name)
         ),
     )
+
+
+def _entered(endpoint: str) -> tuple[str, ...]:
+    """Return an endpoint's package, and the one on top of it, where its helpers are installed."""
+    package = find_endpoint(endpoint)
+    top = package.partition(".")[0]
+    return (package,) if top in HOST else (package, top)
 
 
 def endpoints_of(app: Flask) -> list[LoadedEndpoint]:

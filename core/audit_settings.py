@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from config import secrets
 from core.audit_compare import line_of_key
 from core.audit_finding import Audited, Finding, stable_id
 from core.tenant_values import check_secret
@@ -136,19 +137,17 @@ def _cookies(one: Audited) -> Iterator[Finding]:
 def _readable_files(folder: Path) -> dict[str, Path]:
     """Return the files of secrets that other users of the machine can read, by name."""
     try:
-        if not folder.stat().st_mode & _OPEN_TO_OTHERS:
-            return {}
-        return {path.name: path for path in sorted(folder.iterdir()) if _is_readable(path)}
+        found = sorted(folder.iterdir()) if _is_open(folder) else []
     except OSError:
         return {}
+    return {path.name: path for path in found if _is_readable(path)}
 
 
 def _readable_secrets(one: Audited, readable: Mapping[str, Path]) -> Iterator[Finding]:
     """Yield the files of this tenant's secrets that other users of the machine can read."""
     text = _text_of(one)
     for name in dict.fromkeys([*_SECRET_CALL.findall(text), *_named_in(text, readable)]):
-        named = os.environ.get(f"{name}_FILE")
-        path = Path(named) if named else readable.get(name)
+        path = next((path for path in _mounted(name) if path.is_file()), readable.get(name))
         if path is not None and _is_readable(path):
             yield _readable_secret(path, name, one)
     key = str(one.app.config["SECRET_KEY"])
@@ -159,6 +158,15 @@ def _readable_secrets(one: Audited, readable: Mapping[str, Path]) -> Iterator[Fi
             f'move it to <data>/secrets and write secret("…"), or chmod 600 {one.tenant.file}',
             place=line_of_key(one.tenant.file, "SECRET_KEY"), is_note=True,
         )  # fmt: skip
+
+
+def _mounted(name: str) -> Iterator[Path]:
+    """Yield where a secret may be instead of `<data>/secrets`, where others may come to it."""
+    if named := os.environ.get(f"{name}_FILE"):
+        yield Path(named)
+    for folder in (os.environ.get("CREDENTIALS_DIRECTORY"), secrets.CONTAINER_SECRETS):
+        if folder and _is_open(Path(folder)):
+            yield Path(folder, name)
 
 
 def _text_of(one: Audited) -> str:
@@ -173,14 +181,24 @@ def _named_in(text: str, names: Iterable[str]) -> list[str]:
 
 
 def _readable_secret(path: Path, name: str, one: Audited | None) -> Finding:
+    # Docker mounts secrets so, and a container has often no other users.
+    is_container = path.parent == Path(secrets.CONTAINER_SECRETS)
     return Finding(
         stable_id("readable-secret", name),
         (one.name,) if one else (),
         f"other users of this machine can read {path}",
-        f"chmod 600 {path}",
+        "mount it with mode 0400" if is_container else f"chmod 600 {path}",
         (f"{one.name}: {one.tenant.file} → secret({name!r}) → {path}",) if one else (),
         str(path),
+        is_note=is_container,
     )
+
+
+def _is_open(folder: Path) -> bool:
+    try:
+        return bool(folder.stat().st_mode & _OPEN_TO_OTHERS)
+    except OSError:
+        return False
 
 
 def _is_readable(path: Path) -> bool:

@@ -10,6 +10,7 @@ import dis
 import functools
 import gc
 import site
+import struct
 import sys
 import sysconfig
 import types
@@ -32,9 +33,15 @@ _NO_STATE = frozenset({
 
 _CODE = ("function", "open")
 
+_CACHED = type(functools.lru_cache(bool))
+
 _LISTS = (list, deque, dict, set)
 
-_HOST = frozenset({"core", "config"})
+HOST = frozenset({"core", "config"})
+"""Its packages: what tenants share by nature, as they share libraries."""
+
+_BARE_BYTES = object.__basicsize__ + 2 * struct.calcsize("P")
+"""Of an instance without slots: it may have a namespace and weak references to it."""
 
 _LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
 
@@ -50,7 +57,7 @@ class World:
     privates: Mapping[str, str]
     """The private package of an endpoint → the tenant whose copy it is."""
     packages: frozenset[str]
-    """The enabled endpoints' packages: entered, wherever they are installed."""
+    """The enabled endpoints' packages, and what they are in: entered, wherever it is installed."""
     modules: dict[int, str] = field(default_factory=lambda: dict(_namespaces()))
     """id of a module's namespace → the module's name."""
     _kinds: dict[type, Kind] = field(default_factory=dict)
@@ -75,7 +82,7 @@ class World:
         if "@" in first or any(f"{module}.".startswith(f"{one}.") for one in self.packages):
             return True
         file = getattr(sys.modules.get(module), "__file__", None)
-        return first not in _HOST and isinstance(file, str) and not file.startswith(_library())
+        return first not in HOST and isinstance(file, str) and not file.startswith(_library())
 
     def owner(self, thing: object) -> str | None:
         """Return whose app or private code this is; None where it is nobody's."""
@@ -184,9 +191,11 @@ def _rebound_names(code: types.CodeType) -> frozenset[str]:
 
 
 def _is_bare(thing: object, world: World) -> bool:
-    """Whether it is a library's sentinel: an instance that holds nothing."""
+    """Whether it is a library's sentinel: an instance that holds nothing, in no buffer either."""
     module = module_of_class(type(thing))
     if module == "builtins" or world.is_entered(module) or next(type_names(type(thing))) in _LOCKS:
+        return False
+    if type.__dict__["__basicsize__"].__get__(type(thing)) > _BARE_BYTES:
         return False
     held = gc.get_referents(thing)
     return len(held) == 1 and held[0] is type(thing)
@@ -212,7 +221,7 @@ def children(thing: object, world: World) -> Iterator[object]:
             for one in (gc.get_referents(held) if issubclass(type(held), _LISTS) else [held])
         ]
     elif kind == "descriptor":
-        found = [one for one in gc.get_referents(thing) if world.kind(type(one)) in _CODE]
+        found = [one for one in gc.get_referents(thing) if _is_code(one, world)]
     else:
         found = gc.get_referents(thing)
     return (one for one in found if _may_enter(one, world))
@@ -232,6 +241,10 @@ def _in_class(class_: object, world: World) -> list[object]:
 
 def _is_entered_code(thing: object, world: World) -> bool:
     return world.kind(type(thing)) == "function" and world.is_entered(world.module_of(thing))
+
+
+def _is_code(thing: object, world: World) -> bool:
+    return world.kind(type(thing)) in _CODE or type(thing) is _CACHED
 
 
 def _may_enter(thing: object, world: World) -> bool:

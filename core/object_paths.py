@@ -86,7 +86,9 @@ def _own_text(thing: object, parent: object, world: World) -> str | None:
     if kind == "class":
         return str(getattr(thing, "__name__", "class"))
     if isinstance(thing, types.FunctionType):
-        if not world.is_entered(world.module_of(thing)):
+        wrapped = str(thing.__module__)  # of a wrapper that a library made, its function's
+        is_shared_one = "@" not in wrapped and world.is_entered(wrapped)
+        if not (is_shared_one or world.is_entered(world.module_of(thing))):
             return ""
         is_method = world.kind(type(parent)) == "class"
         return f".{thing.__name__}" if is_method else thing.__name__
@@ -174,6 +176,8 @@ def place_of(things: list[object], world: World) -> Place | None:
         if isinstance(parent, types.FunctionType) and world.is_entered(world.module_of(parent)):
             name = parent.__qualname__.replace(".<locals>", "")
             return Place(world.module_of(parent), name)
+        if (home := _home(parent, world)) is not None:  # what a library made of a function there
+            return home
     return None
 
 

@@ -138,10 +138,43 @@ def keep(value):
     globals()["last"] = value  # leak
 """
 
+STATIC = """\
+import functools
+
+
+class Price:
+    @staticmethod
+    @functools.lru_cache
+    def of(name): ...  # leak
+"""
+
+CLASS_CACHED = STATIC.replace("staticmethod", "classmethod")
+
+PROPERTY = STATIC.replace("staticmethod", "property")
+
+DISPATCH = """\
+import functools
+
+
+@functools.singledispatch
+def render(value): ...  # leak
+"""
+
+USING = """\
+from .models import render
+
+use = [render]
+"""
+
 IN_MODELS = {
     "dictionary": ("models._cache", "_cache = {}  # leak"),
     "attribute": ("models.Basket.items", "class Basket:\n    items = []  # leak"),
     "cached": ("models.price", "import functools\n@functools.cache\ndef price(name): ...  # leak"),
+    "static": ("models.Price.of", STATIC),
+    "class_cached": ("models.Price.of", CLASS_CACHED),
+    "property_": ("models.Price.of", PROPERTY),
+    "array_": ("models.buffer", "import array\nbuffer = array.array('i', [0])  # leak"),
+    "mmap_": ("models.memory", "import mmap\nmemory = mmap.mmap(-1, 16)  # leak"),
     "default": ("models.note", "def note(seen=[]): ...  # leak"),
     "closure": ("models.counter.count", COUNTER),
     "bound": ("models.remember", "remember = [].append  # leak"),
@@ -294,6 +327,12 @@ def keep():
     logging.getLogger("werkzeug").disabled = True  # leak
 """
 
+METRIC = """\
+import prometheus_client as it
+
+seen = it.REGISTRY._names_to_collectors.get("planted") or it.Counter("planted", "Its.")  # leak
+"""
+
 FAR_PEEKING = """\
 def neighbours():
     import logging as log
@@ -318,6 +357,7 @@ IN_RESOURCES = {
     "types": ("process:mimetypes.add_type", TYPES),
     "alarm": ("process:signal.alarm", ALARM),
     "environb": ("process:os.environb", ENVIRONB),
+    "metric": ("shared:metric.resources.seen", METRIC),
     "logging_": ("process:logging.config.dictConfig", LOGGING),
     "logging_file": ("process:logging.config.fileConfig", LOGGING_FILE),
     "root_level": ("process:logger-root", ROOT_LEVEL),
@@ -446,6 +486,9 @@ def plant_in_code(folder: Path) -> dict[str, str]:
         planted[f"shared:{name}.{what}"] = write_endpoint(folder, name, models=text)
     for name, (id_, text) in IN_RESOURCES.items():
         planted[id_] = write_endpoint(folder, name, resources=text)
+    planted["shared:dispatch.models.render"] = write_endpoint(
+        folder, "dispatch", models=DISPATCH, resources=USING
+    )
     planted["shared:corp.store.store"] = write_endpoint(folder, "extending", blueprint=EXTENDING)
     (folder / "corp/store.py").write_text(EXTENSION, encoding="utf-8")
     return planted

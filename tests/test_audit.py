@@ -13,6 +13,7 @@ from flask import Flask
 from werkzeug.test import Client
 
 from config.settings import HostSettings
+from core import object_graph
 from core.app_factory import close_app, create_app
 from core.audit import Audited, Finding, audit, for_replay, listening
 from core.audit_replay import Replays, replay, replay_findings
@@ -127,6 +128,39 @@ def test_each_unsafe_setting_is_found_with_its_line(
     assert {"tenants/globex.py"} == {one.place.rpartition(":")[0] for one in found.values()}
 
 
+@pytest.mark.parametrize(
+    ("mounted", "expected"),
+    [
+        (("credentials", 0o755), [True]),
+        (("credentials", 0o700), []),
+        (("container", 0o755), [False]),
+    ],
+)
+def test_secrets_that_are_mounted_are_looked_at(
+    here: Path,
+    settings: HostSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    mounted: tuple[str, int],
+    expected: list[bool],
+) -> None:
+    """Those of systemd count; in a container, where all may read them, it is a note."""
+    folder = here / mounted[0]
+    folder.mkdir()
+    (folder / "ACME_KEY").write_text("acme-0123456789abcdef0123456789ABCDEF")
+    (folder / "ACME_KEY").chmod(0o644)
+    folder.chmod(mounted[1])
+    monkeypatch.setenv("ACME_KEY", "acme-0123456789abcdef0123456789ABCDEF")  # for the loader
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(here / "credentials"))
+    monkeypatch.setattr("config.secrets.CONTAINER_SECRETS", str(here / "container"))
+    (here / "tenants").mkdir(exist_ok=True)
+    text = "from config import secret\nSECRET_KEY = secret('ACME_KEY')\nBLUEPRINTS = ['landing']\n"
+    (here / "tenants/acme.py").write_text(text)
+
+    found = audit_folder(settings)[0]
+
+    assert expected == [one.counts for one in found if one.id == "readable-secret:ACME_KEY"]
+
+
 def test_the_path_leads_from_the_view_to_the_name(
     here: Path, counting: Audit, write_tenant: WriteTenant
 ) -> None:
@@ -139,6 +173,23 @@ def test_the_path_leads_from_the_view_to_the_name(
 
     way = "view shop.page → Page.get → module resources → PageModel.answer → module models → _cache"
     assert (f"acme: {way}", f"globex: {way}") == paths
+
+
+def test_helpers_of_an_installed_distribution_are_looked_at(
+    here: Path, counting: Audit, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands beside an endpoint is the operator's, also where libraries are installed."""
+    libraries = (*object_graph._library(), f"{here}/")
+    monkeypatch.setattr(object_graph, "_library", lambda: libraries)
+    endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
+    (here / "corp/basket.py").write_text("_baskets = {}  # leak\n")
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint])
+
+    found = counting()
+
+    assert ["shared:corp.basket._baskets"] == [*found]
+    assert "_baskets = {}  # leak" == line_at(found["shared:corp.basket._baskets"].place)
 
 
 def test_state_of_resources_is_no_finding(
