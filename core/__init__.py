@@ -42,7 +42,8 @@ checks it (`pyproject.toml`).
     slots  rates                           how many requests of a tenant are in flight, and how
                                            many there are per time,
     cookies  tokens  deadlines             cookies and signed tokens that stay with their tenant,
-                                           what runs too long;
+    host_log  receivers                    what runs too long; what an endpoint's set-up may not do
+                                           to the log, and to signals;
     host_pages  status  telemetry          what the host tells, what each request takes,
     metering  metrics  request_line        and one line for each;
     departures  levers  url_rule  watch    instances on their way out, operators' levers, rules

@@ -1,10 +1,9 @@
 """The one factory: from a tenant to its own Flask app."""
 
 import copy
-import logging
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -12,7 +11,6 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, Response, got_request_exception, request
-from flask.logging import default_handler
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
@@ -22,12 +20,14 @@ from werkzeug.test import Client
 from config.settings import read_settings
 from core.connections import ConnectionBudget
 from core.database import NoteQuery, close_database, open_database
-from core.endpoints import LoadedEndpoint, load_endpoint, registering
+from core.endpoints import load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.front import HOST_IS_CHECKED
-from core.gate import open_gate
+from core.gate import Gate, open_gate
+from core.host_log import Added, host_log
 from core.masked_config import MaskedConfig, Shown
 from core.problem import ENDPOINT
+from core.receivers import confine_receivers
 from core.tenant import NAME, Tenant, parse_tenant
 from core.url_rule import LateRule
 
@@ -118,8 +118,8 @@ class TenantApp(Flask):
     aborter_class = LateAborter
     config_class = MaskedConfig
     config: MaskedConfig
-    log_handlers: tuple[logging.Handler, ...] = ()
-    """What its set-up added to its logger, which is also that of the tenant's next app."""
+    log_handlers: tuple[Added, ...] = ()
+    """What its set-up added to loggers, which are also those of the tenant's next app."""
     request_class = TenantRequest
     url_rule_class = LateRule
 
@@ -171,31 +171,30 @@ def create_app(
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
     open_database(app, tenant.name, tenant.database_uri, budget, note_query)
-    endpoints: list[LoadedEndpoint] = []
-    app.extensions[_EXTENSION] = endpoints
-    before = _log_handlers(app)
+    app.extensions[_EXTENSION] = []
+    added: list[Added] = []
     try:
-        gate = open_gate(app, tenant, data_dir)
-        for name in tenant.blueprints:
-            endpoint = load_endpoint(name, tenant.name)
-            endpoints.append(endpoint)
-            if gate is not None:
-                gate.guard(name, endpoint.blueprint)
-            with registering(name):
-                app.register_blueprint(endpoint.blueprint)
+        with host_log.watching(tenant.name, added) as watch:
+            gate = open_gate(app, tenant, data_dir)
+            for name in tenant.blueprints:
+                watch.begin(name)
+                _add_endpoint(app, gate, name, tenant.name)
     except BaseException:
-        app.log_handlers = _log_handlers(app, besides=before)
+        app.log_handlers = tuple(added)
         close_app(app)
         raise
-    app.log_handlers = _log_handlers(app, besides=before)
+    app.log_handlers = tuple(added)
     return app
 
 
-def _log_handlers(
-    app: Flask, besides: Collection[logging.Handler] = ()
-) -> tuple[logging.Handler, ...]:
-    handlers = logging.getLogger(app.name).handlers
-    return tuple(one for one in handlers if one not in besides and one is not default_handler)
+def _add_endpoint(app: Flask, gate: Gate | None, name: str, tenant: str) -> None:
+    endpoint = load_endpoint(name, tenant)
+    app.extensions[_EXTENSION].append(endpoint)
+    if gate is not None:
+        gate.guard(name, endpoint.blueprint)
+    with registering(name):
+        app.register_blueprint(endpoint.blueprint)
+    confine_receivers(app, name, endpoint.package)
 
 
 def check_app(app: Flask) -> None:
@@ -244,10 +243,8 @@ def close_app(app: Flask) -> None:
         endpoint.unload()
     close_database(app)
     if isinstance(app, TenantApp):
-        handlers, app.log_handlers = app.log_handlers, ()
-        for handler in handlers:
-            logging.getLogger(app.name).removeHandler(handler)
-            handler.close()
+        added, app.log_handlers = app.log_handlers, ()
+        host_log.release(app.name.removeprefix("tenant."), added)
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:

@@ -63,11 +63,17 @@ def hear(sender, **_):  # leak
     pass
 
 
-request_started.connect(hear)
+def listen(sender, **_):
+    request_started.connect(hear)
+
+
+request_started.connect(listen)  # hears its own app only; what it connects in a request hears all
 """
 
 HANDLER = """\
 import logging
+
+from flask import request_started
 
 
 class Heard(logging.Handler):
@@ -75,7 +81,11 @@ class Heard(logging.Handler):
         pass
 
 
-logging.getLogger().addHandler(Heard())  # leak
+def add(sender, **_):
+    logging.getLogger().addHandler(Heard())  # leak
+
+
+request_started.connect(add)
 """
 
 PEEKING = """\

@@ -3,16 +3,19 @@
 What can only be found, not cured, is in test_audit.py; what a tenant file does, in test_loader.py.
 """
 
+import gc
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import blinker
 import leaks
 import pytest
 from conftest import KEY
-from flask import Flask, g, render_template_string
+from flask import Flask, g, render_template_string, request_started
 from flask_restful import Api, Resource
 from werkzeug.test import Client
 
@@ -379,3 +382,67 @@ def test_a_tenant_may_have_a_modules_name(
     host.load()
 
     assert [201, 201] == [client.get(f"/{name}/").status_code for name in ("json", "zebra")]
+
+
+# -- signals ------------------------------------------------------------------------------------
+
+HEARING = """
+from functools import partial
+
+from flask import request_started
+
+heard = []
+
+def hear(sender, **_):
+    heard.append(sender.name)
+
+class Ear:
+    def hear(self, sender, **_):
+        heard.append(sender.name)
+
+ear, part = Ear(), partial(lambda _, sender, **more: heard.append(sender.name), 1)
+request_started.connect(hear)
+request_started.connect(ear.hear)
+request_started.connect(part, weak=False)
+"""
+
+
+def test_who_hears_a_signal_hears_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """`request_started.connect(f)` without a sender heard the requests of every tenant."""
+    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+    acme, globex = app_of("acme", name), app_of("globex", name)
+    for app in (acme, globex, app_of("initech", "landing")):
+        Client(app).get("/shop/").close()
+
+    heard = [
+        sys.modules[f"{app.extensions['tenantry'][0].package}.resources"].__dict__["heard"]
+        for app in (acme, globex)
+    ]
+    assert [["tenant.acme"] * 3, ["tenant.globex"] * 3] == heard
+
+
+def test_who_hears_a_signal_goes_with_its_app(corp: Path, data_dir: Path) -> None:
+    """Also where it is held strongly: it kept every closed app alive."""
+    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+    values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
+    before = len(request_started.receivers)
+    app = create_app(values, data_dir=data_dir)
+    during, gone = len(request_started.receivers), weakref.ref(app)
+    close_app(app)
+    del app
+    gc.collect()
+
+    assert (before + 3, before, None) == (during, len(request_started.receivers), gone())
+
+
+def test_who_hears_a_named_signal_of_everybody_is_refused(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """Blinker keeps it for the whole process, and nobody knows who sends it."""
+    text = "\nimport blinker\n\ndef hear(sender): ...\n\nblinker.signal('sold').connect(hear)\n"
+    name = leaks.write_endpoint(corp, "shop", resources=text)
+
+    with pytest.raises(EndpointError, match=r"hear \(resources\.py:13\) hears the signal 'sold'"):
+        app_of("acme", name)
+
+    assert {} == blinker.signal("sold").receivers

@@ -31,6 +31,7 @@ from types import CodeType, ModuleType
 from flask import Blueprint
 
 from core.errors import EndpointError
+from core.receivers import drop_receivers
 
 SHARED_MODULES = ("models", "migrations")
 """The modules of an endpoint that all apps share: they keep no state."""
@@ -47,7 +48,7 @@ class LoadedEndpoint:
     """The private package's name in `sys.modules`."""
 
     def unload(self) -> None:
-        """Let the private modules go, and the loggers named after them. Idempotent."""
+        """Let the private modules go, with what hears signals and logs for them. Idempotent."""
         _unload(self.package)
 
 
@@ -172,6 +173,7 @@ def _hint(name: str) -> str:
 
 
 def _unload(private: str) -> None:
+    drop_receivers(private)
     for name in list(sys.modules):  # a copy, made at once: other threads import meanwhile
         if name.partition(".")[0] == private:
             sys.modules.pop(name, None)
