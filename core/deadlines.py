@@ -127,7 +127,6 @@ class Requests:
 
     def _interrupt(self, running: Running, interruption: Interruption, late_s: float) -> None:
         answer = _http(running.environ) if late_s >= ANSWER_AFTER_S else None
-        time.sleep(0)  # a fresh turn with the interpreter lock: see `Interruption.act`
         with running.lock:
             if running in self._running:
                 running.is_settled = interruption.act(answer=answer)
