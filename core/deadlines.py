@@ -32,6 +32,9 @@ STACK_FRAMES = 30
 _AROUND = frozenset({__name__, "core.containment"})
 """Modules whose frames are the server's side of a request."""
 
+_SOCKETS = frozenset({"core.patience", "socket", "ssl"})
+"""Modules of a connection: who calls them tells whose it is, the client's or one of the app."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ class Running:
 
     __slots__ = (
         "begun", "deadline_s", "environ", "interruption", "is_reported", "is_settled",
-        "is_streaming", "lock", "tenant", "thread",
+        "lock", "moved_at", "sent_bytes", "tenant", "thread",
     )  # fmt: skip
 
     def __init__(
@@ -52,8 +55,10 @@ class Running:
         self.begun = begun
         self.thread = threading.get_ident()
         self.is_reported = False
-        self.is_streaming = False
-        """Whether the app has returned its response: how long that takes is the client's affair."""
+        self.moved_at = begun
+        """When it was last seen that more of its answer had gone out; looked at once overdue."""
+        self.sent_bytes = 0
+        """How much had then."""
         self.interruption: Interruption | None = None
         """Set where it may be interrupted."""
         self.is_settled = False
@@ -88,11 +93,14 @@ class Requests:
     def held_threads(self) -> int:
         """Return how many threads stuck requests hold, but for those that wait for their clients.
 
-        A crowd of clients that send or read slowly must not look like a tenant that hangs.
+        A crowd of clients that send or read slowly must not look like a tenant that hangs; nor
+        must a stream of which another part goes out before its deadline has passed once more.
         """
         frames = sys._current_frames()  # noqa: SLF001 - no other way
-        stuck = [one for one in list(self._running) if one.is_reported and not one.is_streaming]
-        return sum(not _is_of_server(frames.get(one.thread)) for one in stuck)
+        now = self._clock()
+        stuck = [one for one in list(self._running) if one.is_reported]
+        still = [one for one in stuck if now - one.moved_at >= one.deadline_s]
+        return sum(not _waits_for_client(frames.get(one.thread)) for one in still)
 
     def watch(self, stopping: threading.Event) -> None:
         """Look at what runs until `stopping` is set; a look that fails is logged."""
@@ -107,14 +115,18 @@ class Requests:
         now = self._clock()
         for running in list(self._running):
             late_s = now - running.begun - running.deadline_s
-            if late_s >= 0 and not running.is_reported:
+            if late_s < 0:
+                continue
+            if not running.is_reported:
                 self._report(running, now - running.begun)
-            if late_s >= 0 and running.interruption is not None and not running.is_settled:
+            sent_bytes = getattr(running.environ.get("gunicorn.socket"), "sent_bytes", 0)
+            if sent_bytes != running.sent_bytes:
+                running.sent_bytes, running.moved_at = sent_bytes, now
+            if running.interruption is not None and not running.is_settled:
                 self._interrupt(running, running.interruption, late_s)
 
     def _interrupt(self, running: Running, interruption: Interruption, late_s: float) -> None:
         answer = _http(running.environ) if late_s >= ANSWER_AFTER_S else None
-        time.sleep(0)  # a fresh turn with the interpreter lock: see `Interruption.act`
         with running.lock:
             if running in self._running:
                 running.is_settled = interruption.act(answer=answer)
@@ -262,8 +274,6 @@ class _WatchedBody:
         self._running = [running]
 
     def __iter__(self) -> Iterator[bytes]:
-        for running in self._running:
-            running.is_streaming = True
         return iter(self._body)
 
     def close(self) -> None:
@@ -287,8 +297,10 @@ def _http(environ: "WSGIEnvironment") -> bytes:
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + shown
 
 
-def _is_of_server(frame: FrameType | None) -> bool:
+def _waits_for_client(frame: FrameType | None) -> bool:
     """Whether a thread stands in the server's own code: it reads a body that does not come."""
+    while frame is not None and frame.f_globals.get("__name__") in _SOCKETS:
+        frame = frame.f_back
     return frame is None or str(frame.f_globals.get("__name__")).startswith("gunicorn.")
 
 

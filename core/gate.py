@@ -82,7 +82,8 @@ class Gate:
         self.is_embedded = is_embedded
         self._is_to_migrate = is_embedded
         self._clock = clock
-        self._lock = threading.Lock()  # one looks at a time; protects all that is written below
+        # One looks at a time; protects all that is written below. It knows whose it is: see `look`.
+        self._lock = threading.RLock()
         self._look_again_at = 0.0
         self._failure = ""  # why the default database could not be brought to head
         self._engine: Engine | None = None  # the one whose errors are heard
@@ -131,13 +132,14 @@ class Gate:
         if self.told and self._clock() < self._look_again_at:
             return
         patience_s = 0.0 if self.told else MIGRATION_PATIENCE_S
-        if not self._lock.acquire(timeout=patience_s):
-            return  # somebody is looking
         try:
-            if not self.is_open and self._clock() >= self._look_again_at:
+            is_mine = self._lock.acquire(timeout=patience_s)  # else somebody is looking
+            if is_mine and not self.is_open and self._clock() >= self._look_again_at:
                 self._look_now()
         finally:
-            self._lock.release()
+            # An exception from outside (`core.interrupts`) may come between the lock and its name.
+            with suppress(RuntimeError):  # it is not this thread's
+                self._lock.release()
 
     def _look_now(self) -> None:
         try:

@@ -11,20 +11,33 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-_UNSAFE = frozenset({
-    "core.breaker", "core.connections", "core.endpoints.images.room", "core.guards",
-    "core.permits", "core.pool", "core.uses", "importlib._bootstrap",
-    "importlib._bootstrap_external", "logging", "sqlalchemy.pool", "structlog",
+_WAITING = frozenset({"concurrent.futures", "queue", "threading"})
+_UNSAFE = _WAITING | frozenset({
+    "core.breaker", "core.connections", "core.crew", "core.database",
+    "core.endpoints.images.room", "core.gate", "core.guards", "core.issuer", "core.ledger", "core.permits", "core.pool", "core.uses",
+    "importlib._bootstrap", "importlib._bootstrap_external", "logging", "sqlalchemy.pool",
+    "sqlalchemy.util", "structlog",
 })  # fmt: skip
 """Modules that would leave a lock held or a count wrong. Python's own: 3.11's `logging` takes a
-lock one step before the `try` that gives it back."""
+lock one step before the `try` that gives it back, and so does whoever enters a `Condition`."""
+
+_EDGE = "core.deadlines"
+"""Where an interrupt ends: what is farther out, pools of threads for example, never sees it."""
+
+_HOLD_S = 0.1
+"""The switch interval while a thread must not run between the look at it and the interrupt: more
+than both take. The worker's own is 0.5 ms, in which the system may well run something else."""
+
+_turn = threading.Lock()  # the interval is the whole process's: one at a time raises it
 
 _set_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
@@ -125,16 +138,37 @@ class Interruption:
         """
         if self._is_head_out:
             return True
-        if not self._is_sent and self._is_open and _is_safe(self._thread):
-            # Nothing may come between the two: the interpreter lock was got just now, and is
-            # kept for 5 ms.
-            self._is_sent = _set_exception(self._thread, _ERROR_ADDRESS) == 1
+        if not self._is_sent and self._is_open and self._interrupt():
             uses = list(self._find_uses(self._thread))
             if uses:  # cancelling asks the server: not on this thread
                 threading.Thread(target=_cancel, args=(uses,), daemon=True).start()
         if answer is not None and not self.is_answered:
             self.is_answered = _send(self._environ, answer)
         return self._is_sent and (self.is_answered or answer is not None)
+
+    def _interrupt(self) -> bool:
+        with _undisturbed():
+            self._is_sent = _is_safe(self._thread) and (
+                _set_exception(self._thread, _ERROR_ADDRESS) == 1
+            )
+        return self._is_sent
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no other thread run a step of Python until the end of the block, which takes some 50 µs.
+
+    Threads that wait for the interpreter lock ask for it when the interval has passed with which
+    they began to wait: so they get it before, and begin anew.
+    """
+    with _turn:
+        time.sleep(1e-6)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_HOLD_S)
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
 
 
 def _cancel(uses: Iterable[Callable[[], None]]) -> None:
@@ -145,12 +179,28 @@ def _cancel(uses: Iterable[Callable[[], None]]) -> None:
 def _is_safe(thread: int) -> bool:
     """Whether no frame of the thread is in code that an exception from outside would harm."""
     frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001 - no other way
-    while frame is not None:
-        name = str(frame.f_globals.get("__name__"))
-        if name in _UNSAFE or name.rpartition(".")[0] in _UNSAFE:
+    if frame is not None and _is_in_wait(frame):
+        while frame is not None and _is_of(frame, _WAITING):
+            frame = frame.f_back
+    while frame is not None and frame.f_globals.get("__name__") != _EDGE:
+        if _is_of(frame, _UNSAFE):
             return False
         frame = frame.f_back
     return True
+
+
+def _is_of(frame: FrameType, modules: frozenset[str]) -> bool:
+    name = str(frame.f_globals.get("__name__"))
+    return name in modules or name.rpartition(".")[0] in modules
+
+
+def _is_in_wait(frame: FrameType) -> bool:
+    """Whether it stands in the part of `Condition.wait` that bears an exception.
+
+    All that waits without an end, for an event or what a queue brings, stands there.
+    """
+    is_wait = frame.f_code.co_name == "wait" and frame.f_globals.get("__name__") == "threading"
+    return is_wait and "gotit" in frame.f_locals  # which is set when the lock has been let go
 
 
 def _send(environ: "WSGIEnvironment", answer: bytes) -> bool:

@@ -36,6 +36,15 @@ def sleep(seconds):
     return ""
 
 
+@hanging_bp.route("/stream/<float:seconds>")
+def stream(seconds):
+    def parts():
+        yield "x"
+        time.sleep(seconds)
+
+    return parts()
+
+
 @hanging_bp.route("/compute/<float:seconds>")
 def compute(seconds):
     until = time.monotonic() + seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hanging import make_hanging_site
-from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
+from servers import CONFIG_FILE, DEADLINE_S, Server, answers_at, running, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -104,3 +104,18 @@ def test_bodies_that_trickle_hold_a_worker_only_for_a_while(tmp_path: Path) -> N
             quiet = server.get("/quiet/")[0].status
 
     assert (200, 200) == (live, quiet)
+
+
+def test_streams_that_hang_are_the_end_of_their_worker(tmp_path: Path) -> None:
+    """Their clients have gone, their generators sleep: another worker comes, and answers."""
+    make_hanging_site(tmp_path, **{name: {"DEADLINE_S": 0.3} for name in ("a", "b", "quiet")})
+    with running([*COMMAND, "--threads", "2"], tmp_path, "/quiet/") as server:
+        before = server.get("/quiet/")[1]
+        for name in ("a", "b"):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                assert client.recv(12) == b"HTTP/1.1 200"
+        wait_until(lambda: "worker.given_up" in server.log.read_text())
+        wait_until(lambda: answers_at(server, "/quiet/"))
+
+        assert before != server.get("/quiet/")[1]

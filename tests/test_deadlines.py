@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from servers import DEADLINE_S, wait_until
-from werkzeug.test import Client, create_environ
+from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from core.deadlines import Deadlines, Requests
 from core.host import Host
@@ -92,41 +92,74 @@ def test_it_counts_as_stuck_until_it_ends() -> None:
     assert [{}, {"acme": 1}, {}] == [*told, dict(requests.stuck())]
 
 
-def test_a_response_that_streams_holds_no_thread_for_ever() -> None:
-    """It may be the client that is slow; while the app has not returned, it is the app."""
-    clock, app = Clock(), Waiting()
+class Connection:
+    """Stands in for the client's: tells how much has gone out."""
+
+    sent_bytes = 0
+
+
+def test_a_stream_that_hangs_holds_its_thread() -> None:
+    """Also when a part of it has gone out; not while more does, before each deadline."""
+    clock, app, connection = Clock(), Waiting(), Connection()
     requests = Requests(clock=clock)
-    layer = Deadlines(app, requests, "acme", 5.0)
+    layer = Deadlines(_streaming(app), requests, "acme", 5.0)
     told = []
 
-    with asked(layer):
-        assert app.has_come.wait(DEADLINE_S)
-        told.append(requests.held_threads())
-        clock.now_s = 6.0
+    def ask() -> None:
+        environ = create_environ() | {"gunicorn.socket": connection}
+        run_wsgi_app(layer, environ, buffered=True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert app.has_come.wait(DEADLINE_S)
+    for clock.now_s, connection.sent_bytes in ((4.0, 1), (6.0, 1), (10.0, 2), (14.9, 2), (15, 2)):
         requests.check()
         told.append(requests.held_threads())
-        app.go_on.set()
-    body: Any = layer(create_environ(), lambda *_: None)  # type: ignore[arg-type,return-value]
-    iter(body)
-    clock.now_s = 12.0
-    requests.check()
-    told.append(requests.held_threads())
-    stuck = requests.stuck().total()
-    body.close()
+    app.go_on.set()
+    thread.join()
 
-    assert ([0, 1, 0], 1) == (told, stuck)
+    assert [0, 0, 0, 0, 1] == told
 
 
-def test_who_waits_for_its_client_has_not_hung() -> None:
+def _streaming(app: Waiting) -> Any:
+    def answer(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        app.stand_still("")
+        yield b"two"
+
+    return answer
+
+
+def _module(name: str, code: str, **names: object) -> dict[str, Any]:
+    made: dict[str, Any] = {"__name__": name, **names}
+    exec(code, made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("modules", "is_held"),
+    [
+        (["gunicorn.http.unreader"], False),
+        (["gunicorn.http.unreader", "core.patience"], False),
+        (["gunicorn.http.unreader", "core.patience", "ssl"], False),
+        (["gunicorn.util", "socket"], False),
+        (["urllib3.connection", "socket", "ssl"], True),
+        (["acme"], True),
+    ],
+)
+def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool) -> None:
     """It reads a body that does not come, in the server's code: it is reported, and no more."""
-    clock, lock = Clock(), threading.Lock()
+    clock, lock, has_come = Clock(), threading.Lock(), threading.Event()
     requests = Requests(clock=clock)
-    server: dict[str, Any] = {"__name__": "gunicorn.http.unreader"}
-    exec("def read(lock, has_come):\n    has_come.set()\n    lock.acquire()\n", server)
-    has_come = threading.Event()
+    *outer, innermost = modules
+    code = "def read():\n    has_come()\n    act()\n"
+    read = _module(innermost, code, act=lock.acquire, has_come=has_come.set)["read"]
+    for name in reversed(outer):
+        read = _module(name, "def read():\n    act()\n", act=read)["read"]
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
-        server["read"](lock, has_come)
+        read()
         start_response("200 OK", [])
         return []
 
@@ -135,11 +168,11 @@ def test_who_waits_for_its_client_has_not_hung() -> None:
         assert has_come.wait(DEADLINE_S)
         clock.now_s = 6.0
 
-        def is_reading() -> bool:
+        def is_as_expected() -> bool:
             requests.check()
-            return not requests.held_threads()
+            return is_held == (requests.held_threads() == 1)
 
-        wait_until(is_reading)
+        wait_until(is_as_expected)
         stuck = requests.stuck().total()
         lock.release()
 

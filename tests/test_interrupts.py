@@ -1,10 +1,13 @@
 """DEADLINE_ACTION = "interrupt": an overdue request is ended, and never another one."""
 
+import contextlib
 import json
 import logging
+import queue
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +21,7 @@ from servers import CONFIG_FILE, DEADLINE_S, program, running, wait_until
 from sqlalchemy import text
 from werkzeug.test import create_environ, run_wsgi_app
 
+from core import interrupts
 from core.connections import ConnectionBudget
 from core.containment import Containment
 from core.database import Database
@@ -295,6 +299,62 @@ def test_code_that_an_exception_would_harm_is_left_alone() -> None:
 
     assert [False, True] == [*told, _is_safe(threading.get_ident())]
     assert not issubclass(DeadlineExceededError, Exception)
+
+
+def _wait_for_an_event() -> None:
+    event, deadline = threading.Event(), time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        event.wait(0.01)
+
+
+def _wait_for_a_queue() -> None:
+    nothing: queue.Queue[int] = queue.Queue()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            nothing.get(timeout=0.01)
+
+
+@pytest.mark.parametrize("act", [_wait_for_an_event, _wait_for_a_queue])
+def test_waiting_in_steps_is_ended(act: Callable[[], None]) -> None:
+    """A `Condition` bears an exception while it waits, though not while it is entered."""
+    requests = Requests()
+
+    assert "504" == asked(interruptible(act, requests), requests)[:3]
+
+
+def test_who_enters_a_queue_is_left_alone() -> None:
+    """Its lock would be left held: it is ended later, and nobody else is kept waiting."""
+    requests = Requests()
+    full: queue.Queue[int] = queue.Queue()
+
+    def act() -> None:
+        full.put(1)
+        compute()
+
+    with full.mutex:
+        thread = threading.Thread(target=asked, args=(interruptible(act, requests), requests))
+        thread.start()
+
+        wait_until(lambda: requests.stuck().total() == 1)
+        for _ in range(10):
+            requests.check()
+    thread.join()
+
+    assert (False, 1) == (full.mutex.locked(), len(full.queue))
+
+
+def test_nobody_runs_between_the_look_and_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch interval is raised, and what it was afterwards."""
+    seen: list[float] = []
+    monkeypatch.setattr(
+        interrupts, "_is_safe", lambda _: bool(seen.append(sys.getswitchinterval())) or True
+    )
+    requests, before = Requests(), sys.getswitchinterval()
+
+    status = asked(interruptible(compute, requests), requests)
+
+    assert ("504", before) == (status[:3], sys.getswitchinterval())
+    assert [interrupts._HOLD_S] == pytest.approx(seen)
 
 
 @pytest.mark.live
