@@ -66,8 +66,14 @@ class Running:
 class Requests:
     """What runs in one process. Thread-safe; `watch` is for one thread, which the host starts."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        note_overdue: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._clock = clock
+        self._note_overdue = note_overdue  # told of the tenant of each request that is reported
         self._running: dict[Running, None] = {}  # its own methods are atomic
 
     def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> Running:
@@ -125,6 +131,7 @@ class Requests:
                 return
             running.is_reported = True
             stack = _stack_of(running.thread)
+        self._note_overdue(running.tenant)
         environ = running.environ
         facts = {
             "tenant": running.tenant,

@@ -217,14 +217,18 @@ def test_without_redis_requests_pass(
 ) -> None:  # fmt: skip
     """Dead or silent: logged once, counted, and it counts again when Redis is back."""
     rates, _ = two
+    noted: list[str] = []
+    rates._note_uncounted = noted.append
     before = _hits(rates, "1/hour", 3)
     redis.send_signal(signal.SIGSTOP) if is_frozen else redis.stop()
     passed = _hits(rates, "1/hour", 50)
     unanswered = rates.unanswered_total
+    uncounted = noted.copy()
     redis.send_signal(signal.SIGCONT) if is_frozen else redis.start_again()
     _ask_until_it_counts(rates)
 
     assert (1, 50, 50) == (before, passed, unanswered)
+    assert ["acme"] * 50 == uncounted
     events = [one.message for one in caplog.records if one.levelno >= logging.WARNING]
     assert ["rates.storage_lost", "rates.storage_found"] == events
 
