@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from core.interrupts import DeadlineExceededError, Interruption
-from core.problem import ENDPOINT, REQUEST_ID, TIMED_OUT
+from core.problem import ANSWERED, ENDPOINT, REQUEST_ID, TIMED_OUT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -124,6 +124,8 @@ class Requests:
         with running.lock:
             if running in self._running:
                 running.is_settled = interruption.act(answer=answer)
+                if interruption.is_answered:
+                    running.environ[ANSWERED] = str(TIMED_OUT.status.value)
 
     def _report(self, running: Running, age_s: float) -> None:
         with running.lock:
