@@ -20,6 +20,9 @@ PREFIX = "TENANTRY_"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
 
+_STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
+_STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
+
 _SECRET_FIELDS = frozenset({"admin_token", "rate_limit_storage"})
 
 
@@ -54,6 +57,7 @@ class HostSettings(BaseSettings):
     idle_timeout_s: float = Field(
         3600.0,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds without a request after which an instance is put to sleep, to "
         "free its memory.",
     )
@@ -72,6 +76,7 @@ class HostSettings(BaseSettings):
     deadline_s: float = Field(
         30.0,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds after which a request is reported and its slot counts as stuck: "
         "before proxies give up, at 60.",
     )
@@ -83,6 +88,7 @@ class HostSettings(BaseSettings):
     drain_timeout_s: float = Field(
         30.0,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds that a retired instance may take to finish its requests; then "
         "they are cut, so that no old code serves for ever.",
     )
@@ -140,10 +146,12 @@ class HostSettings(BaseSettings):
     @field_validator("rate_limit_storage")
     @classmethod
     def _check_storage(cls, value: str) -> str:
-        if not re.fullmatch(r"memory://|rediss?://.+", value):
-            raise ValueError("expected memory:// or redis://HOST:PORT/NUMBER")
-        if value != "memory://" and find_spec("redis") is None:
-            raise ValueError("that needs a library: pip install 'tenantry[redis]'")
+        if not _STORAGE.fullmatch(value):
+            raise ValueError(_STORAGE_EXPECTED)
+        if value != "memory://":
+            if find_spec("redis") is None:
+                raise ValueError("that needs a library: pip install 'tenantry[redis]'")
+            _check_redis(value)
         return value
 
     @field_validator("admin_bind")
@@ -175,6 +183,16 @@ def parse_bind(value: str) -> tuple[str, int]:
     if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):  # noqa: PLR2004 - TCP
         raise ValueError("expected a port from 1 to 65535 after the colon")
     return address, int(port)
+
+
+def _check_redis(url: str) -> None:
+    """Refuse a URL with which no connection could even be tried: each tenant would fail by it."""
+    from redis import ConnectionPool  # noqa: PLC0415 - an extra, and 0.1 s
+
+    try:
+        ConnectionPool.from_url(url).make_connection()  # which connects to nothing yet
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(_STORAGE_EXPECTED) from None  # the library's text may hold the password
 
 
 def _check_host_name(name: str) -> None:

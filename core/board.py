@@ -9,7 +9,7 @@ nothing of builds, which are on it too, but whom they are for.
 import mmap
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -91,6 +91,25 @@ class Board:
                 total += self._words[first : first + CELLS].tolist().count(whose.number)
         return total
 
+    def in_flight(self) -> Counter[str]:
+        """Return how many requests of each tenant are in flight, over all processes."""
+        states = enumerate(self._words[:ROWS].tolist())
+        rows = (self.in_flight_in(number) for number, state in states if state != _FREE)
+        return Counter(one.tenant for row in rows for one in row if not one.is_build)
+
+    def in_flight_in(self, number: int) -> list[InFlight]:
+        """Return what is in flight in one process, by its row, in no order."""
+        first, found = _first_word(number), []
+        for cell, tenant in enumerate(self._words[first : first + CELLS].tolist()):
+            if tenant:
+                start = (number * CELLS + cell) * _NAME_BYTES
+                name = bytes(self._names[start : start + _NAME_BYTES]).rstrip(b"\0")
+                word = first + CELLS + cell
+                place = self._words[word], self._words[word + CELLS]
+                with suppress(UnicodeDecodeError):  # it is being written
+                    found.append(InFlight(name.decode(), *place, is_build=not tenant % 2))
+        return found
+
 
 class Row:
     """What one process has in flight. Thread-safe in that process; any other may read it.
@@ -136,15 +155,7 @@ class Row:
 
     def in_flight(self) -> list[InFlight]:
         """Return what is in flight, in no order."""
-        found = []
-        for cell, number in enumerate(self._tenants.tolist()):
-            if number:
-                name = bytes(self._names[cell * _NAME_BYTES : (cell + 1) * _NAME_BYTES])
-                with suppress(UnicodeDecodeError):  # it is being written
-                    tenant = name.rstrip(b"\0").decode()
-                    place = self._threads[cell], self._begun_ns[cell]
-                    found.append(InFlight(tenant, *place, is_build=not number % 2))
-        return found
+        return self.board.in_flight_in(self._number)
 
     def stop(self) -> None:
         """Note that the process is to end: that its requests are cut is no fault of theirs."""

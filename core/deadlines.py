@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from core.interrupts import DeadlineExceededError, Interruption
-from core.problem import ENDPOINT, REQUEST_ID, TIMED_OUT
+from core.problem import ANSWERED, ENDPOINT, REQUEST_ID, TIMED_OUT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -71,8 +71,14 @@ class Running:
 class Requests:
     """What runs in one process. Thread-safe; `watch` is for one thread, which the host starts."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        note_overdue: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._clock = clock
+        self._note_overdue = note_overdue  # told of the tenant of each request that is reported
         self._running: dict[Running, None] = {}  # its own methods are atomic
 
     def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> Running:
@@ -130,6 +136,8 @@ class Requests:
         with running.lock:
             if running in self._running:
                 running.is_settled = interruption.act(answer=answer)
+                if interruption.is_answered:
+                    running.environ[ANSWERED] = str(TIMED_OUT.status.value)
 
     def _report(self, running: Running, age_s: float) -> None:
         with running.lock:
@@ -137,6 +145,7 @@ class Requests:
                 return
             running.is_reported = True
             stack = _stack_of(running.thread)
+        self._note_overdue(running.tenant)
         environ = running.environ
         facts = {
             "tenant": running.tenant,

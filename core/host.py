@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,10 +101,10 @@ class Host:
         self._rates: Rates | None = None
         self._is_stopping = False
         self._budget = ConnectionBudget(settings.db_connections)
-        self._requests = Requests()
+        self.ledger = Ledger()
+        self._requests = Requests(note_overdue=self.ledger.note_overdue)
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
-        self.ledger = Ledger()
         self._note_query = partial(_note_query, self.ledger)  # one for all apps
         self._status_socket: StatusSocket | None = None
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
@@ -115,7 +115,7 @@ class Host:
         operators = HostPages(
             *(self.status, self._is_ready),
             is_for_operators=True,
-            more={"/-/metrics": MetricsPage(settings.data_dir)},
+            more={"/-/metrics": MetricsPage(settings.data_dir, self._in_flight)},
         )
         front = FrontDoor(self.mounts, operators, settings.admin_address)
         self._is_admin = front.is_admin
@@ -167,7 +167,8 @@ class Host:
                 self.mounts.replace(())
                 self._budget = ConnectionBudget(self.settings.db_connections)
                 self.follower = self._new_follower()
-                self._row, self._rates, self._requests = None, None, Requests()
+                self._row, self._rates = None, None
+                self._requests = Requests(note_overdue=self.ledger.note_overdue)
                 self.ledger.begin_anew()
             self._pid = os.getpid()
             self._row = self._row or Board().claim()
@@ -310,7 +311,8 @@ class Host:
         with self._lock:
             if self._rates is None:
                 url = self.settings.rate_limit_storage
-                self._rates = Rates(url, self._row.board.processes if self._row else lambda: 1)
+                processes = self._row.board.processes if self._row else lambda: 1
+                self._rates = Rates(url, processes, note_uncounted=self.ledger.note_uncounted)
         name, rate = tenant.name, tenant.rate_limit
         return [partial(RateGate, rates=self._rates, tenant=name, rate=rate)]
 
@@ -367,6 +369,14 @@ class Host:
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
+    def _in_flight(self) -> Mapping[str, int]:
+        """Return how many requests of each tenant are in flight, in all processes of the server."""
+        return self._slots.in_use() if self._row is None else self._row.board.in_flight()
+
+    def tell_load(self) -> dict[str, Any]:
+        """Return what `tenantry top` asks of this process."""
+        return {"in_flight": self._slots.in_use(), "stuck": self._requests.stuck()}
+
     def tell_ready(self) -> dict[str, Any]:
         """Return what `tenantry restart` asks again and again: cheap with any number of tenants."""
         return {"master": os.getppid(), "is_ready": self._is_ready()}
@@ -404,6 +414,7 @@ class Host:
         answers: dict[str, Callable[..., Any]] = {
             "list": self.tell, "plan": self.tell_plan,
             "ready": self.tell_ready, "awake": self.tell_awake, "accepted": self.tell_accepted,
+            "load": self.tell_load,
         }  # fmt: skip
         with self._lock:
             if self._telling_pid == os.getpid():

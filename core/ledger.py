@@ -61,6 +61,10 @@ class Counts(NamedTuple):
     """Instances that were built."""
     sleeps: int = 0
     """Instances that were put to sleep."""
+    overdue: int = 0
+    """Requests that were reported for running longer than their deadline."""
+    uncounted: int = 0
+    """Requests that passed without being counted for a rate: its storage did not answer."""
     used_ns: int = 0
     """When it had its last request (nanoseconds since the epoch); 0 for never."""
 
@@ -78,7 +82,8 @@ class Counts(NamedTuple):
 NOTHING = Counts()
 
 _OF_REQUESTS = struct.Struct("=7Q")  # the first counts, to `processor_ns`
-_DATABASE, _QUERIES, _BUILD, _BUILDS, _SLEEPS, _USED = range(7, 13)
+# As they came: what was written by an older release is read as it is.
+_DATABASE, _QUERIES, _BUILD, _BUILDS, _SLEEPS, _USED, _OVERDUE, _UNCOUNTED = range(7, 15)
 
 
 class Ledger:
@@ -179,9 +184,20 @@ class Ledger:
 
     def note_sleep(self, tenant: str) -> None:
         """Count one instance that was put to sleep."""
+        self._add_one(tenant, _SLEEPS)
+
+    def note_overdue(self, tenant: str) -> None:
+        """Count one request that was reported at its deadline."""
+        self._add_one(tenant, _OVERDUE)
+
+    def note_uncounted(self, tenant: str) -> None:
+        """Count one request that no rate was asked about."""
+        self._add_one(tenant, _UNCOUNTED)
+
+    def _add_one(self, tenant: str, place: int) -> None:
         with self._lock:
             row = self._rows.get(tenant) or self._new_row(tenant)
-            self._words[row + _SLEEPS] += 1
+            self._words[row + place] += 1
 
     def counts(self) -> dict[str, Counts]:
         """Return what this process has counted."""
@@ -302,4 +318,5 @@ def _end_of(rows: int) -> int:
 def _rows_of(data: bytes) -> Iterator[tuple[str, Counts]]:
     whole = len(data) - (len(data) - _HEADER_BYTES) % _ROW.size
     for name, *words in _ROW.iter_unpack(data[_HEADER_BYTES:whole]):
-        yield name.rstrip(b"\0").decode("ascii", "replace"), Counts(*words[: len(Counts._fields)])
+        late = words[_OVERDUE], words[_UNCOUNTED], words[_USED]
+        yield name.rstrip(b"\0").decode("ascii", "replace"), Counts._make((*words[:_USED], *late))

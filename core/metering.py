@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from core.ledger import Ledger
-from core.problem import REFUSED, TENANT
+from core.problem import ANSWERED, REFUSED, TENANT
 from core.visit import Visit, begin
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class _Metered:
     def _count(self, metering: Metering) -> None:
         environ = self._environ
         tenant = environ.get(TENANT)
-        status, bytes_out = self._status, self._bytes_out
+        status, bytes_out = environ.get(ANSWERED) or self._status, self._bytes_out
         bytes_in = 0 if self._input is None else self._input.size
         is_same = self._thread == threading.get_ident()  # or the clock is another thread's
         processor_ns = time.thread_time_ns() - self._processor_ns if is_same else 0

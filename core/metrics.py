@@ -5,7 +5,7 @@ number of series is bounded: tenants with traffic only, and of many the rest und
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 SHOWN = 500
-"""Tenants with series of their own: 6,500 series. They are those that had traffic first: if a
+"""Tenants with series of their own: 8,000 series. They are those that had traffic first: if a
 busier one took another's place, the sum of the rest would fall, and Prometheus takes that for a
 restart."""
 
@@ -45,7 +45,10 @@ _COUNTERS = (
     ("build_ns", _SECONDS, "build_seconds", "Time that builds of instances took."),
     ("builds", 1, "builds", "Instances that were built."),
     ("sleeps", 1, "sleeps", "Instances that were put to sleep."),
+    ("overdue", 1, "overdue_requests", "Requests that were reported at their deadline."),
+    ("uncounted", 1, "uncounted_requests", "Requests that no rate was asked about."),
 )
+_IN_FLIGHT = "tenantry_requests_in_flight"
 _LAST = "tenantry_last_request_timestamp_seconds"
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -53,10 +56,16 @@ _logger = logging.getLogger(__name__)
 
 
 class MetricsPage:
-    """A WSGI app. It reads the files anew for each request, and keeps nothing."""
+    """A WSGI app. It reads the files anew for each request, and keeps nothing.
 
-    def __init__(self, data_dir: Path) -> None:
+    Args:
+        data_dir: where they are.
+        in_flight: tells how many requests of each tenant are in flight now, in all processes.
+    """
+
+    def __init__(self, data_dir: Path, in_flight: Callable[[], Mapping[str, int]] = dict) -> None:
         self._data_dir = data_dir
+        self._in_flight = in_flight
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -64,7 +73,7 @@ class MetricsPage:
         """Answer with all series."""
         answer: WSGIApplication
         try:
-            body = exposed(bounded(totals(self._data_dir)))
+            body = exposed(bounded(totals(self._data_dir)), self._in_flight())
         except (TenantryError, OSError) as error:
             _logger.error("usage.unreadable", extra={"reason": str(error)})
             answer = UNREADABLE
@@ -76,21 +85,21 @@ class MetricsPage:
 
 def bounded(used: Mapping[str, Counts]) -> dict[str, Counts]:
     """Return the first `SHOWN` tenants that have had a request, and the sum of the rest."""
-    busy = {name: counts for name, counts in used.items() if counts.requests}
+    busy = {name: counts for name, counts in used.items() if counts.requests or counts.overdue}
     named = [(name, counts) for name, counts in busy.items() if name not in {REST, OVERFLOW}]
     shown = dict(named[:SHOWN])
     rest = [counts for name, counts in busy.items() if name not in shown]
     return shown | ({REST: total(rest)} if rest else {})
 
 
-def exposed(used: Mapping[str, Counts]) -> bytes:
-    """Return the text."""
+def exposed(used: Mapping[str, Counts], in_flight: Mapping[str, int]) -> bytes:
+    """Return the text; who is in flight and has no series of its own is among the rest."""
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - 0.1 s
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
     class Usage(Collector):
         def collect(self) -> "Iterator[CounterMetricFamily | GaugeMetricFamily]":
-            return _families(used)
+            return _families(used, in_flight)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Usage())
@@ -98,7 +107,7 @@ def exposed(used: Mapping[str, Counts]) -> bytes:
 
 
 def _families(
-    used: Mapping[str, Counts],
+    used: Mapping[str, Counts], in_flight: Mapping[str, int]
 ) -> "Iterator[CounterMetricFamily | GaugeMetricFamily]":
     from prometheus_client.core import (  # noqa: PLC0415 - see above
         CounterMetricFamily,
@@ -114,3 +123,11 @@ def _families(
     for tenant, counts in used.items():
         last.add_metric([tenant], counts.used_ns * _SECONDS)
     yield last
+    now = GaugeMetricFamily(_IN_FLIGHT, "Requests in flight.", labels=["tenant"])
+    for tenant in used:
+        if tenant != REST:
+            now.add_metric([tenant], in_flight.get(tenant, 0))
+    rest = sum(count for name, count in in_flight.items() if name == REST or name not in used)
+    if rest or REST in used:
+        now.add_metric([REST], rest)
+    yield now

@@ -19,7 +19,10 @@ TENANT = "tenantry.tenant"
 """Key of the WSGI environ under which the tenant's name stands, once its mount has the request."""
 
 REFUSED = "tenantry.refused"
-"""Key of the WSGI environ that is there once the host itself has answered."""
+"""Key of the WSGI environ that is there once the host has answered in the app's place."""
+
+ANSWERED = "tenantry.answered"
+"""Key of the WSGI environ under which the status stands that was sent past the server."""
 
 CLIENT = "tenantry.client"
 """Key of the WSGI environ under which the client's name stands; `oidc:SUB` of one with a token."""
@@ -40,6 +43,8 @@ class ProblemAnswer:
     """The methods of a 405."""
     authenticate: str | None = None
     """The challenge of a 401 or 403 (RFC 9110 §11.6.1)."""
+    is_refusal: bool = True
+    """Whether the request was kept from the app; else the app is at fault."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
         """Return the status line and the headers of the answer."""
@@ -71,16 +76,21 @@ class ProblemAnswer:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer as a WSGI app."""
-        environ[REFUSED] = True
+        if self.is_refusal:
+            environ[REFUSED] = True
         body = self.body(environ)
         start_response(*self.head(len(body)))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 INTERNAL_ERROR = ProblemAnswer(
-    HTTPStatus.INTERNAL_SERVER_ERROR, "The application failed to answer this request."
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "The application failed to answer this request.",
+    is_refusal=False,
 )
 
 TIMED_OUT = ProblemAnswer(
-    HTTPStatus.GATEWAY_TIMEOUT, "The application took too long to answer this request."
+    HTTPStatus.GATEWAY_TIMEOUT,
+    "The application took too long to answer this request.",
+    is_refusal=False,
 )

@@ -6,6 +6,7 @@ library takes one per request: 30 MiB for a rate of a million per day.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ PROBE_TIMEOUT_S = 1.0
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 2.0
 """Between two probes; they double up to this, so that one that is back is used within 3 s."""
+
+TOLD_EVERY_S = 10.0
+"""One that is lost and found again and again is told that often at most."""
 
 PRUNE_AT = 4096
 """Rates in memory before those of windows long past are forgotten."""
@@ -132,21 +136,26 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
 class SharedStorage:
     """Counts in a Redis, which all workers and hosts share. Thread-safe; `close()` ends its thread.
 
-    While Redis does not answer, nobody asks it: requests pass, and a thread looks for it.
+    While Redis does not answer in time, nobody asks it: requests pass, and a thread looks for it.
 
     Args:
         url: `redis://…` or `rediss://…`.
+        clock: seconds.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._storage = _redis(url, REDIS_TIMEOUT_S)
         self._probe = _redis(url, PROBE_TIMEOUT_S)
+        self._clock = clock
         self._lock = threading.Lock()  # protects the next two
         self._is_lost = False
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self.unanswered_total = 0
         """Requests that passed uncounted; a few may be missing, for nobody counts under a lock."""
+        self._told_at = -math.inf  # that it is lost; of whoever notes it, then of the thread
+        self._told_total = 0
+        """How many requests had passed when it was told last that it is found."""
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
         """Count one more, if it fits; return whether it did and what there is then.
@@ -176,23 +185,47 @@ class SharedStorage:
             if self._is_lost or self._is_over.is_set():
                 return
             self._is_lost = True
-            self._thread = threading.Thread(target=self._look, name="tenantry-rates", daemon=True)
+            reason = type(error).__name__
+            is_told = self._tell_lost(reason)
+            arguments = (reason, is_told)
+            self._thread = threading.Thread(
+                target=self._look, args=arguments, name="tenantry-rates", daemon=True
+            )
             self._thread.start()
-        _logger.error("rates.storage_lost", extra={"reason": type(error).__name__})
 
-    def _look(self) -> None:
+    def _tell_lost(self, reason: str) -> bool:
+        """Tell it, unless that was told just now."""
+        now = self._clock()
+        if now - self._told_at < TOLD_EVERY_S:
+            return False
+        self._told_at = now
+        _logger.error("rates.storage_lost", extra={"reason": reason})
+        return True
+
+    def _look(self, reason: str, is_told: bool) -> None:
         """Probe until Redis counts again; in a thread."""
-        pause_s, before = FIRST_PAUSE_S, self.unanswered_total
+        pause_s = FIRST_PAUSE_S
         while not self._is_over.wait(pause_s):
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            try:
-                self._probe.incr("probe", 1)  # and not a ping: a full or a read-only one answers
-            except self._probe.base_exceptions:
+            if not self._is_found():
+                is_told = is_told or self._tell_lost(reason)
                 continue
+            passed = self.unanswered_total - self._told_total
             self._is_lost = False
-            passed = self.unanswered_total - before
-            _logger.warning("rates.storage_found", extra={"passed_requests": passed})
+            if is_told:
+                self._told_total += passed
+                _logger.warning("rates.storage_found", extra={"passed_requests": passed})
             return
+
+    def _is_found(self) -> bool:
+        """Whether it counts, and soon enough for a request: else it would be lost at the next."""
+        try:
+            self._probe.incr("probe", 1)  # and not a ping: a full or a read-only one answers
+            begun = time.monotonic()
+            self._probe.incr("probe", 1)  # on a connection that is there now
+        except self._probe.base_exceptions:
+            return False
+        return time.monotonic() - begun < REDIS_TIMEOUT_S
 
     def close(self) -> None:
         """End the thread and the connections. Idempotent."""

@@ -77,6 +77,7 @@ class Rates:
         url: where they are counted: `memory://`, or a Redis.
         processes: how many processes of this host serve now: in memory each counts its part.
         clock: seconds.
+        note_uncounted: told of the tenant of each request that passes because nobody can tell.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Rates:
         processes: Callable[[], int],
         *,
         clock: Callable[[], float] = time.monotonic,
+        note_uncounted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
+        self._note_uncounted = note_uncounted
         self._storage = OwnStorage(clock=clock) if _is_memory(url) else SharedStorage(url)
         self._processes = processes if _is_memory(url) else lambda: 1
         self._over: dict[str, _Over] = {}
@@ -107,6 +110,7 @@ class Rates:
             limit, window_s = max(rate.amount // processes, 1), rate.get_expiry()
             answer = self._storage.acquire(rate.key_for(tenant), limit, window_s)
             if answer is None:
+                self._note_uncounted(tenant)
                 return None
             verdict = _verdict(*answer, limit, window_s)
             if verdict.is_over:

@@ -167,6 +167,7 @@ class Tenant(BaseModel):
         None,
         alias="DEADLINE_S",
         gt=0,
+        allow_inf_nan=False,
         examples=[30.0],
         description="Seconds after which a request is reported.",
         json_schema_extra={"default": "host setting"},

@@ -19,6 +19,7 @@ _EXPECTED: Mapping[str, str] = {
     "dict_type": "a dict",
     "float_type": "a number",
     "greater_than": "more than {gt:g}",
+    "finite_number": "a finite number",
     "greater_than_equal": "at least {ge}",
     "int_type": "an integer",
     "string_too_long": "at most {max_length} characters",

@@ -108,6 +108,7 @@ def fold(data_dir: Path, *, now: float | None = None, at_most_every_s: float = 0
     folder = ledgers_folder(data_dir)
     with closing(_open(folder / "usage.sqlite3")) as connection, contextlib.ExitStack() as held:
         with _transaction(connection):
+            _add_new_counts(connection)
             last = connection.execute("SELECT max(at) FROM fold").fetchone()[0] or 0.0
             if 0 <= now - last < at_most_every_s:
                 return
@@ -147,7 +148,8 @@ def _take(connection: sqlite3.Connection, readings: Iterable[Reading], now: floa
             used = min(counts.used_ns / 1e9, now) or now  # it may have ended long ago
             start = int(used) // MINUTE * MINUTE
             connection.execute(
-                f"INSERT INTO bucket VALUES (?, ?, ?, {_MARKS}) ON CONFLICT DO UPDATE SET {_ADDED}",
+                f"INSERT INTO bucket (start, length, tenant, {_COLUMNS}) "
+                f"VALUES (?, ?, ?, {_MARKS}) ON CONFLICT DO UPDATE SET {_ADDED}",
                 (start, MINUTE, tenant, *new),
             )
             connection.execute(
@@ -156,7 +158,7 @@ def _take(connection: sqlite3.Connection, readings: Iterable[Reading], now: floa
                 (tenant, *new),
             )
             connection.execute(
-                f"INSERT INTO folded VALUES (?, ?, {_MARKS}, ?) "
+                f"INSERT INTO folded (file, tenant, {_COLUMNS}, seen) VALUES (?, ?, {_MARKS}, ?) "
                 f"ON CONFLICT DO UPDATE SET {_REPLACED}",
                 (file, tenant, *counts, now),
             )
@@ -167,8 +169,9 @@ def _make_coarser(connection: sqlite3.Connection, now: float) -> None:
         until = int(now - age) // longer * longer
         where = "FROM bucket WHERE length = ? AND start < ?"
         connection.execute(
-            f"INSERT INTO bucket SELECT start / {longer} * {longer} AS since, {longer}, tenant, "
-            f"{_SUMS} {where} GROUP BY since, tenant ON CONFLICT DO UPDATE SET {_ADDED}",
+            f"INSERT INTO bucket (start, length, tenant, {_COLUMNS}) "
+            f"SELECT start / {longer} * {longer} AS since, {longer}, tenant, {_SUMS} "
+            f"{where} GROUP BY since, tenant ON CONFLICT DO UPDATE SET {_ADDED}",
             (length, until),
         )
         connection.execute(f"DELETE {where}", (length, until))
@@ -229,16 +232,36 @@ def _read(path: Path, query: str, values: tuple[float, ...]) -> tuple[dict[str, 
     try:
         with closing(_connect(path)) as connection:
             connection.execute("BEGIN")  # both of one moment
-            found = {tenant: Counts(*row) for tenant, *row in connection.execute(query, values)}
-            return found, _folded(connection)
+            rows = connection.execute(_as_known(connection, query), values)
+            return {tenant: Counts(*row) for tenant, *row in rows}, _folded(connection)
     except sqlite3.Error as error:
         text = f"cannot read the usage in {path}: {error}; mend or remove it."
         raise TenantryError(text) from error
 
 
 def _folded(connection: sqlite3.Connection) -> Folded:
-    rows = connection.execute(f"SELECT file, tenant, {_COLUMNS} FROM folded")
+    query = _as_known(connection, f"SELECT file, tenant, {_COLUMNS} FROM folded")
+    rows = connection.execute(query)
     return {(file, tenant): Counts(*counts) for file, tenant, *counts in rows}
+
+
+def _new_counts(connection: sqlite3.Connection) -> list[str]:
+    """Return the counts that a file of an older release does not have."""
+    known = {column[1] for column in connection.execute("PRAGMA table_info(total)")}
+    return [name for name in Counts._fields if name not in known]
+
+
+def _as_known(connection: sqlite3.Connection, query: str) -> str:
+    """Return a query that asks for 0 in the place of what the file does not have."""
+    for name in _new_counts(connection):
+        query = query.replace(name, "0")
+    return query
+
+
+def _add_new_counts(connection: sqlite3.Connection) -> None:
+    for name in _new_counts(connection):
+        for table in ("bucket", "total", "folded"):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -37,6 +37,7 @@ def test_requests_are_counted_over_all_processes() -> None:
     rows[1].enter(GLOBEX)
 
     assert (2, 1) == (board.count(ACME), board.count(GLOBEX))
+    assert {"acme": 2, "globex": 1} == board.in_flight()
 
 
 def test_a_build_is_shown_and_takes_no_slot() -> None:
@@ -50,6 +51,7 @@ def test_a_build_is_shown_and_takes_no_slot() -> None:
     row.leave(cell)
 
     assert ([("acme", False), ("acme", True)], 1) == during
+    assert {"acme": 1} == board.in_flight()
     assert [False] == [one.is_build for one in row.in_flight()]
 
 

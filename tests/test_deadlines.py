@@ -57,7 +57,8 @@ class Waiting:
 def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """With tenant, method, path, age and where its thread stands; no query and no variables."""
     clock, app = Clock(), Waiting()
-    requests = Requests(clock=clock)
+    noted: list[str] = []
+    requests = Requests(clock=clock, note_overdue=noted.append)
     layer = Deadlines(app, requests, "acme", 5.0)
 
     with asked(layer):
@@ -71,6 +72,7 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
     assert ("request.overdue", "acme", "GET", "/slow", 5.1) == tuple(
         facts[key] for key in ("message", "tenant", "method", "path", "age_s")
     )
+    assert ["acme"] == noted
     assert "in stand_still <" in facts["stack"]
     assert "test_deadlines" in facts["stack"].rpartition(" < ")[2]
     assert "secret" not in str(facts)
@@ -204,7 +206,7 @@ def test_a_request_lasts_until_its_body_is_closed() -> None:
 def test_the_host_tells_who_is_stuck(
     host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On the operators' page and to `tenantry list`; its watchdog reports without being asked."""
+    """To operators, `list`, `top` and the ledger; its watchdog reports without being asked."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
@@ -214,7 +216,10 @@ def test_the_host_tells_who_is_stuck(
     with caplog.at_level(logging.WARNING), asked(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
         told = [mount["stuck"] for mount in host.tell()["mounts"]]
+        load, in_flight = host.tell_load(), host._in_flight()
         app.go_on.set()
 
     assert [1] == told
+    assert ({"in_flight": {"acme": 1}, "stuck": {"acme": 1}}, {"acme": 1}) == (load, in_flight)
+    assert 1 == host.ledger.counts()["acme"].overdue
     assert ["request.overdue"] == [record.message for record in caplog.records]

@@ -27,6 +27,7 @@ from core.containment import Containment
 from core.database import Database
 from core.deadlines import Deadlines, Requests
 from core.interrupts import DeadlineExceededError, _is_safe
+from core.problem import ANSWERED
 from core.uses import Uses
 
 pytestmark = pytest.mark.live
@@ -155,6 +156,7 @@ def test_what_waits_in_c_is_answered_past_it() -> None:
 
     wait_until(has_answer)
     stuck = requests.stuck().total()
+    [status] = [running.environ[ANSWERED] for running in requests._running]
     release.release()
     thread.join()
     ours.close()
@@ -164,6 +166,7 @@ def test_what_waits_in_c_is_answered_past_it() -> None:
     assert b"HTTP/1.1 504 Gateway Timeout" == head.splitlines()[0]
     assert f"Content-Length: {len(body)}".encode() in head
     assert (1, 1, 0) == (stuck, len(errors), requests.stuck().total())
+    assert "504" == status  # for the log and the ledger
 
 
 # -- in a database --------------------------------------------------------------------------------

@@ -68,9 +68,13 @@ def test_what_is_counted_can_be_read_by_others(tmp_path: Path) -> None:
     ledger.note_build("acme", 100, is_good=True)
     ledger.note_build("acme", 50, is_good=False)
     ledger.note_sleep("acme")
+    ledger.note_overdue("acme")
+    for _ in range(3):
+        ledger.note_uncounted("acme")
 
     found = seen(tmp_path)
-    assert Counts(2, 1, 0, 20, 40, 60, 80, 7, 1, 150, 1, 1, found["acme"].used_ns) == found["acme"]
+    used_ns = found["acme"].used_ns
+    assert Counts(2, 1, 0, 20, 40, 60, 80, 7, 1, 150, 1, 1, 1, 3, used_ns) == found["acme"]
     assert (1, 0, 1, 9) == found["globex"][:3] + found["globex"][4:5]
     assert 0 < found["acme"].used_ns <= found["globex"].used_ns
     ledger.close()

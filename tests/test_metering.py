@@ -16,7 +16,7 @@ from config.settings import HostSettings
 from core.host import Host
 from core.ledger import Counts, Ledger, ledgers_folder, read_ledgers
 from core.metering import Metering
-from core.problem import TENANT, ProblemAnswer
+from core.problem import ANSWERED, TENANT, TIMED_OUT, ProblemAnswer
 
 App = Callable[..., Iterable[bytes]]
 
@@ -136,6 +136,20 @@ def test_a_refusal_is_no_error() -> None:
         return refusal(environ, start_response)
 
     assert (1, 0, 1) == measured(app)[:3]
+
+
+def test_a_504_is_an_error_wherever_it_was_made() -> None:
+    """By the host in the app's place, or sent past the server while the app hangs."""
+
+    def timed_out(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ[TENANT] = "acme"
+        return TIMED_OUT(environ, start_response)
+
+    def past(environ: dict[str, Any], _: object) -> Iterable[bytes]:
+        environ[TENANT], environ[ANSWERED] = "acme", "504"
+        return []
+
+    assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (timed_out, past)]
 
 
 def test_a_request_for_no_tenant_is_nobodys() -> None:

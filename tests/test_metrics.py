@@ -55,6 +55,27 @@ def test_all_processes_count_together(data_dir: Path) -> None:
     living.close()
 
 
+def test_what_is_in_flight_is_shown(data_dir: Path) -> None:
+    """Of who has no series of its own among the rest; and what was overdue or uncounted."""
+    ledger = count(data_dir, "acme")
+    ledger.note_overdue("hung")
+    ledger.note_uncounted("acme")
+
+    page = MetricsPage(data_dir, lambda: {"acme": 2, "hung": 1, "new": 1, "other": 1})
+    found = series(Client(page).get("/-/metrics").text)
+
+    assert {"acme": 2, "hung": 1, "other": 2} == {
+        tenant: value
+        for (name, tenant), value in found.items()
+        if name == "tenantry_requests_in_flight"
+    }
+    assert (1, 1) == (
+        found["tenantry_overdue_requests_total", "hung"],
+        found["tenantry_uncounted_requests_total", "acme"],
+    )
+    ledger.close()
+
+
 def test_of_many_tenants_the_rest_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first to have traffic are shown; who had none is nowhere, who is called `other` is."""
     monkeypatch.setattr(metrics, "SHOWN", 2)

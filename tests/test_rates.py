@@ -12,7 +12,7 @@ from limits import parse_many
 from servers import wait_until
 from werkzeug.test import create_environ, run_wsgi_app
 
-from core.rate_storage import PRUNE_AT, SharedStorage
+from core.rate_storage import PRUNE_AT, REDIS_TIMEOUT_S, TOLD_EVERY_S, SharedStorage
 from core.rates import LOOK_AGAIN_S, RateGate, Rates
 
 if TYPE_CHECKING:
@@ -217,16 +217,65 @@ def test_without_redis_requests_pass(
 ) -> None:  # fmt: skip
     """Dead or silent: logged once, counted, and it counts again when Redis is back."""
     rates, _ = two
+    noted: list[str] = []
+    rates._note_uncounted = noted.append
     before = _hits(rates, "1/hour", 3)
     redis.send_signal(signal.SIGSTOP) if is_frozen else redis.stop()
     passed = _hits(rates, "1/hour", 50)
     unanswered = rates.unanswered_total
+    uncounted = noted.copy()
     redis.send_signal(signal.SIGCONT) if is_frozen else redis.start_again()
     _ask_until_it_counts(rates)
 
     assert (1, 50, 50) == (before, passed, unanswered)
+    assert ["acme"] * 50 == uncounted
     events = [one.message for one in caplog.records if one.levelno >= logging.WARNING]
     assert ["rates.storage_lost", "rates.storage_found"] == events
+
+
+def test_a_slow_redis_is_lost_until_it_is_fast(
+    redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be lost again at the next request, four times a second."""
+    monkeypatch.setattr("core.rate_storage.FIRST_PAUSE_S", 0.01)
+    storage = SharedStorage(redis.url)
+    probed = []
+    incr = storage._probe.incr
+
+    def slow(key: str, expiry: int) -> int:
+        if len(probed) < 4:
+            time.sleep(REDIS_TIMEOUT_S)
+        probed.append(key)
+        return incr(key, expiry)
+
+    storage._probe.incr = slow  # type: ignore[method-assign,assignment]
+    storage._note_lost(TimeoutError())
+    wait_until(lambda: not storage._is_lost)
+    storage.close()
+
+    assert len(probed) >= 6
+    assert ["rates.storage_lost", "rates.storage_found"] == [one.message for one in caplog.records]
+
+
+def test_who_is_lost_again_and_again_is_told_now_and_then(
+    redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in ten seconds, with all that passed meanwhile."""
+    monkeypatch.setattr("core.rate_storage.FIRST_PAUSE_S", 0.01)
+    clock = Clock()
+    storage = SharedStorage(redis.url, clock=clock)
+    for _ in range(3):
+        storage.unanswered_total += 5
+        storage._note_lost(TimeoutError())
+        wait_until(lambda: not storage._is_lost)
+    clock.now += TOLD_EVERY_S
+    storage._note_lost(TimeoutError())
+    wait_until(lambda: not storage._is_lost)
+    storage.close()
+
+    told = [(one.message.rpartition("_")[2], vars(one).get("passed_requests"))
+            for one in caplog.records]  # fmt: skip
+    assert [("lost", None), ("found", 5), ("lost", None), ("found", 10)] == told
 
 
 def test_nobody_asks_a_lost_redis(redis: redis_server.Redis) -> None:

@@ -48,6 +48,8 @@ def test_a_variable_sets_its_field(
         ("MAX_ACTIVE", "many", "found 'many'; expected an integer."),
         ("MAX_ACTIVE", "0", "found '0'; expected greater than or equal to 1."),
         ("DEADLINE_S", "-1", "found '-1'; expected greater than 0."),
+        ("DEADLINE_S", "inf", "found 'inf'; expected a finite number."),
+        ("IDLE_TIMEOUT_S", "nan", "found 'nan'; expected a finite number."),
         ("LOG_FORMAT", "xml", "found 'xml'; expected 'console' or 'json'."),
         ("ADMIN_BIND", "8001", "found '8001'; expected an IP address and a port"),
         ("ADMIN_BIND", "127.0.0.1:99999", "expected a port from 1 to 65535"),
@@ -59,6 +61,10 @@ def test_a_variable_sets_its_field(
         ("TRUSTED_HOSTS", "[::g]", "'[::g]' is no host name; write it like shop.a.org"),
         ("TRUSTED_HOSTS", "*", "'*' is no host name; write it like shop.a.org"),
         ("RATE_LIMIT_STORAGE", "redis", "expected memory:// or redis://"),
+        ("RATE_LIMIT_STORAGE", "redis://localhost:abc", "like redis://127.0.0.1:6379/0."),
+        ("RATE_LIMIT_STORAGE", "redis://localhost:6379/first", "like redis://127.0.0.1:6379/0."),
+        ("RATE_LIMIT_STORAGE", "redis://localhost?no=1", "like redis://127.0.0.1:6379/0."),
+        ("RATE_LIMIT_STORAGE", "redis://[::1", "like redis://127.0.0.1:6379/0."),
     ],
 )
 def test_a_mistake_names_the_variable_and_the_remedy(
@@ -89,7 +95,11 @@ def test_every_mistake_is_told_in_one_go(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("ADMIN_TOKEN", "hunter2"), ("RATE_LIMIT_STORAGE", "reddis://:hunter2@cache:6379")],
+    [
+        ("ADMIN_TOKEN", "hunter2"),
+        ("RATE_LIMIT_STORAGE", "reddis://:hunter2@cache:6379"),
+        ("RATE_LIMIT_STORAGE", "redis://:hunter2@cache:hunter2"),
+    ],
 )
 def test_a_message_tells_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
     """What may hold a password is not repeated: neither in the text nor in a chained error."""

@@ -58,6 +58,15 @@ def count(data_dir: Path, *tenants: str, times: int = 1) -> Ledger:
     return ledger
 
 
+def make_older(path: Path) -> None:
+    """Make the file as a release left it that did not know all counts."""
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("bucket", "total", "folded"):
+            for name in ("overdue", "uncounted"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        connection.commit()
+
+
 def requests(used: dict[str, Counts]) -> dict[str, int]:
     """Return the requests of each tenant."""
     return {name: counts.requests for name, counts in used.items()}
@@ -220,3 +229,21 @@ def test_a_host_folds_by_itself_and_says_once_that_it_cannot(
 
     assert ["usage.not_folded"] == [record.message for record in caplog.records]
     assert {"acme": 1} == requests(totals(data_dir))
+
+
+def test_a_file_of_an_older_release_is_read_and_goes_on(data_dir: Path) -> None:
+    """What it does not know is 0 until then; nothing that it knows is lost."""
+    count(data_dir, "acme", times=2).close()
+    fold(data_dir)
+    make_older(usage_file(data_dir))
+    before = totals(data_dir), used_since(data_dir, 0)
+    ledger = count(data_dir, "acme")
+    ledger.note_overdue("acme")
+    unfolded = totals(data_dir)["acme"]
+    fold(data_dir)
+
+    counts = totals(data_dir)["acme"]
+    assert [{"acme": 2}] * 2 == [requests(used) for used in before]
+    assert (3, 1, 0, 30) == (counts.requests, counts.overdue, counts.uncounted, counts.bytes_out)
+    assert (unfolded, counts) == (counts, used_since(data_dir, 0)["acme"])
+    ledger.close()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,23 @@ def test_top_tells_workers_apart(data_dir: Path, ledger: Ledger) -> None:
     assert ("worker" in row, "worker" in summed) == (True, False)
     assert row["requests"] == summed["requests"] > 0
     other.close()
+
+
+@pytest.mark.usefixtures("moving")
+def test_top_shows_what_is_in_flight_and_stuck(data_dir: Path, ledger: Ledger) -> None:
+    """Also of a tenant of which no request has ended since the last look."""
+    said = {
+        os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
+        1: {"in_flight": {"acme": 1}, "stuck": {}},
+    }
+    folder = ledgers_folder(data_dir)
+    summed, each = (Looks(folder, one, "in_flight", lambda: said) for one in (False, True))
+    ledger.note_request("acme", False, False, 0, 0, 1, 1)
+
+    rows = [(row["tenant"], row["in_flight"], row["stuck"]) for row in summed.look()]
+    per_worker = {(row["worker"], row["tenant"], row["in_flight"]) for row in each.look()}
+    assert [("acme", 3, 0), ("hung", 1, 1)] == rows
+    assert {(os.getpid(), "acme", 2), (os.getpid(), "hung", 1), (1, "acme", 1)} == per_worker
 
 
 @pytest.mark.usefixtures("moving")

@@ -17,7 +17,7 @@ from core.usage import totals, used_since
 
 COLUMNS = (
     "tenant", "requests", "errors", "refusals", "bytes_in", "bytes_out", "wall_s", "processor_s",
-    "database_s", "queries", "build_s", "builds", "sleeps", "last_used",
+    "database_s", "queries", "build_s", "builds", "sleeps", "overdue", "uncounted", "last_used",
 )  # fmt: skip
 
 _SPAN = re.compile(r"([0-9]{1,6})([mhd])")
