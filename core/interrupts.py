@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _WAITING = frozenset({"concurrent.futures", "queue", "threading"})
 _UNSAFE = _WAITING | frozenset({
-    "core.breaker", "core.connections", "core.crew", "core.database",
-    "core.endpoints.images.room", "core.gate", "core.guards", "core.issuer", "core.ledger", "core.permits", "core.pool", "core.uses",
-    "importlib._bootstrap", "importlib._bootstrap_external", "logging", "sqlalchemy.pool",
+    "core.breaker", "core.connections", "core.crew", "core.database", "core.endpoints.images.room",
+    "core.gate", "core.guards", "core.issuer", "core.ledger", "core.permits", "core.pool",
+    "core.uses", "importlib._bootstrap", "importlib._bootstrap_external", "logging", "sqlalchemy.pool",
     "sqlalchemy.util", "structlog",
 })  # fmt: skip
 """Modules that would leave a lock held or a count wrong. Python's own: 3.11's `logging` takes a
