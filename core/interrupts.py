@@ -24,8 +24,8 @@ _WAITING = frozenset({"concurrent.futures", "queue", "threading"})
 _UNSAFE = _WAITING | frozenset({
     "core.breaker", "core.connections", "core.crew", "core.database", "core.endpoints.images.room",
     "core.gate", "core.guards", "core.issuer", "core.ledger", "core.permits", "core.pool",
-    "core.uses", "importlib._bootstrap", "importlib._bootstrap_external", "logging", "sqlalchemy.pool",
-    "sqlalchemy.util", "structlog",
+    "core.uses", "importlib._bootstrap", "importlib._bootstrap_external", "logging",
+    "sqlalchemy.pool", "sqlalchemy.util", "structlog",
 })  # fmt: skip
 """Modules that would leave a lock held or a count wrong. Python's own: 3.11's `logging` takes a
 lock one step before the `try` that gives it back, and so does whoever enters a `Condition`."""
