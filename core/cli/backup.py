@@ -108,7 +108,7 @@ def ending_in_order() -> Iterator[None]:
         raise SystemExit(128 + got[0]) from None
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
 
 
 def to_the_end() -> None:

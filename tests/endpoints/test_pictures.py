@@ -11,6 +11,7 @@ from pictures_for_tests import TYPES, animation, encoded, picture
 from PIL import Image
 from servers import DEADLINE_S, wait_until
 
+from core.endpoints.images import pictures
 from core.endpoints.images.errors import BrokenImageError, BusyError, ImageError, WrongTypeError
 from core.endpoints.images.pictures import (
     MAX_PIXELS,
@@ -158,6 +159,30 @@ def test_all_pictures_share_the_memory_for_decoding() -> None:
 
     with room.taking(99), pytest.raises(BusyError), room.taking(1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixel_bytes"),
+    [("JPEG", 1), ("CMYK JPEG", 1), ("progressive JPEG", 8), ("PNG", 12), ("WEBP", 20)],
+)
+def test_each_picture_takes_what_decoding_it_takes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, pixel_bytes: int
+) -> None:
+    """A JPEG whose rows can be read one by one is in nobody's way."""
+    path.write_bytes(FILES[kind])
+
+    def takes(size_bytes: int) -> bool:
+        room = DecodingRoom(60 * 40 * 30, wait_s=0)
+        monkeypatch.setattr(pictures, "_ROOM", room)
+        try:
+            with room.taking(60 * 40 * 30 - size_bytes):
+                inspect_picture(path)
+        except BusyError:
+            return False
+        return True
+
+    size_bytes = 60 * 40 * pixel_bytes
+    assert (True, False) == (takes(size_bytes), takes(size_bytes - 1))
 
 
 def test_a_picture_waits_for_memory() -> None:

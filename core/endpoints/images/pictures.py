@@ -124,7 +124,7 @@ def _decoding(path: Path, *, is_new: bool) -> Iterator[tuple["_Kind", ImageFile]
             image = kind.plugin(file)
             _check_size(*image.size)
             if kind.plugin is not WebPImageFile:
-                room.enter_context(_ROOM.taking(_pixel_bytes(image) * prod(image.size)))
+                room.enter_context(_ROOM.taking(_pixel_bytes(image, data) * prod(image.size)))
             yield kind, image
 
 
@@ -132,11 +132,13 @@ _WEBP_PIXEL_BYTES = 20
 """Seen: 16 when an image is looked at, 19 for a thumbnail."""
 
 
-def _pixel_bytes(image: ImageFile) -> int:
+def _pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
     """Return what a pixel takes until there is a thumbnail, at most."""
-    if isinstance(image, JpegImageFile):  # read row by row in its plain form
-        return 8 if image.info.get("progressive") else 1
-    return 12  # where it is transparent
+    if not isinstance(image, JpegImageFile):
+        return 12  # where it is transparent
+    first = next(one.end() for one in _jpeg_segments(data) if one[1] == b"\xda")
+    has_all = data[first + 2] == image.layers  # else all of its passes are in memory
+    return 1 if has_all and not image.info.get("progressive") else 8
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,23 @@ class _Kind:
 
 def _check_jpeg(data: mmap.mmap) -> None:
     """Follow the segments to the end of the image: all there, and not too many passes."""
-    position, scans = 2, 0
-    while (marker := _JPEG_MARKER.search(data, position)) and marker[1] != b"\xd9":
+    scans = 0
+    for marker in _jpeg_segments(data):
+        if marker[1] == b"\xd9":
+            return
         scans += marker[1] == b"\xda"
         if scans > MAX_SCANS:
             raise BrokenImageError(f"This JPEG has more than {MAX_SCANS} passes.")
+    raise BrokenImageError("This JPEG is cut: it has no end.")
+
+
+def _jpeg_segments(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
+    """Yield the markers that segments begin with; their lengths follow."""
+    position = 2
+    while marker := _JPEG_MARKER.search(data, position):
+        yield marker
         (length,) = struct.unpack_from(">H", data, marker.end())
         position = marker.end() + length
-    if marker is None:
-        raise BrokenImageError("This JPEG is cut: it has no end.")
 
 
 def _check_png(data: mmap.mmap) -> None:
