@@ -108,10 +108,16 @@ class Requests:
         still = [one for one in stuck if now - one.moved_at >= one.deadline_s]
         return sum(not _waits_for_client(frames.get(one.thread)) for one in still)
 
-    def watch(self, stopping: threading.Event) -> None:
-        """Look at what runs until `stopping` is set; a look that fails is logged."""
+    def watch(
+        self, stopping: threading.Event, note_running: Callable[[], None] = lambda: None
+    ) -> None:
+        """Look at what runs until `stopping` is set, and call `note_running` as often.
+
+        A look that fails is logged.
+        """
         while not stopping.wait(TICK_S):
             try:
+                note_running()
                 self.check()
             except Exception:
                 _logger.exception("watchdog.failed")

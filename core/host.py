@@ -195,7 +195,7 @@ class Host:
                 ),
                 threading.Thread(
                     target=self._requests.watch,
-                    args=(self._stopping,),
+                    args=(self._stopping, self._slots.note_running),
                     name="tenantry-deadlines",
                     daemon=True,
                 ),

@@ -50,10 +50,10 @@ class Used(NamedTuple):
         left = math.exp((self.at - now) / MEMORY_S)
         return Used(self.seconds * left, self.requests * left, now)
 
-    def plus(self, seconds: float, now: float) -> "Used":
-        """Return it with another request."""
+    def plus(self, seconds: float, requests: int, now: float) -> "Used":
+        """Return it with so much more."""
         faded = self.faded(now)
-        return Used(faded.seconds + seconds, faded.requests + 1, now)
+        return Used(faded.seconds + seconds, faded.requests + requests, now)
 
 
 _NOTHING = Used(0.0, 0.0, 0.0)
@@ -62,8 +62,8 @@ _NOTHING = Used(0.0, 0.0, 0.0)
 class FairShare:
     """Who may have another request in flight. Lives as long as the process.
 
-    Any thread may ask, without a lock: what it reads is replaced whole. `note_used` is for one
-    thread at a time.
+    Any thread may ask, without a lock: what it reads is replaced whole. `note_used` and
+    `note_running` are for one thread at a time.
 
     Args:
         threads: how many requests the server runs at once in this process; None where that is
@@ -99,14 +99,25 @@ class FairShare:
         until = self._rests_until.get(tenant)
         return 0.0 if until is None else max(until - self._clock(), 0.0)
 
-    def note_used(self, tenant: str, seconds: float, took_s: float = 0.0) -> None:
+    def note_running(self, tenant: str, seconds: float) -> None:
+        """Note processor seconds of a request that goes on."""
+        self._add(tenant, seconds, 0, self._clock())
+
+    def note_used(
+        self, tenant: str, seconds: float, took_s: float = 0.0, *, noted_s: float = 0.0
+    ) -> None:
         """Note processor seconds that a request of the tenant has used, and how long it took.
 
         A heavy one rests as long as it took, or less where the others need less than half.
+
+        Args:
+            tenant: whose it was.
+            seconds: of the processor.
+            took_s: how long it took.
+            noted_s: how many of the `seconds` have been noted while it ran.
         """
         now = self._clock()
-        self._used[tenant] = self._used.get(tenant, _NOTHING).plus(seconds, now)
-        self._all = self._all.plus(seconds, now)
+        self._add(tenant, max(seconds - noted_s, 0.0), 1, now)
         others = self._others_of_heavy(tenant)
         if others:
             took_s = min(took_s, WAITING * seconds)
@@ -117,6 +128,10 @@ class FairShare:
             pairs = self._used.items()
             self._used = {name: one for name, one in pairs if one.faded(now).seconds > TRAFFIC}
             self._rests_until = {}
+
+    def _add(self, tenant: str, seconds: float, requests: int, now: float) -> None:
+        self._used[tenant] = self._used.get(tenant, _NOTHING).plus(seconds, requests, now)
+        self._all = self._all.plus(seconds, requests, now)
 
     def is_heavy(self, tenant: str) -> bool:
         """Whether it computes so much, while others have traffic, that it gets one slot only."""

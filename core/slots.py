@@ -5,6 +5,7 @@ exactly once, however the request ends. Counted by the tenant's name over all it
 does not forget what is in flight on the old one.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,9 @@ BUSY = ProblemAnswer(
 )
 
 
+_clock_of_thread = getattr(time, "pthread_getcpuclockid", None)  # not on macOS
+
+
 class Slots:
     """What is in flight in this process, by tenant. Thread-safe; lives as long as the process.
 
@@ -42,6 +46,7 @@ class Slots:
         self._lock = threading.Lock()  # protects the two below, and what `share` notes
         self._own: dict[str, int] = {}  # only of who has any
         self._in_flight = 0
+        self._running: dict[Slot, None] = {}  # its own methods are atomic
 
     def in_use(self) -> dict[str, int]:
         """Return how many requests of each tenant are in flight here; none of who has none."""
@@ -69,33 +74,56 @@ class Slots:
             if max(seen, own + 1) > most:
                 slot.give_back()
                 return None
+        self._running[slot] = None
         return slot
+
+    def note_running(self) -> None:
+        """Note what the requests that run have computed so far; now and then, on any thread.
+
+        Else one that computes for ten seconds would count nothing for so long.
+        """
+        if _clock_of_thread is None or not self._running:
+            return
+        threads = sys._current_frames()  # noqa: SLF001 - those that are there
+        with self._lock:  # none of these requests ends meanwhile
+            for slot in list(self._running):
+                if slot.thread in threads:
+                    used_s = time.clock_gettime(_clock_of_thread(slot.thread)) - slot.begun_s
+                    self.share.note_running(slot.tenant, max(used_s - slot.noted_s, 0.0))
+                    slot.noted_s = used_s
 
     def _give_back(self, slot: "Slot") -> None:
         tenant = slot.tenant
         if self._row is not None and slot.cell is not None:
             self._row.leave(slot.cell)
         with self._lock:
+            has_run = slot in self._running  # else it was refused: it says nothing of its requests
+            self._running.pop(slot, None)
             self._in_flight -= 1
             left = self._own[tenant] - 1
             if left:
                 self._own[tenant] = left
             else:
                 del self._own[tenant]
-            self.share.note_used(tenant, slot.used_s(), slot.took_s())
+            if has_run:
+                used_s = slot.used_s()
+                self.share.note_used(tenant, used_s, slot.took_s(), noted_s=slot.noted_s)
 
 
 class Slot:
     """One request's; whoever took it gives it back once."""
 
-    __slots__ = ("_begun_at", "_begun_s", "_slots", "_thread", "cell", "tenant")
+    __slots__ = ("_begun_at", "_slots", "begun_s", "cell", "noted_s", "tenant", "thread")
 
     def __init__(self, slots: Slots, tenant: str, cell: int | None) -> None:
         self._slots = slots
         self.tenant = tenant
         self.cell = cell
-        self._thread = threading.get_ident()
-        self._begun_s = time.thread_time()
+        self.thread = threading.get_ident()
+        self.begun_s = time.thread_time()
+        """Of its thread's processor time."""
+        self.noted_s = 0.0
+        """Processor seconds that the share knows of, while it runs."""
         self._begun_at = time.monotonic()
 
     def took_s(self) -> float:
@@ -104,9 +132,9 @@ class Slot:
 
     def used_s(self) -> float:
         """Return the processor seconds of its thread since; 0 on another thread, which has none."""
-        if self._thread != threading.get_ident():
+        if self.thread != threading.get_ident():
             return 0.0
-        return time.thread_time() - self._begun_s
+        return time.thread_time() - self.begun_s
 
     def give_back(self) -> None:
         """Let another request have it."""

@@ -1,6 +1,8 @@
 """Crowds on a real server with tenants: whatever they do, a quiet tenant is answered."""
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -119,3 +121,20 @@ def test_streams_that_hang_are_the_end_of_their_worker(tmp_path: Path) -> None:
         wait_until(lambda: answers_at(server, "/quiet/"))
 
         assert before != server.get("/quiet/")[1]
+
+
+def test_a_request_that_computes_for_long_counts_while_it_runs(tmp_path: Path) -> None:
+    """Its tenant gets no second slot beside it while others have traffic."""
+    make_hanging_site(tmp_path, acme={}, quiet={})
+    with running(COMMAND, tmp_path, "/quiet/") as server:
+        server.get("/acme/")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
+            client.sendall(f"GET /acme/compute/{DEADLINE_S} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+            def is_heavy() -> bool:
+                for _ in range(10):
+                    assert server.get("/quiet/")[0].status == 200
+                return server.get("/acme/")[0].status == 503
+
+            wait_until(is_heavy)
+            os.killpg(server.process.pid, signal.SIGKILL)  # nobody waits for the end of it

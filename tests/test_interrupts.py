@@ -3,8 +3,10 @@
 import contextlib
 import json
 import logging
+import os
 import queue
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -366,10 +368,11 @@ def test_clients_get_their_504_in_time(tmp_path: Path) -> None:
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "interrupt"})
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     with running(command, tmp_path, "/acme/") as server:
-        paths = [f"/acme/compute/{DEADLINE_S}", "/acme/sleep/6.0", "/acme/"]
+        paths = [f"/acme/compute/{DEADLINE_S}", f"/acme/sleep/{DEADLINE_S}", "/acme/"]
         answers = [server.get(path) for path in paths]
         listed = [program("tenantry"), "list", "--json"]
         said = subprocess.run(listed, cwd=tmp_path, capture_output=True, check=True).stdout
+        os.killpg(server.process.pid, signal.SIGKILL)  # nobody waits for who sleeps
 
     assert [504, 504, 200] == [answer.status for answer, _ in answers]
     computed, slept = [(answer, json.loads(body)) for answer, body in answers[:2]]

@@ -96,6 +96,19 @@ def test_processor_seconds_fade() -> None:
     assert share._used["acme"].seconds == pytest.approx(0.2 / (1 - math.exp(-1)))
 
 
+def test_what_computes_is_heavy_before_it_ends() -> None:
+    """It counts as it goes, and what is noted then does not count once more at the end."""
+    clock = Clock()
+    share = FairShare(8, clock=clock)
+    share.note_used("globex", 0.05)
+    before = share.admits("acme", 3, 3)
+    share.note_running("acme", 0.25)
+    during = share.admits("acme", 3, 3)
+    share.note_used("acme", 0.3, 0.5, noted_s=0.25)
+
+    assert (True, False, 0.3) == (before, during, pytest.approx(share._used["acme"].seconds))
+
+
 def test_tenants_that_use_nothing_any_more_are_forgotten() -> None:
     """What is remembered does not grow with all that ever had a request."""
     clock = Clock()

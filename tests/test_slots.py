@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from servers import DEADLINE_S
 from werkzeug.test import create_environ, run_wsgi_app
 
 from core.board import Board, Row, tag
@@ -210,3 +211,51 @@ def test_what_requests_compute_counts() -> None:
     slot.give_back()
 
     assert 0 < used_s <= share._used["acme"].seconds
+
+
+def test_what_requests_compute_counts_while_they_run() -> None:
+    """Another thread notes it; one that waits adds nothing, and nothing counts twice."""
+    share = FairShare(8)
+    slots = Slots(share)
+    has_computed, go_on = threading.Event(), threading.Event()
+    told = []
+
+    def run() -> None:
+        slot = slots.take(ACME, None)
+        assert slot is not None
+        sum(range(1_000_000))
+        told.append(slot.used_s())
+        has_computed.set()
+        go_on.wait(DEADLINE_S)
+        slot.give_back()
+        told.append(slot.used_s())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert has_computed.wait(DEADLINE_S)
+    slots.note_running()
+    first = share._used["acme"]
+    slots.note_running()
+    go_on.set()
+    thread.join()
+    slots.note_running()
+
+    assert told[0] <= first.seconds
+    assert 0 == first.requests
+    assert share._used["acme"].seconds <= told[1]
+    assert {} == slots._running
+
+
+def test_a_refused_request_says_nothing_of_what_requests_compute() -> None:
+    """Else a tenant that computes would seem to have many short requests."""
+    share = FairShare(8)
+    slots = Slots(share)
+    held = slots.take(ACME, 1)
+
+    refused = [slots.take(ACME, 1) for _ in range(3)]
+
+    assert [None] * 3 == refused
+    assert {} == share._used
+    assert held is not None
+    held.give_back()
+    assert share._used["acme"].requests == 1
