@@ -54,9 +54,10 @@ checks it (`pyproject.toml`).
     claims  folder  instance               what tenants may not share; which files have settled;
     breaker  connections  database_down    one app while it serves; what is known to be down, the
     first_builds  quarantine  interrupts   process's connections, a database's 503; who builds what
-    silence  waiting                       requests ask for, and how long they wait; what lets a
+    silence  waiting  hiding               requests ask for, and how long they wait; what lets a
                                            parked tenant be tried out, and a request be ended; what
-                                           notices a frozen server; who waits for a thread
+                                           notices a frozen server; who waits for a thread; whose
+                                           secrets no line may have
     loader  tenant  usage                  a tenant file becomes plain data, then a Tenant; what
     heads  share                           all processes used, those that are gone too; a request
                                            before it is parsed; how much of a process one tenant

@@ -24,6 +24,7 @@ from core.endpoints import load_endpoint, registering
 from core.errors import Problem, TenantFileError
 from core.front import HOST_IS_CHECKED
 from core.gate import Gate, open_gate
+from core.hiding import hiding
 from core.host_log import Added, host_log
 from core.masked_config import MaskedConfig, Shown
 from core.problem import ENDPOINT
@@ -174,7 +175,7 @@ def create_app(
     app.extensions[_EXTENSION] = []
     added: list[Added] = []
     try:
-        with host_log.watching(tenant.name, added) as watch:
+        with hiding(app.config), host_log.watching(tenant.name, added) as watch:
             gate = open_gate(app, tenant, data_dir)
             for name in tenant.blueprints:
                 watch.begin(name)

@@ -33,6 +33,7 @@ from core.door import Door, NoteTurnedAway, Refusal
 from core.folder import TenantsFolder
 from core.front import FrontDoor, TrustedHosts
 from core.gate import bring_to_head, told_of
+from core.hiding import hiding
 from core.host_pages import HostPages, MountStatus
 from core.instance import Instance
 from core.ledger import Ledger, ledgers_folder
@@ -257,9 +258,10 @@ class Host:
             note_query=self._note_query,
         )
         try:
-            if is_migrating:
-                bring_to_head(app)
-            check_app(app)
+            with hiding(app.config):
+                if is_migrating:
+                    bring_to_head(app)
+                check_app(app)
         except BaseException:
             close_app(app)
             raise
@@ -284,7 +286,7 @@ class Host:
                 find_uses=self._find_uses(tenant, app),
             ),
             partial(Containment, logger=logger),
-            partial(LogContext, tenant=tenant.name),
+            partial(LogContext, tenant=tenant.name, config=app.config),
             partial(TrustedHosts, names=self.settings.trusted_hosts if names is None else names),
             *self._gates(tenant, app),
             partial(BodyLimit, max_bytes=tenant.max_content_length),

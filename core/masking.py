@@ -6,15 +6,20 @@ be secret. Better one too many.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "********"
 
 SHORT_SECRET = 4
 """Characters; a shorter secret is masked where it is the whole value, not inside other text."""
+
+PASSWORD = 6
+"""Characters; a shorter password of a URL may be a word that is all over the log, like a name."""
 
 WORD = 8
 """Characters; a shorter text under a secret's name may be a word that means something elsewhere."""
@@ -34,6 +39,12 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL
 )
 _BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',;]{8,}", re.IGNORECASE)
+_NO_TEXT = (type(None), bool, int, timedelta)
+"""Values of most keys of Flask."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What is spelt the same in a URL and in a `repr`."""
+
 _PAIR = re.compile(r"(?P<before>[?&]?)(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 
 _ARGUMENT = re.compile(r"(?P<before>[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
@@ -47,12 +58,12 @@ def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
         value: plain data.
         secrets: texts that must not be shown wherever they occur.
     """
-    return _masked(key, value, _needles(secrets))
+    return _masked(key, value, spellings(secrets))
 
 
 def without(secrets: Iterable[str], text: str) -> str:
     """Return a text without these secrets; nothing else in it is masked."""
-    return _replaced(text, _needles(secrets))
+    return replaced(text, spellings(secrets))
 
 
 def without_credentials(text: str) -> str:
@@ -73,14 +84,62 @@ def secrets_in(values: Mapping[str, Any]) -> list[str]:
     return [one for one in found if isinstance(one, str) and len(one) >= WORD]
 
 
-def _needles(secrets: Iterable[str]) -> list[str]:
-    """Return the secrets, also as they stand in a URL, the longest first."""
-    forms = {
-        form
-        for one in secrets
-        if one
-        for form in (one, *(act(one, "", errors="surrogatepass") for act in (quote, quote_plus)))
-    }
+def secrets_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the texts in an app's configuration that must not be told, wherever they stand.
+
+    They are under names that say so, in what `secret()` returned (`hidden`, of a `MaskedConfig`),
+    and in URLs as a password or an argument.
+    """
+    hidden = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS", *getattr(config, "hidden", ())}
+    found: set[str] = set()
+    for key, value in list(config.items()):
+        if not isinstance(value, _NO_TEXT):
+            found.update(_secret_texts(value, is_secret=key in hidden or _is_secret_name(key)))
+    return list(found)
+
+
+def _secret_texts(value: object, *, is_secret: bool) -> Iterator[str]:
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if isinstance(value, str):
+        if is_secret and len(value) >= WORD:
+            yield value
+        if "-----BEGIN " in value:
+            yield from (one[0] for one in _PRIVATE_KEY.finditer(value))
+        if "://" in value:
+            yield from _secrets_of_urls(value)
+    elif isinstance(value, Mapping):
+        names = {name: _is_secret_name(str(name)) for name in list(value)}
+        is_all = is_secret and not any(names.values())
+        for name, item in list(value.items()):
+            yield from _secret_texts(item, is_secret=is_all or names.get(name, False))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secret_texts(item, is_secret=is_secret)
+
+
+def _secrets_of_urls(text: str) -> Iterator[str]:
+    for word in _WORD.findall(text):
+        end = word.rfind("@")
+        user = _USER.search(word, 0, end) if end > 0 else None
+        if user is not None:
+            yield from _both_forms(word[user.end() : end])
+    for found in _ARGUMENT.finditer(text):
+        if _is_secret_pair(found):
+            yield from _both_forms(found["value"])
+
+
+def _both_forms(text: str) -> Iterator[str]:
+    """Yield a text as it stands in a URL, and as it is meant; one so short may be any word."""
+    yield from (one for one in {text, unquote(text)} if len(one) >= PASSWORD)
+
+
+def spellings(secrets: Iterable[str]) -> list[str]:
+    """Return the secrets, also as they stand in a URL and in a `repr`, the longest first."""
+    forms = {*secrets} - {""}
+    for one in [one for one in forms if not _PLAIN.fullmatch(one)]:
+        forms.add(repr(one)[1:-1])
+        forms.update(act(one, "", errors="surrogatepass") for act in (quote, quote_plus))
     return sorted(forms, key=len, reverse=True)
 
 
@@ -126,7 +185,7 @@ def _digits(value: Any) -> str:
 def _masked_text(text: str, needles: list[str]) -> str:
     if text in needles:
         return MASK
-    text = _replaced(text, needles)
+    text = replaced(text, needles)
     return _PAIR.sub(_masked_pair, _without_passwords(_without_keys(text)))
 
 
@@ -150,7 +209,8 @@ def _without_password(word: re.Match[str]) -> str:
     return f"{text[: user.end()]}{MASK}{text[end:]}"
 
 
-def _replaced(text: str, needles: list[str]) -> str:
+def replaced(text: str, needles: list[str]) -> str:
+    """Return a text without these spellings of secrets."""
     for needle in needles:
         if len(needle) >= SHORT_SECRET:
             text = text.replace(needle, MASK)
@@ -158,11 +218,16 @@ def _replaced(text: str, needles: list[str]) -> str:
 
 
 def _masked_pair(match: re.Match[str]) -> str:
-    is_code = match["before"] and match["name"].lower() == "code"  # in a URL it opens doors
-    if not is_code and not _is_secret_name(match["name"]):
+    if not _is_secret_pair(match):
         return match[0]
     return f"{match['before']}{match['name']}{match['sign']}{MASK}"
 
 
+def _is_secret_pair(match: re.Match[str]) -> bool:
+    is_code = match["before"] and match["name"].lower() == "code"  # in a URL it opens doors
+    return bool(is_code) or _is_secret_name(match["name"])
+
+
+@lru_cache(maxsize=1024)  # the same keys for each line that is logged
 def _is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name.upper()) is not None

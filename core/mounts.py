@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Literal
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from core.first_builds import Building, FirstBuilds
+from core.hiding import hidden_now
 from core.instance import Instance
+from core.masking import replaced
 from core.problem import TENANT, ProblemAnswer
 from core.quarantine import Quarantine
 from core.tenant import Tenant
@@ -328,9 +330,10 @@ class Mount:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an exception's text on one line, or its type where it has none."""
+    """Return an exception's text on one line, without secrets, or its type where it has none."""
     try:
-        return " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split())
+        return replaced(text, hidden_now(error)) or type(error).__name__
     except BaseException:  # noqa: BLE001 - whoever wrote the exception may have wronged its text too
         return type(error).__name__
 

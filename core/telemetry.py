@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import structlog
 from structlog.contextvars import merge_contextvars
 
-from core.masking import without_credentials
+from core.hiding import Config, hidden_now, hide_from_now
+from core.masking import replaced, without_credentials
 from core.problem import REQUEST_ID
 from core.visit import VISIT, Visit, current
 
@@ -38,6 +39,9 @@ _LINES_OF_THEIR_OWN = frozenset({"stack", "exception"})
 """Facts that the renderer for people writes below the line, as they are."""
 
 _OF_STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
+
+_OURS = frozenset({"level", "logger", "tenant", "timestamp"})
+"""Facts that tell no secret, even where one is spelt like them."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):
@@ -64,7 +68,7 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if form == "json":
-        processors += [structlog.processors.format_exc_info, _without_credentials]
+        processors += [_with_traceback, _without_credentials]
     else:
         processors += [_without_credentials, _printable]
     handler = _HostHandler(sys.stderr)
@@ -115,17 +119,43 @@ def _with_extras(
 def _plain_traceback(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    to.write("\n" + _indented(without_credentials(text.getvalue())))
+    hidden = replaced(text.getvalue(), hidden_now(exc_info))
+    to.write("\n" + _indented(without_credentials(hidden)))
+
+
+def _with_traceback(
+    logger: object, method: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Format the exception, without the secrets of whose request or build it was."""
+    exc_info = facts.get("exc_info")
+    facts = structlog.processors.format_exc_info(logger, method, facts)
+    if isinstance(facts.get("exception"), str):
+        facts["exception"] = replaced(facts["exception"], hidden_now(exc_info))
+    return facts
 
 
 def _without_credentials(
     _logger: object, _method: str, facts: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Mask passwords in URLs: libraries tell where they could not connect to."""
+    """Mask the secrets of whose line it is, and of anybody's what stands in a URL, for one."""
+    hidden = hidden_now(facts.get("exc_info"))
     for key, value in facts.items():
         if isinstance(value, str):
-            facts[key] = without_credentials(value)
+            is_ours = not hidden or key in _OURS
+            facts[key] = without_credentials(value if is_ours else replaced(value, hidden))
+        elif hidden and key[:1] != "_" and key != "exc_info":
+            facts[key] = _shown(value, hidden)
     return facts
+
+
+def _shown(value: object, hidden: list[str]) -> object:
+    """Return a value as it is, or its `repr` without the secrets that are in it."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - it may be of any class of an endpoint
+        return f"<{type(value).__name__}>"
+    masked = without_credentials(replaced(text, hidden))
+    return value if masked == text else masked
 
 
 def _printable(
@@ -154,11 +184,12 @@ def _indented(text: str) -> str:
 class LogContext:
     """WSGI middleware: every line that is logged during a request names tenant and request."""
 
-    __slots__ = ("_app", "_tenant")
+    __slots__ = ("_app", "_config", "_tenant")
 
-    def __init__(self, app: "WSGIApplication", tenant: str) -> None:
+    def __init__(self, app: "WSGIApplication", tenant: str, config: Config | None = None) -> None:
         self._app = app
         self._tenant = tenant
+        self._config = config  # whose secrets no line may have
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -167,4 +198,6 @@ class LogContext:
         visit = environ.get(VISIT) or Visit()
         visit.tenant, visit.request_id = self._tenant, environ.get(REQUEST_ID, "")
         current.set(visit)
+        if self._config is not None:
+            hide_from_now(self._config)
         return self._app(environ, start_response)

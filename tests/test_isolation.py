@@ -15,7 +15,7 @@ import blinker
 import leaks
 import pytest
 from conftest import KEY
-from flask import Flask, g, render_template_string, request_started
+from flask import Flask, g, render_template_string, request_started, url_for
 from flask_restful import Api, Resource
 from werkzeug.test import Client
 
@@ -95,15 +95,16 @@ def test_a_browser_sends_the_cookies_of_one_tenant(
     shop: str, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
     """However many it is logged in at."""
-    for number in range(12):
+    for number in range(40):
         write_tenant(f"t{number}", BLUEPRINTS=[shop])
     host.load()
-    for number in range(12):
+    for number in range(40):
         client.get(f"/t{number}/login/ada")
 
     sent = client.get("/t7/who").request.headers["Cookie"]
 
     assert (1, "session_t7") == (sent.count("="), sent.partition("=")[0])
+    assert 1024 > len(sent)
 
 
 # -- what apps hold -----------------------------------------------------------------------------
@@ -299,6 +300,45 @@ def test_an_error_handler_for_everything_is_one_apps(status_of: Callable[[str], 
     assert [418, 404, 404] == [
         status_of(path)[0] for path in ("/acme/none", "/globex/none", "/none")
     ]
+
+
+KEEPING = """
+import threading
+
+from flask import request
+
+_local = threading.local()
+
+@shop_bp.get("/keep")
+def keep():
+    before = getattr(_local, "user", None)
+    _local.user = request.root_path
+    return str(before)
+"""
+
+
+def test_what_a_thread_keeps_for_one_tenant_the_next_does_not_see(
+    corp: Path, host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """A `threading.local` of an endpoint is one per tenant, on whichever thread it serves."""
+    keeping = leaks.write_endpoint(corp, "shop", blueprint=KEEPING)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[keeping])
+    host.load()
+
+    seen = [client.get(f"/{name}/keep").text for name in ("acme", "globex", "acme")]
+
+    assert ["None", "None", "/acme"] == seen
+
+
+def test_a_url_outside_a_request_is_the_tenants(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """In a job of `tenantry run`: with a SERVER_NAME, and under the tenant's prefix."""
+    name = leaks.write_endpoint(corp, "shop")
+    keys = {"SERVER_NAME": "h.example.org", "URL_PREFIX": "/a/acme"}
+    with app_of("acme", name, **keys).app_context():
+        url = url_for("shop.page")
+
+    assert "http://h.example.org/a/acme/shop/" == url
 
 
 # -- templates and logs -----------------------------------------------------------------------

@@ -7,7 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import IncompleteRead
 from pathlib import Path
+from typing import Literal
 
 import leaks
 import pytest
@@ -20,14 +22,24 @@ from werkzeug.test import Client
 from core.cli import main
 from core.client_values import hashed
 from core.host import Host
+from core.masking import MASK
 from core.status import ask_workers
+from core.telemetry import configure_logging
 
 MARK = "PLANTED"
 TAIL = "0123456789abcdef0123456789abcdef"
 CLIENT_KEY = f"tenantry_{MARK}-client-{TAIL}"
 
 FAILING = """
+import threading
+
 from flask import current_app
+
+SHARED = "SECRET_KEY", "API_TOKEN", "BROKER", "SIGNER", "WORD"
+
+def told():
+    keys = current_app.config
+    return [keys.get(one, "") for one in SHARED] + [keys["MAIL"]["password"]]
 
 @shop_bp.get("/fail")
 def fail():
@@ -37,7 +49,50 @@ def fail():
 @shop_bp.get("/connect")
 def connect():
     raise OSError("cannot reach redis://:{mark}/broker@127.0.0.1/0 or http://h/x?api_key={mark}")
+
+@shop_bp.get("/tell")
+def tell():
+    for text in told():
+        current_app.logger.warning("login with %s", text, extra={{"sent": [text]}})
+    app = current_app._get_current_object()
+    one = threading.Thread(target=tell_later, args=(app,))
+    one.start()
+    one.join()
+    raise ValueError("told " + " ".join(told()))
+
+def tell_later(app):
+    with app.app_context():
+        app.logger.warning("told %s", told())
+
+@shop_bp.get("/end")
+def end():
+    raise SystemExit(current_app.config["API_TOKEN"])
+
+@shop_bp.get("/stream")
+def stream():
+    texts = told()
+    def parts():
+        yield "a"
+        raise ValueError("told " + " ".join(texts))
+    return parts()
 """
+
+REFUSING = """
+@refusing_bp.record_once
+def log_in(state):
+    state.app.logger.warning("login with %s", state.app.config["API_TOKEN"])
+    raise ValueError("told " + state.app.config["API_TOKEN"])
+"""
+
+LATE = """
+from flask import current_app
+
+@late_bp.before_app_request
+def log_in():
+    raise ValueError("told " + current_app.config["API_TOKEN"])
+"""
+
+TELLING = "fail", "connect", "tell", "end", "stream"
 
 
 def secrets_of(name: str) -> dict[str, object]:
@@ -66,7 +121,7 @@ def _serving(
     write_tenant: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Client:
-    """Return a client of a host with a tenant that fails, and one that cannot be built."""
+    """Return a client of a host with a tenant that fails, and three that cannot be built."""
     monkeypatch.setenv("ACME_WORD", f"{MARK}-word-{TAIL}")
     shop = leaks.write_endpoint(corp, "shop", blueprint=FAILING.format(mark=MARK))
     broken = leaks.write_endpoint(corp, "broken", resources="1 / 0\n")
@@ -77,6 +132,9 @@ def _serving(
     write_tenant("acme", f"from config import secret\nWORD = secret('ACME_WORD')\n{text}")
     more = {"CLIENTS": None, "BLUEPRINTS": [broken], "DATABASE_URI": f"{url}2"}
     write_tenant("globex", **secrets_of("globex") | more)
+    for name, lines in (("refusing", REFUSING), ("late", LATE)):
+        endpoint = leaks.write_endpoint(corp, name, blueprint=lines)
+        write_tenant(name, **secrets_of(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]})
     host.load()
     return Client(host)
 
@@ -122,6 +180,32 @@ def test_a_stack_with_its_local_variables_tells_no_secret(
     failed = [one for one in stacks if "the reason" in one or "ZeroDivisionError" in one]
     assert [True, True] == [any(word in one for one in failed) for word in ("the reason", "1 / 0")]
     assert [] == [line for one in failed for line in one.splitlines() if MARK in line]
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_what_endpoints_tell_is_without_secrets(
+    form: Literal["console", "json"],
+    serving: Client,
+    host: Host,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In log lines, tracebacks and reasons: of a request, a build and a first request."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    configure_logging(form, "debug")
+    for path in [f"/acme/{one}" for one in TELLING] + ["/refusing/", "/late/"]:
+        with suppress(ConnectionError), serving.get(path, headers={"X-API-Key": CLIENT_KEY}) as one:
+            assert one.status_code >= 500 or path == "/acme/stream"
+    root.handlers[:], level = before
+    root.setLevel(level)
+
+    lines = capsys.readouterr().err.splitlines()
+    reasons = {one.name: one.explanation for one in host.mounts.all}
+    assert [] == [line for line in [*lines, *reasons.values()] if MARK in line]
+    assert 6 <= sum("login with ********" in line for line in lines)
+    assert 4 <= sum("ValueError: told ********" in line for line in lines)
+    assert f"told {MASK}" in reasons["late"]
+    assert f"ValueError: told {MASK} (blueprint.py:" in reasons["refusing"]
 
 
 # -- commands and servers -------------------------------------------------------------------------
@@ -195,6 +279,10 @@ def files(site: Site, database: str, issuer: str) -> None:
     """Write tenants that are good, that fail late, and that are rejected for each secret."""
     shop = leaks.write_endpoint(site.folder, "shop", blueprint=FAILING.format(mark=MARK))
     broken = leaks.write_endpoint(site.folder, "broken", resources="1 / 0\n")
+    for name, text in (("refusing", REFUSING), ("late", LATE)):
+        endpoint = leaks.write_endpoint(site.folder, name, blueprint=text)
+        keys = secrets_of(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]}
+        site.write(name, tenant_text(name, **keys))
     (site.folder / "instance/secrets/ACME_KEY").write_text(f"{MARK}-acme-{TAIL}")
     (site.folder / "instance/secrets/ACME_KEY").chmod(0o600)
     oidc = {"issuer": issuer, "audience": "shop", "jwks_uri": f"{issuer}/keys?code={MARK}"}
@@ -249,7 +337,8 @@ COMMANDS = (
     "plan --save saved.json", "plan --against saved.json", "audit", "audit --json",
     "db status --all", "db upgrade --all", "db status --all --json", "backup acme acme.capsule",
     "backup globex globex.capsule", "backup down down.capsule", "get /globex/images/",
-    "get /globex/fail", "get /globex/connect", "get /down/images/", "get /acme/shop/",
+    *(f"get /globex/{one}" for one in TELLING[:-1]), "routes refusing", "routes late",
+    "get /down/images/", "get /acme/shop/",
     f"get /acme/fail --header X-API-Key:{CLIENT_KEY}", "run acme -- routes",
     "run bad3 -- routes", "key acme mobile", "maintenance on globex --message later",
     "maintenance off globex", "disable down", "enable down", "clone globex copy",
@@ -265,12 +354,13 @@ def ask_server(site: Site, server: Server, token: str) -> None:
     bearer = {"Authorization": f"Bearer {token}"}
     headers = [{}, {"X-API-Key": CLIENT_KEY}, {"X-API-Key": f"{CLIENT_KEY}-ended"}, bearer]
     headers += [{"X-API-Key": f"{MARK}-x"}, {"Authorization": f"Basic {MARK}"}, {"Cookie": MARK}]
-    paths = "shop/", "fail", "connect", "images/", "none", f"?key={MARK}"
-    for name in ("acme", "globex", "down", "broken", "bad3", "copy", "again"):
+    paths = "shop/", *TELLING, "images/", "none", f"?key={MARK}"
+    for name in ("acme", "globex", "down", "broken", "refusing", "late", "bad3", "copy", "again"):
         for path in paths:
             for one in headers:
-                answer, body = server.get(f"/{name}/{path}", one)
-                site.keep(f"{name}/{path}", f"{answer.headers}".encode() + body)
+                with suppress(IncompleteRead):
+                    answer, body = server.get(f"/{name}/{path}", one)
+                    site.keep(f"{name}/{path}", f"{answer.headers}".encode() + body)
     for path in ("/-/readyz", "/-/admin/", "/-/metrics"):
         admin = int(site.environ["TENANTRY_ADMIN_BIND"].rpartition(":")[2])
         site.keep(path, server.get(path, port=admin)[1])

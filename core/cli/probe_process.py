@@ -14,7 +14,9 @@ from typing import Any
 
 from core.app_factory import check_app, close_app, create_app
 from core.errors import EndpointError
+from core.hiding import hidden_now, hiding
 from core.loader_process import read_frame
+from core.masking import replaced
 from core.tenant import Tenant
 
 
@@ -40,9 +42,10 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:
-            with app.test_request_context():  # as a host name would have it: SERVER_NAME = 7
-                pass
-            check_app(app)
+            with hiding(app.config):
+                with app.test_request_context():  # as a host name would have it: SERVER_NAME = 7
+                    pass
+                check_app(app)
             routes = [
                 f"{method} {rule.rule}"
                 for rule in app.url_map.iter_rules()
@@ -62,7 +65,7 @@ def _text(error: BaseException) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())
     except BaseException:  # noqa: BLE001 - its own __str__ may raise
         return type(error).__name__
-    return text.removesuffix(":")
+    return replaced(text.removesuffix(":"), hidden_now(error))
 
 
 if __name__ == "__main__":

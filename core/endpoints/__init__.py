@@ -31,6 +31,8 @@ from types import CodeType, ModuleType
 from flask import Blueprint
 
 from core.errors import EndpointError
+from core.hiding import hidden_now
+from core.masking import replaced
 from core.receivers import drop_receivers
 
 SHARED_MODULES = ("models", "migrations")
@@ -147,6 +149,7 @@ def _folders_of(package: str) -> list[str]:
 def _failure(name: str, what: str, error: BaseException) -> str:
     try:
         text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        text = replaced(text, hidden_now())
     except BaseException:  # noqa: BLE001 - the endpoint may have wronged its exception's text too
         text = type(error).__name__
     place = _place(error, _package_of(name))
