@@ -16,13 +16,19 @@ WAIT_S = 5.0
 """How long a request waits for a connection: much longer than a usual request holds one, and well
 before clients and proxies give up."""
 
-PATIENCE_S = 1.0
+PATIENCE_HOLDS = 10
 """How long an instance with connections in use waits for one of them, or for a permit that becomes
-free, before it has another tenant's closed: a usual request holds one for 5 ms, 0.1 s on a machine
-that has too much to do, and a new one costs 5 to 10 ms of processor time. Twenty tenants with
-twenty connections would close each other's whenever two requests meet at one, and the busier the
-machine the more: with 0.1 s, at a load of 13, throughput was 0.4 to 0.9 of what it is with a pool
-for each."""
+free, before it has another tenant's closed: this many times as long as it kept one lately. So long
+one in use is almost always back, and to wait for it costs nobody anything; a new one costs 5 to 10
+ms of processor time, several requests' worth, and its tenant closes another's in turn. Twenty
+tenants with twenty connections would do so whenever two requests meet at one. What is usual tells
+more than any fixed time: a request keeps a connection for 5 ms, on a machine that has too much to
+do for 50, where 0.1 s for all was too short (throughput was 0.4 to 0.9 of what it is with a pool
+for each); and where nothing comes back after ten times what is usual, something holds it that is
+not usual, and who waits goes on with another's after some 50 ms."""
+
+PATIENCE_S = 0.25
+"""How long at most: who is slow as a rule does not wait for long while others' are idle."""
 
 
 class ConnectionBudget:
@@ -235,7 +241,7 @@ class ConnectionBudget:
             ConnectionsExhaustedError: there was none in time.
         """
         began_at = self._clock()
-        patience_s = min(PATIENCE_S, self.wait_s)
+        patience_s = min(PATIENCE_HOLDS * waiter.holder.hold_s, PATIENCE_S, self.wait_s)
         try:
             if not is_served.wait(patience_s):
                 self._end_patience(waiter)

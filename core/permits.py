@@ -46,6 +46,8 @@ class Holder(Protocol):
 
     owner: str
     idle: list[object]
+    hold_s: float
+    """How long it keeps a connection that it uses, lately."""
 
 
 @dataclass(eq=False)

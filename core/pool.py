@@ -9,6 +9,7 @@ count is exact by construction.
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -19,6 +20,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError
 from core.permits import ConnectionsExhaustedError, Eviction
+
+HOLD_S = 0.005
+"""How long a connection is taken to be used, until it is known: as a usual request uses one."""
 
 BUSY = "All database connections are in use; try again later."
 
@@ -62,6 +66,8 @@ class BudgetPool(Pool):
     ) -> None:
         self.owner = owner
         self.idle: list[object] = []  # the budget's, under its lock; newest last
+        self.hold_s = HOLD_S
+        self._taken_at: dict[ConnectionPoolEntry, float] = {}  # those in use
         self._budget = budget
         self._guard = guard
         self._is_retired = False
@@ -138,9 +144,10 @@ class BudgetPool(Pool):
             self._guard.check()
         record = self._take()
         if record is None:
-            return self._opened_anew()
-        if not self._guard.is_good(record):
+            record = self._opened_anew()
+        elif not self._guard.is_good(record):
             record.invalidate()  # it is opened anew in its record
+        self._taken_at[record] = time.monotonic()
         return record
 
     def _opened_anew(self) -> ConnectionPoolEntry:
@@ -163,6 +170,9 @@ class BudgetPool(Pool):
             self._close_connection(connection, terminate=True)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        taken_at = self._taken_at.pop(record, None)
+        if taken_at is not None:
+            self.hold_s += (time.monotonic() - taken_at - self.hold_s) / 8
         connection = record.dbapi_connection
         if connection is None:  # closed, never opened, or detached: its permit goes with it
             return

@@ -1,35 +1,53 @@
-"""Tells why a tenant's database cannot be used, by connecting to it once; for commands.
+"""Tells why a tenant's database cannot be used, and which one it is, by connecting to it once.
 
-Makes nothing: a SQLite file that is not there yet is good if it can be made.
+For commands. Makes nothing: a SQLite file that is not there yet is good if it can be made.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy import URL, Connection, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from core.database_url import SCHEMA_QUERY, wrong_schema
 from core.engine import connect_arguments, is_in_memory
 
+_PLACE = """
+SELECT pg_postmaster_start_time()::text, oid::text, current_schema()
+FROM pg_database WHERE datname = current_database()
+"""
+"""What tells a database of PostgreSQL from every other, whatever name its server was asked by; the
+time, because a server that was copied has all else from the other one."""
 
-def why_unreachable(owner: str, url_text: str) -> str | None:
-    """Connect once; return why that fails, in one line without the password, or None.
+
+@dataclass(frozen=True)
+class Found:
+    """What a connection showed."""
+
+    why_not: str | None = None
+    """Why the database cannot be used; None if it can."""
+    place: tuple[str, ...] | None = None
+    """What its server says which one it is: two that say the same are one. None where none does."""
+
+
+def find_database(owner: str, url_text: str) -> Found:
+    """Connect once; return why that fails, in one line without the password, or what is there.
 
     Takes up to 2 s per address of a server that does not answer.
     """
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
         if is_in_memory(url):
-            return None
+            return Found()
         path = Path(str(url.database).removeprefix("file:"))
         if not path.exists():
-            return _why_not_made(path)
-    return _why_not_connected(owner, url)
+            return Found(_why_not_made(path))
+    return _connect(owner, url)
 
 
-def _why_not_connected(owner: str, url: URL) -> str | None:
+def _connect(owner: str, url: URL) -> Found:
     engine = create_engine(
         url, poolclass=NullPool, connect_args=connect_arguments(owner, url), hide_parameters=True
     )
@@ -38,11 +56,21 @@ def _why_not_connected(owner: str, url: URL) -> str | None:
     try:
         with engine.connect() as connection:
             found = connection.exec_driver_sql(queries.get(backend, "SELECT 1")).scalar()
+            if backend == "postgresql":
+                return Found(wrong_schema(url, found), _place(connection))
     except Exception as error:  # noqa: BLE001 - whatever a driver raises for what its URL says
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = " ".join(str(cause or error).split()) or type(error).__name__
-        return text.replace(str(url.password), "***") if url.password else text
-    return wrong_schema(url, found) if backend == "postgresql" else None
+        return Found(text.replace(str(url.password), "***") if url.password else text)
+    return Found()
+
+
+def _place(connection: Connection) -> tuple[str, ...] | None:
+    """Return which database it is; None where something like PostgreSQL does not know."""
+    try:
+        return tuple(map(str, connection.exec_driver_sql(_PLACE).one()))
+    except SQLAlchemyError:
+        return None
 
 
 def _why_not_made(path: Path) -> str | None:

@@ -194,6 +194,23 @@ def test_check_connects_to_databases(
 
 
 @pytest.mark.live
+def test_check_asks_which_database_it_is(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], postgres_url: str
+) -> None:
+    """Two names of one server are one database, which the URLs alone do not tell."""
+    write_tenant("acme", DATABASE_URI=postgres_url)
+    write_tenant("globex", DATABASE_URI=postgres_url.replace("127.0.0.1", "127.1"))
+
+    result = tenantry("check")
+
+    assert (
+        "tenants/globex.py: 'DATABASE_URI': is the database of tenant 'acme', by another name of "
+        "its server; give each its own: rows of one are the other's.\n"
+    ) == result.out
+    assert 1 == result.code
+
+
+@pytest.mark.live
 def test_check_builds(
     tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:

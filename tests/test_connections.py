@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 from postgres import Postgres
@@ -17,10 +18,11 @@ from servers import wait_until
 from sqlalchemy import Engine, event, make_url, text
 
 import core.connections
-from core.connections import ConnectionBudget
+from core.connections import PATIENCE_S, ConnectionBudget
 from core.database_down import DatabaseDownError
 from core.engine import close_engine, make_engine
 from core.permits import ConnectionsExhaustedError, Eviction, Held
+from core.pool import BudgetPool
 
 
 class Holder:
@@ -29,6 +31,7 @@ class Holder:
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.idle: list[object] = []
+        self.hold_s = 1.0
 
 
 @pytest.fixture(name="acme")
@@ -143,6 +146,25 @@ def test_a_busy_tenant_waits_for_its_own_first(
 
     assert ("a1", [], {"acme": Held(2, 0)}) == (first, budget._waiters, budget.held())
     assert isinstance(second, Eviction)
+
+
+@pytest.mark.parametrize(("hold_s", "patience_s"), [(0.004, 0.04), (3.0, PATIENCE_S)])
+def test_it_waits_for_its_own_as_long_as_one_is_usually_kept(
+    acme: Holder, globex: Holder, monkeypatch: pytest.MonkeyPatch, hold_s: float, patience_s: float
+) -> None:
+    """Some times that long, and never for long: then another tenant's idle one is closed."""
+    waits: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waits.append(seconds))
+    budget = ConnectionBudget(2, wait_s=5.0)
+    budget.take(globex)
+    budget.give_back(globex, "g1")
+    budget.take(acme)
+    acme.hold_s = hold_s
+
+    grant = budget.take(acme)
+
+    assert isinstance(grant, Eviction)
+    assert [patience_s, 5.0 - patience_s] == waits
 
 
 def test_whoever_waits_for_its_own_takes_a_permit_that_becomes_free(
@@ -320,6 +342,21 @@ def test_a_detached_connection_counts_until_it_is_closed(
         counts.append(budget.open)
 
     assert [1, 0, 1, 0] == counts
+
+
+def test_a_pool_knows_how_long_it_keeps_a_connection(
+    engine_of: EngineOf, budget: ConnectionBudget
+) -> None:
+    """Each use counts an eighth, a failed one too; nothing is kept of those that ended."""
+    engine = engine_of("acme")
+    pool = cast("BudgetPool", engine.pool)
+    pool.hold_s = 8.0
+    engine.connect().close()
+    first = pool.hold_s
+    with engine.connect() as connection:
+        connection.invalidate()
+
+    assert (7, 6, {}, 0) == (round(first), round(pool.hold_s), pool._taken_at, budget.open)
 
 
 def test_what_is_detached_from_a_later_pool_counts_as_its(

@@ -11,7 +11,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import make_url
 
 from core.errors import EndpointError
-from core.reach import why_unreachable
+from core.reach import find_database
 from core.revisions import (
     Branch,
     LostDatabaseError,
@@ -155,7 +155,7 @@ def test_a_schema_that_is_not_the_urls_is_refused(postgres_url: str, is_there: b
         "meant: ?options=-csearch_path%3Dpostgres or ?options=-csearch_path%3Dpublic."
     )
     assert [other if is_there else missing] * 2 == refused
-    assert refused[0] == f"{why_unreachable('acme', url.render_as_string())}."
+    assert refused[0] == f"{find_database('acme', url.render_as_string()).why_not}."
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from core.cli.tenants import counted, scan
 from core.database_url import plain_file
 from core.errors import Problem, UnknownTenantError
 from core.tenant import Tenant
+
+if TYPE_CHECKING:
+    from core.reach import Found
 
 CONNECTIONS_AT_ONCE = 16
 """Databases that are asked at once: one that does not answer takes 2 s."""
@@ -69,22 +73,36 @@ def find_problems(
 
 
 def find_unreachable(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[str, Problem]]:
-    """Yield a problem for each tenant whose database does not take a connection."""
+    """Yield a problem for each tenant whose database takes no connection, or is another's too.
 
-    def ask(tenant: Tenant) -> str | None:
+    Two URLs that read differently may name one database: a host has several names.
+    """
+
+    def ask(tenant: Tenant) -> "Found | None":
         url = tenant.database_uri.get_secret_value()
         file = plain_file(url)
         if file and not file.exists() and file.parent == data_dir.absolute() / tenant.name:
             return None  # its first use makes it, in a folder that the host makes
-        from core.reach import why_unreachable  # noqa: PLC0415 - SQLAlchemy costs 0.3 s
+        from core.reach import find_database  # noqa: PLC0415 - SQLAlchemy costs 0.3 s
 
-        return why_unreachable(tenant.name, url)
+        return find_database(tenant.name, url)
 
+    owners: dict[tuple[str, ...], str] = {}
     with ThreadPoolExecutor(CONNECTIONS_AT_ONCE) as threads:
-        for tenant, reason in zip(tenants, threads.map(ask, tenants), strict=True):
-            if reason is not None:
-                text = f"cannot be used: {reason}."
+        for tenant, found in zip(tenants, threads.map(ask, tenants), strict=True):
+            if found is not None and (text := _trouble(tenant.name, found, owners)):
                 yield tenant.name, Problem(tenant.file, text, "DATABASE_URI")
+
+
+def _trouble(name: str, found: "Found", owners: dict[tuple[str, ...], str]) -> str | None:
+    """Return what is wrong with a database that was looked at, and note whose it is."""
+    if found.why_not is not None:
+        return f"cannot be used: {found.why_not}."
+    owner = owners.setdefault(found.place, name) if found.place else name
+    if owner == name:
+        return None
+    text = f"is the database of tenant {owner!r}, by another name of its server"
+    return f"{text}; give each its own: rows of one are the other's."
 
 
 def _names(catalogue: Catalogue) -> list[str]:
