@@ -37,7 +37,8 @@ checks it (`pyproject.toml`).
     engine                                 its engine: pool, guard, options
     worker                                 the gunicorn worker: whose turn it is
     patient_worker                         what it is without tenants: patient with slow clients;
-    heartbeat  strikes                     who is to blame for a dead one; who is parked for it
+    heartbeat  strikes  last_words         who is to blame for a dead one; who is parked for it;
+                                           which thread ended it
     containment  front  limits  mounts     each usable alone: WSGI layers and routing,
     slots  rates                           how many requests of a tenant are in flight, and how
                                            many there are per time,

@@ -22,7 +22,7 @@ CELLS = 128
 
 _NAME_BYTES = 64  # a tenant's name has at most 63
 _WORD_BYTES = 8
-_ROW_WORDS = 3 * CELLS
+_ROW_WORDS = 4 * CELLS
 _FREE, _SERVING, _STOPPING = range(3)
 _BUILD_OF_ONE = 2  # instead of 0, which says that a cell is empty
 
@@ -54,6 +54,8 @@ class InFlight:
     """The system's number of the thread that runs it (`threading.get_native_id`)."""
     begun_ns: int
     """When it came in, on the monotonic clock, which all processes of a machine share."""
+    ident: int
+    """Python's number of that thread (`threading.get_ident`)."""
     is_build: bool = False
     """Whether an instance is built; then no request has a slot for it."""
 
@@ -62,7 +64,7 @@ class Board:
     """One host's board. It is never closed: it goes with the last process that has it."""
 
     def __init__(self) -> None:
-        # 1.4 MiB reserved; pages that nobody writes take no memory.
+        # 1.5 MiB reserved; pages that nobody writes take no memory.
         words_bytes = ROWS * (1 + _ROW_WORDS) * _WORD_BYTES
         self._memory = mmap.mmap(-1, words_bytes + ROWS * CELLS * _NAME_BYTES)
         self._words = memoryview(self._memory)[:words_bytes].cast("Q")  # states, then the rows
@@ -105,9 +107,10 @@ class Board:
                 start = (number * CELLS + cell) * _NAME_BYTES
                 name = bytes(self._names[start : start + _NAME_BYTES]).rstrip(b"\0")
                 word = first + CELLS + cell
-                place = self._words[word], self._words[word + CELLS]
+                thread, begun_ns, ident = self._words[word : word + 2 * CELLS + 1 : CELLS].tolist()
                 with suppress(UnicodeDecodeError):  # it is being written
-                    found.append(InFlight(name.decode(), *place, is_build=not tenant % 2))
+                    is_build = not tenant % 2
+                    found.append(InFlight(name.decode(), thread, begun_ns, ident, is_build))
         return found
 
 
@@ -126,6 +129,7 @@ class Row:
         self._tenants = words[first : first + CELLS]
         self._threads = words[first + CELLS : first + 2 * CELLS]
         self._begun_ns = words[first + 2 * CELLS : first + 3 * CELLS]
+        self._idents = words[first + 3 * CELLS : first + 4 * CELLS]
         self._names = names[number * CELLS * _NAME_BYTES : (number + 1) * CELLS * _NAME_BYTES]
         self._unused = deque(range(CELLS))  # its own methods are atomic
         for cell in range(CELLS):
@@ -144,6 +148,7 @@ class Row:
         self._names[cell * _NAME_BYTES : (cell + 1) * _NAME_BYTES] = whose.name
         self._threads[cell] = threading.get_native_id()
         self._begun_ns[cell] = time.monotonic_ns()
+        self._idents[cell] = threading.get_ident()
         # Last: from here on it counts; a build's number is even, which is no tenant's.
         self._tenants[cell] = whose.number ^ is_build or _BUILD_OF_ONE
         return cell

@@ -84,13 +84,17 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
                 os.kill(self._worker.pid, signal.SIGKILL)
 
 
-def blame(row: Row, heartbeat: Heartbeat) -> tuple[list[str], str]:
+def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:
     """Return who may have ended a worker, and how; nobody if it was to end, or had no request.
 
-    A build that had not ended is suspected before all requests: it runs for milliseconds, and the
-    code of an import that ends its process is met by nobody but the builder.
+    It is known where the thread that ended it is (`ended_by`), or who held the lock. A build that
+    had not ended is suspected before all requests: it runs for milliseconds, and the code of an
+    import that ends its process is met by nobody but the builder.
     """
     running = [] if row.is_stopping else row.in_flight()
+    for one in running:
+        if one.ident == ended_by:
+            return [one.tenant], f"{'its build' if one.is_build else _REQUEST} ended a worker"
     culprit = heartbeat.culprit
     if culprit is not None and culprit in running:
         held_s, what = round(heartbeat.silent_s), "its build" if culprit.is_build else _REQUEST

@@ -19,6 +19,10 @@ from core.quarantine import FIRST_WAIT_S, MAX_WAIT_S, wait_s
 LIMIT = 3.0
 """Strikes within `WINDOW_S`: one worker may be killed by an operator, two by chance."""
 
+OWN = 2
+"""So many of them must be its own, and no shares: one death by chance, while it alone has a request
+in flight, must not park a tenant that is busy beside one that ends workers."""
+
 WINDOW_S = 300.0
 
 LOCK_WAIT_S = 0.5
@@ -54,7 +58,8 @@ class Strikes:
         """Note that a worker has ended while these were in flight in it; park who has enough.
 
         Each suspect gets an equal share of one strike. Nobody is parked for shares alone: a busy
-        tenant is in flight whoever ends a worker, and it is the guilty one that is there alone.
+        tenant is in flight whoever ends a worker, and it is the guilty one that is there alone, or
+        is known for sure.
         """
         for name in sorted(suspects):
             share = 1 / len(suspects)
@@ -74,14 +79,14 @@ class Strikes:
     def _note_one(self, name: str, share: float, reason: str) -> None:
         now = self._clock()
         record = self._records.setdefault(name, _Record())
-        record.strikes.append((now, share))
         record.last_at = now
+        record.strikes.append((now, share))
         while record.strikes[0][0] < now - WINDOW_S:
             record.strikes.popleft()
-        if read_levers(self._data_dir, name).parked:
-            if now - record.parked_at >= FIRST_WAIT_S:  # before, it was one that ran on
-                self._park(name, record, reason)
-        elif _is_enough(record.strikes):
+        is_parked = bool(read_levers(self._data_dir, name).parked)
+        if is_parked and now - record.parked_at < FIRST_WAIT_S:
+            record.strikes.pop()  # it was a request that ran on
+        elif (_is_a_whole if is_parked else _is_enough)(record.strikes):
             self._park(name, record, reason)
 
     def _park(self, name: str, record: _Record, reason: str) -> None:
@@ -108,4 +113,9 @@ class Strikes:
 
 def _is_enough(strikes: Collection[tuple[float, float]]) -> bool:
     shares = [share for _, share in strikes]
-    return sum(shares) >= LIMIT - _ROUNDING and 1.0 in shares
+    return sum(shares) >= LIMIT - _ROUNDING and shares.count(1.0) >= OWN
+
+
+def _is_a_whole(strikes: Collection[tuple[float, float]]) -> bool:
+    """Whether that is enough for one that is parked, and gets a request now and then to try it."""
+    return sum(share for _, share in strikes) >= 1.0 - _ROUNDING

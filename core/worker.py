@@ -24,6 +24,7 @@ from config.settings import read_settings
 from core.board import Board, Row
 from core.heads import LIVENESS, NOBODY, answer, is_whole_request
 from core.heartbeat import Heartbeat, blame
+from core.last_words import LastWords
 from core.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
 from core.problem import ProblemAnswer
 from core.strikes import Strikes
@@ -61,6 +62,7 @@ class TenantWorker(PatientWorker):
         self.row: Row | None = self.app.board.claim()
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
+        self.last_words = LastWords()
 
     def _has_struck(self, tenant: str) -> bool:
         strikes: Strikes | None = getattr(self.app, "strikes", None)
@@ -77,6 +79,7 @@ class TenantWorker(PatientWorker):
         Each tenant file that hangs costs 5 s, and a worker whose heart stands still for `timeout`
         is killed: seven such files would stop the host for ever.
         """
+        self.last_words.listen()
         is_loaded = threading.Event()
         heart = threading.Thread(target=self._beat_until, args=(is_loaded,), name="heart")
         heart.start()
@@ -112,9 +115,10 @@ class TenantWorker(PatientWorker):
         In the master, when it is gone. Raises nothing: the master would end with all its workers.
         """
         if self.row is None:
+            self.last_words.close()
             return
         try:
-            suspects, reason = blame(self.row, self.tmp)
+            suspects, reason = blame(self.row, self.tmp, self.last_words.thread())
             if suspects:
                 app = self.app  # one for all workers, those after a HUP too
                 app.strikes = getattr(app, "strikes", None) or Strikes(read_settings().data_dir)
@@ -123,6 +127,7 @@ class TenantWorker(PatientWorker):
             _logger.exception("worker.exit_not_judged")
         finally:
             self.row.free()
+            self.last_words.close()
 
     def _note_stopping(self) -> None:
         if self.row is not None:

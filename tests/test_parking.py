@@ -68,7 +68,7 @@ def test_who_ends_three_workers_is_parked(server: Server, tmp_path: Path, path: 
     others = {_ask(server, "/globex/") for _ in range(9)}
 
     assert ([0, 0, 0], {200}) == (told, others)
-    assert ("failed", True) == (acme["state"], acme["reason"].startswith("parked: a worker ended"))
+    assert ("failed", "parked: a request of it ended a worker") == (acme["state"], acme["reason"])
     assert (True, "") == (globex["state"] in {"idle", "serving"}, globex["reason"])
     assert 1 == _log(server).count("tenant.parked")
     subprocess.run([program("tenantry"), "enable", "acme"], cwd=tmp_path, check=True)
@@ -100,12 +100,12 @@ def test_who_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path
 
 
 def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
-    """Not its neighbour, whose requests are in flight all the time."""
+    """Not its neighbour, whose requests are in flight all the time; nor does the server end."""
     tenants = make_hanging_site(tmp_path, acme={}, globex={})
     package = tmp_path / "stuck/bad"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "blueprint.py").write_text("import os\nos._exit(1)\n")
+    (package / "blueprint.py").write_text("import os\nos._exit(3)\n")
     acme = tenants / "acme.py"
     acme.write_text(acme.read_text().replace("hanging", "bad"))
     is_over = threading.Event()
@@ -126,8 +126,36 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
                 client.join()
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
-    assert "parked: a worker ended while it was being built" == parked["acme"]
+    assert "parked: its build ended a worker" == parked["acme"]
     assert "" == parked["globex"]
+
+
+@pytest.mark.parametrize("path", ["/acme/exit", "/acme/kill"])
+def test_who_ends_workers_beside_a_busy_tenant_is_parked(
+    server: Server, tmp_path: Path, path: str
+) -> None:
+    """It is named although the other always has requests in flight, which gets no share."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.is_set():
+            _ask(server, "/globex/sleep/0.3")
+
+    clients = [threading.Thread(target=repeat) for _ in range(6)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(3):
+            wait_until(lambda: _ask(server, path) == 0)
+        wait_until(lambda: "tenant.parked" in _log(server))
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join()
+    reasons = {row["name"]: row["reason"] for row in _list(tmp_path)}
+
+    assert "parked: a request of it ended a worker" == reasons["acme"]
+    assert ("", 3) == (reasons["globex"], _log(server).count("tenant.struck"))
 
 
 def test_those_in_flight_together_share_a_strike(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from servers import wait_until
 
 from core.board import Board, Row, tag
 from core.heartbeat import Heartbeat, blame
+from core.last_words import LastWords
 from core.levers import UNTOUCHED, Levers, levers_file, read_levers, write_levers
 from core.strikes import WINDOW_S, Strikes
 from core.worker import TenantWorker
@@ -55,7 +56,8 @@ ALONE, BOTH = ["acme"], ["acme", "globex"]
         ([ALONE] * 3, ["acme"]),
         ([BOTH] * 9, []),
         ([BOTH] * 3 + [ALONE], []),
-        ([BOTH] * 4 + [ALONE], ["acme"]),
+        ([BOTH] * 9 + [ALONE], []),
+        ([BOTH] * 2 + [ALONE] * 2, ["acme"]),
     ],
 )
 def test_three_strikes_park(
@@ -85,6 +87,20 @@ def test_who_is_parked_again_stays_longer(strikes: Strikes, data_dir: Path, cloc
 
     assert [0, 0, 1, 1, 2, 3] == times
     assert "parked: the reason" == read_levers(data_dir, "acme").parked
+
+
+def test_who_is_parked_stays_longer_for_a_whole_strike_only(
+    strikes: Strikes, data_dir: Path, clock: Clock
+) -> None:
+    """Of shares, as many as make one: a try beside others may not have been it."""
+    times = []
+    for clock.now_s, suspects in enumerate([ALONE] * 3):
+        strikes.note(suspects, "why")
+    for clock.now_s in (70.0, 130.0, 131.0, 200.0, 300.0):
+        strikes.note(BOTH, "why")
+        times.append(read_levers(data_dir, "acme").times_parked)
+
+    assert [1, 2, 2, 2, 3] == times
 
 
 def test_other_levers_stay_when_a_tenant_is_parked(strikes: Strikes, data_dir: Path) -> None:
@@ -152,6 +168,22 @@ def test_all_in_flight_are_suspected(row: Row, heartbeat: Heartbeat) -> None:
     suspects, reason = blame(row, heartbeat)
 
     assert (["acme", "globex"], True) == (suspects, reason.endswith("with those of 1 others"))
+
+
+@pytest.mark.parametrize("is_build", [False, True])
+def test_whose_thread_ended_the_worker_is_to_blame(
+    row: Row, heartbeat: Heartbeat, *, is_build: bool
+) -> None:
+    """Nobody else; where the thread is not on the board, all are suspected."""
+    row.enter(ACME, is_build=is_build)
+    thread = threading.Thread(target=row.enter, args=(GLOBEX,))
+    thread.start()
+    thread.join()
+
+    suspects, reason = blame(row, heartbeat, threading.get_ident())
+
+    assert (["acme"], reason.endswith("ended a worker")) == (suspects, True)
+    assert (1 if is_build else 2) == len(blame(row, heartbeat, -1)[0])
 
 
 def test_who_is_being_built_is_suspected_first(row: Row, heartbeat: Heartbeat) -> None:
@@ -235,6 +267,7 @@ def test_the_end_of_a_worker_never_ends_the_master(
     row.enter(ACME)
     worker = TenantWorker.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()
+    worker.last_words = LastWords()
     monkeypatch.setenv("TENANTRY_NONSENSE", "1")
 
     worker.note_exit()
