@@ -41,6 +41,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.has_come, self.go_on = threading.Event(), threading.Event()
+        self.config: dict[str, object] = {}  # as a Flask app has one
 
     def __call__(self, _: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer when `go_on` is set."""
