@@ -136,7 +136,11 @@ def test_a_file_that_is_edited_while_its_builds_hang_takes_no_thread_each_time(
 
     released.set()
 
-    wait_until(lambda: beside.finish() or beside.given)  # type: ignore[func-returns-value]
+    def have_all_ended() -> bool:
+        beside.finish()
+        return bool(beside.given) and len(beside.closed) == 2
+
+    wait_until(have_all_ended)
     assert (["v0", "v1"], "v5") == (before, begun[-1])
     assert (3, ["v0", "v1"]) == (len(begun), sorted(beside.closed))
     assert "waits for 2 builds of older content" in reason
