@@ -36,12 +36,13 @@ class _Live(ProblemAnswer):
 
 
 class Door:
-    """For one thread, that of the main loop.
+    """For one thread, that of the main loop; but for `let_in`.
 
     Args:
         share: the rule of this process.
         at: the mount at a prefix.
         is_operators: whether a listener, by its address, is the operators' own.
+        let_in: told, on the thread that runs it, whose request was let in here.
         refusal: what every request of a tenant gets now, with its headers; None: it may come in.
         note_turned_away: told of each request that was refused here, and so reaches no layer:
             its tenant, its head and the answer.
@@ -55,11 +56,14 @@ class Door:
         share: FairShare,
         at: Callable[[str], Mount | None],
         is_operators: Callable[[object], bool],
+        *,
+        let_in: Callable[[str | None], None] = lambda _: None,
         refusal: Callable[[str], Refusal | None] = lambda _: None,
         note_turned_away: NoteTurnedAway = lambda *_: None,
     ) -> None:
         self.share = share
         self.is_operators = is_operators
+        self.let_in = let_in
         self.refusal = refusal
         self.note_turned_away = note_turned_away
         self._at = at

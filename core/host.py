@@ -176,7 +176,10 @@ class Host:
             share = FairShare(self._threads_of_server)
             self._slots = Slots(share, self._row)
             self.door = Door(
-                *(share, self.mounts.at, self._is_admin, self._known_over, self._note_turned_away)
+                *(share, self.mounts.at, self._is_admin),
+                let_in=self._slots.let_in,
+                refusal=self._known_over,
+                note_turned_away=self._note_turned_away,
             )
             folder = self.settings.tenants_dir
             follower = self.follower

@@ -247,6 +247,12 @@ class TenantWorker(PatientWorker):
         if not self._is_given_up:
             self._note_stopping()  # it may have come to the end of its `max_requests`
 
+    def handle(self, conn: TConn) -> Any:
+        """Serve one request, in a thread; the main loop has found that it is its tenant's turn."""
+        if self.room is not None and isinstance(conn, Connection):
+            self.door.let_in(conn.tenant)
+        return super().handle(conn)
+
     # -- when all threads are stuck -------------------------------------------------------------
 
     def run(self) -> None:

@@ -175,6 +175,27 @@ def test_over_its_share_a_tenant_gets_503_at_once() -> None:
     assert b"requests in progress" in b"".join(refused)
 
 
+def test_who_was_let_in_is_not_asked_again() -> None:
+    """The server has asked for its tenant, and others have come to their threads meanwhile."""
+    slots = Slots(FairShare(2), _row(Board()))
+    assert slots.take(ACME, None) is not None
+    assert slots.take(ACME, None) is None
+
+    slots.let_in("acme")
+
+    assert slots.take(GLOBEX, None) is not None
+    assert slots.take(ACME, None) is not None
+
+
+def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
+    """Of the share alone the server has asked."""
+    slots = Slots(FairShare(8), _row(Board()))
+    slots.let_in("acme")
+    assert slots.take(ACME, 1) is not None
+
+    assert slots.take(ACME, 1) is None
+
+
 def test_a_bound_holds_over_all_processes() -> None:
     """Of two processes that may have three together, the second gets one beside two."""
     board = Board()
