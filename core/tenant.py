@@ -202,7 +202,7 @@ class Tenant(BaseModel):
         description="Bytes that the tenant's data folder may hold.",
         json_schema_extra={"default": "none"},
     )
-    audit_accept: Mapping[str, str] = Field(
+    audit_accept: dict[str, str] = Field(
         default_factory=dict,
         alias="AUDIT_ACCEPT",
         examples=[{"finding": "reason"}],
