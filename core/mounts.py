@@ -47,6 +47,7 @@ PREFIX_SEGMENTS = 4
 their number (5.35 ms for 2,000 segments against 2.8 µs for one, Werkzeug 3.1.9)."""
 
 _TAIL = "tenantry.path_tail"
+_NEVER = -math.inf  # one for all: a number of its own costs each of 10,000 mounts 24 bytes
 _STARTING = "This application is starting."
 _NOT_AVAILABLE = "This application is not available."
 
@@ -119,7 +120,7 @@ class Mount:
         self._instance: Instance | None = None
         self._building: Building | None = None
         self._failures = 0
-        self._retry_at = -math.inf
+        self._retry_at = _NEVER
         self._is_closed = False
 
     @property
@@ -251,7 +252,7 @@ class Mount:
         self._forget_failures()
 
     def _forget_failures(self) -> None:
-        self._failures, self._retry_at, self._failure = 0, -math.inf, ""
+        self._failures, self._retry_at, self._failure = 0, _NEVER, ""
 
     def _note_failure(self, error: BaseException) -> None:
         pause_s = min(FIRST_BACK_OFF_S * 2**self._failures, MAX_BACK_OFF_S)
