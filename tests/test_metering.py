@@ -35,6 +35,16 @@ def ask():
         db.session.execute(text("SELECT 1"))
     return "asked"
 
+@storing_bp.get("/many")
+def many():
+    db.session.execute(text("CREATE TEMPORARY TABLE t (x INTEGER)"))
+    db.session.execute(text("INSERT INTO t VALUES (:x)"), [{"x": 1}, {"x": 2}])
+    connection = db.session.connection()
+    count = connection.exec_driver_sql(
+        "SELECT count(*) FROM t", execution_options={"no_parameters": True}
+    )
+    return str(count.scalar_one())
+
 @storing_bp.get("/wrong")
 def wrong():
     db.session.execute(text("SELECT nothing"))
@@ -230,15 +240,15 @@ def test_the_host_counts_every_kind_of_answer(
 def test_queries_count_for_their_tenant(
     host: Host, client: Client, write_tenant: Callable[..., Path], storing: str
 ) -> None:
-    """Good and bad ones, each once, with the time that they took."""
+    """Good and bad ones, of many rows and of no parameters, each once, with the time it took."""
     write_tenant("acme", BLUEPRINTS=[storing])
     host.load()
 
-    client.get("/acme/").close()
-    client.get("/acme/wrong").close()
+    for path in ("/acme/", "/acme/many", "/acme/wrong"):
+        client.get(path).close()
 
     counts = host.ledger.counts()["acme"]
-    assert (2, 1, 4) == (counts.requests, counts.errors, counts.queries)
+    assert (3, 1, 7) == (counts.requests, counts.errors, counts.queries)
     assert 0 < counts.database_ns < counts.wall_ns
 
 
