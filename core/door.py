@@ -8,6 +8,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from core.heads import LIVENESS, NOBODY, place
+from core.host_pages import LIVE
 from core.mounts import Mount
 from core.problem import ProblemAnswer
 from core.share import FairShare
@@ -19,20 +20,6 @@ NoteTurnedAway = Callable[[str, bytes, bytes], None]
 _CROWDED = ProblemAnswer(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
 )
-
-
-class _Live(ProblemAnswer):
-    """The page at `LIVENESS`, in the words of `host_pages`."""
-
-    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line and the headers of the answer."""
-        status, headers = super().head(size_bytes)
-        return status, [("Content-Type", "application/json"), *headers[1:]]
-
-    def body(self, environ: object) -> bytes:
-        """Return the JSON document."""
-        del environ
-        return b'{"status": "live"}\n'
 
 
 class Door:
@@ -48,7 +35,7 @@ class Door:
             its tenant, its head and the answer.
     """
 
-    live = _Live(HTTPStatus.OK, "live")
+    live = LIVE
     """Answers `LIVENESS` when no thread can: whoever asks learns that the worker has not hung."""
 
     def __init__(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from core.heads import LIVENESS
 from core.problem import ProblemAnswer
 
 if TYPE_CHECKING:
@@ -17,6 +18,23 @@ STARTING = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.
 GET_ONLY = ProblemAnswer(
     HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read.", allow="GET, HEAD"
 )
+
+
+class _Live(ProblemAnswer):
+    """The page that says that this process has not hung; no problem, but answered like one."""
+
+    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
+        """Return the status line and the headers of the answer."""
+        status, headers = super().head(size_bytes)
+        return status, [("Content-Type", "application/json"), *headers[1:]]
+
+    def body(self, environ: object) -> bytes:
+        """Return the JSON document."""
+        del environ
+        return b'{"status": "live"}\n'
+
+
+LIVE = _Live(HTTPStatus.OK, "live", is_refusal=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class HostPages:
         self._is_all_known = is_all_known
         self._is_for_operators = is_for_operators
         self._pages: dict[str, WSGIApplication] = {
-            "/-/livez": self._live,
+            LIVENESS: LIVE,
             "/-/readyz": self._ready,
             **(more or {}),
         }
@@ -82,9 +100,6 @@ class HostPages:
             page = GET_ONLY
         return page(environ, start_response)
 
-    def _live(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        return _json(environ, start_response, HTTPStatus.OK, {"status": "live"})
-
     def _ready(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
@@ -99,20 +114,11 @@ class HostPages:
         if self._is_for_operators:
             page["mounts"] = [asdict(mount) for mount in mounts]
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return _json(environ, start_response, status, page)
-
-
-def _json(
-    environ: "WSGIEnvironment",
-    start_response: "StartResponse",
-    status: HTTPStatus,
-    page: dict[str, object],
-) -> Iterable[bytes]:
-    body = json.dumps(page).encode() + b"\n"
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-    ]
-    start_response(f"{status.value} {status.phrase}", headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        body = json.dumps(page).encode() + b"\n"
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

@@ -116,6 +116,21 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         threading.Event().wait(0.05)
 
 
+@contextlib.contextmanager
+def in_threads(work: Callable[[threading.Event], object], count: int) -> Iterator[None]:
+    """Do some work in so many threads until it ends by itself, or after the block, by its event."""
+    is_over = threading.Event()
+    threads = [threading.Thread(target=work, args=(is_over,)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 def answers_at(server: Server, path: str) -> bool:
     """Whether the server answers at `path` with a good status."""
     with contextlib.suppress(OSError):

@@ -4,12 +4,15 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from config.settings import HostSettings
 
 WriteShop = Callable[..., str]
 
@@ -32,6 +35,15 @@ class Shop(Resource):
 """,
     "models.py": "",
 }
+
+
+def environment(settings: HostSettings) -> dict[str, str]:
+    """Return the environment of a command over a test's folders, which finds its endpoints."""
+    return os.environ | {
+        "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
+        "TENANTRY_DATA_DIR": str(settings.data_dir),
+        "PYTHONPATH": str(settings.data_dir.parent / "code"),
+    }
 
 
 def first(revision: str = "shop_1", table: str = "goods") -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from capsule_files import Parts, archive, heads, quiet, sealed, tree
-from shops import WriteShop, first, write_shop_fixture
+from shops import WriteShop, environment, first, write_shop_fixture
 
 from config.settings import HostSettings
 from core.capsules import Workplace, read_capsule, restore, restoring
@@ -80,12 +80,7 @@ def test_memory_does_not_grow_with_what_a_capsule_unpacks_to(
     done = subprocess.run(
         [sys.executable, "-c", _TELLS_ITS_PEAK, "restore", "a", "--as", "globex"],
         cwd=tmp_path,
-        env=os.environ
-        | {
-            "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
-            "TENANTRY_DATA_DIR": str(settings.data_dir),
-            "PYTHONPATH": str(tmp_path / "code"),
-        },
+        env=environment(settings),
         capture_output=True,
         text=True,
         check=False,

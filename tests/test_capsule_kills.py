@@ -4,7 +4,6 @@ After SIGKILL the same command does it all again, and nothing is left of the fir
 nothing is left at once.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from capsule_files import quiet, tree
 from postgres import Postgres
-from shops import WriteShop, first, write_shop_fixture
+from shops import WriteShop, environment, first, write_shop_fixture
 from sqlalchemy import NullPool, create_engine, inspect
 
 from config.settings import HostSettings
@@ -59,12 +58,7 @@ def _run(settings: HostSettings, tmp_path: Path) -> Run:
         return subprocess.run(
             [*begin, *words],
             cwd=tmp_path,
-            env=os.environ
-            | {
-                "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
-                "TENANTRY_DATA_DIR": str(settings.data_dir),
-                "PYTHONPATH": str(tmp_path / "code"),
-            },
+            env=environment(settings),
             capture_output=True,
             text=True,
             check=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hanging import make_hanging_site
-from servers import CONFIG_FILE, DEADLINE_S, Server, answers_at, running, wait_until
+from servers import CONFIG_FILE, DEADLINE_S, Server, answers_at, in_threads, running, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -21,10 +21,9 @@ CLIENTS = 24
 @contextlib.contextmanager
 def asking(server: Server, path: str) -> Iterator[None]:
     """Let clients ask for a path without a pause until the end of the block."""
-    is_over = threading.Event()
     have_begun = threading.Barrier(CLIENTS + 1)
 
-    def ask() -> None:
+    def ask(is_over: threading.Event) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
             have_begun.wait(DEADLINE_S)
             while not is_over.is_set():
@@ -32,16 +31,9 @@ def asking(server: Server, path: str) -> Iterator[None]:
                 if not client.recv(65536):
                     return
 
-    threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    have_begun.wait(DEADLINE_S)
-    try:
+    with in_threads(ask, CLIENTS):
+        have_begun.wait(DEADLINE_S)
         yield
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/%6eoisy/", "/-/livez", "/-/readyz"])

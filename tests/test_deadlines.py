@@ -13,6 +13,7 @@ from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from core.deadlines import Deadlines, Requests
 from core.host import Host
+from core.layers import put_around
 
 
 class Clock:
@@ -212,12 +213,14 @@ def test_the_host_tells_who_is_stuck(
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
     app = Waiting()
-    layer = host._layers(host.mounts.all[0].tenant, app)  # type: ignore[arg-type]
+    tenant = host.mounts.all[0].tenant
+    assert tenant is not None
+    layer = put_around(app, tenant, host.settings, host._commons)  # type: ignore[arg-type]
 
     with caplog.at_level(logging.WARNING), asked(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
-        told = [mount["stuck"] for mount in host.tell()["mounts"]]
-        load, in_flight = host.tell_load(), host._in_flight()
+        told = [mount["stuck"] for mount in host.report.listing()["mounts"]]
+        load, in_flight = host.report.load(), host._commons.in_flight()
         app.go_on.set()
 
     assert [1] == told

@@ -38,7 +38,7 @@ BOTH = ["landing", "corp.shop"]
 
 def listed(host: Host) -> list[str]:
     """Return what `tenantry list` shows as the state of each tenant."""
-    worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.tell()["mounts"]))
+    worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.report.listing()["mounts"]))
     return [_states(row) for row in serving_rows([worker])]
 
 

@@ -14,6 +14,7 @@ from werkzeug.test import Client
 
 from config.settings import HostSettings
 from core.board import Board
+from core.commons import Commons
 from core.host import Host, create_host
 from core.telemetry import configure_logging
 from core.tenant import Tenant
@@ -127,14 +128,15 @@ def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
     """The master can tell who was being built when a worker ended; afterwards it is gone."""
     write_tenant("acme")
     host.load()
-    row = host._row = Board().claim()
+    row = Board().claim()
     assert row is not None
+    host._begin_with(Commons(host.settings, host.ledger, row=row))
     seen: list[tuple[str, bool]] = []
     built = host._built
 
-    def look(tenant: Tenant, *, is_migrating: bool) -> Flask:
+    def look(tenant: Tenant, commons: Commons, *, is_migrating: bool) -> Flask:
         seen.extend((one.tenant, one.is_build) for one in row.in_flight())
-        return built(tenant, is_migrating=is_migrating)
+        return built(tenant, commons, is_migrating=is_migrating)
 
     host._built = look  # type: ignore[method-assign]
     Client(host).get("/acme/")
@@ -160,12 +162,12 @@ def test_a_tenants_requests_in_flight_are_bounded(
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key, APP_NAME="Acme II")
     host.follower.catch_up()
     refused = client.get("/acme/stream")
-    in_flight = host.tell()["in_flight"]
+    in_flight = host.report.listing()["in_flight"]
     for response in held:
         response.close()
 
     assert (503, "1") == (refused.status_code, refused.headers["Retry-After"])
-    assert ({"acme": bound}, {}) == (in_flight, host.tell()["in_flight"])
+    assert ({"acme": bound}, {}) == (in_flight, host.report.listing()["in_flight"])
     assert 200 == client.get("/acme/stream").status_code
     host.close()
 
@@ -177,7 +179,6 @@ def test_a_tenant_over_its_rate_gets_429(
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
-    assert host.door is not None
     known = host.door.refusal("acme"), host.door.refusal("globex")
 
     write_tenant("acme", RATE_LIMIT="2/hour")

@@ -34,7 +34,7 @@ def _serving(
     monkeypatch.chdir(settings.tenants_dir.parent)
     write_tenant("acme")
     host.load()
-    told = StatusSocket(settings.data_dir, {"list": host.tell})
+    told = StatusSocket(settings.data_dir, {"list": host.report.listing})
     yield host
     told.close()
 

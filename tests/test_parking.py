@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from hanging import make_hanging_site
-from servers import CONFIG_FILE, DEADLINE_S, Server, program, running, wait_until
+from servers import CONFIG_FILE, DEADLINE_S, Server, in_threads, program, running, wait_until
 
 from core.status import child_processes
 
@@ -43,6 +43,18 @@ def _ask(server: Server, path: str) -> int:
     with contextlib.suppress(OSError, http.client.HTTPException):
         return server.get(path)[0].status
     return 0
+
+
+def _asking(
+    server: Server, path: str, clients: int, *, pause_s: float = 0.0
+) -> contextlib.AbstractContextManager[None]:
+    """Let clients ask for a path again and again until the end of the block."""
+
+    def ask(is_over: threading.Event) -> None:
+        while not is_over.wait(pause_s):
+            _ask(server, path)
+
+    return in_threads(ask, clients)
 
 
 def _pids(server: Server) -> list[int]:
@@ -77,23 +89,10 @@ def test_who_ends_three_workers_is_parked(server: Server, tmp_path: Path, path: 
 
 def test_who_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path) -> None:
     """Two clients repeat a request that hangs both workers; then nobody's request fails."""
-    is_over = threading.Event()
-
-    def repeat() -> None:
-        while not is_over.wait(0.1):
-            _ask(server, "/acme/regex")
-
-    clients = [threading.Thread(target=repeat) for _ in range(2)]
-    for client in clients:
-        client.start()
-    try:
+    with _asking(server, "/acme/regex", 2, pause_s=0.1):
         wait_until(lambda: "tenant.parked" in _log(server))
         wait_until(lambda: {503} == {_ask(server, "/acme/") for _ in range(9)})
         others = {_ask(server, "/globex/") for _ in range(50)}
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
 
     assert {200} == others
     assert "held the interpreter lock" in _levers(tmp_path).read_text()
@@ -108,22 +107,9 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
     (package / "blueprint.py").write_text("import os\nos._exit(3)\n")
     acme = tenants / "acme.py"
     acme.write_text(acme.read_text().replace("hanging", "bad"))
-    is_over = threading.Event()
     with running(COMMAND, tmp_path, ready_path="/globex/") as server:
-
-        def repeat() -> None:
-            while not is_over.is_set():
-                _ask(server, "/globex/sleep/0.3")
-
-        clients = [threading.Thread(target=repeat) for _ in range(3)]
-        for client in clients:
-            client.start()
-        try:
+        with _asking(server, "/globex/sleep/0.3", 3):
             wait_until(lambda: _ask(server, "/acme/") == 503 and "tenant.parked" in _log(server))
-        finally:
-            is_over.set()
-            for client in clients:
-                client.join()
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
     assert "parked: its build ended a worker" == parked["acme"]
@@ -135,23 +121,10 @@ def test_who_ends_workers_beside_a_busy_tenant_is_parked(
     server: Server, tmp_path: Path, path: str
 ) -> None:
     """It is named although the other always has requests in flight, which gets no share."""
-    is_over = threading.Event()
-
-    def repeat() -> None:
-        while not is_over.is_set():
-            _ask(server, "/globex/sleep/0.3")
-
-    clients = [threading.Thread(target=repeat) for _ in range(6)]
-    for client in clients:
-        client.start()
-    try:
+    with _asking(server, "/globex/sleep/0.3", 6):
         for _ in range(3):
             wait_until(lambda: _ask(server, path) == 0)
         wait_until(lambda: "tenant.parked" in _log(server))
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
     reasons = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
     assert "parked: a request of it ended a worker" == reasons["acme"]

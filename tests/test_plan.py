@@ -61,7 +61,7 @@ def _serving(
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
-    told = StatusSocket(settings.data_dir, {"plan": host.tell_plan})
+    told = StatusSocket(settings.data_dir, {"plan": host.report.plan})
     yield
     told.close()
 
@@ -96,7 +96,7 @@ def test_a_worker_does_not_tell_what_secret_returned(
 
     host.load()
 
-    assert "hunter2" not in json.dumps(host.tell_plan("salt"))
+    assert "hunter2" not in json.dumps(host.report.plan("salt"))
 
 
 def test_odd_values_are_described(tmp_path: Path) -> None:

@@ -158,7 +158,11 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
     host.follower._next_care = 0
     host.follower.step()
     [mount] = host.mounts.all
-    parked, told, is_parked = mount.parked, host.tell()["mounts"][0], host.status()[0].is_parked
+    parked, told, is_parked = (
+        mount.parked,
+        host.report.listing()["mounts"][0],
+        host.status()[0].is_parked,
+    )
     write_levers(data_dir, "acme", Levers(maintenance=True, parked="parked: why", times_parked=1))
     host.follower._next_care = 0
     host.follower.step()

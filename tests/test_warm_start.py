@@ -48,11 +48,11 @@ def test_a_stopping_process_is_no_sibling(host: Host, write_tenant: Callable[...
     write_tenant("acme")
     host.load()
     host.mounts.all[0].wake()
-    before = host.tell_awake()
+    before = host.report.awake()
 
     host.stop()
 
-    assert [{"names": ["acme"]}, {"names": []}] == [before, host.tell_awake()]
+    assert [{"names": ["acme"]}, {"names": []}] == [before, host.report.awake()]
 
 
 def test_a_sibling_that_hangs_is_not_waited_for(
@@ -126,11 +126,11 @@ def test_a_worker_that_starts_tells_nothing_yet(
 ) -> None:
     """Whom it has accepted may yet be displaced."""
     write_tenant("acme")
-    before = host.tell_accepted()["accepted"]
+    before = host.report.accepted()["accepted"]
 
     host.load()
 
-    assert ({}, ["acme"]) == (before, list(host.tell_accepted()["accepted"]))
+    assert ({}, ["acme"]) == (before, list(host.report.accepted()["accepted"]))
 
 
 def test_a_start_does_not_wait_for_siblings_that_hang(

@@ -1,0 +1,100 @@
+"""The layers around a tenant's app: what a request meets between its mount and the app.
+
+The order is the point, and stands in one list. What they share with those of other tenants is in
+the `commons` of the process.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from config.settings import HostSettings
+from core.app_factory import endpoint_finder
+from core.clients import ClientGate
+from core.commons import Commons
+from core.containment import Containment
+from core.cookies import ConfinedCookies
+from core.database import database_of
+from core.deadlines import Deadlines
+from core.front import TrustedHosts
+from core.limits import BodyLimit
+from core.slots import SlotGate
+from core.telemetry import LogContext
+from core.tenant import Tenant
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    Layer = Callable[[WSGIApplication], WSGIApplication]
+
+
+def put_around(
+    app: Flask, tenant: Tenant, settings: HostSettings, commons: Commons
+) -> "WSGIApplication":
+    """Return a tenant's app inside all that makes it safe; whatever the app does, it raises none.
+
+    Args:
+        app: built of the tenant.
+        tenant: its own word goes before the host's.
+        settings: what the host says.
+        commons: of the process that is to serve it.
+    """
+    logger = logging.getLogger(f"tenant.{tenant.name}")
+    most, names = tenant.max_concurrent_requests, tenant.trusted_hosts
+    outermost_first: list[Layer] = [
+        partial(
+            SlotGate,
+            slots=commons.slots,
+            tenant=tenant.name,
+            most=settings.max_concurrent_requests if most is None else most,
+        ),
+        *_rate_gate(tenant, commons),
+        partial(
+            Deadlines,
+            requests=commons.requests,
+            tenant=tenant.name,
+            deadline_s=tenant.deadline_s or settings.deadline_s,
+            find_uses=_find_uses(tenant.deadline_action or settings.deadline_action, app),
+        ),
+        partial(Containment, logger=logger),
+        partial(LogContext, tenant=tenant.name, config=app.config),
+        partial(TrustedHosts, names=settings.trusted_hosts if names is None else names),
+        *_client_gate(tenant, app, commons),
+        partial(BodyLimit, max_bytes=tenant.max_content_length),
+        partial(ConfinedCookies, logger=logger),
+    ]
+    wsgi: WSGIApplication = app
+    for layer in reversed(outermost_first):
+        wsgi = layer(wsgi)
+    return wsgi
+
+
+def _rate_gate(tenant: Tenant, commons: Commons) -> "list[Layer]":
+    """Return the layer that counts requests; none where they are not limited."""
+    if tenant.rate_limit is None:
+        return []
+    from core.rates import RateGate  # noqa: PLC0415 - 0.3 s, for who needs it
+
+    return [partial(RateGate, rates=commons.rates(), tenant=tenant.name, rate=tenant.rate_limit)]
+
+
+def _client_gate(tenant: Tenant, app: Flask, commons: Commons) -> "list[Layer]":
+    """Return the layer that lets only clients in; none where the tenant is open."""
+    if tenant.clients is None and tenant.oidc is None:
+        return []
+    gate = partial(
+        ClientGate,
+        realm=tenant.url_prefix,
+        clients=tenant.clients,
+        verify=commons.token_check(tenant),
+        endpoint_of=endpoint_finder(app, tenant),
+    )
+    return [gate]
+
+
+def _find_uses(action: str, app: Flask) -> Callable[[int], Iterable[Callable[[], None]]] | None:
+    """Return what tells which queries to cancel; None where requests are not interrupted."""
+    return database_of(app).uses_of if action == "interrupt" else None
