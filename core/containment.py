@@ -76,6 +76,7 @@ class _Response:
         self._logger = logger
         self._context = Context()
         self._head: tuple[str, list[tuple[str, str]]] | None = None
+        self._declared_bytes: int | None = None
         self._is_head_sent = False
         self._chunks: Iterator[bytes] = iter(())
         self._close: Callable[[], object] | None = None
@@ -84,11 +85,14 @@ class _Response:
 
     def call(self, app: "WSGIApplication") -> None:
         try:
-            body = self._context.run(app, self._environ, self._start)
-            self._close = self._context.run(getattr, body, "close", None)
-            self._chunks = self._context.run(iter, body)
+            self._context.run(self._begin, app)
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
             self._fail("call")
+
+    def _begin(self, app: "WSGIApplication") -> None:
+        body = app(self._environ, self._start)
+        self._close = getattr(body, "close", None)
+        self._chunks = iter(body)
 
     def _start(
         self,
@@ -103,7 +107,7 @@ class _Response:
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
         head = status, list(headers)  # a copy: what was checked is what is sent
-        _check_head(*head)
+        self._declared_bytes = _checked_length(*head)
         self._head = head
         return self._written.append
 
@@ -164,7 +168,9 @@ class _Response:
 
     def _send_head(self, status: str, headers: list[tuple[str, str]]) -> None:
         self._is_head_sent = True
-        self._left_bytes = _expected_bytes(self._environ["REQUEST_METHOD"], status, headers)
+        # RFC 9110 §6.4.1: these have no body, whatever they declare.
+        is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
+        self._left_bytes = 0 if is_bodiless else self._declared_bytes
         # PEP 3333 leaves hop-by-hop headers to the server; an app that hands on another server's
         # response often has one, and `Transfer-Encoding` would garble the body.
         self._start_response(status, [one for one in headers if not is_hop_by_hop(one[0])])
@@ -185,7 +191,7 @@ class _Response:
             raise ResponseCutError("the application failed") from None
         answer = TIMED_OUT if is_late else INTERNAL_ERROR
         body = answer.body(self._environ)
-        self._head = answer.head(len(body))
+        self._head, self._declared_bytes = answer.head(len(body)), len(body)
         self._written.append(body)
 
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:
@@ -206,11 +212,15 @@ class _Response:
             self._log("request.failed", exc_info=True, during="close")
 
 
-def _check_head(status: Any, headers: Any) -> None:
-    """Refuse what would be no HTTP, so that it fails in the tenant and not in the server."""
+def _checked_length(status: Any, headers: Any) -> int | None:
+    """Return the `Content-Length`, of a head that is one; None where it declares none.
+
+    Raises:
+        ValueError: it would be no HTTP: better it fails in the tenant than in the server.
+    """
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise ValueError(f"no HTTP status line: {status!r}")
-    lengths = set()
+    lengths: set[str] = set()
     for name, value in headers:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"no HTTP header name: {name!r}")
@@ -220,10 +230,4 @@ def _check_head(status: Any, headers: Any) -> None:
             lengths.add(value)
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(value) for value in lengths):
         raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(lengths))}")
-
-
-def _expected_bytes(method: str, status: str, headers: list[tuple[str, str]]) -> int | None:
-    if method == "HEAD" or status[:3] in ("204", "304"):
-        return 0  # RFC 9110 §6.4.1: these have no body, whatever they declare
-    lengths = (int(value) for name, value in headers if name.lower() == "content-length")
-    return next(lengths, None)
+    return int(lengths.pop()) if lengths else None

@@ -142,12 +142,12 @@ class TenantWorker(PatientWorker):
     def is_answered(self, conn: Connection, head: bytes) -> bool:
         """Refuse a kept-alive connection's next request; it stays in the poller meanwhile."""
         tenant = None if self.door is None else conn.tenant
-        if tenant is None or not is_whole_request(head) or self.door.whose(head) != tenant:
+        refusal = None if tenant is None else self.door.refusal(tenant)
+        if refusal is None or not self.alive:
             return False
-        refusal = self.door.refusal(tenant)
-        data = b"" if refusal is None else answer(refusal[0], head, refusal[1], is_kept=True)
-        if not data or not self.alive:
+        if not is_whole_request(head) or self.door.whose(head) != tenant:
             return False
+        data = answer(refusal[0], head, refusal[1], is_kept=True)
         self.door.note_turned_away(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)

@@ -139,7 +139,7 @@ def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
         return built(tenant, commons, is_migrating=is_migrating)
 
     host._built = look  # type: ignore[method-assign]
-    Client(host).get("/acme/")
+    Client(host).get("/acme/").close()
 
     assert ([("acme", True)], []) == (seen, row.in_flight())
 

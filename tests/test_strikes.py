@@ -2,12 +2,14 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.workers.workertmp import WorkerTmp
 from servers import wait_until
 
 from core.board import Board, Row, tag
@@ -158,6 +160,19 @@ def _heartbeat(row: Row) -> Any:
     heartbeat = Heartbeat(Config(), SimpleNamespace(pid=os.getpid()), row, lambda _: False)
     yield heartbeat
     heartbeat.close()
+
+
+def test_a_heart_beats_a_few_times_a_second(
+    heartbeat: Heartbeat, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the main loop comes round; the first time at once."""
+    touched: list[float] = []
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(WorkerTmp, "notify", lambda _: touched.append(clock.now_s))
+    for clock.now_s in (1.0, 1.1, 1.2, 1.3, 2.0):
+        heartbeat.notify()
+
+    assert [1.0, 1.3, 2.0] == touched
 
 
 def test_all_in_flight_are_suspected(row: Row, heartbeat: Heartbeat) -> None:
