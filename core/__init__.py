@@ -6,8 +6,9 @@ checks it (`pyproject.toml`).
     cli/  wsgi  server_log                 what an operator or a server starts
     host                                   the only room where the parts meet
     audit  capsules/                       proves that nothing crosses between tenants; one tenant
-    layers  report                         as one file, and a tenant again; what a request meets on
-                                           its way to an app; what a process tells of itself
+                                           as one file, and a tenant again;
+    layers  report                         what a request meets on its way to an app; what a process
+                                           tells of itself
     migrations  reload  warm_start         fleet runs over databases; keeps the mounts what the
                                            tenants folder says; asks other workers at start
     audit_objects  audit_replay            what two apps can both write; what one signed, played
@@ -21,9 +22,9 @@ checks it (`pyproject.toml`).
     exchanges                              tenants that are to change places at one moment
     rebuilds                               builds beside what serves, and their back-off
     lanes                                  threads that judge files and build instances for all
-    app_factory  catalogue  commons        a tenant's Flask app; what the folder says; what the
-    door  plan                             tenants of a process share; whom the server lets in;
-                                           what would change
+    app_factory  catalogue  door  plan     a tenant's Flask app; what the folder says; whom the
+    shared                                 server lets in; what would change; what the tenants of a
+                                           process share
     gate  survey                           no request to tables that are behind the code; where the
                                            databases of a fleet stand
     journal  migration_process  migrator   what fleet runs did; where migrations run, and who

@@ -10,11 +10,10 @@ from http import HTTPStatus
 from core.heads import LIVENESS, NOBODY, place
 from core.host_pages import LIVE
 from core.mounts import Mount
-from core.problem import ProblemAnswer
+from core.problem import ProblemAnswer, Refusal
 from core.share import FairShare
 from core.slots import BUSY, RETRY_AFTER_S
 
-Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
 NoteTurnedAway = Callable[[str, bytes, bytes], None]
 
 _CROWDED = ProblemAnswer(

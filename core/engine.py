@@ -79,7 +79,7 @@ def make_engine(
         engine = _file_engine(owner, url, budget)
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
     if note_query is not None:
-        engine.update_execution_options(**{_NOTE: note_query})
+        _time_queries(engine, note_query)
     if uses is not None:
         event.listen(engine, "checkout", uses.take)
         for end in ("checkin", "detach"):
@@ -106,35 +106,32 @@ def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in url.query}
 
 
-# On the class, for on each engine they would take 6 KiB; they act for its engines alone that have
-# the option. Of the dialect, and not `before_cursor_execute` and its like: an engine that has those
-# joins its listeners to each connection that it lends, which costs a request 40 µs.
-@event.listens_for(Engine, "do_execute")
-def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-    return _note_took(context, "do_execute", cursor, statement, parameters)
+def _time_queries(engine: Engine, note: Callable[[int], None]) -> None:
+    """Have `note` called after each query.
+
+    By the methods of its own dialect, and not by events: an engine with listeners for them joins
+    these to each connection that it lends, which costs a request 40 µs; and of those for
+    `do_execute` the first that executes is the last that is called, an endpoint's own are not.
+    """
+    engine.update_execution_options(
+        **{_NOTE: note}
+    )  # SQLAlchemy's own first queries have no option
+    dialect = engine.dialect
+    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        setattr(dialect, name, partial(_timed, getattr(dialect, name)))
 
 
-@event.listens_for(Engine, "do_executemany")
-def _executemany(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-    return _note_took(context, "do_executemany", cursor, statement, parameters)
-
-
-@event.listens_for(Engine, "do_execute_no_params")
-def _execute_no_params(cursor: Any, statement: str, context: Any) -> bool:
-    return _note_took(context, "do_execute_no_params", cursor, statement)
-
-
-def _note_took(context: Any, method: str, *arguments: Any) -> bool:
-    """Execute a query and note how long that took; False, and nothing is done, if nobody asked."""
+def _timed(execute: Callable[..., None], *arguments: Any) -> None:
+    context = arguments[-1]
     note = None if context is None else context.execution_options.get(_NOTE)
     if note is None:
-        return False
+        execute(*arguments)
+        return
     begun_ns = time.perf_counter_ns()
     try:
-        getattr(context.dialect, method)(*arguments, context)
+        execute(*arguments)
     finally:
         note(time.perf_counter_ns() - begun_ns)
-    return True
 
 
 def is_in_memory(url: URL) -> bool:

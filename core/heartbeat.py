@@ -21,7 +21,8 @@ TOUCH_S = 0.25
 is a word with the system while a thread that has been given a request waits for the interpreter."""
 
 SILENT_S = 1.5
-"""A heart that is well beats every second; from here on the master looks who works."""
+"""A heart that is well beats every 1.25 s at least: `TOUCH_S`, and a second in which the main loop
+waits for events. From here on the master looks who works."""
 
 KNOWN_PATIENCE_S = 3.0
 """How long a tenant that has ended a worker lately may hold the lock; others gunicorn's timeout."""
@@ -40,7 +41,7 @@ _USER, _SYSTEM = 11, 12
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]
-    """The file that a worker touches each second; the master asks it as often.
+    """The file that a worker touches; the master asks for it every second.
 
     Args:
         cfg: gunicorn's configuration.

@@ -20,7 +20,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from config.settings import HostSettings, read_settings
 from core.app_factory import check_app, close_app, create_app
 from core.board import Board, Row, tag
-from core.commons import Commons
 from core.door import Door, NoteTurnedAway
 from core.folder import TenantsFolder
 from core.front import FrontDoor
@@ -36,6 +35,7 @@ from core.mounts import Mount, Mounts
 from core.reload import Follower, Limits
 from core.report import Report
 from core.request_line import RequestLines
+from core.shared import Shared
 from core.status import StatusSocket
 from core.telemetry import configure_logging
 from core.tenant import Tenant
@@ -85,6 +85,7 @@ class Host:
         self._row: Row | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._is_to_end = False
         self._status_socket: StatusSocket | None = None
         self.ledger = Ledger()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
@@ -98,7 +99,7 @@ class Host:
         metered = Metering(front, self.ledger, note_request)
         self._wsgi = _behind_proxies(metered, settings.trusted_proxies)
         self.follower = self._new_follower()
-        self._begin_with(Commons(settings, self.ledger))
+        self._begin_with(Shared(settings, self.ledger))
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -116,6 +117,8 @@ class Host:
     ) -> None:
         """Follow the tenants folder in this process; returns when requests may come.
 
+        Once in each process, before its first request.
+
         The folder is known then, and who is awake in other workers is awake here; or that takes
         longer than `START_PATIENCE_S` (`SIBLINGS_PATIENCE_S`) and `WARM_S`.
 
@@ -131,7 +134,7 @@ class Host:
 
     def stop(self) -> None:
         """Note that this process is about to end: it is no sibling to learn from any more."""
-        self.report.is_stopping = True
+        self._is_to_end = True
 
     def close(self) -> None:
         """Stop following, and close every instance. Idempotent."""
@@ -146,7 +149,7 @@ class Host:
         for mount in self.mounts.all:
             mount.close()
         self.ledger.close()
-        self._commons.close()
+        self.shared.close()
 
     def load(self) -> None:
         """Judge the tenants folder once, on this thread, and follow it no further."""
@@ -172,15 +175,12 @@ class Host:
             if self._pid == os.getpid():
                 return
             if self._pid:  # started in the process that this one was forked from
-                self.mounts.replace(())
-                self.follower = self._new_follower()
-                self._row = None
-                self.ledger.begin_anew()
-            self._pid = os.getpid()
+                self._leave_to_parent()
             self._row = self._row or Board().claim()
             self._begin_with(
-                Commons(self.settings, self.ledger, threads=self._threads_of_server, row=self._row)
+                Shared(self.settings, self.ledger, threads=self._threads_of_server, row=self._row)
             )
+            self._pid = os.getpid()  # from here on other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
             self.follower.call_when_settled(_freeze)
@@ -189,17 +189,29 @@ class Host:
             self._start_threads()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
 
-    def _begin_with(self, commons: Commons) -> None:
-        """Let what is built from now on share this."""
-        self._commons = commons
+    def _leave_to_parent(self) -> None:
+        """Begin anew, in a process that was forked; what the parent had goes on in the parent."""
+        self.mounts.replace(())
+        self.follower = self._new_follower()
+        self._row, self._is_to_end = None, False
+        self.ledger.begin_anew()
+        if self._status_socket is not None:
+            self._status_socket.leave_to_parent()
+            self._status_socket = None
+
+    def _begin_with(self, shared: Shared) -> None:
+        """Begin, in this process: its tenants share this; its report and its door are about it."""
+        self.shared = shared
         self.report = Report(
-            *(self.mounts, self.follower, commons), self.settings.only, self._server
+            *(self.mounts, self.follower, shared, lambda: self._is_to_end),
+            only=self.settings.only,
+            server=self._server,
         )
-        # For a server that asks about requests before it runs them.
+        # For a server that asks about requests before it runs them. It takes it after `start`.
         self.door = Door(
-            *(commons.share, self.mounts.at, self._is_admin),
-            let_in=commons.slots.let_in,
-            refusal=commons.known_over,
+            *(shared.share, self.mounts.at, self._is_admin),
+            let_in=shared.slots.let_in,
+            refusal=shared.known_over,
             note_turned_away=self._note_turned_away,
         )
 
@@ -212,14 +224,14 @@ class Host:
     def _start_threads(self) -> None:
         """Start what goes on beside the requests, until `close`."""
         follower, stopping, data_dir = self.follower, self._stopping, self.settings.data_dir
-        commons = self._commons
+        shared = self.shared
         work: dict[str, Callable[[], None]] = {
             "follower": follower.run,
             "watch": lambda: watch_folder(
                 *(self.settings.tenants_dir, stopping, lambda: follower.wake(look=True)),
                 lambda are_sure: follower.trust_events(are_sure=are_sure),
             ),
-            "deadlines": lambda: commons.requests.watch(stopping, commons.slots.note_running),
+            "deadlines": lambda: shared.requests.watch(stopping, shared.slots.note_running),
             "usage": lambda: keep_folding(data_dir, stopping),
         }
         self._threads = [
@@ -239,26 +251,26 @@ class Host:
         """
         begun_ns = time.perf_counter_ns()
         is_good = False
-        commons = self._commons
-        cell = None if commons.row is None else commons.row.enter(tag(tenant.name), is_build=True)
+        shared = self.shared
+        cell = None if shared.row is None else shared.row.enter(tag(tenant.name), is_build=True)
         try:
-            app = self._built(tenant, commons, is_migrating=is_migrating)
+            app = self._built(tenant, shared, is_migrating=is_migrating)
             is_good = True
         finally:
-            if commons.row is not None and cell is not None:
-                commons.row.leave(cell)
+            if shared.row is not None and cell is not None:
+                shared.row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
             self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
         # A bound method takes a quarter of the memory of a closure: thousands may be awake.
-        wsgi = put_around(app, tenant, self.settings, commons)
+        wsgi = put_around(app, tenant, self.settings, shared)
         return Instance(wsgi, MethodType(close_app, app), app)
 
-    def _built(self, tenant: Tenant, commons: Commons, *, is_migrating: bool) -> Flask:
+    def _built(self, tenant: Tenant, shared: Shared, *, is_migrating: bool) -> Flask:
         app = create_app(
             tenant,
             data_dir=self.settings.data_dir,
-            budget=commons.budget,
-            note_query=commons.note_query,
+            budget=shared.budget,
+            note_query=shared.note_query,
         )
         try:
             with hiding(app.config):
@@ -278,10 +290,10 @@ class Host:
 
     def count_held_threads(self) -> int:
         """Return how many threads of this process are held by apps that have hung."""
-        return self._commons.requests.held_threads()
+        return self.shared.requests.held_threads()
 
     def _in_flight(self) -> Mapping[str, int]:
-        return self._commons.in_flight()
+        return self.shared.in_flight()
 
     def _is_ready(self) -> bool:
         return self.report.is_ready

@@ -1,7 +1,7 @@
 """The layers around a tenant's app: what a request meets between its mount and the app.
 
 The order is the point, and stands in one list. What they share with those of other tenants is in
-the `commons` of the process.
+the `shared` of the process.
 """
 
 import logging
@@ -14,13 +14,13 @@ from flask import Flask
 from config.settings import HostSettings
 from core.app_factory import endpoint_finder
 from core.clients import ClientGate
-from core.commons import Commons
 from core.containment import Containment
 from core.cookies import ConfinedCookies
 from core.database import database_of
 from core.deadlines import Deadlines
 from core.front import TrustedHosts
 from core.limits import BodyLimit
+from core.shared import Shared
 from core.slots import SlotGate
 from core.telemetry import LogContext
 from core.tenant import Tenant
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 
 
 def put_around(
-    app: Flask, tenant: Tenant, settings: HostSettings, commons: Commons
+    app: Flask, tenant: Tenant, settings: HostSettings, shared: Shared
 ) -> "WSGIApplication":
-    """Return a tenant's app inside all that makes it safe; whatever the app does, it raises none.
+    """Return a tenant's app inside all that makes it safe; it raises only `ResponseCutError`.
 
     Args:
         app: built of the tenant.
         tenant: its own word goes before the host's.
         settings: what the host says.
-        commons: of the process that is to serve it.
+        shared: of the process that is to serve it.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
     most, names = tenant.max_concurrent_requests, tenant.trusted_hosts
     outermost_first: list[Layer] = [
         partial(
             SlotGate,
-            slots=commons.slots,
+            slots=shared.slots,
             tenant=tenant.name,
             most=settings.max_concurrent_requests if most is None else most,
         ),
-        *_rate_gate(tenant, commons),
+        *_rate_gate(tenant, shared),
         partial(
             Deadlines,
-            requests=commons.requests,
+            requests=shared.requests,
             tenant=tenant.name,
             deadline_s=tenant.deadline_s or settings.deadline_s,
             find_uses=_find_uses(tenant.deadline_action or settings.deadline_action, app),
@@ -62,7 +62,7 @@ def put_around(
         partial(Containment, logger=logger),
         partial(LogContext, tenant=tenant.name, config=app.config),
         partial(TrustedHosts, names=settings.trusted_hosts if names is None else names),
-        *_client_gate(tenant, app, commons),
+        *_client_gate(tenant, app, shared),
         partial(BodyLimit, max_bytes=tenant.max_content_length),
         partial(ConfinedCookies, logger=logger),
     ]
@@ -72,16 +72,16 @@ def put_around(
     return wsgi
 
 
-def _rate_gate(tenant: Tenant, commons: Commons) -> "list[Layer]":
+def _rate_gate(tenant: Tenant, shared: Shared) -> "list[Layer]":
     """Return the layer that counts requests; none where they are not limited."""
     if tenant.rate_limit is None:
         return []
     from core.rates import RateGate  # noqa: PLC0415 - 0.3 s, for who needs it
 
-    return [partial(RateGate, rates=commons.rates(), tenant=tenant.name, rate=tenant.rate_limit)]
+    return [partial(RateGate, rates=shared.rates(), tenant=tenant.name, rate=tenant.rate_limit)]
 
 
-def _client_gate(tenant: Tenant, app: Flask, commons: Commons) -> "list[Layer]":
+def _client_gate(tenant: Tenant, app: Flask, shared: Shared) -> "list[Layer]":
     """Return the layer that lets only clients in; none where the tenant is open."""
     if tenant.clients is None and tenant.oidc is None:
         return []
@@ -89,7 +89,7 @@ def _client_gate(tenant: Tenant, app: Flask, commons: Commons) -> "list[Layer]":
         ClientGate,
         realm=tenant.url_prefix,
         clients=tenant.clients,
-        verify=commons.token_check(tenant),
+        verify=shared.token_check(tenant),
         endpoint_of=endpoint_finder(app, tenant),
     )
     return [gate]

@@ -83,6 +83,9 @@ class ProblemAnswer:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
+Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
+"""An answer, and the headers that it gets in addition."""
+
 INTERNAL_ERROR = ProblemAnswer(
     HTTPStatus.INTERNAL_SERVER_ERROR,
     "The application failed to answer this request.",

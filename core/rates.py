@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
-from core.problem import ProblemAnswer
+from core.problem import ProblemAnswer, Refusal
 from core.rate_storage import OwnStorage, SharedStorage, Window
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Over(NamedTuple):
     """Until when that is believed."""
     back_at: float
     verdict: Verdict
-    refusal: tuple[ProblemAnswer, Headers]
+    refusal: Refusal
     """Made once: each request of a flood gets the same."""
 
 
@@ -125,7 +125,7 @@ class Rates:
         until, back_at = now + min(wait_s, LOOK_AGAIN_S), now + wait_s
         self._over[tenant] = _Over(until, back_at, verdict, (verdict.problem(), verdict.headers()))
 
-    def known_over(self, tenant: str) -> tuple[ProblemAnswer, Headers] | None:
+    def known_over(self, tenant: str) -> Refusal | None:
         """Return the 429, with its headers, of a tenant that is surely over its rate still."""
         known = self._over.get(tenant)
         if known is None:

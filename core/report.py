@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from core.commons import Commons
 from core.gate import told_of
 from core.host_pages import MountStatus
 from core.levers import Levers
 from core.mounts import Mount, Mounts
 from core.plan import describe
 from core.reload import Follower
+from core.shared import Shared
 
 
 class Report:
@@ -20,7 +20,8 @@ class Report:
     Args:
         mounts: what is routed to.
         follower: who knows the tenants folder.
-        commons: what the tenants share.
+        shared: what the tenants share.
+        is_stopping: whether the process is about to end.
         only: the tenants that the host serves; empty for all.
         server: the name of who runs it, for `tenantry restart`.
     """
@@ -29,15 +30,16 @@ class Report:
         self,
         mounts: Mounts,
         follower: Follower,
-        commons: Commons,
+        shared: Shared,
+        is_stopping: Callable[[], bool] = lambda: False,
+        *,
         only: tuple[str, ...] = (),
         server: str = "",
     ) -> None:
-        self.is_stopping = False
-        """Whether the process is about to end; set by who knows."""
         self._mounts = mounts
         self._follower = follower
-        self._commons = commons
+        self._shared = shared
+        self._is_stopping = is_stopping
         self._only = only
         self._server = server
 
@@ -45,7 +47,7 @@ class Report:
     def answers(self) -> Mapping[str, Callable[..., Any]]:
         """What answers each question of `status`."""
         return {
-            "list": self.listing, "plan": self.plan, "load": self.load,
+            "list": self.listing, "plan": self.plan, "load": self.in_flight,
             "ready": self.ready, "awake": self.awake, "accepted": self.accepted,
         }  # fmt: skip
 
@@ -56,7 +58,7 @@ class Report:
 
     def statuses(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""
-        stuck = self._commons.requests.stuck()
+        stuck = self._shared.requests.stuck()
         return [_status(mount, stuck[mount.name]) for mount in self._mounts.all]
 
     def listing(self) -> dict[str, Any]:
@@ -66,15 +68,15 @@ class Report:
             "is_ready": self.is_ready,
             "only": self._only,
             "server": self._server,
-            "in_flight": self._commons.slots.in_use(),
-            "uncounted": self._commons.uncounted_total,
+            "in_flight": self._shared.slots.in_use(),
+            "uncounted": self._shared.uncounted_total,
             "mounts": [*self._told_mounts(), *self._told_off()],
         }
 
-    def load(self) -> dict[str, Any]:
+    def in_flight(self) -> dict[str, Any]:
         """Return what `tenantry top` asks."""
-        commons = self._commons
-        return {"in_flight": commons.slots.in_use(), "stuck": commons.requests.stuck()}
+        shared = self._shared
+        return {"in_flight": shared.slots.in_use(), "stuck": shared.requests.stuck()}
 
     def ready(self) -> dict[str, Any]:
         """Return what `tenantry restart` asks again and again: cheap with any number of tenants."""
@@ -93,7 +95,7 @@ class Report:
         """
         pairs = [(mount.instance, mount.name) for mount in self._mounts.all]
         awake = [(one.used_at, name) for one, name in pairs if one is not None]
-        return {"names": [] if self.is_stopping else [n for _, n in sorted(awake, reverse=True)]}
+        return {"names": [] if self._is_stopping() else [n for _, n in sorted(awake, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
         """Return what `tenantry plan` compares with: a description of every tenant served."""
@@ -102,7 +104,7 @@ class Report:
         return {"is_ready": self.is_ready, "tenants": descriptions}
 
     def _told_mounts(self) -> Iterator[dict[str, Any]]:
-        stuck = self._commons.requests.stuck()
+        stuck = self._shared.requests.stuck()
         for mount in self._mounts.all:
             told = asdict(_status(mount, stuck[mount.name]))
             yield told | {"levers": asdict(_levers(mount))}

@@ -51,9 +51,9 @@ class Used(NamedTuple):
         return Used(self.seconds * left, self.requests * left, now)
 
     def plus(self, seconds: float, requests: int, now: float) -> "Used":
-        """Return what is left of it with so much more."""
-        left = math.exp((self.at - now) / MEMORY_S)
-        return Used(self.seconds * left + seconds, self.requests * left + requests, now)
+        """Return it with so much more."""
+        faded = self.faded(now)
+        return Used(faded.seconds + seconds, faded.requests + requests, now)
 
 
 _NOTHING = Used(0.0, 0.0, 0.0)

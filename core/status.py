@@ -94,6 +94,10 @@ class StatusSocket:
         with contextlib.suppress(OSError):
             (self._folder / self._name).unlink()
 
+    def leave_to_parent(self) -> None:
+        """Let it go in a process that was forked; the parent goes on to answer on it."""
+        self._listener.close()
+
     def _serve(self) -> None:
         has_told = False
         while not self._closing.is_set():

@@ -544,3 +544,19 @@ def test_what_cannot_be_written_can_be_read(file_app: Flask, pragma: str, status
             db.session.execute(big)
 
     assert (status, "1") == (refused.value.code, client.get("/rows").text)
+
+
+def test_an_endpoints_own_listeners_hear_queries_that_are_timed(
+    url: str, budget: ConnectionBudget
+) -> None:
+    """Whatever they listen for; and what the engine asks by itself is not noted."""
+    noted: list[int] = []
+    heard: list[str] = []
+    engine = make_engine("acme", url, budget, note_query=noted.append)
+    for name in ("before_cursor_execute", "do_execute"):
+        event.listen(engine, name, lambda *_, name=name: heard.append(name))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    close_engine(engine)
+
+    assert (1, ["before_cursor_execute", "do_execute"]) == (len(noted), heard[-2:])

@@ -215,12 +215,12 @@ def test_the_host_tells_who_is_stuck(
     app = Waiting()
     tenant = host.mounts.all[0].tenant
     assert tenant is not None
-    layer = put_around(app, tenant, host.settings, host._commons)  # type: ignore[arg-type]
+    layer = put_around(app, tenant, host.settings, host.shared)  # type: ignore[arg-type]
 
     with caplog.at_level(logging.WARNING), asked(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
         told = [mount["stuck"] for mount in host.report.listing()["mounts"]]
-        load, in_flight = host.report.load(), host._commons.in_flight()
+        load, in_flight = host.report.in_flight(), host.shared.in_flight()
         app.go_on.set()
 
     assert [1] == told

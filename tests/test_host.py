@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from servers import wait_until
+from servers import DEADLINE_S, wait_until
 from werkzeug.test import Client
 
 from config.settings import HostSettings
-from core.board import Board
-from core.commons import Commons
+from core.board import Board, Row
 from core.host import Host, create_host
+from core.shared import Shared
 from core.telemetry import configure_logging
 from core.tenant import Tenant
 
@@ -127,21 +128,39 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
 def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
     """The master can tell who was being built when a worker ended; afterwards it is gone."""
     write_tenant("acme")
-    host.load()
     row = Board().claim()
     assert row is not None
-    host._begin_with(Commons(host.settings, host.ledger, row=row))
+    host.start(row=row)
+    assert host.follower.is_ready.wait(DEADLINE_S)
     seen: list[tuple[str, bool]] = []
     built = host._built
 
-    def look(tenant: Tenant, commons: Commons, *, is_migrating: bool) -> Flask:
+    def look(tenant: Tenant, shared: Shared, *, is_migrating: bool) -> Flask:
         seen.extend((one.tenant, one.is_build) for one in row.in_flight())
-        return built(tenant, commons, is_migrating=is_migrating)
+        return built(tenant, shared, is_migrating=is_migrating)
 
     host._built = look  # type: ignore[method-assign]
     Client(host).get("/acme/").close()
 
     assert ([("acme", True)], []) == (seen, row.in_flight())
+
+
+def test_a_forked_process_begins_before_it_answers(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has its own of everything, its other threads wait: the parent's folder is ready."""
+    host.load()
+    host._pid = -1  # as in a process that was forked from this one
+    claim, is_begun = Board.claim, []
+
+    def look(board: Board) -> Row | None:
+        is_begun.append(host._pid == os.getpid())
+        return claim(board)
+
+    monkeypatch.setattr(Board, "claim", look)
+    host.start()
+
+    assert ([False], True) == (is_begun, host._pid == os.getpid())
 
 
 @pytest.mark.parametrize("bounds", [(1, None, 1), (None, 2, 2), (1, 2, 1)])

@@ -46,6 +46,21 @@ def test_a_worker_tells(data_dir: Path) -> None:
     assert [expected] == read_workers(data_dir)
 
 
+def test_a_forked_process_leaves_it_to_its_parent(
+    status_socket: StatusSocket, data_dir: Path
+) -> None:
+    """The parent tells on; a process that only closes its own files takes nothing away."""
+    child = os.fork()
+    if not child:
+        try:
+            status_socket.leave_to_parent()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+    assert [os.getpid()] == [worker.pid for worker in read_workers(data_dir)]
+
+
 def test_it_goes_on_after_a_moment_without_file_descriptors(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,7 @@
-"""What the tenants of one process have in common, each thing with the rule that keeps them apart.
+"""What the tenants of one process share, each thing with the rule that keeps them apart.
 
-Database connections, slots, rates, what runs, and the keys of tokens: made when a process begins,
-and anew in one that was forked from it. How an app gets its part of it is the affair of `layers`.
+Database connections, slots, rates, what runs, and the keys of tokens: made when a process begins to
+serve. How an app gets its part of it is the affair of `layers`.
 """
 
 import threading
@@ -17,7 +17,7 @@ from core.connections import ConnectionBudget
 from core.deadlines import Requests
 from core.ledger import Ledger
 from core.openid_values import OpenId
-from core.problem import ProblemAnswer
+from core.problem import Refusal
 from core.share import FairShare
 from core.slots import Slots
 from core.tenant import Tenant
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from core.rates import Rates
 
 
-class Commons:
-    """One process's. Thread-safe; `close()` ends it.
+class Shared:
+    """One process's; one that is forked from it needs its own. Thread-safe.
+
+    `close()` ends what would go on by itself; connections are closed with the apps that have them.
 
     Args:
         settings: those of the host.
@@ -77,7 +79,7 @@ class Commons:
                 self._rates = Rates(self._rates_url, processes, note_uncounted=note)
             return self._rates
 
-    def known_over(self, tenant: str) -> tuple[ProblemAnswer, list[tuple[str, str]]] | None:
+    def known_over(self, tenant: str) -> Refusal | None:
         """Return what a tenant that is surely over its rate still gets, with its headers."""
         return None if self._rates is None else self._rates.known_over(tenant)
 
@@ -104,7 +106,7 @@ class Commons:
         return check
 
     def close(self) -> None:
-        """Ask nobody any more; connections are closed with the apps that have them."""
+        """Ask the storage of rates no more. Idempotent."""
         if self._rates is not None:
             self._rates.close()
 
