@@ -162,7 +162,7 @@ def _place(error: BaseException, package: str) -> str:
     if isinstance(error, SyntaxError):
         return place  # its text has the line that is wrong, not only the one that imports it
     for frame, line in traceback.walk_tb(error.__traceback__):
-        module = frame.f_globals.get("__name__", "").partition("@")[0].replace("/", ".")
+        module = _package_behind(frame.f_globals.get("__name__", ""))
         if module == package or module.startswith(f"{package}."):
             place = f" ({Path(frame.f_code.co_filename).name}:{line})"
     return place
@@ -201,18 +201,21 @@ class _PrivateFinder(importlib.abc.MetaPathFinder):
         private, _, inner = fullname.partition(".")
         if "@" not in private:
             return None
-        package = private.partition("@")[0].replace("/", ".")
+        package = _package_behind(private)
         if not inner:
             return _package_spec(package, private)
         if inner.partition(".")[0] in SHARED_MODULES:
             return importlib.machinery.ModuleSpec(fullname, _SharedModule(f"{package}.{inner}"))
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            is_package = spec.submodule_search_locations is not None
-            parent = inner if is_package else inner.rpartition(".")[0]
-            renamed = _Renamed(package, private, f"{package}.{parent}".rstrip("."))
-            spec.loader = _PrivateModule(fullname, spec.loader.path, renamed)
+            path = sys.intern(spec.loader.path)  # one text for all copies
+            spec.origin, spec.loader = path, _PrivateModule(fullname, path)
         return spec
+
+
+def _package_behind(private: str) -> str:
+    """Return the name of the package, or module, that a private name is a copy of."""
+    return private.partition("@")[0].replace("/", ".")
 
 
 def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec | None:
@@ -243,16 +246,14 @@ class _SharedModule(importlib.abc.Loader):
 class _PrivateModule(importlib.machinery.SourceFileLoader):
     """Loads a private copy: from source, with imports by the package's full name made private."""
 
-    def __init__(self, fullname: str, path: str, renamed: "_Renamed") -> None:
-        super().__init__(fullname, path)
-        self._renamed = renamed
-
     def get_code(self, fullname: str) -> CodeType:
         """Return the module's code; never from a `.pyc`, which knows nothing of the renaming."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
+        private, _, inner = fullname.partition(".")
+        parent = inner if self.is_package(fullname) else inner.rpartition(".")[0]
         try:
-            tree = self._renamed.visit(tree)
+            tree = _Renamed(private, parent).visit(tree)
         except SyntaxError as error:
             error.filename = path
             raise
@@ -263,15 +264,14 @@ class _Renamed(ast.NodeTransformer):
     """Makes a module's imports fit its private name: those of its own package are private too.
 
     Args:
-        package: the endpoint's package.
-        private: the name of its private copy.
-        parent: what relative imports of the module are relative to, by the package's own name.
+        private: the name of the package's private copy.
+        parent: what relative imports of the module are relative to, inside the package.
     """
 
-    def __init__(self, package: str, private: str, parent: str) -> None:
-        self._package = package
+    def __init__(self, private: str, parent: str) -> None:
         self._private = private
-        self._parent = parent
+        self._package = _package_behind(private)
+        self._parent = f"{self._package}.{parent}".rstrip(".")
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         """Rename the module of one `from` import."""
