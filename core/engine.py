@@ -113,9 +113,8 @@ def _time_queries(engine: Engine, note: Callable[[int], None]) -> None:
     these to each connection that it lends, which costs a request 40 µs; and of those for
     `do_execute` the first that executes is the last that is called, an endpoint's own are not.
     """
-    engine.update_execution_options(
-        **{_NOTE: note}
-    )  # SQLAlchemy's own first queries have no option
+    # An option, because SQLAlchemy's own first queries are without any: these are nobody's.
+    engine.update_execution_options(**{_NOTE: note})
     dialect = engine.dialect
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):
         setattr(dialect, name, partial(_timed, getattr(dialect, name)))

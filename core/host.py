@@ -82,7 +82,6 @@ class Host:
         self._pid = self._telling_pid = 0
         self._server = ""
         self._threads_of_server: int | None = None
-        self._row: Row | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._is_to_end = False
@@ -127,8 +126,8 @@ class Host:
             row: this process's place on the board of its server; None for a board of its own.
             threads: how many requests it runs at once; None where that is not known.
         """
-        self._server, self._row, self._threads_of_server = server, row, threads
-        self._follow()
+        self._server, self._threads_of_server = server, threads
+        self._follow(row)
         wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
         self._tell_operators()
 
@@ -170,16 +169,15 @@ class Host:
         self.mounts.replace(mounts)
         return mounts
 
-    def _follow(self) -> None:
+    def _follow(self, row: Row | None = None) -> None:
         with self._lock:
             if self._pid == os.getpid():
                 return
             if self._pid:  # started in the process that this one was forked from
                 self._leave_to_parent()
-            self._row = self._row or Board().claim()
-            self._begin_with(
-                Shared(self.settings, self.ledger, threads=self._threads_of_server, row=self._row)
-            )
+            row = row or Board().claim()
+            threads = self._threads_of_server
+            self._begin_with(Shared(self.settings, self.ledger, threads=threads, row=row))
             self._pid = os.getpid()  # from here on other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
@@ -193,7 +191,7 @@ class Host:
         """Begin anew, in a process that was forked; what the parent had goes on in the parent."""
         self.mounts.replace(())
         self.follower = self._new_follower()
-        self._row, self._is_to_end = None, False
+        self._is_to_end = False
         self.ledger.begin_anew()
         if self._status_socket is not None:
             self._status_socket.leave_to_parent()

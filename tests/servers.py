@@ -117,10 +117,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def in_threads(work: Callable[[threading.Event], object], count: int) -> Iterator[None]:
-    """Do some work in so many threads until it ends by itself, or after the block, by its event."""
+def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Do each work in a thread until it ends by itself, or after the block, by its event."""
     is_over = threading.Event()
-    threads = [threading.Thread(target=work, args=(is_over,)) for _ in range(count)]
+    threads = [threading.Thread(target=work, args=(is_over,)) for work in works]
     for thread in threads:
         thread.start()
     try:

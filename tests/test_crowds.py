@@ -31,7 +31,7 @@ def asking(server: Server, path: str) -> Iterator[None]:
                 if not client.recv(65536):
                     return
 
-    with in_threads(ask, CLIENTS):
+    with in_threads(*[ask] * CLIENTS):
         have_begun.wait(DEADLINE_S)
         yield
 

@@ -163,6 +163,16 @@ def test_a_forked_process_begins_before_it_answers(
     assert ([False], True) == (is_begun, host._pid == os.getpid())
 
 
+def test_a_forked_process_has_the_place_that_its_server_gives_it(host: Host) -> None:
+    """And not the parent's, nor one of its own."""
+    host.load()
+    host._pid = -1
+    row = Board().claim()
+    host.start(row=row)
+
+    assert row is host.shared.row is not None
+
+
 @pytest.mark.parametrize("bounds", [(1, None, 1), (None, 2, 2), (1, 2, 1)])
 def test_a_tenants_requests_in_flight_are_bounded(
     settings: HostSettings,

@@ -54,7 +54,7 @@ def _asking(
         while not is_over.wait(pause_s):
             _ask(server, path)
 
-    return in_threads(ask, clients)
+    return in_threads(*[ask] * clients)
 
 
 def _pids(server: Server) -> list[int]:

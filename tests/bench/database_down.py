@@ -18,7 +18,8 @@ from pathlib import Path
 
 import rows
 from loads import Bounds, Server, children, describe, percentile, serving, wait_until
-from visitors import Visitor, visiting
+from servers import in_threads
+from visitors import Visitor
 
 CALM = [f"calm{number}" for number in range(4)]
 
@@ -84,7 +85,7 @@ def run(host: Server, seconds: float) -> tuple[list[float], list[Visitor]]:
     """Ask all tenants for so long; return the others' seconds, and the clients of `down`."""
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
-    with visiting([*others, *down]):
+    with in_threads(*(one.ask_until for one in [*others, *down])):
         time.sleep(seconds)
     failed = [one for visitor in others for one in visitor.answers if one.status != 200]
     if failed:

@@ -1,9 +1,7 @@
 """Keep-alive clients that note the status of each answer, whatever it is."""
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from loads import Connection
@@ -46,18 +44,3 @@ class Visitor:
                 connection.close()
                 connection = Connection(self.port)
         connection.close()
-
-
-@contextlib.contextmanager
-def visiting(visitors: Sequence[Visitor]) -> Iterator[None]:
-    """Keep the visitors asking until the end of the block."""
-    is_over = threading.Event()
-    threads = [threading.Thread(target=one.ask_until, args=(is_over,)) for one in visitors]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
