@@ -25,10 +25,11 @@ from itertools import islice
 from typing import Any
 
 from gunicorn import http
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from core.patience import PatientSocket
 from core.problem import REQUEST_ID, ProblemAnswer
+from core.request_threads import RequestThreads
 
 HEAD_TIMEOUT_S = 10.0
 """From the first moment of a connection, or of its next request, to the end of the head."""
@@ -63,7 +64,10 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A client's connection; owned by the main loop, lent to a thread for each request."""
+    """A client's connection; owned by the main loop, lent to a thread for each request.
+
+    `sock` is for the thread and waits for the client; `raw`, for the main loop, never does.
+    """
 
     head = b""
     """What has come of the next request's head while no thread has the connection."""
@@ -72,6 +76,10 @@ class Connection(TConn):  # type: ignore[misc]
     drained_bytes = 0
     tenant: str | None = None
     """Whose the request that runs or waits is, where that is known; noted by `TenantWorker`."""
+
+    def __init__(self, cfg: Any, raw: socket.socket, client: Any, server: Any) -> None:
+        super().__init__(cfg, PatientSocket(raw), client, server)
+        self.raw = raw
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -82,11 +90,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
         self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
 
+    def get_thread_pool(self) -> RequestThreads[TConn]:
+        """Return the threads that serve requests; gunicorn keeps them as `tpool`."""
+        return RequestThreads(self.cfg.threads, self._serve)
+
     # -- what a worker may do otherwise -------------------------------------------------------
 
     def take_turn(self, conn: Connection) -> None:
         """Do what is next for a connection whose request head is whole."""
         self.hand_over(conn)
+
+    def end_turn(self, conn: TConn) -> None:
+        """Do what is next when a request has ended; in the thread that ran it."""
 
     def is_answered(self, _conn: Connection, _head: bytes) -> bool:
         """Answer a kept-alive connection's next request, if it needs no thread."""
@@ -117,10 +132,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Accept connections or not; not while there are no file descriptors for them."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+    def on_client_socket_readable(self, conn: Connection, _client: socket.socket) -> None:
         """Begin the next request of a kept-alive connection: mostly its head is there."""
         try:
-            head = client.recv(_RECEIVE_BYTES)
+            head = conn.raw.recv(_RECEIVE_BYTES)
         except OSError:
             head = b""  # whatever it is, the next look finds it again
         is_whole = head.endswith(HEAD_END) and head.count(HEAD_END) == 1
@@ -136,11 +151,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def await_head(self, conn: Connection, head: bytes) -> None:
         """Wait for the rest of a request's head, of which this has come."""
         conn.head, conn.searched_bytes = head, 0
-        conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
         self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_head_bytes, conn))
-        self._on_head_bytes(conn, conn.sock)  # it is there already, most of the time
+        self.poller.register(conn.raw, selectors.EVENT_READ, partial(self._on_head_bytes, conn))
+        self._on_head_bytes(conn, conn.raw)  # it is there already, most of the time
 
     def _on_head_bytes(self, conn: Connection, client: socket.socket) -> None:
         try:
@@ -171,7 +185,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _refuse(self, conn: Connection, status: HTTPStatus, detail: str) -> None:
         self._leave_poller(conn, self.pending_conns)
-        send_problem(conn.sock, status, detail)
+        send_problem(conn.raw, status, detail)
         self.linger(conn)
 
     def murder_pending(self) -> None:
@@ -210,14 +224,36 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
+        for conn in (
+            *self.keepalived_conns.copy(),
+            *self.pending_conns,
+        ):  # threads add to the first
             conn.timeout = min(conn.timeout, deadline)
 
     # -- the request, in a thread ---------------------------------------------------------------
 
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a request to a thread. Safe in any thread, as `hand_over` is."""
+        if not self.tpool.do(conn):
+            self.method_queue.defer(self.drop, conn)  # the worker has ended
+
+    def _serve(self, conn: TConn) -> None:
+        """Serve one request; the main loop is told only where the connection cannot just stay.
+
+        To wake it for each request, and to wait for the interpreter meanwhile, took a tenth of a
+        small request's processor time.
+        """
+        is_kept = self.handle(conn)
+        self.end_turn(conn)
+        if is_kept and isinstance(conn, Connection) and self.alive and not _has_sent_more(conn):
+            self.keep(conn)
+            return
+        served: Future[Any] = Future()
+        served.set_result(is_kept)
+        self.method_queue.defer(self.finish_request, conn, served)
+
     def handle(self, conn: TConn) -> Any:
-        """Serve one request; whatever it raises ends here and not in the main loop."""
+        """Serve one request; whatever it raises ends here."""
         try:
             return super().handle(conn)
         except BaseException:
@@ -226,10 +262,17 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the app; a client that reads or sends too slowly gives the thread back."""
-        raw = conn.sock
+        if isinstance(conn, Connection):
+            conn.sock.begin()
+            is_kept = super().handle_request(req, conn)
+            conn.sock.flush()
+            return is_kept
+        raw = conn.sock  # under TLS
         conn.sock = conn.parser.unreader.sock = PatientSocket(raw)
         try:
-            return super().handle_request(req, conn)
+            is_kept = super().handle_request(req, conn)
+            conn.sock.flush()
+            return is_kept
         finally:
             conn.sock = raw
 
@@ -251,12 +294,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR
             else "is malformed"
         )
-        send_problem(client, status, f"The request {what}.")
+        raw = client.raw if isinstance(client, PatientSocket) else client
+        send_problem(raw, status, f"The request {what}.")
+
+    def keep(self, conn: Connection) -> None:
+        """Let the main loop wait for the connection's next request. Safe in any thread."""
+        conn.set_timeout()
+        self.keepalived_conns.append(conn)
+        wanted = partial(self.on_client_socket_readable, conn)
+        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # it is the main loop's now
+        if not self.alive:  # the worker has begun to stop meanwhile
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
 
     # -- after the request, in the main loop ----------------------------------------------------
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Keep the connection for its next request, or let it end without waiting for it."""
+        """Let a connection end without waiting for it, or go on with what it has sent already."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, fs)
         elif not fs.result():
@@ -269,14 +322,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def linger(self, conn: Connection) -> None:
         """Close a connection when the client has, or after `LINGER_S`."""
         try:
-            conn.sock.setblocking(False)
-            conn.sock.shutdown(socket.SHUT_WR)
+            conn.raw.shutdown(socket.SHUT_WR)
         except OSError:
             self.drop(conn)  # the client has gone
             return
         conn.timeout = time.monotonic() + LINGER_S
         self.lingering_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_last_bytes, conn))
+        self.poller.register(conn.raw, selectors.EVENT_READ, partial(self._on_last_bytes, conn))
 
     def _on_last_bytes(self, conn: Connection, client: socket.socket) -> None:
         try:
@@ -300,6 +352,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Close a connection that waits nowhere."""
         self.nr_conns -= 1
         conn.close()
+
+
+def _has_sent_more(conn: Connection) -> bool:
+    """Whether some of the next request came with this one; no poller tells of that."""
+    return bool(conn.parser.unreader.buf.getvalue())
 
 
 def _is_read(body: Any) -> bool:

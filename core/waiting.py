@@ -1,10 +1,11 @@
 """The waiting room: requests that wait for a slot of their tenant before they cost a thread.
 
-A plain object that the server's main loop asks: it knows no sockets and starts nothing. Without it
+A plain object that the server asks: it knows no sockets and starts nothing. Without it
 a burst of quick requests would be refused, for all of them are in flight at one moment; and what a
 tenant has in threads would only be known when each of its requests has taken one.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ Item = TypeVar("Item")
 class WaitingRoom(Generic[Item]):
     """Who runs and who waits, first come first served in each tenant, and tenants in turn.
 
-    For one thread, that of the server's main loop.
+    Thread-safe.
 
     Args:
         share: the rule.
@@ -36,6 +37,7 @@ class WaitingRoom(Generic[Item]):
     def __init__(self, share: FairShare, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
         self._clock = clock
+        self._lock = threading.Lock()  # protects all below
         self._running: dict[str, int] = {}  # only of who has any
         self._in_flight = 0
         self._waiting: dict[str, deque[tuple[float, Item]]] = {}  # until when; next in turn first
@@ -54,29 +56,32 @@ class WaitingRoom(Generic[Item]):
 
         That of an operator (None) always may: it is counted, for it takes a thread.
         """
-        if tenant is None:
-            self._in_flight += 1
-            return True
-        if self.may_run(tenant):
-            self._begin(tenant)
-            return True
-        self._waiting.setdefault(tenant, deque()).append((self._clock() + WAIT_S, item))
-        return False
+        with self._lock:
+            if tenant is None:
+                self._in_flight += 1
+            elif self.may_run(tenant):
+                self._begin(tenant)
+            else:
+                self._waiting.setdefault(tenant, deque()).append((self._clock() + WAIT_S, item))
+                return False
+        return True
 
     def end(self, tenant: str | None) -> list[Item]:
         """Note that a request which ran has ended; return those that may run now."""
-        self._in_flight -= 1
-        if tenant is not None:
-            left = self._running[tenant] - 1
-            if left:
-                self._running[tenant] = left
-            else:
-                del self._running[tenant]
-        return self.ready()
+        with self._lock:
+            self._in_flight -= 1
+            if tenant is not None:
+                left = self._running[tenant] - 1
+                if left:
+                    self._running[tenant] = left
+                else:
+                    del self._running[tenant]
+            return list(self._next()) if self._waiting else []
 
     def ready(self) -> list[Item]:
-        """Return those that may run now: when one has ended, or a rest is over (`left_s`)."""
-        return list(self._next()) if self._waiting else []
+        """Return those that may run now, when a rest is over (`left_s`)."""
+        with self._lock:
+            return list(self._next())
 
     def _next(self) -> Iterator[Item]:
         """Give one to each tenant that may have one, and behind the others, until none may."""
@@ -103,18 +108,19 @@ class WaitingRoom(Generic[Item]):
         """Return in how many seconds something is due: `ready` or `expired`; None: nobody waits."""
         if not self._waiting:
             return None
-        first = min(waiting[0][0] for waiting in self._waiting.values())
-        rests = [rest_s for name in self._waiting if (rest_s := self._share.rest_s(name))]
+        with self._lock:
+            tenants = list(self._waiting)
+            first = min((waiting[0][0] for waiting in self._waiting.values()), default=0.0)
+        rests = [rest_s for name in tenants if (rest_s := self._share.rest_s(name))]
         return min(max(first - self._clock(), 0.0), *rests, WAIT_S)
 
     def expired(self) -> list[tuple[str, Item]]:
         """Return who has waited long enough, with its tenant; it is in no longer."""
-        if not self._waiting:
-            return []
         now, gone = self._clock(), []
-        for tenant, waiting in list(self._waiting.items()):
-            while waiting and waiting[0][0] <= now:
-                gone.append((tenant, waiting.popleft()[1]))
-            if not waiting:
-                del self._waiting[tenant]
+        with self._lock:
+            for tenant, waiting in list(self._waiting.items()):
+                while waiting and waiting[0][0] <= now:
+                    gone.append((tenant, waiting.popleft()[1]))
+                if not waiting:
+                    del self._waiting[tenant]
         return gone

@@ -8,13 +8,10 @@ clients are the affair of `patient_worker`.
 
 import logging
 import os
-import selectors
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -153,7 +150,7 @@ class TenantWorker(PatientWorker):
         self.keepalived_conns.remove(conn)
         self.keepalived_conns.append(conn)  # they are in the order of their time
         try:
-            is_sent = conn.sock.send(data) == len(data)
+            is_sent = conn.raw.send(data) == len(data)
         except OSError:
             is_sent = False
         if not is_sent:
@@ -200,7 +197,7 @@ class TenantWorker(PatientWorker):
         if tenant not in (NOBODY, LIVENESS):
             self.door.note_turned_away(tenant, head, data)
         try:
-            is_sent = conn.sock.send(data) == len(data)
+            is_sent = conn.raw.send(data) == len(data)
         except OSError:
             is_sent = False
         if not is_sent:  # the client has gone, or does not read
@@ -210,14 +207,8 @@ class TenantWorker(PatientWorker):
         elif rest:
             self.method_queue.defer(self.await_head, conn, rest)  # after who is waiting now
         else:
-            self._keep(conn)
-
-    def _keep(self, conn: Connection) -> None:
-        conn.head = b""
-        conn.set_timeout()
-        self.keepalived_conns.append(conn)
-        wanted = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, wanted)
+            conn.head = b""
+            self.keep(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, and no longer than the next request may wait for its turn."""
@@ -229,18 +220,11 @@ class TenantWorker(PatientWorker):
             for tenant, conn in self.room.expired():
                 self._turn_away(conn, tenant, self.door.busy(tenant))
 
-    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Let the next request of the tenant have its turn, and see to the connection."""
-        if not isinstance(conn, Connection):
-            super().finish_request(conn, fs)
-            return
-        if self.room is not None:
+    def end_turn(self, conn: TConn) -> None:
+        """Let the next request of the tenant have its turn."""
+        if self.room is not None and isinstance(conn, Connection):
             for other in self.room.end(conn.tenant):
                 self.hand_over(other)
-        if fs.cancelled():
-            self._give_up(conn)
-        else:
-            super().finish_request(conn, fs)
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
@@ -281,16 +265,17 @@ class TenantWorker(PatientWorker):
         self._is_given_up, self.alive = True, False
         self.cfg.set("graceful_timeout", GIVE_UP_S)  # of this process
         getattr(self.wsgi, "stop", lambda: None)()
-        self.tpool.shutdown(wait=False, cancel_futures=True)
+        for conn in self.tpool.shutdown():
+            self.enqueue_req(conn)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Give a request to a thread; where none will ever be free, refuse it."""
         if self._is_given_up and isinstance(conn, Connection):
-            self._give_up(conn)
+            self.method_queue.defer(self._give_up, conn)
         else:
             super().enqueue_req(conn)
 
     def _give_up(self, conn: Connection) -> None:
         status, detail = HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again."
-        send_problem(conn.sock, status, detail, retry_after_s=1)
+        send_problem(conn.raw, status, detail, retry_after_s=1)
         self.linger(conn)

@@ -1,50 +1,60 @@
 """How long a thread waits for a client in all: driven by a clock that the client's bytes move."""
 
+import contextlib
+import socket
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from servers import DEADLINE_S
 
-from core.patience import LEAST_BYTES_PER_S, NOTICED_S, PATIENCE_S, PatientSocket
+from core.patience import HELD_BYTES, LEAST_BYTES_PER_S, NOTICED_S, PATIENCE_S, PatientSocket
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class SlowClient:
-    """A socket whose every read and write takes its client so many seconds."""
+    """A socket that is ready for a read or a write after so many seconds each, and never before."""
 
     def __init__(self, takes_s: float, step_bytes: int) -> None:
         self.now_s = 0.0
-        self.timeout_s: float | None = None
-        self.sent = b""
+        self.sent: list[bytes] = []
         self._takes_s = takes_s
         self._step_bytes = step_bytes
+        self._is_ready = False
 
-    def settimeout(self, seconds: float | None) -> None:
-        """Keep it."""
-        self.timeout_s = seconds
-
-    def gettimeout(self) -> float | None:
-        """Return it."""
-        return self.timeout_s
+    def setblocking(self, flag: bool) -> None:
+        """See that it never blocks."""
+        assert not flag
 
     def recv(self, size: int, _flags: int) -> bytes:
-        """Return the next bytes, unless the time is up before."""
-        self._wait()
+        """Return the next bytes, once they are there."""
+        self._end_ready()
         return b"x" * min(size, self._step_bytes)
 
     def send(self, data: bytes, _flags: int) -> int:
-        """Take the next bytes, unless the time is up before."""
-        self._wait()
-        self.sent += bytes(data[: self._step_bytes])
-        return min(len(data), self._step_bytes)
+        """Take the next bytes, once there is room."""
+        self._end_ready()
+        self.sent.append(bytes(data[: self._step_bytes]))
+        return len(self.sent[-1])
 
-    def _wait(self) -> None:
-        assert self.timeout_s is not None
-        self.now_s += min(self._takes_s, self.timeout_s)
-        if self._takes_s > self.timeout_s:
-            raise TimeoutError
+    def wait(self, seconds: float) -> bool:
+        """Let time go by until it is ready."""
+        self.now_s += min(self._takes_s, seconds)
+        self._is_ready = self._takes_s <= seconds
+        return self._is_ready
+
+    def _end_ready(self) -> None:
+        if not self._is_ready:
+            raise BlockingIOError
+        self._is_ready = False
 
 
 def _patient(client: SlowClient) -> PatientSocket:
-    return PatientSocket(client, clock=lambda: client.now_s)
+    return PatientSocket(
+        client, clock=lambda: client.now_s, wait=lambda _, __, seconds: client.wait(seconds)
+    )
 
 
 def _receive(sock: PatientSocket) -> None:
@@ -93,7 +103,7 @@ def test_a_large_answer_in_one_piece_may_take_its_time() -> None:
 
     _patient(client).sendall(data)
 
-    assert (data, 100) == (client.sent, round(client.now_s))
+    assert (data, 100) == (b"".join(client.sent), round(client.now_s))
 
 
 def test_waiting_for_the_interpreter_is_not_held_against_a_client() -> None:
@@ -108,13 +118,101 @@ def test_waiting_for_the_interpreter_is_not_held_against_a_client() -> None:
 
 
 def test_the_two_directions_have_their_own_time() -> None:
-    """Who has sent a large body may take its answer slowly; the time-out of others stays."""
+    """Who has sent a large body may take its answer slowly."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     for _ in range(20):
         sock.recv(1)
-    before = sock.gettimeout()
     for _ in range(20):
         sock.sendall(b"x")
 
-    assert (PATIENCE_S, 20, 20) == (before, sock.received_bytes, sock.sent_bytes)
+    assert (20, 20) == (sock.received_bytes, sock.sent_bytes)
+
+
+def test_a_new_request_has_all_the_time_before_it() -> None:
+    """What a client took for its last one is forgotten."""
+    client = SlowClient(1.0, 1)
+    sock = _patient(client)
+    for _ in range(10):
+        for _ in range(20):
+            sock.recv(1)
+            sock.sendall(b"x")
+        sock.begin()
+
+    assert 400 == round(client.now_s)
+
+
+def test_a_single_wait_may_be_bounded() -> None:
+    """The rest of a body that nobody read gets some time, and no more."""
+    client = SlowClient(1.0, 1)
+    sock = _patient(client)
+    sock.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        sock.recv(1)
+
+    assert (0.5, 0.5) == (sock.gettimeout(), client.now_s)
+
+
+@pytest.mark.parametrize(
+    ("parts", "packets"),
+    [
+        ([HEAD, b"body"], [HEAD + b"body"]),
+        ([HEAD, b"one", b"two"], [HEAD + b"one", b"two"]),
+        ([HEAD], [HEAD]),
+        ([HEAD, b"x" * (HELD_BYTES + 1)], [HEAD, b"x" * (HELD_BYTES + 1)]),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 100 Continue\r\n\r\n"]),
+        ([b"HTTP/1.1 103 Early Hints\r\n\r\n"], [b"HTTP/1.1 103 Early Hints\r\n\r\n"]),
+    ],
+    ids=["head and body", "a stream", "no body", "a large body", "go on", "early hints"],
+)
+def test_an_answer_begins_with_one_packet(parts: list[bytes], packets: list[bytes]) -> None:
+    """A head waits for the first bytes of its body; what is no last head does not wait."""
+    client = SlowClient(0.0, 1 << 20)
+    sock = _patient(client)
+    for part in parts[:-1]:
+        sock.sendall(part)
+    sock.sendall(parts[-1])
+    interim = len(client.sent)
+    sock.flush()
+
+    assert packets == client.sent
+    assert (0 if parts == [HEAD] else len(packets)) == interim
+
+
+def test_a_file_comes_after_its_head(tmp_path: Path) -> None:
+    """Also where the system sends it by itself."""
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * (1 << 20))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, file.open("rb") as body:
+        sock = PatientSocket(ours)
+        sock.sendall(HEAD)
+        sending = threading.Thread(target=sock.sendfile, args=(body,))
+        sending.start()
+        received = b""
+        with contextlib.suppress(TimeoutError):
+            theirs.settimeout(DEADLINE_S)
+            while len(received) < len(HEAD) + (1 << 20):
+                received += theirs.recv(65536)
+        sending.join(DEADLINE_S)
+
+        assert HEAD + b"x" * (1 << 20) == received
+
+
+def test_a_real_client_is_waited_for() -> None:
+    """In both directions, on a socket that does not block."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sock, large = PatientSocket(ours), b"x" * (1 << 20)
+        sending = threading.Thread(target=sock.sendall, args=(large,))
+        sending.start()
+        received = b""
+        while len(received) < len(large):
+            received += theirs.recv(65536)
+        sending.join(DEADLINE_S)
+        answering = threading.Thread(target=theirs.sendall, args=(b"later",))
+        answering.start()
+        answer = sock.recv(5)
+        answering.join(DEADLINE_S)
+
+        assert (large, b"later") == (received, answer)

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.workers.gthread import TConn
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 
 from core import patient_worker as room
@@ -397,6 +397,35 @@ def test_a_lingering_connection_ends_in_time(worker: _Worker, client: socket.soc
     assert (len(worker.lingering_conns), worker.nr_conns) == (0, 0)
 
 
+def test_a_kept_connection_never_wakes_the_main_loop(
+    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that has served a request leaves its connection to the poller by itself."""
+    client.sendall(HEAD)
+    _events(worker)
+    (conn,) = worker.handed_over
+    monkeypatch.setattr(worker, "handle", lambda conn: bool(next(conn.parser)))
+    worker._serve(conn)
+    client.sendall(HEAD)
+    _events(worker)
+
+    assert worker.method_queue.fileno() is None, "a word to the main loop would have failed"
+    assert [conn, conn] == worker.handed_over
+
+
+def test_a_stopping_worker_keeps_a_connection_for_a_moment_only(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """A thread that has looked before the stop leaves it among those that end soon."""
+    client.sendall(HEAD)
+    _events(worker)
+    (conn,) = worker.handed_over
+    worker.alive = False
+    worker.keep(conn)
+
+    assert conn.timeout <= time.monotonic() + STOP_KEEPALIVE_LINGER
+
+
 def test_a_full_worker_lets_go_what_has_waited(worker: _Worker, client: socket.socket) -> None:
     """With as many connections as there may be, one that has been silent for a second goes."""
     _pending(worker).timeout -= room.ROOM_AFTER_S
@@ -576,10 +605,7 @@ def test_a_request_waits_for_its_turn_without_a_thread(
     before = len(worker.handed_over)
     ended = Connection.__new__(Connection)
     ended.tenant = "globex"
-    last_answer: Future[bool] = Future()
-    last_answer.set_result(False)
-    with contextlib.suppress(AttributeError):  # it is no connection that could linger
-        worker.finish_request(ended, last_answer)
+    worker.end_turn(ended)
 
     (conn,) = worker.handed_over
     assert (0, "/acme/") == (before, next(conn.parser).path)
