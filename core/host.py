@@ -84,7 +84,7 @@ class Host:
         self._threads_of_server: int | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
-        self._is_to_end = False
+        self._is_to_end = self._has_frozen = False
         self._status_socket: StatusSocket | None = None
         self.ledger = Ledger()
         self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
@@ -141,7 +141,8 @@ class Host:
         self.follower.stop()
         for thread in self._threads:
             thread.join()
-        gc.unfreeze()
+        if self._has_frozen:
+            gc.unfreeze()
         self.follower.close()
         if self._status_socket is not None:
             self._status_socket.close()
@@ -181,11 +182,17 @@ class Host:
             self._pid = os.getpid()  # from here on other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
-            self.follower.call_when_settled(_freeze)
+            self.follower.call_when_settled(self._freeze)
             self.follower.call_when_asleep(self.ledger.note_sleep)
             self.ledger.open(ledgers_folder(self.settings.data_dir))
             self._start_threads()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
+
+    def _freeze(self) -> None:
+        """Let the garbage collector look no more at what stays: over 10,000 apps it takes 1.1 s."""
+        self._has_frozen = True
+        gc.collect()  # of what came since the last time only
+        gc.freeze()
 
     def _leave_to_parent(self) -> None:
         """Begin anew, in a process that was forked; what the parent had goes on in the parent."""
@@ -329,12 +336,6 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
         return Host(settings)
     lines = RequestLines(settings.log_format)
     return Host(settings, lines, lines.turned_away)
-
-
-def _freeze() -> None:
-    """Let the garbage collector look no more at what stays: over 10,000 apps it takes 1.1 s."""
-    gc.collect()  # of what came since the last time only
-    gc.freeze()
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

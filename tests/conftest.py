@@ -17,6 +17,7 @@ from servers import DEADLINE_S, Server, running
 from werkzeug.test import Client
 
 from config.settings import HostSettings
+from core import lanes
 from core.host import Host
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -26,6 +27,12 @@ def tenant_text(name: str = "acme", **keys: object) -> str:
     """Return a good tenant file, with keys replaced (`repr`), or left out where None."""
     values: dict[str, object] = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return "".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave a file out whose tests are all live where none of those is to run: 0.1 s for each."""
+    is_out = config.getoption("markexpr") == "not live" and collection_path.suffix == ".py"
+    return (is_out and "\npytestmark = pytest.mark.live\n" in collection_path.read_text()) or None
 
 
 def pytest_collection_finish() -> None:
@@ -70,7 +77,7 @@ def _leak_detector() -> Iterator[None]:
 
 
 def _held() -> tuple[int, int, int]:
-    private = sum("@" in name for name in list(sys.modules))
+    private = "\n".join(sys.modules).count("@")  # in one go: names come and go in threads
     return (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), private)
 
 
@@ -123,8 +130,12 @@ def _write_tenant(tenants_dir: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(name="host")
-def _host(settings: HostSettings) -> Iterator[Host]:
-    """Return a host that has not read its tenants folder yet; closed after the test."""
+def _host(settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Return a host that has not read its tenants folder yet; closed after the test.
+
+    It judges one file at a time, in one loader process instead of four: 30 ms less for each.
+    """
+    monkeypatch.setattr(lanes, "JUDGES", 1)
     host = Host(settings)
     yield host
     host.close()

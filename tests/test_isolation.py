@@ -95,10 +95,10 @@ def test_a_browser_sends_the_cookies_of_one_tenant(
     shop: str, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
     """However many it is logged in at."""
-    for number in range(40):
+    for number in range(20):
         write_tenant(f"t{number}", BLUEPRINTS=[shop])
     host.load()
-    for number in range(40):
+    for number in range(20):
         client.get(f"/t{number}/login/ada")
 
     sent = client.get("/t7/who").request.headers["Cookie"]

@@ -69,7 +69,7 @@ def test_a_file_that_hangs_delays_no_other(
     monkeypatch.setattr(lanes_module, "RUN_TIMEOUT_S", 1.0)
     lanes, order = start(lambda _: instance()), []
     for number in range(4):
-        hung = content_of(tenants_dir, f"hung{number}", "while True: pass\n")
+        hung = content_of(tenants_dir, f"hung{number}", "import signal\nsignal.pause()\n")
         lanes.judge(hung, lambda v: order.append(type(v)), lambda: True)
 
     good = content_of(tenants_dir, "acme", tenant_text())

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from servers import DEADLINE_S
 
 import core.loader
 from core.errors import TenantFileError
@@ -25,10 +26,10 @@ def _loader(data_dir: Path) -> Iterator[Loader]:
         yield loader
 
 
-def _reasons(loader: Loader, path: Path) -> list[str]:
+def _reasons(loader: Loader, path: Path, timeout_s: float | None = None) -> list[str]:
     """Return what is wrong with the file, without its path; empty when nothing is."""
     try:
-        problems = loader.load(path).problems
+        problems = loader.load(path, timeout_s=timeout_s).problems
     except TenantFileError as error:
         problems = error.problems
     return [str(problem).removeprefix(str(path)) for problem in problems]
@@ -146,8 +147,9 @@ def test_a_loader_outlives_its_files(
     write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
 ) -> None:
     """A file that kills, hangs or floods its process is refused; the next one loads."""
-    with Loader(timeout_s=1.0, data_dir=data_dir) as loader:
-        reasons = _reasons(loader, write_tenant("acme", text))
+    timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
+    with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
+        reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
         values = loader.load(write_tenant("globex", GOOD)).values
 
     assert [True] == [one.startswith(reason) for one in reasons]
@@ -158,13 +160,14 @@ def test_a_stopped_loader_is_replaced(
     write_tenant: WriteTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that stops the loader without ending it holds nobody up for long."""
-    monkeypatch.setattr(core.loader, "ANSWER_GRACE_S", 0.2)
     stop = write_tenant("acme", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
     good = write_tenant("globex", GOOD)
-    with Loader(timeout_s=0.5, data_dir=data_dir) as loader:
+    with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
         loader.load(good)
 
-        reasons = _reasons(loader, stop)
+        with monkeypatch.context() as patch:
+            patch.setattr(core.loader, "ANSWER_GRACE_S", 0.2)
+            reasons = _reasons(loader, stop, timeout_s=0.5)
 
         assert [True] == ["stopped the loader process" in one for one in reasons]
         assert {"BLUEPRINTS": ["landing"]} == loader.load(good).values

@@ -134,12 +134,14 @@ def test_who_ends_workers_beside_a_busy_tenant_is_parked(
 def test_those_in_flight_together_share_a_strike(tmp_path: Path) -> None:
     """Three workers killed under two tenants park neither."""
     make_hanging_site(tmp_path, acme={}, globex={})
-    command = [*COMMAND[:-1], "1"]
+    command, names = [*COMMAND[:-1], "1"], ("acme", "globex")
     with running(command, tmp_path, "/acme/", TENANTRY_DEADLINE_S="0.1") as server:
         for _ in range(3):
+            # A new worker opens its doors after 0.5 s, be all tenants known by then or not.
+            wait_until(lambda: {200} == {_ask(server, f"/{name}/") for name in names})
             clients = [
-                threading.Thread(target=_ask, args=(server, f"/{name}/sleep/60.0"))
-                for name in ("acme", "globex")
+                threading.Thread(target=_ask, args=(server, f"/{name}/sleep/{2 * DEADLINE_S}"))
+                for name in names
             ]
             for client in clients:
                 client.start()

@@ -53,7 +53,7 @@ def _mounts() -> Mounts:
     return mounts
 
 
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(path=PATH)
 @example("/acme/../globex")
 @example("/acme" * 40)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import wait_until
 
 from core.status import (
     StatusSocket,
@@ -158,6 +159,8 @@ def _children() -> Iterator[list[int]]:
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for code in codes
     ]
+    commands = [Path(f"/proc/{each.pid}/cmdline") for each in started]
+    wait_until(lambda: all(command.read_bytes() for command in commands))  # empty while it begins
     yield [each.pid for each in started]
     for each in started:
         each.communicate()

@@ -1,6 +1,7 @@
 """The image repository, over HTTP, on SQLite and PostgreSQL."""
 
 import hashlib
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -47,18 +48,28 @@ def _engine() -> str:
     return "sqlite"
 
 
+@pytest.fixture(scope="module", name="migrated")
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an SQLite database with tables and no image, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "images.sqlite3"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture(name="new_uri")
 def _new_uri(
-    engine: str, postgres_server: postgres.Postgres, tmp_path: Path
+    engine: str, postgres_server: postgres.Postgres, migrated: Path, tmp_path: Path
 ) -> Callable[[str], str]:
     """Return a function that makes a database with tables for a tenant, and returns its URL."""
 
     def new_uri(name: str) -> str:
-        url = f"sqlite:///{tmp_path}/{name}.sqlite3"
         if engine == "postgresql":
             url = postgres_server.new_database()
-        migrate(url)
-        return url
+            migrate(url)
+            return url
+        path = tmp_path / f"{name}.sqlite3"
+        shutil.copyfile(migrated, path)
+        return f"sqlite:///{path}"
 
     return new_uri
 
