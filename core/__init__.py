@@ -72,9 +72,10 @@ checks it (`pyproject.toml`).
     permits  problem  turns  writers       what connections are asked with; the host's own
     masking  crew  board  uses             answers; many names by turns; secrets hidden; threads
     ledger  visit  rate_storage            for jobs that may hang; what is in flight where, and who
-    patience  request_threads              uses which connection; who used what; the request that
+    patience  request_threads  ending      uses which connection; who used what; the request that
                                            is served now; where rates are counted; how long a
-                                           thread waits for a client; the threads that serve
+                                           thread waits for a client; the threads that serve; what
+                                           is done when a response is closed
     errors                                 what can go wrong, drawn as a tree
 
 Words (each means one thing everywhere): a *tenant* is the validated content of one tenant file;

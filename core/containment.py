@@ -36,6 +36,12 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _END = object()
 
+_USUAL = frozenset({
+    "Access-Control-Allow-Origin", "Cache-Control", "Content-Disposition", "Content-Type", "Date",
+    "ETag", "Expires", "Last-Modified", "Link", "Location", "Set-Cookie", "Vary",
+})  # fmt: skip
+"""Names of headers, as most apps write them, that need no look: no length, no hop-by-hop."""
+
 
 class ResponseCutError(ConnectionResetError):
     """Tells the server to close the connection: the response cannot be completed.
@@ -67,6 +73,11 @@ class Containment:
 
 class _Response:
     """One response from the app's call to the server's `close()`; used by one thread."""
+
+    __slots__ = (
+        "_chunks", "_close", "_context", "_declared_bytes", "_environ", "_head", "_is_head_sent",
+        "_left_bytes", "_logger", "_start_response", "_written",
+    )  # fmt: skip
 
     def __init__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse", logger: logging.Logger
@@ -106,9 +117,8 @@ class _Response:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
-        head = status, list(headers)  # a copy: what was checked is what is sent
-        self._declared_bytes = _checked_length(*head)
-        self._head = head
+        checked, self._declared_bytes = _checked(status, headers)
+        self._head = status, checked  # a copy: what was checked is what is sent
         return self._written.append
 
     def __iter__(self) -> Iterator[bytes]:
@@ -116,12 +126,12 @@ class _Response:
 
     def __next__(self) -> bytes:
         try:
-            chunk, head = self._next_chunk(), self._required_head()
+            chunk = self._next_chunk()
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
             self._fail("body")
-            chunk, head = self._next_chunk(), self._required_head()
+            chunk = self._next_chunk()
         if not self._is_head_sent:
-            self._send_head(*head)
+            self._send_head()
         part = self._fitting(chunk)
         if not part:
             self._check_length()
@@ -130,23 +140,24 @@ class _Response:
 
     def _next_chunk(self) -> bytes:
         """Return the next bytes, written or yielded; none at the end."""
+        written = self._written
         while True:
-            if not self._written:
-                chunk: Any = self._context.run(next, self._chunks, _END)
-                if chunk is not _END:
-                    self._written.append(chunk)  # behind what the app wrote while it made this one
-                elif not self._written:
-                    return b""
-            chunk = self._written.pop(0)
+            if written:
+                chunk: Any = written.pop(0)
+            else:
+                chunk = self._context.run(next, self._chunks, _END)
+                if written:  # while the app made this one: that comes first
+                    if chunk is not _END:
+                        written.append(chunk)
+                    continue
+            if self._head is None:
+                raise RuntimeError("start_response was not called")
+            if chunk is _END:
+                return b""
             if not isinstance(chunk, bytes):
                 raise TypeError(f"the body has a {type(chunk).__name__}, expected bytes")
             if chunk:
                 return chunk
-
-    def _required_head(self) -> tuple[str, list[tuple[str, str]]]:
-        if self._head is None:
-            raise RuntimeError("start_response was not called")
-        return self._head
 
     def _fitting(self, chunk: bytes) -> bytes:
         """Return what the `Content-Length` has room for; the first byte too many ends the body."""
@@ -155,7 +166,7 @@ class _Response:
             return chunk
         self._left_bytes = max(left - len(chunk), 0)
         if len(chunk) > left:
-            self._written, self._chunks = [], iter(())
+            self._drop_body()
             if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may answer it as it does GET
                 self._log("response.body_too_long")
         return chunk[:left]
@@ -166,14 +177,18 @@ class _Response:
             self._log("response.body_too_short", missing_bytes=left)
             raise ResponseCutError("the body is shorter than its Content-Length")
 
-    def _send_head(self, status: str, headers: list[tuple[str, str]]) -> None:
+    def _send_head(self) -> None:
+        assert self._head is not None  # noqa: S101 - `_next_chunk` has looked
+        status, headers = self._head
         self._is_head_sent = True
         # RFC 9110 §6.4.1: these have no body, whatever they declare.
         is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
         self._left_bytes = 0 if is_bodiless else self._declared_bytes
-        # PEP 3333 leaves hop-by-hop headers to the server; an app that hands on another server's
-        # response often has one, and `Transfer-Encoding` would garble the body.
-        self._start_response(status, [one for one in headers if not is_hop_by_hop(one[0])])
+        self._start_response(status, headers)
+
+    def _drop_body(self) -> None:
+        self._written.clear()
+        self._chunks = iter(())
 
     def _fail(self, during: str) -> None:
         """Log what is being handled, and put the host's answer in the place of the response.
@@ -186,7 +201,8 @@ class _Response:
         is_late = is_deadline(sys.exception())
         event = "request.interrupted" if is_late else "request.failed"
         self._log(event, exc_info=True, during=during)
-        self._written, self._chunks, self._left_bytes = [], iter(()), None
+        self._drop_body()
+        self._left_bytes = None
         if self._is_head_sent:
             raise ResponseCutError("the application failed") from None
         answer = TIMED_OUT if is_late else INTERNAL_ERROR
@@ -212,22 +228,41 @@ class _Response:
             self._log("request.failed", exc_info=True, during="close")
 
 
-def _checked_length(status: Any, headers: Any) -> int | None:
-    """Return the `Content-Length`, of a head that is one; None where it declares none.
+def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | None]:
+    """Return the headers of a good head, and its `Content-Length`; None where it declares none.
+
+    Hop-by-hop headers are left out, for PEP 3333 leaves them to the server: an app that hands on
+    another server's response often has one, and `Transfer-Encoding` would garble the body.
 
     Raises:
         ValueError: it would be no HTTP: better it fails in the tenant than in the server.
     """
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise ValueError(f"no HTTP status line: {status!r}")
-    lengths: set[str] = set()
+    kept: list[tuple[str, str]] = []
+    lengths: list[str] = []
     for name, value in headers:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"no HTTP header name: {name!r}")
-        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        if not isinstance(value, str) or not (
+            (value.isascii() and value.isprintable()) or _VALUE.fullmatch(value)
+        ):
             raise ValueError(f"the value of header {name!r} has characters that HTTP forbids")
-        if name.lower() == "content-length":
-            lengths.add(value)
-    if len(lengths) > 1 or not all(_LENGTH.fullmatch(value) for value in lengths):
-        raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(lengths))}")
-    return int(lengths.pop()) if lengths else None
+        if name not in _USUAL:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"no HTTP header name: {name!r}")
+            if is_hop_by_hop(name):
+                continue
+            if name.lower() == "content-length":
+                lengths.append(value)
+        kept.append((name, value))
+    return kept, _length(lengths) if lengths else None
+
+
+def _length(values: list[str]) -> int:
+    """Return the one length that all values of the header are.
+
+    Raises:
+        ValueError: they are not one number.
+    """
+    if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
+        raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(set(values)))}")
+    return int(values[0])

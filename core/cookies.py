@@ -33,6 +33,9 @@ Logging §3, and where to: Reporting), let a script of this tenant answer them (
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
+_CONFINED = ORIGIN_WIDE | {_SET_COOKIE}
+_USUAL = frozenset({"Cache-Control", "Content-Length", "Content-Type", "ETag", "Location", "Vary"})
+"""Names of others, as most apps write them: they need no look."""
 
 Headers = list[tuple[str, str]]
 
@@ -67,10 +70,13 @@ class ConfinedCookies:
         return self._app(environ, start)
 
     def _confined(self, headers: Headers, root: str) -> Headers:
-        names = {name.lower() for name, _ in headers}
-        if _SET_COOKIE not in names and not names & ORIGIN_WIDE:
+        for name, _ in headers:
+            if name not in _USUAL and name.lower() in _CONFINED:
+                break
+        else:
             return headers
-        kept = [one for one in headers if one[0].lower() not in {_SET_COOKIE, *ORIGIN_WIDE}]
+        names = {name.lower() for name, _ in headers}
+        kept = [one for one in headers if one[0].lower() not in _CONFINED]
         cookies = [
             cookie
             for name, value in headers

@@ -11,9 +11,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from core.ending import at_end
 from core.interrupts import DeadlineExceededError, Interruption
 from core.problem import ANSWERED, ENDPOINT, REQUEST_ID, TIMED_OUT
 
@@ -206,7 +208,7 @@ class Deadlines:
                 if self._find_uses is None
                 else self._call(running, start_response, self._find_uses)
             )
-            return _WatchedBody(body, self._requests, running)
+            return at_end(body, partial(self._requests.end, running))
         except BaseException:
             self._requests.end(running)
             raise
@@ -276,30 +278,6 @@ class _InterruptibleBody:
 
     def close(self) -> None:
         getattr(self._body, "close", lambda: None)()
-
-
-class _WatchedBody:
-    """A response's body that ends its request when it is closed, however often that is."""
-
-    __slots__ = ("_body", "_requests", "_running")
-
-    def __init__(self, body: Iterable[bytes], requests: Requests, running: Running) -> None:
-        self._body = body
-        self._requests = requests
-        self._running = [running]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            running = self._running.pop()  # atomic: of two that close it, one gets it
-        except IndexError:
-            return
-        try:
-            getattr(self._body, "close", lambda: None)()
-        finally:
-            self._requests.end(running)
 
 
 def _http(environ: "WSGIEnvironment") -> bytes:

@@ -5,8 +5,8 @@ malformed `Host`, `CONNECT`), drops what a client may not say about itself, and 
 operators' listener and the tenants' listener apart.
 """
 
+import os
 import re
-import secrets
 import socket
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -57,7 +57,7 @@ class FrontDoor:
     ) -> Iterable[bytes]:
         """Check the request, then pass it to the side that its listener belongs to."""
         sent = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = sent if sent and _CLIENTS_ID.fullmatch(sent) else secrets.token_hex(16)
+        request_id = sent if sent and _CLIENTS_ID.fullmatch(sent) else os.urandom(16).hex()
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
         environ.pop("HTTP_REMOTE_USER", None)
         # As ProxyFix took it from X-Forwarded-Prefix, which people write with a slash at its end.

@@ -7,9 +7,11 @@ stream long after the app was called (PEP 3333 on `close()`). Retired, it closes
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import ref
+
+from core.ending import at_end
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -108,30 +110,7 @@ class Instance:
     ) -> Iterable[bytes]:
         """Answer a request under a lease taken for it; the body's `close` ends the lease."""
         try:
-            return _LeasedBody(self.wsgi(environ, start_response), self)
+            return at_end(self.wsgi(environ, start_response), self.release)
         except BaseException:
             self.release()
             raise
-
-
-class _LeasedBody:
-    """A response's body that gives its lease back when it is closed, however often that is."""
-
-    __slots__ = ("_body", "_lease")
-
-    def __init__(self, body: Iterable[bytes], instance: Instance) -> None:
-        self._body = body
-        self._lease = [instance]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            instance = self._lease.pop()  # atomic: of two that close it, one gets the lease
-        except IndexError:
-            return
-        try:
-            getattr(self._body, "close", lambda: None)()
-        finally:
-            instance.release()

@@ -283,7 +283,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return True  # whatever the time: a thread may not have run for longer than `DRAIN_S`
         return bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
 
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer a request that is no HTTP as the host does: problem document, request id."""
         recorded = _Recorder()
         super().handle_error(req, recorded, addr, exc)

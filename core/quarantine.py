@@ -8,10 +8,11 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.ending import at_end
 from core.errors import TenantryError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Try:
             return start_response(status, headers, *([exc_info] if exc_info else []))
 
         try:
-            return _TriedBody(app(environ, start), self)
+            return at_end(app(environ, start), self.end)
         except BaseException:
             self.end()
             raise
@@ -155,23 +156,6 @@ class Try:
             os.ftruncate(fd, 0)
         finally:
             os.close(fd)  # which unlocks it
-
-
-class _TriedBody:
-    __slots__ = ("_body", "_try")
-
-    def __init__(self, body: Iterable[bytes], tried: Try) -> None:
-        self._body = body
-        self._try = tried
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            getattr(self._body, "close", lambda: None)()
-        finally:
-            self._try.end()
 
 
 def wait_s(times: int) -> float:

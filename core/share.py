@@ -9,7 +9,6 @@ dynamic threshold of switch buffers (Choudhury and Hahne 1998).
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 MEMORY_S = 1.0
 """How fast processor seconds are forgotten: after so long a third of them counts still."""
@@ -37,26 +36,22 @@ FORGET_AFTER = 1024
 """Tenants whose seconds are remembered before those with next to none are forgotten."""
 
 
-class Used(NamedTuple):
-    """What requests have taken, fading."""
+_Used = tuple[float, float, float]
+"""Processor seconds and requests, fading, and when that was so. A plain tuple: it is made anew
+twice for each request, and a named one takes ten times as long."""
 
-    seconds: float
-    requests: float
-    at: float
-    """When that was so."""
-
-    def faded(self, now: float) -> "Used":
-        """Return what is left of it."""
-        left = math.exp((self.at - now) / MEMORY_S)
-        return Used(self.seconds * left, self.requests * left, now)
-
-    def plus(self, seconds: float, requests: int, now: float) -> "Used":
-        """Return it with so much more."""
-        faded = self.faded(now)
-        return Used(faded.seconds + seconds, faded.requests + requests, now)
+_NOTHING: _Used = (0.0, 0.0, 0.0)
 
 
-_NOTHING = Used(0.0, 0.0, 0.0)
+def _plus(used: _Used, seconds: float, requests: int, now: float) -> _Used:
+    """Return what is left of it now, with so much more."""
+    left = math.exp((used[2] - now) / MEMORY_S)
+    return used[0] * left + seconds, used[1] * left + requests, now
+
+
+def _left_s(used: _Used, now: float) -> float:
+    """Return the processor seconds that are left of it now."""
+    return used[0] * math.exp((used[2] - now) / MEMORY_S)
 
 
 class FairShare:
@@ -74,7 +69,7 @@ class FairShare:
     def __init__(self, threads: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.threads = threads
         self._clock = clock
-        self._used: dict[str, Used] = {}
+        self._used: dict[str, _Used] = {}
         self._all = _NOTHING
         self._rests_until: dict[str, float] = {}  # of who was heavy when a request ended
 
@@ -126,12 +121,12 @@ class FairShare:
             self._rests_until.pop(tenant, None)
         if len(self._used) > FORGET_AFTER:
             pairs = self._used.items()
-            self._used = {name: one for name, one in pairs if one.faded(now).seconds > TRAFFIC}
+            self._used = {name: one for name, one in pairs if _left_s(one, now) > TRAFFIC}
             self._rests_until = {}
 
     def _add(self, tenant: str, seconds: float, requests: int, now: float) -> None:
-        self._used[tenant] = self._used.get(tenant, _NOTHING).plus(seconds, requests, now)
-        self._all = self._all.plus(seconds, requests, now)
+        self._used[tenant] = _plus(self._used.get(tenant, _NOTHING), seconds, requests, now)
+        self._all = _plus(self._all, seconds, requests, now)
 
     def is_heavy(self, tenant: str) -> bool:
         """Whether it computes so much, while others have traffic, that it gets one slot only."""
@@ -140,10 +135,10 @@ class FairShare:
     def _others_of_heavy(self, tenant: str) -> float:
         """Return the others' share of the processor seconds; 0 if the tenant is not heavy."""
         used = self._used.get(tenant)
-        if used is None or used.seconds < LONG_S * used.requests:
+        if used is None or used[0] < LONG_S * used[1]:
             return 0.0
         now = self._clock()
-        own, total = used.faded(now).seconds, self._all.faded(now).seconds
+        own, total = _left_s(used, now), _left_s(self._all, now)
         if own < HEAVY_S or own < HEAVY * total or total - own < TRAFFIC:
             return 0.0
         return (total - own) / total

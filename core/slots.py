@@ -8,11 +8,12 @@ does not forget what is in flight on the old one.
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from core.board import Row, Tag, tag
+from core.ending import at_end
 from core.problem import ProblemAnswer
 from core.share import FairShare
 
@@ -46,7 +47,7 @@ class Slots:
         self._lock = threading.Lock()  # protects the two below, and what `share` notes
         self._own: dict[str, int] = {}  # only of who has any
         self._in_flight = 0
-        self._running: dict[Slot, None] = {}  # its own methods are atomic
+        self._running: dict[Slot, bool] = {}  # its own methods are atomic
         self._let_in = threading.local()  # the tenant whose request a thread runs next
 
     def in_use(self) -> dict[str, int]:
@@ -84,7 +85,7 @@ class Slots:
             if max(seen, own + 1) > most:
                 slot.give_back()
                 return None
-        self._running[slot] = None
+        self._running[slot] = True
         return slot
 
     def note_running(self) -> None:
@@ -106,9 +107,9 @@ class Slots:
         tenant = slot.tenant
         if self._row is not None and slot.cell is not None:
             self._row.leave(slot.cell)
+        used_s, took_s = slot.used_s(), slot.took_s()
         with self._lock:
-            has_run = slot in self._running  # else it was refused: it says nothing of its requests
-            self._running.pop(slot, None)
+            has_run = self._running.pop(slot, False)  # else it was refused: that says nothing
             self._in_flight -= 1
             left = self._own[tenant] - 1
             if left:
@@ -116,8 +117,7 @@ class Slots:
             else:
                 del self._own[tenant]
             if has_run:
-                used_s = slot.used_s()
-                self.share.note_used(tenant, used_s, slot.took_s(), noted_s=slot.noted_s)
+                self.share.note_used(tenant, used_s, took_s, noted_s=slot.noted_s)
 
 
 class Slot:
@@ -170,30 +170,7 @@ class SlotGate:
         if slot is None:
             return BUSY(environ, start_response)
         try:
-            return _SlotBody(self._app(environ, start_response), slot)
+            return at_end(self._app(environ, start_response), slot.give_back)
         except BaseException:
             slot.give_back()
             raise
-
-
-class _SlotBody:
-    """A response's body that gives its slot back when it is closed, however often that is."""
-
-    __slots__ = ("_body", "_held")
-
-    def __init__(self, body: Iterable[bytes], slot: Slot) -> None:
-        self._body = body
-        self._held = [slot]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            slot = self._held.pop()  # atomic: of two that close it, one gets the slot
-        except IndexError:
-            return
-        try:
-            getattr(self._body, "close", lambda: None)()
-        finally:
-            slot.give_back()
