@@ -4,8 +4,8 @@ For the server's main loop, so each look takes a microsecond or two. Who is in d
 the request goes the long way, through the parser and a thread.
 """
 
+import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -75,8 +75,8 @@ def answer(
         headers: in addition.
         is_kept: whether the connection stays open.
     """
-    found = _REQUEST_ID.search(head)
-    request_id = found[1].decode() if found else secrets.token_hex(16)
+    found = _REQUEST_ID.search(head) if b"x-request-id" in head.lower() else None
+    request_id = found[1].decode() if found else os.urandom(16).hex()
     body = problem.body({REQUEST_ID: request_id})
     status, own = problem.head(len(body))
     lines = [f"{name}: {value}\r\n" for name, value in (*own, *headers)]

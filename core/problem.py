@@ -6,7 +6,9 @@ Never a reason that tells one client about another, a path of the machine or a s
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
+from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,18 +61,27 @@ class ProblemAnswer:
             headers.append(("Allow", self.allow))
         if self.authenticate is not None:
             headers.append(("WWW-Authenticate", self.authenticate))
-        return f"{self.status.value} {self.status.phrase}", headers
+        return self._status_line, headers
 
     def body(self, environ: "WSGIEnvironment") -> bytes:
         """Return the JSON document: type, title, status, detail, request_id."""
+        return f"{self._beginning}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
+
+    # What is the same in each of a flood of refusals is made once.
+
+    @cached_property
+    def _status_line(self) -> str:
+        return f"{self.status.value} {self.status.phrase}"
+
+    @cached_property
+    def _beginning(self) -> str:
         document = {
             "type": "about:blank",
             "title": self.status.phrase,
             "status": self.status.value,
             "detail": self.detail,
-            "request_id": environ.get(REQUEST_ID, ""),
         }
-        return json.dumps(document).encode() + b"\n"
+        return f'{json.dumps(document)[:-1]}, "request_id": '
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"

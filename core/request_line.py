@@ -43,6 +43,7 @@ _PLAIN_CHARS = 80
 _HEAD_END = b"\r\n\r\n"
 _REQUEST_ID_LINE = b"\r\nX-Request-ID: "
 _NO_VISIT = Visit()
+_NO_TIME = "0.000"
 
 Write = Callable[[str], object]
 
@@ -100,8 +101,8 @@ class RequestLines:
                 status[:3] or "0",
                 bytes_in,
                 bytes_out,
-                wall_ns / 1e6,
-                processor_ns / 1e6,
+                f"{wall_ns / 1e6:.3f}",
+                f"{processor_ns / 1e6:.3f}",
                 client,
             )
         )
@@ -135,8 +136,8 @@ class RequestLines:
                 answer[9:12].decode("latin-1"),
                 0,
                 len(answer) - end - len(_HEAD_END),
-                0.0,
-                0.0,
+                _NO_TIME,
+                _NO_TIME,
                 "",
             )
         )
@@ -153,31 +154,33 @@ class RequestLines:
 
 def _as_json(  # noqa: PLR0917 - as above
     now: str, tenant: str, request_id: str, visit: Visit, endpoint: str, method: str, path: str,
-    status: str, bytes_in: int, bytes_out: int, wall_ms: float, processor_ms: float, client: str,
+    status: str, bytes_in: int, bytes_out: int, wall_ms: str, processor_ms: str, client: str,
 ) -> str:  # fmt: skip
+    database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
     trace = f', "trace_id": "{visit.trace_id}"' if visit.trace_id else ""
     caller = f', "client": {quoted(client)}' if client else ""
     return (
         f'{{"tenant": "{tenant}", "request_id": "{request_id}", '
         f'"endpoint": {quoted(endpoint)}, "method": {quoted(method)}, "path": {quoted(path)}, '
         f'"status": {status}, "bytes_in": {bytes_in}, "bytes_out": {bytes_out}, '
-        f'"wall_ms": {wall_ms:.3f}, "processor_ms": {processor_ms:.3f}, '
-        f'"database_ms": {visit.database_ns / 1e6:.3f}, "queries": {visit.queries}{caller}{trace}, '
+        f'"wall_ms": {wall_ms}, "processor_ms": {processor_ms}, '
+        f'"database_ms": {database_ms}, "queries": {visit.queries}{caller}{trace}, '
         f'"event": "{EVENT}", "level": "info", "logger": "{LOGGER}", "timestamp": "{now}"}}\n'
     )
 
 
 def _for_people(  # noqa: PLR0917 - as above
     now: str, tenant: str, request_id: str, visit: Visit, endpoint: str, method: str, path: str,
-    status: str, bytes_in: int, bytes_out: int, wall_ms: float, processor_ms: float, client: str,
+    status: str, bytes_in: int, bytes_out: int, wall_ms: str, processor_ms: str, client: str,
 ) -> str:  # fmt: skip
+    database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
     trace = f" trace_id={visit.trace_id}" if visit.trace_id else ""
     caller = f" client={_plain(client)}" if client else ""
     return (
         f"{now} [info     ] {EVENT:<30} [{LOGGER}] method={_plain(method)} path={_plain(path)} "
         f"status={status} tenant={tenant} endpoint={_plain(endpoint)} request_id={request_id} "
-        f"bytes_in={bytes_in} bytes_out={bytes_out} wall_ms={wall_ms:.3f} "
-        f"processor_ms={processor_ms:.3f} database_ms={visit.database_ns / 1e6:.3f} "
+        f"bytes_in={bytes_in} bytes_out={bytes_out} wall_ms={wall_ms} "
+        f"processor_ms={processor_ms} database_ms={database_ms} "
         f"queries={visit.queries}{caller}{trace}\n"
     )
 
