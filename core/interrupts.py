@@ -214,7 +214,7 @@ def _send(environ: "WSGIEnvironment", answer: bytes) -> bool:
     if not is_plain or not str(environ.get("SERVER_PROTOCOL")).startswith("HTTP/1"):
         return False
     try:
-        os.write(connection.fileno(), answer)  # which never waits: it has a timeout
+        os.write(connection.fileno(), answer)  # which never waits
         connection.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # the client has gone, or does not read

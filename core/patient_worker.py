@@ -224,10 +224,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
-        for conn in (
-            *self.keepalived_conns.copy(),
-            *self.pending_conns,
-        ):  # threads add to the first
+        idle = self.keepalived_conns.copy()  # to which threads add
+        for conn in (*idle, *self.pending_conns):
             conn.timeout = min(conn.timeout, deadline)
 
     # -- the request, in a thread ---------------------------------------------------------------
@@ -262,19 +260,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the app; a client that reads or sends too slowly gives the thread back."""
-        if isinstance(conn, Connection):
-            conn.sock.begin()
-            is_kept = super().handle_request(req, conn)
-            conn.sock.flush()
-            return is_kept
-        raw = conn.sock  # under TLS
-        conn.sock = conn.parser.unreader.sock = PatientSocket(raw)
-        try:
-            is_kept = super().handle_request(req, conn)
-            conn.sock.flush()
-            return is_kept
-        finally:
-            conn.sock = raw
+        if not isinstance(conn.sock, PatientSocket):  # under TLS, the first time
+            conn.sock = conn.parser.unreader.sock = PatientSocket(conn.sock)
+        conn.sock.begin()
+        is_kept = super().handle_request(req, conn)
+        conn.sock.flush()
+        return is_kept
 
     def _keepalive_after(self, conn: TConn, keepalive: Any) -> bool:
         if not keepalive:

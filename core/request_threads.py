@@ -6,12 +6,15 @@ time that was a tenth. Here each thread has a lock to wait for, and who was idle
 its stack and its memory are warm.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+_logger = logging.getLogger(__name__)
 
 
 class _Seat(Generic[Item]):
@@ -32,7 +35,7 @@ class RequestThreads(Generic[Item]):
 
     Args:
         size: how many items are served at once.
-        serve: called with each item, in a thread; it raises nothing.
+        serve: called with each item, in a thread; what it raises is logged.
     """
 
     def __init__(self, size: int, serve: Callable[[Item], None]) -> None:
@@ -90,7 +93,10 @@ class RequestThreads(Generic[Item]):
         item = seat.item
         while item is not None:
             seat.item = None
-            self._serve(item)
+            try:
+                self._serve(item)
+            except BaseException:  # a thread that is lost is missed for ever
+                _logger.exception("worker.request_lost")
             item = None  # which nobody keeps while its thread waits
             item = self._next(seat)
 

@@ -129,3 +129,22 @@ def test_without_another_thread_to_be_had_a_request_waits(
     assert served.by["a"] is served.by["b"]
     with pytest.raises(RuntimeError):
         RequestThreads(2, served.serve).do("c")
+
+
+def test_a_thread_outlives_what_it_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever comes out of it, `SystemExit` too, is logged."""
+    served = []
+
+    def fail_once(item: str) -> None:
+        served.append(item)
+        if item == "a":
+            raise SystemExit(3)
+
+    threads = RequestThreads(1, fail_once)
+    threads.do("a")
+    threads.do("b")
+    wait_until(lambda: len(served) == 2 and _idle(threads) == 1)
+    threads.shutdown()
+
+    assert ["a", "b"] == served
+    assert ["worker.request_lost"] == [record.message for record in caplog.records]
