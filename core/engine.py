@@ -67,23 +67,20 @@ def make_engine(
         owner: the tenant's name.
         url_text: its `DATABASE_URI`.
         budget: where its connections count.
-        uses: told which thread uses which, if given.
+        uses: told which thread uses which connection.
         note_query: called after each query, good or not, with its nanoseconds.
     """
     url = make_url(url_text)
+    uses = Uses() if uses is None else uses
     if url.get_backend_name() != "sqlite":
-        engine = _server_engine(owner, url, budget)
+        engine = _server_engine(owner, url, budget, uses)
     elif is_in_memory(url):
-        engine = _memory_engine(url, budget)
+        engine = _memory_engine(url, budget, uses)
     else:
-        engine = _file_engine(owner, url, budget)
+        engine = _file_engine(owner, url, budget, uses)
     event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
     if note_query is not None:
         _time_queries(engine, note_query)
-    if uses is not None:
-        event.listen(engine, "checkout", uses.take)
-        for end in ("checkin", "detach"):
-            event.listen(engine, end, uses.give_back)
     return engine
 
 
@@ -143,7 +140,7 @@ class _SqliteConnection(sqlite3.Connection):
     """Can be referred to weakly: so the pool hears when a detached one is dropped."""
 
 
-def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
     guard = ServerGuard(owner, str(url.password or ""))
     engine = create_engine(
         url,
@@ -151,6 +148,7 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         budget=budget,
         owner=owner,
         guard=guard,
+        uses=uses,
         connect_args=connect_arguments(owner, url),
     )
     guard.probe = lambda: cast("BudgetPool", engine.pool).probe()
@@ -161,7 +159,7 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
     return engine
 
 
-def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+def _file_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
     path = Path(str(url.database).removeprefix("file:")).absolute()
     engine = create_engine(
         url,
@@ -169,6 +167,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         budget=budget,
         owner=owner,
         guard=FileGuard(owner, path),
+        uses=uses,
         connect_args=connect_arguments(owner, url),
     )
 
@@ -184,7 +183,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
     return engine
 
 
-def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
+def _memory_engine(url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
     """Return the engine of a database in memory: one connection, never closed before the engine.
 
     It does not count in the budget: it holds no file and no place at a server, and cannot be
@@ -203,6 +202,8 @@ def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
         connection.execute("PRAGMA foreign_keys = ON").close()
 
     event.listen(engine, "connect", set_up)
+    event.listen(engine, "checkout", lambda _, record, proxy: uses.take(record))  # noqa: ARG005
+    event.listen(engine, "checkin", lambda _, record: uses.give_back(record))
     return engine
 
 

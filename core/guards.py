@@ -24,6 +24,13 @@ GOODBYE_S = 2.0
 takes some 2 ms, 0.3 s on a busy machine. A server that is frozen costs whoever gets the place of
 one of its idle connections that long, once: after that nobody waits until it answers again."""
 
+FRESH_S = 0.5
+"""How long a connection that came back is taken to be alive without a look at it. The look lets go
+of the interpreter, which a worker with much to do gives back only when its other threads have had
+it: it cost a request more than its query. A server that restarts takes longer than this, and what
+a firewall or a time-out of idle connections cuts was idle for longer; one that is ended by hand
+meanwhile costs one request, a 503."""
+
 PING_S = 0.03
 """How long an idle connection may take to answer while no new one can be opened: then it may be as
 frozen as the server, and a request is to be refused within 0.1 s."""
@@ -68,11 +75,14 @@ class ServerGuard:
         self._have_probed()
         raise DatabaseDownError(pause_s)
 
-    def is_good(self, record: ConnectionPoolEntry) -> bool:
+    def is_good(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
         """Whether nothing has come on an idle connection: its server said goodbye, or died.
 
-        While the server is known to be down it is asked, too: it may be frozen.
+        One that was used just now is not looked at. While the server is known to be down it is
+        asked, too: it may be frozen.
         """
+        if idle_s < FRESH_S and not self._breaker.is_open:
+            return True
         socket = _socket_of(record.dbapi_connection)
         if socket is None:
             return True
@@ -198,7 +208,7 @@ class FileGuard:
         self._is_told = True
         raise DatabaseDownError(10)
 
-    def is_good(self, record: ConnectionPoolEntry) -> bool:
+    def is_good(self, record: ConnectionPoolEntry, _: float) -> bool:
         """Whether the connection's file is still the one at its path."""
         file = file_at(self._text)
         if file is None or record.info.setdefault(FILE, file) != file:

@@ -20,9 +20,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from core.connections import ConnectionBudget
 from core.database_down import DatabaseDownError
 from core.permits import ConnectionsExhaustedError, Eviction
+from core.uses import Uses
 
 HOLD_S = 0.005
 """How long a connection is taken to be used, until it is known: as a usual request uses one."""
+
+RETURNED_AT = "tenantry.returned_at"
+"""Key of a connection's `info`: when it came back, by `time.monotonic`."""
 
 BUSY = "All database connections are in use; try again later."
 
@@ -35,8 +39,8 @@ class Guard(Protocol):
     def check(self) -> None:
         """Raise where none can be opened now; asked before one is paid for with a permit."""
 
-    def is_good(self, record: ConnectionPoolEntry) -> bool:
-        """Whether an idle connection may be used, as far as can be told without asking it."""
+    def is_good(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
+        """Whether a connection may be used that was idle for so long, as far as can be told."""
 
     def open(self, connect: Callable[[], Any]) -> Any:
         """Return what `connect` returns, or raise something better than it does."""
@@ -53,6 +57,7 @@ class BudgetPool(Pool):
         budget: whose permits it needs.
         owner: the tenant's name.
         guard: asked before a connection is opened or used again.
+        uses: told which thread uses which connection, and asked for how long.
         pool_options: as `sqlalchemy.pool.Pool` takes them.
     """
 
@@ -62,14 +67,15 @@ class BudgetPool(Pool):
         budget: ConnectionBudget,
         owner: str,
         guard: Guard,
+        uses: Uses,
         **pool_options: Any,
     ) -> None:
         self.owner = owner
         self.idle: list[object] = []  # the budget's, under its lock; newest last
         self.hold_s = HOLD_S
-        self._taken_at: dict[ConnectionPoolEntry, float] = {}  # those in use
         self._budget = budget
         self._guard = guard
+        self._uses = uses
         self._is_retired = False
         # `has_permit`: for the connection that it opens next; `opened`: that, until it is set up
         self._thread = threading.local()
@@ -99,6 +105,7 @@ class BudgetPool(Pool):
             budget=self._budget,
             owner=self.owner,
             guard=self._guard,
+            uses=self._uses,
             recycle=self._recycle,
             echo=self.echo,
             pre_ping=self._pre_ping,
@@ -145,9 +152,9 @@ class BudgetPool(Pool):
         record = self._take()
         if record is None:
             record = self._opened_anew()
-        elif not self._guard.is_good(record):
+        elif not self._guard.is_good(record, time.monotonic() - record.info.get(RETURNED_AT, 0.0)):
             record.invalidate()  # it is opened anew in its record
-        self._taken_at[record] = time.monotonic()
+        self._uses.take(record)
         return record
 
     def _opened_anew(self) -> ConnectionPoolEntry:
@@ -170,9 +177,10 @@ class BudgetPool(Pool):
             self._close_connection(connection, terminate=True)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        taken_at = self._taken_at.pop(record, None)
+        now = time.monotonic()
+        taken_at = self._uses.give_back(record)
         if taken_at is not None:
-            self.hold_s += (time.monotonic() - taken_at - self.hold_s) / 8
+            self.hold_s += (now - taken_at - self.hold_s) / 8
         connection = record.dbapi_connection
         if connection is None:  # closed, never opened, or detached: its permit goes with it
             return
@@ -181,6 +189,7 @@ class BudgetPool(Pool):
         elif self._is_retired:
             record.close()
         else:
+            record.info[RETURNED_AT] = now
             self._budget.give_back(self, record)
             if self._is_retired:  # meanwhile: nobody else would close it
                 self.dispose()

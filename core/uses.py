@@ -6,8 +6,9 @@ another request's by now.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 CANCEL_TIMEOUT_S = 2.0
 """How long a server may take to hear that it shall stop: a connection of its own is made for it."""
@@ -15,21 +16,32 @@ CANCEL_TIMEOUT_S = 2.0
 _logger = logging.getLogger(__name__)
 
 
+class Entry(Protocol):
+    """A place in a pool."""
+
+    @property
+    def dbapi_connection(self) -> Any:
+        """The connection that is in it now."""
+        ...
+
+
 class Uses:
     """The connections of one engine that are in use. Thread-safe."""
 
     def __init__(self) -> None:
-        self._uses: dict[int, _Use] = {}  # by their record; its own methods are atomic
+        self._uses: dict[Entry, _Use] = {}  # its own methods are atomic
 
-    def take(self, connection: Any, record: object, _proxy: object) -> None:
-        """Note that this thread has got a connection; SQLAlchemy's event `checkout`."""
-        self._uses[id(record)] = _Use(connection)
+    def take(self, entry: Entry) -> None:
+        """Note that this thread has got a connection, or is about to."""
+        self._uses[entry] = _Use(entry)
 
-    def give_back(self, _connection: Any, record: object) -> None:
-        """Note that it was given back, or let go; SQLAlchemy's events `checkin` and `detach`."""
-        use = self._uses.pop(id(record), None)
-        if use is not None:
-            use.end()
+    def give_back(self, entry: Entry) -> float | None:
+        """Note that it was given back, or let go; return since when it was used, if it was."""
+        use = self._uses.pop(entry, None)
+        if use is None:
+            return None
+        use.end()
+        return use.began_at
 
     def of(self, thread: int) -> list[Callable[[], None]]:
         """Return what cancels each use of a thread: callable from any thread, later too."""
@@ -37,20 +49,21 @@ class Uses:
 
 
 class _Use:
-    __slots__ = ("_connection", "_lock", "thread")
+    __slots__ = ("_entry", "_lock", "began_at", "thread")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, entry: Entry) -> None:
         self.thread = threading.get_ident()
-        self._connection = connection
+        self.began_at = time.monotonic()
+        self._entry: Entry | None = entry
         self._lock = threading.Lock()  # the connection is not given back while it is cancelled
 
     def end(self) -> None:
         with self._lock:
-            self._connection = None
+            self._entry = None
 
     def cancel(self) -> None:
         with self._lock:
-            connection = self._connection
+            connection: Any = None if self._entry is None else self._entry.dbapi_connection
             if connection is None:
                 return
             try:

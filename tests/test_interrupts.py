@@ -213,12 +213,15 @@ def test_what_was_given_back_is_never_cancelled() -> None:
             """Note it."""
             cancelled.append("interrupted")
 
-    uses, record, connection = Uses(), object(), Connection()
-    uses.take(connection, record, None)
+    class Entry:
+        dbapi_connection = Connection()
+
+    uses, entry = Uses(), Entry()
+    uses.take(entry)
     [first] = uses.of(threading.get_ident())
-    uses.give_back(connection, record)
+    uses.give_back(entry)
     first()
-    uses.take(connection, record, None)
+    uses.take(entry)
     [second] = uses.of(threading.get_ident())
     first()
     counts = [len(cancelled)]
