@@ -31,7 +31,7 @@ checks it (`pyproject.toml`).
                                            starts that process
     migration_steps                        brings one database somewhere
     migration_children  migration_locks    the processes that migrate; one migration of a database
-    glance                                 at a time; what many databases are at, asked at once
+                                           at a time
     revisions                              what an endpoint's tables should be at, and what a
                                            database is at
     endpoints/                             loading an endpoint for one app; the endpoints

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 QUERY = "SELECT version_num FROM alembic_version"
 """What a database is at: a row per endpoint that has tables in it."""
 
-QUERY_WITH_SCHEMA = "SELECT version_num, current_schema() FROM alembic_version"
-"""The same, and what a PostgreSQL connection takes for its schema."""
+_QUERY_WITH_SCHEMA = "SELECT version_num, current_schema() FROM alembic_version"
 
 CONNECT_TIMEOUT_S = 10
 """How long a database server may take to answer, unless the URL says it itself."""
@@ -148,7 +147,7 @@ def look(url: "URL") -> frozenset[str]:
     connection = driver.connect(*args, **options)
     try:
         cursor = connection.cursor()
-        found = _rows(cursor, QUERY_WITH_SCHEMA if is_postgres else QUERY, driver.Error)
+        found = _rows(cursor, _QUERY_WITH_SCHEMA if is_postgres else QUERY, driver.Error)
         if is_postgres and not found:
             connection.rollback()  # which a missing table has spoiled
             cursor.execute(SCHEMA_QUERY)

@@ -1,12 +1,9 @@
-"""Where the databases of a fleet stand: looked at, or presumed. Changes nothing.
-
-PostgreSQL's are looked at on this thread (`glance`); those that do not answer it, and all others,
-in threads (`revisions.look`).
+"""Where the databases of a fleet stand: looked at in threads, or presumed. Changes nothing.
 
 One tenant's fault, whatever it is, is that tenant's outcome.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,11 +18,8 @@ from core.revisions import Branch, ahead, compare, look, read_branches, unreacha
 from core.tenant import Tenant
 
 LOOKS = 8
-"""Databases that threads look at at once: even more waiting than to migrate them, and no process
+"""Databases that are looked at at once: even more waiting than to migrate them, and no process
 each."""
-
-GLANCED_AT = "postgresql+psycopg:"
-"""How the URLs begin that `glance` understands."""
 
 SAMPLE = 8
 """If as many tenants from all over a fleet are all behind, the others are not looked at but by the
@@ -67,31 +61,13 @@ def survey(tenants: Iterable[Tenant], data_dir: Path, tell: Tell | None = None) 
         In the order of `tenants`; with the target of each that has tables and code that can be
         read.
     """
-    tell = tell or (lambda _: None)
     read = _read_once()
-    presumed = {one.name: _presumed(one, data_dir.absolute(), read) for one in tenants}
-    found: dict[str, Found] = {}
-    for name, one in _look_at_each(presumed):
-        found[name] = one
-        tell(one[0])
-    return [found[name] for name in presumed]
-
-
-def _look_at_each(presumed: dict[str, Found]) -> Iterator[tuple[str, Found]]:
-    """Yield each where it is found to be, as they answer; those without a target as they are."""
-    left = {name: target for name, (_, target) in presumed.items() if target is not None}
-    yield from ((name, one) for name, one in presumed.items() if name not in left)
-    asked = [(one.tenant, one.url) for one in left.values() if one.url.startswith(GLANCED_AT)]
-    if asked:
-        from core.glance import glance  # noqa: PLC0415 - it imports psycopg, which others need not
-
-        for name, rows in glance((name, parse_database_url(url)) for name, url in asked):
-            target = left.pop(name)
-            yield name, (_standing(target, rows), target)
     with ThreadPoolExecutor(LOOKS, thread_name_prefix="tenantry-look") as pool:
-        looks = [pool.submit(_look_at, target) for target in left.values()]
-        for outcome, target in as_they_end(pool, looks):
-            yield outcome.tenant, (outcome, target)
+        looks = [pool.submit(_look_at, tenant, data_dir.absolute(), read) for tenant in tenants]
+        for done in as_they_end(pool, looks):
+            if tell is not None:
+                tell(done[0])
+    return [one.result() for one in looks]
 
 
 def _read_once() -> _Read:
@@ -99,18 +75,17 @@ def _read_once() -> _Read:
     return lru_cache(read_branches)
 
 
-def _look_at(target: Target) -> tuple[Outcome, Target]:
+def _look_at(tenant: Tenant, data_dir: Path, read: _Read) -> Found:
+    presumed, target = _presumed(tenant, data_dir, read)
+    if target is None:
+        return presumed, None
     try:
         rows = look(parse_database_url(target.url))
     except Exception as error:  # noqa: BLE001 - whatever a driver raises
-        return Outcome(target.tenant, "unreachable", reason=unreachable(error)), target
-    return _standing(target, rows), target
-
-
-def _standing(target: Target, rows: Collection[str]) -> Outcome:
+        return Outcome(tenant.name, "unreachable", reason=unreachable(error)), target
     found = compare(target.branches, rows)
     reason = ahead(found) if found.newer else ""
-    return Outcome(target.tenant, found.state, found.current, found.heads, reason)
+    return Outcome(tenant.name, found.state, found.current, found.heads, reason), target
 
 
 def _presumed(tenant: Tenant, data_dir: Path, read: _Read) -> Found:
