@@ -136,6 +136,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Begin the next request of a kept-alive connection: mostly its head is there."""
         try:
             head = conn.raw.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return  # nothing has come yet
         except OSError:
             head = b""  # whatever it is, the next look finds it again
         is_whole = head.endswith(HEAD_END) and head.count(HEAD_END) == 1
@@ -292,10 +294,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Let the main loop wait for the connection's next request. Safe in any thread."""
         conn.set_timeout()
         self.keepalived_conns.append(conn)
-        wanted = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # it is the main loop's now
+        self.await_next(conn)  # it is the main loop's now
         if not self.alive:  # the worker has begun to stop meanwhile
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+
+    def await_next(self, conn: Connection) -> None:
+        """Have the poller look for a kept connection's next request."""
+        wanted = partial(self.on_client_socket_readable, conn)
+        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)
 
     # -- after the request, in the main loop ----------------------------------------------------
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import re
 import selectors
@@ -64,6 +65,10 @@ COMMAND = [
 ]
 GET = b"GET /quiet HTTP/1.1\r\nHost: a\r\n"
 HEAD = GET + b"\r\n"
+TOO_MANY = (
+    ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7),
+    [("RateLimit-Limit", "1")],
+)
 
 
 @pytest.fixture(name="server", scope="module")
@@ -301,7 +306,7 @@ def _worker(listener: socket.socket) -> Iterator[_Worker]:
         for key in list(worker.poller.get_map().values()):
             if key.fileobj is not listener:
                 key.fileobj.close()  # type: ignore[union-attr]
-        for conn in worker.handed_over:
+        for conn in (*worker.handed_over, *worker._resting):
             conn.close()
 
 
@@ -334,6 +339,12 @@ def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]
     with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
         worker.accept(listener)
         yield client
+
+
+def _end_rest(worker: _Worker) -> None:
+    """Let the main loop's next round find that the rest of refused connections is over."""
+    worker._rest_ends_at = 0.0
+    _events(worker)
 
 
 def _pending(worker: _Worker) -> Connection:
@@ -646,17 +657,64 @@ def test_a_refused_request_with_a_body_ends_its_connection(
 def test_who_is_over_its_rate_costs_no_thread(
     worker: _Worker, client: socket.socket, door: Door, turned_away: list[str]
 ) -> None:
-    """Its requests are answered at once, one after the other on the same connection."""
-    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
-    door.refusal = {"acme": (problem, [("RateLimit-Limit", "1")])}.get
+    """Its requests are answered one after the other on the same connection."""
+    door.refusal = {"acme": TOO_MANY}.get
     answers = []
-    for _ in range(2):
+    for _ in range(3):
         client.sendall(ACME)
-        _events(worker)
+        _end_rest(worker)
         answers.append(client.recv(65536).partition(b"\r\n")[0])
 
-    assert [b"HTTP/1.1 429 Too Many Requests"] * 2 == answers
-    assert (["acme"] * 2, []) == (turned_away, worker.handed_over)
+    assert [b"HTTP/1.1 429 Too Many Requests"] * 3 == answers
+    assert (["acme"] * 3, []) == (turned_away, worker.handed_over)
+
+
+def test_a_flood_of_refused_requests_is_looked_at_now_and_then(
+    worker: _Worker, client: socket.socket, door: Door, turned_away: list[str]
+) -> None:
+    """Until then nothing that comes on the connection wakes the main loop."""
+    door.refusal = {"acme": TOO_MANY}.get
+    for _ in range(2):
+        client.sendall(ACME)
+        _end_rest(worker)
+    client.sendall(ACME)
+    worker._rest_ends_at = math.inf
+    events = worker.poller.select(0)
+    _end_rest(worker)
+
+    assert ([], ["acme"] * 3) == (events, turned_away)
+
+
+def test_who_heeds_a_refusal_is_waited_for_as_always(
+    worker: _Worker, client: socket.socket, door: Door
+) -> None:
+    """After its rest the connection waits in the poller; its next request gets a thread."""
+    door.refusal = {"acme": TOO_MANY}.get
+    for _ in range(2):
+        client.sendall(ACME)
+        _end_rest(worker)
+    _end_rest(worker)
+    door.refusal = {}.get
+    assert worker.room is not None
+    worker.room.end("globex")
+    client.sendall(ACME)
+    _events(worker)
+
+    assert ["/acme/"] == [next(conn.parser).path for conn in worker.handed_over]
+
+
+def test_a_connection_that_ended_while_it_rested_is_forgotten(
+    worker: _Worker, client: socket.socket, door: Door
+) -> None:
+    """Closed by its client, or to make room for another."""
+    door.refusal = {"acme": TOO_MANY}.get
+    for _ in range(2):
+        client.sendall(ACME)
+        _end_rest(worker)
+    worker.murder_keepalived(force=True)
+    _end_rest(worker)
+
+    assert ([], 0, 0) == (worker._resting, worker.nr_conns, len(worker.keepalived_conns))
 
 
 def test_what_came_behind_a_refused_request_is_read_next(

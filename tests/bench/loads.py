@@ -139,7 +139,15 @@ class Connection:
         Raises:
             OSError: the connection ended first; `EOFError`, inside an answer.
         """
+        self.ask(path)
+        return self.answer()
+
+    def ask(self, path: str) -> None:
+        """Send one GET."""
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    def answer(self) -> tuple[int, bytes]:
+        """Return status and body of what was asked; raises as `get` does."""
         data = b""
         while b"\r\n\r\n" not in data:
             data = self._more(data)
