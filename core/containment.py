@@ -150,14 +150,14 @@ class _Response:
                     if chunk is not _END:
                         written.append(chunk)
                     continue
+            part: bytes = b"" if chunk is _END else chunk
+            if not isinstance(part, bytes):
+                raise TypeError(f"the body has a {type(part).__name__}, expected bytes")
+            if not part and chunk is not _END:
+                continue
             if self._head is None:
                 raise RuntimeError("start_response was not called")
-            if chunk is _END:
-                return b""
-            if not isinstance(chunk, bytes):
-                raise TypeError(f"the body has a {type(chunk).__name__}, expected bytes")
-            if chunk:
-                return chunk
+            return part
 
     def _fitting(self, chunk: bytes) -> bytes:
         """Return what the `Content-Length` has room for; the first byte too many ends the body."""
@@ -187,8 +187,7 @@ class _Response:
         self._start_response(status, headers)
 
     def _drop_body(self) -> None:
-        self._written.clear()
-        self._chunks = iter(())
+        self._written, self._chunks = [], iter(())  # a thread of the app may still write
 
     def _fail(self, during: str) -> None:
         """Log what is being handled, and put the host's answer in the place of the response.

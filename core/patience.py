@@ -27,10 +27,10 @@ HELD_BYTES = 65536
 """What is sent together with the head of an answer, at most: more would cost a copy of it."""
 
 _NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_HEAD, _INTERIM = (
-    b"HTTP/1.",
-    b"1",
-)  # how a head begins; the status class of one that is not the last
+_HEAD = b"HTTP/1."  # how one begins, or a part of a body
+_INTERIM = b"1"  # the status class of one that is not the last to its request
+_BODILESS = (b"204", b"304")
+_EMPTY = b"\r\ncontent-length: 0\r\n"
 
 
 def _wait(raw: Any, event: int, seconds: float) -> bool:
@@ -54,8 +54,8 @@ class PatientSocket:
     """
 
     __slots__ = (
-        "_clock", "_held", "_receiving_s", "_sending_s", "_timeout_s", "_wait", "raw",
-        "received_bytes", "sent_bytes",
+        "_clock", "_held", "_holds_head", "_receiving_s", "_sending_s", "_timeout_s", "_wait",
+        "raw", "received_bytes", "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -72,8 +72,13 @@ class PatientSocket:
         raw.setblocking(False)
         self.begin()
 
-    def begin(self) -> None:
-        """Begin a request: the client has all its time before it."""
+    def begin(self, *, holds_head: bool = False) -> None:
+        """Begin a request: the client has all its time before it.
+
+        Args:
+            holds_head: whether the head of its answer waits for the body that it announces.
+        """
+        self._holds_head = holds_head
         self.received_bytes = self.sent_bytes = 0
         self._receiving_s = self._sending_s = 0.0
         self._held = b""
@@ -123,12 +128,13 @@ class PatientSocket:
 
         The server writes head and body one after another: sent at once they are one packet, and
         one call. A server is to wait with the head for the first bytes of the body (PEP 3333).
+        One that announces none goes at once: the app may have work left for after its answer.
 
         Raises:
             ConnectionResetError: the client takes it too slowly.
         """
-        if data.startswith(_HEAD) and data[9:10] != _INTERIM and not self.sent_bytes:
-            self._held += data
+        if self._holds_head and _announces_body(data):
+            self._held, self._holds_head = data, False
             return
         if self._held:
             if len(data) <= HELD_BYTES:
@@ -198,6 +204,13 @@ class PatientSocket:
         timeout_s = left_s if self._timeout_s is None else min(left_s, self._timeout_s)
         if not self._wait(self.raw, event, timeout_s):
             raise TimeoutError("the client is too slow")
+
+
+def _announces_body(data: bytes) -> bool:
+    """Whether it is the head of an answer, the last one to its request, that a body follows."""
+    if not data.startswith(_HEAD) or data[9:10] == _INTERIM or data[9:12] in _BODILESS:
+        return False
+    return _EMPTY not in data.lower()
 
 
 def _left_s(moved_bytes: int, waited_s: float) -> float:

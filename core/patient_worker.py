@@ -132,12 +132,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Accept connections or not; not while there are no file descriptors for them."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
-    def on_client_socket_readable(self, conn: Connection, _client: socket.socket) -> None:
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         """Begin the next request of a kept-alive connection: mostly its head is there."""
+        if not isinstance(conn, Connection):  # under TLS: a thread reads it
+            super().on_client_socket_readable(conn, client)
+            return
         try:
-            head = conn.raw.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return  # nothing has come yet
+            head = client.recv(_RECEIVE_BYTES)
         except OSError:
             head = b""  # whatever it is, the next look finds it again
         is_whole = head.endswith(HEAD_END) and head.count(HEAD_END) == 1
@@ -211,7 +212,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _make_room(self, now: float) -> None:
         """Close what waits for nothing, so that slow clients do not keep all others out.
 
-        Done here and not in `accept`, where events of these connections may be under way.
+        Done here and not in `accept`, where events of these connections may be under way; on
+        copies, because threads add to one of the queues, and `islice` would notice.
         """
         waiting_s = (
             (self.lingering_conns, LINGER_S),
@@ -219,7 +221,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             (self.keepalived_conns, self.cfg.keepalive),
         )
         for waiting, limit_s in waiting_s:
-            for conn in list(islice(waiting, ROOM_CONNECTIONS)):
+            for conn in list(islice(waiting.copy(), ROOM_CONNECTIONS)):
                 if conn.timeout - limit_s <= now - ROOM_AFTER_S:
                     self.end_waiting(conn, waiting)
                     self._accepts_from = 0.0
@@ -248,7 +250,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if is_kept and isinstance(conn, Connection) and self.alive and not _has_sent_more(conn):
             self.keep(conn)
             return
-        served: Future[Any] = Future()
+        served: Future[Any] = Future()  # which gunicorn's `finish_request` asks for
         served.set_result(is_kept)
         self.method_queue.defer(self.finish_request, conn, served)
 
@@ -264,7 +266,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Run the app; a client that reads or sends too slowly gives the thread back."""
         if not isinstance(conn.sock, PatientSocket):  # under TLS, the first time
             conn.sock = conn.parser.unreader.sock = PatientSocket(conn.sock)
-        conn.sock.begin()
+        conn.sock.begin(holds_head=req.method != "HEAD")
         is_kept = super().handle_request(req, conn)
         conn.sock.flush()
         return is_kept
@@ -294,14 +296,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Let the main loop wait for the connection's next request. Safe in any thread."""
         conn.set_timeout()
         self.keepalived_conns.append(conn)
-        self.await_next(conn)  # it is the main loop's now
-        if not self.alive:  # the worker has begun to stop meanwhile
-            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-
-    def await_next(self, conn: Connection) -> None:
-        """Have the poller look for a kept connection's next request."""
         wanted = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)
+        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # it is the main loop's now
+        if not self.alive:
+            # The worker has begun to stop, and may have told those that it keeps; if the next
+            # request is on its way already, its head has so long, too.
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
 
     # -- after the request, in the main loop ----------------------------------------------------
 

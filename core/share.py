@@ -35,7 +35,6 @@ TRAFFIC = 0.005
 FORGET_AFTER = 1024
 """Tenants whose seconds are remembered before those with next to none are forgotten."""
 
-
 _Used = tuple[float, float, float]
 """Processor seconds and requests, fading, and when that was so. A plain tuple: it is made anew
 twice for each request, and a named one takes ten times as long."""

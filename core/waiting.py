@@ -44,11 +44,15 @@ class WaitingRoom(Generic[Item]):
 
     def is_full(self, tenant: str) -> bool:
         """Whether none of the tenant may wait any more."""
-        waiting = self._waiting.get(tenant)
-        return waiting is not None and len(waiting) >= ROOM
+        with self._lock:
+            return len(self._waiting.get(tenant, ())) >= ROOM
 
     def may_run(self, tenant: str) -> bool:
         """Whether a request of the tenant that arrives now would run at once."""
+        with self._lock:
+            return self._may_run(tenant)
+
+    def _may_run(self, tenant: str) -> bool:
         return tenant not in self._waiting and self._admits(tenant)
 
     def arrive(self, tenant: str | None, item: Item) -> bool:
@@ -59,7 +63,7 @@ class WaitingRoom(Generic[Item]):
         with self._lock:
             if tenant is None:
                 self._in_flight += 1
-            elif self.may_run(tenant):
+            elif self._may_run(tenant):
                 self._begin(tenant)
             else:
                 self._waiting.setdefault(tenant, deque()).append((self._clock() + WAIT_S, item))
@@ -106,11 +110,11 @@ class WaitingRoom(Generic[Item]):
 
     def left_s(self) -> float | None:
         """Return in how many seconds something is due: `ready` or `expired`; None: nobody waits."""
-        if not self._waiting:
-            return None
         with self._lock:
+            if not self._waiting:
+                return None
             tenants = list(self._waiting)
-            first = min((waiting[0][0] for waiting in self._waiting.values()), default=0.0)
+            first = min(waiting[0][0] for waiting in self._waiting.values())
         rests = [rest_s for name in tenants if (rest_s := self._share.rest_s(name))]
         return min(max(first - self._clock(), 0.0), *rests, WAIT_S)
 

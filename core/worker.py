@@ -34,12 +34,6 @@ GIVE_UP_S = 2
 """How long a worker whose threads are all stuck still answers 503: as long as gunicorn gives idle
 connections to send the request that may be under way."""
 
-REST_S = 0.05
-"""How long the main loop does not look at connections whose request it has refused for its tenant's
-rate; together, so that it wakes once for all of a flood. Who heeds `Retry-After` notices nothing;
-who does not gets twenty refusals a second on each connection, and not as many as a worker can
-make."""
-
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that computes keeps the interpreter lock when others want it. Beside a tenant
 that computes 50 ms per request without a rest, 32 clients, another one had 0.71 of its calm
@@ -60,8 +54,6 @@ class TenantWorker(PatientWorker):
         self._next_stuck_look = 0.0  # on the monotonic clock
         self.door: Any = None
         self.room: WaitingRoom[Connection] | None = None
-        self._resting: list[Connection] = []  # kept-alive ones that the poller does not look at
-        self._rest_ends_at = 0.0  # for all of these, on the monotonic clock
         # In the master, before the fork; one board for all workers, those after a HUP too.
         self.app.board = getattr(self.app, "board", None) or Board()
         self.row: Row | None = self.app.board.claim()
@@ -145,7 +137,7 @@ class TenantWorker(PatientWorker):
     # -- whose turn it is, in the main loop ----------------------------------------------------
 
     def is_answered(self, conn: Connection, head: bytes) -> bool:
-        """Refuse a kept-alive connection's next request, and let the connection rest."""
+        """Refuse a kept-alive connection's next request; it stays in the poller meanwhile."""
         tenant = None if self.door is None else conn.tenant
         refusal = None if tenant is None else self.door.refusal(tenant)
         if refusal is None or not self.alive:
@@ -161,25 +153,9 @@ class TenantWorker(PatientWorker):
             is_sent = conn.raw.send(data) == len(data)
         except OSError:
             is_sent = False
-        if is_sent:
-            self._let_rest(conn)
-        else:
+        if not is_sent:
             self.end_waiting(conn, self.keepalived_conns)
         return True
-
-    def _let_rest(self, conn: Connection) -> None:
-        if not self._resting:
-            self._rest_ends_at = time.monotonic() + REST_S
-        self._resting.append(conn)
-        self.poller.unregister(conn.raw)
-
-    def _end_rest(self) -> None:
-        """Look at those that rest again; in most of a flood the next request is there already."""
-        resting, self._resting = self._resting, []
-        for conn in resting:
-            if conn.raw.fileno() >= 0:  # it has not been closed meanwhile
-                self.await_next(conn)
-                self.on_client_socket_readable(conn, conn.raw)
 
     def take_turn(self, conn: Connection) -> None:
         """Give the connection to a thread when it is its tenant's turn."""
@@ -237,13 +213,7 @@ class TenantWorker(PatientWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, and no longer than the next request may wait for its turn."""
         left_s = None if self.room is None else self.room.left_s()
-        if left_s is not None:
-            timeout = min(timeout, left_s)
-        if self._resting:
-            timeout = min(timeout, max(self._rest_ends_at - time.monotonic(), 0.0))
-        super().wait_for_and_dispatch_events(timeout)
-        if self._resting and time.monotonic() >= self._rest_ends_at:
-            self._end_rest()
+        super().wait_for_and_dispatch_events(timeout if left_s is None else min(timeout, left_s))
         if self.room is not None and left_s is not None:
             for conn in self.room.ready():
                 self.hand_over(conn)
@@ -252,9 +222,13 @@ class TenantWorker(PatientWorker):
 
     def end_turn(self, conn: TConn) -> None:
         """Let the next request of the tenant have its turn."""
-        if self.room is not None and isinstance(conn, Connection):
-            for other in self.room.end(conn.tenant):
-                self.hand_over(other)
+        if self.room is None or not isinstance(conn, Connection):
+            return
+        others = self.room.end(conn.tenant)
+        for other in others:
+            self.hand_over(other)
+        if not others and self.room.left_s() is not None:
+            self.method_queue.defer(lambda: None)  # when is due what waits? a rest may have begun
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)

@@ -245,6 +245,19 @@ def test_an_empty_body_is_a_response() -> None:
     assert [] == server.chunks
 
 
+def test_an_app_may_wait_with_its_head_behind_empty_bytes() -> None:
+    """Until the first byte that is one (PEP 3333)."""
+
+    def late(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield b""
+        start_response("200 OK", [])
+        yield b"one"
+
+    server = Server(late).send()
+
+    assert ([("200 OK", [])], [b"one"]) == (server.heads, server.chunks)
+
+
 @pytest.mark.parametrize("body", [[], [b"one"]], ids=repr)
 def test_an_app_that_never_calls_start_response_gets_a_500(
     body: list[bytes], caplog: pytest.LogCaptureFixture

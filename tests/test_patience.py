@@ -12,6 +12,7 @@ from servers import DEADLINE_S
 from core.patience import HELD_BYTES, LEAST_BYTES_PER_S, NOTICED_S, PATIENCE_S, PatientSocket
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+EMPTY = b"HTTP/1.1 202 ACCEPTED\r\ncontent-length: 0\r\nX: y\r\n\r\n"
 
 
 class SlowClient:
@@ -158,25 +159,58 @@ def test_a_single_wait_may_be_bounded() -> None:
     [
         ([HEAD, b"body"], [HEAD + b"body"]),
         ([HEAD, b"one", b"two"], [HEAD + b"one", b"two"]),
-        ([HEAD], [HEAD]),
+        (
+            [HEAD, b"HTTP/1.1 in a log", b"HTTP/1.0 too"],
+            [HEAD + b"HTTP/1.1 in a log", b"HTTP/1.0 too"],
+        ),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], [b"HTTP/1.1 204 No Content\r\n\r\n"]),
+        ([EMPTY], [EMPTY]),
         ([HEAD, b"x" * (HELD_BYTES + 1)], [HEAD, b"x" * (HELD_BYTES + 1)]),
         ([b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 100 Continue\r\n\r\n"]),
         ([b"HTTP/1.1 103 Early Hints\r\n\r\n"], [b"HTTP/1.1 103 Early Hints\r\n\r\n"]),
     ],
-    ids=["head and body", "a stream", "no body", "a large body", "go on", "early hints"],
+    ids=[
+        "head and body",
+        "a stream",
+        "talk of heads",
+        "no content",
+        "empty",
+        "a large body",
+        "go on",
+        "early hints",
+    ],
 )
 def test_an_answer_begins_with_one_packet(parts: list[bytes], packets: list[bytes]) -> None:
-    """A head waits for the first bytes of its body; what is no last head does not wait."""
+    """A head waits for the first bytes of the body that it announces, and nothing else waits."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
-    for part in parts[:-1]:
+    sock.begin(holds_head=True)
+    for part in parts:
         sock.sendall(part)
-    sock.sendall(parts[-1])
-    interim = len(client.sent)
-    sock.flush()
 
     assert packets == client.sent
-    assert (0 if parts == [HEAD] else len(packets)) == interim
+
+
+def test_a_head_whose_body_never_comes_is_sent_in_the_end() -> None:
+    """The app announced a body, and gave none."""
+    client = SlowClient(0.0, 1 << 20)
+    sock = _patient(client)
+    sock.begin(holds_head=True)
+    sock.sendall(HEAD)
+    before = list(client.sent)
+    sock.flush()
+
+    assert ([], [HEAD]) == (before, client.sent)
+
+
+def test_the_answer_to_a_head_request_waits_for_nothing() -> None:
+    """It has no body, whatever it announces."""
+    client = SlowClient(0.0, 1 << 20)
+    sock = _patient(client)
+    sock.begin(holds_head=False)
+    sock.sendall(HEAD)
+
+    assert [HEAD] == client.sent
 
 
 def test_a_file_comes_after_its_head(tmp_path: Path) -> None:
@@ -186,6 +220,7 @@ def test_a_file_comes_after_its_head(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, file.open("rb") as body:
         sock = PatientSocket(ours)
+        sock.begin(holds_head=True)
         sock.sendall(HEAD)
         sending = threading.Thread(target=sock.sendfile, args=(body,))
         sending.start()
@@ -203,6 +238,7 @@ def test_a_real_client_is_waited_for() -> None:
     """In both directions, on a socket that does not block."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
+        theirs.settimeout(DEADLINE_S)
         sock, large = PatientSocket(ours), b"x" * (1 << 20)
         sending = threading.Thread(target=sock.sendall, args=(large,))
         sending.start()

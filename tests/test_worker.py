@@ -8,7 +8,6 @@ import contextlib
 import errno
 import json
 import logging
-import math
 import os
 import re
 import selectors
@@ -306,7 +305,7 @@ def _worker(listener: socket.socket) -> Iterator[_Worker]:
         for key in list(worker.poller.get_map().values()):
             if key.fileobj is not listener:
                 key.fileobj.close()  # type: ignore[union-attr]
-        for conn in (*worker.handed_over, *worker._resting):
+        for conn in worker.handed_over:
             conn.close()
 
 
@@ -339,12 +338,6 @@ def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]
     with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
         worker.accept(listener)
         yield client
-
-
-def _end_rest(worker: _Worker) -> None:
-    """Let the main loop's next round find that the rest of refused connections is over."""
-    worker._rest_ends_at = 0.0
-    _events(worker)
 
 
 def _pending(worker: _Worker) -> Connection:
@@ -428,6 +421,7 @@ def test_a_stopping_worker_keeps_a_connection_for_a_moment_only(
     worker: _Worker, client: socket.socket
 ) -> None:
     """A thread that has looked before the stop leaves it among those that end soon."""
+    worker.cfg.set("keepalive", 65)
     client.sendall(HEAD)
     _events(worker)
     (conn,) = worker.handed_over
@@ -485,6 +479,21 @@ def test_without_resources_nothing_is_accepted_for_a_while(
     worker.set_accept_enabled(True)  # as the main loop does in its next turn
 
     assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
+
+
+def test_a_kept_connection_under_tls_is_read_by_a_thread(
+    worker: _Worker, listener: socket.socket
+) -> None:
+    """Its bytes are no head: the main loop leaves them to gunicorn."""
+    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
+        conn = TConn(worker.cfg, *listener.accept(), listener.getsockname())
+        worker.keepalived_conns.append(conn)
+        wanted = partial(worker.on_client_socket_readable, conn)
+        worker.poller.register(conn.sock, selectors.EVENT_READ, wanted)
+        client.sendall(b"x")
+        _events(worker)
+
+    assert [conn] == worker.handed_over
 
 
 def test_tls_is_left_to_gunicorn(
@@ -622,6 +631,27 @@ def test_a_request_waits_for_its_turn_without_a_thread(
     assert (0, "/acme/") == (before, next(conn.parser).path)
 
 
+@pytest.mark.usefixtures("door")
+def test_a_rest_that_begins_in_a_thread_is_told_to_the_main_loop(
+    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would sleep over the moment in which who waits may go on."""
+    told: list[object] = []
+    monkeypatch.setattr(worker.method_queue, "defer", told.append)
+    client.sendall(ACME)
+    _events(worker)
+    assert worker.room is not None
+    ended = Connection.__new__(Connection)
+    ended.tenant = "globex"
+    with monkeypatch.context() as rest:
+        rest.setattr(worker.room, "end", lambda _: [])
+        worker.end_turn(ended)
+    before = len(told)
+    worker.end_turn(ended)
+
+    assert (1, 1, 1) == (before, len(told), len(worker.handed_over))
+
+
 def test_who_has_waited_in_vain_is_told_so_and_may_ask_again(
     worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,59 +692,11 @@ def test_who_is_over_its_rate_costs_no_thread(
     answers = []
     for _ in range(3):
         client.sendall(ACME)
-        _end_rest(worker)
+        _events(worker)
         answers.append(client.recv(65536).partition(b"\r\n")[0])
 
     assert [b"HTTP/1.1 429 Too Many Requests"] * 3 == answers
     assert (["acme"] * 3, []) == (turned_away, worker.handed_over)
-
-
-def test_a_flood_of_refused_requests_is_looked_at_now_and_then(
-    worker: _Worker, client: socket.socket, door: Door, turned_away: list[str]
-) -> None:
-    """Until then nothing that comes on the connection wakes the main loop."""
-    door.refusal = {"acme": TOO_MANY}.get
-    for _ in range(2):
-        client.sendall(ACME)
-        _end_rest(worker)
-    client.sendall(ACME)
-    worker._rest_ends_at = math.inf
-    events = worker.poller.select(0)
-    _end_rest(worker)
-
-    assert ([], ["acme"] * 3) == (events, turned_away)
-
-
-def test_who_heeds_a_refusal_is_waited_for_as_always(
-    worker: _Worker, client: socket.socket, door: Door
-) -> None:
-    """After its rest the connection waits in the poller; its next request gets a thread."""
-    door.refusal = {"acme": TOO_MANY}.get
-    for _ in range(2):
-        client.sendall(ACME)
-        _end_rest(worker)
-    _end_rest(worker)
-    door.refusal = {}.get
-    assert worker.room is not None
-    worker.room.end("globex")
-    client.sendall(ACME)
-    _events(worker)
-
-    assert ["/acme/"] == [next(conn.parser).path for conn in worker.handed_over]
-
-
-def test_a_connection_that_ended_while_it_rested_is_forgotten(
-    worker: _Worker, client: socket.socket, door: Door
-) -> None:
-    """Closed by its client, or to make room for another."""
-    door.refusal = {"acme": TOO_MANY}.get
-    for _ in range(2):
-        client.sendall(ACME)
-        _end_rest(worker)
-    worker.murder_keepalived(force=True)
-    _end_rest(worker)
-
-    assert ([], 0, 0) == (worker._resting, worker.nr_conns, len(worker.keepalived_conns))
 
 
 def test_what_came_behind_a_refused_request_is_read_next(

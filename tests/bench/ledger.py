@@ -2,13 +2,14 @@
 
     python tests/bench/ledger.py [--rounds 4] [--windows 30] [--requests 200]
 
-Five gunicorns of one worker each, with the shipped configuration and one tenant or app: the host
-with all that is on, lines as JSON to a file; the host with the ledger alone; the host with neither;
-the bare Flask app with the same endpoint and gunicorn's access log to a file, in gunicorn's own
-threaded worker, as who has no Tenantry runs it; and, for who wants to know what is the worker's and
-what the host's, the same in ours. They take turns in short windows; figures are processor time per
-request, of all the worker's threads, out of `/proc`: the first decile of the windows, because what
-else runs on the machine only adds to it.
+Gunicorns of one worker each, with the shipped configuration and one tenant or app: the host with
+all that is on, lines as JSON to a file; a host that counts one request and not the next, as its
+query says, so that both sides of the ledger are in one process: between two, where their objects
+lie is worth more than the bound; the bare Flask app with the same endpoint and gunicorn's access
+log to a file, in gunicorn's own threaded worker, as who has no Tenantry runs it; and, for who wants
+to know what is the worker's and what the host's, the same in ours. They take turns in short
+windows; figures are processor time per request, of all the worker's threads, out of `/proc`: the
+first decile of the windows, because what else runs on the machine only adds to it.
 """
 
 import argparse
@@ -21,17 +22,19 @@ from pathlib import Path
 
 from loads import Bounds, Connection, Server, landing_text, serving
 
-PATH = "/acme/"
+COUNTED, UNCOUNTED = "/acme/?n=1", "/acme/?n=2"
 WARM = 300
 
-NEITHER = """\
+SWITCH = """\
 import core.host
-core.host.Metering = lambda app, ledger, note: app
-application = core.host.create_host()
-"""
 
-LEDGER = """\
-import core.host
+class Switch(core.host.Metering):
+    def __call__(self, environ, start_response):
+        if environ["QUERY_STRING"] == "n=1":
+            return super().__call__(environ, start_response)
+        return self._app(environ, start_response)
+
+core.host.Metering = Switch
 application = core.host.create_host()
 """
 
@@ -43,7 +46,14 @@ application.config["SECRET_KEY"] = "-" * 32
 application.register_blueprint(landing_bp, url_prefix="/acme")
 """
 
-SIDES = ("all", "ledger", "neither", "bare", "bare in our worker")
+SIDES = {
+    "all": ("all", COUNTED),
+    "ledger": ("switch", COUNTED),
+    "neither": ("switch", UNCOUNTED),
+    "bare": ("bare", COUNTED),
+    "bare in our worker": ("bare in our worker", COUNTED),
+}
+"""The server and the path of each."""
 
 
 def main() -> None:
@@ -72,16 +82,20 @@ def take_turns(costs: dict[str, list[float]], windows: int, requests: int) -> No
     """Serve all sides, ask each in each window, and add up what a request cost."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         site = make_site(Path(folder))
-        running = {side: servers.enter_context(serve(site, side)) for side in SIDES}
-        connections = {}
-        for side, server in running.items():
-            connection = connections[side] = Connection(server.port)
-            servers.callback(connection.close)
-            window(server, connection, WARM)
+        connections: dict[str, Connection] = {}
+        running: dict[str, Server] = {}
+        for name, path in SIDES.values():
+            if name not in running:
+                running[name] = servers.enter_context(serve(site, name))
+                connections[name] = Connection(running[name].port)
+                servers.callback(connections[name].close)
+            window(running[name], connections[name], path, WARM)
+        sides = list(SIDES)
         for turn in range(windows):
-            first = turn % len(SIDES)
-            for side in SIDES[first:] + SIDES[:first]:
-                cost_s = window(running[side], connections[side], requests)
+            first = turn % len(sides)
+            for side in sides[first:] + sides[:first]:
+                name, path = SIDES[side]
+                cost_s = window(running[name], connections[name], path, requests)
                 costs[side].append(cost_s / requests)
 
 
@@ -99,36 +113,36 @@ def make_site(folder: Path) -> Path:
     """Make a tenants folder with one tenant, and the modules of the other sides."""
     (folder / "tenants").mkdir()
     (folder / "tenants/acme.py").write_text(landing_text("acme"))
-    for name, text in {"neither": NEITHER, "ledger": LEDGER, "bare": BARE}.items():
+    for name, text in {"switch": SWITCH, "bare": BARE}.items():
         (folder / f"{name}_side.py").write_text(text)
     return folder
 
 
 @contextlib.contextmanager
-def serve(site: Path, side: str) -> Iterator[Server]:
-    """Serve one side until the end of the block; it has answered once."""
-    module = side.partition(" ")[0]
-    options = ["--access-logfile", str(site / f"{side}.log")] if module == "bare" else []
-    options += ["-k", "gthread"] if side == "bare" else []
-    options += [] if side == "all" else [f"{module}_side:application"]
-    data_dir = str(site / f"instance-{side}")
+def serve(site: Path, name: str) -> Iterator[Server]:
+    """Run one server until the end of the block; it has answered once."""
+    module = name.partition(" ")[0]
+    options = ["--access-logfile", str(site / f"{name}.log")] if module == "bare" else []
+    options += ["-k", "gthread"] if name == "bare" else []
+    options += [] if name == "all" else [f"{module}_side:application"]
+    data_dir = str(site / f"instance-{name}")
     environ = {
         "TENANTRY_LOG_FORMAT": "json",
         "TENANTRY_DATA_DIR": data_dir,
         "PYTHONHASHSEED": "0",  # where names lie in a process's tables is worth some percent, too
     }
     with serving(site, 1, *options, **environ) as server:
-        server.wait_for(PATH, 201)
+        server.wait_for(COUNTED, 201)
         yield server
 
 
-def window(server: Server, connection: Connection, requests: int) -> float:
+def window(server: Server, connection: Connection, path: str, requests: int) -> float:
     """Return the processor seconds that the worker took for so many requests."""
     before_s = cpu_s(server)
     for _ in range(requests):
-        status = connection.get(PATH)[0]
+        status = connection.get(path)[0]
         if status != 201:
-            raise SystemExit(f"{PATH} answered {status}")
+            raise SystemExit(f"{path} answered {status}")
     return cpu_s(server) - before_s
 
 
