@@ -34,9 +34,9 @@ NoteQuery = Callable[[str, int], None]
 
 
 class Database:
-    """An app's database: an engine from the first use on, a session per app context.
+    """An app's database: an engine from the first use on. Thread-safe.
 
-    Thread-safe; a session is its context's own. Closed with its app; it must not be used then.
+    Closed with its app; it must not be used then.
 
     Args:
         owner: the tenant's name.
@@ -76,15 +76,13 @@ class Database:
         """
         return self._engine or self._open()[0]
 
-    @property
-    def session(self) -> "Session":
-        """The session of this app context; rolled back and closed at the context's end."""
-        kept = _context().g
-        session = kept.get(_EXTENSION)
-        if session is None:
-            session = (self._sessions or self._open()[1])()
-            setattr(kept, _EXTENSION, session)
-        return cast("Session", session)
+    def new_session(self) -> "Session":
+        """Return a session, which its caller closes.
+
+        Raises:
+            RuntimeError: the database is closed.
+        """
+        return (self._sessions or self._open()[1])()
 
     def _open(self) -> "tuple[Engine, Callable[[], Session]]":
         from sqlalchemy.orm import Session  # noqa: PLC0415 - see above
@@ -133,7 +131,8 @@ def open_database(
 
 def database_of(app: Flask) -> Database:
     """Return an app's database."""
-    return cast("Database", app.extensions[_EXTENSION])
+    database: Database = app.extensions[_EXTENSION]
+    return database
 
 
 def close_database(app: Flask) -> None:
@@ -149,9 +148,27 @@ def _close_session(_: BaseException | None) -> None:
         session.close()
 
 
-def _current() -> Database:
-    return database_of(_context().app)
+class CurrentDatabase:
+    """The database of whichever app is current, on any thread; outside of a context it raises."""
+
+    __slots__ = ()
+
+    @property
+    def engine(self) -> "Engine":
+        """The engine of the current app, made on first use; it connects by itself."""
+        return database_of(_context().app).engine
+
+    @property
+    def session(self) -> "Session":
+        """The session of this app context; rolled back and closed at the context's end."""
+        context = _context()
+        kept = context.g
+        session: Session | None = kept.get(_EXTENSION)
+        if session is None:
+            session = database_of(context.app).new_session()
+            setattr(kept, _EXTENSION, session)
+        return session
 
 
-db = cast("Database", LocalProxy(_current))
+db = CurrentDatabase()
 """The database of the current app."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Flask, Response, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 
-from core.database import Database, DatabaseDownError, database_of
+from core.database import Database, DatabaseDownError, database_of, db
 from core.migration_children import Nursery
 from core.migrator import Migrator, Target, target_of
 from core.problem import ProblemAnswer
@@ -117,7 +117,7 @@ class Gate:
         is_failed = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         if not is_failed or not g.pop(_AMISS, False):
             return response
-        self._database.session.close()  # its connection may be the only one that there is
+        db.session.close()  # its connection may be the only one that there is
         if not self.is_open:
             with suppress(DatabaseDownError):
                 self.look()

@@ -147,9 +147,10 @@ class BudgetPool(Pool):
     # -- what SQLAlchemy calls ---------------------------------------------------------------
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if not self.idle:
+        record = cast("ConnectionPoolEntry | None", self._budget.take_idle(self))
+        if record is None:
             self._guard.check()
-        record = self._take()
+            record = self._take()
         if record is None:
             record = self._opened_anew()
         elif not self._guard.is_good(record, time.monotonic() - record.info.get(RETURNED_AT, 0.0)):

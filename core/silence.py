@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from psycopg import Connection, OperationalError
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 ASK_AFTER_S = 1.0
 """How long a query may be silent before the server is asked whether it is there at all."""
@@ -24,6 +25,9 @@ ASK_AGAIN_S = 5.0
 
 ANSWER_S = 2.0
 """How long a server may take to say a word to somebody new: as long as it may to connect."""
+
+_IDLE = TransactionStatus.IDLE
+_NO_PIPELINE = PipelineStatus.OFF
 
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 """The shortest question that every server answers, with one byte, before it knows who asks."""
@@ -44,9 +48,18 @@ class WatchedConnection(Connection[Any]):
 
     listener: Listener | None = None
 
+    def rollback(self) -> None:
+        """Do nothing where nothing was begun: a session's end rolls back, and then the pool does.
+
+        The second one asks the server nothing, but costs as much of a request as its lock does.
+        """
+        connection = self.pgconn
+        if connection.transaction_status != _IDLE or connection.pipeline_status != _NO_PIPELINE:
+            super().rollback()
+
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         """Do what psycopg does, and look up when nothing has come for a while."""
-        return super().wait(self._watched(gen), *args, **kwargs)
+        return Connection.wait(self, self._watched(gen), *args, **kwargs)
 
     def _watched(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         """Pass on what psycopg's steps and its loop say to each other: 0 for each 0.1 s of none."""

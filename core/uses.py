@@ -40,7 +40,8 @@ class Uses:
         use = self._uses.pop(entry, None)
         if use is None:
             return None
-        use.end()
+        with use.lock:
+            use.entry = None
         return use.began_at
 
     def of(self, thread: int) -> list[Callable[[], None]]:
@@ -49,21 +50,17 @@ class Uses:
 
 
 class _Use:
-    __slots__ = ("_entry", "_lock", "began_at", "thread")
+    __slots__ = ("began_at", "entry", "lock", "thread")
 
     def __init__(self, entry: Entry) -> None:
         self.thread = threading.get_ident()
         self.began_at = time.monotonic()
-        self._entry: Entry | None = entry
-        self._lock = threading.Lock()  # the connection is not given back while it is cancelled
-
-    def end(self) -> None:
-        with self._lock:
-            self._entry = None
+        self.entry: Entry | None = entry  # until it is given back
+        self.lock = threading.Lock()  # the connection is not given back while it is cancelled
 
     def cancel(self) -> None:
-        with self._lock:
-            connection: Any = None if self._entry is None else self._entry.dbapi_connection
+        with self.lock:
+            connection: Any = None if self.entry is None else self.entry.dbapi_connection
             if connection is None:
                 return
             try:

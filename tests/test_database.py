@@ -21,6 +21,7 @@ from flask_restful import Api, Resource
 from postgres import Postgres
 from servers import wait_until
 from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 from werkzeug.test import Client, TestResponse
 
@@ -393,6 +394,38 @@ def test_a_long_query_is_left_alone(
         db.session.execute(text("SELECT pg_sleep(0.35)"))
 
     assert ([True], []) == (answers, caplog.records)
+
+
+def test_a_session_that_ends_asks_its_server_once(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy rolls back twice, a failed statement too; what a pipeline holds is not known."""
+    engine = app.extensions["tenantry.database"].engine
+    if engine.dialect.name != "postgresql":
+        pytest.skip("a file has no server")
+    waits: list[str] = []
+    wait = silence.WatchedConnection.wait
+
+    def counted(connection: silence.WatchedConnection, gen: Any) -> Any:
+        waits.append(connection.info.transaction_status.name)
+        return wait(connection, gen)
+
+    with app.app_context():
+        db.session.execute(text("SELECT 1"))
+        monkeypatch.setattr(silence.WatchedConnection, "wait", counted)
+    with pytest.raises(ProgrammingError), app.app_context():
+        db.session.execute(text("SELECT nothing"))
+    with engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, silence.WatchedConnection)
+        with raw.pipeline():
+            raw.execute("SELECT 1")
+            raw.rollback()
+            left = raw.info.transaction_status.name
+        waits_of_sessions, waits[:] = waits[:3], []
+        raw.rollback()
+
+    assert (["INTRANS", "IDLE", "INERROR"], "IDLE", []) == (waits_of_sessions, left, waits)
 
 
 def test_who_says_nothing_is_silent_and_who_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,18 +45,26 @@ def read():
 
 def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:
     """Make the endpoint package and an empty tenants folder, which is returned."""
-    package = folder / "said/rows"
-    package.mkdir(parents=True)
-    for init in (folder / "said/__init__.py", package / "__init__.py"):
-        init.write_text("")
-    (package / "blueprint.py").write_text(blueprint)
+    add_endpoint(folder, "rows", blueprint)
     (folder / "tenants").mkdir()
     return folder / "tenants"
 
 
-def tenant_text(name: str, url: str) -> str:
+def add_endpoint(folder: Path, name: str, blueprint: str) -> None:
+    """Make the endpoint package `said.NAME`."""
+    package = folder / "said" / name
+    package.mkdir(parents=True)
+    for init in (folder / "said/__init__.py", package / "__init__.py"):
+        init.write_text("")
+    (package / "blueprint.py").write_text(blueprint.replace("rows_bp", f"{name}_bp"))
+
+
+def tenant_text(name: str, url: str, endpoint: str = "rows") -> str:
     """Return the file of a tenant with that database."""
-    return f"SECRET_KEY = {name + '-' * 32!r}\nDATABASE_URI = {url!r}\nBLUEPRINTS = ['said.rows']\n"
+    return (
+        f"SECRET_KEY = {name + '-' * 32!r}\nDATABASE_URI = {url!r}\n"
+        f"BLUEPRINTS = ['said.{endpoint}']\n"
+    )
 
 
 def make_template(server: Postgres) -> None:
