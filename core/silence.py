@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from psycopg import Connection, OperationalError
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 ASK_AFTER_S = 1.0
 """How long a query may be silent before the server is asked whether it is there at all."""
@@ -25,9 +25,6 @@ ASK_AGAIN_S = 5.0
 
 ANSWER_S = 2.0
 """How long a server may take to say a word to somebody new: as long as it may to connect."""
-
-_IDLE = TransactionStatus.IDLE
-_NO_PIPELINE = PipelineStatus.OFF
 
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 """The shortest question that every server answers, with one byte, before it knows who asks."""
@@ -53,8 +50,7 @@ class WatchedConnection(Connection[Any]):
 
         The second one asks the server nothing, but costs as much of a request as its lock does.
         """
-        connection = self.pgconn
-        if connection.transaction_status != _IDLE or connection.pipeline_status != _NO_PIPELINE:
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
             super().rollback()
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:

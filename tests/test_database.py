@@ -399,7 +399,7 @@ def test_a_long_query_is_left_alone(
 def test_a_session_that_ends_asks_its_server_once(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLAlchemy rolls back twice, a failed statement too; what a pipeline holds is not known."""
+    """SQLAlchemy rolls back twice; a failed statement, or a pipeline's, is rolled back once."""
     engine = app.extensions["tenantry.database"].engine
     if engine.dialect.name != "postgresql":
         pytest.skip("a file has no server")
@@ -421,7 +421,7 @@ def test_a_session_that_ends_asks_its_server_once(
         with raw.pipeline():
             raw.execute("SELECT 1")
             raw.rollback()
-            left = raw.info.transaction_status.name
+        left = raw.info.transaction_status.name
         waits_of_sessions, waits[:] = waits[:3], []
         raw.rollback()
 
