@@ -46,9 +46,10 @@ class WatchedConnection(Connection[Any]):
     listener: Listener | None = None
 
     def rollback(self) -> None:
-        """Do nothing where nothing was begun: a session's end rolls back, and then the pool does.
+        """Do nothing where nothing was begun: a session's end rolls back, and then the pool again.
 
-        The second one asks the server nothing, but costs as much of a request as its lock does.
+        psycopg asks the server nothing then, but takes its lock and its loop to find out: 15 of
+        the 700 thousand instructions of a session with one query.
         """
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             super().rollback()
