@@ -26,6 +26,7 @@ QUERY = "SELECT version_num FROM alembic_version"
 """What a database is at: a row per endpoint that has tables in it."""
 
 _QUERY_WITH_SCHEMA = "SELECT version_num, current_schema() FROM alembic_version"
+_TABLE_WITH_SCHEMA = "SELECT current_schema(), to_regclass('alembic_version')"
 
 CONNECT_TIMEOUT_S = 10
 """How long a database server may take to answer, unless the URL says it itself."""
@@ -194,7 +195,10 @@ def look_at(connection: "Connection") -> frozenset[str]:
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - a connection is there: it is loaded
 
     if connection.dialect.name == "postgresql":
-        _check_schema(connection.engine.url, connection.exec_driver_sql(SCHEMA_QUERY).scalar())
+        schema, table = connection.exec_driver_sql(_TABLE_WITH_SCHEMA).one()
+        _check_schema(connection.engine.url, schema)
+        if table is None:
+            return frozenset()
     try:
         return frozenset(connection.exec_driver_sql(QUERY).scalars())
     except DBAPIError as error:
