@@ -13,7 +13,6 @@ server, on the oldest and the newest gunicorn that we allow.
 
 import errno
 import re
-import secrets
 import selectors
 import socket
 import time
@@ -27,8 +26,9 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from core.heads import answer
 from core.patience import PatientSocket
-from core.problem import REQUEST_ID, ProblemAnswer
+from core.problem import ProblemAnswer
 from core.request_threads import RequestThreads
 
 HEAD_TIMEOUT_S = 10.0
@@ -57,6 +57,9 @@ ROOM_CONNECTIONS = 8
 
 HEAD_END = b"\r\n\r\n"
 """After it the body begins (RFC 9112 §2.1)."""
+
+TOO_LARGE = ProblemAnswer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
+TOO_SLOW = ProblemAnswer(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
 
 _RECEIVE_BYTES = 65536
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -171,7 +174,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         seen, conn.searched_bytes = conn.searched_bytes, len(conn.head)
         end = conn.head.find(HEAD_END, max(0, seen - 3))
         if end > HEAD_LIMIT_BYTES or (end < 0 and len(conn.head) > HEAD_LIMIT_BYTES):
-            self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
+            self._refuse(conn, TOO_LARGE)
         elif end >= 0 or _BARE_LF.search(conn.head, seen):  # which gunicorn refuses at once
             self._leave_poller(conn, self.pending_conns)
             self.take_turn(conn)
@@ -186,9 +189,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.head, conn.data_ready = b"", True
         self.enqueue_req(conn)
 
-    def _refuse(self, conn: Connection, status: HTTPStatus, detail: str) -> None:
+    def _refuse(self, conn: Connection, problem: ProblemAnswer) -> None:
         self._leave_poller(conn, self.pending_conns)
-        send_problem(conn.raw, status, detail)
+        send_problem(conn.raw, problem)
         self.linger(conn)
 
     def murder_pending(self) -> None:
@@ -205,7 +208,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _end_pending(self, conn: TConn) -> None:
         if isinstance(conn, Connection) and conn.head and self.alive:
-            self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+            self._refuse(conn, TOO_SLOW)
         else:
             self.end_waiting(conn, self.pending_conns)
 
@@ -290,7 +293,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             else "is malformed"
         )
         raw = client.raw if isinstance(client, PatientSocket) else client
-        send_problem(raw, status, f"The request {what}.")
+        send_problem(raw, ProblemAnswer(status, f"The request {what}."))
 
     def keep(self, conn: Connection) -> None:
         """Let the main loop wait for the connection's next request. Safe in any thread."""
@@ -380,20 +383,10 @@ class _Recorder:
         return 0.0
 
 
-def send_problem(
-    client: socket.socket, status: HTTPStatus, detail: str, retry_after_s: int | None = None
-) -> None:
+def send_problem(client: socket.socket, problem: ProblemAnswer) -> None:
     """Answer with a problem document, without waiting, on a connection that closes then."""
-    request_id = secrets.token_hex(16)
-    body = ProblemAnswer(status, detail).body({REQUEST_ID: request_id})
-    later = "" if retry_after_s is None else f"Retry-After: {retry_after_s}\r\n"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        f"{later}X-Request-ID: {request_id}\r\n\r\n"
-    )
     try:
         client.setblocking(False)
-        client.sendall(head.encode("latin-1") + body)
+        client.sendall(answer(problem, b"", is_kept=False))
     except OSError:
         pass  # the client has gone, or does not read

@@ -27,6 +27,11 @@ from core.problem import ProblemAnswer
 from core.strikes import Strikes
 from core.waiting import WaitingRoom
 
+BUSY = ProblemAnswer(
+    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
+)
+"""To requests that wait for a worker whose threads are all held."""
+
 STUCK_LOOK_S = 1.0
 """Between two looks whether a request could get a thread at all."""
 
@@ -280,6 +285,5 @@ class TenantWorker(PatientWorker):
             super().enqueue_req(conn)
 
     def _give_up(self, conn: Connection) -> None:
-        status, detail = HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again."
-        send_problem(conn.raw, status, detail, retry_after_s=1)
+        send_problem(conn.raw, BUSY)
         self.linger(conn)
