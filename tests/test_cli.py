@@ -515,6 +515,33 @@ def test_get_ends_with_1_on_an_error_status(
     assert (1, status) == (result.code, json.loads(result.out)["status"])
 
 
+CUT = """
+from flask import Blueprint
+cut_bp = Blueprint("cut", __name__)
+@cut_bp.route("/")
+def half():
+    yield "half"
+    raise ValueError("no other half")
+"""
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_get_shows_what_came_of_an_answer_that_is_cut(
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+) -> None:
+    """An app that fails in the middle of its body: `get` prints what came, says so, ends with 1."""
+    write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
+
+    result = tenantry("get", "/acme/")
+
+    head, _, body = result.out.partition("\n\n")
+    assert (1, "HTTP/1.1 200 OK", "half") == (result.code, head.splitlines()[0], body)
+    said = "tenantry: /acme/: the answer ends here: the application failed; its log line says why."
+    assert said in result.err.splitlines()
+
+
 def test_new_writes_a_tenant_that_serves(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:

@@ -9,6 +9,8 @@ from werkzeug.wrappers import Response
 
 from core.cli import PROBLEM_FOUND
 from core.cli.output import as_json, print_json
+from core.containment import ResponseCutError
+from core.errors import TenantryError
 from core.host import create_host
 
 FIRST_ERROR_STATUS = 400
@@ -53,11 +55,24 @@ def command(
     method = (method or ("GET" if data is None else "POST")).upper()
     try:
         with Client(host).open(path, method=method, data=data, headers=headers) as response:
-            body = response.get_data()
+            body, cut = _read(response)
             _print(response, body, is_json=is_json)
     finally:
         host.close()
+    if cut:
+        raise TenantryError(f"{path}: the answer ends here: {cut}; its log line says why.")
     sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
+
+
+def _read(response: Response) -> tuple[bytes, str]:
+    """Return the body as far as it comes, and why it ends before its end."""
+    parts: list[bytes] = []
+    try:
+        for part in response.iter_encoded():
+            parts.append(part)  # noqa: PERF402 - what has come stays, if the next one raises
+    except ResponseCutError as error:
+        return b"".join(parts), str(error.strerror)
+    return b"".join(parts), ""
 
 
 def _print(response: Response, body: bytes, *, is_json: bool) -> None:
