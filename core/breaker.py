@@ -32,8 +32,6 @@ class Breaker:
         self._clock = clock
         self._lock = threading.Condition()  # protects all below; notified when a try ends
         self._failures = 0
-        self.is_open = False
-        """Whether the last try failed. Written under the lock, read by anybody."""
         self._retry_at = 0.0
         self._is_probing = False
         self._tries: list[float] = []  # when each that is under way began
@@ -43,6 +41,11 @@ class Breaker:
         """Seconds after which it is worth trying; None when it is closed."""
         with self._lock:
             return self._pause_s()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last try failed."""
+        return self._failures > 0
 
     def _pause_s(self) -> float | None:
         now = self._clock()
@@ -78,9 +81,8 @@ class Breaker:
         """End a try, a good one; return whether it was down before."""
         with self._lock:
             self._end_try()
-            was_down = self.is_open
+            was_down = self._failures > 0
             self._failures = 0
-            self.is_open = False
             return was_down
 
     def fail(self) -> bool:
@@ -88,7 +90,6 @@ class Breaker:
         with self._lock:
             self._end_try()
             self._failures += 1
-            self.is_open = True
             pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 10), MAX_PAUSE_S)
             self._retry_at = self._clock() + pause_s
             return self._failures == 1

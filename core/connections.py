@@ -7,7 +7,6 @@ nothing under its lock.
 import os
 import threading
 import time
-import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
@@ -51,8 +50,9 @@ class ConnectionBudget:
         self.wait_s = wait_s
         self._clock = clock
         self._inherited: list[object] = []  # connections of a parent process, kept from closing
+        self._forks: dict[int, threading.Lock] = {}  # process → guards its beginning anew
+        self._process = os.getpid()
         self._begin()
-        _budgets.add(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # protects all below, and every holder's `idle`
@@ -67,12 +67,14 @@ class ConnectionBudget:
     @property
     def open(self) -> int:
         """Permits that are out: connections that are open, being opened or being closed."""
+        self.notice_fork()
         self._settle()
         return self._open
 
     @property
     def idle(self) -> int:
         """Connections that nobody uses."""
+        self.notice_fork()
         self._settle()
         return len(self._idle)
 
@@ -91,14 +93,6 @@ class ConnectionBudget:
             held[holder.owner] = Held(in_use + permits - len(holder.idle), idle + len(holder.idle))
         return held
 
-    def take_idle(self, holder: Holder) -> object:
-        """Return its newest idle connection, which is what most requests get; None without one."""
-        with self._lock:
-            connection = self._take_idle(holder, holder.idle[-1]) if holder.idle else None
-        if self._returned:  # meanwhile
-            self._settle()
-        return connection
-
     def take(self, holder: Holder, *, is_to_open: bool = False) -> object:
         """Return an idle connection of `holder`, None, or an `Eviction`; with it goes a permit.
 
@@ -111,6 +105,9 @@ class ConnectionBudget:
         Raises:
             ConnectionsExhaustedError: there was none for `wait_s`.
         """
+        self.notice_fork()
+        if holder.idle and not is_to_open and (connection := self._take_own(holder)):
+            return connection
         waiter = Waiter(holder, is_to_open=is_to_open)
         with self._lock:
             self._accept()
@@ -120,6 +117,17 @@ class ConnectionBudget:
         if waiter.is_served is not None:
             self._wait(waiter, waiter.is_served)
         return waiter.grant
+
+    def _take_own(self, holder: Holder) -> object:
+        """Return its newest idle connection, which is what most requests get; None if it is gone.
+
+        Whatever came back meanwhile is accepted afterwards, without a second look at the lock.
+        """
+        with self._lock:
+            connection = self._take_idle(holder, holder.idle[-1]) if holder.idle else None
+        if self._returned:
+            self._settle()
+        return connection
 
     def give_back(self, holder: Holder, connection: object) -> None:
         """Take a connection back as idle, or hand it on to who waits."""
@@ -133,11 +141,26 @@ class ConnectionBudget:
 
     def take_all_idle(self, holder: Holder) -> list[object]:
         """Return the idle connections of `holder`, to be closed and freed by the caller."""
+        self.notice_fork()
         with self._lock:
             self._accept()
             taken = [self._take_idle(holder, one) for one in tuple(holder.idle)]
         self._settle()
         return taken
+
+    def notice_fork(self) -> None:
+        """Begin anew if this is a forked process that has not yet."""
+        process = os.getpid()
+        if self._process == process:
+            return
+        with self._forks.setdefault(process, threading.Lock()):  # a lock that no fork copied held
+            if self._process != process:
+                self._inherited += self._idle
+                self._inherited += [connection for _, connection in self._returned]
+                for holder in self._idle.values():
+                    holder.idle.clear()
+                self._begin()
+                self._process = process
 
     def keep(self, connection: object) -> None:
         """Keep a connection that was inherited through a fork from being closed."""
@@ -155,11 +178,11 @@ class ConnectionBudget:
             else:
                 holder.idle.append(connection)
                 self._idle[connection] = holder
-            if self._waiters:
-                self._serve_waiters()
+            self._serve_waiters()
 
     def _serve_waiters(self) -> None:
-        self._waiters = [waiter for waiter in self._waiters if not self._serve(waiter)]
+        if self._waiters:
+            self._waiters = [waiter for waiter in self._waiters if not self._serve(waiter)]
 
     def _serve(self, waiter: Waiter) -> bool:
         """Give it what it may have now; whether there is something.
@@ -202,14 +225,6 @@ class ConnectionBudget:
         return Eviction(victim, connection)
 
     # -- outside the lock --------------------------------------------------------------------
-
-    def begin_in_child(self) -> None:
-        """Begin anew in a process that was just forked; no other thread is in it yet."""
-        self._inherited += [connection for _, connection in self._returned]
-        for holder in self._permits:
-            self._inherited += holder.idle
-            holder.idle.clear()
-        self._begin()
 
     def _settle(self) -> None:
         """Accept what came back. Whoever held the lock looks once more after letting it go."""
@@ -265,14 +280,3 @@ class ConnectionBudget:
             self.free(waiter.holder)
         else:
             self.give_back(waiter.holder, grant)
-
-
-_budgets: "weakref.WeakSet[ConnectionBudget]" = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for budget in _budgets:
-        budget.begin_in_child()
-
-
-os.register_at_fork(after_in_child=_begin_in_child)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-__all__ = ["Database", "DatabaseDownError", "db", "open_database"]
+__all__ = ["CurrentDatabase", "Database", "DatabaseDownError", "db", "open_database"]
 
 _EXTENSION = "tenantry.database"
 

@@ -156,6 +156,7 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -
         from core import silence  # noqa: PLC0415 - it imports psycopg, which others need not have
 
         engine.dialect.connect = partial(silence.connect, guard)  # type: ignore[assignment,method-assign]
+        engine.dialect.do_rollback = silence.roll_back  # type: ignore[assignment,method-assign]
     return engine
 
 

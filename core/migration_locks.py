@@ -4,7 +4,6 @@ Whoever holds a lock and dies lets go of it: both end with the connection or the
 """
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -14,18 +13,19 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from core.database_url import SCHEMA_QUERY
-
 POLL_S = 0.1
 """How often a lock is asked for again. Asking, unlike waiting inside PostgreSQL, keeps no
 transaction open, for which `CREATE INDEX CONCURRENTLY` of the holder would wait for ever."""
 
-_HOLDER = """
+_KEY = "hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
+"""An advisory lock is one database's; two tenants may have a schema each of one database."""
+
+_HOLDER = f"""
     SELECT pid, application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32) | objid::bigint = {key}
-"""
+      AND (classid::bigint << 32) | objid::bigint = {_KEY}
+"""  # noqa: S608 - from constants
 
 
 class Wanted(Protocol):
@@ -71,26 +71,16 @@ def _lock_postgres(connection: Connection, wanted: Wanted) -> None:
     if (connection.dialect.server_version_info or (0,)) >= (14,):
         # A killed run: its statement ends now, not when it would first have something to say.
         settings["client_connection_check_interval"] = "1000"
-    key = _key_of(connection.exec_driver_sql(SCHEMA_QUERY).scalar())
     values = ", ".join(f"set_config('{key}', '{value}', false)" for key, value in settings.items())
     deadline = time.monotonic() + wanted.lock_wait_s
-    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({key}), {values}").scalar():
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_KEY}), {values}").scalar():
         if time.monotonic() > deadline:
-            row = connection.exec_driver_sql(_HOLDER.format(key=key)).first()
+            row = connection.exec_driver_sql(_HOLDER).first()
             holder = "somebody" if row is None else f"{row[1]} ({row[0]})"
             raise LockedError(_held_by(wanted, holder))
         connection.rollback()
         time.sleep(POLL_S)
     connection.commit()  # the settings stay
-
-
-def _key_of(schema: str | None) -> int:
-    """Return what is locked: 64 bits, signed.
-
-    An advisory lock is one database's, and two tenants may have a schema each of one database.
-    """
-    name = f"tenantry.migrations.{schema or ''}"
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
 @contextmanager

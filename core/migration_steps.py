@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 
 from core.migration_locks import locked
@@ -35,6 +36,9 @@ from core.revisions import (
 
 TRANSACTIONAL = ("postgresql", "sqlite")
 """The engines whose DDL a transaction takes back; on SQLite, once we begin it ourselves."""
+
+VERSION_TABLE = "alembic_version"
+"""Where Alembic keeps what a database is at."""
 
 _COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
 
@@ -231,26 +235,27 @@ def _server(server: URL) -> Engine:
 
     engine = create_engine(server, poolclass=NullPool, creator=connect)
     if engine.dialect.name == "postgresql":
-        has_table = engine.dialect.has_table
-        engine.dialect.has_table = partial(_has_table, has_table)  # type: ignore[method-assign]
+        _look_up_by_name(engine.dialect)
     return engine
 
 
-def _has_table(
-    ask: Callable[..., bool],
-    connection: Connection,
-    name: str,
-    schema: str | None = None,
-    **how: Any,
-) -> bool:
-    """Answer what SQLAlchemy asks a PostgreSQL server by a join over its catalogues.
+def _look_up_by_name(dialect: Any) -> None:
+    """Have a PostgreSQL dialect find Alembic's own table by its name, and not by a join.
 
-    Of its own table Alembic asks twice in each database, which was a tenth of what a small
-    migration cost; a look-up of the name costs nothing beside that.
+    Where there is none yet, Alembic and SQLAlchemy each ask for it, by a query over the catalogues
+    that costs the server more than it takes to create the table.
     """
-    if name != "alembic_version" or schema is not None:
-        return ask(connection, name, schema, **how)
-    return connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is not None
+    ask = dialect.has_table
+
+    def has_table(connection: Connection, name: str, schema: str | None = None, **how: Any) -> bool:
+        if name != VERSION_TABLE or schema is not None:
+            return bool(ask(connection, name, schema, **how))
+        return connection.exec_driver_sql(f"SELECT to_regclass('{name}')").scalar() is not None
+
+    dialect.has_table = has_table
+    one_by_one = getattr(DefaultDialect, "has_multi_table", None)  # new in SQLAlchemy 2.1
+    if one_by_one is not None:
+        dialect.has_multi_table = partial(one_by_one, dialect)
 
 
 def _leave_transactions_to_us(connection: Any, _: object) -> None:

@@ -147,10 +147,9 @@ class BudgetPool(Pool):
     # -- what SQLAlchemy calls ---------------------------------------------------------------
 
     def _do_get(self) -> ConnectionPoolEntry:
-        record = cast("ConnectionPoolEntry | None", self._budget.take_idle(self))
-        if record is None:
+        if not self.idle:
             self._guard.check()
-            record = self._take()
+        record = self._take()
         if record is None:
             record = self._opened_anew()
         elif not self._guard.is_good(record, time.monotonic() - record.info.get(RETURNED_AT, 0.0)):

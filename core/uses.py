@@ -40,8 +40,7 @@ class Uses:
         use = self._uses.pop(entry, None)
         if use is None:
             return None
-        with use.lock:
-            use.entry = None
+        use.end()
         return use.began_at
 
     def of(self, thread: int) -> list[Callable[[], None]]:
@@ -50,17 +49,21 @@ class Uses:
 
 
 class _Use:
-    __slots__ = ("began_at", "entry", "lock", "thread")
+    __slots__ = ("_entry", "_lock", "began_at", "thread")
 
     def __init__(self, entry: Entry) -> None:
         self.thread = threading.get_ident()
         self.began_at = time.monotonic()
-        self.entry: Entry | None = entry  # until it is given back
-        self.lock = threading.Lock()  # the connection is not given back while it is cancelled
+        self._entry: Entry | None = entry
+        self._lock = threading.Lock()  # the connection is not given back while it is cancelled
+
+    def end(self) -> None:
+        with self._lock:
+            self._entry = None
 
     def cancel(self) -> None:
-        with self.lock:
-            connection: Any = None if self.entry is None else self.entry.dbapi_connection
+        with self._lock:
+            connection: Any = None if self._entry is None else self._entry.dbapi_connection
             if connection is None:
                 return
             try:

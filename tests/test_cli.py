@@ -516,12 +516,15 @@ def test_get_ends_with_1_on_an_error_status(
 
 
 CUT = """
-from flask import Blueprint
+from flask import Blueprint, Response
 cut_bp = Blueprint("cut", __name__)
-@cut_bp.route("/")
+@cut_bp.route("/half")
 def half():
     yield "half"
     raise ValueError("no other half")
+@cut_bp.route("/none")
+def none():
+    return Response([], headers={"Content-Length": "10"})
 """
 
 
@@ -534,12 +537,15 @@ def test_get_shows_what_came_of_an_answer_that_is_cut(
     """An app that fails in the middle of its body: `get` prints what came, says so, ends with 1."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
 
-    result = tenantry("get", "/acme/")
+    half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")
 
-    head, _, body = result.out.partition("\n\n")
-    assert (1, "HTTP/1.1 200 OK", "half") == (result.code, head.splitlines()[0], body)
-    said = "tenantry: /acme/: the answer ends here: the application failed; its log line says why."
-    assert said in result.err.splitlines()
+    head, _, body = half.out.partition("\n\n")
+    assert (1, "HTTP/1.1 200 OK", "half") == (half.code, head.splitlines()[0], body)
+    said = "the answer ends here: the application failed; its log line says why."
+    assert f"tenantry: /acme/half: {said}" in half.err.splitlines()
+    said = "no answer: the body is shorter than its Content-Length; its log line says why."
+    assert (1, "") == (none.code, none.out)
+    assert f"tenantry: /acme/none: {said}" in none.err.splitlines()
 
 
 def test_new_writes_a_tenant_that_serves(

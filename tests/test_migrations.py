@@ -16,12 +16,14 @@ import pytest
 from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
-from sqlalchemy import NullPool, create_engine, inspect
+from sqlalchemy import Column, Integer, MetaData, NullPool, Table, create_engine, event, inspect
 
+from core import migration_steps
 from core.cli import main
 from core.cli.db import progress
 from core.errors import TenantryError
 from core.journal import Journal, Step, journal_file
+from core.migration_steps import Request
 from core.migrations import Limits, downgrade, upgrade
 from core.survey import Outcome, survey
 from core.tenant import Tenant, parse_tenant
@@ -70,6 +72,27 @@ def rows(tenant: Tenant) -> set[str]:
     engine = create_engine(tenant.database_uri.get_secret_value(), poolclass=NullPool)
     with engine.connect() as connection:
         return {*connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()}
+
+
+def test_a_servers_catalogues_are_not_searched_for_alembics_table(
+    postgres_server: Postgres,
+) -> None:
+    """It is found by its name, there or not; any other table as ever."""
+    url = postgres_server.new_database()
+    request = Request("acme", url, ["corp.shop"], lock_file="", lock_wait_s=0.0)
+    statements: list[str] = []
+    found = []
+    with migration_steps._connected(request) as connection:
+        event.listen(connection, "before_cursor_execute", lambda *it: statements.append(it[2]))
+        for name in ("alembic_version", "goods"):
+            Table(name, MetaData(), Column("id", Integer)).create(connection, checkfirst=True)
+            found.append([inspect(connection).has_table(one) for one in (name, "other")])
+            if name == "alembic_version":
+                searched = [one for one in statements if "pg_class" in one]
+                statements.clear()
+
+    assert [[True, False]] * 2 == found
+    assert (1, True) == (len(searched), any("pg_class" in one for one in statements))
 
 
 def test_a_run_carries_on_past_every_kind_of_failure(

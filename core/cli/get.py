@@ -57,6 +57,10 @@ def command(
         with Client(host).open(path, method=method, data=data, headers=headers) as response:
             body, cut = _read(response)
             _print(response, body, is_json=is_json)
+    except ResponseCutError as error:  # with the first part of the body the head is lost, too
+        raise TenantryError(
+            f"{path}: no answer: {error.strerror}; its log line says why."
+        ) from None
     finally:
         host.close()
     if cut:

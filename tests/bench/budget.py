@@ -41,6 +41,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import rows
 from loads import Bounds, Connection, Server, children, serving
 
@@ -72,7 +73,8 @@ def main() -> None:
     with rows.running(max_connections="400") as server, site(server, asked.tenants) as running:
         for load in BOUNDS:
             if not asked.loads or load in asked.loads:
-                compare(load, running, server, bounds, asked)
+                with server.connect() as watcher:
+                    compare(load, running, server, watcher, bounds, asked)
     bounds.end()
 
 
@@ -81,9 +83,10 @@ def names_of(side: str, count: int) -> list[str]:
     return [f"{side}{number:03}" for number in range(count)]
 
 
-def compare(
-    load: str, running: Server, server: rows.Postgres, bounds: Bounds, asked: argparse.Namespace
-) -> None:
+def compare(  # noqa: PLR0917
+    load: str, running: Server, server: rows.Postgres,
+    watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, asked: argparse.Namespace,
+) -> None:  # fmt: skip
     """Run a load against both sides in turns; print throughputs, costs and their ratios."""
     per_second: tuple[list[float], list[float]] = ([], [])
     used_s, answered = [0.0, 0.0], [0, 0]
@@ -93,7 +96,7 @@ def compare(
     seconds = asked.seconds / parts
     for turn, side in itertools.product(range(-parts, asked.rounds * parts), (0, 1)):
         before_s = cpu_s(running, server)
-        with watching(server, SIDES[side]) as seen:
+        with watching(watcher, SIDES[side]) as seen:
             names = names_of(SIDES[side], asked.tenants)
             done, failed = drive(running.port, load, names, seconds, turn)
         failures += failed
@@ -164,7 +167,9 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def watching(server: rows.Postgres, side: str) -> Iterator[list[int]]:
+def watching(
+    connection: psycopg.Connection[tuple[object, ...]], side: str
+) -> Iterator[list[int]]:
     """Count the clients of a side's databases until the end of the block."""
     seen = [0]
     is_over = threading.Event()
@@ -174,10 +179,9 @@ def watching(server: rows.Postgres, side: str) -> Iterator[list[int]]:
     )
 
     def watch() -> None:
-        with server.connect() as connection:
-            while not is_over.wait(0.03):
-                row = connection.execute(query).fetchone()
-                seen.append(int(str(row[0])) if row else 0)
+        while not is_over.wait(0.03):
+            row = connection.execute(query).fetchone()
+            seen.append(int(str(row[0])) if row else 0)
 
     thread = threading.Thread(target=watch)
     thread.start()
