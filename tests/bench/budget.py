@@ -167,9 +167,7 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def watching(
-    connection: psycopg.Connection[tuple[object, ...]], side: str
-) -> Iterator[list[int]]:
+def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> Iterator[list[int]]:
     """Count the clients of a side's databases until the end of the block."""
     seen = [0]
     is_over = threading.Event()
