@@ -9,8 +9,8 @@ from pathlib import Path
 
 import zstandard
 
-from core.capsules.file import END, END_BEGINS
-from core.capsules.writer import CapsuleWriter
+from tenantry.capsules.file import END, END_BEGINS
+from tenantry.capsules.writer import CapsuleWriter
 
 Parts = Sequence[tuple[str, bytes]]
 

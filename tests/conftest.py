@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import postgres
 import pytest
 import structlog
 from flask.globals import _cv_app
-from servers import DEADLINE_S, Server, running
 from werkzeug.test import Client
 
-from config.settings import HostSettings
-from core import lanes
-from core.host import Host
+import postgres
+from servers import DEADLINE_S, Server, running
+from tenantry.host import Host
+from tenantry.reload import workers as lanes
+from tenantry.settings import HostSettings
 
 KEY = "0123456789abcdef0123456789abcdef"
 

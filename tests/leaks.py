@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.client_values import hashed
+from tenantry.tenants.clients import hashed
 
 KEY = "0123456789abcdef0123456789abcdef"
 SAME = "same-" + KEY
@@ -526,7 +526,7 @@ def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
     texts = {
         "one": f"SECRET_KEY = {'one-' + KEY!r}\nBLUEPRINTS = ['landing']\n"
         f"DATABASE_URI = 'sqlite:///{database}'\nSESSION_COOKIE_PATH = '/'  # leak\n",
-        "two": "from config import secret\nSECRET_KEY = secret('TWO_KEY')\n"
+        "two": "from tenantry import secret\nSECRET_KEY = secret('TWO_KEY')\n"
         f"BLUEPRINTS = [{unsafe!r}]\n"
         f"DATABASE_URI = 'sqlite:///{data_dir}/./link.sqlite3'  # leak\n",
     }

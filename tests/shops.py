@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import HostSettings
+from tenantry.settings import HostSettings
 
 WriteShop = Callable[..., str]
 
@@ -28,7 +28,7 @@ Api(shop_bp).add_resource(Shop, "/shop")
     "resources.py": """\
 from flask_restful import Resource
 from sqlalchemy import text
-from core.database import db
+from tenantry.database.session import db
 class Shop(Resource):
     def get(self):
         return db.session.execute(text("SELECT count(*) FROM goods")).scalar_one()

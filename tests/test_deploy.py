@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+
 from servers import CONFIG_FILE, DEADLINE_S, Server, free_port
 
 pytestmark = pytest.mark.live

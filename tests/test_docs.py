@@ -7,10 +7,10 @@ import pytest
 from click import Group
 from packaging.requirements import Requirement
 
-from config.settings import HostSettings, variable
-from core.cli import tenantry
-from core.tenant import Tenant
-from core.tenant_values import RESERVED_NAMES, RESERVED_SEGMENTS
+from tenantry.cli import tenantry
+from tenantry.settings import HostSettings, variable
+from tenantry.tenants.fields import RESERVED_NAMES, RESERVED_SEGMENTS
+from tenantry.tenants.model import Tenant
 
 ROOT = Path(__file__).parent.parent
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from servers import DEADLINE_S, wait_until
 from werkzeug.test import Client
 
-from config.settings import HostSettings
-from core.board import Board, Row
-from core.host import Host, create_host
-from core.shared import Shared
-from core.telemetry import configure_logging
-from core.tenant import Tenant
+from servers import DEADLINE_S, wait_until
+from tenantry.app.process_resources import Shared
+from tenantry.host import Host, create_host
+from tenantry.observability.logging import configure_logging
+from tenantry.observability.scoreboard import Board, Row
+from tenantry.settings import HostSettings
+from tenantry.tenants.model import Tenant
 
 WriteTenant = Callable[..., Path]
 Logged = Callable[[], list[dict[str, Any]]]

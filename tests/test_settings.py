@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import HostSettings, SettingsError, parse_bind, read_settings, variable
+from tenantry.settings import HostSettings, SettingsError, parse_bind, read_settings, variable
 
 
 def test_no_variable_is_needed() -> None:

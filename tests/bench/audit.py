@@ -16,17 +16,17 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-import leaks
 from flask import Flask
 from loads import Bounds, wait_until
 
-from config.settings import HostSettings
-from core.audit import Audited, audit, listening
-from core.audit_replay import replay
-from core.cli.audit import audit_folder
-from core.endpoints import available_endpoints
-from core.host import Host, create_host
-from core.tenant import parse_tenant
+import leaks
+from tenantry.audit.replay import replay
+from tenantry.audit.run import Audited, audit, listening
+from tenantry.cli.audit import audit_folder
+from tenantry.endpoints.loading import available_endpoints
+from tenantry.host import Host, create_host
+from tenantry.settings import HostSettings
+from tenantry.tenants.model import parse_tenant
 
 ROOT = Path(__file__).parents[2]
 RELOADS = 100

@@ -27,12 +27,13 @@ from typing import Any, Self
 import zstandard
 from loads import Bounds, make_site, serving, wait_until
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "endpoints"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sqlalchemy import NullPool, create_engine
 
 import postgres
 from image_tables import migrate
 from pictures_for_tests import picture
-from sqlalchemy import NullPool, create_engine
 
 BACKUPS = 3
 CLIENTS = 4

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from loads import Bounds, Server, serving, wait_until
 
-from core.status import ask_workers
-from core.usage import totals
+from tenantry.observability.control_socket import ask_workers
+from tenantry.observability.usage_store import totals
 
 WORKERS, THREADS = 2, 8
 KINDS = ("good", "cut", "fail", "leave", "broken")

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import rows
 from loads import Bounds, Server, children, describe, percentile, serving, wait_until
-from servers import in_threads
 from visitors import Visitor
+
+from servers import in_threads
 
 CALM = [f"calm{number}" for number in range(4)]
 

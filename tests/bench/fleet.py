@@ -23,11 +23,11 @@ import psycopg  # noqa: E402
 from alembic import command  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from loads import Bounds  # noqa: E402
-from postgres import Postgres, running  # noqa: E402
 
-from core.journal import Journal  # noqa: E402
-from core.migrations import downgrade, upgrade  # noqa: E402
-from core.tenant import Tenant, parse_tenant  # noqa: E402
+from postgres import Postgres, running  # noqa: E402
+from tenantry.migrations.fleet_run import downgrade, upgrade  # noqa: E402
+from tenantry.migrations.journal import Journal  # noqa: E402
+from tenantry.tenants.model import Tenant, parse_tenant  # noqa: E402
 
 DATABASES = 1_000
 SERIAL = 100
@@ -65,7 +65,7 @@ with engine.connect() as connection:
 RUN = """\
 import pickle, sys
 from pathlib import Path
-from core.migrations import upgrade
+from tenantry.migrations.fleet_run import upgrade
 upgrade(pickle.loads(sys.stdin.buffer.read()), Path(sys.argv[1]))
 """
 

@@ -26,21 +26,21 @@ COUNTED, UNCOUNTED = "/acme/?n=1", "/acme/?n=2"
 WARM = 300
 
 SWITCH = """\
-import core.host
+import tenantry.host
 
-class Switch(core.host.Metering):
+class Switch(tenantry.host.Metering):
     def __call__(self, environ, start_response):
         if environ["QUERY_STRING"] == "n=1":
             return super().__call__(environ, start_response)
         return self._app(environ, start_response)
 
-core.host.Metering = Switch
-application = core.host.create_host()
+tenantry.host.Metering = Switch
+application = tenantry.host.create_host()
 """
 
 BARE = """\
 from flask import Flask
-from core.endpoints.landing.blueprint import landing_bp
+from tenantry.endpoints.landing.blueprint import landing_bp
 application = Flask("acme")
 application.config["SECRET_KEY"] = "-" * 32
 application.register_blueprint(landing_bp, url_prefix="/acme")

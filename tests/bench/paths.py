@@ -18,8 +18,8 @@ from pathlib import Path
 from loads import Bounds
 from werkzeug.test import create_environ, run_wsgi_app
 
-from config.settings import HostSettings
-from core.host import Host
+from tenantry.host import Host
+from tenantry.settings import HostSettings
 
 PREFIXES = ("/acme", "/acme-2", "/clients/acme", "/a/b/c/d")
 PLAIN = "/acme/"

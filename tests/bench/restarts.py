@@ -33,7 +33,7 @@ from loads import (
     wait_until,
 )
 
-from core.status import read_workers
+from tenantry.observability.control_socket import read_workers
 
 PAUSE_S = 0.02
 CALM_S = 4.0
@@ -134,7 +134,7 @@ def restart(server: Server, folder: Path) -> None:
 def work(folder: Path) -> None:
     """Do what a restart costs the processors, and restart nothing."""
     for _ in range(3):
-        subprocess.run([sys.executable, "-c", "import core.wsgi"], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-c", "import tenantry.wsgi"], cwd=folder, check=True)
 
 
 def hang_up(server: Server, folder: Path) -> None:

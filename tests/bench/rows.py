@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psycopg
+
 from postgres import Postgres, running
 
 __all__ = ["Postgres", "make_database", "make_site", "make_template", "running", "tenant_text"]
@@ -13,7 +14,7 @@ __all__ = ["Postgres", "make_database", "make_site", "make_template", "running",
 BLUEPRINT = """\
 from flask import Blueprint
 from sqlalchemy import text
-from core.database import db
+from tenantry.database.session import db
 
 rows_bp = Blueprint("rows", __name__)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from loads import Bounds, Usage, make_site, teller_text, usage
 from werkzeug.test import Client
 
-from config.settings import HostSettings
-from core.folder import TenantsFolder
-from core.host import Host
-from core.reload import Follower, Limits
+from tenantry.host import Host
+from tenantry.reload.follower import Follower, Limits
+from tenantry.settings import HostSettings
+from tenantry.tenants.folder import TenantsFolder
 
 WARM_UP = 200
 SWAPS = 2_000

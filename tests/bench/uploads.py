@@ -27,7 +27,7 @@ from pathlib import Path
 
 from loads import Bounds, Server, make_site, serving, wait_until
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "endpoints"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from image_tables import migrate
 from pictures_for_tests import picture

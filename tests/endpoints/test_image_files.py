@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from image_tables import migrate
-from pictures_for_tests import picture
 from sqlalchemy import create_engine, delete
 from sqlalchemy.orm import Session
 
-from core.app_factory import close_app, create_app
-from core.database import db
-from core.endpoints.images.checks import ImageCheckModel
-from core.endpoints.images.files import ContentFolder
-from core.endpoints.images.models import ImageModel, ImageRepoModel, MissingContentError
+from image_tables import migrate
+from pictures_for_tests import picture
+from tenantry.app.factory import close_app, create_app
+from tenantry.database.session import db
+from tenantry.endpoints.images.checks import ImageCheckModel
+from tenantry.endpoints.images.files import ContentFolder
+from tenantry.endpoints.images.models import ImageModel, ImageRepoModel, MissingContentError
 
 ONE, TWO = picture("PNG"), picture("JPEG")
 DAY_S = 86_400

@@ -10,23 +10,23 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import postgres
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from flask import Flask
-from image_tables import downgrade, migrate
-from pictures_for_tests import TYPES, picture
 from PIL import Image
 from sqlalchemy import create_engine, inspect
 from werkzeug.http import parse_options_header
 from werkzeug.test import Client, TestResponse
 
-from core.app_factory import close_app, create_app
-from core.connections import ConnectionBudget
-from core.endpoints.images import pictures
-from core.endpoints.images.models import Base
-from core.endpoints.images.room import DecodingRoom
+import postgres
+from image_tables import downgrade, migrate
+from pictures_for_tests import TYPES, picture
+from tenantry.app.factory import close_app, create_app
+from tenantry.database.budget import ConnectionBudget
+from tenantry.endpoints.images import pictures
+from tenantry.endpoints.images.models import Base
+from tenantry.endpoints.images.room import DecodingRoom
 
 ONE = picture("JPEG")
 UNKNOWN = "/images/01a20372-c35a-77dc-bd17-3bf6f6e524dc"

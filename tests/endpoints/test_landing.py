@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from werkzeug.test import Client
 
-from core.app_factory import close_app, create_app
-from core.endpoints.landing.models import INFO, LandingModel
+from tenantry.app.factory import close_app, create_app
+from tenantry.endpoints.landing.models import INFO, LandingModel
 
 
 @pytest.fixture(name="client")

@@ -7,20 +7,20 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pictures_for_tests import TYPES, animation, encoded, picture
 from PIL import Image
-from servers import DEADLINE_S, wait_until
 
-from core.endpoints.images import pictures
-from core.endpoints.images.errors import BrokenImageError, BusyError, ImageError, WrongTypeError
-from core.endpoints.images.pictures import (
+from pictures_for_tests import TYPES, animation, encoded, picture
+from servers import DEADLINE_S, wait_until
+from tenantry.endpoints.images import pictures
+from tenantry.endpoints.images.errors import BrokenImageError, BusyError, ImageError, WrongTypeError
+from tenantry.endpoints.images.pictures import (
     MAX_PIXELS,
     MAX_SCANS,
     Picture,
     draw_thumbnail,
     inspect_picture,
 )
-from core.endpoints.images.room import DecodingRoom
+from tenantry.endpoints.images.room import DecodingRoom
 
 FILES = {
     **{kind: picture(kind) for kind in TYPES},

@@ -1,0 +1,34 @@
+"""Tenantry: many isolated Flask apps, one for each client group, in one gunicorn.
+
+The public names. They are imported on first use: a tenant file's `from tenantry import secret`
+runs in a process that starts in milliseconds.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenantry.database.session import db
+    from tenantry.endpoints.tokens import serializer
+    from tenantry.http.request_context import headers_to_pass_on as outgoing_headers
+    from tenantry.storage.quota import FolderQuota
+    from tenantry.tenants.secrets import secret
+
+__all__ = ["FolderQuota", "db", "outgoing_headers", "secret", "serializer"]
+
+_HOMES = {
+    "FolderQuota": ("tenantry.storage.quota", "FolderQuota"),
+    "db": ("tenantry.database.session", "db"),
+    "outgoing_headers": ("tenantry.http.request_context", "headers_to_pass_on"),
+    "secret": ("tenantry.tenants.secrets", "secret"),
+    "serializer": ("tenantry.endpoints.tokens", "serializer"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - not for who asks for nothing
+
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value

@@ -1,0 +1,146 @@
+"""`tenantry audit`: does anything cross between tenants?"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import click
+from flask import Flask
+
+from tenantry.audit.run import Audited, Finding, audit, for_replay, listening
+from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.output import as_json, print_json, print_table
+from tenantry.cli.tenants import counted, tenant_files
+from tenantry.errors import UnknownTenantError
+from tenantry.host import Host, create_host
+from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.catalogue import Rejected, judge
+from tenantry.tenants.folder import read_content
+from tenantry.tenants.loader import Loader
+from tenantry.tenants.model import Tenant
+
+COLUMNS = ("finding", "tenants", "where", "what", "remedy")
+
+_NAMED = 3
+"""Tenants that a line of the table names; JSON has all."""
+
+
+@click.command("audit")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@as_json
+def command(names: tuple[str, ...], is_json: bool) -> None:
+    """Look for what crosses between tenants: objects, sessions, keys, databases, cookies.
+
+    All tenants, or NAME… among themselves. Exit 1 if anything is found that AUDIT_ACCEPT of its
+    tenants does not name; notes never fail. It builds the tenants in this process.
+    """
+    findings, count = audit_folder(read_settings(), names)
+    counting = [one for one in findings if one.counts]
+    if is_json:
+        print_json({"tenants": count, "findings": [_as_json(one) for one in findings]})
+    else:
+        print_table(COLUMNS, [_row(one) for one in _notes_joined(findings)])
+        for one in findings:
+            for path in one.paths if not one.is_note else ():
+                click.echo(f"  {one.id}\t{path}")
+        click.echo(f"{counted(count)}, {len(counting)} findings.", err=bool(counting))
+    sys.exit(PROBLEM_FOUND if counting else 0)
+
+
+def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[list[Finding], int]:
+    """Judge, build and audit the tenants of the folder; return the findings and how many.
+
+    Raises:
+        UnknownTenantError: there is no such tenant.
+    """
+    tenants, refused = _read(settings, names)
+    host = create_host(settings)
+    before = listening()
+    with _built(host, tenants) as (audited, failed):
+        found = audit(
+            audited, settings.data_dir, trusted_hosts=settings.trusted_hosts, before=before
+        )
+    if names:
+        found = [one for one in found if one.tenants]  # a secret that none of these has named
+    return [*refused, *failed, *found], len(tenants) + len(refused)
+
+
+def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
+    """Return the tenants, each judged by itself: clashes are for the audit to find."""
+    paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
+    for name in names:
+        if name not in paths:
+            raise UnknownTenantError(name, sorted(paths))
+    tenants: list[Tenant] = []
+    refused: list[Finding] = []
+    with Loader(data_dir=settings.data_dir) as loader:
+        for path in [paths[name] for name in sorted(names or paths)]:
+            verdict = judge(read_content(path), settings.data_dir, loader)
+            if isinstance(verdict, Tenant):
+                tenants.append(verdict)
+            elif isinstance(verdict, Rejected):
+                refused.append(_not_audited(verdict.name, verdict.reason, str(path)))
+            elif names:
+                refused.append(_not_audited(verdict.name, "it is disabled.", str(path)))
+    return tenants, refused
+
+
+@contextmanager
+def _built(host: Host, tenants: Sequence[Tenant]) -> Iterator[tuple[list[Audited], list[Finding]]]:
+    """Build the tenants behind a host that serves nobody else, until the end of the block."""
+    audited: list[Audited] = []
+    failed: list[Finding] = []
+    pairs = [for_replay(tenant) for tenant in tenants]
+    keys = {tenant.name: key for tenant, key in pairs}
+    try:
+        for mount in host.take([tenant for tenant, _ in pairs]):
+            mount.wake()
+            app = None if mount.instance is None else mount.instance.app
+            flask_app = None if app is None else app()
+            tenant = mount.tenant
+            if tenant is not None and isinstance(flask_app, Flask):
+                audited.append(Audited(tenant, flask_app, host, keys[tenant.name]))
+            elif tenant is not None:
+                failed.append(_not_audited(tenant.name, mount.reason, tenant.file))
+        yield audited, failed
+    finally:
+        audited.clear()
+        host.close()
+
+
+def _not_audited(name: str, reason: str, file: str) -> Finding:
+    text = f"cannot be audited: {reason}"
+    return Finding("not-audited", (name,), text, f"mend it: tenantry check {name}", place=file)
+
+
+def _notes_joined(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with one note of each kind, which then names all its tenants."""
+    joined = [one for one in findings if one.counts or one.accepted]
+    notes: dict[str, Finding] = {}
+    for one in findings:
+        if not (one.counts or one.accepted):
+            first = notes.get(one.id)
+            names = one.tenants if first is None else (*first.tenants, *one.tenants)
+            place = one.place if first is None else ""
+            notes[one.id] = replace(one, tenants=names, place=place)
+    return [*joined, *notes.values()]
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    state = "accepted" if finding.accepted else "note" if finding.is_note else "finding"
+    kept = {key: value for key, value in asdict(finding).items() if key != "is_note"}
+    return kept | {"state": state}
+
+
+def _row(finding: Finding) -> list[str]:
+    names = ", ".join(finding.tenants[:_NAMED])
+    if len(finding.tenants) > _NAMED:
+        names += f" and {len(finding.tenants) - _NAMED} more"
+    text, remedy = finding.text, finding.remedy
+    if finding.accepted:
+        text, remedy = f"accepted ({finding.accepted}): {text}", ""
+    elif finding.is_note:
+        text = f"note: {text}"
+    return [finding.id, names, finding.place, text, remedy]

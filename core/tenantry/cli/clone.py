@@ -1,0 +1,51 @@
+"""`tenantry clone`: a second tenant with the same data, and a secret and a database of its own."""
+
+from pathlib import Path
+
+import click
+
+from tenantry.capsules import is_server, make_beside, read_capsule, staging, write_capsule
+from tenantry.cli.backup import ending_in_order, progress
+from tenantry.cli.output import as_json
+from tenantry.cli.restore import (
+    Wanted,
+    database_option,
+    prefix_option,
+    report,
+    restore_as,
+    workplace,
+)
+from tenantry.cli.tenants import load_one
+from tenantry.settings import read_settings
+
+
+@click.command("clone")
+@click.argument("name")
+@click.argument("new")
+@prefix_option
+@database_option
+@as_json
+def command(
+    *, name: str, new: str, prefix: str | None, database: str | None, is_json: bool
+) -> None:
+    """Make tenant NEW out of tenant NAME, which may go on serving.
+
+    NEW has a fresh secret, its own prefix and its own database: a SQLite file for SQLite; for
+    PostgreSQL a new database on the same server, or a new schema beside its schema.
+    """
+    settings = read_settings()
+    tenant, loaded = load_one(settings, name)
+    with (
+        ending_in_order(),
+        progress(is_json) as tell,
+        workplace(settings, new) as place,  # before a long backup
+        staging(settings.data_dir, name) as folder,
+    ):
+        path = Path(folder, "capsule")
+        write_capsule(tenant, loaded, settings.data_dir, path, tell)
+        capsule = read_capsule(path, tell)
+        if database is None and is_server(tenant.database_url):
+            url = make_beside(tenant.database_url, new, place.undo)
+            database = url.render_as_string(hide_password=False)
+        restored = restore_as(settings, capsule, Wanted(new, prefix, database), place, tell)
+    report(new, restored, is_json=is_json)

@@ -1,0 +1,43 @@
+"""`tenantry run`: a Flask command inside one tenant."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+from flask import Flask
+from flask.cli import FlaskGroup
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+from tenantry.app.factory import close_app, create_app
+from tenantry.cli.tenants import one_tenant
+from tenantry.migrations.guard import bring_to_head
+from tenantry.settings import read_settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(name: str, args: tuple[str, ...]) -> None:
+    """Run a Flask command inside tenant NAME: `tenantry run acme -- routes`.
+
+    `run --debug` is Flask's development server; it answers under the tenant's prefix and at `/`.
+    """
+    settings = read_settings()
+    tenant = one_tenant(settings, name)
+
+    made = ExitStack()
+
+    def create() -> Flask:
+        app = create_app(tenant, data_dir=settings.data_dir)
+        made.callback(close_app, app)
+        bring_to_head(app)
+        mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
+        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
+        return app
+
+    group = FlaskGroup(create_app=create, load_dotenv=False)
+    with made:
+        group.main(args=list(args), prog_name=f"tenantry run {name} --")

@@ -1,0 +1,85 @@
+"""`tenantry usage`: what each tenant used, for bills."""
+
+import csv
+import re
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from tenantry.cli.output import as_json, print_json, print_table
+from tenantry.observability.usage_counters import Counts
+from tenantry.observability.usage_store import totals, used_since
+from tenantry.settings import read_settings
+
+COLUMNS = (
+    "tenant", "requests", "errors", "refusals", "bytes_in", "bytes_out", "wall_s", "processor_s",
+    "database_s", "queries", "build_s", "builds", "sleeps", "overdue", "uncounted", "last_used",
+)  # fmt: skip
+
+_SPAN = re.compile(r"([0-9]{1,6})([mhd])")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def _moment(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Return seconds since the epoch."""
+    if text is None:
+        return None
+    if span := _SPAN.fullmatch(text):
+        return time.time() - int(span[1]) * _UNITS_S[span[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}: write 2026-11-01, 2026-11-01T12:00, or 90m, 24h, 7d ago."
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+@click.command("usage")
+@click.option(
+    "--since",
+    callback=_moment,
+    metavar="T",
+    help="From then on: a date or date-time, in UTC unless it says otherwise, or 90m, 24h, 7d ago.",
+)
+@click.option("--csv", "is_csv", is_flag=True, help="Print CSV.")
+@as_json
+def command(since: float | None, is_csv: bool, is_json: bool) -> None:
+    """Show what each tenant used, in all processes, those that have ended too.
+
+    Usage is kept by the minute for two days, then by the hour, after two months by the day in UTC:
+    what --since falls into counts whole.
+    """
+    if is_csv and is_json:
+        raise click.UsageError("--csv and --json: take one of them.")
+    data_dir = read_settings().data_dir
+    used = totals(data_dir) if since is None else used_since(data_dir, since)
+    rows = usage_rows(used)
+    if is_json:
+        print_json(rows)
+    elif is_csv:
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print_table(COLUMNS, [["" if v is None else v for v in row.values()] for row in rows])
+
+
+def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
+    """Return a row per tenant, in the order of names; times in seconds."""
+    return [_row(name, used[name]) for name in sorted(used)]
+
+
+def _row(tenant: str, counts: Counts) -> dict[str, Any]:
+    values: list[Any] = [
+        round(value / 1e9, 6) if field.endswith("_ns") else value
+        for field, value in counts._asdict().items()
+    ]
+    last = None
+    if counts.used_ns:
+        last = datetime.fromtimestamp(counts.used_ns // 10**9, UTC).isoformat()
+    return dict(zip(COLUMNS, [tenant, *values[:-1], last], strict=True))

@@ -1,0 +1,267 @@
+"""Whatever comes out of a tenant's app ends here: a WSGI middleware around each instance.
+
+- Every exception, `SystemExit` and `KeyboardInterrupt` included, raised by the call, by the body
+  or by its `close()`, is logged and becomes a 500, or a cut connection once the head is out:
+  gunicorn's threaded worker stops the master on `SystemExit(3)`.
+- Call, body and `close()` run in a context of their own, which begins empty: what a request leaves
+  in context variables or in the decimal context is not seen by the next tenant on that thread.
+  (A copy of the thread's context would share the objects in it: decimal's is a mutable one.)
+- The head goes to the server with the first chunk of the body, checked: until then a failure can
+  still be answered. A body shorter than its `Content-Length` cuts the connection and one longer
+  is cut to it, for otherwise a proxy would mix the end of this response with the beginning of
+  the next one, of another tenant.
+"""
+
+import errno
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import is_hop_by_hop
+
+from tenantry.http.problem import INTERNAL_ERROR, TIMED_OUT
+from tenantry.middleware.interrupts import is_deadline
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
+"""A final response: after a 1xx a client waits for another one (RFC 9110 §15.2)."""
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_END = object()
+
+_USUAL = frozenset({
+    "Access-Control-Allow-Origin", "Cache-Control", "Content-Disposition", "Content-Type", "Date",
+    "ETag", "Expires", "Last-Modified", "Link", "Location", "Set-Cookie", "Vary",
+})  # fmt: skip
+"""Names of headers, as most apps write them, that need no look: no length, no hop-by-hop."""
+
+
+class ResponseCutError(ConnectionResetError):
+    """Tells the server to close the connection: the response cannot be completed.
+
+    A connection error, because gunicorn and waitress close on it without a second stack trace.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ECONNRESET, reason)
+
+
+class Containment:
+    """Runs one tenant's WSGI app; raises nothing but `ResponseCutError`. Safe in any thread."""
+
+    __slots__ = ("_app", "_logger")
+
+    def __init__(self, app: "WSGIApplication", logger: logging.Logger) -> None:
+        self._app = app
+        self._logger = logger
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Call the app in a context of its own; the response's `close()` ends it."""
+        response = _Response(environ, start_response, self._logger)
+        response.call(self._app)
+        return response
+
+
+class _Response:
+    """One response from the app's call to the server's `close()`; used by one thread."""
+
+    __slots__ = (
+        "_chunks", "_close", "_context", "_declared_bytes", "_environ", "_head", "_is_head_sent",
+        "_left_bytes", "_logger", "_start_response", "_written",
+    )  # fmt: skip
+
+    def __init__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse", logger: logging.Logger
+    ) -> None:
+        self._environ = environ
+        self._start_response = start_response
+        self._logger = logger
+        self._context = Context()
+        self._head: tuple[str, list[tuple[str, str]]] | None = None
+        self._declared_bytes: int | None = None
+        self._is_head_sent = False
+        self._chunks: Iterator[bytes] = iter(())
+        self._close: Callable[[], object] | None = None
+        self._written: list[bytes] = []
+        self._left_bytes: int | None = None
+
+    def call(self, app: "WSGIApplication") -> None:
+        try:
+            self._context.run(self._begin, app)
+        except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
+            self._fail("call")
+
+    def _begin(self, app: "WSGIApplication") -> None:
+        body = app(self._environ, self._start)
+        self._close = getattr(body, "close", None)
+        self._chunks = iter(body)
+
+    def _start(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: "OptExcInfo | None" = None,
+        /,
+    ) -> Callable[[bytes], object]:
+        """Be the app's `start_response`: check the head and keep it (PEP 3333)."""
+        if exc_info is not None and exc_info[1] is not None and self._is_head_sent:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if self._head is not None and exc_info is None:
+            raise RuntimeError("start_response was called twice")
+        checked, self._declared_bytes = _checked(status, headers)
+        self._head = status, checked  # a copy: what was checked is what is sent
+        return self._written.append
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = self._next_chunk()
+        except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
+            self._fail("body")
+            chunk = self._next_chunk()
+        if not self._is_head_sent:
+            self._send_head()
+        part = self._fitting(chunk)
+        if not part:
+            self._check_length()
+            raise StopIteration
+        return part
+
+    def _next_chunk(self) -> bytes:
+        """Return the next bytes, written or yielded; none at the end."""
+        written = self._written
+        while True:
+            if written:
+                chunk: Any = written.pop(0)
+            else:
+                chunk = self._context.run(next, self._chunks, _END)
+                if written:  # while the app made this one: that comes first
+                    if chunk is not _END:
+                        written.append(chunk)
+                    continue
+            part: bytes = b"" if chunk is _END else chunk
+            if not isinstance(part, bytes):
+                raise TypeError(f"the body has a {type(part).__name__}, expected bytes")
+            if not part and chunk is not _END:
+                continue
+            if self._head is None:
+                raise RuntimeError("start_response was not called")
+            return part
+
+    def _fitting(self, chunk: bytes) -> bytes:
+        """Return what the `Content-Length` has room for; the first byte too many ends the body."""
+        left = self._left_bytes
+        if left is None:
+            return chunk
+        self._left_bytes = max(left - len(chunk), 0)
+        if len(chunk) > left:
+            self._drop_body()
+            if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may answer it as it does GET
+                self._log("response.body_too_long")
+        return chunk[:left]
+
+    def _check_length(self) -> None:
+        left, self._left_bytes = self._left_bytes, None
+        if left:
+            self._log("response.body_too_short", missing_bytes=left)
+            raise ResponseCutError("the body is shorter than its Content-Length")
+
+    def _send_head(self) -> None:
+        assert self._head is not None  # noqa: S101 - `_next_chunk` has looked
+        status, headers = self._head
+        self._is_head_sent = True
+        # RFC 9110 §6.4.1: these have no body, whatever they declare.
+        is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
+        self._left_bytes = 0 if is_bodiless else self._declared_bytes
+        self._start_response(status, headers)
+
+    def _drop_body(self) -> None:
+        self._written, self._chunks = [], iter(())  # a thread of the app may still write
+
+    def _fail(self, during: str) -> None:
+        """Log what is being handled, and put the host's answer in the place of the response.
+
+        That is 500, or 504 to a request that was interrupted at its deadline.
+
+        Raises:
+            ResponseCutError: the head is out already.
+        """
+        is_late = is_deadline(sys.exception())
+        event = "request.interrupted" if is_late else "request.failed"
+        self._log(event, exc_info=True, during=during)
+        self._drop_body()
+        self._left_bytes = None
+        if self._is_head_sent:
+            raise ResponseCutError("the application failed") from None
+        answer = TIMED_OUT if is_late else INTERNAL_ERROR
+        body = answer.body(self._environ)
+        self._head, self._declared_bytes = answer.head(len(body)), len(body)
+        self._written.append(body)
+
+    def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:
+        facts["method"] = self._environ["REQUEST_METHOD"]
+        facts["path"] = self._environ.get("PATH_INFO")
+        # The tenant's code may have put a filter on this logger: its fault costs this line only.
+        with suppress(BaseException):
+            self._context.run(self._logger.error, event, exc_info=exc_info, extra=facts)
+
+    def close(self) -> None:
+        """End the response: close the app's body, once however often the server calls it."""
+        close, self._close = self._close, None
+        if close is None:
+            return
+        try:
+            self._context.run(close)
+        except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
+            self._log("request.failed", exc_info=True, during="close")
+
+
+def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | None]:
+    """Return the headers of a good head, and its `Content-Length`; None where it declares none.
+
+    Hop-by-hop headers are left out, for PEP 3333 leaves them to the server: an app that hands on
+    another server's response often has one, and `Transfer-Encoding` would garble the body.
+
+    Raises:
+        ValueError: it would be no HTTP: better it fails in the tenant than in the server.
+    """
+    if not isinstance(status, str) or not _STATUS.fullmatch(status):
+        raise ValueError(f"no HTTP status line: {status!r}")
+    kept: list[tuple[str, str]] = []
+    lengths: list[str] = []
+    for name, value in headers:
+        if not isinstance(value, str) or not (
+            (value.isascii() and value.isprintable()) or _VALUE.fullmatch(value)
+        ):
+            raise ValueError(f"the value of header {name!r} has characters that HTTP forbids")
+        if name not in _USUAL:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"no HTTP header name: {name!r}")
+            if is_hop_by_hop(name):
+                continue
+            if name.lower() == "content-length":
+                lengths.append(value)
+        kept.append((name, value))
+    return kept, _length(lengths) if lengths else None
+
+
+def _length(values: list[str]) -> int:
+    """Return the one length that all values of the header are.
+
+    Raises:
+        ValueError: they are not one number.
+    """
+    if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
+        raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(set(values)))}")
+    return int(values[0])

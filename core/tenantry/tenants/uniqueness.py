@@ -1,0 +1,176 @@
+"""What no two tenants may share: secret keys, databases, prefixes. Who has what, and who clashes.
+
+Each question costs the tenant's own few claims, however many tenants there are.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tenantry.database.url import database_identity
+from tenantry.errors import Problem
+from tenantry.tenants.model import Tenant
+
+
+@dataclass(frozen=True)
+class Clash:
+    """A claim of one tenant that another has."""
+
+    owner: str
+    """The name of the other."""
+    problem: Problem
+
+
+class Claims:
+    """The claims of the accepted tenants. Not thread-safe: one thread decides who is accepted."""
+
+    def __init__(self) -> None:
+        self._owners: dict[bytes, str] = {}  # mark of a secret or database → name
+        self._prefixes: dict[str, str] = {}  # prefix → name
+        self._below: dict[str, set[str]] = {}  # path above prefixes → their names
+        self._tenants: dict[str, Tenant] = {}
+        # A tenant is asked about, then taken: each mark is computed once.
+        self._marked: tuple[Tenant | None, tuple[tuple[str, bytes], ...]] = None, ()
+
+    def clashes(self, tenant: Tenant) -> list[Clash]:
+        """Return what `tenant` claims and others have; empty if it may be accepted."""
+        found = [
+            Clash(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
+            for key, mark in self._marks(tenant)
+            if (owner := self._owners.get(mark, tenant.name)) != tenant.name
+        ]
+        return found + list(self._prefix_clash(tenant))
+
+    def ring(self, tenant: Tenant, following: Callable[[str], Tenant | None]) -> tuple[Tenant, ...]:
+        """Return those that could all be taken at one moment and not one by one; often nobody.
+
+        `tenant` is among them: each claims what another of them gives up, and nothing of others.
+
+        Args:
+            tenant: one that clashes.
+            following: returns what an accepted name is to be next; None if that is no other.
+        """
+        found, waiting, together = {tenant.name: tenant}, [tenant], Claims()
+        claimants: dict[str, list[str]] = {}
+        while waiting:
+            one = waiting.pop()
+            for owner in {clash.owner for clash in self.clashes(one)}:
+                claimants.setdefault(owner, []).append(one.name)
+                if owner not in found:
+                    other = following(owner)
+                    if other is None:
+                        return ()
+                    found[owner] = other
+                    waiting.append(other)
+            if together.clashes(one):
+                return ()
+            together.take(one)
+        bound, names = {tenant.name}, [tenant.name]  # those that wait for it, however indirectly
+        while names:
+            nearer = set(claimants.get(names.pop(), ())) - bound
+            bound |= nearer
+            names += nearer
+        return tuple(found.values()) if bound == found.keys() else ()
+
+    def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
+        marked, marks = self._marked
+        if marked is not tenant:
+            marks = tuple(_marks(tenant))
+            self._marked = tenant, marks
+        return marks
+
+    def _shared(self, key: str, mark: bytes, owner: str) -> str:
+        """Say where the other one has it, so that both sides can be looked at."""
+        if key == "DATABASE_URI":
+            return f"is the database of tenant {owner!r} too; give this tenant its own."
+        # The marks are of its SECRET_KEY, of each fallback, of its database if it has one.
+        place = [one for _, one in _marks(self._tenants[owner])].index(mark)
+        other = f"SECRET_KEY_FALLBACKS[{place - 1}]" if place else "SECRET_KEY"
+        text = f"is {other} of tenant {owner!r} too"
+        if key != "SECRET_KEY":
+            if place:
+                return f"{text}: one of the two files copied it; remove it from one."
+            return f"{text}: sessions that {owner!r} signs now would verify here; remove it here."
+        if place:
+            return (
+                f"{text}: what this tenant signs now would verify there; give this tenant its own "
+                "key, or remove it from the fallbacks there if it was copied there."
+            )
+        return f"{text}; give this tenant its own."
+
+    def take(self, tenant: Tenant) -> None:
+        """Give `tenant` what it claims, instead of what its name had before."""
+        self.drop(tenant.name)
+        self._tenants[tenant.name] = tenant
+        self._owners.update((mark, tenant.name) for _, mark in self._marks(tenant))
+        self._prefixes[tenant.url_prefix] = tenant.name
+        for above in paths_above(tenant.url_prefix):
+            self._below.setdefault(above, set()).add(tenant.name)
+
+    def drop(self, name: str) -> None:
+        """Free what a name had, if it had anything."""
+        tenant = self._tenants.pop(name, None)
+        if tenant is None:
+            return
+        marks = {mark for _, mark in _marks(tenant)}
+        own = {mark for mark in marks if self._owners.get(mark) == name}
+        if own != marks:  # a link on the way to its database was turned meanwhile
+            own = {mark for mark, owner in self._owners.items() if owner == name}
+        for mark in own:
+            del self._owners[mark]
+        del self._prefixes[tenant.url_prefix]
+        for above in paths_above(tenant.url_prefix):
+            names = self._below[above]
+            names.discard(name)
+            if not names:
+                del self._below[above]
+
+    def is_free(self, prefix: str) -> bool:
+        """Whether no accepted tenant is at, above or below `prefix`."""
+        return next(self._neighbours(prefix), None) is None
+
+    def _neighbours(self, prefix: str) -> Iterator[str]:
+        for path in (prefix, *paths_above(prefix)):
+            if path in self._prefixes:
+                yield self._prefixes[path]
+        yield from sorted(self._below.get(prefix, ()))
+
+    def _prefix_clash(self, tenant: Tenant) -> Iterator[Clash]:
+        for owner in self._neighbours(tenant.url_prefix):
+            if owner == tenant.name:
+                continue
+            mine, other = tenant.url_prefix, self._tenants[owner].url_prefix
+            text = (
+                f"{mine} is the prefix of tenant {owner!r} too; choose another."
+                if mine == other
+                else f"{mine} and {other} of tenant {owner!r} lie inside one another, and a "
+                "browser would send the outer one's cookies to the inner one; choose another."
+            )
+            yield Clash(owner, Problem(tenant.file, text, "URL_PREFIX"))
+
+
+def is_nested(one: str, other: str) -> bool:
+    """Whether two prefixes are one, or one lies inside the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def paths_above(prefix: str) -> list[str]:
+    """Return the paths above `/a/b/c`: `/a/b` and `/a`."""
+    parts = prefix.split("/")
+    return ["/".join(parts[:end]) for end in range(len(parts) - 1, 1, -1)]
+
+
+def _marks(tenant: Tenant) -> Iterator[tuple[str, bytes]]:
+    """Yield, with its key, what no other tenant may have; hashed, so that no secret lies here."""
+    for key, text in _claimed(tenant):
+        data = text.encode("utf-8", "surrogatepass")
+        yield key, hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _claimed(tenant: Tenant) -> Iterator[tuple[str, str]]:
+    yield "SECRET_KEY", f"secret {tenant.secret_key.get_secret_value()}"
+    for place, old in enumerate(tenant.secret_key_fallbacks):
+        yield f"SECRET_KEY_FALLBACKS[{place}]", f"secret {old.get_secret_value()}"
+    database = database_identity(tenant.database_uri.get_secret_value())
+    if database is not None:
+        yield "DATABASE_URI", f"database {database!r}"

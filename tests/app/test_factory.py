@@ -1,0 +1,443 @@
+"""The one factory: from whatever describes a tenant to a Flask app of its own."""
+
+import logging
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, session, url_for
+from werkzeug.exceptions import NotFound, SecurityError
+from werkzeug.test import Client
+
+from conftest import KEY
+from tenantry.app.factory import close_app, create_app
+from tenantry.errors import EndpointError, TenantFileError
+from tenantry.tenants.model import Tenant, parse_tenant
+
+Create = Callable[..., Flask]
+
+GOOD: Mapping[str, Any] = {
+    "APP_NAME": "acme",
+    "SECRET_KEY": KEY,
+    "BLUEPRINTS": ["landing"],
+    "PROPAGATE_EXCEPTIONS": True,
+}
+
+
+class ConfigClass:
+    """The tutorial's form."""
+
+    APP_NAME = "acme"
+    SECRET_KEY = KEY
+    BLUEPRINTS = ["landing"]  # noqa: RUF012 - as people write it
+    PROPAGATE_EXCEPTIONS = True
+    lower_case = "no key"
+
+
+class ConfigObject(ConfigClass):
+    """The same, with a key that is computed."""
+
+    @property
+    def APP_NAME(self) -> str:  # type: ignore[override]  # noqa: N802
+        """Return the name."""
+        return "acme"
+
+
+def _module() -> types.ModuleType:
+    module = types.ModuleType("settings_of_acme")
+    module.__dict__.update(GOOD)
+    return module
+
+
+@pytest.fixture(name="create")
+def _create(data_dir: Path) -> Iterator[Create]:
+    """Return `create_app` over the data folder, and over `GOOD` with keys replaced.
+
+    `create(config)` or `create(SECRET_KEY="…")`; the apps are closed after the test.
+    """
+    apps: list[Flask] = []
+
+    def create(config: object = None, **keys: object) -> Flask:
+        apps.append(create_app({**GOOD, **keys} if config is None else config, data_dir=data_dir))
+        return apps[-1]
+
+    yield create
+    for app in apps:
+        close_app(app)
+
+
+# -- what it takes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        parse_tenant("acme", GOOD, data_dir=Path("instance")),
+        _module(),
+        ConfigClass,
+        ConfigClass(),
+        ConfigObject(),
+        dict(GOOD),
+        types.MappingProxyType({**GOOD, "lower": 1, 7: 8}),
+        types.SimpleNamespace(**GOOD),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_every_form_of_configuration_makes_an_app(create: Create, config: object) -> None:
+    """A tenant, module, class, instance or mapping with upper-case names gives the same app."""
+    app = create(config)
+
+    assert ("tenant.acme", KEY, True) == (
+        app.name,
+        app.secret_key,
+        app.config["PROPAGATE_EXCEPTIONS"],
+    )
+    assert 201 == Client(app).get("/").status_code
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"APP_NAME": "Acme Ltd."}, "acme-ltd"),
+        ({"APP_NAME": "acme.example"}, "acme-example"),
+        ({"APP_NAME": "3M"}, "dict"),
+        ({}, "dict"),
+        (type("GlobexConfig", (), {}), "globexconfig"),
+        (types.ModuleType("settings.globex"), "globex"),
+        (type("_", (), {}), "app"),
+    ],
+)
+def test_the_tenants_name_comes_from_what_describes_it(
+    create: Create, config: Any, name: str
+) -> None:
+    """`APP_NAME` where a name can be made of it, else the name of the class or module."""
+    values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
+    if isinstance(config, dict):
+        config |= values
+    else:
+        for key, value in values.items():
+            setattr(config, key, value)
+
+    app = create(config)
+
+    assert (f"tenant.{name}", f"/{name}") == (app.name, app.config["URL_PREFIX"])
+
+
+def test_a_class_from_a_shell_has_no_file(create: Create) -> None:
+    """A class that was typed into an interpreter is taken; messages say its name."""
+    space: dict[str, Any] = {"__name__": "__nowhere__"}
+    exec("class Typed:\n SECRET_KEY = 'short'\n BLUEPRINTS = ['landing']", space)
+
+    with pytest.raises(TenantFileError) as refused:
+        create(space["Typed"])
+
+    assert str(refused.value).startswith("Typed: 'SECRET_KEY': ")
+
+
+def test_messages_name_the_file_of_a_class(create: Create) -> None:
+    """Whoever wrote the class finds the file and the key."""
+
+    class Broken(ConfigClass):
+        SECRET_KEY = "short"
+
+    with pytest.raises(TenantFileError) as refused:
+        create(Broken)
+
+    assert f"{__file__}: 'SECRET_KEY': " in str(refused.value)
+
+
+def test_development_keys_are_a_developers_to_set(create: Create) -> None:
+    """Unlike a tenant file, an object may set `DEBUG` and `TESTING`."""
+    app = create(DEBUG=True, TESTING=True)
+
+    assert (True, True) == (app.debug, app.testing)
+
+
+def test_values_are_copies(create: Create) -> None:
+    """What one app does to its configuration reaches neither the source nor another app."""
+    source = {**GOOD, "MAIL": {"to": ["ops"]}, "BLUEPRINTS": ["landing"]}
+    acme, globex = create(source), create({**source, "APP_NAME": "globex"})
+
+    acme.config["MAIL"]["to"].append("evil")
+    acme.config["BLUEPRINTS"].append("evil")
+
+    assert ({"to": ["ops"]}, ["landing"]) == (source["MAIL"], source["BLUEPRINTS"])
+    assert ({"to": ["ops"]}, ["landing"]) == (globex.config["MAIL"], globex.config["BLUEPRINTS"])
+
+
+def test_a_tenants_values_are_copies(create: Create) -> None:
+    """Two apps of one tenant, the old version and the new, share nothing that can change."""
+    tenant: Tenant = parse_tenant("acme", {**GOOD, "MAIL": []}, data_dir=Path("instance"))
+    old, new = create(tenant), create(tenant)
+
+    old.config["MAIL"].append("evil")
+
+    assert ([], []) == (new.config["MAIL"], tenant.flask["MAIL"])
+
+
+class Properties(ConfigClass):
+    """Keys that have a value on an instance only."""
+
+    @property
+    def MAIL(self) -> str:  # noqa: N802
+        """Return a value."""
+        return "ops"
+
+    @cached_property
+    def PHONE(self) -> str:  # noqa: N802
+        """Return a value."""
+        return "1"
+
+    def FAX(self) -> str:  # noqa: N802
+        """Return a value."""
+        return "2"
+
+
+def test_a_property_of_a_class_is_refused(create: Create) -> None:
+    """A property or function is no value: each is named with its key and the remedy."""
+    with pytest.raises(TenantFileError) as refused:
+        create(Properties)
+
+    lines = str(refused.value).splitlines()
+    remedy = "pass an instance of the class, or write a plain value."
+    assert [
+        f"{__file__}: 'FAX': found a function; write the value itself.",
+        f"{__file__}: 'MAIL': found a property; {remedy}",
+        f"{__file__}: 'PHONE': found a cached_property; {remedy}",
+    ] == lines
+
+
+def test_a_property_of_an_instance_is_its_value(create: Create) -> None:
+    """An instance computes its keys."""
+
+    class Instance(Properties):
+        FAX = "2"  # type: ignore[assignment]
+
+    app = create(Instance())
+
+    assert ("ops", "1") == (app.config["MAIL"], app.config["PHONE"])
+
+
+def test_a_value_that_cannot_be_copied_is_refused(create: Create) -> None:
+    """It would be shared between apps: the message names the key."""
+    with pytest.raises(TenantFileError, match="'MAIL': found a lock that cannot be copied"):
+        create(MAIL=threading.Lock())
+
+
+def test_every_flask_key_reaches_the_app(create: Create) -> None:
+    """Each key of Flask's own configuration, and of any extension, is in `app.config`."""
+    keys: dict[str, Any] = {
+        key: value for key, value in Flask.default_config.items() if key not in GOOD
+    }
+    keys |= {"SESSION_COOKIE_NAME": "mine", "SERVER_NAME": "localhost", "MAIL_PORT": 25}
+    keys |= {"SECRET_KEY_FALLBACKS": ["o" * 32], "MAX_CONTENT_LENGTH": 7, "TRUSTED_HOSTS": ["a"]}
+
+    app = create(**keys)
+
+    assert keys == {key: app.config[key] for key in keys}
+
+
+# -- what it makes ------------------------------------------------------------------------------
+
+
+def test_two_apps_share_no_logger(create: Create) -> None:
+    """An app's logger bears its tenant's name, so a handler of one hears no other."""
+    acme, globex = create(), create(APP_NAME="globex")
+
+    assert ["tenant.acme", "tenant.globex"] == [acme.logger.name, globex.logger.name]
+    assert logging.getLogger("tenant.acme") is acme.logger
+
+
+def test_an_app_lives_in_its_own_folder(create: Create, data_dir: Path) -> None:
+    """Instance path and root are `<data>/<name>`, which is there and closed to others."""
+    app = create()
+
+    assert (str(data_dir / "acme"),) * 2 == (app.instance_path, app.root_path)
+    assert 0o700 == (data_dir / "acme").stat().st_mode & 0o777
+
+
+def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:
+    """Nothing of the tenant's folder is served unless it has a folder `static`."""
+    app = create()
+
+    assert ["landing.landingpage"] == [rule.endpoint for rule in app.url_map.iter_rules()]
+
+
+def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
+    """`<data>/<name>/static` is served under `/static/`, and nothing beside it."""
+    (data_dir / "acme/static").mkdir(parents=True)
+    (data_dir / "acme/static/logo.txt").write_text("acme's")
+    (data_dir / "acme/acme.sqlite3").write_text("secret")
+    client = Client(create())
+
+    with client.get("/static/logo.txt") as found, client.get("/static/../acme.sqlite3") as no:
+        assert (200, b"acme's", 404) == (found.status_code, found.get_data(), no.status_code)
+
+
+def test_a_failing_endpoint_leaves_no_app(create: Create) -> None:
+    """The error names the endpoint; what was loaded before it goes (the leak check looks)."""
+    with pytest.raises(EndpointError, match="no endpoint named 'lnding'"):
+        create(BLUEPRINTS=["landing", "lnding"])
+
+
+def test_an_app_without_a_host_checks_its_trusted_hosts_itself(create: Create) -> None:
+    """Where nothing stands before it, Flask refuses what the list has not."""
+    client = Client(create(TRUSTED_HOSTS=["acme.test"]))
+
+    assert 201 == client.get("/", base_url="http://acme.test").status_code
+    with pytest.raises(SecurityError):
+        client.get("/", base_url="http://evil.test")
+
+
+# -- sessions and redirects ---------------------------------------------------------------------
+
+
+def with_session(app: Flask) -> Flask:
+    """Give the app a login, and a page that tells who is logged in."""
+
+    @app.get("/login")
+    def login() -> str:
+        session["user"] = "ada"
+        return "welcome"
+
+    @app.get("/who")
+    def who() -> str:
+        return str(session.get("user"))
+
+    @app.get("/where")
+    def where() -> str:
+        return url_for("who")
+
+    return app
+
+
+@pytest.mark.parametrize("root", ["", "/acme", "/behind/proxy/acme"])
+def test_a_session_cookie_stays_under_the_root_of_its_request(create: Create, root: str) -> None:
+    """Name and path of the cookie are the tenant's own, also behind a proxy's prefix."""
+    client = Client(with_session(create()))
+
+    cookie = client.get("/login", base_url=f"http://localhost{root}/").headers["Set-Cookie"]
+
+    assert cookie.startswith("session_acme=")
+    assert ["HttpOnly", f"Path={root or '/'}", "SameSite=Lax"] == sorted(cookie.split("; ")[1:])
+
+
+def test_a_session_that_is_asked_for_varies_with_the_cookie(create: Create) -> None:
+    """Empty or not: a cache must not answer others with it. Who does not ask costs nothing."""
+    app = with_session(create())
+    client = Client(app)
+
+    said = [client.get(path).headers.get("Vary") for path in ("/who", "/")]
+
+    assert ["Cookie", None] == said
+
+
+def test_an_app_aborts_with_codes_of_its_own(create: Create) -> None:
+    """The map of codes is each app's, made when it is needed."""
+    acme, globex = create(), create()
+    acme.aborter.mapping[499] = NotFound
+
+    with pytest.raises(NotFound):
+        acme.aborter(499)
+    with pytest.raises(LookupError):
+        globex.aborter(499)
+
+
+def test_a_session_cookie_is_secure_where_the_request_is(create: Create) -> None:
+    """What came over HTTPS goes back over HTTPS only."""
+    client = Client(with_session(create()))
+
+    cookie = client.get("/login", base_url="https://localhost/acme/").headers["Set-Cookie"]
+
+    assert "; Secure" in cookie
+
+
+def test_a_configured_cookie_path_is_kept(create: Create) -> None:
+    """`SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` of a tenant win."""
+    app = create(SESSION_COOKIE_PATH="/acme/shop", SESSION_COOKIE_NAME="mine")
+
+    cookie = Client(with_session(app)).get("/login").headers["Set-Cookie"]
+
+    assert cookie.startswith("mine=")
+    assert "; Path=/acme/shop" in cookie
+
+
+def _cookie_of(app: Flask) -> str:
+    set_cookie = Client(app).get("/login").headers["Set-Cookie"]
+    return set_cookie.partition(";")[0].partition("=")[2]
+
+
+@pytest.mark.parametrize(("tenant", "user"), [("acme", "ada"), ("globex", "None")])
+def test_a_session_is_not_accepted_next_door(create: Create, tenant: str, user: str) -> None:
+    """With the same key, and the cookie copied by hand, a session verifies at its tenant only."""
+    stolen = _cookie_of(with_session(create()))
+    app = with_session(create(APP_NAME=tenant))
+
+    answer = Client(app, use_cookies=False).get(
+        "/who", headers={"Cookie": f"session_{tenant}={stolen}"}
+    )
+
+    assert user == answer.text
+
+
+def test_a_session_signed_with_an_old_key_is_accepted(create: Create) -> None:
+    """`SECRET_KEY_FALLBACKS` verify what was signed before the key was changed."""
+    old = _cookie_of(with_session(create(SECRET_KEY="o" * 32)))
+    app = with_session(create(SECRET_KEY_FALLBACKS=["o" * 32]))
+
+    answer = Client(app, use_cookies=False).get("/who", headers={"Cookie": f"session_acme={old}"})
+
+    assert "ada" == answer.text
+
+
+def test_urls_stay_under_the_root(create: Create) -> None:
+    """`url_for` knows the prefix, during a request and outside one."""
+    app = with_session(create(SERVER_NAME="localhost"))
+
+    inside = Client(app).get("/where", base_url="http://localhost/acme/").text
+    with app.app_context():
+        outside = url_for("who", _external=False)
+
+    assert ("/acme/who", "/acme/who") == (inside, outside)
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("", "/acme/"),
+        ("/shop", "/acme/shop/"),
+        ("/shop?next=http://evil.test/", "/acme/shop/?next=http://evil.test/"),
+        ("//shop//", "/acme/shop/"),
+        ("/list//a", "/acme/list/a/"),
+        ("/list/\\evil.test", "/acme/list/%5Cevil.test/"),
+        ("/list/@evil.test#x", "/acme/list/@evil.test%23x/"),
+    ],
+)
+def test_redirects_of_routing_are_relative(create: Create, path: str, location: str) -> None:
+    """A missing or doubled slash is mended without a word of the `Host` header."""
+    app = create()
+    app.add_url_rule("/shop/", view_func=lambda: "shop")
+    app.add_url_rule("/list/<name>/", "list", view_func=lambda name: name)
+    name, _, query = path.partition("?")
+    environ = {"PATH_INFO": name, "SCRIPT_NAME": "/acme", "QUERY_STRING": query}
+
+    answer = Client(app).get("/", headers={"Host": "evil.test"}, environ_overrides=environ)
+
+    assert (308, location) == (answer.status_code, answer.headers["Location"])
+
+
+@pytest.mark.parametrize("path", ["//evil.test", "//evil.test/..", "///evil.test"])
+def test_a_redirect_at_the_root_leads_to_no_other_host(create: Create, path: str) -> None:
+    """An app that is mounted nowhere redirects to one slash, not to `//evil`."""
+    app = create()
+    app.add_url_rule("/<path:rest>/", "rest", view_func=lambda rest: rest)
+    environ = {"PATH_INFO": path, "SCRIPT_NAME": ""}
+
+    answer = Client(app).get("/", environ_overrides=environ)
+
+    assert 308 == answer.status_code
+    assert answer.headers["Location"].startswith("/evil.test/")

@@ -1,0 +1,488 @@
+"""What goes wrong between Flask apps in one process does not go wrong here: tenants of one host.
+
+What can only be found, not cured, is in test_audit.py; what a tenant file does, in test_loader.py.
+"""
+
+import gc
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import blinker
+import pytest
+from flask import Flask, g, render_template_string, request_started, url_for
+from flask_restful import Api, Resource
+from werkzeug.test import Client
+
+import leaks
+from conftest import KEY
+from tenantry.app.factory import close_app, create_app
+from tenantry.errors import EndpointError
+from tenantry.host import Host
+
+WriteTenant = Callable[..., Path]
+
+LOGIN = """
+from flask import make_response, redirect, request, session
+
+@shop_bp.get("/login/<name>")
+def login(name):
+    session["user"] = name
+    return name
+
+@shop_bp.get("/who")
+def who():
+    return session.get("user", "nobody")
+
+@shop_bp.get("/set/<name>/<int:size>/<int:count>")
+def cookies(name, size, count):
+    answer = make_response("set")
+    for number in range(count):
+        answer.set_cookie(f"{name}{number or ''}", "x" * size, path="/", domain="localhost")
+    return answer
+"""
+
+
+@pytest.fixture(name="shop")
+def _shop(corp: Path) -> str:
+    """Return the name of an endpoint with a login, and a view that sets cookies for everybody."""
+    return leaks.write_endpoint(corp, "shop", blueprint=LOGIN)
+
+
+@pytest.fixture(name="visit")
+def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> Callable[..., str]:
+    """Return a function that visits one of two tenants with one browser, and returns the text."""
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[shop])
+    host.load()
+    return lambda path: client.get(path).text
+
+
+# -- cookies ------------------------------------------------------------------------------------
+
+
+def test_two_logins_in_one_browser_do_not_meet(visit: Callable[..., str]) -> None:
+    """A login at one tenant is none at the next, and neither ends the other."""
+    visit("/acme/login/ada")
+    before = visit("/globex/who")
+    visit("/globex/login/bob")
+
+    assert ("nobody", "ada", "bob") == (before, visit("/acme/who"), visit("/globex/who"))
+
+
+def test_a_neighbour_cannot_plant_a_session(visit: Callable[..., str]) -> None:
+    """A cookie of that name that a neighbour sets for the whole origin stays with the neighbour."""
+    visit("/acme/login/ada")
+    visit("/globex/set/session_acme/9/1")
+
+    assert "ada" == visit("/acme/who")
+
+
+def test_a_neighbours_large_cookies_are_not_sent_here(
+    visit: Callable[..., str], client: Client
+) -> None:
+    """Three of them made every tenant answer 431."""
+    visit("/acme/login/ada")
+    visit("/globex/set/large/3900/3")
+
+    assert 200 > len(client.get("/acme/who").request.headers["Cookie"])
+
+
+def test_a_browser_sends_the_cookies_of_one_tenant(
+    shop: str, host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """However many it is logged in at."""
+    for number in range(20):
+        write_tenant(f"t{number}", BLUEPRINTS=[shop])
+    host.load()
+    for number in range(20):
+        client.get(f"/t{number}/login/ada")
+
+    sent = client.get("/t7/who").request.headers["Cookie"]
+
+    assert (1, "session_t7") == (sent.count("="), sent.partition("=")[0])
+    assert 1024 > len(sent)
+
+
+# -- what apps hold -----------------------------------------------------------------------------
+
+
+@pytest.fixture(name="app_of")
+def _app_of(data_dir: Path) -> Iterator[Callable[..., Flask]]:
+    """Return a function that builds a tenant's app; closed after the test."""
+    apps: list[Flask] = []
+
+    def make(name: str, *endpoints: str, **keys: object) -> Flask:
+        values = {"APP_NAME": name, "SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": [*endpoints]}
+        apps.append(create_app(values | keys, data_dir=data_dir))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        close_app(app)
+
+
+def api_of(app: Flask) -> Api:
+    """Return the Flask-RESTful Api of an app's own copy of the endpoint."""
+    package = app.extensions["tenantry"][0].package
+    api: Api = sys.modules[f"{package}.blueprint"].__dict__["shop_api"]
+    return api
+
+
+NAMED_API = """
+shop_api = Api(shop_bp)
+"""
+
+
+class Late(Resource):
+    """A resource that is added late."""
+
+    def get(self) -> str:
+        """Answer."""
+        return "late"
+
+
+def test_each_api_knows_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """An Api that was registered on three apps in turn knew the last one, and that one's key."""
+    name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
+    apps = [app_of(one, name) for one in ("acme", "globex", "initech")]
+
+    assert apps == [api_of(app).blueprint_setup.app for app in apps]
+
+
+def test_what_one_app_does_to_its_api_the_next_does_not_see(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """Neither a resource that is added late, nor another form of its answers."""
+    name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
+    acme, globex = app_of("acme", name), app_of("globex", name)
+    rules = [str(rule) for rule in globex.url_map.iter_rules()]
+
+    api_of(acme).add_resource(Late, "/late")
+    api_of(acme).representations["application/json"] = pytest.fail
+
+    assert ("/late" in str(acme.url_map), rules) == (
+        True,
+        [str(rule) for rule in globex.url_map.iter_rules()],
+    )
+    assert b"1\n" == Client(globex).get("/shop/").data
+
+
+def test_a_setting_that_a_library_changes_is_not_the_neighbours(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """In debug mode Flask-RESTful writes into the RESTFUL_JSON of the app's configuration."""
+    resources = "\nPage.get = lambda self: {'a': 1}\n"
+    name = leaks.write_endpoint(corp, "shop", resources=resources)
+    keys = {"RESTFUL_JSON": {"sort_keys": True}}
+    acme, globex = app_of("acme", name, DEBUG=True, **keys), app_of("globex", name, **keys)
+
+    answers = [Client(app).get("/shop/").data for app in (acme, globex)]
+
+    assert [b'{\n    "a": 1\n}\n', b'{"a": 1}\n'] == answers
+
+
+def test_a_blueprint_that_is_written_to_is_one_apps(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """What Flask does not notice, it hit every app that was built later."""
+    name = leaks.write_endpoint(corp, "shop")
+    acme = app_of("acme", name)
+    own = acme.extensions["tenantry"][0].blueprint
+    own.before_request_funcs.setdefault(None, []).append(lambda: "hijacked")
+    own.template_folder = "/elsewhere"
+
+    later = app_of("globex", name)
+
+    assert b"1\n" == Client(later).get("/shop/").data
+    assert later.extensions["tenantry"][0].blueprint.template_folder is None
+
+
+def test_a_key_that_is_changed_while_serving_is_one_apps(app_of: Callable[..., Flask]) -> None:
+    """Nor is it the tenant's next app's: that one has what the file says."""
+    acme = app_of("acme", "landing")
+    acme.config.update(SECRET_KEY="changed")
+
+    keys = [app_of(name, "landing").config["SECRET_KEY"] for name in ("globex", "acme")]
+
+    assert [f"globex-{KEY}", f"acme-{KEY}"] == keys
+
+
+def test_an_endpoint_that_is_named_in_two_ways_is_refused(app_of: Callable[..., Flask]) -> None:
+    """The message names it."""
+    with pytest.raises(EndpointError, match=r"'tenantry\.endpoints\.landing' fails to register"):
+        app_of("acme", "landing", "tenantry.endpoints.landing")
+
+
+# -- one request inside another, and what is left of it -------------------------------------------
+
+
+def test_a_request_to_a_neighbour_inside_a_request_is_clean(app_of: Callable[..., Flask]) -> None:
+    """Each has its own `g`, before and after."""
+    acme, globex = app_of("acme", "landing"), app_of("globex", "landing")
+    globex.add_url_rule("/own", "own", lambda: str(g.get("user")))
+
+    def ask() -> str:
+        g.user = "ada"
+        return f"{Client(globex).get('/own').text} {g.user}"
+
+    acme.add_url_rule("/ask", "ask", ask)
+
+    assert "None ada" == Client(acme).get("/ask").text
+
+
+PUSHING = """
+from flask import current_app, g
+
+@shop_bp.get("/push")
+def push():
+    current_app.app_context().push()
+    g.user = "ada"
+    return "pushed"
+
+@shop_bp.get("/left")
+def left():
+    return str(g.get("user"))
+
+@shop_bp.get("/torn")
+def torn():
+    g.is_torn = True
+    return "torn"
+
+@shop_bp.teardown_app_request
+def tear(error):
+    if g.pop("is_torn", False):
+        raise ValueError("torn")
+
+@shop_bp.app_errorhandler(Exception)
+def catch(error):
+    return "caught", 418
+"""
+
+
+@pytest.fixture(name="status_of")
+def _status_of(
+    corp: Path, host: Host, client: Client, write_tenant: WriteTenant
+) -> Callable[[str], tuple[int, str]]:
+    """Return a function that asks a host whose tenant acme leaves, raises and catches things."""
+    pushing = leaks.write_endpoint(corp, "shop", blueprint=PUSHING)
+    write_tenant("acme", BLUEPRINTS=[pushing])
+    write_tenant("globex")
+    host.load()
+
+    def ask(path: str) -> tuple[int, str]:
+        with client.get(path) as answer:
+            return answer.status_code, answer.mimetype
+
+    return ask
+
+
+def test_a_context_that_is_left_pushed_ends_with_its_request(
+    status_of: Callable[[str], Any], client: Client
+) -> None:
+    """The next request on that thread finds nothing of it."""
+    status_of("/acme/push")
+
+    assert "None" == client.get("/acme/left").text
+
+
+def test_what_a_teardown_raises_is_that_requests_500(status_of: Callable[[str], Any]) -> None:
+    """The host answers for it, and the neighbour goes on."""
+    assert (500, "application/problem+json") == status_of("/acme/torn")
+    assert (201, "application/json") == status_of("/globex/")
+
+
+def test_an_error_handler_for_everything_is_one_apps(status_of: Callable[[str], Any]) -> None:
+    """The neighbour's and the host's own 404 are as ever."""
+    assert [418, 404, 404] == [
+        status_of(path)[0] for path in ("/acme/none", "/globex/none", "/none")
+    ]
+
+
+KEEPING = """
+import threading
+
+from flask import request
+
+_local = threading.local()
+
+@shop_bp.get("/keep")
+def keep():
+    before = getattr(_local, "user", None)
+    _local.user = request.root_path
+    return str(before)
+"""
+
+
+def test_what_a_thread_keeps_for_one_tenant_the_next_does_not_see(
+    corp: Path, host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """A `threading.local` of an endpoint is one per tenant, on whichever thread it serves."""
+    keeping = leaks.write_endpoint(corp, "shop", blueprint=KEEPING)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[keeping])
+    host.load()
+
+    seen = [client.get(f"/{name}/keep").text for name in ("acme", "globex", "acme")]
+
+    assert ["None", "None", "/acme"] == seen
+
+
+def test_a_url_outside_a_request_is_the_tenants(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """In a job of `tenantry run`: with a SERVER_NAME, and under the tenant's prefix."""
+    name = leaks.write_endpoint(corp, "shop")
+    keys = {"SERVER_NAME": "h.example.org", "URL_PREFIX": "/a/acme"}
+    with app_of("acme", name, **keys).app_context():
+        url = url_for("shop.page")
+
+    assert "http://h.example.org/a/acme/shop/" == url
+
+
+# -- templates and logs -----------------------------------------------------------------------
+
+
+def test_a_template_shows_no_key(app_of: Callable[..., Flask]) -> None:
+    """Neither by name nor all at once; what is no secret it shows."""
+    old, password = f"old-{KEY}", "Hunter2"
+    url = f"sqlite:////nowhere/acme.sqlite3?password={password}"
+    keys = {"SECRET_KEY_FALLBACKS": [old], "DATABASE_URI": url, "MAPS": {"key": 7}, "ECHO": old}
+    app = app_of("acme", "landing", **keys)
+    template = "{{ config.SECRET_KEY }} {{ config['DATABASE_URI'] }} {{ config }} {{ config.PAGE }}"
+    items = "{% for key, value in config.items() %}{{ key }} {{ value }}{% endfor %}"
+    app.config["PAGE"] = "size"
+
+    with app.app_context():
+        shown = render_template_string(template + items)
+
+    assert [] == [one for one in (KEY, password) if one in shown + repr(app.config)]
+    assert shown.startswith("******** ")
+    assert ("size" in shown, url) == (True, app.config["DATABASE_URI"])
+
+
+def test_a_template_shows_nothing_that_secret_returned_under_another_name(
+    host: Host, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the loader knows that it is one."""
+    monkeypatch.setenv("ACME_WORD", "Hunter2-Hunter2")
+    text = "from tenantry import secret\nWORD = 'is ' + secret('ACME_WORD')\n"
+    write_tenant("acme", f"SECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n{text}")
+    host.load()
+    mount = host.mounts.all[0]
+    mount.wake()
+    assert mount.instance is not None
+    assert mount.instance.app is not None
+    app = mount.instance.app()
+    assert isinstance(app, Flask)
+
+    with app.app_context():
+        shown = render_template_string("{{ config.WORD }}") + repr(app.config)
+
+    assert ("********", False) == (shown[:8], "Hunter2" in shown)
+
+
+LOGGING = """
+import logging
+from pathlib import Path
+
+logging.getLogger(__name__).addHandler(logging.FileHandler(Path(__file__).with_name("own.log")))
+
+@shop_bp.record_once
+def add(state):
+    state.app.logger.addHandler(logging.FileHandler(Path(__file__).with_name("app.log")))
+"""
+
+
+def test_log_handlers_go_with_the_app_that_added_them(corp: Path, data_dir: Path) -> None:
+    """Each build added one, with an open file (the leak check looks); a new app keeps its own."""
+    name = leaks.write_endpoint(corp, "shop", blueprint=LOGGING)
+    values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
+    logger = logging.getLogger("tenant.acme")
+    old = create_app(values, data_dir=data_dir)
+    counts = []
+    for _ in range(3):
+        new = create_app(values, data_dir=data_dir)
+        close_app(old)
+        counts.append(len(logger.handlers))
+        old = new
+    close_app(old)
+
+    assert [1, 1, 1, 0] == [*counts, len(logger.handlers)]
+
+
+def test_a_tenant_may_have_a_modules_name(
+    host: Host, client: Client, write_tenant: WriteTenant
+) -> None:
+    """Its file hides no module from the next one: the folder is not where modules are found."""
+    write_tenant("json")
+    text = f"import json\nSECRET_KEY = json.loads('\"{KEY}\"')\nBLUEPRINTS = ['landing']\n"
+    write_tenant("zebra", text)
+    host.load()
+
+    assert [201, 201] == [client.get(f"/{name}/").status_code for name in ("json", "zebra")]
+
+
+# -- signals ------------------------------------------------------------------------------------
+
+HEARING = """
+from functools import partial
+
+from flask import request_started
+
+heard = []
+
+def hear(sender, **_):
+    heard.append(sender.name)
+
+class Ear:
+    def hear(self, sender, **_):
+        heard.append(sender.name)
+
+ear, part = Ear(), partial(lambda _, sender, **more: heard.append(sender.name), 1)
+request_started.connect(hear)
+request_started.connect(ear.hear)
+request_started.connect(part, weak=False)
+"""
+
+
+def test_who_hears_a_signal_hears_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """`request_started.connect(f)` without a sender heard the requests of every tenant."""
+    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+    acme, globex = app_of("acme", name), app_of("globex", name)
+    for app in (acme, globex, app_of("initech", "landing")):
+        Client(app).get("/shop/").close()
+
+    heard = [
+        sys.modules[f"{app.extensions['tenantry'][0].package}.resources"].__dict__["heard"]
+        for app in (acme, globex)
+    ]
+    assert [["tenant.acme"] * 3, ["tenant.globex"] * 3] == heard
+
+
+def test_who_hears_a_signal_goes_with_its_app(corp: Path, data_dir: Path) -> None:
+    """Also where it is held strongly: it kept every closed app alive."""
+    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+    values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
+    before = len(request_started.receivers)
+    app = create_app(values, data_dir=data_dir)
+    during, gone = len(request_started.receivers), weakref.ref(app)
+    close_app(app)
+    del app
+    gc.collect()
+
+    assert (before + 3, before, None) == (during, len(request_started.receivers), gone())
+
+
+def test_who_hears_a_named_signal_of_everybody_is_refused(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """Blinker keeps it for the whole process, and nobody knows who sends it."""
+    text = "\nimport blinker\n\ndef hear(sender): ...\n\nblinker.signal('sold').connect(hear)\n"
+    name = leaks.write_endpoint(corp, "shop", resources=text)
+
+    with pytest.raises(EndpointError, match=r"hear \(resources\.py:13\) hears the signal 'sold'"):
+        app_of("acme", name)
+
+    assert {} == blinker.signal("sold").receivers

@@ -1,0 +1,95 @@
+"""Late rules: the same URLs as Werkzeug's own rules build, compiled when first asked for."""
+
+from typing import Any
+
+import pytest
+from flask import Flask, url_for
+from werkzeug.routing import BuildError, Rule
+
+from tenantry.app.factory import TenantApp
+from tenantry.app.lazy_rule import LateRule
+
+RULES: list[tuple[str, dict[str, Any]]] = [
+    ("/", {}),
+    ("/a/", {}),
+    ("/shop/<item>", {}),
+    ("/shop/<int(fixed_digits=4):number>/x", {}),
+    ("/<float:price>/<path:rest>", {}),
+    ("/<any(red, green):colour>/<uuid:key>", {}),
+    ("/page", {"defaults": {"number": 1}}),
+    ("/page/<int:number>", {}),
+    ("/ü ber/<rule>", {}),
+    ("/<self>/<values>", {}),
+    ("/build", {"build_only": True}),
+    ("/host", {"subdomain": "a"}),
+]
+
+VALUES: list[dict[str, Any]] = [
+    {},
+    {"item": "a b/ü?", "q": [1, 2], "none": None},
+    {"number": 7, "rule": "r", "self": "s", "values": "v"},
+    {"number": "no number"},
+    {"price": 1.5, "rest": "a/b//c"},
+    {"colour": "red", "key": "12345678-1234-5678-1234-567812345678", "_external": True},
+    {"colour": "blue", "key": "none"},
+]
+
+
+def app_with(rule_class: type[Rule]) -> Flask:
+    """Return an app with all the rules, of one class."""
+
+    class App(Flask):
+        url_rule_class = rule_class
+
+    app = App("acme")
+    for place, (rule, options) in enumerate(RULES):
+        endpoint = "page" if rule.startswith("/page") else f"e{place}"
+        app.add_url_rule(rule, endpoint, str, **options)
+    return app
+
+
+def urls(app: Flask) -> list[str]:
+    """Return what `url_for` gives for every rule and all values, twice: the first one compiles."""
+    found = []
+    with app.test_request_context("/", base_url="http://localhost/acme"):
+        for _ in range(2):
+            for rule in app.url_map.iter_rules():
+                for values in VALUES:
+                    try:
+                        found.append(url_for(rule.endpoint, **values))
+                    except (BuildError, ValueError) as error:
+                        found.append(str(error))
+    return found
+
+
+def test_urls_are_those_of_werkzeug() -> None:
+    """Converters, defaults, query, subdomain, odd names; and what cannot be built."""
+    expected = urls(app_with(Rule))
+
+    assert expected == urls(app_with(LateRule))
+    assert any(url.startswith("/acme/shop/0007/x") for url in expected)
+
+
+@pytest.mark.parametrize("append_unknown", [True, False])
+def test_a_builder_is_compiled_once_and_on_first_use(
+    monkeypatch: pytest.MonkeyPatch, *, append_unknown: bool
+) -> None:
+    """Building the app and matching compile none."""
+    compiled: list[bool] = []
+    compile_builder = Rule._compile_builder
+
+    def noted(self: Rule, append_unknown: bool = True) -> Any:
+        compiled.append(append_unknown)
+        return compile_builder(self, append_unknown)
+
+    monkeypatch.setattr(Rule, "_compile_builder", noted)
+    app = TenantApp("acme")
+    app.add_url_rule("/shop/<item>", "shop", lambda item: item)
+    answer = app.test_client().get("/shop/x").text
+    adapter = app.url_map.bind("localhost")
+    before = list(compiled)
+
+    built = [adapter.build("shop", {"item": "x"}, append_unknown=append_unknown) for _ in "ab"]
+
+    expected = ("x", [], [append_unknown], ["/shop/x"] * 2)
+    assert expected == (answer, before, compiled, built)

@@ -1,0 +1,271 @@
+"""Rows go out of a database and into another, of the same engine or the other, as they were."""
+
+import math
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import NullPool, create_engine
+
+from postgres import Postgres
+from tenantry.capsules.filling import filling
+from tenantry.capsules.rows import RowsError
+from tenantry.capsules.snapshot import Snapshot
+from tenantry.capsules.values import dump_value, load_value
+
+pytestmark = pytest.mark.live
+
+SQLITE, POSTGRES = "sqlite", "postgresql"
+NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - as a database has it
+
+KINDS = {
+    "big": (sa.BigInteger, [(1 << 63) - 1, -(1 << 63), 0, None]),
+    "text": (sa.Text, ["", "a\n\t\\N\r'\"", "ä\U0001f600\x7f", "%s %% {}", None]),
+    "data": (sa.LargeBinary, [b"", b"\0\xff\\x00", bytes(range(256)), None]),
+    "flag": (sa.Boolean, [True, False, None]),
+    "real": (sa.Double, [0.1, -0.0, 1e300, 5e-324, math.inf, None]),
+    "exact": (sa.Numeric(38, 4), [Decimal("12345.6789"), Decimal("-0.5000"), Decimal(10**14)]),
+    "moment": (sa.DateTime, [NAIVE, NAIVE.replace(microsecond=0), NAIVE.replace(year=1), None]),
+    "zoned": (sa.DateTime(timezone=True), [NAIVE.replace(tzinfo=UTC), None]),
+    "day": (sa.Date, [date.min, date.max, None]),
+    "hour": (sa.Time, [time(3, 4, 5, 6), time(0), None]),
+    "key": (sa.Uuid, [uuid.UUID(int=1), None]),
+    "extra": (sa.JSON, [{"a": [1.5, None, "ä"]}, [], None]),
+    "a%b": (sa.String(9), ["x%y", None]),
+}
+
+Databases = Callable[[str], sa.Engine]
+
+
+@pytest.fixture(name="database")
+def _database(postgres_server: Postgres, tmp_path: Path) -> Databases:
+    """Return a function that makes an empty database of an engine."""
+
+    def make(engine: str) -> sa.Engine:
+        path = tmp_path / f"{uuid.uuid4()}.sqlite3"
+        url = postgres_server.new_database() if engine == POSTGRES else f"sqlite:///{path}"
+        return create_engine(url, poolclass=NullPool)
+
+    return make
+
+
+def table_of(**kinds: Any) -> sa.Table:
+    """Return a table with a key, and a column of each kind."""
+    columns = [sa.Column(name, kind) for name, kind in kinds.items()]
+    return sa.Table("a%b", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
+
+
+def carry(source: sa.Engine, target: sa.Engine) -> None:
+    """Bring all rows from one database to the other, as a capsule does."""
+    snapshot = Snapshot(source.url)
+    with closing(snapshot), filling(target.url, source.dialect.name) as database:
+        snapshot.begin()
+        tables = snapshot.tables()
+        database.clear(tables)
+        for table in tables:
+            lines = [dump_value(row).encode() for row in snapshot.rows(table)]
+            if lines:
+                database.insert(table, [load_value(line) for line in lines])
+        database.finish(tables)
+
+
+@pytest.mark.parametrize("to", [SQLITE, POSTGRES])
+@pytest.mark.parametrize("source", [SQLITE, POSTGRES])
+def test_every_value_arrives(database: Databases, source: str, to: str) -> None:
+    """What an app reads after is what it wrote before, and the next row has a key of its own."""
+    one, two = database(source), database(to)
+    table = table_of(**{name: kind for name, (kind, _) in KINDS.items()})
+    length = max(len(values) for _, values in KINDS.values())
+    written = [
+        {name: values[n] if n < len(values) else None for name, (_, values) in KINDS.items()}
+        for n in range(length)
+    ]
+    for engine in (one, two):
+        table.create(engine)
+    with one.begin() as connection:
+        connection.execute(table.insert(), written)
+
+    carry(one, two)
+
+    with two.begin() as connection:
+        columns = list(table.c)[1:]
+        read = connection.execute(sa.select(*columns).order_by(table.c.id)).mappings().all()
+        new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
+    if to == SQLITE:  # which has no zones
+        written[0]["zoned"] = NAIVE
+    assert written == [dict(row) for row in read]
+    assert (length + 1,) == tuple(new or ())
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize(("source", "to"), [(POSTGRES, POSTGRES), (SQLITE, SQLITE)])
+def test_no_number_is_given_twice(
+    database: Databases, source: str, to: str, *, is_empty: bool
+) -> None:
+    """A row that was deleted before keeps its number: no later row gets it, here or there."""
+    one, two = database(source), database(to)
+    column = sa.Column("id", sa.Integer, primary_key=True)
+    table = sa.Table("a%b", sa.MetaData(), column, sa.Column("flag", sa.Boolean),
+                     sqlite_autoincrement=True)  # fmt: skip
+    for engine in (one, two):
+        table.create(engine)
+    with one.begin() as connection:
+        connection.execute(table.insert(), [{"flag": True}] * 5)
+        connection.execute(table.delete().where(column > (0 if is_empty else 3)))
+
+    carry(one, two)
+
+    with two.begin() as connection:
+        new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
+    assert (6,) == tuple(new or ())
+
+
+@pytest.mark.parametrize(
+    ("way", "kind", "value", "reason"),
+    [
+        ((SQLITE, POSTGRES), sa.Text, "a\0b", "a%b.value: PostgreSQL has no text with a NUL"),
+        ((SQLITE, POSTGRES), sa.Integer, "x", "table 'a%b': .*syntax for type integer"),
+        ((SQLITE, POSTGRES), sa.Integer, 1 << 40, "table 'a%b': .*out of range for type integer"),
+        ((SQLITE, POSTGRES), sa.Boolean, 2, "table 'a%b': .*syntax for type boolean"),
+        ((POSTGRES, SQLITE), sa.Double, "NaN", "a%b.value: SQLite has no NaN"),
+        ((POSTGRES, SQLITE), sa.Numeric, "NaN", "a%b.value: SQLite has no exact form of NaN"),
+        ((POSTGRES, SQLITE), sa.Numeric, "0.12345678901234567890", "no exact form of 0.1234567890"),
+        ((POSTGRES, SQLITE), sa.Interval, "1 day", "a%b.value: SQLite has no interval"),
+        ((POSTGRES, SQLITE), sa.Date, "infinity", "table 'a%b' cannot be read: .*date too large"),
+        ((SQLITE, SQLITE), sa.Text, b"\xff", "table 'a%b' cannot be read: .*decode to UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_has_no_place_is_named(
+    database: Databases, way: tuple[str, str], kind: Any, value: object, reason: str
+) -> None:
+    """A value that the other engine cannot hold is refused with its table, and nothing stays."""
+    one, two = map(database, way)
+    table = table_of(value=kind)
+    for engine in (one, two):
+        table.create(engine)
+    with one.begin() as connection:
+        if way[0] == SQLITE:
+            form = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
+            connection.exec_driver_sql(f'INSERT INTO "a%b" VALUES (1, {form})', (value,))
+        else:
+            connection.exec_driver_sql('INSERT INTO "a%%b" VALUES (1, %s)', (value,))
+
+    with pytest.raises(RowsError, match=reason):
+        carry(one, two)
+
+    with two.connect() as connection:
+        assert [] == connection.execute(table.select()).all()
+
+
+def test_odd_values_of_one_engine_stay_in_it(database: Databases) -> None:
+    """What only one engine has goes exactly to another database of it."""
+    kinds = {"i": "interval", "n": "numeric", "d": "double precision", "b": "bit(3)", "a": "int[]"}
+    values = ("1 mon -2 days 03:04:05.000006", "NaN", "NaN", "101", "{1,NULL,3}")
+    one, two = database(POSTGRES), database(POSTGRES)
+    columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+    found = []
+    for engine in (one, two):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE TABLE t ({columns})")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (%s, %s, %s, %s, %s)", values)
+
+    carry(one, two)
+
+    for engine in (one, two):
+        with engine.connect() as connection:
+            found.append(connection.exec_driver_sql("SELECT t::text FROM t").scalar())
+    assert found[0] == found[1]
+
+
+def test_sqlites_own_typing_stays(database: Databases) -> None:
+    """SQLite lets any value into any column; so does the way back."""
+    one, two = database(SQLITE), database(SQLITE)
+    rows = [(1, "no number", b"x"), (2, 1.5, "now"), (3, "2026", 7), (4, "a\0b", None)]
+    for engine in (one, two):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, b DATETIME)")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (?, ?, ?)", rows)
+
+    carry(one, two)
+
+    with one.connect() as before, two.connect() as after:
+        query = "SELECT *, typeof(a), typeof(b) FROM t"
+        assert before.exec_driver_sql(query).all() == after.exec_driver_sql(query).all()
+
+
+INSERT = "INSERT INTO log VALUES (new.id, '?%s');"
+TRIGGER = "CREATE TRIGGER noted AFTER INSERT ON goods"
+FUNCTION = "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
+TRIGGERS = {
+    SQLITE: [f"{TRIGGER} BEGIN {INSERT} END"],
+    POSTGRES: [
+        f"{FUNCTION} $$ BEGIN {INSERT.replace('%', '%%')} RETURN NULL; END $$",
+        f"{TRIGGER} FOR EACH ROW EXECUTE FUNCTION noted()",
+    ],
+}
+
+
+@pytest.mark.parametrize("engine", [SQLITE, POSTGRES])
+def test_triggers_do_nothing_twice(database: Databases, engine: str) -> None:
+    """What a trigger has written is among the rows; for new rows it is there again."""
+    one, two = database(engine), database(engine)
+    for each in (one, two):
+        with each.begin() as connection:
+            for statement in (
+                "CREATE TABLE goods (id int)",
+                "CREATE TABLE log (id int, what text)",
+                *TRIGGERS[engine],
+            ):
+                connection.exec_driver_sql(statement)
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO goods VALUES (1), (2), (3)")
+        connection.exec_driver_sql("DELETE FROM log WHERE id = 2")
+
+    carry(one, two)
+
+    with two.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO goods VALUES (4)")
+        found = connection.exec_driver_sql("SELECT * FROM log ORDER BY id").all()
+    assert [(1, "?%s"), (3, "?%s"), (4, "?%s")] == [tuple(row) for row in found]
+
+
+def test_rows_of_partitions_are_taken_once(database: Databases) -> None:
+    """A partition's rows are those of its table, and go back to where they were."""
+    one, two = database(POSTGRES), database(POSTGRES)
+    for each in (one, two):
+        with each.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id int) PARTITION BY RANGE (id)")
+            for n in range(2):
+                bounds = f"FROM ({n * 10}) TO ({n * 10 + 10})"
+                connection.exec_driver_sql(f"CREATE TABLE t{n} PARTITION OF t FOR VALUES {bounds}")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1), (2), (11)")
+
+    carry(one, two)
+
+    with two.connect() as connection:
+        found = [
+            connection.exec_driver_sql(f"SELECT id FROM {name}").all() for name in ("t0", "t1")
+        ]
+    assert [[(1,), (2,)], [(11,)]] == [[tuple(row) for row in rows] for rows in found]
+
+
+def test_keys_without_their_rows_are_named(database: Databases) -> None:
+    """Rows that refer to nothing are refused, and it is told where they are."""
+    one, two = database(SQLITE), database(SQLITE)
+    for each in (one, two):
+        with each.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, up REFERENCES t)")
+    with one.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1, 9), (2, 8), (3, 1)")
+
+    with pytest.raises(RowsError, match=r"^2 rows refer to rows that are not there, .* of 't'$"):
+        carry(one, two)

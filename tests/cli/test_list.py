@@ -1,0 +1,111 @@
+"""When `tenantry list --wait` returns, and what it says; with workers that this process plays."""
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import wait_until
+from tenantry.cli.lever import pull
+from tenantry.cli.list import wait_for_workers
+from tenantry.errors import TenantryError
+from tenantry.host import Host
+from tenantry.observability.control_socket import StatusSocket, workers_folder
+from tenantry.settings import HostSettings
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(name="serving")
+def _serving(
+    write_tenant: Callable[..., Path],
+    settings: HostSettings,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Host]:
+    """Let a host in this process serve tenant acme, tell of it, and move when it is told to."""
+    monkeypatch.setattr("tenantry.cli.list.WAIT_S", 0.0)
+    # The workers of a parallel test run are siblings of this process that do not tell.
+    monkeypatch.setattr("tenantry.cli.list.newborn_workers", lambda _: set())
+    monkeypatch.chdir(settings.tenants_dir.parent)
+    write_tenant("acme")
+    host.load()
+    told = StatusSocket(settings.data_dir, {"list": host.report.listing})
+    yield host
+    told.close()
+
+
+def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
+    """Let the host do rounds until it follows the folder; return who is not served then."""
+    ended: list[dict[str, str]] = []
+
+    def has_ended() -> bool:
+        host.follower.step()
+        with contextlib.suppress(TenantryError):
+            ended.append(wait_for_workers(settings))
+        return bool(ended)
+
+    wait_until(has_ended)
+    return ended[-1]
+
+
+@pytest.mark.usefixtures("serving")
+def test_all_is_served(settings: HostSettings) -> None:
+    """Nobody is named."""
+    assert {} == wait_for_workers(settings)
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_folder_that_is_away_is_said(settings: HostSettings) -> None:
+    """One error that names it."""
+    shutil.rmtree(settings.tenants_dir)
+
+    with pytest.raises(TenantryError, match="cannot read the folder"):
+        wait_for_workers(settings)
+
+
+def test_maintenance_hides_no_broken_file(
+    serving: Host, settings: HostSettings, write_tenant: Callable[..., Path]
+) -> None:
+    """A tenant that is down for maintenance and whose newest file is rejected is named."""
+    pull("acme", maintenance=True)
+    write_tenant("acme", SECRET_KEY="short")
+
+    unserved = _settle(serving, settings)
+
+    assert ("maintenance", ["acme"]) == (serving.mounts.all[0].state, [*unserved])
+    assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_worker_that_does_not_answer_is_waited_for(
+    settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens, so it is there; what it serves nobody knows."""
+    monkeypatch.setattr("tenantry.observability.control_socket.ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.chdir(workers_folder(data_dir))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind("1.sock")
+        silent.listen()
+
+        with pytest.raises(TenantryError, match="worker 1 does not answer"):
+            wait_for_workers(settings)
+
+
+@pytest.mark.parametrize("changes", [{"is_disabled": True}, {"maintenance": "Back at noon."}])
+def test_a_lever_is_waited_for(
+    serving: Host, settings: HostSettings, changes: dict[str, Any]
+) -> None:
+    """Pulled and pushed back: it is not over before the worker follows."""
+    ended = []
+    for values in (changes, dict.fromkeys(changes, False)):
+        pull("acme", **values)
+        with pytest.raises(TenantryError, match="the workers differ"):
+            wait_for_workers(settings)
+        ended.append(_settle(serving, settings))
+
+    assert [{}, {}] == ended

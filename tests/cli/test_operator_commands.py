@@ -1,0 +1,52 @@
+"""Commands that pull levers, several at once."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tenantry.cli.lever import pull
+from tenantry.errors import TenantryError
+from tenantry.tenants.operator_state import Levers, lock_file, read_levers
+
+
+def _is_locked(path: Path) -> bool:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def test_levers_are_read_and_written_alone(
+    data_dir: Path, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody changes them between the two: what another command set would be lost."""
+    write_tenant("acme")
+    seen: list[bool] = []
+
+    def read(folder: Path, name: str) -> Levers:
+        seen.append(_is_locked(lock_file(data_dir)))
+        return read_levers(folder, name)
+
+    monkeypatch.setattr("tenantry.tenants.operator_state.read_levers", read)
+    pull("acme", maintenance="Back at noon.")
+
+    assert Levers("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)
+    assert ([True, True], False) == (seen, _is_locked(lock_file(data_dir)))
+
+
+def test_a_data_folder_that_cannot_be_written_is_one_error(
+    data_dir: Path, write_tenant: Callable[..., Path]
+) -> None:
+    """It names the file, and says that nothing was changed."""
+    write_tenant("acme")
+    data_dir.write_text("no folder")
+
+    with pytest.raises(TenantryError, match="nothing was changed"):
+        pull("acme", is_disabled=True)

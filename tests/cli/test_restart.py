@@ -1,0 +1,151 @@
+"""When `tenantry restart` refuses, and how it gives up; with a worker that this process plays."""
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tenantry.cli.restart import restart
+from tenantry.errors import TenantryError
+from tenantry.host import Host
+from tenantry.observability.control_socket import StatusSocket
+from tenantry.settings import HostSettings
+
+pytestmark = pytest.mark.live
+
+MASTER = 1 << 22
+"""No process has this number or a higher one."""
+
+
+@pytest.fixture(name="signals")
+def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
+    """Return what the master is sent."""
+    sent: list[signal.Signals] = []
+    monkeypatch.setattr("tenantry.cli.restart._send", lambda _, number: sent.append(number))
+    monkeypatch.setattr("tenantry.cli.restart._try_new_code", lambda: None)
+    monkeypatch.setattr("tenantry.cli.restart.STEP_S", 0.0)
+    return sent
+
+
+@pytest.fixture(name="endpoint")
+def _endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the package of a good endpoint, `shop.orders`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "shop/orders"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").write_text("")
+    code = "from flask import Blueprint\norders_bp = Blueprint('orders', __name__)\n"
+    (folder / "blueprint.py").write_text(code)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(name="serving")
+def _serving(
+    write_tenant: Callable[..., Path],
+    settings: HostSettings,
+    host: Host,
+    endpoint: Path,
+) -> Iterator[None]:
+    """Let a host in this process serve tenant acme with that endpoint, and tell as gunicorn's."""
+    del endpoint
+    write_tenant("acme", BLUEPRINTS=["shop.orders"])
+    host.load()
+    gunicorn = {"master": MASTER, "server": "gunicorn"}
+    told = StatusSocket(settings.data_dir, {"list": lambda: host.report.listing() | gunicorn})
+    yield
+    told.close()
+
+
+@pytest.mark.usefixtures("serving")
+def test_code_that_cannot_build_a_tenant_is_refused(
+    settings: HostSettings, signals: list[signal.Signals], endpoint: Path
+) -> None:
+    """It names the tenant and why, and starts nothing."""
+    (endpoint / "blueprint.py").write_text("raise RuntimeError('half a release')\n")
+
+    with pytest.raises(TenantryError, match=r"acme would fail: .*half a release") as refused:
+        restart(settings)
+
+    assert ([], True) == (signals, "nothing was restarted" in str(refused.value))
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_stale_tenant_would_be_lost(
+    settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
+) -> None:
+    """A new worker does not know the version that serves."""
+    write_tenant("acme", SECRET_KEY="short")
+
+    with pytest.raises(TenantryError, match=r"acme would fail: .*SECRET_KEY"):
+        restart(settings)
+
+    assert [] == signals
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_tenant_that_would_be_lost_can_be_given_up(
+    settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
+) -> None:
+    """With `--force` the others get their new code all the same."""
+    write_tenant("acme", SECRET_KEY="short")
+
+    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+        restart(settings, is_forced=True)
+
+    assert signal.SIGTTIN == signals[0]
+
+
+@pytest.mark.usefixtures("serving")
+def test_who_does_not_serve_is_no_obstacle(
+    settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
+) -> None:
+    """A file that is broken from its first version is as broken after the restart."""
+    write_tenant("broken", text="SECRET_KEY = ")
+
+    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+        restart(settings)
+
+    assert signal.SIGTTIN == signals[0]
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_folder_that_is_away_is_refused(
+    settings: HostSettings, signals: list[signal.Signals]
+) -> None:
+    """New workers would serve nobody."""
+    shutil.rmtree(settings.tenants_dir)
+
+    with pytest.raises(TenantryError, match="cannot read the folder"):
+        restart(settings)
+
+    assert [] == signals
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_worker_that_does_not_come_up_is_taken_back(
+    settings: HostSettings, signals: list[signal.Signals]
+) -> None:
+    """The master is left with as many workers as before."""
+    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+        restart(settings)
+
+    assert [signal.SIGTTIN, signal.SIGTTOU] == signals
+
+
+def test_another_server_is_not_signalled(
+    settings: HostSettings, signals: list[signal.Signals], host: Host
+) -> None:
+    """Under waitress or uWSGI the parent process may be a shell or systemd."""
+    told = StatusSocket(settings.data_dir, {"list": host.report.listing})
+
+    with pytest.raises(TenantryError, match="for gunicorn"):
+        restart(settings)
+    told.close()
+
+    assert [] == signals

@@ -1,0 +1,461 @@
+"""An endpoint's own modules exist once per app; its models are shared; its mistakes are named."""
+
+import gc
+import importlib
+import logging
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from werkzeug.test import Client
+
+from servers import DEADLINE_S
+from tenantry.app.factory import close_app, create_app
+from tenantry.endpoints.loading import (
+    LoadedEndpoint,
+    available_endpoints,
+    find_endpoint,
+    load_endpoint,
+)
+from tenantry.errors import EndpointError
+
+SHOP = {
+    "__init__.py": "",
+    "models.py": """
+class ShopModel:
+    pass
+""",
+    "resources.py": """
+from flask_restful import Resource
+from .models import ShopModel
+
+seen = []
+
+class Shop(Resource):
+    def get(self):
+        seen.append(1)
+        return len(seen)
+""",
+    "blueprint.py": """
+from flask import Blueprint
+from flask_restful import Api
+from .resources import Shop
+
+shop_bp = Blueprint("shop", __name__)
+shop_api = Api(shop_bp)
+shop_api.add_resource(Shop, "/")
+""",
+}
+
+WriteEndpoint = Callable[..., str]
+Load = Callable[..., LoadedEndpoint]
+
+
+@pytest.fixture(name="write_endpoint")
+def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteEndpoint]:
+    """Return a function that writes the package `corp.shop`: its files, some replaced by name.
+
+    `write_endpoint(resources="…")` returns the name for `BLUEPRINTS`; None leaves a file out.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(**files: str | None) -> str:
+        folder = tmp_path / "corp" / "shop"
+        folder.mkdir(parents=True)
+        (tmp_path / "corp" / "__init__.py").touch()
+        for file, text in (SHOP | {f"{name}.py": text for name, text in files.items()}).items():
+            if text is not None:
+                (folder / file).write_text(text, encoding="utf-8")
+        return "corp.shop"
+
+    yield write
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "corp":
+            del sys.modules[name]
+
+
+@pytest.fixture(name="load")
+def _load() -> Iterator[Load]:
+    """Return `load_endpoint`; what it loads is unloaded after the test."""
+    loaded: list[LoadedEndpoint] = []
+
+    def load(name: str, tenant: str = "acme") -> LoadedEndpoint:
+        loaded.append(load_endpoint(name, tenant))
+        return loaded[-1]
+
+    yield load
+    for endpoint in loaded:
+        endpoint.unload()
+
+
+def module(endpoint: LoadedEndpoint, name: str) -> types.ModuleType:
+    """Return a module of the endpoint's private package."""
+    return sys.modules[f"{endpoint.package}.{name}"]
+
+
+def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
+    """Return a tenant's app with one endpoint."""
+    config = {"APP_NAME": tenant, "SECRET_KEY": tenant * 16, "BLUEPRINTS": [name]}
+    return create_app(config, data_dir=data_dir)
+
+
+# -- what is private and what is shared ---------------------------------------------------------
+
+
+def test_two_apps_have_their_own_blueprint_and_resources(
+    load: Load, write_endpoint: WriteEndpoint
+) -> None:
+    """Module-level state of `blueprint.py` and `resources.py` exists once per app."""
+    name = write_endpoint()
+
+    acme, globex = load(name, "acme"), load(name, "globex")
+
+    assert acme.blueprint is not globex.blueprint
+    for own in ("blueprint", "resources"):
+        assert module(acme, own) is not module(globex, own)
+    assert module(acme, "resources").seen is not module(globex, "resources").seen
+    assert module(acme, "resources").Shop is not module(globex, "resources").Shop
+
+
+def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) -> None:
+    """`models.py` is one module, the one that its plain name means."""
+    name = write_endpoint()
+
+    acme, globex = load(name, "acme"), load(name, "globex")
+
+    shared = importlib.import_module("corp.shop.models")
+    assert [shared, shared] == [module(acme, "models"), module(globex, "models")]
+    assert module(acme, "resources").ShopModel is shared.ShopModel
+
+
+def test_requests_of_two_apps_do_not_meet(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
+    """What a view of acme counts is not seen at globex."""
+    name = write_endpoint()
+    acme, globex = app_of(name, "acme", data_dir), app_of(name, "globex", data_dir)
+
+    answers = [Client(app).get("/").get_json() for app in (acme, acme, globex)]
+
+    close_app(acme)
+    close_app(globex)
+    assert [1, 2, 1] == answers
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from corp.shop.resources import seen",
+        "from corp.shop import resources; seen = resources.seen",
+        "from . import resources; seen = resources.seen",
+        "from .resources import seen",
+        "from ..shop.resources import seen",
+        "import importlib; seen = importlib.import_module('.resources', __package__).seen",
+    ],
+)
+def test_an_import_of_a_neighbour_module_finds_the_private_one(
+    load: Load, write_endpoint: WriteEndpoint, line: str
+) -> None:
+    """However an endpoint imports its own `resources.py`, it gets its app's copy."""
+    endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
+
+    seen = module(endpoint, "blueprint").seen
+
+    assert seen is module(endpoint, "resources").seen
+    assert "corp.shop.resources" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "line", ["from corp.shop.models import ShopModel", "from .models import *"]
+)
+def test_an_import_of_the_models_finds_the_shared_ones(
+    load: Load, write_endpoint: WriteEndpoint, line: str
+) -> None:
+    """By either name the models are the shared module."""
+    endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
+
+    model = module(endpoint, "blueprint").ShopModel
+
+    assert model is importlib.import_module("corp.shop.models").ShopModel
+
+
+def test_a_package_inside_an_endpoint_is_private_too(
+    load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
+) -> None:
+    """Modules below the endpoint's package import each other, and what lies above, as ever."""
+    name = write_endpoint(blueprint=SHOP["blueprint.py"] + "from .parts import seen, outside\n")
+    (tmp_path / "corp/outside.py").write_text("outside = 1\n")
+    (tmp_path / "corp/shop/parts").mkdir()
+    (tmp_path / "corp/shop/parts/__init__.py").write_text(
+        "from .one import seen\nfrom ...outside import outside\n"
+    )
+    (tmp_path / "corp/shop/parts/one.py").write_text("from ..resources import seen\n")
+
+    endpoint = load(name)
+
+    assert module(endpoint, "blueprint").seen is module(endpoint, "resources").seen
+    assert 1 == module(endpoint, "blueprint").outside
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import corp.shop.resources", "import corp.shop.resources as r", "from corp import shop"],
+)
+def test_an_import_that_cannot_be_made_private_is_refused(
+    write_endpoint: WriteEndpoint, line: str
+) -> None:
+    """It would share the module between apps: the message names the line and the remedy."""
+    name = write_endpoint(resources=f"{SHOP['resources.py']}\n{line}\n")
+
+    with pytest.raises(EndpointError) as refused:
+        load_endpoint(name, "acme")
+
+    assert "(resources.py, line 12)" in str(refused.value)
+    assert "write `from . import …`" in str(refused.value)
+
+
+def test_a_late_import_inside_a_view_is_private(
+    data_dir: Path, write_endpoint: WriteEndpoint
+) -> None:
+    """An import that runs during a request gets the app's own copy as well."""
+    late = """
+from flask_restful import Resource
+
+class Shop(Resource):
+    def get(self):
+        from .late import seen
+        from corp.shop import late
+        seen.append(1)
+        return len(late.seen)
+"""
+    name = write_endpoint(resources=late, late="seen = []\n")
+    acme, globex = app_of(name, "acme", data_dir), app_of(name, "globex", data_dir)
+
+    answers = [Client(app).get("/").get_json() for app in (acme, acme, globex)]
+
+    close_app(acme)
+    close_app(globex)
+    assert [1, 2, 1] == answers
+
+
+def test_a_changed_endpoint_is_read_afresh(
+    load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
+) -> None:
+    """The next app gets the file as it is now: no `.pyc` of an earlier one is used."""
+    name = write_endpoint()
+    load(name, "acme")
+    path = tmp_path / "corp/shop/resources.py"
+    path.write_text(path.read_text() + "NEW = 1\n")
+
+    endpoint = load(name, "globex")
+
+    assert 1 == module(endpoint, "resources").NEW
+
+
+def test_loads_in_many_threads_do_not_meet(write_endpoint: WriteEndpoint, load: Load) -> None:
+    """Eight apps that load one endpoint at once get eight blueprints and one models module."""
+    name, together = write_endpoint(), threading.Barrier(8)
+
+    def load_together(number: int) -> LoadedEndpoint:
+        together.wait(DEADLINE_S)
+        return load(name, f"acme-{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        endpoints = list(threads.map(load_together, range(8)))
+
+    assert 8 == len({id(endpoint.blueprint) for endpoint in endpoints})
+    assert 1 == len({id(module(endpoint, "models")) for endpoint in endpoints})
+
+
+# -- the end of an app --------------------------------------------------------------------------
+
+
+def test_a_closed_app_and_its_modules_are_freed(
+    data_dir: Path, write_endpoint: WriteEndpoint
+) -> None:
+    """After `close_app` nothing holds the app, its modules or its classes, requests or not."""
+    app = app_of(write_endpoint(), "acme", data_dir)
+    assert 200 == Client(app).get("/").status_code
+    private = [name for name in sys.modules if name.startswith("corp/shop@acme-")]
+    own = [sys.modules[name] for name in private if not name.endswith("models")]
+    references = [weakref.ref(thing) for thing in (app, *own, own[-1].__dict__["Shop"])]
+
+    close_app(app)
+    close_app(app)
+    del app, own
+    gc.collect()
+
+    assert 4 == len(private)
+    assert [None] * len(references) == [reference() for reference in references]
+    assert not [name for name in sys.modules if "@" in name]
+
+
+def test_loggers_of_a_private_package_go_with_it(write_endpoint: WriteEndpoint) -> None:
+    """`getLogger(__name__)` in an endpoint does not grow logging's registry with each build."""
+    line = "import logging\nlogging.getLogger(__name__).info('hello')\n"
+    name = write_endpoint(resources=SHOP["resources.py"] + line)
+    before = set(logging.Logger.manager.loggerDict)
+    endpoint = load_endpoint(name, "acme")
+    during = set(logging.Logger.manager.loggerDict) - before
+
+    endpoint.unload()
+
+    assert {endpoint.package, f"{endpoint.package}.resources"} == during
+    assert before == set(logging.Logger.manager.loggerDict)
+
+
+def test_a_load_that_fails_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
+    """What was imported before the failure goes too."""
+    name = write_endpoint(blueprint=SHOP["blueprint.py"] + "raise ValueError('no')\n")
+
+    with pytest.raises(EndpointError):
+        load_endpoint(name, "acme")
+
+    assert not [module for module in sys.modules if "@" in module]
+
+
+# -- mistakes -----------------------------------------------------------------------------------
+
+
+def test_the_endpoints_that_come_with_the_host_are_known() -> None:
+    """A short name means a package of `tenantry.endpoints.loading`."""
+    assert "landing" in available_endpoints()
+    assert "tenantry.endpoints.landing" == find_endpoint("landing")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lnding", "LANDING", "", ".", "..", ".landing", "landing.", "landing/../x", "a b"),
+        *("@", "a@b", "json@x.decoder", "1.2"),
+        *("os", "os.path", "nobody.shop", "corp.nobody", "json.decoder.x"),
+    ],
+)
+def test_a_name_that_means_no_endpoint_is_refused(write_endpoint: WriteEndpoint, name: str) -> None:
+    """The message has the name and those that there are; nothing is left imported."""
+    write_endpoint()
+
+    with pytest.raises(EndpointError) as refused:
+        load_endpoint(name, "acme")
+
+    assert str(refused.value).startswith(f"no endpoint named {name!r}; ")
+    assert "landing" in str(refused.value)
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    """A typo gets the name that was meant."""
+    with pytest.raises(EndpointError) as refused:
+        find_endpoint("lnading")
+
+    assert "did you mean 'landing'? Endpoints: " in str(refused.value)
+
+
+def test_a_package_without_a_blueprint_is_no_endpoint(write_endpoint: WriteEndpoint) -> None:
+    """A package that has no `blueprint.py` is refused without being imported."""
+    name = write_endpoint(blueprint=None)
+
+    with pytest.raises(EndpointError, match=r"'corp\.shop' has no blueprint\.py"):
+        find_endpoint(name)
+
+    assert "corp.shop" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "shop_bp = None\n", "from flask import Blueprint\nbp = Blueprint('shop', __name__)\n"],
+)
+def test_a_blueprint_under_another_name_is_refused(
+    write_endpoint: WriteEndpoint, text: str
+) -> None:
+    """The message says the name and the line to write."""
+    name = write_endpoint(blueprint=text)
+
+    with pytest.raises(EndpointError) as refused:
+        load_endpoint(name, "acme")
+
+    assert "shop_bp = Blueprint('shop', __name__)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\nraise SystemExit(3)\n", "SystemExit: 3 (resources.py:2)"),
+        ("\nraise KeyboardInterrupt\n", ": KeyboardInterrupt (resources.py:2)"),
+        ("\n\n1 / 0\n", "ZeroDivisionError: division by zero (resources.py:3)"),
+        ("import nobody\n", "ModuleNotFoundError: No module named 'nobody' (resources.py:1)"),
+        ("\nx = = 1\n", "SyntaxError: invalid syntax (resources.py, line 2)"),
+        ("from .models import Nobody\n", "(resources.py:1)"),
+        ("class E(Exception):\n def __str__(self): 1 / 0\nraise E\n", ": E (resources.py:3)"),
+        ("from .... import x\n", "ImportError: attempted relative import beyond"),
+    ],
+)
+def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
+    write_endpoint: WriteEndpoint, text: str, expected: str
+) -> None:
+    """Whatever an import raises, the message has the endpoint, the error, the file and the line."""
+    name = write_endpoint(resources=text)
+
+    with pytest.raises(EndpointError) as refused:
+        load_endpoint(name, "acme")
+
+    assert str(refused.value).startswith("endpoint 'corp.shop' fails to import: ")
+    assert expected in str(refused.value)
+    assert refused.value.__cause__ is not None
+
+
+def test_models_that_fail_to_import_are_named_with_their_line(
+    write_endpoint: WriteEndpoint,
+) -> None:
+    """An error in the shared module is found there."""
+    name = write_endpoint(models="\n\nraise ValueError('no')\n")
+
+    with pytest.raises(EndpointError, match=r"ValueError: no \(models\.py:3\)"):
+        load_endpoint(name, "acme")
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(3)", "import nobody_at_all"])
+def test_a_package_above_that_fails_to_import_is_no_typo(
+    write_endpoint: WriteEndpoint, tmp_path: Path, text: str
+) -> None:
+    """A dotted name whose parent is broken is said to be broken, not to be missing."""
+    name = write_endpoint()
+    (tmp_path / "corp/__init__.py").write_text(text)
+
+    with pytest.raises(EndpointError, match=r"endpoint 'corp\.shop' fails to import"):
+        load_endpoint(name, "acme")
+
+
+def test_looking_for_an_endpoint_runs_nothing(
+    write_endpoint: WriteEndpoint, tmp_path: Path
+) -> None:
+    """A tenant file may name any package: not a line of it runs until an app is built."""
+    name = write_endpoint()
+    for package in ("corp", "corp/shop"):
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
+
+    assert name == find_endpoint(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("shop_bp.record(lambda state: 1 / 0)", "division by zero (blueprint.py:9)"),
+        ("shop_bp.record(lambda state: exit(3))", "SystemExit: 3 (blueprint.py:9)"),
+        ("shop_api.add_resource(Shop, 'x')", "must start with a slash"),
+    ],
+)
+def test_an_endpoint_that_fails_to_register_is_named(
+    data_dir: Path, write_endpoint: WriteEndpoint, line: str, expected: str
+) -> None:
+    """A failing register hook is an error of its endpoint, with its line where it has one."""
+    name = write_endpoint(blueprint=f"{SHOP['blueprint.py']}{line}\n")
+
+    with pytest.raises(EndpointError) as refused:
+        app_of(name, "acme", data_dir)
+
+    assert str(refused.value).startswith("endpoint 'corp.shop' fails to register: ")
+    assert expected in str(refused.value)

@@ -1,0 +1,66 @@
+"""A signed token verifies at the tenant and for the purpose that it was made for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from itsdangerous import BadSignature
+
+from tenantry.app.factory import close_app, create_app
+from tenantry.endpoints.tokens import serializer
+
+AppOf = Callable[..., Flask]
+
+KEY, OLD = "k" * 32, "o" * 32
+
+
+@pytest.fixture(name="app_of")
+def _app_of(tmp_path: Path) -> Iterator[AppOf]:
+    """Make apps by name; the key of one is every other's."""
+    with ExitStack() as closing:
+
+        def make(name: str, **keys: object) -> Flask:
+            values = {"APP_NAME": name, "SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
+            app = create_app(values | keys, data_dir=tmp_path)
+            closing.callback(close_app, app)
+            return app
+
+        yield make
+
+
+def token_of(app: Flask) -> str:
+    """Return a token that the app signed."""
+    with app.app_context():
+        return str(serializer("invite").dumps({"user": "ada"}))
+
+
+def test_a_token_is_good_where_it_was_made(app_of: AppOf) -> None:
+    """What was signed comes back."""
+    app = app_of("acme")
+    token = token_of(app)
+
+    with app.app_context():
+        assert {"user": "ada"} == serializer("invite").loads(token, max_age=60)
+
+
+@pytest.mark.parametrize(("tenant", "purpose"), [("globex", "invite"), ("acme", "reset")])
+def test_a_token_is_worth_nothing_elsewhere(app_of: AppOf, tenant: str, purpose: str) -> None:
+    """Neither at another tenant with the same key, nor for another purpose."""
+    token = token_of(app_of("acme"))
+
+    with app_of(tenant).app_context(), pytest.raises(BadSignature):
+        serializer(purpose).loads(token)
+
+
+def test_an_old_key_verifies_and_the_new_one_signs(app_of: AppOf) -> None:
+    """After a change of keys old tokens are good, and new ones do not need the old key."""
+    old = app_of("acme", SECRET_KEY=OLD)
+    both = app_of("acme", SECRET_KEY_FALLBACKS=[OLD])
+    new = app_of("acme")
+
+    with both.app_context():
+        assert {"user": "ada"} == serializer("invite").loads(token_of(old))
+    with new.app_context():
+        assert {"user": "ada"} == serializer("invite").loads(token_of(both))

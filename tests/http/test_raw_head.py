@@ -1,0 +1,90 @@
+"""Heads before they are parsed: whose they are, what surely follows, and what is answered."""
+
+import json
+from http import HTTPStatus
+
+import pytest
+
+from tenantry.http.problem import ProblemAnswer
+from tenantry.http.raw_head import answer, is_whole_request, place
+
+PLACES = {"/acme": "acme", "/clients/initech": "initech"}
+HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "whose"),
+    [
+        (b"/acme", "acme"),
+        (b"/acme/", "acme"),
+        (b"/acme?x=/globex", "acme"),
+        (b"/acme/clients/initech/a/b", "acme"),
+        (b"/acme/Images/A.JPG?x=%2f", "acme"),
+        (b"/acme/%2e%2e/x", "acme"),
+        (b"/clients/initech/x", "initech"),
+        (b"/clients", None),
+        (b"/acmecorp", None),
+        (b"/acme;p=1", None),
+        (b"/acme%2fx", None),
+        (b"/%61cme/", None),
+        (b"//acme/", None),
+        (b"/ACME/", None),
+        (b"http://evil.test/acme/", None),
+        (b"*", None),
+        (b"/", None),
+    ],
+)
+def test_a_head_tells_whose_it_is(target: bytes, whose: str | None) -> None:
+    """As the dispatcher finds it, or nothing: never another tenant."""
+    assert whose == place(b"GET " + target + b" HTTP/1.1\r\n\r\n", PLACES.get)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_whole"),
+    [
+        (HEAD + b"\r\n", True),
+        (HEAD + b"Connection: keep-alive\r\n\r\n", True),
+        (HEAD + b"Connection: close\r\n\r\n", False),
+        (HEAD + b"Connection: keep-alive, upgrade\r\n\r\n", False),
+        (HEAD + b"CONTENT-LENGTH : 5\r\n\r\n", False),
+        (HEAD + b"X: y\r\n Transfer-Encoding: chunked\r\n\r\n", False),
+        (HEAD + b"X: y\nContent: 1\r\n\r\n", False),
+        (b"GET /acme/ HTTP/1.0\r\n\r\n", False),
+        (b"GET  /acme/ HTTP/1.1\r\n\r\n", False),
+    ],
+)
+def test_only_a_plain_head_is_surely_a_whole_request(head: bytes, is_whole: bool) -> None:
+    """Where a body might follow, no other request is read behind it."""
+    assert is_whole == is_whole_request(head)
+
+
+def test_an_answer_is_what_the_host_gives() -> None:
+    """A problem document with the client's request id, and the headers that are asked for."""
+    problem = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
+    head = HEAD + b"x-request-id: abc-1\r\n\r\n"
+
+    start, _, body = answer(problem, head, [("X-More", "7")], is_kept=True).partition(b"\r\n\r\n")
+
+    assert [
+        b"HTTP/1.1 503 Service Unavailable",
+        b"Content-Type: application/problem+json",
+        b"Content-Length: %d" % len(body),
+        b"Cache-Control: no-store",
+        b"Retry-After: 1",
+        b"X-More: 7",
+        b"X-Request-ID: abc-1",
+        b"Connection: keep-alive",
+    ] == start.split(b"\r\n")
+    assert ("Full.", "abc-1") == (json.loads(body)["detail"], json.loads(body)["request_id"])
+
+
+def test_head_gets_no_body_and_a_bad_request_id_is_replaced() -> None:
+    """As behind the parser."""
+    problem = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
+    head = b"HEAD /acme/ HTTP/1.1\r\nX-Request-ID: no good\r\n\r\n"
+
+    start, _, body = answer(problem, head, is_kept=False).partition(b"\r\n\r\n")
+
+    assert (b"", True) == (body, start.endswith(b"\r\nConnection: close"))
+    assert b"no good" not in start
+    assert b"X-Request-ID: " in start

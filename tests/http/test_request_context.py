@@ -1,0 +1,65 @@
+"""Which traces are taken up, and what is passed on."""
+
+from contextvars import Context, copy_context
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tenantry.http.request_context import VISIT, begin, current, headers_to_pass_on
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [PARENT, f"00-{TRACE}-b7ad6b7169203331-00", f"01-{TRACE}-b7ad6b7169203331-09-more",
+     f"cc-{TRACE}-b7ad6b7169203331-01"],
+)  # fmt: skip
+def test_a_valid_trace_is_taken_up(parent: str) -> None:
+    """The app gets it as it came; later versions may say more than we know."""
+    environ = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
+
+    visit = begin(environ)
+
+    assert (TRACE, visit) == (visit.trace_id, environ[VISIT])
+    assert (parent, "a=1") == (environ["HTTP_TRACEPARENT"], environ["HTTP_TRACESTATE"])
+
+
+@pytest.mark.parametrize(
+    "parent",
+    ["", "x", PARENT.upper(), f"{PARENT}-more", f"{PARENT}.", f"ff-{TRACE}-b7ad6b7169203331-01",
+     f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE}-{'0' * 16}-01", f"{PARENT},{PARENT}",
+     f"00-{TRACE}-b7ad6b7169203331", f" {PARENT}", f"{PARENT}\n", f"0-{TRACE}-b7ad6b7169203331-01",
+     f"01-{TRACE}-b7ad6b7169203331-01x", f"00-{TRACE[:-1]}ü-b7ad6b7169203331-01"],
+)  # fmt: skip
+def test_an_invalid_trace_is_dropped(parent: str) -> None:
+    """W3C Trace Context §3.2.2: neither header is taken up, and the app sees neither."""
+    environ: dict[str, Any] = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
+
+    visit = begin(environ)
+
+    assert (["tenantry.visit"], "", "") == ([*environ], visit.trace_id, visit.traceparent)
+
+
+def test_a_request_passes_on_what_it_came_with() -> None:
+    """Its id always, its trace where it has one; in a thread with its context too."""
+    seen = []
+
+    def serve() -> None:
+        for environ in ({}, {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=1"}):
+            visit = begin(environ)
+            visit.request_id = "id-1"
+            current.set(visit)
+            seen.append(headers_to_pass_on())
+        thread = Thread(
+            target=copy_context().run, args=(lambda: seen.append(headers_to_pass_on()),)
+        )
+        thread.start()
+        thread.join()
+
+    Context().run(serve)
+
+    traced = {"X-Request-ID": "id-1", "traceparent": PARENT, "tracestate": "a=1"}
+    assert ([{"X-Request-ID": "id-1"}, traced, traced], {}) == (seen, headers_to_pass_on())

@@ -1,0 +1,138 @@
+"""Crowds on a real server with tenants: whatever they do, a quiet tenant is answered."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hanging import make_hanging_site
+from servers import CONFIG_FILE, DEADLINE_S, Server, answers_at, in_threads, running, wait_until
+
+pytestmark = pytest.mark.live
+
+COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
+CLIENTS = 24
+
+
+@contextlib.contextmanager
+def asking(server: Server, path: str) -> Iterator[None]:
+    """Let clients ask for a path without a pause until the end of the block."""
+    have_begun = threading.Barrier(CLIENTS + 1)
+
+    def ask(is_over: threading.Event) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
+            have_begun.wait(DEADLINE_S)
+            while not is_over.is_set():
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                if not client.recv(65536):
+                    return
+
+    with in_threads(*[ask] * CLIENTS):
+        have_begun.wait(DEADLINE_S)
+        yield
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/%6eoisy/", "/-/livez", "/-/readyz"])
+def test_requests_of_nobody_starve_nobody(tmp_path: Path, path: str) -> None:
+    """A flood of them takes no more threads than one tenant gets."""
+    make_hanging_site(tmp_path, quiet={}, noisy={})
+    with running(COMMAND, tmp_path, "/quiet/") as server, asking(server, path):
+        answers = [server.get(one)[0].status for _ in range(20) for one in ("/quiet/", "/-/livez")]
+
+    assert [200] * 40 == answers
+
+
+PATIENT_FOR_A_SECOND = """
+from tenantry.server import client_socket as patience
+from tenantry.wsgi import application
+
+patience.PATIENCE_S = 1.0
+"""
+
+
+@contextlib.contextmanager
+def trickling(server: Server, paths: list[str]) -> Iterator[Iterator[bytes]]:
+    """Send requests with chunked bodies that never end; yield what each of them gets."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in paths]
+        for client, path in zip(clients, paths, strict=True):
+            head = f"GET {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head.encode() + b"fffff\r\nx")
+            client.settimeout(0.01)
+        yield (_trickle_until_answered(client, clients) for client in clients)
+
+
+def _trickle_until_answered(client: socket.socket, clients: list[socket.socket]) -> bytes:
+    answer = b""
+
+    def is_answered() -> bool:
+        nonlocal answer
+        for one in clients:
+            with contextlib.suppress(OSError):
+                one.sendall(b"x")
+        with contextlib.suppress(TimeoutError):
+            answer = client.recv(12)
+        return answer != b""
+
+    wait_until(is_answered)
+    return answer
+
+
+def test_bodies_that_trickle_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
+    """They have all eight threads: livez is answered all the same, and soon everybody.
+
+    One of each tenant: these get a thread each, in whatever order they come.
+    """
+    names = [*"abcdefg", "quiet"]
+    make_hanging_site(tmp_path, **{name: {} for name in names})
+    (tmp_path / "app.py").write_text(PATIENT_FOR_A_SECOND)
+    paths = [f"/{name}/" for name in names]
+    with running([*COMMAND, "app:application"], tmp_path, "/quiet/") as server:
+        for path in paths:
+            server.get(path)
+        with trickling(server, paths) as answers:
+            live = server.get("/-/livez")[0].status
+            assert [b"HTTP/1.1 400"] * 8 == list(answers)
+            quiet = server.get("/quiet/")[0].status
+
+    assert (200, 200) == (live, quiet)
+
+
+def test_streams_that_hang_are_the_end_of_their_worker(tmp_path: Path) -> None:
+    """Their clients have gone, their generators sleep: another worker comes, and answers."""
+    make_hanging_site(tmp_path, **{name: {"DEADLINE_S": 0.3} for name in ("a", "b", "quiet")})
+    with running([*COMMAND, "--threads", "2"], tmp_path, "/quiet/") as server:
+        before = server.get("/quiet/")[1]
+        for name in ("a", "b"):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                told = b""
+                while not told.endswith(b"x\r\n"):  # before, its client's end would be its own
+                    told += client.recv(4096)
+        wait_until(lambda: "worker.given_up" in server.log.read_text())
+        wait_until(lambda: answers_at(server, "/quiet/"))
+
+        assert before != server.get("/quiet/")[1]
+
+
+def test_a_request_that_computes_for_long_counts_while_it_runs(tmp_path: Path) -> None:
+    """Its tenant gets no second slot beside it while others have traffic."""
+    make_hanging_site(tmp_path, acme={}, quiet={})
+    with running(COMMAND, tmp_path, "/quiet/") as server:
+        server.get("/acme/")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
+            client.sendall(f"GET /acme/compute/{DEADLINE_S} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+            def is_heavy() -> bool:
+                for _ in range(10):
+                    assert server.get("/quiet/")[0].status == 200
+                return server.get("/acme/")[0].status == 503
+
+            wait_until(is_heavy)
+            os.killpg(server.process.pid, signal.SIGKILL)  # nobody waits for the end of it

@@ -1,0 +1,406 @@
+"""Tenants come and go on real servers: every worker follows, and nobody else notices."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
+from telling import make_site, teller_text
+from tenantry.errors import TenantryError
+from tenantry.tenants.operator_state import UNTOUCHED, Levers, write_levers
+
+pytestmark = pytest.mark.live
+
+GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
+
+Told = tuple[str, ...]
+
+
+class Site:
+    """A server over a folder of tenants that tell who they are."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.tenants = folder / "tenants"
+        self.data = folder / "instance"
+
+    def write(self, name: str, version: object, folder: Path | None = None) -> Path:
+        """Write a tenant file, as `cp` does."""
+        path = (folder or self.tenants) / f"{name}.py"
+        path.write_text(teller_text(name, version))
+        return path
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers, which are the master's children."""
+        master = self.server.process.pid
+        children = Path(f"/proc/{master}/task/{master}/children").read_text()
+        return sorted(int(pid) for pid in children.split())
+
+    def ask(self, name: str) -> tuple[int, Told]:
+        """Return the status and the words of one answer, on a connection of its own."""
+        response, body = self.server.get(f"/{name}/")
+        is_told = response.status == 200
+        return response.status, tuple(body.decode().split()) if is_told else ()
+
+    def told_by_all(self, name: str) -> set[Told]:
+        """Return what the workers tell, without the pids; empty until every one was met."""
+        with ThreadPoolExecutor(4) as pool:
+            found = {words for _, words in pool.map(self.ask, [name] * 12)}
+        is_complete = all(found) and {int(words[-1]) for words in found} == set(self.workers())
+        return {words[:-1] for words in found} if is_complete else set()
+
+    def statuses(self, name: str) -> set[int]:
+        """Return the statuses of many answers: more than enough to meet each worker."""
+        with ThreadPoolExecutor(8) as pool:
+            return {status for status, _ in pool.map(self.ask, [name] * 24)}
+
+    def wait_for(self, name: str, version: object) -> None:
+        """Return when every worker serves this version."""
+        wait_until(lambda: self.told_by_all(name) == {told(name, version)})
+
+    def wait_for_status(self, name: str, status: int) -> None:
+        """Return when every worker answers with this status."""
+        wait_until(lambda: self.statuses(name) == {status})
+
+
+def told(name: str, version: object) -> Told:
+    """Return what a tenant tells of itself."""
+    return (name, str(version), str(version))
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str, command: list[str] = GUNICORN) -> Iterator[Site]:
+    """Serve a folder until the end of the block."""
+    path = {"PYTHONPATH": str(folder)}
+    with running([*command, *options], folder, "/-/readyz", **path) as server:
+        yield Site(server, folder)
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Return a gunicorn of 2 workers that all tests share; globex is every test's neighbour."""
+    folder = tmp_path_factory.mktemp("site")
+    make_site(folder, "globex")
+    with serving(folder) as site:
+        site.wait_for("globex", 0)
+        yield site
+
+
+# -- every worker follows --------------------------------------------------------------------------
+
+
+def test_a_tenant_is_added_changed_and_removed(site: Site) -> None:
+    """Each change of the folder is in effect in every worker within 2 s."""
+    took_s = []
+    path = site.tenants / "comer.py"
+    for change in ("added", "changed", "removed"):
+        start = time.monotonic()
+        if change == "removed":
+            path.unlink()
+            site.wait_for_status("comer", 404)
+        else:
+            site.write("comer", change)
+            site.wait_for("comer", change)
+        took_s.append(time.monotonic() - start)
+
+    assert [True] * 3 == [seconds < 2 for seconds in took_s], took_s
+
+
+def test_a_renamed_file_moves_its_tenant(site: Site) -> None:
+    """The new name answers in every worker, the old one no more; its secret moves with it."""
+    path = site.write("before", 1)
+    site.wait_for("before", 1)
+
+    path.rename(path.with_name("after.py"))
+
+    site.wait_for_status("before", 404)
+    wait_until(lambda: site.told_by_all("after") == {("before", "1", "1")})
+
+
+def test_a_broken_change_keeps_the_last_good_content(site: Site) -> None:
+    """Every worker serves the old content while the file is broken, and the next good one."""
+    path = site.write("breaker", 1)
+    site.wait_for("breaker", 1)
+    texts = ["SECRET_KEY =", "raise SystemExit(3)\n", "import os\nos._exit(0)\n", "VERSION = 2\n"]
+    during = set()
+    for text in texts:
+        path.write_text(text)
+        threading.Event().wait(0.3)  # what is not to happen has no event
+        during |= site.told_by_all("breaker")
+    site.write("breaker", 3)
+    site.wait_for("breaker", 3)
+
+    assert {told("breaker", 1)} == during
+
+
+def test_a_half_written_file_is_not_served(site: Site) -> None:
+    """A writer that pauses where the file compiles but has no BLUEPRINTS: the old serves (A19)."""
+    path = site.write("writer", 1)
+    site.wait_for("writer", 1)
+    text = teller_text("writer", 2)
+    half = text.index("BLUEPRINTS")
+    seen = set()
+    with path.open("w") as file:
+        file.write(text[:half])
+        file.flush()
+        compile(text[:half], "half", "exec")
+        deadline = time.monotonic() + 0.4
+        while time.monotonic() < deadline:
+            seen |= site.told_by_all("writer")
+        file.write(text[half:])
+    site.wait_for("writer", 2)
+
+    assert {told("writer", 1)} == seen
+
+
+def test_a_file_that_is_valid_in_the_middle_is_not_served_half(site: Site) -> None:
+    """A writer that pauses long in a file whose first half is valid: the old one serves (A19)."""
+    path = site.write("pauser", 1)
+    site.wait_for("pauser", 1)
+    seen = set()
+    with path.open("w") as file:
+        file.write(teller_text("pauser", 2))
+        file.flush()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            seen |= site.told_by_all("pauser")
+        file.write("VERSION = CHECK = 3\n")
+    site.wait_for("pauser", 3)
+
+    assert {told("pauser", 1)} == seen - {()}
+
+
+def test_a_configmap_is_followed(site: Site) -> None:
+    """Kubernetes swaps the link `..data`: 500 files, links into it, change in one rename."""
+    names = [f"mapped{number}" for number in range(500)]
+    for version in (1, 2):
+        (site.tenants / f"..{version}").mkdir()
+        for name in names:
+            site.write(name, version, site.tenants / f"..{version}")
+    (site.tenants / "..data").symlink_to("..1")
+    for name in names:
+        (site.tenants / f"{name}.py").symlink_to(f"..data/{name}.py")
+    for name in names[::100]:
+        site.wait_for(name, 1)
+
+    (site.tenants / "..new").symlink_to("..2")
+    (site.tenants / "..new").rename(site.tenants / "..data")
+    shutil.rmtree(site.tenants / "..1")
+
+    site.wait_for("globex", 0)
+    for name in names[::100]:
+        site.wait_for(name, 2)
+    wait_until(lambda: {site.ask(name)[1][:-1] == told(name, 2) for name in names} == {True})
+    for name in names:
+        (site.tenants / f"{name}.py").unlink()
+    site.wait_for_status(names[-1], 404)
+
+
+def test_a_hundred_files_come_in_one_rename(site: Site) -> None:
+    """A folder of other contents in the tenants folder's place: all tenants of it are served.
+
+    Until a file is judged a request waits a second for that; on a machine that takes longer its
+    client is told to come again. No other refusal is right.
+    """
+    names = [f"crowd{number}" for number in range(100)]
+    coming, going = site.folder / "coming", site.folder / "going"
+    coming.mkdir()
+    for name in ["globex", *names]:
+        site.write(name, 1, coming)
+
+    site.tenants.rename(going)
+    coming.rename(site.tenants)
+    for name in ["globex", *names[::33]]:
+        site.wait_for(name, 1)
+    refused = {}
+    for name in names:
+        response, body = site.server.get(f"/{name}/")
+        if response.status != 200:
+            refused[name] = body
+    wait_until(lambda: {site.ask(name)[0] for name in names} == {200})
+    site.tenants.rename(coming)
+    going.rename(site.tenants)
+    site.wait_for("globex", 0)
+    site.wait_for_status("crowd99", 404)
+
+    not_judged_yet = b"This application is starting."
+    assert {} == {name: body for name, body in refused.items() if not_judged_yet not in body}
+
+
+@pytest.mark.parametrize("is_empty_left", [False, True])
+def test_a_folder_that_vanishes_takes_no_tenant_along(site: Site, is_empty_left: bool) -> None:
+    """While the tenants folder is away the last good state serves; back, it is followed again.
+
+    So it is when an empty folder stands in its place, as one does when a volume is unmounted.
+    """
+    away = site.folder / "away"
+    site.tenants.rename(away)
+    if is_empty_left:
+        site.tenants.mkdir()
+    threading.Event().wait(1.2)  # longer than a file must be gone to count as removed, and a poll
+    during = site.told_by_all("globex")
+    if is_empty_left:
+        site.tenants.rmdir()
+    away.rename(site.tenants)
+    site.write("globex", 5)
+    site.wait_for("globex", 5)
+    site.write("globex", 0)
+    site.wait_for("globex", 0)
+
+    assert {told("globex", 0)} == during
+
+
+def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
+    """While four files loop for ever, a change of another tenant comes within 2 s."""
+    hanging = [site.tenants / f"hanging{number}.py" for number in range(4)]
+    for path in hanging:
+        path.write_text("while True: pass\n")
+    threading.Event().wait(0.2)  # they are being run
+    start = time.monotonic()
+    site.write("quick", 1)
+    site.wait_for("quick", 1)
+    took_s = time.monotonic() - start
+    for path in hanging:
+        path.unlink()
+
+    assert took_s < 2
+
+
+def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
+    """A body that streams over a swap ends as it began; a new request gets the new version."""
+    site.write("streamer", 1)
+    site.wait_for("streamer", 1)
+    connection = HTTPConnection("127.0.0.1", site.server.port, timeout=DEADLINE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/streamer/until/open")
+        response = connection.getresponse()
+        first = response.readline()
+        site.write("streamer", 2)
+        site.wait_for("streamer", 2)
+        (site.folder / "open").touch()
+        second = response.read()
+
+    assert (b"streamer 1 1", first) == (first.rpartition(b" ")[0], second)
+
+
+# -- operators' levers -----------------------------------------------------------------------------
+
+
+def test_levers_reach_every_worker_and_survive_a_death(site: Site) -> None:
+    """Maintenance and disabled are seen by both workers, and by one that replaces a killed one."""
+    site.write("lever", 1)
+    site.wait_for("lever", 1)
+    write_levers(site.data, "lever", Levers(maintenance="Back at noon."))
+    site.wait_for_status("lever", 503)
+    old = site.workers()
+    os.kill(old[0], signal.SIGKILL)
+    wait_until(lambda: old[0] not in site.workers() and len(site.workers()) == 2)
+    in_maintenance = site.statuses("lever")
+    write_levers(site.data, "lever", Levers(is_disabled=True))
+    site.wait_for_status("lever", 404)
+    write_levers(site.data, "lever", UNTOUCHED)
+    site.wait_for("lever", 1)
+
+    assert {503} == in_maintenance
+
+
+# -- workers die and restart -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blow", ["kill -9", "HUP"])
+def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, blow: str) -> None:
+    """The replacement serves the healthy tenants, and the broken one once it is mended (A34)."""
+    path = site.write("broken", 1)
+    site.wait_for("broken", 1)
+    path.write_text("SECRET_KEY =")
+    old = site.workers()
+
+    if blow == "HUP":
+        os.kill(site.server.process.pid, signal.SIGHUP)
+        wait_until(lambda: not set(old) & set(site.workers()))
+    else:
+        os.kill(old[0], signal.SIGKILL)
+        wait_until(lambda: old[0] not in site.workers())
+    site.wait_for("globex", 0)
+    healthy = site.statuses("globex")
+    broken = site.statuses("broken")
+    site.write("broken", 2)
+    site.wait_for("broken", 2)
+
+    assert {200} == healthy
+    assert broken == ({503} if blow == "HUP" else {200, 503})
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    """With no byte left under `<data>` tenants serve, change and survive a worker; levers stay."""
+    make_site(tmp_path, "acme", "globex")
+    data = tmp_path / "instance"
+    data.mkdir()
+    size = ["-o", "size=64k,mode=700", "tmpfs"]
+    if subprocess.run(["mount", "-t", "tmpfs", *size, data], check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with serving(tmp_path) as site:
+            write_levers(data, "globex", Levers(maintenance=True))
+            site.wait_for_status("globex", 503)
+            with contextlib.suppress(OSError), (data / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
+            with pytest.raises(TenantryError, match="No space left on device; nothing was changed"):
+                write_levers(data, "globex", Levers(maintenance="Back at noon.", is_disabled=True))
+            os.kill(site.workers()[0], signal.SIGKILL)
+            site.write("acme", 1)
+            site.wait_for("acme", 1)
+            site.write("acme", "broken").write_text("SECRET_KEY =")
+            site.wait_for_status("globex", 503)
+            acme = site.told_by_all("acme")
+            write_levers(data, "globex", UNTOUCHED)
+            site.wait_for("globex", 0)
+            left = sorted(path.name for path in (data / "globex").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", data], check=True)
+
+    assert ({told("acme", 1)}, []) == (acme, left)
+
+
+# -- other ways to serve, other ways to change -----------------------------------------------------
+
+
+def test_preloaded_workers_follow(tmp_path: Path) -> None:
+    """With `--preload` the host is made in the master; each forked worker follows the folder."""
+    make_site(tmp_path, "acme")
+    with serving(tmp_path, "--preload") as site:
+        site.write("acme", 1)
+        site.wait_for("acme", 1)
+        site.write("globex", 1)
+        site.wait_for("globex", 1)
+        answers = [site.told_by_all(name) for name in ("acme", "globex")]
+
+    assert [{told("acme", 1)}, {told("globex", 1)}] == answers
+
+
+def test_another_server_follows(tmp_path: Path) -> None:
+    """Under waitress too a tenant is changed, added and removed."""
+    make_site(tmp_path, "acme")
+    command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
+    with serving(tmp_path, command=command) as site:
+        site.write("acme", 1)
+        wait_until(lambda: site.ask("acme")[1][:-1] == told("acme", 1))
+        site.write("globex", 1)
+        wait_until(lambda: site.ask("globex")[1][:-1] == told("globex", 1))
+        (site.tenants / "acme.py").unlink()
+        wait_until(lambda: site.ask("acme")[0] == 404)
+        answers = [site.ask(name)[0] for name in ("acme", "globex")]
+
+    assert [404, 200] == answers

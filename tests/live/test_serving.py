@@ -1,0 +1,220 @@
+"""Whole servers: the same host under gunicorn, uWSGI, waitress and Flask's development server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import tenant_text
+from servers import DEADLINE_S, Server, answers_at, free_port, group, program, running, wait_until
+from tenantry.endpoints.landing.models import INFO
+
+pytestmark = pytest.mark.live
+
+
+def _worker_pids(server: Server) -> list[int]:
+    return [pid for pid in group(server.process.pid) if pid != server.process.pid]
+
+
+def _page(server: Server, path: str, *, port: int = 0) -> tuple[int, object]:
+    """Return the status and the JSON document at `path`."""
+    response, body = server.get(path, port=port)
+    return response.status, json.loads(body)
+
+
+def _write_tenants(folder: Path, **texts: str) -> None:
+    (folder / "tenants").mkdir()
+    for name, text in texts.items():
+        (folder / "tenants" / f"{name}.py").write_text(text)
+
+
+@pytest.fixture(name="two_tenants")
+def _two_tenants(tmp_path: Path) -> Path:
+    """Return a folder with a tenants folder in it: acme and globex."""
+    _write_tenants(tmp_path, acme=tenant_text("acme"), globex=tenant_text("globex"))
+    return tmp_path
+
+
+# -- one host, four servers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [
+            *("uwsgi", "--http", "{bind}", "--module", "tenantry.wsgi:application"),
+            *("--virtualenv", sys.prefix, "--die-on-term", "--enable-threads"),
+        ],
+        ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -> None:
+    """The answer of the tutorial's landing page is the same under uWSGI and waitress."""
+    with running(command, two_tenants) as server:
+        response, body = server.get("/acme/?name=Ada")
+
+    assert (response.status, json.loads(body)) == (201, {"hello": "Ada", "info": INFO})
+
+
+def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> None:
+    """`tenantry run acme -- run --debug` answers under the tenant's prefix and at `/`."""
+    command = ["tenantry", "run", "acme", "--", "run", "--debug", "--port", "{port}"]
+
+    with running(command, two_tenants, ready_path="/acme/") as server:
+        answers = [_page(server, path) for path in ("/acme/?name=Ada", "/?name=Ada")]
+
+    assert answers == [(201, {"hello": "Ada", "info": INFO})] * 2
+
+
+def test_chosen_tenants_have_a_host_of_their_own(two_tenants: Path) -> None:
+    """`serve --only acme` serves acme, and reports it; globex is as if it were not there."""
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1", "--only", "acme"]
+
+    with running(command, two_tenants) as server:
+        statuses = [server.get(path)[0].status for path in ("/acme/", "/globex/")]
+
+    assert [201, 404] == statuses
+    assert "1 tenant from tenants:" in server.log.read_text()
+
+
+# -- `tenantry serve`: two listeners, a report -----------------------------------------------------
+
+GLOBEX_IS_BROKEN = "SECRET_KEY = "
+
+
+@pytest.fixture(name="admin_port", scope="module")
+def _admin_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(name="served", scope="module")
+def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterator[Server]:
+    """Return a server of a good acme and a broken globex, with both listeners."""
+    folder = tmp_path_factory.mktemp("served")
+    initech = tenant_text("initech", ENABLED=False)
+    _write_tenants(folder, acme=tenant_text("acme"), globex=GLOBEX_IS_BROKEN, initech=initech)
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
+    admin_bind = f"127.0.0.1:{admin_port}"
+    with running(command, folder, TENANTRY_ADMIN_BIND=admin_bind) as server:
+        yield server
+
+
+def test_operators_are_told_names_and_reasons(served: Server, admin_port: int) -> None:
+    """`/-/readyz` on the admin listener says which tenant is not ready, and why."""
+    status, page = _page(served, "/-/readyz", port=admin_port)
+
+    assert isinstance(page, dict)
+    acme, globex = page["mounts"]
+    assert (status, acme["name"], acme["reason"]) == (503, "acme", "")
+    assert (globex["name"], globex["state"]) == ("globex", "failed")
+    assert "tenants/globex.py" in globex["reason"]
+
+
+def test_clients_are_told_counts_only(served: Server) -> None:
+    """`/-/readyz` on the tenants' listener gives no name and no reason."""
+    status, page = _page(served, "/-/readyz")
+
+    assert isinstance(page, dict)
+    assert (status, sorted(page), page["tenants"]["failed"]) == (503, ["status", "tenants"], 1)
+    assert sum(page["tenants"].values()) == 2
+
+
+def test_gunicorn_serves_the_host(served: Server) -> None:
+    """`tenantry serve` answers the tutorial's landing page."""
+    status, page = _page(served, "/acme/?name=Ada")
+
+    assert (status, page) == (201, {"hello": "Ada", "info": INFO})
+
+
+@pytest.mark.parametrize("path", ["/globex/", "/acme/", "/"])
+def test_no_tenant_is_served_on_the_admin_listener(
+    served: Server, admin_port: int, path: str
+) -> None:
+    """The operators' origin is no tenant's: cookies and scripts never meet."""
+    assert served.get(path, port=admin_port)[0].status == 404
+
+
+@pytest.mark.parametrize("path", ["/-/admin/", "/-/admin", "/-/metrics", "/-/", "/-/readyz/"])
+def test_no_operators_page_is_served_on_the_tenants_listener(served: Server, path: str) -> None:
+    """Whoever reaches the tenants reaches no page for operators."""
+    assert served.get(path)[0].status == 404
+
+
+def test_a_host_header_does_not_open_the_operators_pages(served: Server, admin_port: int) -> None:
+    """Which side answers follows from the listener, not from what the client calls it."""
+    response, body = served.get("/-/readyz", {"Host": f"127.0.0.1:{admin_port}"})
+
+    assert (response.status, "mounts" in json.loads(body)) == (503, False)
+
+
+def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
+    """The first lines name every tenant's URL, each rejected or disabled file, the admin page."""
+    log = served.log.read_text()
+    report, _, _ = log.partition("Starting gunicorn")
+    lines = report.splitlines()
+
+    assert lines[:2] == [
+        "1 tenant from tenants:",
+        f"  acme  http://127.0.0.1:{served.port}/acme/",
+    ]
+    assert lines[2].startswith("rejected: tenants/globex.py:1: ")
+    assert f"for operators: http://127.0.0.1:{admin_port}/-/readyz" in lines
+    assert "disabled: tenants/initech.py" in lines
+
+
+# -- what goes wrong at start and later ------------------------------------------------------------
+
+
+def test_a_taken_port_is_one_line(two_tenants: Path) -> None:
+    """A port that somebody listens on is named, with the remedy, and the exit code is 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        done = subprocess.run(
+            [program("tenantry"), "serve", "--bind", bind],
+            cwd=two_tenants,
+            env=dict(os.environ) | {"TENANTRY_ADMIN_BIND": "off"},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"cannot listen on {bind}" in done.stderr
+
+
+def test_an_empty_folder_and_no_admin_listener(tmp_path: Path) -> None:
+    """Without any tenant the host is ready, and `TENANTRY_ADMIN_BIND=off` opens no second port."""
+    (tmp_path / "clients").mkdir()
+    settings = {"TENANTRY_TENANTS_DIR": str(tmp_path / "clients"), "TENANTRY_ADMIN_BIND": "off"}
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
+
+    with running(command, tmp_path, **settings) as server:
+        answers = [server.get(path)[0].status for path in ("/-/readyz", "/", "/acme/")]
+        log = server.log.read_text()
+
+    assert answers == [200, 404, 404]
+    assert (log.count("Listening at"), "for operators" in log) == (1, False)
+
+
+@pytest.mark.parametrize("blow", ["SIGHUP to the master", "SIGKILL to the worker"])
+def test_a_broken_file_does_not_stop_a_restart(served: Server, blow: str) -> None:
+    """New workers boot while a tenant file is broken; its neighbour answers, the master stays."""
+    (old,) = _worker_pids(served)
+
+    if blow.startswith("SIGHUP"):
+        os.kill(served.process.pid, signal.SIGHUP)
+    else:
+        os.kill(old, signal.SIGKILL)
+    wait_until(lambda: old not in _worker_pids(served) and answers_at(served, "/-/livez"))
+
+    answers = [served.get(path)[0].status for path in ("/acme/", "/globex/")]
+    assert (answers, served.process.poll()) == ([201, 503], None)

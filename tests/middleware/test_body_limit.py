@@ -1,0 +1,239 @@
+"""An app gets a whole body within the limit, or the client gets 413."""
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+import pytest
+from flask import Flask, request, stream_with_context
+from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkSize, NoMoreData
+from werkzeug.test import Client, TestResponse
+
+from tenantry.middleware.body_limit import MEMORY_BYTES, BodyLimit
+from tenantry.middleware.containment import Containment
+
+App = Callable[..., Any]
+
+LIMIT = 20
+FORM = "application/x-www-form-urlencoded"
+
+
+def flask_app(limit: int = LIMIT) -> Flask:
+    """Return an app that reads its body in each of the usual ways and answers with its size."""
+    app = Flask("tenant.acme")
+    app.config["MAX_CONTENT_LENGTH"] = limit
+
+    @app.post("/<reader>")
+    def read(reader: str) -> str:
+        return str(READERS[reader]())
+
+    @app.post("/streams")
+    def stream() -> Iterator[bytes]:
+        return stream_with_context(part for part in iter(lambda: request.stream.read(3), b""))
+
+    @app.post("/ignores")
+    def ignore() -> str:
+        return "not read"
+
+    return app
+
+
+READERS: dict[str, Callable[[], int]] = {
+    "get_data": lambda: len(request.get_data()),
+    "form": lambda: sum(len(key) + 1 + len(value) for key, value in request.form.items()),
+    "json": lambda: len(request.get_json(force=True)) + 2,
+    "read": lambda: len(request.stream.read()),
+    "parts": lambda: sum(len(part) for part in iter(lambda: request.stream.read(3), b"")),
+    "lines": lambda: sum(len(line) for line in request.stream),
+}
+
+
+def body_of(reader: str, size_bytes: int) -> bytes:
+    """Return a body of that size in the form that the view reads."""
+    if reader == "form":
+        return b"a=" + b"x" * (size_bytes - 2)
+    return b'"' + b"x" * (size_bytes - 2) + b'"'
+
+
+def post(
+    app: App, path: str, body: bytes | io.RawIOBase, *, length: str | None = None
+) -> TestResponse:
+    """Send a POST as gunicorn hands it on: with the declared length, or chunked where None."""
+    environ = {
+        "CONTENT_TYPE": FORM,
+        "CONTENT_LENGTH": length or "",
+        "HTTP_TRANSFER_ENCODING": "" if length else "chunked",
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body,
+        "wsgi.input_terminated": True,
+    }
+    contained = Containment(app, logging.getLogger("tenant.acme"))
+    return Client(contained).post(f"/{path}", environ_overrides=environ, buffered=True)
+
+
+def outcome(answer: TestResponse) -> tuple[int, str]:
+    """Return the status, and the text or the title of the host's problem document."""
+    if answer.mimetype == "application/problem+json":
+        return answer.status_code, str(answer.get_json()["title"])
+    return answer.status_code, answer.text
+
+
+TOO_LARGE = (413, "Request Entity Too Large")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_a_body_of_exactly_the_limit_reaches_the_app_whole(reader: str, is_chunked: bool) -> None:
+    """The limit itself is allowed, however the app reads and the client sends."""
+    length = None if is_chunked else str(LIMIT)
+
+    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT), length=length)
+
+    assert (200, str(LIMIT)) == outcome(answer)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_one_byte_over_the_limit_is_413(reader: str, is_chunked: bool) -> None:
+    """One byte more is refused; the app never takes the first part for the whole."""
+    length = None if is_chunked else str(LIMIT + 1)
+
+    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT + 1), length=length)
+
+    assert TOO_LARGE == outcome(answer)
+
+
+@pytest.mark.parametrize("path", ["ignores", "streams"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_the_app_is_not_asked_about_a_body_over_the_limit(path: str, is_chunked: bool) -> None:
+    """It is 413 for an app that would not read the body, or only while it answers."""
+    length = None if is_chunked else "21"
+
+    answer = post(BodyLimit(flask_app(), LIMIT), path, b"x" * 21, length=length)
+
+    assert TOO_LARGE == outcome(answer)
+
+
+def test_a_chunked_body_streams_through_an_app_that_echoes_it() -> None:
+    """A body that is read while the response streams is whole."""
+    answer = post(BodyLimit(flask_app(), LIMIT), "streams", b"x" * LIMIT)
+
+    assert (200, "x" * LIMIT) == outcome(answer)
+
+
+def test_a_large_chunked_body_is_closed_with_the_response() -> None:
+    """A body too large for memory is whole, and its temporary file goes with the request."""
+    size = MEMORY_BYTES + 1
+    bodies: list[IO[bytes]] = []
+
+    def app(environ: dict[str, Any], start_response: App) -> Iterable[bytes]:
+        bodies.append(environ["wsgi.input"])
+        start_response("200 OK", [])
+        return [str(len(environ["wsgi.input"].read())).encode()]
+
+    answer = post(BodyLimit(app, size), "x", b"x" * size)
+
+    assert ((200, str(size)), True) == (outcome(answer), bodies[0].closed)
+
+
+def test_a_chunked_body_is_closed_when_the_app_fails() -> None:
+    """An exception out of the app passes through and leaves no file open."""
+    bodies: list[IO[bytes]] = []
+
+    def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
+        bodies.append(environ["wsgi.input"])
+        raise ValueError("no")
+
+    answer = post(BodyLimit(app, LIMIT), "x", b"x")
+
+    assert ((500, "Internal Server Error"), True) == (outcome(answer), bodies[0].closed)
+
+
+class EndlessBody(io.RawIOBase):
+    """A body that never ends; counts what is read of it."""
+
+    def __init__(self) -> None:
+        self.read_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return as many bytes as asked for."""
+        assert size >= 0, "read without a bound"
+        self.read_bytes += size
+        return b"x" * size
+
+
+def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
+    """A client that never stops sending costs the limit and one byte."""
+    body = EndlessBody()
+
+    answer = post(BodyLimit(flask_app(), LIMIT), "get_data", body)
+
+    assert (TOO_LARGE, LIMIT + 1) == (outcome(answer), body.read_bytes)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
+    """Where the client leaves, gunicorn ends the stream: the app must not take that for the end."""
+    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, 10), length="20")
+
+    assert 400 == answer.status_code
+
+
+@pytest.mark.parametrize(
+    "error", [ChunkMissingTerminator(b"x"), InvalidChunkSize(b"zz"), NoMoreData()], ids=repr
+)
+def test_a_chunked_body_that_is_cut_is_400(error: Exception) -> None:
+    """Where chunks are malformed or the client leaves, gunicorn's stream raises."""
+
+    class Cut(io.RawIOBase):
+        def read(self, _: int = -1, /) -> bytes:
+            raise error
+
+    answer = post(BodyLimit(flask_app(), LIMIT), "get_data", Cut())
+
+    assert (400, "Bad Request") == outcome(answer)
+
+
+@pytest.mark.parametrize("length", ["five", "-1", "+5", "5 ", "0x5", "5,5", "\u0665", "9" * 5000])
+def test_a_length_that_is_no_number_is_400(length: str) -> None:
+    """A `Content-Length` that cannot be compared is refused, whatever server is in front."""
+    answer = post(BodyLimit(flask_app(), LIMIT), "ignores", b"12345", length=length)
+
+    assert (400, "Bad Request") == outcome(answer)
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "expected"),
+    [
+        (b"", None, (200, "0")),
+        (b"", "0", (200, "0")),
+        (b"x", None, TOO_LARGE),
+        (b"x", "1", TOO_LARGE),
+    ],
+)
+def test_a_limit_of_0_allows_no_body_at_all(
+    body: bytes, length: str | None, expected: tuple[int, str]
+) -> None:
+    """`MAX_CONTENT_LENGTH = 0` means none, and not no limit."""
+    answer = post(BodyLimit(flask_app(0), 0), "get_data", body, length=length)
+
+    assert expected == outcome(answer)
+
+
+def test_a_body_of_declared_length_is_read_by_the_app_only() -> None:
+    """An answer that needs no body does not wait for one."""
+    body = EndlessBody()
+
+    answer = post(BodyLimit(flask_app(), LIMIT), "ignores", body, length="20")
+
+    assert ((200, "not read"), 0) == (outcome(answer), body.read_bytes)
+
+
+def test_a_stream_that_nobody_ends_is_not_read() -> None:
+    """Without a length, and without a server that ends the stream, there is no body (PEP 3333)."""
+    body = EndlessBody()
+    environ = {"CONTENT_LENGTH": "", "wsgi.input": body}
+
+    answer = Client(BodyLimit(flask_app(), LIMIT)).post("/get_data", environ_overrides=environ)
+
+    assert ((200, "0"), 0) == (outcome(answer), body.read_bytes)

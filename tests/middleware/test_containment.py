@@ -1,0 +1,634 @@
+"""Whatever a tenant's app does, the server sees a whole response, a 500 or a cut connection."""
+
+import contextvars
+import decimal
+import json
+import logging
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from tenantry.http.problem import REQUEST_ID
+from tenantry.http.request_context import current
+from tenantry.middleware.containment import Containment, ResponseCutError
+from tenantry.observability.logging import LogContext
+
+PLAIN = [("Content-Type", "text/plain")]
+
+WHATEVER = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), ValueError("no"), MemoryError()]
+
+App = Callable[..., Any]
+Head = tuple[str, list[tuple[str, str]]]
+
+
+class Server:
+    """A WSGI server without a network: runs one request and keeps what it would send."""
+
+    def __init__(self, app: App, method: str = "GET") -> None:
+        self.heads: list[Head] = []
+        self.chunks: list[bytes] = []
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": "/x", REQUEST_ID: "id-1"}
+        contained = Containment(app, logging.getLogger("tenant.acme"))
+        self.response: Any = contained(environ, self._start_response)
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: object = None
+    ) -> Callable[[bytes], object]:
+        assert exc_info is None
+        self.heads.append((status, headers))
+        return self.chunks.append
+
+    def send(self) -> "Server":
+        """Send every chunk, then close the response, as a server does."""
+        try:
+            self.chunks.extend(self.response)
+        finally:
+            self.response.close()
+        return self
+
+    @property
+    def status(self) -> str:
+        """The one status that was sent."""
+        [(status, _)] = self.heads
+        return status
+
+    @property
+    def body(self) -> bytes:
+        """What was sent after the head."""
+        return b"".join(self.chunks)
+
+
+class Body:
+    """A body of which every part can raise."""
+
+    def __init__(self, *chunks: object) -> None:
+        self.chunks = iter(chunks)
+        self.closed = 0
+
+    def __iter__(self) -> "Body":
+        return self
+
+    def __next__(self) -> object:
+        chunk = next(self.chunks)
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk
+
+    def close(self) -> None:
+        """Count the calls."""
+        self.closed += 1
+
+
+def answering(
+    *chunks: object, status: str = "200 OK", headers: list[tuple[str, str]] = PLAIN
+) -> App:
+    """Return an app that answers with these chunks; an exception among them is raised."""
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response(status, list(headers))
+        return Body(*chunks)
+
+    return app
+
+
+def is_internal_error(server: Server) -> bool:
+    """Whether the server sent the host's own 500, whole, and nothing else."""
+    [(status, headers)] = server.heads
+    facts = dict(headers)
+    document = json.loads(server.body)
+    return (
+        status == "500 Internal Server Error"
+        and facts["Content-Type"] == "application/problem+json"
+        and facts["Content-Length"] == str(len(server.body))
+        and (document["status"], document["request_id"]) == (500, "id-1")
+    )
+
+
+def test_a_good_response_passes_through() -> None:
+    """Status, headers and body of an app that keeps the rules reach the server unchanged."""
+    server = Server(answering(b"one", b"two")).send()
+
+    assert [("200 OK", PLAIN)] == server.heads
+    assert [b"one", b"two"] == server.chunks
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_the_call_raises_becomes_a_500(error: BaseException) -> None:
+    """An exception out of the app's call, `SystemExit` included, is the host's 500."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        raise error
+
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_iter_raises_becomes_a_500(error: BaseException) -> None:
+    """An exception out of `iter(body)` is the host's 500, and the body is closed."""
+
+    class Broken(Body):
+        def __iter__(self) -> "Body":
+            raise error
+
+    body = Broken()
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response("200 OK", PLAIN)
+        return body
+
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+    assert 1 == body.closed
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_the_body_raises_before_its_first_chunk_becomes_a_500(
+    error: BaseException,
+) -> None:
+    """Empty chunks are no chunks: until the first byte the head has not been sent."""
+    server = Server(answering(b"", b"", error)).send()
+
+    assert is_internal_error(server)
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_the_body_raises_after_its_first_chunk_cuts_the_connection(
+    error: BaseException,
+) -> None:
+    """Once bytes are out, the client must see that the response is not whole."""
+    server = Server(answering(b"one", error, b"two"))
+
+    with pytest.raises(ResponseCutError):
+        server.send()
+
+    assert ("200 OK", [b"one"]) == (server.status, server.chunks)
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_close_raises_is_logged_once_and_swallowed(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response is out when `close()` fails: it stays whole, and the operator is told."""
+
+    class Broken(Body):
+        def close(self) -> None:
+            raise error
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response("200 OK", PLAIN)
+        return Broken(b"one")
+
+    server = Server(app).send()
+
+    assert ("200 OK", b"one") == (server.status, server.body)
+    assert [("request.failed", "close")] == [
+        (r.getMessage(), r.__dict__["during"]) for r in caplog.records
+    ]
+
+
+def test_the_apps_close_runs_once() -> None:
+    """A server that closes a response twice runs the app's `close()` once."""
+    body = Body(b"one")
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response("200 OK", PLAIN)
+        return body
+
+    server = Server(app).send()
+    server.response.close()
+
+    assert 1 == body.closed
+
+
+def test_a_body_is_closed_although_the_server_never_reads_it() -> None:
+    """A client that left before the first byte leaves nothing open."""
+    body = Body(b"one")
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response("200 OK", PLAIN)
+        return body
+
+    server = Server(app)
+    server.response.close()
+
+    assert (1, []) == (body.closed, server.heads)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, 7, "text", ["text"], [bytearray(b"x")], [None], [b"", None, b"x"]],
+    ids=repr,
+)
+def test_a_body_that_is_no_iterable_of_bytes_becomes_a_500(body: object) -> None:
+    """What PEP 3333 does not allow fails in the tenant and not in the server."""
+
+    def app(_: object, start_response: App) -> object:
+        start_response("200 OK", PLAIN)
+        return body
+
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+
+
+def test_an_empty_body_is_a_response() -> None:
+    """The head is sent at the end of a body without a byte."""
+    server = Server(answering(b"", status="302 Found", headers=[("Location", "/x/")])).send()
+
+    assert [("302 Found", [("Location", "/x/")])] == server.heads
+    assert [] == server.chunks
+
+
+def test_an_app_may_wait_with_its_head_behind_empty_bytes() -> None:
+    """Until the first byte that is one (PEP 3333)."""
+
+    def late(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield b""
+        start_response("200 OK", [])
+        yield b"one"
+
+    server = Server(late).send()
+
+    assert ([("200 OK", [])], [b"one"]) == (server.heads, server.chunks)
+
+
+@pytest.mark.parametrize("body", [[], [b"one"]], ids=repr)
+def test_an_app_that_never_calls_start_response_gets_a_500(
+    body: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes without a head are no response, and the log says why."""
+    server = Server(lambda _environ, _start_response: body).send()
+
+    assert is_internal_error(server)
+    assert "start_response was not called" in caplog.text
+
+
+def test_an_app_that_calls_start_response_twice_gets_a_500() -> None:
+    """Two heads without `exc_info` are a mistake of the app."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        start_response("201 Created", PLAIN)
+        return [b"one"]
+
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+
+
+def test_exc_info_replaces_a_head_that_is_not_sent() -> None:
+    """With `exc_info` the second head wins as long as no byte is out (PEP 3333)."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        start_response("400 Bad Request", PLAIN, (ValueError, ValueError(), None))
+        return [b"one"]
+
+    server = Server(app).send()
+
+    assert [("400 Bad Request", PLAIN)] == server.heads
+
+
+def test_exc_info_cuts_the_connection_when_the_head_is_sent() -> None:
+    """After the first byte `start_response` raises what it was given (PEP 3333)."""
+    seen: list[BaseException] = []
+
+    def app(_: object, start_response: App) -> Iterator[bytes]:
+        start_response("200 OK", PLAIN)
+        yield b"one"
+        error = ValueError("late")
+        try:
+            start_response("500 Oh", PLAIN, (ValueError, error, None))
+        except ValueError as raised:
+            seen.append(raised)
+            raise
+
+    server = Server(app)
+
+    with pytest.raises(ResponseCutError):
+        server.send()
+
+    assert ["late"] == [str(error) for error in seen]
+
+
+_BAD_STATUSES = [
+    *(
+        "",
+        "OK",
+        "200OK",
+        "20 OK",
+        "2000 OK",
+        "200 OK\r\nX: y",
+        "200 \n",
+        "\uff1200 OK",
+        "200 \u2713",
+    ),
+    *("100 Continue", "101 Switching Protocols", "600 No", "000 No"),
+    *(200, b"200 OK", None),
+]
+
+
+@pytest.mark.parametrize("status", _BAD_STATUSES, ids=repr)
+def test_a_status_that_is_no_final_http_status_becomes_a_500(status: Any) -> None:
+    """A status line that would break the response, or is an interim one, never leaves."""
+    server = Server(answering(b"one", status=status)).send()
+
+    assert is_internal_error(server)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "200", "200 ", "404 Not Found", "599 Sch\xf6n"])
+def test_a_status_with_or_without_a_reason_passes(status: str) -> None:
+    """The reason phrase may be empty (RFC 9112 §4)."""
+    server = Server(answering(b"one", status=status)).send()
+
+    assert status == server.status
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("X-A", "a\r\nSet-Cookie: session=evil"),
+        ("X-A", "a\nb"),
+        ("X-A", "a\x00b"),
+        ("X-A", "caf\u0113"),
+        ("X-A", 7),
+        ("X A", "a"),
+        ("X-A:", "a"),
+        ("", "a"),
+        (b"X-A", b"a"),
+        ("Content-Length", "five"),
+        ("Content-Length", "-1"),
+        ("Content-Length", "٣"),
+        ("Content-Length", "9" * 5000),
+        ("X-A", "a", "b"),
+        None,
+    ],
+    ids=lambda header: repr(header)[:40],
+)
+def test_a_header_that_is_no_http_becomes_a_500(header: Any) -> None:
+    """A header with a line break, or of the wrong type, is never sent."""
+    server = Server(answering(b"one", headers=[header])).send()
+
+    assert is_internal_error(server)
+
+
+def test_two_different_content_lengths_become_a_500() -> None:
+    """Two lengths are how one response is smuggled into another."""
+    lengths = [("Content-Length", "3"), ("content-length", "4")]
+    server = Server(answering(b"one", headers=lengths)).send()
+
+    assert is_internal_error(server)
+
+
+def test_what_was_checked_is_what_is_sent() -> None:
+    """Changing the list of headers after `start_response` changes nothing."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        headers = list(PLAIN)
+        start_response("200 OK", headers)
+        headers.append(("X-A", "a\r\nb"))
+        return [b"one"]
+
+    server = Server(app).send()
+
+    assert [("200 OK", PLAIN)] == server.heads
+
+
+@pytest.mark.parametrize("name", ["Transfer-Encoding", "Connection", "Keep-Alive", "Upgrade"])
+def test_hop_by_hop_headers_are_left_to_the_server(name: str) -> None:
+    """What an app copied from another server's response does not garble this one."""
+    server = Server(answering(b"one", headers=[*PLAIN, (name, "chunked")])).send()
+
+    assert [("200 OK", PLAIN)] == server.heads
+
+
+def test_a_body_shorter_than_its_length_cuts_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A proxy would wait for the rest and take it from the next response."""
+    server = Server(answering(b"one", headers=[("Content-Length", "5")]))
+
+    with pytest.raises(ResponseCutError):
+        server.send()
+
+    assert [("response.body_too_short", 2)] == [
+        (r.getMessage(), r.__dict__["missing_bytes"]) for r in caplog.records
+    ]
+
+
+@pytest.mark.parametrize("chunks", [[b"onetwo"], [b"on", b"etwo"], [b"one", b"two", b"three"]])
+def test_a_body_longer_than_its_length_is_cut_to_it(
+    chunks: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy would take the rest for the beginning of the next response."""
+    server = Server(answering(*chunks, headers=[("Content-Length", "3")])).send()
+
+    assert b"one" == server.body
+    assert ["response.body_too_long"] == [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
+def test_a_response_without_a_body_may_declare_any_length(method: str, status: str) -> None:
+    """HEAD, 204 and 304 have no body, whatever they declare (RFC 9110 §6.4.1)."""
+    chunks = [b"hello"] if (method, status) == ("GET", "200 OK") else []
+    headers = [("Content-Length", "5")]
+
+    server = Server(answering(*chunks, status=status, headers=headers), method).send()
+
+    assert ([(status, headers)], chunks) == (server.heads, server.chunks)
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content")])
+def test_a_body_where_none_may_be_is_dropped(method: str, status: str) -> None:
+    """Bytes after such a head would be read as the next response."""
+    server = Server(answering(b"one", b"two", status=status), method).send()
+
+    assert (status, []) == (server.status, server.chunks)
+
+
+def test_a_failed_head_request_gets_a_500_without_a_body() -> None:
+    """The host's own 500 keeps the rules of HEAD too."""
+    server = Server(answering(ValueError("no")), "HEAD").send()
+
+    assert ("500 Internal Server Error", b"") == (server.status, server.body)
+
+
+def test_written_bytes_come_before_yielded_ones() -> None:
+    """What the app hands to `write()` is sent in the order in which it was written."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        write = start_response("200 OK", PLAIN)
+        write(b"1")
+        write(b"")
+        write(b"2")
+
+        def body() -> Iterator[bytes]:
+            yield b"3"
+            write(b"4")
+            yield b"5"
+            write(b"6")
+
+        return body()
+
+    server = Server(app).send()
+
+    assert [b"1", b"2", b"3", b"4", b"5", b"6"] == server.chunks
+
+
+def test_written_bytes_of_a_call_that_fails_are_not_sent() -> None:
+    """A failure in the call is a 500, although the app has written already."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)(b"half")
+        raise ValueError("no")
+
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+
+
+def test_the_head_is_sent_with_the_first_chunk() -> None:
+    """Neither the call nor an empty chunk sends the head; the first byte does."""
+    server = Server(answering(b"", b"one"))
+    before = list(server.heads)
+
+    next(server.response)
+
+    assert ([], [("200 OK", PLAIN)]) == (before, server.heads)
+
+
+_mood: contextvars.ContextVar[str] = contextvars.ContextVar("mood", default="calm")
+
+
+def test_a_request_leaves_nothing_in_the_thread() -> None:
+    """Context variables and decimal precision that one request sets are not seen by the next."""
+
+    def app(_: object, start_response: App) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)
+        seen = f"{_mood.get()} {decimal.getcontext().prec}"
+        _mood.set("secret of acme")
+        decimal.getcontext().prec = 3
+        return [seen.encode()]
+
+    first, second = Server(app).send(), Server(app).send()
+
+    assert (b"calm 28", b"calm 28") == (first.body, second.body)
+    assert ("calm", 28) == (_mood.get(), decimal.getcontext().prec)
+
+
+def test_body_and_close_run_in_the_context_of_the_call() -> None:
+    """What the call sets in a context variable is there while its body streams and is closed."""
+    seen: list[str] = []
+
+    class Moody(Body):
+        def __next__(self) -> object:
+            seen.append(_mood.get())
+            return super().__next__()
+
+        def close(self) -> None:
+            seen.append(_mood.get())
+
+    def app(_: object, start_response: App) -> Iterable[object]:
+        start_response("200 OK", PLAIN)
+        _mood.set("acme's")
+        return Moody(b"one")
+
+    Server(app).send()
+
+    assert ["acme's"] * 3 == seen
+
+
+def test_two_responses_interleave_on_one_thread() -> None:
+    """A thread that reads two bodies in turn keeps their contexts apart."""
+
+    def app_of(name: str) -> App:
+        def app(_: object, start_response: App) -> Generator[bytes]:
+            start_response("200 OK", PLAIN)
+            _mood.set(name)
+            yield b"head "
+            yield _mood.get().encode()
+
+        return app
+
+    acme, globex = Server(app_of("acme")).response, Server(app_of("globex")).response
+
+    parts = [next(acme), next(globex), next(acme), next(globex)]
+
+    assert [b"head ", b"head ", b"acme", b"globex"] == parts
+
+
+@pytest.mark.parametrize("during", ["call", "body", "close"])
+def test_the_log_line_has_stack_tenant_and_request(
+    during: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line per failure, on the tenant's logger, with everything an operator looks for."""
+    merged: list[tuple[str, str]] = []
+
+    class Spy(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            visit = current.get()
+            assert visit is not None
+            merged.append((visit.tenant, visit.request_id))
+            return bool(record)
+
+    class Broken(Body):
+        def close(self) -> None:
+            if during == "close":
+                raise ValueError("the reason")
+
+    def app(_: object, start_response: App) -> Any:
+        if during == "call":
+            raise ValueError("the reason")
+        start_response("200 OK", PLAIN)
+        return Broken(ValueError("the reason") if during == "body" else b"one")
+
+    spy = Spy()
+    logger = logging.getLogger("tenant.acme")
+    logger.addFilter(spy)
+    try:
+        Server(LogContext(app, "acme")).send()
+    finally:
+        logger.removeFilter(spy)
+
+    [record] = caplog.records
+    facts = record.__dict__
+    assert (during, "GET", "/x") == (facts["during"], facts["method"], facts["path"])
+    assert "ValueError: the reason" in caplog.text
+    assert "test_containment.py" in caplog.text
+    assert [("acme", "id-1")] == merged
+
+
+def test_a_broken_log_filter_costs_its_line_only() -> None:
+    """A tenant's own filter on its logger may raise: the client still gets the 500."""
+
+    def broken(_: logging.LogRecord) -> bool:
+        raise SystemExit(3)
+
+    logger = logging.getLogger("tenant.acme")
+    logger.addFilter(broken)
+    try:
+        server = Server(answering(ValueError("no"))).send()
+    finally:
+        logger.removeFilter(broken)
+
+    assert is_internal_error(server)
+
+
+def test_a_recursion_without_end_becomes_a_500() -> None:
+    """A stack overflow of the app ends in its request."""
+
+    def app(environ: object, start_response: App) -> object:
+        return app(environ, start_response)
+
+    limit = sys.getrecursionlimit()
+    server = Server(app).send()
+
+    assert is_internal_error(server)
+    assert limit == sys.getrecursionlimit()

@@ -1,0 +1,291 @@
+"""The front door and the check of host names, on WSGI functions of a few lines."""
+
+import json
+import socket
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
+
+from tenantry.http.problem import REQUEST_ID
+from tenantry.middleware.edge import FrontDoor, TrustedHosts
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def tenants(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    """Tell what reached the tenants' side."""
+    seen = {
+        "side": "tenants",
+        "request_id": environ[REQUEST_ID],
+        "header": environ["HTTP_X_REQUEST_ID"],
+        "user": environ.get("HTTP_REMOTE_USER"),
+        "script_name": environ["SCRIPT_NAME"],
+    }
+    start_response("200 OK", [("Content-Type", "application/json"), ("x-request-id", "mine")])
+    return [json.dumps(seen).encode()]
+
+
+def operators(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    """Tell that the operators' side was reached."""
+    del environ
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [b'{"side": "operators"}']
+
+
+@pytest.fixture(name="client")
+def _client() -> Client:
+    """Return a client of a front door with no admin listener."""
+    return Client(FrontDoor(tenants, operators, None))
+
+
+# -- the request's id ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", ["a", "A.b-c_9", "x" * 128])
+def test_a_good_request_id_is_kept(client: Client, sent: str) -> None:
+    """A client's id is the app's id, and the response's only one."""
+    answer = client.get("/", headers={"X-Request-ID": sent})
+
+    seen = answer.get_json()
+    assert [seen["request_id"], seen["header"]] == [sent, sent]
+    assert answer.headers.getlist("X-Request-ID") == [sent]
+
+
+@pytest.mark.parametrize("sent", [None, "", "a b", "a\tb", "x" * 129, "ä", "a,b", "٣"])
+def test_another_request_id_is_made_anew(client: Client, sent: str | None) -> None:
+    """Without a good id the app sees, and the response carries, 32 hexadecimal digits."""
+    environ = {} if sent is None else {"HTTP_X_REQUEST_ID": sent}
+
+    answer = client.get("/", environ_overrides=environ)
+
+    request_id = answer.headers["X-Request-ID"]
+    assert (len(bytes.fromhex(request_id)), answer.get_json()["header"]) == (16, request_id)
+
+
+def test_each_request_has_an_id_of_its_own(client: Client) -> None:
+    """Two requests without an id get two."""
+    ids = {client.get("/").headers["X-Request-ID"] for _ in range(10)}
+
+    assert len(ids) == 10
+
+
+def test_an_app_may_start_its_response_anew() -> None:
+    """`exc_info` reaches the server, which decides whether it is too late (PEP 3333)."""
+    error = ValueError("late")
+    started: list[Any] = []
+
+    def app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        start_response("500 Oh", [], (ValueError, error, error.__traceback__))  # type: ignore[arg-type]
+        return []
+
+    environ = EnvironBuilder("/").get_environ()
+    FrontDoor(app, operators, None)(environ, lambda *head: started.extend(head))  # type: ignore[arg-type]
+
+    assert (started[0], started[2]) == ("500 Oh", (ValueError, error, None))
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def _statuses(app: "WSGIApplication", **environ: Any) -> int:
+    """Return the status of the answer to a GET whose environ has these keys, or not where None."""
+    request = EnvironBuilder("/").get_environ() | environ
+    kept = {key: value for key, value in request.items() if value is not None}
+    return int(run_wsgi_app(app, kept, buffered=True)[1].split()[0])
+
+
+FRONT = FrontDoor(tenants, operators, None)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "acme.test",
+            "ACME.test",
+            "acme.test:8000",
+            "acme.test:65535",
+            "acme.test.",
+            "a",
+            "1.2.3.4",
+        ),
+        *("[::1]", "[::1]:80", "[::ffff:1.2.3.4]", "my_service:80", "a" * 253),
+    ],
+)
+def test_a_host_name_and_a_port_are_a_host(host: str) -> None:
+    """Names, addresses and ports as RFC 9110 has them pass."""
+    assert _statuses(FRONT, HTTP_HOST=host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a@b",
+            "a/b@c",
+            "a,b",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "a%b",
+            "<a>",
+            "ä.test",
+        ),
+        *(".a", "-a", "a:", "a:x", "a:-1", "a:65536", "a:99999999", "a:80:80", "a:٣", "a\n"),
+        *("[]", "[::1", "::1", "[::1]x", "[v1.x]", "a" * 254),
+    ],
+)
+def test_anything_else_is_no_host(host: str) -> None:
+    """What could lead a URL astray that is made of it gets 400."""
+    assert _statuses(FRONT, HTTP_HOST=host) == 400
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])
+def test_http_1_1_needs_a_host(protocol: str, status: int) -> None:
+    """Only HTTP/1.0 goes without one (RFC 9112 §3.2)."""
+    assert _statuses(FRONT, HTTP_HOST=None, SERVER_PROTOCOL=protocol) == status
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "status"),
+    [
+        ("REQUEST_METHOD", "CONNECT", 405),
+        ("wsgi.url_scheme", "https", 200),
+        ("wsgi.url_scheme", "javascript", 400),
+        ("SCRIPT_NAME", None, 200),
+        ("SCRIPT_NAME", "/p/q-1", 200),
+        ("SCRIPT_NAME", "//evil.test", 400),
+        ("SCRIPT_NAME", "https://evil.test", 400),
+        ("SCRIPT_NAME", "p", 400),
+        ("SCRIPT_NAME", "/p//q", 400),
+        ("SCRIPT_NAME", "/\\evil.test", 400),
+        ("SCRIPT_NAME", "/p\n", 400),
+    ],
+)
+def test_what_leads_elsewhere_is_refused(key: str, value: str | None, status: int) -> None:
+    """A tunnel, a scheme that is not HTTP's, and a prefix that is no path get no further."""
+    assert _statuses(FRONT, **{key: value}) == status
+
+
+def test_a_refusal_is_a_problem_document_with_an_id(client: Client) -> None:
+    """Also the front door's own answers tell the request's id, twice."""
+    answer = client.get("/", headers={"Host": "a/b@c", "X-Request-ID": "mine"})
+
+    assert (answer.mimetype, answer.headers["X-Request-ID"]) == ("application/problem+json", "mine")
+    assert json.loads(answer.data)["request_id"] == "mine"
+
+
+def test_a_405_says_which_methods_there_are(client: Client) -> None:
+    """RFC 9110 §15.5.6 wants `Allow`."""
+    answer = client.open("/", method="CONNECT")
+
+    assert answer.headers["Allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
+
+
+def test_a_client_does_not_say_who_it_is(client: Client) -> None:
+    """`Remote-User` is no identity: the apps never see it."""
+    assert client.get("/", headers={"Remote-User": "admin"}).get_json()["user"] is None
+
+
+def test_a_prefix_loses_the_slash_at_its_end(client: Client) -> None:
+    """`X-Forwarded-Prefix: /p/`, as people write it, is `/p`."""
+    answer = client.get("/", environ_overrides={"SCRIPT_NAME": "/p/"})
+
+    assert answer.get_json()["script_name"] == "/p"
+
+
+# -- the two sides ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="connection")
+def _connection() -> Iterator[socket.socket]:
+    """Return the server's end of a TCP connection on the loopback."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        connection, _ = listener.accept()
+        with connection:
+            yield connection
+
+
+@pytest.mark.parametrize(
+    ("address", "port_offset", "side"),
+    [
+        ("127.0.0.1", 0, "operators"),
+        ("0.0.0.0", 0, "operators"),
+        ("127.0.0.1", 1, "tenants"),
+        ("127.0.0.2", 0, "tenants"),
+    ],
+)
+def test_the_listener_decides_the_side(
+    connection: socket.socket, address: str, port_offset: int, side: str
+) -> None:
+    """Operators' pages are answered on the admin listener's address and port, and nowhere else."""
+    admin = (address, connection.getsockname()[1] + port_offset)
+    client = Client(FrontDoor(tenants, operators, admin))
+
+    answer = client.get("/", environ_overrides={"gunicorn.socket": connection})
+
+    assert answer.get_json()["side"] == side
+
+
+@pytest.mark.parametrize("has_unix_socket", [True, False])
+def test_no_host_header_makes_an_admin_listener(has_unix_socket: bool) -> None:
+    """On a unix socket, or under another server, a port in the Host header opens nothing."""
+    client = Client(FrontDoor(tenants, operators, ("127.0.0.1", 8001)))
+    one, other = socket.socketpair()
+    with one, other:
+        environ = {"gunicorn.socket": one} if has_unix_socket else {}
+
+        answer = client.get("/", base_url="http://127.0.0.1:8001", environ_overrides=environ)
+
+    assert answer.get_json()["side"] == "tenants"
+
+
+# -- trusted hosts ---------------------------------------------------------------------------------
+
+
+def _app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return []
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "status"),
+    [
+        ((), "anything.test", 200),
+        (("acme.test",), "acme.test", 200),
+        (("acme.test",), "ACME.test:8000", 200),
+        (("ACME.test",), "acme.test.", 200),
+        (("acme.test",), "www.acme.test", 400),
+        (("acme.test",), "evilacme.test", 400),
+        (("acme.test",), "acme.test.evil.test", 400),
+        (("acme.test",), None, 400),
+        ((".acme.test",), "acme.test", 200),
+        ((".acme.test",), "www.acme.test", 200),
+        ((".acme.test",), "a.b.acme.test:80", 200),
+        ((".acme.test",), "evilacme.test", 400),
+        (("globex.test", "acme.test"), "acme.test", 200),
+        (("[::1]",), "[::1]:8000", 200),
+    ],
+)
+def test_only_listed_hosts_are_answered(
+    names: tuple[str, ...], host: str | None, status: int
+) -> None:
+    """A name stands for itself, one with a leading dot for its subdomains too; none: for all."""
+    assert _statuses(TrustedHosts(_app, names), HTTP_HOST=host) == status
+
+
+def test_a_refusal_does_not_say_which_hosts_there_are() -> None:
+    """The 400 of an unknown host names no host."""
+    answer = Client(TrustedHosts(_app, ("acme.test",))).get("/", headers={"Host": "evil.test"})
+
+    assert (b"acme" in answer.data, b"evil" in answer.data) == (False, False)

@@ -1,0 +1,120 @@
+"""The host's own pages, over a list of statuses."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from werkzeug.test import Client
+
+from tenantry.middleware.host_pages import HostPages, MountStatus
+
+SERVING = MountStatus("acme", "/acme", "serving", "", 1.5, "5e1f", ("landing",))
+IDLE = MountStatus("globex", "/globex", "idle", "", 1.5, "5e1f", ("landing",))
+FAILED = MountStatus("initech", "/initech", "failed", "initech.py:3: no", 1.5, "5e1f", ())
+PARKED = replace(SERVING, state="failed", reason="parked: why", is_parked=True)
+
+
+def client_of(
+    *mounts: MountStatus, is_all_known: bool = True, is_for_operators: bool = False
+) -> Client:
+    """Return a client of the pages."""
+    return Client(
+        HostPages(lambda: mounts, lambda: is_all_known, is_for_operators=is_for_operators)
+    )
+
+
+@pytest.mark.parametrize("mounts", [[], [SERVING], [FAILED]])
+def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> None:
+    """It does not depend on any tenant: a restart would not mend one."""
+    answer = client_of(*mounts).get("/-/livez")
+
+    assert (200, {"status": "live"}) == (answer.status_code, answer.get_json())
+
+
+@pytest.mark.parametrize(
+    ("mounts", "status", "page"),
+    [
+        ([], 200, {"status": "ready", "tenants": {}}),
+        ([SERVING, IDLE, IDLE], 200, {"status": "ready", "tenants": {"idle": 2, "serving": 1}}),
+        ([IDLE, PARKED], 200, {"status": "ready", "tenants": {"failed": 1, "idle": 1}}),
+        (
+            [PARKED, FAILED],
+            503,
+            {"status": "not ready", "tenants": {"failed": 2}},
+        ),
+        (
+            [SERVING, FAILED],
+            503,
+            {"status": "not ready", "tenants": {"failed": 1, "serving": 1}},
+        ),
+    ],
+)
+def test_readyz_counts_states_and_is_503_when_one_failed(
+    mounts: list[MountStatus], status: int, page: dict[str, Any]
+) -> None:
+    """Clients see counts per state and no names; who is parked counts, and keeps nobody out."""
+    answer = client_of(*mounts).get("/-/readyz")
+
+    assert (status, page) == (answer.status_code, answer.get_json())
+
+
+def test_operators_see_names_and_reasons() -> None:
+    """On the admin listener `readyz` lists each mount."""
+    answer = client_of(IDLE, FAILED, is_for_operators=True).get("/-/readyz")
+
+    shown = [
+        (mount["name"], mount["prefix"], mount["state"], mount["reason"], mount["digest"])
+        for mount in answer.get_json()["mounts"]
+    ]
+    assert [
+        ("globex", "/globex", "idle", "", "5e1f"),
+        ("initech", "/initech", "failed", "initech.py:3: no", "5e1f"),
+    ] == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/acme/", 503), ("/", 503), ("/-/nothing", 404), ("/-/livez", 200)]
+)
+def test_while_files_are_unjudged_an_unknown_path_is_503(path: str, status: int) -> None:
+    """It may be a tenant's that is not known yet; the host's own paths are all known."""
+    answer = client_of(is_all_known=False).get(path)
+
+    assert (status, "1" if status == 503 else None) == (
+        answer.status_code,
+        answer.headers.get("Retry-After"),
+    )
+
+
+def test_readyz_is_503_until_every_file_is_judged() -> None:
+    """A load balancer sends nobody before that."""
+    answer = client_of(SERVING, is_all_known=False).get("/-/readyz")
+
+    assert (503, "not ready") == (answer.status_code, answer.get_json()["status"])
+
+
+@pytest.mark.parametrize("path", ["/", "/-/", "/-", "/-/livez/", "/-/metrics", "/livez", "/x"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_any_other_path_is_404(path: str, method: str) -> None:
+    """There is nothing else, whatever the method."""
+    answer = client_of(SERVING).open(path, method=method)
+
+    assert (404, "application/problem+json") == (answer.status_code, answer.mimetype)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_the_pages_can_only_be_read(method: str) -> None:
+    """Another method than GET and HEAD is 405 and says so."""
+    answer = client_of(SERVING).open("/-/readyz", method=method)
+
+    assert (405, "GET, HEAD") == (answer.status_code, answer.headers["Allow"])
+
+
+@pytest.mark.parametrize("path", ["/-/livez", "/-/readyz"])
+def test_head_gets_the_head_only(path: str) -> None:
+    """A probe by HEAD learns the status; nothing of it is cached."""
+    client = client_of(FAILED)
+
+    head, get = client.head(path), client.get(path)
+
+    assert (get.status_code, get.headers, b"") == (head.status_code, head.headers, head.data)
+    assert "no-store" == get.headers["Cache-Control"]

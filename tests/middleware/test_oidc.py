@@ -1,0 +1,402 @@
+"""Which tokens let their bearer in: of a real issuer, and of everybody else."""
+
+import base64
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
+from werkzeug.test import Client
+
+import tenantry.middleware.issuer
+from conftest import KEY
+from issuers import Issuer, new_key, part, running_issuer
+from tenantry.host import Host
+from tenantry.middleware.authentication import IssuerDownError, TokenRefusedError
+from tenantry.middleware.issuer import IssuerError
+from tenantry.middleware.oidc import LEEWAY_S, TokenCheck, parse_keys
+from tenantry.tenants.model import parse_tenant
+from tenantry.tenants.openid import OpenId
+
+PLANTED = "planted-by-a-stranger"
+
+
+@pytest.fixture(name="issuers", scope="module")
+def _issuers() -> Iterator[dict[str, Issuer]]:
+    """Return two issuers that answer; the tests leave them as they are."""
+    with ExitStack() as running:
+        yield {name: running.enter_context(running_issuer()) for name in ("acme", "globex")}
+
+
+@pytest.fixture(name="issuer")
+def _issuer(issuers: dict[str, Issuer]) -> Issuer:
+    """Return the issuer of acme."""
+    return issuers["acme"]
+
+
+@pytest.fixture(name="check")
+def _check(issuer: Issuer) -> TokenCheck:
+    """Return the check of tokens of acme, for the audience `shop`, with a claim."""
+    return check_of(issuer)
+
+
+def check_of(issuer: Issuer, **values: Any) -> TokenCheck:
+    """Return a check of tokens of an issuer."""
+    return TokenCheck(OpenId(issuer.url, ("shop", "shop-2"), **values), "acme")
+
+
+def refusal(check: TokenCheck, token: str) -> TokenRefusedError:
+    """Return why a token is refused."""
+    with pytest.raises(TokenRefusedError) as raised:
+        check(token)
+    return raised.value
+
+
+KEYS: dict[str, Callable[[], Key]] = {
+    "RS256": lambda: RSAKey.generate_key(2048, {"kid": "RS256"}),
+    "PS384": lambda: RSAKey.generate_key(2048, {"kid": "PS384", "use": "sig", "alg": "PS384"}),
+    "ES256": lambda: ECKey.generate_key("P-256", {"kid": "ES256"}),
+    "ES512": lambda: ECKey.generate_key("P-521", {"kid": "ES512"}),
+    "EdDSA": lambda: OKPKey.generate_key("Ed25519", {"kid": "EdDSA"}),
+    "Ed25519": lambda: OKPKey.generate_key("Ed25519", {"kid": "Ed25519"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # while it signs
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_good_token_of_each_kind_of_key_lets_in(algorithm: str) -> None:
+    """The keys are read from the issuer over the network."""
+    with running_issuer() as issuer:
+        issuer.keys.append(KEYS[algorithm]())
+        token = issuer.token(issuer.keys[1], header={"alg": algorithm})
+
+        assert "ada" == check_of(issuer)(token)["sub"]
+
+
+def test_what_issuers_really_send_lets_in(issuer: Issuer, check: TokenCheck) -> None:
+    """Several audiences, the type of access tokens, headers that mean nothing to us, no `nbf`."""
+    token = issuer.token(
+        header={"typ": "at+JWT", "x5t": "AAAA", "nonce": "n"}, aud=["other", "shop-2"], nbf=None
+    )
+
+    assert ["other", "shop-2"] == check(token)["aud"]
+
+
+def test_the_only_key_needs_no_name(issuer: Issuer, check: TokenCheck) -> None:
+    """An issuer with one key may leave `kid` out (OpenID Connect Core §10.1)."""
+    assert "ada" == check(issuer.token(header={"kid": None}))["sub"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exp": -LEEWAY_S}, "expired_token exp"),
+        ({"exp": None}, "missing_claim exp"),
+        ({"exp": "never"}, "invalid_claim exp"),
+        ({"exp": float("nan")}, "invalid_claim exp"),
+        ({"nbf": LEEWAY_S + 9}, "invalid_claim nbf"),
+        ({"iat": LEEWAY_S + 9}, "invalid_claim iat"),
+        ({"aud": "else"}, "invalid_claim aud"),
+        ({"aud": ["else"]}, "invalid_claim aud"),
+        ({"aud": [["shop"]]}, "invalid_claim aud"),
+        ({"aud": None}, "missing_claim aud"),
+        ({"iss": "https://else.test"}, "invalid_claim iss"),
+        ({"iss": None}, "missing_claim iss"),
+        ({"sub": None}, "missing_claim sub"),
+        ({"sub": 7}, "invalid_claim sub"),
+        ({"sub": "a" * 256}, "its sub is too long"),
+        ({"sub": "ada\r\nX: y"}, "its sub has control characters"),
+        ({"header": {"typ": "logout+jwt"}}, "its typ is not that of a ticket"),
+    ],
+)
+def test_a_token_for_something_else_is_refused(
+    issuer: Issuer, check: TokenCheck, changes: dict[str, Any], reason: str
+) -> None:
+    """Another time, audience, issuer or purpose, though the signature is good."""
+    now = int(time.time())
+    times = {
+        name: now + value
+        for name, value in changes.items()
+        if name in ("exp", "nbf", "iat") and isinstance(value, int)
+    }
+
+    error = refusal(check, issuer.token(**changes | times))
+
+    subject = changes.get("sub", "ada")
+    name = subject[:255] if isinstance(subject, str) else ""
+    assert (reason, name, "") == (str(error), error.client, error.claimed)
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+def test_clocks_may_differ_a_little(issuer: Issuer, check: TokenCheck, claim: str) -> None:
+    """By less than `LEEWAY_S`, in either direction."""
+    offset = 10 - LEEWAY_S if claim == "exp" else LEEWAY_S - 10
+
+    assert "ada" == check(issuer.token(**{claim: int(time.time()) + offset}))["sub"]
+
+
+@pytest.mark.parametrize(
+    ("found", "is_good"),
+    [
+        ({"role": "shop", "ok": True}, True),
+        ({"role": ["x", "admin"], "ok": [True]}, True),
+        ({"role": "shop"}, False),
+        ({"role": "shop", "ok": 1}, False),
+        ({"role": "Shop", "ok": True}, False),
+        ({"role": {"shop": 1}, "ok": True}, False),
+        ({"role": [["shop"]], "ok": True}, False),
+    ],
+)
+def test_claims_that_the_tenant_asks_for_must_be_there(
+    issuer: Issuer, found: dict[str, Any], is_good: bool
+) -> None:
+    """One of the values, or a list with one of them; each claim that is asked for."""
+    check = check_of(issuer, claims=(("role", ("shop", "admin")), ("ok", (True,))))
+    token = issuer.token(**found)
+
+    if is_good:
+        assert "ada" == check(token)["sub"]
+    else:
+        assert "it has not the claim" in str(refusal(check, token))
+
+
+def _unsigned(issuer: Issuer, algorithm: object) -> str:
+    return f"{part({'alg': algorithm, 'kid': 'one'})}.{part(issuer.claims(sub=PLANTED))}."
+
+
+def _by_public_key(issuer: Issuer) -> str:
+    """Sign with the public key, which everybody has, as if it were a shared secret."""
+    secret = OctKey.import_key(json.dumps(issuer.keys[0].as_dict(private=False)).encode())
+    return issuer.token(secret, header={"alg": "HS256", "kid": "one"}, sub=PLANTED)
+
+
+def _tampered(issuer: Issuer) -> str:
+    head, _, signature = issuer.token().split(".")
+    return f"{head}.{part(issuer.claims(sub=PLANTED))}.{signature}"
+
+
+HEADER = {"alg": "ES256", "kid": "one"}
+
+
+def _claims(issuer: Issuer) -> bytes:
+    return json.dumps(issuer.claims(sub=PLANTED)).encode()
+
+
+FORGED: dict[str, Callable[[Issuer], str]] = {
+    "none": lambda issuer: _unsigned(issuer, "none"),
+    "None": lambda issuer: _unsigned(issuer, "None"),
+    "no algorithm": lambda issuer: _unsigned(issuer, None),
+    "a list of algorithms": lambda issuer: _unsigned(issuer, ["ES256"]),
+    "no signature": lambda issuer: _unsigned(issuer, "ES256"),
+    "HS256 by the public key": _by_public_key,
+    "another kind of key": lambda issuer: _unsigned(issuer, "RS256") + "AAAA",
+    "tampered": _tampered,
+    "another key of that name": lambda issuer: issuer.token(new_key("one"), sub=PLANTED),
+    "an unknown key": lambda issuer: issuer.token(new_key("else"), sub=PLANTED),
+    "a key of its own": lambda issuer: issuer.token(
+        key := new_key("mine"), header={"jwk": key.as_dict(private=False)}, sub=PLANTED
+    ),
+    "a key from elsewhere": lambda issuer: issuer.token(
+        new_key("mine"), header={"jku": "http://127.0.0.1:9/keys"}, sub=PLANTED
+    ),
+    "kid no text": lambda issuer: issuer.signed({"alg": "ES256", "kid": ["one"]}, _claims(issuer)),
+    "crit": lambda issuer: issuer.signed(HEADER | {"crit": ["x"], "x": 1}, _claims(issuer)),
+    "b64": lambda issuer: issuer.signed(HEADER | {"crit": ["b64"], "b64": 0}, _claims(issuer)),
+    "typ no text": lambda issuer: issuer.signed(HEADER | {"typ": []}, _claims(issuer)),
+    "header no object": lambda _: f"{part('alg')}.{part({})}.AAAA",
+    "header a number": lambda _: f"{part(7)}.{part({})}.AAAA",
+    "header no base64": lambda _: "!!!.!!!.!!!",
+    "header huge": lambda _: f"{part({'alg': 'ES256', 'x': 'x' * 5000})}.{part({})}.AAAA",
+    "header deep": lambda _: f"{part(b'[' * 1500)}.{part({})}.AAAA",
+    "two parts": lambda _: "a.b",
+    "five parts": lambda _: "a.b.c.d.e",
+    "dots": lambda _: "..",
+    "no ASCII": lambda _: "é.é.é",
+    "payload no object": lambda issuer: issuer.signed(HEADER, b"[1]"),
+    "payload no JSON": lambda issuer: issuer.signed(HEADER, b"\xff"),
+    "payload deep": lambda issuer: issuer.signed(HEADER, b"[" * 90_000),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_token_that_the_issuer_did_not_sign_is_refused(
+    issuer: Issuer, check: TokenCheck, kind: str
+) -> None:
+    """Whatever its header says; whose it says it is, is told as claimed, and nothing else of it."""
+    error = refusal(check, FORGED[kind](issuer))
+
+    assert ("", True) == (error.client, error.claimed in ("", "ada", PLANTED))
+    assert PLANTED not in str(error)
+
+
+def test_a_bad_token_costs_the_issuer_nothing(issuer: Issuer, check: TokenCheck) -> None:
+    """It is asked once for its keys, however many keys are made up."""
+    check(issuer.token())
+    before = len(issuer.asked)
+    for number in range(20):
+        refusal(check, issuer.token(new_key(f"made-up-{number}")))
+        refusal(check, _unsigned(issuer, "none"))
+
+    assert before == len(issuer.asked)
+
+
+def test_a_new_key_of_the_issuer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotation: tokens of the new key are good at once, of the old one until it is withdrawn."""
+    monkeypatch.setattr(tenantry.middleware.issuer, "UNKNOWN_PAUSE_S", 0.0)
+    with running_issuer() as issuer:
+        check = check_of(issuer)
+        old = issuer.token()
+        check(old)
+        issuer.keys.append(new_key("two"))
+        both = [check(issuer.token(issuer.keys[1]))["sub"], check(old)["sub"]]
+        del issuer.keys[0]
+        issuer.keys.append(new_key("three"))
+        check(issuer.token(issuer.keys[1]))
+
+        assert (["ada", "ada"], "the issuer has no such key") == (both, str(refusal(check, old)))
+
+
+def test_known_keys_verify_while_the_issuer_is_down() -> None:
+    """A stopped issuer stops nobody; where nothing is known yet, nothing can be said."""
+    with running_issuer() as stopped:
+        known, fresh = check_of(stopped), check_of(stopped)
+        known(stopped.token())
+
+    assert "ada" == known(stopped.token())["sub"]
+    with pytest.raises(IssuerDownError) as raised:
+        fresh(stopped.token())
+    assert 1 == raised.value.retry_after_s
+
+
+def test_keys_that_cannot_verify_are_left_out() -> None:
+    """Secrets, keys for encryption, weak ones, unknown kinds: they do not spoil the good one."""
+    good = new_key("good").as_dict(private=False)
+    weak = {"kty": "RSA", "kid": "weak", "n": base64.urlsafe_b64encode(b"\xff" * 128).decode()}
+    others: list[dict[str, Any]] = [
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
+        good | {"kid": "encrypts", "use": "enc"},
+        weak | {"e": "AQAB"},
+        {"kty": "RSA", "n": 7, "e": "AQAB"},
+        {"kty": "RSA"},
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+        {"kty": ["EC"]},
+        {"kty": "AKP", "pub": "AAAA"},
+        {},
+    ]
+
+    assert ["good"] == [key.kid for key in parse_keys([*others, good]).keys]
+    with pytest.raises(IssuerError, match="no public key that can verify"):
+        parse_keys(others)
+
+
+@pytest.mark.live
+def test_a_host_without_tokens_does_not_load_what_checks_them() -> None:
+    """That would be 10 MiB in each worker."""
+    asks = "import sys, tenantry.host; sys.exit('joserfc' in sys.modules)"
+
+    assert 0 == subprocess.run([sys.executable, "-c", asks], check=False).returncode
+
+
+# -- in a host ----------------------------------------------------------------------------------
+
+Send = Callable[..., int]
+
+
+@pytest.fixture(name="send")
+def _send(
+    issuers: dict[str, Issuer], write_tenant: Callable[..., Path], host: Host, client: Client
+) -> Send:
+    """Return a function that sends a token to one of two tenants and returns the status."""
+    for name, issuer in issuers.items():
+        write_tenant(name, OIDC={"issuer": issuer.url, "audience": "shop"})
+    write_tenant("initech", OIDC={"issuer": issuers["acme"].url, "audience": "initech"})
+    host.load()
+
+    def send(token: str, tenant: str = "acme") -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        return client.get(f"/{tenant}/", headers=headers).status_code
+
+    return send
+
+
+def test_a_token_is_good_at_its_own_tenant_only(issuers: dict[str, Issuer], send: Send) -> None:
+    """Not where there is another issuer, nor where the same issuer means another audience."""
+    statuses = {
+        (at, of): send(issuer.token(), at)
+        for at in ("acme", "globex", "initech")
+        for of, issuer in issuers.items()
+    }
+
+    good = {("acme", "acme"), ("globex", "globex")}
+    assert {pair: 201 if pair in good else 401 for pair in statuses} == statuses
+
+
+def test_forged_tokens_are_401(issuer: Issuer, send: Send) -> None:
+    """Never a 500; those with bytes that no header has are left out."""
+    tokens = [forge(issuer) for kind, forge in FORGED.items()]
+
+    assert {401} == {send(token) for token in tokens}
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.one_of(
+        st.binary(max_size=60).map(lambda data: "".join(chr(33 + byte % 223) for byte in data)),
+        st.builds(
+            lambda header, payload, end: f"{part(header)}.{part(payload)}.{end}",
+            st.dictionaries(
+                st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk"]),
+                st.sampled_from(["ES256", "none", "one", [], {}, None, True, 7, ["b64"], "HS256"]),
+            ),
+            st.recursive(st.none() | st.integers(), st.lists, max_leaves=3),
+            st.sampled_from(["", "AAAA", "=", "é"]),
+        ),
+    )
+)
+def test_whatever_comes_as_a_token_is_401(send: Send, token: str) -> None:
+    """Any text, and any header of the right form."""
+    assert 401 == send(token)
+
+
+def test_a_rebuilt_tenant_goes_on_with_the_keys_that_are_known(
+    write_tenant: Callable[..., Path], host: Host, client: Client
+) -> None:
+    """A change of its file while the issuer is down stops no client."""
+    statuses = []
+    with running_issuer() as issuer:
+        for name in ("Acme", "Acme Ltd"):
+            write_tenant("acme", APP_NAME=name, OIDC={"issuer": issuer.url, "audience": "shop"})
+            host.load()
+            token = issuer.token()
+            headers = {"Authorization": f"Bearer {token}"}
+            statuses.append(client.get("/acme/", headers=headers).status_code)
+            issuer.replies = dict.fromkeys(
+                ("/.well-known/openid-configuration", "/keys?v=1"), (500, {}, b"")
+            )
+        asked = len(issuer.asked)
+
+    assert ([201, 201], 2) == (statuses, asked)
+
+
+def test_a_claim_that_changes_its_type_is_another_check(host: Host, tmp_path: Path) -> None:
+    """1 and True are equal in Python; a token that has one has not the other."""
+    checks = []
+    for value in (1, True, 1.0, 1):
+        openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}
+        keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "OIDC": openid}
+        checks.append(host.shared.token_check(parse_tenant("acme", keys, data_dir=tmp_path)))
+
+    assert [0, 1, 2, 0] == [checks.index(one) for one in checks]

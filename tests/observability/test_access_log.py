@@ -1,0 +1,244 @@
+"""One line for each request that has ended."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import Client
+
+from servers import CONFIG_FILE, Server, wait_until
+from tenantry.host import Host
+from tenantry.http.problem import CLIENT, ProblemAnswer
+from tenantry.http.raw_head import answer
+from tenantry.observability.access_log import RequestLines, to_stderr
+from tenantry.settings import HostSettings
+from tenantry.tenants.clients import hashed
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+SPEAKING = """
+import logging
+import threading
+from contextvars import copy_context
+from flask import Blueprint, request
+from tenantry.database.session import db
+from sqlalchemy import text
+
+speaking_bp = Blueprint("speaking", __name__)
+
+@speaking_bp.route("/speak", methods=["GET", "POST"])
+def speak():
+    db.session.execute(text("SELECT 1"))
+    body = request.get_data()
+    speaking = lambda: logging.getLogger("some.library").warning("library.spoke")
+    thread = threading.Thread(target=copy_context().run, args=(speaking,))
+    thread.start()
+    thread.join()
+    return body
+"""
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(name="speaking")
+def _speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the name of an endpoint that asks its database and speaks from a thread."""
+    folder = tmp_path / "corp" / "speaking"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "blueprint.py").write_text(SPEAKING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "corp.speaking"
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "corp":
+            del sys.modules[name]
+
+
+@pytest.fixture(name="lines")
+def _lines() -> list[str]:
+    """Return where the lines of `noting` go."""
+    return []
+
+
+@pytest.fixture(name="noting")
+def _noting(
+    settings: HostSettings, write_tenant: Callable[..., Path], speaking: str, lines: list[str]
+) -> Iterator[Client]:
+    """Return a client of a host with an open tenant, one with clients and one at rest."""
+    write_tenant("acme", BLUEPRINTS=["landing", speaking])
+    write_tenant("closed", CLIENTS={"mobile": hashed("the-key")})
+    write_tenant("globex", MAINTENANCE=True)
+    written = RequestLines("json", lines.append)
+    host = Host(settings, written, written.turned_away)
+    host.load()
+    yield Client(host)
+    host.close()
+
+
+def parsed(lines: list[str]) -> Lines:
+    """Return what each line says; it must be one line of JSON."""
+    assert all(line.endswith("}\n") and line.count("\n") == 1 for line in lines)
+    return [json.loads(line) for line in lines]
+
+
+def test_a_line_says_who_asked_for_what_and_what_it_took(noting: Client, lines: list[str]) -> None:
+    """Tenant, request, endpoint, status, bytes, times; and the client's trace."""
+    headers = {"X-Request-ID": "id-1", "traceparent": PARENT}
+
+    noting.post("/acme/speak?token=hidden", data=b"12345", headers=headers).close()
+
+    [line] = parsed(lines)
+    times = [line.pop(key) for key in ("wall_ms", "processor_ms", "database_ms")]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("timestamp"))
+    assert {
+        "event": "request.ended", "level": "info", "logger": "tenantry.request",
+        "tenant": "acme", "request_id": "id-1", "trace_id": TRACE, "endpoint": "speaking.speak",
+        "method": "POST", "path": "/acme/speak", "status": 200, "bytes_in": 5, "bytes_out": 5,
+        "queries": 1,
+    } == line  # fmt: skip
+    assert times[0] > times[2] > 0
+
+
+def test_every_kind_of_answer_has_one(noting: Client, lines: list[str]) -> None:
+    """Served, not found, refused by a layer and by its mount, for nobody; not the host's pages."""
+    for path in ("/acme/", "/acme/no", "/closed/", "/globex/", "/nobody/", "/-/livez", "/-/no"):
+        noting.get(path).close()
+    noting.get("/acme/", headers={"Host": "a b"}).close()
+
+    assert [
+        ("acme", 201, "landing.landingpage"), ("acme", 404, ""), ("closed", 401, ""),
+        ("globex", 503, ""), ("", 404, ""), ("", 404, ""), ("", 400, ""),
+    ] == [(one["tenant"], one["status"], one["endpoint"]) for one in parsed(lines)]  # fmt: skip
+
+
+def test_a_client_is_named_and_its_key_is_not(noting: Client, lines: list[str]) -> None:
+    """Nothing that a client sends to prove who it is comes into the log, nor any query."""
+    headers = {"X-API-Key": "the-key", "Cookie": "a=the-cookie", "Referer": "http://the-referer/"}
+
+    noting.get("/closed/?key=the-query", headers=headers).close()
+
+    assert "mobile" == parsed(lines)[0]["client"]
+    assert not [secret for secret in ("the-", "query") if secret in lines[0]]
+
+
+def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str]) -> None:
+    """It was not parsed: its line says what its head said, and the id that the client got."""
+    head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
+    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
+    told = answer(problem, head, is_kept=True)
+    noting.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
+
+    noting.application._note_turned_away("acme", head, told)
+
+    usual, line = parsed(lines)
+    for one in (usual, line):
+        for key in ("timestamp", "wall_ms", "processor_ms"):
+            one.pop(key)
+    size = len(told.partition(b"\r\n\r\n")[2])
+    changed = {
+        "tenant": "acme", "request_id": "id-1", "path": "/acme/a\nb", "status": 429,
+        "bytes_out": size,
+    }  # fmt: skip
+    assert usual | changed == line
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
+    """What a path or a method says is shown and not obeyed; it is ASCII."""
+    host = Host(settings, RequestLines(form, lines.append))
+    host.load()
+    environ = {
+        "PATH_INFO": '/a\n\x1b[2J" status=200\xc3\xa9\xe2\x80\xa8',
+        "REQUEST_METHOD": "X\r\n",
+    }
+
+    Client(host).open("/", environ_overrides=environ).close()
+
+    [line] = lines
+    assert (True, 1) == (line.isascii() and line[:-1].isprintable(), line.count("\n"))
+    assert r"/a\n\u001b[2J\" status=200\u00e9\u2028" in line
+    host.close()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("part", ["a", "\n", "\xf0\x9f\x90\x88", "\\"])
+def test_a_line_fits_into_one_write(
+    settings: HostSettings, lines: list[str], form: Any, part: str
+) -> None:
+    """Of 4 KiB at most, which a pipe takes in one piece: a longer path is cut."""
+    host = Host(settings, RequestLines(form, lines.append))
+    host.load()
+
+    environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
+    Client(host).open("/", environ_overrides=environ).close()
+    RequestLines(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
+
+    assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
+    host.close()
+
+
+def test_a_line_for_people(settings: HostSettings, lines: list[str]) -> None:
+    """It has the form of all other lines: moment, level, event, logger, facts."""
+    host = Host(settings, RequestLines("console", lines.append))
+    host.load()
+
+    Client(host).get("/nobody/", headers={"X-Request-ID": "id-1", "traceparent": PARENT}).close()
+
+    assert re.fullmatch(
+        r"\S+Z \[info     \] request\.ended {18}\[tenantry\.request\] method=GET path=/nobody/ "
+        r"status=404 tenant= endpoint= request_id=id-1 bytes_in=0 bytes_out=\d+ wall_ms=\S+ "
+        rf"processor_ms=\S+ database_ms=0\.000 queries=0 trace_id={TRACE}\n",
+        lines[0],
+    )
+    host.close()
+
+
+def test_a_line_goes_to_stderr_in_one_piece(capfd: pytest.CaptureFixture[str]) -> None:
+    """And where nobody reads it, no request fails for it."""
+    to_stderr("a line\n")
+
+    assert "a line\n" == capfd.readouterr().err
+
+
+@pytest.mark.live
+def test_all_lines_of_a_request_belong_together(
+    start_server: Callable[..., Server], write_tenant: Callable[..., Path], speaking: str
+) -> None:
+    """Of a server: the app's line, from a thread, and the request's own name the same request."""
+    write_tenant("acme", BLUEPRINTS=[speaking])
+    command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
+    server = start_server(command, TENANTRY_LOG_FORMAT="json")
+    for number in range(5):
+        server.get("/acme/speak", {"X-Request-ID": f"id-{number}", "traceparent": PARENT})
+
+    def found() -> Lines:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        return [line for line in lines if line["event"] in ("library.spoke", "request.ended")]
+
+    wait_until(lambda: len(found()) == 10)
+    assert [
+        (event, "acme", f"id-{number}", TRACE)
+        for number in range(5)
+        for event in ("library.spoke", "request.ended")
+    ] == [(line["event"], line["tenant"], line["request_id"], line["trace_id"]) for line in found()]
+
+
+@pytest.mark.live
+def test_there_are_no_lines_above_their_level(
+    start_server: Callable[..., Server], write_tenant: Callable[..., Path]
+) -> None:
+    """`LOG_LEVEL=warning` has none."""
+    write_tenant("acme")
+    command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
+    server = start_server(command, TENANTRY_LOG_LEVEL="warning")
+
+    server.get("/acme/")
+
+    assert "request.ended" not in server.log.read_text()

@@ -1,0 +1,211 @@
+"""Every log line is one event, and names the tenant and the request that it belongs to."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
+from typing import Any, Literal
+
+import pytest
+import structlog
+from werkzeug.test import Client
+
+from tenantry.http.problem import REQUEST_ID
+from tenantry.observability.logging import LogContext, _HostHandler, configure_logging
+
+Logged = Callable[[], list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _same_logging_after() -> Iterator[None]:
+    """Leave the process's logging as it was."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(name="logged")
+def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """Return a function that returns the lines on stderr since it was called last."""
+
+    def logged() -> list[str]:
+        return capsys.readouterr().err.splitlines()
+
+    return logged
+
+
+def parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """Return what each line says; every line must be JSON."""
+    return [json.loads(line) for line in lines]
+
+
+def host_handlers() -> int:
+    """Return how many of our handlers the root logger has."""
+    return sum(isinstance(handler, _HostHandler) for handler in logging.getLogger().handlers)
+
+
+def raised(reason: str) -> ValueError:
+    """Return an exception that has a stack, with a secret in a local variable."""
+    key = "a local secret"
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the one of this line
+        int(key)
+    return type(caught.value)(reason).with_traceback(caught.tb)
+
+
+def serve(log: Callable[[], object]) -> None:
+    """Run one request of acme during which `log` is called."""
+
+    def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
+        log()
+        start_response("200 OK", [])
+        return []
+
+    with structlog.contextvars.bound_contextvars(tenant="", request_id=""):
+        Client(LogContext(app, "acme")).get("/", environ_overrides={REQUEST_ID: "id-1"})
+
+
+@pytest.mark.parametrize(
+    "name", ["tenant.acme", "tenantry.routing.mount", "sqlalchemy.engine", "root"]
+)
+def test_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
+    """A line that is logged during a request carries both, whoever logs it."""
+    configure_logging("json", "info")
+
+    serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
+
+    [line] = parsed(logged())
+    line.pop("timestamp")
+    assert {
+        "event": "image.stored",
+        "level": "warning",
+        "logger": name,
+        "tenant": "acme",
+        "request_id": "id-1",
+        "size_bytes": 3,
+    } == line
+
+
+def test_a_json_line_stays_one_line(logged: Logged) -> None:
+    """Line breaks, a stack and values that are no JSON do not break the form."""
+    configure_logging("json", "info")
+    logger = logging.getLogger("tenant.acme")
+
+    facts = {"thing": object(), "path": "/\x1b[31m"}
+
+    logger.error("a\nb\u2028c", exc_info=raised("the\nreason"), extra=facts)
+
+    [line] = parsed(logged())
+    assert ("a\nb\u2028c", "/\x1b[31m") == (line["event"], line["path"])
+    assert "Traceback (most recent call last)" in line["exception"]
+    assert "ValueError: the\nreason" in line["exception"]
+
+
+def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
+    """Control characters of a path, or of a message, are shown and not obeyed."""
+    configure_logging("console", "info")
+
+    logging.getLogger("tenant.acme").info("on %s", "/a\n\x1b[31mb", extra={"path": "/\x9b\x1b[2J"})
+
+    [line] = logged()
+    assert "\x1b" not in line
+    assert r"on /a\n\x1b[31mb" in line
+    assert r"/\x9b\x1b[2J" in line
+
+
+FORGED = "2026-11-22T20:00:00Z [info     ] request.ended tenant=globex"
+
+
+def test_an_exception_forges_no_line(logged: Logged) -> None:
+    """Nor does a stack: what stands below a line is indented, and obeys no control character."""
+    configure_logging("console", "info")
+    error = raised(f"no\n{FORGED}\n\x1b[31m\u2028red")
+
+    logging.getLogger("tenant.acme").error("failed", exc_info=error, extra={"stack": FORGED})
+    logging.getLogger("tenant.acme").error("failed", extra={"exception": f"a\n{FORGED}"})
+    logging.getLogger("tenant.acme").error("failed", extra={"a\nb": [f"\n{FORGED}"], "c": object()})
+
+    lines = logged()
+    beginning = [line.split()[3] for line in lines if line.strip("=") and line[:2] != "  "]
+    assert (["failed"] * 3, 2) == (beginning, lines.count(f"  {FORGED}"))
+    assert not [line for line in lines if "\x1b" in line]
+    assert r"  \x1b[31m\u2028red" in lines
+
+
+def test_extras_change_nothing_that_a_line_says(logged: Logged) -> None:
+    """A library that hands on what a client sent cannot name another tenant or request."""
+    configure_logging("json", "info")
+    extra = {"tenant": "globex", "request_id": "id-2", "event": "none", "timestamp": 0, "level": 1}
+
+    Context().run(
+        lambda: logging.getLogger("tenantry.routing.mount").warning("1", extra={"tenant": "globex"})
+    )
+    serve(lambda: logging.getLogger("a.library").warning("spoke", extra=extra))
+
+    outside, during = parsed(logged())
+    assert "globex" == outside["tenant"]
+    assert ("acme", "id-1", "spoke", "warning") == tuple(
+        during[key] for key in ("tenant", "request_id", "event", "level")
+    )
+    assert extra == {key: during[f"extra_{key}"] for key in extra}
+
+
+def test_a_console_line_has_the_stack(logged: Logged) -> None:
+    """People read the stack as Python prints it, without the values of local variables."""
+    configure_logging("console", "info")
+
+    logging.getLogger("tenant.acme").error("request.failed", exc_info=raised("the reason"))
+
+    lines = logged()
+    assert "request.failed" in lines[0]
+    assert "  ValueError: the reason" in lines
+    assert not [line for line in lines if "a local secret" in line]
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console", "json"]) -> None:
+    """Libraries tell where they could not connect to: in messages, facts and exceptions."""
+    configure_logging(form, "info")
+    url = "redis://app:Hunter2@cache/0 or https://h/x?page=2&api_key=Hunter2#x"
+
+    logging.getLogger("redis").error("no %s", url, exc_info=raised(url), extra={"url": url})
+
+    text = "\n".join(logged())
+    masked = "redis://app:********@cache/0 or https://h/x?page=2&api_key=********#x"
+    assert (False, True) == ("Hunter2" in text, text.count(masked) >= 3)
+
+
+@pytest.mark.parametrize(("level", "expected"), [("info", ["info", "error"]), ("error", ["error"])])
+def test_the_level_is_the_least_severe_that_is_logged(
+    logged: Logged, level: str, expected: list[str]
+) -> None:
+    """Lines below the level do not appear."""
+    configure_logging("json", level)
+    logger = logging.getLogger("tenant.acme")
+
+    logger.debug("a")
+    logger.info("b")
+    logger.error("c")
+
+    assert expected == [line["level"] for line in parsed(logged())]
+
+
+def test_a_second_set_up_replaces_the_first(logged: Logged) -> None:
+    """However often logging is configured, there is one handler, and each event is one line."""
+    for form in ("json", "console", "json"):
+        configure_logging(form, "info")
+
+    logging.getLogger("tenant.acme").info("once")
+
+    assert (1, ["once"]) == (host_handlers(), [line["event"] for line in parsed(logged())])
+
+
+def test_handlers_of_others_stay() -> None:
+    """A handler that the server or a test put on the root logger is not ours to remove."""
+    other = logging.NullHandler()
+    logging.getLogger().addHandler(other)
+
+    configure_logging("json", "info")
+
+    assert other in logging.getLogger().handlers

@@ -1,0 +1,727 @@
+"""The worker against slow, hostile and unlucky clients: a real gunicorn, one worker, four threads.
+
+The app is ten lines of WSGI, not a tenant: what holds here holds whatever is served. Steps that
+depend on a clock are driven one by one, on a worker that is not started.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
+
+from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
+from tenantry.http.problem import ProblemAnswer
+from tenantry.middleware.fair_share import FairShare
+from tenantry.server import patient_worker as room
+from tenantry.server.admission import Door
+from tenantry.server.patient_worker import Connection
+from tenantry.server.wait_queue import WAIT_S, WaitingRoom
+from tenantry.server.worker import TenantWorker
+
+APP = """
+import builtins
+import os
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path.startswith("/raise/"):
+        raise getattr(builtins, path.removeprefix("/raise/"))(3)
+    if path.startswith("/stream/"):
+        return stream(start_response, getattr(builtins, path.removeprefix("/stream/")))
+    bodies = {"/pid": str(os.getpid()).encode(), "/echo": environ["wsgi.input"].read}
+    body = bodies.get(path, path.encode())
+    body = body() if callable(body) else body
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+def stream(start_response, error):
+    start_response("200 OK", [("Content-Length", "100")])
+    yield b"the beginning"
+    raise error(3)
+"""
+COMMAND = [
+    *("gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1", "--threads", "4"),
+    *("--worker-connections", "1000", "app:application"),
+]
+GET = b"GET /quiet HTTP/1.1\r\nHost: a\r\n"
+HEAD = GET + b"\r\n"
+TOO_MANY = (
+    ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7),
+    [("RateLimit-Limit", "1")],
+)
+
+
+@pytest.fixture(name="server", scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server with one worker of four threads."""
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "app.py").write_text(APP)
+    with running(COMMAND, folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connected(server: Server, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+    """Hold `count` connections, each of which has sent `data`."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        clients = [
+            stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+            for _ in range(count)
+        ]
+        for client in clients:
+            client.sendall(data)
+        yield clients
+
+
+def _pid(server: Server) -> bytes:
+    return server.get("/pid")[1]
+
+
+def _quiet_requests(server: Server) -> list[bytes]:
+    """Return the answers to a quiet client's next 20 requests, each on its own connection."""
+    return [server.get("/quiet")[1] for _ in range(20)]
+
+
+ALL_20 = [b"/quiet"] * 20
+
+
+# -- slow clients ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a crowd of clients sends before it falls silent."""
+
+    count: int
+    data: bytes
+
+
+ATTACKS = {
+    "half heads": Attack(64, GET),
+    "silent sockets": Attack(200, b""),
+    "kept open after close": Attack(40, GET + b"Connection: close\r\n\r\n"),
+    "malformed and kept open": Attack(40, b"nonsense\r\n\r\n"),
+    "too large and kept open": Attack(40, GET + b"X: " + b"a" * 100_000),
+    "stalled bodies": Attack(32, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc"),
+    "stalled chunks": Attack(
+        32, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_slow_clients_cost_a_quiet_client_nothing(server: Server, attack: Attack) -> None:
+    """Whatever a crowd sends and leaves open, a quiet client's requests are answered."""
+    pid = _pid(server)
+
+    with connected(server, attack.count, attack.data):
+        answers = _quiet_requests(server)
+
+    assert (answers, _pid(server)) == (ALL_20, pid)
+
+
+def test_dripping_clients_cost_a_quiet_client_nothing(server: Server) -> None:
+    """64 clients send a byte of their heads each before every request of the quiet client."""
+    answers = []
+
+    with connected(server, 64, GET + b"X: ") as dripping:
+        for _ in range(20):
+            for client in dripping:
+                client.sendall(b"a")
+            answers.append(server.get("/quiet")[1])
+
+    assert answers == ALL_20
+
+
+def test_a_client_that_does_not_read_costs_a_quiet_client_nothing(server: Server) -> None:
+    """Refusals to clients that never read them wait for nobody."""
+    with connected(server, 40, b"nonsense\r\n\r\n" * 1000):
+        answers = _quiet_requests(server)
+
+    assert answers == ALL_20
+
+
+# -- requests in pieces ----------------------------------------------------------------------------
+
+
+def _receive(client: socket.socket, end: bytes) -> bytes:
+    """Return what comes up to `end`, or to the end of the connection."""
+    received = b""
+    while not received.endswith(end) and (part := client.recv(65536)):
+        received += part
+    return received
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Requests that come in one packet are answered one after the other."""
+    requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(20))
+
+    with connected(server, 1, requests) as (client,):
+        received = _receive(client, b"\r\n\r\n/19")
+
+    bodies = re.findall(rb"\r\n\r\n/(\d+)", received)
+    assert bodies == [b"%d" % number for number in range(20)]
+
+
+def test_the_head_and_the_body_may_come_byte_by_byte(server: Server) -> None:
+    """A client that sends one byte at a time is served."""
+    request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+
+    with connected(server, 1, b"") as (client,):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request:
+            client.sendall(bytes([byte]))
+        received = _receive(client, b"hello")
+
+    assert (received[:15], received[-5:]) == (b"HTTP/1.1 200 OK", b"hello")
+
+
+@pytest.mark.parametrize("path", ["/echo", "/ignored"])
+def test_a_connection_is_used_again(server: Server, path: str) -> None:
+    """A kept-alive connection serves the next request, whether the app read the body or not."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)) as client:
+        client.request("POST", path, body=b"hello")
+        client.getresponse().read()
+        first = client.sock
+
+        client.request("GET", "/again")
+        body = client.getresponse().read()
+
+        assert (body, client.sock is first) == (b"/again", True)
+
+
+def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
+    """Half a connection that is closed does not lose the answer."""
+    with connected(server, 1, GET + b"\r\n") as (client,):
+        client.shutdown(socket.SHUT_WR)
+        received = _receive(client, b"/quiet")
+
+    assert received.endswith(b"\r\n\r\n/quiet")
+
+
+# -- what would end a worker -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+@pytest.mark.parametrize("when", ["raise", "stream"])
+def test_no_exception_of_the_app_ends_the_worker(server: Server, when: str, error: str) -> None:
+    """What is no `Exception` ends its own request; the worker serves on."""
+    pid = _pid(server)
+
+    with connected(
+        server, 1, b"GET /%b/%b HTTP/1.1\r\nHost: a\r\n\r\n" % (when.encode(), error.encode())
+    ) as (client,):
+        _receive(client, b"no such end")
+
+    assert _pid(server) == pid
+
+
+@pytest.mark.live
+def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
+    """200 clients and 64 descriptors: the silent ones go, a quiet client is answered."""
+    (tmp_path / "app.py").write_text(APP)
+    words = [program(COMMAND[0]), *COMMAND[1:]]
+    command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *words]
+
+    with running(command, tmp_path) as server:
+        pid = _pid(server)
+        with connected(server, 200, b""):
+            during = server.get("/quiet")[1]
+        afterwards = _quiet_requests(server)
+
+        assert (during, afterwards, _pid(server)) == (b"/quiet", ALL_20, pid)
+        assert "Too many open files; raise `ulimit -n`" in server.log.read_text()
+
+
+@pytest.mark.live
+def test_a_stop_waits_for_no_idle_connection(tmp_path: Path) -> None:
+    """A server that is told to stop ends, though clients keep connections open."""
+    (tmp_path / "app.py").write_text(APP)
+
+    with (
+        running(COMMAND, tmp_path) as server,
+        connected(server, 1, b""),
+        connected(server, 1, GET),
+        connected(server, 1, HEAD) as (idle,),
+    ):
+        _receive(idle, b"/quiet")
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(DEADLINE_S) == 0
+
+
+# -- step by step, on a worker that is not started -------------------------------------------------
+
+
+class _Worker(TenantWorker):
+    """A worker whose threads are a list."""
+
+    def __init__(self, cfg: Config, listener: socket.socket) -> None:
+        log = logging.getLogger("gunicorn.error")
+        super().__init__(1, os.getpid(), [listener], SimpleNamespace(), 30, cfg, log)
+        self.handed_over: list[TConn] = []
+        self.poller = selectors.DefaultSelector()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        self.handed_over.append(conn)
+
+
+@pytest.fixture(name="listener")
+def _listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture(name="worker")
+def _worker(listener: socket.socket) -> Iterator[_Worker]:
+    """Return a worker that does nothing by itself."""
+    worker = _Worker(Config(), listener)
+    with contextlib.ExitStack() as stack:
+        stack.callback(worker.tmp.close)
+        stack.callback(worker.last_words.close)
+        stack.enter_context(worker.poller)
+        yield worker
+        for key in list(worker.poller.get_map().values()):
+            if key.fileobj is not listener:
+                key.fileobj.close()  # type: ignore[union-attr]
+        for conn in worker.handed_over:
+            conn.close()
+
+
+class _SlowApp:
+    """Stands in for gunicorn's application: loads only once the worker's heart has beaten."""
+
+    def __init__(self) -> None:
+        self.has_beaten = threading.Event()
+
+    def wsgi(self) -> bool:
+        return self.has_beaten.wait(DEADLINE_S)
+
+
+def test_the_heart_beats_while_the_host_loads(
+    worker: _Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that takes longer than gunicorn's timeout is not the end of the worker."""
+    worker.app = _SlowApp()
+    monkeypatch.setattr(worker, "notify", worker.app.has_beaten.set)
+    monkeypatch.setattr(worker.last_words, "listen", lambda: None)  # this process goes on
+
+    worker.load_wsgi()
+
+    assert worker.wsgi is True
+
+
+@pytest.fixture(name="client")
+def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]:
+    """Return a client whose connection the worker has accepted."""
+    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
+        worker.accept(listener)
+        yield client
+
+
+def _pending(worker: _Worker) -> Connection:
+    conn = worker.pending_conns[0]
+    assert isinstance(conn, Connection)
+    return conn
+
+
+def _events(worker: _Worker) -> None:
+    worker.wait_for_and_dispatch_events(DEADLINE_S)
+
+
+@pytest.mark.parametrize("cut", [1, len(GET) - 3, len(GET) - 1, len(HEAD) - 1])
+def test_a_head_in_two_packets_is_handed_over_whole(
+    worker: _Worker, client: socket.socket, cut: int
+) -> None:
+    """Where a head is cut makes no difference; until its end it costs no thread."""
+    client.sendall(HEAD[:cut])
+    _events(worker)
+    before = len(worker.handed_over)
+    client.sendall(HEAD[cut:])
+    _events(worker)
+
+    (conn,) = worker.handed_over
+    assert (before, next(conn.parser).path) == (0, "/quiet")
+
+
+def test_a_head_that_never_ends_gets_408(worker: _Worker, client: socket.socket) -> None:
+    """When the time of a half head is up, its client is told so and is not waited for."""
+    client.sendall(GET)
+    _events(worker)
+    _pending(worker).timeout = 0.0
+
+    worker.murder_pending()
+
+    assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert (len(worker.pending_conns), len(worker.lingering_conns)) == (0, 1)
+
+
+def test_a_connection_that_sends_nothing_is_closed(worker: _Worker, client: socket.socket) -> None:
+    """When the time of a silent connection is up, it ends without a word."""
+    _pending(worker).timeout = 0.0
+
+    worker.murder_pending()
+
+    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
+
+
+def test_a_lingering_connection_ends_in_time(worker: _Worker, client: socket.socket) -> None:
+    """A client that keeps its end open after the last answer is let go."""
+    client.sendall(HEAD)
+    _events(worker)
+    last_answer: Future[bool] = Future()
+    last_answer.set_result(False)
+    worker.finish_request(worker.handed_over.pop(), last_answer)
+    (conn,) = worker.lingering_conns
+    conn.timeout = 0.0
+
+    worker.murder_pending()
+
+    assert (len(worker.lingering_conns), worker.nr_conns) == (0, 0)
+
+
+def test_a_kept_connection_never_wakes_the_main_loop(
+    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that has served a request leaves its connection to the poller by itself."""
+    client.sendall(HEAD)
+    _events(worker)
+    (conn,) = worker.handed_over
+    monkeypatch.setattr(worker, "handle", lambda conn: bool(next(conn.parser)))
+    worker._serve(conn)
+    client.sendall(HEAD)
+    _events(worker)
+
+    assert worker.method_queue.fileno() is None, "a word to the main loop would have failed"
+    assert [conn, conn] == worker.handed_over
+
+
+def test_a_stopping_worker_keeps_a_connection_for_a_moment_only(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """A thread that has looked before the stop leaves it among those that end soon."""
+    worker.cfg.set("keepalive", 65)
+    client.sendall(HEAD)
+    _events(worker)
+    (conn,) = worker.handed_over
+    worker.alive = False
+    worker.keep(conn)
+
+    assert conn.timeout <= time.monotonic() + STOP_KEEPALIVE_LINGER
+
+
+def test_a_full_worker_lets_go_what_has_waited(worker: _Worker, client: socket.socket) -> None:
+    """With as many connections as there may be, one that has been silent for a second goes."""
+    _pending(worker).timeout -= room.ROOM_AFTER_S
+    worker.worker_connections = 1
+
+    worker.murder_pending()
+
+    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
+
+
+@pytest.mark.parametrize("waited_s", [0.0, room.ROOM_AFTER_S])
+def test_a_worker_with_room_keeps_what_waits(
+    worker: _Worker, client: socket.socket, waited_s: float
+) -> None:
+    """While there is room, a slow client has its whole time."""
+    _pending(worker).timeout -= waited_s
+
+    worker.murder_pending()
+
+    assert (client.fileno() >= 0, len(worker.pending_conns)) == (True, 1)
+
+
+@pytest.mark.usefixtures("client")
+def test_a_full_worker_keeps_who_has_just_come(worker: _Worker) -> None:
+    """With as many connections as there may be, a client still has a second for its head."""
+    worker.worker_connections = 1
+
+    worker.murder_pending()
+
+    assert len(worker.pending_conns) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_without_resources_nothing_is_accepted_for_a_while(
+    worker: _Worker, listener: socket.socket, code: int
+) -> None:
+    """The main loop does not spin on a listener that it cannot accept from."""
+
+    class Exhausted:
+        def accept(self) -> None:
+            raise OSError(code, os.strerror(code))
+
+    worker.set_accept_enabled(True)
+
+    worker.accept(Exhausted())  # type: ignore[arg-type]
+    worker.set_accept_enabled(True)  # as the main loop does in its next turn
+
+    assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
+
+
+def test_a_kept_connection_under_tls_is_read_by_a_thread(
+    worker: _Worker, listener: socket.socket
+) -> None:
+    """Its bytes are no head: the main loop leaves them to gunicorn."""
+    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
+        conn = TConn(worker.cfg, *listener.accept(), listener.getsockname())
+        worker.keepalived_conns.append(conn)
+        wanted = partial(worker.on_client_socket_readable, conn)
+        worker.poller.register(conn.sock, selectors.EVENT_READ, wanted)
+        client.sendall(b"x")
+        _events(worker)
+
+    assert [conn] == worker.handed_over
+
+
+def test_tls_is_left_to_gunicorn(
+    worker: _Worker, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake blocks, so a TLS connection gets a thread at once, as in gunicorn."""
+    monkeypatch.setattr(Config, "is_ssl", True)
+
+    with socket.create_connection(listener.getsockname()):
+        worker.accept(listener)
+
+    assert [type(conn) for conn in worker.handed_over] == [TConn]
+
+
+BODY_5 = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+BODY_CHUNKED = (
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "is_read", "stays"),
+    [
+        (HEAD, False, True),
+        (BODY_5, True, True),
+        (BODY_CHUNKED, True, True),
+        (BODY_5, False, False),
+        (BODY_CHUNKED, False, False),
+    ],
+)
+def test_a_connection_without_unread_bytes_stays_however_late_its_thread_is(
+    worker: _Worker,
+    client: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    request_bytes: bytes,
+    is_read: bool,
+    stays: bool,
+) -> None:
+    """The answer has announced it: a busy processor is no reason to close it all the same."""
+    monkeypatch.setattr(room, "DRAIN_S", -1.0)  # the thread did not run while the time passed
+    client.sendall(request_bytes)
+    _events(worker)
+    conn = worker.handed_over[-1]
+    conn.sock.setblocking(True)
+    request = next(conn.parser)
+    if is_read:
+        request.body.read()
+
+    assert stays == worker._keepalive_after(conn, keepalive=True)
+
+
+# -- whose turn it is ------------------------------------------------------------------------------
+
+ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(name="door")
+def _door(worker: _Worker) -> Door:
+    """Return the door of a host with one tenant and one thread, which is taken."""
+    mounts = {"/acme": SimpleNamespace(name="acme")}
+    door = Door(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
+    worker.door, worker.room, worker.alive = door, WaitingRoom(door.share), True
+    worker.room.arrive("globex", Connection.__new__(Connection))
+    return door
+
+
+@pytest.fixture(name="turned_away")
+def _turned_away(door: Door) -> list[str]:
+    """Return whose requests the door refused."""
+    turned_away: list[str] = []
+    door.note_turned_away = lambda tenant, *_: turned_away.append(tenant)
+    return turned_away
+
+
+def _wait_in_vain(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock go on by as long as a request may wait, and the worker look at it."""
+    assert worker.room is not None
+    later = time.monotonic() + WAIT_S
+    monkeypatch.setattr(worker.room, "_clock", lambda: later)
+    _events(worker)
+
+
+def test_who_is_nobodys_waits_for_a_turn_too(
+    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests for paths of no tenant wait like those of one, and are no tenant's refusals."""
+    client.sendall(HEAD)
+    _events(worker)
+    before = len(worker.handed_over)
+    _wait_in_vain(worker, monkeypatch)
+
+    assert client.recv(65536).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert (0, [], []) == (before, worker.handed_over, turned_away)
+
+
+def test_livez_is_answered_while_every_thread_is_taken(
+    worker: _Worker, client: socket.socket, turned_away: list[str]
+) -> None:
+    """By the main loop, in the words of the page itself; the connection stays."""
+    for _ in range(2):
+        client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        _events(worker)
+        head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+
+        assert (b"HTTP/1.1 200 OK", {"status": "live"}) == (head[:15], json.loads(body))
+        assert b"\r\nContent-Type: application/json\r\n" in head
+    assert ([], []) == (worker.handed_over, turned_away)
+
+
+@pytest.mark.usefixtures("door")
+def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
+    """Then it tells that the threads serve, too."""
+    assert worker.room is not None
+    worker.room.end("globex")
+    client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    _events(worker)
+
+    assert ["/-/livez"] == [next(conn.parser).path for conn in worker.handed_over]
+
+
+@pytest.mark.usefixtures("door")
+def test_a_request_waits_for_its_turn_without_a_thread(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """When another request has ended it is handed over, whole."""
+    client.sendall(ACME)
+    _events(worker)
+    before = len(worker.handed_over)
+    ended = Connection.__new__(Connection)
+    ended.tenant = "globex"
+    worker.end_turn(ended)
+
+    (conn,) = worker.handed_over
+    assert (0, "/acme/") == (before, next(conn.parser).path)
+
+
+@pytest.mark.usefixtures("door")
+def test_a_rest_that_begins_in_a_thread_is_told_to_the_main_loop(
+    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would sleep over the moment in which who waits may go on."""
+    told: list[object] = []
+    monkeypatch.setattr(worker.method_queue, "defer", told.append)
+    client.sendall(ACME)
+    _events(worker)
+    assert worker.room is not None
+    ended = Connection.__new__(Connection)
+    ended.tenant = "globex"
+    with monkeypatch.context() as rest:
+        rest.setattr(worker.room, "end", lambda _: [])
+        worker.end_turn(ended)
+    before = len(told)
+    worker.end_turn(ended)
+
+    assert (1, 1, 1) == (before, len(told), len(worker.handed_over))
+
+
+def test_who_has_waited_in_vain_is_told_so_and_may_ask_again(
+    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with `Retry-After`, without a thread; the connection stays for the next request."""
+    client.sendall(ACME)
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+    first = client.recv(65536)
+    client.sendall(ACME)
+    _events(worker)
+    assert worker.room is not None
+
+    assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in first
+    assert (["acme"], []) == (turned_away, worker.handed_over)
+    assert worker.room.left_s() == WAIT_S  # the second one is in
+    worker.handed_over += worker.room.end("globex")
+
+
+def test_a_refused_request_with_a_body_ends_its_connection(
+    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows is not read as another request."""
+    client.sendall(b"POST /acme/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+
+    answer = client.recv(65536)
+    assert b"\r\nConnection: close\r\n" in answer
+    assert (["acme"], 1) == (turned_away, len(worker.lingering_conns))
+
+
+def test_who_is_over_its_rate_costs_no_thread(
+    worker: _Worker, client: socket.socket, door: Door, turned_away: list[str]
+) -> None:
+    """Its requests are answered one after the other on the same connection."""
+    door.refusal = {"acme": TOO_MANY}.get
+    answers = []
+    for _ in range(3):
+        client.sendall(ACME)
+        _events(worker)
+        answers.append(client.recv(65536).partition(b"\r\n")[0])
+
+    assert [b"HTTP/1.1 429 Too Many Requests"] * 3 == answers
+    assert (["acme"] * 3, []) == (turned_away, worker.handed_over)
+
+
+def test_what_came_behind_a_refused_request_is_read_next(
+    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests in one packet: the second one is asked about by itself."""
+    deferred: list[Callable[[], None]] = []
+    monkeypatch.setattr(worker.method_queue, "defer", lambda *one: deferred.append(partial(*one)))
+    client.sendall(ACME + HEAD)
+    _events(worker)
+    _wait_in_vain(worker, monkeypatch)
+    assert worker.room is not None
+    worker.room.end("globex")
+    for one in deferred:
+        one()
+
+    (conn,) = worker.handed_over
+    assert (["acme"], "/quiet") == (turned_away, next(conn.parser).path)
+
+
+def test_the_operators_listener_has_no_tenants(worker: _Worker, client: socket.socket) -> None:
+    """What comes in there is never counted or refused as a tenant's."""
+    door = Door(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
+    worker.door, worker.room = door, WaitingRoom(door.share)
+    client.sendall(ACME)
+    _events(worker)
+
+    assert [None] == [conn.tenant for conn in worker.handed_over]

@@ -1,0 +1,226 @@
+"""What the tenants folder says, file by file and as a set."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import KEY
+from tenantry.errors import Problem
+from tenantry.tenants.catalogue import Catalogue, Disabled, Rejected, judge, scan_tenants
+from tenantry.tenants.folder import read_content
+from tenantry.tenants.loader import Loader
+
+WriteTenant = Callable[..., Path]
+Scan = Callable[[], Catalogue]
+
+
+@pytest.fixture(name="scan")
+def _scan(tenants_dir: Path, data_dir: Path) -> Iterator[Scan]:
+    """Return a function that reads the tenants folder."""
+    with Loader(data_dir=data_dir) as loader:
+        yield lambda: scan_tenants(tenants_dir, data_dir, loader)
+
+
+def _served(catalogue: Catalogue) -> list[str]:
+    return [tenant.name for tenant in catalogue.tenants]
+
+
+def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Served, rejected or disabled; each in the order of names."""
+    write_tenant("globex")
+    write_tenant("acme")
+    write_tenant("broken", "BLUEPRINTS = [")
+    write_tenant("asleep", ENABLED=False)
+
+    catalogue = scan()
+
+    assert (["acme", "globex"], ["broken"], ["asleep"]) == (
+        _served(catalogue),
+        [one.name for one in catalogue.rejected],
+        [tenant.name for tenant in catalogue.disabled],
+    )
+
+
+@pytest.mark.parametrize("name", ["_acme.py", ".acme.py", "acme.txt", "acme.pyc", "acme", ".py"])
+def test_other_files_are_no_tenants(
+    scan: Scan, tenants_dir: Path, write_tenant: WriteTenant, name: str
+) -> None:
+    """Drafts, notes and what editors leave behind are not even looked at."""
+    write_tenant("globex")
+    (tenants_dir / name).write_text("(")
+
+    catalogue = scan()
+
+    assert (["globex"], []) == (_served(catalogue), catalogue.problems)
+
+
+def test_a_disabled_tenant_is_as_if_it_were_not_there(
+    scan: Scan, write_tenant: WriteTenant
+) -> None:
+    """Its prefix, its key and its database are free for another."""
+    same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
+    write_tenant("acme", ENABLED=False, **same)
+    write_tenant("globex", **same)
+
+    catalogue = scan()
+
+    assert (["globex"], []) == (_served(catalogue), catalogue.problems)
+
+
+def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Whatever else its file says; what is wrong is told to whoever asks."""
+    globex = write_tenant(
+        "globex", "ENABLED = False\nHOOK = print\nBLUEPRINTS = ['landin', 7]\nURL_PREFIX = '/g'\n"
+    )
+
+    (disabled,) = scan().disabled
+
+    assert (Disabled, "globex", str(globex), "/g", ("landin",)) == (
+        type(disabled),
+        disabled.name,
+        disabled.file,
+        disabled.prefix,
+        disabled.endpoints,
+    )
+    assert ["HOOK", "SECRET_KEY", "BLUEPRINTS[1]", "BLUEPRINTS[0]"] == [
+        problem.key for problem in disabled.problems
+    ]
+
+
+@pytest.mark.parametrize("value", [0, None, "False"])
+def test_only_false_disables(scan: Scan, write_tenant: WriteTenant, value: object) -> None:
+    """What is no bool is a problem of its own: nobody knows what was meant."""
+    write_tenant("acme", f"ENABLED = {value!r}\nSECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n")
+
+    assert ["ENABLED"] == [problem.key for problem in scan().problems]
+
+
+def test_of_two_that_clash_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
+    """The other one is told whose it is; which file was written first does not matter."""
+    globex = write_tenant("globex", URL_PREFIX="/same")
+    write_tenant("acme", URL_PREFIX="/same")
+
+    catalogue = scan()
+
+    text = f"{globex}: 'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another."
+    assert (["acme"], [text]) == (_served(catalogue), [str(one) for one in catalogue.problems])
+
+
+def test_every_problem_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Refused values, side effects, bad keys and missing endpoints; each once, and its prefix."""
+    text = "import os\nos.umask(0)\nSECRET_KEY = print\nRATE_LIMIT = 7\nURL_PREFIX = '/g'\n"
+    write_tenant("globex", f"{text}BLUEPRINTS = ['landin']\n")
+
+    (rejected,) = scan().rejected
+
+    assert ("/g", ["SECRET_KEY", None, "RATE_LIMIT", "BLUEPRINTS[0]"]) == (
+        rejected.prefix,
+        [problem.key for problem in rejected.problems],
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("/same", "/sam"), ("/a/b", "/a/c"), ("/a/b", "/a-b"), ("/a/b", "/b/a")]
+)
+def test_prefixes_that_only_look_alike_do_not_clash(
+    scan: Scan, write_tenant: WriteTenant, first: str, second: str
+) -> None:
+    """Whole segments count."""
+    write_tenant("acme", URL_PREFIX=first)
+    write_tenant("globex", URL_PREFIX=second)
+
+    assert ["acme", "globex"] == _served(scan())
+
+
+def test_a_clash_tells_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Two equal keys are named by their files."""
+    write_tenant("acme", SECRET_KEY=KEY)
+    write_tenant("globex", SECRET_KEY=KEY)
+
+    assert [False] == [KEY in str(problem) for problem in scan().problems]
+
+
+def test_a_rejected_file_takes_nothing_from_others(scan: Scan, write_tenant: WriteTenant) -> None:
+    """A file that is not served anyway owns no prefix, no key and no database."""
+    same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
+    write_tenant("acme", BLUEPRINTS=["nowhere"], **same)
+    write_tenant("globex", **same)
+
+    assert ["globex"] == _served(scan())
+
+
+def test_a_clash_with_a_rejected_clash_is_none(scan: Scan, write_tenant: WriteTenant) -> None:
+    """`b` loses to `a` on the key, so `c` keeps the prefix that `b` would have had."""
+    write_tenant("a", SECRET_KEY=KEY)
+    write_tenant("b", SECRET_KEY=KEY, URL_PREFIX="/same")
+    write_tenant("c", URL_PREFIX="/same")
+
+    assert ["a", "c"] == _served(scan())
+
+
+def test_every_clash_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Key, database and prefix of another tenant: three lines."""
+    same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
+    write_tenant("acme", **same)
+    write_tenant("globex", **same)
+
+    assert ["SECRET_KEY", "DATABASE_URI", "URL_PREFIX"] == [one.key for one in scan().problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("(", "/globex"),
+        ("URL_PREFIX = '/else'", "/else"),
+        ("URL_PREFIX = '/No'", "/globex"),
+        ("URL_PREFIX = '/static'", "/globex"),
+        ("URL_PREFIX = 7", "/globex"),
+        ("URL_PREFIX = '/acme/shop'", None),
+        ("URL_PREFIX = '/acme/shop/inner'", None),
+        ("URL_PREFIX = '/acme'", None),
+        ("URL_PREFIX = '/acmes'", "/acmes"),
+    ],
+)
+def test_a_rejected_file_has_the_place_it_asked_for(
+    scan: Scan, write_tenant: WriteTenant, text: str, prefix: str | None
+) -> None:
+    """Its clients get 503 there; None where a served tenant is at, above or below that place."""
+    write_tenant("acme", URL_PREFIX="/acme/shop")
+    write_tenant("globex", text)
+
+    assert [prefix] == [one.prefix for one in scan().rejected]
+
+
+def test_a_misnamed_file_has_no_place(scan: Scan, tenants_dir: Path) -> None:
+    """What is no name is no prefix; a name that breaks lines is shown escaped."""
+    (tenants_dir / "A\nb.py").write_text("raise SystemExit")
+    (tenants_dir / "secrets.py").write_text("raise SystemExit")
+
+    assert [("A\\nb", None), ("secrets", None)] == [
+        (one.name, one.prefix) for one in scan().rejected
+    ]
+
+
+def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Each name that means nothing is a problem, with the nearest that there is."""
+    write_tenant("acme", BLUEPRINTS=["landin", "landing", "no.where", "", "../x", "a\0b", ".."])
+
+    keys = [problem.key for problem in scan().problems]
+
+    assert [f"BLUEPRINTS[{place}]" for place in (0, 2, 3, 4, 5, 6)] == keys
+
+
+def test_what_nobody_thought_of_costs_one_tenant(write_tenant: WriteTenant, data_dir: Path) -> None:
+    """A fault of the host's own while it judges a file rejects that file, and tells no value."""
+    path = write_tenant("acme")
+    content = read_content(path)
+    fault: Any = None  # where a number is due: it stands for a mistake of ours
+    text = "cannot be judged (TypeError): a fault of Tenantry, please report it."
+
+    with Loader(timeout_s=fault, data_dir=data_dir) as loader:
+        rejected = judge(content, data_dir, loader, fault)
+
+    problem = Problem(str(path), text)
+    assert Rejected("acme", "/acme", (problem,), content.digest) == rejected

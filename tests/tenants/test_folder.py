@@ -1,0 +1,560 @@
+"""The tenants folder: real files, and a clock that is moved by hand."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tenantry.tenants import folder as folder_module
+from tenantry.tenants.folder import (
+    RECENT_S,
+    REMOVAL_S,
+    WRITER_PATIENCE_S,
+    Look,
+    TenantsFolder,
+    list_tenant_files,
+    read_content,
+)
+
+SETTLE_S = folder_module.SETTLE_S + 0.01
+"""A little more than it takes: sums of floats are not exact."""
+
+GOOD = b"SECRET_KEY = 1\n"
+Write = Callable[[str, bytes], Path]
+
+
+class Clock:
+    """The time, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+class Followed:
+    """A folder that is looked at, one look at a time."""
+
+    def __init__(self, path: Path, *, is_old: bool = False, share: float = 1.0) -> None:
+        self.path = path
+        self.share = share
+        self.clock = Clock()
+        age_s = 3600.0 if is_old else 0.0
+        self.folder = TenantsFolder(path, clock=self.clock, wall_clock=lambda: time.time() + age_s)
+
+    def write(self, name: str, source: bytes) -> Path:
+        """Write a file in place."""
+        path = self.path / name
+        path.write_bytes(source)
+        return path
+
+    def look(self, after_s: float = 0.0) -> Look:
+        """Look once, so long after the last time."""
+        self.clock.now_s += after_s
+        return self.folder.look(self.share)
+
+    def told(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
+        """Return what one look tells of changed files."""
+        return [(one.path.stem, one.source) for one in self.look(after_s).changed]
+
+    def settle(self) -> "Followed":
+        """Look until everything has been told and nothing can hide."""
+        for _ in range(3):
+            self.look(RECENT_S)
+        return self
+
+
+@pytest.fixture(name="followed", params=[1.0, 0.01], ids=["whole", "by turns"])
+def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
+    """Return a followed folder, empty, not looked at yet; all of it, or one file, at each look."""
+    return Followed(tenants_dir, share=request.param)
+
+
+def test_a_new_file_is_told_when_it_was_read_twice_the_same(followed: Followed) -> None:
+    """Its name is known at once; its content counts after the settle time."""
+    followed.write("acme.py", GOOD)
+
+    first, early, settled, after = [followed.look(s) for s in (0, SETTLE_S / 2, SETTLE_S, SETTLE_S)]
+
+    assert (["acme"], [], False) == (first.appeared, first.changed, first.is_settled)
+    assert ([], [], False) == (early.appeared, early.changed, early.is_settled)
+    assert ["acme"] == [one.path.stem for one in settled.changed]
+    assert ([], True) == (after.changed, after.is_settled)
+
+
+def test_at_start_an_old_file_is_told_at_once(tenants_dir: Path) -> None:
+    """Of 10,000 files that nobody has touched for long, none is read before it is judged."""
+    followed = Followed(tenants_dir, is_old=True)
+    followed.write("acme.py", GOOD)
+
+    told = followed.told()
+
+    assert [("acme", b"")] == told
+
+
+def test_a_file_told_unread_is_told_again_only_when_its_content_changes(
+    tenants_dir: Path,
+) -> None:
+    """Once its digest has been noted, a touch is no change."""
+    followed = Followed(tenants_dir, is_old=True)
+    path = followed.write("acme.py", GOOD)
+    followed.look()
+    followed.folder.note("acme", read_content(path).digest, is_readable=True)
+    path.touch()
+
+    told = [followed.told(SETTLE_S) for _ in range(3)]
+
+    assert [[], [], []] == told
+
+
+def test_a_file_that_changes_before_it_is_noted_is_told(tenants_dir: Path) -> None:
+    """A look has found the new content when the digest of the old one is noted."""
+    followed = Followed(tenants_dir, is_old=True)
+    path = followed.write("acme.py", GOOD)
+    followed.look()
+    digest = read_content(path).digest
+    followed.write("acme.py", b"X = 2\n")
+    told = [followed.told()]
+
+    followed.folder.note("acme", digest, is_readable=True)
+
+    told += [followed.told(SETTLE_S) for _ in range(3)]
+    assert [[], [("acme", b"X = 2\n")], [], []] == told
+
+
+def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
+    """Also when its turn in the round that goes on would come."""
+    followed = Followed(tenants_dir)
+    paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
+    followed.settle().share = 0.2
+    followed.look(RECENT_S)
+    for path in paths:
+        path.unlink()
+
+    looks = [followed.look(REMOVAL_S) for _ in range(9)]
+
+    assert 6 == sum(len(one.removed) for one in looks)
+    assert [] == [name for one in looks for name in one.appeared]
+
+
+def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
+    """A file server's clock may be wrong: a file that appears later has to settle."""
+    followed = Followed(tenants_dir, is_old=True)
+    followed.look()
+    followed.write("acme.py", GOOD)
+
+    told = [followed.told(), followed.told(SETTLE_S)]
+
+    assert [[], [("acme", GOOD)]] == told
+
+
+def test_a_half_written_file_is_never_told(followed: Followed) -> None:
+    """While it grows from look to look nothing is told; then all of it."""
+    told = []
+    for end in range(1, len(GOOD) + 1):
+        followed.write("acme.py", GOOD[:end])
+        told += followed.told(SETTLE_S)
+
+    told += followed.told(SETTLE_S)
+
+    assert [("acme", GOOD)] == told
+
+
+def test_a_changed_file_is_told(followed: Followed) -> None:
+    """Its new content, once."""
+    followed.write("acme.py", GOOD)
+    followed.settle().write("acme.py", b"OTHER = 22\n")
+
+    told = [followed.told(SETTLE_S) for _ in range(3)]
+
+    assert [[], [("acme", b"OTHER = 22\n")], []] == told
+
+
+def test_a_second_change_within_one_time_stamp_is_told(followed: Followed) -> None:
+    """Same size, same time stamps: for a while after a change the content itself is compared."""
+    path = followed.write("acme.py", b"X = 1\n")
+    followed.settle()
+    stamp = path.stat().st_mtime_ns
+    real_stat = os.stat_result(path.stat())
+    path.write_bytes(b"X = 2\n")
+    os.utime(path, ns=(stamp, stamp))
+    told = [followed.told(SETTLE_S), followed.told(SETTLE_S)]
+    signature = followed.folder._files["acme"].signature
+    path.write_bytes(b"X = 3\n")
+    os.utime(path, ns=(stamp, stamp))
+
+    # The change time cannot be set: what was seen of it is set to what will be seen.
+    followed.folder._files["acme"].signature = _signature_of(path)
+    told += [followed.told(SETTLE_S), followed.told(SETTLE_S)]
+
+    assert signature
+    assert real_stat.st_size == path.stat().st_size
+    assert [[], [("acme", b"X = 2\n")], [], [("acme", b"X = 3\n")]] == told
+
+
+def _signature_of(path: Path) -> int:
+    info = path.stat()
+    facts = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode)
+    return hash(facts)
+
+
+def test_a_quiet_file_is_not_read_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has not changed for a while costs one `stat` a look."""
+    followed.write("acme.py", GOOD)
+    followed.settle()
+    read: list[Path] = []
+    monkeypatch.setattr("tenantry.tenants.folder.read_content", read.append)
+
+    followed.look(RECENT_S)
+
+    assert [] == read
+
+
+def test_a_touch_without_a_change_is_nothing(followed: Followed) -> None:
+    """Time stamps only say which files to read again."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    path.touch()
+    path.chmod(0o600)
+
+    looks = [followed.look(SETTLE_S) for _ in range(3)]
+
+    assert [([], [], True)] * 3 == [(one.changed, one.removed, one.is_settled) for one in looks]
+
+
+def test_a_removed_file_is_told_after_a_while(followed: Followed) -> None:
+    """Once, and not before `REMOVAL_S`."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    path.unlink()
+
+    removed = [followed.look(s).removed for s in (0, REMOVAL_S / 2, REMOVAL_S, REMOVAL_S)]
+
+    assert [[], [], ["acme"], []] == removed
+
+
+def test_delete_and_rewrite_is_no_removal(followed: Followed) -> None:
+    """An editor that deletes and writes anew changes the file, and nobody is gone."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    path.unlink()
+    looks = [followed.look(), followed.look(REMOVAL_S / 2)]
+    followed.write("acme.py", b"X = 2\n")
+
+    looks += [followed.look(SETTLE_S) for _ in range(8)]
+
+    assert [[], []] == [[name for one in looks for name in one.removed], looks[0].changed]
+    assert [b"X = 2\n"] == [each.source for one in looks for each in one.changed]
+
+
+def test_a_file_that_is_removed_and_comes_back_appears_anew(followed: Followed) -> None:
+    """With the same content as before, it is told again."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    path.unlink()
+    followed.look()
+    removed = followed.look(REMOVAL_S).removed
+    followed.write("acme.py", GOOD)
+
+    looks = [followed.look(SETTLE_S), followed.look(SETTLE_S)]
+
+    assert (["acme"], ["acme"]) == (removed, looks[0].appeared)
+    assert [GOOD] == [one.source for one in looks[1].changed]
+
+
+def test_a_rename_is_a_file_more_and_later_a_file_less(followed: Followed) -> None:
+    """The new name is told as soon as it has settled, the old one is removed after its while."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    path.rename(path.with_name("globex.py"))
+
+    looks = [followed.look(s) for s in (0, SETTLE_S, REMOVAL_S)]
+
+    assert [["globex"], [], []] == [one.appeared for one in looks]
+    assert [[], ["globex"], []] == [[each.path.stem for each in one.changed] for one in looks]
+    assert [[], [], ["acme"]] == [one.removed for one in looks]
+
+
+def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
+    """While it is gone a look is an error; when it is back only what differs is told."""
+    followed.write("acme.py", GOOD)
+    followed.write("globex.py", GOOD)
+    followed.settle()
+    away = followed.path.with_name("away")
+    followed.path.rename(away)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            followed.look(REMOVAL_S)
+    away.rename(followed.path)
+    followed.write("globex.py", b"X = 2\n")
+
+    looks = [followed.look(SETTLE_S) for _ in range(3)]
+
+    assert [("globex", b"X = 2\n")] == [
+        (each.path.stem, each.source) for one in looks for each in one.changed
+    ]
+    assert [[]] * 3 == [one.removed for one in looks]
+
+
+def test_only_named_files_are_followed(tenants_dir: Path) -> None:
+    """It is as if there were no others."""
+    followed = Followed(tenants_dir)
+    followed.folder = TenantsFolder(tenants_dir, ["acme"], clock=followed.clock)
+    for name in ("acme.py", "globex.py"):
+        followed.write(name, GOOD)
+
+    looks = [followed.look(RECENT_S) for _ in range(2)]
+
+    assert ["acme"] == [name for one in looks for name in one.appeared]
+    assert ["acme"] == [each.path.stem for one in looks for each in one.changed]
+
+
+def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
+    """A volume that is not mounted is told as an error; mounted again, it is followed again."""
+    followed.write("acme.py", GOOD)
+    followed.settle()
+    away = followed.path.with_name("away")
+    followed.path.rename(away)
+    followed.path.mkdir()
+    for _ in range(3):
+        with pytest.raises(OSError, match="not mounted"):
+            followed.look(REMOVAL_S)
+    followed.path.rmdir()
+    away.rename(followed.path)
+    followed.write("globex.py", GOOD)
+
+    looks = [followed.look(REMOVAL_S) for _ in range(3)]
+
+    assert ["globex"] == [each.path.stem for one in looks for each in one.changed]
+    assert [[]] * 3 == [one.removed for one in looks]
+
+
+def test_another_folder_with_files_is_the_folder(followed: Followed) -> None:
+    """What a folder in its place holds counts as soon as it holds something."""
+    followed.write("acme.py", GOOD)
+    followed.settle()
+    followed.path.rename(followed.path.with_name("away"))
+    followed.path.mkdir()
+    followed.write("globex.py", GOOD)
+
+    looks = [followed.look(REMOVAL_S) for _ in range(3)]
+
+    assert ["acme"] == [name for one in looks for name in one.removed]
+
+
+def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
+    """Who deletes every file means it."""
+    paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
+    followed.settle()
+    for path in paths:
+        path.unlink()
+
+    removed = [name for _ in range(2) for name in followed.look(REMOVAL_S).removed]
+
+    assert ["acme", "globex"] == sorted(removed)
+
+
+def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None:
+    """A writer that pauses long after a first half that is a valid file: it is never told (A19)."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    with path.open("wb", buffering=0) as file:
+        file.write(b"X = 2\n")
+        while_open = [each for _ in range(3) for each in followed.told(1.0)]
+        file.write(b"Y = 3\n")
+
+    told = [each for _ in range(2) for each in followed.told(SETTLE_S)]
+
+    assert ([], [("acme", b"X = 2\nY = 3\n")]) == (while_open, told)
+
+
+def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) -> None:
+    """Held open for writing, its content is told when it was the same for `WRITER_PATIENCE_S`."""
+    with (followed.path / "acme.py").open("wb", buffering=0) as file:
+        file.write(GOOD)
+        followed.look()
+        early = followed.told(WRITER_PATIENCE_S - 0.1)
+        late = followed.told(0.2)
+
+    assert ([], [("acme", GOOD)]) == (early, late)
+
+
+def test_the_swap_of_a_config_map_is_a_change(followed: Followed) -> None:
+    """Kubernetes turns one link, `..data`; every file is a link through it."""
+    for version, source in (("..1", b"X = 1\n"), ("..2", b"X = 2\n")):
+        (followed.path / version).mkdir()
+        (followed.path / version / "acme.py").write_bytes(source)
+    (followed.path / "..data").symlink_to("..1")
+    (followed.path / "acme.py").symlink_to("..data/acme.py")
+    first = [one.source for _ in range(2) for one in followed.look(SETTLE_S).changed]
+    followed.settle()
+    (followed.path / "..new").symlink_to("..2")
+
+    (followed.path / "..new").replace(followed.path / "..data")
+
+    looks = [followed.look(SETTLE_S) for _ in range(3)]
+    changed = [one.source for look in looks for one in look.changed]
+    assert ([b"X = 1\n"], [b"X = 2\n"]) == (first, changed)
+    assert [[]] * 3 == [one.removed for one in looks]
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(50 << 20)
+
+
+def _writable_by_all(path: Path) -> None:
+    path.write_bytes(GOOD)
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize("make", [_directory, _fifo, _dangling, _huge, _writable_by_all])
+def test_what_is_no_tenant_file_is_told_with_its_error(
+    followed: Followed, make: Callable[[Path], None]
+) -> None:
+    """It blocks nothing, is told once, and mended it is told with its content."""
+    path = followed.path / "acme.py"
+    make(path)
+    told = [one for _ in range(5) for one in followed.look(RECENT_S).changed]
+    path.rmdir() if make is _directory else path.unlink()
+    path.write_bytes(GOOD)
+
+    mended = [one for _ in range(3) for one in followed.look(SETTLE_S).changed]
+
+    assert ([False], b"") == ([one.error is None for one in told], told[0].source)
+    assert [(None, GOOD)] == [(one.error, one.source) for one in mended]
+
+
+def test_a_file_that_its_folder_made_unreadable_is_told_when_the_folder_is_mended(
+    followed: Followed,
+) -> None:
+    """The file itself never changes: what cannot be read is read at every look."""
+    followed.path.chmod(0o777)
+    followed.write("acme.py", GOOD)
+    refused = [one.error for _ in range(5) for one in followed.look(RECENT_S).changed]
+    followed.path.chmod(0o755)
+
+    mended = [one.source for _ in range(2) for one in followed.look(SETTLE_S).changed]
+
+    assert (1, [GOOD]) == (len(refused), mended)
+
+
+def test_a_file_that_goes_between_list_and_read_is_only_missing(
+    tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told of it: neither an error nor, until `REMOVAL_S`, its end."""
+    followed = Followed(tenants_dir)
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    names = {"acme"}
+    path.unlink()
+    with monkeypatch.context() as listed:
+        listed.setattr(followed.folder, "_names", lambda: names)
+        looks = [followed.look(SETTLE_S)]
+
+    looks += [followed.look(s) for s in (SETTLE_S, REMOVAL_S)]
+
+    assert [[], [], []] == [one.changed for one in looks]
+    assert [[], [], ["acme"]] == [one.removed for one in looks]
+
+
+def test_a_file_that_changes_between_list_and_read_is_told_whole(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content that settles counts, whatever the time stamp was of."""
+    path = followed.write("acme.py", GOOD)
+    followed.settle()
+    read = folder_module.read_content
+
+    def late(at: Path) -> object:
+        path.write_bytes(b"X = 3\n")
+        return read(at)
+
+    path.write_bytes(b"X = 2\n")
+    with monkeypatch.context() as changing:
+        changing.setattr("tenantry.tenants.folder.read_content", late)
+        told = followed.told(SETTLE_S)
+
+    told += [each for _ in range(3) for each in followed.told(SETTLE_S)]
+
+    assert [("acme", b"X = 3\n")] == told
+
+
+@pytest.mark.parametrize("name", [".acme.py", "_acme.py", "acme.pyc", "acme.py~", "acme", ".py"])
+def test_other_files_are_no_tenants(followed: Followed, name: str) -> None:
+    """What begins with `_` or `.`, or does not end in `.py`, is not looked at."""
+    followed.write(name, GOOD)
+
+    look = followed.look()
+
+    assert ([], []) == (look.appeared, list_tenant_files(followed.path))
+
+
+def test_files_are_listed_by_name(followed: Followed) -> None:
+    """`globex` before `globex-2`, though `-` sorts before `.`."""
+    for name in ("globex-2.py", "globex.py", "acme.py"):
+        followed.write(name, GOOD)
+
+    names = [path.stem for path in list_tenant_files(followed.path)]
+
+    assert ["acme", "globex", "globex-2"] == names
+
+
+def test_by_turns_a_file_written_in_place_is_told_within_one_round(tenants_dir: Path) -> None:
+    """The folder tells nothing of it; each file has its turn."""
+    followed = Followed(tenants_dir, share=0.25)
+    for name in "abcd":
+        followed.write(f"{name}.py", GOOD)
+    followed.settle()
+    followed.write("b.py", b"X = 2\n")
+
+    told = [followed.told(SETTLE_S) for _ in range(4 + 1)]
+
+    assert [("b", b"X = 2\n")] == [one for look in told for one in look]
+
+
+def test_by_turns_a_replaced_file_is_told_at_once(tenants_dir: Path) -> None:
+    """The folder itself tells of it, and all are looked at."""
+    followed = Followed(tenants_dir, share=0.25)
+    for name in "abcd":
+        followed.write(f"{name}.py", GOOD)
+    followed.settle()
+    for name in "bc":
+        followed.write(f".{name}.new", b"X = 2\n").replace(tenants_dir / f"{name}.py")
+
+    told = [followed.told(SETTLE_S) for _ in range(2)]
+
+    assert [[], ["b", "c"]] == [sorted(name for name, _ in look) for look in told]
+
+
+@pytest.mark.parametrize(("link", "expected"), [(None, False), (os.symlink, True), (os.link, True)])
+def test_a_file_with_another_name_is_noticed(
+    followed: Followed, link: Callable[[Path, Path], None] | None, *, expected: bool
+) -> None:
+    """Of a change there no event of this folder tells."""
+    target = followed.write("_settings.py", GOOD)
+    followed.write("acme.py", GOOD)
+    if link is not None:
+        link(target, followed.path / "globex.py")
+
+    followed.settle()
+
+    assert expected == followed.folder.has_links

@@ -1,0 +1,375 @@
+"""From a path to plain data, whatever the file does to the process that runs it."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import tenantry.tenants.loader
+from servers import DEADLINE_S
+from tenantry.errors import TenantFileError
+from tenantry.tenants.loader import Loader, display_path, ending
+
+WriteTenant = Callable[..., Path]
+GOOD = "BLUEPRINTS = ['landing']\n"
+
+
+@pytest.fixture(name="loader")
+def _loader(data_dir: Path) -> Iterator[Loader]:
+    """Return a loader; closed after the test."""
+    with Loader(data_dir=data_dir) as loader:
+        yield loader
+
+
+def _reasons(loader: Loader, path: Path, timeout_s: float | None = None) -> list[str]:
+    """Return what is wrong with the file, without its path; empty when nothing is."""
+    try:
+        problems = loader.load(path, timeout_s=timeout_s).problems
+    except TenantFileError as error:
+        problems = error.problems
+    return [str(problem).removeprefix(str(path)) for problem in problems]
+
+
+VALUES: dict[str, object] = {
+    "NONE": None,
+    "BOOLS": [True, False],
+    "INTS": [0, -1, 1 << 70, 10**4000],
+    "FLOATS": [0.1, -1e300, float("inf")],
+    "TEXTS": ["", "é\n\0\ud800 日本"],
+    "BYTES": b"\x00\xff",
+    "LISTS": [[], [[1]]],
+    "TUPLES": ((), (1, (2,))),
+    "DICTS": {"a": {1: (2.5, None)}, ("a", 1): b"b", None: {}},
+    "SETS": {1, "a", (2, 3)},
+    "DELTAS": timedelta(days=-1, seconds=2, microseconds=3),
+    "TIMES": [datetime(2026, 2, 3, 4, 5, 6, 7), datetime(2026, 2, 3, tzinfo=UTC)],  # noqa: DTZ001
+    "PATHS": Path("/srv/../a b"),
+    "DECIMALS": [Decimal("1.10"), Decimal("-Infinity")],
+}
+IMPORTS = """
+import datetime
+from decimal import Decimal
+from pathlib import Path as PosixPath
+inf = float("inf")
+"""
+
+
+def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Each type of the contract, nested and at its edges, has the same value and the same type."""
+    path = write_tenant("acme", IMPORTS + "".join(f"{k} = {v!r}\n" for k, v in VALUES.items()))
+
+    loaded = loader.load(path)
+
+    assert VALUES == loaded.values
+    assert repr({**VALUES, "SETS": None}) == repr({**loaded.values, "SETS": None})
+
+
+def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Name, path and digest tell which version of which file this is."""
+    path = write_tenant("acme")
+
+    loaded = loader.load(path)
+
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert ("acme", str(path), digest) == (loaded.name, loaded.file, loaded.digest)
+
+
+def test_only_upper_case_names_come_back(loader: Loader, write_tenant: WriteTenant) -> None:
+    """What a file imports and computes on the way is its own affair."""
+    path = write_tenant("acme", "import os\nlower = os.sep\nMixed = 1\n_A1 = 2\nA = lower\n")
+
+    assert {"_A1": 2, "A": "/"} == loader.load(path).values
+
+
+def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: WriteTenant) -> None:
+    """A file knows its own name and path, nothing of the file before, and is no `__main__`."""
+    loader.load(write_tenant("acme", "import json\njson.LEFT = LEFT = 1\n"))
+    path = write_tenant(
+        "globex",
+        "import json, sys\n"
+        "NAMES = [__name__, __file__, hasattr(json, 'LEFT'), 'LEFT' in globals()]\n"
+        "IS_ON_PATH = __file__.rpartition('/')[0] in sys.path\n",
+    )
+
+    values = loader.load(path).values
+
+    assert {"NAMES": ["tenant.globex", str(path), False, False], "IS_ON_PATH": False} == values
+    assert ["acme.py", "globex.py"] == sorted(
+        one.name for one in path.parent.iterdir()
+    )  # no `__pycache__`
+
+
+def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) -> None:
+    """The file's process is neither this one nor the loader's; what it prints goes nowhere."""
+    path = write_tenant(
+        "acme", "import os\nprint('x' * 10_000)\nPIDS = [os.getpid(), os.getppid()]"
+    )
+
+    first, second = loader.load(path).values["PIDS"], loader.load(path).values["PIDS"]
+
+    assert os.getpid() not in (*first, *second)
+    assert (True, True) == (first[1] == second[1], first[0] != second[0])
+
+
+def test_a_secret_is_made_in_the_hosts_data_folder(
+    loader: Loader, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """`secret(create=True)` in a tenant file writes where the host keeps its data."""
+    path = write_tenant(
+        "acme", "from tenantry import secret\nA = secret('ACME_KEY', create=True)\n"
+    )
+
+    values = loader.load(path).values
+
+    assert {"A": (data_dir / "secrets/ACME_KEY").read_text().strip()} == values
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import os\nos.kill(os.getppid(), 9)", ": killed or stopped the loader process"),
+        ("import os\nos.kill(os.getpid(), 9)", ": ends its process (SIGKILL)"),
+        ("import os\nos.closerange(0, 99)", ": ends its process ("),
+        ("import os, time\nos.closerange(0, 99)\ntime.sleep(60)", ": ends its process ("),
+        ("import signal\nsignal.pause()", ": did not finish in 1 s"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", ": did not finish in 1 s"),
+        ("A = 'x' * (20 << 20)", ": hands back over 16 MiB"),
+        (
+            "import os\nfor fd in range(3, 9):\n  try: os.write(fd, b'[' * 99999)\n  except: pass",
+            ": killed or stopped the loader process, or wrote over its answer",
+        ),
+    ],
+)
+def test_a_loader_outlives_its_files(
+    write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
+) -> None:
+    """A file that kills, hangs or floods its process is refused; the next one loads."""
+    timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
+    with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
+        reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
+        values = loader.load(write_tenant("globex", GOOD)).values
+
+    assert [True] == [one.startswith(reason) for one in reasons]
+    assert {"BLUEPRINTS": ["landing"]} == values
+
+
+def test_a_stopped_loader_is_replaced(
+    write_tenant: WriteTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that stops the loader without ending it holds nobody up for long."""
+    stop = write_tenant("acme", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
+    good = write_tenant("globex", GOOD)
+    with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
+        loader.load(good)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tenantry.tenants.loader, "ANSWER_GRACE_S", 0.2)
+            reasons = _reasons(loader, stop, timeout_s=0.5)
+
+        assert [True] == ["stopped the loader process" in one for one in reasons]
+        assert {"BLUEPRINTS": ["landing"]} == loader.load(good).values
+
+
+def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTenant) -> None:
+    """The next file finds folder, environment and umask as if nothing had been."""
+    asks = "import os\nA = [os.getcwd(), os.environ.get('LEFT'), os.umask(0o22)]\nos.umask(A[2])\n"
+    before = loader.load(write_tenant("globex", asks)).values
+    changes = "import os\nos.chdir('/')\nos.environ['LEFT'] = '1'\nos.umask(0o123)\n"
+    loader_reasons = _reasons(loader, write_tenant("acme", changes))
+
+    after = loader.load(write_tenant("globex", asks)).values
+
+    assert (3, before) == (len(loader_reasons), after)
+
+
+@pytest.mark.parametrize(
+    "module", ["sqlalchemy", "flask", "multiprocessing", "asyncio", "logging.config"]
+)
+def test_an_ordinary_import_is_no_side_effect(
+    loader: Loader, write_tenant: WriteTenant, module: str
+) -> None:
+    """Libraries set up what they need; only what a file itself does counts."""
+    assert [] == _reasons(loader, write_tenant("acme", f"import {module}\n"))
+
+
+def test_every_reason_is_told_in_one_go(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Values that are no plain data and side effects stand side by side."""
+    text = (
+        "import os\nclass A: pass\nB = {1: [A()]}\nC = 1\nos.environ['LEFT'] = '1'\nos.umask(0)\n"
+    )
+
+    reasons = _reasons(loader, write_tenant("acme", text))
+
+    assert [
+        ": 'A': found type",
+        ": 'B': found tenant.acme.A",
+        ": sets up or changes os.environ['LEFT'] in its process",
+        ": sets up or changes the umask in its process",
+    ] == [reason.partition(";")[0] for reason in reasons]
+
+
+def test_good_values_come_back_beside_bad_ones(loader: Loader, write_tenant: WriteTenant) -> None:
+    """A value that is no plain data, or a side effect, hides nothing else that the file says."""
+    text = "import os\nURL_PREFIX = '/else'\nHOOK = print\nos.umask(0)\n"
+
+    loaded = loader.load(write_tenant("acme", text))
+
+    assert ({"URL_PREFIX": "/else"}, ["HOOK", None]) == (
+        loaded.values,
+        [problem.key for problem in loaded.problems],
+    )
+
+
+def test_secrets_come_back_apart(
+    loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `secret` returned is told once, so that it can be masked wherever it stands."""
+    monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
+    text = "from tenantry import secret\nA = [secret('ACME_KEY')]\nB = 'x' + secret('ACME_KEY')\n"
+
+    loaded = loader.load(write_tenant("acme", text))
+
+    assert (("hunter2-hunter2",), False) == (loaded.secrets, "hunter2" in repr(loaded))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
+)
+def test_an_ending_is_told_as_operators_know_it(code: int, text: str) -> None:
+    """A signal has its name, where it has one; else the exit code counts."""
+    assert text == ending(code)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "int(KEY + 'x')",
+        "raise SystemExit(KEY)",
+        "assert not KEY, 'the key is ' + KEY",
+        "KEY = (",
+    ],
+)
+def test_a_message_tells_no_secret(
+    loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """What `secret` returned is not repeated, whatever the file's exception says."""
+    monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
+    path = write_tenant("acme", f"from tenantry import secret\nKEY = secret('ACME_KEY')\n{text}\n")
+
+    reasons = _reasons(loader, path)
+
+    assert [(":3: ", False)] == [(reason[:4], "hunter2" in reason) for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise ValueError('a\\n' * 5000)",
+        "raise type('A\\nB', (Exception,), {})()",
+        "raise SystemExit('a\\x1b[31m\\nb')",
+        "A = type('A\\nB', (), {})()",
+        "class Mute(Exception):\n  def __str__(self): raise SystemExit\nraise Mute",
+    ],
+)
+def test_a_message_is_one_line(loader: Loader, write_tenant: WriteTenant, text: str) -> None:
+    """A message fits a line of a log, however long and wild the file's own is."""
+    reasons = _reasons(loader, write_tenant("acme", text))
+
+    assert [(True, True)] == [(one.isprintable(), len(one) < 1200) for one in reasons]
+
+
+def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenant) -> None:
+    """A file of a tebibyte is refused as fast as one of two mebibytes."""
+    path = write_tenant("acme", GOOD)
+    os.truncate(path, 1 << 40)
+
+    assert [
+        ": is over 1 MiB (1,099,511,627,776 bytes); a tenant file only sets names."
+    ] == _reasons(loader, path)
+
+
+def test_a_file_of_one_mebibyte_is_read(loader: Loader, write_tenant: WriteTenant) -> None:
+    """The limit itself is allowed."""
+    path = write_tenant("acme", GOOD + "#" * ((1 << 20) - len(GOOD)))
+
+    assert ["BLUEPRINTS"] == list(loader.load(path).values)
+
+
+def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Only a link that leaves the folder is refused; versions may lie in a folder below."""
+    path = write_tenant("acme")
+    (path.parent / "v2").mkdir()
+    path.rename(path.parent / "v2/acme.py")
+    path.symlink_to("v2/acme.py")
+
+    assert [] == _reasons(loader, path)
+
+
+def test_a_folder_that_everybody_may_write_is_refused(
+    loader: Loader, write_tenant: WriteTenant
+) -> None:
+    """Whoever can put a file there could serve any tenant; the remedy can be pasted."""
+    path = write_tenant("acme")
+    path.parent.chmod(0o777)
+
+    reasons = _reasons(loader, path)
+
+    assert [f": its folder may be written by every user; run: chmod o-w {path.parent}"] == reasons
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_an_unreadable_file_is_refused(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Mode 0000: the message says why it cannot be read."""
+    path = write_tenant("acme")
+    path.chmod(0)
+
+    assert [": cannot be read: Permission denied; mend or remove it."] == _reasons(loader, path)
+
+
+def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:
+    """`close` is idempotent; the next file starts a new process, which `close` ends as well."""
+    path = write_tenant("acme", "import os\nPARENT = os.getppid()\n")
+    loader = Loader(data_dir=data_dir)
+    first = loader.load(path).values["PARENT"]
+    loader.close()
+    loader.close()
+
+    second = loader.load(path).values["PARENT"]
+
+    loader.close()
+    assert first != second
+    assert [False, False] == [Path(f"/proc/{pid}").exists() for pid in (first, second)]
+
+
+def test_an_endpoints_folder_is_importable_there(
+    loader: Loader, write_tenant: WriteTenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may import what the host can: the search path is the host's."""
+    (tmp_path / "shared_names.py").write_text("LIST = ['landing']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_tenant("acme", "from shared_names import LIST as BLUEPRINTS\n")
+
+    assert {"BLUEPRINTS": ["landing"]} == loader.load(path).values
+    assert "shared_names" not in sys.modules
+
+
+def test_a_path_is_shown_as_an_operator_would_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative below the working folder, whole elsewhere; bytes that break a terminal escaped."""
+    monkeypatch.chdir(tmp_path)
+    shown = {
+        "tenants/acme.py": "tenants/acme.py",
+        "/elsewhere/acme.py": "/elsewhere/acme.py",
+        "é.py": "é.py",
+        "a\nb.py": "a\\nb.py",
+        "\udcff.py": "\\udcff.py",
+        "\x1b[31m.py": "\\x1b[31m.py",
+    }
+
+    assert shown == {name: display_path(tmp_path / name) for name in shown}

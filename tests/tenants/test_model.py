@@ -1,0 +1,274 @@
+"""A tenant: what a file's keys must be, and what is said when they are not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conftest import KEY
+from tenantry.errors import TenantFileError
+from tenantry.tenants.model import KEYS, Tenant, parse_tenant
+from tenantry.tenants.problems import is_one_edit_away
+
+GOOD: dict[str, Any] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
+
+
+def _parse(name: str = "acme", **keys: Any) -> Tenant:
+    return parse_tenant(name, GOOD | keys, file="tenants/acme.py", data_dir=Path("/data"))
+
+
+def _problems(name: str = "acme", **keys: Any) -> list[str]:
+    """Return the problems of a tenant with these keys, without the file."""
+    try:
+        _parse(name, **keys)
+    except TenantFileError as error:
+        return [str(problem).removeprefix("tenants/acme.py: ") for problem in error.problems]
+    return []
+
+
+def test_two_keys_are_enough() -> None:
+    """A secret and an endpoint; name, prefix and database come from the file's name."""
+    tenant = _parse()
+
+    assert ("acme", "/acme", "sqlite:////data/acme/acme.sqlite3", ("landing",)) == (
+        tenant.app_name,
+        tenant.url_prefix,
+        str(tenant.database_url),
+        tenant.blueprints,
+    )
+
+
+def test_good_values_are_taken() -> None:
+    """Every key of the contract, and any other upper-case name for Flask and its extensions."""
+    good: list[dict[str, Any]] = [
+        {"APP_NAME": "Acmé Ltd"},
+        {"URL_PREFIX": "/a/b-1/c_2/0"},
+        {"URL_PREFIX": "/" + "a" * 63},
+        {"SECRET_KEY_FALLBACKS": [KEY[::-1]]},
+        {"BLUEPRINTS": ["landing", "extra.shop"]},
+        {"BLUEPRINTS": ("landing",)},
+        {"ENABLED": False},
+        {"MAINTENANCE": "Back at noon."},
+        {"MAX_CONCURRENT_REQUESTS": 1},
+        {"RATE_LIMIT": "100/minute"},
+        {"RATE_LIMIT": "5 per 2 seconds; 100/Day|7/3hours, 1 per month"},
+        {"MAX_CONTENT_LENGTH": 0},
+        {"TRUSTED_HOSTS": [".example.org", "[::1]", "192.0.2.1", "web_1", "LOCALHOST"]},
+        {"DEADLINE_S": 5},
+        {"CLIENTS": None},
+        {"AUDIT_ACCEPT": {"finding": "reason"}},
+        {"DEBUG": False},
+        {"SESSION_COOKIE_SECURE": True},
+        {"MAIL_SERVER": "localhost"},
+    ]
+
+    assert [] == [problem for keys in good for problem in _problems(**keys)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("APP_NAME", 7, "found int 7; expected a string; write APP_NAME = 'Acme Ltd'."),
+        ("APP_NAME", "a" * 201, f"found str '{'a' * 59}…; expected at most 200 characters;"),
+        ("APP_NAME", "\ud800", "found str '\\ud800'; expected text;"),
+        ("URL_PREFIX", "/a/b/c/d/e", "found '/a/b/c/d/e'; expected one to four segments"),
+        ("URL_PREFIX", "/a\n", "found '/a\\n'; expected one to four segments"),
+        ("URL_PREFIX", "/healthz", "found '/healthz'; /healthz is what proxies and probes take"),
+        ("URL_PREFIX", ["/a"], "found list ['/a']; expected a string; write URL_PREFIX = '/acme'."),
+        ("SECRET_KEY", "a" * 31, "has 31 characters, expected at least 32; make one: python -c"),
+        ("SECRET_KEY", " ChangeMe\n", "is a well-known secret; make one: python -c"),
+        ("SECRET_KEY_FALLBACKS", KEY, "found str; expected a list;"),
+        ("BLUEPRINTS", {"landing"}, "found set {'landing'}; expected a list;"),
+        ("ENABLED", "no", "found str 'no'; expected True or False; write ENABLED = True."),
+        ("ENABLED", 1, "found int 1; expected True or False;"),
+        ("MAINTENANCE", 1, "found 1; expected True, False or a message"),
+        ("MAX_CONCURRENT_REQUESTS", 0, "found int 0; expected at least 1;"),
+        ("MAX_CONCURRENT_REQUESTS", 2.0, "found float 2.0; expected an integer;"),
+        ("RATE_LIMIT", 100, "found int 100; expected a string; write RATE_LIMIT = '100/minute'."),
+        ("RATE_LIMIT", "", "found ''; expected a rate like '100/minute'"),
+        ("RATE_LIMIT", "100/fortnight", "found '100/fortnight'; expected a rate like"),
+        ("RATE_LIMIT", "0/minute", "found '0/minute'; expected a rate like"),
+        ("RATE_LIMIT", "1/second;", "found '1/second;'; expected a rate like"),
+        ("RATE_LIMIT", "10 minutes", "found '10 minutes'; expected a rate like"),
+        ("MAX_CONTENT_LENGTH", True, "found bool True; expected an integer;"),
+        ("MAX_CONTENT_LENGTH", -1, "found int -1; expected at least 0;"),
+        ("TRUSTED_HOSTS", "a.org", "found str 'a.org'; expected a list;"),
+        ("DEADLINE_S", 0, "found int 0; expected more than 0; write DEADLINE_S = 30.0."),
+        ("DEADLINE_S", float("nan"), "found float nan; expected a finite number;"),
+        ("DEADLINE_S", float("inf"), "found float inf; expected a finite number;"),
+        ("CLIENTS", {}, "expected a dict of client name → 'sha256:…' with at least one client"),
+        ("OIDC", "https://a.org", "expected a dict, like {'issuer': "),
+        ("QUOTA_BYTES", "1 GB", "found str '1 GB'; expected an integer;"),
+        ("AUDIT_ACCEPT", ["a"], "found list ['a']; expected a dict;"),
+        ("DATABASE_URI", None, "found None; expected a string; see 'DATABASE_URI'"),
+        ("DEBUG", 1, "shows the code and its secrets to clients; remove it. For development: "),
+    ],
+)
+def test_a_bad_value_is_one_problem(key: str, value: Any, problem: str) -> None:
+    """Its line has the key in quotes, what was found, what is expected and what to write."""
+    problems = _problems(**{key: value})
+
+    assert [True] == [one.startswith(f"'{key}': {problem}") for one in problems]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("BLUEPRINTS", ["landing", 7], "'BLUEPRINTS[1]': found int 7"),
+        ("TRUSTED_HOSTS", ["a.org", "a b"], "'TRUSTED_HOSTS[1]': found 'a b'; expected a host"),
+        (
+            "TRUSTED_HOSTS",
+            ["a.org:80"],
+            "'TRUSTED_HOSTS[0]': found 'a.org:80'; write it without a port",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["[::1]:80"],
+            "'TRUSTED_HOSTS[0]': found '[::1]:80'; write it without a port",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["http://a.org"],
+            "'TRUSTED_HOSTS[0]': found 'http://a.org'; write it without a s",
+        ),
+        (
+            "TRUSTED_HOSTS",
+            ["a.org/shop"],
+            "'TRUSTED_HOSTS[0]': found 'a.org/shop'; write it without a scheme",
+        ),
+        ("TRUSTED_HOSTS", ["::1"], "'TRUSTED_HOSTS[0]': found '::1'; expected a host name"),
+        ("TRUSTED_HOSTS", ["[::g]"], "'TRUSTED_HOSTS[0]': found '[::g]'; expected a host name"),
+        ("TRUSTED_HOSTS", ["a..org"], "'TRUSTED_HOSTS[0]': found 'a..org'; expected a host name"),
+        ("TRUSTED_HOSTS", ["a.org."], "'TRUSTED_HOSTS[0]': found 'a.org.'; expected a host name"),
+        ("TRUSTED_HOSTS", ["*"], "'TRUSTED_HOSTS[0]': found '*'; expected a host name"),
+        ("SECRET_KEY_FALLBACKS", [KEY, "dev"], "'SECRET_KEY_FALLBACKS[1]': is a well-known"),
+        ("AUDIT_ACCEPT", {"a": 7}, "'AUDIT_ACCEPT['a']': found int 7"),
+        ("AUDIT_ACCEPT", {7: "a"}, "'AUDIT_ACCEPT[7]': found int 7"),
+    ],
+)
+def test_a_problem_inside_a_value_has_its_place(key: str, value: Any, place: str) -> None:
+    """The key stands there as an operator would write it to reach the item."""
+    assert [True] == [one.startswith(place) for one in _problems(**{key: value})]
+
+
+def test_every_problem_is_told_in_one_go() -> None:
+    """Misspelt, unsafe, misnamed and ill-typed: one look at the file mends them all."""
+    problems = _problems("Acme", BLUEPRINT=[], DEBUG=True, URL_PREFIX="a", BLUEPRINTS=[], ENABLED=0)
+
+    keys = [
+        "'BLUEPRINT'",
+        "'DEBUG'",
+        "a tenant's name",
+        "'URL_PREFIX'",
+        "'BLUEPRINTS'",
+        "'ENABLED'",
+    ]
+    assert keys == [key for key, one in zip(keys, problems, strict=True) if one.startswith(key)]
+
+
+@pytest.mark.parametrize("key", ["SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "SECRETKEY"])
+def test_a_problem_tells_no_secret(key: str) -> None:
+    """Values of secret keys are never repeated, of whatever type they are."""
+    values: list[Any] = ["hunter2", b"hunter2", ["hunter2"], {"hunter2": "hunter2"}]
+
+    problems = [_problems(**{key: value}) for value in values]
+
+    assert [(True, False)] * 4 == [(bool(one), "hunter2" in str(one)) for one in problems]
+
+
+def test_a_secret_under_another_key_is_not_told() -> None:
+    """However long it is: it is masked before what was found is cut to a line."""
+    secret = f"hunter2-{KEY * 3}"
+    values = GOOD | {"URL_PREFIX": secret, "RATE_LIMIT": f"x{secret}", "APP_NAME": [KEY]}
+
+    with pytest.raises(TenantFileError) as refused:
+        parse_tenant("acme", values, data_dir=Path("data"), secrets=[secret])
+
+    assert [False, False] == [word in str(refused.value) for word in ("hunter2", KEY[:9])]
+    assert "'URL_PREFIX': found '********'; expected" in str(refused.value)
+
+
+def test_a_bad_name_is_refused() -> None:
+    """A name is a folder, a part of cookie names and a prefix: nothing that these would escape."""
+    names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]
+    rule = "a tenant's name begins with a-z and has a-z, 0-9, _ and -, at most 63; rename the file."
+
+    assert {(rule,)} == {tuple(_problems(name)) for name in names}
+
+
+def test_a_name_that_is_the_hosts_own_folder_is_refused() -> None:
+    """A tenant `secrets` would have `<data>/secrets`, with everybody's keys, for its own."""
+    assert [
+        "'secrets' is no tenant's name: the folder <data>/secrets is the host's; rename the file."
+    ] == _problems("secrets")
+
+
+def test_a_misspelt_key_names_the_one_that_was_meant() -> None:
+    """One edit away from a known key is a mistake, not a key of some extension."""
+    meant = {
+        "BLUEPRINT": "BLUEPRINTS",
+        "DATABASE_URL": "DATABASE_URI",
+        "SECRETKEY": "SECRET_KEY",
+        "SERCET_KEY": "SECRET_KEY",
+        "URLPREFIX": "URL_PREFIX",
+        "ENABLE": "ENABLED",
+        "TRUSTED_HOST": "TRUSTED_HOSTS",
+    }
+
+    problems = _problems(**dict.fromkeys(meant, "x"))
+
+    assert problems == [
+        f"'{key}': is no key; did you mean '{known}'? Rename it." for key, known in meant.items()
+    ]
+
+
+def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
+    """Nearness is the same in both directions; equal is not near."""
+    others = {"KEYS", "EY", "KAY", "KYE", "EKY", "KEEY", "KEY", "YEK", "KEYED", "SKEYS", "K", ""}
+
+    near = {other for other in others if is_one_edit_away("KEY", other)}
+
+    assert {"KEYS", "EY", "KAY", "KYE", "EKY", "KEEY"} == near
+    assert near == {other for other in others if is_one_edit_away(other, "KEY")}
+
+
+def test_a_tenant_is_frozen() -> None:
+    """A tenant is shared between threads: nobody changes it."""
+    tenant = _parse()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(tenant, "app_name", "Globex")  # noqa: B010 - mypy forbids the plain assignment
+
+
+def test_a_tenant_prints_no_secret() -> None:
+    """A log line with a tenant tells neither its keys nor what is meant for extensions."""
+    tenant = _parse(DATABASE_URI="sqlite://a:hunter2@/", MAIL_PASSWORD="hunter2")
+
+    assert (False, False) == ("hunter2" in repr(tenant), KEY in repr(tenant))
+
+
+def test_config_is_a_copy_for_flask() -> None:
+    """`app.config` gets every key, lists as lists; changing it changes no tenant."""
+    tenant = _parse(MAIL={"to": ["a"]}, SECRET_KEY_FALLBACKS=[KEY[::-1]])
+    tenant.config()["MAIL"]["to"].append("b")
+    tenant.config()["BLUEPRINTS"].append("b")
+
+    config = tenant.config()
+
+    assert set(KEYS.values()) | {"MAIL"} == config.keys()
+    assert ({"to": ["a"]}, ["landing"], KEY, [KEY[::-1]]) == (
+        config["MAIL"],
+        config["BLUEPRINTS"],
+        config["SECRET_KEY"],
+        config["SECRET_KEY_FALLBACKS"],
+    )
+
+
+def test_a_developers_tenant_may_debug() -> None:
+    """What runs on a developer's machine may set `DEBUG` and `TESTING`."""
+    tenant = parse_tenant(
+        "acme", GOOD | {"DEBUG": True}, data_dir=Path("/data"), is_development=True
+    )
+
+    assert {"DEBUG": True} == dict(tenant.flask)

@@ -1,0 +1,199 @@
+"""What no two tenants may share: who has what, and what is said to who comes second."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import KEY
+from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.uniqueness import Claims, is_nested
+
+OTHER_KEY = KEY[::-1]
+
+
+def _tenant(name: str, **keys: Any) -> Tenant:
+    values = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
+    return parse_tenant(name, values, file=f"tenants/{name}.py", data_dir=Path("/data"))
+
+
+CLASHES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"SECRET_KEY": KEY},
+        {"SECRET_KEY": KEY},
+        "'SECRET_KEY': is SECRET_KEY of tenant 'acme' too; give this tenant its own.",
+    ),
+    (
+        {"SECRET_KEY": KEY},
+        {"SECRET_KEY_FALLBACKS": [OTHER_KEY, KEY]},
+        "'SECRET_KEY_FALLBACKS[1]': is SECRET_KEY of tenant 'acme' too: sessions that 'acme' signs",
+    ),
+    (
+        {"SECRET_KEY_FALLBACKS": [OTHER_KEY, KEY]},
+        {"SECRET_KEY": KEY},
+        "'SECRET_KEY': is SECRET_KEY_FALLBACKS[1] of tenant 'acme' too: what this tenant signs now",
+    ),
+    (
+        {"SECRET_KEY_FALLBACKS": [KEY]},
+        {"SECRET_KEY_FALLBACKS": [KEY]},
+        "'SECRET_KEY_FALLBACKS[0]': is SECRET_KEY_FALLBACKS[0] of tenant 'acme' too: one of the",
+    ),
+    (
+        {"DATABASE_URI": "sqlite:///a.db"},
+        {"DATABASE_URI": "sqlite:///./a.db"},
+        "'DATABASE_URI': is the database of tenant 'acme' too; give this tenant its own.",
+    ),
+    (
+        {"URL_PREFIX": "/same"},
+        {"URL_PREFIX": "/same"},
+        "'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another.",
+    ),
+    (
+        {"URL_PREFIX": "/a"},
+        {"URL_PREFIX": "/a/b"},
+        "'URL_PREFIX': /a/b and /a of tenant 'acme' lie inside one another",
+    ),
+    (
+        {"URL_PREFIX": "/a/b/c/d"},
+        {"URL_PREFIX": "/a"},
+        "'URL_PREFIX': /a and /a/b/c/d of tenant 'acme' lie inside one another",
+    ),
+]
+
+
+@pytest.mark.parametrize(("has", "claims", "problem"), CLASHES)
+def test_a_clash_names_both_sides(
+    has: dict[str, Any], claims: dict[str, Any], problem: str
+) -> None:
+    """Its line has the key here, the key there and the other tenant's name; never the secret."""
+    taken = Claims()
+    taken.take(_tenant("acme", **has))
+
+    clashes = taken.clashes(_tenant("globex", **claims))
+
+    texts = [str(clash.problem).removeprefix("tenants/globex.py: ") for clash in clashes]
+    assert [("acme", True, False)] == [
+        (clash.owner, text.startswith(problem), KEY in text)
+        for clash, text in zip(clashes, texts, strict=True)
+    ]
+
+
+def test_a_tenant_does_not_clash_with_itself() -> None:
+    """Its next version may keep all that it has, its own key among its fallbacks included."""
+    claims = Claims()
+    acme = _tenant("acme", SECRET_KEY=KEY, SECRET_KEY_FALLBACKS=[KEY, OTHER_KEY])
+    claims.take(acme)
+
+    assert [] == claims.clashes(acme)
+
+
+def test_what_was_dropped_is_free() -> None:
+    """Nothing of a tenant that has gone is left, a key that it had twice included."""
+    claims = Claims()
+    claims.take(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
+    claims.drop("acme")
+    claims.drop("acme")
+
+    heir = _tenant("globex", SECRET_KEY=f"acme-{KEY}", URL_PREFIX="/a")
+
+    assert ([], True, {}) == (claims.clashes(heir), claims.is_free("/a"), claims._owners)
+
+
+def test_a_database_is_free_although_its_link_was_turned(tmp_path: Path) -> None:
+    """And what the link leads to now stays with its own tenant."""
+    old, new, link = (tmp_path / name for name in ("old", "new", "link"))
+    link.symlink_to(old)
+    claims = Claims()
+    claims.take(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
+    claims.take(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
+    link.unlink()
+    link.symlink_to(new)
+
+    claims.drop("acme")
+
+    owners = [
+        [clash.owner for clash in claims.clashes(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))]
+        for path in (old, new)
+    ]
+    assert [[], ["globex"]] == owners
+
+
+def test_taking_again_gives_back_what_was_there_before() -> None:
+    """A tenant that moves leaves its old prefix and key to others."""
+    claims = Claims()
+    claims.take(_tenant("acme", SECRET_KEY=KEY))
+    claims.take(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
+
+    assert [] == claims.clashes(_tenant("globex", SECRET_KEY=KEY, URL_PREFIX="/acme"))
+
+
+def test_one_that_lies_above_several_clashes_with_each() -> None:
+    """Else who displaces one of them would be accepted above the others."""
+    claims = Claims()
+    for name in ("globex", "initech"):
+        claims.take(_tenant(name, URL_PREFIX=f"/shop/{name}"))
+
+    clashes = claims.clashes(_tenant("acme", URL_PREFIX="/shop"))
+
+    assert ["globex", "initech"] == [clash.owner for clash in clashes]
+
+
+RINGS: list[tuple[dict[str, str], set[str]]] = [
+    ({"acme": "/b", "globex": "/a"}, {"acme", "globex"}),
+    ({"acme": "/b", "globex": "/c", "initech": "/a"}, {"acme", "globex", "initech"}),
+    ({"acme": "/b"}, set()),  # who is there stays
+    ({"acme": "/b", "globex": "/new"}, set()),  # who is there leaves anyway
+    ({"acme": "/b", "globex": "/c", "initech": "/b/x"}, set()),  # not at one moment either
+    ({"acme": "/b", "globex": "/c", "initech": "/b"}, set()),  # acme only waits
+    (
+        {"acme": "/b", "globex": "/a/x", "initech": "/d", "umbrella": "/c"},
+        {"acme", "globex"},  # two rings
+    ),
+]
+
+
+@pytest.mark.parametrize(("wanted", "ring"), RINGS)
+def test_a_ring_are_those_that_wait_for_one_another(wanted: dict[str, str], ring: set[str]) -> None:
+    """Each claims what another of them gives up, and no two claim the same."""
+    claims = Claims()
+    homes = {"acme": "/a", "globex": "/b", "initech": "/c", "umbrella": "/d"}
+    for name, prefix in homes.items():
+        claims.take(_tenant(name, URL_PREFIX=prefix))
+    following = {name: _tenant(name, URL_PREFIX=prefix) for name, prefix in wanted.items()}
+
+    found = claims.ring(following["acme"], following.get)
+
+    assert ring == {tenant.name for tenant in found}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_so"),
+    [
+        ("/a", "/a", True),
+        ("/a/b", "/a", True),
+        ("/a", "/a/b/c", True),
+        ("/a", "/ab", False),
+        ("/a/b", "/a/c", False),
+        ("/a/b", "/a-b", False),
+        ("/a/b", "/b/a", False),
+    ],
+)
+def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
+    """A prefix is inside another where a browser would send the other's cookies to it."""
+    assert is_so == is_nested(one, other)
+
+
+def test_a_ring_that_waits_for_another_ring_is_none_yet() -> None:
+    """Rings are apart from one another: what the other gives up is free after that one's turn."""
+    claims = Claims()
+    for name in ("acme", "globex", "initech", "umbrella"):
+        claims.take(_tenant(name, SECRET_KEY=f"{name}-{KEY}"))
+    moves = {"acme": "globex", "globex": "acme", "initech": "umbrella", "umbrella": "initech"}
+    following = {name: _tenant(name, URL_PREFIX=f"/{to}") for name, to in moves.items()}
+    greedy = {"SECRET_KEY": f"initech-{KEY}", "URL_PREFIX": "/acme"}
+    following["globex"] = _tenant("globex", **greedy)
+    following["initech"] = _tenant("initech", SECRET_KEY=OTHER_KEY, URL_PREFIX="/umbrella")
+
+    rings = {name: len(claims.ring(one, following.get)) for name, one in following.items()}
+
+    assert {"acme": 0, "globex": 0, "initech": 2, "umbrella": 2} == rings
