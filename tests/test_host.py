@@ -14,10 +14,10 @@ from flask import Flask
 from werkzeug.test import Client
 
 from servers import DEADLINE_S, wait_until
-from tenantry.app.process_resources import Shared
+from tenantry.app.process_resources import ProcessResources
 from tenantry.host import Host, create_host
 from tenantry.observability.logging import configure_logging
-from tenantry.observability.scoreboard import Board, Row
+from tenantry.observability.scoreboard import Row, Scoreboard
 from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 
@@ -129,14 +129,14 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
 def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
     """The master can tell who was being built when a worker ended; afterwards it is gone."""
     write_tenant("acme")
-    row = Board().claim()
+    row = Scoreboard().claim()
     assert row is not None
     host.start(row=row)
     assert host.follower.is_ready.wait(DEADLINE_S)
     seen: list[tuple[str, bool]] = []
     built = host._built
 
-    def look(tenant: Tenant, shared: Shared, *, is_migrating: bool) -> Flask:
+    def look(tenant: Tenant, shared: ProcessResources, *, is_migrating: bool) -> Flask:
         seen.extend((one.tenant, one.is_build) for one in row.in_flight())
         return built(tenant, shared, is_migrating=is_migrating)
 
@@ -152,13 +152,13 @@ def test_a_forked_process_begins_before_it_answers(
     """Until it has its own of everything, its other threads wait: the parent's folder is ready."""
     host.load()
     host._pid = -1  # as in a process that was forked from this one
-    claim, is_begun = Board.claim, []
+    claim, is_begun = Scoreboard.claim, []
 
-    def look(board: Board) -> Row | None:
+    def look(board: Scoreboard) -> Row | None:
         is_begun.append(host._pid == os.getpid())
         return claim(board)
 
-    monkeypatch.setattr(Board, "claim", look)
+    monkeypatch.setattr(Scoreboard, "claim", look)
     host.start()
 
     assert ([False], True) == (is_begun, host._pid == os.getpid())
@@ -168,7 +168,7 @@ def test_a_forked_process_has_the_place_that_its_server_gives_it(host: Host) -> 
     """And not the parent's, nor one of its own."""
     host.load()
     host._pid = -1
-    row = Board().claim()
+    row = Scoreboard().claim()
     host.start(row=row)
 
     assert row is host.shared.row is not None

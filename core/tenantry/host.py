@@ -18,27 +18,27 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from tenantry.app.factory import check_app, close_app, create_app
-from tenantry.app.process_resources import Shared
-from tenantry.app.stack import put_around
-from tenantry.middleware.accounting import Metering, NoteRequest
-from tenantry.middleware.edge import FrontDoor
+from tenantry.app.process_resources import ProcessResources
+from tenantry.app.stack import build_stack
+from tenantry.middleware.accounting import Accounting, NoteRequest
+from tenantry.middleware.edge import Edge
 from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.migrations.guard import bring_to_head
-from tenantry.observability.access_log import RequestLines
-from tenantry.observability.control_socket import StatusSocket
+from tenantry.observability.access_log import AccessLog
+from tenantry.observability.control_socket import ControlSocket
 from tenantry.observability.hiding import hiding
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.prometheus import MetricsPage
-from tenantry.observability.scoreboard import Board, Row, tag
-from tenantry.observability.usage_counters import Ledger, ledgers_folder
+from tenantry.observability.scoreboard import Row, Scoreboard, tag
+from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import keep_folding
 from tenantry.reload.file_events import watch_folder
-from tenantry.reload.follower import Follower, Limits
+from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
-from tenantry.report import Report
+from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Mounts
-from tenantry.server.admission import Door, NoteTurnedAway
+from tenantry.routing.mount import Mount, Router
+from tenantry.server.admission import Admission, NoteTurnedAway
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -85,20 +85,20 @@ class Host:
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._is_to_end = self._has_frozen = False
-        self._status_socket: StatusSocket | None = None
-        self.ledger = Ledger()
-        self.mounts = Mounts(fallback=HostPages(self.status, self._is_ready))
+        self._status_socket: ControlSocket | None = None
+        self.ledger = UsageCounters()
+        self.mounts = Router(fallback=HostPages(self.status, self._is_ready))
         operators = HostPages(
             *(self.status, self._is_ready),
             is_for_operators=True,
             more={"/-/metrics": MetricsPage(settings.data_dir, self._in_flight)},
         )
-        front = FrontDoor(self.mounts, operators, settings.admin_address)
+        front = Edge(self.mounts, operators, settings.admin_address)
         self._is_admin = front.is_admin
-        metered = Metering(front, self.ledger, note_request)
+        metered = Accounting(front, self.ledger, note_request)
         self._wsgi = _behind_proxies(metered, settings.trusted_proxies)
         self.follower = self._new_follower()
-        self._begin_with(Shared(settings, self.ledger))
+        self._begin_with(ProcessResources(settings, self.ledger))
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -176,15 +176,15 @@ class Host:
                 return
             if self._pid:  # started in the process that this one was forked from
                 self._leave_to_parent()
-            row = row or Board().claim()
+            row = row or Scoreboard().claim()
             threads = self._threads_of_server
-            self._begin_with(Shared(self.settings, self.ledger, threads=threads, row=row))
+            self._begin_with(ProcessResources(self.settings, self.ledger, threads=threads, row=row))
             self._pid = os.getpid()  # from here on other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
             self.follower.call_when_settled(self._freeze)
             self.follower.call_when_asleep(self.ledger.note_sleep)
-            self.ledger.open(ledgers_folder(self.settings.data_dir))
+            self.ledger.open(counters_folder(self.settings.data_dir))
             self._start_threads()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
 
@@ -204,16 +204,16 @@ class Host:
             self._status_socket.leave_to_parent()
             self._status_socket = None
 
-    def _begin_with(self, shared: Shared) -> None:
+    def _begin_with(self, shared: ProcessResources) -> None:
         """Begin, in this process: its tenants share this; its report and its door are about it."""
         self.shared = shared
-        self.report = Report(
+        self.report = HostReport(
             *(self.mounts, self.follower, shared, lambda: self._is_to_end),
             only=self.settings.only,
             server=self._server,
         )
         # For a server that asks about requests before it runs them. It takes it after `start`.
-        self.door = Door(
+        self.door = Admission(
             *(shared.share, self.mounts.at, self._is_admin),
             let_in=shared.slots.let_in,
             refusal=shared.known_over,
@@ -222,7 +222,9 @@ class Host:
 
     def _new_follower(self) -> Follower:
         settings = self.settings
-        limits = Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s)
+        limits = FollowerLimits(
+            settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s
+        )
         folder = TenantsFolder(settings.tenants_dir, settings.only)
         return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
 
@@ -267,10 +269,10 @@ class Host:
             took_ns = time.perf_counter_ns() - begun_ns
             self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
         # A bound method takes a quarter of the memory of a closure: thousands may be awake.
-        wsgi = put_around(app, tenant, self.settings, shared)
+        wsgi = build_stack(app, tenant, self.settings, shared)
         return Instance(wsgi, MethodType(close_app, app), app)
 
-    def _built(self, tenant: Tenant, shared: Shared, *, is_migrating: bool) -> Flask:
+    def _built(self, tenant: Tenant, shared: ProcessResources, *, is_migrating: bool) -> Flask:
         app = create_app(
             tenant,
             data_dir=self.settings.data_dir,
@@ -315,7 +317,7 @@ class Host:
                 return
             self._telling_pid = os.getpid()
             try:
-                self._status_socket = StatusSocket(self.settings.data_dir, self.report.answers)
+                self._status_socket = ControlSocket(self.settings.data_dir, self.report.answers)
             except OSError as error:  # a full disk: serving goes on, unseen by `tenantry list`
                 _logger.error("status.not_told", extra={"reason": str(error)})
 
@@ -334,7 +336,7 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     configure_logging(settings.log_format, settings.log_level)
     if not is_serving or settings.log_level not in {"debug", "info"}:
         return Host(settings)
-    lines = RequestLines(settings.log_format)
+    lines = AccessLog(settings.log_format)
     return Host(settings, lines, lines.turned_away)
 
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tenantry.app.process_resources import Shared
+from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.host_pages import MountStatus
 from tenantry.migrations.guard import told_of
 from tenantry.reload.follower import Follower
-from tenantry.routing.mount import Mount, Mounts
+from tenantry.routing.mount import Mount, Router
 from tenantry.tenants.diff import describe
-from tenantry.tenants.operator_state import Levers
+from tenantry.tenants.operator_state import OperatorState
 
 
-class Report:
+class HostReport:
     """One process's, asked from any thread. What it returns, JSON takes, but for `statuses`.
 
     Args:
@@ -28,9 +28,9 @@ class Report:
 
     def __init__(
         self,
-        mounts: Mounts,
+        mounts: Router,
         follower: Follower,
-        shared: Shared,
+        shared: ProcessResources,
         is_stopping: Callable[[], bool] = lambda: False,
         *,
         only: tuple[str, ...] = (),
@@ -132,8 +132,8 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
     )
 
 
-def _levers(mount: Mount) -> Levers:
+def _levers(mount: Mount) -> OperatorState:
     """Return the levers that a mount follows."""
     if mount.parked is None:
-        return Levers(mount.lever)
-    return Levers(mount.lever, parked=mount.parked.reason, times_parked=mount.parked.times)
+        return OperatorState(mount.lever)
+    return OperatorState(mount.lever, parked=mount.parked.reason, times_parked=mount.parked.times)

@@ -19,7 +19,7 @@ from tenantry.audit.run import Audited, Finding, audit, for_replay, listening
 from tenantry.audit.settings import check_settings
 from tenantry.cli.audit import audit_folder, command
 from tenantry.host import Host
-from tenantry.middleware.authentication import ClientGate
+from tenantry.middleware.authentication import Authentication
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hashed
 from tenantry.tenants.model import Tenant, parse_tenant
@@ -478,7 +478,7 @@ def test_a_key_that_lets_in_at_two_tenants_is_found(host: Host) -> None:
 
 def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that spoils it for all is a mistake that a replay sees, as a stranger would."""
-    monkeypatch.setattr(ClientGate, "_client", lambda *_: "anybody")
+    monkeypatch.setattr(Authentication, "_client", lambda *_: "anybody")
 
     done = replay(put_behind(host, [gated("acme", host), gated("globex", host)]))
 
@@ -488,7 +488,7 @@ def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.Mon
 
 def test_an_open_gate_behind_a_rate_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate answers before the gate: the audit builds tenants without, and counts in no store."""
-    monkeypatch.setattr(ClientGate, "_client", lambda *_: "anybody")
+    monkeypatch.setattr(Authentication, "_client", lambda *_: "anybody")
     limits = {"RATE_LIMIT": "1/minute", "MAX_CONCURRENT_REQUESTS": 1}
 
     done = replay(put_behind(host, [gated(name, host, **limits) for name in ("acme", "globex")]))

@@ -28,13 +28,13 @@ WARM = 300
 SWITCH = """\
 import tenantry.host
 
-class Switch(tenantry.host.Metering):
+class Switch(tenantry.host.Accounting):
     def __call__(self, environ, start_response):
         if environ["QUERY_STRING"] == "n=1":
             return super().__call__(environ, start_response)
         return self._app(environ, start_response)
 
-tenantry.host.Metering = Switch
+tenantry.host.Accounting = Switch
 application = tenantry.host.create_host()
 """
 

@@ -10,7 +10,7 @@ PAUSE_S = 0.01
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """One answer."""
 
     at: float
@@ -25,7 +25,7 @@ class Visitor:
 
     port: int
     tenant: str
-    answers: list[Visit] = field(default_factory=list)
+    answers: list[RequestContext] = field(default_factory=list)
 
     def ask_until(self, is_over: threading.Event) -> None:
         """Ask again and again."""
@@ -39,7 +39,7 @@ class Visitor:
                 connection = Connection(self.port)
                 continue
             now = time.perf_counter()
-            self.answers.append(Visit(now, now - start, status))
+            self.answers.append(RequestContext(now, now - start, status))
             if connection.is_over:
                 connection.close()
                 connection = Connection(self.port)

@@ -14,7 +14,7 @@ from tenantry.cli.lever import pull
 from tenantry.cli.list import wait_for_workers
 from tenantry.errors import TenantryError
 from tenantry.host import Host
-from tenantry.observability.control_socket import StatusSocket, workers_folder
+from tenantry.observability.control_socket import ControlSocket, workers_folder
 from tenantry.settings import HostSettings
 
 pytestmark = pytest.mark.live
@@ -34,7 +34,7 @@ def _serving(
     monkeypatch.chdir(settings.tenants_dir.parent)
     write_tenant("acme")
     host.load()
-    told = StatusSocket(settings.data_dir, {"list": host.report.listing})
+    told = ControlSocket(settings.data_dir, {"list": host.report.listing})
     yield host
     told.close()
 

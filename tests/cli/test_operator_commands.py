@@ -9,7 +9,7 @@ import pytest
 
 from tenantry.cli.lever import pull
 from tenantry.errors import TenantryError
-from tenantry.tenants.operator_state import Levers, lock_file, read_levers
+from tenantry.tenants.operator_state import OperatorState, lock_file, read_operator_state
 
 
 def _is_locked(path: Path) -> bool:
@@ -30,14 +30,14 @@ def test_levers_are_read_and_written_alone(
     write_tenant("acme")
     seen: list[bool] = []
 
-    def read(folder: Path, name: str) -> Levers:
+    def read(folder: Path, name: str) -> OperatorState:
         seen.append(_is_locked(lock_file(data_dir)))
-        return read_levers(folder, name)
+        return read_operator_state(folder, name)
 
-    monkeypatch.setattr("tenantry.tenants.operator_state.read_levers", read)
+    monkeypatch.setattr("tenantry.tenants.operator_state.read_operator_state", read)
     pull("acme", maintenance="Back at noon.")
 
-    assert Levers("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)
+    assert OperatorState("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)
     assert ([True, True], False) == (seen, _is_locked(lock_file(data_dir)))
 
 

@@ -11,7 +11,7 @@ import pytest
 from tenantry.cli.restart import restart
 from tenantry.errors import TenantryError
 from tenantry.host import Host
-from tenantry.observability.control_socket import StatusSocket
+from tenantry.observability.control_socket import ControlSocket
 from tenantry.settings import HostSettings
 
 pytestmark = pytest.mark.live
@@ -57,7 +57,7 @@ def _serving(
     write_tenant("acme", BLUEPRINTS=["shop.orders"])
     host.load()
     gunicorn = {"master": MASTER, "server": "gunicorn"}
-    told = StatusSocket(settings.data_dir, {"list": lambda: host.report.listing() | gunicorn})
+    told = ControlSocket(settings.data_dir, {"list": lambda: host.report.listing() | gunicorn})
     yield
     told.close()
 
@@ -142,7 +142,7 @@ def test_another_server_is_not_signalled(
     settings: HostSettings, signals: list[signal.Signals], host: Host
 ) -> None:
     """Under waitress or uWSGI the parent process may be a shell or systemd."""
-    told = StatusSocket(settings.data_dir, {"list": host.report.listing})
+    told = ControlSocket(settings.data_dir, {"list": host.report.listing})
 
     with pytest.raises(TenantryError, match="for gunicorn"):
         restart(settings)

@@ -14,16 +14,16 @@ from rich.console import Console
 from tenantry.cli import top, usage
 from tenantry.cli.top import Looks
 from tenantry.errors import TenantryError
-from tenantry.observability.usage_counters import Ledger, ledgers_folder
+from tenantry.observability.usage_counters import UsageCounters, counters_folder
 
 pytestmark = pytest.mark.usefixtures("tenants_dir")
 
 
 @pytest.fixture(name="ledger")
-def _ledger(data_dir: Path) -> Iterator[Ledger]:
+def _ledger(data_dir: Path) -> Iterator[UsageCounters]:
     """Return the ledger of a process that has served acme twice and globex once."""
-    ledger = Ledger()
-    ledger.open(ledgers_folder(data_dir))
+    ledger = UsageCounters()
+    ledger.open(counters_folder(data_dir))
     for name in ("globex", "acme", "acme"):
         ledger.note_request(name, False, False, 1, 10, 2_000_000_000, 500_000_000)
     yield ledger
@@ -86,7 +86,7 @@ def test_usage_that_is_asked_wrongly(words: list[str], said: str) -> None:
 
 
 @pytest.fixture(name="moving")
-def _moving(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+def _moving(monkeypatch: pytest.MonkeyPatch, ledger: UsageCounters) -> None:
     """Let acme be served once and globex refused three times while `top` waits, for a second."""
     now = [100.0]
 
@@ -119,11 +119,11 @@ def test_top_shows_what_was_used_meanwhile(sort: str, names: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("moving")
-def test_top_tells_workers_apart(data_dir: Path, ledger: Ledger) -> None:
+def test_top_tells_workers_apart(data_dir: Path, ledger: UsageCounters) -> None:
     """Each has a row with its pid; summed up they are one."""
-    other = Ledger()
-    looks = [Looks(ledgers_folder(data_dir), each, "tenant") for each in (True, False)]
-    other.open(ledgers_folder(data_dir))  # a worker that was started meanwhile
+    other = UsageCounters()
+    looks = [Looks(counters_folder(data_dir), each, "tenant") for each in (True, False)]
+    other.open(counters_folder(data_dir))  # a worker that was started meanwhile
     for one in (ledger, other):
         one.note_request("acme", False, False, 0, 0, 1, 1)
 
@@ -134,13 +134,13 @@ def test_top_tells_workers_apart(data_dir: Path, ledger: Ledger) -> None:
 
 
 @pytest.mark.usefixtures("moving")
-def test_top_shows_what_is_in_flight_and_stuck(data_dir: Path, ledger: Ledger) -> None:
+def test_top_shows_what_is_in_flight_and_stuck(data_dir: Path, ledger: UsageCounters) -> None:
     """Also of a tenant of which no request has ended since the last look."""
     said = {
         os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
         1: {"in_flight": {"acme": 1}, "stuck": {}},
     }
-    folder = ledgers_folder(data_dir)
+    folder = counters_folder(data_dir)
     summed, each = (Looks(folder, one, "in_flight", lambda: said) for one in (False, True))
     ledger.note_request("acme", False, False, 0, 0, 1, 1)
 
@@ -153,7 +153,7 @@ def test_top_shows_what_is_in_flight_and_stuck(data_dir: Path, ledger: Ledger) -
 @pytest.mark.usefixtures("moving")
 def test_top_on_a_small_terminal_says_how_many_are_not_shown(data_dir: Path) -> None:
     """The table has as many rows as fit."""
-    looks = Looks(ledgers_folder(data_dir), False, "processor")
+    looks = Looks(counters_folder(data_dir), False, "processor")
     top.time.sleep(1)
     console = Console(width=120)
 
@@ -164,9 +164,9 @@ def test_top_on_a_small_terminal_says_how_many_are_not_shown(data_dir: Path) -> 
     assert ("acme" in text, "globex" in text, "and 1 more" in text) == (True, False, True)
 
 
-def test_top_without_a_host(data_dir: Path, ledger: Ledger) -> None:
+def test_top_without_a_host(data_dir: Path, ledger: UsageCounters) -> None:
     """One error, also where one was running."""
     ledger.close()
 
     with pytest.raises(TenantryError, match="no host is running over"):
-        Looks(ledgers_folder(data_dir), False, "tenant")
+        Looks(counters_folder(data_dir), False, "tenant")

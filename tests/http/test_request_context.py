@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tenantry.http.request_context import VISIT, begin, current, headers_to_pass_on
+from tenantry.http.request_context import REQUEST_CONTEXT, begin, current, outgoing_headers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -23,7 +23,7 @@ def test_a_valid_trace_is_taken_up(parent: str) -> None:
 
     visit = begin(environ)
 
-    assert (TRACE, visit) == (visit.trace_id, environ[VISIT])
+    assert (TRACE, visit) == (visit.trace_id, environ[REQUEST_CONTEXT])
     assert (parent, "a=1") == (environ["HTTP_TRACEPARENT"], environ["HTTP_TRACESTATE"])
 
 
@@ -52,14 +52,12 @@ def test_a_request_passes_on_what_it_came_with() -> None:
             visit = begin(environ)
             visit.request_id = "id-1"
             current.set(visit)
-            seen.append(headers_to_pass_on())
-        thread = Thread(
-            target=copy_context().run, args=(lambda: seen.append(headers_to_pass_on()),)
-        )
+            seen.append(outgoing_headers())
+        thread = Thread(target=copy_context().run, args=(lambda: seen.append(outgoing_headers()),))
         thread.start()
         thread.join()
 
     Context().run(serve)
 
     traced = {"X-Request-ID": "id-1", "traceparent": PARENT, "tracestate": "a=1"}
-    assert ([{"X-Request-ID": "id-1"}, traced, traced], {}) == (seen, headers_to_pass_on())
+    assert ([{"X-Request-ID": "id-1"}, traced, traced], {}) == (seen, outgoing_headers())

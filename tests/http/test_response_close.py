@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tenantry.http.response_close import at_end
+from tenantry.http.response_close import on_close
 
 
 class _Body:
@@ -29,8 +29,8 @@ def _said() -> list[str]:
 
 def test_the_ends_come_after_the_body_the_innermost_first(said: list[str]) -> None:
     """However many layers there are, it is one body around the app's."""
-    inner = at_end(_Body(said), lambda: said.append("inner"))
-    outer = at_end(inner, lambda: said.append("outer"))
+    inner = on_close(_Body(said), lambda: said.append("inner"))
+    outer = on_close(inner, lambda: said.append("outer"))
     parts = list(outer)
     outer.close()
 
@@ -40,7 +40,7 @@ def test_the_ends_come_after_the_body_the_innermost_first(said: list[str]) -> No
 
 def test_closed_twice_it_ends_once(said: list[str]) -> None:
     """Servers do that; a plain counter of slots went to -1."""
-    body = at_end(_Body(said), lambda: said.append("end"))
+    body = on_close(_Body(said), lambda: said.append("end"))
     body.close()
     body.close()
 
@@ -56,7 +56,7 @@ def test_closed_by_two_threads_it_ends_once(said: list[str]) -> None:
             closing.set()
             go_on.wait(10)
 
-    body = at_end(_Slow(said), lambda: said.append("end"))
+    body = on_close(_Slow(said), lambda: said.append("end"))
     first = threading.Thread(target=body.close)
     first.start()
     closing.wait(10)
@@ -75,7 +75,7 @@ def test_a_body_that_fails_to_close_ends_all_the_same(said: list[str]) -> None:
         def close(self) -> None:
             raise OSError("no more")
 
-    body = at_end(_Failing(said), lambda: said.append("end"))
+    body = on_close(_Failing(said), lambda: said.append("end"))
     with pytest.raises(OSError, match="no more"):
         body.close()
 
@@ -84,6 +84,6 @@ def test_a_body_that_fails_to_close_ends_all_the_same(said: list[str]) -> None:
 
 def test_a_body_without_close_ends_too(said: list[str]) -> None:
     """A list is a body."""
-    at_end([b"x"], lambda: said.append("end")).close()
+    on_close([b"x"], lambda: said.append("end")).close()
 
     assert ["end"] == said

@@ -17,7 +17,7 @@ import pytest
 from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
 from telling import make_site, teller_text
 from tenantry.errors import TenantryError
-from tenantry.tenants.operator_state import UNTOUCHED, Levers, write_levers
+from tenantry.tenants.operator_state import UNTOUCHED, OperatorState, write_levers
 
 pytestmark = pytest.mark.live
 
@@ -301,13 +301,13 @@ def test_levers_reach_every_worker_and_survive_a_death(site: Site) -> None:
     """Maintenance and disabled are seen by both workers, and by one that replaces a killed one."""
     site.write("lever", 1)
     site.wait_for("lever", 1)
-    write_levers(site.data, "lever", Levers(maintenance="Back at noon."))
+    write_levers(site.data, "lever", OperatorState(maintenance="Back at noon."))
     site.wait_for_status("lever", 503)
     old = site.workers()
     os.kill(old[0], signal.SIGKILL)
     wait_until(lambda: old[0] not in site.workers() and len(site.workers()) == 2)
     in_maintenance = site.statuses("lever")
-    write_levers(site.data, "lever", Levers(is_disabled=True))
+    write_levers(site.data, "lever", OperatorState(is_disabled=True))
     site.wait_for_status("lever", 404)
     write_levers(site.data, "lever", UNTOUCHED)
     site.wait_for("lever", 1)
@@ -352,13 +352,15 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount")
     try:
         with serving(tmp_path) as site:
-            write_levers(data, "globex", Levers(maintenance=True))
+            write_levers(data, "globex", OperatorState(maintenance=True))
             site.wait_for_status("globex", 503)
             with contextlib.suppress(OSError), (data / "filler").open("wb", buffering=0) as filler:
                 while True:
                     filler.write(bytes(4096))
             with pytest.raises(TenantryError, match="No space left on device; nothing was changed"):
-                write_levers(data, "globex", Levers(maintenance="Back at noon.", is_disabled=True))
+                write_levers(
+                    data, "globex", OperatorState(maintenance="Back at noon.", is_disabled=True)
+                )
             os.kill(site.workers()[0], signal.SIGKILL)
             site.write("acme", 1)
             site.wait_for("acme", 1)

@@ -14,8 +14,13 @@ from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from tenantry.host import Host
 from tenantry.http.problem import ANSWERED, TENANT, TIMED_OUT, ProblemAnswer
-from tenantry.middleware.accounting import Metering
-from tenantry.observability.usage_counters import Counts, Ledger, ledgers_folder, read_ledgers
+from tenantry.middleware.accounting import Accounting
+from tenantry.observability.usage_counters import (
+    Counts,
+    UsageCounters,
+    counters_folder,
+    read_counters,
+)
 from tenantry.settings import HostSettings
 
 App = Callable[..., Iterable[bytes]]
@@ -72,10 +77,10 @@ def answering(
 
 def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: int = 1) -> Counts:
     """Send one request, take so many chunks (None: all), close; return what is counted."""
-    ledger = Ledger()
+    ledger = UsageCounters()
     environ = create_environ(method="POST", input_stream=BytesIO(body))
     environ["CONTENT_LENGTH"] = str(len(body))
-    response = Metering(app, ledger)(environ, lambda *_: lambda _: None)
+    response = Accounting(app, ledger)(environ, lambda *_: lambda _: None)
     chunks = iter(response)
     try:
         while take is None or take > 0:
@@ -125,14 +130,14 @@ def test_a_failing_body_is_counted_once() -> None:
 
 def test_an_app_that_raises_when_called_is_counted() -> None:
     """And the exception goes on."""
-    ledger = Ledger()
+    ledger = UsageCounters()
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
         environ[TENANT] = "acme"
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        Metering(app, ledger)(create_environ(), lambda *_: lambda _: None)
+        Accounting(app, ledger)(create_environ(), lambda *_: lambda _: None)
 
     assert (1, 1) == ledger.counts()["acme"][:2]
 
@@ -164,9 +169,9 @@ def test_a_504_is_an_error_wherever_it_was_made() -> None:
 
 def test_a_request_for_no_tenant_is_nobodys() -> None:
     """The host's own pages are not counted."""
-    ledger = Ledger()
+    ledger = UsageCounters()
 
-    run_wsgi_app(Metering(ProblemAnswer(HTTPStatus.NOT_FOUND, "No."), ledger), create_environ())
+    run_wsgi_app(Accounting(ProblemAnswer(HTTPStatus.NOT_FOUND, "No."), ledger), create_environ())
 
     assert {} == ledger.counts()
 
@@ -188,8 +193,8 @@ def test_however_a_body_is_read_it_is_counted(how: str) -> None:
 
 def test_a_body_that_is_closed_by_another_thread_has_no_processor_time() -> None:
     """That thread's clock says nothing of this request."""
-    ledger = Ledger()
-    response = Metering(answering(b"x"), ledger)(create_environ(), lambda *_: lambda _: None)
+    ledger = UsageCounters()
+    response = Accounting(answering(b"x"), ledger)(create_environ(), lambda *_: lambda _: None)
     b"".join(response)
     thread = threading.Thread(target=response.close)  # type: ignore[attr-defined]
     thread.start()
@@ -277,11 +282,11 @@ def test_a_host_that_serves_has_a_file(
 ) -> None:
     """One that only answers a command has none."""
     write_tenant("acme")
-    folder = ledgers_folder(settings.data_dir)
+    folder = counters_folder(settings.data_dir)
     before = [*folder.glob("*")]
 
     host.start()
     contextvars.Context().run(Client(host).get, "/acme/").close()
 
-    [reading] = read_ledgers(folder)
+    [reading] = read_counters(folder)
     assert ([], 1) == (before, reading.counts["acme"].requests)

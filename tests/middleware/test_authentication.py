@@ -16,7 +16,7 @@ from tenantry.host import Host
 from tenantry.middleware.authentication import (
     CLAIMS,
     CLIENT,
-    ClientGate,
+    Authentication,
     IssuerDownError,
     TokenRefusedError,
 )
@@ -100,7 +100,7 @@ def _send(seen: list[dict[str, Any]]) -> Send:
     def send(
         path: str = "/", method: str = "GET", *, file: Any = None, **headers: str
     ) -> TestResponse:
-        gate = ClientGate(
+        gate = Authentication(
             app,
             realm="/acme",
             clients=clients(**(file or {})),
@@ -206,7 +206,7 @@ def test_a_limited_key_is_for_its_part(
 
 def test_a_preflight_is_refused() -> None:
     """It carries no key, and would run the app for strangers."""
-    gate = ClientGate(
+    gate = Authentication(
         pytest.fail, realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
     )
     headers = {"Origin": "https://else.test", "Access-Control-Request-Method": "GET"}
@@ -220,7 +220,7 @@ def test_a_key_ends_when_it_expires() -> None:
     moment = ends.all[0].expires
     assert moment is not None
     now = [moment.timestamp() - 1]
-    gate = ClientGate(
+    gate = Authentication(
         lambda _, start: start("200 OK", []) and [],  # type: ignore[arg-type, return-value]
         realm="/acme",
         clients=ends,

@@ -8,9 +8,9 @@ import pytest
 from werkzeug.test import create_environ, run_wsgi_app
 
 from servers import DEADLINE_S
-from tenantry.middleware.concurrency import SlotGate, Slots
+from tenantry.middleware.concurrency import ConcurrencyLimit, Slots
 from tenantry.middleware.fair_share import FairShare
-from tenantry.observability.scoreboard import Board, Row, tag
+from tenantry.observability.scoreboard import Row, Scoreboard, tag
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ACME, GLOBEX = tag("acme"), tag("globex")
 
 
-def _row(board: Board) -> Row:
+def _row(board: Scoreboard) -> Row:
     row = board.claim()
     assert row is not None
     return row
@@ -86,10 +86,10 @@ def _close_twice(body: Any) -> None:
 @pytest.mark.parametrize("end", [_read_all, _close_unread, _close_twice])
 def test_a_slot_is_held_until_the_body_is_closed(end: Callable[[Any], None]) -> None:
     """Read to its end or cut by the client, closed once or twice."""
-    row = _row(Board())
+    row = _row(Scoreboard())
     slots = Slots(FairShare(8), row)
 
-    body = _ask(SlotGate(good, slots, "acme", None))
+    body = _ask(ConcurrencyLimit(good, slots, "acme", None))
     during = slots.in_use(), [one.tenant for one in row.in_flight()]
     end(body)
 
@@ -101,7 +101,7 @@ def test_a_stream_that_the_client_cuts_gives_its_slot_back() -> None:
     """It is held while the body streams."""
     slots = Slots(FairShare(8))
 
-    body = _ask(SlotGate(streaming, slots, "acme", None))
+    body = _ask(ConcurrencyLimit(streaming, slots, "acme", None))
     parts = next(iter(body)), slots.in_use()
     _close(body)
 
@@ -113,7 +113,7 @@ def test_an_app_that_raises_gives_its_slot_back() -> None:
     slots = Slots(FairShare(8))
 
     with pytest.raises(SystemExit):
-        _ask(SlotGate(failing, slots, "acme", None))
+        _ask(ConcurrencyLimit(failing, slots, "acme", None))
 
     assert {} == slots.in_use()
 
@@ -121,7 +121,7 @@ def test_an_app_that_raises_gives_its_slot_back() -> None:
 def test_a_body_that_fails_gives_its_slot_back() -> None:
     """Its `close` may fail, too."""
     slots = Slots(FairShare(8))
-    body = _ask(SlotGate(lambda *_: FailingBody(), slots, "acme", None))
+    body = _ask(ConcurrencyLimit(lambda *_: FailingBody(), slots, "acme", None))
 
     with pytest.raises(ValueError, match="read"):
         list(body)
@@ -133,9 +133,11 @@ def test_a_body_that_fails_gives_its_slot_back() -> None:
 
 def test_many_at_once_leave_no_slot_taken() -> None:
     """Eight threads, good and failing requests, and every second body closed twice."""
-    row = _row(Board())
+    row = _row(Scoreboard())
     slots = Slots(FairShare(None), row)
-    gates = [SlotGate(app, slots, name, None) for app in (good, failing) for name in ("a", "b")]
+    gates = [
+        ConcurrencyLimit(app, slots, name, None) for app in (good, failing) for name in ("a", "b")
+    ]
 
     def work() -> None:
         for turn in range(400):
@@ -162,7 +164,7 @@ def test_many_at_once_leave_no_slot_taken() -> None:
 def test_over_its_share_a_tenant_gets_503_at_once() -> None:
     """The app is not called; other tenants are admitted; with a slot given back it is, too."""
     slots = Slots(FairShare(4))
-    acme, globex = (SlotGate(good, slots, name, None) for name in ("acme", "globex"))
+    acme, globex = (ConcurrencyLimit(good, slots, name, None) for name in ("acme", "globex"))
     held = [_ask(acme), _ask(acme)]
 
     refused, status, headers = run_wsgi_app(acme, create_environ())
@@ -177,7 +179,7 @@ def test_over_its_share_a_tenant_gets_503_at_once() -> None:
 
 def test_who_was_let_in_is_not_asked_again() -> None:
     """The server has asked for its tenant, and others have come to their threads meanwhile."""
-    slots = Slots(FairShare(2), _row(Board()))
+    slots = Slots(FairShare(2), _row(Scoreboard()))
     assert slots.take(ACME, None) is not None
     assert slots.take(ACME, None) is None
 
@@ -189,7 +191,7 @@ def test_who_was_let_in_is_not_asked_again() -> None:
 
 def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
     """Of the share alone the server has asked."""
-    slots = Slots(FairShare(8), _row(Board()))
+    slots = Slots(FairShare(8), _row(Scoreboard()))
     slots.let_in("acme")
     assert slots.take(ACME, 1) is not None
 
@@ -198,7 +200,7 @@ def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
 
 def test_a_bound_holds_over_all_processes() -> None:
     """Of two processes that may have three together, the second gets one beside two."""
-    board = Board()
+    board = Scoreboard()
     mine, other = (Slots(FairShare(None), _row(board)) for _ in range(2))
     held = [other.take(ACME, 3), other.take(ACME, 3)]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from werkzeug.test import Client, TestResponse
 
-from tenantry.middleware.cookies import COOKIES_BYTES, ConfinedCookies, Headers, confined_cookie
+from tenantry.middleware.cookies import COOKIES_BYTES, CookieConfinement, Headers, confined_cookie
 
 LOGGER = logging.getLogger("tenant.acme")
 
@@ -18,7 +18,7 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
         start_response("200 OK", headers)
         return [b"ok"]
 
-    return Client(ConfinedCookies(app, LOGGER)).get("/", base_url=f"http://localhost{root}")
+    return Client(CookieConfinement(app, LOGGER)).get("/", base_url=f"http://localhost{root}")
 
 
 @pytest.mark.parametrize(

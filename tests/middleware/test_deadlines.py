@@ -11,9 +11,9 @@ import pytest
 from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from servers import DEADLINE_S, wait_until
-from tenantry.app.stack import put_around
+from tenantry.app.stack import build_stack
 from tenantry.host import Host
-from tenantry.middleware.deadlines import Deadlines, Requests
+from tenantry.middleware.deadlines import Deadlines, RunningRequests
 
 
 class Clock:
@@ -60,7 +60,7 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
     """With tenant, method, path, age and where its thread stands; no query and no variables."""
     clock, app = Clock(), Waiting()
     noted: list[str] = []
-    requests = Requests(clock=clock, note_overdue=noted.append)
+    requests = RunningRequests(clock=clock, note_overdue=noted.append)
     layer = Deadlines(app, requests, "acme", 5.0)
 
     with asked(layer):
@@ -83,7 +83,7 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
 def test_it_counts_as_stuck_until_it_ends() -> None:
     """Not before its deadline, and not afterwards."""
     clock, app = Clock(), Waiting()
-    requests = Requests(clock=clock)
+    requests = RunningRequests(clock=clock)
     told = []
 
     with asked(Deadlines(app, requests, "acme", 5.0)):
@@ -105,7 +105,7 @@ class Connection:
 def test_a_stream_that_hangs_holds_its_thread() -> None:
     """Also when a part of it has gone out; not while more does, before each deadline."""
     clock, app, connection = Clock(), Waiting(), Connection()
-    requests = Requests(clock=clock)
+    requests = RunningRequests(clock=clock)
     layer = Deadlines(_streaming(app), requests, "acme", 5.0)
     told = []
 
@@ -155,7 +155,7 @@ def _module(name: str, code: str, **names: object) -> dict[str, Any]:
 def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool) -> None:
     """It reads a body that does not come, in the server's code: it is reported, and no more."""
     clock, lock, has_come = Clock(), threading.Lock(), threading.Event()
-    requests = Requests(clock=clock)
+    requests = RunningRequests(clock=clock)
     *outer, innermost = modules
     code = "def read():\n    has_come()\n    act()\n"
     read = _module(innermost, code, act=lock.acquire, has_come=has_come.set)["read"]
@@ -185,7 +185,7 @@ def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool
 
 def test_a_request_lasts_until_its_body_is_closed() -> None:
     """A second `close` ends nothing, an app that raises ends it at once."""
-    requests, seen = Requests(), []
+    requests, seen = RunningRequests(), []
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
         seen.append(len(requests._running))
@@ -215,7 +215,7 @@ def test_the_host_tells_who_is_stuck(
     app = Waiting()
     tenant = host.mounts.all[0].tenant
     assert tenant is not None
-    layer = put_around(app, tenant, host.settings, host.shared)  # type: ignore[arg-type]
+    layer = build_stack(app, tenant, host.settings, host.shared)  # type: ignore[arg-type]
 
     with caplog.at_level(logging.WARNING), asked(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])

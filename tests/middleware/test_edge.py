@@ -9,7 +9,7 @@ import pytest
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from tenantry.http.problem import REQUEST_ID
-from tenantry.middleware.edge import FrontDoor, TrustedHosts
+from tenantry.middleware.edge import Edge, TrustedHosts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -38,7 +38,7 @@ def operators(environ: "WSGIEnvironment", start_response: "StartResponse") -> It
 @pytest.fixture(name="client")
 def _client() -> Client:
     """Return a client of a front door with no admin listener."""
-    return Client(FrontDoor(tenants, operators, None))
+    return Client(Edge(tenants, operators, None))
 
 
 # -- the request's id ------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_an_app_may_start_its_response_anew() -> None:
         return []
 
     environ = EnvironBuilder("/").get_environ()
-    FrontDoor(app, operators, None)(environ, lambda *head: started.extend(head))  # type: ignore[arg-type]
+    Edge(app, operators, None)(environ, lambda *head: started.extend(head))  # type: ignore[arg-type]
 
     assert (started[0], started[2]) == ("500 Oh", (ValueError, error, None))
 
@@ -97,7 +97,7 @@ def _statuses(app: "WSGIApplication", **environ: Any) -> int:
     return int(run_wsgi_app(app, kept, buffered=True)[1].split()[0])
 
 
-FRONT = FrontDoor(tenants, operators, None)
+FRONT = Edge(tenants, operators, None)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_listener_decides_the_side(
 ) -> None:
     """Operators' pages are answered on the admin listener's address and port, and nowhere else."""
     admin = (address, connection.getsockname()[1] + port_offset)
-    client = Client(FrontDoor(tenants, operators, admin))
+    client = Client(Edge(tenants, operators, admin))
 
     answer = client.get("/", environ_overrides={"gunicorn.socket": connection})
 
@@ -240,7 +240,7 @@ def test_the_listener_decides_the_side(
 @pytest.mark.parametrize("has_unix_socket", [True, False])
 def test_no_host_header_makes_an_admin_listener(has_unix_socket: bool) -> None:
     """On a unix socket, or under another server, a port in the Host header opens nothing."""
-    client = Client(FrontDoor(tenants, operators, ("127.0.0.1", 8001)))
+    client = Client(Edge(tenants, operators, ("127.0.0.1", 8001)))
     one, other = socket.socketpair()
     with one, other:
         environ = {"gunicorn.socket": one} if has_unix_socket else {}

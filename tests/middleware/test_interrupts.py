@@ -24,12 +24,12 @@ from werkzeug.test import create_environ, run_wsgi_app
 from hanging import make_hanging_site
 from servers import CONFIG_FILE, DEADLINE_S, program, running, wait_until
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Uses
+from tenantry.database.checkouts import Checkouts
 from tenantry.database.session import Database
 from tenantry.http.problem import ANSWERED
 from tenantry.middleware import interrupts
 from tenantry.middleware.containment import Containment
-from tenantry.middleware.deadlines import Deadlines, Requests
+from tenantry.middleware.deadlines import Deadlines, RunningRequests
 from tenantry.middleware.interrupts import DeadlineExceededError, _is_safe
 
 pytestmark = pytest.mark.live
@@ -42,7 +42,7 @@ LOGGER.disabled = True  # a record would keep the frames of a query, and so its 
 
 
 def interruptible(
-    act: Callable[[], object], requests: Requests, deadline_s: float = 0.01, uses: Any = None
+    act: Callable[[], object], requests: RunningRequests, deadline_s: float = 0.01, uses: Any = None
 ) -> "WSGIApplication":
     """Return an app that does `act` and answers, inside the layers of a host."""
 
@@ -56,7 +56,7 @@ def interruptible(
     return Deadlines(inner, requests, "acme", deadline_s, find_uses=find_uses)
 
 
-def asked(app: "WSGIApplication", requests: Requests, **environ: Any) -> str:
+def asked(app: "WSGIApplication", requests: RunningRequests, **environ: Any) -> str:
     """Send a request on a thread of its own, look at what runs until it ends; return its status."""
     told: list[str] = []
 
@@ -85,7 +85,7 @@ def compute() -> None:
 
 def test_computing_is_ended() -> None:
     """The client gets 504, and nothing is left."""
-    requests = Requests()
+    requests = RunningRequests()
 
     status = asked(interruptible(compute, requests), requests)
 
@@ -103,7 +103,7 @@ def test_an_endpoint_that_catches_every_exception_is_ended() -> None:
         finally:
             raise ValueError
 
-    requests = Requests()
+    requests = RunningRequests()
 
     assert "504" == asked(interruptible(act, requests), requests)[:3]
 
@@ -119,7 +119,7 @@ def test_a_slow_stream_is_only_reported() -> None:
             pass
         yield b"two"
 
-    requests = Requests()
+    requests = RunningRequests()
     layer = Deadlines(Containment(app, LOGGER), requests, "acme", 0.01, find_uses=lambda _: [])
 
     assert "200" == asked(layer, requests)[:3]
@@ -130,7 +130,7 @@ def test_what_waits_in_c_is_answered_past_it() -> None:
     ours, clients = socket.socketpair()
     release = threading.Lock()
     release.acquire()
-    requests = Requests()
+    requests = RunningRequests()
     layer = interruptible(lambda: release.acquire(timeout=DEADLINE_S), requests)
     errors: list[BaseException] = []
 
@@ -178,7 +178,7 @@ def _query(url: str, sql: str) -> tuple[str, int, int]:
     """Ask a database something that never ends; return the status, and what it holds afterwards."""
     budget = ConnectionBudget(2)
     database = Database("acme", SecretStr(url), budget)
-    requests = Requests()
+    requests = RunningRequests()
 
     def act() -> None:
         with database.engine.connect() as connection:
@@ -216,7 +216,7 @@ def test_what_was_given_back_is_never_cancelled() -> None:
     class Entry:
         dbapi_connection = Connection()
 
-    uses, entry = Uses(), Entry()
+    uses, entry = Checkouts(), Entry()
     uses.take(entry)
     [first] = uses.of(threading.get_ident())
     uses.give_back(entry)
@@ -248,7 +248,7 @@ def test_an_interrupt_never_reaches_another_request() -> None:
 
     Only the former are interrupted, each is answered once, and nothing comes between requests.
     """
-    requests = Requests()
+    requests = RunningRequests()
     is_over = threading.Event()
     counts: dict[str, int] = {"200": 0, "504": 0}
     wrong: list[object] = []
@@ -325,14 +325,14 @@ def _wait_for_a_queue() -> None:
 @pytest.mark.parametrize("act", [_wait_for_an_event, _wait_for_a_queue])
 def test_waiting_in_steps_is_ended(act: Callable[[], None]) -> None:
     """A `Condition` bears an exception while it waits, though not while it is entered."""
-    requests = Requests()
+    requests = RunningRequests()
 
     assert "504" == asked(interruptible(act, requests), requests)[:3]
 
 
 def test_who_enters_a_queue_is_left_alone() -> None:
     """Its lock would be left held: it is ended later, and nobody else is kept waiting."""
-    requests = Requests()
+    requests = RunningRequests()
     full: queue.Queue[int] = queue.Queue()
 
     def act() -> None:
@@ -357,7 +357,7 @@ def test_nobody_runs_between_the_look_and_the_interrupt(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         interrupts, "_is_safe", lambda _: bool(seen.append(sys.getswitchinterval())) or True
     )
-    requests, before = Requests(), sys.getswitchinterval()
+    requests, before = RunningRequests(), sys.getswitchinterval()
 
     status = asked(interruptible(compute, requests), requests)
 

@@ -12,7 +12,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 import redis_server
 from servers import wait_until
-from tenantry.middleware.rate_limit import LOOK_AGAIN_S, RateGate, Rates
+from tenantry.middleware.rate_limit import LOOK_AGAIN_S, RateLimit, RateLimiter
 from tenantry.middleware.rate_storage import PRUNE_AT, REDIS_TIMEOUT_S, TOLD_EVERY_S, SharedStorage
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ def good(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterab
     return [b"good"]
 
 
-def _ask(gate: RateGate) -> tuple[int, "Headers"]:
+def _ask(gate: RateLimit) -> tuple[int, "Headers"]:
     _, status, headers = run_wsgi_app(gate, create_environ(), buffered=True)
     return int(status[:3]), headers
 
 
-def _statuses(gate: RateGate, count: int) -> list[int]:
+def _statuses(gate: RateLimit, count: int) -> list[int]:
     return [_ask(gate)[0] for _ in range(count)]
 
 
-def _hits(rates: Rates, rate: str, count: int, tenant: str = "acme") -> int:
+def _hits(rates: RateLimiter, rate: str, count: int, tenant: str = "acme") -> int:
     """Return how many of `count` requests are admitted."""
     verdicts = [rates.hit(tenant, parse_many(rate)) for _ in range(count)]
     return sum(verdict is None or not verdict.is_over for verdict in verdicts)
@@ -59,7 +59,7 @@ def _hits(rates: Rates, rate: str, count: int, tenant: str = "acme") -> int:
 
 def test_over_its_rate_a_tenant_gets_429() -> None:
     """With `Retry-After` and the `RateLimit` headers; within it the app answers, with those too."""
-    gate = RateGate(good, Rates("memory://", lambda: 1, clock=Clock()), "acme", "2/minute")
+    gate = RateLimit(good, RateLimiter("memory://", lambda: 1, clock=Clock()), "acme", "2/minute")
 
     first, second, third = _ask(gate), _ask(gate), _ask(gate)
 
@@ -78,7 +78,7 @@ NAMES = ("Limit", "Remaining", "Reset")
 
 def test_tenants_are_counted_apart() -> None:
     """One over its rate costs another one nothing."""
-    rates = Rates("memory://", lambda: 1, clock=Clock())
+    rates = RateLimiter("memory://", lambda: 1, clock=Clock())
 
     assert (3, 3) == (_hits(rates, "3/minute", 5), _hits(rates, "3/minute", 5, "globex"))
 
@@ -86,7 +86,7 @@ def test_tenants_are_counted_apart() -> None:
 def test_requests_go_out_of_sight_by_and_by() -> None:
     """Half a window later half of the last window's requests count still."""
     clock = Clock()
-    rates = Rates("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", lambda: 1, clock=clock)
     full = _hits(rates, "10/minute", 20)
     clock.now += 59.9
     late = _hits(rates, "10/minute", 20)
@@ -101,7 +101,7 @@ def test_requests_go_out_of_sight_by_and_by() -> None:
 def test_several_rates_hold_together() -> None:
     """Two per second, and three per minute: whichever is used up refuses."""
     clock = Clock()
-    rates = Rates("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", lambda: 1, clock=clock)
     per_second = _hits(rates, "2/second; 3/minute", 3)
     clock.now += 10.0
 
@@ -111,7 +111,7 @@ def test_several_rates_hold_together() -> None:
 @pytest.mark.parametrize(("processes", "part"), [(1, 10), (2, 5), (3, 3), (20, 1)])
 def test_in_memory_each_process_counts_its_part(processes: int, part: int) -> None:
     """Together no more than the rate, but for one request each."""
-    rates = Rates("memory://", lambda: processes, clock=Clock())
+    rates = RateLimiter("memory://", lambda: processes, clock=Clock())
 
     assert part == _hits(rates, "10/minute", 20)
 
@@ -119,8 +119,8 @@ def test_in_memory_each_process_counts_its_part(processes: int, part: int) -> No
 def test_who_is_told_when_to_come_again_is_let_in_then() -> None:
     """Not before: until that moment every request is refused."""
     clock = Clock()
-    rates = Rates("memory://", lambda: 1, clock=clock)
-    gate = RateGate(good, rates, "acme", "3/minute")
+    rates = RateLimiter("memory://", lambda: 1, clock=clock)
+    gate = RateLimit(good, rates, "acme", "3/minute")
     _statuses(gate, 3)
     clock.now += 80.0  # two thirds of that window are in sight
     admitted = _statuses(gate, 2)
@@ -136,7 +136,7 @@ def test_a_clock_that_jumps_locks_nobody_and_lets_nobody_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An hour forth or back on the machine's clock: the same requests are admitted."""
-    rates = Rates("memory://", lambda: 1)
+    rates = RateLimiter("memory://", lambda: 1)
     before = _hits(rates, "3/hour", 5)
     now = time.time()
     jumped = []
@@ -150,7 +150,7 @@ def test_a_clock_that_jumps_locks_nobody_and_lets_nobody_in(
 def test_rates_of_long_ago_are_forgotten() -> None:
     """What is remembered does not grow with all tenants that ever had a request."""
     clock = Clock()
-    rates = Rates("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", lambda: 1, clock=clock)
     for number in range(PRUNE_AT):
         _hits(rates, "1/second", 1, str(number))
     clock.now += 10.0
@@ -163,7 +163,7 @@ def test_rates_of_long_ago_are_forgotten() -> None:
 def test_who_is_over_is_known_without_counting() -> None:
     """For a second at most; then the next request is counted, for the rate may be another one."""
     clock = Clock()
-    rates = Rates("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", lambda: 1, clock=clock)
     unknown = rates.known_over("acme")
     _hits(rates, "1/minute", 2)
     problem, headers = rates.known_over("acme") or pytest.fail("not known")
@@ -190,31 +190,34 @@ def _redis() -> Iterator[redis_server.Redis]:
 
 
 @pytest.fixture(name="two")
-def _two(redis: redis_server.Redis) -> Iterator[tuple[Rates, Rates]]:
+def _two(redis: redis_server.Redis) -> Iterator[tuple[RateLimiter, RateLimiter]]:
     """Return what two workers have, on one empty Redis."""
     redis.say(b"FLUSHALL\r\n")
-    both = Rates(redis.url, lambda: 2), Rates(redis.url, lambda: 2)
+    both = RateLimiter(redis.url, lambda: 2), RateLimiter(redis.url, lambda: 2)
     yield both
     for rates in both:
         rates.close()
 
 
-def test_redis_counts_over_all_processes(two: tuple[Rates, Rates]) -> None:
+def test_redis_counts_over_all_processes(two: tuple[RateLimiter, RateLimiter]) -> None:
     """Exactly the rate, however the requests fall to two workers."""
     admitted = sum(_hits(two[number % 2], "25/hour", 1) for number in range(40))
 
     assert 25 == admitted
 
 
-def _ask_until_it_counts(rates: Rates) -> None:
+def _ask_until_it_counts(rates: RateLimiter) -> None:
     wait_until(lambda: rates.hit("probe", parse_many("1/hour")) is not None)
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_without_redis_requests_pass(
-    redis: redis_server.Redis, two: tuple[Rates, Rates], caplog: pytest.LogCaptureFixture,
-    *, is_frozen: bool,
-) -> None:  # fmt: skip
+    redis: redis_server.Redis,
+    two: tuple[RateLimiter, RateLimiter],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    is_frozen: bool,
+) -> None:
     """Dead or silent: logged once, counted, and it counts again when Redis is back."""
     rates, _ = two
     noted: list[str] = []
@@ -293,7 +296,7 @@ def test_nobody_asks_a_lost_redis(redis: redis_server.Redis) -> None:
 
 
 def test_a_clock_of_redis_that_was_set_back_locks_nobody(
-    redis: redis_server.Redis, two: tuple[Rates, Rates]
+    redis: redis_server.Redis, two: tuple[RateLimiter, RateLimiter]
 ) -> None:
     """What was counted in its future is forgotten: else a tenant would wait as long."""
     rates, _ = two
@@ -305,7 +308,7 @@ def test_a_clock_of_redis_that_was_set_back_locks_nobody(
 
 
 def test_a_failed_command_is_no_failed_request(
-    redis: redis_server.Redis, two: tuple[Rates, Rates]
+    redis: redis_server.Redis, two: tuple[RateLimiter, RateLimiter]
 ) -> None:
     """A Redis that only reads, after a failover: requests pass, until it writes again."""
     rates, _ = two

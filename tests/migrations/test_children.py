@@ -10,7 +10,7 @@ import pytest
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.migrations.children import Nursery, SilentError
-from tenantry.migrations.fleet_run import Limits, upgrade
+from tenantry.migrations.fleet_run import FleetLimits, upgrade
 from tenantry.tenants.model import Tenant, parse_tenant
 
 pytestmark = pytest.mark.live
@@ -81,7 +81,7 @@ if name.startswith("acme"):
         for name in ("acme", "globex")
     ]
 
-    outcomes = upgrade(fleet, data_dir, Limits(1, timeout_s=5)).outcomes
+    outcomes = upgrade(fleet, data_dir, FleetLimits(1, timeout_s=5)).outcomes
     started = int(begun.read_text())
 
     assert ["failed", "upgraded"] == [one.state for one in outcomes]

@@ -22,7 +22,7 @@ from tenantry.cli import main
 from tenantry.cli.db import progress
 from tenantry.errors import TenantryError
 from tenantry.migrations import steps as migration_steps
-from tenantry.migrations.fleet_run import Limits, downgrade, upgrade
+from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.journal import Journal, Step, journal_file
 from tenantry.migrations.status import Outcome, survey
 from tenantry.migrations.steps import Request
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.live
 
 __all__ = ["write_shop_fixture"]
 
-ONE = Limits(jobs=1)
+ONE = FleetLimits(jobs=1)
 
 MakeTenant = Callable[..., Tenant]
 
@@ -109,7 +109,9 @@ if name.startswith("hangs"): time.sleep(1000)
     fleet = [tenant(name) for name in names]
     told: list[str] = []
 
-    report = upgrade(fleet, data_dir, Limits(1, timeout_s=3), lambda one: told.append(one.tenant))
+    report = upgrade(
+        fleet, data_dir, FleetLimits(1, timeout_s=3), lambda one: told.append(one.tenant)
+    )
     write_shop(first(), second())
     again = upgrade(fleet, data_dir, ONE)
 
@@ -484,7 +486,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
 
     with upgrading(data_dir, [acme]) as other:
         wait_until(begun.exists)
-        held = upgrade([acme], data_dir, Limits(1, lock_wait_s=0.1)).outcomes[0]
+        held = upgrade([acme], data_dir, FleetLimits(1, lock_wait_s=0.1)).outcomes[0]
         second_run = threading.Thread(
             target=lambda: results.extend(upgrade([acme], data_dir, ONE).outcomes)
         )

@@ -27,8 +27,8 @@ from tenantry.middleware.interrupts import (
     _is_safe,
     _set_exception,
 )
-from tenantry.migrations.fleet_run import Limits, downgrade, upgrade
-from tenantry.migrations.guard import Gate
+from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
+from tenantry.migrations.guard import MigrationGuard
 from tenantry.migrations.revisions import QUERY, read_branches
 from tenantry.migrations.runner import target_of
 from tenantry.observability.control_socket import WorkerStatus
@@ -60,7 +60,7 @@ def test_a_database_that_is_behind_costs_the_endpoints_with_tables(
     states = listed(host)
     rest = client.get("/acme/").status_code
     tenants = [mount.tenant for mount in host.mounts.all if mount.tenant is not None]
-    upgrade(tenants, host.settings.data_dir, Limits(jobs=1))
+    upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
     wait_until(lambda: client.get("/acme/shop").status_code == 200)
 
     assert (503, "application/problem+json", "5") == (
@@ -176,14 +176,14 @@ def _app(tmp_path: Path) -> Flask:
 
 
 @pytest.fixture(name="gate")
-def _gate(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> Gate:
+def _gate(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> MigrationGuard:
     """Return the gate of a database that is no default one, with a clock that is set by hand."""
     branches = read_branches([write_shop(first())])
     target = target_of("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)
-    return Gate(target, database_of(app), is_embedded=False, clock=lambda: clock[0])
+    return MigrationGuard(target, database_of(app), is_embedded=False, clock=lambda: clock[0])
 
 
-def test_an_interrupt_leaves_the_gate_free(gate: Gate) -> None:
+def test_an_interrupt_leaves_the_gate_free(gate: MigrationGuard) -> None:
     """One that was pending when the lock came is raised before anybody could note that it did."""
     told: list[str] = []
 
@@ -212,7 +212,7 @@ def _stands_in(thread: threading.Thread) -> str:
 
 
 def test_what_is_behind_is_looked_at_once_a_second(
-    gate: Gate, app: Flask, clock: list[float]
+    gate: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
     """Requests in between cost the database nothing; once it is at head, none ever does."""
     engine = database_of(app).engine
@@ -249,20 +249,20 @@ def test_a_database_that_is_taken_back_while_it_serves_closes_its_gate(
     host.load()
     client = Client(host)
     tenants = [mount.tenant for mount in host.mounts.all if mount.tenant is not None]
-    upgrade(tenants, host.settings.data_dir, Limits(jobs=1))
+    upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
     served = client.get("/acme/shop").status_code
 
-    downgrade(tenants, host.settings.data_dir, None, Limits(jobs=1))
+    downgrade(tenants, host.settings.data_dir, None, FleetLimits(jobs=1))
     wait_until(lambda: client.get("/acme/shop").status_code == 503)
     behind, told, rest = client.get("/acme/shop"), listed(host), client.get("/acme/").status_code
-    upgrade(tenants, host.settings.data_dir, Limits(jobs=1))
+    upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
     wait_until(lambda: client.get("/acme/shop").status_code == 200)
 
     assert (200, "application/problem+json", 201) == (served, behind.mimetype, rest)
     assert (["serving, database behind"], ["serving"]) == (told, listed(host))
 
 
-def test_code_that_was_taken_back_still_serves(gate: Gate, app: Flask) -> None:
+def test_code_that_was_taken_back_still_serves(gate: MigrationGuard, app: Flask) -> None:
     """A database of newer code is told, not refused: to go back must not cost the tenant."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
@@ -274,7 +274,7 @@ def test_code_that_was_taken_back_still_serves(gate: Gate, app: Flask) -> None:
     assert (None, True) == (answer, gate.told.startswith("ahead: it is at shop_9"))
 
 
-def counting(gate: Gate, app: Flask) -> Client:
+def counting(gate: MigrationGuard, app: Flask) -> Client:
     """Return a client of an endpoint that counts the rows of whichever table the path names."""
     blueprint = Blueprint("shop", __name__)
 
@@ -297,7 +297,7 @@ def test_the_first_request_that_misses_a_table_closes_the_gate(
     app, now = Flask("acme"), [100.0]
     database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
     target = target_of("acme", url, read_branches([write_shop(first())]), tmp_path)
-    gate = Gate(target, database, is_embedded=is_embedded, clock=lambda: now[0])
+    gate = MigrationGuard(target, database, is_embedded=is_embedded, clock=lambda: now[0])
     client = counting(gate, app)
     with database.engine.begin() as connection:
         for statement in (
@@ -319,7 +319,7 @@ def test_the_first_request_that_misses_a_table_closes_the_gate(
 
 
 def test_a_bug_in_an_endpoint_is_no_fault_of_the_database(
-    gate: Gate, app: Flask, clock: list[float]
+    gate: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
     """A table that no code makes is 500, and costs a look each second, not one per request."""
     client, engine, looks = counting(gate, app), database_of(app).engine, []
@@ -336,7 +336,7 @@ def test_a_bug_in_an_endpoint_is_no_fault_of_the_database(
     assert ([500, 200] * 5, 3, "") == (codes, looks.count(QUERY), gate.told)
 
 
-def test_what_newer_code_took_away_costs_only_who_asks_for_it(gate: Gate, app: Flask) -> None:
+def test_missing_tables_cost_only_those_who_ask(gate: MigrationGuard, app: Flask) -> None:
     """A database that is ahead answers 503, not 500, for what is not there, and serves the rest."""
     client = counting(gate, app)
     with database_of(app).engine.begin() as connection:
@@ -348,7 +348,7 @@ def test_what_newer_code_took_away_costs_only_who_asks_for_it(gate: Gate, app: F
     assert ([503, 200], True) == (codes, gate.is_open)
 
 
-def test_tables_that_are_not_there_yet_are_no_newer_ones(gate: Gate, app: Flask) -> None:
+def test_tables_that_are_not_there_yet_are_no_newer_ones(gate: MigrationGuard, app: Flask) -> None:
     """What an endpoint left that is not enabled any more opens no gate to another one's tables."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'old_7' version_num")
@@ -361,7 +361,9 @@ def test_tables_that_are_not_there_yet_are_no_newer_ones(gate: Gate, app: Flask)
     assert gate.told.startswith("behind: it is at nothing, the code wants shop_1")
 
 
-def test_a_file_that_is_no_database_is_down(gate: Gate, app: Flask, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_down(
+    gate: MigrationGuard, app: Flask, tmp_path: Path
+) -> None:
     """Whatever the driver raises is 503 for the client and a reason for operators."""
     (tmp_path / "acme.sqlite3").write_text("no database, but long enough to be looked into" * 9)
 

@@ -15,7 +15,7 @@ from servers import CONFIG_FILE, Server, wait_until
 from tenantry.host import Host
 from tenantry.http.problem import CLIENT, ProblemAnswer
 from tenantry.http.raw_head import answer
-from tenantry.observability.access_log import RequestLines, to_stderr
+from tenantry.observability.access_log import AccessLog, to_stderr
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hashed
 
@@ -75,7 +75,7 @@ def _noting(
     write_tenant("acme", BLUEPRINTS=["landing", speaking])
     write_tenant("closed", CLIENTS={"mobile": hashed("the-key")})
     write_tenant("globex", MAINTENANCE=True)
-    written = RequestLines("json", lines.append)
+    written = AccessLog("json", lines.append)
     host = Host(settings, written, written.turned_away)
     host.load()
     yield Client(host)
@@ -152,7 +152,7 @@ def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str])
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
     """What a path or a method says is shown and not obeyed; it is ASCII."""
-    host = Host(settings, RequestLines(form, lines.append))
+    host = Host(settings, AccessLog(form, lines.append))
     host.load()
     environ = {
         "PATH_INFO": '/a\n\x1b[2J" status=200\xc3\xa9\xe2\x80\xa8',
@@ -173,12 +173,12 @@ def test_a_line_fits_into_one_write(
     settings: HostSettings, lines: list[str], form: Any, part: str
 ) -> None:
     """Of 4 KiB at most, which a pipe takes in one piece: a longer path is cut."""
-    host = Host(settings, RequestLines(form, lines.append))
+    host = Host(settings, AccessLog(form, lines.append))
     host.load()
 
     environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
     Client(host).open("/", environ_overrides=environ).close()
-    RequestLines(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
+    AccessLog(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
 
     assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
@@ -186,7 +186,7 @@ def test_a_line_fits_into_one_write(
 
 def test_a_line_for_people(settings: HostSettings, lines: list[str]) -> None:
     """It has the form of all other lines: moment, level, event, logger, facts."""
-    host = Host(settings, RequestLines("console", lines.append))
+    host = Host(settings, AccessLog("console", lines.append))
     host.load()
 
     Client(host).get("/nobody/", headers={"X-Request-ID": "id-1", "traceparent": PARENT}).close()

@@ -13,7 +13,7 @@ import pytest
 
 from servers import wait_until
 from tenantry.observability.control_socket import (
-    StatusSocket,
+    ControlSocket,
     WorkerStatus,
     newborn_workers,
     read_workers,
@@ -30,9 +30,9 @@ TOLD: dict[str, Any] = {
 
 
 @pytest.fixture(name="status_socket")
-def _status_socket(data_dir: Path) -> Iterator[StatusSocket]:
+def _status_socket(data_dir: Path) -> Iterator[ControlSocket]:
     """Return a socket of this process; closed after the test."""
-    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
     yield opened
     opened.close()
 
@@ -48,7 +48,7 @@ def test_a_worker_tells(data_dir: Path) -> None:
 
 
 def test_a_forked_process_leaves_it_to_its_parent(
-    status_socket: StatusSocket, data_dir: Path
+    status_socket: ControlSocket, data_dir: Path
 ) -> None:
     """The parent tells on; a process that only closes its own files takes nothing away."""
     child = os.fork()
@@ -76,7 +76,7 @@ def test_it_goes_on_after_a_moment_without_file_descriptors(
 
     monkeypatch.setattr("tenantry.observability.control_socket.PAUSE_S", 0.0)
     monkeypatch.setattr(socket, "socket", Failing)
-    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
     workers = read_workers(data_dir)
     opened.close()
 
@@ -94,14 +94,14 @@ def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.M
             super().listen(*args)
 
     monkeypatch.setattr(socket, "socket", Watched)
-    opened = StatusSocket(data_dir, {"list": lambda: TOLD})
+    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
     workers = read_workers(data_dir)
     opened.close()
 
     assert ([], 1) == (found, len(workers))
 
 
-def test_a_closed_worker_is_gone(status_socket: StatusSocket, data_dir: Path) -> None:
+def test_a_closed_worker_is_gone(status_socket: ControlSocket, data_dir: Path) -> None:
     """After `close()`, called twice or not, nobody answers and no file is left."""
     status_socket.close()
     status_socket.close()
@@ -122,7 +122,7 @@ def test_a_killed_worker_is_left_out(data_dir: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_worker_that_answers_nonsense_is_left_out(data_dir: Path) -> None:
     """An answer that ends in the middle is none."""
-    told = StatusSocket(data_dir, {"list": lambda: {"mounts": object()}})  # no JSON: it breaks off
+    told = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})  # no JSON: it breaks off
 
     workers = read_workers(data_dir)
     told.close()
@@ -144,7 +144,7 @@ def test_only_the_owner_may_ask(data_dir: Path) -> None:
 def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     """A data folder may lie deeper than a socket's address has room for."""
     deep = tmp_path.joinpath(*["a" * 40] * 4)
-    opened = StatusSocket(deep, {"list": lambda: TOLD})
+    opened = ControlSocket(deep, {"list": lambda: TOLD})
 
     workers = read_workers(deep)
     opened.close()

@@ -10,14 +10,14 @@ from werkzeug.test import Client
 from servers import CONFIG_FILE, Server, free_port
 from tenantry.observability import prometheus as metrics
 from tenantry.observability.prometheus import MetricsPage, bounded
-from tenantry.observability.usage_counters import OVERFLOW, Counts, Ledger, ledgers_folder
+from tenantry.observability.usage_counters import OVERFLOW, Counts, UsageCounters, counters_folder
 from tenantry.observability.usage_store import fold, usage_file
 
 
-def count(data_dir: Path, *tenants: str) -> Ledger:
+def count(data_dir: Path, *tenants: str) -> UsageCounters:
     """Return the ledger of a process that has served these, each for a second."""
-    ledger = Ledger()
-    ledger.open(ledgers_folder(data_dir))
+    ledger = UsageCounters()
+    ledger.open(counters_folder(data_dir))
     for name in tenants:
         ledger.note_request(name, False, False, 1, 10, 10**9, 10**8)
     return ledger

@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 
-from tenantry.observability.scoreboard import CELLS, ROWS, Board, Row, tag
+from tenantry.observability.scoreboard import CELLS, ROWS, Row, Scoreboard, tag
 
 ACME, GLOBEX = tag("acme"), tag("globex")
 
 
-def _row(board: Board) -> Row:
+def _row(board: Scoreboard) -> Row:
     row = board.claim()
     assert row is not None
     return row
@@ -17,7 +17,7 @@ def _row(board: Board) -> Row:
 
 def test_a_request_is_on_the_board_from_enter_to_leave() -> None:
     """Its tenant, its thread, and how many the tenant has in flight."""
-    board = Board()
+    board = Scoreboard()
     row = _row(board)
 
     cell = row.enter(ACME)
@@ -30,7 +30,7 @@ def test_a_request_is_on_the_board_from_enter_to_leave() -> None:
 
 def test_requests_are_counted_over_all_processes() -> None:
     """Each tenant's own, whichever row they are in."""
-    board = Board()
+    board = Scoreboard()
     rows = [_row(board), _row(board)]
     for row in rows:
         row.enter(ACME)
@@ -42,7 +42,7 @@ def test_requests_are_counted_over_all_processes() -> None:
 
 def test_a_build_is_shown_and_takes_no_slot() -> None:
     """Beside a request of the same tenant."""
-    board = Board()
+    board = Scoreboard()
     row = _row(board)
 
     cell = row.enter(ACME, is_build=True)
@@ -57,7 +57,7 @@ def test_a_build_is_shown_and_takes_no_slot() -> None:
 
 def test_what_a_killed_process_had_in_flight_is_known() -> None:
     """The memory is shared: `kill -9` takes nothing from it."""
-    board = Board()
+    board = Scoreboard()
     row = _row(board)
     child = os.fork()
     if not child:
@@ -70,7 +70,7 @@ def test_what_a_killed_process_had_in_flight_is_known() -> None:
 
 def test_a_freed_row_is_claimed_empty() -> None:
     """Whoever gets the row of a dead process does not get its requests."""
-    board = Board()
+    board = Scoreboard()
     row = _row(board)
     row.enter(ACME)
     row.stop()
@@ -83,7 +83,7 @@ def test_a_freed_row_is_claimed_empty() -> None:
 
 def test_processes_that_serve_are_counted() -> None:
     """Not those that are about to stop, nor those that are gone."""
-    board = Board()
+    board = Scoreboard()
     stopping, gone, _ = _row(board), _row(board), _row(board)
     stopping.stop()
     gone.free()
@@ -93,7 +93,7 @@ def test_processes_that_serve_are_counted() -> None:
 
 def test_more_than_the_board_can_show_are_served_unseen() -> None:
     """Neither a full row nor a full board is an error."""
-    board = Board()
+    board = Scoreboard()
     row = _row(board)
     cells = [row.enter(ACME) for _ in range(CELLS + 1)]
     rows = [board.claim() for _ in range(ROWS)]
@@ -104,7 +104,7 @@ def test_more_than_the_board_can_show_are_served_unseen() -> None:
 
 def test_the_longest_name_fits() -> None:
     """63 characters, as the contract allows."""
-    row = _row(Board())
+    row = _row(Scoreboard())
 
     row.enter(tag("a" * 63))
 

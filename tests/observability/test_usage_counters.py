@@ -13,19 +13,19 @@ from tenantry.observability.usage_counters import (
     NOTHING,
     OVERFLOW,
     Counts,
-    Ledger,
+    UsageCounters,
     lock_if_ended,
+    read_counters,
     read_ledger,
-    read_ledgers,
     total,
 )
 
 COUNTING = """
 import os, sys
 from pathlib import Path
-from tenantry.observability.usage_counters import Ledger
+from tenantry.observability.usage_counters import UsageCounters
 
-ledger = Ledger()
+ledger = UsageCounters()
 ledger.open(Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):
     ledger.note_request("acme", False, False, 1, 2, 3, 4)
@@ -34,23 +34,23 @@ sys.stdin.read()
 """
 
 
-def note(ledger: Ledger, tenant: str = "acme", *, is_error: bool = False) -> None:
+def note(ledger: UsageCounters, tenant: str = "acme", *, is_error: bool = False) -> None:
     """Count one request of 10 bytes in and 20 out that took 30 ns, 40 of a processor."""
     ledger.note_request(tenant, is_error, False, 10, 20, 30, 40)
 
 
 def seen(folder: Path) -> dict[str, Counts]:
     """Return what the one file in the folder says."""
-    [reading] = read_ledgers(folder)
+    [reading] = read_counters(folder)
     return reading.counts
 
 
 def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
     """An open ledger is empty, and says whose it is."""
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
 
-    [reading] = read_ledgers(tmp_path)
+    [reading] = read_counters(tmp_path)
 
     assert (os.getpid(), {}) == (reading.pid, reading.counts)
     ledger.close()
@@ -58,7 +58,7 @@ def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
 
 def test_what_is_counted_can_be_read_by_others(tmp_path: Path) -> None:
     """Each kind of count has its place in the row of its tenant."""
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
 
     note(ledger)
@@ -82,7 +82,7 @@ def test_what_is_counted_can_be_read_by_others(tmp_path: Path) -> None:
 
 def test_what_threads_count_at_once_is_exact(tmp_path: Path) -> None:
     """No request of eight threads is lost."""
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
 
     def work() -> None:
@@ -129,7 +129,7 @@ def test_a_disk_without_room_costs_the_file_only(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
 
     note(ledger)
@@ -143,7 +143,7 @@ def test_tenants_beyond_the_rows_share_the_last(
 ) -> None:
     """What they use is counted, though not by name."""
     monkeypatch.setattr("tenantry.observability.usage_counters.ROWS", 3)
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
 
     for name in ("a", "b", "c", "d", "a"):
@@ -157,7 +157,7 @@ def test_tenants_beyond_the_rows_share_the_last(
 
 def test_a_forked_process_counts_for_itself(tmp_path: Path) -> None:
     """What it inherits is its parent's: after `begin_anew` it writes nothing there."""
-    ledger = Ledger()
+    ledger = UsageCounters()
     ledger.open(tmp_path)
     note(ledger)
     child = os.fork()
@@ -177,7 +177,7 @@ def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, content: byt
     path = tmp_path / "1-0.ledger"
     path.write_bytes(content)
 
-    assert (None, []) == (read_ledger(path), read_ledgers(tmp_path))
+    assert (None, []) == (read_ledger(path), read_counters(tmp_path))
 
 
 def test_counts_add_up() -> None:

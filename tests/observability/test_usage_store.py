@@ -14,7 +14,7 @@ import pytest
 from servers import wait_until
 from tenantry.errors import TenantryError
 from tenantry.observability import usage_store as usage
-from tenantry.observability.usage_counters import Counts, Ledger, ledgers_folder
+from tenantry.observability.usage_counters import Counts, UsageCounters, counters_folder
 from tenantry.observability.usage_store import (
     DAY,
     HOUR,
@@ -42,12 +42,12 @@ usage.fold(Path(sys.argv[1]))
 COUNTS_AND_FOLDS = """
 import sys
 from pathlib import Path
-from tenantry.observability.usage_counters import Ledger, ledgers_folder
+from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import fold
 
 data_dir = Path(sys.argv[1])
-ledger = Ledger()
-ledger.open(ledgers_folder(data_dir))
+ledger = UsageCounters()
+ledger.open(counters_folder(data_dir))
 for number in range(200):
     ledger.note_request("acme", False, False, 1, 2, 3, 4)
     if number % 20 == 0:
@@ -58,10 +58,10 @@ while True:
 """
 
 
-def count(data_dir: Path, *tenants: str, times: int = 1) -> Ledger:
+def count(data_dir: Path, *tenants: str, times: int = 1) -> UsageCounters:
     """Return the ledger of a process that has served these, each so often, in so many bytes."""
-    ledger = Ledger()
-    ledger.open(ledgers_folder(data_dir))
+    ledger = UsageCounters()
+    ledger.open(counters_folder(data_dir))
     for name in tenants * times:
         ledger.note_request(name, False, False, 1, 10, 100, 1000)
     return ledger
@@ -83,7 +83,7 @@ def requests(used: dict[str, Counts]) -> dict[str, int]:
 
 def files(data_dir: Path) -> int:
     """Return how many ledgers there are."""
-    return len([*ledgers_folder(data_dir).glob("*.ledger")])
+    return len([*counters_folder(data_dir).glob("*.ledger")])
 
 
 def test_before_anything_was_used(data_dir: Path) -> None:

@@ -6,14 +6,14 @@ from weakref import ref
 import pytest
 
 from tenantry.reload import draining as departures_module
-from tenantry.reload.draining import SURVIVOR_S, UNFREEZE_PAUSE_S, Departures, _describe
+from tenantry.reload.draining import SURVIVOR_S, UNFREEZE_PAUSE_S, Draining, _describe
 from tenantry.routing.instance import Instance
 
 
 def test_a_drain_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """Until its time an instance finishes its requests; then it is cut, and the log says so."""
     now = [0.0]
-    departures = Departures(30.0, lambda: now[0])
+    departures = Draining(30.0, lambda: now[0])
     instance = Instance(lambda *_: [], lambda: None)
     instance.lease()
     instance.retire()
@@ -32,7 +32,7 @@ def test_a_drain_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_close_cuts_what_drains() -> None:
     """The process ends."""
-    departures, instance = Departures(30.0), Instance(lambda *_: [], lambda: None)
+    departures, instance = Draining(30.0), Instance(lambda *_: [], lambda: None)
     instance.lease()
     instance.retire()
     departures.add("acme", instance)
@@ -42,7 +42,7 @@ def test_close_cuts_what_drains() -> None:
     assert (True, 0) == (instance.is_closed, departures.draining)
 
 
-def departing(departures: Departures) -> "ref[object]":
+def departing(departures: Draining) -> "ref[object]":
     """Let an app depart that only the garbage collector frees; return what tells whether it did."""
     app = type("App", (), {})()
     app.itself = app
@@ -55,7 +55,7 @@ def departing(departures: Departures) -> "ref[object]":
 def test_few_frozen_apps_are_let_be(caplog: pytest.LogCaptureFixture) -> None:
     """To free one, all that the host froze would be looked at; those built since are freed."""
     now = [0.0]
-    departures = Departures(30.0, lambda: now[0])
+    departures = Draining(30.0, lambda: now[0])
     frozen = departing(departures)
     gc.freeze()
     built_since = departing(departures)
@@ -72,7 +72,7 @@ def test_many_frozen_apps_are_freed_minutes_apart(
     """The host lets the garbage collector look no more at what stays; these did not stay."""
     monkeypatch.setattr(departures_module, "MANY_FROZEN", 2)
     now, freed = [0.0], []
-    departures = Departures(30.0, lambda: now[0])
+    departures = Draining(30.0, lambda: now[0])
     for _ in range(2):
         apps = [departing(departures) for _ in range(2)]
         gc.freeze()

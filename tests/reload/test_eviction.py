@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from conftest import KEY
-from tenantry.reload.draining import Departures
-from tenantry.reload.eviction import Sleep
+from tenantry.reload.draining import Draining
+from tenantry.reload.eviction import Eviction
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.tenants.model import parse_tenant
@@ -21,7 +21,7 @@ def test_the_least_recently_used_are_let_go_first(
 ) -> None:
     """Those over the number, and those that were idle too long; a second look changes nothing."""
     now = [0.0]
-    sleep = Sleep(max_active, idle_timeout_s, Departures(30.0), lambda: now[0])
+    sleep = Eviction(max_active, idle_timeout_s, Draining(30.0), lambda: now[0])
     mounts = []
     for name in "abc":
         now[0] += 1
@@ -39,7 +39,7 @@ def test_the_least_recently_used_are_let_go_first(
 
 def test_who_serves_a_request_is_not_let_go(data_dir: Path) -> None:
     """The next check finds it free."""
-    sleep = Sleep(0, 99.0, Departures(30.0))
+    sleep = Eviction(0, 99.0, Draining(30.0))
     tenant = parse_tenant("acme", {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
     instance = Instance(lambda *_: [], lambda: None)
     mount = Mount("acme", None, lambda _: pytest.fail("woken"), note_awake=sleep.note_awake)

@@ -16,13 +16,13 @@ from conftest import KEY
 from servers import DEADLINE_S
 from tenantry.reload import follower as reload_module
 from tenantry.reload.draining import SURVIVOR_S
-from tenantry.reload.follower import Follower, Limits
-from tenantry.reload.reconcile import Admission
+from tenantry.reload.follower import Follower, FollowerLimits
+from tenantry.reload.reconcile import Reconciler
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Mounts
+from tenantry.routing.mount import Mount, Router
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import UNTOUCHED, Levers, levers_file, write_levers
+from tenantry.tenants.operator_state import UNTOUCHED, OperatorState, levers_file, write_levers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -58,12 +58,12 @@ class App:
 class Followed:
     """A follower, driven by hand."""
 
-    def __init__(self, tenants_dir: Path, data_dir: Path, limits: Limits) -> None:
+    def __init__(self, tenants_dir: Path, data_dir: Path, limits: FollowerLimits) -> None:
         self.clock = Clock()
         self.data_dir = data_dir
         self.built: list[str] = []
         self.errors: dict[str, Exception] = {}
-        self.mounts = Mounts(fallback=App("host"))
+        self.mounts = Router(fallback=App("host"))
         folder = TenantsFolder(tenants_dir, clock=self.clock, wall_clock=lambda: time.time() + 3600)
         self.follower = Follower(
             folder, data_dir, self.mounts, self.build, limits, clock=self.clock
@@ -117,7 +117,7 @@ def _follow(tenants_dir: Path, data_dir: Path) -> Iterator[Callable[..., Followe
     followed: list[Followed] = []
 
     def follow(max_active: int = 100, idle_timeout_s: float = 600.0) -> Followed:
-        one = Followed(tenants_dir, data_dir, Limits(max_active, idle_timeout_s, 30.0))
+        one = Followed(tenants_dir, data_dir, FollowerLimits(max_active, idle_timeout_s, 30.0))
         followed.append(one)
         return one
 
@@ -418,10 +418,13 @@ def test_a_request_that_found_a_mount_before_it_left_is_answered(
 
 @pytest.mark.parametrize(
     ("levers", "expected"),
-    [(Levers(maintenance="Back at noon."), "503"), (Levers(is_disabled=True), "host")],
+    [
+        (OperatorState(maintenance="Back at noon."), "503"),
+        (OperatorState(is_disabled=True), "host"),
+    ],
 )
 def test_levers_take_effect_and_survive(
-    follow: Follow, write_tenant: WriteTenant, levers: Levers, expected: str
+    follow: Follow, write_tenant: WriteTenant, levers: OperatorState, expected: str
 ) -> None:
     """For running hosts, for those to come and through changes; and off again."""
     write_tenant("acme", APP_NAME="v1")
@@ -581,14 +584,14 @@ def test_a_fault_in_one_tenant_stops_no_other(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is odd about one, the round goes on, and the odd one is failed."""
-    decide = Admission.decide
+    decide = Reconciler.decide
 
-    def odd(self: Admission, name: str) -> None:
+    def odd(self: Reconciler, name: str) -> None:
         if name == "acme":
             raise RuntimeError("odd")
         decide(self, name)
 
-    monkeypatch.setattr(Admission, "decide", odd)
+    monkeypatch.setattr(Reconciler, "decide", odd)
     write_tenant("acme")
     write_tenant("globex", APP_NAME="globex")
 

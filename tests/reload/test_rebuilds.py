@@ -9,7 +9,7 @@ import pytest
 from conftest import KEY
 from servers import DEADLINE_S, wait_until
 from tenantry.reload.rebuilds import STUCK_S, Rebuilds
-from tenantry.reload.workers import Lanes
+from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount
 from tenantry.tenants.model import Tenant, parse_tenant
@@ -25,7 +25,7 @@ class Beside:
         self.given: list[Instance] = []
         self._data_dir = data_dir
         self._is_done = threading.Event()
-        self.lanes = Lanes(data_dir, self.build, self._is_done.set)
+        self.lanes = ReloadWorkers(data_dir, self.build, self._is_done.set)
         self.rebuilds = Rebuilds(self.lanes, lambda: self.now_s)
         self.mount = Mount("acme", "/acme", self.build)
 

@@ -7,24 +7,24 @@ import pytest
 
 from conftest import KEY
 from tenantry.errors import Problem
-from tenantry.reload.draining import Departures
+from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
-from tenantry.reload.reconcile import Admission
-from tenantry.reload.workers import Lanes
+from tenantry.reload.reconcile import Reconciler
+from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import Rejected, Verdict
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import UNTOUCHED, Levers
+from tenantry.tenants.operator_state import UNTOUCHED, OperatorState
 
 Judge = Callable[..., Verdict]
 
 
 @pytest.fixture(name="admission")
-def _admission(data_dir: Path) -> Iterator[Admission]:
+def _admission(data_dir: Path) -> Iterator[Reconciler]:
     """Return an admission that knows no file yet."""
-    lanes = Lanes(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
+    lanes = ReloadWorkers(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
     mount = lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built"))  # noqa: E731
-    yield Admission(mount, Rebuilds(lanes), Departures(30.0))
+    yield Reconciler(mount, Rebuilds(lanes), Draining(30.0))
     lanes.close()
 
 
@@ -39,7 +39,7 @@ def _shop(data_dir: Path) -> Judge:
     return shop
 
 
-def decide(admission: Admission, *verdicts: Verdict) -> dict[str, str]:
+def decide(admission: Reconciler, *verdicts: Verdict) -> dict[str, str]:
     """Decide on one after the other, and return the states of all."""
     for verdict in verdicts:
         if verdict.name not in admission.known:
@@ -52,7 +52,7 @@ def decide(admission: Admission, *verdicts: Verdict) -> dict[str, str]:
 
 @pytest.mark.parametrize(("is_starting", "first"), [(True, "acme"), (False, "globex")])
 def test_of_two_that_clash_one_is_admitted(
-    admission: Admission, shop: Judge, *, is_starting: bool, first: str
+    admission: Reconciler, shop: Judge, *, is_starting: bool, first: str
 ) -> None:
     """At start the first by name, later the one that was there."""
     admission.is_starting = is_starting
@@ -73,7 +73,7 @@ def test_of_two_that_clash_one_is_admitted(
     ],
 )
 def test_at_start_whom_another_worker_has_accepted_comes_first(
-    admission: Admission,
+    admission: Reconciler,
     shop: Judge,
     accepted: list[tuple[str, str]],
     first: str,
@@ -87,7 +87,7 @@ def test_at_start_whom_another_worker_has_accepted_comes_first(
     assert {"acme": "failed", "globex": "failed", first: "idle"} == states
 
 
-def test_after_the_start_nobody_is_displaced(admission: Admission, shop: Judge) -> None:
+def test_after_the_start_nobody_is_displaced(admission: Reconciler, shop: Judge) -> None:
     """What other workers had accepted by then does not matter any more."""
     admission.accepted_elsewhere = [("globex", "d-globex")]
     decide(admission, shop("acme"))
@@ -97,7 +97,7 @@ def test_after_the_start_nobody_is_displaced(admission: Admission, shop: Judge) 
 
 
 def test_who_was_refused_is_admitted_when_the_place_is_free(
-    admission: Admission, shop: Judge
+    admission: Reconciler, shop: Judge
 ) -> None:
     """Its file has not changed; of two that wait, the first by name."""
     admission.is_starting = False
@@ -110,7 +110,7 @@ def test_who_was_refused_is_admitted_when_the_place_is_free(
     assert {"acme": "idle", "initech": "failed"} == states
 
 
-def test_a_rejected_change_leaves_what_was_admitted(admission: Admission, shop: Judge) -> None:
+def test_a_rejected_change_leaves_what_was_admitted(admission: Reconciler, shop: Judge) -> None:
     """The mount is stale, and its claims are still its own."""
     admission.is_starting = False
     broken = Rejected("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
@@ -120,12 +120,12 @@ def test_a_rejected_change_leaves_what_was_admitted(admission: Admission, shop: 
     assert {"acme": "stale", "globex": "failed"} == states
 
 
-def test_a_disabled_tenant_is_off_and_its_place_free(admission: Admission, shop: Judge) -> None:
+def test_a_disabled_tenant_is_off_and_its_place_free(admission: Reconciler, shop: Judge) -> None:
     """Enabled again, it finds the other one there."""
     decide(admission, shop("acme"), shop("globex"))
     admission.is_starting = False
     known, told = admission.known, []
-    for levers in (Levers(is_disabled=True), UNTOUCHED):
+    for levers in (OperatorState(is_disabled=True), UNTOUCHED):
         admission.pull("acme", levers)
         admission.reconsider()
         told.append((known["acme"].is_off, known["globex"].mount.state))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from servers import DEADLINE_S
-from tenantry.reload.validation_queue import BATCH_S, Judging
-from tenantry.reload.workers import JUDGES, Lanes
+from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
+from tenantry.reload.workers import JUDGES, ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import Verdict
 from tenantry.tenants.folder import Content, read_content
@@ -21,8 +21,10 @@ class Judged:
         self.now_s = 100.0
         self.verdicts: list[str] = []
         self._woken = threading.Event()
-        self.lanes = Lanes(data_dir, lambda _: pytest.fail("nothing is built"), self._woken.set)
-        self.judging = Judging(self.lanes, self._note, self._woken.set, lambda: self.now_s)
+        self.lanes = ReloadWorkers(
+            data_dir, lambda _: pytest.fail("nothing is built"), self._woken.set
+        )
+        self.judging = ValidationQueue(self.lanes, self._note, self._woken.set, lambda: self.now_s)
 
     def _note(self, content: Content, verdict: Verdict) -> None:
         self.verdicts.append(f"{content.path.stem} {type(verdict).__name__}")

@@ -9,20 +9,20 @@ import pytest
 
 from servers import DEADLINE_S, wait_until
 from tenantry.host import Host
-from tenantry.observability.control_socket import StatusSocket, workers_folder
+from tenantry.observability.control_socket import ControlSocket, workers_folder
 from tenantry.reload import warm_start
 from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
-from tenantry.routing.mount import Mounts
+from tenantry.routing.mount import Router
 from tenantry.settings import HostSettings
 
 
 @pytest.fixture(name="sibling")
 def _sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], None]]:
     """Return what opens a socket that tells who is awake; closed after the test."""
-    opened: list[StatusSocket] = []
+    opened: list[ControlSocket] = []
 
     def tell(names: Callable[[], Any]) -> None:
-        opened.append(StatusSocket(data_dir, {"awake": lambda: {"names": names()}}))
+        opened.append(ControlSocket(data_dir, {"awake": lambda: {"names": names()}}))
 
     yield tell
     for each in opened:
@@ -64,9 +64,9 @@ def test_a_sibling_that_hangs_is_not_waited_for(
     asked: list[str] = []
     sibling(lambda: [is_over.wait(), "acme"][1:])
 
-    def mounts() -> Mounts:
+    def mounts() -> Router:
         asked.append("asked")
-        return Mounts(lambda *_: ())
+        return Router(lambda *_: ())
 
     wake_as_siblings(data_dir, mounts)
     was_asked = list(asked)
@@ -114,7 +114,7 @@ def test_only_hosts_of_the_same_tenants_tell_whom_they_accepted(
 ) -> None:
     """To a host that serves chosen tenants it is as if the others were not there."""
     answer = {"only": [], "accepted": {"acme": "d1"}}
-    sibling = StatusSocket(data_dir, {"accepted": lambda: answer})
+    sibling = ControlSocket(data_dir, {"accepted": lambda: answer})
     try:
         assert expected == accepted_by_siblings(data_dir, only)
     finally:
@@ -138,7 +138,7 @@ def test_a_start_does_not_wait_for_siblings_that_hang(
 ) -> None:
     """Nobody is preferred then."""
     monkeypatch.setattr(warm_start, "ACCEPTED_S", 0.02)
-    hanging = StatusSocket(
+    hanging = ControlSocket(
         data_dir, {"accepted": lambda: asking.wait() and {"only": [], "accepted": {}}}
     )
 
@@ -155,12 +155,14 @@ def test_one_sibling_that_hangs_does_not_silence_the_others(
     """Each is asked for a short time only."""
     monkeypatch.setattr(warm_start, "SILENCE_S", 0.02)
     monkeypatch.setattr(warm_start, "ACCEPTED_S", DEADLINE_S)
-    hanging = StatusSocket(
+    hanging = ControlSocket(
         data_dir, {"accepted": lambda: asking.wait() and {"only": [], "accepted": {}}}
     )
     path = workers_folder(data_dir)
     next(path.glob("*.sock")).rename(path / "1.sock")
-    telling = StatusSocket(data_dir, {"accepted": lambda: {"only": [], "accepted": {"acme": "d1"}}})
+    telling = ControlSocket(
+        data_dir, {"accepted": lambda: {"only": [], "accepted": {"acme": "d1"}}}
+    )
 
     accepted = accepted_by_siblings(data_dir)
 

@@ -9,14 +9,14 @@ import pytest
 from conftest import tenant_text
 from servers import DEADLINE_S, wait_until
 from tenantry.reload import workers as lanes_module
-from tenantry.reload.workers import Lanes
+from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing import worker_pool as crew_module
 from tenantry.routing.instance import Instance
 from tenantry.tenants.catalogue import Rejected
 from tenantry.tenants.folder import Content, read_content
 from tenantry.tenants.model import Tenant, parse_tenant
 
-Start = Callable[[Callable[[Tenant], Instance]], Lanes]
+Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 
 
 def content_of(folder: Path, name: str, text: str) -> Content:
@@ -40,10 +40,10 @@ def instance() -> Instance:
 @pytest.fixture(name="start")
 def _start(data_dir: Path) -> Iterator[Start]:
     """Return a function that starts lanes with a build; closed after the test."""
-    started: list[Lanes] = []
+    started: list[ReloadWorkers] = []
 
-    def start(build: Callable[[Tenant], Instance]) -> Lanes:
-        started.append(Lanes(data_dir, build, lambda: None))
+    def start(build: Callable[[Tenant], Instance]) -> ReloadWorkers:
+        started.append(ReloadWorkers(data_dir, build, lambda: None))
         return started[-1]
 
     yield start
@@ -51,7 +51,7 @@ def _start(data_dir: Path) -> Iterator[Start]:
         lanes.close()
 
 
-def collect_until(lanes: Lanes, is_so: Callable[[], object]) -> None:
+def collect_until(lanes: ReloadWorkers, is_so: Callable[[], object]) -> None:
     """Collect results until it is so."""
 
     def collected() -> bool:

@@ -11,7 +11,7 @@ from tenantry.routing.build_pool import (
     LONG_PATIENCE_S,
     MANY_PATIENT,
     Building,
-    FirstBuilds,
+    BuildPool,
 )
 
 YOUNG_S = BUILD_PATIENCE_S
@@ -27,7 +27,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> None:
     """One for each of a few builds; all others give up early, until one of the few is done."""
-    first_builds = FirstBuilds()
+    first_builds = BuildPool()
     buildings = [Building(0.0) for _ in range(MANY_PATIENT + 1)]
     waiting = [threads.submit(first_builds.wait, one, YOUNG_S) for one in buildings[:-1]]
     wait_until(lambda: len(first_builds._patient) == MANY_PATIENT)
@@ -43,7 +43,7 @@ def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> Non
 
 def test_nobody_waits_for_a_build_that_is_very_old() -> None:
     """A tenant that hangs holds no thread from then on."""
-    building, first_builds = Building(0.0), FirstBuilds()
+    building, first_builds = Building(0.0), BuildPool()
 
     assert not first_builds.wait(building, LONG_PATIENCE_S)
     assert not first_builds._patient

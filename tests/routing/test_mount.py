@@ -23,7 +23,7 @@ from tenantry.routing.mount import (
     MAINTENANCE_RETRY_AFTER_S,
     MAX_BACK_OFF_S,
     Mount,
-    Mounts,
+    Router,
 )
 from tenantry.tenants.model import Tenant, parse_tenant
 
@@ -638,7 +638,7 @@ def test_who_waited_at_a_guessed_place_is_not_served_there() -> None:
         mount.accept(version(1, URL_PREFIX="/other"))
 
     mounts, mount = (
-        Mounts(fallback=saying("host")),
+        Router(fallback=saying("host")),
         Mount("acme", "/acme", say_app_name, await_verdict=accept),
     )
     mounts.replace([mount])
@@ -655,9 +655,9 @@ def test_who_waited_at_a_guessed_place_is_not_served_there() -> None:
 # -- routing ------------------------------------------------------------------------------------
 
 
-def routing(*prefixes: str) -> Mounts:
+def routing(*prefixes: str) -> Router:
     """Return a routing over mounts at these prefixes, that say their prefix's words."""
-    mounts = Mounts(fallback=saying("host"))
+    mounts = Router(fallback=saying("host"))
     mounts.replace(
         mounted(tenant("t" + prefix.replace("/", "-"), URL_PREFIX=prefix), build)
         for prefix in prefixes
@@ -741,7 +741,7 @@ def test_a_deep_path_costs_five_lookups_at_most(first: str, expected: str) -> No
 
 def test_an_empty_routing_answers_with_the_host() -> None:
     """A host without tenants serves its own pages, before the first `replace` and after."""
-    mounts = Mounts(fallback=saying("host"))
+    mounts = Router(fallback=saying("host"))
     before = get(mounts, "/acme/")
 
     mounts.replace([])
@@ -751,7 +751,7 @@ def test_an_empty_routing_answers_with_the_host() -> None:
 
 def test_mounts_are_in_the_order_of_names() -> None:
     """`all` is sorted, and has the mounts without a prefix too, which no path reaches."""
-    mounts = Mounts(fallback=saying("host"))
+    mounts = Router(fallback=saying("host"))
     placed = [
         mounted(tenant("globex"), build),
         Mount("clash", None, build),

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_mount import build, get, mounted, saying, tenant
 
-from tenantry.routing.mount import Mounts
+from tenantry.routing.mount import Router
 
 PREFIXES = {
     "/acme": "acme",
@@ -47,8 +47,8 @@ def expected(path: str) -> tuple[str, str, str]:
 
 
 @pytest.fixture(scope="module", name="mounts")
-def _mounts() -> Mounts:
-    mounts = Mounts(fallback=saying("host"))
+def _mounts() -> Router:
+    mounts = Router(fallback=saying("host"))
     mounts.replace(mounted(tenant(name, URL_PREFIX=at), build) for at, name in PREFIXES.items())
     return mounts
 
@@ -59,7 +59,7 @@ def _mounts() -> Mounts:
 @example("/acme" * 40)
 @example("//acme")
 @example("/" * 400)
-def test_a_path_belongs_to_the_tenant_that_it_begins_with(mounts: Mounts, path: str) -> None:
+def test_a_path_belongs_to_the_tenant_that_it_begins_with(mounts: Router, path: str) -> None:
     """Whole segments count, byte for byte; nothing is normalised, nothing is lost."""
     _, _, text = get(mounts, path)
 

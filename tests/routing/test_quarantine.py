@@ -14,7 +14,7 @@ from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import PROBE_S, Quarantine, wait_s
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import Levers, read_levers, write_levers
+from tenantry.tenants.operator_state import OperatorState, read_operator_state, write_levers
 
 
 class Clock:
@@ -154,7 +154,7 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
     """The levers tell of it; what waits in each process does not begin anew with other levers."""
     write_tenant("acme")
     host.load()
-    write_levers(data_dir, "acme", Levers(parked="parked: why", times_parked=1))
+    write_levers(data_dir, "acme", OperatorState(parked="parked: why", times_parked=1))
     host.follower._next_care = 0
     host.follower.step()
     [mount] = host.mounts.all
@@ -163,7 +163,9 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
         host.report.listing()["mounts"][0],
         host.status()[0].is_parked,
     )
-    write_levers(data_dir, "acme", Levers(maintenance=True, parked="parked: why", times_parked=1))
+    write_levers(
+        data_dir, "acme", OperatorState(maintenance=True, parked="parked: why", times_parked=1)
+    )
     host.follower._next_care = 0
     host.follower.step()
 
@@ -174,4 +176,7 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
     host.follower._next_care = 0
     host.follower.step()
 
-    assert (None, Levers(maintenance=True)) == (mount.parked, read_levers(data_dir, "acme"))
+    assert (None, OperatorState(maintenance=True)) == (
+        mount.parked,
+        read_operator_state(data_dir, "acme"),
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from servers import DEADLINE_S, wait_until
 from tenantry.routing import worker_pool as crew_module
-from tenantry.routing.worker_pool import RELIEF_S, Crew
+from tenantry.routing.worker_pool import RELIEF_S, WorkerPool
 
 
 class Late:
@@ -16,7 +16,7 @@ class Late:
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.crew = Crew("late", 2, lambda: self.now_s)
+        self.crew = WorkerPool("late", 2, lambda: self.now_s)
         self.begun: list[int] = []
         self.released = threading.Event()
 

@@ -12,16 +12,16 @@ from gunicorn.config import Config
 from gunicorn.workers.workertmp import WorkerTmp
 
 from servers import wait_until
-from tenantry.observability.scoreboard import Board, Row, tag
-from tenantry.server.crash_budget import WINDOW_S, Strikes
+from tenantry.observability.scoreboard import Row, Scoreboard, tag
+from tenantry.server.crash_budget import WINDOW_S, CrashBudget
 from tenantry.server.heartbeat import Heartbeat, blame
 from tenantry.server.last_words import LastWords
 from tenantry.server.worker import TenantWorker
 from tenantry.tenants.operator_state import (
     UNTOUCHED,
-    Levers,
+    OperatorState,
     levers_file,
-    read_levers,
+    read_operator_state,
     write_levers,
 )
 
@@ -44,14 +44,14 @@ def _clock() -> Clock:
 
 
 @pytest.fixture(name="strikes")
-def _strikes(data_dir: Path, clock: Clock) -> Strikes:
+def _strikes(data_dir: Path, clock: Clock) -> CrashBudget:
     """Return strikes over the data folder."""
-    return Strikes(data_dir, clock=clock)
+    return CrashBudget(data_dir, clock=clock)
 
 
 def are_parked(data_dir: Path) -> list[str]:
     """Return who of the two is parked."""
-    return [name for name in ("acme", "globex") if read_levers(data_dir, name).parked]
+    return [name for name in ("acme", "globex") if read_operator_state(data_dir, name).parked]
 
 
 ALONE, BOTH = ["acme"], ["acme", "globex"]
@@ -69,7 +69,7 @@ ALONE, BOTH = ["acme"], ["acme", "globex"]
     ],
 )
 def test_three_strikes_park(
-    strikes: Strikes, data_dir: Path, deaths: list[list[str]], parked: list[str]
+    strikes: CrashBudget, data_dir: Path, deaths: list[list[str]], parked: list[str]
 ) -> None:
     """Of several in flight each has a share, and nobody is parked for shares alone."""
     for suspects in deaths:
@@ -78,7 +78,7 @@ def test_three_strikes_park(
     assert parked == are_parked(data_dir)
 
 
-def test_strikes_are_forgotten(strikes: Strikes, data_dir: Path, clock: Clock) -> None:
+def test_strikes_are_forgotten(strikes: CrashBudget, data_dir: Path, clock: Clock) -> None:
     """Three within five minutes count, by a clock that nobody sets."""
     for clock.now_s in (0.0, 200.0, WINDOW_S + 1):
         strikes.note(ALONE, "the reason")
@@ -86,19 +86,19 @@ def test_strikes_are_forgotten(strikes: Strikes, data_dir: Path, clock: Clock) -
     assert [] == are_parked(data_dir)
 
 
-def test_who_is_parked_again_stays_longer(strikes: Strikes, data_dir: Path, clock: Clock) -> None:
+def test_parking_again_lasts_longer(strikes: CrashBudget, data_dir: Path, clock: Clock) -> None:
     """A try that ends a worker counts; what was in flight when it was parked does not."""
     times = []
     for clock.now_s in (0.0, 1.0, 2.0, 3.0, 70.0, 200.0):
         strikes.note(ALONE, "the reason")
-        times.append(read_levers(data_dir, "acme").times_parked)
+        times.append(read_operator_state(data_dir, "acme").times_parked)
 
     assert [0, 0, 1, 1, 2, 3] == times
-    assert "parked: the reason" == read_levers(data_dir, "acme").parked
+    assert "parked: the reason" == read_operator_state(data_dir, "acme").parked
 
 
 def test_who_is_parked_stays_longer_for_a_whole_strike_only(
-    strikes: Strikes, data_dir: Path, clock: Clock
+    strikes: CrashBudget, data_dir: Path, clock: Clock
 ) -> None:
     """Of shares, as many as make one: a try beside others may not have been it."""
     times = []
@@ -106,23 +106,25 @@ def test_who_is_parked_stays_longer_for_a_whole_strike_only(
         strikes.note(suspects, "why")
     for clock.now_s in (70.0, 130.0, 131.0, 200.0, 300.0):
         strikes.note(BOTH, "why")
-        times.append(read_levers(data_dir, "acme").times_parked)
+        times.append(read_operator_state(data_dir, "acme").times_parked)
 
     assert [1, 2, 2, 2, 3] == times
 
 
-def test_other_levers_stay_when_a_tenant_is_parked(strikes: Strikes, data_dir: Path) -> None:
+def test_other_levers_stay_when_a_tenant_is_parked(strikes: CrashBudget, data_dir: Path) -> None:
     """An operator's message is not lost."""
-    write_levers(data_dir, "acme", Levers(maintenance="Back at noon."))
+    write_levers(data_dir, "acme", OperatorState(maintenance="Back at noon."))
 
     for _ in range(3):
         strikes.note(ALONE, "why")
 
-    assert Levers("Back at noon.", False, "parked: why", 1) == read_levers(data_dir, "acme")
+    assert OperatorState("Back at noon.", False, "parked: why", 1) == read_operator_state(
+        data_dir, "acme"
+    )
 
 
 def test_a_broken_data_folder_breaks_no_master(
-    strikes: Strikes, data_dir: Path, caplog: pytest.LogCaptureFixture
+    strikes: CrashBudget, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged; who has enough strikes is parked at the next when the folder is mended."""
     data_dir.write_text("no folder")
@@ -137,7 +139,7 @@ def test_a_broken_data_folder_breaks_no_master(
     assert ["acme"] == are_parked(data_dir)
 
 
-def test_levers_that_cannot_be_read_are_left_alone(strikes: Strikes, data_dir: Path) -> None:
+def test_levers_that_cannot_be_read_are_left_alone(strikes: CrashBudget, data_dir: Path) -> None:
     """Whatever is in the file, an operator has to look at it."""
     path = levers_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
@@ -155,7 +157,7 @@ def test_levers_that_cannot_be_read_are_left_alone(strikes: Strikes, data_dir: P
 @pytest.fixture(name="row")
 def _row() -> Row:
     """Return a worker's row on the board."""
-    row = Board().claim()
+    row = Scoreboard().claim()
     assert row is not None
     return row
 
@@ -310,5 +312,5 @@ def test_a_file_of_an_older_release_is_read(data_dir: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text('{"maintenance": true, "is_disabled": false}')
 
-    assert Levers(maintenance=True) == read_levers(data_dir, "acme")
-    assert UNTOUCHED == read_levers(data_dir, "globex")
+    assert OperatorState(maintenance=True) == read_operator_state(data_dir, "acme")
+    assert UNTOUCHED == read_operator_state(data_dir, "globex")

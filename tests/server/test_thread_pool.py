@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from servers import DEADLINE_S, wait_until
-from tenantry.server.thread_pool import RequestThreads
+from tenantry.server.thread_pool import ThreadPool
 
 
 class _Served:
@@ -34,21 +34,21 @@ def _served() -> _Served:
 
 
 @pytest.fixture(name="threads")
-def _threads(served: _Served) -> Iterator[RequestThreads[str]]:
+def _threads(served: _Served) -> Iterator[ThreadPool[str]]:
     """Return two threads; what is in them ends with the test."""
-    threads = RequestThreads(2, served.serve)
+    threads = ThreadPool(2, served.serve)
     yield threads
     threads.shutdown()
     for item in served.by:
         served.end(item)
 
 
-def _idle(threads: RequestThreads[str]) -> int:
+def _idle(threads: ThreadPool[str]) -> int:
     return len(threads._idle)
 
 
 def test_as_many_as_there_are_threads_are_served_at_once(
-    threads: RequestThreads[str], served: _Served
+    threads: ThreadPool[str], served: _Served
 ) -> None:
     """The third waits, and comes when one has ended."""
     for item in "abc":
@@ -62,7 +62,7 @@ def test_as_many_as_there_are_threads_are_served_at_once(
     assert served.by["a"] is served.by["c"]
 
 
-def test_who_was_idle_last_goes_first(threads: RequestThreads[str], served: _Served) -> None:
+def test_who_was_idle_last_goes_first(threads: ThreadPool[str], served: _Served) -> None:
     """A third request, after two at once, is served by the thread of the one that ended last."""
     for item in "ab":
         threads.do(item)
@@ -75,7 +75,7 @@ def test_who_was_idle_last_goes_first(threads: RequestThreads[str], served: _Ser
     assert served.by["b"] is served.by["c"]
 
 
-def test_one_at_a_time_needs_one_thread(threads: RequestThreads[str], served: _Served) -> None:
+def test_one_at_a_time_needs_one_thread(threads: ThreadPool[str], served: _Served) -> None:
     """No other is started while one is idle."""
     for item in "abc":
         threads.do(item)
@@ -85,7 +85,7 @@ def test_one_at_a_time_needs_one_thread(threads: RequestThreads[str], served: _S
     assert 1 == len(set(served.by.values()))
 
 
-def test_who_has_not_begun_comes_back(threads: RequestThreads[str], served: _Served) -> None:
+def test_who_has_not_begun_comes_back(threads: ThreadPool[str], served: _Served) -> None:
     """At the end what waits is told of, what runs goes on, and nothing more is taken."""
     for item in "abcd":
         threads.do(item)
@@ -95,7 +95,7 @@ def test_who_has_not_begun_comes_back(threads: RequestThreads[str], served: _Ser
     assert {"a", "b"} == set(served.by)
 
 
-def test_idle_threads_end_with_the_shutdown(threads: RequestThreads[str], served: _Served) -> None:
+def test_idle_threads_end_with_the_shutdown(threads: ThreadPool[str], served: _Served) -> None:
     """And the others after what they serve."""
     threads.do("a")
     served.end("a")
@@ -112,7 +112,7 @@ def test_idle_threads_end_with_the_shutdown(threads: RequestThreads[str], served
 
 
 def test_without_another_thread_to_be_had_a_request_waits(
-    threads: RequestThreads[str], served: _Served, monkeypatch: pytest.MonkeyPatch
+    threads: ThreadPool[str], served: _Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system has a limit; those that are there serve all. With none it is said."""
 
@@ -128,7 +128,7 @@ def test_without_another_thread_to_be_had_a_request_waits(
 
     assert served.by["a"] is served.by["b"]
     with pytest.raises(RuntimeError):
-        RequestThreads(2, served.serve).do("c")
+        ThreadPool(2, served.serve).do("c")
 
 
 def test_a_thread_outlives_what_it_serves(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +140,7 @@ def test_a_thread_outlives_what_it_serves(caplog: pytest.LogCaptureFixture) -> N
         if item == "a":
             raise SystemExit(3)
 
-    threads = RequestThreads(1, fail_once)
+    threads = ThreadPool(1, fail_once)
     threads.do("a")
     threads.do("b")
     wait_until(lambda: len(served) == 2 and _idle(threads) == 1)

@@ -1,7 +1,7 @@
 """The waiting room: who runs, who waits, and for how long; driven step by step."""
 
 from tenantry.middleware.fair_share import FairShare
-from tenantry.server.wait_queue import ROOM, WAIT_S, WaitingRoom
+from tenantry.server.wait_queue import ROOM, WAIT_S, WaitQueue
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 
 def test_over_its_share_a_tenant_waits_and_others_run() -> None:
     """Of 4 threads a noisy tenant gets two; a quiet one still gets in."""
-    room = WaitingRoom[str](FairShare(4))
+    room = WaitQueue[str](FairShare(4))
 
     noisy = [room.arrive("noisy", str(number)) for number in range(3)]
 
@@ -26,7 +26,7 @@ def test_over_its_share_a_tenant_waits_and_others_run() -> None:
 
 def test_first_come_first_served() -> None:
     """A request that ends lets in the one of its tenant that has waited the longest."""
-    room = WaitingRoom[str](FairShare(4))
+    room = WaitQueue[str](FairShare(4))
     for number in range(5):
         room.arrive("acme", str(number))
 
@@ -36,7 +36,7 @@ def test_first_come_first_served() -> None:
 def test_who_comes_later_is_behind_who_waits() -> None:
     """Also when it would be admitted by itself, for the others have ended."""
     share = FairShare(2)
-    room = WaitingRoom[str](share)
+    room = WaitQueue[str](share)
     room.arrive("acme", "runs")
     room.arrive("acme", "first")
     share.threads = 8
@@ -47,7 +47,7 @@ def test_who_comes_later_is_behind_who_waits() -> None:
 
 def test_tenants_have_their_turns() -> None:
     """With all threads taken, the next two go to two tenants that wait, not both to the first."""
-    room = WaitingRoom[str](FairShare(2))
+    room = WaitQueue[str](FairShare(2))
     room.arrive(None, "x")
     room.arrive(None, "y")
     for tenant in ("acme", "globex"):
@@ -62,7 +62,7 @@ def test_tenants_have_their_turns() -> None:
 def test_who_waits_too_long_is_let_go() -> None:
     """The room tells when, and whom; nobody else leaves it."""
     clock = Clock()
-    room = WaitingRoom[str](FairShare(1), clock=clock)
+    room = WaitQueue[str](FairShare(1), clock=clock)
     room.arrive("acme", "runs")
     room.arrive("acme", "early")
     clock.now += 0.4
@@ -83,7 +83,7 @@ def test_who_rests_runs_when_its_rest_is_over() -> None:
     """The room tells when that is, and then lets the next one in, though no other has ended."""
     clock = Clock()
     share = FairShare(8, clock=clock)
-    room = WaitingRoom[str](share, clock=clock)
+    room = WaitQueue[str](share, clock=clock)
     share.note_used("globex", 0.5)
     share.note_used("acme", 0.5, took_s=0.2)
     is_in = room.arrive("acme", "next")
@@ -98,7 +98,7 @@ def test_who_rests_runs_when_its_rest_is_over() -> None:
 
 def test_the_room_of_a_tenant_is_bounded() -> None:
     """One tenant's is full, another one's is not."""
-    room = WaitingRoom[int](FairShare(1))
+    room = WaitQueue[int](FairShare(1))
     for number in range(ROOM + 1):
         room.arrive("acme", number)
 
@@ -107,7 +107,7 @@ def test_the_room_of_a_tenant_is_bounded() -> None:
 
 def test_nothing_is_kept_of_a_tenant_without_requests() -> None:
     """After thousands of tenants the room is as empty as before."""
-    room = WaitingRoom[int](FairShare(8))
+    room = WaitQueue[int](FairShare(8))
     for number in range(1000):
         room.arrive(str(number), number)
         room.end(str(number))

@@ -32,9 +32,9 @@ from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 from tenantry.http.problem import ProblemAnswer
 from tenantry.middleware.fair_share import FairShare
 from tenantry.server import patient_worker as room
-from tenantry.server.admission import Door
+from tenantry.server.admission import Admission
 from tenantry.server.patient_worker import Connection
-from tenantry.server.wait_queue import WAIT_S, WaitingRoom
+from tenantry.server.wait_queue import WAIT_S, WaitQueue
 from tenantry.server.worker import TenantWorker
 
 APP = """
@@ -552,17 +552,17 @@ ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.fixture(name="door")
-def _door(worker: _Worker) -> Door:
+def _door(worker: _Worker) -> Admission:
     """Return the door of a host with one tenant and one thread, which is taken."""
     mounts = {"/acme": SimpleNamespace(name="acme")}
-    door = Door(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
-    worker.door, worker.room, worker.alive = door, WaitingRoom(door.share), True
+    door = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
+    worker.door, worker.room, worker.alive = door, WaitQueue(door.share), True
     worker.room.arrive("globex", Connection.__new__(Connection))
     return door
 
 
 @pytest.fixture(name="turned_away")
-def _turned_away(door: Door) -> list[str]:
+def _turned_away(door: Admission) -> list[str]:
     """Return whose requests the door refused."""
     turned_away: list[str] = []
     door.note_turned_away = lambda tenant, *_: turned_away.append(tenant)
@@ -685,7 +685,7 @@ def test_a_refused_request_with_a_body_ends_its_connection(
 
 
 def test_who_is_over_its_rate_costs_no_thread(
-    worker: _Worker, client: socket.socket, door: Door, turned_away: list[str]
+    worker: _Worker, client: socket.socket, door: Admission, turned_away: list[str]
 ) -> None:
     """Its requests are answered one after the other on the same connection."""
     door.refusal = {"acme": TOO_MANY}.get
@@ -719,8 +719,8 @@ def test_what_came_behind_a_refused_request_is_read_next(
 
 def test_the_operators_listener_has_no_tenants(worker: _Worker, client: socket.socket) -> None:
     """What comes in there is never counted or refused as a tenant's."""
-    door = Door(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
-    worker.door, worker.room = door, WaitingRoom(door.share)
+    door = Admission(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
+    worker.door, worker.room = door, WaitQueue(door.share)
     client.sendall(ACME)
     _events(worker)
 

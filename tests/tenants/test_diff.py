@@ -15,11 +15,11 @@ import pytest
 from conftest import KEY, tenant_text
 from tenantry.cli import main
 from tenantry.host import Host
-from tenantry.observability.control_socket import StatusSocket
+from tenantry.observability.control_socket import ControlSocket
 from tenantry.settings import HostSettings
 from tenantry.tenants.diff import describe
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import Levers, write_levers
+from tenantry.tenants.operator_state import OperatorState, write_levers
 
 pytestmark = pytest.mark.live
 
@@ -61,7 +61,7 @@ def _serving(
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
-    told = StatusSocket(settings.data_dir, {"plan": host.report.plan})
+    told = ControlSocket(settings.data_dir, {"plan": host.report.plan})
     yield
     told.close()
 
@@ -121,7 +121,7 @@ def test_a_disabled_tenant_may_be_broken(
     write_tenant("acme")
     plan("--save", "snapshot")
     write_tenant("acme", SECRET_KEY="short")
-    write_levers(data_dir, "acme", Levers(is_disabled=True))
+    write_levers(data_dir, "acme", OperatorState(is_disabled=True))
 
     assert (0, ["- acme: gone from /acme"]) == plan("--against", "snapshot")
 
@@ -252,7 +252,7 @@ def test_a_worker_that_is_not_ready_is_not_compared_with(
     """It does not know all tenants yet: one line, exit 1."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
-    told = StatusSocket(settings.data_dir, {"plan": lambda _: answer})
+    told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})
 
     code, lines = plan()
     told.close()

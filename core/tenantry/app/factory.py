@@ -27,7 +27,7 @@ from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.http.problem import ENDPOINT
 from tenantry.middleware.edge import HOST_IS_CHECKED
-from tenantry.migrations.guard import Gate, open_gate
+from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.hiding import hiding
 from tenantry.settings import read_settings
 from tenantry.tenants.model import NAME, Tenant, parse_tenant
@@ -176,7 +176,7 @@ def create_app(
     added: list[Added] = []
     try:
         with hiding(app.config), host_log.watching(tenant.name, added) as watch:
-            gate = open_gate(app, tenant, data_dir)
+            gate = guard_migrations(app, tenant, data_dir)
             for name in tenant.blueprints:
                 watch.begin(name)
                 _add_endpoint(app, gate, name, tenant.name)
@@ -188,7 +188,7 @@ def create_app(
     return app
 
 
-def _add_endpoint(app: Flask, gate: Gate | None, name: str, tenant: str) -> None:
+def _add_endpoint(app: Flask, gate: MigrationGuard | None, name: str, tenant: str) -> None:
     endpoint = load_endpoint(name, tenant)
     app.extensions[_EXTENSION].append(endpoint)
     if gate is not None:

@@ -15,19 +15,19 @@ from tenantry.http.problem import Refusal
 from tenantry.http.request_context import current
 from tenantry.middleware.authentication import Verify
 from tenantry.middleware.concurrency import Slots
-from tenantry.middleware.deadlines import Requests
+from tenantry.middleware.deadlines import RunningRequests
 from tenantry.middleware.fair_share import FairShare
 from tenantry.observability.scoreboard import Row
-from tenantry.observability.usage_counters import Ledger
+from tenantry.observability.usage_counters import UsageCounters
 from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.openid import OpenId
 
 if TYPE_CHECKING:
-    from tenantry.middleware.rate_limit import Rates
+    from tenantry.middleware.rate_limit import RateLimiter
 
 
-class Shared:
+class ProcessResources:
     """One process's; one that is forked from it needs its own. Thread-safe.
 
     `close()` ends what would go on by itself; connections are closed with the apps that have them.
@@ -43,7 +43,7 @@ class Shared:
     def __init__(
         self,
         settings: HostSettings,
-        ledger: Ledger,
+        ledger: UsageCounters,
         *,
         threads: int | None = None,
         row: Row | None = None,
@@ -51,13 +51,13 @@ class Shared:
         self.ledger = ledger
         self.row = row
         self.budget = ConnectionBudget(settings.db_connections)
-        self.requests = Requests(note_overdue=ledger.note_overdue)
+        self.requests = RunningRequests(note_overdue=ledger.note_overdue)
         self.share = FairShare(threads)
         self.slots = Slots(self.share, row)
         self.note_query = partial(_note_query, ledger)  # one for all apps
         self._rates_url = settings.rate_limit_storage
         self._lock = threading.Lock()  # protects the first look at rates
-        self._rates: Rates | None = None
+        self._rates: RateLimiter | None = None
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
             WeakValueDictionary()
         )
@@ -68,15 +68,15 @@ class Shared:
 
     # -- rates ----------------------------------------------------------------------------------
 
-    def rates(self) -> "Rates":
+    def rates(self) -> "RateLimiter":
         """Return the rates of all tenants; made when the first one has a rate."""
-        from tenantry.middleware.rate_limit import Rates  # noqa: PLC0415 - 0.3 s, for who needs it
+        from tenantry.middleware.rate_limit import RateLimiter  # noqa: PLC0415 - takes 0.3 s
 
         with self._lock:
             if self._rates is None:
                 processes = self.row.board.processes if self.row else lambda: 1
                 note = self.ledger.note_uncounted
-                self._rates = Rates(self._rates_url, processes, note_uncounted=note)
+                self._rates = RateLimiter(self._rates_url, processes, note_uncounted=note)
             return self._rates
 
     def known_over(self, tenant: str) -> Refusal | None:
@@ -111,7 +111,7 @@ class Shared:
             self._rates.close()
 
 
-def _note_query(ledger: Ledger, tenant: str, took_ns: int) -> None:
+def _note_query(ledger: UsageCounters, tenant: str, took_ns: int) -> None:
     """Count a query for its tenant and, if a request made it, for that."""
     ledger.note_query(tenant, took_ns)
     visit = current.get()

@@ -38,7 +38,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "those that hear an engine are looked at from there",
     "tenantry.database.budget.ConnectionBudget": "it bounds the connections of all tenants",
     "tenantry.endpoints.images.room.DecodingRoom": "it bounds the memory of all tenants together",
-    "tenantry.observability.usage_counters.Ledger": "it counts what each tenant uses",
+    "tenantry.observability.usage_counters.UsageCounters": "it counts what each tenant uses",
 }
 """Types by name, subclasses included, whose instances two apps may share, each with the reason.
 Whatever else can be written and is reached from two apps is a finding."""

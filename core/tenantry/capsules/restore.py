@@ -30,7 +30,7 @@ from tenantry.capsules.workplace import Workplace
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.migrations.children import Nursery
 from tenantry.migrations.revisions import Branch, one_line, read_branches, shown
-from tenantry.migrations.runner import Migrator, Target
+from tenantry.migrations.runner import MigrationRunner, Target
 
 SPARE_BYTES = 64 << 20
 """What stays free on the disk, for the tenants that serve."""
@@ -197,7 +197,7 @@ def _migrate(target: Target, tell: Tell) -> None:
     if not target.branches:
         return
     tell("making tables", 0, 0)
-    with Nursery() as nursery, Migrator(nursery) as migrator:
+    with Nursery() as nursery, MigrationRunner(nursery) as migrator:
         result = migrator.upgrade(target, lambda _: None)
     if result.state == "failed":
         raise CapsuleError(f"its tables cannot be made: {result.reason}")

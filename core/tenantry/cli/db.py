@@ -14,7 +14,7 @@ from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, print_json, print_table
 from tenantry.cli.tenants import counted, scan
 from tenantry.errors import UnknownTenantError
-from tenantry.migrations.fleet_run import JOBS, Limits, Report, downgrade, upgrade
+from tenantry.migrations.fleet_run import JOBS, FleetLimits, FleetReport, downgrade, upgrade
 from tenantry.migrations.journal import Journal, JournalError, journal_file
 from tenantry.migrations.revisions import shown
 from tenantry.migrations.runner import TIMEOUT_S
@@ -95,8 +95,8 @@ def upgrade_(
     settings = read_settings()
     tenants, rejected = _asked(settings, names, is_all=is_all)
     with progress(len(tenants), is_json, ("upgraded", "failed", "ahead", "unreachable")) as tell:
-        report = upgrade(tenants, settings.data_dir, Limits(jobs, timeout_s), tell)
-    _end(Report(report.run, (*report.outcomes, *rejected)), is_json=is_json)
+        report = upgrade(tenants, settings.data_dir, FleetLimits(jobs, timeout_s), tell)
+    _end(FleetReport(report.run, (*report.outcomes, *rejected)), is_json=is_json)
 
 
 @command.command("downgrade")
@@ -119,10 +119,10 @@ def downgrade_(
     """Take back what a run applied, and nothing else: each database goes to where it was."""
     settings = read_settings()
     tenants, rejected = _asked(settings, names, is_all=is_all)
-    limits = Limits(jobs, timeout_s)
+    limits = FleetLimits(jobs, timeout_s)
     with progress(len(tenants), is_json, ("taken back", "failed")) as tell:
         report = downgrade(tenants, settings.data_dir, run, limits, tell)
-    _end(Report(report.run, (*report.outcomes, *rejected)), is_json=is_json)
+    _end(FleetReport(report.run, (*report.outcomes, *rejected)), is_json=is_json)
 
 
 def _asked(
@@ -194,7 +194,7 @@ def _line(one: Outcome) -> None:
     click.echo("\t".join(_cells(one)), err=not _is_good(one))
 
 
-def _end(report: Report, *, is_json: bool) -> None:
+def _end(report: FleetReport, *, is_json: bool) -> None:
     """Print what a run did, and exit."""
     bad = [one for one in report.outcomes if not _is_good(one)]
     if is_json:
@@ -208,7 +208,7 @@ def _is_good(one: Outcome) -> bool:
     return one.state in GOOD and not one.reason
 
 
-def _summary(report: Report) -> str:
+def _summary(report: FleetReport) -> str:
     states = [one.state for one in report.outcomes]
     counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
     run = "" if report.run is None else f" (run {report.run})"

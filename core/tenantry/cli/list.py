@@ -22,7 +22,7 @@ from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.folder import read_content
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import read_levers
+from tenantry.tenants.operator_state import read_operator_state
 
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
@@ -134,7 +134,10 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
 def _wanted(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the content's digest and the levers of each tenant."""
     return {
-        path.stem: (read_content(path).digest, asdict(read_levers(settings.data_dir, path.stem)))
+        path.stem: (
+            read_content(path).digest,
+            asdict(read_operator_state(settings.data_dir, path.stem)),
+        )
         for path in tenant_files(settings.tenants_dir)
     }
 

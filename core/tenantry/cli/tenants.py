@@ -9,7 +9,7 @@ from tenantry.tenants.catalogue import Catalogue, load_content, scan_tenants, va
 from tenantry.tenants.folder import list_tenant_files, read_content
 from tenantry.tenants.loader import LoadedFile, Loader
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import Levers, read_levers
+from tenantry.tenants.operator_state import OperatorState, read_operator_state
 
 
 def scan(settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0) -> Catalogue:
@@ -24,15 +24,15 @@ def scan(settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0)
         return scan_tenants(folder, settings.data_dir, loader, settings.only, rank=rank)
 
 
-def levers_of(settings: HostSettings, name: str) -> tuple[Levers, str]:
+def levers_of(settings: HostSettings, name: str) -> tuple[OperatorState, str]:
     """Return a tenant's levers, and why they cannot be read.
 
     It is disabled then, as with a host that starts.
     """
     try:
-        return read_levers(settings.data_dir, name), ""
+        return read_operator_state(settings.data_dir, name), ""
     except TenantryError as error:
-        return Levers(is_disabled=True), f"tenant {name!r} is disabled: {error}"
+        return OperatorState(is_disabled=True), f"tenant {name!r} is disabled: {error}"
 
 
 def known_name(settings: HostSettings, name: str) -> None:

@@ -25,9 +25,9 @@ from tenantry.observability.usage_counters import (
     NOTHING,
     Counts,
     Reading,
-    ledgers_folder,
+    counters_folder,
     lock_if_ended,
-    read_ledgers,
+    read_counters,
 )
 from tenantry.settings import read_settings
 
@@ -73,7 +73,7 @@ def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> No
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ASK_S)
-    looks = Looks(ledgers_folder(data_dir), per_worker, sort, ask)
+    looks = Looks(counters_folder(data_dir), per_worker, sort, ask)
     if sys.stdout.isatty() and not is_json:
         _watch(looks, interval_s)
         return
@@ -151,7 +151,7 @@ class Looks:
         return found
 
     def _read(self) -> dict[Path, Reading]:
-        return {reading.path: reading for reading in read_ledgers(self._folder)}
+        return {reading.path: reading for reading in read_counters(self._folder)}
 
 
 def _row(

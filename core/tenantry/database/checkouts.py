@@ -25,7 +25,7 @@ class Entry(Protocol):
         ...
 
 
-class Uses:
+class Checkouts:
     """The connections of one engine that are in use. Thread-safe."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Uses
+from tenantry.database.checkouts import Checkouts
 from tenantry.database.errors import DatabaseDownError, DatabaseFullError
 from tenantry.database.guards import FILE, FileGuard, ServerGuard, file_at
 from tenantry.database.pool import BudgetPool
@@ -58,7 +58,7 @@ def make_engine(
     owner: str,
     url_text: str,
     budget: ConnectionBudget,
-    uses: Uses | None = None,
+    uses: Checkouts | None = None,
     note_query: Callable[[int], None] | None = None,
 ) -> Engine:
     """Return an engine that has connected to nothing yet; `close_engine` ends it.
@@ -71,7 +71,7 @@ def make_engine(
         note_query: called after each query, good or not, with its nanoseconds.
     """
     url = make_url(url_text)
-    uses = Uses() if uses is None else uses
+    uses = Checkouts() if uses is None else uses
     if url.get_backend_name() != "sqlite":
         engine = _server_engine(owner, url, budget, uses)
     elif is_in_memory(url):
@@ -140,7 +140,7 @@ class _SqliteConnection(sqlite3.Connection):
     """Can be referred to weakly: so the pool hears when a detached one is dropped."""
 
 
-def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
+def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
     guard = ServerGuard(owner, str(url.password or ""))
     engine = create_engine(
         url,
@@ -160,7 +160,7 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -
     return engine
 
 
-def _file_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
+def _file_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
     path = Path(str(url.database).removeprefix("file:")).absolute()
     engine = create_engine(
         url,
@@ -184,7 +184,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Uses) -> 
     return engine
 
 
-def _memory_engine(url: URL, budget: ConnectionBudget, uses: Uses) -> Engine:
+def _memory_engine(url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
     """Return the engine of a database in memory: one connection, never closed before the engine.
 
     It does not count in the budget: it holds no file and no place at a server, and cannot be

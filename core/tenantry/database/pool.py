@@ -18,7 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Uses
+from tenantry.database.checkouts import Checkouts
 from tenantry.database.errors import DatabaseDownError
 from tenantry.database.permits import ConnectionsExhaustedError, Eviction
 
@@ -67,7 +67,7 @@ class BudgetPool(Pool):
         budget: ConnectionBudget,
         owner: str,
         guard: Guard,
-        uses: Uses,
+        uses: Checkouts,
         **pool_options: Any,
     ) -> None:
         self.owner = owner

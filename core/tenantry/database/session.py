@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from werkzeug.local import LocalProxy
 
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Uses
+from tenantry.database.checkouts import Checkouts
 from tenantry.database.errors import DatabaseDownError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Database:
         self._budget = budget
         self._lock = threading.Lock()  # protects the four below
         self._engine: Engine | None = None
-        self._uses: Uses | None = None
+        self._uses: Checkouts | None = None
         self._sessions: Callable[[], Session] | None = None
         self._is_closed = False
 
@@ -94,7 +94,7 @@ class Database:
                 raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
             if self._engine is None or self._sessions is None:
                 note = self._note_query and partial(self._note_query, self.owner)
-                self._uses = Uses()
+                self._uses = Checkouts()
                 self._engine = make_engine(
                     self.owner, self._url.get_secret_value(), self._budget, self._uses, note
                 )

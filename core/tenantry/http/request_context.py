@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-VISIT = "tenantry.visit"
-"""Key of the WSGI environ under which the request's `Visit` stands."""
+REQUEST_CONTEXT = "tenantry.visit"
+"""Key of the WSGI environ under which the request's `RequestContext` stands."""
 
 _PARENT, _STATE = "HTTP_TRACEPARENT", "HTTP_TRACESTATE"
 _TRACE = re.compile(
@@ -21,7 +21,7 @@ _TRACE = re.compile(
 """W3C Trace Context §3.2; a version that we do not know may have more to say."""
 
 
-class Visit:
+class RequestContext:
     """What is known of one request inside its context; it holds nothing of the request itself."""
 
     # Defaults of the class, for most requests change two of them only.
@@ -51,19 +51,19 @@ class Visit:
         self.tracestate = environ.get(_STATE, "")
 
 
-current: ContextVar[Visit | None] = ContextVar("tenantry.visit", default=None)
+current: ContextVar[RequestContext | None] = ContextVar("tenantry.visit", default=None)
 """The request that is served in this context; None outside of any."""
 
 
-def begin(environ: "WSGIEnvironment") -> Visit:
+def begin(environ: "WSGIEnvironment") -> RequestContext:
     """Return the visit of a request that has just come in, and put it into its environ."""
-    visit = environ[VISIT] = Visit()
+    visit = environ[REQUEST_CONTEXT] = RequestContext()
     if _PARENT in environ:
         visit.take_up_trace(environ)
     return visit
 
 
-def headers_to_pass_on() -> dict[str, str]:
+def outgoing_headers() -> dict[str, str]:
     """Return what a request to another service should carry, so that logs and traces stay together.
 
     For endpoints; also in threads that have a copy of the request's context. Empty outside of one.

@@ -7,7 +7,7 @@ the app was called; it comes when the client has left, too, and may come twice.
 from collections.abc import Callable, Iterable, Iterator
 
 
-def at_end(body: Iterable[bytes], end: Callable[[], object]) -> "Ending":
+def on_close(body: Iterable[bytes], end: Callable[[], object]) -> "Ending":
     """Return a body that calls `end` when it has been closed: once, however often that is.
 
     Where layers stand around each other it is one body for all of them, and their ends are called
@@ -23,7 +23,7 @@ def at_end(body: Iterable[bytes], end: Callable[[], object]) -> "Ending":
 
 
 class Ending:
-    """A response's body, and what its end is awaited for. Made by `at_end`."""
+    """A response's body, and what its end is awaited for. Made by `on_close`."""
 
     __slots__ = ("_body", "_open", "ends")
 

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from tenantry.http.problem import ANSWERED, REFUSED, TENANT
-from tenantry.http.request_context import Visit, begin
-from tenantry.observability.usage_counters import Ledger
+from tenantry.http.request_context import RequestContext, begin
+from tenantry.observability.usage_counters import UsageCounters
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _FAILED = "5"
 
-NoteRequest = Callable[["WSGIEnvironment", Visit, str, str, int, int, int, int], None]
+NoteRequest = Callable[["WSGIEnvironment", RequestContext, str, str, int, int, int, int], None]
 """Takes the environ, the visit, the path as it came in, the status, bytes in and out, and the
 nanoseconds that it took, on the clock and of the processor."""
 
 
-class Metering:
+class Accounting:
     """WSGI middleware: counts each request for its tenant in the ledger. Safe in any thread.
 
     The tenant is known when the request has reached its mount, which writes it into the environ;
@@ -37,7 +37,7 @@ class Metering:
     """
 
     def __init__(
-        self, app: "WSGIApplication", ledger: Ledger, note: "NoteRequest | None" = None
+        self, app: "WSGIApplication", ledger: UsageCounters, note: "NoteRequest | None" = None
     ) -> None:
         self._app = app
         self.ledger = ledger
@@ -66,7 +66,7 @@ class _Metered:
     )  # fmt: skip
 
     def __init__(
-        self, metering: Metering, environ: "WSGIEnvironment", start_response: "StartResponse"
+        self, metering: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> None:
         self._open = [metering]  # taken by who closes first
         self._environ = environ
@@ -117,7 +117,7 @@ class _Metered:
         finally:
             self._count(metering)
 
-    def _count(self, metering: Metering) -> None:
+    def _count(self, metering: Accounting) -> None:
         environ = self._environ
         tenant = environ.get(TENANT)
         status, bytes_out = environ.get(ANSWERED) or self._status, self._bytes_out

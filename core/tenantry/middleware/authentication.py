@@ -74,7 +74,7 @@ class _Refusal(Exception):  # noqa: N818 - an answer, carried to the one place t
         super().__init__(reason)
 
 
-class ClientGate:
+class Authentication:
     """Lets in who has a key of `clients`, or a token that `verify` takes. Safe in any thread.
 
     A refusal is a line in the log, with the client's name where it is known, and never the key.

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from tenantry.http.problem import ProblemAnswer
-from tenantry.http.response_close import at_end
+from tenantry.http.response_close import on_close
 from tenantry.middleware.fair_share import FairShare
 from tenantry.observability.scoreboard import Row, Tag, tag
 
@@ -151,7 +151,7 @@ class Slot:
         self._slots._give_back(self)  # noqa: SLF001 - one thing in two classes
 
 
-class SlotGate:
+class ConcurrencyLimit:
     """WSGI middleware: a request gets a slot of its tenant, or 503 at once. Safe in any thread."""
 
     __slots__ = ("_app", "_most", "_slots", "_whose")
@@ -170,7 +170,7 @@ class SlotGate:
         if slot is None:
             return BUSY(environ, start_response)
         try:
-            return at_end(self._app(environ, start_response), slot.give_back)
+            return on_close(self._app(environ, start_response), slot.give_back)
         except BaseException:
             slot.give_back()
             raise

@@ -40,7 +40,7 @@ _USUAL = frozenset({"Cache-Control", "Content-Length", "Content-Type", "ETag", "
 Headers = list[tuple[str, str]]
 
 
-class ConfinedCookies:
+class CookieConfinement:
     """Keeps one tenant's responses from its neighbours' cookies. Safe in any thread.
 
     - A cookie's `Path` is inside the root under which the request came in, else it becomes that

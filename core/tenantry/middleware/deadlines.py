@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tenantry.http.problem import ANSWERED, ENDPOINT, REQUEST_ID, TIMED_OUT
-from tenantry.http.response_close import at_end
+from tenantry.http.response_close import on_close
 from tenantry.middleware.interrupts import DeadlineExceededError, Interruption
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Running:
         self.lock = threading.Lock()
 
 
-class Requests:
+class RunningRequests:
     """What runs in one process. Thread-safe; `watch` is for one thread, which the host starts."""
 
     def __init__(
@@ -185,7 +185,7 @@ class Deadlines:
     def __init__(
         self,
         app: "WSGIApplication",
-        requests: Requests,
+        requests: RunningRequests,
         tenant: str,
         deadline_s: float,
         *,
@@ -208,7 +208,7 @@ class Deadlines:
                 if self._find_uses is None
                 else self._call(running, start_response, self._find_uses)
             )
-            return at_end(body, partial(self._requests.end, running))
+            return on_close(body, partial(self._requests.end, running))
         except BaseException:
             self._requests.end(running)
             raise

@@ -33,7 +33,7 @@ _MAX_PORT = 65535
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")  # `//evil.test` would lead links to another host
 
 
-class FrontDoor:
+class Edge:
     """The outermost WSGI layer. Safe in any thread.
 
     Args:

@@ -70,7 +70,7 @@ class _Over(NamedTuple):
     """Made once: each request of a flood gets the same."""
 
 
-class Rates:
+class RateLimiter:
     """The rates of all tenants of this process. Thread-safe; `close()` ends it.
 
     Args:
@@ -147,12 +147,12 @@ class Rates:
         self._storage.close()
 
 
-class RateGate:
+class RateLimit:
     """WSGI middleware: a request over its tenant's rate gets 429. Safe in any thread."""
 
     __slots__ = ("_app", "_items", "_rates", "_tenant")
 
-    def __init__(self, app: "WSGIApplication", rates: Rates, tenant: str, rate: str) -> None:
+    def __init__(self, app: "WSGIApplication", rates: RateLimiter, tenant: str, rate: str) -> None:
         self._app = app
         self._rates = rates
         self._tenant = tenant

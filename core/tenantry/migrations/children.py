@@ -1,7 +1,7 @@
 """The processes that migrations run in, as they are started, talked to and ended.
 
 One process imports what migrations need; those that migrate are forks of it, some milliseconds
-each. What they say and are told is `migration_process`'s and `migrator`'s.
+each. What they say and are told is `process`'s and `migrator`'s.
 """
 
 import json
@@ -38,7 +38,7 @@ class _Home:
         with theirs, ExitStack() as undo:
             undo.enter_context(self._control)
             self.process = subprocess.Popen(  # noqa: S603 - our own module
-                [python_executable(), "-m", f"{__package__}.migration_process", *drivers],
+                [python_executable(), "-m", f"{__package__}.process", *drivers],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 # What this process can import, the other can.

@@ -19,7 +19,14 @@ from tenantry.errors import EndpointError, TenantryError
 from tenantry.migrations.children import Nursery
 from tenantry.migrations.journal import Journal, JournalError, Step, journal_file
 from tenantry.migrations.revisions import read_branches
-from tenantry.migrations.runner import LOCK_WAIT_S, TIMEOUT_S, Migrator, Result, Target, target_of
+from tenantry.migrations.runner import (
+    LOCK_WAIT_S,
+    TIMEOUT_S,
+    MigrationRunner,
+    Result,
+    Target,
+    target_of,
+)
 from tenantry.migrations.status import Outcome, Tell, as_they_end, heads_of, look_or_presume
 from tenantry.tenants.model import Tenant
 
@@ -30,7 +37,7 @@ with 1, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
 
 
 @dataclass(frozen=True)
-class Report:
+class FleetReport:
     """What a run did. `run` is its number in the journal; None if there was nothing to do."""
 
     run: int | None
@@ -38,7 +45,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Limits:
+class FleetLimits:
     """How much at once, and for how long."""
 
     jobs: int = JOBS
@@ -51,9 +58,9 @@ class Limits:
 def upgrade(
     tenants: Sequence[Tenant],
     data_dir: Path,
-    limits: Limits | None = None,
+    limits: FleetLimits | None = None,
     tell: Tell | None = None,
-) -> Report:
+) -> FleetReport:
     """Bring the databases of these tenants to the heads of their code.
 
     What an earlier run to the same heads has left is done under its number. Tenants at head cost
@@ -76,7 +83,7 @@ def upgrade(
                 tell(outcome)
         behind = {one.tenant: target for one, target in found if target and one.state == "behind"}
         if not behind and not journal_file(data_dir).exists():
-            return Report(None, tuple(outcome for outcome, _ in found))
+            return FleetReport(None, tuple(outcome for outcome, _ in found))
         with Journal(data_dir) as journal:
             databases = {one.tenant: _database(target, data_dir) for one, target in found if target}
             journal.note_at_head(
@@ -85,11 +92,11 @@ def upgrade(
             run = _open_run(journal, behind, databases) if behind else None
             done: dict[str, Outcome] = {}
             if run is not None:
-                work = _Work(limits or Limits(), nursery, data_dir)
+                work = _Work(limits or FleetLimits(), nursery, data_dir)
                 for outcome in _upgrade_each(journal, run, behind.values(), work):
                     done[outcome.tenant] = outcome
                     tell(outcome)
-    return Report(run, tuple(done.get(one.tenant, one) for one, _ in found))
+    return FleetReport(run, tuple(done.get(one.tenant, one) for one, _ in found))
 
 
 def _database(target: Target, data_dir: Path) -> str:
@@ -114,7 +121,7 @@ def _open_run(journal: Journal, behind: dict[str, Target], databases: dict[str, 
 def _upgrade_each(
     journal: Journal, run: int, targets: Iterable[Target], work: "_Work"
 ) -> Iterator[Outcome]:
-    def act(migrator: Migrator, target: Target) -> Outcome:
+    def act(migrator: MigrationRunner, target: Target) -> Outcome:
         name, heads = target.tenant, heads_of(target)
         database = _database(target, work.data_dir)
 
@@ -154,9 +161,9 @@ def downgrade(
     tenants: Sequence[Tenant],
     data_dir: Path,
     run: int | None = None,
-    limits: Limits | None = None,
+    limits: FleetLimits | None = None,
     tell: Tell | None = None,
-) -> Report:
+) -> FleetReport:
     """Bring the databases of these tenants back to what they were at before a run.
 
     Only those that the run changed, and only what it applied to each.
@@ -178,7 +185,7 @@ def downgrade(
     with Journal(data_dir) as journal:
         run = _run_to_take_back(journal, run)
         if run is None:
-            return Report(None, ())
+            return FleetReport(None, ())
         applied = {step.tenant: step for step in journal.steps(run) if _is_applied(step)}
         begun = [one for one in tenants if one.name in applied]
         found = [_target_back(one, data_dir.absolute(), applied[one.name]) for one in begun]
@@ -188,11 +195,11 @@ def downgrade(
             tell(outcome)
         with Nursery() as nursery:
             nursery.start({target.url.partition(":")[0] for target in targets})
-            work = _Work(limits or Limits(), nursery, data_dir)
+            work = _Work(limits or FleetLimits(), nursery, data_dir)
             for outcome in _take_back_each(journal, applied, targets, work):
                 outcomes.append(outcome)
                 tell(outcome)
-    return Report(run, tuple(sorted(outcomes, key=lambda one: one.tenant)))
+    return FleetReport(run, tuple(sorted(outcomes, key=lambda one: one.tenant)))
 
 
 def _run_to_take_back(journal: Journal, asked: int | None) -> int | None:
@@ -220,7 +227,7 @@ def _is_applied(step: Step) -> bool:
 def _take_back_each(
     journal: Journal, applied: dict[str, Step], targets: Iterable[Target], work: "_Work"
 ) -> Iterator[Outcome]:
-    def act(migrator: Migrator, target: Target) -> Outcome:
+    def act(migrator: MigrationRunner, target: Target) -> Outcome:
         step = applied[target.tenant]
         goal = step.before or frozenset()
         result = migrator.take_back(target, step.after, goal, lambda _: None)
@@ -263,16 +270,16 @@ def _failed(tenant: str, result: Result) -> Outcome:
 class _Work:
     """How much at once, and who does it."""
 
-    limits: Limits
+    limits: FleetLimits
     nursery: Nursery
     data_dir: Path
 
 
 def _in_parallel(
-    targets: Iterable[Target], act: Callable[[Migrator, Target], Outcome], work: _Work
+    targets: Iterable[Target], act: Callable[[MigrationRunner, Target], Outcome], work: _Work
 ) -> Iterator[Outcome]:
     """Yield what `act` makes of each target, as they end; each thread has a process of its own."""
-    idle: SimpleQueue[Migrator] = SimpleQueue()
+    idle: SimpleQueue[MigrationRunner] = SimpleQueue()
 
     def act_with_one(target: Target) -> Outcome:
         migrator = idle.get()
@@ -284,7 +291,7 @@ def _in_parallel(
     with ExitStack() as migrators:
         limits = work.limits
         for _ in range(limits.jobs):
-            one = Migrator(work.nursery, limits.timeout_s, limits.lock_wait_s)
+            one = MigrationRunner(work.nursery, limits.timeout_s, limits.lock_wait_s)
             idle.put(migrators.enter_context(one))
         with ThreadPoolExecutor(limits.jobs, thread_name_prefix="tenantry-migrate") as pool:
             running = [pool.submit(act_with_one, target) for target in targets]

@@ -34,7 +34,7 @@ from tenantry.migrations.revisions import (
     read_branches,
     shown,
 )
-from tenantry.migrations.runner import Migrator, Target, target_of
+from tenantry.migrations.runner import MigrationRunner, Target, target_of
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _AMISS = "tenantry.gate.amiss"  # in the app context of a request that missed a 
 _logger = logging.getLogger(__name__)
 
 
-class Gate:
+class MigrationGuard:
     """Whether an app's database is at the head of its code. Thread-safe; lives with its app.
 
     Args:
@@ -191,7 +191,7 @@ class Gate:
     def _migrate(self) -> None:
         """Bring the default database to head, in a process of its own; tried once per build."""
         self._is_to_migrate = False
-        with Nursery() as nursery, Migrator(nursery) as migrator:
+        with Nursery() as nursery, MigrationRunner(nursery) as migrator:
             result = migrator.upgrade(self._target, lambda _: None)
         self._look_again_at = self._clock() + LOOK_AGAIN_S
         self.is_open, self._failure = result.state in ("done", "was there"), result.reason
@@ -208,7 +208,7 @@ def _behind() -> Response:
     return Response(body, status, headers)
 
 
-def open_gate(app: Flask, tenant: Tenant, data_dir: Path) -> Gate | None:
+def guard_migrations(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
     """Give an app its gate, looked through by nobody yet; None if it has no tables.
 
     Raises:
@@ -220,7 +220,7 @@ def open_gate(app: Flask, tenant: Tenant, data_dir: Path) -> Gate | None:
     text = tenant.database_uri.get_secret_value()
     default = f"sqlite:///{data_dir / tenant.name / tenant.name}.sqlite3"
     target = target_of(tenant.name, text, branches, data_dir)
-    gate = Gate(target, database_of(app), is_embedded=text == default)
+    gate = MigrationGuard(target, database_of(app), is_embedded=text == default)
     app.extensions[_EXTENSION] = gate
     return gate
 
@@ -230,7 +230,7 @@ def bring_to_head(app: Flask) -> None:
 
     Raises nothing: what prevents it, the gate tells.
     """
-    gate: Gate | None = app.extensions.get(_EXTENSION)
+    gate: MigrationGuard | None = app.extensions.get(_EXTENSION)
     if gate is not None and gate.is_embedded:
         with suppress(DatabaseDownError):
             gate.look()
@@ -239,4 +239,4 @@ def bring_to_head(app: Flask) -> None:
 def told_of(app: object) -> str:
     """Return what operators should know of an app's database; empty if nothing."""
     gate = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
-    return gate.told if isinstance(gate, Gate) else ""
+    return gate.told if isinstance(gate, MigrationGuard) else ""

@@ -1,7 +1,7 @@
 """Which revisions an endpoint's tables have, and where a database stands against them.
 
 Revision files are read, not run, and Alembic is not imported: a host over ten thousand tenants
-asks this at every build. `migration_process` is where they run.
+asks this at every build. `process` is where they run.
 """
 
 import ast

@@ -73,7 +73,7 @@ def target_of(tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Pat
     return Target(tenant, url, branches, lock_file, folder)
 
 
-class Migrator:
+class MigrationRunner:
     """Migrates one database at a time, in a process of its own, until the end of a `with` block.
 
     For one thread. The process starts with the first database, and again after one has ended it.

@@ -1,6 +1,6 @@
 """Brings one database somewhere, by the steps of its endpoints' revisions, all in one transaction.
 
-Whatever a revision does is done to the process that this runs in: `migration_process`. Alembic's
+Whatever a revision does is done to the process that this runs in: `process`. Alembic's
 `op` is one for the whole process, so databases are migrated one after the other in each.
 """
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote_to_bytes
 
 from tenantry.http.problem import CLIENT, ENDPOINT, REQUEST_ID, TENANT
-from tenantry.http.request_context import Visit
+from tenantry.http.request_context import RequestContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -42,7 +42,7 @@ _PLAIN_CHARS = 80
 
 _HEAD_END = b"\r\n\r\n"
 _REQUEST_ID_LINE = b"\r\nX-Request-ID: "
-_NO_VISIT = Visit()
+_NO_VISIT = RequestContext()
 _NO_TIME = "0.000"
 
 Write = Callable[[str], object]
@@ -56,7 +56,7 @@ def to_stderr(line: str) -> None:
         pass  # nobody reads it, or the disk is full: no fault of the request
 
 
-class RequestLines:
+class AccessLog:
     """Writes the lines. Safe in any thread.
 
     Args:
@@ -72,7 +72,7 @@ class RequestLines:
     def __call__(  # noqa: PLR0917 - by place: it is called for each request
         self,
         environ: "WSGIEnvironment",
-        visit: Visit,
+        visit: RequestContext,
         path: str,
         status: str,
         bytes_in: int,
@@ -153,9 +153,20 @@ class RequestLines:
 
 
 def _as_json(  # noqa: PLR0917 - as above
-    now: str, tenant: str, request_id: str, visit: Visit, endpoint: str, method: str, path: str,
-    status: str, bytes_in: int, bytes_out: int, wall_ms: str, processor_ms: str, client: str,
-) -> str:  # fmt: skip
+    now: str,
+    tenant: str,
+    request_id: str,
+    visit: RequestContext,
+    endpoint: str,
+    method: str,
+    path: str,
+    status: str,
+    bytes_in: int,
+    bytes_out: int,
+    wall_ms: str,
+    processor_ms: str,
+    client: str,
+) -> str:
     database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
     trace = f', "trace_id": "{visit.trace_id}"' if visit.trace_id else ""
     caller = f', "client": {quoted(client)}' if client else ""
@@ -170,9 +181,20 @@ def _as_json(  # noqa: PLR0917 - as above
 
 
 def _for_people(  # noqa: PLR0917 - as above
-    now: str, tenant: str, request_id: str, visit: Visit, endpoint: str, method: str, path: str,
-    status: str, bytes_in: int, bytes_out: int, wall_ms: str, processor_ms: str, client: str,
-) -> str:  # fmt: skip
+    now: str,
+    tenant: str,
+    request_id: str,
+    visit: RequestContext,
+    endpoint: str,
+    method: str,
+    path: str,
+    status: str,
+    bytes_in: int,
+    bytes_out: int,
+    wall_ms: str,
+    processor_ms: str,
+    client: str,
+) -> str:
     database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
     trace = f" trace_id={visit.trace_id}" if visit.trace_id else ""
     caller = f" client={_plain(client)}" if client else ""

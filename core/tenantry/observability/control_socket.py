@@ -55,7 +55,7 @@ def workers_folder(data_dir: Path) -> Path:
     return data_dir / ".workers"
 
 
-class StatusSocket:
+class ControlSocket:
     """The socket of this process, and the thread that answers on it; `close()` ends both.
 
     Args:

@@ -15,7 +15,7 @@ import structlog
 from structlog.contextvars import merge_contextvars
 
 from tenantry.http.problem import REQUEST_ID
-from tenantry.http.request_context import VISIT, Visit, current
+from tenantry.http.request_context import REQUEST_CONTEXT, RequestContext, current
 from tenantry.observability.hiding import Config, hidden_now, hide_from_now
 from tenantry.observability.redaction import replaced, without_credentials
 
@@ -195,7 +195,7 @@ class LogContext:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
         """Note both in the request's own context, which `Containment` made and drops."""
-        visit = environ.get(VISIT) or Visit()
+        visit = environ.get(REQUEST_CONTEXT) or RequestContext()
         visit.tenant, visit.request_id = self._tenant, environ.get(REQUEST_ID, "")
         current.set(visit)
         if self._config is not None:

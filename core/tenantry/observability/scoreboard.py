@@ -60,7 +60,7 @@ class InFlight:
     """Whether an instance is built; then no request has a slot for it."""
 
 
-class Board:
+class Scoreboard:
     """One host's board. It is never closed: it goes with the last process that has it."""
 
     def __init__(self) -> None:
@@ -117,11 +117,11 @@ class Board:
 class Row:
     """What one process has in flight. Thread-safe in that process; any other may read it.
 
-    Made by `Board.claim`; the master ends it by `free`, when the process is gone.
+    Made by `Scoreboard.claim`; the master ends it by `free`, when the process is gone.
     """
 
     def __init__(
-        self, board: Board, words: "memoryview[int]", names: "memoryview[int]", number: int
+        self, board: Scoreboard, words: "memoryview[int]", names: "memoryview[int]", number: int
     ) -> None:
         first = _first_word(number)
         self.board = board

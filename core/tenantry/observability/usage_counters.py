@@ -86,7 +86,7 @@ _OF_REQUESTS = struct.Struct("=7Q")  # the first counts, to `processor_ns`
 _DATABASE, _QUERIES, _BUILD, _BUILDS, _SLEEPS, _USED, _OVERDUE, _UNCOUNTED = range(7, 15)
 
 
-class Ledger:
+class UsageCounters:
     """What this process counts. Thread-safe. In memory until `open`, and after `close`."""
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ class Ledger:
         return row
 
 
-def ledgers_folder(data_dir: Path) -> Path:
+def counters_folder(data_dir: Path) -> Path:
     """Return where the files are; no tenant's name begins with a dot."""
     return data_dir / ".usage"
 
@@ -231,7 +231,7 @@ class Reading:
     counts: dict[str, Counts]
 
 
-def read_ledgers(folder: Path) -> list[Reading]:
+def read_counters(folder: Path) -> list[Reading]:
     """Read the files of all processes, those that have ended and are not summed up yet too."""
     readings = (read_ledger(path) for path in sorted(folder.glob(f"*{_SUFFIX}")))
     return [one for one in readings if one is not None]

@@ -24,9 +24,9 @@ from tenantry.observability.usage_counters import (
     NOTHING,
     Counts,
     Reading,
-    ledgers_folder,
+    counters_folder,
     lock_if_ended,
-    read_ledgers,
+    read_counters,
 )
 
 FOLD_S = 60.0
@@ -80,7 +80,7 @@ Folded = dict[tuple[str, str], Counts]
 
 def usage_file(data_dir: Path) -> Path:
     """Return where usage is kept."""
-    return ledgers_folder(data_dir) / "usage.sqlite3"
+    return counters_folder(data_dir) / "usage.sqlite3"
 
 
 def keep_folding(data_dir: Path, stopping: threading.Event) -> None:
@@ -105,7 +105,7 @@ def fold(data_dir: Path, *, now: float | None = None, at_most_every_s: float = 0
         OSError, sqlite3.Error: the folder cannot be written; what was not taken stays for the next.
     """
     now = time.time() if now is None else now
-    folder = ledgers_folder(data_dir)
+    folder = counters_folder(data_dir)
     with closing(_open(folder / "usage.sqlite3")) as connection, contextlib.ExitStack() as held:
         with _transaction(connection):
             _add_new_counts(connection)
@@ -114,7 +114,7 @@ def fold(data_dir: Path, *, now: float | None = None, at_most_every_s: float = 0
                 return
             # Inside the transaction: what somebody else folds is there, or not begun.
             ended = _take_hold(folder, held)
-            readings = read_ledgers(folder)
+            readings = read_counters(folder)
             _take(connection, readings, now)
             seen = [(now, path.name) for path in ended]
             connection.executemany("UPDATE folded SET seen = ? WHERE file = ?", seen)
@@ -215,7 +215,7 @@ def _with_unfolded(
     data_dir: Path, query: str, values: tuple[float, ...], since: float
 ) -> dict[str, Counts]:
     # The files first: what is folded meanwhile is in the totals, and known to be taken from them.
-    readings = read_ledgers(ledgers_folder(data_dir))
+    readings = read_counters(counters_folder(data_dir))
     found, taken = _read(usage_file(data_dir), query, values)
     for reading in readings:
         for tenant, counts in reading.counts.items():

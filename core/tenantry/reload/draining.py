@@ -43,7 +43,7 @@ class _Departed:
     look_at: float
 
 
-class Departures:
+class Draining:
     """The instances of one process that serve no more. One thread uses it.
 
     Args:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from tenantry.reload.draining import Departures
+from tenantry.reload.draining import Draining
 from tenantry.routing.mount import Mount
 
 MANY_AWAKE = 20
@@ -12,7 +12,7 @@ MANY_AWAKE = 20
 its full collections, one after each change of a tenant, takes about 1 ms more for each of them."""
 
 
-class Sleep:
+class Eviction:
     """The mounts of one process that have an instance. One thread uses it, but for `note_awake`.
 
     It keeps a list of its own: a look at all of 10,000 mounts each second would cost the requests.
@@ -28,7 +28,7 @@ class Sleep:
         self,
         max_active: int,
         idle_timeout_s: float,
-        departures: Departures,
+        departures: Draining,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.note_settled: Callable[[], None] = lambda: None

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tenantry.reload.draining import Departures
-from tenantry.reload.eviction import Sleep
+from tenantry.reload.draining import Draining
+from tenantry.reload.eviction import Eviction
 from tenantry.reload.rebuilds import Rebuilds
-from tenantry.reload.reconcile import Admission, Off, contained
-from tenantry.reload.validation_queue import Judging
-from tenantry.reload.workers import CLOSE_PATIENCE_S, Lanes
-from tenantry.routing.build_pool import FirstBuilds
+from tenantry.reload.reconcile import Off, Reconciler, contained
+from tenantry.reload.validation_queue import ValidationQueue
+from tenantry.reload.workers import CLOSE_PATIENCE_S, ReloadWorkers
+from tenantry.routing.build_pool import BuildPool
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Mounts
+from tenantry.routing.mount import Mount, Router
 from tenantry.routing.quarantine import Quarantine
 from tenantry.tenants.catalogue import Verdict
 from tenantry.tenants.folder import SETTLE_S, Content, TenantsFolder
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import Levers, LeversWatch, end_try, try_file
+from tenantry.tenants.operator_state import OperatorState, OperatorStateWatch, end_try, try_file
 
 POLL_S = 1.0
 """Between two looks at the folder where no event comes: network file systems tell nothing. Also
@@ -58,7 +58,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
+class FollowerLimits:
     """The host settings that the follower heeds; see `HostSettings`."""
 
     max_active: int
@@ -77,9 +77,9 @@ class Follower:
         self,
         folder: TenantsFolder,
         data_dir: Path,
-        mounts: Mounts,
+        mounts: Router,
         build: Callable[[Tenant], Instance],
-        limits: Limits,
+        limits: FollowerLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,17 +96,17 @@ class Follower:
         self._is_look_asked = False
         self._are_events_sure = False
         self._looked_at = -math.inf
-        self._first_builds = FirstBuilds()
-        self._lanes = Lanes(data_dir, build, self._woken.set)
-        self._departures = Departures(limits.drain_timeout_s, clock)
-        self._sleep = Sleep(limits.max_active, limits.idle_timeout_s, self._departures, clock)
+        self._first_builds = BuildPool()
+        self._lanes = ReloadWorkers(data_dir, build, self._woken.set)
+        self._departures = Draining(limits.drain_timeout_s, clock)
+        self._sleep = Eviction(limits.max_active, limits.idle_timeout_s, self._departures, clock)
         self._rebuilds = Rebuilds(self._lanes, clock)
-        self._judging = Judging(self._lanes, self._judged, self._woken.set, clock)
-        self._admission = Admission(
+        self._judging = ValidationQueue(self._lanes, self._judged, self._woken.set, clock)
+        self._admission = Reconciler(
             self._new_mount, self._rebuilds, self._departures, folder.is_missing,
             partial(_quarantine, data_dir, clock),
         )  # fmt: skip
-        self._levers = LeversWatch(data_dir)
+        self._levers = OperatorStateWatch(data_dir)
         self._await = self._judging.await_verdict  # one bound method for all mounts
         self._next_look = 0.0
         self._judged_at = -math.inf
@@ -246,7 +246,7 @@ class Follower:
         for _, levers in self._levers.appear(name):
             self._admission.pull(name, levers)
         if name in self._levers.unreadable:  # it may be disabled, so it is until they are read
-            self._admission.pull(name, Levers(is_disabled=True))
+            self._admission.pull(name, OperatorState(is_disabled=True))
 
     def _new_mount(self, name: str) -> Mount:
         note_awake = self._sleep.note_awake
@@ -327,7 +327,7 @@ class Follower:
 
 
 def _quarantine(
-    data_dir: Path, clock: Callable[[], float], name: str, levers: Levers
+    data_dir: Path, clock: Callable[[], float], name: str, levers: OperatorState
 ) -> Quarantine | None:
     """Return what stands before a tenant while it is parked."""
     if not levers.parked:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tenantry.errors import Problem
-from tenantry.reload.workers import Built, Lanes
+from tenantry.reload.workers import Built, ReloadWorkers
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount, error_text
 from tenantry.tenants.model import Tenant
@@ -48,7 +48,7 @@ class Rebuilds:
     A build that fails is noted at its mount, and due again after a pause that doubles.
     """
 
-    def __init__(self, lanes: Lanes, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lanes: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:
         self._lanes = lanes
         self._clock = clock
         self._rebuilds: dict[str, _Rebuild] = {}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tenantry.reload.draining import Departures
+from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
 from tenantry.reload.swap_group import Exchanges
 from tenantry.routing.instance import Instance
@@ -26,7 +26,7 @@ from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
 from tenantry.tenants.catalogue import Disabled, Rejected, Verdict, clashing
 from tenantry.tenants.model import NAME, Tenant
-from tenantry.tenants.operator_state import UNTOUCHED, Levers
+from tenantry.tenants.operator_state import UNTOUCHED, OperatorState
 from tenantry.tenants.uniqueness import Claims, Clash
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
-    levers: Levers = UNTOUCHED
+    levers: OperatorState = UNTOUCHED
     reason: str = ""
     """Why its levers cannot be read, where that is so."""
 
@@ -52,7 +52,7 @@ class Known:
 
     mount: Mount
     verdict: Verdict | None = None
-    levers: Levers = UNTOUCHED
+    levers: OperatorState = UNTOUCHED
 
     @property
     def is_off(self) -> bool:
@@ -81,7 +81,7 @@ class Known:
         return f"/{name}" if NAME.fullmatch(name) else None
 
 
-class Admission:
+class Reconciler:
     """Every known file and who has which claims. One thread uses it.
 
     Args:
@@ -97,9 +97,9 @@ class Admission:
         self,
         new_mount: Callable[[str], Mount],
         rebuilds: Rebuilds,
-        departures: Departures,
+        departures: Draining,
         is_missing: Callable[[str], bool] = lambda _: False,
-        park: Callable[[str, Levers], Quarantine | None] = lambda *_: None,
+        park: Callable[[str, OperatorState], Quarantine | None] = lambda *_: None,
     ) -> None:
         self.known: dict[str, Known] = {}
         self.claims = Claims()
@@ -149,7 +149,7 @@ class Admission:
         self.known[name].verdict = verdict
         self._call_off(name)  # the back-off is of the old content
 
-    def pull(self, name: str, levers: Levers) -> None:
+    def pull(self, name: str, levers: OperatorState) -> None:
         """Heed an operator's levers."""
         known = self.known[name]
         was_off, old, known.levers = known.is_off, known.levers, levers

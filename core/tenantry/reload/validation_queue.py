@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from tenantry.reload.workers import Lanes
+from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import Verdict
 from tenantry.tenants.folder import Content
@@ -25,7 +25,7 @@ BATCH_S = 0.25
 clash the first by name is accepted then, in each worker, whichever is judged first."""
 
 
-class Judging:
+class ValidationQueue:
     """The files between "has new content" and "was decided on".
 
     One thread uses it, which also collects from `lanes`; only `await_verdict` is for any thread.
@@ -39,7 +39,7 @@ class Judging:
 
     def __init__(
         self,
-        lanes: Lanes,
+        lanes: ReloadWorkers,
         then: Callable[[Content, Verdict], None],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tenantry.observability.control_socket import ask_workers
-from tenantry.routing.mount import Mounts
+from tenantry.routing.mount import Router
 
 WARM_S = 2.0
 """How long a new worker builds before it accepts connections: some 50 to 200 tenants. While it
@@ -49,7 +49,7 @@ def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozense
     return heard[0] if heard else frozenset()
 
 
-def wake_as_siblings(data_dir: Path, mounts: Callable[[], Mounts]) -> None:
+def wake_as_siblings(data_dir: Path, mounts: Callable[[], Router]) -> None:
     """Wake what the other workers over `data_dir` have awake, for `WARM_S` at most.
 
     A build that hangs is left alone in its thread then, as one of a request would be.
@@ -61,7 +61,7 @@ def wake_as_siblings(data_dir: Path, mounts: Callable[[], Mounts]) -> None:
 
 
 def _wake(
-    data_dir: Path, mounts: Callable[[], Mounts], is_over: threading.Event, until: float
+    data_dir: Path, mounts: Callable[[], Router], is_over: threading.Event, until: float
 ) -> None:
     try:
         answers = ask_workers(data_dir, "awake", HEARD_S).values()

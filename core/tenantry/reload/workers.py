@@ -17,7 +17,7 @@ from typing import Any
 
 from tenantry.errors import Problem
 from tenantry.routing.instance import Instance
-from tenantry.routing.worker_pool import Crew
+from tenantry.routing.worker_pool import WorkerPool
 from tenantry.tenants.catalogue import Rejected, Verdict, judge
 from tenantry.tenants.folder import Content, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader, printable
@@ -43,7 +43,7 @@ Result = Callable[[], None]
 """What to do with a result; called by whoever collects it."""
 
 
-class Lanes:
+class ReloadWorkers:
     """The threads and their loader processes; `close()` ends both. One thread asks and collects.
 
     Args:
@@ -60,9 +60,9 @@ class Lanes:
         self._notify = notify
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._loaders: SimpleQueue[Loader] = SimpleQueue()  # those that no lane uses now
-        self._judges = Crew("tenantry-judge", JUDGES)
-        self._slow_judge = Crew("tenantry-slow-judge", 1)
-        self._builders = Crew("tenantry-builder", BUILDERS)
+        self._judges = WorkerPool("tenantry-judge", JUDGES)
+        self._slow_judge = WorkerPool("tenantry-slow-judge", 1)
+        self._builders = WorkerPool("tenantry-builder", BUILDERS)
         self._judging = 0
         self._is_closed = False
 

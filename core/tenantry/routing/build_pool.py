@@ -6,7 +6,7 @@ that hangs holds none for long.
 
 import threading
 
-from tenantry.routing.worker_pool import Crew
+from tenantry.routing.worker_pool import WorkerPool
 
 FIRST_BUILDERS = 8
 """First builds at once: as many as a worker has threads for requests."""
@@ -33,11 +33,11 @@ class Building:
         self.is_over = threading.Event()
 
 
-class FirstBuilds:
+class BuildPool:
     """The first builds of one process. Thread-safe."""
 
     def __init__(self) -> None:
-        self._crew = Crew("tenantry-first-build", FIRST_BUILDERS)
+        self._crew = WorkerPool("tenantry-first-build", FIRST_BUILDERS)
         self.begin = self._crew.do
         """Have a build done soon, on another thread."""
         self.relieve = self._crew.relieve

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from tenantry.http.response_close import at_end
+from tenantry.http.response_close import on_close
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -110,7 +110,7 @@ class Instance:
     ) -> Iterable[bytes]:
         """Answer a request under a lease taken for it; the body's `close` ends the lease."""
         try:
-            return at_end(self.wsgi(environ, start_response), self.release)
+            return on_close(self.wsgi(environ, start_response), self.release)
         except BaseException:
             self.release()
             raise

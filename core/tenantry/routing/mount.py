@@ -1,6 +1,6 @@
 """Mounts: which instance answers under which URL prefix. Knows WSGI, not Flask.
 
-Three things are kept apart: what the folder says (`catalogue`), the routing (`Mounts`: an
+Three things are kept apart: what the folder says (`catalogue`), the routing (`Router`: an
 immutable map, replaced whole, read without a lock) and the live instances (`Mount`: built for the
 first request, one build of a mount at a time; replaced by one assignment).
 """
@@ -20,7 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from tenantry.http.problem import TENANT, ProblemAnswer
 from tenantry.observability.hiding import hidden_now
 from tenantry.observability.redaction import replaced
-from tenantry.routing.build_pool import Building, FirstBuilds
+from tenantry.routing.build_pool import Building, BuildPool
 from tenantry.routing.instance import Instance
 from tenantry.routing.quarantine import Quarantine
 from tenantry.tenants.model import Tenant
@@ -93,7 +93,7 @@ class Mount:
         clock: Callable[[], float] = time.monotonic,
         await_verdict: Callable[["Mount"], None] = lambda _: None,
         note_awake: Callable[["Mount"], None] = lambda _: None,
-        first_builds: FirstBuilds | None = None,
+        first_builds: BuildPool | None = None,
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -115,7 +115,7 @@ class Mount:
         self._clock = clock
         self._await_verdict = await_verdict
         self._note_awake = note_awake
-        self._first_builds = first_builds or FirstBuilds()
+        self._first_builds = first_builds or BuildPool()
         self._lock = threading.Lock()  # protects everything below; never held while user code runs
         self._instance: Instance | None = None
         self._building: Building | None = None
@@ -339,7 +339,7 @@ def error_text(error: BaseException) -> str:
         return type(error).__name__
 
 
-class Mounts:
+class Router:
     """The routing snapshot: Werkzeug's dispatcher over an immutable map, replaced whole.
 
     A request reads the reference once, so it sees one snapshot however the map changes meanwhile.

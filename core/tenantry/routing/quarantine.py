@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenantry.errors import TenantryError
-from tenantry.http.response_close import at_end
+from tenantry.http.response_close import on_close
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -137,7 +137,7 @@ class Try:
             return start_response(status, headers, *([exc_info] if exc_info else []))
 
         try:
-            return at_end(app(environ, start), self.end)
+            return on_close(app(environ, start), self.end)
         except BaseException:
             self.end()
             raise

@@ -22,7 +22,7 @@ waiting: more threads would cost the process what is left of it."""
 Job = Callable[[], None]
 
 
-class Crew:
+class WorkerPool:
     """Threads for jobs. Thread-safe.
 
     Args:

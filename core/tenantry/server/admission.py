@@ -21,7 +21,7 @@ _CROWDED = ProblemAnswer(
 )
 
 
-class Door:
+class Admission:
     """For one thread, that of the main loop; but for `let_in`.
 
     Args:

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from tenantry.errors import TenantryError
 from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_WAIT_S, wait_s
-from tenantry.tenants.operator_state import Levers, change_levers, read_levers
+from tenantry.tenants.operator_state import (
+    OperatorState,
+    change_operator_state,
+    read_operator_state,
+)
 
 LIMIT = 3.0
 """Strikes within `WINDOW_S`: one worker may be killed by an operator, two by chance."""
@@ -46,7 +50,7 @@ class _Record:
     """When its last strike was, be it a share."""
 
 
-class Strikes:
+class CrashBudget:
     """The strikes of all tenants, as long as the master lives. For one thread."""
 
     def __init__(self, data_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,7 +87,7 @@ class Strikes:
         record.strikes.append((now, share))
         while record.strikes[0][0] < now - WINDOW_S:
             record.strikes.popleft()
-        is_parked = bool(read_levers(self._data_dir, name).parked)
+        is_parked = bool(read_operator_state(self._data_dir, name).parked)
         if is_parked and now - record.parked_at < FIRST_WAIT_S:
             record.strikes.pop()  # it was a request that ran on
         elif (_is_a_whole if is_parked else _is_enough)(record.strikes):
@@ -94,11 +98,11 @@ class Strikes:
         is_again = now - record.parked_at < MAX_WAIT_S + WINDOW_S
         times = record.times + 1 if is_again else 1
 
-        def park(levers: Levers) -> Levers:
+        def park(levers: OperatorState) -> OperatorState:
             again = max(times, levers.times_parked + 1 if levers.parked else 1)
             return replace(levers, parked=f"parked: {reason}", times_parked=again)
 
-        levers = change_levers(self._data_dir, name, park, LOCK_WAIT_S)
+        levers = change_operator_state(self._data_dir, name, park, LOCK_WAIT_S)
         record.times, record.parked_at = levers.times_parked, now
         facts = {
             "tenant": name,

@@ -82,7 +82,7 @@ control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
 # Its lines in the form of all others, on stderr.
-logger_class = "tenantry.server.log.ServerLog"
+logger_class = "tenantry.server.log.GunicornLogger"
 
 
 def child_exit(server: object, worker: Any) -> None:

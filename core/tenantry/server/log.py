@@ -8,7 +8,7 @@ from tenantry.observability.logging import configure_logging
 from tenantry.settings import read_settings
 
 
-class ServerLog(Logger):  # type: ignore[misc]
+class GunicornLogger(Logger):  # type: ignore[misc]
     """Hands gunicorn's lines to the root logger; there is no access log."""
 
     def setup(self, cfg: Any) -> None:

@@ -29,7 +29,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from tenantry.http.problem import ProblemAnswer
 from tenantry.http.raw_head import answer
 from tenantry.server.client_socket import PatientSocket
-from tenantry.server.thread_pool import RequestThreads
+from tenantry.server.thread_pool import ThreadPool
 
 HEAD_TIMEOUT_S = 10.0
 """From the first moment of a connection, or of its next request, to the end of the head."""
@@ -93,9 +93,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
         self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
 
-    def get_thread_pool(self) -> RequestThreads[TConn]:
+    def get_thread_pool(self) -> ThreadPool[TConn]:
         """Return the threads that serve requests; gunicorn keeps them as `tpool`."""
-        return RequestThreads(self.cfg.threads, self._serve)
+        return ThreadPool(self.cfg.threads, self._serve)
 
     # -- what a worker may do otherwise -------------------------------------------------------
 

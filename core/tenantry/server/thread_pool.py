@@ -28,7 +28,7 @@ class _Seat(Generic[Item]):
         self.wake.acquire()
 
 
-class RequestThreads(Generic[Item]):
+class ThreadPool(Generic[Item]):
     """At most `size` threads; each starts when it is needed and no other is idle. Thread-safe.
 
     They are daemons: one that hangs does not keep the process from its end.

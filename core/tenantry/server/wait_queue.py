@@ -24,7 +24,7 @@ ROOM = 256
 Item = TypeVar("Item")
 
 
-class WaitingRoom(Generic[Item]):
+class WaitQueue(Generic[Item]):
     """Who runs and who waits, first come first served in each tenant, and tenants in turn.
 
     Thread-safe.

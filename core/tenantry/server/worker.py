@@ -19,12 +19,12 @@ from gunicorn.workers.gthread import TConn
 
 from tenantry.http.problem import ProblemAnswer
 from tenantry.http.raw_head import LIVENESS, NOBODY, answer, is_whole_request
-from tenantry.observability.scoreboard import Board, Row
-from tenantry.server.crash_budget import Strikes
+from tenantry.observability.scoreboard import Row, Scoreboard
+from tenantry.server.crash_budget import CrashBudget
 from tenantry.server.heartbeat import Heartbeat, blame
 from tenantry.server.last_words import LastWords
 from tenantry.server.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
-from tenantry.server.wait_queue import WaitingRoom
+from tenantry.server.wait_queue import WaitQueue
 from tenantry.settings import read_settings
 
 BUSY = ProblemAnswer(
@@ -58,16 +58,16 @@ class TenantWorker(PatientWorker):
         self._is_given_up = False
         self._next_stuck_look = 0.0  # on the monotonic clock
         self.door: Any = None
-        self.room: WaitingRoom[Connection] | None = None
+        self.room: WaitQueue[Connection] | None = None
         # In the master, before the fork; one board for all workers, those after a HUP too.
-        self.app.board = getattr(self.app, "board", None) or Board()
+        self.app.board = getattr(self.app, "board", None) or Scoreboard()
         self.row: Row | None = self.app.board.claim()
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
         self.last_words = LastWords()
 
     def _has_struck(self, tenant: str) -> bool:
-        strikes: Strikes | None = getattr(self.app, "strikes", None)
+        strikes: CrashBudget | None = getattr(self.app, "strikes", None)
         return strikes is not None and strikes.has_struck(tenant)
 
     def init_process(self) -> None:
@@ -96,7 +96,7 @@ class TenantWorker(PatientWorker):
             heart.join()
         self.door = getattr(self.wsgi, "door", None)
         if self.door is not None:
-            self.room = WaitingRoom(self.door.share)
+            self.room = WaitQueue(self.door.share)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""
@@ -123,7 +123,7 @@ class TenantWorker(PatientWorker):
             suspects, reason = blame(self.row, self.tmp, self.last_words.thread())
             if suspects:
                 app = self.app  # one for all workers, those after a HUP too
-                app.strikes = getattr(app, "strikes", None) or Strikes(read_settings().data_dir)
+                app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
                 app.strikes.note(suspects, reason)
         except Exception:
             _logger.exception("worker.exit_not_judged")
@@ -176,7 +176,7 @@ class TenantWorker(PatientWorker):
         self.hand_over(conn)
 
     def _refusal(
-        self, room: WaitingRoom[Connection], tenant: str
+        self, room: WaitQueue[Connection], tenant: str
     ) -> tuple[ProblemAnswer, Sequence[tuple[str, str]]] | None:
         """Return what answers the tenant's next request at once, without a thread."""
         if tenant == LIVENESS:

@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Levers:
+class OperatorState:
     """The levers of one tenant."""
 
     maintenance: bool | str = False
@@ -34,7 +34,7 @@ class Levers:
     """How often in a row: each time it stays twice as long."""
 
 
-UNTOUCHED = Levers()
+UNTOUCHED = OperatorState()
 
 
 def levers_file(data_dir: Path, name: str) -> Path:
@@ -54,12 +54,12 @@ def end_try(data_dir: Path, name: str, *, is_good: bool) -> None:
         TenantryError: its levers cannot be read or written; they are as they were then.
     """
 
-    def settle(levers: Levers) -> Levers:
+    def settle(levers: OperatorState) -> OperatorState:
         if is_good or not levers.parked:
             return replace(levers, parked="", times_parked=0)
         return replace(levers, times_parked=levers.times_parked + 1)
 
-    change_levers(data_dir, name, settle, _TRY_WAIT_S)
+    change_operator_state(data_dir, name, settle, _TRY_WAIT_S)
     event = "tenant.let_back" if is_good else "tenant.parked_longer"
     _logger.warning(event, extra={"tenant": name})
 
@@ -84,7 +84,7 @@ def _stamp(path: Path | str) -> int:
     return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)) or 1
 
 
-def read_levers(data_dir: Path, name: str) -> Levers:
+def read_operator_state(data_dir: Path, name: str) -> OperatorState:
     """Return a tenant's levers.
 
     Raises:
@@ -103,10 +103,10 @@ def read_levers(data_dir: Path, name: str) -> Levers:
     are_typed = isinstance(maintenance, bool | str) and isinstance(is_disabled, bool)
     if not are_typed or not isinstance(parked, str) or not isinstance(times, int):
         raise TenantryError(f"{path}: has an ill-typed value; remove it, and pull again.")
-    return Levers(maintenance, is_disabled, parked, times)
+    return OperatorState(maintenance, is_disabled, parked, times)
 
 
-def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
+def write_levers(data_dir: Path, name: str, levers: OperatorState) -> None:
     """Set a tenant's levers: from now on for running workers, and for those to come.
 
     Raises:
@@ -126,9 +126,12 @@ def write_levers(data_dir: Path, name: str, levers: Levers) -> None:
         _replace(_bell(data_dir), name)
 
 
-def change_levers(
-    data_dir: Path, name: str, change: Callable[[Levers], Levers], wait_s: float | None = None
-) -> Levers:
+def change_operator_state(
+    data_dir: Path,
+    name: str,
+    change: Callable[[OperatorState], OperatorState],
+    wait_s: float | None = None,
+) -> OperatorState:
     """Change a tenant's levers, and return them; of two at once, one waits for the other.
 
     Args:
@@ -141,7 +144,7 @@ def change_levers(
         TenantryError: they cannot be read or written, or others did not end; they are as they were.
     """
     with _alone(lock_file(data_dir), wait_s):
-        levers = change(read_levers(data_dir, name))
+        levers = change(read_operator_state(data_dir, name))
         write_levers(data_dir, name, levers)
     return levers
 
@@ -207,7 +210,7 @@ def _bell(data_dir: Path) -> Path:
     return data_dir / ".levers"
 
 
-class LeversWatch:
+class OperatorStateWatch:
     """Tells whose levers have changed. For one thread."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -218,7 +221,9 @@ class LeversWatch:
         self._turns = Turns()
         self._bell = -1
 
-    def look(self, names: Collection[str], share: float = 1.0) -> Iterator[tuple[str, Levers]]:
+    def look(
+        self, names: Collection[str], share: float = 1.0
+    ) -> Iterator[tuple[str, OperatorState]]:
         """Yield the levers of those whose changed since the last look.
 
         Those that cannot be read stay as they were told; the log says why, once.
@@ -232,18 +237,18 @@ class LeversWatch:
         for name in self._turns.take(names, 1 if has_rung else share):
             yield from self._look_at(name)
 
-    def appear(self, name: str) -> Iterator[tuple[str, Levers]]:
+    def appear(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         """Yield the levers of a tenant that was not there before, unless they are untouched."""
         self.forget(name)
         return self._look_at(name)
 
-    def _look_at(self, name: str) -> Iterator[tuple[str, Levers]]:
+    def _look_at(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         try:
             stamp = levers_stamp(self._data_dir, name)
             if stamp == self._stamps.get(name, 0):
                 return
             self._remember(name, stamp)
-            levers = read_levers(self._data_dir, name)
+            levers = read_operator_state(self._data_dir, name)
         except (OSError, TenantryError) as error:
             self._note_unreadable(name, error)
         else:

@@ -1,0 +1,27 @@
+"""The names that tenant files and endpoints import are there, and cost nothing until used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tenantry
+
+
+@pytest.mark.parametrize("name", tenantry.__all__)
+def test_each_public_name_is_there(name: str) -> None:
+    """Every name in `__all__` can be imported."""
+    assert getattr(tenantry, name) is not None
+
+
+def test_secret_imports_nothing_heavy() -> None:
+    """`from tenantry import secret` imports no library and no other part of Tenantry."""
+    code = (
+        "import sys; before = {*sys.modules}; from tenantry import secret;"
+        "new = {name for name in {*sys.modules} - before if name.partition('.')[0] not in"
+        " sys.stdlib_module_names}; print(sorted(new))"
+    )
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "['tenantry', 'tenantry.tenants', 'tenantry.tenants.secrets']" == run.stdout.strip()
