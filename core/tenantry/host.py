@@ -31,7 +31,7 @@ from tenantry.observability.logging import configure_logging
 from tenantry.observability.prometheus import MetricsPage
 from tenantry.observability.scoreboard import Row, Scoreboard, tag
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
-from tenantry.observability.usage_store import keep_folding
+from tenantry.observability.usage_store import collect_periodically
 from tenantry.reload.file_events import watch_folder
 from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
@@ -239,7 +239,7 @@ class Host:
                 lambda are_sure: follower.trust_events(are_sure=are_sure),
             ),
             "deadlines": lambda: shared.requests.watch(stopping, shared.slots.note_running),
-            "usage": lambda: keep_folding(data_dir, stopping),
+            "usage": lambda: collect_periodically(data_dir, stopping),
         }
         self._threads = [
             threading.Thread(target=target, name=f"tenantry-{name}", daemon=True)

@@ -48,7 +48,7 @@ from loads import Bounds, Connection, Server, children, serving
 CLIENTS = 8
 LIMIT = 20
 
-REQUEST_CONTEXT = 10
+REQUESTS_PER_VISIT = 10
 """Requests that a client sends to one tenant before it goes on to the next."""
 
 SIDES = ("ours", "free")
@@ -162,7 +162,7 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
     else:
         weights = [1 / rank for rank in range(1, len(names) + 1)]
         visited = iter(lambda: chance.choices(names, weights)[0], None)
-    times = REQUEST_CONTEXT if load in {"visits", "popular"} else 1
+    times = REQUESTS_PER_VISIT if load in {"visits", "popular"} else 1
     return (name for name in visited for _ in range(times))
 
 

@@ -30,7 +30,7 @@ def _serving(
     """Let a host in this process serve tenant acme, tell of it, and move when it is told to."""
     monkeypatch.setattr("tenantry.cli.list.WAIT_S", 0.0)
     # The workers of a parallel test run are siblings of this process that do not tell.
-    monkeypatch.setattr("tenantry.cli.list.newborn_workers", lambda _: set())
+    monkeypatch.setattr("tenantry.cli.list.starting_workers", lambda _: set())
     monkeypatch.chdir(settings.tenants_dir.parent)
     write_tenant("acme")
     host.load()

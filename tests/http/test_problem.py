@@ -6,12 +6,13 @@ from http import HTTPStatus
 import pytest
 from werkzeug.test import Client
 
-from tenantry.http.problem import REQUEST_ID, ProblemAnswer
+from tenantry.http.environ import REQUEST_ID
+from tenantry.http.problem import ProblemResponse
 
 
 def test_an_answer_has_the_five_members() -> None:
     """Type, title, status, detail and the id of the request; status line and length fit."""
-    answer = Client(ProblemAnswer(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
+    answer = Client(ProblemResponse(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
         "/", environ_overrides={REQUEST_ID: "id-1"}
     )
 
@@ -29,14 +30,14 @@ def test_an_answer_has_the_five_members() -> None:
 
 def test_an_answer_is_not_kept_by_caches() -> None:
     """A refusal of now says nothing about later."""
-    answer = Client(ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
+    answer = Client(ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
 
     assert "no-store" == answer.headers["Cache-Control"]
 
 
 def test_head_gets_the_head_only() -> None:
     """An answer to HEAD has the length that GET would get, and no body."""
-    app = ProblemAnswer(HTTPStatus.NOT_FOUND, "No.")
+    app = ProblemResponse(HTTPStatus.NOT_FOUND, "No.")
 
     head, get = Client(app).head("/"), Client(app).get("/")
 
@@ -46,15 +47,15 @@ def test_head_gets_the_head_only() -> None:
 @pytest.mark.parametrize(
     ("answer", "header", "value"),
     [
-        (ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "-", retry_after_s=3), "Retry-After", "3"),
-        (ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "-", retry_after_s=0), "Retry-After", "0"),
-        (ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "-"), "Retry-After", None),
-        (ProblemAnswer(HTTPStatus.METHOD_NOT_ALLOWED, "-", allow="GET"), "Allow", "GET"),
-        (ProblemAnswer(HTTPStatus.NOT_FOUND, "-"), "Allow", None),
+        (ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "-", retry_after_s=3), "Retry-After", "3"),
+        (ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "-", retry_after_s=0), "Retry-After", "0"),
+        (ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "-"), "Retry-After", None),
+        (ProblemResponse(HTTPStatus.METHOD_NOT_ALLOWED, "-", allow="GET"), "Allow", "GET"),
+        (ProblemResponse(HTTPStatus.NOT_FOUND, "-"), "Allow", None),
     ],
 )
 def test_a_header_is_there_when_it_says_something(
-    answer: ProblemAnswer, header: str, value: str | None
+    answer: ProblemResponse, header: str, value: str | None
 ) -> None:
     """`Retry-After` and `Allow` appear with the answers that have them."""
     assert value == Client(answer).get("/").headers.get(header)

@@ -5,8 +5,8 @@ from http import HTTPStatus
 
 import pytest
 
-from tenantry.http.problem import ProblemAnswer
-from tenantry.http.raw_head import answer, is_whole_request, place
+from tenantry.http.problem import ProblemResponse
+from tenantry.http.raw_head import is_whole_request, match_prefix, render_response
 
 PLACES = {"/acme": "acme", "/clients/initech": "initech"}
 HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
@@ -36,7 +36,7 @@ HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
 )
 def test_a_head_tells_whose_it_is(target: bytes, whose: str | None) -> None:
     """As the dispatcher finds it, or nothing: never another tenant."""
-    assert whose == place(b"GET " + target + b" HTTP/1.1\r\n\r\n", PLACES.get)
+    assert whose == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", PLACES.get)
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,12 @@ def test_only_a_plain_head_is_surely_a_whole_request(head: bytes, is_whole: bool
 
 def test_an_answer_is_what_the_host_gives() -> None:
     """A problem document with the client's request id, and the headers that are asked for."""
-    problem = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
+    problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
     head = HEAD + b"x-request-id: abc-1\r\n\r\n"
 
-    start, _, body = answer(problem, head, [("X-More", "7")], is_kept=True).partition(b"\r\n\r\n")
+    start, _, body = render_response(problem, head, [("X-More", "7")], keep_alive=True).partition(
+        b"\r\n\r\n"
+    )
 
     assert [
         b"HTTP/1.1 503 Service Unavailable",
@@ -80,10 +82,10 @@ def test_an_answer_is_what_the_host_gives() -> None:
 
 def test_head_gets_no_body_and_a_bad_request_id_is_replaced() -> None:
     """As behind the parser."""
-    problem = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
+    problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
     head = b"HEAD /acme/ HTTP/1.1\r\nX-Request-ID: no good\r\n\r\n"
 
-    start, _, body = answer(problem, head, is_kept=False).partition(b"\r\n\r\n")
+    start, _, body = render_response(problem, head, keep_alive=False).partition(b"\r\n\r\n")
 
     assert (b"", True) == (body, start.endswith(b"\r\nConnection: close"))
     assert b"no good" not in start

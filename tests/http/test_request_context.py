@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tenantry.http.request_context import REQUEST_CONTEXT, begin, current, outgoing_headers
+from tenantry.http.environ import REQUEST_CONTEXT
+from tenantry.http.request_context import current_request, open_request_context, outgoing_headers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -21,9 +22,9 @@ def test_a_valid_trace_is_taken_up(parent: str) -> None:
     """The app gets it as it came; later versions may say more than we know."""
     environ = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
-    visit = begin(environ)
+    context = open_request_context(environ)
 
-    assert (TRACE, visit) == (visit.trace_id, environ[REQUEST_CONTEXT])
+    assert (TRACE, context) == (context.trace_id, environ[REQUEST_CONTEXT])
     assert (parent, "a=1") == (environ["HTTP_TRACEPARENT"], environ["HTTP_TRACESTATE"])
 
 
@@ -38,9 +39,13 @@ def test_an_invalid_trace_is_dropped(parent: str) -> None:
     """W3C Trace Context §3.2.2: neither header is taken up, and the app sees neither."""
     environ: dict[str, Any] = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
-    visit = begin(environ)
+    context = open_request_context(environ)
 
-    assert (["tenantry.visit"], "", "") == ([*environ], visit.trace_id, visit.traceparent)
+    assert (["tenantry.request_context"], "", "") == (
+        [*environ],
+        context.trace_id,
+        context.traceparent,
+    )
 
 
 def test_a_request_passes_on_what_it_came_with() -> None:
@@ -49,9 +54,9 @@ def test_a_request_passes_on_what_it_came_with() -> None:
 
     def serve() -> None:
         for environ in ({}, {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=1"}):
-            visit = begin(environ)
-            visit.request_id = "id-1"
-            current.set(visit)
+            context = open_request_context(environ)
+            context.request_id = "id-1"
+            current_request.set(context)
             seen.append(outgoing_headers())
         thread = Thread(target=copy_context().run, args=(lambda: seen.append(outgoing_headers()),))
         thread.start()

@@ -13,7 +13,8 @@ import pytest
 from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from tenantry.host import Host
-from tenantry.http.problem import ANSWERED, TENANT, TIMED_OUT, ProblemAnswer
+from tenantry.http.environ import SENT_STATUS, TENANT
+from tenantry.http.problem import TIMED_OUT, ProblemResponse
 from tenantry.middleware.accounting import Accounting
 from tenantry.observability.usage_counters import (
     Counts,
@@ -144,7 +145,7 @@ def test_an_app_that_raises_when_called_is_counted() -> None:
 
 def test_a_refusal_is_no_error() -> None:
     """What the host answers in the app's place is counted apart."""
-    refusal = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "Not now.")
+    refusal = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now.")
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ[TENANT] = "acme"
@@ -161,7 +162,7 @@ def test_a_504_is_an_error_wherever_it_was_made() -> None:
         return TIMED_OUT(environ, start_response)
 
     def past(environ: dict[str, Any], _: object) -> Iterable[bytes]:
-        environ[TENANT], environ[ANSWERED] = "acme", "504"
+        environ[TENANT], environ[SENT_STATUS] = "acme", "504"
         return []
 
     assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (timed_out, past)]
@@ -171,7 +172,7 @@ def test_a_request_for_no_tenant_is_nobodys() -> None:
     """The host's own pages are not counted."""
     ledger = UsageCounters()
 
-    run_wsgi_app(Accounting(ProblemAnswer(HTTPStatus.NOT_FOUND, "No."), ledger), create_environ())
+    run_wsgi_app(Accounting(ProblemResponse(HTTPStatus.NOT_FOUND, "No."), ledger), create_environ())
 
     assert {} == ledger.counts()
 

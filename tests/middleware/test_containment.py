@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tenantry.http.problem import REQUEST_ID
-from tenantry.http.request_context import current
+from tenantry.http.environ import REQUEST_ID
+from tenantry.http.request_context import current_request
 from tenantry.middleware.containment import Containment, ResponseCutError
 from tenantry.observability.logging import LogContext
 
@@ -573,9 +573,9 @@ def test_the_log_line_has_stack_tenant_and_request(
 
     class Spy(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
-            visit = current.get()
-            assert visit is not None
-            merged.append((visit.tenant, visit.request_id))
+            context = current_request.get()
+            assert context is not None
+            merged.append((context.tenant, context.request_id))
             return bool(record)
 
     class Broken(Body):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
-from tenantry.http.problem import REQUEST_ID
+from tenantry.http.environ import REQUEST_ID
 from tenantry.middleware.edge import Edge, TrustedHosts
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from servers import CONFIG_FILE, DEADLINE_S, program, running, wait_until
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.checkouts import Checkouts
 from tenantry.database.session import Database
-from tenantry.http.problem import ANSWERED
+from tenantry.http.environ import SENT_STATUS
 from tenantry.middleware import interrupts
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.deadlines import Deadlines, RunningRequests
@@ -158,7 +158,7 @@ def test_what_waits_in_c_is_answered_past_it() -> None:
 
     wait_until(has_answer)
     stuck = requests.stuck().total()
-    [status] = [running.environ[ANSWERED] for running in requests._running]
+    [status] = [running.environ[SENT_STATUS] for running in requests._running]
     release.release()
     thread.join()
     ours.close()

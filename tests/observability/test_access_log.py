@@ -13,8 +13,9 @@ from werkzeug.test import Client
 
 from servers import CONFIG_FILE, Server, wait_until
 from tenantry.host import Host
-from tenantry.http.problem import CLIENT, ProblemAnswer
-from tenantry.http.raw_head import answer
+from tenantry.http.environ import CLIENT
+from tenantry.http.problem import ProblemResponse
+from tenantry.http.raw_head import render_response
 from tenantry.observability.access_log import AccessLog, to_stderr
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hashed
@@ -131,8 +132,8 @@ def test_a_client_is_named_and_its_key_is_not(noting: Client, lines: list[str]) 
 def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str]) -> None:
     """It was not parsed: its line says what its head said, and the id that the client got."""
     head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
-    problem = ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
-    told = answer(problem, head, is_kept=True)
+    problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
+    told = render_response(problem, head, keep_alive=True)
     noting.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
 
     noting.application._note_turned_away("acme", head, told)

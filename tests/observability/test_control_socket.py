@@ -15,8 +15,8 @@ from servers import wait_until
 from tenantry.observability.control_socket import (
     ControlSocket,
     WorkerStatus,
-    newborn_workers,
     read_workers,
+    starting_workers,
     workers_folder,
 )
 
@@ -170,7 +170,7 @@ def test_a_worker_that_does_not_tell_yet_is_known(children: list[int]) -> None:
     """A young process of the same master and command line as one that tells."""
     telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
-    assert {children[1]} == newborn_workers([telling])
+    assert {children[1]} == starting_workers([telling])
 
 
 def test_an_old_process_that_does_not_tell_is_no_worker(
@@ -180,4 +180,4 @@ def test_an_old_process_that_does_not_tell_is_no_worker(
     monkeypatch.setattr("tenantry.observability.control_socket.BIRTH_S", 0.0)
     telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
-    assert set() == newborn_workers([telling])
+    assert set() == starting_workers([telling])

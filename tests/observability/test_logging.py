@@ -10,7 +10,7 @@ import pytest
 import structlog
 from werkzeug.test import Client
 
-from tenantry.http.problem import REQUEST_ID
+from tenantry.http.environ import REQUEST_ID
 from tenantry.observability.logging import LogContext, _HostHandler, configure_logging
 
 Logged = Callable[[], list[str]]

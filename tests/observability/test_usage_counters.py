@@ -16,7 +16,7 @@ from tenantry.observability.usage_counters import (
     UsageCounters,
     lock_if_ended,
     read_counters,
-    read_ledger,
+    read_counters_file,
     total,
 )
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, content: byt
     path = tmp_path / "1-0.ledger"
     path.write_bytes(content)
 
-    assert (None, []) == (read_ledger(path), read_counters(tmp_path))
+    assert (None, []) == (read_counters_file(path), read_counters(tmp_path))
 
 
 def test_counts_add_up() -> None:

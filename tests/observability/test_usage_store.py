@@ -19,8 +19,8 @@ from tenantry.observability.usage_store import (
     DAY,
     HOUR,
     MINUTE,
+    collect_periodically,
     fold,
-    keep_folding,
     totals,
     usage_file,
     used_since,
@@ -225,7 +225,7 @@ def test_a_host_folds_by_itself_and_says_once_that_it_cannot(
     count(data_dir, "acme").close()
     usage_file(data_dir).write_bytes(b"no database" * 1000)
     stopping = threading.Event()
-    thread = threading.Thread(target=keep_folding, args=(data_dir, stopping))
+    thread = threading.Thread(target=collect_periodically, args=(data_dir, stopping))
     thread.start()
     wait_until(lambda: bool(caplog.records))
 

@@ -29,7 +29,7 @@ from gunicorn.config import Config
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 
 from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 from tenantry.middleware.fair_share import FairShare
 from tenantry.server import patient_worker as room
 from tenantry.server.admission import Admission
@@ -65,7 +65,7 @@ COMMAND = [
 GET = b"GET /quiet HTTP/1.1\r\nHost: a\r\n"
 HEAD = GET + b"\r\n"
 TOO_MANY = (
-    ProblemAnswer(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7),
+    ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7),
     [("RateLimit-Limit", "1")],
 )
 

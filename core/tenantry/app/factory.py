@@ -25,7 +25,7 @@ from tenantry.database.session import NoteQuery, close_database, open_database
 from tenantry.endpoints.loading import load_endpoint, registering
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
-from tenantry.http.problem import ENDPOINT
+from tenantry.http.environ import ENDPOINT
 from tenantry.middleware.edge import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.hiding import hiding

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from tenantry.database.budget import ConnectionBudget
 from tenantry.http.problem import Refusal
-from tenantry.http.request_context import current
+from tenantry.http.request_context import current_request
 from tenantry.middleware.authentication import Verify
 from tenantry.middleware.concurrency import Slots
 from tenantry.middleware.deadlines import RunningRequests
@@ -114,7 +114,7 @@ class ProcessResources:
 def _note_query(ledger: UsageCounters, tenant: str, took_ns: int) -> None:
     """Count a query for its tenant and, if a request made it, for that."""
     ledger.note_query(tenant, took_ns)
-    visit = current.get()
-    if visit is not None:
-        visit.queries += 1
-        visit.database_ns += took_ns
+    context = current_request.get()
+    if context is not None:
+        context.queries += 1
+        context.database_ns += took_ns

@@ -14,9 +14,9 @@ from tenantry.cli.tenants import levers_of, scan, tenant_files
 from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import (
     WorkerStatus,
-    newborn_workers,
     read_all_workers,
     read_workers,
+    starting_workers,
 )
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
@@ -121,7 +121,7 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
             raise TenantryError(f"no host is running over {settings.data_dir}; start one: serve.")
         wanted = _wanted(settings)
         are_known = all(_has_followed(worker, wanted) for worker in workers)
-        if are_known and not silent and not newborn_workers(workers):
+        if are_known and not silent and not starting_workers(workers):
             return _unserved(workers)
         if time.monotonic() >= deadline:
             who = f"worker {silent[0]} does not answer" if silent else "the workers differ from it"

@@ -19,8 +19,8 @@ from tenantry.observability.control_socket import (
     WorkerStatus,
     ask_workers,
     child_processes,
-    newborn_workers,
     read_workers,
+    starting_workers,
 )
 from tenantry.settings import HostSettings, read_settings
 
@@ -76,7 +76,9 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 
 def _all_workers(data_dir: Path) -> list[WorkerStatus]:
     """Return every worker, when those that are just being started tell too."""
-    _wait_for("a worker that is being started", lambda: not newborn_workers(read_workers(data_dir)))
+    _wait_for(
+        "a worker that is being started", lambda: not starting_workers(read_workers(data_dir))
+    )
     return read_workers(data_dir)
 
 

@@ -7,7 +7,7 @@ from flask import has_request_context, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 
 DOWN = "The database of this application does not answer; try again later."
 FULL = "The database of this application takes no more data."
@@ -28,7 +28,7 @@ class DatabaseDownError(HTTPException):
 
     def __init__(self, retry_after_s: float, detail: str = DOWN) -> None:
         self.retry_after_s = max(1, math.ceil(retry_after_s))
-        answer = ProblemAnswer(self.status, detail, retry_after_s=self.retry_after_s)
+        answer = ProblemResponse(self.status, detail, retry_after_s=self.retry_after_s)
         body = answer.body(request.environ if has_request_context() else {})
         status, headers = answer.head(len(body))
         super().__init__(detail, Response(body, status, headers))

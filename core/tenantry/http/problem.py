@@ -1,6 +1,7 @@
-"""The host's own answers: `application/problem+json` (RFC 9457). An answer *is* a WSGI app.
+"""Responses from the host itself: `application/problem+json` (RFC 9457).
 
-Never a reason that tells one client about another, a path of the machine or a stack.
+A response never contains a path of the machine, a stack, or a reason that tells one client about
+another.
 """
 
 import json
@@ -11,45 +12,39 @@ from http import HTTPStatus
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
+from tenantry.http.environ import REFUSED, REQUEST_ID
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-REQUEST_ID = "tenantry.request_id"
-"""Key of the WSGI environ under which the request's id stands, once the front door gave it one."""
-
-TENANT = "tenantry.tenant"
-"""Key of the WSGI environ under which the tenant's name stands, once its mount has the request."""
-
-REFUSED = "tenantry.refused"
-"""Key of the WSGI environ that is there once the host has answered in the app's place."""
-
-ANSWERED = "tenantry.answered"
-"""Key of the WSGI environ under which the status stands that was sent past the server."""
-
-CLIENT = "tenantry.client"
-"""Key of the WSGI environ under which the client's name stands; `oidc:SUB` of one with a token."""
-
-ENDPOINT = "tenantry.endpoint"
-"""Key of the WSGI environ under which the app notes which of its endpoints the request is for."""
-
 
 @dataclass(frozen=True)
-class ProblemAnswer:
-    """An answer that refuses or fails a request."""
+class ProblemResponse:
+    """A WSGI app that refuses or fails every request in the same way."""
 
     status: HTTPStatus
     detail: str
     """One sentence for the client."""
     retry_after_s: int | None = None
     allow: str | None = None
-    """The methods of a 405."""
+    """The allowed methods, for a 405."""
     authenticate: str | None = None
-    """The challenge of a 401 or 403 (RFC 9110 §11.6.1)."""
+    """The challenge, for a 401 or 403 (RFC 9110 §11.6.1)."""
     is_refusal: bool = True
-    """Whether the request was kept from the app; else the app is at fault."""
+    """Whether the host kept the request from the app. If not, the app is at fault."""
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Respond as a WSGI app."""
+        if self.is_refusal:
+            environ[REFUSED] = True
+        body = self.body(environ)
+        start_response(*self.head(len(body)))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line and the headers of the answer."""
+        """Return the status line, and the headers for a body of this size."""
         headers = [
             ("Content-Type", "application/problem+json"),
             ("Content-Length", str(size_bytes)),
@@ -65,16 +60,16 @@ class ProblemAnswer:
 
     def body(self, environ: "WSGIEnvironment") -> bytes:
         """Return the JSON document: type, title, status, detail, request_id."""
-        return f"{self._beginning}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
+        return f"{self._start_of_body}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
 
-    # What is the same in each of a flood of refusals is made once.
+    # Cached, because a flood of requests can get the same response.
 
     @cached_property
     def _status_line(self) -> str:
         return f"{self.status.value} {self.status.phrase}"
 
     @cached_property
-    def _beginning(self) -> str:
+    def _start_of_body(self) -> str:
         document = {
             "type": "about:blank",
             "title": self.status.phrase,
@@ -83,27 +78,17 @@ class ProblemAnswer:
         }
         return f'{json.dumps(document)[:-1]}, "request_id": '
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Answer as a WSGI app."""
-        if self.is_refusal:
-            environ[REFUSED] = True
-        body = self.body(environ)
-        start_response(*self.head(len(body)))
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
+Refusal = tuple[ProblemResponse, list[tuple[str, str]]]
+"""A response and the headers that are added to its own."""
 
-Refusal = tuple[ProblemAnswer, list[tuple[str, str]]]
-"""An answer, and the headers that it gets in addition."""
-
-INTERNAL_ERROR = ProblemAnswer(
+INTERNAL_ERROR = ProblemResponse(
     HTTPStatus.INTERNAL_SERVER_ERROR,
     "The application failed to answer this request.",
     is_refusal=False,
 )
 
-TIMED_OUT = ProblemAnswer(
+TIMED_OUT = ProblemResponse(
     HTTPStatus.GATEWAY_TIMEOUT,
     "The application took too long to answer this request.",
     is_refusal=False,

@@ -1,7 +1,7 @@
-"""A request's head before it is parsed: whose it is, and an answer that needs no parser.
+"""A request head before it is parsed: which mount it names, and a response that needs no parser.
 
-For the server's main loop, so each look takes a microsecond or two. Who is in doubt says so: then
-the request goes the long way, through the parser and a thread.
+The server's main loop calls these functions, so each takes one or two microseconds. When a head is
+ambiguous, they say so, and the request takes the slow path through the parser and a thread.
 """
 
 import os
@@ -9,22 +9,23 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tenantry.http.problem import REQUEST_ID, ProblemAnswer
+from tenantry.http.environ import REQUEST_ID
+from tenantry.http.problem import ProblemResponse
 
-NOBODY = ""
-"""Stands for the tenant where a head leaves in doubt whose a request is: all of these together get
-what one tenant gets. Let in without a limit, twelve clients that asked for a path that is nobody's
-took every thread of a worker."""
+NO_TENANT = ""
+"""Used as the tenant when a head does not clearly name one. All these requests together get the
+share of one tenant. Without that limit, twelve clients that requested unknown paths took every
+thread of a worker."""
 
 LIVENESS = "/-/livez"
-"""Stands for the tenant of requests for this page."""
+"""Used as the tenant of requests for this page."""
 
 _SEGMENT = rb"/[a-z0-9][a-z0-9_-]{0,62}"
-_PLACE = re.compile(rb"[A-Z]{1,16} ((?:%s){1,4})(?=[/? ])" % _SEGMENT)
-"""Method, and what a prefix may be of the path; nothing of it is escaped, so it is what it says."""
+_PREFIX = re.compile(rb"[A-Z]{1,16} ((?:%s){1,4})(?=[/? ])" % _SEGMENT)
+"""The method, and the part of the path that can be a prefix. It contains no escapes."""
 
-_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")
-_KEPT = b"\nconnection: keep-alive\r\n"
+_REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")
+_KEEP_ALIVE = b"\nconnection: keep-alive\r\n"
 _REQUEST_ID = re.compile(
     rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,128})[ \t]*\r\n", re.IGNORECASE
 )
@@ -32,17 +33,17 @@ _REQUEST_ID = re.compile(
 Found = TypeVar("Found")
 
 
-def place(head: bytes, at: Callable[[str], Found | None]) -> Found | None:
-    """Return what is at the prefix that a head's path begins with; None where that is in doubt.
+def match_prefix(head: bytes, look_up: Callable[[str], Found | None]) -> Found | None:
+    """Return what the longest known prefix of the path leads to; None if that is not clear.
 
     Args:
-        head: from its first byte on.
-        at: what is at a prefix, if there is anything.
+        head: the head from its first byte on; it can be incomplete.
+        look_up: returns what a prefix leads to, if anything.
     """
-    match = _PLACE.match(head)
+    match = _PREFIX.match(head)
     prefix = match[1].decode() if match else ""
     while prefix:
-        found = at(prefix)
+        found = look_up(prefix)
         if found is not None:
             return found
         prefix = prefix.rpartition("/")[0]
@@ -50,39 +51,44 @@ def place(head: bytes, at: Callable[[str], Found | None]) -> Found | None:
 
 
 def is_whole_request(head: bytes) -> bool:
-    """Whether a whole head is surely a whole request, after which another may follow.
+    """Whether this complete head is certainly a complete request, so that another may follow it.
 
-    Not where a body may follow, the connection may be meant to close, or a line is none.
+    It is not if a body may follow, if the connection may be meant to close, or if a line is
+    malformed.
     """
-    lower = head.lower()  # and `in`: a regular expression that ignores case takes 10 µs more
+    lower = head.lower()  # a regular expression that ignores case takes 10 µs more
     return (
         b"content-length" not in lower
         and b"transfer-encoding" not in lower
-        and lower.count(b"\nconnection") == lower.count(_KEPT)
+        and lower.count(b"\nconnection") == lower.count(_KEEP_ALIVE)
         and lower.count(b"\n") == lower.count(b"\r\n")
-        and _LINE.match(head) is not None
+        and _REQUEST_LINE.match(head) is not None
     )
 
 
-def answer(
-    problem: ProblemAnswer, head: bytes, headers: Sequence[tuple[str, str]] = (), *, is_kept: bool
+def render_response(
+    problem: ProblemResponse,
+    head: bytes,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    keep_alive: bool,
 ) -> bytes:
-    """Return the whole response, as the host gives it from a thread.
+    """Return the complete response to a request that is not parsed.
 
     Args:
-        problem: what it says.
-        head: of the request.
-        headers: in addition.
-        is_kept: whether the connection stays open.
+        problem: the response.
+        head: the head of the request.
+        headers: headers to add.
+        keep_alive: whether the connection stays open.
     """
     found = _REQUEST_ID.search(head) if b"x-request-id" in head.lower() else None
     request_id = found[1].decode() if found else os.urandom(16).hex()
     body = problem.body({REQUEST_ID: request_id})
-    status, own = problem.head(len(body))
-    lines = [f"{name}: {value}\r\n" for name, value in (*own, *headers)]
-    connection = "keep-alive" if is_kept else "close"
-    start = (
+    status, own_headers = problem.head(len(body))
+    lines = [f"{name}: {value}\r\n" for name, value in (*own_headers, *headers)]
+    connection = "keep-alive" if keep_alive else "close"
+    response_head = (
         f"HTTP/1.1 {status}\r\n{''.join(lines)}X-Request-ID: {request_id}\r\n"
         f"Connection: {connection}\r\n\r\n"
     )
-    return start.encode("latin-1") + (b"" if head.startswith(b"HEAD ") else body)
+    return response_head.encode("latin-1") + (b"" if head.startswith(b"HEAD ") else body)

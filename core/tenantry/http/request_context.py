@@ -1,45 +1,45 @@
-"""One request while it is served: whose it is, its trace, and what its queries have taken so far.
+"""What is known about one request while it is served, in the WSGI environ and in its context.
 
-The outermost layer puts it into the WSGI environ; inside the request's own context it is
-`current`, also in threads that the request starts with a copy of its context.
+`middleware.accounting` opens it. `LogContext` makes it the `current_request`, which also reaches
+threads that the app starts with a copy of the context.
 """
 
 import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from tenantry.http.environ import REQUEST_CONTEXT
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-REQUEST_CONTEXT = "tenantry.visit"
-"""Key of the WSGI environ under which the request's `RequestContext` stands."""
 
 _PARENT, _STATE = "HTTP_TRACEPARENT", "HTTP_TRACESTATE"
 _TRACE = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
-"""W3C Trace Context §3.2; a version that we do not know may have more to say."""
+"""W3C Trace Context §3.2. Versions after 00 may append more fields."""
 
 
 class RequestContext:
-    """What is known of one request inside its context; it holds nothing of the request itself."""
+    """The state of one request. It holds no reference to the request itself."""
 
-    # Defaults of the class, for most requests change two of them only.
+    # Class-level defaults: most requests change only two of them.
     tenant = ""
     request_id = ""
     trace_id = ""
-    """Of the trace that the client began; empty where it began none."""
+    """The trace that the client started; empty if it started none."""
     traceparent = ""
     tracestate = ""
     queries = 0
-    """For the log line only: of two threads of one request that add at once, one may be lost.
-    The ledger counts on its own, exactly."""
+    """For the log line only: if two threads of one request add at once, one query can be lost.
+    `UsageCounters` counts exactly."""
     database_ns = 0
 
-    def take_up_trace(self, environ: "WSGIEnvironment") -> None:
-        """Note the client's trace, if its `traceparent` is valid; else the app sees none either.
+    def read_trace(self, environ: "WSGIEnvironment") -> None:
+        """Take the trace from a valid `traceparent`; remove an invalid one from the environ.
 
-        It is passed on as it came: a part of a trace that nobody records would leave a hole in it.
+        The header is passed on unchanged. A new span would leave a gap in the client's trace,
+        because the host exports no spans.
         """
         parent = environ[_PARENT]
         found = _TRACE.fullmatch(parent)
@@ -51,29 +51,30 @@ class RequestContext:
         self.tracestate = environ.get(_STATE, "")
 
 
-current: ContextVar[RequestContext | None] = ContextVar("tenantry.visit", default=None)
-"""The request that is served in this context; None outside of any."""
+current_request: ContextVar[RequestContext | None] = ContextVar("tenantry.request", default=None)
+"""The request that this context serves; None outside a request."""
 
 
-def begin(environ: "WSGIEnvironment") -> RequestContext:
-    """Return the visit of a request that has just come in, and put it into its environ."""
-    visit = environ[REQUEST_CONTEXT] = RequestContext()
+def open_request_context(environ: "WSGIEnvironment") -> RequestContext:
+    """Return the context of a request that has just arrived, and put it into the environ."""
+    context = environ[REQUEST_CONTEXT] = RequestContext()
     if _PARENT in environ:
-        visit.take_up_trace(environ)
-    return visit
+        context.read_trace(environ)
+    return context
 
 
 def outgoing_headers() -> dict[str, str]:
-    """Return what a request to another service should carry, so that logs and traces stay together.
+    """Return the headers that tie a request to another service to the current request.
 
-    For endpoints; also in threads that have a copy of the request's context. Empty outside of one.
+    For endpoints, and for threads that run in a copy of the request's context. Empty outside a
+    request.
     """
-    visit = current.get()
-    if visit is None:
+    context = current_request.get()
+    if context is None:
         return {}
-    headers = {"X-Request-ID": visit.request_id}
-    if visit.traceparent:
-        headers["traceparent"] = visit.traceparent
-    if visit.tracestate:
-        headers["tracestate"] = visit.tracestate
+    headers = {"X-Request-ID": context.request_id}
+    if context.traceparent:
+        headers["traceparent"] = context.traceparent
+    if context.tracestate:
+        headers["tracestate"] = context.tracestate
     return headers

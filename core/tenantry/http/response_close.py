@@ -1,44 +1,46 @@
-"""The end of a request: what a layer does when the server closes the response's body. Knows WSGI.
+"""Work that a layer does when the server closes the body of a response.
 
-Nothing of a request is final before that `close()` (PEP 3333), for a body may stream long after
-the app was called; it comes when the client has left, too, and may come twice.
+Nothing about a request is final before that `close()` (PEP 3333): the body can stream long after
+the app was called. The server also closes the body if the client disconnects, and may do so twice.
+Werkzeug's `ClosingIterator` does not cover this: it runs its callbacks again at a second close, and
+skips them if the body's own `close()` fails.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 
-def on_close(body: Iterable[bytes], end: Callable[[], object]) -> "Ending":
-    """Return a body that calls `end` when it has been closed: once, however often that is.
+def on_close(body: Iterable[bytes], callback: Callable[[], object]) -> "ClosingBody":
+    """Return a body that calls `callback` exactly once, after it is closed.
 
-    Where layers stand around each other it is one body for all of them, and their ends are called
-    in the order in which the layers are left: the innermost first.
+    Nested layers share one `ClosingBody`. It calls their callbacks from the innermost layer
+    outward.
 
     Args:
-        body: of the response.
-        end: raises nothing; what comes after it would be lost.
+        body: the body of the response.
+        callback: must not raise, because later callbacks would not run.
     """
-    ending = body if type(body) is Ending else Ending(body)
-    ending.ends.append(end)
-    return ending
+    closing = body if type(body) is ClosingBody else ClosingBody(body)
+    closing.callbacks.append(callback)
+    return closing
 
 
-class Ending:
-    """A response's body, and what its end is awaited for. Made by `on_close`."""
+class ClosingBody:
+    """The body of a response, with callbacks for its end. `on_close` makes it."""
 
-    __slots__ = ("_body", "_open", "ends")
+    __slots__ = ("_body", "_open", "callbacks")
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
-        self.ends: list[Callable[[], object]] = []
-        self._open = [self.ends]  # taken by who closes first: `pop` is atomic
+        self.callbacks: list[Callable[[], object]] = []
+        self._open = [True]  # the first call of `close` takes it; `pop` is atomic
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._body)
 
     def close(self) -> None:
-        """Close the body, then tell all who await it."""
+        """Close the body, then call the callbacks. A second call does nothing."""
         try:
-            ends = self._open.pop()
+            self._open.pop()
         except IndexError:
             return
         try:
@@ -46,6 +48,6 @@ class Ending:
             if close is not None:
                 close()
         finally:
-            for end in ends:
-                end()
-            ends.clear()  # they know what knows this body
+            for callback in self.callbacks:
+                callback()
+            self.callbacks.clear()  # they refer to objects that refer to this body

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from tenantry.http.problem import ANSWERED, REFUSED, TENANT
-from tenantry.http.request_context import RequestContext, begin
+from tenantry.http.environ import REFUSED, SENT_STATUS, TENANT
+from tenantry.http.request_context import RequestContext, open_request_context
 from tenantry.observability.usage_counters import UsageCounters
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Metered:
         self.is_broken = False  # by the app: what the client got is not whole, whatever the status
         self._bytes_out = 0
         self._path: str = environ.get("PATH_INFO", "")  # on its way a mount divides it
-        self._visit = begin(environ)
+        self._visit = open_request_context(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (
             "HTTP_TRANSFER_ENCODING" in environ
@@ -120,7 +120,7 @@ class _Metered:
     def _count(self, metering: Accounting) -> None:
         environ = self._environ
         tenant = environ.get(TENANT)
-        status, bytes_out = environ.get(ANSWERED) or self._status, self._bytes_out
+        status, bytes_out = environ.get(SENT_STATUS) or self._status, self._bytes_out
         bytes_in = 0 if self._input is None else self._input.size
         is_same = self._thread == threading.get_ident()  # or the clock is another thread's
         processor_ns = time.thread_time_ns() - self._processor_ns if is_same else 0

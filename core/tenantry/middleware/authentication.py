@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.contextvars import bind_contextvars
 
-from tenantry.http.problem import CLIENT, ProblemAnswer
+from tenantry.http.environ import CLIENT
+from tenantry.http.problem import ProblemResponse
 from tenantry.tenants.clients import Client, Clients, key_digest
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class IssuerDownError(Exception):
 
 class _Refusal(Exception):  # noqa: N818 - an answer, carried to the one place that gives it
     def __init__(
-        self, answer: ProblemAnswer, reason: str, *, client: str = "", claimed: str = ""
+        self, answer: ProblemResponse, reason: str, *, client: str = "", claimed: str = ""
     ) -> None:
         self.answer = answer
         self.reason = reason
@@ -111,7 +112,7 @@ class Authentication:
         refused = f'{challenge}, error="invalid_token"'
         self._unknown = _unauthorized("This key or token is not valid here.", refused)
         self._expired = _unauthorized("This key has expired.", refused)
-        self._not_its_own = ProblemAnswer(
+        self._not_its_own = ProblemResponse(
             HTTPStatus.FORBIDDEN,
             "This key is not for this part, or not for this method.",
             authenticate=f'{challenge}, error="insufficient_scope"',  # RFC 6750 §3.1
@@ -202,12 +203,12 @@ def _log(environ: "WSGIEnvironment", refusal: _Refusal) -> None:
     _logger.warning("client.refused", extra=facts)
 
 
-def _unauthorized(detail: str, challenge: str) -> ProblemAnswer:
-    return ProblemAnswer(HTTPStatus.UNAUTHORIZED, detail, authenticate=challenge)
+def _unauthorized(detail: str, challenge: str) -> ProblemResponse:
+    return ProblemResponse(HTTPStatus.UNAUTHORIZED, detail, authenticate=challenge)
 
 
-def _keys_missing(retry_after_s: int) -> ProblemAnswer:
-    return ProblemAnswer(
+def _keys_missing(retry_after_s: int) -> ProblemResponse:
+    return ProblemResponse(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Tokens cannot be checked at the moment.",
         retry_after_s=retry_after_s,

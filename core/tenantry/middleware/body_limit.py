@@ -15,16 +15,16 @@ from typing import IO, TYPE_CHECKING
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-TOO_LARGE = ProblemAnswer(
+TOO_LARGE = ProblemResponse(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body of this request is larger than allowed here."
 )
-BAD_LENGTH = ProblemAnswer(HTTPStatus.BAD_REQUEST, "The Content-Length is no number.")
-BAD_BODY = ProblemAnswer(HTTPStatus.BAD_REQUEST, "The body of this request is malformed or cut.")
+BAD_LENGTH = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Content-Length is no number.")
+BAD_BODY = ProblemResponse(HTTPStatus.BAD_REQUEST, "The body of this request is malformed or cut.")
 
 MEMORY_BYTES = 512 << 10
 """A chunked body beyond this goes to a temporary file; Werkzeug does so with a form's parts."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 from tenantry.http.response_close import on_close
 from tenantry.middleware.fair_share import FairShare
 from tenantry.observability.scoreboard import Row, Tag, tag
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 1
 """What clients are told: most requests that hold a slot have ended by then."""
 
-BUSY = ProblemAnswer(
+BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "This application has as many requests in progress as it may have.",
     retry_after_s=RETRY_AFTER_S,

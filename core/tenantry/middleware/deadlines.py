@@ -15,7 +15,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tenantry.http.problem import ANSWERED, ENDPOINT, REQUEST_ID, TIMED_OUT
+from tenantry.http.environ import ENDPOINT, REQUEST_ID, SENT_STATUS
+from tenantry.http.problem import TIMED_OUT
 from tenantry.http.response_close import on_close
 from tenantry.middleware.interrupts import DeadlineExceededError, Interruption
 
@@ -145,7 +146,7 @@ class RunningRequests:
             if running in self._running:
                 running.is_settled = interruption.act(answer=answer)
                 if interruption.is_answered:
-                    running.environ[ANSWERED] = str(TIMED_OUT.status.value)
+                    running.environ[SENT_STATUS] = str(TIMED_OUT.status.value)
 
     def _report(self, running: Running, age_s: float) -> None:
         with running.lock:

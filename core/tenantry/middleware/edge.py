@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tenantry.http.problem import REQUEST_ID, ProblemAnswer
+from tenantry.http.environ import REQUEST_ID
+from tenantry.http.problem import ProblemResponse
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-BAD_HOST = ProblemAnswer(HTTPStatus.BAD_REQUEST, "The Host header is missing or malformed.")
-BAD_PROXY = ProblemAnswer(
+BAD_HOST = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Host header is missing or malformed.")
+BAD_PROXY = ProblemResponse(
     HTTPStatus.BAD_REQUEST, "X-Forwarded-Proto or X-Forwarded-Prefix is malformed."
 )
-NO_TUNNEL = ProblemAnswer(
+NO_TUNNEL = ProblemResponse(
     HTTPStatus.METHOD_NOT_ALLOWED, "This is no proxy.", allow="GET, HEAD, POST, PUT, PATCH, DELETE"
 )
 
@@ -65,7 +66,7 @@ class Edge:
         answer = self._refusal(environ) or self._side(environ)
         return answer(environ, _with_request_id(start_response, request_id))
 
-    def _refusal(self, environ: "WSGIEnvironment") -> ProblemAnswer | None:
+    def _refusal(self, environ: "WSGIEnvironment") -> ProblemResponse | None:
         if not _is_host_good(environ):
             return BAD_HOST
         is_http = environ["wsgi.url_scheme"] in ("http", "https")
@@ -142,4 +143,4 @@ class TrustedHosts:
         )
 
 
-NOT_SERVED = ProblemAnswer(HTTPStatus.BAD_REQUEST, "This host name is not served here.")
+NOT_SERVED = ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here.")

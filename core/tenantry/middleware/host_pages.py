@@ -7,20 +7,22 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 from tenantry.http.raw_head import LIVENESS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-NOT_FOUND = ProblemAnswer(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
-STARTING = ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1)
-GET_ONLY = ProblemAnswer(
+NOT_FOUND = ProblemResponse(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
+STARTING = ProblemResponse(
+    HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1
+)
+GET_ONLY = ProblemResponse(
     HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read.", allow="GET, HEAD"
 )
 
 
-class _Live(ProblemAnswer):
+class _Live(ProblemResponse):
     """The page that says that this process has not hung; no problem, but answered like one."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
-from tenantry.http.problem import ProblemAnswer, Refusal
+from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.middleware.rate_storage import OwnStorage, SharedStorage, Window
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class Verdict:
             ("RateLimit", f'"default";r={self.remaining};t={self.reset_s}'),
         ]
 
-    def problem(self) -> ProblemAnswer:
+    def problem(self) -> ProblemResponse:
         """Return the 429."""
-        return ProblemAnswer(
+        return ProblemResponse(
             HTTPStatus.TOO_MANY_REQUESTS, _DETAIL, retry_after_s=max(self.reset_s, 1)
         )
 

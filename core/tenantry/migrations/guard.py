@@ -21,7 +21,7 @@ from flask import Blueprint, Flask, Response, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 
 from tenantry.database.session import Database, DatabaseDownError, database_of, db
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 from tenantry.migrations.children import Nursery
 from tenantry.migrations.revisions import (
     QUERY,
@@ -48,7 +48,7 @@ without a restart, and an endpoint with a bug does not cost a query per request.
 MIGRATION_PATIENCE_S = 5.0
 """How long a request waits while another one has the default database brought to head."""
 
-BEHIND = ProblemAnswer(
+BEHIND = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The database of this application is being brought up to date; try again later.",
     retry_after_s=5,

@@ -19,7 +19,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote_to_bytes
 
-from tenantry.http.problem import CLIENT, ENDPOINT, REQUEST_ID, TENANT
+from tenantry.http.environ import CLIENT, ENDPOINT, REQUEST_ID, TENANT
 from tenantry.http.request_context import RequestContext
 
 if TYPE_CHECKING:

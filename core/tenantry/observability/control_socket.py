@@ -146,7 +146,7 @@ def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
     return workers, [pid for pid, said in answers.items() if not said]
 
 
-def newborn_workers(workers: Collection[WorkerStatus]) -> set[int]:
+def starting_workers(workers: Collection[WorkerStatus]) -> set[int]:
     """Return the siblings of `workers` that were started lately and do not tell yet.
 
     A sibling is a process of the same master with the same command line. An older one that does

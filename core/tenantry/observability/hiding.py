@@ -22,7 +22,7 @@ _NOTED = "tenantry.hiding"
 """Where an exception keeps the configuration that it came out of."""
 
 
-def hide_from_now(config: Config) -> None:
+def set_secret_scope(config: Config) -> None:
     """Hide the secrets of a configuration to the end of the current context."""
     _current.set(config)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import structlog
 from structlog.contextvars import merge_contextvars
 
-from tenantry.http.problem import REQUEST_ID
-from tenantry.http.request_context import REQUEST_CONTEXT, RequestContext, current
-from tenantry.observability.hiding import Config, hidden_now, hide_from_now
-from tenantry.observability.redaction import replaced, without_credentials
+from tenantry.http.environ import REQUEST_CONTEXT, REQUEST_ID
+from tenantry.http.request_context import RequestContext, current_request
+from tenantry.observability.hiding import Config, hidden_now, set_secret_scope
+from tenantry.observability.redaction import redact_credentials, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,11 +89,11 @@ def _of_request(
     _logger: object, _method: str, facts: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     """Say whose request a line belongs to."""
-    visit = current.get()
-    if visit is not None:
-        facts["tenant"], facts["request_id"] = visit.tenant, visit.request_id
-        if visit.trace_id:
-            facts["trace_id"] = visit.trace_id
+    context = current_request.get()
+    if context is not None:
+        facts["tenant"], facts["request_id"] = context.tenant, context.request_id
+        if context.trace_id:
+            facts["trace_id"] = context.trace_id
     return facts
 
 
@@ -120,7 +120,7 @@ def _plain_traceback(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     hidden = replaced(text.getvalue(), hidden_now(exc_info))
-    to.write("\n" + _indented(without_credentials(hidden)))
+    to.write("\n" + _indented(redact_credentials(hidden)))
 
 
 def _with_traceback(
@@ -142,7 +142,7 @@ def _without_credentials(
     for key, value in facts.items():
         if isinstance(value, str):
             is_ours = not hidden or key in _OURS
-            facts[key] = without_credentials(value if is_ours else replaced(value, hidden))
+            facts[key] = redact_credentials(value if is_ours else replaced(value, hidden))
         elif hidden and key[:1] != "_" and key != "exc_info":
             facts[key] = _shown(value, hidden)
     return facts
@@ -154,7 +154,7 @@ def _shown(value: object, hidden: list[str]) -> object:
         text = repr(value)
     except Exception:  # noqa: BLE001 - it may be of any class of an endpoint
         return f"<{type(value).__name__}>"
-    masked = without_credentials(replaced(text, hidden))
+    masked = redact_credentials(replaced(text, hidden))
     return value if masked == text else masked
 
 
@@ -195,9 +195,9 @@ class LogContext:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
         """Note both in the request's own context, which `Containment` made and drops."""
-        visit = environ.get(REQUEST_CONTEXT) or RequestContext()
-        visit.tenant, visit.request_id = self._tenant, environ.get(REQUEST_ID, "")
-        current.set(visit)
+        context = environ.get(REQUEST_CONTEXT) or RequestContext()
+        context.tenant, context.request_id = self._tenant, environ.get(REQUEST_ID, "")
+        current_request.set(context)
         if self._config is not None:
-            hide_from_now(self._config)
+            set_secret_scope(self._config)
         return self._app(environ, start_response)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenantry.errors import TenantryError
-from tenantry.http.problem import ProblemAnswer
+from tenantry.http.problem import ProblemResponse
 from tenantry.observability.usage_counters import OVERFLOW, Counts, total
 from tenantry.observability.usage_store import totals
 
@@ -27,7 +27,7 @@ restart."""
 REST = "other"
 """Under which name all others are; a tenant that is called so is among them."""
 
-UNREADABLE = ProblemAnswer(
+UNREADABLE = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The usage cannot be read; the log says why.", retry_after_s=30
 )
 

@@ -66,7 +66,7 @@ def without(secrets: Iterable[str], text: str) -> str:
     return replaced(text, spellings(secrets))
 
 
-def without_credentials(text: str) -> str:
+def redact_credentials(text: str) -> str:
     """Return a line for the log without private keys, `Bearer` tokens, and what URLs in it have.
 
     That is passwords, and secret arguments.

@@ -233,11 +233,11 @@ class Reading:
 
 def read_counters(folder: Path) -> list[Reading]:
     """Read the files of all processes, those that have ended and are not summed up yet too."""
-    readings = (read_ledger(path) for path in sorted(folder.glob(f"*{_SUFFIX}")))
+    readings = (read_counters_file(path) for path in sorted(folder.glob(f"*{_SUFFIX}")))
     return [one for one in readings if one is not None]
 
 
-def read_ledger(path: Path) -> Reading | None:
+def read_counters_file(path: Path) -> Reading | None:
     """Read one file; None where it is gone, or none of ours."""
     try:
         with path.open("rb", buffering=0) as file:

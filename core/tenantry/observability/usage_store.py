@@ -83,7 +83,7 @@ def usage_file(data_dir: Path) -> Path:
     return counters_folder(data_dir) / "usage.sqlite3"
 
 
-def keep_folding(data_dir: Path, stopping: threading.Event) -> None:
+def collect_periodically(data_dir: Path, stopping: threading.Event) -> None:
     """Fold every now and then until `stopping`; what fails is logged once, and tried again."""
     is_failing = False
     pause_s = FIRST_FOLD_S

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from tenantry.http.problem import TENANT, ProblemAnswer
+from tenantry.http.environ import TENANT
+from tenantry.http.problem import ProblemResponse
 from tenantry.observability.hiding import hidden_now
 from tenantry.observability.redaction import replaced
 from tenantry.routing.build_pool import Building, BuildPool
@@ -54,10 +55,10 @@ _NOT_AVAILABLE = "This application is not available."
 _logger = logging.getLogger(__name__)
 
 
-def unavailable(detail: str, retry_after_s: float) -> ProblemAnswer:
+def unavailable(detail: str, retry_after_s: float) -> ProblemResponse:
     """Return a 503 that tells the client when to come again."""
     seconds = math.ceil(max(1, retry_after_s))
-    return ProblemAnswer(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=seconds)
+    return ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=seconds)
 
 
 class Mount:
@@ -197,7 +198,7 @@ class Mount:
     def _maintenance(self) -> bool | str:
         return self.lever or (self.tenant is not None and self.tenant.maintenance)
 
-    def wake(self) -> ProblemAnswer | None:
+    def wake(self) -> ProblemResponse | None:
         """Have an instance built if there is none; return the 503 to answer if it cannot be had."""
         if self.tenant is None and not self.reason:
             self._await_verdict(self)

@@ -7,8 +7,8 @@ each instance decide the same, in a thread. Everything here is a look-up.
 from collections.abc import Callable
 from http import HTTPStatus
 
-from tenantry.http.problem import ProblemAnswer, Refusal
-from tenantry.http.raw_head import LIVENESS, NOBODY, place
+from tenantry.http.problem import ProblemResponse, Refusal
+from tenantry.http.raw_head import LIVENESS, NO_TENANT, match_prefix
 from tenantry.middleware.concurrency import BUSY, RETRY_AFTER_S
 from tenantry.middleware.fair_share import FairShare
 from tenantry.middleware.host_pages import LIVE
@@ -16,7 +16,7 @@ from tenantry.routing.mount import Mount
 
 NoteTurnedAway = Callable[[str, bytes, bytes], None]
 
-_CROWDED = ProblemAnswer(
+_CROWDED = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
 )
 
@@ -56,11 +56,11 @@ class Admission:
 
     def whose(self, head: bytes) -> str:
         """Return the tenant that a request is for, as far as its head surely tells."""
-        mount = place(head, self._at)
+        mount = match_prefix(head, self._at)
         if mount is not None:
             return mount.name
-        return LIVENESS if head.startswith((b"GET /-/livez ", b"HEAD /-/livez ")) else NOBODY
+        return LIVENESS if head.startswith((b"GET /-/livez ", b"HEAD /-/livez ")) else NO_TENANT
 
-    def busy(self, tenant: str) -> ProblemAnswer:
+    def busy(self, tenant: str) -> ProblemResponse:
         """Return what answers who has waited for a slot long enough."""
         return BUSY if tenant else _CROWDED

@@ -26,8 +26,8 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-from tenantry.http.problem import ProblemAnswer
-from tenantry.http.raw_head import answer
+from tenantry.http.problem import ProblemResponse
+from tenantry.http.raw_head import render_response
 from tenantry.server.client_socket import PatientSocket
 from tenantry.server.thread_pool import ThreadPool
 
@@ -58,8 +58,8 @@ ROOM_CONNECTIONS = 8
 HEAD_END = b"\r\n\r\n"
 """After it the body begins (RFC 9112 §2.1)."""
 
-TOO_LARGE = ProblemAnswer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
-TOO_SLOW = ProblemAnswer(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+TOO_LARGE = ProblemResponse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
+TOO_SLOW = ProblemResponse(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
 
 _RECEIVE_BYTES = 65536
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -189,7 +189,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.head, conn.data_ready = b"", True
         self.enqueue_req(conn)
 
-    def _refuse(self, conn: Connection, problem: ProblemAnswer) -> None:
+    def _refuse(self, conn: Connection, problem: ProblemResponse) -> None:
         self._leave_poller(conn, self.pending_conns)
         send_problem(conn.raw, problem)
         self.linger(conn)
@@ -293,7 +293,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             else "is malformed"
         )
         raw = client.raw if isinstance(client, PatientSocket) else client
-        send_problem(raw, ProblemAnswer(status, f"The request {what}."))
+        send_problem(raw, ProblemResponse(status, f"The request {what}."))
 
     def keep(self, conn: Connection) -> None:
         """Let the main loop wait for the connection's next request. Safe in any thread."""
@@ -383,10 +383,10 @@ class _Recorder:
         return 0.0
 
 
-def send_problem(client: socket.socket, problem: ProblemAnswer) -> None:
+def send_problem(client: socket.socket, problem: ProblemResponse) -> None:
     """Answer with a problem document, without waiting, on a connection that closes then."""
     try:
         client.setblocking(False)
-        client.sendall(answer(problem, b"", is_kept=False))
+        client.sendall(render_response(problem, b"", keep_alive=False))
     except OSError:
         pass  # the client has gone, or does not read

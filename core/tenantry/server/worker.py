@@ -17,8 +17,8 @@ from typing import Any
 
 from gunicorn.workers.gthread import TConn
 
-from tenantry.http.problem import ProblemAnswer
-from tenantry.http.raw_head import LIVENESS, NOBODY, answer, is_whole_request
+from tenantry.http.problem import ProblemResponse, Refusal
+from tenantry.http.raw_head import LIVENESS, NO_TENANT, is_whole_request, render_response
 from tenantry.observability.scoreboard import Row, Scoreboard
 from tenantry.server.crash_budget import CrashBudget
 from tenantry.server.heartbeat import Heartbeat, blame
@@ -27,7 +27,7 @@ from tenantry.server.patient_worker import HEAD_END, Connection, PatientWorker, 
 from tenantry.server.wait_queue import WaitQueue
 from tenantry.settings import read_settings
 
-BUSY = ProblemAnswer(
+BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
 )
 """To requests that wait for a worker whose threads are all held."""
@@ -149,7 +149,7 @@ class TenantWorker(PatientWorker):
             return False
         if not is_whole_request(head) or self.door.whose(head) != tenant:
             return False
-        data = answer(refusal[0], head, refusal[1], is_kept=True)
+        data = render_response(refusal[0], head, refusal[1], keep_alive=True)
         self.door.note_turned_away(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
@@ -175,22 +175,20 @@ class TenantWorker(PatientWorker):
                 return
         self.hand_over(conn)
 
-    def _refusal(
-        self, room: WaitQueue[Connection], tenant: str
-    ) -> tuple[ProblemAnswer, Sequence[tuple[str, str]]] | None:
+    def _refusal(self, room: WaitQueue[Connection], tenant: str) -> Refusal | None:
         """Return what answers the tenant's next request at once, without a thread."""
         if tenant == LIVENESS:
-            return None if room.may_run(tenant) else (self.door.live, ())
-        refusal: tuple[ProblemAnswer, Sequence[tuple[str, str]]] | None = self.door.refusal(tenant)
+            return None if room.may_run(tenant) else (self.door.live, [])
+        refusal: Refusal | None = self.door.refusal(tenant)
         if refusal is None and room.is_full(tenant):
-            return self.door.busy(tenant), ()
+            return self.door.busy(tenant), []
         return refusal
 
     def _turn_away(
         self,
         conn: Connection,
         tenant: str,
-        problem: ProblemAnswer,
+        problem: ProblemResponse,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Answer without a thread; the connection stays open where it is sure what follows."""
@@ -198,8 +196,8 @@ class TenantWorker(PatientWorker):
         head, rest = conn.head[:end], conn.head[end:]
         has_room = len(self.keepalived_conns) < self.max_keepalived
         is_kept = self.alive and has_room and is_whole_request(head)
-        data = answer(problem, head, headers, is_kept=is_kept)
-        if tenant not in (NOBODY, LIVENESS):
+        data = render_response(problem, head, headers, keep_alive=is_kept)
+        if tenant not in (NO_TENANT, LIVENESS):
             self.door.note_turned_away(tenant, head, data)
         try:
             is_sent = conn.raw.send(data) == len(data)

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from tenantry.errors import HungFileError, Problem, TenantFileError
-from tenantry.observability.redaction import without_credentials
+from tenantry.observability.redaction import redact_credentials
 from tenantry.tenants.loader_child import read_frame, write_frame
 
 FILE_LIMIT_BYTES = 1 << 20
@@ -310,7 +310,7 @@ def _raised(kind: str, message: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = printable(without_credentials(" ".join(text.split())))
+    line = printable(redact_credentials(" ".join(text.split())))
     return line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…"
 
 
