@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tenantry.tenants.clients import hashed
+from tenantry.tenants.clients import hash_client_key
 
 KEY = "0123456789abcdef0123456789abcdef"
 SAME = "same-" + KEY
@@ -428,7 +428,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 def settings_of_acme() -> dict[str, object]:
     """Return what acme's file says, and a tenant with `unsafe_settings` has in common with it."""
     return {
-        "CLIENTS": {"web": hashed(KEY)},
+        "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
         "SQLALCHEMY_BINDS": {
             "schema": f"postgresql://a:x@localhost/x?{IN_SCHEMA}acme",
@@ -472,7 +472,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "shared-folder:EXPORT_FOLDER": ("EXPORT_DIR", str(Path.cwd() / "exports")),
         "shared-folder:UPLOAD_PATH": ("UPLOADED_FILES_DEST", "/srv/./uploads"),
         "shared-store:CACHE_REDIS_URL": ("CACHE_REDIS_URL", "rediss://:pw@127.0.0.1:6379/0"),
-        "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hashed(KEY)}),
+        "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hash_client_key(KEY)}),
         "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
     }  # fmt: skip
 

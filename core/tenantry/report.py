@@ -107,12 +107,12 @@ class HostReport:
         stuck = self._shared.requests.stuck()
         for mount in self._mounts.all:
             told = asdict(_status(mount, stuck[mount.name]))
-            yield told | {"levers": asdict(_levers(mount))}
+            yield told | {"operator_state": asdict(_operator_state(mount))}
 
     def _told_off(self) -> Iterator[dict[str, Any]]:
         for one in self._follower.off:
             place = one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
-            yield asdict(MountStatus(*place)) | {"levers": asdict(one.levers)}
+            yield asdict(MountStatus(*place)) | {"operator_state": asdict(one.operator_state)}
 
 
 def _status(mount: Mount, stuck: int) -> MountStatus:
@@ -132,8 +132,10 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
     )
 
 
-def _levers(mount: Mount) -> OperatorState:
-    """Return the levers that a mount follows."""
+def _operator_state(mount: Mount) -> OperatorState:
+    """Return the operator state that a mount follows."""
     if mount.parked is None:
-        return OperatorState(mount.lever)
-    return OperatorState(mount.lever, parked=mount.parked.reason, times_parked=mount.parked.times)
+        return OperatorState(mount.operator_maintenance)
+    return OperatorState(
+        mount.operator_maintenance, parked=mount.parked.reason, times_parked=mount.parked.times
+    )

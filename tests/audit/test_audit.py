@@ -21,7 +21,7 @@ from tenantry.cli.audit import audit_folder, command
 from tenantry.host import Host
 from tenantry.middleware.authentication import Authentication
 from tenantry.settings import HostSettings
-from tenantry.tenants.clients import hashed
+from tenantry.tenants.clients import hash_client_key
 from tenantry.tenants.model import Tenant, parse_tenant
 
 pytestmark = pytest.mark.live
@@ -435,7 +435,7 @@ PLAIN: dict[str, object] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
 
 def gated(name: str, host: Host, *foreign: str, **keys: object) -> tuple[Tenant, str]:
     """Return a tenant with a client, made for an audit, and its key; others may have keys too."""
-    clients = {f"c{number}": hashed(key) for number, key in enumerate([name, *foreign])}
+    clients = {f"c{number}": hash_client_key(key) for number, key in enumerate([name, *foreign])}
     own = {"SECRET_KEY": new_key(name), "CLIENTS": clients}
     return for_replay(host_tenant(name, PLAIN | own | keys, host))
 

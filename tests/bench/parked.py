@@ -72,7 +72,7 @@ def main() -> None:
             for line in host.log.read_text().splitlines():
                 if "tenant." in line or "sent SIG" in line:
                     print(f"  {line[:150]}")
-        print(json.loads((folder / "instance/acme/levers.json").read_text()))
+        print(json.loads((folder / "instance/acme/operator_state.json").read_text()))
     bounds.end()
 
 

@@ -113,7 +113,7 @@ def _acme(settings: HostSettings, write_tenant: Callable[..., Path]) -> Path:
     folder = settings.data_dir / "acme"
     (folder / "static").mkdir(parents=True)
     (folder / "static/a.css").write_text("body {}")
-    (folder / "levers.json").write_text("{}")
+    (folder / "operator_state.json").write_text("{}")
     return folder
 
 
@@ -190,7 +190,7 @@ def test_a_cut_or_altered_capsule_is_refused(
         ({"files//etc/out": b""}, "none of a tenant's file"),
         ({"files/a/./b": b""}, "none of a tenant's file"),
         ({"files/": b""}, "none of a tenant's file|in no capsule"),
-        ({"files/levers.json": b""}, "belongs in no capsule"),
+        ({"files/operator_state.json": b""}, "belongs in no capsule"),
         ({"tables/other/000001.jsonl": b""}, "not known here"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from tenantry.cli.serve import start_report
 from tenantry.cli.tenants import scan
 from tenantry.observability.redaction import MASK, mask
 from tenantry.settings import HostSettings
-from tenantry.tenants.clients import hashed, parse_clients
+from tenantry.tenants.clients import hash_client_key, parse_clients
 
 
 @dataclass(frozen=True)
@@ -251,21 +251,21 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 
 
 @pytest.mark.live
-def test_levers_that_cannot_be_read_are_a_problem_of_one_tenant(
+def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
     """`list` and `plan` name it, as disabled: a host that starts does not serve it."""
     for name in ("acme", "globex"):
         write_tenant(name)
     (data_dir / "acme").mkdir(parents=True, exist_ok=True)
-    (data_dir / "acme/levers.json").write_text("{")
+    (data_dir / "acme/operator_state.json").write_text("{")
     snapshot = tmp_path / "snapshot.json"
     snapshot.write_text('{"salt": "s", "tenants": {}}')
 
     listed = tenantry("list")
     plan = tenantry("plan", "--against", str(snapshot))
 
-    path = data_dir / "acme/levers.json"
+    path = data_dir / "acme/operator_state.json"
     problem = (
         f"tenant 'acme' is disabled: {path}: cannot be read (JSONDecodeError); "
         "remove it, and pull again."
@@ -381,9 +381,9 @@ def test_show_tells_who_gets_in_without_keys(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
     """Names, limits and the issuer are shown; a hash is masked: its key may be a guessable one."""
-    entry = {"key": hashed("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
+    entry = {"key": hash_client_key("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
     oidc = {"issuer": "https://login.test", "audience": "acme"}
-    write_tenant("acme", CLIENTS={"web": hashed("password"), "app": entry}, OIDC=oidc)
+    write_tenant("acme", CLIENTS={"web": hash_client_key("password"), "app": entry}, OIDC=oidc)
 
     shown = json.loads(tenantry("show", "acme", "--json").out)
 
@@ -399,13 +399,13 @@ def test_plan_tells_that_a_client_key_changed(
     """By a fingerprint in the place of the key."""
     lines = []
     for key in ("one", "two"):
-        write_tenant("acme", CLIENTS={"web": hashed(key)})
+        write_tenant("acme", CLIENTS={"web": hash_client_key(key)})
         saved = str(tmp_path / "before.json")
         words = ("--save", saved) if key == "one" else ("--against", saved)
         lines.append(tenantry("plan", *words).out)
 
     assert "~ acme: CLIENTS: {'web': {'key': '********'}} (#" in lines[1]
-    assert hashed("two")[7:20] not in lines[1]
+    assert hash_client_key("two")[7:20] not in lines[1]
 
 
 def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> None:
@@ -414,7 +414,7 @@ def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> N
     result = tenantry("key", "acme", "mobile")
     _, key, _, where, line = result.out.splitlines()
 
-    assert (0, f'    "mobile": "{hashed(key)}",') == (result.code, line)
+    assert (0, f'    "mobile": "{hash_client_key(key)}",') == (result.code, line)
     assert ("tenants/acme.py" in where, before) == (True, acme.read_text())
     clients = parse_clients(ast.literal_eval(f"{{{line.strip()}}}"), "acme", None)
     assert clients is not None
@@ -426,7 +426,10 @@ def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
     del acme
     made = json.loads(tenantry("key", "acme", "mobile", "--json").out)
 
-    assert (f'"mobile": "{hashed(made["key"])}",', "mobile") == (made["line"], made["client"])
+    assert (f'"mobile": "{hash_client_key(made["key"])}",', "mobile") == (
+        made["line"],
+        made["client"],
+    )
 
 
 @pytest.mark.parametrize(

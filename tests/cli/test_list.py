@@ -97,7 +97,7 @@ def test_a_worker_that_does_not_answer_is_waited_for(
 
 
 @pytest.mark.parametrize("changes", [{"is_disabled": True}, {"maintenance": "Back at noon."}])
-def test_a_lever_is_waited_for(
+def test_operator_state_is_waited_for(
     serving: Host, settings: HostSettings, changes: dict[str, Any]
 ) -> None:
     """Pulled and pushed back: it is not over before the worker follows."""

@@ -1,4 +1,4 @@
-"""Commands that pull levers, several at once."""
+"""Commands that pull operator_state, several at once."""
 
 import fcntl
 import os
@@ -9,7 +9,11 @@ import pytest
 
 from tenantry.cli.lever import pull
 from tenantry.errors import TenantryError
-from tenantry.tenants.operator_state import OperatorState, lock_file, read_operator_state
+from tenantry.tenants.operator_state import (
+    OperatorState,
+    operator_state_lock_file,
+    read_operator_state,
+)
 
 
 def _is_locked(path: Path) -> bool:
@@ -23,7 +27,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def test_levers_are_read_and_written_alone(
+def test_operator_state_are_read_and_written_alone(
     data_dir: Path, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody changes them between the two: what another command set would be lost."""
@@ -31,14 +35,14 @@ def test_levers_are_read_and_written_alone(
     seen: list[bool] = []
 
     def read(folder: Path, name: str) -> OperatorState:
-        seen.append(_is_locked(lock_file(data_dir)))
+        seen.append(_is_locked(operator_state_lock_file(data_dir)))
         return read_operator_state(folder, name)
 
     monkeypatch.setattr("tenantry.tenants.operator_state.read_operator_state", read)
     pull("acme", maintenance="Back at noon.")
 
     assert OperatorState("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)
-    assert ([True, True], False) == (seen, _is_locked(lock_file(data_dir)))
+    assert ([True, True], False) == (seen, _is_locked(operator_state_lock_file(data_dir)))
 
 
 def test_a_data_folder_that_cannot_be_written_is_one_error(

@@ -17,7 +17,11 @@ import pytest
 from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
 from telling import make_site, teller_text
 from tenantry.errors import TenantryError
-from tenantry.tenants.operator_state import UNTOUCHED, OperatorState, write_levers
+from tenantry.tenants.operator_state import (
+    DEFAULT_OPERATOR_STATE,
+    OperatorState,
+    write_operator_state,
+)
 
 pytestmark = pytest.mark.live
 
@@ -294,23 +298,23 @@ def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
     assert (b"streamer 1 1", first) == (first.rpartition(b" ")[0], second)
 
 
-# -- operators' levers -----------------------------------------------------------------------------
+# -- operators' state -----------------------------------------------------------------------------
 
 
-def test_levers_reach_every_worker_and_survive_a_death(site: Site) -> None:
+def test_operator_state_reach_every_worker_and_survive_a_death(site: Site) -> None:
     """Maintenance and disabled are seen by both workers, and by one that replaces a killed one."""
-    site.write("lever", 1)
-    site.wait_for("lever", 1)
-    write_levers(site.data, "lever", OperatorState(maintenance="Back at noon."))
-    site.wait_for_status("lever", 503)
+    site.write("acme", 1)
+    site.wait_for("acme", 1)
+    write_operator_state(site.data, "acme", OperatorState(maintenance="Back at noon."))
+    site.wait_for_status("acme", 503)
     old = site.workers()
     os.kill(old[0], signal.SIGKILL)
     wait_until(lambda: old[0] not in site.workers() and len(site.workers()) == 2)
-    in_maintenance = site.statuses("lever")
-    write_levers(site.data, "lever", OperatorState(is_disabled=True))
-    site.wait_for_status("lever", 404)
-    write_levers(site.data, "lever", UNTOUCHED)
-    site.wait_for("lever", 1)
+    in_maintenance = site.statuses("acme")
+    write_operator_state(site.data, "acme", OperatorState(is_disabled=True))
+    site.wait_for_status("acme", 404)
+    write_operator_state(site.data, "acme", DEFAULT_OPERATOR_STATE)
+    site.wait_for("acme", 1)
 
     assert {503} == in_maintenance
 
@@ -343,7 +347,7 @@ def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, blow: str) -> N
 
 
 def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
-    """With no byte left under `<data>` tenants serve, change and survive a worker; levers stay."""
+    """With `<data>` full, tenants serve, change and survive a worker; operator state stays."""
     make_site(tmp_path, "acme", "globex")
     data = tmp_path / "instance"
     data.mkdir()
@@ -352,13 +356,13 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount")
     try:
         with serving(tmp_path) as site:
-            write_levers(data, "globex", OperatorState(maintenance=True))
+            write_operator_state(data, "globex", OperatorState(maintenance=True))
             site.wait_for_status("globex", 503)
             with contextlib.suppress(OSError), (data / "filler").open("wb", buffering=0) as filler:
                 while True:
                     filler.write(bytes(4096))
             with pytest.raises(TenantryError, match="No space left on device; nothing was changed"):
-                write_levers(
+                write_operator_state(
                     data, "globex", OperatorState(maintenance="Back at noon.", is_disabled=True)
                 )
             os.kill(site.workers()[0], signal.SIGKILL)
@@ -367,7 +371,7 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
             site.write("acme", "broken").write_text("SECRET_KEY =")
             site.wait_for_status("globex", 503)
             acme = site.told_by_all("acme")
-            write_levers(data, "globex", UNTOUCHED)
+            write_operator_state(data, "globex", DEFAULT_OPERATOR_STATE)
             site.wait_for("globex", 0)
             left = sorted(path.name for path in (data / "globex").iterdir())
     finally:

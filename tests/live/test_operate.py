@@ -19,7 +19,7 @@ from tenantry.cli import main
 from tenantry.cli.list import serving_rows, wait_for_workers
 from tenantry.observability.control_socket import read_workers
 from tenantry.settings import HostSettings
-from tenantry.tenants.operator_state import UNTOUCHED, write_levers
+from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, write_operator_state
 
 pytestmark = pytest.mark.live
 
@@ -72,7 +72,7 @@ class Site:
         """Undo what a test changed, and wait until the host follows."""
         for name in ("acme", "globex"):
             self.write(name)
-            write_levers(self.data, name, UNTOUCHED)
+            write_operator_state(self.data, name, DEFAULT_OPERATOR_STATE)
         settings = HostSettings(tenants_dir=self.tenants, data_dir=self.data)
         wait_until(lambda: not wait_for_workers(settings))
 

@@ -62,8 +62,8 @@ def _pids(server: Server) -> list[int]:
     return child_processes(server.process.pid)
 
 
-def _levers(folder: Path) -> Path:
-    return folder / "instance/acme/levers.json"
+def _operator_state(folder: Path) -> Path:
+    return folder / "instance/acme/operator_state.json"
 
 
 def _log(server: Server) -> str:
@@ -95,7 +95,7 @@ def test_who_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path
         others = {_ask(server, "/globex/") for _ in range(50)}
 
     assert {200} == others
-    assert "held the interpreter lock" in _levers(tmp_path).read_text()
+    assert "held the interpreter lock" in _operator_state(tmp_path).read_text()
 
 
 def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:

@@ -21,15 +21,15 @@ from tenantry.middleware.authentication import (
     TokenRefusedError,
 )
 from tenantry.observability.logging import configure_logging
-from tenantry.tenants.clients import Clients, hashed, parse_clients
+from tenantry.tenants.clients import Clients, hash_client_key, parse_clients
 
 KEYS = {name: f"tenantry_{name * 8}" for name in ("web", "old", "new", "ended", "shop", "reader")}
 FILE = {
-    "web": hashed(KEYS["web"]),
-    "turning": [hashed(KEYS["new"]), hashed(KEYS["old"])],
-    "ended": {"key": hashed(KEYS["ended"]), "expires": "2020-01-01"},
-    "shop": {"key": hashed(KEYS["shop"]), "endpoints": ["corp.shop"]},
-    "reader": {"key": hashed(KEYS["reader"]), "methods": ["GET"]},
+    "web": hash_client_key(KEYS["web"]),
+    "turning": [hash_client_key(KEYS["new"]), hash_client_key(KEYS["old"])],
+    "ended": {"key": hash_client_key(KEYS["ended"]), "expires": "2020-01-01"},
+    "shop": {"key": hash_client_key(KEYS["shop"]), "endpoints": ["corp.shop"]},
+    "reader": {"key": hash_client_key(KEYS["reader"]), "methods": ["GET"]},
 }
 TOKEN = "header.payload.signature"
 
@@ -418,7 +418,7 @@ def test_a_key_of_one_tenant_is_worth_nothing_at_another(
 ) -> None:
     """Each tenant knows its own clients only."""
     for name in ("acme", "globex"):
-        write_tenant(name, CLIENTS={"web": hashed(f"key of {name}")})
+        write_tenant(name, CLIENTS={"web": hash_client_key(f"key of {name}")})
     host.load()
 
     statuses = {

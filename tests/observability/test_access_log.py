@@ -18,7 +18,7 @@ from tenantry.http.problem import ProblemResponse
 from tenantry.http.raw_head import render_response
 from tenantry.observability.access_log import AccessLog, to_stderr
 from tenantry.settings import HostSettings
-from tenantry.tenants.clients import hashed
+from tenantry.tenants.clients import hash_client_key
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -74,7 +74,7 @@ def _noting(
 ) -> Iterator[Client]:
     """Return a client of a host with an open tenant, one with clients and one at rest."""
     write_tenant("acme", BLUEPRINTS=["landing", speaking])
-    write_tenant("closed", CLIENTS={"mobile": hashed("the-key")})
+    write_tenant("closed", CLIENTS={"mobile": hash_client_key("the-key")})
     write_tenant("globex", MAINTENANCE=True)
     written = AccessLog("json", lines.append)
     host = Host(settings, written, written.turned_away)

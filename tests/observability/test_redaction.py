@@ -24,7 +24,7 @@ from tenantry.host import Host
 from tenantry.observability.control_socket import ask_workers
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.redaction import MASK
-from tenantry.tenants.clients import hashed
+from tenantry.tenants.clients import hash_client_key
 
 MARK = "PLANTED"
 TAIL = "0123456789abcdef0123456789abcdef"
@@ -100,8 +100,8 @@ def secrets_of(name: str) -> dict[str, object]:
     return {
         "SECRET_KEY": f"{MARK}-{name}-{TAIL}",
         "SECRET_KEY_FALLBACKS": [f"{MARK}-{name}-old-{TAIL}"],
-        "CLIENTS": {"web": hashed(CLIENT_KEY), "ended": {
-            "key": hashed(f"{CLIENT_KEY}-ended"), "expires": "2020-01-01"}},
+        "CLIENTS": {"web": hash_client_key(CLIENT_KEY), "ended": {
+            "key": hash_client_key(f"{CLIENT_KEY}-ended"), "expires": "2020-01-01"}},
         "MAIL": {"server": "localhost", "password": f"{MARK}-mail"},
         "API_TOKEN": f"{MARK}-token",
         "BROKER": f"redis://:{MARK}/broker@127.0.0.1/0",

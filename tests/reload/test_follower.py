@@ -22,7 +22,12 @@ from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount, Router
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import UNTOUCHED, OperatorState, levers_file, write_levers
+from tenantry.tenants.operator_state import (
+    DEFAULT_OPERATOR_STATE,
+    OperatorState,
+    operator_state_file,
+    write_operator_state,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -417,48 +422,48 @@ def test_a_request_that_found_a_mount_before_it_left_is_answered(
 
 
 @pytest.mark.parametrize(
-    ("levers", "expected"),
+    ("operator_state", "expected"),
     [
         (OperatorState(maintenance="Back at noon."), "503"),
         (OperatorState(is_disabled=True), "host"),
     ],
 )
-def test_levers_take_effect_and_survive(
-    follow: Follow, write_tenant: WriteTenant, levers: OperatorState, expected: str
+def test_operator_state_take_effect_and_survive(
+    follow: Follow, write_tenant: WriteTenant, operator_state: OperatorState, expected: str
 ) -> None:
     """For running hosts, for those to come and through changes; and off again."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     seen = [followed.get()]
-    write_levers(followed.data_dir, "acme", levers)
+    write_operator_state(followed.data_dir, "acme", operator_state)
     seen += [followed.go_on().get(), follow().go_on().get()]
     write_tenant("acme", APP_NAME="v2")
     seen.append(followed.go_on().get())
-    write_levers(followed.data_dir, "acme", UNTOUCHED)
+    write_operator_state(followed.data_dir, "acme", DEFAULT_OPERATOR_STATE)
 
     seen.append(followed.go_on().get())
 
     assert ["v1", *[expected] * 3, "v2"] == seen
 
 
-def test_unreadable_levers_disable_at_start_and_change_nothing_later(
+def test_unreadable_operator_state_disables_at_start_and_change_nothing_later(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
     """Whether the tenant is to be served is not known then; `list` tells why it is not."""
     write_tenant("acme", APP_NAME="v1")
     serving = follow().go_on()
-    file = levers_file(serving.data_dir, "acme")
+    file = operator_state_file(serving.data_dir, "acme")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('{"maintenance": fal')
     new = follow().go_on()
     seen = [serving.go_on().get(), new.get()]
     [off] = new.follower.off
-    write_levers(serving.data_dir, "acme", UNTOUCHED)
+    write_operator_state(serving.data_dir, "acme", DEFAULT_OPERATOR_STATE)
 
     seen += [serving.go_on().get(), new.go_on().get()]
 
     assert ["v1", "host", "v1", "v1"] == seen
-    assert f"{file}: cannot be read (JSONDecodeError); remove it, and pull again." == off.reason
+    assert off.reason.startswith(f"{file}: cannot be read (JSONDecodeError); remove the file, then")
     assert () == new.follower.off
 
 

@@ -12,11 +12,11 @@ from tenantry.reload.rebuilds import Rebuilds
 from tenantry.reload.reconcile import Reconciler
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import Rejected, Verdict
+from tenantry.tenants.catalogue import RejectedTenant, ValidationResult
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import UNTOUCHED, OperatorState
+from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 
-Judge = Callable[..., Verdict]
+Judge = Callable[..., ValidationResult]
 
 
 @pytest.fixture(name="admission")
@@ -32,14 +32,14 @@ def _admission(data_dir: Path) -> Iterator[Reconciler]:
 def _shop(data_dir: Path) -> Judge:
     """Return a function that makes a tenant at `/shop`."""
 
-    def shop(name: str) -> Verdict:
+    def shop(name: str) -> ValidationResult:
         values = {"SECRET_KEY": name + KEY, "BLUEPRINTS": ["landing"], "URL_PREFIX": "/shop"}
         return parse_tenant(name, values, file=f"{name}.py", digest=f"d-{name}", data_dir=data_dir)
 
     return shop
 
 
-def decide(admission: Reconciler, *verdicts: Verdict) -> dict[str, str]:
+def decide(admission: Reconciler, *verdicts: ValidationResult) -> dict[str, str]:
     """Decide on one after the other, and return the states of all."""
     for verdict in verdicts:
         if verdict.name not in admission.known:
@@ -113,7 +113,7 @@ def test_who_was_refused_is_admitted_when_the_place_is_free(
 def test_a_rejected_change_leaves_what_was_admitted(admission: Reconciler, shop: Judge) -> None:
     """The mount is stale, and its claims are still its own."""
     admission.is_starting = False
-    broken = Rejected("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
+    broken = RejectedTenant("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
 
     states = decide(admission, shop("acme"), broken, shop("globex"))
 
@@ -125,8 +125,8 @@ def test_a_disabled_tenant_is_off_and_its_place_free(admission: Reconciler, shop
     decide(admission, shop("acme"), shop("globex"))
     admission.is_starting = False
     known, told = admission.known, []
-    for levers in (OperatorState(is_disabled=True), UNTOUCHED):
-        admission.pull("acme", levers)
+    for operator_state in (OperatorState(is_disabled=True), DEFAULT_OPERATOR_STATE):
+        admission.pull("acme", operator_state)
         admission.reconsider()
         told.append((known["acme"].is_off, known["globex"].mount.state))
 

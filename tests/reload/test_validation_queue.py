@@ -10,8 +10,8 @@ from servers import DEADLINE_S
 from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
 from tenantry.reload.workers import JUDGES, ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import Verdict
-from tenantry.tenants.folder import Content, read_content
+from tenantry.tenants.catalogue import ValidationResult
+from tenantry.tenants.folder import FileContent, read_content
 
 
 class Judged:
@@ -26,7 +26,7 @@ class Judged:
         )
         self.judging = ValidationQueue(self.lanes, self._note, self._woken.set, lambda: self.now_s)
 
-    def _note(self, content: Content, verdict: Verdict) -> None:
+    def _note(self, content: FileContent, verdict: ValidationResult) -> None:
         self.verdicts.append(f"{content.path.stem} {type(verdict).__name__}")
 
     def collect(self) -> None:
@@ -81,7 +81,7 @@ def test_a_verdict_on_older_content_is_void(judged: Judged, write_tenant: WriteT
     judged.judging.send()
     judged.collect()
 
-    assert ([], ["acme Rejected"]) == (before, judged.verdicts)
+    assert ([], ["acme RejectedTenant"]) == (before, judged.verdicts)
 
 
 def test_a_file_that_a_request_waits_for_is_judged_first(

@@ -12,14 +12,14 @@ from tenantry.reload import workers as lanes_module
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing import worker_pool as crew_module
 from tenantry.routing.instance import Instance
-from tenantry.tenants.catalogue import Rejected
-from tenantry.tenants.folder import Content, read_content
+from tenantry.tenants.catalogue import RejectedTenant
+from tenantry.tenants.folder import FileContent, read_content
 from tenantry.tenants.model import Tenant, parse_tenant
 
 Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 
 
-def content_of(folder: Path, name: str, text: str) -> Content:
+def content_of(folder: Path, name: str, text: str) -> FileContent:
     """Write a tenant file and return its content."""
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
@@ -76,7 +76,7 @@ def test_a_file_that_hangs_delays_no_other(
     lanes.judge(good, lambda v: order.append(type(v)), lambda: True)
 
     collect_until(lanes, lambda: len(order) == 2)
-    assert ([Tenant, Rejected], 0) == (order, lanes.judging)
+    assert ([Tenant, RejectedTenant], 0) == (order, lanes.judging)
 
 
 def test_what_is_wanted_no_more_is_not_built(start: Start) -> None:

@@ -587,10 +587,10 @@ def test_a_closed_mount_retires_what_is_swapped_in() -> None:
         ("accept wake reject swap", "serving"),
         ("accept fail reject", "failed"),
         ("accept wake sleep", "idle"),
-        ("accept wake lever", "maintenance"),
-        ("reject lever", "maintenance"),
+        ("accept wake maintain", "maintenance"),
+        ("reject maintain", "maintenance"),
         ("rest", "maintenance"),
-        ("accept wake lever unlever", "serving"),
+        ("accept wake maintain unmaintain", "serving"),
     ],
 )
 def test_the_states_of_a_mount(steps: str, expected: str) -> None:
@@ -606,8 +606,8 @@ def test_the_states_of_a_mount(steps: str, expected: str) -> None:
         "wake": mount.wake,
         "fail": lambda: (builders.append(failing(ValueError("no"))), mount.wake()),
         "sleep": mount.sleep,
-        "lever": lambda: setattr(mount, "lever", "Back at noon."),
-        "unlever": lambda: setattr(mount, "lever", False),
+        "maintain": lambda: setattr(mount, "operator_maintenance", "Back at noon."),
+        "unmaintain": lambda: setattr(mount, "operator_maintenance", False),
     }
 
     for step in steps.split():

@@ -14,7 +14,7 @@ from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import PROBE_S, Quarantine, wait_s
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import OperatorState, read_operator_state, write_levers
+from tenantry.tenants.operator_state import OperatorState, read_operator_state, write_operator_state
 
 
 class Clock:
@@ -151,10 +151,10 @@ def test_a_parked_mount_refuses(site: Site) -> None:
 def test_workers_follow_and_a_try_lets_the_tenant_back(
     host: Host, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """The levers tell of it; what waits in each process does not begin anew with other levers."""
+    """The operator state says so; a later change of it does not restart the wait."""
     write_tenant("acme")
     host.load()
-    write_levers(data_dir, "acme", OperatorState(parked="parked: why", times_parked=1))
+    write_operator_state(data_dir, "acme", OperatorState(parked="parked: why", times_parked=1))
     host.follower._next_care = 0
     host.follower.step()
     [mount] = host.mounts.all
@@ -163,7 +163,7 @@ def test_workers_follow_and_a_try_lets_the_tenant_back(
         host.report.listing()["mounts"][0],
         host.status()[0].is_parked,
     )
-    write_levers(
+    write_operator_state(
         data_dir, "acme", OperatorState(maintenance=True, parked="parked: why", times_parked=1)
     )
     host.follower._next_care = 0

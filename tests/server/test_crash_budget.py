@@ -18,11 +18,11 @@ from tenantry.server.heartbeat import Heartbeat, blame
 from tenantry.server.last_words import LastWords
 from tenantry.server.worker import TenantWorker
 from tenantry.tenants.operator_state import (
-    UNTOUCHED,
+    DEFAULT_OPERATOR_STATE,
     OperatorState,
-    levers_file,
+    operator_state_file,
     read_operator_state,
-    write_levers,
+    write_operator_state,
 )
 
 ACME, GLOBEX = tag("acme"), tag("globex")
@@ -111,9 +111,11 @@ def test_who_is_parked_stays_longer_for_a_whole_strike_only(
     assert [1, 2, 2, 2, 3] == times
 
 
-def test_other_levers_stay_when_a_tenant_is_parked(strikes: CrashBudget, data_dir: Path) -> None:
+def test_other_operator_state_stays_when_a_tenant_is_parked(
+    strikes: CrashBudget, data_dir: Path
+) -> None:
     """An operator's message is not lost."""
-    write_levers(data_dir, "acme", OperatorState(maintenance="Back at noon."))
+    write_operator_state(data_dir, "acme", OperatorState(maintenance="Back at noon."))
 
     for _ in range(3):
         strikes.note(ALONE, "why")
@@ -139,9 +141,11 @@ def test_a_broken_data_folder_breaks_no_master(
     assert ["acme"] == are_parked(data_dir)
 
 
-def test_levers_that_cannot_be_read_are_left_alone(strikes: CrashBudget, data_dir: Path) -> None:
+def test_operator_state_that_cannot_be_read_is_left_alone(
+    strikes: CrashBudget, data_dir: Path
+) -> None:
     """Whatever is in the file, an operator has to look at it."""
-    path = levers_file(data_dir, "acme")
+    path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text("nonsense")
 
@@ -303,14 +307,14 @@ def test_the_end_of_a_worker_never_ends_the_master(
     )
 
 
-# -- levers ---------------------------------------------------------------------------------------
+# -- operator state --------------------------------------------------------------------------------
 
 
 def test_a_file_of_an_older_release_is_read(data_dir: Path) -> None:
     """It has no word about parking."""
-    path = levers_file(data_dir, "acme")
+    path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text('{"maintenance": true, "is_disabled": false}')
 
     assert OperatorState(maintenance=True) == read_operator_state(data_dir, "acme")
-    assert UNTOUCHED == read_operator_state(data_dir, "globex")
+    assert DEFAULT_OPERATOR_STATE == read_operator_state(data_dir, "globex")

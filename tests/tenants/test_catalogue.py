@@ -8,7 +8,13 @@ import pytest
 
 from conftest import KEY
 from tenantry.errors import Problem
-from tenantry.tenants.catalogue import Catalogue, Disabled, Rejected, judge, scan_tenants
+from tenantry.tenants.catalogue import (
+    Catalogue,
+    DisabledTenant,
+    RejectedTenant,
+    scan_tenants,
+    validate_file,
+)
 from tenantry.tenants.folder import read_content
 from tenantry.tenants.loader import Loader
 
@@ -77,7 +83,7 @@ def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTena
 
     (disabled,) = scan().disabled
 
-    assert (Disabled, "globex", str(globex), "/g", ("landin",)) == (
+    assert (DisabledTenant, "globex", str(globex), "/g", ("landin",)) == (
         type(disabled),
         disabled.name,
         disabled.file,
@@ -220,7 +226,7 @@ def test_what_nobody_thought_of_costs_one_tenant(write_tenant: WriteTenant, data
     text = "cannot be judged (TypeError): a fault of Tenantry, please report it."
 
     with Loader(timeout_s=fault, data_dir=data_dir) as loader:
-        rejected = judge(content, data_dir, loader, fault)
+        rejected = validate_file(content, data_dir, loader, fault)
 
     problem = Problem(str(path), text)
-    assert Rejected("acme", "/acme", (problem,), content.digest) == rejected
+    assert RejectedTenant("acme", "/acme", (problem,), content.digest) == rejected

@@ -9,14 +9,21 @@ import pytest
 
 from conftest import KEY
 from tenantry.errors import TenantFileError
-from tenantry.tenants.clients import CLIENTS_LIMIT, Client, Clients, hashed, key_digest, new_key
+from tenantry.tenants.clients import (
+    CLIENTS_LIMIT,
+    Client,
+    Clients,
+    hash_client_key,
+    key_digest,
+    new_client_key,
+)
 from tenantry.tenants.model import Tenant, parse_tenant
 from tenantry.tenants.openid import OpenId
 
 PLAIN = "a key that must not be shown"
-HASH = hashed(PLAIN)
+HASH = hash_client_key(PLAIN)
 DIGEST = key_digest(PLAIN.encode())
-OTHER = hashed("another")
+OTHER = hash_client_key("another")
 
 
 def parsed(**keys: Any) -> Tenant:
@@ -36,7 +43,7 @@ def problems(**keys: Any) -> list[str]:
 
 def test_a_key_that_we_make_is_recognisable_and_its_own() -> None:
     """256 random bits behind a prefix that secret scanners can look for."""
-    keys = [new_key(), new_key()]
+    keys = [new_client_key(), new_client_key()]
 
     assert [True, True] == [bool(re.fullmatch(r"tenantry_[0-9a-f]{64}", key)) for key in keys]
     assert keys[0] != keys[1]
@@ -118,7 +125,10 @@ def test_an_audience_or_a_claim_may_be_one_value() -> None:
         ({"mobile": {}}, "'CLIENTS['mobile']': has no 'key'; make one: tenantry key acme mobile."),
         ({"a b": HASH}, "'CLIENTS': one of the clients' names is none; expected at most 64"),
         ({7: HASH}, "'CLIENTS': one of the clients' names is none; expected at most 64"),
-        ({new_key(): "a"}, "'CLIENTS': one of the clients' names is none; expected at most 64"),
+        (
+            {new_client_key(): "a"},
+            "'CLIENTS': one of the clients' names is none; expected at most 64",
+        ),
         ({"a": HASH, "b": HASH}, "'CLIENTS['b']': has a key of client 'a' too; give each its own."),
         ({"a": []}, "'CLIENTS['a']': expected 'sha256:…', or a list of one to 5 such; make one"),
         ({"a": [HASH, PLAIN]}, "'CLIENTS['a'][1]': is no hash of a key"),

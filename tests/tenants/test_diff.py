@@ -19,7 +19,7 @@ from tenantry.observability.control_socket import ControlSocket
 from tenantry.settings import HostSettings
 from tenantry.tenants.diff import describe
 from tenantry.tenants.model import parse_tenant
-from tenantry.tenants.operator_state import OperatorState, write_levers
+from tenantry.tenants.operator_state import OperatorState, write_operator_state
 
 pytestmark = pytest.mark.live
 
@@ -121,7 +121,7 @@ def test_a_disabled_tenant_may_be_broken(
     write_tenant("acme")
     plan("--save", "snapshot")
     write_tenant("acme", SECRET_KEY="short")
-    write_levers(data_dir, "acme", OperatorState(is_disabled=True))
+    write_operator_state(data_dir, "acme", OperatorState(is_disabled=True))
 
     assert (0, ["- acme: gone from /acme"]) == plan("--against", "snapshot")
 

@@ -12,7 +12,7 @@ from tenantry.tenants.folder import (
     RECENT_S,
     REMOVAL_S,
     WRITER_PATIENCE_S,
-    Look,
+    FolderChanges,
     TenantsFolder,
     list_tenant_files,
     read_content,
@@ -52,8 +52,8 @@ class Followed:
         path.write_bytes(source)
         return path
 
-    def look(self, after_s: float = 0.0) -> Look:
-        """Look once, so long after the last time."""
+    def look(self, after_s: float = 0.0) -> FolderChanges:
+        """FolderChanges once, so long after the last time."""
         self.clock.now_s += after_s
         return self.folder.look(self.share)
 
@@ -62,7 +62,7 @@ class Followed:
         return [(one.path.stem, one.source) for one in self.look(after_s).changed]
 
     def settle(self) -> "Followed":
-        """Look until everything has been told and nothing can hide."""
+        """FolderChanges until everything has been told and nothing can hide."""
         for _ in range(3):
             self.look(RECENT_S)
         return self

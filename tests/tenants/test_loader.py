@@ -13,7 +13,7 @@ import pytest
 import tenantry.tenants.loader
 from servers import DEADLINE_S
 from tenantry.errors import TenantFileError
-from tenantry.tenants.loader import Loader, display_path, ending
+from tenantry.tenants.loader import Loader, describe_exit, display_path
 
 WriteTenant = Callable[..., Path]
 GOOD = "BLUEPRINTS = ['landing']\n"
@@ -242,7 +242,7 @@ def test_secrets_come_back_apart(
 )
 def test_an_ending_is_told_as_operators_know_it(code: int, text: str) -> None:
     """A signal has its name, where it has one; else the exit code counts."""
-    assert text == ending(code)
+    assert text == describe_exit(code)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Levers: small files beside a tenant's data."""
+"""The operator state of a tenant: maintenance, disabled, parked."""
 
 import resource
 from pathlib import Path
@@ -7,118 +7,140 @@ import pytest
 
 from tenantry.errors import TenantryError
 from tenantry.tenants.operator_state import (
-    UNTOUCHED,
+    DEFAULT_OPERATOR_STATE,
     OperatorState,
     OperatorStateWatch,
-    levers_file,
-    levers_stamp,
+    operator_state_file,
+    operator_state_stamp,
     read_operator_state,
-    write_levers,
+    write_operator_state,
 )
 
 
 @pytest.mark.parametrize(
-    "levers",
-    [UNTOUCHED, OperatorState(is_disabled=True), OperatorState(maintenance="Back at noon.")],
+    "state",
+    [
+        DEFAULT_OPERATOR_STATE,
+        OperatorState(is_disabled=True),
+        OperatorState(maintenance="Back at noon."),
+    ],
 )
-def test_what_was_written_is_read(data_dir: Path, levers: OperatorState) -> None:
-    """Untouched levers leave no file."""
-    write_levers(data_dir, "acme", OperatorState(maintenance=True))
+def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) -> None:
+    """A written state is read back, and the default state leaves no file."""
+    write_operator_state(data_dir, "acme", OperatorState(maintenance=True))
 
-    write_levers(data_dir, "acme", levers)
+    write_operator_state(data_dir, "acme", state)
 
-    expected = (levers, levers != UNTOUCHED)
+    expected = (state, state != DEFAULT_OPERATOR_STATE)
     assert expected == (
         read_operator_state(data_dir, "acme"),
-        levers_file(data_dir, "acme").exists(),
+        operator_state_file(data_dir, "acme").exists(),
     )
 
 
-def test_the_stamp_changes_with_the_levers(data_dir: Path) -> None:
-    """Also between two messages of one length within a second."""
-    stamps = [levers_stamp(data_dir, "acme")]
+def test_the_stamp_changes_with_the_operator_state(data_dir: Path) -> None:
+    """The stamp differs between two messages of one length that are written within a second."""
+    stamps = [operator_state_stamp(data_dir, "acme")]
     for message in ("one", "two", "six"):
-        write_levers(data_dir, "acme", OperatorState(maintenance=message))
-        stamps.append(levers_stamp(data_dir, "acme"))
+        write_operator_state(data_dir, "acme", OperatorState(maintenance=message))
+        stamps.append(operator_state_stamp(data_dir, "acme"))
 
     assert (0, 4) == (stamps[0], len(set(stamps)))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"maintenance": 1, "is_disabled": false}'])
-def test_a_file_that_is_none_of_ours_is_an_error(data_dir: Path, text: str) -> None:
-    """It is named, with the remedy."""
-    path = levers_file(data_dir, "acme")
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"unknown": 1}', '{"maintenance": 1, "is_disabled": false}']
+)
+def test_a_file_with_an_unexpected_content_is_an_error(data_dir: Path, text: str) -> None:
+    """The error names the file and says what to do."""
+    path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text(text)
 
-    with pytest.raises(TenantryError, match="remove it, and pull again"):
+    with pytest.raises(
+        TenantryError, match=r"acme/operator_state.json: .*; remove the file, then repeat"
+    ):
         read_operator_state(data_dir, "acme")
 
 
-def test_a_data_folder_that_is_none_is_an_error(data_dir: Path) -> None:
-    """Nothing else escapes, and nothing is left behind."""
+def test_a_data_folder_that_cannot_be_written_is_an_error(data_dir: Path) -> None:
+    """A file in place of the data folder is an error that an operator can read."""
     data_dir.write_text("a file")
 
     with pytest.raises(TenantryError, match="cannot write"):
-        write_levers(data_dir, "acme", OperatorState(is_disabled=True))
+        write_operator_state(data_dir, "acme", OperatorState(is_disabled=True))
+
+
+def test_the_file_of_earlier_versions_is_read(data_dir: Path) -> None:
+    """A state in `levers.json` counts until the state is next written."""
+    state = OperatorState(maintenance="Back at noon.", is_disabled=True)
+    write_operator_state(data_dir, "acme", state)
+    former = operator_state_file(data_dir, "acme").rename(data_dir / "acme/levers.json")
+
+    seen = (read_operator_state(data_dir, "acme"), operator_state_stamp(data_dir, "acme") != 0)
+    write_operator_state(data_dir, "acme", DEFAULT_OPERATOR_STATE)
+
+    assert (state, True) == seen
+    assert DEFAULT_OPERATOR_STATE == read_operator_state(data_dir, "acme")
+    assert not former.exists()
 
 
 NAMES = [f"t{number}" for number in range(9)] + ["acme"]
 OFF = OperatorState(is_disabled=True)
 
 
-def test_pulled_levers_are_told_at_once_however_few_are_looked_at(data_dir: Path) -> None:
-    """Once each; `write_levers` rings."""
+def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
+    """A written state is reported once, at the next look, however small its share."""
     watch = OperatorStateWatch(data_dir)
-    told = [list(watch.look(NAMES, 0.1))]
+    reported = [list(watch.look(NAMES, 0.1))]
 
-    for name, levers in (("acme", OFF), ("t1", OFF), ("acme", UNTOUCHED)):
-        write_levers(data_dir, name, levers)
-        told += [list(watch.look(NAMES, 0.1)), list(watch.look(NAMES, 0.1))]
+    for name, state in (("acme", OFF), ("t1", OFF), ("acme", DEFAULT_OPERATOR_STATE)):
+        write_operator_state(data_dir, name, state)
+        reported += [list(watch.look(NAMES, 0.1)), list(watch.look(NAMES, 0.1))]
 
-    expected = [[], [("acme", OFF)], [], [("t1", OFF)], [], [("acme", UNTOUCHED)], []]
-    assert expected == told
+    expected = [[], [("acme", OFF)], [], [("t1", OFF)], [], [("acme", DEFAULT_OPERATOR_STATE)], []]
+    assert expected == reported
 
 
-def test_what_is_done_to_levers_by_hand_is_told_in_its_turn(data_dir: Path) -> None:
-    """A file that was removed rings for nobody."""
+def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
+    """A file that is removed by hand is noticed when its turn comes."""
     watch = OperatorStateWatch(data_dir)
-    write_levers(data_dir, "acme", OFF)
+    write_operator_state(data_dir, "acme", OFF)
     list(watch.look(NAMES))
     list(watch.look(NAMES, 0.1))
-    levers_file(data_dir, "acme").unlink()
+    operator_state_file(data_dir, "acme").unlink()
 
-    told = [one for _ in range(10) for one in watch.look(NAMES, 0.1)]
+    reported = [one for _ in range(10) for one in watch.look(NAMES, 0.1)]
 
-    assert [("acme", UNTOUCHED)] == told
+    assert [("acme", DEFAULT_OPERATOR_STATE)] == reported
 
 
-def test_levers_of_a_tenant_that_comes_again_are_told_again(data_dir: Path) -> None:
-    """Also when it went while a round went on; nobody is told of who is gone."""
+def test_the_state_of_a_tenant_that_returns_is_reported_again(data_dir: Path) -> None:
+    """A tenant that left during a round is not reported; when it returns, its state is."""
     watch = OperatorStateWatch(data_dir)
-    write_levers(data_dir, "t1", OFF)
-    told = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]
+    write_operator_state(data_dir, "t1", OFF)
+    reported = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]
     watch.forget("t1")
     left = [name for name in NAMES if name != "t1"]
 
-    told.append([one for _ in range(9) for one in watch.look(left, 0.1)])
-    told += [list(watch.appear("t1")), list(watch.look(NAMES)), list(watch.appear("t1"))]
+    reported.append([one for _ in range(9) for one in watch.look(left, 0.1)])
+    reported += [list(watch.appear("t1")), list(watch.look(NAMES)), list(watch.appear("t1"))]
 
-    assert [[("t1", OFF)], [], [("t1", OFF)], [], [("t1", OFF)]] == told
+    assert [[("t1", OFF)], [], [("t1", OFF)], [], [("t1", OFF)]] == reported
 
 
-def test_what_cannot_be_written_changes_nothing(data_dir: Path) -> None:
-    """A disk that takes no byte more: one line says so; the old levers stay, and no half file."""
+def test_a_state_that_cannot_be_written_changes_nothing(data_dir: Path) -> None:
+    """On a full disk, the error has one line, the old state stays, and no partial file is left."""
     old = OperatorState(maintenance="Back at noon.")
-    write_levers(data_dir, "acme", old)
+    write_operator_state(data_dir, "acme", old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         with pytest.raises(TenantryError, match="nothing was changed") as raised:
-            write_levers(data_dir, "acme", OperatorState(is_disabled=True))
+            write_operator_state(data_dir, "acme", OperatorState(is_disabled=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert 1 == len(str(raised.value).splitlines())
     assert old == read_operator_state(data_dir, "acme")
-    assert [levers_file(data_dir, "acme")] == list((data_dir / "acme").iterdir())
+    assert [operator_state_file(data_dir, "acme")] == list((data_dir / "acme").iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import KEY
 from tenantry.tenants.model import Tenant, parse_tenant
-from tenantry.tenants.uniqueness import Claims, is_nested
+from tenantry.tenants.uniqueness import AcceptedTenants, is_nested
 
 OTHER_KEY = KEY[::-1]
 
@@ -66,10 +66,10 @@ def test_a_clash_names_both_sides(
     has: dict[str, Any], claims: dict[str, Any], problem: str
 ) -> None:
     """Its line has the key here, the key there and the other tenant's name; never the secret."""
-    taken = Claims()
-    taken.take(_tenant("acme", **has))
+    taken = AcceptedTenants()
+    taken.add(_tenant("acme", **has))
 
-    clashes = taken.clashes(_tenant("globex", **claims))
+    clashes = taken.conflicts(_tenant("globex", **claims))
 
     texts = [str(clash.problem).removeprefix("tenants/globex.py: ") for clash in clashes]
     assert [("acme", True, False)] == [
@@ -80,39 +80,42 @@ def test_a_clash_names_both_sides(
 
 def test_a_tenant_does_not_clash_with_itself() -> None:
     """Its next version may keep all that it has, its own key among its fallbacks included."""
-    claims = Claims()
+    claims = AcceptedTenants()
     acme = _tenant("acme", SECRET_KEY=KEY, SECRET_KEY_FALLBACKS=[KEY, OTHER_KEY])
-    claims.take(acme)
+    claims.add(acme)
 
-    assert [] == claims.clashes(acme)
+    assert [] == claims.conflicts(acme)
 
 
 def test_what_was_dropped_is_free() -> None:
     """Nothing of a tenant that has gone is left, a key that it had twice included."""
-    claims = Claims()
-    claims.take(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
-    claims.drop("acme")
-    claims.drop("acme")
+    claims = AcceptedTenants()
+    claims.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
+    claims.remove("acme")
+    claims.remove("acme")
 
     heir = _tenant("globex", SECRET_KEY=f"acme-{KEY}", URL_PREFIX="/a")
 
-    assert ([], True, {}) == (claims.clashes(heir), claims.is_free("/a"), claims._owners)
+    assert ([], True, {}) == (claims.conflicts(heir), claims.is_free("/a"), claims._owners)
 
 
 def test_a_database_is_free_although_its_link_was_turned(tmp_path: Path) -> None:
     """And what the link leads to now stays with its own tenant."""
     old, new, link = (tmp_path / name for name in ("old", "new", "link"))
     link.symlink_to(old)
-    claims = Claims()
-    claims.take(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
-    claims.take(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
+    claims = AcceptedTenants()
+    claims.add(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
+    claims.add(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
     link.unlink()
     link.symlink_to(new)
 
-    claims.drop("acme")
+    claims.remove("acme")
 
     owners = [
-        [clash.owner for clash in claims.clashes(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))]
+        [
+            clash.owner
+            for clash in claims.conflicts(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))
+        ]
         for path in (old, new)
     ]
     assert [[], ["globex"]] == owners
@@ -120,20 +123,20 @@ def test_a_database_is_free_although_its_link_was_turned(tmp_path: Path) -> None
 
 def test_taking_again_gives_back_what_was_there_before() -> None:
     """A tenant that moves leaves its old prefix and key to others."""
-    claims = Claims()
-    claims.take(_tenant("acme", SECRET_KEY=KEY))
-    claims.take(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
+    claims = AcceptedTenants()
+    claims.add(_tenant("acme", SECRET_KEY=KEY))
+    claims.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
 
-    assert [] == claims.clashes(_tenant("globex", SECRET_KEY=KEY, URL_PREFIX="/acme"))
+    assert [] == claims.conflicts(_tenant("globex", SECRET_KEY=KEY, URL_PREFIX="/acme"))
 
 
 def test_one_that_lies_above_several_clashes_with_each() -> None:
     """Else who displaces one of them would be accepted above the others."""
-    claims = Claims()
+    claims = AcceptedTenants()
     for name in ("globex", "initech"):
-        claims.take(_tenant(name, URL_PREFIX=f"/shop/{name}"))
+        claims.add(_tenant(name, URL_PREFIX=f"/shop/{name}"))
 
-    clashes = claims.clashes(_tenant("acme", URL_PREFIX="/shop"))
+    clashes = claims.conflicts(_tenant("acme", URL_PREFIX="/shop"))
 
     assert ["globex", "initech"] == [clash.owner for clash in clashes]
 
@@ -155,10 +158,10 @@ RINGS: list[tuple[dict[str, str], set[str]]] = [
 @pytest.mark.parametrize(("wanted", "ring"), RINGS)
 def test_a_ring_are_those_that_wait_for_one_another(wanted: dict[str, str], ring: set[str]) -> None:
     """Each claims what another of them gives up, and no two claim the same."""
-    claims = Claims()
+    claims = AcceptedTenants()
     homes = {"acme": "/a", "globex": "/b", "initech": "/c", "umbrella": "/d"}
     for name, prefix in homes.items():
-        claims.take(_tenant(name, URL_PREFIX=prefix))
+        claims.add(_tenant(name, URL_PREFIX=prefix))
     following = {name: _tenant(name, URL_PREFIX=prefix) for name, prefix in wanted.items()}
 
     found = claims.ring(following["acme"], following.get)
@@ -185,9 +188,9 @@ def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool
 
 def test_a_ring_that_waits_for_another_ring_is_none_yet() -> None:
     """Rings are apart from one another: what the other gives up is free after that one's turn."""
-    claims = Claims()
+    claims = AcceptedTenants()
     for name in ("acme", "globex", "initech", "umbrella"):
-        claims.take(_tenant(name, SECRET_KEY=f"{name}-{KEY}"))
+        claims.add(_tenant(name, SECRET_KEY=f"{name}-{KEY}"))
     moves = {"acme": "globex", "globex": "acme", "initech": "umbrella", "umbrella": "initech"}
     following = {name: _tenant(name, URL_PREFIX=f"/{to}") for name, to in moves.items()}
     greedy = {"SECRET_KEY": f"initech-{KEY}", "URL_PREFIX": "/acme"}

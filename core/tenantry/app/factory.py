@@ -30,7 +30,7 @@ from tenantry.middleware.edge import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.hiding import hiding
 from tenantry.settings import read_settings
-from tenantry.tenants.model import NAME, Tenant, parse_tenant
+from tenantry.tenants.model import TENANT_NAME, Tenant, parse_tenant
 
 _EXTENSION = "tenantry"
 
@@ -312,6 +312,6 @@ def _name_of(config: object, values: Mapping[str, Any]) -> str:
     for text in (values.get("APP_NAME"), own):
         if isinstance(text, str):
             name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")
-            if NAME.fullmatch(name):
+            if TENANT_NAME.fullmatch(name):
                 return name
     return "app"

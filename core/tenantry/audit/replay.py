@@ -25,7 +25,7 @@ from tenantry.audit.finding import Audited, Finding, stable_id
 from tenantry.endpoints.tokens import serializer
 from tenantry.middleware import authentication as clients
 from tenantry.middleware.edge import HOST_IS_CHECKED
-from tenantry.tenants.clients import Client, Clients, key_digest, new_key
+from tenantry.tenants.clients import Client, Clients, key_digest, new_client_key
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def for_replay(tenant: Tenant) -> tuple[Tenant, str]:
     awake = tenant.model_copy(update=unlimited)
     if tenant.clients is None:
         return awake, ""
-    key = new_key()
+    key = new_client_key()
     probe = Client(PURPOSE, (key_digest(key.encode()),))
     return awake.model_copy(update={"clients": Clients((*tenant.clients.all, probe))}), key
 

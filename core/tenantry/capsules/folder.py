@@ -29,7 +29,7 @@ _SPARE_FILES = 64
 RESTORING = ".restoring"
 """A file in a tenant's folder that is not whole yet."""
 
-_OWN = (".quota", RESTORING, "levers.json", "parked.lock")
+_OWN = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
 """What the host keeps in a tenant's folder, for itself."""
 
 _INCOMING = PurePosixPath("images/incoming")
@@ -50,8 +50,8 @@ def is_of_database(path: PurePosixPath, database: str) -> bool:
 def is_left_out(path: PurePosixPath) -> bool:
     """Whether a file of a tenant's folder, given by its path there, belongs in no capsule."""
     text = str(path)
-    is_levers = text.startswith(".levers.") and text.endswith(".new")
-    is_own = is_levers or text in _OWN or text.startswith(".quota-")
+    is_operator_state = text.startswith(".operator_state.") and text.endswith(".new")
+    is_own = is_operator_state or text in _OWN or text.startswith(".quota-")
     return is_own or path.is_relative_to(_INCOMING)
 
 

@@ -16,7 +16,7 @@ from tenantry.cli.tenants import counted, tenant_files
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Rejected, judge
+from tenantry.tenants.catalogue import RejectedTenant, validate_file
 from tenantry.tenants.folder import read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
@@ -77,10 +77,10 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
     refused: list[Finding] = []
     with Loader(data_dir=settings.data_dir) as loader:
         for path in [paths[name] for name in sorted(names or paths)]:
-            verdict = judge(read_content(path), settings.data_dir, loader)
+            verdict = validate_file(read_content(path), settings.data_dir, loader)
             if isinstance(verdict, Tenant):
                 tenants.append(verdict)
-            elif isinstance(verdict, Rejected):
+            elif isinstance(verdict, RejectedTenant):
                 refused.append(_not_audited(verdict.name, verdict.reason, str(path)))
             elif names:
                 refused.append(_not_audited(verdict.name, "it is disabled.", str(path)))

@@ -20,7 +20,7 @@ from tenantry.migrations.revisions import shown
 from tenantry.migrations.runner import TIMEOUT_S
 from tenantry.migrations.status import Outcome, Tell, survey
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Rejected
+from tenantry.tenants.catalogue import RejectedTenant
 from tenantry.tenants.model import Tenant
 
 COLUMNS = ("name", "state", "database", "code", "reason")
@@ -142,7 +142,9 @@ def _asked(
     asked = [one for name, one in enabled.items() if is_all or name in names]
     tenants = [one for one in asked if isinstance(one, Tenant)]
     rejected = [
-        Outcome(one.name, "failed", reason=one.reason) for one in asked if isinstance(one, Rejected)
+        Outcome(one.name, "failed", reason=one.reason)
+        for one in asked
+        if isinstance(one, RejectedTenant)
     ]
     return tenants, rejected
 

@@ -5,7 +5,7 @@ import click
 from tenantry.cli.output import as_json, print_json
 from tenantry.cli.tenants import known_name
 from tenantry.settings import read_settings
-from tenantry.tenants.clients import check_client_name, hashed, new_key
+from tenantry.tenants.clients import check_client_name, hash_client_key, new_client_key
 
 
 def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -28,8 +28,8 @@ def command(name: str, client: str, is_json: bool) -> None:
     """
     settings = read_settings()
     known_name(settings, name)
-    key = new_key()
-    path, line = settings.tenants_dir / f"{name}.py", f'"{client}": "{hashed(key)}",'
+    key = new_client_key()
+    path, line = settings.tenants_dir / f"{name}.py", f'"{client}": "{hash_client_key(key)}",'
     if is_json:
         print_json({"client": client, "key": key, "file": str(path), "line": line})
         return

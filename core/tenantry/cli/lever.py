@@ -1,4 +1,4 @@
-"""Pulls one lever of one tenant; what `disable`, `enable` and `maintenance` have in common."""
+"""Changes the operator state of one tenant, for `disable`, `enable` and `maintenance`."""
 
 from dataclasses import replace
 
@@ -8,18 +8,18 @@ from tenantry.tenants.operator_state import OperatorState, change_operator_state
 
 
 def pull(name: str, **changes: bool | int | str) -> OperatorState:
-    """Change some of a tenant's levers, in running workers too; return all of them.
+    """Change a tenant's operator state, in running workers too, and return it.
 
     Of two commands at once the second waits for the first, and loses nothing of it.
 
     Raises:
         UnknownTenantError: it has no file.
-        TenantryError: its levers cannot be read or written; they are as they were then.
+        TenantryError: its state cannot be read or written; it is unchanged.
     """
     settings = read_settings()
     known_name(settings, name)
     return change_operator_state(
         settings.data_dir,
         name,
-        lambda levers: replace(levers, **changes),  # type: ignore[arg-type]
+        lambda state: replace(state, **changes),  # type: ignore[arg-type]
     )

@@ -10,7 +10,7 @@ import click
 
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import levers_of, scan, tenant_files
+from tenantry.cli.tenants import operator_state_of, scan, tenant_files
 from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import (
     WorkerStatus,
@@ -106,13 +106,13 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
 
 
 def wait_for_workers(settings: HostSettings) -> dict[str, str]:
-    """Wait until every worker has judged what the folder holds, and follows all levers.
+    """Wait until every worker has judged what the folder holds, and follows every operator state.
 
     Returns who is not served as its file says, and why: empty when all are.
 
     Raises:
         TenantryError: no host is running, it does not come to an end in time, or the folder or
-            somebody's levers cannot be read.
+            an operator state cannot be read.
     """
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -132,7 +132,7 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
 
 
 def _wanted(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the content's digest and the levers of each tenant."""
+    """Return the content's digest and the operator state of each tenant."""
     return {
         path.stem: (
             read_content(path).digest,
@@ -143,7 +143,7 @@ def _wanted(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def _has_followed(worker: WorkerStatus, wanted: Mapping[str, tuple[str, dict[str, Any]]]) -> bool:
-    told = {mount["name"]: (mount["digest"], mount["levers"]) for mount in worker.mounts}
+    told = {mount["name"]: (mount["digest"], mount["operator_state"]) for mount in worker.mounts}
     own = {name: wanted[name] for name in worker.only or wanted if name in wanted}
     return worker.is_ready and told == own
 
@@ -170,14 +170,14 @@ def _states(row: dict[str, Any]) -> str:
 
 
 def _row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
-    levers, problem = levers_of(settings, tenant.name)
-    state = "failed" if levers.parked else "idle"
-    if tenant.maintenance or levers.maintenance:
+    operator_state, problem = operator_state_of(settings, tenant.name)
+    state = "failed" if operator_state.parked else "idle"
+    if tenant.maintenance or operator_state.maintenance:
         state = "maintenance"
     return {
         "name": tenant.name,
         "prefix": tenant.url_prefix,
-        "state": "disabled" if levers.is_disabled else state,
+        "state": "disabled" if operator_state.is_disabled else state,
         "endpoints": list(tenant.blueprints),
-        "reason": problem or levers.parked,
+        "reason": problem or operator_state.parked,
     }

@@ -10,9 +10,9 @@ import click
 from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Disabled, judge
-from tenantry.tenants.fields import check_name, check_url_prefix
-from tenantry.tenants.folder import Content, list_tenant_files, read_content
+from tenantry.tenants.catalogue import DisabledTenant, validate_file
+from tenantry.tenants.fields import check_tenant_name, check_url_prefix
+from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file
@@ -59,7 +59,7 @@ def _check_endpoints(
 
 
 @click.command("new")
-@click.argument("name", callback=_checked_by(check_name))
+@click.argument("name", callback=_checked_by(check_tenant_name))
 @click.option(
     "--endpoint",
     "endpoints",
@@ -121,14 +121,14 @@ def _prefixes_near(settings: HostSettings, prefix: str) -> Iterator[tuple[str, s
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
             if _says_its_prefix(content) or is_nested(prefix, f"/{content.path.stem}"):
-                verdict = judge(content, settings.data_dir, loader)
+                verdict = validate_file(content, settings.data_dir, loader)
                 if isinstance(verdict, Tenant):
                     yield verdict.name, verdict.url_prefix
-                elif not isinstance(verdict, Disabled) and verdict.prefix is not None:
+                elif not isinstance(verdict, DisabledTenant) and verdict.prefix is not None:
                     yield verdict.name, verdict.prefix
 
 
-def _says_its_prefix(content: Content) -> bool:
+def _says_its_prefix(content: FileContent) -> bool:
     """Whether a file may set another prefix than its name's; running it would take longer."""
     return b"URL_PREFIX" in content.source or b"import *" in content.source
 

@@ -15,12 +15,12 @@ import click
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, print_json
 from tenantry.cli.probe import find_faults, find_routes
-from tenantry.cli.tenants import levers_of, scan
+from tenantry.cli.tenants import operator_state_of, scan
 from tenantry.errors import Problem, TenantryError
 from tenantry.observability.control_socket import ask_workers
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.diff import Change, blocked, compare, describe
+from tenantry.tenants.diff import Change, compare, describe, find_blocked_moves
 from tenantry.tenants.model import Tenant, parse_tenant
 
 NO_SECRET = "routes of endpoints, asked for by a plan"  # noqa: S105 - it is none
@@ -51,20 +51,20 @@ def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
     elif target is None:
         old = _served(settings, salt)
     catalogue = scan(settings, rank=lambda tenant: _rank(tenant, old, salt))
-    levers = {one.name: levers_of(settings, one.name) for one in catalogue.tenants}
+    operator_state = {one.name: operator_state_of(settings, one.name) for one in catalogue.tenants}
     tenants = {
         tenant.name: tenant
         for tenant in catalogue.tenants
-        if not levers[tenant.name][0].is_disabled
+        if not operator_state[tenant.name][0].is_disabled
     }
     new = {name: describe(tenant, salt) for name, tenant in tenants.items()}
     changed = [tenants[name] for name in new if new[name] != old.get(name)]
     refused = _refused(settings, catalogue, changed, only_endpoints=target is not None)
     refused |= {
         name: str(Problem(tenants[name].file, f"{text}; choose another.", "URL_PREFIX"))
-        for name, text in blocked(old, new, refused).items()
+        for name, text in find_blocked_moves(old, new, refused).items()
     }
-    refused |= {name: problem for name, (_, problem) in levers.items() if problem}
+    refused |= {name: problem for name, (_, problem) in operator_state.items() if problem}
     if target is not None:
         _save(target, {"salt": salt, "tenants": {one: new[one] for one in new.keys() - refused}})
         changes = []
@@ -95,7 +95,7 @@ def _refused(
     """Return whose newest file would not be served, by name, with every reason."""
     found: dict[str, list[str]] = {}
     for one in catalogue.rejected:
-        if levers_of(settings, one.name)[0].is_disabled:
+        if operator_state_of(settings, one.name)[0].is_disabled:
             continue
         found.setdefault(one.name, []).extend(map(str, one.problems))
     for tenant, problem in find_faults(changed, settings.data_dir, only_endpoints=only_endpoints):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from tenantry.errors import Problem
-from tenantry.tenants.loader import ending, python_executable
+from tenantry.tenants.loader import describe_exit, python_executable
 from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
@@ -188,5 +188,5 @@ class _Child:
 
     def _how_it_went(self) -> str:
         with suppress(subprocess.TimeoutExpired):
-            return f"ends its process ({ending(self._process.wait(EXIT_TIMEOUT_S))})"
+            return f"ends its process ({describe_exit(self._process.wait(EXIT_TIMEOUT_S))})"
         return f"does not finish in {BUILD_TIMEOUT_S:g} s"

@@ -37,8 +37,8 @@ from tenantry.database.url import database_identity, parse_database_url
 from tenantry.errors import TenantryError
 from tenantry.observability.redaction import mask
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import validate
-from tenantry.tenants.fields import check_name, check_url_prefix
+from tenantry.tenants.catalogue import validate_loaded
+from tenantry.tenants.fields import check_tenant_name, check_url_prefix
 from tenantry.tenants.loader import FILE_LIMIT_BYTES, LoadedFile, display_path
 from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file
 
@@ -152,7 +152,7 @@ def restore_as(
     url, stored = _database(settings, wanted)
     key = secrets.token_hex(NEW_SECRET_BYTES)
     found = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
-    default = validate(found, settings.data_dir).database_url
+    default = validate_loaded(found, settings.data_dir).database_url
     check_place(settings, name, prefix)
     own = {"SECRET_KEY": f"secret({variable!r})"}
     if url is not None:
@@ -202,7 +202,7 @@ def workplace(settings: HostSettings, name: str) -> Iterator[Workplace]:
         TenantryError: something of this name is there, or another process makes it.
     """
     try:
-        check_name(name)
+        check_tenant_name(name)
     except ValueError as error:
         raise click.UsageError(f"{name!r}: {error}.") from error
     with Workplace(settings.data_dir, name) as place:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.settings import HostSettings
-from tenantry.tenants.catalogue import Catalogue, load_content, scan_tenants, validate
+from tenantry.tenants.catalogue import Catalogue, load_content, scan_tenants, validate_loaded
 from tenantry.tenants.folder import list_tenant_files, read_content
 from tenantry.tenants.loader import LoadedFile, Loader
 from tenantry.tenants.model import Tenant
@@ -24,8 +24,8 @@ def scan(settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0)
         return scan_tenants(folder, settings.data_dir, loader, settings.only, rank=rank)
 
 
-def levers_of(settings: HostSettings, name: str) -> tuple[OperatorState, str]:
-    """Return a tenant's levers, and why they cannot be read.
+def operator_state_of(settings: HostSettings, name: str) -> tuple[OperatorState, str]:
+    """Return a tenant's operator state, and why it cannot be read.
 
     It is disabled then, as with a host that starts.
     """
@@ -68,7 +68,7 @@ def load_one(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
         raise UnknownTenantError(name, sorted(paths))
     with Loader(data_dir=settings.data_dir) as loader:
         loaded = load_content(read_content(paths[name]), loader)
-    return validate(loaded, settings.data_dir), loaded
+    return validate_loaded(loaded, settings.data_dir), loaded
 
 
 def tenant_files(folder: Path) -> list[Path]:

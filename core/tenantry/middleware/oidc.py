@@ -22,7 +22,7 @@ from joserfc.util import urlsafe_b64decode
 
 from tenantry.middleware.authentication import Claims, IssuerDownError, TokenRefusedError
 from tenantry.middleware.issuer import Issuer, IssuerError, read_key_set
-from tenantry.tenants.openid import OpenId, Value
+from tenantry.tenants.openid import ClaimValue, OpenId
 
 LEEWAY_S = 60
 """How far the issuer's clock and ours may differ."""
@@ -179,7 +179,7 @@ def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
     return next((key for key in named if key.get("alg", algorithm) == algorithm), None)
 
 
-def _has(found: object, wanted: tuple[Value, ...]) -> bool:
+def _has(found: object, wanted: tuple[ClaimValue, ...]) -> bool:
     """Whether a claim is one of the values, or a list with one of them; 1 is not True."""
     listed = found if isinstance(found, list) else [found]
     return any(type(one) is type(value) and one == value for one in listed for value in wanted)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from tenantry.tenants.loader import ending, python_executable
+from tenantry.tenants.loader import describe_exit, python_executable
 
 START_TIMEOUT_S = 30.0
 """How long the first process may take to start: it imports Alembic, in 0.6 s on an idle machine."""
@@ -200,4 +200,4 @@ class Child:
         """End it, with whatever a migration started; return in words how it ended. Idempotent."""
         status = self._end()
         self._line.close()  # whoever could not be asked to end it: it does so itself
-        return "in an unknown way" if status is None else ending(status)
+        return "in an unknown way" if status is None else describe_exit(status)

@@ -25,14 +25,19 @@ from tenantry.routing.build_pool import BuildPool
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount, Router
 from tenantry.routing.quarantine import Quarantine
-from tenantry.tenants.catalogue import Verdict
-from tenantry.tenants.folder import SETTLE_S, Content, TenantsFolder
+from tenantry.tenants.catalogue import ValidationResult
+from tenantry.tenants.folder import SETTLE_S, FileContent, TenantsFolder
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import OperatorState, OperatorStateWatch, end_try, try_file
+from tenantry.tenants.operator_state import (
+    OperatorState,
+    OperatorStateWatch,
+    end_trial,
+    trial_lock_file,
+)
 
 POLL_S = 1.0
 """Between two looks at the folder where no event comes: network file systems tell nothing. Also
-between two looks at levers, draining and idle instances."""
+between two looks at operator states, draining and idle instances."""
 
 FEW = 500
 """So many files are all looked at each second: that takes 3 ms. Of more, each has its turn."""
@@ -45,7 +50,7 @@ SPREAD_S = 0.25
 
 SURE_TURN_S = 60.0
 """Within which each has its turn where events tell of all changes, in case that one was lost; and
-each tenant's levers, of which a file of their own tells."""
+each tenant's operator state, of which a marker file tells."""
 
 PUBLISH_PAUSE_S = 0.25
 """Between two new routings while files are judged: one for 10,000 tenants takes 15 ms."""
@@ -106,7 +111,7 @@ class Follower:
             self._new_mount, self._rebuilds, self._departures, folder.is_missing,
             partial(_quarantine, data_dir, clock),
         )  # fmt: skip
-        self._levers = OperatorStateWatch(data_dir)
+        self._operator_state = OperatorStateWatch(data_dir)
         self._await = self._judging.await_verdict  # one bound method for all mounts
         self._next_look = 0.0
         self._judged_at = -math.inf
@@ -243,9 +248,11 @@ class Follower:
     def _appear(self, name: str) -> None:
         self._judging.appear(name)
         self._admission.appear(name)
-        for _, levers in self._levers.appear(name):
-            self._admission.pull(name, levers)
-        if name in self._levers.unreadable:  # it may be disabled, so it is until they are read
+        for _, operator_state in self._operator_state.appear(name):
+            self._admission.pull(name, operator_state)
+        if (
+            name in self._operator_state.unreadable
+        ):  # it may be disabled, so it is until they are read
             self._admission.pull(name, OperatorState(is_disabled=True))
 
     def _new_mount(self, name: str) -> Mount:
@@ -257,10 +264,10 @@ class Follower:
 
     def _disappear(self, name: str) -> None:
         self._judging.disappear(name)
-        self._levers.forget(name)
+        self._operator_state.forget(name)
         self._admission.disappear(name)
 
-    def _judged(self, content: Content, verdict: Verdict) -> None:
+    def _judged(self, content: FileContent, verdict: ValidationResult) -> None:
         name = content.path.stem
         if not content.digest:
             self._folder.note(name, verdict.digest, is_readable=isinstance(verdict, Tenant))
@@ -295,7 +302,7 @@ class Follower:
                 is_free = wanted is not None and admission.claims.is_free(wanted)
                 known.mount.prefix = wanted if is_free else None
         self._mounts.replace(known.mount for known in shown)
-        why = self._levers.unreadable
+        why = self._operator_state.unreadable
         off = [known for known in admission.known.values() if known.is_off]
         self.off = tuple(known.off(why.get(known.mount.name, "")) for known in off)
         self._unrouted += admission.leaving
@@ -308,7 +315,7 @@ class Follower:
         for mount in self._unrouted:
             self._close(mount)
         self._unrouted = []
-        self._look_at_levers(self._admission.known, POLL_S / SURE_TURN_S)
+        self._look_at_operator_state(self._admission.known, POLL_S / SURE_TURN_S)
         for name in self._rebuilds.due():
             contained(name, partial(self._admission.decide, name))
         self._first_builds.relieve()
@@ -321,20 +328,24 @@ class Follower:
         if instance is not None:
             self._departures.add(mount.name, instance)
 
-    def _look_at_levers(self, names: Collection[str], share: float = 1.0) -> None:
-        for name, levers in self._levers.look(names, 1.0 if len(names) <= FEW else share):
-            contained(name, partial(self._admission.pull, name, levers))
+    def _look_at_operator_state(self, names: Collection[str], share: float = 1.0) -> None:
+        for name, operator_state in self._operator_state.look(
+            names, 1.0 if len(names) <= FEW else share
+        ):
+            contained(name, partial(self._admission.pull, name, operator_state))
 
 
 def _quarantine(
-    data_dir: Path, clock: Callable[[], float], name: str, levers: OperatorState
+    data_dir: Path, clock: Callable[[], float], name: str, operator_state: OperatorState
 ) -> Quarantine | None:
     """Return what stands before a tenant while it is parked."""
-    if not levers.parked:
+    if not operator_state.parked:
         return None
 
     def settle(is_good: bool) -> None:
-        end_try(data_dir, name, is_good=is_good)
+        end_trial(data_dir, name, is_good=is_good)
 
-    lock_file = try_file(data_dir, name)
-    return Quarantine(levers.parked, levers.times_parked, lock_file, settle, clock=clock)
+    lock_file = trial_lock_file(data_dir, name)
+    return Quarantine(
+        operator_state.parked, operator_state.times_parked, lock_file, settle, clock=clock
+    )

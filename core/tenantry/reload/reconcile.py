@@ -24,10 +24,15 @@ from tenantry.reload.swap_group import Exchanges
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
-from tenantry.tenants.catalogue import Disabled, Rejected, Verdict, clashing
-from tenantry.tenants.model import NAME, Tenant
-from tenantry.tenants.operator_state import UNTOUCHED, OperatorState
-from tenantry.tenants.uniqueness import Claims, Clash
+from tenantry.tenants.catalogue import (
+    DisabledTenant,
+    RejectedTenant,
+    ValidationResult,
+    rejection_of,
+)
+from tenantry.tenants.model import TENANT_NAME, Tenant
+from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
+from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
 
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +46,9 @@ class Off:
     digest: str
     """SHA-256 of the file's content that was judged last."""
     endpoints: tuple[str, ...]
-    levers: OperatorState = UNTOUCHED
+    operator_state: OperatorState = DEFAULT_OPERATOR_STATE
     reason: str = ""
-    """Why its levers cannot be read, where that is so."""
+    """Why its operator state cannot be read, where that is so."""
 
 
 @dataclass(slots=True)
@@ -51,34 +56,34 @@ class Known:
     """What is known of one file. 10,000 may be alive."""
 
     mount: Mount
-    verdict: Verdict | None = None
-    levers: OperatorState = UNTOUCHED
+    verdict: ValidationResult | None = None
+    operator_state: OperatorState = DEFAULT_OPERATOR_STATE
 
     @property
     def is_off(self) -> bool:
         """Whether it is as if the file were not there."""
-        return self.levers.is_disabled or isinstance(self.verdict, Disabled)
+        return self.operator_state.is_disabled or isinstance(self.verdict, DisabledTenant)
 
     def off(self, reason: str = "") -> Off:
         """Return what to tell of it while it is off."""
         verdict = self.verdict
         if isinstance(verdict, Tenant):
             place, endpoints = verdict.url_prefix, verdict.blueprints
-        elif isinstance(verdict, Disabled):
+        elif isinstance(verdict, DisabledTenant):
             place, endpoints = verdict.prefix or "", verdict.endpoints
         else:
             place, endpoints = "", ()
         digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, place, digest, endpoints, self.levers, reason)
+        return Off(self.mount.name, place, digest, endpoints, self.operator_state, reason)
 
     def wanted_prefix(self) -> str | None:
         """Return where a file that is not accepted would be mounted, as far as that is known."""
         verdict, name = self.verdict, self.mount.name
         if isinstance(verdict, Tenant):
             return verdict.url_prefix
-        if isinstance(verdict, Rejected):
+        if isinstance(verdict, RejectedTenant):
             return verdict.prefix
-        return f"/{name}" if NAME.fullmatch(name) else None
+        return f"/{name}" if TENANT_NAME.fullmatch(name) else None
 
 
 class Reconciler:
@@ -102,7 +107,7 @@ class Reconciler:
         park: Callable[[str, OperatorState], Quarantine | None] = lambda *_: None,
     ) -> None:
         self.known: dict[str, Known] = {}
-        self.claims = Claims()
+        self.claims = AcceptedTenants()
         self.is_starting = True
         """Until every file has been judged once; whoever finds that out sets it."""
         self.accepted_elsewhere: Collection[tuple[str, str]] = ()
@@ -137,25 +142,25 @@ class Reconciler:
     def disappear(self, name: str) -> None:
         """End with a file that is gone; its claims are free."""
         self.leaving.append(self.known.pop(name).mount)
-        self.claims.drop(name)
+        self.claims.remove(name)
         self._call_off(name)
         self._refused.discard(name)
         self._postponed.discard(name)
         self.are_routes_old = self._are_claims_freed = True
         _logger.info("tenant.removed", extra={"tenant": name})
 
-    def note(self, name: str, verdict: Verdict) -> None:
+    def note(self, name: str, verdict: ValidationResult) -> None:
         """Remember the verdict on a file's newest content, to be decided on by `decide`."""
         self.known[name].verdict = verdict
         self._call_off(name)  # the back-off is of the old content
 
-    def pull(self, name: str, levers: OperatorState) -> None:
-        """Heed an operator's levers."""
+    def pull(self, name: str, operator_state: OperatorState) -> None:
+        """Heed the state that an operator set."""
         known = self.known[name]
-        was_off, old, known.levers = known.is_off, known.levers, levers
-        known.mount.lever = levers.maintenance
-        if (old.parked, old.times_parked) != (levers.parked, levers.times_parked):
-            known.mount.parked = self._park(name, levers)
+        was_off, old, known.operator_state = known.is_off, known.operator_state, operator_state
+        known.mount.operator_maintenance = operator_state.maintenance
+        if (old.parked, old.times_parked) != (operator_state.parked, operator_state.times_parked):
+            known.mount.parked = self._park(name, operator_state)
         if was_off != known.is_off:
             self.are_routes_old = True
             self.decide(name)
@@ -167,7 +172,7 @@ class Reconciler:
         self._refused.discard(name)
         if known.is_off:
             self._turn_off(known)
-        elif isinstance(verdict, Rejected):
+        elif isinstance(verdict, RejectedTenant):
             self._reject(known, verdict)
         elif isinstance(verdict, Tenant):
             self._admit(known, verdict)
@@ -186,7 +191,7 @@ class Reconciler:
         verdict = known.verdict
         if known.mount.name not in self._refused or not isinstance(verdict, Tenant):
             return  # decided on meanwhile
-        clashes = self.claims.clashes(verdict)
+        clashes = self.claims.conflicts(verdict)
         is_free = not clashes or self._comes_first(known, verdict, clashes)
         if is_free or self.claims.ring(verdict, self._following):
             self._refused.discard(known.mount.name)
@@ -200,7 +205,7 @@ class Reconciler:
             self._forget(known)
 
     def _admit(self, known: Known, tenant: Tenant) -> None:
-        clashes = self.claims.clashes(tenant)
+        clashes = self.claims.conflicts(tenant)
         if tenant.name in self._exchanges:
             self._exchanges.go_on(tenant.name)
         elif any(self._is_missing(clash.owner) for clash in clashes):
@@ -219,7 +224,7 @@ class Reconciler:
             self._exchanges.begin(members, self._exchange)
         elif clashes:
             self._rebuilds.drop(tenant.name)
-            self._reject(known, clashing(tenant, clashes))
+            self._reject(known, rejection_of(tenant, clashes))
             self._refused.add(tenant.name)
         elif known.mount.tenant == tenant:  # what was wrong in between is mended
             known.verdict = known.mount.tenant
@@ -227,7 +232,7 @@ class Reconciler:
         else:
             self._serve(known, tenant)
 
-    def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Clash]) -> bool:
+    def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Conflict]) -> bool:
         """Whether it displaces who was accepted before it, as it may at start."""
         is_new = self.is_starting and not known.mount.has_served
         owners = [self.known[clash.owner].mount.tenant for clash in clashes]
@@ -251,10 +256,10 @@ class Reconciler:
         old = [known.mount.tenant for known in ring]
         new = [one for one in (known.verdict for known in ring) if isinstance(one, Tenant)]
         for name in built:
-            self.claims.drop(name)
-        if any(self.claims.clashes(tenant) for tenant in new):
+            self.claims.remove(name)
+        if any(self.claims.conflicts(tenant) for tenant in new):
             for tenant in filter(None, old):
-                self.claims.take(tenant)
+                self.claims.add(tenant)
             for instance in built.values():
                 instance.retire()
             self._postponed.update(built)
@@ -275,9 +280,12 @@ class Reconciler:
         old = known.mount
         self._call_off(old.name)
         known.mount = self._new_mount(old.name)
-        known.mount.lever, known.mount.parked = known.levers.maintenance, old.parked
+        known.mount.operator_maintenance, known.mount.parked = (
+            known.operator_state.maintenance,
+            old.parked,
+        )
         self.leaving.append(old)
-        self.claims.drop(old.name)
+        self.claims.remove(old.name)
         self._are_claims_freed = self.are_routes_old = True
 
     def _serve(self, known: Known, tenant: Tenant) -> None:
@@ -289,7 +297,7 @@ class Reconciler:
             self._rebuilds.begin(mount, tenant, partial(self._built, known, tenant))
 
     def _built(self, known: Known, tenant: Tenant, instance: Instance) -> None:
-        if self.claims.clashes(tenant):
+        if self.claims.conflicts(tenant):
             instance.retire()
             self.decide(tenant.name)
         else:
@@ -307,14 +315,14 @@ class Reconciler:
 
     def _note_served(self, tenant: Tenant, *, is_new: bool, prefix: str | None) -> None:
         self._rebuilds.drop(tenant.name)
-        self.claims.take(tenant)
+        self.claims.add(tenant)
         self._are_claims_freed |= not is_new  # it may have left its old prefix
         is_changed = is_new or prefix != tenant.url_prefix
         self.are_routes_old |= is_changed
         event = "tenant.added" if is_new else "tenant.changed"
         _logger.info(event, extra={"tenant": tenant.name, "digest": tenant.digest[:12]})
 
-    def _reject(self, known: Known, rejected: Rejected) -> None:
+    def _reject(self, known: Known, rejected: RejectedTenant) -> None:
         mount = known.mount
         if (mount.digest, mount.reason) != (rejected.digest, rejected.reason):
             state = "stale" if mount.tenant is not None else "failed"

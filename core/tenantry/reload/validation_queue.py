@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import Verdict
-from tenantry.tenants.folder import Content
+from tenantry.tenants.catalogue import ValidationResult
+from tenantry.tenants.folder import FileContent
 
 VERDICT_PATIENCE_S = 1.0
 """How long requests wait for the verdict on their tenant's file, from the first one on, while the
@@ -40,7 +40,7 @@ class ValidationQueue:
     def __init__(
         self,
         lanes: ReloadWorkers,
-        then: Callable[[Content, Verdict], None],
+        then: Callable[[FileContent, ValidationResult], None],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,7 +48,7 @@ class ValidationQueue:
         self._then = then
         self._wake = wake
         self._clock = clock
-        self._newest: dict[str, Content] = {}  # until its verdict; one on older content is void
+        self._newest: dict[str, FileContent] = {}  # until its verdict; one on older content is void
         self._waiting: OrderedDict[str, None] = OrderedDict()
         self._undecided: set[str] = set()  # names that have a new verdict
         self._decide_by = math.inf
@@ -77,7 +77,7 @@ class ValidationQueue:
         self._unsettled.add(name)
         self._asked.pop(name, None)
 
-    def add(self, content: Content) -> None:
+    def add(self, content: FileContent) -> None:
         """Have new content judged."""
         name = content.path.stem
         self._newest[name] = content
@@ -108,10 +108,10 @@ class ValidationQueue:
                 )
                 self._lanes.judge(content, judged, is_newest)
 
-    def _is_newest(self, content: Content) -> bool:
+    def _is_newest(self, content: FileContent) -> bool:
         return self._newest.get(content.path.stem) is content
 
-    def _judged(self, content: Content, verdict: Verdict) -> None:
+    def _judged(self, content: FileContent, verdict: ValidationResult) -> None:
         if not self._is_newest(content):
             return  # the file has changed or gone meanwhile
         name = content.path.stem

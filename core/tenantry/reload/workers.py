@@ -18,8 +18,8 @@ from typing import Any
 from tenantry.errors import Problem
 from tenantry.routing.instance import Instance
 from tenantry.routing.worker_pool import WorkerPool
-from tenantry.tenants.catalogue import Rejected, Verdict, judge
-from tenantry.tenants.folder import Content, read_content
+from tenantry.tenants.catalogue import RejectedTenant, ValidationResult, validate_file
+from tenantry.tenants.folder import FileContent, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader, printable
 from tenantry.tenants.model import Tenant
 
@@ -77,7 +77,10 @@ class ReloadWorkers:
         return self._judging < JUDGES
 
     def judge(
-        self, content: Content, then: Callable[[Verdict], None], is_wanted: Callable[[], bool]
+        self,
+        content: FileContent,
+        then: Callable[[ValidationResult], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
         """Judge a file; a slow one again, with more time, where it delays no other.
 
@@ -143,22 +146,28 @@ class ReloadWorkers:
     # -- in the lanes ---------------------------------------------------------------------------
 
     def _judge_first(
-        self, content: Content, then: Callable[[Verdict], None], is_wanted: Callable[[], bool]
+        self,
+        content: FileContent,
+        then: Callable[[ValidationResult], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
         verdict = self._verdict(content, FIRST_TRY_S)
-        if isinstance(verdict, Rejected) and verdict.is_hung and not self._is_closed:
+        if isinstance(verdict, RejectedTenant) and verdict.is_hung and not self._is_closed:
             self._slow_judge.do(partial(self._judge_again, content, then, is_wanted))
             self._put(_Result(None, None, is_of_judge=True))
         else:
             self._put(_Result(then, verdict, is_of_judge=True))
 
     def _judge_again(
-        self, content: Content, then: Callable[[Verdict], None], is_wanted: Callable[[], bool]
+        self,
+        content: FileContent,
+        then: Callable[[ValidationResult], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
         if is_wanted() and not self._is_closed:
             self._put(_Result(then, self._verdict(content, RUN_TIMEOUT_S)))
 
-    def _verdict(self, content: Content, timeout_s: float) -> Verdict:
+    def _verdict(self, content: FileContent, timeout_s: float) -> ValidationResult:
         try:
             loader = self._loaders.get_nowait()
         except Empty:
@@ -166,11 +175,11 @@ class ReloadWorkers:
         try:
             if not content.digest:
                 content = read_content(content.path)
-            return judge(content, self._data_dir, loader, timeout_s)
+            return validate_file(content, self._data_dir, loader, timeout_s)
         except BaseException as error:  # noqa: BLE001 - without a verdict the host is never ready
             text = f"cannot be judged: {type(error).__name__}; change the file to try again."
             problem = Problem(printable(str(content.path)), text)
-            return Rejected(printable(content.path.stem), None, (problem,), content.digest)
+            return RejectedTenant(printable(content.path.stem), None, (problem,), content.digest)
         finally:
             self._loaders.put(loader)
 
@@ -196,5 +205,5 @@ class ReloadWorkers:
 @dataclass(frozen=True, slots=True)
 class _Result:
     then: Callable[[Any], None] | None
-    value: Verdict | Built | None
+    value: ValidationResult | Built | None
     is_of_judge: bool = False

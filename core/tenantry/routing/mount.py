@@ -76,13 +76,32 @@ class Mount:
         first_builds: what the mounts of a process share to build; None for some of its own.
     """
 
-    # Requests read `_instance`, `tenant`, `lever`, `parked` and the reasons without the lock. Each
-    # is one reference, replaced whole; who finds an instance must still get its lease, and who
-    # finds none asks again under the lock. `state` reads several: it may mix two moments.
+    # Requests read `_instance`, `tenant`, `operator_maintenance`, `parked` and the reasons without
+    # the lock. Each is one reference, replaced whole; who finds an instance must still get its
+    # lease, and who finds none asks again under the lock. `state` reads several: it may mix two
+    # moments.
     __slots__ = (
-        "_await_verdict", "_build", "_building", "_clock", "_failure", "_failures", "_first_builds",
-        "_instance", "_is_closed", "_lock", "_note_awake", "_rejection", "_retry_at", "digest",
-        "has_served", "lever", "name", "parked", "prefix", "since", "tenant",
+        "_await_verdict",
+        "_build",
+        "_building",
+        "_clock",
+        "_failure",
+        "_failures",
+        "_first_builds",
+        "_instance",
+        "_is_closed",
+        "_lock",
+        "_note_awake",
+        "_rejection",
+        "_retry_at",
+        "digest",
+        "has_served",
+        "name",
+        "operator_maintenance",
+        "parked",
+        "prefix",
+        "since",
+        "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +123,7 @@ class Mount:
         """SHA-256 of the file's content that was judged last, accepted or not."""
         self._rejection = ""  # why the newest content is not served
         self._failure = ""  # why the last build, of the accepted content, failed
-        self.lever: bool | str = False
+        self.operator_maintenance: bool | str = False
         """Maintenance that an operator switched on beside the file: true or a message."""
         self.parked: Quarantine | None = None
         """What lets few requests through, for it ended workers; None for most."""
@@ -196,7 +215,7 @@ class Mount:
         return tenant is not None and not place.endswith(tenant.url_prefix)
 
     def _maintenance(self) -> bool | str:
-        return self.lever or (self.tenant is not None and self.tenant.maintenance)
+        return self.operator_maintenance or (self.tenant is not None and self.tenant.maintenance)
 
     def wake(self) -> ProblemResponse | None:
         """Have an instance built if there is none; return the 503 to answer if it cannot be had."""

@@ -30,7 +30,8 @@ in flight, must not park a tenant that is busy beside one that ends workers."""
 WINDOW_S = 300.0
 
 LOCK_WAIT_S = 0.5
-"""How long the master waits for who changes levers: meanwhile it looks after no worker."""
+"""How long the master waits for another process that changes an operator state. Meanwhile it looks
+after no worker."""
 
 _ROUNDING = 1e-9
 
@@ -98,17 +99,17 @@ class CrashBudget:
         is_again = now - record.parked_at < MAX_WAIT_S + WINDOW_S
         times = record.times + 1 if is_again else 1
 
-        def park(levers: OperatorState) -> OperatorState:
-            again = max(times, levers.times_parked + 1 if levers.parked else 1)
-            return replace(levers, parked=f"parked: {reason}", times_parked=again)
+        def park(state: OperatorState) -> OperatorState:
+            again = max(times, state.times_parked + 1 if state.parked else 1)
+            return replace(state, parked=f"parked: {reason}", times_parked=again)
 
-        levers = change_operator_state(self._data_dir, name, park, LOCK_WAIT_S)
-        record.times, record.parked_at = levers.times_parked, now
+        operator_state = change_operator_state(self._data_dir, name, park, LOCK_WAIT_S)
+        record.times, record.parked_at = operator_state.times_parked, now
         facts = {
             "tenant": name,
             "reason": f"{reason}; it ended workers",
             "strikes": len(record.strikes),
-            "tried_after_s": wait_s(levers.times_parked),
+            "tried_after_s": wait_s(operator_state.times_parked),
             "remedy": f"mend it, then: tenantry enable {name}",
         }
         record.strikes.clear()

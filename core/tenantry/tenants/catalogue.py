@@ -12,18 +12,18 @@ from typing import Any
 from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError, HungFileError, Problem, TenantFileError
 from tenantry.observability.redaction import secrets_in, without
-from tenantry.tenants.fields import check_name, check_url_prefix
-from tenantry.tenants.folder import Content, list_tenant_files, read_content
+from tenantry.tenants.fields import check_tenant_name, check_url_prefix
+from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
 from tenantry.tenants.model import BLUEPRINTS_LIMIT, Tenant, parse_tenant
-from tenantry.tenants.uniqueness import Claims, Clash
+from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
 
 CLASHES_SHOWN = 8
 """So many are told of one tenant: its prefix may be above those of 10,000."""
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedTenant:
     """A tenant file that is not served, and every reason."""
 
     name: str
@@ -42,7 +42,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Disabled:
+class DisabledTenant:
     """A tenant file with `ENABLED = False`: whatever else it says, as if it were not there."""
 
     name: str
@@ -57,7 +57,7 @@ class Disabled:
     digest: str = ""
 
 
-Verdict = Tenant | Rejected | Disabled
+ValidationResult = Tenant | RejectedTenant | DisabledTenant
 """What becomes of one file's content, by itself."""
 
 
@@ -66,8 +66,8 @@ class Catalogue:
     """One look at the tenants folder. Every file is in exactly one of the three."""
 
     tenants: tuple[Tenant, ...] = ()
-    rejected: tuple[Rejected, ...] = ()
-    disabled: tuple[Disabled, ...] = ()
+    rejected: tuple[RejectedTenant, ...] = ()
+    disabled: tuple[DisabledTenant, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -92,70 +92,74 @@ def scan_tenants(
     Raises:
         OSError: the folder cannot be read.
     """
-    claims = Claims()
+    claims = AcceptedTenants()
     accepted: list[Tenant] = []
     good: list[Tenant] = []
-    disabled: list[Disabled] = []
-    rejected: list[Rejected] = []
+    disabled: list[DisabledTenant] = []
+    rejected: list[RejectedTenant] = []
     for path in list_tenant_files(folder):
         if only and path.stem not in only:
             continue
-        verdict = judge(read_content(path), data_dir, loader)
-        if isinstance(verdict, Rejected):
-            rejected.append(verdict)
-        elif isinstance(verdict, Disabled):
-            disabled.append(verdict)
+        result = validate_file(read_content(path), data_dir, loader)
+        if isinstance(result, RejectedTenant):
+            rejected.append(result)
+        elif isinstance(result, DisabledTenant):
+            disabled.append(result)
         else:
-            good.append(verdict)
+            good.append(result)
     for tenant in sorted(good, key=rank):  # stable: the order of names within one
-        if clashes := claims.clashes(tenant):
-            rejected.append(clashing(tenant, clashes))
+        if clashes := claims.conflicts(tenant):
+            rejected.append(rejection_of(tenant, clashes))
         else:
-            claims.take(tenant)
+            claims.add(tenant)
             accepted.append(tenant)
     accepted.sort(key=lambda one: one.name)
     rejected.sort(key=lambda one: one.name)
-    placed = tuple(place(one, claims) for one in rejected)
+    placed = tuple(_without_taken_prefix(one, claims) for one in rejected)
     return Catalogue(tuple(accepted), placed, tuple(disabled))
 
 
-def clashing(tenant: Tenant, clashes: Iterable[Clash]) -> Rejected:
+def rejection_of(tenant: Tenant, clashes: Iterable[Conflict]) -> RejectedTenant:
     """Return the rejection of a tenant that claims what others have."""
     problems = tuple(clash.problem for clash in islice(clashes, CLASHES_SHOWN))
-    return Rejected(tenant.name, tenant.url_prefix, problems, tenant.digest)
+    return RejectedTenant(tenant.name, tenant.url_prefix, problems, tenant.digest)
 
 
-def place(rejected: Rejected, claims: Claims) -> Rejected:
+def _without_taken_prefix(rejected: RejectedTenant, claims: AcceptedTenants) -> RejectedTenant:
     """Leave a rejected file its prefix, unless an accepted tenant is there, above or below it."""
     if rejected.prefix is None or claims.is_free(rejected.prefix):
         return rejected
     return replace(rejected, prefix=None)
 
 
-def judge(
-    content: Content, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
-) -> Verdict:
+def validate_file(
+    content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+) -> ValidationResult:
     """Run and validate one file's content; its endpoints must exist. Raises nothing for it."""
     path = content.path
     try:
-        return judge_loaded(load_content(content, loader, timeout_s), data_dir)
+        return _validate_values(load_content(content, loader, timeout_s), data_dir)
     except TenantFileError as error:
         prefix, is_hung = _prefix_of(path.stem, {}), isinstance(error, HungFileError)
-        return Rejected(printable(path.stem), prefix, error.problems, content.digest, is_hung)
+        return RejectedTenant(printable(path.stem), prefix, error.problems, content.digest, is_hung)
     except Exception as error:  # noqa: BLE001 - what nobody thought of costs this tenant only
         text = f"cannot be judged ({type(error).__name__}): a fault of Tenantry, please report it."
         problem = Problem(display_path(path), text)
-        return Rejected(printable(path.stem), _prefix_of(path.stem, {}), (problem,), content.digest)
+        return RejectedTenant(
+            printable(path.stem), _prefix_of(path.stem, {}), (problem,), content.digest
+        )
 
 
-def load_content(content: Content, loader: Loader, timeout_s: float = RUN_TIMEOUT_S) -> LoadedFile:
+def load_content(
+    content: FileContent, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+) -> LoadedFile:
     """Run one file's content, if its name may be a tenant's.
 
     Raises:
         TenantFileError: the file is misnamed, cannot be read or does not run to its end.
     """
     try:
-        check_name(content.path.stem)
+        check_tenant_name(content.path.stem)
     except ValueError as error:
         problem = Problem(display_path(content.path), f"{error}; rename the file.")
         raise TenantFileError([problem]) from error
@@ -164,12 +168,12 @@ def load_content(content: Content, loader: Loader, timeout_s: float = RUN_TIMEOU
     return loader.load(content.path, content.source, timeout_s)
 
 
-def judge_loaded(loaded: LoadedFile, data_dir: Path) -> Verdict:
+def _validate_values(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
     """Validate what a file says; every problem in one go."""
     name, values = loaded.name, loaded.values
     problems: tuple[Problem, ...] = ()
     try:
-        tenant = validate(loaded, data_dir)
+        tenant = validate_loaded(loaded, data_dir)
         if tenant.enabled:
             return tenant
     except TenantFileError as error:
@@ -178,11 +182,11 @@ def judge_loaded(loaded: LoadedFile, data_dir: Path) -> Verdict:
     if values.get("ENABLED") is False:
         listed = _items(values.get("BLUEPRINTS"))
         endpoints = tuple(one for one in listed if isinstance(one, str))
-        return Disabled(name, loaded.file, prefix, endpoints, problems, loaded.digest)
-    return Rejected(name, prefix, problems, loaded.digest)
+        return DisabledTenant(name, loaded.file, prefix, endpoints, problems, loaded.digest)
+    return RejectedTenant(name, prefix, problems, loaded.digest)
 
 
-def validate(loaded: LoadedFile, data_dir: Path) -> Tenant:
+def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
     """Return the tenant that a file describes, enabled or not.
 
     Raises:
@@ -214,7 +218,7 @@ def _prefix_of(name: str, values: Mapping[str, Any]) -> str | None:
     for prefix in (values.get("URL_PREFIX"), f"/{name}"):
         try:
             if isinstance(prefix, str):
-                check_name(name)
+                check_tenant_name(name)
                 return check_url_prefix(prefix)
         except ValueError:
             continue

@@ -32,7 +32,7 @@ _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # no colon: see 
 _HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 
 
-def new_key() -> str:
+def new_client_key() -> str:
     """Return a new client key: `tenantry_` and 64 hexadecimal digits."""
     return KEY_PREFIX + secrets.token_hex(KEY_BYTES)
 
@@ -46,7 +46,7 @@ def key_digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def hashed(key: str) -> str:
+def hash_client_key(key: str) -> str:
     """Return a key as it stands in a tenant file: `sha256:…`."""
     return _told(key_digest(key.encode()))
 

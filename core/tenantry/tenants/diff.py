@@ -78,7 +78,7 @@ def compare(
     return changes
 
 
-def blocked(
+def find_blocked_moves(
     old: Mapping[str, Description], new: Mapping[str, Description], refused: Collection[str]
 ) -> dict[str, str]:
     """Return who cannot have its new prefix, and why: one that stays as it is keeps its own."""

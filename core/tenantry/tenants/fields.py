@@ -7,7 +7,7 @@ do; it never holds a secret.
 import ipaddress
 import re
 
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """A tenant's name: the stem of its file, a folder under `<data>`, a part of cookie names."""
 
 RESERVED_NAMES = frozenset({"secrets"})
@@ -44,9 +44,9 @@ _RATES = re.compile(rf"{_RATE}(?:[,;|]{_RATE})*", re.IGNORECASE)
 """The notation of the `limits` library (`limits.util.EXPR`), without rates of nothing."""
 
 
-def check_name(value: str) -> str:
+def check_tenant_name(value: str) -> str:
     """Return a tenant's name."""
-    if not NAME.fullmatch(value):
+    if not TENANT_NAME.fullmatch(value):
         raise ValueError("a tenant's name begins with a-z and has a-z, 0-9, _ and -, at most 63")
     if value in RESERVED_NAMES:
         raise ValueError(f"{value!r} is no tenant's name: the folder <data>/{value} is the host's")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tenantry.errors import TenantFileError
 from tenantry.tenants.loader import read_tenant_file
-from tenantry.tenants.round_robin import Turns
+from tenantry.tenants.round_robin import RoundRobin
 from tenantry.tenants.writers import is_being_written
 
 SETTLE_S = 0.1
@@ -45,7 +45,7 @@ CHECK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """Settled content of one tenant file, or why it cannot be read."""
 
     path: Path
@@ -56,10 +56,10 @@ class Content:
 
 
 @dataclass
-class Look:
+class FolderChanges:
     """What one look at the folder found, against the looks before."""
 
-    changed: list[Content] = field(default_factory=list)
+    changed: list[FileContent] = field(default_factory=list)
     appeared: list[str] = field(default_factory=list)
     """Names seen for the first time; their content may not have settled yet."""
     removed: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class TenantsFolder:
         self._files: dict[str, _File] = {}
         self._restless: set[str] = set()  # names to read at every look
         self._gone: set[str] = set()  # names that were there, until they are told as removed
-        self._turns = Turns()
+        self._round_robin = RoundRobin()
         self._has_links = False
         self._signature = 0  # of the folder itself, and when it was seen first
         self._seen_s = -math.inf
@@ -130,7 +130,7 @@ class TenantsFolder:
         """Whether a file that was there is not, and may yet come back or be told as removed."""
         return name in self._gone
 
-    def look(self, share: float = 1.0) -> Look:
+    def look(self, share: float = 1.0) -> FolderChanges:
         """Compare the folder with what was told before.
 
         Args:
@@ -141,12 +141,12 @@ class TenantsFolder:
             OSError: the folder cannot be read, or an empty one is in its place: a volume that is
                 not mounted. Nothing is taken for removed then.
         """
-        found = Look()
+        found = FolderChanges()
         if self._has_changed() or share >= 1:
             names = self._names()
             self._gone = self._files.keys() - names
         else:
-            names = self._restless.union(self._turns.take(self._files, share)) - self._gone
+            names = self._restless.union(self._round_robin.take(self._files, share)) - self._gone
         for name in names:
             with contextlib.suppress(OSError):  # its path cannot be told now: at the next look
                 self._look_at(name, found)
@@ -187,7 +187,7 @@ class TenantsFolder:
             raise OSError(errno.ENODEV, _IS_ANOTHER)
         return names
 
-    def _look_at(self, name: str, found: Look) -> None:
+    def _look_at(self, name: str, found: FolderChanges) -> None:
         signature, changed_at = self._signature_of(name)
         file, now = self._files.get(name), self._clock()
         if file is not None:
@@ -202,11 +202,11 @@ class TenantsFolder:
             is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
             if self._is_first_look and is_old:
                 file.is_quiet = True
-                found.changed.append(Content(self.path / f"{name}.py"))
+                found.changed.append(FileContent(self.path / f"{name}.py"))
                 return
         self._read(name, file, signature, found)
 
-    def _read(self, name: str, file: _File, signature: int, found: Look) -> None:
+    def _read(self, name: str, file: _File, signature: int, found: FolderChanges) -> None:
         content, now = read_content(self.path / f"{name}.py"), self._clock()
         if file.signature != signature:
             file.signature, file.seen_s, file.is_quiet = signature, now, False
@@ -244,11 +244,11 @@ class TenantsFolder:
             if not is_readable:
                 self._restless.add(name)
 
-    def _tell(self, file: _File, content: Content, found: Look) -> None:
+    def _tell(self, file: _File, content: FileContent, found: FolderChanges) -> None:
         file.digest, file.candidate = content.digest, ""
         found.changed.append(content)
 
-    def _miss(self, name: str, found: Look) -> None:
+    def _miss(self, name: str, found: FolderChanges) -> None:
         file, now = self._files[name], self._clock()
         if file.missing_since_s is None:
             file.missing_since_s = now
@@ -282,13 +282,13 @@ def _is_tenant_file(name: str) -> bool:
     return name.endswith(".py") and name[0] not in "._"
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path) -> FileContent:
     """Return a tenant file's content as it is now, settled or not, or why it cannot be read."""
     try:
         source = read_tenant_file(path)
     except TenantFileError as error:
-        return Content(path, _digest(str(error).encode()), error=error)
-    return Content(path, _digest(source), source)
+        return FileContent(path, _digest(str(error).encode()), error=error)
+    return FileContent(path, _digest(source), source)
 
 
 def _digest(source: bytes) -> str:

@@ -174,7 +174,7 @@ class Loader:
         return process
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Return how a process ended: `SIGKILL`, or `exit code 3`."""
     if code >= 0:
         return f"exit code {code}"
@@ -290,7 +290,9 @@ def _ending(answer: dict[str, Any], timeout_s: float) -> str:
     if "too_large" in answer:
         return "hands back over 16 MiB; a tenant file only sets names."
     if "ended" in answer:
-        return f"ends its process ({ending(answer['ended'])}); a tenant file only sets names."
+        return (
+            f"ends its process ({describe_exit(answer['ended'])}); a tenant file only sets names."
+        )
     return (
         "killed or stopped the loader process, or wrote over its answer; "
         "a tenant file only sets names."

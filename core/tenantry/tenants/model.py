@@ -29,9 +29,9 @@ from tenantry.tenants.clients import Clients, parse_clients
 from tenantry.tenants.fields import (
     check_host_name,
     check_maintenance,
-    check_name,
     check_rate_limit,
     check_secret,
+    check_tenant_name,
     check_url_prefix,
 )
 from tenantry.tenants.openid import OpenId, parse_openid
@@ -40,7 +40,7 @@ from tenantry.tenants.problems import misspelt, problems_of, unsafe
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-NAME = tenant_values.NAME
+TENANT_NAME = tenant_values.TENANT_NAME
 
 BLUEPRINTS_LIMIT = 100
 """Each endpoint costs about 1 ms of every build; a longer list is a mistake."""
@@ -281,7 +281,7 @@ def parse_tenant(
         problems += unsafe(name, file, values)
     prefix = f"/{name}"
     try:
-        check_name(name)
+        check_tenant_name(name)
     except ValueError as error:
         problems.append(Problem(file, f"{error}; rename the file."))
         prefix = "/a"  # one problem is enough: this file has no place anyway

@@ -13,7 +13,7 @@ OWN_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 
 _URL = re.compile(r"[\x21-\x7e]+")
 
-Value = str | int | float | bool
+ClaimValue = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class OpenId:
     audiences: tuple[str, ...]
     jwks_uri: str | None = field(default=None, repr=False)
     """Its query may hold a secret."""
-    claims: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+    claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
     """Claim → the values of which one must be there."""
 
     def plain(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _audiences(value: object) -> tuple[str, ...]:
     raise ValueError("expected what tokens for this tenant have as 'aud': a string, or a list")
 
 
-def _claims(value: object) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+def _claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ...]:
     if not isinstance(value, dict):
         raise ValueError("expected a dict of claim → value, like {'role': 'shop'}")  # noqa: TRY004 - pydantic's
     found = Found()
@@ -111,7 +111,7 @@ def _claims(value: object) -> tuple[tuple[str, tuple[Value, ...]], ...]:
     return tuple((name, values or ()) for name, values in parsed)
 
 
-def _claim(name: object, value: object) -> tuple[Value, ...]:
+def _claim(name: object, value: object) -> tuple[ClaimValue, ...]:
     if not isinstance(name, str):
         raise ValueError(f"found {type(name).__name__}; expected a claim's name")  # noqa: TRY004 - pydantic's
     if name in OWN_CLAIMS:

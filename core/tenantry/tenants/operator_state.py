@@ -1,8 +1,8 @@
-"""What is set beside a tenant's file: maintenance on or off, disabled or not, parked or not.
+"""What is set for a tenant outside its file: maintenance, disabled, parked.
 
-The first two are an operator's; a tenant is parked by the host, when it ends workers. One small
-file per tenant, `<data>/<name>/levers.json`, written whole or not at all; every worker reads it
-when it changes, and it survives restarts.
+An operator sets maintenance and disabled with a command. The host parks a tenant whose requests
+end worker processes. The state is one small file per tenant, `<data>/<name>/operator_state.json`,
+which is replaced as a whole. Running workers read it when it changes, and it survives restarts.
 """
 
 import contextlib
@@ -16,64 +16,64 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tenantry.errors import TenantryError
-from tenantry.tenants.round_robin import Turns
+from tenantry.tenants.round_robin import RoundRobin
+
+_FILE_NAME = "operator_state.json"
+
+_FORMER_FILE_NAME = "levers.json"
+"""The file's name in earlier versions. It is read until the state is next written."""
+
+_TRIAL_WAIT_S = 1.0
+"""How long the end of a trial waits for another process that changes some tenant's state."""
+
+_LOCK_POLL_S = 0.05
+
+_UNREADABLE = -1
+"""The stamp of a state file whose folder cannot be read."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OperatorState:
-    """The levers of one tenant."""
+    """The operator state of one tenant."""
 
     maintenance: bool | str = False
     """True, or a message for the clients."""
     is_disabled: bool = False
     parked: str = ""
-    """Why it is in quarantine; empty where it is not."""
+    """Why the host parked the tenant; empty if it did not."""
     times_parked: int = 0
-    """How often in a row: each time it stays twice as long."""
+    """How often in a row. Each time doubles the wait before the next trial."""
 
 
-UNTOUCHED = OperatorState()
+DEFAULT_OPERATOR_STATE = OperatorState()
 
 
-def levers_file(data_dir: Path, name: str) -> Path:
-    """Return where a tenant's levers are; there is no file while they are untouched."""
-    return data_dir / name / "levers.json"
+def operator_state_file(data_dir: Path, name: str) -> Path:
+    """Return the file of a tenant's state. It does not exist while the state is the default."""
+    return data_dir / name / _FILE_NAME
 
 
-def try_file(data_dir: Path, name: str) -> Path:
-    """Return the file that is locked while one request tries a parked tenant out."""
+def operator_state_lock_file(data_dir: Path) -> Path:
+    """Return the file that is locked while any tenant's state changes."""
+    return data_dir / ".operator_state.lock"
+
+
+def trial_lock_file(data_dir: Path, name: str) -> Path:
+    """Return the file that is locked while one request tries out a parked tenant."""
     return data_dir / name / "parked.lock"
 
 
-def end_try(data_dir: Path, name: str, *, is_good: bool) -> None:
-    """Let a parked tenant back that was tried out, or park it for longer.
+def operator_state_stamp(data_dir: Path, name: str) -> int:
+    """Return a number that changes when a tenant's state changes; 0 for the default state.
 
     Raises:
-        TenantryError: its levers cannot be read or written; they are as they were then.
+        OSError: the tenant's folder cannot be read.
     """
-
-    def settle(levers: OperatorState) -> OperatorState:
-        if is_good or not levers.parked:
-            return replace(levers, parked="", times_parked=0)
-        return replace(levers, times_parked=levers.times_parked + 1)
-
-    change_operator_state(data_dir, name, settle, _TRY_WAIT_S)
-    event = "tenant.let_back" if is_good else "tenant.parked_longer"
-    _logger.warning(event, extra={"tenant": name})
-
-
-_TRY_WAIT_S = 1.0
-
-
-def levers_stamp(data_dir: Path, name: str) -> int:
-    """Return a number that changes when a tenant's levers do; 0 while they are untouched.
-
-    Raises:
-        OSError: the folder cannot be looked into.
-    """
-    return _stamp(f"{data_dir}/{name}/levers.json")  # a `Path` for each of 10,000 costs 60 ms
+    # Strings, because a `Path` for each of 10,000 tenants costs 60 ms.
+    folder = f"{data_dir}/{name}"
+    return _stamp(f"{folder}/{_FILE_NAME}") or _stamp(f"{folder}/{_FORMER_FILE_NAME}")
 
 
 def _stamp(path: Path | str) -> int:
@@ -85,45 +85,60 @@ def _stamp(path: Path | str) -> int:
 
 
 def read_operator_state(data_dir: Path, name: str) -> OperatorState:
-    """Return a tenant's levers.
+    """Return a tenant's state.
 
     Raises:
-        TenantryError: the file is there and cannot be understood.
+        TenantryError: the file exists, but cannot be read or has an unexpected content.
     """
-    path = levers_file(data_dir, name)
+    path = operator_state_file(data_dir, name)
+    remedy = "remove the file, then repeat the command (maintenance, disable)."
     try:
-        said = json.loads(path.read_bytes())
-        maintenance, is_disabled = said["maintenance"], said["is_disabled"]
-        parked, times = said.get("parked", ""), said.get("times_parked", 0)
-    except FileNotFoundError:
-        return UNTOUCHED
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        text = f"{path}: cannot be read ({type(error).__name__}); remove it, and pull again."
+        content = _content(data_dir, name)
+        if content is None:
+            return DEFAULT_OPERATOR_STATE
+        state = OperatorState(**json.loads(content))
+    except (OSError, ValueError, TypeError) as error:
+        text = f"{path}: cannot be read ({type(error).__name__}); {remedy}"
         raise TenantryError(text) from error
-    are_typed = isinstance(maintenance, bool | str) and isinstance(is_disabled, bool)
-    if not are_typed or not isinstance(parked, str) or not isinstance(times, int):
-        raise TenantryError(f"{path}: has an ill-typed value; remove it, and pull again.")
-    return OperatorState(maintenance, is_disabled, parked, times)
+    if not all(isinstance(getattr(state, field), kind) for field, kind in _FIELD_TYPES.items()):
+        raise TenantryError(f"{path}: a value has the wrong type; {remedy}")
+    return state
 
 
-def write_levers(data_dir: Path, name: str, levers: OperatorState) -> None:
-    """Set a tenant's levers: from now on for running workers, and for those to come.
+_FIELD_TYPES = {
+    "maintenance": bool | str,
+    "is_disabled": bool,
+    "parked": str,
+    "times_parked": int,
+}
+
+
+def _content(data_dir: Path, name: str) -> bytes | None:
+    for file_name in (_FILE_NAME, _FORMER_FILE_NAME):
+        with contextlib.suppress(FileNotFoundError):
+            return (data_dir / name / file_name).read_bytes()
+    return None
+
+
+def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> None:
+    """Set a tenant's state in running workers and in those that start later.
 
     Raises:
-        TenantryError: the folder cannot be written; the levers are as they were.
+        TenantryError: the folder cannot be written; the state is unchanged.
     """
-    path = levers_file(data_dir, name)
+    path = operator_state_file(data_dir, name)
     try:
-        if levers == UNTOUCHED:
-            path.unlink(missing_ok=True)
-        else:
+        if state != DEFAULT_OPERATOR_STATE:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(path, json.dumps(asdict(levers)))
+            _replace_file(path, json.dumps(asdict(state)))
+        path.with_name(_FORMER_FILE_NAME).unlink(missing_ok=True)
+        if state == DEFAULT_OPERATOR_STATE:
+            path.unlink(missing_ok=True)
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}; nothing was changed."
         raise TenantryError(text) from error
-    with contextlib.suppress(OSError):  # a full disk: the workers find it by turns
-        _replace(_bell(data_dir), name)
+    with contextlib.suppress(OSError):  # on a full disk, workers find the change by polling
+        _replace_file(_change_marker(data_dir), name)
 
 
 def change_operator_state(
@@ -132,30 +147,43 @@ def change_operator_state(
     change: Callable[[OperatorState], OperatorState],
     wait_s: float | None = None,
 ) -> OperatorState:
-    """Change a tenant's levers, and return them; of two at once, one waits for the other.
+    """Change a tenant's state and return the new one. Concurrent changes wait for each other.
 
     Args:
-        data_dir: where they are.
-        name: the tenant's.
-        change: from what they are to what they shall be; called while nobody else changes any.
-        wait_s: how long to wait for others who change some; None for as long as they take.
+        data_dir: the host's data folder.
+        name: the tenant's name.
+        change: turns the present state into the new one. It is called under the lock.
+        wait_s: seconds to wait for another process's change; None waits without a limit.
 
     Raises:
-        TenantryError: they cannot be read or written, or others did not end; they are as they were.
+        TenantryError: the state cannot be read or written, or another process holds the lock for
+            longer than `wait_s`. The state is unchanged.
     """
-    with _alone(lock_file(data_dir), wait_s):
-        levers = change(read_operator_state(data_dir, name))
-        write_levers(data_dir, name, levers)
-    return levers
+    with _locked(operator_state_lock_file(data_dir), wait_s):
+        state = change(read_operator_state(data_dir, name))
+        write_operator_state(data_dir, name, state)
+    return state
 
 
-def lock_file(data_dir: Path) -> Path:
-    """Return the file that who changes levers has locked."""
-    return data_dir / ".levers.lock"
+def end_trial(data_dir: Path, name: str, *, is_good: bool) -> None:
+    """Unpark a tenant after a good trial; after a bad one, park it for longer.
+
+    Raises:
+        TenantryError: the state cannot be read or written; it is unchanged.
+    """
+
+    def after_trial(state: OperatorState) -> OperatorState:
+        if is_good or not state.parked:
+            return replace(state, parked="", times_parked=0)
+        return replace(state, times_parked=state.times_parked + 1)
+
+    change_operator_state(data_dir, name, after_trial, _TRIAL_WAIT_S)
+    event = "tenant.unparked" if is_good else "tenant.parked_longer"
+    _logger.warning(event, extra={"tenant": name})
 
 
 @contextlib.contextmanager
-def _alone(path: Path, wait_s: float | None) -> Iterator[None]:
+def _locked(path: Path, wait_s: float | None) -> Iterator[None]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -166,7 +194,7 @@ def _alone(path: Path, wait_s: float | None) -> Iterator[None]:
         _lock(fd, path, wait_s)
         yield
     finally:
-        os.close(fd)  # which unlocks it
+        os.close(fd)  # also unlocks it
 
 
 def _lock(fd: int, path: Path, wait_s: float | None) -> None:
@@ -186,16 +214,8 @@ def _lock(fd: int, path: Path, wait_s: float | None) -> None:
             return
 
 
-_LOCK_POLL_S = 0.05
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    unfinished = path.with_name(f".levers.{os.getpid()}.new")
+def _replace_file(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".operator_state.{os.getpid()}.new")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
@@ -205,65 +225,66 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def _bell(data_dir: Path) -> Path:
-    """Return the file that is replaced after levers were: no tenant's name begins with a dot."""
-    return data_dir / ".levers"
+def _change_marker(data_dir: Path) -> Path:
+    """Return the file that every change replaces. No tenant's name begins with a dot."""
+    return data_dir / ".operator_state"
 
 
 class OperatorStateWatch:
-    """Tells whose levers have changed. For one thread."""
+    """Reports which tenants' states have changed. For one thread."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._stamps: dict[str, int] = {}  # of those that are not untouched
+        self._stamps: dict[str, int] = {}  # of the states that are not the default
         self.unreadable: dict[str, str] = {}
-        """Name → why its levers cannot be read."""
-        self._turns = Turns()
-        self._bell = -1
+        """Name → why the state cannot be read."""
+        self._round_robin = RoundRobin()
+        self._marker_stamp = -1
 
     def look(
         self, names: Collection[str], share: float = 1.0
     ) -> Iterator[tuple[str, OperatorState]]:
-        """Yield the levers of those whose changed since the last look.
+        """Yield the states that have changed since the last look.
 
-        Those that cannot be read stay as they were told; the log says why, once.
+        A state that cannot be read is logged once, and the last one reported stays in force.
 
         Args:
             names: the tenants.
-            share: of them to look at, each in its turn: all when `write_levers` was called since
-                the last look. What was done to the files by hand is seen in its turn.
+            share: the part of them to look at, by round robin. If `write_operator_state` was
+                called since the last look, it looks at all of them; a file that was changed by
+                hand is noticed when its turn comes.
         """
-        has_rung = share < 1 and self._has_rung()
-        for name in self._turns.take(names, 1 if has_rung else share):
+        is_marked = share < 1 and self._has_marker_changed()
+        for name in self._round_robin.take(names, 1 if is_marked else share):
             yield from self._look_at(name)
 
     def appear(self, name: str) -> Iterator[tuple[str, OperatorState]]:
-        """Yield the levers of a tenant that was not there before, unless they are untouched."""
+        """Yield the state of a new tenant, unless it is the default."""
         self.forget(name)
         return self._look_at(name)
 
+    def forget(self, name: str) -> None:
+        """Forget a tenant that is gone."""
+        self._stamps.pop(name, None)
+        self.unreadable.pop(name, None)
+
     def _look_at(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         try:
-            stamp = levers_stamp(self._data_dir, name)
+            stamp = operator_state_stamp(self._data_dir, name)
             if stamp == self._stamps.get(name, 0):
                 return
             self._remember(name, stamp)
-            levers = read_operator_state(self._data_dir, name)
+            state = read_operator_state(self._data_dir, name)
         except (OSError, TenantryError) as error:
             self._note_unreadable(name, error)
         else:
             self.unreadable.pop(name, None)
-            yield name, levers
+            yield name, state
 
-    def _has_rung(self) -> bool:
-        stamp = _stamp(_bell(self._data_dir))
-        is_new, self._bell = stamp != self._bell, stamp
-        return is_new
-
-    def forget(self, name: str) -> None:
-        """Remember nothing of a name that is gone."""
-        self._stamps.pop(name, None)
-        self.unreadable.pop(name, None)
+    def _has_marker_changed(self) -> bool:
+        stamp = _stamp(_change_marker(self._data_dir))
+        has_changed, self._marker_stamp = stamp != self._marker_stamp, stamp
+        return has_changed
 
     def _remember(self, name: str, stamp: int) -> None:
         if stamp:
@@ -274,10 +295,7 @@ class OperatorStateWatch:
     def _note_unreadable(self, name: str, error: Exception) -> None:
         self.unreadable[name] = str(error)
         if isinstance(error, TenantryError) or self._stamps.get(name) != _UNREADABLE:
-            _logger.error("levers.unreadable", extra={"tenant": name, "reason": str(error)})
+            extra = {"tenant": name, "reason": str(error)}
+            _logger.error("operator_state.unreadable", extra=extra)
         if isinstance(error, OSError):
             self._stamps[name] = _UNREADABLE
-
-
-_UNREADABLE = -1
-"""Stands for the stamp of levers that cannot be looked at."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 
 
-class Turns:
+class RoundRobin:
     """Goes round and round over names. For one thread."""
 
     def __init__(self) -> None:

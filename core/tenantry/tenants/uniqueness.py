@@ -13,7 +13,7 @@ from tenantry.tenants.model import Tenant
 
 
 @dataclass(frozen=True)
-class Clash:
+class Conflict:
     """A claim of one tenant that another has."""
 
     owner: str
@@ -21,7 +21,7 @@ class Clash:
     problem: Problem
 
 
-class Claims:
+class AcceptedTenants:
     """The claims of the accepted tenants. Not thread-safe: one thread decides who is accepted."""
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class Claims:
         # A tenant is asked about, then taken: each mark is computed once.
         self._marked: tuple[Tenant | None, tuple[tuple[str, bytes], ...]] = None, ()
 
-    def clashes(self, tenant: Tenant) -> list[Clash]:
+    def conflicts(self, tenant: Tenant) -> list[Conflict]:
         """Return what `tenant` claims and others have; empty if it may be accepted."""
         found = [
-            Clash(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
+            Conflict(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
             for key, mark in self._marks(tenant)
             if (owner := self._owners.get(mark, tenant.name)) != tenant.name
         ]
@@ -50,11 +50,11 @@ class Claims:
             tenant: one that clashes.
             following: returns what an accepted name is to be next; None if that is no other.
         """
-        found, waiting, together = {tenant.name: tenant}, [tenant], Claims()
+        found, waiting, together = {tenant.name: tenant}, [tenant], AcceptedTenants()
         claimants: dict[str, list[str]] = {}
         while waiting:
             one = waiting.pop()
-            for owner in {clash.owner for clash in self.clashes(one)}:
+            for owner in {clash.owner for clash in self.conflicts(one)}:
                 claimants.setdefault(owner, []).append(one.name)
                 if owner not in found:
                     other = following(owner)
@@ -62,9 +62,9 @@ class Claims:
                         return ()
                     found[owner] = other
                     waiting.append(other)
-            if together.clashes(one):
+            if together.conflicts(one):
                 return ()
-            together.take(one)
+            together.add(one)
         bound, names = {tenant.name}, [tenant.name]  # those that wait for it, however indirectly
         while names:
             nearer = set(claimants.get(names.pop(), ())) - bound
@@ -98,16 +98,16 @@ class Claims:
             )
         return f"{text}; give this tenant its own."
 
-    def take(self, tenant: Tenant) -> None:
+    def add(self, tenant: Tenant) -> None:
         """Give `tenant` what it claims, instead of what its name had before."""
-        self.drop(tenant.name)
+        self.remove(tenant.name)
         self._tenants[tenant.name] = tenant
         self._owners.update((mark, tenant.name) for _, mark in self._marks(tenant))
         self._prefixes[tenant.url_prefix] = tenant.name
         for above in paths_above(tenant.url_prefix):
             self._below.setdefault(above, set()).add(tenant.name)
 
-    def drop(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Free what a name had, if it had anything."""
         tenant = self._tenants.pop(name, None)
         if tenant is None:
@@ -135,7 +135,7 @@ class Claims:
                 yield self._prefixes[path]
         yield from sorted(self._below.get(prefix, ()))
 
-    def _prefix_clash(self, tenant: Tenant) -> Iterator[Clash]:
+    def _prefix_clash(self, tenant: Tenant) -> Iterator[Conflict]:
         for owner in self._neighbours(tenant.url_prefix):
             if owner == tenant.name:
                 continue
@@ -146,7 +146,7 @@ class Claims:
                 else f"{mine} and {other} of tenant {owner!r} lie inside one another, and a "
                 "browser would send the outer one's cookies to the inner one; choose another."
             )
-            yield Clash(owner, Problem(tenant.file, text, "URL_PREFIX"))
+            yield Conflict(owner, Problem(tenant.file, text, "URL_PREFIX"))
 
 
 def is_nested(one: str, other: str) -> bool:
