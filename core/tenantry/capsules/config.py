@@ -65,7 +65,7 @@ def tenant_text(
         *imports,
         *([""] if imports else []),
     ]
-    lines += ["from config import secret", "", *(f"{key} = {text}" for key, text in own.items())]
+    lines += ["from tenantry import secret", "", *(f"{key} = {text}" for key, text in own.items())]
     lines += body
     lines += [f"# {key} is secret and was in no capsule: write it again." for key in secret_keys]
     if guards:
