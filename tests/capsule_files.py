@@ -9,8 +9,8 @@ from pathlib import Path
 
 import zstandard
 
-from tenantry.capsules.file import END, END_BEGINS
-from tenantry.capsules.writer import CapsuleWriter
+from tenantry.capsules.archive import END, END_BEGINS
+from tenantry.capsules.archive_writer import ArchiveWriter
 
 Parts = Sequence[tuple[str, bytes]]
 
@@ -85,7 +85,7 @@ def rewritten(path: Path, **changes: bytes) -> Path:
     """Write a capsule anew, whole by its hashes, with parts replaced or added."""
     parts = parts_of(path)
     del parts["manifest.jsonl"]
-    with CapsuleWriter(path) as capsule:
+    with ArchiveWriter(path) as capsule:
         for name, content in (parts | changes).items():
             capsule.add(name, content)
     return path

@@ -11,10 +11,10 @@ import pytest
 
 from capsule_files import Parts, archive, heads, quiet, sealed, tree
 from shops import WriteShop, environment, first, write_shop_fixture
-from tenantry.capsules import Workplace, read_capsule, restore, restoring
-from tenantry.capsules.contents import PART_BYTES, ROW_LIMIT_BYTES
-from tenantry.capsules.file import CapsuleError
-from tenantry.capsules.values import FORM_LIMIT_BYTES
+from tenantry.capsules import RestoreStaging, read_capsule, restore, restore_capsule
+from tenantry.capsules.archive import CapsuleError
+from tenantry.capsules.capsule import PART_BYTES, ROW_LIMIT_BYTES
+from tenantry.capsules.json_values import FORM_LIMIT_BYTES
 from tenantry.settings import HostSettings
 
 pytestmark = pytest.mark.live
@@ -111,8 +111,8 @@ def test_a_disk_is_not_filled(
 
     with (
         pytest.raises(CapsuleError, match=r"to spare; make room\."),
-        Workplace(settings.data_dir, "globex") as place,
-        restoring(capsule, place, None, quiet),
+        RestoreStaging(settings.data_dir, "globex") as place,
+        restore_capsule(capsule, place, None, quiet),
     ):
         pass
 
@@ -130,7 +130,7 @@ def test_a_disk_has_room_for_so_many_files(
 
     with (
         pytest.raises(CapsuleError, match=r"holds 10 files and folders, and .* can take 9 more"),
-        Workplace(settings.data_dir, "globex") as place,
-        restoring(read_capsule(path, quiet), place, None, quiet),
+        RestoreStaging(settings.data_dir, "globex") as place,
+        restore_capsule(read_capsule(path, quiet), place, None, quiet),
     ):
         pass

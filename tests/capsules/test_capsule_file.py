@@ -9,8 +9,8 @@ import pytest
 import zstandard
 
 from capsule_files import archive, parts_of, sealed
-from tenantry.capsules.file import BLOCK, CapsuleError, check_seal, read_parts
-from tenantry.capsules.writer import CapsuleWriter, ChangedFileError
+from tenantry.capsules.archive import BLOCK, CapsuleError, read_members, verify_trailer
+from tenantry.capsules.archive_writer import ArchiveWriter, ChangedFileError
 
 PARTS = [("capsule.json", b"{}"), ("files/a", b"1" * 700), (f"files/{'b' * 200}", b"")]
 WHOLE = archive(PARTS)
@@ -19,13 +19,13 @@ WHOLE = archive(PARTS)
 def read(path: Path) -> list[tuple[str, bytes]]:
     """Return the parts of a capsule, as Tenantry reads it."""
     with path.open("rb") as file:
-        seal = check_seal(file)
-        return [(part.name, part.read(1 << 20)) for part in read_parts(file, seal)]
+        seal = verify_trailer(file)
+        return [(part.name, part.read(1 << 20)) for part in read_members(file, seal)]
 
 
 def written(path: Path) -> Path:
     """Write a capsule of some parts."""
-    with CapsuleWriter(path) as capsule:
+    with ArchiveWriter(path) as capsule:
         for name, content in PARTS:
             capsule.add(name, content)
     return path
@@ -47,11 +47,11 @@ def test_a_capsule_cut_between_blocks_is_refused(tmp_path: Path) -> None:
     accepted = []
 
     for end in range(0, len(WHOLE) - 2 * BLOCK, BLOCK):
-        for filling in (b"", bytes(2 * BLOCK)):
-            path.write_bytes(sealed(WHOLE[:end] + filling))
+        for padding in (b"", bytes(2 * BLOCK)):
+            path.write_bytes(sealed(WHOLE[:end] + padding))
             try:
                 read(path)
-                accepted.append((end, filling))
+                accepted.append((end, padding))
             except CapsuleError:
                 pass
 
@@ -105,7 +105,7 @@ def test_only_files_are_taken(tmp_path: Path, kind: bytes) -> None:
 def test_a_long_path_is_kept(tmp_path: Path) -> None:
     """Any name that Linux allows comes back, bytes that are no text included."""
     path, name = tmp_path / "a.capsule", f"files/{'ä' * 120}/{'x' * 255}\udcff"
-    with CapsuleWriter(path) as capsule:
+    with ArchiveWriter(path) as capsule:
         capsule.add(name, b"1")
 
     assert [(name, b"1")] == read(path)
@@ -116,7 +116,7 @@ def test_a_failed_backup_leaves_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "a.capsule"
     path.write_text("older")
 
-    with pytest.raises(TypeError), CapsuleWriter(path) as capsule:
+    with pytest.raises(TypeError), ArchiveWriter(path) as capsule:
         capsule.add("files/a", "no bytes")  # type: ignore[arg-type]
 
     assert [("a.capsule", "older")] == [(one.name, one.read_text()) for one in tmp_path.iterdir()]
@@ -155,7 +155,7 @@ def test_what_appeared_meanwhile_is_not_overwritten(
     if was_there:
         path.write_text("older")
 
-    with pytest.raises(CapsuleError, match="by somebody else meanwhile"), CapsuleWriter(path):
+    with pytest.raises(CapsuleError, match="by somebody else meanwhile"), ArchiveWriter(path):
         other.replace(path)
 
     assert [("a", "other")] == [(one.name, one.read_text()) for one in tmp_path.iterdir()]
@@ -167,7 +167,7 @@ def test_what_killed_backups_left_is_swept(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
 
-    with CapsuleWriter(tmp_path / "a"):
+    with ArchiveWriter(tmp_path / "a"):
         written(tmp_path / "a")
         (tmp_path / "a").unlink()
 
@@ -179,7 +179,7 @@ def test_a_file_that_becomes_shorter_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"12345678")
 
-    with path.open("rb") as file, CapsuleWriter(tmp_path / "b") as capsule:
+    with path.open("rb") as file, ArchiveWriter(tmp_path / "b") as capsule:
         file.seek(4)  # four bytes less than its size says
         with pytest.raises(ChangedFileError):
             capsule.add_file("files/a", file)

@@ -106,33 +106,33 @@ def found(folder: Path) -> set[str]:
 
 
 BACKUP = (
-    "folder:FolderCopy.freeze",
-    "writer:CapsuleWriter.add_file",
-    "writer:CapsuleWriter._publish",
+    "tenant_folder:FolderSnapshot.freeze",
+    "archive_writer:ArchiveWriter.add_file",
+    "archive_writer:ArchiveWriter._publish",
 )
 RESTORE = (
     ("default", "restore:_fill"),
-    ("default", "filling:Filling.finish"),
-    ("default", "workplace:Workplace.move"),
-    ("default", "workplace:Workplace.add"),
-    ("default", "workplace:Workplace.kept"),
+    ("default", "row_import:RowImport.finish"),
+    ("default", "staging:RestoreStaging.move"),
+    ("default", "staging:RestoreStaging.add"),
+    ("default", "staging:RestoreStaging.commit"),
     ("file", "restore:_fill"),
-    ("file", "database:DatabaseFile.keep"),
+    ("file", "new_database:NewDatabaseFile.keep"),
     ("server", "restore:_migrate"),
-    ("server", "filling:Filling.finish"),
-    ("server", "server:ServerDatabase.keep"),
-    ("database", "restore:known_branches"),
+    ("server", "row_import:RowImport.finish"),
+    ("server", "postgres_database:NewPostgresDatabase.keep"),
+    ("database", "restore:capsule_branches"),
     ("database", "restore:_fill"),
     ("schema", "restore:_fill"),
 )
 LAST = (
-    ("file", "workplace:Workplace.add"),
-    ("server", "filling:Filling.finish"),
-    ("database", "workplace:Workplace.add"),
+    ("file", "staging:RestoreStaging.add"),
+    ("server", "row_import:RowImport.finish"),
+    ("database", "staging:RestoreStaging.add"),
 )
 TOO_LATE = (
     ("default", "tenantry.cli.restore:write_new", signal.SIGTERM),
-    ("file", "tenantry.capsules.database:DatabaseFile.keep", signal.SIGHUP),
+    ("file", "tenantry.capsules.new_database:NewDatabaseFile.keep", signal.SIGHUP),
     ("database", "tenantry.cli.restore:Restored", signal.SIGINT),
 )
 """From when the tenant file is about to be there, to when nothing but a report is left to do."""

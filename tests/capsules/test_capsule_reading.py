@@ -10,11 +10,11 @@ import pytest
 
 from capsule_files import Parts, archive, heads, quiet, sealed
 from tenantry.capsules import Capsule, read_capsule
-from tenantry.capsules.contents import HEAD_LIMIT_BYTES, PART_BYTES
-from tenantry.capsules.file import CapsuleError
-from tenantry.capsules.folder import checked_path
+from tenantry.capsules.archive import CapsuleError
+from tenantry.capsules.capsule import HEAD_LIMIT_BYTES, PART_BYTES
+from tenantry.capsules.json_values import FORM_LIMIT_BYTES, dump_value, load_value
 from tenantry.capsules.reading import parts_again, rows_of
-from tenantry.capsules.values import FORM_LIMIT_BYTES, dump_value, load_value
+from tenantry.capsules.tenant_folder import checked_path
 
 TABLES = [{"name": name, "columns": ["id"]} for name in ("a", "b")]
 
@@ -135,7 +135,7 @@ def test_what_is_read_is_counted(read: Read) -> None:
 
     capsule = read(*parts, begins=heads(tables=TABLES))
 
-    amounts = capsule.amounts
+    amounts = capsule.summary
     assert {"a": 0, "b": 3} == amounts.rows
     assert (6, 12, 12, 24) == (
         amounts.files, amounts.files_size_bytes, amounts.rows_size_bytes, amounts.size_bytes

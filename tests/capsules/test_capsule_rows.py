@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy import NullPool, create_engine
 
 from postgres import Postgres
-from tenantry.capsules.filling import filling
+from tenantry.capsules.json_values import dump_value, load_value
+from tenantry.capsules.row_import import importing_rows
 from tenantry.capsules.rows import RowsError
 from tenantry.capsules.snapshot import Snapshot
-from tenantry.capsules.values import dump_value, load_value
 
 pytestmark = pytest.mark.live
 
@@ -64,7 +64,7 @@ def table_of(**kinds: Any) -> sa.Table:
 def carry(source: sa.Engine, target: sa.Engine) -> None:
     """Bring all rows from one database to the other, as a capsule does."""
     snapshot = Snapshot(source.url)
-    with closing(snapshot), filling(target.url, source.dialect.name) as database:
+    with closing(snapshot), importing_rows(target.url, source.dialect.name) as database:
         snapshot.begin()
         tables = snapshot.tables()
         database.clear(tables)

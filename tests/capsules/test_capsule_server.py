@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import URL, make_url
 
 from postgres import Postgres
-from tenantry.capsules.database import DatabaseError
-from tenantry.capsules.server import ServerDatabase
+from tenantry.capsules.new_database import DatabaseError
+from tenantry.capsules.postgres_database import NewPostgresDatabase
 
 pytestmark = pytest.mark.live
 
@@ -72,7 +72,7 @@ def test_what_is_there_is_named_and_stays(url: URL, connection: Connection) -> N
     told = []
     for name, statement in KINDS.items():
         connection.execute(statement)
-        with pytest.raises(DatabaseError) as refused, ServerDatabase(url):
+        with pytest.raises(DatabaseError) as refused, NewPostgresDatabase(url):
             pass
         told.append((name, f"it holds {name}; name an empty one." in str(refused.value)))
         kind, _, identity = name.partition(" public.")
@@ -83,7 +83,7 @@ def test_what_is_there_is_named_and_stays(url: URL, connection: Connection) -> N
 
 def test_what_is_not_kept_goes(url: URL, connection: Connection) -> None:
     """Whatever migrations have made goes, and what somebody made after them stays."""
-    with ServerDatabase(url) as database:
+    with NewPostgresDatabase(url) as database:
         for statement in TANGLED:
             connection.execute(statement)
         database.note()
@@ -94,7 +94,7 @@ def test_what_is_not_kept_goes(url: URL, connection: Connection) -> None:
 
 def test_migrations_that_fail_leave_nothing(url: URL, connection: Connection) -> None:
     """What they had committed before they failed goes as well."""
-    with ServerDatabase(url):
+    with NewPostgresDatabase(url):
         for statement in TANGLED:
             connection.execute(statement)
 
@@ -103,14 +103,14 @@ def test_migrations_that_fail_leave_nothing(url: URL, connection: Connection) ->
 
 def test_what_is_kept_stays(url: URL, connection: Connection) -> None:
     """Nothing but what was made is there in the end; a failure after that takes it back."""
-    with suppress(ZeroDivisionError), ServerDatabase(url) as database:
+    with suppress(ZeroDivisionError), NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
         database.note()
         database.keep()
         raise ZeroDivisionError
     assert [] == held(connection)
 
-    with ServerDatabase(url) as database:
+    with NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
         database.note()
         database.keep()
@@ -119,14 +119,14 @@ def test_what_is_kept_stays(url: URL, connection: Connection) -> None:
 
 def test_an_extension_is_nothing_of_the_tenants(url: URL, connection: Connection) -> None:
     """One that is there is no reason to refuse, and stays; one that migrations make goes again."""
-    with ServerDatabase(url) as database:
+    with NewPostgresDatabase(url) as database:
         connection.execute("CREATE EXTENSION vector; CREATE TABLE t (v vector)")
         database.note()
     assert [] == held(connection)
 
     connection.execute("CREATE EXTENSION vector")
     before = held(connection)
-    with ServerDatabase(url):
+    with NewPostgresDatabase(url):
         connection.execute("CREATE TABLE t (v vector)")
     assert before == held(connection)
 
@@ -136,28 +136,31 @@ def test_one_restore_at_a_time(url: URL, connection: Connection) -> None:
     connection.execute("CREATE SCHEMA acme")
     other = url.update_query_dict({"options": "-csearch_path=acme"})
 
-    with ServerDatabase(url), ServerDatabase(other):
+    with NewPostgresDatabase(url), NewPostgresDatabase(other):
         for one in (url, other):
-            with pytest.raises(DatabaseError, match="another restore works"), ServerDatabase(one):
+            with (
+                pytest.raises(DatabaseError, match="another restore works"),
+                NewPostgresDatabase(one),
+            ):
                 pass
 
 
 def test_what_a_killed_restore_left_is_removed(url: URL, connection: Connection) -> None:
     """The next restore removes what it had noted; what came after that is named, and stays."""
-    left = ServerDatabase(url).__enter__()
+    left = NewPostgresDatabase(url).__enter__()
     for statement in TANGLED:
         connection.execute(statement)
     left.note()
     left._connection.close()  # as the system does it for a process that is killed
 
-    with ServerDatabase(url):
+    with NewPostgresDatabase(url):
         assert ["table tenantry_restoring"] == held(connection)
     assert [] == held(connection)
-    ServerDatabase(url).__enter__()._connection.close()
+    NewPostgresDatabase(url).__enter__()._connection.close()
     connection.execute("CREATE TABLE t ()")
 
     reason = r"it holds table public\.t; a restore that was killed had begun here; name an empty"
-    with pytest.raises(DatabaseError, match=reason), ServerDatabase(url):
+    with pytest.raises(DatabaseError, match=reason), NewPostgresDatabase(url):
         pass
 
 
@@ -172,7 +175,7 @@ def test_what_is_none_is_refused(text: str, reason: str) -> None:
     """Another engine, or a server that does not answer: one line, without the password."""
     url = make_url(text).set(password="MARKER")
 
-    with pytest.raises(DatabaseError, match=reason) as refused, ServerDatabase(url):
+    with pytest.raises(DatabaseError, match=reason) as refused, NewPostgresDatabase(url):
         pass
 
     assert "MARKER" not in str(refused.value)
@@ -182,5 +185,8 @@ def test_a_schema_that_is_not_there_is_refused(url: URL) -> None:
     """It is the operator who makes schemas, but for clones."""
     missing = url.update_query_dict({"options": "-csearch_path=missing"})
 
-    with pytest.raises(DatabaseError, match="run CREATE SCHEMA first"), ServerDatabase(missing):
+    with (
+        pytest.raises(DatabaseError, match="run CREATE SCHEMA first"),
+        NewPostgresDatabase(missing),
+    ):
         pass

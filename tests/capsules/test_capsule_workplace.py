@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import make_url
 
 from capsule_files import tree
-from tenantry.capsules.database import DatabaseError, DatabaseFile
-from tenantry.capsules.workplace import Workplace, staging
+from tenantry.capsules.new_database import DatabaseError, NewDatabaseFile
+from tenantry.capsules.staging import RestoreStaging, backup_staging
 from tenantry.errors import TenantryError
 
 
@@ -19,7 +19,7 @@ def made(data_dir: Path) -> list[str]:
     return sorted(name for name in tree(data_dir) if not name.startswith(".capsules/"))
 
 
-def fill(place: Workplace) -> None:
+def fill(place: RestoreStaging) -> None:
     """Make a tenant of one file and one secret."""
     (place.tenant / "a").write_text("1")
     place.move()
@@ -27,7 +27,7 @@ def fill(place: Workplace) -> None:
 
 
 @contextmanager
-def killed(place: Workplace) -> Iterator[Workplace]:
+def killed(place: RestoreStaging) -> Iterator[RestoreStaging]:
     """Let go of a workplace after the block as the system does it for a process that is killed."""
     try:
         yield place.__enter__()
@@ -37,9 +37,9 @@ def killed(place: Workplace) -> Iterator[Workplace]:
 
 def test_what_is_kept_stays(tmp_path: Path) -> None:
     """The folder has its name, the secret is its owner's, and nothing else is left."""
-    with Workplace(tmp_path, "acme") as place:
+    with RestoreStaging(tmp_path, "acme") as place:
         fill(place)
-        with place.kept():
+        with place.commit():
             pass
 
     assert ["acme/a", "secrets/ACME"] == made(tmp_path)
@@ -52,11 +52,11 @@ def test_what_is_not_kept_goes(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets/GLOBEX").write_text("MARKER\n")
 
-    with Workplace(tmp_path, "acme") as place:
+    with RestoreStaging(tmp_path, "acme") as place:
         fill(place)
-    with suppress(ZeroDivisionError), Workplace(tmp_path, "acme") as place:
+    with suppress(ZeroDivisionError), RestoreStaging(tmp_path, "acme") as place:
         fill(place)
-        with place.kept():
+        with place.commit():
             raise ZeroDivisionError
 
     assert ["secrets/GLOBEX"] == made(tmp_path)
@@ -67,10 +67,10 @@ def test_what_was_made_elsewhere_comes_and_goes_with_it(tmp_path: Path, *, is_ke
     """A clone's database is dropped unless the tenant is kept; then whatever fails after."""
     dropped: list[bool] = []
 
-    with suppress(ZeroDivisionError), Workplace(tmp_path, "acme") as place:
+    with suppress(ZeroDivisionError), RestoreStaging(tmp_path, "acme") as place:
         place.undo.callback(dropped.append, True)
         fill(place)
-        with place.kept():
+        with place.commit():
             if not is_kept:
                 raise ZeroDivisionError
         raise ZeroDivisionError
@@ -82,14 +82,14 @@ def test_what_was_made_elsewhere_comes_and_goes_with_it(tmp_path: Path, *, is_ke
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_what_a_killed_process_left_is_swept(tmp_path: Path, *, is_kept: bool) -> None:
     """The next capsule, of whatever tenant, removes folder and secret; what was kept stays."""
-    with killed(Workplace(tmp_path, "acme")) as place:
+    with killed(RestoreStaging(tmp_path, "acme")) as place:
         fill(place)
         if is_kept:
-            with place.kept():
+            with place.commit():
                 pass
     assert ["secrets/ACME"] == made(tmp_path)[-1:]
 
-    with staging(tmp_path, "globex") as folder:
+    with backup_staging(tmp_path, "globex") as folder:
         assert [folder] == list(folder.parent.iterdir())
 
     assert ["acme/a", "secrets/ACME"] * is_kept == made(tmp_path)
@@ -98,12 +98,12 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, *, is_kept: bool) -
 @pytest.mark.parametrize("name", ["acme", "secrets"])
 def test_only_what_was_left_is_swept(tmp_path: Path, name: str) -> None:
     """What has another content than the killed process has given it is somebody else's by now."""
-    with killed(Workplace(tmp_path, "acme")) as place:
+    with killed(RestoreStaging(tmp_path, "acme")) as place:
         fill(place)
     for path in (tmp_path / name).iterdir():
         path.write_text("other")
 
-    with staging(tmp_path, "globex"):
+    with backup_staging(tmp_path, "globex"):
         pass
 
     assert name in {path.partition("/")[0] for path in made(tmp_path)}
@@ -112,12 +112,12 @@ def test_only_what_was_left_is_swept(tmp_path: Path, name: str) -> None:
 
 def test_an_empty_folder_that_was_left_is_swept(tmp_path: Path) -> None:
     """It was killed between making the folder's name and renaming the folder to it."""
-    with killed(Workplace(tmp_path, "acme")) as place:
+    with killed(RestoreStaging(tmp_path, "acme")) as place:
         fill(place)
     for path in (tmp_path / "acme").iterdir():
         path.unlink()
 
-    with staging(tmp_path, "globex"):
+    with backup_staging(tmp_path, "globex"):
         pass
 
     assert not (tmp_path / "acme").exists()
@@ -126,15 +126,15 @@ def test_an_empty_folder_that_was_left_is_swept(tmp_path: Path) -> None:
 def test_one_process_makes_a_tenant(tmp_path: Path) -> None:
     """A second one is refused while the first is at work; other tenants are not in its way."""
     with (
-        Workplace(tmp_path, "acme"),
-        Workplace(tmp_path, "globex"),
-        staging(tmp_path, "acme"),
+        RestoreStaging(tmp_path, "acme"),
+        RestoreStaging(tmp_path, "globex"),
+        backup_staging(tmp_path, "acme"),
         pytest.raises(TenantryError, match="another process is making tenant 'acme'"),
-        Workplace(tmp_path, "acme"),
+        RestoreStaging(tmp_path, "acme"),
     ):
         pass
 
-    with Workplace(tmp_path, "acme"):
+    with RestoreStaging(tmp_path, "acme"):
         pass
 
 
@@ -142,7 +142,7 @@ def test_one_process_makes_a_tenant(tmp_path: Path) -> None:
 def test_what_appeared_meanwhile_stays(tmp_path: Path, name: str) -> None:
     """A folder or a secret that somebody else has made since is not touched, be it empty."""
     there = tmp_path / name
-    with Workplace(tmp_path, "acme") as place:
+    with RestoreStaging(tmp_path, "acme") as place:
         there.mkdir()
         if name == "secrets":
             (there / "ACME").write_text("MARKER\n")
@@ -157,19 +157,19 @@ def test_left_staging_is_swept(tmp_path: Path) -> None:
     """What a killed process left goes with the next capsule; what another one works in stays."""
     (tmp_path / ".capsules/acme-left").mkdir(parents=True)
 
-    with staging(tmp_path, "acme") as one, staging(tmp_path, "acme") as two:
+    with backup_staging(tmp_path, "acme") as one, backup_staging(tmp_path, "acme") as two:
         assert {one.name, two.name} == {path.name for path in one.parent.iterdir()}
 
 
 # -- a SQLite file elsewhere ----------------------------------------------------------------------
 
 
-def database_file(path: Path) -> DatabaseFile:
+def database_file(path: Path) -> NewDatabaseFile:
     """Return the database that is to be at a path."""
-    return DatabaseFile(make_url(f"sqlite:///{path}"))
+    return NewDatabaseFile(make_url(f"sqlite:///{path}"))
 
 
-def write(database: DatabaseFile) -> None:
+def write(database: NewDatabaseFile) -> None:
     """Make it, as SQLite would."""
     Path(str(database.url.database)).write_text("rows")
 
@@ -246,6 +246,6 @@ def test_what_names_no_file_is_refused(
 
     with (
         pytest.raises(DatabaseError, match=r"name a file|is no folder"),
-        DatabaseFile(make_url(f"sqlite:///{text}")),
+        NewDatabaseFile(make_url(f"sqlite:///{text}")),
     ):
         pass

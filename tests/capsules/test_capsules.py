@@ -28,12 +28,12 @@ from pictures_for_tests import picture
 from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, write_shop_fixture
-from tenantry.capsules import Capsule, Workplace, read_capsule, restoring, write_capsule
-from tenantry.capsules.config import tenant_text as restored_text
-from tenantry.capsules.file import CapsuleError
-from tenantry.capsules.folder import FolderCopy
-from tenantry.capsules.values import dump_value
-from tenantry.capsules.workplace import staging
+from tenantry.capsules import Capsule, RestoreStaging, read_capsule, restore_capsule, write_capsule
+from tenantry.capsules.archive import CapsuleError
+from tenantry.capsules.configuration import render_tenant_file
+from tenantry.capsules.json_values import dump_value
+from tenantry.capsules.staging import backup_staging
+from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.cli import main
 from tenantry.cli.tenants import load_one
 from tenantry.host import Host
@@ -128,9 +128,9 @@ def make(capsule: Capsule, settings: HostSettings, name: str, url: str | None = 
     """Restore a capsule, and write its tenant file."""
     database = None if url is None else make_url(url)
     with (
-        Workplace(settings.data_dir, name) as place,
-        restoring(capsule, place, database, quiet) as made,
-        made.kept(),
+        RestoreStaging(settings.data_dir, name) as place,
+        restore_capsule(capsule, place, database, quiet) as made,
+        made.commit(),
     ):
         keys = dict(capsule.config) | ({} if url is None else {"DATABASE_URI": url})
         path = settings.tenants_dir / f"{name}.py"
@@ -222,12 +222,12 @@ def test_no_secret_is_in_a_capsule(
 
     assert b"MARKER" not in b"".join(parts_of(path).values())
     assert {"BLUEPRINTS": ["landing"], "THEME": "dark"} == capsule.config
-    assert ["API_KEY", "BROKER", "ECHO", "MAIL"] == capsule.contents.secret_keys
+    assert ["API_KEY", "BROKER", "ECHO", "MAIL"] == capsule.metadata.secret_keys
 
 
 def test_a_tenant_without_its_guards_is_not_open() -> None:
     """What was closed to strangers and lost its keys on the way is restored disabled."""
-    text = restored_text("acme", {"ENABLED": True, "WHEN": timedelta(1)}, {}, ["CLIENTS"])
+    text = render_tenant_file("acme", {"ENABLED": True, "WHEN": timedelta(1)}, {}, ["CLIENTS"])
     values: dict[str, Any] = {}
 
     exec(text, values)
@@ -269,14 +269,14 @@ def _things(
                 revision["upgrade"]()
             context._ensure_version_table()
             connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('shop_1')")
-        is_server = "DATABASE_URI" in keys
+        is_server_database = "DATABASE_URI" in keys
         words = {"true": "true", "false": "false", "bytes": r"'\x00ff'"}
-        words = words if is_server else {"true": "1", "false": "0", "bytes": "x'00ff'"}
+        words = words if is_server_database else {"true": "1", "false": "0", "bytes": "x'00ff'"}
         with create_engine(url, poolclass=NullPool).begin() as connection:
             connection.exec_driver_sql("DELETE FROM things")
             for statement in (THINGS[1], THINGS[0], THINGS[2]):
                 text = statement.format(**words)
-                connection.exec_driver_sql(text.replace("%", "%%") if is_server else text)
+                connection.exec_driver_sql(text.replace("%", "%%") if is_server_database else text)
 
     return write
 
@@ -325,8 +325,8 @@ def test_a_restore_that_fails_leaves_nothing(
 
     with (
         pytest.raises(ZeroDivisionError),
-        Workplace(settings.data_dir, "globex") as place,
-        restoring(capsule, place, database, quiet),
+        RestoreStaging(settings.data_dir, "globex") as place,
+        restore_capsule(capsule, place, database, quiet),
     ):
         raise ZeroDivisionError
     path = Path(shutil.copy(path, tmp_path / "b"))
@@ -412,8 +412,8 @@ def test_a_copy_waits_for_whoever_changes_files_and_rows(tmp_path: Path) -> None
     folder = tmp_path / "acme/images/ab"
     folder.mkdir(parents=True)
     (folder / "1").touch()
-    with staging(tmp_path, "acme") as staged:
-        copy = FolderCopy(tmp_path / "acme", staged, "")
+    with backup_staging(tmp_path, "acme") as staged:
+        copy = FolderSnapshot(tmp_path / "acme", staged, "")
 
         def begin() -> None:
             if not (folder / "2").exists():  # somebody was quicker than the first look
@@ -454,7 +454,7 @@ def test_a_backup_under_write_load_is_of_one_moment(
         for path in (settings.data_dir / "globex/images").rglob("*")
         if path.is_file()
     }
-    assert len(found) == capsule.amounts.files > 0
+    assert len(found) == capsule.summary.files > 0
     assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == {
         name: name for name in files
     }

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tenantry.capsules.folder import is_left_out
+from tenantry.capsules.tenant_folder import is_left_out
 from tenantry.storage.quota import (
     LEDGER,
     MEASURED_FOR_S,

@@ -7,28 +7,28 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from tenantry.capsules.config import without_secrets
-from tenantry.capsules.contents import (
+from tenantry.capsules.archive import CapsuleError
+from tenantry.capsules.archive_writer import ArchiveWriter, ChangedFileError
+from tenantry.capsules.capsule import (
     CONFIG,
     CONTENTS,
     HEAD_LIMIT_BYTES,
     PART_BYTES,
     ROW_LIMIT_BYTES,
-    Amounts,
-    Contents,
-    TableContents,
-    Tell,
+    CapsuleMetadata,
+    CapsuleSummary,
+    ProgressCallback,
+    TableMetadata,
     folder_of,
     sentence,
 )
-from tenantry.capsules.database import is_server
-from tenantry.capsules.file import CapsuleError
-from tenantry.capsules.folder import FolderCopy
+from tenantry.capsules.configuration import without_secrets
+from tenantry.capsules.json_values import check_form, dump_value
+from tenantry.capsules.new_database import is_server_database
 from tenantry.capsules.rows import Table
 from tenantry.capsules.snapshot import Snapshot
-from tenantry.capsules.values import check_form, dump_value
-from tenantry.capsules.workplace import staging
-from tenantry.capsules.writer import CapsuleWriter, ChangedFileError
+from tenantry.capsules.staging import backup_staging
+from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.endpoints.loading import available_endpoints
 from tenantry.errors import TenantryError
 from tenantry.migrations.revisions import check_not_lost, one_line, read_branches
@@ -37,11 +37,12 @@ from tenantry.tenants.model import Tenant
 
 
 def write_capsule(
-    tenant: Tenant, loaded: LoadedFile, data_dir: Path, path: Path, tell: Tell
-) -> Amounts:
+    tenant: Tenant, loaded: LoadedFile, data_dir: Path, path: Path, tell: ProgressCallback
+) -> CapsuleSummary:
     """Write a tenant's capsule, while it serves.
 
-    Rows and files are those of one moment: see `FolderCopy`. A file that its app changes in place
+    Rows and files are those of one moment: see `FolderSnapshot`. A file that the app changes
+    in place
     is what it was when it was read.
 
     Raises:
@@ -49,18 +50,18 @@ def write_capsule(
     """
     folder = data_dir / tenant.name
     url = tenant.database_url
-    amounts = Amounts()
+    amounts = CapsuleSummary()
     try:
-        if not is_server(url):
+        if not is_server_database(url):
             check_not_lost(url)
         snapshot = Snapshot(url)
-        with staging(data_dir, tenant.name) as staged, closing(snapshot):
-            copy = FolderCopy(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
+        with backup_staging(data_dir, tenant.name) as staged, closing(snapshot):
+            copy = FolderSnapshot(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
             tell("looking at files", 0, 0)
             copy.freeze(snapshot.begin)
             amounts.left_out = sorted(copy.left_out)
             tables = snapshot.tables()
-            with CapsuleWriter(path) as capsule:
+            with ArchiveWriter(path) as capsule:
                 _write_heads(capsule, tenant, loaded, snapshot, tables)
                 for table in tables:
                     _write_rows(capsule, snapshot, table, amounts, tell)
@@ -77,7 +78,7 @@ def write_capsule(
 
 
 def _write_heads(
-    capsule: CapsuleWriter,
+    capsule: ArchiveWriter,
     tenant: Tenant,
     loaded: LoadedFile,
     snapshot: Snapshot,
@@ -89,7 +90,7 @@ def _write_heads(
     config, secret_keys = without_secrets(loaded.values, secrets)
     rows = snapshot.revisions()
     revisions = _by_endpoint(tenant.blueprints, rows)
-    contents = Contents(
+    contents = CapsuleMetadata(
         format=1,
         tenant=tenant.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,7 +99,7 @@ def _write_heads(
         revisions=revisions,
         unknown_revisions=sorted(rows.difference(*revisions.values())),
         tables=[
-            TableContents(name=one.name, columns=[*one.columns], positions={**one.positions})
+            TableMetadata(name=one.name, columns=[*one.columns], positions={**one.positions})
             for one in tables
         ],
         secret_keys=secret_keys,
@@ -134,7 +135,11 @@ def _by_endpoint(enabled: tuple[str, ...], rows: frozenset[str]) -> dict[str, li
 
 
 def _write_rows(
-    capsule: CapsuleWriter, snapshot: Snapshot, table: Table, amounts: Amounts, tell: Tell
+    capsule: ArchiveWriter,
+    snapshot: Snapshot,
+    table: Table,
+    amounts: CapsuleSummary,
+    tell: ProgressCallback,
 ) -> None:
     count = 0
     part: list[bytes] = []
@@ -162,7 +167,10 @@ def _write_rows(
 
 
 def _write_files(
-    capsule: CapsuleWriter, files: list[tuple[str, Path]], amounts: Amounts, tell: Tell
+    capsule: ArchiveWriter,
+    files: list[tuple[str, Path]],
+    amounts: CapsuleSummary,
+    tell: ProgressCallback,
 ) -> None:
     for name, path in files:
         with path.open("rb") as file:
@@ -173,7 +181,7 @@ def _write_files(
 
 def _below(folder: Path, url: URL) -> str:
     """Return the path of a SQLite file below a folder; "" if it is not there."""
-    if is_server(url) or not url.database:
+    if is_server_database(url) or not url.database:
         return ""
     path = Path(url.database.removeprefix("file:")).absolute()
     is_below = path.is_relative_to(folder.absolute())

@@ -8,14 +8,14 @@ from contextlib import ExitStack
 
 from sqlalchemy import URL
 
-from tenantry.capsules.server import execute, is_left_place, mark_place
+from tenantry.capsules.postgres_database import execute, is_left_place, mark_place
 from tenantry.database.url import database_identity
 
 _SCHEMA_PART = 4
 """Where `database_identity` has a schema that is not the usual one."""
 
 
-def make_beside(url: URL, name: str, undo: ExitStack) -> URL:
+def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
     """Make a database or a schema of this name beside a tenant's, on its server.
 
     What a killed clone has left of it goes before.

@@ -13,29 +13,29 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from tenantry.capsules.config import NOT_TAKEN, check_key
-from tenantry.capsules.contents import (
+from tenantry.capsules.archive import ArchiveMember, CapsuleError, read_members, verify_trailer
+from tenantry.capsules.capsule import (
     CONFIG,
     CONTENTS,
     HEAD_LIMIT_BYTES,
     PART_BYTES,
     ROW_LIMIT_BYTES,
-    Amounts,
     Capsule,
-    Contents,
-    TableContents,
-    Tell,
+    CapsuleMetadata,
+    CapsuleSummary,
+    ProgressCallback,
+    TableMetadata,
     folder_of,
     sentence,
 )
-from tenantry.capsules.file import CapsuleError, Part, check_seal, read_parts
-from tenantry.capsules.folder import checked_path
-from tenantry.capsules.values import check_form, load_value
+from tenantry.capsules.configuration import NOT_TAKEN, check_key
+from tenantry.capsules.json_values import check_form, load_value
+from tenantry.capsules.tenant_folder import checked_path
 
 _ROWS = re.compile(r"[0-9]{6,12}\.jsonl")
 
 
-def read_capsule(path: Path, tell: Tell) -> Capsule:
+def read_capsule(path: Path, tell: ProgressCallback) -> Capsule:
     """Read a capsule from its first byte to its last, and make nothing.
 
     Raises:
@@ -50,13 +50,13 @@ def read_capsule(path: Path, tell: Tell) -> Capsule:
         raise CapsuleError(f"{path}: {sentence(error)}") from error
 
 
-def _read(path: Path, file: IO[bytes], tell: Tell) -> Capsule:
+def _read(path: Path, file: IO[bytes], tell: ProgressCallback) -> Capsule:
     tell("checking the capsule", 0, 0)
-    seal = check_seal(file)
-    parts = read_parts(file, seal)
+    seal = verify_trailer(file)
+    parts = read_members(file, seal)
     contents = _contents(next(parts, None))
     config = _config(next(parts, None))
-    amounts = Amounts({one.name: 0 for one in contents.tables})
+    amounts = CapsuleSummary({one.name: 0 for one in contents.tables})
     folders, last = 0, list[str]()
     for part, table in _in_order(parts, contents):
         if table is not None:
@@ -74,8 +74,8 @@ def _read(path: Path, file: IO[bytes], tell: Tell) -> Capsule:
 
 
 def _in_order(
-    parts: Iterator[Part], contents: Contents
-) -> Iterator[tuple[Part, TableContents | None]]:
+    parts: Iterator[ArchiveMember], contents: CapsuleMetadata
+) -> Iterator[tuple[ArchiveMember, TableMetadata | None]]:
     """Yield the parts after the heads, with the table whose rows they are; None for a file.
 
     Raises:
@@ -99,13 +99,13 @@ def _in_order(
         yield part, table
 
 
-def _contents(part: Part | None) -> Contents:
+def _contents(part: ArchiveMember | None) -> CapsuleMetadata:
     if part is None or part.name != CONTENTS:
         raise CapsuleError(f"it does not begin with {CONTENTS}")
     try:
         content = part.read(HEAD_LIMIT_BYTES)
         check_form(content)
-        return Contents.model_validate_json(content)
+        return CapsuleMetadata.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -115,7 +115,7 @@ def _contents(part: Part | None) -> Contents:
         raise CapsuleError(f"{CONTENTS}: {error}") from error
 
 
-def _config(part: Part | None) -> dict[str, Any]:
+def _config(part: ArchiveMember | None) -> dict[str, Any]:
     try:
         if part is None or part.name != CONFIG:
             raise ValueError("it is not there")  # noqa: TRY301 - one kind of error for both
@@ -131,7 +131,7 @@ def _config(part: Part | None) -> dict[str, Any]:
     return config
 
 
-def file_path(part: Part) -> PurePosixPath:
+def file_path(part: ArchiveMember) -> PurePosixPath:
     """Return where a part belongs below a tenant's folder.
 
     Raises:
@@ -146,21 +146,23 @@ def file_path(part: Part) -> PurePosixPath:
         raise CapsuleError(str(error)) from error
 
 
-def parts_again(capsule: Capsule, file: IO[bytes]) -> Iterator[tuple[Part, TableContents | None]]:
+def parts_again(
+    capsule: Capsule, file: IO[bytes]
+) -> Iterator[tuple[ArchiveMember, TableMetadata | None]]:
     """Yield what comes after the heads, with the table whose rows it is; None for a file.
 
     Raises:
         CapsuleError: it is another capsule by now.
     """
-    if check_seal(file) != capsule.seal:
+    if verify_trailer(file) != capsule.seal:
         raise CapsuleError("it was changed while it was read")
-    parts = read_parts(file, capsule.seal)
+    parts = read_members(file, capsule.seal)
     next(parts)  # the heads
     next(parts)
-    yield from _in_order(parts, capsule.contents)
+    yield from _in_order(parts, capsule.metadata)
 
 
-def rows_of(part: Part, width: int) -> Iterator[list[list[Any]]]:
+def rows_of(part: ArchiveMember, width: int) -> Iterator[list[list[Any]]]:
     """Yield the rows of a part of a table with as many columns, about a MiB at a time.
 
     Raises:
@@ -178,7 +180,7 @@ def rows_of(part: Part, width: int) -> Iterator[list[list[Any]]]:
         yield rows
 
 
-def _lines(part: Part) -> Iterator[bytes]:
+def _lines(part: ArchiveMember) -> Iterator[bytes]:
     """Yield the lines of a part of a table."""
     line = bytearray()
     for chunk in part.chunks():
@@ -194,7 +196,7 @@ def _lines(part: Part) -> Iterator[bytes]:
         raise CapsuleError(f"{part.name}: its last row is cut")
 
 
-def _row(part: Part, line: bytes, width: int) -> list[Any]:
+def _row(part: ArchiveMember, line: bytes, width: int) -> list[Any]:
     try:
         row = load_value(line)
     except ValueError as error:

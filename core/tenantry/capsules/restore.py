@@ -1,6 +1,6 @@
 """A capsule becomes a tenant's folder and database, or leaves nothing.
 
-Writes no tenant file and no secret: commands do, inside `restoring`.
+Writes no tenant file and no secret: commands do, inside `restore_capsule`.
 """
 
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from tenantry.capsules.contents import (
-    Amounts,
+from tenantry.capsules.archive import ArchiveMember, CapsuleError
+from tenantry.capsules.capsule import (
     Capsule,
-    Contents,
-    TableContents,
-    Tell,
+    CapsuleMetadata,
+    CapsuleSummary,
+    ProgressCallback,
+    TableMetadata,
     sentence,
 )
-from tenantry.capsules.database import DatabaseFile, NewDatabase, is_server
-from tenantry.capsules.file import CapsuleError, Part
-from tenantry.capsules.filling import Filling, filling
-from tenantry.capsules.folder import is_of_database, lay_out
+from tenantry.capsules.new_database import NewDatabase, NewDatabaseFile, is_server_database
+from tenantry.capsules.postgres_database import NewPostgresDatabase
 from tenantry.capsules.reading import file_path, parts_again, rows_of
+from tenantry.capsules.row_import import RowImport, importing_rows
 from tenantry.capsules.rows import Table
-from tenantry.capsules.server import ServerDatabase
-from tenantry.capsules.workplace import Workplace
+from tenantry.capsules.staging import RestoreStaging
+from tenantry.capsules.tenant_folder import is_of_database, lay_out
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.migrations.children import Nursery
 from tenantry.migrations.revisions import Branch, one_line, read_branches, shown
@@ -39,7 +39,7 @@ BLOCK_BYTES = 4096
 """What a file or a folder takes on a disk, however little is in it."""
 
 
-class Made:
+class PendingRestore:
     """A tenant's folder and database that are there, and go again unless they are `kept`.
 
     Args:
@@ -48,8 +48,10 @@ class Made:
         database: the database.
     """
 
-    def __init__(self, amounts: Amounts, workplace: Workplace, database: NewDatabase) -> None:
-        self.amounts = amounts
+    def __init__(
+        self, amounts: CapsuleSummary, workplace: RestoreStaging, database: NewDatabase
+    ) -> None:
+        self.summary = amounts
         self._workplace = workplace
         self._database = database
 
@@ -62,7 +64,7 @@ class Made:
         self._workplace.add(path, text)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def commit(self) -> Iterator[None]:
         """Let all stay, if the block does not fail: in it, the tenant file is written.
 
         A process that is killed in the block leaves a folder and a database without a tenant file.
@@ -72,14 +74,14 @@ class Made:
             TenantryError: they cannot stay.
         """
         self._database.keep()
-        with self._workplace.kept():
+        with self._workplace.commit():
             yield
 
 
 @contextmanager
-def restoring(
-    capsule: Capsule, workplace: Workplace, url: URL | None, tell: Tell
-) -> Iterator[Made]:
+def restore_capsule(
+    capsule: Capsule, workplace: RestoreStaging, url: URL | None, tell: ProgressCallback
+) -> Iterator[PendingRestore]:
     """Make a tenant's folder and database; both are gone again after the block if it fails.
 
     Args:
@@ -91,21 +93,21 @@ def restoring(
     Raises:
         TenantryError: it cannot be done; the text says if anything is left.
     """
-    branches = known_branches(capsule.contents)
+    branches = capsule_branches(capsule.metadata)
     with _taking_back(_database(workplace, url)) as database:
         _check_room(capsule, workplace.data_dir, database.folder)
         with _explained(capsule.path):
             text = database.url.render_as_string(hide_password=False)
-            lock_file, goal = workplace.folder / "lock", capsule.contents.goal
+            lock_file, goal = workplace.folder / "lock", capsule.metadata.target_revisions
             _migrate(Target(workplace.name, text, branches, lock_file, goal=goal), tell)
             database.note()
             amounts = _fill(capsule, workplace, database, tell)
             workplace.move()
         tell("done", 0, 0)
-        yield Made(amounts, workplace, database)
+        yield PendingRestore(amounts, workplace, database)
 
 
-def known_branches(contents: Contents) -> tuple[Branch, ...]:
+def capsule_branches(contents: CapsuleMetadata) -> tuple[Branch, ...]:
     """Return the endpoints whose tables a capsule has, those included that are not enabled.
 
     Raises:
@@ -131,7 +133,7 @@ def _check_room(capsule: Capsule, data_dir: Path, rows_in: Path | None) -> None:
     Raises:
         CapsuleError: they have not.
     """
-    amounts = capsule.amounts
+    amounts = capsule.summary
     count = amounts.files + capsule.folders
     needed = {data_dir: amounts.files_size_bytes + count * BLOCK_BYTES}
     if rows_in is not None:
@@ -147,7 +149,7 @@ def _check_room(capsule: Capsule, data_dir: Path, rows_in: Path | None) -> None:
         raise CapsuleError(f"{text} {system.f_favail:,} more; make room.")
 
 
-def _check_left(folder: Path | None, part: Part) -> None:
+def _check_left(folder: Path | None, part: ArchiveMember) -> None:
     """Check the same on the way: others write, too, and a database is larger than its rows."""
     if folder is not None and part.size_bytes > (free := _free(folder)):
         text = f"{part.name!r} needs {part.size_bytes:,} bytes, and {folder} has {free:,} to spare"
@@ -158,10 +160,10 @@ def _free(folder: Path) -> int:
     return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
 
 
-def _database(workplace: Workplace, url: URL | None) -> NewDatabase:
+def _database(workplace: RestoreStaging, url: URL | None) -> NewDatabase:
     if url is None:
         return NewDatabase(workplace.tenant / f"{workplace.name}.sqlite3")
-    return ServerDatabase(url) if is_server(url) else DatabaseFile(url)
+    return NewPostgresDatabase(url) if is_server_database(url) else NewDatabaseFile(url)
 
 
 @contextmanager
@@ -192,7 +194,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise CapsuleError(f"{path}: {one_line(error)}.") from error
 
 
-def _migrate(target: Target, tell: Tell) -> None:
+def _migrate(target: Target, tell: ProgressCallback) -> None:
     """Make the tables as they were when the capsule was made, in a process of its own."""
     if not target.branches:
         return
@@ -203,14 +205,16 @@ def _migrate(target: Target, tell: Tell) -> None:
         raise CapsuleError(f"its tables cannot be made: {result.reason}")
 
 
-def _fill(capsule: Capsule, workplace: Workplace, database: NewDatabase, tell: Tell) -> Amounts:
+def _fill(
+    capsule: Capsule, workplace: RestoreStaging, database: NewDatabase, tell: ProgressCallback
+) -> CapsuleSummary:
     """Put rows and files where they belong; rows in one transaction, which ends with the file."""
-    contents, amounts = capsule.contents, Amounts()
+    contents, amounts = capsule.metadata, CapsuleSummary()
     with ExitStack() as ending, capsule.path.open("rb") as file:
-        tables: Filling | None = None
+        tables: RowImport | None = None
         fitting: list[Table] = []
         if contents.revisions:
-            tables = ending.enter_context(filling(database.url, contents.engine))
+            tables = ending.enter_context(importing_rows(database.url, contents.engine))
             fitting = _fitting(tables, [_table(one) for one in contents.tables])
             tables.clear(fitting)
         amounts.rows = dict.fromkeys((one.name for one in fitting), 0)
@@ -225,19 +229,19 @@ def _fill(capsule: Capsule, workplace: Workplace, database: NewDatabase, tell: T
                 lay_out(workplace.tenant, path, part.chunks(), part.mode, part.mtime)
                 amounts.files += 1
                 amounts.files_size_bytes += part.size_bytes
-                tell("files", amounts.files, capsule.amounts.files)
+                tell("files", amounts.files, capsule.summary.files)
             elif tables is not None and said.name in amounts.rows:
                 _check_left(database.folder, part)
                 amounts.rows[said.name] += _put(tables, part, _table(said))
                 amounts.rows_size_bytes += part.size_bytes
-                done, total = amounts.rows[said.name], capsule.amounts.rows[said.name]
+                done, total = amounts.rows[said.name], capsule.summary.rows[said.name]
                 tell(f"rows of {said.name}", done, total)
         if tables is not None:
             tables.finish(fitting)
     return amounts
 
 
-def _put(tables: Filling, part: Part, table: Table) -> int:
+def _put(tables: RowImport, part: ArchiveMember, table: Table) -> int:
     """Put the rows of a part into their table; return how many they are."""
     count = 0
     for rows in rows_of(part, len(table.columns)):
@@ -246,11 +250,11 @@ def _put(tables: Filling, part: Part, table: Table) -> int:
     return count
 
 
-def _table(said: TableContents) -> Table:
+def _table(said: TableMetadata) -> Table:
     return Table(said.name, tuple(said.columns), said.positions)
 
 
-def _fitting(database: Filling, tables: list[Table]) -> list[Table]:
+def _fitting(database: RowImport, tables: list[Table]) -> list[Table]:
     """Return the tables that the migrations have made.
 
     Raises:

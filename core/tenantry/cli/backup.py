@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tenantry.capsules import Amounts, Tell, write_capsule
+from tenantry.capsules import CapsuleSummary, ProgressCallback, write_capsule
 from tenantry.cli.output import as_json, print_json
 from tenantry.cli.tenants import load_one
 from tenantry.errors import TenantryError
@@ -58,14 +58,14 @@ def check_place_of(file: Path, folder: Path) -> None:
         raise TenantryError(f"{file} is there, and no ordinary file; name another one.")
 
 
-def shown(amounts: Amounts) -> str:
+def shown(amounts: CapsuleSummary) -> str:
     """Return `3 tables, 1,200 rows, 40 files`."""
     counts = (len(amounts.rows), sum(amounts.rows.values()), amounts.files)
     words = zip(counts, ("table", "row", "file"), strict=True)
     return ", ".join(f"{count:,} {word}{'s' * (count != 1)}" for count, word in words)
 
 
-def as_document(amounts: Amounts) -> dict[str, object]:
+def as_document(amounts: CapsuleSummary) -> dict[str, object]:
     """Return what `--json` prints of them."""
     return {
         "rows": amounts.rows,
@@ -75,7 +75,7 @@ def as_document(amounts: Amounts) -> dict[str, object]:
     }
 
 
-def say_left_out(amounts: Amounts, *, is_json: bool) -> None:
+def say_left_out(amounts: CapsuleSummary, *, is_json: bool) -> None:
     """Name on stderr what was not taken."""
     for one in () if is_json else amounts.left_out:
         click.echo(f"tenantry: left out: {one if one.isprintable() else repr(one)}", err=True)
@@ -118,7 +118,7 @@ def to_the_end() -> None:
 
 
 @contextmanager
-def progress(is_json: bool) -> Iterator[Tell]:
+def progress(is_json: bool) -> Iterator[ProgressCallback]:
     """Show how far it is: a bar on a terminal, otherwise a line for each thing that is begun."""
     if is_json or not sys.stderr.isatty():
         told: list[str] = []

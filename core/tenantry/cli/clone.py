@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from tenantry.capsules import is_server, make_beside, read_capsule, staging, write_capsule
+from tenantry.capsules import (
+    backup_staging,
+    create_clone_database,
+    is_server_database,
+    read_capsule,
+    write_capsule,
+)
 from tenantry.cli.backup import ending_in_order, progress
 from tenantry.cli.output import as_json
 from tenantry.cli.restore import (
@@ -39,13 +45,13 @@ def command(
         ending_in_order(),
         progress(is_json) as tell,
         workplace(settings, new) as place,  # before a long backup
-        staging(settings.data_dir, name) as folder,
+        backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")
         write_capsule(tenant, loaded, settings.data_dir, path, tell)
         capsule = read_capsule(path, tell)
-        if database is None and is_server(tenant.database_url):
-            url = make_beside(tenant.database_url, new, place.undo)
+        if database is None and is_server_database(tenant.database_url):
+            url = create_clone_database(tenant.database_url, new, place.undo)
             database = url.render_as_string(hide_password=False)
         restored = restore_as(settings, capsule, Wanted(new, prefix, database), place, tell)
     report(new, restored, is_json=is_json)

@@ -12,15 +12,15 @@ import click
 from sqlalchemy import URL
 
 from tenantry.capsules import (
-    Amounts,
     Capsule,
-    Tell,
-    Workplace,
-    known_branches,
-    literal,
+    CapsuleSummary,
+    ProgressCallback,
+    RestoreStaging,
+    capsule_branches,
+    python_literal,
     read_capsule,
-    restoring,
-    tenant_text,
+    render_tenant_file,
+    restore_capsule,
 )
 from tenantry.cli.backup import (
     as_document,
@@ -61,7 +61,7 @@ class Restored:
     prefix: str
     database: str
     """Its URL, without the password."""
-    amounts: Amounts
+    summary: CapsuleSummary
     missing_keys: tuple[str, ...]
     """Keys that were secret."""
     is_behind: bool
@@ -98,7 +98,7 @@ def command(
     settings = read_settings()
     with ending_in_order(), progress(is_json) as tell:
         capsule = read_capsule(file, tell)
-        wanted = Wanted(name or capsule.contents.tenant, prefix, database)
+        wanted = Wanted(name or capsule.metadata.tenant, prefix, database)
         with workplace(settings, wanted.name) as place:
             restored = restore_as(settings, capsule, wanted, place, tell)
     report(wanted.name, restored, is_json=is_json)
@@ -106,7 +106,7 @@ def command(
 
 def report(name: str, restored: Restored, *, is_json: bool) -> None:
     """Print what was made."""
-    amounts = restored.amounts
+    amounts = restored.summary
     if is_json:
         document = {"tenant": name, "file": str(restored.path), "prefix": restored.prefix}
         document["database"] = restored.database
@@ -123,7 +123,11 @@ def report(name: str, restored: Restored, *, is_json: bool) -> None:
 
 
 def restore_as(
-    settings: HostSettings, capsule: Capsule, wanted: Wanted, place: Workplace, tell: Tell
+    settings: HostSettings,
+    capsule: Capsule,
+    wanted: Wanted,
+    place: RestoreStaging,
+    tell: ProgressCallback,
 ) -> Restored:
     """Make a tenant out of a capsule.
 
@@ -140,9 +144,9 @@ def restore_as(
         click.UsageError: the name or the prefix is none that a tenant may have.
         TenantryError: there is something already, or it cannot be done; nothing is left of it.
     """
-    name, contents = wanted.name, capsule.contents
+    name, contents = wanted.name, capsule.metadata
     path, variable = free_path(settings, name), secret_variable(name)
-    branches = known_branches(contents)
+    branches = capsule_branches(contents)
     config = dict(capsule.config)
     prefix = _prefix(config, wanted, is_renamed=name != contents.tenant)
     if prefix is not None:
@@ -158,20 +162,22 @@ def restore_as(
     if url is not None:
         own["DATABASE_URI"] = _reference(wanted, url, stored)
     text = _tenant_text(path, config, own, contents.secret_keys)
-    with restoring(capsule, place, url, tell) as made:
+    with restore_capsule(capsule, place, url, tell) as made:
         if stored and url is not None:
             made.add(_file(settings, stored), url.render_as_string(hide_password=False) + "\n")
         made.add(_file(settings, variable), key + "\n")
         to_the_end()  # or the tenant file could be there, and nothing that it is about
         with ExitStack() as written:
-            with made.kept():
+            with made.commit():
                 write_new(path, text)
                 written.callback(path.unlink, missing_ok=True)
             written.pop_all()
-    is_behind = url is not None and any(not one.heads <= contents.goal for one in branches)
+    is_behind = url is not None and any(
+        not one.heads <= contents.target_revisions for one in branches
+    )
     keys = tuple(contents.secret_keys)
     database = mask("", (url or default).render_as_string(hide_password=True))
-    return Restored(path, prefix or f"/{name}", database, made.amounts, keys, is_behind)
+    return Restored(path, prefix or f"/{name}", database, made.summary, keys, is_behind)
 
 
 def _tenant_text(
@@ -182,7 +188,7 @@ def _tenant_text(
     Raises:
         TenantryError: it would be larger than one may be.
     """
-    text = tenant_text(path.stem, config, own, secret_keys)
+    text = render_tenant_file(path.stem, config, own, secret_keys)
     if len(text.encode()) > FILE_LIMIT_BYTES:
         limit = f"{FILE_LIMIT_BYTES >> 20} MiB"
         raise TenantryError(f"{path} would be over {limit}, and no tenant file may be.")
@@ -194,7 +200,7 @@ def _file(settings: HostSettings, variable: str) -> Path:
 
 
 @contextmanager
-def workplace(settings: HostSettings, name: str) -> Iterator[Workplace]:
+def workplace(settings: HostSettings, name: str) -> Iterator[RestoreStaging]:
     """Yield where a tenant is made that is not there yet; nobody else makes it meanwhile.
 
     Raises:
@@ -205,7 +211,7 @@ def workplace(settings: HostSettings, name: str) -> Iterator[Workplace]:
         check_tenant_name(name)
     except ValueError as error:
         raise click.UsageError(f"{name!r}: {error}.") from error
-    with Workplace(settings.data_dir, name) as place:
+    with RestoreStaging(settings.data_dir, name) as place:
         free_path(settings, name)
         yield place
 
@@ -272,4 +278,4 @@ def _reference(wanted: Wanted, url: URL, stored: str) -> str:
         return f"secret({stored!r})"
     if wanted.database is not None and ":" not in wanted.database:
         return f"secret({wanted.database!r})"
-    return literal(url.render_as_string(hide_password=False))
+    return python_literal(url.render_as_string(hide_password=False))

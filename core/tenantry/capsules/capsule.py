@@ -1,6 +1,6 @@
 """What a capsule says of itself, and how much is in it: the words of its two directions.
 
-    capsule.json                what it is: `Contents`
+    capsule.json                what it is: `CapsuleMetadata`
     config.json                 the keys of the tenant file that hold no secret
     tables/<table>/000001.jsonl rows, a JSON list per line, about a MiB per part
     files/<path>                the files of the tenant's folder
@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
-from tenantry.capsules.config import check_key
-from tenantry.capsules.file import Seal
+from tenantry.capsules.archive import Trailer
+from tenantry.capsules.configuration import check_key
 
 CONTENTS, CONFIG = "capsule.json", "config.json"
 
@@ -32,7 +32,7 @@ ROW_LIMIT_BYTES = 64 << 20
 HEAD_LIMIT_BYTES = 4 << 20
 """The same of each of the first two: a tenant file of 1 MiB at most is to be made of it."""
 
-Tell = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Is told what is worked on, how much of it is done, and of how much: 0 where that is not known."""
 
 
@@ -52,7 +52,7 @@ Names = Annotated[list[Name], FailFast()]
 """The first mistake is enough: each would be an object of its own."""
 
 
-class TableContents(BaseModel):
+class TableMetadata(BaseModel):
     """A table, and the order of the values in its rows."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -63,13 +63,13 @@ class TableContents(BaseModel):
     """The last number that was given to a row, by column: no other row gets it again."""
 
 
-def _check_order(tables: list[TableContents]) -> list[TableContents]:
+def _check_order(tables: list[TableMetadata]) -> list[TableMetadata]:
     if any(one.name >= other.name for one, other in pairwise(tables)):
         raise ValueError("they are not in the order of their names, or one comes twice")
     return tables
 
 
-class Contents(BaseModel):
+class CapsuleMetadata(BaseModel):
     """What a capsule says about itself."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -85,18 +85,18 @@ class Contents(BaseModel):
     """What the database was at, by endpoint."""
     unknown_revisions: Names
     """Those that belonged to no endpoint any more."""
-    tables: Annotated[list[TableContents], FailFast(), AfterValidator(_check_order)]
+    tables: Annotated[list[TableMetadata], FailFast(), AfterValidator(_check_order)]
     secret_keys: Annotated[list[Annotated[str, AfterValidator(check_key)]], FailFast()]
     """Keys of the tenant file that are left out."""
 
     @property
-    def goal(self) -> frozenset[str]:
+    def target_revisions(self) -> frozenset[str]:
         """What the restored database is brought to."""
         return frozenset(one for revisions in self.revisions.values() for one in revisions)
 
 
 @dataclass
-class Amounts:
+class CapsuleSummary:
     """How much there is."""
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -120,10 +120,10 @@ class Capsule:
     """A capsule that was read once, and is whole."""
 
     path: Path
-    seal: Seal
-    contents: Contents
+    seal: Trailer
+    metadata: CapsuleMetadata
     config: Mapping[str, Any]
-    amounts: Amounts
+    summary: CapsuleSummary
     folders: int
     """How many its files are in."""
 

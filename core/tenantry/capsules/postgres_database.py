@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
-from tenantry.capsules.database import DatabaseError, NewDatabase
+from tenantry.capsules.new_database import DatabaseError, NewDatabase
 from tenantry.capsules.rows import run
 from tenantry.errors import TenantryError
 from tenantry.migrations.revisions import one_line, with_timeout
@@ -49,7 +49,7 @@ Held = frozenset[tuple[str, str]]
 """Kinds and names."""
 
 
-class ServerDatabase(NewDatabase):
+class NewPostgresDatabase(NewDatabase):
     """An empty database of a server, or an empty schema, until the end of a `with` block.
 
     What is an extension's counts as nothing. What somebody else makes there while the migrations

@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 
 import zstandard
 
-from tenantry.capsules.file import (
+from tenantry.capsules.archive import (
     BLOCK,
     COPY_BYTES,
     END,
@@ -34,7 +34,7 @@ class ChangedFileError(Exception):
     """A file became shorter while it was read."""
 
 
-class CapsuleWriter:
+class ArchiveWriter:
     """Writes a capsule: whole under its name after the `with` block, or not at all.
 
     What killed processes left of capsules of this name is removed.

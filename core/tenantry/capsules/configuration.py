@@ -44,7 +44,7 @@ def check_key(text: object) -> str:
     return text
 
 
-def tenant_text(
+def render_tenant_file(
     name: str, config: Mapping[str, Any], own: Mapping[str, str], secret_keys: Sequence[str]
 ) -> str:
     """Return the file of a restored tenant.
@@ -57,7 +57,7 @@ def tenant_text(
     """
     guards = [key for key in secret_keys if key in GUARDS]
     taken = {key: value for key, value in config.items() if not (guards and key == "ENABLED")}
-    body = [f"{key} = {literal(value)}" for key, value in taken.items()]
+    body = [f"{key} = {python_literal(value)}" for key, value in taken.items()]
     imports = [line for line, word in _IMPORTS.items() if any(word in one for one in body)]
     lines = [
         f'"""Tenant {name}, restored from a capsule."""',
@@ -82,7 +82,7 @@ _IMPORTS = {
 """What a tenant file imports where a word stands in it."""
 
 
-def literal(value: Any) -> str:
+def python_literal(value: Any) -> str:
     """Return Python's text of plain data.
 
     Raises:
@@ -93,11 +93,11 @@ def literal(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return repr(value)
     if isinstance(value, dict):
-        pairs = (f"{literal(key)}: {literal(item)}" for key, item in value.items())
+        pairs = (f"{python_literal(key)}: {python_literal(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple | set):
         opening, closing = _BRACKETS[type(value)]
-        items = ", ".join(map(literal, value))
+        items = ", ".join(map(python_literal, value))
         return f"{opening}{items}{',' * (closing == ')' and len(value) == 1)}{closing}"
     for kind, write in _OBJECTS.items():
         if isinstance(value, kind):

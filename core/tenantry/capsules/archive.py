@@ -45,7 +45,7 @@ class CapsuleError(TenantryError):
 
 
 @dataclass
-class Part:
+class ArchiveMember:
     """A part that is being read; its bytes come once, and in order."""
 
     name: str
@@ -78,7 +78,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Seal:
+class Trailer:
     """What the end of a capsule says of all that is before it."""
 
     packed_bytes: int
@@ -88,7 +88,7 @@ class Seal:
     sha256: bytes
 
 
-def check_seal(file: IO[bytes]) -> Seal:
+def verify_trailer(file: IO[bytes]) -> Trailer:
     """Check the hash of a whole capsule, before anything of it is unpacked; return what it says.
 
     Raises:
@@ -106,10 +106,10 @@ def check_seal(file: IO[bytes]) -> Seal:
         left -= len(part)
     if left or sha256.digest() != digest:
         _refuse("its content is not what was written: it has another SHA-256")
-    return Seal(size, END.unpack(end)[2], digest)
+    return Trailer(size, END.unpack(end)[2], digest)
 
 
-def read_parts(file: IO[bytes], seal: Seal) -> Iterator[Part]:
+def read_members(file: IO[bytes], seal: Trailer) -> Iterator[ArchiveMember]:
     """Yield the parts of a capsule, the manifest left out; each is good until the next is asked.
 
     What was yielded is only as the writer wrote it when the last one has been: the manifest comes
@@ -117,7 +117,7 @@ def read_parts(file: IO[bytes], seal: Seal) -> Iterator[Part]:
 
     Args:
         file: open for reading.
-        seal: what `check_seal` has returned for it.
+        seal: what `verify_trailer` has returned for it.
 
     Raises:
         CapsuleError: it is no whole capsule; the text says what was found.
@@ -135,7 +135,7 @@ def read_parts(file: IO[bytes], seal: Seal) -> Iterator[Part]:
         raise CapsuleError(f"it is no capsule, or a damaged one ({error})") from error
 
 
-def _checked(stream: "_Limited") -> Iterator[Part]:
+def _checked(stream: "_Limited") -> Iterator[ArchiveMember]:
     expected = hashlib.sha256()
     for part in _tar_parts(stream):
         sha256 = hashlib.sha256()
@@ -156,7 +156,7 @@ def _checked(stream: "_Limited") -> Iterator[Part]:
     _refuse("it has no manifest")
 
 
-def _tar_parts(stream: Any) -> Iterator[Part]:
+def _tar_parts(stream: Any) -> Iterator[ArchiveMember]:
     """Yield files only, with GNU's long names: a header decides on memory and no time."""
     long_name: str | None = None
     while (block := _exactly(stream, BLOCK)).strip(b"\0"):
@@ -165,7 +165,7 @@ def _tar_parts(stream: Any) -> Iterator[Part]:
             _refuse("a part has a size below nothing")
         mtime = int(info.mtime)
         name = long_name or info.name
-        part = Part(name, info.size, info.mode & 0o777, mtime, stream, info.size)
+        part = ArchiveMember(name, info.size, info.mode & 0o777, mtime, stream, info.size)
         if info.type == tarfile.GNUTYPE_LONGNAME and long_name is None:
             text = part.read(NAME_LIMIT_BYTES + 1)
             long_name = text.rstrip(b"\0").decode("utf-8", "surrogateescape")

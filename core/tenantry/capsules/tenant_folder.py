@@ -55,7 +55,7 @@ def is_left_out(path: PurePosixPath) -> bool:
     return is_own or path.is_relative_to(_INCOMING)
 
 
-class FolderCopy:
+class FolderSnapshot:
     """A tenant's folder as it was at one moment, in hard links.
 
     Why each row of a snapshot has its file: an endpoint adds a file before its row and removes it

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from tenantry.capsules.folder import RESTORING
 from tenantry.capsules.locks import lock, turn
+from tenantry.capsules.tenant_folder import RESTORING
 from tenantry.errors import TenantryError
 
 STAGING = ".capsules"
@@ -25,7 +25,7 @@ _MADE = "made"
 
 
 @contextmanager
-def staging(data_dir: Path, name: str) -> Iterator[Path]:
+def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
     """Yield an empty folder, gone after the block; for one tenant there may be several at once."""
     parent = _parent(data_dir)
     with turn(parent):
@@ -39,7 +39,7 @@ def staging(data_dir: Path, name: str) -> Iterator[Path]:
         os.close(opened)
 
 
-class Workplace:
+class RestoreStaging:
     """Where one tenant is made, until the end of a `with` block; for one process at a time.
 
     What was made is gone after the block, unless it was `kept`.
@@ -116,7 +116,7 @@ class Workplace:
             raise _appeared(path) from error
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def commit(self) -> Iterator[None]:
         """Let what was made stay, here and elsewhere, even if this process is killed from now on.
 
         If the block fails, nothing stays after all.

@@ -24,7 +24,7 @@ _TRIGGERS = """
 """
 
 
-class Filling:
+class RowImport:
     """The tables of a database that migrations have just made, in one transaction.
 
     Foreign keys are looked at when all rows are in, so the order of tables and rows is free.
@@ -148,7 +148,7 @@ class Filling:
 
 
 @contextmanager
-def filling(url: URL, source: str) -> Iterator[Filling]:
+def importing_rows(url: URL, source: str) -> Iterator[RowImport]:
     """Yield a database to fill; nothing of it stays if the block fails.
 
     Args:
@@ -159,11 +159,11 @@ def filling(url: URL, source: str) -> Iterator[Filling]:
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             with _no_triggers_in_sqlite(connection):
-                yield Filling(connection, source)
+                yield RowImport(connection, source)
             return
         connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
         with _deferred_keys(connection), _no_triggers(connection):
-            yield Filling(connection, source)
+            yield RowImport(connection, source)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class DatabaseError(TenantryError):
     """A database cannot be made, or is not what a restored tenant needs."""
 
 
-def is_server(url: URL) -> bool:
+def is_server_database(url: URL) -> bool:
     """Whether the database is a server's, not a file."""
     return url.get_backend_name() != "sqlite"
 
@@ -56,7 +56,7 @@ class NewDatabase:
         """
 
 
-class DatabaseFile(NewDatabase):
+class NewDatabaseFile(NewDatabase):
     """A SQLite file elsewhere: made in a folder beside it, until the end of a `with` block.
 
     Args:
