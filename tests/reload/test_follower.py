@@ -276,83 +276,32 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
     assert [("acme", "globex"), ("acme", "globex"), ("globex", "acme")] == seen
 
 
-@pytest.mark.parametrize("is_awake", [True, False])
-def test_two_tenants_exchange_their_prefixes(
-    follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture, *, is_awake: bool
-) -> None:
-    """In one step, and without an error, whether they have served or not."""
-    for name in ("acme", "globex"):
-        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
-    followed = follow().go_on()
-    seen = [followed.get(), followed.get("/globex/")] if is_awake else ["acme", "globex"]
-    write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
-    write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
-
-    seen += [followed.go_on().get(), followed.get("/globex/")]
-
-    assert ["acme", "globex", "globex2", "acme2"] == seen
-    assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
-
-
-def test_a_ring_is_closed_whenever_its_last_file_comes(
+def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Whoever came before was refused, and served its old content until then."""
-    prefixes = {"acme": "/b", "globex": "/c", "initech": "/a"}
-    for name, prefix in zip(prefixes, ("/a", "/b", "/c"), strict=True):
-        write_tenant(name, APP_NAME=name, URL_PREFIX=prefix)
-    followed = follow().go_on()
-    told = [[followed.get(path) for path in ("/a/", "/b/", "/c/")]]
-    for name, prefix in prefixes.items():
-        write_tenant(name, APP_NAME=name, URL_PREFIX=prefix)
-        told.append([followed.go_on().get(path) for path in ("/a/", "/b/", "/c/")])
-
-    names = list(prefixes)
-    assert [names, names, names, ["initech", "acme", "globex"]] == told
-    assert {"serving"} == set(followed.states().values())
-
-
-def test_an_exchange_waits_for_a_build_that_fails(
-    follow: Follow, write_tenant: WriteTenant
-) -> None:
-    """Both serve what they did, and say why; when it can be built both change."""
+    """Both keep their old content and name each other; a save with a free prefix lets both move."""
     for name in ("acme", "globex"):
-        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
+        write_tenant(name, APP_NAME=name)
     followed = follow().go_on()
-    seen = [followed.get(), followed.get("/globex/")]
-    followed.errors["globex2"] = RuntimeError("no")
+    served = [(followed.get("/acme/"), followed.get("/globex/"))]
     write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
     write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
-    seen += [followed.go_on(5.0).get(), followed.get("/globex/")]
+    served.append((followed.go_on().get("/acme/"), followed.get("/globex/")))
+    states = followed.states()
     reasons = [followed.mount(name).reason.partition(": ")[2] for name in ("acme", "globex")]
-    followed.errors.clear()
-
-    seen += [followed.go_on(10.0).get(), followed.get("/globex/")]
-
-    assert ["acme", "globex", "acme", "globex", "globex2", "acme2"] == seen
-    waits = "waits for tenant 'globex', with which it exchanges; that cannot be built yet."
-    assert [waits, "cannot be built: no"] == reasons
-
-
-def test_an_exchange_is_called_off_by_a_change_of_mind(
-    follow: Follow, write_tenant: WriteTenant
-) -> None:
-    """What was built for it is closed, and the other one is refused as any clash is."""
-    for name in ("acme", "globex"):
-        write_tenant(name, APP_NAME=name, URL_PREFIX=f"/{name}")
-    followed = follow().go_on()
-    seen = [followed.get(), followed.get("/globex/")]
-    followed.errors["globex2"] = RuntimeError("no")
+    write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/free")
+    served.append((followed.go_on().get("/acme/"), followed.get("/free/")))
     write_tenant("acme", APP_NAME="acme2", URL_PREFIX="/globex")
-    write_tenant("globex", APP_NAME="globex2", URL_PREFIX="/acme")
-    followed.go_on()
-    write_tenant("globex", APP_NAME="globex", URL_PREFIX="/globex")
 
-    seen += [followed.go_on().get(), followed.get("/globex/")]
+    served.append((followed.go_on().get("/acme/"), followed.get("/globex/")))
 
-    assert ["acme", "globex"] * 2 == seen
-    assert {"acme": "stale", "globex": "serving"} == followed.states()
-    assert "is the prefix of tenant 'globex' too" in followed.mount().reason
+    assert [*[("acme", "globex")] * 2, *[("globex2", "acme2")] * 2] == served
+    assert {"acme": "stale", "globex": "stale"} == states
+    assert [
+        f"'URL_PREFIX': /{owner} is the prefix of tenant {owner!r} too; choose another. To swap "
+        "the prefixes of two tenants, first save one of their files with a free prefix."
+        for owner in ("globex", "acme")
+    ] == reasons
 
 
 def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: WriteTenant) -> None:

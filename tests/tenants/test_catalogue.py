@@ -110,8 +110,9 @@ def test_of_two_that_clash_the_first_name_is_served(scan: Scan, write_tenant: Wr
 
     catalogue = scan()
 
+    [problem] = catalogue.problems
     text = f"{globex}: 'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another."
-    assert (["acme"], [text]) == (_served(catalogue), [str(one) for one in catalogue.problems])
+    assert (["acme"], text) == (_served(catalogue), str(problem)[: len(text)])
 
 
 def test_every_problem_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:

@@ -202,6 +202,26 @@ def test_who_stays_keeps_its_prefix(plan: Plan, write_tenant: Callable[..., Path
 
 
 @pytest.mark.usefixtures("serving")
+def test_two_tenants_cannot_swap_prefixes_in_one_save(
+    plan: Plan, write_tenant: Callable[..., Path]
+) -> None:
+    """Both stay as they are, and the problem of each names the other tenant and the remedy."""
+    write_tenant("acme", URL_PREFIX="/globex")
+    write_tenant("globex", URL_PREFIX="/acme")
+
+    code, lines = plan()
+
+    remedy = "To swap the prefixes of two tenants, first save one of their files with a free prefix"
+    expected = [
+        f"{sign} tenants/{name}.py: 'URL_PREFIX': /{owner} is the prefix of tenant {owner!r} too; "
+        f"choose another. {remedy}."
+        for sign, name, owner in (("!", "acme", "globex"), ("!", "globex", "acme"))
+    ]
+    assert (1, expected) == (code, [line for line in lines if line.startswith("!")])
+    assert ["~ acme", "~ globex"] == [line.split(":")[0] for line in lines if line[0] == "~"]
+
+
+@pytest.mark.usefixtures("serving")
 def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..., Path]) -> None:
     """Its owner moves, and another one comes."""
     write_tenant("acme", URL_PREFIX="/elsewhere")

@@ -141,34 +141,6 @@ def test_one_that_lies_above_several_clashes_with_each() -> None:
     assert ["globex", "initech"] == [clash.owner for clash in clashes]
 
 
-RINGS: list[tuple[dict[str, str], set[str]]] = [
-    ({"acme": "/b", "globex": "/a"}, {"acme", "globex"}),
-    ({"acme": "/b", "globex": "/c", "initech": "/a"}, {"acme", "globex", "initech"}),
-    ({"acme": "/b"}, set()),  # who is there stays
-    ({"acme": "/b", "globex": "/new"}, set()),  # who is there leaves anyway
-    ({"acme": "/b", "globex": "/c", "initech": "/b/x"}, set()),  # not at one moment either
-    ({"acme": "/b", "globex": "/c", "initech": "/b"}, set()),  # acme only waits
-    (
-        {"acme": "/b", "globex": "/a/x", "initech": "/d", "umbrella": "/c"},
-        {"acme", "globex"},  # two rings
-    ),
-]
-
-
-@pytest.mark.parametrize(("wanted", "ring"), RINGS)
-def test_a_ring_are_those_that_wait_for_one_another(wanted: dict[str, str], ring: set[str]) -> None:
-    """Each claims what another of them gives up, and no two claim the same."""
-    claims = AcceptedTenants()
-    homes = {"acme": "/a", "globex": "/b", "initech": "/c", "umbrella": "/d"}
-    for name, prefix in homes.items():
-        claims.add(_tenant(name, URL_PREFIX=prefix))
-    following = {name: _tenant(name, URL_PREFIX=prefix) for name, prefix in wanted.items()}
-
-    found = claims.ring(following["acme"], following.get)
-
-    assert ring == {tenant.name for tenant in found}
-
-
 @pytest.mark.parametrize(
     ("one", "other", "is_so"),
     [
@@ -184,19 +156,3 @@ def test_a_ring_are_those_that_wait_for_one_another(wanted: dict[str, str], ring
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
     """A prefix is inside another where a browser would send the other's cookies to it."""
     assert is_so == is_nested(one, other)
-
-
-def test_a_ring_that_waits_for_another_ring_is_none_yet() -> None:
-    """Rings are apart from one another: what the other gives up is free after that one's turn."""
-    claims = AcceptedTenants()
-    for name in ("acme", "globex", "initech", "umbrella"):
-        claims.add(_tenant(name, SECRET_KEY=f"{name}-{KEY}"))
-    moves = {"acme": "globex", "globex": "acme", "initech": "umbrella", "umbrella": "initech"}
-    following = {name: _tenant(name, URL_PREFIX=f"/{to}") for name, to in moves.items()}
-    greedy = {"SECRET_KEY": f"initech-{KEY}", "URL_PREFIX": "/acme"}
-    following["globex"] = _tenant("globex", **greedy)
-    following["initech"] = _tenant("initech", SECRET_KEY=OTHER_KEY, URL_PREFIX="/umbrella")
-
-    rings = {name: len(claims.ring(one, following.get)) for name, one in following.items()}
-
-    assert {"acme": 0, "globex": 0, "initech": 2, "umbrella": 2} == rings

@@ -61,7 +61,7 @@ def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
     changed = [tenants[name] for name in new if new[name] != old.get(name)]
     refused = _refused(settings, catalogue, changed, only_endpoints=target is not None)
     refused |= {
-        name: str(Problem(tenants[name].file, f"{text}; choose another.", "URL_PREFIX"))
+        name: str(Problem(tenants[name].file, text, "URL_PREFIX"))
         for name, text in find_blocked_moves(old, new, refused).items()
     }
     refused |= {name: problem for name, (_, problem) in operator_state.items() if problem}

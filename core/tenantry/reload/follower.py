@@ -156,7 +156,6 @@ class Follower:
         for mount in mounts + self._admission.leaving + self._unrouted:
             self._close(mount)
         self._admission.leaving, self._unrouted = [], []
-        self._admission.close()
         self._departures.close()
 
     def wake(self, *, look: bool = False) -> None:

@@ -82,11 +82,6 @@ class Rebuilds:
         """Forget the build of a name, and its back-off."""
         self._rebuilds.pop(name, None)
 
-    def has_failed(self, name: str) -> bool:
-        """Whether a name's build has failed, and is not tried again yet."""
-        one = self._rebuilds.get(name)
-        return one is not None and one.is_over
-
     def due(self) -> list[str]:
         """Return the names whose failed build is to be tried again; report those that are stuck."""
         for one in self._rebuilds.values():

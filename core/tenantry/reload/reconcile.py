@@ -7,20 +7,19 @@ Of two that clash
   the same content: all workers of a host have one owner for each prefix, key and database;
 - where that is so of neither or of both (two workers tell different things), the first by name.
 
-Those that claim what others of them give up are changed at one moment.
+Two tenants that swap prefixes clash until one of their files has a free prefix in between.
 
 Reads no file, asks no worker and routes nothing: `reload` hands the verdicts in and publishes.
 """
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
 from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
-from tenantry.reload.swap_group import Exchanges
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
@@ -118,7 +117,6 @@ class Reconciler:
         """Mounts to be taken out of the routing, and closed then."""
         self._new_mount = new_mount
         self._rebuilds = rebuilds
-        self._exchanges = Exchanges(rebuilds)
         self._departures = departures
         self._is_missing = is_missing
         self._park = park
@@ -129,10 +127,6 @@ class Reconciler:
     def end_start(self) -> None:
         """From now on who is accepted stays."""
         self.is_starting, self.accepted_elsewhere = False, ()
-
-    def close(self) -> None:
-        """End what was built and not swapped in yet. Idempotent."""
-        self._exchanges.close()
 
     def appear(self, name: str) -> None:
         """Begin with a file that was not there before."""
@@ -192,8 +186,7 @@ class Reconciler:
         if known.mount.name not in self._refused or not isinstance(verdict, Tenant):
             return  # decided on meanwhile
         clashes = self.claims.conflicts(verdict)
-        is_free = not clashes or self._comes_first(known, verdict, clashes)
-        if is_free or self.claims.ring(verdict, self._following):
+        if not clashes or self._comes_first(known, verdict, clashes):
             self._refused.discard(known.mount.name)
             self._admit(known, verdict)
 
@@ -206,9 +199,7 @@ class Reconciler:
 
     def _admit(self, known: Known, tenant: Tenant) -> None:
         clashes = self.claims.conflicts(tenant)
-        if tenant.name in self._exchanges:
-            self._exchanges.go_on(tenant.name)
-        elif any(self._is_missing(clash.owner) for clash in clashes):
+        if any(self._is_missing(clash.owner) for clash in clashes):
             self._rebuilds.drop(tenant.name)
             self._postponed.add(tenant.name)
         elif clashes and self._comes_first(known, tenant, clashes):
@@ -218,10 +209,6 @@ class Reconciler:
             self._serve(known, tenant)
             for owner in owners:
                 self.decide(owner)
-        elif clashes and (ring := self.claims.ring(tenant, self._following)):
-            members = {one.name: (self.known[one.name].mount, one) for one in ring}
-            self._call_off(*members)
-            self._exchanges.begin(members, self._exchange)
         elif clashes:
             self._rebuilds.drop(tenant.name)
             self._reject(known, rejection_of(tenant, clashes))
@@ -243,37 +230,10 @@ class Reconciler:
         """Return what tells, of two that clash at start, who goes first: the lower."""
         return (tenant.name, tenant.digest) not in self.accepted_elsewhere, tenant.name
 
-    def _following(self, name: str) -> Tenant | None:
-        """Return what a name that is accepted wants to be instead."""
-        known = self.known[name]
-        verdict = known.verdict
-        is_other = verdict is not known.mount.tenant and not known.is_off
-        return verdict if is_other and isinstance(verdict, Tenant) else None
-
-    def _exchange(self, built: Mapping[str, Instance]) -> None:
-        """Swap all of a ring, if nobody else has taken meanwhile what one of it claims."""
-        ring = [self.known[name] for name in sorted(built)]
-        old = [known.mount.tenant for known in ring]
-        new = [one for one in (known.verdict for known in ring) if isinstance(one, Tenant)]
-        for name in built:
-            self.claims.remove(name)
-        if any(self.claims.conflicts(tenant) for tenant in new):
-            for tenant in filter(None, old):
-                self.claims.add(tenant)
-            for instance in built.values():
-                instance.retire()
-            self._postponed.update(built)
-            return
-        for known, tenant in zip(ring, new, strict=True):
-            self._refused.discard(tenant.name)
-            self._swap(known.mount, tenant, built[tenant.name])
-
-    def _call_off(self, *names: str) -> None:
-        """End what is being built of them; whom they would have exchanged with is asked again."""
-        for name in names:
-            self._rebuilds.drop(name)
-            self._postponed.update(self._exchanges.call_off(name))
-        self._postponed.difference_update(names)
+    def _call_off(self, name: str) -> None:
+        """End what is being built of it."""
+        self._rebuilds.drop(name)
+        self._postponed.discard(name)
 
     def _forget(self, known: Known) -> None:
         """Take a tenant's mount and claims away; its file may get them again."""

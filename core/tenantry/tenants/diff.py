@@ -13,7 +13,7 @@ from typing import Any
 
 from tenantry.observability.redaction import MASK, mask
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.uniqueness import is_nested
+from tenantry.tenants.uniqueness import is_nested, prefix_conflict
 
 Description = Mapping[str, Any]
 """`{"prefix", "endpoints", "keys": {KEY: text}}`, as JSON takes it."""
@@ -81,20 +81,28 @@ def compare(
 def find_blocked_moves(
     old: Mapping[str, Description], new: Mapping[str, Description], refused: Collection[str]
 ) -> dict[str, str]:
-    """Return who cannot have its new prefix, and why: one that stays as it is keeps its own."""
-    found: dict[str, str] = {}
-    kept = {name: old[name]["prefix"] for name in refused if name in old}
+    """Return the tenants that cannot move to their new prefix, by name, and why.
+
+    A host moves one tenant after another, each to a prefix that is free by then. A tenant whose
+    newest file is refused keeps its prefix. Two tenants that swap prefixes block each other.
+    """
+    current = {name: old[name]["prefix"] for name in old if name in new or name in refused}
+    moving = {
+        name: one["prefix"]
+        for name, one in new.items()
+        if name not in refused and one["prefix"] != current.get(name)
+    }
     while True:
-        more = {
-            name: f"{one['prefix']} is at, above or below {prefix} of tenant {owner!r}, which stays"
-            for name, one in new.items()
-            for owner, prefix in kept.items()
-            if name not in found and name not in refused and is_nested(one["prefix"], prefix)
+        reasons = {
+            name: prefix_conflict(prefix, other, owner)
+            for name, prefix in moving.items()
+            for owner, other in current.items()
+            if owner != name and is_nested(prefix, other)
         }
-        if not more:
-            return found
-        found |= more
-        kept = {name: old[name]["prefix"] for name in more if name in old}
+        free = moving.keys() - reasons.keys()
+        if not free:
+            return reasons
+        current |= {name: moving.pop(name) for name in free}
 
 
 def _differences(name: str, old: Description, new: Description, routes: Routes) -> Iterator[Change]:

@@ -4,7 +4,7 @@ Each question costs the tenant's own few claims, however many tenants there are.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tenantry.database.url import database_identity
@@ -40,37 +40,6 @@ class AcceptedTenants:
             if (owner := self._owners.get(mark, tenant.name)) != tenant.name
         ]
         return found + list(self._prefix_clash(tenant))
-
-    def ring(self, tenant: Tenant, following: Callable[[str], Tenant | None]) -> tuple[Tenant, ...]:
-        """Return those that could all be taken at one moment and not one by one; often nobody.
-
-        `tenant` is among them: each claims what another of them gives up, and nothing of others.
-
-        Args:
-            tenant: one that clashes.
-            following: returns what an accepted name is to be next; None if that is no other.
-        """
-        found, waiting, together = {tenant.name: tenant}, [tenant], AcceptedTenants()
-        claimants: dict[str, list[str]] = {}
-        while waiting:
-            one = waiting.pop()
-            for owner in {clash.owner for clash in self.conflicts(one)}:
-                claimants.setdefault(owner, []).append(one.name)
-                if owner not in found:
-                    other = following(owner)
-                    if other is None:
-                        return ()
-                    found[owner] = other
-                    waiting.append(other)
-            if together.conflicts(one):
-                return ()
-            together.add(one)
-        bound, names = {tenant.name}, [tenant.name]  # those that wait for it, however indirectly
-        while names:
-            nearer = set(claimants.get(names.pop(), ())) - bound
-            bound |= nearer
-            names += nearer
-        return tuple(found.values()) if bound == found.keys() else ()
 
     def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
         marked, marks = self._marked
@@ -139,14 +108,21 @@ class AcceptedTenants:
         for owner in self._neighbours(tenant.url_prefix):
             if owner == tenant.name:
                 continue
-            mine, other = tenant.url_prefix, self._tenants[owner].url_prefix
-            text = (
-                f"{mine} is the prefix of tenant {owner!r} too; choose another."
-                if mine == other
-                else f"{mine} and {other} of tenant {owner!r} lie inside one another, and a "
-                "browser would send the outer one's cookies to the inner one; choose another."
-            )
+            text = prefix_conflict(tenant.url_prefix, self._tenants[owner].url_prefix, owner)
             yield Conflict(owner, Problem(tenant.file, text, "URL_PREFIX"))
+
+
+def prefix_conflict(prefix: str, other: str, owner: str) -> str:
+    """Return why a tenant cannot have `prefix` while the tenant `owner` is at `other`."""
+    if prefix == other:
+        return (
+            f"{prefix} is the prefix of tenant {owner!r} too; choose another. To swap the prefixes "
+            "of two tenants, first save one of their files with a free prefix."
+        )
+    return (
+        f"{prefix} and {other} of tenant {owner!r} lie inside one another, and a "
+        "browser would send the outer one's cookies to the inner one; choose another."
+    )
 
 
 def is_nested(one: str, other: str) -> bool:
