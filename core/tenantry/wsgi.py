@@ -1,5 +1,9 @@
 """The WSGI callable for any server: `tenantry.wsgi:application`."""
 
-from tenantry.host import create_host
+from tenantry.python_process import search_current_folder_last
+
+search_current_folder_last()  # uWSGI, waitress and gunicorn put it first
+
+from tenantry.host import create_host  # noqa: E402
 
 application = create_host(is_serving=True)

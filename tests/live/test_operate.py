@@ -239,15 +239,16 @@ def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_restart_with_code_that_cannot_be_imported_touches_nothing(site: Site) -> None:
-    """One line says why; gunicorn would end, with all its workers."""
+def test_restart_with_code_that_cannot_be_imported_touches_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says why; with such code, gunicorn ends with all its workers."""
     before = [worker.pid for worker in read_workers(site.data)]
-    broken = site.folder / "watchfiles.py"
-    broken.write_text("raise RuntimeError('half a release')\n")
+    (tmp_path / "watchfiles.py").write_text("raise RuntimeError('half a release')\n")
+    monkeypatch.syspath_prepend(tmp_path)
 
     restart = site.run("restart")
 
-    broken.unlink()
     assert (1, 1) == (restart.code, len(restart.err.splitlines()))
     assert "RuntimeError: half a release; nothing was restarted" in restart.err
     assert before == [worker.pid for worker in read_workers(site.data)]

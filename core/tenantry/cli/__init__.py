@@ -3,11 +3,11 @@
 import difflib
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import click
 
 from tenantry.errors import TenantryError, UnknownTenantError
+from tenantry.python_process import search_current_folder_last
 from tenantry.settings import SettingsError
 from tenantry.tenants.secrets import SecretError
 
@@ -48,8 +48,7 @@ def tenantry() -> None:
 
 def main() -> None:
     """Run the command line. Errors that an operator can cause are one line on stderr."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as gunicorn and flask do: endpoints may live here
+    search_current_folder_last()
     try:
         sys.exit(tenantry.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -11,7 +11,6 @@ import pickle
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Self
 
 from tenantry.errors import Problem
-from tenantry.tenants.loader import describe_exit, python_executable
+from tenantry.python_process import python_command
+from tenantry.tenants.loader import describe_exit
 from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
@@ -125,13 +125,11 @@ class _Child:
         self._tenants = tenants
         self._received = bytearray()
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [python_executable(), "-m", f"{__package__}.probe_process"],
+            python_command(f"from {__package__}.probe_process import main; main()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            # What this process can import, the child can.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
             start_new_session=True,
         )
         stdin, stdout = self._process.stdin, self._process.stdout

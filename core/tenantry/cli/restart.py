@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from tenantry.observability.control_socket import (
     read_workers,
     starting_workers,
 )
+from tenantry.python_process import python_command
 from tenantry.settings import HostSettings, read_settings
 
 STEP_S = 60.0
@@ -84,8 +84,8 @@ def _all_workers(data_dir: Path) -> list[WorkerStatus]:
 
 def _try_new_code() -> None:
     """Import the host as a new worker does: gunicorn ends, with all its workers, if one cannot."""
-    trial = subprocess.Popen(
-        [sys.executable, "-c", "import tenantry.host, tenantry.server.worker"],
+    trial = subprocess.Popen(  # noqa: S603 - our own command
+        python_command("import tenantry.host, tenantry.server.worker"),
         stderr=subprocess.PIPE,
         text=True,
     )

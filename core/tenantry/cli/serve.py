@@ -72,7 +72,7 @@ def command(
     arguments += ["--threads", str(threads)] if threads else []
     arguments += ["--reload"] if is_reloading else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *arguments])  # noqa: S606 - becomes it
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "tenantry.server", *arguments])  # noqa: S606 - becomes it
 
 
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:

@@ -5,18 +5,17 @@ each. What they say and are told is `process`'s and `migrator`'s.
 """
 
 import json
-import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from tenantry.tenants.loader import describe_exit, python_executable
+from tenantry.python_process import python_command
+from tenantry.tenants.loader import describe_exit
 
 START_TIMEOUT_S = 30.0
 """How long the first process may take to start: it imports Alembic, in 0.6 s on an idle machine."""
@@ -38,11 +37,9 @@ class _Home:
         with theirs, ExitStack() as undo:
             undo.enter_context(self._control)
             self.process = subprocess.Popen(  # noqa: S603 - our own module
-                [python_executable(), "-m", f"{__package__}.process", *drivers],
+                python_command(f"from {__package__}.process import main; main()", *drivers),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                # What this process can import, the other can.
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)},
                 start_new_session=True,
             )
             undo.pop_all()

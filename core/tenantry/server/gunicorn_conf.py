@@ -4,6 +4,10 @@ Every number has its reason; gunicorn's command line overrides each of them. `--
 command line replaces both listeners: name the admin listener there too, if it is wanted.
 """
 
+from tenantry.python_process import search_current_folder_last
+
+search_current_folder_last()  # gunicorn puts it first
+
 import os
 import resource
 import sys
@@ -83,6 +87,14 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 
 # Its lines in the form of all others, on stderr.
 logger_class = "tenantry.server.log.GunicornLogger"
+
+
+def pre_exec(server: Any) -> None:
+    """Make SIGUSR2 repeat the command that started this master, with its `-P -m` options.
+
+    gunicorn's own `python …/__main__.py` puts the folder of that file first on `sys.path`.
+    """
+    server.START_CTX["args"] = sys.orig_argv
 
 
 def child_exit(server: object, worker: Any) -> None:

@@ -13,7 +13,6 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,6 +23,7 @@ from typing import Any, NoReturn, Self
 
 from tenantry.errors import HungFileError, Problem, TenantFileError
 from tenantry.observability.redaction import redact_credentials
+from tenantry.python_process import library_path, python_executable
 from tenantry.tenants.loader_child import read_frame, write_frame
 
 FILE_LIMIT_BYTES = 1 << 20
@@ -165,12 +165,8 @@ class Loader:
         )
         if process.stdin is None:
             raise RuntimeError("the loader process has no pipes")
-        here = str(Path(__file__).parents[2])
-        search = [entry or str(Path.cwd()) for entry in sys.path]
-        write_frame(
-            process.stdin.fileno(),
-            json.dumps({"sys_path": search if here in search else [*search, here]}).encode(),
-        )
+        path = [*library_path(), str(Path(__file__).parents[2])]
+        write_frame(process.stdin.fileno(), json.dumps({"sys_path": path}).encode())
         return process
 
 
@@ -191,14 +187,6 @@ def display_path(path: Path) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line that every terminal takes: a file's name may hold any byte."""
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def python_executable() -> str:
-    """Return the Python interpreter; under uWSGI `sys.executable` is uWSGI itself."""
-    if Path(sys.executable).name.startswith("python"):
-        return sys.executable
-    scripts = sysconfig.get_path("scripts")
-    return str(Path(scripts, "python3"))
 
 
 def read_tenant_file(path: Path) -> bytes:

@@ -74,7 +74,7 @@ def main() -> None:
     first = read_frame(requests)
     if first is None:
         return
-    sys.path[:] = json.loads(first)["sys_path"]
+    sys.path[:] = dict.fromkeys([*json.loads(first)["sys_path"], *sys.path])
 
     gc.disable()  # a collection in a fork would copy every page that it shares
 

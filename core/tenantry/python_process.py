@@ -1,0 +1,48 @@
+"""The module search path of the processes that Tenantry starts.
+
+A project's folder holds modules with common names, such as `config.py`, `rich.py` and
+`sitecustomize.py`. None of them may hide a library, or run because a command or the host starts in
+that folder. So the current folder comes last on `sys.path`, where a tenant's endpoints are still
+found. The process that runs tenant files does not search it at all.
+"""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+_SET_PATH = "import sys; sys.path[:] = sys.argv.pop(1).splitlines()"
+
+
+def search_current_folder_last() -> None:
+    """Move the current folder to the end of `sys.path`, or append it."""
+    here = [entry for entry in sys.path if _is_current_folder(entry)]
+    sys.path[:] = [entry for entry in sys.path if entry not in here] + (here or [os.getcwd()])
+
+
+def library_path() -> list[str]:
+    """Return `sys.path` without the current folder, unless `PYTHONPATH` names that folder."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    is_named = any(_is_current_folder(entry) for entry in named if entry)
+    return [entry for entry in sys.path if is_named or not _is_current_folder(entry)]
+
+
+def python_command(code: str, *arguments: str) -> list[str]:
+    """Return the command that runs `code` in a new Python process, with this process's `sys.path`.
+
+    `PYTHONPATH` cannot pass the path on, because Python searches it for a `sitecustomize.py`.
+    """
+    path = "\n".join(entry or os.getcwd() for entry in sys.path)
+    # -P: Python does not put the current folder first on sys.path.
+    return [python_executable(), "-P", "-c", f"{_SET_PATH}; {code}", path, *arguments]
+
+
+def python_executable() -> str:
+    """Return the Python interpreter; under uWSGI, `sys.executable` is uWSGI itself."""
+    if Path(sys.executable).name.startswith("python"):
+        return sys.executable
+    return str(Path(sysconfig.get_path("scripts"), "python3"))
+
+
+def _is_current_folder(entry: str) -> bool:
+    return os.path.realpath(entry) == os.getcwd()

@@ -1,0 +1,147 @@
+"""A project's own modules, with the names of libraries, beside the tenants folder."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import tenant_text
+from servers import Server, program, running, wait_until
+from tenantry.observability.control_socket import read_workers
+
+pytestmark = pytest.mark.live
+
+MODULES = (
+    "app.py", "click.py", "config.py", "core/__init__.py", "flask.py", "gunicorn/__init__.py",
+    "json.py", "resource.py", "rich.py", "sitecustomize.py", "sqlalchemy/__init__.py",
+    "usercustomize.py",
+)  # fmt: skip
+"""What a project may have in its folder. Each writes a marker if it runs."""
+
+MARK = "import pathlib\npathlib.Path(r'{folder}', __name__).write_text(__file__)\n"
+
+ORDERS = """
+from flask import Blueprint
+orders_bp = Blueprint("orders", __name__)
+@orders_bp.route("/orders/")
+def orders():
+    return "orders"
+"""
+
+
+class Project:
+    """A project's folder with tenants acme and globex; globex has an endpoint of the project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "instance"
+        self.marks = folder / "marks"
+        self.marks.mkdir()
+        for module in MODULES:
+            path = folder / module
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(MARK.format(folder=self.marks))
+        self.write("shop/__init__.py", "")
+        self.write("shop/orders/__init__.py", "")
+        self.write("shop/orders/blueprint.py", ORDERS)
+        self.write("tenants/acme.py", tenant_text("acme"))
+        self.write("tenants/globex.py", tenant_text("globex", BLUEPRINTS=["shop.orders"]))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the project."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `tenantry` in the folder, in a process of its own."""
+        environ = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
+        return subprocess.run(
+            [program("tenantry"), *words],
+            cwd=self.folder, env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def marked(self) -> list[str]:
+        """Return the project's modules that have run."""
+        return sorted(path.name for path in self.marks.iterdir())
+
+
+@pytest.fixture(name="project")
+def _project(tmp_path: Path) -> Project:
+    """Return a project's folder."""
+    return Project(tmp_path)
+
+
+@pytest.fixture(name="server")
+def _server(project: Project) -> Iterator[Server]:
+    """Serve the project with one worker, as `tenantry serve` does."""
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
+    with running(command, project.folder) as server:
+        wait_until(lambda: len(read_workers(project.data)) == 1)
+        yield server
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check",),
+        ("list",),
+        ("show", "globex"),
+        ("routes", "globex"),
+        ("new", "initech", "--endpoint", "shop.orders"),
+        ("get", "/globex/orders/"),
+        ("run", "globex", "--", "routes"),
+        ("db", "upgrade", "--all"),
+        ("plan", "--save", "snapshot.json"),
+        ("audit",),
+    ],
+)
+def test_a_command_runs_nothing_of_the_project(project: Project, words: tuple[str, ...]) -> None:
+    """A command finds the endpoint that a tenant names, and runs no other module."""
+    result = project.run(*words)
+
+    assert (0, []) == (result.returncode, project.marked()), result
+
+
+def test_a_host_runs_nothing_of_the_project(project: Project, server: Server) -> None:
+    """Neither a worker nor a command about the running host runs a module of the project."""
+    answer = server.get("/globex/orders/")
+    codes = [project.run(*words).returncode for words in (("list", "--wait"), ("plan",))]
+    restart = project.run("restart")
+
+    assert (200, b"orders") == (answer[0].status, answer[1])
+    assert ([0, 0], 0) == (codes, restart.returncode), restart
+    assert 200 == server.get("/globex/orders/")[0].status
+    assert [] == project.marked()
+
+
+def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server: Server) -> None:
+    """SIGUSR2 starts a second master from the same command; it serves when the first is gone."""
+    os.kill(server.process.pid, signal.SIGUSR2)
+    wait_until(lambda: len({worker.master for worker in read_workers(project.data)}) == 2)
+    os.kill(server.process.pid, signal.SIGTERM)
+    server.process.wait()
+
+    assert 200 == server.get("/globex/orders/")[0].status
+    assert [] == project.marked()
+
+
+def test_a_tenant_file_cannot_import_from_the_project(
+    project: Project, write_project_tenant: Callable[[str], None]
+) -> None:
+    """The process that runs tenant files does not search the current folder."""
+    write_project_tenant("import config\n")
+
+    result = project.run("check", "acme")
+
+    assert (1, []) == (result.returncode, project.marked())
+    assert "No module named 'config'" in result.stdout
+
+
+@pytest.fixture(name="write_project_tenant")
+def _write_project_tenant(project: Project) -> Callable[[str], None]:
+    """Return a function that puts lines before the tenant file of acme."""
+    return lambda lines: project.write("tenants/acme.py", lines + tenant_text("acme"))
