@@ -26,9 +26,9 @@ from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.migrations.guard import bring_to_head
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
-from tenantry.observability.hiding import hiding
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.prometheus import MetricsPage
+from tenantry.observability.redaction import secret_scope
 from tenantry.observability.scoreboard import Row, Scoreboard, tag
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect_periodically
@@ -280,7 +280,7 @@ class Host:
             note_query=shared.note_query,
         )
         try:
-            with hiding(app.config):
+            with secret_scope(app.config):
                 if is_migrating:
                     bring_to_head(app)
                 check_app(app)

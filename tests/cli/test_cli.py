@@ -23,7 +23,7 @@ from tenantry.cli import COMMANDS, main
 from tenantry.cli.listeners import Listener, check_listeners
 from tenantry.cli.serve import start_report
 from tenantry.cli.tenants import scan
-from tenantry.observability.redaction import MASK, mask
+from tenantry.observability.redaction import MASK, redact_value
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hash_client_key, parse_clients
 
@@ -342,7 +342,7 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
 )
 def test_what_is_masked(key: str, value: object, shown: object) -> None:
     """A value is masked where its key's name says that it is secret, a URL in its password."""
-    assert shown == mask(key, value)
+    assert shown == redact_value(key, value)
 
 
 def test_what_holds_no_secret_is_itself() -> None:
@@ -354,7 +354,7 @@ def test_what_holds_no_secret_is_itself() -> None:
             raise RuntimeError
 
     for value in (point, {"a": [point]}, Stubborn()):
-        assert value is mask("PLACE", value, ["secret"])
+        assert value is redact_value("PLACE", value, ["secret"])
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_what_holds_no_secret_is_itself() -> None:
 )
 def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
     """Inside other text, in bytes, as a key, escaped in a URL; a short one only by itself."""
-    assert shown == mask("NAME", value, ["a/b cd", "1234", "xyz"])
+    assert shown == redact_value("NAME", value, ["a/b cd", "1234", "xyz"])
 
 
 def test_show_tells_who_gets_in_without_keys(

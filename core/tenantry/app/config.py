@@ -11,7 +11,7 @@ from typing import Any
 from flask import Config
 
 from tenantry.database.url import parse_database_url
-from tenantry.observability.redaction import MASK, mask
+from tenantry.observability.redaction import MASK, redact_value
 
 _KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS")
 
@@ -23,7 +23,7 @@ class MaskedConfig(Config):
     """Keys that hold a secret although their names do not say so."""
 
     def __repr__(self) -> str:
-        shown = {key: mask(key, value) for key, value in Shown(self).items()}
+        shown = {key: redact_value(key, value) for key, value in Shown(self).items()}
         return f"<{type(self).__name__} {shown!r}>"
 
 
@@ -40,7 +40,7 @@ class Shown(Mapping[str, Any]):
         value = self._config[key]
         if key in _KEYS or key in self._config.hidden:
             return MASK if value else value
-        return mask("", value, _known(self._config))
+        return redact_value("", value, _known(self._config))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._config)

@@ -28,7 +28,7 @@ from tenantry.errors import Problem, TenantFileError
 from tenantry.http.environ import ENDPOINT
 from tenantry.middleware.edge import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
-from tenantry.observability.hiding import hiding
+from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
 from tenantry.tenants.model import TENANT_NAME, Tenant, parse_tenant
 
@@ -175,7 +175,7 @@ def create_app(
     app.extensions[_EXTENSION] = []
     added: list[Added] = []
     try:
-        with hiding(app.config), host_log.watching(tenant.name, added) as watch:
+        with secret_scope(app.config), host_log.watching(tenant.name, added) as watch:
             gate = guard_migrations(app, tenant, data_dir)
             for name in tenant.blueprints:
                 watch.begin(name)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tenantry.observability.redaction import mask
+from tenantry.observability.redaction import redact_value
 
 NOT_TAKEN = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI")
 """Each tenant has its own; a restored one gets new ones."""
@@ -28,7 +28,7 @@ def without_secrets(
     """
     known = [one for one in secrets if one]
     kept = {key: value for key, value in values.items() if key not in NOT_TAKEN}
-    secret = [key for key, value in kept.items() if mask(key, value, known) != value]
+    secret = [key for key, value in kept.items() if redact_value(key, value, known) != value]
     return {key: value for key, value in kept.items() if key not in secret}, sorted(secret)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.errors import EndpointError
-from tenantry.observability.hiding import hidden_now, hiding
-from tenantry.observability.redaction import replaced
+from tenantry.observability.redaction import redact_in_scope, secret_scope
 from tenantry.tenants.loader_child import read_frame
 from tenantry.tenants.model import Tenant
 
@@ -42,7 +41,7 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:
-            with hiding(app.config):
+            with secret_scope(app.config):
                 with app.test_request_context():  # as a host name would have it: SERVER_NAME = 7
                     pass
                 check_app(app)
@@ -65,7 +64,7 @@ def _text(error: BaseException) -> str:
         text = " ".join(f"{type(error).__name__}: {error}".split())
     except BaseException:  # noqa: BLE001 - its own __str__ may raise
         return type(error).__name__
-    return replaced(text.removesuffix(":"), hidden_now(error))
+    return redact_in_scope(text.removesuffix(":"), error)
 
 
 if __name__ == "__main__":

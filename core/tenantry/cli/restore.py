@@ -35,7 +35,7 @@ from tenantry.cli.output import as_json, print_json
 from tenantry.cli.tenants import scan
 from tenantry.database.url import database_identity, parse_database_url
 from tenantry.errors import TenantryError
-from tenantry.observability.redaction import mask
+from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import validate_loaded
 from tenantry.tenants.fields import check_tenant_name, check_url_prefix
@@ -176,7 +176,7 @@ def restore_as(
         not one.heads <= contents.target_revisions for one in branches
     )
     keys = tuple(contents.secret_keys)
-    database = mask("", (url or default).render_as_string(hide_password=True))
+    database = redact_value("", (url or default).render_as_string(hide_password=True))
     return Restored(path, prefix or f"/{name}", database, made.summary, keys, is_behind)
 
 
@@ -264,7 +264,7 @@ def _database(settings: HostSettings, wanted: Wanted) -> tuple[URL | None, str]:
         if database_identity(tenant.database_uri.get_secret_value()) == identity:
             raise TenantryError(f"this is the database of tenant {tenant.name!r}; name another.")
     stored = secret_variable(wanted.name).replace("_SECRET_KEY", "_DATABASE_URI")
-    if not is_url or mask("", text) == text:
+    if not is_url or redact_value("", text) == text:
         return url, ""
     if os.path.lexists(there := secret_file(stored, str(settings.data_dir))):
         raise TenantryError(f"{there} is there already; move it away.")

@@ -7,7 +7,7 @@ import click
 
 from tenantry.cli.output import as_json, print_json, print_table
 from tenantry.cli.tenants import load_one
-from tenantry.observability.redaction import MASK, mask
+from tenantry.observability.redaction import MASK, redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.model import KEYS, Tenant
 
@@ -44,7 +44,7 @@ def effective_config(
     known = [*secrets, values["SECRET_KEY"], *values["SECRET_KEY_FALLBACKS"]]
     if tenant.database_url.password:
         known.append(tenant.database_url.password)
-    shown = {key: mask(key, value, known) for key, value in values.items()}
+    shown = {key: redact_value(key, value, known) for key, value in values.items()}
     shown |= {key: MASK for key in _SECRET_KEYS if values[key]}
     return {"name": tenant.name, "file": tenant.file, "digest": tenant.digest} | shown
 

@@ -32,8 +32,7 @@ from flask import Blueprint
 
 from tenantry.endpoints.signal_receivers import drop_receivers
 from tenantry.errors import EndpointError
-from tenantry.observability.hiding import hidden_now
-from tenantry.observability.redaction import replaced
+from tenantry.observability.redaction import redact_in_scope
 
 SHARED_MODULES = ("models", "migrations")
 """The modules of an endpoint that all apps share: they keep no state."""
@@ -154,7 +153,7 @@ def _folders_of(package: str) -> list[str]:
 def _failure(name: str, what: str, error: BaseException) -> str:
     try:
         text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        text = replaced(text, hidden_now())
+        text = redact_in_scope(text)
     except BaseException:  # noqa: BLE001 - the endpoint may have wronged its exception's text too
         text = type(error).__name__
     place = _place(error, _package_of(name))

@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
-from tenantry.observability.redaction import mask
+from tenantry.observability.redaction import redact_value
 from tenantry.tenants.openid import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
@@ -143,7 +143,7 @@ class Issuer(Generic[Keys]):
 
     def _failed(self, error: Exception) -> None:
         is_told = isinstance(error, IssuerError)
-        reason = mask("", str(error)) if is_told else type(error).__name__
+        reason = redact_value("", str(error)) if is_told else type(error).__name__
         facts = {
             "tenant": self._tenant,
             "reason": reason,

@@ -1,8 +1,7 @@
-"""Logs: every line as one event with its facts, for people or for machines.
+"""Log set-up: every line is one event with its facts, as text for people or as JSON.
 
-The modules of Tenantry log through the standard library; structlog only formats, so that lines of
-Flask, of endpoints and of libraries come out in the same form. What is global here is the
-root logger's handler.
+Tenantry logs through the standard library. structlog only formats, so that lines from Flask,
+endpoints and libraries have the same form. The only global state is the root logger's handler.
 """
 
 import io
@@ -13,11 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
+from structlog.typing import EventDict
 
 from tenantry.http.environ import REQUEST_CONTEXT, REQUEST_ID
 from tenantry.http.request_context import RequestContext, current_request
-from tenantry.observability.hiding import Config, hidden_now, set_secret_scope
-from tenantry.observability.redaction import redact_credentials, replaced
+from tenantry.observability.redaction import (
+    Config,
+    redact,
+    redact_credentials,
+    redact_in_scope,
+    secrets_in_scope,
+    set_secret_scope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,52 +31,50 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, and what ends or turns lines by Unicode."""
+"""Control characters, and Unicode characters that end a line or change its direction."""
 
-_OF_RECORD = frozenset({
+_RECORD_ATTRIBUTES = frozenset({
     *vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"
 })  # fmt: skip
-"""What every record has, or other handlers leave on it."""
+"""Attributes of every `LogRecord`, and those that other formatters add."""
 
-_COMES_LATER = frozenset({"timestamp", "exception"})
-"""Facts that are put to a line after those of `extra`."""
+_ADDED_LATER = frozenset({"timestamp", "exception"})
+"""Facts that later processors add, so that `extra` must not set them."""
 
-_LINES_OF_THEIR_OWN = frozenset({"stack", "exception"})
-"""Facts that the renderer for people writes below the line, as they are."""
+_MULTILINE = frozenset({"stack", "exception"})
+"""Facts that `ConsoleRenderer` writes below the line, unchanged."""
 
-_OF_STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
+_STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
 
-_OURS = frozenset({"level", "logger", "tenant", "timestamp"})
-"""Facts that tell no secret, even where one is spelt like them."""
+_NEVER_SECRET = frozenset({"level", "logger", "tenant", "timestamp"})
+"""Facts that the host sets. They stay, even if a secret is spelled the same."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):
-    """Our handler on the root logger; its type is how a second call finds it."""
+    """The host's handler on the root logger. Its type lets a second set-up find it."""
 
 
-def configure_logging(form: Literal["console", "json"], level: str) -> None:
-    """Send every log line of this process to stderr; replaces what an earlier call set up."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            # structlog's own choice shows every frame's local variables: keys, bodies, passwords.
-            exception_formatter=_plain_traceback,
-        )
-    )
+def configure_logging(log_format: Literal["console", "json"], level: str) -> None:
+    """Send every log line of this process to stderr. Replaces an earlier set-up."""
     processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         merge_contextvars,
-        _of_request,
-        _with_extras,
+        _add_request,
+        _add_extra,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if form == "json":
-        processors += [_with_traceback, _without_credentials]
+    renderer: structlog.typing.Processor
+    if log_format == "json":
+        processors += [_add_traceback, _redact_facts]
+        renderer = structlog.processors.JSONRenderer()
     else:
-        processors += [_without_credentials, _printable]
+        processors += [_redact_facts, _escape_facts]
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The default formatter can show local variables: keys, bodies, passwords.
+            exception_formatter=_write_traceback,
+        )
     handler = _HostHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -79,16 +83,14 @@ def configure_logging(form: Literal["console", "json"], level: str) -> None:
         )
     )
     root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one, _HostHandler)]:
+    for old in [handler for handler in root.handlers if isinstance(handler, _HostHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
 
 
-def _of_request(
-    _logger: object, _method: str, facts: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Say whose request a line belongs to."""
+def _add_request(_logger: object, _method: str, facts: EventDict) -> EventDict:
+    """Add the tenant, the request ID and the trace of the current request."""
     context = current_request.get()
     if context is not None:
         facts["tenant"], facts["request_id"] = context.tenant, context.request_id
@@ -97,18 +99,16 @@ def _of_request(
     return facts
 
 
-def _with_extras(
-    _logger: object, _method: str, facts: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Add what was logged as `extra`; what the line says already is not changed by it.
+def _add_extra(_logger: object, _method: str, facts: EventDict) -> EventDict:
+    """Add the facts of `extra`. A fact that the line already has becomes `extra_<name>`.
 
-    A library, or an app that hands on what a client sent, would name another tenant.
+    Otherwise, a library or an app that logs what a client sent could name another tenant.
     """
     for key, value in vars(facts["_record"]).items():
-        if key in _OF_RECORD:
+        if key in _RECORD_ATTRIBUTES:
             continue
-        name = _escaped(str(key))
-        if name in facts or name in _COMES_LATER:
+        name = _escape(str(key))
+        if name in facts or name in _ADDED_LATER:
             if isinstance(value, str) and facts.get(name) == value:
                 continue
             name = f"extra_{name}"
@@ -116,85 +116,84 @@ def _with_extras(
     return facts
 
 
-def _plain_traceback(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+def _write_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    hidden = replaced(text.getvalue(), hidden_now(exc_info))
-    to.write("\n" + _indented(redact_credentials(hidden)))
+    redacted = redact_in_scope(text.getvalue(), exc_info)
+    stream.write("\n" + _indent(redact_credentials(redacted)))
 
 
-def _with_traceback(
-    logger: object, method: str, facts: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Format the exception, without the secrets of whose request or build it was."""
+def _add_traceback(logger: object, method: str, facts: EventDict) -> EventDict:
     exc_info = facts.get("exc_info")
     facts = structlog.processors.format_exc_info(logger, method, facts)
     if isinstance(facts.get("exception"), str):
-        facts["exception"] = replaced(facts["exception"], hidden_now(exc_info))
+        facts["exception"] = redact_in_scope(facts["exception"], exc_info)
     return facts
 
 
-def _without_credentials(
-    _logger: object, _method: str, facts: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Mask the secrets of whose line it is, and of anybody's what stands in a URL, for one."""
-    hidden = hidden_now(facts.get("exc_info"))
+def _redact_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
+    """Redact the secrets in scope, and what looks like credentials."""
+    secrets = secrets_in_scope(facts.get("exc_info"))
     for key, value in facts.items():
         if isinstance(value, str):
-            is_ours = not hidden or key in _OURS
-            facts[key] = redact_credentials(value if is_ours else replaced(value, hidden))
-        elif hidden and key[:1] != "_" and key != "exc_info":
-            facts[key] = _shown(value, hidden)
+            text = value if key in _NEVER_SECRET else redact(value, secrets)
+            facts[key] = redact_credentials(text)
+        elif secrets and key not in _STRUCTLOG:
+            facts[key] = _redact_object(value, secrets)
     return facts
 
 
-def _shown(value: object, hidden: list[str]) -> object:
-    """Return a value as it is, or its `repr` without the secrets that are in it."""
+def _redact_object(value: object, secrets: list[str]) -> object:
+    """Return a value unchanged, or its redacted `repr` if that contains a secret."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - it may be of any class of an endpoint
+    except Exception:  # noqa: BLE001 - it can be of a class of an endpoint
         return f"<{type(value).__name__}>"
-    masked = redact_credentials(replaced(text, hidden))
-    return value if masked == text else masked
+    redacted = redact_credentials(redact(text, secrets))
+    return value if redacted == text else redacted
 
 
-def _printable(
-    _logger: object, _method: str, facts: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Escape control characters: a path that a client sends must not forge lines or colours."""
+def _escape_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
+    """Escape control characters, so that a path from a client cannot forge lines or colors."""
     for key, value in facts.items():
-        if key in _LINES_OF_THEIR_OWN:
-            facts[key] = _indented(str(value))
+        if key in _MULTILINE:
+            facts[key] = _indent(str(value))
         elif isinstance(value, str):
-            facts[key] = _escaped(value)
-        elif key not in _OF_STRUCTLOG and _CONTROL.search(text := repr(value)):
-            facts[key] = _escaped(text)
+            facts[key] = _escape(value)
+        elif key not in _STRUCTLOG and _CONTROL.search(text := repr(value)):
+            facts[key] = _escape(text)
     return facts
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _indented(text: str) -> str:
-    """Return a text of several lines so that none can be taken for a line of the log."""
-    return "\n".join(f"  {_escaped(line)}" for line in text.strip("\n").split("\n"))
+def _indent(text: str) -> str:
+    """Indent each line, so that none looks like a log line of its own."""
+    return "\n".join(f"  {_escape(line)}" for line in text.strip("\n").split("\n"))
 
 
 class LogContext:
-    """WSGI middleware: every line that is logged during a request names tenant and request."""
+    """WSGI middleware: gives every line that is logged during a request its tenant and request.
+
+    Args:
+        app: the app.
+        tenant: the name of the tenant.
+        config: the app's configuration, whose secrets are redacted.
+    """
 
     __slots__ = ("_app", "_config", "_tenant")
 
     def __init__(self, app: "WSGIApplication", tenant: str, config: Config | None = None) -> None:
         self._app = app
         self._tenant = tenant
-        self._config = config  # whose secrets no line may have
+        self._config = config
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
-        """Note both in the request's own context, which `Containment` made and drops."""
+        """Set the request's own `contextvars` context, which `Containment` made and drops."""
         context = environ.get(REQUEST_CONTEXT) or RequestContext()
         context.tenant, context.request_id = self._tenant, environ.get(REQUEST_ID, "")
         current_request.set(context)

@@ -1,12 +1,23 @@
-"""What may be shown of a configuration: secrets give way to `********`.
+"""Redaction: `********` replaces secrets in log lines, reports, and the output of commands.
 
-A value is secret where its key's name says so, where it stands as a password in a URL or among
-`name=value` pairs, is a private key or behind `Bearer`, or where it holds a value that is known to
-be secret. Better one too many.
+Three questions, in this order below:
+
+- What is a secret? A value under a name that says so (`API_TOKEN`), a password or token in a URL, a
+  private key, a `Bearer` token, and whatever `secret()` returned to a tenant file.
+- Whose secrets apply? A request or a build sets its app's configuration as the *secret scope*.
+  Everything that is logged in that scope, and every exception that leaves it, is redacted with the
+  secrets of that configuration.
+- How is a text redacted? `redact` removes known secrets, `redact_credentials` removes what looks
+  like one in any text, and `redact_value` does both for a value and its key.
+
+When in doubt, a value is redacted.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import PurePath
@@ -15,86 +26,52 @@ from urllib.parse import quote, quote_plus, unquote
 
 MASK = "********"
 
-SHORT_SECRET = 4
-"""Characters; a shorter secret is masked where it is the whole value, not inside other text."""
+MIN_SECRET_CHARS = 8
+"""A shorter text under a secret name can be a word that has a meaning elsewhere."""
 
-PASSWORD = 6
-"""Characters; a shorter password of a URL may be a word that is all over the log, like a name."""
+MIN_PASSWORD_CHARS = 6
+"""A shorter password in a URL can be a word that is all over the log, such as a user name."""
 
-WORD = 8
-"""Characters; a shorter text under a secret's name may be a word that means something elsewhere."""
+MIN_REPLACED_CHARS = 4
+"""A shorter secret is redacted only where it is the whole value, not inside other text."""
+
+Config = Mapping[str, Any]
+
+# -- what is a secret -----------------------------------------------------------------------------
 
 _SECRET_NAME = re.compile(
     r"SECRET|PASS(?:W|PHRASE|CODE)|TOKEN|CREDENTIAL|PRIVATE|SALT|DSN|PWD|SIGNATURE|COOKIE_?VALUE"
     r"|(?:^|[^A-Z])(?:PASS|PIN|SIG|SAS)(?:$|[^A-Z])"
-    # AUTHOR and AUTHORITY are none; AUTHORIZATION is
+    # Not AUTHOR and AUTHORITY, but AUTHORIZATION
     r"|AUTH(?!OR(?!I[SZ]))"
-    # KEYBOARD, KEYWORDS, KEYSPACE, MONKEY and such are none
+    # Not MONKEY, KEYBOARD, KEYWORDS, and so on
     r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
     r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
 )
+_SECRET_KEYS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS"})
 _WORD = re.compile(r"[^\s\"']+")
 _USER = re.compile(r"://[^/\s:@]*:")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL
 )
 _BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',;]{8,}", re.IGNORECASE)
-_NO_TEXT = (type(None), bool, int, timedelta)
-"""Values of most keys of Flask."""
-
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
-"""What is spelt the same in a URL and in a `repr`."""
-
 _PAIR = re.compile(r"(?P<before>[?&]?)(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
-
 _ARGUMENT = re.compile(r"(?P<before>[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
+_UNESCAPED = re.compile(r"[A-Za-z0-9_.~-]*")  # the same in a URL and in a `repr`
+_NOT_TEXT = (type(None), bool, int, timedelta)
 
 
-def mask(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return `value` without what is secret in it; of the same type where nothing is.
+def secrets_in(config: Config) -> list[str]:
+    """Return the secret texts in an app's configuration.
 
-    Args:
-        key: its name, or "".
-        value: plain data.
-        secrets: texts that must not be shown wherever they occur.
+    They are under secret names, under the keys in the configuration's `hidden` attribute (see
+    `MaskedConfig`), and in URLs.
     """
-    return _masked(key, value, spellings(secrets))
-
-
-def without(secrets: Iterable[str], text: str) -> str:
-    """Return a text without these secrets; nothing else in it is masked."""
-    return replaced(text, spellings(secrets))
-
-
-def redact_credentials(text: str) -> str:
-    """Return a line for the log without private keys, `Bearer` tokens, and what URLs in it have.
-
-    That is passwords, and secret arguments.
-    """
-    text = _without_keys(text)
-    return _ARGUMENT.sub(_masked_pair, _without_passwords(text)) if "://" in text else text
-
-
-def secrets_in(values: Mapping[str, Any]) -> list[str]:
-    """Return the texts that stand under names which say that they are secret; no mere words."""
-    found: list[object] = []
-    for key, value in values.items():
-        if _is_secret_name(key):
-            found += value if isinstance(value, list | tuple) else (value,)
-    return [one for one in found if isinstance(one, str) and len(one) >= WORD]
-
-
-def secrets_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the texts in an app's configuration that must not be told, wherever they stand.
-
-    They are under names that say so, in what `secret()` returned (`hidden`, of a `MaskedConfig`),
-    and in URLs as a password or an argument.
-    """
-    hidden = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS", *getattr(config, "hidden", ())}
+    keys = _SECRET_KEYS.union(getattr(config, "hidden", ()))
     found: set[str] = set()
     for key, value in list(config.items()):
-        if not isinstance(value, _NO_TEXT):
-            found.update(_secret_texts(value, is_secret=key in hidden or _is_secret_name(key)))
+        if not isinstance(value, _NOT_TEXT):
+            found.update(_secret_texts(value, is_secret=key in keys or _is_secret_name(key)))
     return list(found)
 
 
@@ -102,132 +79,202 @@ def _secret_texts(value: object, *, is_secret: bool) -> Iterator[str]:
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if isinstance(value, str):
-        if is_secret and len(value) >= WORD:
+        if is_secret and len(value) >= MIN_SECRET_CHARS:
             yield value
         if "-----BEGIN " in value:
-            yield from (one[0] for one in _PRIVATE_KEY.finditer(value))
+            yield from (match[0] for match in _PRIVATE_KEY.finditer(value))
         if "://" in value:
-            yield from _secrets_of_urls(value)
+            yield from _url_secrets(value)
     elif isinstance(value, Mapping):
         names = {name: _is_secret_name(str(name)) for name in list(value)}
-        is_all = is_secret and not any(names.values())
+        is_every_item = is_secret and not any(names.values())
         for name, item in list(value.items()):
-            yield from _secret_texts(item, is_secret=is_all or names.get(name, False))
+            yield from _secret_texts(item, is_secret=is_every_item or names.get(name, False))
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _secret_texts(item, is_secret=is_secret)
 
 
-def _secrets_of_urls(text: str) -> Iterator[str]:
-    for word in _WORD.findall(text):
-        end = word.rfind("@")
-        user = _USER.search(word, 0, end) if end > 0 else None
-        if user is not None:
-            yield from _both_forms(word[user.end() : end])
-    for found in _ARGUMENT.finditer(text):
-        if _is_secret_pair(found):
-            yield from _both_forms(found["value"])
+def _url_secrets(text: str) -> Iterator[str]:
+    found = [word[slice(*span)] for word in _WORD.findall(text) if (span := _password_span(word))]
+    found += [match["value"] for match in _ARGUMENT.finditer(text) if _is_secret_pair(match)]
+    for secret in found:
+        yield from (s for s in {secret, unquote(secret)} if len(s) >= MIN_PASSWORD_CHARS)
 
 
-def _both_forms(text: str) -> Iterator[str]:
-    """Yield a text as it stands in a URL, and as it is meant; one so short may be any word."""
-    yield from (one for one in {text, unquote(text)} if len(one) >= PASSWORD)
+def _password_span(word: str) -> tuple[int, int] | None:
+    """Return where the password of a URL is.
+
+    It ends at the last @, because people forget to escape an @ in a password.
+    """
+    end = word.rfind("@")
+    user = _USER.search(word, 0, end) if end > 0 else None
+    return (user.end(), end) if user is not None and user.end() < end else None
 
 
-def spellings(secrets: Iterable[str]) -> list[str]:
-    """Return the secrets, also as they stand in a URL and in a `repr`, the longest first."""
+@lru_cache(maxsize=1024)  # every log line has the same few names
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(name.upper()) is not None
+
+
+def _is_secret_pair(match: re.Match[str]) -> bool:
+    is_code = bool(match["before"]) and match["name"].lower() == "code"  # an OAuth code in a URL
+    return is_code or _is_secret_name(match["name"])
+
+
+# -- which secrets apply --------------------------------------------------------------------------
+
+_scope: ContextVar[Config | None] = ContextVar("tenantry.secret_scope", default=None)
+
+_SCOPE = "tenantry.secret_scope"
+"""The attribute of an exception that holds the scope that the exception left."""
+
+
+def set_secret_scope(config: Config) -> None:
+    """Make this the secret scope until the current context ends."""
+    _scope.set(config)
+
+
+@contextmanager
+def secret_scope(config: Config) -> Iterator[None]:
+    """Make this the secret scope inside the block, and of an exception that leaves it."""
+    token = _scope.set(config)
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # an exception class can forbid attributes
+            vars(error)[_SCOPE] = config
+        raise
+    finally:
+        _scope.reset(token)
+
+
+def secrets_in_scope(error: object = None) -> list[str]:
+    """Return the secrets of the current scope, and of the scope that an exception left.
+
+    Args:
+        error: an exception, or an `exc_info` tuple.
+    """
+    if isinstance(error, tuple):
+        error = error[1]
+    configs = [_scope.get() or _flask_config()]
+    if isinstance(error, BaseException):
+        configs.append(vars(error).get(_SCOPE))
+    return [secret for config in configs if config is not None for secret in secrets_in(config)]
+
+
+def redact_in_scope(text: str, error: object = None) -> str:
+    """Return a text without the secrets of the current scope, and of that of an exception."""
+    return redact(text, secrets_in_scope(error))
+
+
+def _flask_config() -> Config | None:
+    """Return the configuration of Flask's current app, for commands and an endpoint's threads."""
+    flask = sys.modules.get("flask.globals")  # gunicorn's master logs without Flask
+    if flask is None or not flask.app_ctx:
+        return None
+    config: Config = flask.app_ctx.app.config
+    return config
+
+
+# -- how a text is redacted -----------------------------------------------------------------------
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return a text without these secrets; nothing else in it is redacted."""
+    return _redact_forms(text, _forms(secrets))
+
+
+def redact_credentials(text: str) -> str:
+    """Return a text without private keys, `Bearer` tokens, and passwords and tokens in URLs."""
+    text = _redact_keys(text)
+    return _ARGUMENT.sub(_redact_pair, _redact_passwords(text)) if "://" in text else text
+
+
+def redact_value(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
+    """Return a value without its secrets; the value itself if it has none.
+
+    Args:
+        key: the name of the value, or "".
+        value: plain data.
+        secrets: texts to redact wherever they occur.
+    """
+    return _redact_value(key, value, _forms(secrets))
+
+
+def _forms(secrets: Iterable[str]) -> list[str]:
+    """Return the secrets as written, in a URL and in a `repr`; the longest first."""
     forms = {*secrets} - {""}
-    for one in [one for one in forms if not _PLAIN.fullmatch(one)]:
-        forms.add(repr(one)[1:-1])
-        forms.update(act(one, "", errors="surrogatepass") for act in (quote, quote_plus))
+    for secret in [secret for secret in forms if not _UNESCAPED.fullmatch(secret)]:
+        forms.add(repr(secret)[1:-1])
+        forms.update(escape(secret, "", errors="surrogatepass") for escape in (quote, quote_plus))
     return sorted(forms, key=len, reverse=True)
 
 
-def _masked(key: str, value: Any, needles: list[str]) -> Any:
+def _redact_forms(text: str, forms: list[str]) -> str:
+    for form in forms:
+        if len(form) >= MIN_REPLACED_CHARS:
+            text = text.replace(form, MASK)
+    return text
+
+
+def _redact_value(key: str, value: Any, forms: list[str]) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if _is_secret_name(key):
         return MASK if value or isinstance(value, int | float) else value
     if isinstance(value, Mapping):
-        pairs = [
-            (name, item, _masked("", name, needles), _masked(str(name), item, needles))
-            for name, item in value.items()
-        ]
-        if all(name is key and item is shown for name, item, key, shown in pairs):
-            return value
-        return {key: shown for _, _, key, shown in pairs}
+        return _redact_mapping(value, forms)
     for kind in (list, tuple, set):
         if isinstance(value, kind):
-            both = [(item, _masked("", item, needles)) for item in value]
-            are_shown = all(item is shown for item, shown in both)
-            return value if are_shown else kind(shown for _, shown in both)
-    return _masked_scalar(value, needles)
+            pairs = [(item, _redact_value("", item, forms)) for item in value]
+            is_same = all(item is redacted for item, redacted in pairs)
+            return value if is_same else kind(redacted for _, redacted in pairs)
+    return _redact_scalar(value, forms)
 
 
-def _masked_scalar(value: Any, needles: list[str]) -> Any:
+def _redact_mapping(value: Mapping[Any, Any], forms: list[str]) -> Mapping[Any, Any]:
+    redacted = {
+        _redact_value("", name, forms): _redact_value(str(name), item, forms)
+        for name, item in value.items()
+    }
+    pairs = zip(value.items(), redacted.items(), strict=False)
+    is_same = all(name is key and item is shown for (name, item), (key, shown) in pairs)
+    return value if is_same else redacted
+
+
+def _redact_scalar(value: Any, forms: list[str]) -> Any:
     if isinstance(value, bytes):
         text = value.decode("utf-8", "replace")
     elif isinstance(value, str | PurePath):
         text = str(value)
     else:
-        return MASK if _digits(value) in needles else value
-    masked = _masked_text(text, needles)
-    return value if masked == text else masked
+        try:
+            return MASK if str(value) in forms else value
+        except Exception:  # noqa: BLE001 - an int of over 4,300 digits, or an endpoint's own class
+            return value
+    redacted = MASK if text in forms else _redact_forms(text, forms)
+    redacted = _PAIR.sub(_redact_pair, _redact_passwords(_redact_keys(redacted)))
+    return value if redacted == text else redacted
 
 
-def _digits(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - a number of over 4,300 digits, or an object of an extension
-        return ""
-
-
-def _masked_text(text: str, needles: list[str]) -> str:
-    if text in needles:
-        return MASK
-    text = replaced(text, needles)
-    return _PAIR.sub(_masked_pair, _without_passwords(_without_keys(text)))
-
-
-def _without_keys(text: str) -> str:
+def _redact_keys(text: str) -> str:
     if "-----BEGIN " in text:
         text = _PRIVATE_KEY.sub(MASK, text)
     return _BEARER.sub(rf"\1{MASK}", text)
 
 
-def _without_passwords(text: str) -> str:
-    return _WORD.sub(_without_password, text) if "://" in text and "@" in text else text
+def _redact_passwords(text: str) -> str:
+    return _WORD.sub(_redact_password, text) if "://" in text and "@" in text else text
 
 
-def _without_password(word: re.Match[str]) -> str:
-    """Mask from a URL's first colon to the last @: people forget to escape what is between."""
-    text = word[0]
-    end = text.rfind("@")
-    user = _USER.search(text, 0, end) if end > 0 else None
-    if user is None or user.end() == end:
-        return text
-    return f"{text[: user.end()]}{MASK}{text[end:]}"
+def _redact_password(match: re.Match[str]) -> str:
+    word = match[0]
+    span = _password_span(word)
+    return word if span is None else f"{word[: span[0]]}{MASK}{word[span[1] :]}"
 
 
-def replaced(text: str, needles: list[str]) -> str:
-    """Return a text without these spellings of secrets."""
-    for needle in needles:
-        if len(needle) >= SHORT_SECRET:
-            text = text.replace(needle, MASK)
-    return text
-
-
-def _masked_pair(match: re.Match[str]) -> str:
+def _redact_pair(match: re.Match[str]) -> str:
     if not _is_secret_pair(match):
         return match[0]
     return f"{match['before']}{match['name']}{match['sign']}{MASK}"
-
-
-def _is_secret_pair(match: re.Match[str]) -> bool:
-    is_code = match["before"] and match["name"].lower() == "code"  # in a URL it opens doors
-    return bool(is_code) or _is_secret_name(match["name"])
-
-
-@lru_cache(maxsize=1024)  # the same keys for each line that is logged
-def _is_secret_name(name: str) -> bool:
-    return _SECRET_NAME.search(name.upper()) is not None

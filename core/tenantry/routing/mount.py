@@ -19,8 +19,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.http.environ import TENANT
 from tenantry.http.problem import ProblemResponse
-from tenantry.observability.hiding import hidden_now
-from tenantry.observability.redaction import replaced
+from tenantry.observability.redaction import redact_in_scope
 from tenantry.routing.build_pool import Building, BuildPool
 from tenantry.routing.instance import Instance
 from tenantry.routing.quarantine import Quarantine
@@ -354,7 +353,7 @@ def error_text(error: BaseException) -> str:
     """Return an exception's text on one line, without secrets, or its type where it has none."""
     try:
         text = " ".join(str(error).split())
-        return replaced(text, hidden_now(error)) or type(error).__name__
+        return redact_in_scope(text, error) or type(error).__name__
     except BaseException:  # noqa: BLE001 - whoever wrote the exception may have wronged its text too
         return type(error).__name__
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError, HungFileError, Problem, TenantFileError
-from tenantry.observability.redaction import secrets_in, without
+from tenantry.observability.redaction import redact, secrets_in
 from tenantry.tenants.fields import check_tenant_name, check_url_prefix
 from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
@@ -209,7 +209,7 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
     problems += _missing_endpoints(file, values.get("BLUEPRINTS"))
     if tenant is None or problems:
         hidden = [*loaded.secrets, *secrets_in(values)]
-        raise TenantFileError(replace(one, text=without(hidden, one.text)) for one in problems)
+        raise TenantFileError(replace(one, text=redact(one.text, hidden)) for one in problems)
     return tenant
 
 

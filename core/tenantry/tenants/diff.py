@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tenantry.observability.redaction import MASK, mask
+from tenantry.observability.redaction import MASK, redact_value
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import is_nested, prefix_conflict
 
@@ -47,7 +47,7 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
         known.append(tenant.database_url.password)
     keys = {}
     for key, value in config.items():
-        shown = MASK if key in tenant.keys_with_secrets else mask(key, value, known)
+        shown = MASK if key in tenant.keys_with_secrets else redact_value(key, value, known)
         is_plain = shown is value or shown == value
         keys[key] = _text(value) if is_plain else _masked(key, value, shown, salt)
     return {"prefix": tenant.url_prefix, "endpoints": list(tenant.blueprints), "keys": keys}

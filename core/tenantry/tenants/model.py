@@ -23,7 +23,7 @@ from pydantic import (
 
 from tenantry.database.url import check_database_url, parse_database_url
 from tenantry.errors import Problem, TenantFileError
-from tenantry.observability.redaction import mask, secrets_in
+from tenantry.observability.redaction import redact_value, secrets_in
 from tenantry.tenants import fields as tenant_values
 from tenantry.tenants.clients import Clients, parse_clients
 from tenantry.tenants.fields import (
@@ -299,9 +299,9 @@ def parse_tenant(
         )  # fmt: skip
     except ValidationError as error:
         hidden = [*secrets, *secrets_in(values)]
-        shown = {key: mask("", value, hidden) for key, value in values.items()}
+        shown = {key: redact_value("", value, hidden) for key, value in values.items()}
         for details in error.errors():
-            seen = details | {"input": mask("", details["input"], hidden)}
+            seen = details | {"input": redact_value("", details["input"], hidden)}
             problems += problems_of(file, shown, seen, _EXAMPLES)
     if problems:
         raise TenantFileError(problems)
@@ -312,7 +312,10 @@ def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> t
     """Return the keys of which only the secrets tell that something in them must not be shown."""
     if not secrets:
         return ()
-    pairs = [(key, mask(key, value), mask(key, value, secrets)) for key, value in values.items()]
+    pairs = [
+        (key, redact_value(key, value), redact_value(key, value, secrets))
+        for key, value in values.items()
+    ]
     # Not every value can be compared (a signalling NaN); one that nothing is masked in is itself.
     return tuple(key for key, plain, masked in pairs if plain is not masked and plain != masked)
 
