@@ -101,7 +101,9 @@ def running(
 
 
 def program(name: str) -> str:
-    """Return the path of a program that is installed beside Python, or in the system."""
+    """Return the path of a program of this environment or of the system; a path stays as it is."""
+    if os.sep in name:
+        return name
     beside = Path(sys.executable).with_name(name)
     return str(beside) if beside.exists() else str(shutil.which(name))
 
