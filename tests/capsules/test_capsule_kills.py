@@ -18,8 +18,8 @@ from capsule_files import quiet, tree
 from postgres import Postgres
 from shops import WriteShop, environment, first, write_shop_fixture
 from tenantry.capsules import write_capsule
-from tenantry.cli.tenants import load_one
 from tenantry.settings import HostSettings
+from tenantry.tenants.lookup import load_tenant
 
 pytestmark = pytest.mark.live
 
@@ -193,7 +193,7 @@ class Restore:
             self.url = server.url("globex")
         else:
             make()
-            tenant, loaded = load_one(settings, "acme")
+            tenant, loaded = load_tenant(settings, "acme")
             write_capsule(tenant, loaded, settings.data_dir, folder / "a", quiet)
             self.command = ["restore", "a", "--as", "globex"]
             self.url = url or f"sqlite:///{folder}/b.db"

@@ -35,10 +35,10 @@ from tenantry.capsules.json_values import dump_value
 from tenantry.capsules.staging import backup_staging
 from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.cli import main
-from tenantry.cli.tenants import load_one
 from tenantry.host import Host
 from tenantry.settings import HostSettings
 from tenantry.tenants.loader import FILE_LIMIT_BYTES
+from tenantry.tenants.lookup import load_tenant
 
 pytestmark = pytest.mark.live
 
@@ -119,7 +119,7 @@ def _acme(settings: HostSettings, write_tenant: Callable[..., Path]) -> Path:
 
 def save(settings: HostSettings, name: str, path: Path) -> Capsule:
     """Write a tenant's capsule and read it."""
-    tenant, loaded = load_one(settings, name)
+    tenant, loaded = load_tenant(settings, name)
     write_capsule(tenant, loaded, settings.data_dir, path, quiet)
     return read_capsule(path, quiet)
 
@@ -248,7 +248,7 @@ def rows(url: str, table: str) -> list[tuple[Any, ...]]:
 
 def url_of(settings: HostSettings, name: str) -> str:
     """Return the URL of a tenant's database."""
-    return load_one(settings, name)[0].database_uri.get_secret_value()
+    return load_tenant(settings, name)[0].database_uri.get_secret_value()
 
 
 @pytest.fixture(name="things")
@@ -535,7 +535,7 @@ def test_backup_restore_and_clone_make_tenants_that_serve(
         name: (settings.tenants_dir / f"{name}.py").read_text() for name in ("initech", "globex-2")
     }
     assert all("Acme Ltd" in text for text in files.values())
-    one, two = (load_one(settings, name)[0].secret_key for name in files)
+    one, two = (load_tenant(settings, name)[0].secret_key for name in files)
     assert one != two
 
 

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-import tenantry.cli.probe
+import tenantry.app.trial_build
 from conftest import KEY
 from postgres import Postgres
 from servers import free_port
 from tenantry.cli import COMMANDS, main
-from tenantry.cli.listeners import Listener, check_listeners
 from tenantry.cli.serve import start_report
-from tenantry.cli.tenants import scan
 from tenantry.observability.redaction import MASK, redact_value
+from tenantry.server.listeners import Listener, check_listeners
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hash_client_key, parse_clients
+from tenantry.tenants.lookup import scan
 
 
 @dataclass(frozen=True)
@@ -665,7 +665,7 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 @pytest.fixture(name="_short_timeout")
 def _fixture_short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a hanging build be told after a second."""
-    monkeypatch.setattr(tenantry.cli.probe, "BUILD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(tenantry.app.trial_build, "BUILD_TIMEOUT_S", 1.0)
 
 
 NEEDS_CONFIG = """

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from servers import wait_until
-from tenantry.cli.lever import pull
 from tenantry.cli.list import wait_for_workers
+from tenantry.cli.operator_state import change_tenant_state
 from tenantry.errors import TenantryError
 from tenantry.host import Host
 from tenantry.observability.control_socket import ControlSocket, workers_folder
@@ -72,7 +72,7 @@ def test_maintenance_hides_no_broken_file(
     serving: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
     """A tenant that is down for maintenance and whose newest file is rejected is named."""
-    pull("acme", maintenance=True)
+    change_tenant_state("acme", maintenance=True)
     write_tenant("acme", SECRET_KEY="short")
 
     unserved = _settle(serving, settings)
@@ -103,7 +103,7 @@ def test_operator_state_is_waited_for(
     """Pulled and pushed back: it is not over before the worker follows."""
     ended = []
     for values in (changes, dict.fromkeys(changes, False)):
-        pull("acme", **values)
+        change_tenant_state("acme", **values)
         with pytest.raises(TenantryError, match="the workers differ"):
             wait_for_workers(settings)
         ended.append(_settle(serving, settings))

@@ -1,4 +1,4 @@
-"""Commands that pull operator_state, several at once."""
+"""Commands that change_tenant_state operator_state, several at once."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.cli.lever import pull
+from tenantry.cli.operator_state import change_tenant_state
 from tenantry.errors import TenantryError
 from tenantry.tenants.operator_state import (
     OperatorState,
@@ -39,9 +39,11 @@ def test_operator_state_are_read_and_written_alone(
         return read_operator_state(folder, name)
 
     monkeypatch.setattr("tenantry.tenants.operator_state.read_operator_state", read)
-    pull("acme", maintenance="Back at noon.")
+    change_tenant_state("acme", maintenance="Back at noon.")
 
-    assert OperatorState("Back at noon.", is_disabled=True) == pull("acme", is_disabled=True)
+    assert OperatorState("Back at noon.", is_disabled=True) == change_tenant_state(
+        "acme", is_disabled=True
+    )
     assert ([True, True], False) == (seen, _is_locked(operator_state_lock_file(data_dir)))
 
 
@@ -53,4 +55,4 @@ def test_a_data_folder_that_cannot_be_written_is_one_error(
     data_dir.write_text("no folder")
 
     with pytest.raises(TenantryError, match="nothing was changed"):
-        pull("acme", is_disabled=True)
+        change_tenant_state("acme", is_disabled=True)

@@ -11,14 +11,14 @@ from flask import Flask
 
 from tenantry.audit.run import Audited, Finding, audit, for_replay, listening
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import counted, tenant_files
+from tenantry.cli.output import as_json, counted, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import RejectedTenant, validate_file
 from tenantry.tenants.folder import read_content
 from tenantry.tenants.loader import Loader
+from tenantry.tenants.lookup import tenant_files
 from tenantry.tenants.model import Tenant
 
 COLUMNS = ("finding", "tenants", "where", "what", "remedy")

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tenantry.capsules import CapsuleSummary, ProgressCallback, write_capsule
 from tenantry.cli.output import as_json, print_json
-from tenantry.cli.tenants import load_one
 from tenantry.errors import TenantryError
 from tenantry.settings import read_settings
+from tenantry.tenants.lookup import load_tenant
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,7 +31,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
     It may go on serving. FILE is replaced when the new one is whole; only its owner may read it.
     """
     settings = read_settings()
-    tenant, loaded = load_one(settings, name)
+    tenant, loaded = load_tenant(settings, name)
     check_place_of(file, settings.data_dir / name)
     with ending_in_order(), progress(is_json) as tell:
         amounts = write_capsule(tenant, loaded, settings.data_dir, file, tell)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tenantry.app.trial_build import find_faults
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import as_json, print_json
-from tenantry.cli.probe import find_faults
-from tenantry.cli.tenants import counted, scan
+from tenantry.cli.output import as_json, counted, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
+from tenantry.tenants.lookup import scan
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from tenantry.cli.restore import (
     restore_as,
     workplace,
 )
-from tenantry.cli.tenants import load_one
 from tenantry.settings import read_settings
+from tenantry.tenants.lookup import load_tenant
 
 
 @click.command("clone")
@@ -40,7 +40,7 @@ def command(
     PostgreSQL a new database on the same server, or a new schema beside its schema.
     """
     settings = read_settings()
-    tenant, loaded = load_one(settings, name)
+    tenant, loaded = load_tenant(settings, name)
     with (
         ending_in_order(),
         progress(is_json) as tell,

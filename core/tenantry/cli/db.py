@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import counted, scan
+from tenantry.cli.output import as_json, counted, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.migrations.fleet_run import JOBS, FleetLimits, FleetReport, downgrade, upgrade
 from tenantry.migrations.journal import Journal, JournalError, journal_file
@@ -21,6 +20,7 @@ from tenantry.migrations.runner import TIMEOUT_S
 from tenantry.migrations.status import Outcome, Tell, survey
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import RejectedTenant
+from tenantry.tenants.lookup import scan
 from tenantry.tenants.model import Tenant
 
 COLUMNS = ("name", "state", "database", "code", "reason")

@@ -2,12 +2,12 @@
 
 import click
 
-from tenantry.cli.lever import pull
+from tenantry.cli.operator_state import change_tenant_state
 
 
 @click.command("disable")
 @click.argument("name")
 def command(name: str) -> None:
     """Take tenant NAME away, as if its file were not there; running workers too."""
-    pull(name, is_disabled=True)
+    change_tenant_state(name, is_disabled=True)
     click.echo(f"{name}: disabled; running workers follow within 2 s.")

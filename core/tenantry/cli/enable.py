@@ -2,12 +2,12 @@
 
 import click
 
-from tenantry.cli.lever import pull
+from tenantry.cli.operator_state import change_tenant_state
 
 
 @click.command("enable")
 @click.argument("name")
 def command(name: str) -> None:
     """Serve tenant NAME again after `disable`, or when it was parked; running workers too."""
-    pull(name, is_disabled=False, parked="", times_parked=0)
+    change_tenant_state(name, is_disabled=False, parked="", times_parked=0)
     click.echo(f"{name}: enabled; running workers follow within 2 s.")

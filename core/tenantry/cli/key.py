@@ -3,9 +3,9 @@
 import click
 
 from tenantry.cli.output import as_json, print_json
-from tenantry.cli.tenants import known_name
 from tenantry.settings import read_settings
 from tenantry.tenants.clients import check_client_name, hash_client_key, new_client_key
+from tenantry.tenants.lookup import check_tenant_exists
 
 
 def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -27,7 +27,7 @@ def command(name: str, client: str, is_json: bool) -> None:
     one when the client has changed.
     """
     settings = read_settings()
-    known_name(settings, name)
+    check_tenant_exists(settings, name)
     key = new_client_key()
     path, line = settings.tenants_dir / f"{name}.py", f'"{client}": "{hash_client_key(key)}",'
     if is_json:

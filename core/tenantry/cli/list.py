@@ -10,7 +10,6 @@ import click
 
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import operator_state_of, scan, tenant_files
 from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import (
     WorkerStatus,
@@ -21,6 +20,7 @@ from tenantry.observability.control_socket import (
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.folder import read_content
+from tenantry.tenants.lookup import effective_operator_state, scan, tenant_files
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import read_operator_state
 
@@ -170,7 +170,7 @@ def _states(row: dict[str, Any]) -> str:
 
 
 def _row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
-    operator_state, problem = operator_state_of(settings, tenant.name)
+    operator_state, problem = effective_operator_state(settings, tenant.name)
     state = "failed" if operator_state.parked else "idle"
     if tenant.maintenance or operator_state.maintenance:
         state = "maintenance"

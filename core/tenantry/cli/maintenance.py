@@ -2,7 +2,7 @@
 
 import click
 
-from tenantry.cli.lever import pull
+from tenantry.cli.operator_state import change_tenant_state
 
 
 @click.command("maintenance")
@@ -13,5 +13,5 @@ def command(switch: str, name: str, message: str | None) -> None:
     """Answer every request of tenant NAME with 503, or serve it again; running workers too."""
     if switch == "off" and message is not None:
         raise click.UsageError("--message goes with `on`.")
-    pull(name, maintenance=(message or True) if switch == "on" else False)
+    change_tenant_state(name, maintenance=(message or True) if switch == "on" else False)
     click.echo(f"{name}: maintenance {switch}; running workers follow within 2 s.")

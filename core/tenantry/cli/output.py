@@ -29,5 +29,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(markup=False, highlight=False).print(table)
 
 
+def counted(number: int) -> str:
+    """Return `1 tenant`, `2 tenants`."""
+    return f"{number:,} tenant{'s' * (number != 1)}"
+
+
 def _plain(value: object) -> object:
     return sorted(value, key=str) if isinstance(value, set) else str(value)

@@ -12,15 +12,15 @@ from typing import Any
 
 import click
 
+from tenantry.app.trial_build import find_faults, find_routes
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, print_json
-from tenantry.cli.probe import find_faults, find_routes
-from tenantry.cli.tenants import operator_state_of, scan
 from tenantry.errors import Problem, TenantryError
 from tenantry.observability.control_socket import ask_workers
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.diff import Change, compare, describe, find_blocked_moves
+from tenantry.tenants.lookup import effective_operator_state, scan
 from tenantry.tenants.model import Tenant, parse_tenant
 
 NO_SECRET = "routes of endpoints, asked for by a plan"  # noqa: S105 - it is none
@@ -51,7 +51,9 @@ def command(snapshot: Path | None, target: Path | None, is_json: bool) -> None:
     elif target is None:
         old = _served(settings, salt)
     catalogue = scan(settings, rank=lambda tenant: _rank(tenant, old, salt))
-    operator_state = {one.name: operator_state_of(settings, one.name) for one in catalogue.tenants}
+    operator_state = {
+        one.name: effective_operator_state(settings, one.name) for one in catalogue.tenants
+    }
     tenants = {
         tenant.name: tenant
         for tenant in catalogue.tenants
@@ -95,7 +97,7 @@ def _refused(
     """Return whose newest file would not be served, by name, with every reason."""
     found: dict[str, list[str]] = {}
     for one in catalogue.rejected:
-        if operator_state_of(settings, one.name)[0].is_disabled:
+        if effective_operator_state(settings, one.name)[0].is_disabled:
             continue
         found.setdefault(one.name, []).extend(map(str, one.problems))
     for tenant, problem in find_faults(changed, settings.data_dir, only_endpoints=only_endpoints):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import click
 
-from tenantry.cli.probe import find_faults
-from tenantry.cli.tenants import scan
+from tenantry.app.trial_build import find_faults
 from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import (
     WorkerStatus,
@@ -23,6 +22,7 @@ from tenantry.observability.control_socket import (
 )
 from tenantry.python_process import python_command
 from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.lookup import scan
 
 STEP_S = 60.0
 """How long one worker may take to come up, or to finish its requests and go."""

@@ -6,8 +6,8 @@ import click
 
 from tenantry.app.factory import close_app, create_app
 from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import one_tenant
 from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.lookup import load_tenant
 from tenantry.tenants.model import Tenant
 
 
@@ -17,7 +17,7 @@ from tenantry.tenants.model import Tenant
 def command(name: str, is_json: bool) -> None:
     """Show rule, methods and endpoint of everything that tenant NAME answers."""
     settings = read_settings()
-    rows = list_routes(settings, one_tenant(settings, name))
+    rows = list_routes(settings, load_tenant(settings, name)[0])
     if is_json:
         print_json(rows)
     else:

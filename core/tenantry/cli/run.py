@@ -9,9 +9,9 @@ from flask.cli import FlaskGroup
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.app.factory import close_app, create_app
-from tenantry.cli.tenants import one_tenant
 from tenantry.migrations.guard import bring_to_head
 from tenantry.settings import read_settings
+from tenantry.tenants.lookup import load_tenant
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -26,7 +26,7 @@ def command(name: str, args: tuple[str, ...]) -> None:
     `run --debug` is Flask's development server; it answers under the tenant's prefix and at `/`.
     """
     settings = read_settings()
-    tenant = one_tenant(settings, name)
+    tenant = load_tenant(settings, name)[0]
 
     made = ExitStack()
 

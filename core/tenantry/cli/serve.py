@@ -6,12 +6,13 @@ import sys
 
 import click
 
-from tenantry.cli.listeners import Listener, check_listeners
-from tenantry.cli.probe import find_faults
-from tenantry.cli.tenants import counted, known_name, scan
+from tenantry.app.trial_build import find_faults
+from tenantry.cli.output import counted
 from tenantry.errors import Problem
+from tenantry.server.listeners import Listener, check_listeners
 from tenantry.settings import HostSettings, read_settings, variable
 from tenantry.tenants.catalogue import Catalogue
+from tenantry.tenants.lookup import check_tenant_exists, scan
 
 GUNICORN_CONFIG = "python:tenantry.server.gunicorn_conf"
 
@@ -57,7 +58,7 @@ def command(
         os.environ[variable("only")] = ",".join(only)  # for gunicorn's workers too
     settings = read_settings()
     for name in settings.only:
-        known_name(settings, name)
+        check_tenant_exists(settings, name)
     catalogue = scan(settings)
     listeners = [Listener("--bind", bind)]
     if settings.admin_bind != "off":

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from tenantry.cli.output import as_json, print_json, print_table
-from tenantry.cli.tenants import load_one
 from tenantry.observability.redaction import MASK, redact_value
 from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.lookup import load_tenant
 from tenantry.tenants.model import KEYS, Tenant
 
 _SECRET_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
@@ -21,7 +21,7 @@ _FROM_HOST = ("max_concurrent_requests", "trusted_hosts", "deadline_s")
 def command(name: str, is_json: bool) -> None:
     """Show the effective configuration of tenant NAME, secrets masked."""
     settings = read_settings()
-    tenant, loaded = load_one(settings, name)
+    tenant, loaded = load_tenant(settings, name)
     shown = effective_config(settings, tenant, loaded.secrets)
     if is_json:
         print_json(shown)

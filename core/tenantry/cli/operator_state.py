@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from tenantry.cli.tenants import known_name
 from tenantry.settings import read_settings
+from tenantry.tenants.lookup import check_tenant_exists
 from tenantry.tenants.operator_state import OperatorState, change_operator_state
 
 
-def pull(name: str, **changes: bool | int | str) -> OperatorState:
+def change_tenant_state(name: str, **changes: bool | int | str) -> OperatorState:
     """Change a tenant's operator state, in running workers too, and return it.
 
     Of two commands at once the second waits for the first, and loses nothing of it.
@@ -17,7 +17,7 @@ def pull(name: str, **changes: bool | int | str) -> OperatorState:
         TenantryError: its state cannot be read or written; it is unchanged.
     """
     settings = read_settings()
-    known_name(settings, name)
+    check_tenant_exists(settings, name)
     return change_operator_state(
         settings.data_dir,
         name,

@@ -125,7 +125,7 @@ class _Child:
         self._tenants = tenants
         self._received = bytearray()
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            python_command(f"from {__package__}.probe_process import main; main()"),
+            python_command(f"from {__package__}.trial_build_process import main; main()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
