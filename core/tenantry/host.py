@@ -187,6 +187,18 @@ class Host:
             self.ledger.open(counters_folder(self.settings.data_dir))
             self._start_threads()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
+        self._check_deadline_action()
+
+    def _check_deadline_action(self) -> None:
+        """Warn where `DEADLINE_ACTION = "answer"` acts as `report`: not under Tenantry's worker."""
+        if self._server == "gunicorn":
+            return
+        served = [mount.tenant for mount in self.mounts.all if mount.tenant is not None]
+        tenants = [tenant.name for tenant in served if tenant.deadline_action == "answer"]
+        if tenants or self.settings.deadline_action == "answer":
+            reason = "only Tenantry's gunicorn worker can answer; overdue requests are reported"
+            facts = {"tenants": tenants or "all", "reason": reason}
+            _logger.warning("deadline.answer_unavailable", extra=facts)
 
     def _freeze(self) -> None:
         """Let the garbage collector look no more at what stays: over 10,000 apps it takes 1.1 s."""

@@ -80,10 +80,10 @@ class HostSettings(BaseSettings):
         description="Seconds after which a request is reported and its slot counts as stuck: "
         "before proxies give up, at 60.",
     )
-    deadline_action: Literal["report", "interrupt"] = Field(
+    deadline_action: Literal["report", "answer"] = Field(
         "report",
-        description="What becomes of a request then: `report`, or `interrupt`: it is ended, and "
-        "the client gets 504.",
+        description="What happens then besides the report: `report`, nothing; `answer`, the client "
+        "gets 504 if nothing has been sent yet.",
     )
     drain_timeout_s: float = Field(
         30.0,

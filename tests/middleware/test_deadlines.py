@@ -1,6 +1,7 @@
 """Deadlines: who runs too long is reported once, with the stack of its own thread."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -227,3 +228,63 @@ def test_the_host_tells_who_is_stuck(
     assert ({"in_flight": {"acme": 1}, "stuck": {"acme": 1}}, {"acme": 1}) == (load, in_flight)
     assert 1 == host.ledger.counts()["acme"].overdue
     assert ["request.overdue"] == [record.message for record in caplog.records]
+
+
+class _ClientSocket:
+    """Stands in for the worker's: its `raw` is what the server writes to."""
+
+    sent_bytes = 0
+
+    def __init__(self, raw: socket.socket) -> None:
+        self.raw = raw
+
+
+def _ask_over(layer: Deadlines, raw: socket.socket, failures: list[BaseException]) -> None:
+    environ = create_environ("/slow") | {"gunicorn.socket": _ClientSocket(raw)}
+    try:
+        run_wsgi_app(layer, environ, buffered=True)
+    except ConnectionResetError as error:
+        failures.append(error)
+
+
+def test_an_overdue_request_is_answered_once() -> None:
+    """With `answer`, the client gets 504 at the deadline, and the app's own answer goes nowhere."""
+    clock, app, failures = Clock(), Waiting(), list[BaseException]()
+    requests = RunningRequests(clock=clock)
+    layer = Deadlines(app, requests, "acme", 5.0, is_answering=True)
+    server_end, client_end = socket.socketpair()
+    with server_end, client_end:
+        thread = threading.Thread(target=_ask_over, args=(layer, server_end, failures))
+        thread.start()
+        assert app.has_come.wait(DEADLINE_S)
+        for clock.now_s in (4.9, 5.1, 9.0):
+            requests.check()
+        received = client_end.makefile("rb").read()
+        stuck = requests.stuck().total()
+        app.go_on.set()
+        thread.join(DEADLINE_S)
+
+    assert (1, 1) == (received.count(b"HTTP/1.1 504 "), received.count(b"HTTP/1.1"))
+    assert (1, 0, 1) == (stuck, requests.stuck().total(), len(failures))
+
+
+def test_a_response_that_has_begun_is_not_answered() -> None:
+    """With `answer`, a request whose head is out is only reported."""
+    clock, app, failures = Clock(), Waiting(), list[BaseException]()
+    requests = RunningRequests(clock=clock)
+    layer = Deadlines(_streaming(app), requests, "acme", 5.0, is_answering=True)
+    server_end, client_end = socket.socketpair()
+    with server_end, client_end:
+        thread = threading.Thread(target=_ask_over, args=(layer, server_end, failures))
+        thread.start()
+        assert app.has_come.wait(DEADLINE_S)
+        clock.now_s = 6.0
+        requests.check()
+        stuck = requests.stuck().total()
+        app.go_on.set()
+        thread.join(DEADLINE_S)
+        client_end.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client_end.recv(1)
+
+    assert (1, []) == (stuck, failures)

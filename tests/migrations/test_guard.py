@@ -1,7 +1,6 @@
 """The gate: no request reaches tables that are behind the code; the rest is served."""
 
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -21,12 +20,6 @@ from tenantry.cli.list import _states, serving_rows
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import DatabaseDownError, database_of, db, open_database
 from tenantry.host import Host
-from tenantry.middleware.interrupts import (
-    _ERROR_ADDRESS,
-    DeadlineExceededError,
-    _is_safe,
-    _set_exception,
-)
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.guard import MigrationGuard
 from tenantry.migrations.revisions import QUERY, read_branches
@@ -181,34 +174,6 @@ def _gate(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float])
     branches = read_branches([write_shop(first())])
     target = target_of("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)
     return MigrationGuard(target, database_of(app), is_embedded=False, clock=lambda: clock[0])
-
-
-def test_an_interrupt_leaves_the_gate_free(gate: MigrationGuard) -> None:
-    """One that was pending when the lock came is raised before anybody could note that it did."""
-    told: list[str] = []
-
-    def look() -> None:
-        try:
-            gate.look()
-        except DeadlineExceededError:
-            told.append("interrupted")
-
-    with gate._lock:  # another request looks
-        thread = threading.Thread(target=look)
-        thread.start()
-        wait_until(lambda: _stands_in(thread) == "look")
-        told.append("safe" if _is_safe(thread.ident or 0) else "left alone")
-        _set_exception(thread.ident, _ERROR_ADDRESS)
-    thread.join()
-
-    assert ["left alone", "interrupted"] == told
-    assert gate._lock.acquire(blocking=False)
-    gate._lock.release()
-
-
-def _stands_in(thread: threading.Thread) -> str:
-    frame = sys._current_frames().get(thread.ident or 0)
-    return "" if frame is None else frame.f_code.co_name
 
 
 def test_what_is_behind_is_looked_at_once_a_second(

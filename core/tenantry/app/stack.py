@@ -5,7 +5,7 @@ the `shared` of the process.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from flask import Flask
 
 from tenantry.app.factory import endpoint_finder
 from tenantry.app.process_resources import ProcessResources
-from tenantry.database.session import database_of
 from tenantry.middleware.authentication import Authentication
 from tenantry.middleware.body_limit import BodyLimit
 from tenantry.middleware.concurrency import ConcurrencyLimit
@@ -57,7 +56,7 @@ def build_stack(
             requests=shared.requests,
             tenant=tenant.name,
             deadline_s=tenant.deadline_s or settings.deadline_s,
-            find_uses=_find_uses(tenant.deadline_action or settings.deadline_action, app),
+            is_answering=(tenant.deadline_action or settings.deadline_action) == "answer",
         ),
         partial(Containment, logger=logger),
         partial(LogContext, tenant=tenant.name, config=app.config),
@@ -93,8 +92,3 @@ def _client_gate(tenant: Tenant, app: Flask, shared: ProcessResources) -> "list[
         endpoint_of=endpoint_finder(app, tenant),
     )
     return [gate]
-
-
-def _find_uses(action: str, app: Flask) -> Callable[[int], Iterable[Callable[[], None]]] | None:
-    """Return what tells which queries to cancel; None where requests are not interrupted."""
-    return database_of(app).uses_of if action == "interrupt" else None

@@ -15,15 +15,13 @@
 import errno
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from tenantry.http.problem import INTERNAL_ERROR, TIMED_OUT
-from tenantry.middleware.interrupts import is_deadline
+from tenantry.http.problem import INTERNAL_ERROR
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -192,21 +190,16 @@ class _Response:
     def _fail(self, during: str) -> None:
         """Log what is being handled, and put the host's answer in the place of the response.
 
-        That is 500, or 504 to a request that was interrupted at its deadline.
-
         Raises:
             ResponseCutError: the head is out already.
         """
-        is_late = is_deadline(sys.exception())
-        event = "request.interrupted" if is_late else "request.failed"
-        self._log(event, exc_info=True, during=during)
+        self._log("request.failed", exc_info=True, during=during)
         self._drop_body()
         self._left_bytes = None
         if self._is_head_sent:
             raise ResponseCutError("the application failed") from None
-        answer = TIMED_OUT if is_late else INTERNAL_ERROR
-        body = answer.body(self._environ)
-        self._head, self._declared_bytes = answer.head(len(body)), len(body)
+        body = INTERNAL_ERROR.body(self._environ)
+        self._head, self._declared_bytes = INTERNAL_ERROR.head(len(body)), len(body)
         self._written.append(body)
 
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:

@@ -1,52 +1,52 @@
-"""Deadlines: which requests run in this process, and a watchdog that looks after the overdue ones.
+"""Deadlines: which requests run in this process, and a watchdog that reports the overdue ones.
 
-A request over its deadline is reported once, with the live stack of its own thread, and counts as
-stuck until it ends. A tenant may have it interrupted, too: the client gets 504, from the thread or
-past it. Knows threads and WSGI; says where code stands, never what its variables hold.
+A request over its deadline is reported once, with the stack of its own thread, and counts as stuck
+until it ends. With `DEADLINE_ACTION = "answer"`, its client gets 504 if nothing has been sent yet;
+the request itself goes on. Knows threads and WSGI. Reports where code stands, never what its
+variables hold.
 """
 
+import errno
 import logging
+import os
+import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tenantry.http.environ import ENDPOINT, REQUEST_ID, SENT_STATUS
 from tenantry.http.problem import TIMED_OUT
 from tenantry.http.response_close import on_close
-from tenantry.middleware.interrupts import DeadlineExceededError, Interruption
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TICK_S = 0.25
-"""Between two looks at what runs: a report comes that much late at most. One takes some 10 µs."""
-
-ANSWER_AFTER_S = 0.5
-"""What an interrupted thread gets to answer by itself; then its client is answered past it."""
+"""Interval between two checks, and so the longest delay of a report. A check takes about 10 µs."""
 
 STACK_FRAMES = 30
-"""As many are told, the innermost first; those of Flask and the layers around it are some 15."""
+"""Frames in a report, innermost first. Flask and the layers around it account for about 15."""
 
-_AROUND = frozenset({__name__, "tenantry.middleware.containment"})
-"""Modules whose frames are the server's side of a request."""
+_OUTERMOST = frozenset({__name__, "tenantry.middleware.containment"})
+"""A reported stack ends at these modules: what lies outside them is the server's."""
 
 _SOCKETS = frozenset({"tenantry.server.client_socket", "socket", "ssl"})
-"""Modules of a connection: who calls them tells whose it is, the client's or one of the app."""
+"""Modules that read and write a socket. Their caller decides whether it is the client's socket."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Running:
-    """A request from the app's call to its body's `close()`; of the thread that began it."""
+class RunningRequest:
+    """One request, from the call of the app to the `close()` of the response body."""
 
     __slots__ = (
-        "begun", "deadline_s", "environ", "interruption", "is_reported", "is_settled",
-        "lock", "moved_at", "sent_bytes", "tenant", "thread",
+        "begun", "deadline_s", "environ", "has_started", "is_answered", "is_answering",
+        "is_reported", "lock", "progress_at", "sent_bytes", "tenant", "thread",
     )  # fmt: skip
 
     def __init__(
@@ -58,21 +58,41 @@ class Running:
         self.begun = begun
         self.thread = threading.get_ident()
         self.is_reported = False
-        self.moved_at = begun
-        """When it was last seen that more of its answer had gone out; looked at once overdue."""
+        self.is_answering = False
+        """Whether its client gets 504 once it is overdue."""
+        self.progress_at = begun
+        """When the response last grew, as seen after the deadline."""
         self.sent_bytes = 0
-        """How much had then."""
-        self.interruption: Interruption | None = None
-        """Set where it may be interrupted."""
-        self.is_settled = False
-        """Whether there is nothing more to be done to end it."""
-        # Held while somebody looks at the thread: the request cannot end, and the thread begin
-        # another one, before the look is over.
+        """Bytes sent at `progress_at`."""
+        # Protects the end of the request while the watchdog looks at its thread, and the decision
+        # who answers: the app (`has_started`) or the watchdog (`is_answered`).
         self.lock = threading.Lock()
+        self.has_started = False
+        self.is_answered = False
+
+    def start_response(
+        self,
+        start_response: "StartResponse",
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: Any = None,
+    ) -> Callable[[bytes], object]:
+        """Pass the app's response head to the server, unless the watchdog has answered.
+
+        Raises:
+            ConnectionResetError: the client already has its 504.
+        """
+        with self.lock:
+            if self.is_answered:
+                raise ConnectionResetError(errno.ECONNRESET, "the deadline was answered with 504")
+            self.has_started = True
+        if exc_info is None:
+            return start_response(status, headers)
+        return start_response(status, headers, exc_info)
 
 
 class RunningRequests:
-    """What runs in one process. Thread-safe; `watch` is for one thread, which the host starts."""
+    """The running requests of one process. Thread-safe; one thread runs `watch`."""
 
     def __init__(
         self,
@@ -81,43 +101,40 @@ class RunningRequests:
         note_overdue: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
-        self._note_overdue = note_overdue  # told of the tenant of each request that is reported
-        self._running: dict[Running, None] = {}  # its own methods are atomic
+        self._note_overdue = note_overdue  # called with the tenant of each reported request
+        self._running: dict[RunningRequest, None] = {}  # single operations on it are atomic
 
-    def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> Running:
-        """Note that a request has begun on this thread."""
-        running = Running(tenant, deadline_s, environ, self._clock())
-        self._running[running] = None
-        return running
+    def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> RunningRequest:
+        """Record that a request has begun on the calling thread."""
+        request = RunningRequest(tenant, deadline_s, environ, self._clock())
+        self._running[request] = None
+        return request
 
-    def end(self, running: Running) -> None:
-        """Note that it has ended. Idempotent."""
-        with running.lock:
-            self._running.pop(running, None)
+    def end(self, request: RunningRequest) -> None:
+        """Record that it has ended. Idempotent."""
+        with request.lock:
+            self._running.pop(request, None)
 
     def stuck(self) -> Counter[str]:
-        """Return how many requests of each tenant have been reported and have not ended."""
-        return Counter(one.tenant for one in list(self._running) if one.is_reported)
+        """Return, per tenant, the number of reported requests that have not ended."""
+        return Counter(request.tenant for request in list(self._running) if request.is_reported)
 
     def held_threads(self) -> int:
-        """Return how many threads stuck requests hold, but for those that wait for their clients.
+        """Return the number of threads that stuck requests hold.
 
-        A crowd of clients that send or read slowly must not look like a tenant that hangs; nor
-        must a stream of which another part goes out before its deadline has passed once more.
+        A thread that waits for its client does not count: slow clients must not look like an app
+        that hangs. Neither does a stream that sends something within each deadline.
         """
-        frames = sys._current_frames()  # noqa: SLF001 - no other way
+        frames = sys._current_frames()  # noqa: SLF001 - documented; the only way to see threads
         now = self._clock()
-        stuck = [one for one in list(self._running) if one.is_reported]
-        still = [one for one in stuck if now - one.moved_at >= one.deadline_s]
-        return sum(not _waits_for_client(frames.get(one.thread)) for one in still)
+        stuck = [request for request in list(self._running) if request.is_reported]
+        silent = [one for one in stuck if now - one.progress_at >= one.deadline_s]
+        return sum(not _waits_for_client(frames.get(one.thread)) for one in silent)
 
     def watch(
         self, stopping: threading.Event, note_running: Callable[[], None] = lambda: None
     ) -> None:
-        """Look at what runs until `stopping` is set, and call `note_running` as often.
-
-        A look that fails is logged.
-        """
+        """Call `note_running` and check all requests every `TICK_S`, until `stopping` is set."""
         while not stopping.wait(TICK_S):
             try:
                 note_running()
@@ -126,62 +143,57 @@ class RunningRequests:
                 _logger.exception("watchdog.failed")
 
     def check(self) -> None:
-        """Report what is overdue and has not been reported; interrupt what may be."""
+        """Report and answer the requests that are newly overdue."""
         now = self._clock()
-        for running in list(self._running):
-            late_s = now - running.begun - running.deadline_s
-            if late_s < 0:
+        for request in list(self._running):
+            age_s = now - request.begun
+            if age_s < request.deadline_s:
                 continue
-            if not running.is_reported:
-                self._report(running, now - running.begun)
-            sent_bytes = getattr(running.environ.get("gunicorn.socket"), "sent_bytes", 0)
-            if sent_bytes != running.sent_bytes:
-                running.sent_bytes, running.moved_at = sent_bytes, now
-            if running.interruption is not None and not running.is_settled:
-                self._interrupt(running, running.interruption, late_s)
+            if not request.is_reported:
+                self._report(request, age_s)
+            sent_bytes = getattr(request.environ.get("gunicorn.socket"), "sent_bytes", 0)
+            if sent_bytes != request.sent_bytes:
+                request.sent_bytes, request.progress_at = sent_bytes, now
 
-    def _interrupt(self, running: Running, interruption: Interruption, late_s: float) -> None:
-        answer = _http(running.environ) if late_s >= ANSWER_AFTER_S else None
-        with running.lock:
-            if running in self._running:
-                running.is_settled = interruption.act(answer=answer)
-                if interruption.is_answered:
-                    running.environ[SENT_STATUS] = str(TIMED_OUT.status.value)
-
-    def _report(self, running: Running, age_s: float) -> None:
-        with running.lock:
-            if running not in self._running:
+    def _report(self, request: RunningRequest, age_s: float) -> None:
+        with request.lock:
+            if request not in self._running:
                 return
-            running.is_reported = True
-            stack = _stack_of(running.thread)
-        self._note_overdue(running.tenant)
-        environ = running.environ
+            request.is_reported = True
+            stack = _stack_of(request.thread)
+            if request.is_answering and not request.has_started:
+                request.is_answered = _send_timeout(request.environ)
+        self._note_overdue(request.tenant)
+        environ = request.environ
+        if request.is_answered:
+            environ[SENT_STATUS] = str(TIMED_OUT.status.value)
         facts = {
-            "tenant": running.tenant,
+            "tenant": request.tenant,
             "request_id": environ.get(REQUEST_ID, ""),
             "endpoint": environ.get(ENDPOINT, ""),
             "method": environ.get("REQUEST_METHOD"),
             "path": environ.get("PATH_INFO"),
             "age_s": round(age_s, 2),
-            "deadline_s": running.deadline_s,
+            "deadline_s": request.deadline_s,
+            "answered": request.is_answered,
             "stack": stack,
         }
         _logger.warning("request.overdue", extra=facts)
 
 
 class Deadlines:
-    """WSGI middleware: notes each request of one tenant while it runs. Safe in any thread.
+    """WSGI middleware: records the requests of one tenant while they run. Thread-safe.
 
     Args:
-        app: what answers.
-        requests: where it notes them.
-        tenant: its name.
-        deadline_s: seconds after which a request of it is overdue.
-        find_uses: returns what cancels each query of a thread; None where an overdue request is
-            only reported.
+        app: the wrapped application.
+        requests: the running requests of this process.
+        tenant: the tenant's name.
+        deadline_s: seconds after which a request is overdue.
+        is_answering: whether an overdue request gets 504 if nothing has been sent. This needs
+            Tenantry's gunicorn worker; under another server, it only reports.
     """
 
-    __slots__ = ("_app", "_deadline_s", "_find_uses", "_requests", "_tenant")
+    __slots__ = ("_app", "_deadline_s", "_is_answering", "_requests", "_tenant")
 
     def __init__(
         self,
@@ -190,99 +202,50 @@ class Deadlines:
         tenant: str,
         deadline_s: float,
         *,
-        find_uses: Callable[[int], Iterable[Callable[[], None]]] | None = None,
+        is_answering: bool = False,
     ) -> None:
         self._app = app
         self._requests = requests
         self._tenant = tenant
         self._deadline_s = deadline_s
-        self._find_uses = find_uses
+        self._is_answering = is_answering
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app; the response's `close()` ends the request."""
-        running = self._requests.begin(self._tenant, self._deadline_s, environ)
+        """Call the app; the `close()` of the response body ends the record."""
+        request = self._requests.begin(self._tenant, self._deadline_s, environ)
+        if self._is_answering:
+            request.is_answering = True
+            start_response = partial(request.start_response, start_response)
         try:
-            body = (
-                self._app(environ, start_response)
-                if self._find_uses is None
-                else self._call(running, start_response, self._find_uses)
+            return on_close(
+                self._app(environ, start_response), partial(self._requests.end, request)
             )
-            return on_close(body, partial(self._requests.end, running))
         except BaseException:
-            self._requests.end(running)
+            self._requests.end(request)
             raise
 
-    def _call(
-        self,
-        running: Running,
-        start_response: "StartResponse",
-        find_uses: Callable[[int], Iterable[Callable[[], None]]],
-    ) -> "_InterruptibleBody":
-        """Call the app; an interrupt that comes outside of it is answered here."""
-        environ = running.environ
-        window = Interruption(environ, start_response, find_uses, running.lock)
-        running.interruption = window
-        try:
-            window.open()
-            try:
-                return _InterruptibleBody(self._app(environ, window.start), environ, window)
-            finally:
-                window.shut()
-        except DeadlineExceededError:
-            window.shut()
-            return _InterruptibleBody(_TimedOut(environ, window), environ, window)
+
+def _send_timeout(environ: "WSGIEnvironment") -> bool:
+    """Send a 504 on the client's connection and end it; False if there is no such connection.
+
+    Never blocks. The server gets an error when it writes to the connection later, and closes it.
+    """
+    connection: Any = environ.get("gunicorn.socket")
+    connection = getattr(connection, "raw", connection)
+    is_plain = type(connection) is socket.socket  # not TLS
+    if not is_plain or not str(environ.get("SERVER_PROTOCOL")).startswith("HTTP/1"):
+        return False
+    try:
+        os.write(connection.fileno(), _timeout_message(environ))
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the client has left or does not read
+    return True
 
 
-class _TimedOut:
-    """The answer to a request that was interrupted outside of its app; begun when it is asked."""
-
-    def __init__(self, environ: "WSGIEnvironment", window: Interruption) -> None:
-        self._environ = environ
-        self._window = window
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from TIMED_OUT(self._environ, self._window.start)
-
-
-class _InterruptibleBody:
-    """A body that may be interrupted while its first part is made: then the head goes out."""
-
-    __slots__ = ("_body", "_chunks", "_environ", "_window")
-
-    def __init__(
-        self, body: Iterable[bytes], environ: "WSGIEnvironment", window: Interruption
-    ) -> None:
-        self._body = body
-        self._environ = environ
-        self._window = window
-        self._chunks = iter(body)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        window = self._window
-        if window.is_head_out:
-            return next(self._chunks)
-        try:
-            window.open()
-            try:
-                return next(self._chunks)
-            finally:
-                window.shut()
-        except DeadlineExceededError:
-            window.shut()
-            self._chunks = iter(_TimedOut(self._environ, window))
-            return next(self._chunks)
-
-    def close(self) -> None:
-        getattr(self._body, "close", lambda: None)()
-
-
-def _http(environ: "WSGIEnvironment") -> bytes:
-    """Return the answer that is sent past the server."""
+def _timeout_message(environ: "WSGIEnvironment") -> bytes:
     body = TIMED_OUT.body(environ)
     status, headers = TIMED_OUT.head(len(body))
     headers += [("Connection", "close"), ("X-Request-ID", environ.get(REQUEST_ID, ""))]
@@ -292,21 +255,21 @@ def _http(environ: "WSGIEnvironment") -> bytes:
 
 
 def _waits_for_client(frame: FrameType | None) -> bool:
-    """Whether a thread stands in the server's own code: it reads a body that does not come."""
+    """Whether a thread stands in the server's own code, reading a request body or sending."""
     while frame is not None and frame.f_globals.get("__name__") in _SOCKETS:
         frame = frame.f_back
     return frame is None or str(frame.f_globals.get("__name__")).startswith("gunicorn.")
 
 
 def _stack_of(thread: int) -> str:
-    """Return where a thread stands, the innermost frame first, up to the layers around the app.
+    """Return a thread's stack on one line: the innermost frame first, up to the host's layers.
 
-    On one line, and of files and functions only: a line of source may hold a secret.
+    Only files and functions, because a line of source can hold a secret.
     """
-    frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001 - no other way
+    frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001 - documented
     places: list[str] = []
     while frame is not None and len(places) < STACK_FRAMES:
-        if frame.f_globals.get("__name__") in _AROUND and places:
+        if frame.f_globals.get("__name__") in _OUTERMOST and places:
             break
         code = frame.f_code
         places.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")

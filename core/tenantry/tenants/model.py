@@ -172,11 +172,11 @@ class Tenant(BaseModel):
         description="Seconds after which a request is reported.",
         json_schema_extra={"default": "host setting"},
     )
-    deadline_action: Literal["report", "interrupt"] | None = Field(
+    deadline_action: Literal["report", "answer"] | None = Field(
         None,
         alias="DEADLINE_ACTION",
-        examples=["interrupt"],
-        description="`report`, or `interrupt`: such a request is ended, and the client gets 504.",
+        examples=["answer"],
+        description="`report`, or `answer`: the client gets 504 if nothing has been sent yet.",
         json_schema_extra={"default": "host setting"},
     )
     clients: Annotated[Clients | None, PlainValidator(_parse_clients)] = Field(
