@@ -443,7 +443,7 @@ def test_a_fleet_is_surveyed(
 RUN = """\
 import sys
 from pathlib import Path
-from tenantry.migrations.fleet_run import Limits, upgrade
+from tenantry.migrations.fleet_run import FleetLimits, upgrade
 from tenantry.tenants.model import parse_tenant
 data_dir, jobs, *named = sys.argv[1:]
 fleet = [
@@ -451,7 +451,7 @@ fleet = [
                  data_dir=Path(data_dir))
     for name, url in (one.split("=", 1) for one in named)
 ]
-upgrade(fleet, Path(data_dir), Limits(int(jobs)))
+upgrade(fleet, Path(data_dir), FleetLimits(int(jobs)))
 """
 
 
