@@ -8,8 +8,8 @@ from click import Group
 from packaging.requirements import Requirement
 
 from tenantry.cli import tenantry
-from tenantry.settings import HostSettings, variable
-from tenantry.tenants.fields import RESERVED_NAMES, RESERVED_SEGMENTS
+from tenantry.grammar import RESERVED_SEGMENTS, RESERVED_TENANT_NAMES
+from tenantry.settings import HostSettings, environment_variable
 from tenantry.tenants.model import Tenant
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +29,14 @@ def _key_rows() -> list[str]:
 
 def _setting_rows() -> list[str]:
     return [
-        f"| `{variable(name)}` | {f'`{field.default}`' if field.default else _off(field.default)} "
+        f"| `{environment_variable(name)}` | {_shown_default(field.default)} "
         f"| {field.description} |"
         for name, field in HostSettings.model_fields.items()
     ]
 
 
-def _off(default: object) -> str:
-    return "`0`" if default == 0 and default is not None else "unset"
+def _shown_default(default: object) -> str:
+    return "unset" if default in (None, ()) else f"`{default}`"
 
 
 def _rows_under(heading: str) -> list[str]:
@@ -68,7 +68,7 @@ def test_every_reserved_prefix_is_documented(segment: str) -> None:
     assert f"`/{segment}`" in README
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+@pytest.mark.parametrize("name", sorted(RESERVED_TENANT_NAMES))
 def test_every_reserved_name_is_documented(name: str) -> None:
     """The README names each tenant's name that is refused."""
     assert f"`{name}`" in README

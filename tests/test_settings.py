@@ -1,14 +1,21 @@
-"""The host's settings: read from the environment, every mistake told at once."""
+"""The host's settings are read from the environment, and every mistake is reported at once."""
 
 from pathlib import Path
 
 import pytest
 
-from tenantry.settings import HostSettings, SettingsError, parse_bind, read_settings, variable
+from tenantry.planned import PLANNED_SETTINGS
+from tenantry.settings import (
+    HostSettings,
+    SettingsError,
+    environment_variable,
+    parse_bind,
+    read_settings,
+)
 
 
 def test_no_variable_is_needed() -> None:
-    """A host starts with defaults, admin pages on the loopback only."""
+    """Without any variable, a host starts, and its operators' pages listen on the loopback."""
     settings = read_settings()
 
     assert (Path("tenants"), Path("instance")) == (settings.tenants_dir, settings.data_dir)
@@ -34,8 +41,8 @@ def test_no_variable_is_needed() -> None:
 def test_a_variable_sets_its_field(
     monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
 ) -> None:
-    """`TENANTRY_` and the field's name in upper case; an empty one is as if it were not set."""
-    monkeypatch.setenv(variable(field), text)
+    """The variable is `TENANTRY_` and the field in upper case. An empty one counts as unset."""
+    monkeypatch.setenv(environment_variable(field), text)
 
     assert value == getattr(read_settings(), field)
 
@@ -45,6 +52,8 @@ def test_a_variable_sets_its_field(
     [
         ("DATA_DIRS", "x", "no such setting; did you mean TENANTRY_DATA_DIR?"),
         ("XYZ", "x", "no such setting; Settings: TENANTRY_TENANTS_DIR, "),
+        ("FLEET", "postgresql://a", "comes with a later version of Tenantry; remove it."),
+        ("FLEETS", "postgresql://a", "no such setting; did you mean TENANTRY_FLEET?"),
         ("MAX_ACTIVE", "many", "found 'many'; expected an integer."),
         ("MAX_ACTIVE", "0", "found '0'; expected greater than or equal to 1."),
         ("DEADLINE_S", "-1", "found '-1'; expected greater than 0."),
@@ -54,12 +63,16 @@ def test_a_variable_sets_its_field(
         ("ADMIN_BIND", "8001", "found '8001'; expected an IP address and a port"),
         ("ADMIN_BIND", "127.0.0.1:99999", "expected a port from 1 to 65535"),
         ("ADMIN_BIND", "127.0.0.1:0", "expected a port from 1 to 65535"),
-        ("TRUSTED_HOSTS", "a.org,b.org:80", "write 'b.org:80' without a scheme, a path and a port"),
-        ("TRUSTED_HOSTS", "[::1]:80", "write '[::1]:80' without a scheme, a path and a port"),
-        ("TRUSTED_HOSTS", "https://a.org", "write 'https://a.org' without a scheme, a path and"),
-        ("TRUSTED_HOSTS", "a b", "'a b' is no host name; write it like shop.a.org"),
-        ("TRUSTED_HOSTS", "[::g]", "'[::g]' is no host name; write it like shop.a.org"),
-        ("TRUSTED_HOSTS", "*", "'*' is no host name; write it like shop.a.org"),
+        ("TRUSTED_HOSTS", "a.org,b.org:80", "'b.org:80': expected a host name without a port"),
+        ("TRUSTED_HOSTS", "[::1]:80", "'[::1]:80': expected a host name without a port"),
+        (
+            "TRUSTED_HOSTS",
+            "https://a.org",
+            "'https://a.org': expected a host name without a",
+        ),
+        ("TRUSTED_HOSTS", "a b", "'a b': expected a host name, like 'shop.example.org'"),
+        ("TRUSTED_HOSTS", "[::g]", "'[::g]': expected a host name, like 'shop.example.org'"),
+        ("TRUSTED_HOSTS", "*", "'*': expected a host name, like 'shop.example.org'"),
         ("RATE_LIMIT_STORAGE", "redis", "expected memory:// or redis://"),
         ("RATE_LIMIT_STORAGE", "redis://localhost:abc", "like redis://127.0.0.1:6379/0."),
         ("RATE_LIMIT_STORAGE", "redis://localhost:6379/first", "like redis://127.0.0.1:6379/0."),
@@ -70,7 +83,7 @@ def test_a_variable_sets_its_field(
 def test_a_mistake_names_the_variable_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
 ) -> None:
-    """One line: the variable, what was found, what is expected."""
+    """The message is one line: the variable, what was found and what is expected."""
     monkeypatch.setenv(f"TENANTRY_{name}", text)
 
     with pytest.raises(SettingsError) as caught:
@@ -81,8 +94,8 @@ def test_a_mistake_names_the_variable_and_the_remedy(
     assert "\n" not in str(caught.value)
 
 
-def test_every_mistake_is_told_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown and ill-typed variables stand in one message."""
+def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message names every unknown and invalid variable."""
     names = ["TENANTRY_COLOUR", "TENANTRY_DATADIR", "TENANTRY_DEADLINE_S", "TENANTRY_MAX_ACTIVE"]
     for name in names:
         monkeypatch.setenv(name, "x")
@@ -96,13 +109,14 @@ def test_every_mistake_is_told_in_one_go(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("ADMIN_TOKEN", "hunter2"),
         ("RATE_LIMIT_STORAGE", "reddis://:hunter2@cache:6379"),
         ("RATE_LIMIT_STORAGE", "redis://:hunter2@cache:hunter2"),
     ],
 )
-def test_a_message_tells_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
-    """What may hold a password is not repeated: neither in the text nor in a chained error."""
+def test_a_message_contains_no_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """A value that can contain a password is in neither the text nor a chained error."""
     monkeypatch.setenv(f"TENANTRY_{name}", text)
 
     with pytest.raises(SettingsError) as caught:
@@ -117,10 +131,8 @@ def test_a_message_tells_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, t
 
 
 def test_settings_print_no_secret() -> None:
-    """A log line with the settings tells neither the token nor the storage's password."""
-    settings = HostSettings(
-        admin_token="hunter2-hunter2-hunter2", rate_limit_storage="redis://:hunter2@cache"
-    )
+    """The settings' `repr` does not contain the password of the rate storage."""
+    settings = HostSettings(rate_limit_storage="redis://:hunter2@cache")
 
     assert "hunter2" not in repr(settings)
 
@@ -135,7 +147,7 @@ def test_settings_print_no_secret() -> None:
     ],
 )
 def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]) -> None:
-    """IPv4, IPv6 in brackets, and `localhost`."""
+    """An IPv4 address, an IPv6 address in brackets, or `localhost` is accepted."""
     assert address == parse_bind(text)
 
 
@@ -154,7 +166,26 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
         "::1",
     ],
 )
-def test_anything_else_is_no_listener(text: str) -> None:
-    """A name is refused too: what it resolves to is not known before the listener is open."""
+def test_anything_else_is_not_a_listener(text: str) -> None:
+    """A name is rejected too, because its address is unknown before the listener is open."""
     with pytest.raises(ValueError, match="expected"):
         parse_bind(text)
+
+
+@pytest.mark.parametrize("field", PLANNED_SETTINGS)
+def test_a_setting_of_a_later_version_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """A planned setting is an error that says so, and its value is not repeated."""
+    monkeypatch.setenv(environment_variable(field), "hunter2")
+
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+
+    expected = f"{environment_variable(field)}: comes with a later version of Tenantry; remove it."
+    assert expected == str(caught.value)
+
+
+def test_no_setting_is_both_built_and_planned() -> None:
+    """A setting leaves the table of planned settings when it is built."""
+    assert set() == HostSettings.model_fields.keys() & set(PLANNED_SETTINGS)

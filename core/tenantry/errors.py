@@ -1,10 +1,10 @@
 """What can go wrong, as a tree.
 
-TenantryError            something that an operator or a developer can mend
-├── TenantFileError      a tenant file is refused; holds every Problem of it
-│   └── HungFileError    it did not finish in time
-├── EndpointError        an endpoint does not exist, or fails to import or register
-└── UnknownTenantError   a command names a tenant that is not there
+TenantryError                  something that an operator or a developer can fix
+├── TenantFileError            a tenant file is rejected; holds every Problem
+│   └── TenantFileTimeoutError it did not finish in time
+├── EndpointError              an endpoint does not exist, or fails to import or register
+└── UnknownTenantError         a command names a tenant that has no file
 """
 
 from collections.abc import Iterable
@@ -13,47 +13,47 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one tenant file; its text is one line."""
+    """One thing that is wrong with one tenant file. Its text is one line."""
 
     file: str
-    """Path of the file as the operator would type it."""
+    """The file's path, as the operator would type it."""
     text: str
-    """What was found and what to do; never a secret."""
+    """What was found and what to do. It never contains a secret."""
     key: str | None = None
-    """The key, as it stands in the file: `BLUEPRINTS[1]`."""
+    """The key, as the file spells it: `BLUEPRINTS[1]`."""
     line: int | None = None
 
     def __str__(self) -> str:
         """Return `tenants/acme.py:3: 'KEY': what was found; what to do.`."""
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        location = self.file if self.line is None else f"{self.file}:{self.line}"
         key = "" if self.key is None else f"'{self.key}': "
-        return f"{place}: {key}{self.text}"
+        return f"{location}: {key}{self.text}"
 
 
 class TenantryError(Exception):
-    """Something that an operator or a developer can mend. Its text names it and the remedy."""
+    """Something that an operator or a developer can fix. Its text says what and how."""
 
 
 class TenantFileError(TenantryError):
-    """A tenant file is refused. `problems` holds every reason, in the order of the file's keys."""
+    """A tenant file is rejected. `problems` holds every reason, in the order of the file's keys."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        """Return a line per problem."""
+        """Return one line for each problem."""
         return "\n".join(str(problem) for problem in self.problems)
 
 
-class HungFileError(TenantFileError):
-    """A tenant file did not finish in the loader's time."""
+class TenantFileTimeoutError(TenantFileError):
+    """A tenant file did not finish in the time that it had."""
 
 
 class EndpointError(TenantryError):
-    """An endpoint does not exist, has not the form of one, or fails to import or register.
+    """An endpoint does not exist, lacks the form of one, or fails to import or register.
 
-    `name` is the endpoint as it stands in `BLUEPRINTS`.
+    `name` is the endpoint as `BLUEPRINTS` spells it.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -64,12 +64,12 @@ class EndpointError(TenantryError):
 class UnknownTenantError(TenantryError):
     """A command names a tenant that has no file."""
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    def __init__(self, name: str, existing: Iterable[str]) -> None:
         self.name = name
-        self.known = tuple(known)
-        super().__init__(name, self.known)
+        self.existing = tuple(existing)
+        super().__init__(name, self.existing)
 
     def __str__(self) -> str:
-        """Return the name and the ones that there are."""
-        there = ", ".join(self.known) or "none"
-        return f"no tenant named {self.name!r}; tenants: {there}."
+        """Return the unknown name and the names that exist."""
+        tenants = ", ".join(self.existing) or "none"
+        return f"no tenant named {self.name!r}; tenants: {tenants}."

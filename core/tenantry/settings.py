@@ -1,13 +1,13 @@
-"""The host's settings: one typed class, read from `TENANTRY_…` environment variables.
+"""The host's settings, read from `TENANTRY_…` environment variables.
 
-Each field has its unit and reason in its description; the README's table is checked against them.
+Each field's description gives its unit and its reason. A test checks the documented table of
+settings against the descriptions.
 """
 
 import difflib
 import ipaddress
 import os
 import re
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,70 +15,73 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tenantry.grammar import check_host_name
+from tenantry.planned import PLANNED, PLANNED_SETTINGS
+
 PREFIX = "TENANTRY_"
 
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST_NAME = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
+_MAX_PORT = 65_535
 
 _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
 
-_SECRET_FIELDS = frozenset({"admin_token", "rate_limit_storage"})
+_SECRET_FIELDS = frozenset({"rate_limit_storage"})
+"""Their values can contain a password. No message repeats them."""
 
 
 class SettingsError(ValueError):
-    """A `TENANTRY_…` variable is unknown or ill-typed; one line, naming each and the remedy."""
+    """A `TENANTRY_…` variable is unknown or invalid. One line names each of them and the remedy."""
 
 
 class HostSettings(BaseSettings):
-    """The settings of one host, frozen once read. Build it with `read_settings`."""
+    """The settings of one host. Frozen; `read_settings` creates it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     tenants_dir: Path = Field(
         Path("tenants"),
-        description="Folder of the tenant files, and of nothing else: each `<name>.py` is served.",
+        description="Folder of the tenant files. Each `<name>.py` in it is a tenant.",
     )
     data_dir: Path = Field(
         Path("instance"),
-        description="Folder of run-time data; `<data>/<name>/` belongs to that tenant alone.",
+        description="Folder for run-time data. `<data>/<name>/` belongs to that tenant alone.",
     )
     only: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Names of the tenants that this host serves, comma-separated, for a process "
-        "of their own; unset: all.",
+        description="Names of the tenants that this host serves, separated by commas, to give "
+        "them a host of their own. Unset: all tenants.",
     )
     max_active: int = Field(
         1000,
         ge=1,
-        description="Instances kept built in one process, which bounds its memory; the least "
-        "recently used leave first.",
+        description="Maximum number of apps that one process keeps built, which limits its memory. "
+        "The least recently used is closed first.",
     )
     idle_timeout_s: float = Field(
         3600.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds without a request after which an instance is put to sleep, to "
-        "free its memory.",
+        description="Seconds without a request after which a tenant's app is closed, to free its "
+        "memory. The next request builds it again.",
     )
     db_connections: int = Field(
         20,
         ge=1,
-        description="Open database connections over all tenants of one process; a PostgreSQL "
-        "server takes 100 of all its clients.",
+        description="Maximum number of open database connections of one process, for all tenants "
+        "together. By default, a PostgreSQL server accepts 100 from all its clients.",
     )
     max_concurrent_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests in flight per tenant, over all workers, so that none takes every "
-        "thread; unset: a fair share.",
+        description="Maximum number of concurrent requests of one tenant, across all workers, so "
+        "that no tenant takes every thread. Unset: a fair share, which depends on the load.",
     )
     deadline_s: float = Field(
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds after which a request is reported and its slot counts as stuck: "
-        "before proxies give up, at 60.",
+        description="Seconds after which a request is reported, and its slot counts as stuck. Most "
+        "proxies give up after 60.",
     )
     deadline_action: Literal["report", "answer"] = Field(
         "report",
@@ -89,44 +92,37 @@ class HostSettings(BaseSettings):
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a retired instance may take to finish its requests; then "
-        "they are cut, so that no old code serves for ever.",
+        description="Seconds that a replaced app has to finish its requests. Then they are cut "
+        "off, so that old code does not serve forever.",
     )
     rate_limit_storage: str = Field(
         "memory://",
-        repr=False,  # it may hold a password
-        description="Where rates are counted: `memory://`, or `redis://…`, which several hosts "
-        "can share.",
+        repr=False,  # can contain a password
+        description="Where `RATE_LIMIT` counts requests: `memory://` (per host), or `redis://…`, "
+        "which several hosts can share.",
     )
     trusted_proxies: int = Field(
         0,
         ge=0,
-        description="How many proxies in front are believed their `X-Forwarded-…`; 0: none, for "
-        "clients can send it too.",
+        description="Number of trusted proxies in front of the host. 0: `X-Forwarded-…` headers "
+        "are ignored, because clients can send them too.",
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Host names that are answered, comma-separated, without ports (`.a.org`: with "
-        "subdomains); unset: any, also one that a client made up.",
+        description="Host names that the host answers to, separated by commas, without ports "
+        "(`.example.org` includes subdomains). Unset: any name, even one that a client made up.",
     )
     admin_bind: str = Field(
         "127.0.0.1:8001",
-        description="Listener of the operators' pages, `HOST:PORT`, where no client reaches them; "
-        "`off`: none.",
-    )
-    admin_token: str | None = Field(
-        None,
-        min_length=16,
-        repr=False,
-        description="Password of the dashboard, at least 16 characters, too long to guess; "
-        "unset: made on its first start.",
+        description="Address of the operators' pages, `IP:PORT`, which clients must not be able to "
+        "reach. `off`: no such listener.",
     )
     log_format: Literal["console", "json"] = Field(
-        "console", description="`console` for people, `json` for machines: one object per line."
+        "console", description="`console` for people; `json` for machines, one object per line."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="The least severe level that is logged: `debug`, `info`, `warning` or `error`.",
+        description="Least severe level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
     @field_validator("only", "trusted_hosts", mode="before")
@@ -140,7 +136,10 @@ class HostSettings(BaseSettings):
     @classmethod
     def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            _check_host_name(name)
+            try:
+                check_host_name(name)
+            except ValueError as error:
+                raise ValueError(f"{name!r}: {error}") from None
         return value
 
     @field_validator("rate_limit_storage")
@@ -150,7 +149,7 @@ class HostSettings(BaseSettings):
             raise ValueError(_STORAGE_EXPECTED)
         if value != "memory://":
             if find_spec("redis") is None:
-                raise ValueError("that needs a library: pip install 'tenantry[redis]'")
+                raise ValueError("Redis needs a library: pip install 'tenantry[redis]'")
             _check_redis(value)
         return value
 
@@ -163,16 +162,16 @@ class HostSettings(BaseSettings):
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
-        """IP address and port of the admin listener; None when it is off."""
+        """IP address and port of the operators' listener; None if it is off."""
         return None if self.admin_bind == "off" else parse_bind(self.admin_bind)
 
 
 def parse_bind(value: str) -> tuple[str, int]:
-    """Split `HOST:PORT` into an IP address and a port.
+    """Split `IP:PORT` into an IP address and a port.
 
     Raises:
-        ValueError: not of that form. A name other than `localhost` is refused, because what it
-            resolves to is not known before the listener is open.
+        ValueError: the value has another form. No name but `localhost` is accepted, because the
+            address that a name resolves to is unknown before the listener is open.
     """
     host, _, port = value.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
@@ -180,68 +179,67 @@ def parse_bind(value: str) -> tuple[str, int]:
         address = str(ipaddress.ip_address(host))
     except ValueError:
         raise ValueError("expected an IP address and a port, like 127.0.0.1:8001") from None
-    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):  # noqa: PLR2004 - TCP
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= _MAX_PORT):
         raise ValueError("expected a port from 1 to 65535 after the colon")
     return address, int(port)
 
 
 def _check_redis(url: str) -> None:
-    """Refuse a URL with which no connection could even be tried: each tenant would fail by it."""
+    """Reject a URL that no connection can be made from. Otherwise, every tenant would fail."""
     from redis import ConnectionPool  # noqa: PLC0415 - an extra, and 0.1 s
 
     try:
-        ConnectionPool.from_url(url).make_connection()  # which connects to nothing yet
+        ConnectionPool.from_url(url).make_connection()  # does not connect yet
     except (ValueError, TypeError, AttributeError):
-        raise ValueError(_STORAGE_EXPECTED) from None  # the library's text may hold the password
-
-
-def _check_host_name(name: str) -> None:
-    if "/" in name or re.fullmatch(r"[^:]+:\d*|\[.*\]:\d*", name):
-        raise ValueError(f"write {name!r} without a scheme, a path and a port, like shop.a.org")
-    if name.startswith("[") and name.endswith("]"):
-        with suppress(ValueError):
-            ipaddress.IPv6Address(name[1:-1])
-            return
-    if not _HOST_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no host name; write it like shop.a.org, .a.org or [::1]")
+        # The library's own message can contain the password.
+        raise ValueError(_STORAGE_EXPECTED) from None
 
 
 def read_settings() -> HostSettings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: naming every unknown or ill-typed variable at once.
+        SettingsError: variables are unknown or invalid. The error names all of them.
     """
     problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
         settings = HostSettings()
     except ValidationError as error:
-        problems += [_ill_typed(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors()]
+        problems += [_invalid(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors()]
     if problems:
         raise SettingsError(" ".join(problems))
     return settings
 
 
-def variable(field: str) -> str:
-    """Return the environment variable of a field: `data_dir` is `TENANTRY_DATA_DIR`."""
+def environment_variable(field: str) -> str:
+    """Return the environment variable of a field: `TENANTRY_DATA_DIR` for `data_dir`."""
     return PREFIX + field.upper()
 
 
 def _is_unknown(name: str) -> bool:
-    return name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in HostSettings.model_fields
+    return name.startswith(PREFIX) and _field(name) not in HostSettings.model_fields
+
+
+def _field(name: str) -> str:
+    return name.removeprefix(PREFIX).lower()
 
 
 def _unknown(name: str) -> str:
-    # Without the prefix, which would make any two names look alike.
-    close = difflib.get_close_matches(name[len(PREFIX) :].lower(), HostSettings.model_fields, n=1)
-    known = ", ".join(variable(field) for field in HostSettings.model_fields)
-    hint = f"did you mean {variable(close[0])}?" if close else f"Settings: {known}."
+    if _field(name) in PLANNED_SETTINGS:
+        return f"{name}: {PLANNED}"
+    # Compared without the prefix, which would make any two names look alike.
+    fields = [*HostSettings.model_fields, *PLANNED_SETTINGS]
+    close = difflib.get_close_matches(_field(name), fields, n=1)
+    if close:
+        hint = f"did you mean {environment_variable(close[0])}?"
+    else:
+        hint = f"Settings: {', '.join(map(environment_variable, HostSettings.model_fields))}."
     return f"{name}: no such setting; {hint}"
 
 
-def _ill_typed(field: str, found: object, message: str) -> str:
+def _invalid(field: str, found: object, message: str) -> str:
     shown = "a value" if field in _SECRET_FIELDS else repr(found)
     text = message.removeprefix("Value error, ").partition(", unable to parse")[0]
-    text = text.replace("Input should be", "expected").replace("String should have", "expected")
+    text = text.replace("Input should be", "expected")
     text = text.replace("a valid integer", "an integer").replace("a valid ", "a ")
-    return f"{variable(field)}: found {shown}; {text}."
+    return f"{environment_variable(field)}: found {shown}; {text}."

@@ -55,7 +55,7 @@ def _runs(says: str, *lines: str) -> Broken:
 
 
 def _misnamed() -> Broken:
-    return _keys("a tenant's name begins with a-z", has_place=False)
+    return _keys("a tenant's name has 1 to 63 characters", has_place=False)
 
 
 def _links_to(target: str) -> Callable[[Path], object]:
@@ -130,7 +130,7 @@ BROKEN: dict[str, Broken] = {
     "9lives": _misnamed(),
     "two.dots": _misnamed(),
     "n" * 64: _misnamed(),
-    "secrets": _keys("'secrets' is no tenant's name", has_place=False),
+    "secrets": _keys("no tenant can be named 'secrets'", has_place=False),
     "new\nline": _misnamed(),
     "\udcff": _misnamed(),  # no UTF-8: byte 0xff
     # what it does to its process
@@ -182,7 +182,9 @@ BROKEN: dict[str, Broken] = {
     "secret-short": _keys("'SECRET_KEY': has 15 characters", SECRET_KEY=PASSWORD),
     "secret-known": _keys("'SECRET_KEY': is a well-known secret", SECRET_KEY="Secret!"),
     "secret-misspelt": _keys("did you mean 'SECRET_KEY'?", SECRETKEY=PASSWORD),
-    "misspelt": _keys("'BLUEPRINT': is no key; did you mean 'BLUEPRINTS'?", BLUEPRINT=["landing"]),
+    "misspelt": _keys(
+        "'BLUEPRINT': unknown key; did you mean 'BLUEPRINTS'?", BLUEPRINT=["landing"]
+    ),
     "debug": _keys("'DEBUG': shows the code and its secrets", DEBUG=True),
     "testing": _keys("'TESTING': shows the code and its secrets", TESTING=True),
     "client-keys": _keys("'CLIENTS['a']': is no hash of a key", CLIENTS={"a": PASSWORD}),
@@ -212,7 +214,8 @@ BROKEN: dict[str, Broken] = {
         "'RATE_LIMIT': found '1/fortnight'; expected a rate", RATE_LIMIT="1/fortnight"
     ),
     "host-port": _keys(
-        "'TRUSTED_HOSTS[0]': found 'a.org:80'; write it without a port", TRUSTED_HOSTS=["a.org:80"]
+        "'TRUSTED_HOSTS[0]': found 'a.org:80'; expected a host name without a port",
+        TRUSTED_HOSTS=["a.org:80"],
     ),
     "blueprints-str": _keys(
         "'BLUEPRINTS': found str 'landing'; expected a list", BLUEPRINTS="landing"
@@ -240,8 +243,8 @@ BROKEN: dict[str, Broken] = {
     ),
     "endpoint-registers": _keys("fails to register: OSError", BLUEPRINTS=["extra.registering"]),
     # prefixes, and what another tenant has
-    "prefix-reserved": _keys("/admin is what proxies", URL_PREFIX="/admin/panel"),
-    "prefix-static": _keys("/static is what proxies", URL_PREFIX="/static"),
+    "prefix-reserved": _keys("/admin is reserved for proxies", URL_PREFIX="/admin/panel"),
+    "prefix-static": _keys("/static is reserved for proxies", URL_PREFIX="/static"),
     "prefix-slash": _keys(_PREFIX_RULE, URL_PREFIX="/a/"),
     "prefix-root": _keys(_PREFIX_RULE, URL_PREFIX="/"),
     "prefix-empty": _keys(_PREFIX_RULE, URL_PREFIX=""),

@@ -217,7 +217,6 @@ class Site:
         self.data = folder / "instance"
         self.produced: dict[str, bytes] = {}
         self.environ = {
-            "TENANTRY_ADMIN_TOKEN": f"{MARK}-admin-{TAIL}",
             "TENANTRY_RATE_LIMIT_STORAGE": f"redis://:{MARK}-limits@127.0.0.1:9/0",
             "TENANTRY_LOG_LEVEL": "debug",
             "TENANTRY_ADMIN_BIND": f"127.0.0.1:{free_port()}",

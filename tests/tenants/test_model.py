@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from pydantic import ValidationError
 
 from conftest import KEY
 from tenantry.errors import TenantFileError
+from tenantry.planned import PLANNED_KEYS
 from tenantry.tenants.model import KEYS, Tenant, parse_tenant
 from tenantry.tenants.problems import is_one_edit_away
 
@@ -72,9 +74,9 @@ def test_good_values_are_taken() -> None:
         ("APP_NAME", 7, "found int 7; expected a string; write APP_NAME = 'Acme Ltd'."),
         ("APP_NAME", "a" * 201, f"found str '{'a' * 59}…; expected at most 200 characters;"),
         ("APP_NAME", "\ud800", "found str '\\ud800'; expected text;"),
-        ("URL_PREFIX", "/a/b/c/d/e", "found '/a/b/c/d/e'; expected one to four segments"),
-        ("URL_PREFIX", "/a\n", "found '/a\\n'; expected one to four segments"),
-        ("URL_PREFIX", "/healthz", "found '/healthz'; /healthz is what proxies and probes take"),
+        ("URL_PREFIX", "/a/b/c/d/e", "found '/a/b/c/d/e'; expected 1 to 4 segments"),
+        ("URL_PREFIX", "/a\n", "found '/a\\n'; expected 1 to 4 segments"),
+        ("URL_PREFIX", "/healthz", "found '/healthz'; /healthz is reserved for proxies"),
         ("URL_PREFIX", ["/a"], "found list ['/a']; expected a string; write URL_PREFIX = '/acme'."),
         ("SECRET_KEY", "a" * 31, "has 31 characters, expected at least 32; make one: python -c"),
         ("SECRET_KEY", " ChangeMe\n", "is a well-known secret; make one: python -c"),
@@ -120,22 +122,22 @@ def test_a_bad_value_is_one_problem(key: str, value: Any, problem: str) -> None:
         (
             "TRUSTED_HOSTS",
             ["a.org:80"],
-            "'TRUSTED_HOSTS[0]': found 'a.org:80'; write it without a port",
+            "'TRUSTED_HOSTS[0]': found 'a.org:80'; expected a host name without a p",
         ),
         (
             "TRUSTED_HOSTS",
             ["[::1]:80"],
-            "'TRUSTED_HOSTS[0]': found '[::1]:80'; write it without a port",
+            "'TRUSTED_HOSTS[0]': found '[::1]:80'; expected a host name without a p",
         ),
         (
             "TRUSTED_HOSTS",
             ["http://a.org"],
-            "'TRUSTED_HOSTS[0]': found 'http://a.org'; write it without a s",
+            "'TRUSTED_HOSTS[0]': found 'http://a.org'; expected a host name without",
         ),
         (
             "TRUSTED_HOSTS",
             ["a.org/shop"],
-            "'TRUSTED_HOSTS[0]': found 'a.org/shop'; write it without a scheme",
+            "'TRUSTED_HOSTS[0]': found 'a.org/shop'; expected a host name without a",
         ),
         ("TRUSTED_HOSTS", ["::1"], "'TRUSTED_HOSTS[0]': found '::1'; expected a host name"),
         ("TRUSTED_HOSTS", ["[::g]"], "'TRUSTED_HOSTS[0]': found '[::g]'; expected a host name"),
@@ -192,16 +194,19 @@ def test_a_secret_under_another_key_is_not_told() -> None:
 def test_a_bad_name_is_refused() -> None:
     """A name is a folder, a part of cookie names and a prefix: nothing that these would escape."""
     names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]
-    rule = "a tenant's name begins with a-z and has a-z, 0-9, _ and -, at most 63; rename the file."
+    rule = (
+        "a tenant's name has 1 to 63 characters of a-z, 0-9, _ and -, and begins with a letter; "
+        "rename the file."
+    )
 
     assert {(rule,)} == {tuple(_problems(name)) for name in names}
 
 
 def test_a_name_that_is_the_hosts_own_folder_is_refused() -> None:
-    """A tenant `secrets` would have `<data>/secrets`, with everybody's keys, for its own."""
-    assert [
-        "'secrets' is no tenant's name: the folder <data>/secrets is the host's; rename the file."
-    ] == _problems("secrets")
+    """A tenant named `secrets` would own `<data>/secrets`, which holds the keys of all tenants."""
+    [problem] = _problems("secrets")
+
+    assert problem.startswith("no tenant can be named 'secrets', because the folder <data>/secrets")
 
 
 def test_a_misspelt_key_names_the_one_that_was_meant() -> None:
@@ -214,13 +219,33 @@ def test_a_misspelt_key_names_the_one_that_was_meant() -> None:
         "URLPREFIX": "URL_PREFIX",
         "ENABLE": "ENABLED",
         "TRUSTED_HOST": "TRUSTED_HOSTS",
+        "ISOLATIONS": "ISOLATION",
     }
 
     problems = _problems(**dict.fromkeys(meant, "x"))
 
     assert problems == [
-        f"'{key}': is no key; did you mean '{known}'? Rename it." for key, known in meant.items()
+        f"'{key}': unknown key; did you mean '{known}'? Rename it." for key, known in meant.items()
     ]
+
+
+@pytest.mark.parametrize("key", PLANNED_KEYS)
+def test_a_key_of_a_later_version_is_rejected(key: str) -> None:
+    """A planned key is an error that says so. It is not passed to Flask, which would ignore it."""
+    problem = f"'{key}': comes with a later version of Tenantry; remove it."
+
+    assert [problem] == _problems(**{key: "process"})
+
+
+def test_no_key_is_both_built_and_planned() -> None:
+    """A key leaves the table of planned keys when it is built."""
+    assert set() == set(KEYS.values()) & set(PLANNED_KEYS)
+
+
+@pytest.mark.parametrize("key", sorted(Flask.default_config))
+def test_flasks_own_keys_are_never_misspelt(key: str) -> None:
+    """A Flask key is accepted, even if it is one edit away from one of Tenantry's keys."""
+    assert [] == [problem for problem in _problems(**{key: None}) if "unknown key" in problem]
 
 
 def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:

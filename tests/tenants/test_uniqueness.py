@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from conftest import KEY
+from tenantry.grammar import are_nested
 from tenantry.tenants.model import Tenant, parse_tenant
-from tenantry.tenants.uniqueness import AcceptedTenants, is_nested
+from tenantry.tenants.uniqueness import AcceptedTenants
 
 OTHER_KEY = KEY[::-1]
 
@@ -155,4 +156,4 @@ def test_one_that_lies_above_several_clashes_with_each() -> None:
 )
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
     """A prefix is inside another where a browser would send the other's cookies to it."""
-    assert is_so == is_nested(one, other)
+    assert is_so == are_nested(one, other)

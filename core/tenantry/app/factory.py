@@ -25,12 +25,13 @@ from tenantry.database.session import NoteQuery, close_database, open_database
 from tenantry.endpoints.loading import load_endpoint, registering
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
+from tenantry.grammar import TENANT_NAME
 from tenantry.http.environ import ENDPOINT
 from tenantry.middleware.edge import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
-from tenantry.tenants.model import TENANT_NAME, Tenant, parse_tenant
+from tenantry.tenants.model import Tenant, parse_tenant
 
 _EXTENSION = "tenantry"
 

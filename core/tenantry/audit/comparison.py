@@ -15,8 +15,8 @@ from typing import Any
 
 from tenantry.audit.finding import Audited, Finding, stable_id
 from tenantry.audit.places import databases, folders, inode, stores
+from tenantry.grammar import are_nested
 from tenantry.tenants.openid import OpenId
-from tenantry.tenants.uniqueness import is_nested
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 
@@ -157,7 +157,7 @@ def _inside_one_another(audited: Sequence[Audited], data_dir: Path) -> Iterator[
     ordered = sorted(audited, key=lambda one: one.tenant.url_prefix.split("/"))
     prefixes = [(one.tenant.url_prefix, one) for one in ordered]
     for (above, outer), (below, inner) in pairwise(prefixes):
-        if is_nested(above, below):
+        if are_nested(above, below):
             yield Finding(
                 "nested-prefix", (outer.name, inner.name),
                 f"{below} lies inside {above}: a browser sends the cookies of {outer.name} there",

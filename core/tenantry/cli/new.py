@@ -9,14 +9,13 @@ import click
 
 from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError, TenantryError
+from tenantry.grammar import are_nested, check_tenant_name, check_url_prefix
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import DisabledTenant, validate_file
-from tenantry.tenants.fields import check_tenant_name, check_url_prefix
 from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file
-from tenantry.tenants.uniqueness import is_nested
 
 _FILE = '''\
 """Tenant {name}."""
@@ -105,7 +104,7 @@ def check_place(settings: HostSettings, name: str, prefix: str | None) -> None:
         except ValueError as error:
             raise click.UsageError(f"{error}, with --prefix.") from error
     for owner, taken in _prefixes_near(settings, prefix):
-        if is_nested(prefix, taken):
+        if are_nested(prefix, taken):
             how = "is the prefix" if prefix == taken else f"and {taken}, the prefix"
             end = "" if prefix == taken else ", lie inside one another"
             text = f"{prefix} {how} of tenant {owner!r}{end}; choose another with --prefix."
@@ -120,7 +119,7 @@ def _prefixes_near(settings: HostSettings, prefix: str) -> Iterator[tuple[str, s
         return  # no folder, no tenants
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
-            if _says_its_prefix(content) or is_nested(prefix, f"/{content.path.stem}"):
+            if _says_its_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
                 verdict = validate_file(content, settings.data_dir, loader)
                 if isinstance(verdict, Tenant):
                     yield verdict.name, verdict.url_prefix

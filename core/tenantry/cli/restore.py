@@ -34,10 +34,10 @@ from tenantry.cli.new import check_counts, check_place, secret_variable, write_n
 from tenantry.cli.output import as_json, print_json
 from tenantry.database.url import database_identity, parse_database_url
 from tenantry.errors import TenantryError
+from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import validate_loaded
-from tenantry.tenants.fields import check_tenant_name, check_url_prefix
 from tenantry.tenants.loader import FILE_LIMIT_BYTES, LoadedFile, display_path
 from tenantry.tenants.lookup import scan
 from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file

@@ -10,7 +10,7 @@ from tenantry.app.trial_build import find_faults
 from tenantry.cli.output import counted
 from tenantry.errors import Problem
 from tenantry.server.listeners import Listener, check_listeners
-from tenantry.settings import HostSettings, read_settings, variable
+from tenantry.settings import HostSettings, environment_variable, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.lookup import check_tenant_exists, scan
 
@@ -55,14 +55,14 @@ def command(
 ) -> None:
     """Serve all tenants with gunicorn; a broken tenant file never stops the start."""
     if only:
-        os.environ[variable("only")] = ",".join(only)  # for gunicorn's workers too
+        os.environ[environment_variable("only")] = ",".join(only)  # for gunicorn's workers too
     settings = read_settings()
     for name in settings.only:
         check_tenant_exists(settings, name)
     catalogue = scan(settings)
     listeners = [Listener("--bind", bind)]
     if settings.admin_bind != "off":
-        listeners.append(Listener(variable("admin_bind"), settings.admin_bind))
+        listeners.append(Listener(environment_variable("admin_bind"), settings.admin_bind))
     check_listeners(listeners)
     for line in start_report(settings, catalogue, bind):
         click.echo(line)

@@ -184,3 +184,8 @@ def _search_path(url: "URL") -> list[str]:
             path = re.sub(r"\\(.)", r"\1", value)  # a backslash keeps a blank from ending it
     names = [name.strip() for name in path.split(",")]
     return [name[1:-1] if name[:1] == '"' else name.lower() for name in names]
+
+
+def default_database_url(data_dir: Path, name: str) -> str:
+    """Return the URL of a tenant that names no database: a SQLite file in the tenant's folder."""
+    return f"sqlite:///{(data_dir / name / name).absolute()}.sqlite3"

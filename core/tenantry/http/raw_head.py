@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from tenantry.grammar import PREFIX_SEGMENT, PREFIX_SEGMENTS
 from tenantry.http.environ import REQUEST_ID
 from tenantry.http.problem import ProblemResponse
 
@@ -20,8 +21,9 @@ thread of a worker."""
 LIVENESS = "/-/livez"
 """Used as the tenant of requests for this page."""
 
-_SEGMENT = rb"/[a-z0-9][a-z0-9_-]{0,62}"
-_PREFIX = re.compile(rb"[A-Z]{1,16} ((?:%s){1,4})(?=[/? ])" % _SEGMENT)
+_PREFIX = re.compile(
+    rf"[A-Z]{{1,16}} ((?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}})(?=[/? ])".encode()
+)
 """The method, and the part of the path that can be a prefix. It contains no escapes."""
 
 _REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from tenantry.grammar import FORWARDED_PREFIX, is_host_header
 from tenantry.http.environ import REQUEST_ID
 from tenantry.http.problem import ProblemResponse
 
@@ -27,11 +28,6 @@ NO_TUNNEL = ProblemResponse(
 )
 
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_HOST = re.compile(
-    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
-)  # RFC 9110 §7.2, and the underscore that container networks use
-_MAX_PORT = 65535
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")  # `//evil.test` would lead links to another host
 
 
 class Edge:
@@ -70,7 +66,7 @@ class Edge:
         if not _is_host_good(environ):
             return BAD_HOST
         is_http = environ["wsgi.url_scheme"] in ("http", "https")
-        if not is_http or not _PREFIX.fullmatch(environ["SCRIPT_NAME"]):
+        if not is_http or not FORWARDED_PREFIX.fullmatch(environ["SCRIPT_NAME"]):
             return BAD_PROXY
         return NO_TUNNEL if environ["REQUEST_METHOD"] == "CONNECT" else None
 
@@ -93,8 +89,7 @@ def _is_host_good(environ: "WSGIEnvironment") -> bool:
     host = environ.get("HTTP_HOST")
     if host is None:
         return environ.get("SERVER_PROTOCOL") != "HTTP/1.1"  # RFC 9112 §3.2
-    match = _HOST.fullmatch(host)
-    return match is not None and int(match[1] or 0) <= _MAX_PORT
+    return is_host_header(host)
 
 
 def _with_request_id(

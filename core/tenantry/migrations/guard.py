@@ -21,6 +21,7 @@ from flask import Blueprint, Flask, Response, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 
 from tenantry.database.session import Database, DatabaseDownError, database_of, db
+from tenantry.database.url import default_database_url
 from tenantry.http.problem import ProblemResponse
 from tenantry.migrations.children import Nursery
 from tenantry.migrations.revisions import (
@@ -218,7 +219,7 @@ def guard_migrations(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGua
     if not branches:
         return None
     text = tenant.database_uri.get_secret_value()
-    default = f"sqlite:///{data_dir / tenant.name / tenant.name}.sqlite3"
+    default = default_database_url(data_dir, tenant.name)
     target = target_of(tenant.name, text, branches, data_dir)
     gate = MigrationGuard(target, database_of(app), is_embedded=text == default)
     app.extensions[_EXTENSION] = gate

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
+from tenantry.grammar import TENANT_NAME
 from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
 from tenantry.routing.instance import Instance
@@ -29,7 +30,7 @@ from tenantry.tenants.catalogue import (
     ValidationResult,
     rejection_of,
 )
-from tenantry.tenants.model import TENANT_NAME, Tenant
+from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.endpoints.loading import find_endpoint
-from tenantry.errors import EndpointError, HungFileError, Problem, TenantFileError
+from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
+from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact, secrets_in
-from tenantry.tenants.fields import check_tenant_name, check_url_prefix
 from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
 from tenantry.tenants.model import BLUEPRINTS_LIMIT, Tenant, parse_tenant
@@ -140,7 +140,7 @@ def validate_file(
     try:
         return _validate_values(load_content(content, loader, timeout_s), data_dir)
     except TenantFileError as error:
-        prefix, is_hung = _prefix_of(path.stem, {}), isinstance(error, HungFileError)
+        prefix, is_hung = _prefix_of(path.stem, {}), isinstance(error, TenantFileTimeoutError)
         return RejectedTenant(printable(path.stem), prefix, error.problems, content.digest, is_hung)
     except Exception as error:  # noqa: BLE001 - what nobody thought of costs this tenant only
         text = f"cannot be judged ({type(error).__name__}): a fault of Tenantry, please report it."

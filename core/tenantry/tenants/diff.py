@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from tenantry.grammar import are_nested
 from tenantry.observability.redaction import MASK, redact_value
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.uniqueness import is_nested, prefix_conflict
+from tenantry.tenants.uniqueness import prefix_conflict
 
 Description = Mapping[str, Any]
 """`{"prefix", "endpoints", "keys": {KEY: text}}`, as JSON takes it."""
@@ -97,7 +98,7 @@ def find_blocked_moves(
             name: prefix_conflict(prefix, other, owner)
             for name, prefix in moving.items()
             for owner, other in current.items()
-            if owner != name and is_nested(prefix, other)
+            if owner != name and are_nested(prefix, other)
         }
         free = moving.keys() - reasons.keys()
         if not free:

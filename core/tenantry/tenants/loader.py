@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from tenantry.errors import HungFileError, Problem, TenantFileError
+from tenantry.errors import Problem, TenantFileError, TenantFileTimeoutError
 from tenantry.observability.redaction import redact_credentials
 from tenantry.python_process import library_path, python_executable
 from tenantry.tenants.loader_child import read_frame, write_frame
@@ -102,7 +102,7 @@ class Loader:
         `timeout_s` is how long it may run, if not as long as this loader's files may.
 
         Raises:
-            HungFileError: it did not finish in time.
+            TenantFileTimeoutError: it did not finish in time.
             TenantFileError: it cannot be read, may be written by others, or did not run to its
                 end. What else is wrong with it is among the result's problems.
         """
@@ -117,7 +117,11 @@ class Loader:
         except Exception:  # noqa: BLE001 - the file wrote an answer of its own: it may be anything
             failure = Problem(file, _ending({}, timeout_s))
         if failure is not None:
-            raise HungFileError([failure]) if "hung" in answer else TenantFileError([failure])
+            raise (
+                TenantFileTimeoutError([failure])
+                if "hung" in answer
+                else TenantFileError([failure])
+            )
         digest = sys.intern(hashlib.sha256(source).hexdigest())  # as `folder` does
         return LoadedFile(name, file, digest, values, problems, secrets)
 

@@ -21,26 +21,17 @@ from pydantic import (
     field_validator,
 )
 
-from tenantry.database.url import check_database_url, parse_database_url
+from tenantry.database.url import check_database_url, default_database_url, parse_database_url
 from tenantry.errors import Problem, TenantFileError
+from tenantry.grammar import check_host_name, check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact_value, secrets_in
-from tenantry.tenants import fields as tenant_values
 from tenantry.tenants.clients import Clients, parse_clients
-from tenantry.tenants.fields import (
-    check_host_name,
-    check_maintenance,
-    check_rate_limit,
-    check_secret,
-    check_tenant_name,
-    check_url_prefix,
-)
+from tenantry.tenants.fields import check_maintenance, check_rate_limit, check_secret
 from tenantry.tenants.openid import OpenId, parse_openid
-from tenantry.tenants.problems import misspelt, problems_of, unsafe
+from tenantry.tenants.problems import problems_of, unknown_keys, unsafe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
-
-TENANT_NAME = tenant_values.TENANT_NAME
 
 BLUEPRINTS_LIMIT = 100
 """Each endpoint costs about 1 ms of every build; a longer list is a mistake."""
@@ -276,7 +267,7 @@ def parse_tenant(
         TenantFileError: with every problem at once, in the order of the documentation.
     """
     known = set(KEYS.values())
-    problems = list(misspelt(file, [key for key in values if key not in known], KEYS.values()))
+    problems = list(unknown_keys(file, [key for key in values if key not in known], KEYS.values()))
     if not is_development:
         problems += unsafe(name, file, values)
     prefix = f"/{name}"
@@ -289,7 +280,7 @@ def parse_tenant(
     defaults = {
         "APP_NAME": name,
         "URL_PREFIX": prefix,
-        "DATABASE_URI": f"sqlite:///{(data_dir / name / name).absolute()}.sqlite3",
+        "DATABASE_URI": default_database_url(data_dir, name),
     }
     given = {key: values[key] for key in known & values.keys()}
     try:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from tenantry.errors import Problem
+from tenantry.planned import PLANNED, PLANNED_KEYS
 
 _FLASK_KEYS = frozenset(Flask.default_config)
 
@@ -132,15 +133,19 @@ def ill_valued(
     return Problem(file, f"found {found}; expected {text}; {remedy}", place)
 
 
-def misspelt(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
-    """Yield a problem for each of `keys` that is one edit away from a known one."""
-    known = list(known)
+def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
+    """Yield a problem for each key of a later version, or one edit away from a known key.
+
+    Every other unknown key is for Flask or an extension.
+    """
+    names = [*known, *PLANNED_KEYS]
     for key in keys:
-        if key in _FLASK_KEYS:
-            continue
-        near = [one for one in known if is_one_edit_away(key, one)]
-        if near:
-            yield Problem(file, f"is no key; did you mean '{near[0]}'? Rename it.", key)
+        if key in PLANNED_KEYS:
+            yield Problem(file, PLANNED, key)
+        elif key not in _FLASK_KEYS:
+            near = next((name for name in names if is_one_edit_away(key, name)), None)
+            if near:
+                yield Problem(file, f"unknown key; did you mean '{near}'? Rename it.", key)
 
 
 def unsafe(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tenantry.database.url import database_identity
 from tenantry.errors import Problem
+from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
 
@@ -73,7 +74,7 @@ class AcceptedTenants:
         self._tenants[tenant.name] = tenant
         self._owners.update((mark, tenant.name) for _, mark in self._marks(tenant))
         self._prefixes[tenant.url_prefix] = tenant.name
-        for above in paths_above(tenant.url_prefix):
+        for above in parent_prefixes(tenant.url_prefix):
             self._below.setdefault(above, set()).add(tenant.name)
 
     def remove(self, name: str) -> None:
@@ -88,7 +89,7 @@ class AcceptedTenants:
         for mark in own:
             del self._owners[mark]
         del self._prefixes[tenant.url_prefix]
-        for above in paths_above(tenant.url_prefix):
+        for above in parent_prefixes(tenant.url_prefix):
             names = self._below[above]
             names.discard(name)
             if not names:
@@ -99,7 +100,7 @@ class AcceptedTenants:
         return next(self._neighbours(prefix), None) is None
 
     def _neighbours(self, prefix: str) -> Iterator[str]:
-        for path in (prefix, *paths_above(prefix)):
+        for path in (prefix, *parent_prefixes(prefix)):
             if path in self._prefixes:
                 yield self._prefixes[path]
         yield from sorted(self._below.get(prefix, ()))
@@ -123,17 +124,6 @@ def prefix_conflict(prefix: str, other: str, owner: str) -> str:
         f"{prefix} and {other} of tenant {owner!r} lie inside one another, and a "
         "browser would send the outer one's cookies to the inner one; choose another."
     )
-
-
-def is_nested(one: str, other: str) -> bool:
-    """Whether two prefixes are one, or one lies inside the other."""
-    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-
-
-def paths_above(prefix: str) -> list[str]:
-    """Return the paths above `/a/b/c`: `/a/b` and `/a`."""
-    parts = prefix.split("/")
-    return ["/".join(parts[:end]) for end in range(len(parts) - 1, 1, -1)]
 
 
 def _marks(tenant: Tenant) -> Iterator[tuple[str, bytes]]:
