@@ -14,9 +14,11 @@ import leaks
 from conftest import KEY
 from tenantry.app.factory import close_app, create_app
 from tenantry.audit import object_graph
-from tenantry.audit.replay import Replays, replay, replay_findings
-from tenantry.audit.run import Audited, Finding, audit, for_replay, listening
-from tenantry.audit.settings import check_settings
+from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.replay import ReplayResult, prepare_for_audit, replay, replay_findings
+from tenantry.audit.run import audit
+from tenantry.audit.settings_check import check_settings
+from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli.audit import audit_folder, command
 from tenantry.host import Host
 from tenantry.middleware.authentication import Authentication
@@ -45,7 +47,7 @@ def _counting(here: Path, settings: HostSettings) -> Audit:
     del here
 
     def run() -> dict[str, Finding]:
-        return {one.id: one for one in audit_folder(settings)[0] if one.counts}
+        return {one.id: one for one in audit_folder(settings)[0] if one.is_problem}
 
     return run
 
@@ -55,7 +57,7 @@ def new_key(name: str) -> str:
     return f"{name}-{KEY}"
 
 
-def audited_by(host: Host, *names: str, **keys: object) -> list[Audited]:
+def audited_by(host: Host, *names: str, **keys: object) -> list[AuditedTenant]:
     """Build tenants and put them behind the host."""
     found = []
     tenants = [
@@ -69,7 +71,7 @@ def audited_by(host: Host, *names: str, **keys: object) -> list[Audited]:
         assert mount.tenant is not None
         app = mount.instance.app()
         assert isinstance(app, Flask)
-        found.append(Audited(mount.tenant, app, host))
+        found.append(AuditedTenant(mount.tenant, app, host))
     return found
 
 
@@ -160,7 +162,7 @@ def test_secrets_that_are_mounted_are_looked_at(
 
     found = audit_folder(settings)[0]
 
-    assert expected == [one.counts for one in found if one.id == "readable-secret:ACME_KEY"]
+    assert expected == [one.is_problem for one in found if one.id == "readable-secret:ACME_KEY"]
 
 
 def test_the_path_leads_from_the_view_to_the_name(
@@ -181,8 +183,8 @@ def test_helpers_of_an_installed_distribution_are_looked_at(
     here: Path, counting: Audit, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands beside an endpoint is the operator's, also where libraries are installed."""
-    libraries = (*object_graph._library(), f"{here}/")
-    monkeypatch.setattr(object_graph, "_library", lambda: libraries)
+    libraries = (*object_graph._library_folders(), f"{here}/")
+    monkeypatch.setattr(object_graph, "_library_folders", lambda: libraries)
     endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
     (here / "corp/basket.py").write_text("_baskets = {}  # leak\n")
     for name in ("acme", "globex"):
@@ -334,13 +336,13 @@ def test_the_samples_have_no_finding(
 
     findings, count = audit_folder(samples)
 
-    assert (3, []) == (count, [one for one in findings if one.counts])
+    assert (3, []) == (count, [one for one in findings if one.is_problem])
     assert NOTES == {one.id for one in findings}
 
 
 def test_apps_that_have_worked_share_nothing(host: Host) -> None:
     """Templates and routes in use, landing and images: still no object of two apps."""
-    before = listening()
+    listeners = process_listeners()
     audited = audited_by(host, "acme", "globex", BLUEPRINTS=["landing", "images"])
     for one in audited:
         with one.app.app_context():
@@ -348,8 +350,8 @@ def test_apps_that_have_worked_share_nothing(host: Host) -> None:
         Client(host).get(f"/{one.name}/").close()
         Client(host).get(f"/{one.name}/images/").close()
 
-    found = audit(audited, host.settings.data_dir, before=before)
-    assert [] == [one.id for one in found if one.counts]
+    found = audit(audited, host.settings.data_dir, known_listeners=listeners)
+    assert [] == [one.id for one in found if one.is_problem]
 
 
 def test_two_apps_have_policies_of_their_own(data_dir: Path) -> None:
@@ -406,14 +408,11 @@ def test_no_tenant_accepts_what_another_signed_with_the_same_key(host: Host) -> 
 
     done = replay(audited_by(host, *names, SECRET_KEY=KEY))
 
-    assert Replays(tried=90) == done
+    assert ReplayResult(pair_count=90) == done
 
 
-def test_many_tenants_are_compared_in_fewer_requests(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With many, a request opens what all others signed: what is wrong is found all the same."""
-    monkeypatch.setattr("tenantry.audit.replay.PAIRS_BY_REQUEST", 0)
+def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
+    """An app that accepts the sessions of two other tenants is reported for both."""
     audited = audited_by(host, "acme", "globex", "initech", SECRET_KEY=KEY)
     for one in audited[1:]:
         one.app.session_interface = audited[0].app.session_interface
@@ -427,7 +426,7 @@ def test_a_tenant_in_maintenance_is_replayed_at_its_app(host: Host) -> None:
     """The mount answers 503; the app behind it is asked."""
     audited = audited_by(host, "acme", "globex", MAINTENANCE=True)
 
-    assert Replays(tried=2) == replay(audited)
+    assert ReplayResult(pair_count=2) == replay(audited)
 
 
 PLAIN: dict[str, object] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
@@ -437,10 +436,10 @@ def gated(name: str, host: Host, *foreign: str, **keys: object) -> tuple[Tenant,
     """Return a tenant with a client, made for an audit, and its key; others may have keys too."""
     clients = {f"c{number}": hash_client_key(key) for number, key in enumerate([name, *foreign])}
     own = {"SECRET_KEY": new_key(name), "CLIENTS": clients}
-    return for_replay(host_tenant(name, PLAIN | own | keys, host))
+    return prepare_for_audit(host_tenant(name, PLAIN | own | keys, host))
 
 
-def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[Audited]:
+def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[AuditedTenant]:
     """Build tenants that were made for an audit."""
     found = []
     for mount, (tenant, key) in zip(host.take([one for one, _ in pairs]), pairs, strict=True):
@@ -449,7 +448,7 @@ def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[Audited]:
         assert mount.instance.app is not None
         app = mount.instance.app()
         assert isinstance(app, Flask)
-        found.append(Audited(tenant, app, host, key))
+        found.append(AuditedTenant(tenant, app, host, key))
     return found
 
 
@@ -459,11 +458,11 @@ def test_a_client_of_one_tenant_gets_into_no_other(
     """Its key, which lets in at home, is played at the gate of every other, and fills no log."""
     openid = {"OIDC": leaks.ISSUER}
     pairs = [gated("acme", host, MAINTENANCE=True), gated("globex", host, **openid)]
-    pairs.append(for_replay(host_tenant("initech", PLAIN | openid, host)))
+    pairs.append(prepare_for_audit(host_tenant("initech", PLAIN | openid, host)))
 
     done = replay(put_behind(host, pairs))
 
-    assert (Replays(tried=6), []) == (done, caplog.records)
+    assert (ReplayResult(pair_count=6), []) == (done, caplog.records)
 
 
 def test_a_key_that_lets_in_at_two_tenants_is_found(host: Host) -> None:
@@ -483,7 +482,10 @@ def test_a_gate_that_does_not_stand_is_found(host: Host, monkeypatch: pytest.Mon
     done = replay(put_behind(host, [gated("acme", host), gated("globex", host)]))
 
     found = {one.id: one.tenants for one in replay_findings(done, {"acme": "a", "globex": "g"})}
-    assert (["acme", "globex"], ("globex", "acme")) == (done.ungated, found["replay:client-key"])
+    assert (["acme", "globex"], ("globex", "acme")) == (
+        done.unauthenticated,
+        found["replay:client-key"],
+    )
 
 
 def test_an_open_gate_behind_a_rate_is_found(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +495,7 @@ def test_an_open_gate_behind_a_rate_is_found(host: Host, monkeypatch: pytest.Mon
 
     done = replay(put_behind(host, [gated(name, host, **limits) for name in ("acme", "globex")]))
 
-    assert (["acme", "globex"], []) == (done.ungated, done.unproven)
+    assert (["acme", "globex"], []) == (done.unauthenticated, done.unproven)
 
 
 def test_who_turns_away_unlooked_has_proven_nothing(host: Host) -> None:
@@ -526,7 +528,7 @@ def test_what_one_process_cannot_give_is_noted(
 ) -> None:
     """One memory and interpreter always; one origin where a name leads to both."""
     pairs = [
-        for_replay(host_tenant(name, PLAIN | {"TRUSTED_HOSTS": hosts}, host))
+        prepare_for_audit(host_tenant(name, PLAIN | {"TRUSTED_HOSTS": hosts}, host))
         for name, hosts in (("acme", acme), ("globex", globex))
     ]
     audited = put_behind(host, pairs)

@@ -20,8 +20,10 @@ from flask import Flask
 from loads import Bounds, wait_until
 
 import leaks
+from tenantry.audit.finding import AuditedTenant
 from tenantry.audit.replay import replay
-from tenantry.audit.run import Audited, audit, listening
+from tenantry.audit.run import audit
+from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli.audit import audit_folder
 from tenantry.endpoints.loading import available_endpoints
 from tenantry.host import Host, create_host
@@ -68,14 +70,14 @@ def write(folder: Path, count: int) -> None:
 def samples(bounds: Bounds, folder: Path) -> None:
     """Audit what comes with Tenantry."""
     settings = settings_of(folder).model_copy(update={"tenants_dir": ROOT / "tenants"})
-    found = [one.id for one in audit_folder(settings)[0] if one.counts]
+    found = [one.id for one in audit_folder(settings)[0] if one.is_problem]
     bounds.check(f"findings in the samples {found}", len(found), 0)
 
 
 def fifty(bounds: Bounds, folder: Path) -> None:
     """Audit 50 tenants with all endpoints."""
     write(folder, 50)
-    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.counts]
+    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.is_problem]
     bounds.check(f"findings in 50 tenants {found}", len(found), 0)
 
 
@@ -83,7 +85,7 @@ def reloads(bounds: Bounds, folder: Path) -> None:
     """Audit a host that has reloaded a tenant's file again and again."""
     write(folder, 3)
     host = create_host(settings_of(folder))
-    before = listening()
+    listeners = process_listeners()
     host.load()
     for mount in host.mounts.all:
         mount.wake()
@@ -94,9 +96,9 @@ def reloads(bounds: Bounds, folder: Path) -> None:
         wait_until(partial(serves, host, number), every_s=0.05)
     audited = audited_of(host)
     assert audited[0].app.config["VERSION"] == RELOADS - 1
-    found = audit(audited, host.settings.data_dir, before=before)
+    found = audit(audited, host.settings.data_dir, known_listeners=listeners)
     host.close()
-    ids = [one.id for one in found if one.counts]
+    ids = [one.id for one in found if one.is_problem]
     bounds.check(f"findings after {RELOADS} reloads {ids}", len(ids), 0)
 
 
@@ -107,7 +109,7 @@ def serves(host: Host, version: int) -> bool:
     return tenant is not None and tenant.flask.get("VERSION") == version
 
 
-def audited_of(host: Host) -> list[Audited]:
+def audited_of(host: Host) -> list[AuditedTenant]:
     """Return what a host serves, built."""
     found = []
     for mount in host.mounts.all:
@@ -115,7 +117,7 @@ def audited_of(host: Host) -> list[Audited]:
         instance, tenant = mount.instance, mount.tenant
         app = instance.app() if instance is not None and instance.app is not None else None
         if tenant is not None and isinstance(app, Flask):
-            found.append(Audited(tenant, app, host))
+            found.append(AuditedTenant(tenant, app, host))
     return found
 
 
@@ -131,7 +133,7 @@ def planted(bounds: Bounds, folder: Path) -> None:
         values = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": [*in_code.values()]} | keys
         text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         (folder / f"tenants/{name}.py").write_text(text)
-    counting = {one.id: one for one in audit_folder(settings)[0] if one.counts}
+    counting = {one.id: one for one in audit_folder(settings)[0] if one.is_problem}
     wanted = {*in_files, *in_code, *in_settings}
     print(f"{len(wanted)} leaks planted, {len(wanted & counting.keys())} found")
     for id_, one in sorted(counting.items()):
@@ -150,16 +152,18 @@ def one_key(bounds: Bounds, folder: Path) -> None:
     host.take([parse_tenant(f"t{number}", keys, data_dir=data_dir) for number in range(10)])
     done = replay(audited_of(host))
     host.close()
-    print(f"{done.tried} pairs, {len(done.accepted)} accepted, {len(done.unproven)} unproven")
+    print(f"{done.pair_count} pairs, {len(done.accepted)} accepted, {len(done.unproven)} unproven")
     bounds.check("foreign sessions, flashes, tokens accepted", len(done.accepted), 0)
-    bounds.check("pairs not tried, and tenants unproven", 90 - done.tried + len(done.unproven), 0)
+    bounds.check(
+        "pairs not tried, and tenants unproven", 90 - done.pair_count + len(done.unproven), 0
+    )
 
 
 def many(bounds: Bounds, folder: Path) -> None:
     """Audit 200 tenants with all endpoints."""
     write(folder, 200)
     started_at = time.perf_counter()
-    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.counts]
+    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.is_problem]
     bounds.check("audit of 200 tenants", time.perf_counter() - started_at, 60, " s")
     bounds.check(f"findings in 200 tenants {found[:5]}", len(found), 0)
 

@@ -1,8 +1,8 @@
-"""What an audit finds, and in what."""
+"""What an audit examines and what it reports."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Audited:
-    """One tenant with its app, built, and kept alive by whoever asks for the audit."""
+class AuditedTenant:
+    """A tenant and its built app. The caller of the audit keeps the app open."""
 
     tenant: Tenant
     app: Flask
     wsgi: "WSGIApplication"
-    """What answers its requests, from the front door on."""
+    """The host, which routes a request through the full stack to the app."""
     client_key: str = field(default="", repr=False)
-    """Of a client that gets in; empty where it has no `CLIENTS`."""
+    """The key of an authorized client; empty if the tenant has no `CLIENTS`."""
 
     @property
     def name(self) -> str:
@@ -32,48 +32,51 @@ class Audited:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that crosses between tenants, or lets strangers in. Never holds a secret."""
+    """Something that tenants share, or that exposes a tenant. Never contains a secret."""
 
     id: str
-    """The same in every run: the key of `AUDIT_ACCEPT`."""
+    """The key in `AUDIT_ACCEPT`. The same in every run."""
     tenants: tuple[str, ...]
     text: str
     """What was found, on one line."""
     remedy: str
+    """What to do about it."""
     paths: tuple[str, ...] = ()
-    """How it is reached, from the first tenants that reach it: `acme: view … → _cache`."""
+    """The reference path from each of the first two tenants: `acme: view … → _cache`."""
     place: str = ""
-    """`corp/shop/models.py:3`, or the tenant file; empty where it has no line."""
+    """Where it is, such as `corp/shop/models.py:3` or a tenant file. Empty if unknown."""
     is_note: bool = False
-    """Worth knowing, and often right: never fails the audit."""
+    """Worth knowing, but often intended. A note never fails the audit."""
     accepted: str = ""
-    """The reason why it is accepted."""
+    """The reason given in `AUDIT_ACCEPT`."""
 
     @property
-    def counts(self) -> bool:
-        """Whether it fails the audit."""
+    def is_problem(self) -> bool:
+        """Whether the finding fails the audit."""
         return not (self.is_note or self.accepted)
 
 
-def stable_id(kind: str, text: str) -> str:
-    """Return an id without blanks: what stands in a tenant file."""
-    return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', text).strip('-')}"
+def finding_id(kind: str, subject: str) -> str:
+    """Return an id without spaces or quotes, because it is written in tenant files."""
+    return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', subject).strip('-')}"
 
 
-def judged(findings: Iterable[Finding], accepts: Mapping[str, Mapping[str, str]]) -> list[Finding]:
-    """Return the findings, one per id and tenants, in their order, those accepted marked so.
+def key_location(file: str, key: str) -> str:
+    """Return the line on which a tenant file sets a key, such as `tenants/acme.py:3`.
 
-    Args:
-        findings: as they were found; the same may be found twice.
-        accepts: tenant → its `AUDIT_ACCEPT`. A finding of several tenants is accepted when each
-            of them accepts it: none can answer for its neighbour.
+    For an item of a key, such as `CLIENTS['web']`, this is the item's own line if there is one.
+    Without a matching line, returns only the file.
     """
-    unique: dict[tuple[str, tuple[str, ...]], Finding] = {}
-    for one in findings:
-        unique.setdefault((one.id, one.tenants), one)
-    return [replace(one, accepted=_reason(one, accepts)) for one in unique.values()]
-
-
-def _reason(finding: Finding, accepts: Mapping[str, Mapping[str, str]]) -> str:
-    reasons = [accepts.get(name, {}).get(finding.id, "") for name in finding.tenants]
-    return "; ".join(dict.fromkeys(reasons)) if all(reasons) else ""
+    name, _, item = key.partition("[")
+    try:
+        lines = Path(file).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return file
+    key_pattern = re.compile(rf"{re.escape(name)}\b")
+    item_pattern = re.compile(rf"""["']{re.escape(item.strip("]'"))}["']""")
+    key_line = next((n for n, line in enumerate(lines, 1) if key_pattern.match(line)), None)
+    if key_line is None:
+        return file
+    later_lines = enumerate(lines[key_line - 1 :], key_line)
+    item_lines = (n for n, line in later_lines if item and item_pattern.search(line))
+    return f"{file}:{next(item_lines, key_line)}"

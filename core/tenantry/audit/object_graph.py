@@ -1,16 +1,17 @@
-"""Which mutable objects an app can reach: one walk per app. Knows Python objects, nothing of Flask.
+"""The objects that one app references: one graph for each app. Knows Python, not Flask.
 
-It looks from outside only: at what `gc.get_referents` tells, and at the namespaces of modules and
-classes. It reads no attribute, calls no property and resolves no proxy, so nothing wakes and no
-code of a tenant runs. Modules and classes of the standard library, of installed packages and of
-the host are not entered: their globals are shared by nature. Instances of their classes are.
+Looks from outside only: at what `gc.get_referents` returns, and at the namespaces of modules and
+classes. Reads no attribute of an instance, runs no property and resolves no proxy, so it runs no
+code of a tenant. It calls `type(x)` instead of `isinstance` for that reason.
+
+Does not enter modules and classes of the standard library, of installed packages and of Tenantry:
+their globals are shared by design. Instances of their classes are entered.
 """
 
-import dis
+import ast
 import functools
 import gc
 import site
-import struct
 import sys
 import sysconfig
 import types
@@ -18,280 +19,305 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tenantry.audit.shareable import Kind, class_namespace, kind_of, module_of_class, type_names
+from tenantry.audit.sharing_rules import TypeKind, type_kind, type_names
+
+TENANTRY = "tenantry"
 
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
     "__warningregistry__", "__conditional_annotations__",
-    # what enum, abc, typing and pydantic write about a class
+    # Written by enum, abc, typing and pydantic:
     "_abc_impl", "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_",
     "_unhashable_values_", "_unhashable_values_map_", "_field_defaults", "model_config",
 })  # fmt: skip
-"""Names in modules and classes that the language or a library keeps, not the endpoint's author."""
+"""Names in modules and classes that Python or a library maintains, not the endpoint's author."""
 
-_CODE = ("function", "open")
-
-_CACHED = type(functools.lru_cache(bool))
-
-_LISTS = (list, deque, dict, set)
-
-HOST = frozenset({"tenantry"})
-"""Its packages: what tenants share by nature, as they share libraries."""
-
-_BARE_BYTES = object.__basicsize__ + 2 * struct.calcsize("P")
-"""Of an instance without slots: it may have a namespace and weak references to it."""
-
+_LRU_CACHE = type(functools.lru_cache(bool))
 _LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
 
-_WRITES = frozenset({"STORE_DEREF", "DELETE_DEREF"})
+
+class _Empty:
+    pass
 
 
 @dataclass(frozen=True)
-class World:
-    """What the walks have to know of the process. A snapshot: make it when all apps are built."""
+class ProcessSnapshot:
+    """What the process contains. Create it when all apps are built."""
 
     apps: Mapping[int, str]
     """id of an app → its tenant."""
-    privates: Mapping[str, str]
-    """The private package of an endpoint → the tenant whose copy it is."""
+    private_packages: Mapping[str, str]
+    """An endpoint's private package → the tenant that it is a copy for."""
     packages: frozenset[str]
-    """The enabled endpoints' packages, and what they are in: entered, wherever it is installed."""
-    modules: dict[int, str] = field(default_factory=lambda: dict(_namespaces()))
+    """Packages of the enabled endpoints, and their top packages: tenant code wherever installed."""
+    modules: dict[int, str] = field(default_factory=lambda: dict(_namespace_ids()))
     """id of a module's namespace → the module's name."""
-    _kinds: dict[type, Kind] = field(default_factory=dict)
-    _entered: dict[str, bool] = field(default_factory=dict)
+    _kinds: dict[type, TypeKind] = field(default_factory=dict)
+    _tenant_code: dict[str, bool] = field(default_factory=dict)
 
-    def kind(self, type_: type) -> Kind:
-        """Return how objects of a type are treated."""
-        found = self._kinds.get(type_)
+    def kind(self, thing: object) -> TypeKind:
+        """Return how the graph treats an object."""
+        type_ = type(thing)
+        kind = self._kinds.get(type_)
+        if kind is None:
+            kind = self._kinds[type_] = type_kind(type_)
+        return kind
+
+    def is_tenant_code(self, module: str) -> bool:
+        """Whether a module is neither Tenantry's nor a library's."""
+        found = self._tenant_code.get(module)
         if found is None:
-            found = self._kinds[type_] = kind_of(type_)
+            found = self._tenant_code[module] = self._is_tenant_code(module)
         return found
 
-    def is_entered(self, module: str) -> bool:
-        """Whether a module's globals and classes are the tenants' matter."""
-        found = self._entered.get(module)
-        if found is None:
-            found = self._entered[module] = self._is_entered(module)
-        return found
-
-    def _is_entered(self, module: str) -> bool:
-        first = module.partition(".")[0]
-        if "@" in first or any(f"{module}.".startswith(f"{one}.") for one in self.packages):
+    def _is_tenant_code(self, module: str) -> bool:
+        if is_private(module):
+            return True
+        if any(f"{module}.".startswith(f"{package}.") for package in self.packages):
             return True
         file = getattr(sys.modules.get(module), "__file__", None)
-        return first not in HOST and isinstance(file, str) and not file.startswith(_library())
+        is_ours = module.partition(".")[0] == TENANTRY
+        return not is_ours and isinstance(file, str) and not file.startswith(_library_folders())
 
     def owner(self, thing: object) -> str | None:
-        """Return whose app or private code this is; None where it is nobody's."""
+        """Return the tenant that an app, or private code, belongs to; None for anything else."""
         if id(thing) in self.apps:
             return self.apps[id(thing)]
-        private = self.module_of(thing).partition(".")[0]
-        if "@" not in private:
+        module = self.module_of(thing)
+        if not is_private(module):
             return None
-        return self.privates.get(private) or private.partition("@")[2].rpartition("-")[0]
+        package = module.partition(".")[0]
+        return self.private_packages.get(package) or package.partition("@")[2].rpartition("-")[0]
 
     def module_of(self, thing: object) -> str:
-        """Return the name of the module of a class or function, or whose namespace it is."""
-        kind = self.kind(type(thing))
+        """Return the module of a class, a function or a module's namespace; "" for others."""
+        kind = self.kind(thing)
         name: object = self.modules.get(id(thing))
         if kind == "class":
-            name = class_namespace(thing).get("__module__")
+            name = vars(thing).get("__module__")
         elif kind == "function":
-            name = _globals_of(thing).get("__name__")
+            name = thing.__globals__.get("__name__")  # type: ignore[attr-defined]
         return name if isinstance(name, str) else ""
 
 
-@dataclass
-class Walk:
-    """What one app reaches."""
-
-    mutable: set[int] = field(default_factory=set)
-    """ids of what can be written; good as long as the app lives."""
-    crossings: dict[int, str] = field(default_factory=dict)
-    """id of another tenant's app or private code → that tenant."""
-    modules: set[str] = field(default_factory=set)
-    """Names of the modules that were entered."""
-    parents: dict[int, tuple[object, int]] = field(default_factory=dict)
-    """id → the object, and the id of the one it was reached from; 0 for a root."""
-
-
-def walk(tenant: str, groups: Sequence[Sequence[object]], world: World) -> Walk:
-    """Return what a tenant's app reaches: its paths are the shortest ones of the first group.
+class ObjectGraph:
+    """What one app references. Keeps all these objects alive.
 
     Args:
-        tenant: whose app it is.
-        groups: where the walk begins, by turns. What is in the last group is entered only from
-            there: nearly everything leads to the app, and paths through it would tell little.
-        world: what is known of the process.
+        tenant: the app's tenant.
+        snapshot: the process in which it was built.
     """
-    found = Walk()
-    last = [one for one in groups[-1] if _visit(one, None, tenant, found, world)]
-    for group in groups[:-1]:
-        _spread(
-            (one for one in group if _visit(one, None, tenant, found, world)), tenant, found, world
-        )
-    _spread(last, tenant, found, world)
-    return found
 
+    def __init__(self, tenant: str, snapshot: ProcessSnapshot) -> None:
+        self.mutable: set[int] = set()
+        """ids of mutable objects, valid while the app lives."""
+        self.foreign: list[int] = []
+        """ids of apps and private code of other tenants."""
+        self.modules: set[str] = set()
+        """Names of the modules that were entered."""
+        self._tenant = tenant
+        self._snapshot = snapshot
+        self._parents: dict[int, tuple[object, int]] = {}
+        """id → the object, and the id of the object that references it; 0 for a root."""
 
-def _spread(roots: Iterable[object], tenant: str, found: Walk, world: World) -> None:
-    waiting = deque(roots)
-    while waiting:
-        thing = waiting.popleft()
-        waiting.extend(
-            child for child in children(thing, world) if _visit(child, thing, tenant, found, world)
-        )
+    def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
+        """Add what the roots reference, breadth first, one group of roots after the other.
 
+        Roots of the last group are entered only from that group. This is for the app: nearly
+        everything references it, and a path through it says little.
+        """
+        *groups, last = root_groups
+        last = [root for root in last if self._add(root, None)]
+        for group in groups:
+            self._spread([root for root in group if self._add(root, None)])
+        self._spread(last)
 
-def _visit(thing: object, parent: object, tenant: str, found: Walk, world: World) -> bool:
-    """Note one object, and whether the walk goes on from it."""
-    key, kind = id(thing), world.kind(type(thing))
-    if key in found.parents or (kind == "atom" and key not in world.apps):
-        return False
-    found.parents[key] = thing, 0 if parent is None else id(parent)
-    module = world.modules.get(key)
-    if module or kind in ("class", "function") or key in world.apps:
-        owner = world.owner(thing)
-        if owner is not None and owner != tenant:
-            found.crossings[key] = owner
+    def path_to(self, key: int) -> list[object]:
+        """Return the objects from a root to the object with this id; empty if it is not here."""
+        path = []
+        while key in self._parents:
+            thing, key = self._parents[key]
+            path.append(thing)
+        return path[::-1]
+
+    def _spread(self, roots: Iterable[object]) -> None:
+        waiting = deque(roots)
+        while waiting:
+            thing = waiting.popleft()
+            waiting.extend(
+                child for child in _children(thing, self._snapshot) if self._add(child, thing)
+            )
+
+    def _add(self, thing: object, parent: object) -> bool:
+        """Record an object; return whether its references are to be followed."""
+        key, kind, snapshot = id(thing), self._snapshot.kind(thing), self._snapshot
+        if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
-    if module:
-        found.modules.add(module)
-    elif kind == "function":
-        found.mutable.update(id(cell) for cell in _written_cells(thing, world))
-    elif kind == "mutable" and not _is_part(thing, parent, world) and not _is_bare(thing, world):
-        found.mutable.add(key)
-    return True
-
-
-def _is_part(thing: object, parent: object, world: World) -> bool:
-    """Whether it is the namespace of a function, a partial or of what cannot be written."""
-    kind = world.kind(type(parent))
-    if kind == "function" or issubclass(type(parent), functools.partial):
+        self._parents[key] = thing, 0 if parent is None else id(parent)
+        if snapshot.owner(thing) not in (None, self._tenant):
+            self.foreign.append(key)
+            return False
+        if key in snapshot.modules:
+            self.modules.add(snapshot.modules[key])
+        elif kind == "function":
+            self.mutable.update(id(cell) for cell in _rebound_cells(thing, snapshot))
+        elif kind == "mutable" and not (
+            _is_own_namespace(thing, parent, snapshot) or _is_sentinel(thing, snapshot)
+        ):
+            self.mutable.add(key)
         return True
-    return kind == "open" and type(thing) is dict and own_dict(parent) is thing
 
 
-def _written_cells(function: object, world: World) -> list[object]:
-    """Return the cells of closed-over variables that a function of the tenants' code rebinds."""
-    cells = types.FunctionType.__dict__["__closure__"].__get__(function)
-    if not cells or not world.is_entered(world.module_of(function)):
-        return []
-    code = types.FunctionType.__dict__["__code__"].__get__(function)
-    written = _rebound_names(code)
-    return [cell for name, cell in zip(code.co_freevars, cells, strict=True) if name in written]
-
-
-@functools.lru_cache(maxsize=4096)
-def _rebound_names(code: types.CodeType) -> frozenset[str]:
-    return frozenset(one.argval for one in dis.get_instructions(code) if one.opname in _WRITES)
-
-
-def _is_bare(thing: object, world: World) -> bool:
-    """Whether it is a library's sentinel: an instance that holds nothing, in no buffer either."""
-    module = module_of_class(type(thing))
-    if module == "builtins" or world.is_entered(module) or next(type_names(type(thing))) in _LOCKS:
-        return False
-    if type.__dict__["__basicsize__"].__get__(type(thing)) > _BARE_BYTES:
-        return False
-    held = gc.get_referents(thing)
-    return len(held) == 1 and held[0] is type(thing)
-
-
-def children(thing: object, world: World) -> Iterator[object]:
-    """Yield what `thing` refers to, as far as it is entered."""
-    kind = world.kind(type(thing))
-    if kind == "class":
-        found = _in_class(thing, world)
-    elif kind == "module":
-        found = [namespace_of(thing)]
-    elif kind == "weak":
-        found = [weakref.ref.__call__(thing)]  # type: ignore[arg-type]
-    elif id(thing) in world.modules:
-        found = [value for name, value in items_of(thing) if name not in _NO_STATE]
-    elif type(thing) is types.MappingProxyType:  # of a dict that may have no other name
-        found = [one for behind in gc.get_referents(thing) for one in gc.get_referents(behind)]
-    elif kind == "listeners":
-        found = [
-            one
-            for held in gc.get_referents(thing)
-            for one in (gc.get_referents(held) if issubclass(type(held), _LISTS) else [held])
-        ]
-    elif kind == "descriptor":
-        found = [one for one in gc.get_referents(thing) if _is_code(one, world)]
-    else:
-        found = gc.get_referents(thing)
-    return (one for one in found if _may_enter(one, world))
-
-
-def _in_class(class_: object, world: World) -> list[object]:
-    found = [
-        value
-        for name, value in items_of(class_namespace(class_))
-        if name not in _NO_STATE and (not name.startswith("__") or _is_entered_code(value, world))
-    ]
-    found += type.__dict__["__bases__"].__get__(class_)
-    if not any(_is_entered_code(value, world) for value in found):
-        found.append(sys.modules.get(world.module_of(class_)))
-    return found
-
-
-def _is_entered_code(thing: object, world: World) -> bool:
-    return world.kind(type(thing)) == "function" and world.is_entered(world.module_of(thing))
-
-
-def _is_code(thing: object, world: World) -> bool:
-    return world.kind(type(thing)) in _CODE or type(thing) is _CACHED
-
-
-def _may_enter(thing: object, world: World) -> bool:
-    """Whether a walk goes on to `thing`: not where a library or the host begins."""
-    kind = world.kind(type(thing))
-    if kind == "module":
-        return world.is_entered(str(namespace_of(thing).get("__name__")))
-    if kind == "class" or id(thing) in world.modules:
-        return world.is_entered(world.module_of(thing))
-    return True
-
-
-def items_of(namespace: Any) -> list[tuple[str, object]]:
-    """Return names and values of a module or a class; a copy, for other threads may import."""
-    return list(namespace.items())
+def is_private(module: str) -> bool:
+    """Whether a module is one tenant's own copy of an endpoint's module."""
+    return "@" in module.partition(".")[0]
 
 
 def namespace_of(module: object) -> dict[str, object]:
-    """Return a module's namespace, without waking a module that loads itself late."""
-    found: dict[str, object] = object.__getattribute__(module, "__dict__")
-    return found
+    """Return a module's namespace. Does not load a lazily loaded module."""
+    namespace: dict[str, object] = object.__getattribute__(module, "__dict__")
+    return namespace
+
+
+def copied_items(namespace: Any) -> list[tuple[str, object]]:
+    """Return the items of a namespace as a copy, because other threads can import modules."""
+    return list(namespace.items())
 
 
 def own_dict(thing: object) -> dict[str, object] | None:
-    """Return an instance's `__dict__`, past whatever its class puts before it; None without one."""
-    for class_ in type.__dict__["__mro__"].__get__(type(thing)):
-        slot = class_namespace(class_).get("__dict__")
-        if isinstance(slot, types.GetSetDescriptorType):
-            found: dict[str, object] = slot.__get__(thing)
+    """Return an instance's `__dict__`, even if its class defines a property of that name."""
+    for class_ in type(thing).__mro__:
+        descriptor = vars(class_).get("__dict__")
+        if isinstance(descriptor, types.GetSetDescriptorType):
+            found: dict[str, object] = descriptor.__get__(thing)
             return found
     return None
 
 
-def _globals_of(function: object) -> dict[str, object]:
-    found: dict[str, object] = types.FunctionType.__dict__["__globals__"].__get__(function)
-    return found
+def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
+    """Yield the objects that `thing` references and that may be entered."""
+    kind = snapshot.kind(thing)
+    if kind == "class":
+        found = _class_members(thing, snapshot)
+    elif kind == "module":
+        found = [namespace_of(thing)]
+    elif kind == "weakref":
+        found = [weakref.ref.__call__(thing)]  # type: ignore[arg-type]
+    elif id(thing) in snapshot.modules:
+        found = [value for name, value in copied_items(thing) if name not in _NO_STATE]
+    elif type(thing) is types.MappingProxyType:  # skip the dict, which often has no other reference
+        found = [item for behind in gc.get_referents(thing) for item in gc.get_referents(behind)]
+    elif kind == "listeners":
+        found = _listeners(thing)
+    elif kind == "descriptor":
+        found = [item for item in gc.get_referents(thing) if _is_callable(item, snapshot)]
+    else:
+        found = gc.get_referents(thing)
+    return (child for child in found if _may_enter(child, snapshot))
 
 
-def _namespaces() -> Iterator[tuple[int, str]]:
+def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
+    """Return members, bases, and the module if a method could not lead to it."""
+    members = [
+        value
+        for name, value in copied_items(vars(class_))
+        if name not in _NO_STATE and (not name.startswith("__") or _is_own(value, snapshot))
+    ]
+    members += class_.__bases__
+    if not any(_is_own(value, snapshot) for value in members):
+        members.append(sys.modules.get(snapshot.module_of(class_)))
+    return members
+
+
+def _is_own(thing: object, snapshot: ProcessSnapshot) -> bool:
+    """Whether it is a function of the tenants' code."""
+    return snapshot.kind(thing) == "function" and snapshot.is_tenant_code(snapshot.module_of(thing))
+
+
+def _listeners(thing: object) -> list[object]:
+    lists = (list, deque, dict, set)
+    return [
+        item
+        for held in gc.get_referents(thing)
+        for item in (gc.get_referents(held) if issubclass(type(held), lists) else [held])
+    ]
+
+
+def _is_callable(thing: object, snapshot: ProcessSnapshot) -> bool:
+    return snapshot.kind(thing) in ("function", "wrapper") or type(thing) is _LRU_CACHE
+
+
+def _may_enter(thing: object, snapshot: ProcessSnapshot) -> bool:
+    kind = snapshot.kind(thing)
+    if kind == "module":
+        return snapshot.is_tenant_code(str(namespace_of(thing).get("__name__")))
+    if kind == "class" or id(thing) in snapshot.modules:
+        return snapshot.is_tenant_code(snapshot.module_of(thing))
+    return True
+
+
+def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) -> bool:
+    """Whether it is the `__dict__` of a function, a partial or an object that cannot change."""
+    kind = snapshot.kind(parent)
+    if kind == "function" or issubclass(type(parent), functools.partial):
+        return True
+    return kind == "wrapper" and type(thing) is dict and own_dict(parent) is thing
+
+
+def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
+    """Whether it is a library's instance without any state, such as `missing`."""
+    type_ = type(thing)
+    if type_.__module__ == "builtins" or snapshot.is_tenant_code(type_.__module__):
+        return False
+    if next(type_names(type_)) in _LOCKS:
+        return False
+    if type_.__basicsize__ > _Empty.__basicsize__:  # it has slots, or a buffer of a C type
+        return False
+    referents = gc.get_referents(thing)
+    return len(referents) == 1 and referents[0] is type_
+
+
+def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:
+    """Return the cells of outer variables that a function of the tenants' code assigns."""
+    if not function.__closure__ or not snapshot.is_tenant_code(snapshot.module_of(function)):
+        return []
+    code = function.__code__
+    rebound = _nonlocal_names(code.co_filename)
+    cells = zip(code.co_freevars, function.__closure__, strict=True)
+    return [cell for name, cell in cells if (code.co_name, name) in rebound]
+
+
+@functools.lru_cache(maxsize=1024)
+def _nonlocal_names(file: str) -> frozenset[tuple[str, str]]:
+    """Return function and variable for each `nonlocal` statement in a file."""
+    try:
+        tree = ast.parse(Path(file).read_bytes(), file)
+    except (OSError, SyntaxError, ValueError):  # made by exec(), or changed since
+        return frozenset()
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return frozenset(
+        (function.name, name)
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Nonlocal)
+        for name in node.names
+    )
+
+
+def _namespace_ids() -> Iterator[tuple[int, str]]:
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), types.ModuleType):
-            own = namespace_of(module).get("__name__")
-            yield id(namespace_of(module)), own if isinstance(own, str) else name
+            own_name = namespace_of(module).get("__name__")
+            yield id(namespace_of(module)), own_name if isinstance(own_name, str) else name
 
 
 @functools.cache
-def _library() -> tuple[str, ...]:
+def _library_folders() -> tuple[str, ...]:
     """Return the folders of the standard library and of installed packages."""
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]

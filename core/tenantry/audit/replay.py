@@ -1,29 +1,27 @@
-"""Plays what is one tenant's at every other one, through the real stack, in this process.
+"""Sends what one tenant signed, and its client key, to every other tenant.
 
-Each tenant signs a session, a flash message in it, and a token (`tenantry.serializer`). A request
-to every other tenant carries them; a receiver of Flask's `request_started` tells what its app made
-of it. The requests ask for a page that is not there: views of a tenant run only if they take any
-path.
+Each tenant signs a session with a flash message in it, and a token (`tenantry.serializer`). One
+request to each tenant carries a session of another; while it runs, the app opens what all others
+signed. The request asks for a page that does not exist, so it runs a view only if the tenant has a
+catch-all route.
 
-Of clients' keys a host knows the hashes only. So a tenant with `CLIENTS` is audited with one client
-more, made for the audit (`for_replay`); every other tenant that lets only clients in is asked with
-its key, and its gate must keep the request from the app.
+The host knows only the hashes of client keys. `prepare_for_audit` therefore adds a client to each
+tenant that has `CLIENTS`, and the key of that client is sent to every other tenant.
 """
 
 import logging
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import Flask, request_started, session
+from flask import request_started, session
 from itsdangerous import BadData
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from tenantry.audit.finding import Audited, Finding, stable_id
+from tenantry.audit.finding import AuditedTenant, Finding, finding_id
 from tenantry.endpoints.tokens import serializer
-from tenantry.middleware import authentication as clients
+from tenantry.middleware import authentication
 from tenantry.middleware.edge import HOST_IS_CHECKED
 from tenantry.tenants.clients import Client, Clients, key_digest, new_client_key
 from tenantry.tenants.model import Tenant
@@ -31,255 +29,268 @@ from tenantry.tenants.model import Tenant
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-PURPOSE = "tenantry-audit"
-PAIRS_BY_REQUEST = 400
-"""Ordered pairs that get a request each: 20 tenants' take 1 s. With more, each tenant gets one
-request, in which its app opens what all others signed: 200 tenants are 39,800 pairs."""
-
-_MARK = "_tenantry_audit"
+_PURPOSE = "tenantry-audit"
+_SESSION_ITEM = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
-_SIGNED = ("session", "flash", "token")
-_KEY = "client key"
-_TURNED_AWAY = frozenset({"429", "503"})
-"""Answers that say nothing of a key: nobody looked at it."""
+
+_SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signed token"}
+"""Kind in a finding's id → what the finding calls it."""
+_CLIENT_KEY = "client key"
+
+_EARLY_STATUSES = frozenset({"429", "503"})
+"""Answers that the host gives before it looks at the client key."""
 
 
-@dataclass(frozen=True)
-class Signed:
-    """What one tenant signed."""
+class Acceptance(NamedTuple):
+    """A value of one tenant that another tenant accepts."""
 
-    tenant: str
-    name: str
-    """Of its session's cookie."""
-    cookie: str
-    """The session's value; empty where its sessions are not Flask's."""
-    token: str
-
-
-def for_replay(tenant: Tenant) -> tuple[Tenant, str]:
-    """Return the tenant as it is built for an audit, and the key of the client that it has for it.
-
-    It is out of maintenance and has no rate, whose answers come before any gate; and what it counts
-    in a store, real clients would lack. Without `CLIENTS` the key is "": with a client it would be
-    another tenant, an open one closed.
-    """
-    unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
-    awake = tenant.model_copy(update=unlimited)
-    if tenant.clients is None:
-        return awake, ""
-    key = new_client_key()
-    probe = Client(PURPOSE, (key_digest(key.encode()),))
-    return awake.model_copy(update={"clients": Clients((*tenant.clients.all, probe))}), key
+    kind: str
+    source: str
+    target: str
 
 
 @dataclass
-class Replays:
-    """How the replays went."""
+class ReplayResult:
+    """The outcome of all replays."""
 
-    tried: int = 0
-    """Ordered pairs of tenants."""
-    accepted: list[tuple[str, str, str]] = field(default_factory=list)
-    """Kind, whose it is, the tenant that accepted."""
+    pair_count: int = 0
+    """Ordered pairs of tenants that were tried."""
+    accepted: list[Acceptance] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
-    """Tenants that do not accept their own, or turn away unlooked: their refusals say nothing."""
-    ungated: list[str] = field(default_factory=list)
-    """Tenants with `CLIENTS` or `OIDC` that strangers get into."""
+    """Tenants that reject their own values too, or answer too early: their refusals say nothing."""
+    unauthenticated: list[str] = field(default_factory=list)
+    """Tenants with `CLIENTS` or `OIDC` whose app is reached without a key."""
 
 
-def replay(audited: Sequence[Audited], hosts: Iterable[str] = ()) -> Replays:
-    """Send what is every tenant's to every other.
+@dataclass(frozen=True)
+class _SignedValues:
+    tenant: str
+    cookie_name: str
+    session: str
+    """The cookie's value; empty if the app's sessions are not Flask's signed cookies."""
+    token: str
 
-    Args:
-        audited: the tenants.
-        hosts: host names that the host answers; any, where there are none.
+
+def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
+    """Return the tenant to build for an audit, and the key of a client added for the audit.
+
+    The tenant is out of maintenance and has no limits, whose answers would come before
+    authentication. Without `CLIENTS`, the key is empty: adding a client would close an open tenant.
     """
-    done = Replays()
-    signed = [_sign(one.app, one.name) for one in audited]
-    wanted = next(iter(hosts), "localhost").removeprefix(".")
-    is_whole = len(signed) * (len(signed) - 1) <= PAIRS_BY_REQUEST
-    with _refusals_unlogged():
-        for place, target in enumerate(audited):
-            asked = _Asked(target, _host_of(target, wanted))
-            others = signed[place + 1 :] + signed[:place]
-            is_proven = asked.accepts_its_own(signed[place])
-            for batch in [[one] for one in others] if is_whole else [others]:
-                taken = asked.accepted(batch)
-                done.accepted += [(kind, source, target.name) for kind, source in taken]
-            if asked.is_gated and asked.admits(""):
-                done.ungated.append(target.name)
-            for source in audited if asked.is_gated else ():
-                if source is not target and source.client_key and asked.admits(source.client_key):
-                    done.accepted.append((_KEY, source.name, target.name))
-            if not is_proven or asked.has_turned_away:
-                done.unproven.append(target.name)
-            done.tried += len(others)
-    return done
+    unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
+    tenant = tenant.model_copy(update=unlimited)
+    if tenant.clients is None:
+        return tenant, ""
+    key = new_client_key()
+    client = Client(_PURPOSE, (key_digest(key.encode()),))
+    return tenant.model_copy(update={"clients": Clients((*tenant.clients.all, client))}), key
 
 
-@contextmanager
-def _refusals_unlogged() -> Iterator[None]:
-    """Keep what this thread is refused out of the log: it would be a line for each pair."""
-    here = threading.get_ident()
-
-    def is_elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != here
-
-    logger = logging.getLogger(clients.__name__)
-    logger.addFilter(is_elsewhere)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_elsewhere)
-
-
-def replay_findings(done: Replays, names: dict[str, str]) -> Iterator[Finding]:
-    """Yield a finding for each tenant and kind that accepts what is of others.
+def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) -> ReplayResult:
+    """Send the values of every tenant to every other one.
 
     Args:
-        done: the replays.
-        names: tenant → its file, which the findings name.
+        tenants: built tenants.
+        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any.
+    """
+    result = ReplayResult()
+    signed = [_sign(audited) for audited in tenants]
+    host_name = next(iter(trusted_hosts), "localhost")
+    with _refusals_not_logged():
+        for audited, own in zip(tenants, signed, strict=True):
+            target = _Target(audited, host_name)
+            others = [values for values in signed if values is not own]
+            is_proven = target.accepts_own(own)
+            result.pair_count += len(others)
+            result.accepted += target.accepted(others)
+            if target.is_authenticated:
+                result.accepted += target.accepted_keys(tenants)
+                if target.admits(key=""):
+                    result.unauthenticated.append(audited.name)
+            if not is_proven or target.has_answered_early:
+                result.unproven.append(audited.name)
+    return result
+
+
+def replay_findings(result: ReplayResult, files: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each tenant, and kind of value, that accepts what others issued.
+
+    Args:
+        result: the outcome of the replays.
+        files: tenant → its file.
     """
     sources: dict[tuple[str, str], list[str]] = {}
-    for kind, source, target in done.accepted:
+    for kind, source, target in result.accepted:
         sources.setdefault((target, kind), []).append(source)
     for (target, kind), others in sources.items():
+        yield _accepted_finding(target, kind, others, files[target])
+    for name in result.unauthenticated:
         yield Finding(
-            stable_id("replay", kind),
-            (target, *others),
-            f"{target} accepts a {kind} of {', '.join(others[:3])}",
-            "give each client a key of its own, and let no endpoint change Tenantry itself"
-            if kind == _KEY
-            else "give each tenant its own SECRET_KEY, and leave app.session_interface as it is",
-            tuple(f"{one}: its {kind}, sent to {target}, accepted" for one in others[:2]),
-            names[target],
+            id="open-gate",
+            tenants=(name,),
+            text="requests without a key reach the app, although 'CLIENTS' or 'OIDC' is set",
+            remedy="remove code that changes Tenantry itself; if there is none, report a bug",
+            place=files[name],
         )
-    for name in done.ungated:
+    for name in result.unproven:
         yield Finding(
-            "open-gate",
-            (name,),
-            f"{name} has CLIENTS or OIDC, and a request without a key reaches its app",
-            "let no endpoint change Tenantry itself; what else it may be is a fault of Tenantry",
-            place=names[name],
-        )
-    for name in done.unproven:
-        yield Finding(
-            "replay-unproven",
-            (name,),
-            f"{name} does not accept all that is its own either, or answers 429 or 503: replays "
-            "prove nothing",
-            "look whether the app has sessions of its own, or answers before Flask does",
-            place=names[name],
+            id="replay-unproven",
+            tenants=(name,),
+            text="replays prove nothing, because the app does not accept its own session, token or "
+            "client key either, or answers 429 or 503",
+            remedy="check whether the app replaces Flask's sessions, or answers before Flask does",
+            place=files[name],
             is_note=True,
         )
 
 
-def _sign(app: Flask, name: str) -> Signed:
-    find = getattr(app.session_interface, "get_signing_serializer", None)
-    signer = find(app) if find is not None else None
-    cookie = str(app.config["SESSION_COOKIE_NAME"])
-    content = {_MARK: name, "_flashes": [("message", name)]}
+def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str) -> Finding:
+    label = _SIGNED_KINDS.get(kind, kind)
+    if kind == _CLIENT_KEY:
+        remedy = "give the client a different key at each tenant: tenantry key NAME CLIENT"
+    else:
+        remedy = "give each tenant its own 'SECRET_KEY', and do not replace 'app.session_interface'"
+    return Finding(
+        id=finding_id("replay", kind),
+        tenants=(target, *sources),
+        text=f"{target} accepts a {label} that {', '.join(sources[:3])} issued",
+        remedy=remedy,
+        paths=tuple(f"{name}: its {label}, sent to {target}, accepted" for name in sources[:2]),
+        place=file,
+    )
+
+
+@contextmanager
+def _refusals_not_logged() -> Iterator[None]:
+    """Keep the refused keys out of the log: it would get a line for each pair of tenants."""
+
+    def reject(_: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger(authentication.__name__)
+    logger.addFilter(reject)
+    try:
+        yield
+    finally:
+        logger.removeFilter(reject)
+
+
+def _sign(audited: AuditedTenant) -> _SignedValues:
+    app, name = audited.app, audited.name
+    get_signer = getattr(app.session_interface, "get_signing_serializer", None)
+    signer = None if get_signer is None else get_signer(app)
+    content = {_SESSION_ITEM: name, "_flashes": [("message", name)]}
     with app.app_context():
-        token = str(serializer(PURPOSE).dumps(name))
-    return Signed(name, cookie, "" if signer is None else str(signer.dumps(content)), token)
+        token = str(serializer(_PURPOSE).dumps(name))
+    return _SignedValues(
+        tenant=name,
+        cookie_name=str(app.config["SESSION_COOKIE_NAME"]),
+        session="" if signer is None else str(signer.dumps(content)),
+        token=token,
+    )
 
 
-def _host_of(target: Audited, wanted: str) -> str:
-    return (target.tenant.trusted_hosts or (wanted,))[0].removeprefix(".")
+class _Target:
+    """The tenant that values of others are sent to."""
 
-
-class _Asked:
-    """One tenant, asked about what others signed."""
-
-    def __init__(self, target: Audited, host: str) -> None:
-        self.is_gated = target.tenant.clients is not None or target.tenant.oidc is not None
-        self.has_turned_away = False
-        """Whether a question about its gate got an answer that says nothing."""
-        self._app = target.app
-        self._wsgi = target.wsgi
-        self._key = target.client_key
-        self._name = str(target.app.config["SESSION_COOKIE_NAME"])
-        prefix = target.tenant.url_prefix
-        builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host}/")
-        self._whole = builder.get_environ()
+    def __init__(self, audited: AuditedTenant, host_name: str) -> None:
+        self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
+        self.has_answered_early = False
+        """Whether the host answered a request before it looked at the client key."""
+        self._audited = audited
+        self._app = audited.app
+        self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
+        host_name = (audited.tenant.trusted_hosts or (host_name,))[0].removeprefix(".")
+        prefix = audited.tenant.url_prefix
+        builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host_name}/")
+        self._host_environ = builder.get_environ()
         builder.close()
-        inner = {"SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True}
-        self._inner = self._whole | inner
+        # For the app itself, past the host's stack.
+        self._app_environ = self._host_environ | {
+            "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True,
+        }  # fmt: skip
 
-    def accepts_its_own(self, signed: Signed) -> bool:
-        """Whether it takes what it signed itself, and lets its own client in."""
-        if self._key and not self.admits(self._key):
+    def accepts_own(self, own: _SignedValues) -> bool:
+        """Whether the tenant admits its own client and accepts all that it signed itself."""
+        own_key = self._audited.client_key
+        if own_key and not self.admits(own_key):
             return False
-        return self.accepted([signed]) == [(kind, signed.tenant) for kind in _SIGNED]
+        return {item.kind for item in self.accepted([own])} == {*_SIGNED_KINDS}
+
+    def accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
+        """Return which client keys of other tenants let a request through to this app."""
+        return [
+            Acceptance(_CLIENT_KEY, source.name, self._audited.name)
+            for source in tenants
+            if source is not self._audited and source.client_key and self.admits(source.client_key)
+        ]
 
     def admits(self, key: str) -> bool:
-        """Whether a request with this client key reaches the app."""
-        has_come = False
+        """Whether a request with this client key reaches the app; empty means without a key."""
+        is_reached = False
 
-        def note(_: object, **__: object) -> None:
-            nonlocal has_come
-            has_come = True
+        def note_reached(_: object, **__: object) -> None:
+            nonlocal is_reached
+            is_reached = True
 
-        with request_started.connected_to(note, self._app):
-            status = _ask(self._wsgi, self._whole | ({"HTTP_X_API_KEY": key} if key else {}))
-        self.has_turned_away |= not has_come and status in _TURNED_AWAY
-        return has_come
+        with request_started.connected_to(note_reached, self._app):
+            status = _send(self._audited.wsgi, self._host_environ | _key_header(key))
+        self.has_answered_early |= not is_reached and status in _EARLY_STATUSES
+        return is_reached
 
-    def accepted(self, signed: Sequence[Signed]) -> list[tuple[str, str]]:
-        """Return kind and signer of what this tenant takes for its own.
+    def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
+        """Return which signed values the app accepts.
 
-        The request carries the first; the others are opened in it, as the app opens a request's.
+        The request carries the first session. The app opens the others while it handles it.
         """
-        seen: list[tuple[str, str]] | None = None
+        found: list[Acceptance] | None = None
 
-        def look(_: object, **__: object) -> None:
-            nonlocal seen
-            seen = _taken(session, signed[0])
-            for one in signed[1:]:
-                request = self._app.request_class(self._inner | {"HTTP_COOKIE": self._cookie(one)})
+        def open_all(_: object, **__: object) -> None:
+            nonlocal found
+            found = self._opened(session, values[0])
+            for other in values[1:]:
+                request = self._app.request_class(self._app_environ | self._cookie_header(other))
                 opened = self._app.session_interface.open_session(self._app, request)
-                seen += _taken(opened or {}, one)
+                found += self._opened(opened or {}, other)
 
-        cookie = {"HTTP_COOKIE": self._cookie(signed[0])}
-        key = {"HTTP_X_API_KEY": self._key} if self._key else {}
-        with request_started.connected_to(look, self._app):
-            _ask(self._wsgi, self._whole | cookie | key)
-            if seen is None:  # refused before the app: it is in maintenance, or asks for a token
-                _ask(self._app.wsgi_app, self._inner | cookie)
-        return seen or []
+        if not values:
+            return []
+        cookie = self._cookie_header(values[0])
+        with request_started.connected_to(open_all, self._app):
+            _send(
+                self._audited.wsgi,
+                self._host_environ | cookie | _key_header(self._audited.client_key),
+            )
+            if found is None:  # the host refused it: the tenant has OIDC but no CLIENTS
+                _send(self._app.wsgi_app, self._app_environ | cookie)
+        return found or []
 
-    def _cookie(self, signed: Signed) -> str:
-        # Browsers would not send a neighbour's cookie here; who copies it does, under this name.
-        return f"{signed.name}={signed.cookie}; {self._name}={signed.cookie}"
+    def _cookie_header(self, values: _SignedValues) -> dict[str, str]:
+        # An attacker can also send the session under this tenant's cookie name.
+        names = (values.cookie_name, self._cookie_name)
+        return {"HTTP_COOKIE": "; ".join(f"{name}={values.session}" for name in names)}
+
+    def _opened(self, opened: Mapping[str, Any], values: _SignedValues) -> list[Acceptance]:
+        kinds = []
+        if opened.get(_SESSION_ITEM) == values.tenant:
+            kinds.append("session")
+        if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
+            kinds.append("flash")
+        with suppress(BadData):
+            if serializer(_PURPOSE).loads(values.token) == values.tenant:
+                kinds.append("token")
+        return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]
 
 
-def _taken(opened: Mapping[str, Any], signed: Signed) -> list[tuple[str, str]]:
-    taken = []
-    if opened.get(_MARK) == signed.tenant:
-        taken.append("session")
-    if any(signed.tenant in flash for flash in opened.get("_flashes") or ()):
-        taken.append("flash")
-    with suppress(BadData):
-        if serializer(PURPOSE).loads(signed.token) == signed.tenant:
-            taken.append("token")
-    return [(kind, signed.tenant) for kind in taken]
+def _key_header(key: str) -> dict[str, str]:
+    return {"HTTP_X_API_KEY": key} if key else {}
 
 
-def _ask(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
-    """Send one request and throw the answer away; return its status, `429`; "" for none."""
-    status = ""
-
-    def start(line: str, _: list[tuple[str, str]], __: Any = None) -> Any:
-        nonlocal status
-        status = line[:3]
-        return lambda _: None
-
-    body: Any = None
+def _send(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
+    """Send a request and discard the body; return the status code, or "" if there is none."""
     try:
-        body = wsgi(environ, start)
-        for _ in body:
-            pass
+        _, status, _ = run_wsgi_app(wsgi, environ, buffered=True)
     except Exception:
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
-    finally:
-        getattr(body, "close", lambda: None)()
-    return status
+        return ""
+    return status[:3]

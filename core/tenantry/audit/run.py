@@ -1,79 +1,93 @@
-"""Proves that nothing crosses between tenants, or says what does and where.
+"""Runs all checks on a set of built tenants and applies `AUDIT_ACCEPT`.
 
-Four questions, each a room of its own: what can two apps both write (`audit_objects`,
-`audit_source`); is what one tenant signed worth anything at another (`audit_replay`); what do two
-tenants have in common by value (`audit_compare`); what is unsafe in each one's configuration
-(`audit_settings`). It changes nothing. What one process cannot give, it cannot prove: tenants
-share one memory and one interpreter, so it finds mistakes, not malice.
+The checks ask four questions. Which objects can two apps both change (`shared_objects`,
+`source_scan`)? Does a tenant accept what another one signed (`replay`)? Which keys, databases and
+folders do two tenants have in common (`shared_values`)? Which settings of a tenant are unsafe
+(`settings_check`)?
+
+An audit finds mistakes, not malice, because all tenants share one memory and one interpreter.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tenantry.audit.comparison import compare_values
-from tenantry.audit.finding import Audited, Finding, judged
-from tenantry.audit.objects import compare_graphs, hearing
-from tenantry.audit.replay import for_replay, replay, replay_findings
-from tenantry.audit.settings import check_settings
-from tenantry.audit.source import scan_sources
-
-__all__ = ["Audited", "Finding", "audit", "for_replay", "listening"]
+from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.replay import replay, replay_findings
+from tenantry.audit.settings_check import check_settings
+from tenantry.audit.shared_objects import compare_objects
+from tenantry.audit.shared_values import compare_values
+from tenantry.audit.source_scan import scan_sources
 
 
 def audit(
-    audited: Sequence[Audited],
+    tenants: Sequence[AuditedTenant],
     data_dir: Path,
     *,
-    trusted_hosts: Iterable[str] = (),
-    before: frozenset[int] = frozenset(),
+    trusted_hosts: Sequence[str] = (),
+    known_listeners: frozenset[int] = frozenset(),
 ) -> list[Finding]:
-    """Return every finding, those that count first; what tenants accept is marked so.
+    """Return every finding, problems first. Changes no data.
 
     Args:
-        audited: the tenants to compare, as `for_replay` changes them, built; no request may come
-            to them meanwhile.
-        data_dir: where their folders and secrets are.
-        trusted_hosts: the host's own setting.
-        before: what `listening()` said before the first of them was built.
+        tenants: built tenants, as `prepare_for_audit` changes them. They must not receive other
+            requests during the audit.
+        data_dir: the host's `DATA_DIR`.
+        trusted_hosts: the host's `TRUSTED_HOSTS`.
+        known_listeners: `process_listeners()` from before the first tenant was built.
     """
-    hosts = tuple(trusted_hosts)
-    found = list(_findings(audited, data_dir, hosts, before))
-    accepts = {one.name: one.tenant.audit_accept for one in audited}
-    found = judged(found, accepts)
-    found += _unused(audited, found)
-    return sorted(found, key=lambda one: (not one.counts, one.is_note))
+    findings = [*_run_checks(tenants, data_dir, trusted_hosts, known_listeners)]
+    findings = _mark_accepted(findings, tenants)
+    findings += _unused_acceptances(findings, tenants)
+    return sorted(findings, key=lambda finding: (not finding.is_problem, finding.is_note))
 
 
-def listening() -> frozenset[int]:
-    """Return what hears every app of this process now: ask before tenants are built."""
-    return frozenset(id(one) for _, one in hearing())
-
-
-def _findings(
-    audited: Sequence[Audited], data_dir: Path, hosts: tuple[str, ...], before: frozenset[int]
+def _run_checks(
+    tenants: Sequence[AuditedTenant],
+    data_dir: Path,
+    trusted_hosts: Sequence[str],
+    known_listeners: frozenset[int],
 ) -> Iterator[Finding]:
-    # First, for requests wake what apps make late: templates, serialisers, caches.
-    yield from replay_findings(
-        replay(audited, hosts), {one.name: one.tenant.file for one in audited}
-    )
-    graphs = compare_graphs(audited, before)
-    yield from graphs.findings
-    told = {one.place for one in graphs.findings}
-    for one in scan_sources(graphs.world, graphs.modules):
-        if one.place not in told:
-            yield one
-    yield from compare_values(audited, data_dir)
-    yield from check_settings(audited, data_dir, hosts)
+    # The replay comes first because its requests create what apps create lazily, such as templates.
+    result = replay(tenants, trusted_hosts)
+    yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
+    objects = compare_objects(tenants, known_listeners)
+    yield from objects.findings
+    places = {finding.place for finding in objects.findings}
+    for finding in scan_sources(objects.snapshot, objects.modules):
+        if finding.place not in places:
+            yield finding
+    yield from compare_values(tenants, data_dir)
+    yield from check_settings(tenants, data_dir, trusted_hosts)
 
 
-def _unused(audited: Sequence[Audited], found: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield a note for each acceptance of what is not found any more."""
-    there = {(name, one.id) for one in found for name in one.tenants}
-    for one in audited:
-        for id_ in one.tenant.audit_accept:
-            if (one.name, id_) not in there:
+def _mark_accepted(findings: Sequence[Finding], tenants: Sequence[AuditedTenant]) -> list[Finding]:
+    """Return the findings without duplicates, each with the reason for which it is accepted.
+
+    A finding is accepted if all of its tenants accept it: no tenant can accept for another.
+    """
+    accepts = {audited.name: audited.tenant.audit_accept for audited in tenants}
+    unique: dict[tuple[str, tuple[str, ...]], Finding] = {}
+    for finding in findings:
+        reasons = [accepts.get(name, {}).get(finding.id, "") for name in finding.tenants]
+        reason = "; ".join(dict.fromkeys(reasons)) if all(reasons) else ""
+        unique.setdefault((finding.id, finding.tenants), replace(finding, accepted=reason))
+    return [*unique.values()]
+
+
+def _unused_acceptances(
+    findings: Sequence[Finding], tenants: Sequence[AuditedTenant]
+) -> Iterator[Finding]:
+    """Yield a note for each entry in `AUDIT_ACCEPT` that matches no finding."""
+    found = {(name, finding.id) for finding in findings for name in finding.tenants}
+    for audited in tenants:
+        for id_ in audited.tenant.audit_accept:
+            if (audited.name, id_) not in found:
                 yield Finding(
-                    f"accepts-nothing:{id_}", (one.name,),
-                    f"AUDIT_ACCEPT has {id_!r}, which is not found",
-                    "remove it, lest it hide a new one", place=one.tenant.file, is_note=True,
-                )  # fmt: skip
+                    id=f"accepts-nothing:{id_}",
+                    tenants=(audited.name,),
+                    text=f"'AUDIT_ACCEPT' accepts {id_!r}, but the audit does not find it",
+                    remedy="remove the entry; it would hide a new finding with the same id",
+                    place=audited.tenant.file,
+                    is_note=True,
+                )

@@ -9,7 +9,10 @@ from typing import Any
 import click
 from flask import Flask
 
-from tenantry.audit.run import Audited, Finding, audit, for_replay, listening
+from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.replay import prepare_for_audit
+from tenantry.audit.run import audit
+from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import as_json, counted, print_json, print_table
 from tenantry.errors import UnknownTenantError
@@ -37,7 +40,7 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     tenants does not name; notes never fail. It builds the tenants in this process.
     """
     findings, count = audit_folder(read_settings(), names)
-    counting = [one for one in findings if one.counts]
+    counting = [one for one in findings if one.is_problem]
     if is_json:
         print_json({"tenants": count, "findings": [_as_json(one) for one in findings]})
     else:
@@ -57,10 +60,13 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
     """
     tenants, refused = _read(settings, names)
     host = create_host(settings)
-    before = listening()
+    listeners = process_listeners()
     with _built(host, tenants) as (audited, failed):
         found = audit(
-            audited, settings.data_dir, trusted_hosts=settings.trusted_hosts, before=before
+            audited,
+            settings.data_dir,
+            trusted_hosts=settings.trusted_hosts,
+            known_listeners=listeners,
         )
     if names:
         found = [one for one in found if one.tenants]  # a secret that none of these has named
@@ -88,11 +94,13 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
 
 
 @contextmanager
-def _built(host: Host, tenants: Sequence[Tenant]) -> Iterator[tuple[list[Audited], list[Finding]]]:
+def _built(
+    host: Host, tenants: Sequence[Tenant]
+) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
     """Build the tenants behind a host that serves nobody else, until the end of the block."""
-    audited: list[Audited] = []
+    audited: list[AuditedTenant] = []
     failed: list[Finding] = []
-    pairs = [for_replay(tenant) for tenant in tenants]
+    pairs = [prepare_for_audit(tenant) for tenant in tenants]
     keys = {tenant.name: key for tenant, key in pairs}
     try:
         for mount in host.take([tenant for tenant, _ in pairs]):
@@ -101,7 +109,7 @@ def _built(host: Host, tenants: Sequence[Tenant]) -> Iterator[tuple[list[Audited
             flask_app = None if app is None else app()
             tenant = mount.tenant
             if tenant is not None and isinstance(flask_app, Flask):
-                audited.append(Audited(tenant, flask_app, host, keys[tenant.name]))
+                audited.append(AuditedTenant(tenant, flask_app, host, keys[tenant.name]))
             elif tenant is not None:
                 failed.append(_not_audited(tenant.name, mount.reason, tenant.file))
         yield audited, failed
@@ -117,10 +125,10 @@ def _not_audited(name: str, reason: str, file: str) -> Finding:
 
 def _notes_joined(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with one note of each kind, which then names all its tenants."""
-    joined = [one for one in findings if one.counts or one.accepted]
+    joined = [one for one in findings if one.is_problem or one.accepted]
     notes: dict[str, Finding] = {}
     for one in findings:
-        if not (one.counts or one.accepted):
+        if not (one.is_problem or one.accepted):
             first = notes.get(one.id)
             names = one.tenants if first is None else (*first.tenants, *one.tenants)
             place = one.place if first is None else ""

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from tenantry.audit.places import databases, folders, inode, stores
+from tenantry.audit.data_locations import databases, file_identity, folders, stores
 
 SERVER = "postgresql://a:x@localhost"
 
 
 def identities(keys: dict[str, object]) -> set[object]:
     """Return what a configuration names, whatever its keys are called."""
-    files = {inode(path) for _, path in folders(keys)}
+    files = {file_identity(path) for _, path in folders(keys)}
     return {found for _, found in (*databases(keys), *stores(keys))} | files
 
 
@@ -62,7 +62,7 @@ def test_places_apart_are_not_equal(one: dict[str, object], other: dict[str, obj
 
 
 def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
-    """A folder counts by its inode, one that is not there by its real path."""
+    """A folder counts by its file_identity, one that is not there by its real path."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").symlink_to("one")
 

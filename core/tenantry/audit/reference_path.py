@@ -1,0 +1,249 @@
+"""Describes how an app references an object, and where in the source that object is defined.
+
+A description reads `view shop.page → Page.get → module models → _cache`.
+"""
+
+import ast
+import functools
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenantry.audit.object_graph import (
+    ProcessSnapshot,
+    copied_items,
+    is_private,
+    namespace_of,
+    own_dict,
+)
+
+KEY_CHARACTERS = 40
+"""Characters of a dictionary's key that a description shows."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The name under which source code defines an object."""
+
+    module: str
+    name: str
+    """The name inside the module: `_cache`, `ShopModel.seen`."""
+
+    @property
+    def label(self) -> str:
+        """The name with the last two parts of the module: `shop.models._cache`."""
+        return ".".join([*plain_name(self.module).split(".")[-2:], self.name])
+
+    @property
+    def place(self) -> str:
+        """File and line, such as `corp/shop/models.py:3`; only the file if the line is unknown."""
+        file = getattr(sys.modules.get(self.module), "__file__", None)
+        if not isinstance(file, str):
+            return self.module
+        lines = _binding_lines(file)
+        line = lines.get(self.name) or lines.get(self.name.partition(".")[0])
+        return relative_path(file) if line is None else f"{relative_path(file)}:{line}"
+
+
+def plain_name(module: str) -> str:
+    """Return a module's name without the tenant: `a/b@acme-1.resources` → `a.b.resources`."""
+    package, dot, inner = module.partition(".")
+    return package.partition("@")[0].replace("/", ".") + dot + inner
+
+
+def qualified_name(thing: object) -> str:
+    """Return the name of a class or function inside its module, without `<locals>`."""
+    return str(getattr(thing, "__qualname__", "")).replace(".<locals>", "")
+
+
+def relative_path(file: str) -> str:
+    """Return a path relative to the working directory, if the file is below it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) -> str:
+    """Return the path in the words of the source, without steps that only Python sees.
+
+    Args:
+        path: the objects from a root to the one to describe.
+        root: the root's label: `acme: view shop.page`.
+        snapshot: the process.
+    """
+    pieces = [root]
+    for index, thing in enumerate(path):
+        text = _own_name(thing, path[index - 1] if index else None, snapshot)
+        if text is None and index:
+            text = _name_in_parent(path[: index + 1], snapshot)
+        if text and text[0] in ".[" and index:
+            pieces[-1] += text
+        elif text and text != pieces[-1] and not root.endswith(f" {text}"):
+            pieces.append(text)
+    return " → ".join(pieces)
+
+
+def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Definition | None:
+    """Return where the last object of a path is defined, in a shared module if possible.
+
+    If no name leads to it directly, returns the nearest definition on the path; None if the
+    tenants' code defines nothing on it.
+    """
+    if definition := _shared_definition(path[-1], snapshot):
+        return definition
+    for parent, thing in zip(path[-2::-1], path[:0:-1], strict=True):
+        module = snapshot.modules.get(id(parent))
+        if module is not None:
+            return Definition(module, str(_key_of(thing, copied_items(parent))))
+        if snapshot.kind(parent) == "class":
+            name = f"{qualified_name(parent)}.{_key_of(thing, copied_items(vars(parent)))}"
+            return Definition(snapshot.module_of(parent), name)
+        module = snapshot.module_of(parent)
+        if snapshot.kind(parent) == "function" and snapshot.is_tenant_code(module):
+            return Definition(module, qualified_name(parent))
+        # An object that a library made, such as the cache around a function.
+        if definition := _shared_definition(parent, snapshot):
+            return definition
+    return None
+
+
+def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition | None:
+    """Return the name of an object in a module of the tenants' code that all apps share."""
+    for module_name, module in list(sys.modules.items()):
+        if is_private(module_name) or not snapshot.is_tenant_code(module_name):
+            continue
+        if issubclass(type(module), types.ModuleType):
+            name = _key_of(thing, copied_items(namespace_of(module)))
+            if name is not None:
+                return Definition(module_name, str(name))
+    return None
+
+
+def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
+    """Return the name that an object has itself.
+
+    Returns "" for a step to leave out, and None for an object that only its parent names.
+    """
+    kind = snapshot.kind(thing)
+    module = snapshot.modules.get(id(thing))
+    if module is not None:
+        return f"module {plain_name(module).rpartition('.')[2]}"
+    if kind == "module":
+        return ""
+    if kind == "class":
+        return str(getattr(thing, "__name__", "class"))
+    if isinstance(thing, types.FunctionType):
+        # A library's wrapper has the module of the function that it wraps.
+        is_shared = not is_private(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
+        if not (is_shared or snapshot.is_tenant_code(snapshot.module_of(thing))):
+            return ""
+        is_method = snapshot.kind(parent) == "class"
+        return f".{thing.__name__}" if is_method else thing.__name__
+    return None
+
+
+def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
+    """Return the name that the parent gives to the last object; "" for a step to leave out."""
+    parent, thing = path[-2:]
+    kind = snapshot.kind(parent)
+    if type(parent) is types.CellType:
+        name = _variable_name(path, snapshot)
+    elif id(parent) in snapshot.modules:
+        name = str(_key_of(thing, copied_items(parent)))
+    elif kind == "class":
+        name = f".{_key_of(thing, copied_items(vars(parent)))}"
+    elif issubclass(type(parent), dict):
+        name = _item_name(path, snapshot)
+    elif type(parent) is list:
+        name = f"[{next((i for i, item in enumerate(parent) if item is thing), '…')}]"
+    elif kind in ("function", "wrapper", "weakref", "descriptor"):
+        name = ""
+    else:
+        name = "" if _own_dict_is(parent, thing, snapshot) else _attribute_name(parent, thing)
+    return name
+
+
+def _item_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
+    """Return the name of a dictionary's item: that of an attribute if it is a `__dict__`."""
+    *above, parent, thing = path
+    key = _key_of(thing, dict.items(parent))  # type: ignore[arg-type]
+    if above and _own_dict_is(above[-1], parent, snapshot):
+        return f".{key}"
+    return "" if key is None else f"[{repr(key)[:KEY_CHARACTERS]}]"
+
+
+def _variable_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
+    """Return the name of an outer variable. The path ends: function, tuple of cells, cell, value.
+
+    Returns "" for variables of libraries, which say little.
+    """
+    function, _, cell = path[-4:-1] if len(path) > 3 else (None, None, None)  # noqa: PLR2004
+    if not isinstance(function, types.FunctionType) or not function.__closure__:
+        return ""
+    if not snapshot.is_tenant_code(snapshot.module_of(function)):
+        return ""
+    names = zip(function.__code__.co_freevars, function.__closure__, strict=True)
+    return next((f"variable {name}" for name, item in names if item is cell), "")
+
+
+def _own_dict_is(thing: object, namespace: object, snapshot: ProcessSnapshot) -> bool:
+    if type(namespace) is not dict or snapshot.kind(thing) in ("class", "module"):
+        return False
+    return own_dict(thing) is namespace
+
+
+def _attribute_name(parent: object, thing: object) -> str:
+    name = _key_of(thing, (own_dict(parent) or {}).items())
+    if name is None:
+        name = _key_of(thing, _slots(parent))
+    return type(thing).__name__ if name is None else f".{name}"
+
+
+def _slots(thing: object) -> Iterator[tuple[str, object]]:
+    for class_ in type(thing).__mro__:
+        for name, slot in copied_items(vars(class_)):
+            if isinstance(slot, types.MemberDescriptorType):
+                try:
+                    yield name, slot.__get__(thing)
+                except AttributeError:  # not assigned yet
+                    continue
+
+
+def _key_of(value: object, items: Iterable[tuple[Any, object]]) -> Any:
+    return next((key for key, item in list(items) if item is value), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _binding_lines(file: str) -> Mapping[str, int]:
+    """Return the line that first binds each name of a module and of its classes and functions."""
+    lines: dict[str, int] = {}
+    try:
+        tree = ast.parse(Path(file).read_bytes(), file)
+    except (OSError, SyntaxError, ValueError):
+        return lines
+    _collect_bindings(tree.body, "", lines)
+    return lines
+
+
+def _collect_bindings(body: list[ast.stmt], scope: str, lines: dict[str, int]) -> None:
+    for statement in body:
+        for name in _names_bound(statement):
+            lines.setdefault(scope + name, statement.lineno)
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _collect_bindings(statement.body, f"{scope}{statement.name}.", lines)
+        else:
+            for block in ("body", "orelse", "finalbody"):
+                _collect_bindings(getattr(statement, block, []), scope, lines)
+
+
+def _names_bound(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from ((alias.asname or alias.name).partition(".")[0] for alias in statement.names)
+    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id

@@ -1,0 +1,311 @@
+"""Finds mutable objects that two apps reference, and private code that another app references.
+
+Builds one object graph for each app and compares the ids in it. Only the graphs of the apps in a
+finding are built a second time, to describe the paths; 200 graphs would not fit in memory.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType, ModuleType
+
+from blinker import ANY, Signal
+from flask import Flask
+
+from tenantry.audit.finding import AuditedTenant, Finding, finding_id
+from tenantry.audit.object_graph import TENANTRY, ObjectGraph, ProcessSnapshot
+from tenantry.audit.reference_path import (
+    Definition,
+    describe_path,
+    find_definition,
+    qualified_name,
+    relative_path,
+)
+from tenantry.endpoints.loading import LoadedEndpoint, find_endpoint
+
+_EVERY_TENANT = "every tenant"
+"""The owner of `sys.modules`, which gives access to the private code of all tenants."""
+
+_PATHS_SHOWN = 2
+
+_LOG_SETUP = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
+
+_Root = tuple[str, object]
+"""The label of an object at which a graph begins, and the object."""
+
+
+@dataclass(frozen=True)
+class ObjectComparison:
+    """What comparing the object graphs gives."""
+
+    snapshot: ProcessSnapshot
+    modules: Mapping[str, frozenset[str]]
+    """Tenant → the modules that its app references."""
+    findings: tuple[Finding, ...]
+
+
+def compare_objects(
+    tenants: Sequence[AuditedTenant], known_listeners: frozenset[int] = frozenset()
+) -> ObjectComparison:
+    """Compare the objects that the apps reference.
+
+    Args:
+        tenants: built tenants.
+        known_listeners: `process_listeners()` from before the first tenant was built. These are
+            the host's own.
+    """
+    snapshot = _snapshot(tenants)
+    listeners = [root for root in _listeners() if _listener_id(root[1]) not in known_listeners]
+    signals = _signals()
+    apps = {
+        audited.name: _App(audited, _roots(audited.app, listeners, signals), snapshot)
+        for audited in tenants
+    }
+    referenced_by: dict[int, list[str]] = {}
+    foreign: list[tuple[str, int]] = []
+    modules: dict[str, frozenset[str]] = {}
+    for name, app in apps.items():
+        graph = app.build_graph()
+        modules[name] = frozenset(graph.modules)
+        foreign += [(name, key) for key in graph.foreign]
+        for key in graph.mutable:
+            referenced_by.setdefault(key, []).append(name)
+    shared = {key: names for key, names in referenced_by.items() if len(names) > 1}
+    reporter = _Reporter(apps, shared, modules, snapshot)
+    return ObjectComparison(
+        snapshot, modules, (*reporter.shared_objects(), *reporter.foreign_code(foreign))
+    )
+
+
+def process_listeners() -> frozenset[int]:
+    """Identify the signal receivers and log handlers that are called for every app.
+
+    Call it before the tenants are built, and pass the result to `audit`.
+    """
+    return frozenset(_listener_id(listener) for _, listener in _listeners())
+
+
+def _listener_id(listener: object) -> int:
+    # Each access to a method creates another object.
+    return id(listener.__self__ if type(listener) is MethodType else listener)
+
+
+def _listeners() -> Iterator[_Root]:
+    for signal in _signals():
+        yield from ((_signal_label(signal), receiver) for receiver in signal.receivers_for(ANY))
+    # logging has no public list of its loggers.
+    for logger in [logging.root, *list(logging.Logger.manager.loggerDict.values())]:
+        if isinstance(logger, logging.Logger) and not logger.name.startswith("tenant."):
+            yield from ((f"log handler of {logger.name}", item) for item in logger.handlers)
+            yield from ((f"log filter of {logger.name}", item) for item in logger.filters)
+
+
+def _signals() -> list[Signal]:
+    """Return the signals that are a global of some module, including Flask's."""
+    signals: dict[int, Signal] = {}
+    for module in list(sys.modules.values()):
+        for value in list(vars(module).values()) if type(module) is ModuleType else ():
+            if issubclass(type(value), Signal):
+                signals[id(value)] = value
+    return list(signals.values())
+
+
+def _signal_label(signal: Signal) -> str:
+    return f"signal {getattr(signal, 'name', 'without a name')}"
+
+
+def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
+    return ProcessSnapshot(
+        apps={id(audited.app): audited.name for audited in tenants}
+        | {id(sys.modules): _EVERY_TENANT},
+        private_packages={
+            endpoint.package: audited.name
+            for audited in tenants
+            for endpoint in _loaded_endpoints(audited.app)
+        },
+        packages=frozenset(
+            package
+            for audited in tenants
+            for endpoint in audited.tenant.blueprints
+            for package in _packages(endpoint)
+        ),
+    )
+
+
+def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
+    return list(app.extensions.get("tenantry", ()))
+
+
+def _packages(endpoint: str) -> list[str]:
+    """Return an endpoint's package and its top package, which can hold the endpoint's helpers."""
+    package = find_endpoint(endpoint)
+    top = package.partition(".")[0]
+    return [package] if top == TENANTRY else [package, top]
+
+
+def _roots(
+    app: Flask, listeners: Sequence[_Root], signals: Iterable[Signal]
+) -> list[Sequence[_Root]]:
+    """Return the groups of roots, those first that an endpoint's author knows by name."""
+    packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
+    extensions = [(name, item) for name, item in app.extensions.items() if name != "tenantry"]
+    return [
+        [(f"view {name}", view) for name, view in app.view_functions.items()],
+        [
+            (f"module {name.partition('.')[2]}", module)
+            for name, module in list(sys.modules.items())
+            if name.partition(".")[0] in packages and "." in name
+        ],
+        [*_receivers(app, signals)],
+        [(f"extension {name}", extension) for name, extension in extensions],
+        listeners,
+        [("app", app)],
+    ]
+
+
+def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[_Root]:
+    """Yield the signal receivers and log handlers that are called for this app only."""
+    for signal in signals:
+        for_all_apps = {_listener_id(receiver) for receiver in signal.receivers_for(ANY)}
+        for receiver in signal.receivers_for(app):
+            if _listener_id(receiver) not in for_all_apps:
+                yield _signal_label(signal), receiver
+    logger = logging.Logger.manager.loggerDict.get(app.name)
+    if isinstance(logger, logging.Logger):
+        yield from (("log handler of the app", handler) for handler in logger.handlers)
+
+
+class _App:
+    """One app, where its object graph begins, and the paths in it."""
+
+    def __init__(
+        self,
+        audited: AuditedTenant,
+        root_groups: Sequence[Sequence[_Root]],
+        snapshot: ProcessSnapshot,
+    ) -> None:
+        self._name = audited.name
+        self._root_groups = root_groups
+        self._snapshot = snapshot
+        self._graph: ObjectGraph | None = None
+        self._labels: dict[int, str] = {}
+        for label, root in [item for group in root_groups for item in group]:
+            self._labels.setdefault(id(root), f"{audited.name}: {label}")
+
+    def build_graph(self) -> ObjectGraph:
+        """Return the app's graph, and do not keep it."""
+        graph = ObjectGraph(self._name, self._snapshot)
+        graph.walk([[root for _, root in group] for group in self._root_groups])
+        return graph
+
+    def path_to(self, key: int) -> list[object]:
+        """Return the path to an object; empty if the app no longer references it."""
+        if self._graph is None:
+            self._graph = self.build_graph()
+        return self._graph.path_to(key)
+
+    def describe(self, path: Sequence[object]) -> str:
+        """Return one of the app's paths in words."""
+        return describe_path(path, self._labels[id(path[0])], self._snapshot)
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """Turns ids of objects into findings."""
+
+    apps: Mapping[str, _App]
+    shared: Mapping[int, Sequence[str]]
+    """id of a mutable object → the tenants whose apps reference it."""
+    modules: Mapping[str, frozenset[str]]
+    snapshot: ProcessSnapshot
+
+    def shared_objects(self) -> Iterator[Finding]:
+        """Yield each shared object, without those that are only referenced by another one."""
+        for key, names in self.shared.items():
+            paths = {name: self.apps[name].path_to(key) for name in names[:_PATHS_SHOWN]}
+            if all(paths.values()) and not all(map(self._is_part_of_shared, paths.values())):
+                yield self._shared_object(paths, names)
+
+    def _shared_object(
+        self, paths: Mapping[str, Sequence[object]], names: Sequence[str]
+    ) -> Finding:
+        path = next(iter(paths.values()))
+        descriptions = self._descriptions(paths.items())
+        definition = find_definition(path, self.snapshot)
+        label = definition.label if definition else descriptions[0].partition(": ")[2]
+        place = definition.place if definition else ""
+        if not definition and label.startswith("log "):
+            place = self._log_setup(self.modules[names[0]])
+        return Finding(
+            id=finding_id("shared", label),
+            tenants=tuple(names),
+            text=f"the apps of {len(names)} tenants share a {type(path[-1]).__qualname__}, "
+            f"{label}: what one writes into it, the others see",
+            remedy="move it to resources.py, which each app has its own copy of; or make it a "
+            "tuple, frozenset or types.MappingProxyType, which cannot change",
+            paths=descriptions,
+            place=place,
+        )
+
+    def _log_setup(self, modules: Iterable[str]) -> str:
+        """Return the line of the tenants' code that adds a log handler or filter."""
+        for module in sorted(modules):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if isinstance(file, str) and self.snapshot.is_tenant_code(module):
+                lines = Path(file).read_text("utf-8", "replace").splitlines()
+                for number, line in enumerate(lines, 1):
+                    if _LOG_SETUP.search(line):
+                        return f"{relative_path(file)}:{number}"
+        return ""
+
+    def foreign_code(self, foreign: Sequence[tuple[str, int]]) -> Iterator[Finding]:
+        """Yield a finding for each definition that references another tenant's private code.
+
+        Args:
+            foreign: tenant, and id of an app or of private code of another tenant.
+        """
+        groups: dict[str, list[tuple[str, list[object]]]] = {}
+        for name, key in foreign:
+            path = self.apps[name].path_to(key)
+            if path and not self._is_part_of_shared(path):
+                definition = self._referrer(path)
+                label = definition.label if definition else type(path[0]).__qualname__
+                groups.setdefault(label, []).append((name, path))
+        for label, members in groups.items():
+            owners = {str(self.snapshot.owner(path[-1])) for _, path in members}
+            name, path = members[0]
+            definition = self._referrer(path)
+            yield Finding(
+                id=finding_id("reaches", label),
+                tenants=tuple(sorted({name for name, _ in members} | (owners & self.apps.keys()))),
+                text=f"the app of {name} references private code of "
+                f"{self.snapshot.owner(path[-1])}, through {label}",
+                remedy="do not look for other apps: use current_app; connect signals with "
+                "sender=app, and add log handlers to app.logger",
+                paths=self._descriptions(members[:_PATHS_SHOWN]),
+                place=definition.place if definition else "",
+            )
+
+    def _descriptions(self, paths: Iterable[tuple[str, Sequence[object]]]) -> tuple[str, ...]:
+        return tuple(self.apps[name].describe(path) for name, path in paths)
+
+    def _is_part_of_shared(self, path: Sequence[object]) -> bool:
+        """Whether the path leads through a shared object, and through no code after it."""
+        for thing in path[-2::-1]:
+            if id(thing) in self.shared:
+                return True
+            is_namespace = id(thing) in self.snapshot.modules
+            if is_namespace or self.snapshot.kind(thing) in ("class", "function", "mutable"):
+                return False
+        return False
+
+    def _referrer(self, path: Sequence[object]) -> Definition | None:
+        """Return the nearest definition on the path, or that of the object at its end."""
+        definition = find_definition(path, self.snapshot) if len(path) > 1 else None
+        thing = path[-1]
+        if definition is None and self.snapshot.kind(thing) in ("class", "function"):
+            definition = Definition(self.snapshot.module_of(thing), qualified_name(thing))
+        return definition

@@ -1,0 +1,159 @@
+"""What tenants may share, and what they must not change: the rules as tables.
+
+Looks at types only, and runs no code of theirs.
+"""
+
+import contextvars
+import datetime as dt
+import decimal
+import enum
+import fractions
+import functools
+import ipaddress
+import operator
+import pathlib
+import re
+import struct
+import types
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+MAY_BE_SHARED: Mapping[str, str] = {
+    "logging.Logger": "loggers are global by name; their handlers are checked separately",
+    "blinker.base.Signal": "signals are global; their receivers are checked separately",
+    "blinker.base.Namespace": "signals are global by name",
+    "os._Environ": "the environment is global; the source scan finds code that changes it",
+    "sqlalchemy.orm.base.InspectionAttr": "part of the mapping of a table, which an import makes "
+    "once; it holds no rows and no connection. Mapping a table for each tenant would cost 171 KB "
+    "and 11 ms",
+    "sqlalchemy.orm.instrumentation.ClassManager": "part of the mapping of a table",
+    "sqlalchemy.orm.path_registry.PathRegistry": "part of the mapping of a table",
+    "sqlalchemy.orm.decl_api.registry": "the mappings of one declarative base",
+    "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
+    "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, without values or rows",
+    "sqlalchemy.sql.type_api.TypeEngine": "the type of a column",
+    "sqlalchemy.sql.functions._FunctionGenerator": "`func` creates SQL functions and keeps none",
+    "sqlalchemy.event.attr._ClsLevelDispatch": "listeners of a whole class; SQLAlchemy keeps them",
+    "tenantry.database.budget.ConnectionBudget": "limits the connections of all tenants",
+    "tenantry.endpoints.images.room.DecodingRoom": "limits the memory of all tenants",
+    "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
+}
+"""Types whose instances two apps may share, subclasses included, each with the reason. Any other
+mutable object that two apps reference is a finding."""
+
+TypeKind = Literal[
+    "immutable", "wrapper", "weakref", "class", "module", "function", "descriptor", "listeners",
+    "mutable",
+]  # fmt: skip
+"""How the object graph treats the instances of a type:
+
+- immutable: not entered.
+- wrapper: cannot change itself, but can hold a mutable object, so it is entered.
+- listeners: a list of listeners that SQLAlchemy keeps. Only the listeners are entered.
+- mutable: a finding if two apps reference it.
+"""
+
+_IMMUTABLE = (
+    str, bytes, int, float, complex, type(None), type(...), type(NotImplemented), types.CodeType,
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
+    types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias,
+    types.UnionType, re.Pattern, range, slice, dt.date, dt.time, dt.timedelta,
+    dt.tzinfo, decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID,
+    struct.Struct, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
+    ipaddress.IPv6Network, weakref.ProxyType, weakref.CallableProxyType,
+)  # fmt: skip
+"""Weak proxies are included because entering one would resolve it."""
+
+_WRAPPERS = (
+    tuple, frozenset, types.MethodType, types.CellType, types.BuiltinFunctionType,
+    types.MappingProxyType, functools.partial, operator.attrgetter, operator.itemgetter,
+    operator.methodcaller, enum.Enum, contextvars.ContextVar,
+)  # fmt: skip
+"""A member of an enumeration can hold a mutable value, and a ContextVar a mutable default."""
+
+_WRAPPERS_BY_NAME = frozenset({
+    "_collections._tuplegetter", "collections._tuplegetter",
+    "werkzeug.local.LocalProxy", "werkzeug.local.Local", "werkzeug.local.LocalStack",
+    "werkzeug.datastructures.mixins.ImmutableDictMixin",
+    "werkzeug.datastructures.mixins.ImmutableListMixin",
+    "sqlalchemy.util._immutabledict_cy.immutabledict",
+    "sqlalchemy.cyextension.immutabledict.immutabledict",  # SQLAlchemy 2.0
+})  # fmt: skip
+"""They reject changes, or keep what is written in a ContextVar."""
+
+_LISTENERS = frozenset({
+    "sqlalchemy.event.base._Dispatch", "sqlalchemy.event.attr._InstanceLevelDispatch",
+})  # fmt: skip
+"""SQLAlchemy shares these between all engines and pools that have no listeners."""
+
+_DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
+"""Only the functions in them are entered. In Python 3.11, a cached_property also holds a lock."""
+
+VIEWS_OF_ALL_TENANTS = frozenset({
+    "sys.modules", "sys._current_frames", "gc.get_objects", "gc.get_referrers",
+    "logging.root.manager", "logging.Logger.manager",
+})  # fmt: skip
+"""Names of the standard library that give access to the private code of all tenants."""
+
+PROCESS_FUNCTIONS = frozenset({
+    "os.chdir", "os.chroot", "os.fchdir", "os.nice", "os.putenv", "os.register_at_fork",
+    "os.setpriority", "os.umask", "os.unsetenv",
+    "signal.alarm", "signal.pthread_sigmask", "signal.set_wakeup_fd", "signal.setitimer",
+    "signal.siginterrupt", "signal.signal",
+    "sys.addaudithook", "sys.set_int_max_str_digits", "sys.setprofile", "sys.setrecursionlimit",
+    "sys.setswitchinterval", "sys.settrace", "threading.setprofile", "threading.settrace",
+    "gc.disable", "gc.enable", "gc.freeze", "gc.set_debug", "gc.set_threshold",
+    "warnings.filterwarnings", "warnings.resetwarnings", "warnings.simplefilter",
+    "logging.basicConfig", "logging.captureWarnings", "logging.disable",
+    "logging.setLogRecordFactory", "logging.setLoggerClass", "logging.config.dictConfig",
+    "logging.config.fileConfig", "logging.config.listen",
+    "asyncio.set_event_loop_policy", "codecs.register", "codecs.register_error",
+    "faulthandler.disable", "faulthandler.enable", "locale.setlocale", "mimetypes.add_type",
+    "mimetypes.init", "multiprocessing.set_start_method", "random.seed", "resource.setrlimit",
+    "socket.setdefaulttimeout", "sqlite3.register_adapter", "sqlite3.register_converter",
+    "time.tzset", "tracemalloc.start", "tracemalloc.stop", "urllib.request.install_opener",
+})  # fmt: skip
+"""Functions that change the whole process."""
+
+LOGGER_METHODS = frozenset({"setLevel", "removeHandler", "removeFilter"})
+"""Methods that change a logger. Handlers and filters that are added are found as objects."""
+
+CONTAINER_METHODS = frozenset({
+    "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft",
+    "insert", "intersection_update", "pop", "popitem", "popleft", "remove", "reverse",
+    "setdefault", "sort", "symmetric_difference_update", "update", "__delitem__", "__setitem__",
+})  # fmt: skip
+"""Methods that change a container."""
+
+
+def type_kind(type_: type) -> TypeKind:  # noqa: PLR0911 - one return for each kind
+    """Return how the object graph treats the instances of a type."""
+    if issubclass(type_, type):
+        return "class"
+    if issubclass(type_, types.ModuleType):
+        return "module"
+    if issubclass(type_, types.FunctionType):
+        return "function"
+    if issubclass(type_, weakref.ref):
+        return "weakref"
+    names = {*type_names(type_)}
+    if issubclass(type_, _IMMUTABLE) or type_ is object or names & MAY_BE_SHARED.keys():
+        return "immutable"
+    if type_.__module__ in ("typing", "typing_extensions", "types"):
+        return "mutable" if type_ is types.SimpleNamespace else "immutable"
+    if names & _LISTENERS:
+        return "listeners"
+    if issubclass(type_, _DESCRIPTORS):
+        return "descriptor"
+    dataclass_parameters = vars(type_).get("__dataclass_params__")
+    is_frozen = getattr(dataclass_parameters, "frozen", False)
+    is_wrapper = is_frozen or issubclass(type_, _WRAPPERS) or names & _WRAPPERS_BY_NAME
+    return "wrapper" if is_wrapper else "mutable"
+
+
+def type_names(type_: type) -> Iterator[str]:
+    """Yield the full names of a type and of its base classes."""
+    for class_ in type_.__mro__:
+        yield f"{class_.__module__}.{class_.__qualname__}"

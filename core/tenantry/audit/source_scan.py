@@ -1,0 +1,401 @@
+"""Finds code that can change what tenants share, before it runs.
+
+Reads the source of the modules that the apps reference. Looks up each name in the module as it is
+now; calls nothing and reads no attribute of an instance, so it runs no code of a tenant.
+"""
+
+import ast
+import importlib.util
+import logging
+import os
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tenantry.audit.finding import Finding, finding_id
+from tenantry.audit.object_graph import ProcessSnapshot, is_private, namespace_of
+from tenantry.audit.reference_path import Definition, plain_name, qualified_name, relative_path
+from tenantry.audit.sharing_rules import (
+    CONTAINER_METHODS,
+    LOGGER_METHODS,
+    PROCESS_FUNCTIONS,
+    VIEWS_OF_ALL_TENANTS,
+)
+
+_CONTAINERS = (list, dict, set, deque, bytearray)
+_CLASS_EXPRESSIONS = ("cls", "type(self)", "self.__class__")
+_UNKNOWN_TEXT = "…"
+
+IssueKind = Literal["reaches", "process", "assigned", "changed", "leaves"]
+
+
+@dataclass(frozen=True)
+class Issue:
+    """A line of source that can affect other tenants."""
+
+    kind: IssueKind
+    subject: str
+    """What the line changes or reads: `shop.models.last`."""
+    line: int
+
+
+@dataclass(frozen=True)
+class _Message:
+    id_kind: str
+    text: str
+    remedy: str
+
+
+_MESSAGES: Mapping[IssueKind, _Message] = types.MappingProxyType({
+    "reaches": _Message(
+        id_kind="reaches",
+        text="{module} reads {subject}, which gives access to the code of every tenant",
+        remedy="use current_app instead: it has what an endpoint needs",
+    ),
+    "process": _Message(
+        id_kind="process",
+        text="{module} changes {subject}, which belongs to the whole process",
+        remedy="set it once for the host, such as in its environment or gunicorn configuration",
+    ),
+    "assigned": _Message(
+        id_kind="shared",
+        text="{module} assigns {subject}, which all apps share",
+        remedy="keep it in resources.py, which each app has its own copy of, or on the object "
+        "that needs it",
+    ),
+    "changed": _Message(
+        id_kind="shared",
+        text="{module} changes {subject}, which all apps share",
+        remedy="change the app's own copy, such as app.jinja_env.filters or a list in your class",
+    ),
+    "leaves": _Message(
+        id_kind="leaves",
+        text="{module} redirects to {subject}, which is outside the tenant's address",
+        remedy="use redirect(url_for(…)), which adds the prefix",
+    ),
+})  # fmt: skip
+
+
+def scan_sources(
+    snapshot: ProcessSnapshot, modules: Mapping[str, frozenset[str]]
+) -> Iterator[Finding]:
+    """Yield a finding for each such line.
+
+    Args:
+        snapshot: the process.
+        modules: tenant → the modules that its app references.
+    """
+    issues: dict[str, list[Issue]] = {}
+    users: dict[tuple[str, str], list[str]] = {}
+    for tenant, names in modules.items():
+        for name in sorted(names):
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if isinstance(file, str) and snapshot.is_tenant_code(name):
+                tenants = users.setdefault((plain_name(name), file), [])
+                if tenant not in tenants:
+                    tenants.append(tenant)
+                if file not in issues:
+                    issues[file] = _scan(file, name, snapshot)
+    for (module, file), tenants in users.items():
+        for issue in issues[file]:
+            yield _finding(issue, module, file, tenants)
+
+
+def _finding(issue: Issue, module: str, file: str, tenants: Sequence[str]) -> Finding:
+    message, subject = _MESSAGES[issue.kind], issue.subject
+    is_about_reader = issue.kind == "reaches"
+    label = Definition(module, subject).label if is_about_reader else subject
+    return Finding(
+        id=finding_id(message.id_kind, label),
+        tenants=tuple(tenants),
+        text=message.text.format(module=module, subject=subject),
+        remedy=message.remedy,
+        paths=tuple(f"{name}: module {module.rpartition('.')[2]} → {subject}" for name in tenants)[
+            :2
+        ],
+        place=f"{relative_path(file)}:{issue.line}",
+        is_note=issue.kind == "leaves",
+    )
+
+
+def _scan(file: str, module: str, snapshot: ProcessSnapshot) -> list[Issue]:
+    try:
+        tree = ast.parse(Path(file).read_bytes(), file)
+    except (OSError, SyntaxError, ValueError):  # compiled code, or changed since it was loaded
+        return []
+    scanner = _Scanner(module, tree, snapshot)
+    scanner.visit(tree)
+    return scanner.issues
+
+
+class _Scanner(ast.NodeVisitor):
+    """Collects the issues of one module.
+
+    Args:
+        module: its name in `sys.modules`; for a private module, any tenant's copy.
+        tree: its source.
+        snapshot: the process.
+    """
+
+    def __init__(self, module: str, tree: ast.Module, snapshot: ProcessSnapshot) -> None:
+        self.issues: list[Issue] = []
+        self._module = module
+        self._snapshot = snapshot
+        self._is_shared = not is_private(module)
+        self._names = _Names(module, tree)
+        self._restores_warnings = False
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Find imports such as `from sys import modules`."""
+        for alias in node.names:
+            name = self._names.imported(alias.asname or alias.name).full_name
+            if name in VIEWS_OF_ALL_TENANTS:
+                self._add("reaches", name, node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Find reads such as `sys.modules`, and assignments to attributes of shared objects."""
+        if isinstance(node.ctx, ast.Load):
+            if (name := self._names.resolve(node).full_name) in VIEWS_OF_ALL_TENANTS:
+                self._add("reaches", name, node)
+        elif ast.unparse(node.value) in _CLASS_EXPRESSIONS:
+            if self._is_shared and self._names.classes:
+                self._add_own(f"{'.'.join(self._names.classes)}.{node.attr}", node)
+        elif logger := self._shared_logger(node.value):
+            self._add("process", logger, node)
+        elif label := self._shared_label(node.value):
+            self._add("assigned", f"{label}.{node.attr}", node)
+        self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        """Find assignments to items of the environment, of a library's container or globals()."""
+        if not isinstance(node.ctx, ast.Load):
+            if ast.unparse(node.value) == "globals()" and self._is_shared and self._names.locals:
+                self._add_own(_constant(node.slice), node)
+            self._check_change(node.value)
+        elif ast.unparse(node) == "sys.modules[__name__]":
+            return  # the module itself
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Find calls that change the process, a container or a logger; and fixed redirects."""
+        name = self._names.resolve(node.func).full_name
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        receiver = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+        if name in PROCESS_FUNCTIONS:
+            if not (self._restores_warnings and name.startswith("warnings.")):
+                self._add("process", name, node)
+        elif method in CONTAINER_METHODS:
+            self._check_change(receiver)
+        elif method in LOGGER_METHODS:
+            if logger := self._shared_logger(receiver):
+                self._add("process", logger, node)
+        elif ast.unparse(node.func) == "setattr" and len(node.args) == 3:  # noqa: PLR2004 - object, name, value
+            if label := self._shared_label(node.args[0]):
+                self._add("assigned", f"{label}.{_constant(node.args[1])}", node)
+        elif ast.unparse(node.func).rpartition(".")[2] == "redirect" and node.args:
+            target = _constant(node.args[0])
+            if target.startswith("/"):
+                self._add("leaves", target, node)
+        self.generic_visit(node)
+
+    def visit_With(self, node: ast.With) -> None:
+        """Record where `catch_warnings` restores the filters."""
+        before = self._restores_warnings
+        calls = [item.context_expr for item in node.items]
+        self._restores_warnings |= any(
+            self._names.resolve(call.func).full_name == "warnings.catch_warnings"
+            for call in calls
+            if isinstance(call, ast.Call)
+        )
+        self.generic_visit(node)
+        self._restores_warnings = before
+
+    def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
+        nodes = [*ast.walk(node)]
+        declared = {name for item in nodes if isinstance(item, ast.Global) for name in item.names}
+        assigned = [
+            item
+            for item in nodes
+            if isinstance(item, ast.Name) and not isinstance(item.ctx, ast.Load)
+        ]
+        for item in assigned:
+            if item.id in declared and self._is_shared:
+                self._add_own(item.id, item)
+        arguments = {item.arg for item in ast.walk(node.args) if isinstance(item, ast.arg)}
+        self._names.locals.append(arguments | {item.id for item in assigned} - declared)
+        self.generic_visit(node)
+        self._names.locals.pop()
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_function  # noqa: N815 - ast's
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """Record in which class its methods are."""
+        self._names.classes.append(node.name)
+        self.generic_visit(node)
+        self._names.classes.pop()
+
+    def _check_change(self, node: ast.expr) -> None:
+        """Add an issue if a changed container belongs to the process, a logger or a library."""
+        reference = self._names.resolve(node)
+        if reference.value is os.environ or reference.value is os.environb:
+            name = "os.environ" if reference.value is os.environ else "os.environb"
+            self._add("process", name, node)
+        elif (
+            isinstance(node, ast.Attribute)
+            and node.attr in ("handlers", "filters")
+            and (logger := self._shared_logger(node.value))
+        ):
+            self._add("process", logger, node)
+        elif issubclass(type(reference.value), _CONTAINERS):
+            self._check_library_change(reference, node)
+
+    def _check_library_change(self, container: "_Reference", node: ast.expr) -> None:
+        module, name = container.module, container.full_name
+        if module.partition(".")[0] in sys.stdlib_module_names:
+            if name not in VIEWS_OF_ALL_TENANTS:
+                self._add("process", name, node)
+        elif not (self._snapshot.is_tenant_code(module) or self._is_import_time()):
+            self._add("changed", Definition(module, container.name).label, node)
+
+    def _shared_logger(self, node: ast.expr) -> str:
+        """Return a label if it is a logger, but not this module's own or a tenant's."""
+        value: Any = self._names.resolve(node).value
+        name = str(value.name) if issubclass(type(value), logging.Logger) else ""
+        if isinstance(node, ast.Call):
+            if self._names.resolve(node.func).full_name != "logging.getLogger":
+                return ""
+            name = (_constant(node.args[0]) if node.args else "") or "root"
+            if node.args and ast.unparse(node.args[0]) == "__name__":
+                name = self._module
+        is_own = is_private(name) or (name == self._module and self._is_import_time())
+        if name in ("", _UNKNOWN_TEXT) or name.startswith("tenant.") or is_own:
+            return ""
+        return f"logger {name}"
+
+    def _shared_label(self, node: ast.expr) -> str:
+        """Return the label of a module, class or function that all apps share; "" for others."""
+        value = self._names.resolve(node).value
+        if value is None or self._is_import_time():
+            return ""
+        if issubclass(type(value), types.ModuleType):
+            module = _module_name(value)
+            return "" if is_private(module) else ".".join(module.split(".")[-2:])
+        if self._snapshot.kind(value) not in ("class", "function"):
+            return ""
+        module = self._snapshot.module_of(value)
+        is_shared = module and not is_private(module)
+        return Definition(module, qualified_name(value)).label if is_shared else ""
+
+    def _is_import_time(self) -> bool:
+        """Whether this line of a shared module runs once, when it is imported."""
+        return self._is_shared and not self._names.locals
+
+    def _add_own(self, name: str, node: ast.expr) -> None:
+        self._add("assigned", Definition(self._module, name).label, node)
+
+    def _add(self, kind: IssueKind, subject: str, node: ast.AST) -> None:
+        self.issues.append(Issue(kind, subject, getattr(node, "lineno", 0)))
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What an expression refers to. Unknown parts are empty."""
+
+    value: object = None
+    module: str = ""
+    """The module that holds it, or the module itself."""
+    name: str = ""
+    """The name inside the module: `Resource.method_decorators`."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.module}.{self.name}".rstrip(".")
+
+
+class _Names:
+    """The meaning of names in one module. The scanner keeps the current scope up to date."""
+
+    def __init__(self, module: str, tree: ast.Module) -> None:
+        self.classes: list[str] = []
+        """The classes around the current node."""
+        self.locals: list[set[str]] = []
+        """The names that each function around the current node binds."""
+        self._module = module
+        self._globals = namespace_of(sys.modules[module])
+        self._imports: dict[str, _Reference] = {}
+        self._assigned_attributes: set[str] = set()
+        for node in ast.walk(tree):  # including imports inside functions
+            if isinstance(node, ast.Import):
+                self._add_import(node)
+            elif isinstance(node, ast.ImportFrom):
+                self._add_from_import(node)
+            elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                self._assigned_attributes.add(ast.unparse(node))
+
+    def imported(self, name: str) -> _Reference:
+        """Return what an import binds to a name."""
+        return self._imports.get(name, _Reference())
+
+    def resolve(self, node: ast.expr) -> _Reference:
+        """Return what a name or a dotted name refers to now."""
+        if isinstance(node, ast.Name):
+            if any(node.id in names for names in self.locals):
+                return _Reference()
+            reference = self.imported(node.id)
+            value = self._globals.get(node.id, reference.value)
+            is_import = value is reference.value
+            return reference if is_import else _Reference(value, self._module, node.id)
+        if isinstance(node, ast.Attribute):
+            return self._attribute(node)
+        return _Reference()
+
+    def _attribute(self, node: ast.Attribute) -> _Reference:
+        parent = self.resolve(node.value)
+        holder: Any = self._class_of_self(node) or parent.value
+        if issubclass(type(holder), types.ModuleType):
+            value = namespace_of(holder).get(node.attr)
+            return _Reference(value, _module_name(holder), node.attr)
+        if issubclass(type(holder), type):
+            for class_ in holder.__mro__:
+                if node.attr in vars(class_):
+                    name = f"{class_.__qualname__}.{node.attr}"
+                    return _Reference(vars(class_)[node.attr], class_.__module__, name)
+        return _Reference(None, parent.full_name, node.attr) if parent.module else _Reference()
+
+    def _class_of_self(self, node: ast.Attribute) -> object:
+        """Return the class if the attribute is one of the class around a method."""
+        text = ast.unparse(node.value)
+        is_instance = text == "self" and ast.unparse(node) in self._assigned_attributes
+        if len(self.classes) != 1 or is_instance or text not in ("self", *_CLASS_EXPRESSIONS):
+            return None
+        return self._globals.get(self.classes[0])
+
+    def _add_import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            name = alias.name if alias.asname else alias.name.partition(".")[0]
+            self._imports[alias.asname or name] = _Reference(sys.modules.get(name), name)
+
+    def _add_from_import(self, node: ast.ImportFrom) -> None:
+        package = str(self._globals.get("__package__") or "")
+        try:
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+        except ImportError:  # it fails when it runs, too
+            return
+        for alias in node.names:
+            value: object = sys.modules.get(f"{module}.{alias.name}")
+            if value is None and module in sys.modules:
+                value = namespace_of(sys.modules[module]).get(alias.name)
+            self._imports[alias.asname or alias.name] = _Reference(value, module, alias.name)
+
+
+def _module_name(module: object) -> str:
+    return str(namespace_of(module).get("__name__"))
+
+
+def _constant(node: ast.expr) -> str:
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return str(node.value) if is_text else _UNKNOWN_TEXT  # type: ignore[attr-defined]
