@@ -17,7 +17,6 @@ from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_locat
 from tenantry.grammar import are_nested
 from tenantry.tenants.openid import OpenId
 
-
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 
 
