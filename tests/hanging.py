@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ENDPOINT = """\
-import os, re, signal, time
+import ctypes, os, re, signal, time
 from flask import Blueprint
 
 hanging_bp = Blueprint("hanging", __name__)
@@ -22,12 +22,17 @@ def hold():
 
 @hanging_bp.route("/exit")
 def leave():
-    os._exit(1)
+    os._exit(3)
 
 
 @hanging_bp.route("/kill")
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@hanging_bp.route("/crash")
+def crash():
+    ctypes.string_at(0)
 
 
 @hanging_bp.route("/sleep/<float:seconds>")

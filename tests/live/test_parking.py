@@ -80,7 +80,10 @@ def test_who_ends_three_workers_is_parked(server: Server, tmp_path: Path, path: 
     others = {_ask(server, "/globex/") for _ in range(9)}
 
     assert ([0, 0, 0], {200}) == (told, others)
-    assert ("failed", "parked: a request of it ended a worker") == (acme["state"], acme["reason"])
+    assert ("failed", "parked: a worker ended while a request of it was in flight") == (
+        acme["state"],
+        acme["reason"],
+    )
     assert (True, "") == (globex["state"] in {"idle", "serving"}, globex["reason"])
     assert 1 == _log(server).count("tenant.parked")
     subprocess.run([program("tenantry"), "enable", "acme"], cwd=tmp_path, check=True)
@@ -112,18 +115,17 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
             wait_until(lambda: _ask(server, "/acme/") == 503 and "tenant.parked" in _log(server))
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
-    assert "parked: its build ended a worker" == parked["acme"]
+    assert "parked: a worker ended while it was being built" == parked["acme"]
     assert "" == parked["globex"]
 
 
-@pytest.mark.parametrize("path", ["/acme/exit", "/acme/kill"])
-def test_who_ends_workers_beside_a_busy_tenant_is_parked(
-    server: Server, tmp_path: Path, path: str
+def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
+    server: Server, tmp_path: Path
 ) -> None:
-    """It is named although the other always has requests in flight, which gets no share."""
+    """The tenant whose thread crashed is parked; the busy one beside it gets no share."""
     with _asking(server, "/globex/sleep/0.3", 6):
         for _ in range(3):
-            wait_until(lambda: _ask(server, path) == 0)
+            wait_until(lambda: _ask(server, "/acme/crash") == 0)
         wait_until(lambda: "tenant.parked" in _log(server))
     reasons = {row["name"]: row["reason"] for row in _list(tmp_path)}
 

@@ -14,8 +14,8 @@ from gunicorn.workers.workertmp import WorkerTmp
 from servers import wait_until
 from tenantry.observability.scoreboard import Row, Scoreboard, tag
 from tenantry.server.crash_budget import WINDOW_S, CrashBudget
+from tenantry.server.crash_report import CrashReport
 from tenantry.server.heartbeat import Heartbeat, blame
-from tenantry.server.last_words import LastWords
 from tenantry.server.worker import TenantWorker
 from tenantry.tenants.operator_state import (
     DEFAULT_OPERATOR_STATE,
@@ -294,7 +294,7 @@ def test_the_end_of_a_worker_never_ends_the_master(
     row.enter(ACME)
     worker = TenantWorker.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()
-    worker.last_words = LastWords()
+    worker.crash_report = CrashReport()
     monkeypatch.setenv("TENANTRY_NONSENSE", "1")
 
     worker.note_exit()

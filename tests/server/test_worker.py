@@ -299,7 +299,7 @@ def _worker(listener: socket.socket) -> Iterator[_Worker]:
     worker = _Worker(Config(), listener)
     with contextlib.ExitStack() as stack:
         stack.callback(worker.tmp.close)
-        stack.callback(worker.last_words.close)
+        stack.callback(worker.crash_report.close)
         stack.enter_context(worker.poller)
         yield worker
         for key in list(worker.poller.get_map().values()):
@@ -325,7 +325,7 @@ def test_the_heart_beats_while_the_host_loads(
     """A load that takes longer than gunicorn's timeout is not the end of the worker."""
     worker.app = _SlowApp()
     monkeypatch.setattr(worker, "notify", worker.app.has_beaten.set)
-    monkeypatch.setattr(worker.last_words, "listen", lambda: None)  # this process goes on
+    monkeypatch.setattr(worker.crash_report, "enable", lambda: None)  # this process goes on
 
     worker.load_wsgi()
 

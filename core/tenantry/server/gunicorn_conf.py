@@ -97,6 +97,15 @@ def pre_exec(server: Any) -> None:
     server.START_CTX["args"] = sys.orig_argv
 
 
+def on_starting(arbiter: Any) -> None:
+    """Let no tenant stop gunicorn: a worker's exit code 3 or 4 makes the master stop everything.
+
+    gunicorn uses them for a worker that cannot boot or load its app. With other numbers, the
+    `os._exit(3)` of a tenant ends its worker only.
+    """
+    arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR = 193, 194
+
+
 def child_exit(server: object, worker: Any) -> None:
     """Let the worker's class see that one is gone, in the master."""
     del server

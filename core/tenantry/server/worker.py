@@ -21,8 +21,8 @@ from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.http.raw_head import LIVENESS, NO_TENANT, is_whole_request, render_response
 from tenantry.observability.scoreboard import Row, Scoreboard
 from tenantry.server.crash_budget import CrashBudget
+from tenantry.server.crash_report import CrashReport
 from tenantry.server.heartbeat import Heartbeat, blame
-from tenantry.server.last_words import LastWords
 from tenantry.server.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
 from tenantry.server.wait_queue import WaitQueue
 from tenantry.settings import read_settings
@@ -64,7 +64,7 @@ class TenantWorker(PatientWorker):
         self.row: Row | None = self.app.board.claim()
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
-        self.last_words = LastWords()
+        self.crash_report = CrashReport()
 
     def _has_struck(self, tenant: str) -> bool:
         strikes: CrashBudget | None = getattr(self.app, "strikes", None)
@@ -81,7 +81,7 @@ class TenantWorker(PatientWorker):
         Each tenant file that hangs costs 5 s, and a worker whose heart stands still for `timeout`
         is killed: seven such files would stop the host for ever.
         """
-        self.last_words.listen()
+        self.crash_report.enable()
         is_loaded = threading.Event()
         heart = threading.Thread(target=self._beat_until, args=(is_loaded,), name="heart")
         heart.start()
@@ -117,10 +117,10 @@ class TenantWorker(PatientWorker):
         In the master, when it is gone. Raises nothing: the master would end with all its workers.
         """
         if self.row is None:
-            self.last_words.close()
+            self.crash_report.close()
             return
         try:
-            suspects, reason = blame(self.row, self.tmp, self.last_words.thread())
+            suspects, reason = blame(self.row, self.tmp, self.crash_report.thread())
             if suspects:
                 app = self.app  # one for all workers, those after a HUP too
                 app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
@@ -129,7 +129,7 @@ class TenantWorker(PatientWorker):
             _logger.exception("worker.exit_not_judged")
         finally:
             self.row.free()
-            self.last_words.close()
+            self.crash_report.close()
 
     def _note_stopping(self) -> None:
         if self.row is not None:

@@ -1,0 +1,60 @@
+"""The crash report names the thread that crashed, and is read when the process is gone."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tenantry.server.crash_report import CrashReport
+
+
+@pytest.fixture(name="report")
+def _report() -> Iterator[CrashReport]:
+    report = CrashReport()
+    yield report
+    report.close()
+    report.close()
+
+
+def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool, int]:
+    """Run `act` in a thread of a child; return whether that thread is named, and the exit code."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        faulthandler.disable()  # pytest's own
+        report.enable()
+
+        def end() -> None:
+            os.write(writing, threading.get_ident().to_bytes(8, "big"))
+            act()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        thread.join()
+        os._exit(9)
+    os.close(writing)
+    ident = int.from_bytes(os.read(reading, 8), "big")
+    os.close(reading)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return report.thread() == ident, code
+
+
+@pytest.mark.parametrize(
+    ("act", "is_named", "code"),
+    [
+        (lambda: ctypes.string_at(0), True, -signal.SIGSEGV),
+        (os.abort, True, -signal.SIGABRT),
+        (lambda: os._exit(7), False, 7),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), False, -signal.SIGKILL),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_crashed_thread_is_named(
+    report: CrashReport, act: Callable[[], object], is_named: bool, code: int
+) -> None:
+    """A fatal signal names its thread; an exit and a SIGKILL do not."""
+    assert (is_named, code) == _end_in_thread(report, act)
