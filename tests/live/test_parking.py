@@ -115,7 +115,7 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
             wait_until(lambda: _ask(server, "/acme/") == 503 and "tenant.parked" in _log(server))
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
-    assert "parked: a worker ended while it was being built" == parked["acme"]
+    assert parked["acme"].startswith("parked: a worker ended while it was being built")
     assert "" == parked["globex"]
 
 
