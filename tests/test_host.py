@@ -212,7 +212,7 @@ def test_a_tenant_over_its_rate_gets_429(
     known = host.door.refusal("acme"), host.door.refusal("globex")
 
     write_tenant("acme", RATE_LIMIT="2/hour")
-    wait_until(lambda: host.mounts.all[0].tenant.rate_limit == "2/hour")
+    wait_until(lambda: host.router.mounts[0].tenant.rate_limit == "2/hour")
     again = client.get("/acme/")
 
     assert ([201, 429], None) == (statuses, known[1])

@@ -37,7 +37,8 @@ from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
 from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Router
+from tenantry.routing.mount import Mount
+from tenantry.routing.router import Router
 from tenantry.server.admission import Admission, NoteTurnedAway
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.folder import TenantsFolder
@@ -87,13 +88,13 @@ class Host:
         self._is_to_end = self._has_frozen = False
         self._status_socket: ControlSocket | None = None
         self.ledger = UsageCounters()
-        self.mounts = Router(fallback=HostPages(self.status, self._is_ready))
+        self.router = Router(fallback=HostPages(self.status, self._is_ready))
         operators = HostPages(
             *(self.status, self._is_ready),
             is_for_operators=True,
             more={"/-/metrics": MetricsPage(settings.data_dir, self._in_flight)},
         )
-        front = Edge(self.mounts, operators, settings.admin_address)
+        front = Edge(self.router, operators, settings.admin_address)
         self._is_admin = front.is_admin
         metered = Accounting(front, self.ledger, note_request)
         self._wsgi = _behind_proxies(metered, settings.trusted_proxies)
@@ -128,7 +129,7 @@ class Host:
         """
         self._server, self._threads_of_server = server, threads
         self._follow(row)
-        wake_as_siblings(self.settings.data_dir, lambda: self.mounts)
+        wake_as_siblings(self.settings.data_dir, lambda: self.router)
         self._tell_operators()
 
     def stop(self) -> None:
@@ -146,7 +147,7 @@ class Host:
         self.follower.close()
         if self._status_socket is not None:
             self._status_socket.close()
-        for mount in self.mounts.all:
+        for mount in self.router.mounts:
             mount.close()
         self.ledger.close()
         self.shared.close()
@@ -167,7 +168,7 @@ class Host:
         for tenant in tenants:
             mounts.append(Mount(tenant.name, tenant.url_prefix, build))
             mounts[-1].accept(tenant)
-        self.mounts.replace(mounts)
+        self.router.replace(mounts)
         return mounts
 
     def _follow(self, row: Row | None = None) -> None:
@@ -193,7 +194,7 @@ class Host:
         """Warn where `DEADLINE_ACTION = "answer"` acts as `report`: not under Tenantry's worker."""
         if self._server == "gunicorn":
             return
-        served = [mount.tenant for mount in self.mounts.all if mount.tenant is not None]
+        served = [mount.tenant for mount in self.router.mounts if mount.tenant is not None]
         tenants = [tenant.name for tenant in served if tenant.deadline_action == "answer"]
         if tenants or self.settings.deadline_action == "answer":
             reason = "only Tenantry's gunicorn worker can answer; overdue requests are reported"
@@ -208,7 +209,7 @@ class Host:
 
     def _leave_to_parent(self) -> None:
         """Begin anew, in a process that was forked; what the parent had goes on in the parent."""
-        self.mounts.replace(())
+        self.router.replace(())
         self.follower = self._new_follower()
         self._is_to_end = False
         self.ledger.begin_anew()
@@ -220,13 +221,13 @@ class Host:
         """Begin, in this process: its tenants share this; its report and its door are about it."""
         self.shared = shared
         self.report = HostReport(
-            *(self.mounts, self.follower, shared, lambda: self._is_to_end),
+            *(self.router, self.follower, shared, lambda: self._is_to_end),
             only=self.settings.only,
             server=self._server,
         )
         # For a server that asks about requests before it runs them. It takes it after `start`.
         self.door = Admission(
-            *(shared.share, self.mounts.at, self._is_admin),
+            *(shared.share, self.router.at, self._is_admin),
             let_in=shared.slots.let_in,
             refusal=shared.known_over,
             note_turned_away=self._note_turned_away,
@@ -238,7 +239,7 @@ class Host:
             settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s
         )
         folder = TenantsFolder(settings.tenants_dir, settings.only)
-        return Follower(folder, settings.data_dir, self.mounts, self.build, limits)
+        return Follower(folder, settings.data_dir, self.router, self.build, limits)
 
     def _start_threads(self) -> None:
         """Start what goes on beside the requests, until `close`."""

@@ -9,7 +9,8 @@ from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.host_pages import MountStatus
 from tenantry.migrations.guard import told_of
 from tenantry.reload.follower import Follower
-from tenantry.routing.mount import Mount, Router
+from tenantry.routing.mount import Mount
+from tenantry.routing.router import Router
 from tenantry.tenants.diff import describe
 from tenantry.tenants.operator_state import OperatorState
 
@@ -18,7 +19,7 @@ class HostReport:
     """One process's, asked from any thread. What it returns, JSON takes, but for `statuses`.
 
     Args:
-        mounts: what is routed to.
+        router: finds the mount of a request.
         follower: who knows the tenants folder.
         shared: what the tenants share.
         is_stopping: whether the process is about to end.
@@ -28,7 +29,7 @@ class HostReport:
 
     def __init__(
         self,
-        mounts: Router,
+        router: Router,
         follower: Follower,
         shared: ProcessResources,
         is_stopping: Callable[[], bool] = lambda: False,
@@ -36,7 +37,7 @@ class HostReport:
         only: tuple[str, ...] = (),
         server: str = "",
     ) -> None:
-        self._mounts = mounts
+        self._router = router
         self._follower = follower
         self._shared = shared
         self._is_stopping = is_stopping
@@ -59,7 +60,7 @@ class HostReport:
     def statuses(self) -> list[MountStatus]:
         """Return every mount's state, in the order of names."""
         stuck = self._shared.requests.stuck()
-        return [_status(mount, stuck[mount.name]) for mount in self._mounts.all]
+        return [_status(mount, stuck[mount.name]) for mount in self._router.mounts]
 
     def listing(self) -> dict[str, Any]:
         """Return what `tenantry list` asks."""
@@ -84,7 +85,7 @@ class HostReport:
 
     def accepted(self) -> dict[str, Any]:
         """Return the digests of all that is accepted here, for workers that start meanwhile."""
-        tenants = [mount.tenant for mount in self._mounts.all] if self.is_ready else []
+        tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
         accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
         return {"only": self._only, "accepted": accepted}
 
@@ -93,19 +94,19 @@ class HostReport:
 
         None of a process that is about to end: it is no sibling to learn from any more.
         """
-        pairs = [(mount.instance, mount.name) for mount in self._mounts.all]
+        pairs = [(mount.instance, mount.name) for mount in self._router.mounts]
         awake = [(one.used_at, name) for one, name in pairs if one is not None]
         return {"names": [] if self._is_stopping() else [n for _, n in sorted(awake, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
         """Return what `tenantry plan` compares with: a description of every tenant served."""
-        tenants = [mount.tenant for mount in self._mounts.all if mount.tenant is not None]
+        tenants = [mount.tenant for mount in self._router.mounts if mount.tenant is not None]
         descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
         return {"is_ready": self.is_ready, "tenants": descriptions}
 
     def _told_mounts(self) -> Iterator[dict[str, Any]]:
         stuck = self._shared.requests.stuck()
-        for mount in self._mounts.all:
+        for mount in self._router.mounts:
             told = asdict(_status(mount, stuck[mount.name]))
             yield told | {"operator_state": asdict(_operator_state(mount))}
 
@@ -128,14 +129,16 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=told_of(app),
         stuck=stuck,
-        is_parked=mount.parked is not None and mount.own_state != "failed",
+        is_parked=mount.quarantine is not None and mount.state_unless_parked != "failed",
     )
 
 
 def _operator_state(mount: Mount) -> OperatorState:
     """Return the operator state that a mount follows."""
-    if mount.parked is None:
+    if mount.quarantine is None:
         return OperatorState(mount.operator_maintenance)
     return OperatorState(
-        mount.operator_maintenance, parked=mount.parked.reason, times_parked=mount.parked.times
+        mount.operator_maintenance,
+        parked=mount.quarantine.reason,
+        times_parked=mount.quarantine.times,
     )

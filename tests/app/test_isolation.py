@@ -370,8 +370,8 @@ def test_a_template_shows_nothing_that_secret_returned_under_another_name(
     text = "from tenantry import secret\nWORD = 'is ' + secret('ACME_WORD')\n"
     write_tenant("acme", f"SECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n{text}")
     host.load()
-    mount = host.mounts.all[0]
-    mount.wake()
+    mount = host.router.mounts[0]
+    mount.ensure_instance()
     assert mount.instance is not None
     assert mount.instance.app is not None
     app = mount.instance.app()

@@ -65,7 +65,7 @@ def audited_by(host: Host, *names: str, **keys: object) -> list[AuditedTenant]:
         for name in names
     ]
     for mount in host.take(tenants):
-        mount.wake()
+        mount.ensure_instance()
         assert mount.instance is not None
         assert mount.instance.app is not None
         assert mount.tenant is not None
@@ -443,7 +443,7 @@ def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[AuditedTenan
     """Build tenants that were made for an audit."""
     found = []
     for mount, (tenant, key) in zip(host.take([one for one, _ in pairs]), pairs, strict=True):
-        mount.wake()
+        mount.ensure_instance()
         assert mount.instance is not None
         assert mount.instance.app is not None
         app = mount.instance.app()

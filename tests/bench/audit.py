@@ -87,8 +87,8 @@ def reloads(bounds: Bounds, folder: Path) -> None:
     host = create_host(settings_of(folder))
     listeners = process_listeners()
     host.load()
-    for mount in host.mounts.all:
-        mount.wake()
+    for mount in host.router.mounts:
+        mount.ensure_instance()
     path = folder / "tenants/t0.py"
     text = path.read_text()
     for number in range(RELOADS):
@@ -105,15 +105,15 @@ def reloads(bounds: Bounds, folder: Path) -> None:
 def serves(host: Host, version: int) -> bool:
     """Do one round, and say whether the first tenant serves a version of its file."""
     host.follower.step()
-    tenant = host.mounts.all[0].tenant
+    tenant = host.router.mounts[0].tenant
     return tenant is not None and tenant.flask.get("VERSION") == version
 
 
 def audited_of(host: Host) -> list[AuditedTenant]:
     """Return what a host serves, built."""
     found = []
-    for mount in host.mounts.all:
-        mount.wake()
+    for mount in host.router.mounts:
+        mount.ensure_instance()
         instance, tenant = mount.instance, mount.tenant
         app = instance.app() if instance is not None and instance.app is not None else None
         if tenant is not None and isinstance(app, Flask):

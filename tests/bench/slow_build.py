@@ -26,7 +26,7 @@ BUILD_S = 2.0
 PORT = 8765
 RATIO = 1.5
 SLOWEST_S = 0.5
-"""Twice `BUILD_PATIENCE_S`: for so long 32 requests that wait for a build hold all threads."""
+"""Twice `SHORT_WAIT_S`, the time for which 32 requests that wait for a build occupy all threads."""
 
 
 def main() -> None:

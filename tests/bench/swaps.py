@@ -76,12 +76,12 @@ class Swaps:
         self._follower = self.host.follower = Follower(
             TenantsFolder(settings.tenants_dir, clock=self._clock, wall_clock=self._clock),
             settings.data_dir,
-            self.host.mounts,
+            self.host.router,
             self.host.build,
             Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s),
             clock=self._clock,
         )
-        self._client = Client(self.host.mounts)
+        self._client = Client(self.host.router)
         self._version = 0
 
     def do(self, count: int) -> None:
@@ -104,7 +104,7 @@ class Swaps:
     def _step_until_state(self, state: str) -> None:
         for _ in range(5_000):
             self._round()
-            if self.host.mounts.all and self.host.mounts.all[0].state == state:
+            if self.host.router.mounts and self.host.router.mounts[0].state == state:
                 return
         raise SystemExit(f"never {state}: {self.host.status()}")
 

@@ -77,7 +77,7 @@ def test_maintenance_hides_no_broken_file(
 
     unserved = _settle(serving, settings)
 
-    assert ("maintenance", ["acme"]) == (serving.mounts.all[0].state, [*unserved])
+    assert ("maintenance", ["acme"]) == (serving.router.mounts[0].state, [*unserved])
     assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
 
 

@@ -214,7 +214,7 @@ def test_the_host_tells_who_is_stuck(
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
     app = Waiting()
-    tenant = host.mounts.all[0].tenant
+    tenant = host.router.mounts[0].tenant
     assert tenant is not None
     layer = build_stack(app, tenant, host.settings, host.shared)  # type: ignore[arg-type]
 

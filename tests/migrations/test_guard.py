@@ -52,7 +52,7 @@ def test_a_database_that_is_behind_costs_the_endpoints_with_tables(
     behind = client.get("/acme/shop")
     states = listed(host)
     rest = client.get("/acme/").status_code
-    tenants = [mount.tenant for mount in host.mounts.all if mount.tenant is not None]
+    tenants = [mount.tenant for mount in host.router.mounts if mount.tenant is not None]
     upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
     wait_until(lambda: client.get("/acme/shop").status_code == 200)
 
@@ -213,7 +213,7 @@ def test_a_database_that_is_taken_back_while_it_serves_closes_its_gate(
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=url)
     host.load()
     client = Client(host)
-    tenants = [mount.tenant for mount in host.mounts.all if mount.tenant is not None]
+    tenants = [mount.tenant for mount in host.router.mounts if mount.tenant is not None]
     upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
     served = client.get("/acme/shop").status_code
 

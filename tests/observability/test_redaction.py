@@ -198,7 +198,7 @@ def test_what_endpoints_tell_is_without_secrets(
     root.setLevel(level)
 
     lines = capsys.readouterr().err.splitlines()
-    reasons = {one.name: one.explanation for one in host.mounts.all}
+    reasons = {one.name: one.explanation for one in host.router.mounts}
     assert [] == [line for line in [*lines, *reasons.values()] if MARK in line]
     assert 6 <= sum("login with ********" in line for line in lines)
     assert 4 <= sum("ValueError: told ********" in line for line in lines)

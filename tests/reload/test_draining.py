@@ -15,7 +15,7 @@ def test_a_drain_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     departures = Draining(30.0, lambda: now[0])
     instance = Instance(lambda *_: [], lambda: None)
-    instance.lease()
+    instance.answer({}, lambda *_: lambda _: None)
     instance.retire()
     departures.add("acme", instance)
     closed = []
@@ -33,7 +33,7 @@ def test_a_drain_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
 def test_close_cuts_what_drains() -> None:
     """The process ends."""
     departures, instance = Draining(30.0), Instance(lambda *_: [], lambda: None)
-    instance.lease()
+    instance.answer({}, lambda *_: lambda _: None)
     instance.retire()
     departures.add("acme", instance)
 

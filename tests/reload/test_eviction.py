@@ -27,7 +27,7 @@ def test_the_least_recently_used_are_let_go_first(
         now[0] += 1
         values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
         instance = Instance(lambda *_: [], lambda: None, clock=lambda: now[0])
-        mount = Mount(name, None, lambda _: pytest.fail("woken"), note_awake=sleep.note_awake)
+        mount = Mount(name, None, lambda _: pytest.fail("woken"), note_built=sleep.note_awake)
         mount.swap(parse_tenant(name, values, data_dir=data_dir), instance)
         mounts.append(mount)
 
@@ -42,12 +42,12 @@ def test_who_serves_a_request_is_not_let_go(data_dir: Path) -> None:
     sleep = Eviction(0, 99.0, Draining(30.0))
     tenant = parse_tenant("acme", {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
     instance = Instance(lambda *_: [], lambda: None)
-    mount = Mount("acme", None, lambda _: pytest.fail("woken"), note_awake=sleep.note_awake)
+    mount = Mount("acme", None, lambda _: pytest.fail("woken"), note_built=sleep.note_awake)
     mount.swap(tenant, instance)
-    instance.lease()
+    body = instance.answer({}, lambda *_: lambda _: None)
     found = []
 
-    for act in (lambda: None, instance.release):
+    for act in (lambda: None, body.close):
         act()
         sleep.check()
         found.append(mount.instance is None)

@@ -19,7 +19,8 @@ from tenantry.reload.draining import SURVIVOR_S
 from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.reload.reconcile import Reconciler
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Router
+from tenantry.routing.mount import Mount
+from tenantry.routing.router import Router
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import (
@@ -108,12 +109,12 @@ class Followed:
 
     def mount(self, name: str = "acme") -> Mount:
         """Return the mount of a name."""
-        [mount] = [one for one in self.mounts.all if one.name == name]
+        [mount] = [one for one in self.mounts.mounts if one.name == name]
         return mount
 
     def states(self) -> dict[str, str]:
         """Return every mount's state."""
-        return {mount.name: mount.state for mount in self.mounts.all}
+        return {mount.name: mount.state for mount in self.mounts.mounts}
 
 
 @pytest.fixture(name="follow")
@@ -315,7 +316,7 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
         followed.go_on(0.05)
         words.add(followed.get("/shop/"))
 
-    names = [mount.name for mount in followed.mounts.all]
+    names = [mount.name for mount in followed.mounts.mounts]
 
     assert ({"v1"}, ["globex"]) == (words, names)
 
@@ -361,7 +362,7 @@ def test_a_request_that_found_a_mount_before_it_left_is_answered(
     mount = followed.mount()
     path.unlink()
     followed.go_on(0.5)
-    while followed.mounts.all:
+    while followed.mounts.mounts:
         followed.follower.step()
         followed.clock.now_s += 0.11
 

@@ -10,8 +10,9 @@ from conftest import KEY
 from servers import DEADLINE_S, wait_until
 from tenantry.reload.rebuilds import STUCK_S, Rebuilds
 from tenantry.reload.workers import ReloadWorkers
+from tenantry.routing.build_failure import FIRST_PAUSE_S, MAX_PAUSE_S
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount
+from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant, parse_tenant
 
 
@@ -97,7 +98,7 @@ def test_a_build_that_fails_is_due_again_after_a_pause_that_doubles(beside: Besi
             beside.now_s += 1.0
         pauses.append(beside.now_s - begun_s)
 
-    doubled = [min(FIRST_BACK_OFF_S * 2**count, MAX_BACK_OFF_S) for count in range(8)]
+    doubled = [min(FIRST_PAUSE_S * 2**count, MAX_PAUSE_S) for count in range(8)]
     assert doubled == pauses
     assert "cannot be built: no such table" in beside.mount.reason
 
@@ -109,7 +110,7 @@ def test_newer_content_has_no_back_off(beside: Beside) -> None:
         beside.begin(beside.tenant(app_name))
         beside.finish()
 
-    beside.now_s += FIRST_BACK_OFF_S
+    beside.now_s += FIRST_PAUSE_S
 
     assert ["acme"] == beside.rebuilds.due()
 

@@ -12,7 +12,7 @@ from tenantry.host import Host
 from tenantry.observability.control_socket import ControlSocket, workers_folder
 from tenantry.reload import warm_start
 from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
-from tenantry.routing.mount import Router
+from tenantry.routing.router import Router
 from tenantry.settings import HostSettings
 
 
@@ -38,7 +38,7 @@ def test_the_awake_of_the_siblings_are_awake_here(
     host.load()
     sibling(lambda: ["gone", "globex"])
 
-    wake_as_siblings(data_dir, lambda: host.mounts)
+    wake_as_siblings(data_dir, lambda: host.router)
 
     assert {"acme": "idle", "globex": "serving"} == {one.name: one.state for one in host.status()}
 
@@ -47,7 +47,7 @@ def test_a_stopping_process_is_no_sibling(host: Host, write_tenant: Callable[...
     """Nobody waits for builds while there is no worker left that accepts connections."""
     write_tenant("acme")
     host.load()
-    host.mounts.all[0].wake()
+    host.router.mounts[0].ensure_instance()
     before = host.report.awake()
 
     host.stop()

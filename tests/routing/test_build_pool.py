@@ -1,4 +1,4 @@
-"""First builds: who waits how long. Ages are told, not waited for."""
+"""The build pool: how long requests wait for a build. Tests pass its age instead of waiting."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,43 +7,40 @@ import pytest
 
 from servers import DEADLINE_S, wait_until
 from tenantry.routing.build_pool import (
-    BUILD_PATIENCE_S,
-    LONG_PATIENCE_S,
-    MANY_PATIENT,
-    Building,
+    LONG_WAIT_S,
+    MAX_LONG_WAITS,
+    SHORT_WAIT_S,
     BuildPool,
+    PendingBuild,
 )
-
-YOUNG_S = BUILD_PATIENCE_S
-"""The age at which only the patient wait on; they do for longer than any deadline of a test."""
 
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """Return threads that end with the test."""
-    with ThreadPoolExecutor(MANY_PATIENT) as threads:
+    with ThreadPoolExecutor(MAX_LONG_WAITS) as threads:
         yield threads
 
 
 def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> None:
-    """One for each of a few builds; all others give up early, until one of the few is done."""
-    first_builds = BuildPool()
-    buildings = [Building(0.0) for _ in range(MANY_PATIENT + 1)]
-    waiting = [threads.submit(first_builds.wait, one, YOUNG_S) for one in buildings[:-1]]
-    wait_until(lambda: len(first_builds._patient) == MANY_PATIENT)
+    """One request waits long for each of a few builds; the others give up early."""
+    pool = BuildPool()
+    builds = [PendingBuild(0.0) for _ in range(MAX_LONG_WAITS + 1)]
+    waiting = [threads.submit(pool.wait, build, SHORT_WAIT_S) for build in builds[:-1]]
+    wait_until(lambda: len(pool._long_waits) == MAX_LONG_WAITS)
 
-    impatient = [first_builds.wait(one, YOUNG_S) for one in buildings]
+    others = [pool.wait(build, SHORT_WAIT_S) for build in builds]
 
-    for one in buildings:
-        one.is_over.set()
-    assert [False] * len(buildings) == impatient
-    assert [True] * MANY_PATIENT == [one.result(DEADLINE_S) for one in waiting]
-    assert first_builds.wait(buildings[-1], YOUNG_S)
+    for build in builds:
+        build.has_ended.set()
+    assert [False] * len(builds) == others
+    assert [True] * MAX_LONG_WAITS == [wait.result(DEADLINE_S) for wait in waiting]
+    assert pool.wait(builds[-1], SHORT_WAIT_S)
 
 
-def test_nobody_waits_for_a_build_that_is_very_old() -> None:
-    """A tenant that hangs holds no thread from then on."""
-    building, first_builds = Building(0.0), BuildPool()
+def test_no_request_waits_for_a_very_old_build() -> None:
+    """From then on, a tenant that hangs occupies no thread."""
+    build, pool = PendingBuild(0.0), BuildPool()
 
-    assert not first_builds.wait(building, LONG_PATIENCE_S)
-    assert not first_builds._patient
+    assert not pool.wait(build, LONG_WAIT_S)
+    assert not pool._long_waits

@@ -1,10 +1,10 @@
-"""Instances: leases, retiring and closing, on WSGI functions of a few lines."""
+"""Instances: leases, retiring and closing, on WSGI apps of a few lines."""
 
 import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from werkzeug.test import create_environ
@@ -27,36 +27,38 @@ class Closing:
         self.times += 1
 
 
-def quiet(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+def two_chunks(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     """Answer with two chunks."""
     start_response("200 OK", [])
     return [b"one", b"two"]
 
 
-def instance_of(app: "WSGIApplication" = quiet) -> tuple[Instance, Closing]:
-    """Return an instance, and what counts its ends."""
+def instance_of(app: "WSGIApplication" = two_chunks) -> tuple[Instance, Closing]:
+    """Return an instance, and what counts how often it is closed."""
     closing = Closing()
     return Instance(app, closing), closing
 
 
-def answer(instance: Instance) -> Iterable[bytes]:
-    """Return the body of one request under a lease."""
-    assert instance.lease()
-    return instance.answer(create_environ(), lambda *_: lambda _: None)
+def answer(instance: Instance) -> Any:
+    """Return the body of one request. Until it is closed, the request holds a lease."""
+    body = instance.answer(create_environ(), lambda *_: lambda _: None)
+    assert body is not None
+    return body
 
 
-def test_leases_are_counted() -> None:
-    """Each lease counts until it is given back."""
+def test_each_open_body_holds_a_lease() -> None:
+    """Closing it ends the lease."""
     instance, closing = instance_of()
-    counts = [instance.lease() and instance.leases for _ in range(3)]
+    bodies = [answer(instance) for _ in range(3)]
+    leases = [instance.leases]
 
-    instance.release()
+    bodies[0].close()
 
-    assert ([1, 2, 3], 2, 0) == (counts, instance.leases, closing.times)
+    assert ([3, 2], 0) == ([*leases, instance.leases], closing.times)
 
 
 def test_retired_without_leases_it_closes_at_once() -> None:
-    """Nothing is in flight, so nothing is waited for; retiring it again does nothing."""
+    """Retiring it again does nothing."""
     instance, closing = instance_of()
 
     instance.retire()
@@ -68,42 +70,41 @@ def test_retired_without_leases_it_closes_at_once() -> None:
 def test_retired_it_closes_with_the_last_lease() -> None:
     """Requests in flight finish on it."""
     instance, closing = instance_of()
-    instance.lease()
-    instance.lease()
+    bodies = [answer(instance), answer(instance)]
 
     instance.retire()
 
     times = [closing.times]
-    for _ in range(2):
-        instance.release()
+    for body in bodies:
+        body.close()
         times.append(closing.times)
     assert [0, 0, 1] == times
 
 
-def test_a_lease_after_it_was_retired_is_refused() -> None:
-    """Whoever comes late looks for the next instance."""
-    instance, _ = instance_of()
-    instance.lease()
-    instance.retire()
-
-    is_leased = instance.lease()
-
-    assert (False, 1) == (is_leased, instance.leases)
-
-
-def test_the_close_of_a_body_gives_the_lease_back_once() -> None:
-    """Servers and middleware may close a body twice: a plain counter went to -1."""
+def test_a_retired_instance_answers_nothing() -> None:
+    """A request that comes late must look for the next instance."""
     instance, _ = instance_of()
     body = answer(instance)
-    assert instance.lease()
+    instance.retire()
 
-    body.close()  # type: ignore[attr-defined]
-    body.close()  # type: ignore[attr-defined]
+    late = instance.answer(create_environ(), lambda *_: lambda _: None)
+
+    assert (None, 1) == (late, instance.leases)
+    body.close()
+
+
+def test_a_body_that_is_closed_twice_ends_one_lease() -> None:
+    """Servers and middleware may close a body twice: a plain counter went to -1."""
+    instance, _ = instance_of()
+    bodies = [answer(instance), answer(instance)]
+
+    bodies[0].close()
+    bodies[0].close()
 
     assert 1 == instance.leases
 
 
-def test_a_body_that_streams_keeps_it_open() -> None:
+def test_a_streaming_body_keeps_the_instance_open() -> None:
     """The lease ends with the body's `close`, not with the call of the app."""
     instance, closing = instance_of()
     body = answer(instance)
@@ -112,12 +113,12 @@ def test_a_body_that_streams_keeps_it_open() -> None:
 
     seen = [next(chunks), next(chunks), closing.times]
 
-    body.close()  # type: ignore[attr-defined]
+    body.close()
     assert ([b"one", b"two", 0], 1) == (seen, closing.times)
 
 
 def test_a_body_is_closed_before_its_lease_ends() -> None:
-    """The app's own clean-up runs while the app is open, and whatever it raises."""
+    """The body cleans up while the app is open. The lease ends even if that fails."""
     events: list[str] = []
 
     class Body:
@@ -133,13 +134,13 @@ def test_a_body_is_closed_before_its_lease_ends() -> None:
     instance.retire()
 
     with pytest.raises(ValueError, match="no"):
-        body.close()  # type: ignore[attr-defined]
+        body.close()
 
     assert ["body", "instance"] == events
 
 
-def test_an_app_that_raises_gives_the_lease_back() -> None:
-    """There is no body then that could be closed."""
+def test_an_app_that_raises_ends_its_lease() -> None:
+    """There is no body to close."""
 
     def fail(_: "WSGIEnvironment", __: "StartResponse") -> Iterable[bytes]:
         raise SystemExit(3)
@@ -152,28 +153,28 @@ def test_an_app_that_raises_gives_the_lease_back() -> None:
     assert 0 == instance.leases
 
 
-def test_cut_closes_now_and_says_what_was_in_flight() -> None:
-    """What comes back later changes nothing."""
+def test_close_now_returns_how_many_requests_were_in_flight() -> None:
+    """Their later end changes nothing."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
 
-    cut = [instance.cut(), instance.cut()]
+    in_flight = [instance.close_now(), instance.close_now()]
 
-    body.close()  # type: ignore[attr-defined]
-    assert ([1, 1], 1, 0) == (cut, closing.times, instance.leases)
+    body.close()
+    assert ([1, 1], 1, 0) == (in_flight, closing.times, instance.leases)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)], ids=repr)
-def test_a_close_that_raises_is_logged(
+def test_an_exception_in_close_is_logged(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who ends the last request, or the tenant, is not to blame."""
+    """It does not reach the request that ended last."""
 
     def fail() -> None:
         raise error
 
-    instance = Instance(quiet, fail)
+    instance = Instance(two_chunks, fail)
 
     instance.retire()
 
@@ -181,44 +182,42 @@ def test_a_close_that_raises_is_logged(
     assert ("instance.close_failed", True) == (record.getMessage(), instance.is_closed)
 
 
-def test_many_threads_close_it_once() -> None:
-    """While sixteen threads lease and release, it is retired: closed once, when all are done."""
+def test_concurrent_requests_close_it_once() -> None:
+    """Sixteen threads send requests while it is retired. It closes when the last one has ended."""
     instance, closing = instance_of()
     together = threading.Barrier(17)
 
-    def lease_until_refused() -> int:
+    def ask_until_retired() -> None:
         together.wait(DEADLINE_S)
-        count = 0
-        while instance.lease():
-            count += 1
+        while (body := instance.answer(create_environ(), lambda *_: lambda _: None)) is not None:
             seen = closing.times
-            instance.release()
+            body.close()  # type: ignore[attr-defined]
             assert 0 == seen
-        return count
 
     with ThreadPoolExecutor(17) as threads:
-        counts = [threads.submit(lease_until_refused) for _ in range(16)]
+        asking = [threads.submit(ask_until_retired) for _ in range(16)]
         threads.submit(lambda: (together.wait(DEADLINE_S), instance.retire())).result(DEADLINE_S)
-        assert all(count.result(DEADLINE_S) >= 0 for count in counts)
+        for each in asking:
+            each.result(DEADLINE_S)
 
     assert (1, 0) == (closing.times, instance.leases)
 
 
-def test_it_is_used_until_its_last_request_ends() -> None:
-    """By this the least recently used is told."""
+def test_it_was_used_when_its_last_request_ended() -> None:
+    """Eviction finds the least recently used instance by this time."""
     now = [10.0]
-    instance = Instance(quiet, Closing(), clock=lambda: now[0])
-    used: list[float] = [instance.used_at]
-    instance.lease()
+    instance = Instance(two_chunks, Closing(), clock=lambda: now[0])
+    used_at = [instance.used_at]
+    body = answer(instance)
     now[0] = 12.0
 
-    instance.release()
+    body.close()
 
-    assert [10.0, 12.0] == [*used, instance.used_at]
+    assert [10.0, 12.0] == [*used_at, instance.used_at]
 
 
-def test_a_closed_instance_keeps_nothing_of_its_app() -> None:
-    """What it was closed with goes with it; the app itself is only remembered weakly."""
+def test_a_closed_instance_does_not_keep_its_app_alive() -> None:
+    """It drops what it was closed with, and refers to the app weakly."""
 
     class App:
         def __call__(self, *_: object) -> Iterable[bytes]:
@@ -227,11 +226,11 @@ def test_a_closed_instance_keeps_nothing_of_its_app() -> None:
     app = App()
     close: Callable[[], None] = [app].clear
     instance = Instance(app, close, app)
-    remembered = instance.app
-    assert remembered is not None
+    reference = instance.app
+    assert reference is not None
 
     instance.retire()
 
     del app, close, instance
     gc.collect()
-    assert remembered() is None
+    assert reference() is None

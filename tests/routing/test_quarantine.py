@@ -1,4 +1,4 @@
-"""Quarantine: a parked tenant gets one request now and then, over all processes of a host."""
+"""Quarantine: a parked tenant gets a trial request now and then, from one process of the host."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import create_environ, run_wsgi_app
+from werkzeug.test import create_environ
+from wsgi_apps import build, get, make_mount, make_tenant
 
-from conftest import KEY
 from tenantry.host import Host
-from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount
-from tenantry.routing.quarantine import PROBE_S, Quarantine, wait_s
-from tenantry.tenants.model import parse_tenant
+from tenantry.routing.quarantine import MAX_TRIAL_S, Quarantine, quarantine_s
 from tenantry.tenants.operator_state import OperatorState, read_operator_state, write_operator_state
 
 
 class Clock:
-    """A clock that a test moves."""
+    """The time, moved by hand."""
 
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return its time."""
+        """Return the time."""
         return self.now_s
 
 
@@ -32,151 +29,153 @@ def _clock() -> Clock:
     return Clock()
 
 
-class Site:
-    """A parked tenant in two processes, which one test plays."""
+class TwoProcesses:
+    """The quarantine of one tenant in two processes."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.settled: list[bool] = []
+        self.reported: list[bool] = []
         file = folder / "parked.lock"
         self.first, self.second = (
-            Quarantine("why", 1, file, self.settled.append, clock=clock) for _ in range(2)
+            Quarantine("why", 1, file, self.reported.append, clock=clock) for _ in range(2)
         )
 
 
-@pytest.fixture(name="site")
-def _site(tmp_path: Path, clock: Clock) -> Site:
-    """Return a tenant that has just been parked."""
-    return Site(tmp_path, clock)
+@pytest.fixture(name="processes")
+def _processes(tmp_path: Path, clock: Clock) -> TwoProcesses:
+    """Return the quarantine of a tenant that has just been parked."""
+    return TwoProcesses(tmp_path, clock)
 
 
-def asked(quarantine: Quarantine, status: str = "200 OK", act: Callable[[], None] = int) -> bool:
-    """Send a request; whether it was the try. `act` is called while it is in flight."""
+def ask(
+    quarantine: Quarantine, status: str = "200 OK", meanwhile: Callable[[], None] = int
+) -> bool:
+    """Send a request, and return whether it was a trial. `meanwhile` runs while it is in flight."""
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         start_response(status, [])
-        act()
+        meanwhile()
         return []
 
-    tried = quarantine.begin_try()
-    if tried is None:
+    trial = quarantine.begin_trial()
+    if trial is None:
         return False
-    body: Any = tried.answer(app, create_environ(), lambda *_: lambda _: None)
+    body: Any = trial.answer(app, create_environ(), lambda *_: lambda _: None)
     body.close()
     body.close()
     return True
 
 
-def test_nobody_is_let_through_before_its_time(site: Site, clock: Clock) -> None:
-    """A minute; then one, and the next a minute later."""
-    told = []
+def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clock: Clock) -> None:
+    """The first wait is a minute, and so is the wait after that trial."""
+    trials = []
     for clock.now_s in (0.0, 59.0, 60.0, 61.0, 121.0):
-        told.append(asked(site.first))
+        trials.append(ask(processes.first))
 
-    assert [False, False, True, False, True] == told
-    assert [True, True] == site.settled
+    assert [False, False, True, False, True] == trials
+    assert [True, True] == processes.reported
 
 
-def test_one_request_of_all_processes_tries(site: Site, clock: Clock) -> None:
-    """Whoever comes meanwhile is refused, and is the next when that has ended."""
+def test_one_process_tries_at_a_time(processes: TwoProcesses, clock: Clock) -> None:
+    """A request in another process is refused during the trial, and is the next trial after it."""
     clock.now_s = 60.0
-    meanwhile: list[bool] = []
+    during: list[bool] = []
 
-    asked(site.first, act=lambda: meanwhile.append(asked(site.second)))
+    ask(processes.first, meanwhile=lambda: during.append(ask(processes.second)))
 
-    assert [False, True] == [*meanwhile, asked(site.second)]
-
-
-def test_a_try_that_takes_too_long_has_failed(site: Site, clock: Clock) -> None:
-    """Whatever it answers."""
-    clock.now_s = 60.0
-
-    asked(site.first, act=lambda: setattr(clock, "now_s", clock.now_s + PROBE_S + 1))
-
-    assert [False] == site.settled
+    assert [False, True] == [*during, ask(processes.second)]
 
 
-def test_an_answer_that_may_not_be_the_app_s_is_no_try(site: Site, clock: Clock) -> None:
-    """A refusal by the host says nothing about the tenant: the next request tries."""
+def test_a_trial_that_takes_too_long_has_failed(processes: TwoProcesses, clock: Clock) -> None:
+    """Its response does not matter."""
     clock.now_s = 60.0
 
-    told = [asked(site.first, "429 Too Many Requests"), asked(site.second, "500 Oh")]
+    ask(
+        processes.first,
+        meanwhile=lambda: setattr(clock, "now_s", clock.now_s + MAX_TRIAL_S + 1),
+    )
 
-    assert ([True, True], [True]) == (told, site.settled)
+    assert [False] == processes.reported
 
 
-def test_a_try_that_killed_its_process_is_not_repeated_at_once(site: Site, clock: Clock) -> None:
-    """The others wait for the master's word, or another round."""
+def test_a_refusal_by_the_host_is_inconclusive(processes: TwoProcesses, clock: Clock) -> None:
+    """The app may not have been called, so the next request is another trial."""
     clock.now_s = 60.0
-    dead = site.first.begin_try()
-    assert dead is not None
-    os.close(dead._fd.pop())  # its process is gone, and its lock with it
 
-    told = [asked(site.second)]
+    trials = [
+        ask(processes.first, "429 Too Many Requests"),
+        ask(processes.second, "500 Internal Server Error"),
+    ]
+
+    assert ([True, True], [True]) == (trials, processes.reported)
+
+
+def test_a_trial_that_ended_its_process_is_not_repeated_at_once(
+    processes: TwoProcesses, clock: Clock
+) -> None:
+    """The other processes wait for the master to park it for longer, or for another round."""
+    clock.now_s = 60.0
+    trial = processes.first.begin_trial()
+    assert trial is not None
+    os.close(trial._fds.pop())  # the end of its process unlocks the file
+
+    trials = [ask(processes.second)]
     for clock.now_s in (119.0, 120.0):
-        told.append(asked(site.second))
+        trials.append(ask(processes.second))
 
-    assert [False, False, True] == told
+    assert [False, False, True] == trials
 
 
-def test_without_a_folder_it_stays_parked(tmp_path: Path, clock: Clock) -> None:
-    """Nobody could be told how it went."""
+def test_without_a_writable_folder_there_is_no_trial(tmp_path: Path, clock: Clock) -> None:
+    """The result could not be reported."""
     quarantine = Quarantine("why", 1, tmp_path / "no" / "lock", lambda _: None, clock=clock)
     clock.now_s = 60.0
 
-    assert not asked(quarantine)
+    assert not ask(quarantine)
 
 
 @pytest.mark.parametrize(
     ("times", "seconds"), [(1, 60), (2, 120), (6, 1920), (7, 3600), (10_000, 3600)]
 )
-def test_each_time_it_stays_twice_as_long(times: int, seconds: float) -> None:
-    """Up to an hour."""
-    assert seconds == wait_s(times)
+def test_each_time_in_a_row_doubles_the_wait(times: int, seconds: float) -> None:
+    """It grows up to an hour."""
+    assert seconds == quarantine_s(times)
 
 
-def test_a_parked_mount_refuses(site: Site) -> None:
-    """503 with the time to come again; its state is failed, with the reason."""
-    values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
-    mount = Mount("acme", "/acme", lambda _: Instance(lambda *_: [], lambda: None))
-    mount.accept(parse_tenant("acme", values, data_dir=Path("instance")))
-    mount.parked = site.first
+def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
+    """Its state is `failed`, and operators see why it is parked."""
+    mount = make_mount(make_tenant(), build)
+    mount.quarantine = processes.first
 
-    environ = create_environ(environ_overrides={"SCRIPT_NAME": "/acme"})
-    _, status, headers = run_wsgi_app(mount, environ, buffered=True)
+    status, headers, _ = get(mount)
 
-    assert ("503 SERVICE UNAVAILABLE", "60") == (status.upper(), headers["Retry-After"])
+    assert (503, "60") == (status, headers["Retry-After"])
     assert ("failed", "why", "") == (mount.state, mount.explanation, mount.reason)
 
 
-def test_workers_follow_and_a_try_lets_the_tenant_back(
+def test_workers_follow_the_operator_state(
     host: Host, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """The operator state says so; a later change of it does not restart the wait."""
+    """Another change does not restart the wait. A trial that succeeds ends the quarantine."""
+
+    def look(state: OperatorState | None = None) -> None:
+        if state is not None:
+            write_operator_state(data_dir, "acme", state)
+        host.follower._next_care = 0
+        host.follower.step()
+
     write_tenant("acme")
     host.load()
-    write_operator_state(data_dir, "acme", OperatorState(parked="parked: why", times_parked=1))
-    host.follower._next_care = 0
-    host.follower.step()
-    [mount] = host.mounts.all
-    parked, told, is_parked = (
-        mount.parked,
-        host.report.listing()["mounts"][0],
-        host.status()[0].is_parked,
-    )
-    write_operator_state(
-        data_dir, "acme", OperatorState(maintenance=True, parked="parked: why", times_parked=1)
-    )
-    host.follower._next_care = 0
-    host.follower.step()
+    look(OperatorState(parked="parked: why", times_parked=1))
+    [mount] = host.router.mounts
+    quarantine, shown = mount.quarantine, host.report.listing()["mounts"][0]
+    is_parked = host.status()[0].is_parked
+    look(OperatorState(maintenance=True, parked="parked: why", times_parked=1))
 
-    assert (True, True) == (parked is not None, is_parked)
-    assert (parked, ("failed", "parked: why")) == (mount.parked, (told["state"], told["reason"]))
-    assert parked is not None
-    parked._settle(True)
-    host.follower._next_care = 0
-    host.follower.step()
+    assert quarantine is not None
+    assert (True, "failed", "parked: why") == (is_parked, shown["state"], shown["reason"])
+    assert quarantine is mount.quarantine
+    quarantine._report(True)
+    look()
 
-    assert (None, OperatorState(maintenance=True)) == (
-        mount.parked,
-        read_operator_state(data_dir, "acme"),
-    )
+    assert mount.quarantine is None
+    assert OperatorState(maintenance=True) == read_operator_state(data_dir, "acme")

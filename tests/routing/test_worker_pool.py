@@ -1,4 +1,4 @@
-"""Crews: real threads, jobs that end when a test lets them, a clock moved by hand."""
+"""The worker pool: real threads, jobs that end when a test lets them, and a clock moved by hand."""
 
 import math
 import threading
@@ -7,94 +7,107 @@ from collections.abc import Iterator
 import pytest
 
 from servers import DEADLINE_S, wait_until
-from tenantry.routing import worker_pool as crew_module
-from tenantry.routing.worker_pool import RELIEF_S, WorkerPool
+from tenantry.routing import worker_pool
+from tenantry.routing.worker_pool import LATE_AFTER_S, WorkerPool
 
 
-class Late:
-    """A crew of two, and jobs that go on until the end of the test."""
+class HangingJobs:
+    """A pool of two threads, and jobs that hang until they are released."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.crew = WorkerPool("late", 2, lambda: self.now_s)
-        self.begun: list[int] = []
+        self.pool = WorkerPool("hanging", 2, lambda: self.now_s)
+        self.started: list[int] = []
         self.released = threading.Event()
 
-    def hang(self, count: int) -> None:
-        """Give it jobs that hang."""
+    def submit(self, count: int) -> None:
+        """Submit jobs that hang."""
         for number in range(count):
-            self.crew.do(lambda number=number: self._hang(number))  # type: ignore[misc]
+            self.pool.submit(lambda number=number: self._hang(number))  # type: ignore[misc]
 
     def _hang(self, number: int) -> None:
-        self.begun.append(number)
+        self.started.append(number)
         assert self.released.wait(DEADLINE_S)
 
-    def begun_after(self, rounds: int) -> int:
-        """Return how many jobs were begun when their threads were late so many times."""
+    def started_after(self, rounds: int) -> int:
+        """Return how many jobs have started after all threads became late `rounds` times."""
         for _ in range(rounds):
-            self.now_s += RELIEF_S
-            self.crew.relieve()
-        wait_until(lambda: len(self.begun) >= len(self.crew._since))
-        return len(self.begun)
+            self.now_s += LATE_AFTER_S
+            self.pool.start_threads()
+        wait_until(lambda: len(self.started) >= len(self.pool._started_at))
+        return len(self.started)
 
 
-@pytest.fixture(name="late")
-def _late() -> Iterator[Late]:
-    """Return a crew whose jobs end with the test."""
-    late = Late()
-    yield late
-    late.crew.dismiss()
-    late.released.set()
+@pytest.fixture(name="jobs")
+def _jobs() -> Iterator[HangingJobs]:
+    """Return jobs that end with the test."""
+    jobs = HangingJobs()
+    yield jobs
+    jobs.pool.close()
+    jobs.released.set()
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(0, 2), (1, 4), (3, 8), (9, 8)])
-def test_late_jobs_lose_their_place(late: Late, rounds: int, expected: int) -> None:
-    """Two more are begun each time; the threads that are late are not stopped."""
-    late.hang(8)
-
-    assert expected == late.begun_after(rounds)
-
-
-def test_late_jobs_hold_so_many_threads_and_no_more(
-    late: Late, monkeypatch: pytest.MonkeyPatch
+def test_late_jobs_do_not_count_toward_the_size(
+    jobs: HangingJobs, rounds: int, expected: int
 ) -> None:
-    """Then the others wait until one of them ends."""
-    monkeypatch.setattr(crew_module, "MAX_HELD", 3)
-    late.hang(8)
+    """Whenever two jobs are late, two more start. The late threads are not stopped."""
+    jobs.submit(8)
 
-    begun = [late.begun_after(9), late.crew.relieve_at()]
-
-    late.released.set()
-    wait_until(lambda: len(late.begun) == 8)
-    assert [5, math.inf] == begun
+    assert expected == jobs.started_after(rounds)
 
 
-def test_it_says_when_to_relieve_it(late: Late) -> None:
-    """When the next thread is late, if a job waits for its place."""
-    asked = [late.crew.relieve_at()]
-    for count in (2, 1):
-        late.hang(count)
-        asked.append(late.crew.relieve_at())
+def test_late_jobs_occupy_a_limited_number_of_threads(
+    jobs: HangingJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit, jobs wait until a late one ends."""
+    monkeypatch.setattr(worker_pool, "MAX_LATE_THREADS", 3)
+    jobs.submit(8)
 
-    assert [math.inf, math.inf, late.now_s + RELIEF_S] == asked
+    started, is_waiting = jobs.started_after(9), jobs.pool.has_waiting_jobs
 
-
-def test_its_threads_end_when_no_job_waits(late: Late) -> None:
-    """A crew without jobs is a few bytes."""
-    late.released.set()
-    late.hang(5)
-
-    wait_until(lambda: len(late.begun) == 5 and not late.crew._since)
-
-    late.crew.join(math.inf)
+    jobs.released.set()
+    wait_until(lambda: len(jobs.started) == 8)
+    assert (5, True, False) == (started, is_waiting, jobs.pool.has_waiting_jobs)
 
 
-def test_a_dismissed_crew_does_nothing_more(late: Late) -> None:
-    """What waits is dropped, and so is what comes."""
-    late.hang(3)
-    late.begun_after(0)
+def test_threads_end_when_no_job_waits(jobs: HangingJobs) -> None:
+    """An idle pool has no threads."""
+    jobs.released.set()
+    jobs.submit(5)
 
-    late.crew.dismiss()
-    late.hang(1)
+    wait_until(lambda: len(jobs.started) == 5 and not jobs.pool._started_at)
 
-    assert 2 == late.begun_after(3)
+    jobs.pool.join(math.inf)
+
+
+def test_a_closed_pool_starts_no_job(jobs: HangingJobs) -> None:
+    """It drops the jobs that wait, and those that are submitted later."""
+    jobs.submit(3)
+    jobs.started_after(0)
+
+    jobs.pool.close()
+    jobs.submit(1)
+
+    assert 2 == jobs.started_after(3)
+
+
+def test_without_a_free_thread_in_the_system_a_job_waits(
+    jobs: HangingJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call starts it."""
+    jobs.released.set()
+    start = threading.Thread.start
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    jobs.submit(1)
+    is_waiting = jobs.pool.has_waiting_jobs
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    jobs.pool.start_threads()
+
+    wait_until(lambda: jobs.started == [0])
+    assert is_waiting

@@ -104,7 +104,7 @@ def _built(
     keys = {tenant.name: key for tenant, key in pairs}
     try:
         for mount in host.take([tenant for tenant, _ in pairs]):
-            mount.wake()
+            mount.ensure_instance()
             app = None if mount.instance is None else mount.instance.app
             flask_app = None if app is None else app()
             tenant = mount.tenant

@@ -74,7 +74,7 @@ class Draining:
         now, left = self._clock(), []
         for name, instance, until in self._draining:
             if not instance.is_closed and until <= now:
-                facts = {"tenant": name, "cut_requests": instance.cut()}
+                facts = {"tenant": name, "cut_requests": instance.close_now()}
                 _logger.warning("instance.drain_timed_out", extra=facts)
             if not instance.is_closed:
                 left.append((name, instance, until))
@@ -86,7 +86,7 @@ class Draining:
     def close(self) -> None:
         """Close what still drains: the process ends, or who serves has waited already."""
         for _, instance, _ in self._draining:
-            instance.cut()
+            instance.close_now()
         self._draining = []
 
     def _report_survivors(self, now: float) -> None:

@@ -58,7 +58,7 @@ class Eviction:
             is_overdue = self._clock() - used_at > self._idle_timeout_s
             if too_many <= 0 and not is_overdue:
                 return
-            instance = mount.sleep()
+            instance = mount.evict()
             if instance is not None:
                 too_many -= 1
                 self._departures.add(mount.name, instance)

@@ -23,8 +23,9 @@ from tenantry.reload.validation_queue import ValidationQueue
 from tenantry.reload.workers import CLOSE_PATIENCE_S, ReloadWorkers
 from tenantry.routing.build_pool import BuildPool
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import Mount, Router
+from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
+from tenantry.routing.router import Router
 from tenantry.tenants.catalogue import ValidationResult
 from tenantry.tenants.folder import SETTLE_S, FileContent, TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -51,6 +52,9 @@ SPREAD_S = 0.25
 SURE_TURN_S = 60.0
 """Within which each has its turn where events tell of all changes, in case that one was lost; and
 each tenant's operator state, of which a marker file tells."""
+
+LATE_CHECK_S = 0.25
+"""Between two rounds while builds wait for a thread: a late one may free its place."""
 
 PUBLISH_PAUSE_S = 0.25
 """Between two new routings while files are judged: one for 10,000 tenants takes 15 ms."""
@@ -151,7 +155,8 @@ class Follower:
         No round may run any more, and the server has waited for its requests.
         """
         self._lanes.close()
-        self._first_builds.close(time.monotonic() + CLOSE_PATIENCE_S)
+        self._first_builds.close()
+        self._first_builds.join(time.monotonic() + CLOSE_PATIENCE_S)
         mounts = [one.mount for one in self._admission.known.values()]
         for mount in mounts + self._admission.leaving + self._unrouted:
             self._close(mount)
@@ -213,8 +218,8 @@ class Follower:
         return self._until_next()
 
     def _until_next(self) -> float:
-        relieve_at = self._lanes.relieve()
-        due = [self._next_look, self._next_care, self._judging.decide_by, relieve_at]
+        late_check = self._clock() + LATE_CHECK_S if self._lanes.relieve() else math.inf
+        due = [self._next_look, self._next_care, self._judging.decide_by, late_check]
         due += [self._next_publication] if self._admission.are_routes_old else []
         return max(min(due) - self._clock(), 0)
 
@@ -258,7 +263,7 @@ class Follower:
         note_awake = self._sleep.note_awake
         return Mount(
             *(name, None, self._build),
-            await_verdict=self._await, note_awake=note_awake, first_builds=self._first_builds,
+            wait_for_validation=self._await, note_built=note_awake, build_pool=self._first_builds,
         )  # fmt: skip
 
     def _disappear(self, name: str) -> None:
@@ -317,7 +322,7 @@ class Follower:
         self._look_at_operator_state(self._admission.known, POLL_S / SURE_TURN_S)
         for name in self._rebuilds.due():
             contained(name, partial(self._admission.decide, name))
-        self._first_builds.relieve()
+        self._first_builds.start_threads()
         contained("", self._departures.check)
         contained("", self._sleep.check)
 

@@ -12,8 +12,9 @@ from functools import partial
 
 from tenantry.errors import Problem
 from tenantry.reload.workers import Built, ReloadWorkers
+from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.instance import Instance
-from tenantry.routing.mount import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, Mount, error_text
+from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant
 
 STUCK_S = 5.0
@@ -37,9 +38,7 @@ class _Rebuild:
     is_waiting: bool = False
     """Whether builds of older content are in its way."""
     is_over: bool = False
-    failures: int = 0
-    """How many in a row, this content's and no other's."""
-    retry_at: float = 0.0
+    failure: BuildFailure | None = None
 
 
 class Rebuilds:
@@ -88,7 +87,11 @@ class Rebuilds:
             if not one.is_over and self._clock() - one.since > STUCK_S:
                 _report_stuck(one)
         now = self._clock()
-        return [name for name, one in self._rebuilds.items() if one.is_over and one.retry_at <= now]
+        return [
+            name
+            for name, one in self._rebuilds.items()
+            if one.is_over and one.failure and one.failure.retry_at <= now
+        ]
 
     def _is_wanted(self, one: _Rebuild) -> bool:
         return self._rebuilds.get(one.tenant.name) is one
@@ -109,13 +112,12 @@ class Rebuilds:
 
     def _note_failure(self, one: _Rebuild, error: BaseException) -> None:
         tenant = one.tenant
-        pause_s = min(FIRST_BACK_OFF_S * 2**one.failures, MAX_BACK_OFF_S)
-        one.failures += 1
-        one.is_over, one.retry_at = True, self._clock() + pause_s
-        if one.failures == 1:
+        one.is_over = True
+        one.failure = BuildFailure.of(error, one.failure, self._clock())
+        if one.failure.count == 1:
             facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
             _logger.error("tenant.reload_failed", exc_info=error, extra=facts)
-        problem = Problem(tenant.file, f"cannot be built: {error_text(error)}")
+        problem = Problem(tenant.file, f"cannot be built: {one.failure.reason}")
         one.mount.reject(str(problem), tenant.digest)
 
 

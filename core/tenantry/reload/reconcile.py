@@ -155,7 +155,7 @@ class Reconciler:
         was_off, old, known.operator_state = known.is_off, known.operator_state, operator_state
         known.mount.operator_maintenance = operator_state.maintenance
         if (old.parked, old.times_parked) != (operator_state.parked, operator_state.times_parked):
-            known.mount.parked = self._park(name, operator_state)
+            known.mount.quarantine = self._park(name, operator_state)
         if was_off != known.is_off:
             self.are_routes_old = True
             self.decide(name)
@@ -216,13 +216,13 @@ class Reconciler:
             self._refused.add(tenant.name)
         elif known.mount.tenant == tenant:  # what was wrong in between is mended
             known.verdict = known.mount.tenant
-            known.mount.confirm()
+            known.mount.clear_rejection()
         else:
             self._serve(known, tenant)
 
     def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Conflict]) -> bool:
         """Whether it displaces who was accepted before it, as it may at start."""
-        is_new = self.is_starting and not known.mount.has_served
+        is_new = self.is_starting and not known.mount.was_built
         owners = [self.known[clash.owner].mount.tenant for clash in clashes]
         mine = self._rank(tenant)
         return is_new and all(mine < self._rank(one) for one in owners if one is not None)
@@ -241,9 +241,9 @@ class Reconciler:
         old = known.mount
         self._call_off(old.name)
         known.mount = self._new_mount(old.name)
-        known.mount.operator_maintenance, known.mount.parked = (
+        known.mount.operator_maintenance, known.mount.quarantine = (
             known.operator_state.maintenance,
-            old.parked,
+            old.quarantine,
         )
         self.leaving.append(old)
         self.claims.remove(old.name)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tenantry.observability.control_socket import ask_workers
-from tenantry.routing.mount import Router
+from tenantry.routing.router import Router
 
 WARM_S = 2.0
 """How long a new worker builds before it accepts connections: some 50 to 200 tenants. While it
@@ -66,11 +66,11 @@ def _wake(
     try:
         answers = ask_workers(data_dir, "awake", HEARD_S).values()
         wanted = dict.fromkeys(name for answer in answers for name in answer["names"])
-        known = {mount.name: mount for mount in mounts().all} if wanted else {}
+        known = {mount.name: mount for mount in mounts().mounts} if wanted else {}
         for name in wanted:
             if time.monotonic() >= until:
                 return
-            if name in known and known[name].parked is None:  # or it ends each new worker at once
-                known[name].wake()
+            if name in known and known[name].quarantine is None:  # or it ends every new worker
+                known[name].ensure_instance()
     finally:
         is_over.set()

@@ -88,7 +88,7 @@ class ReloadWorkers:
         meanwhile is not run again, and has no verdict.
         """
         self._judging += 1
-        self._judges.do(partial(self._judge_first, content, then, is_wanted))
+        self._judges.submit(partial(self._judge_first, content, then, is_wanted))
 
     def build(
         self, tenant: Tenant, then: Callable[[Built], None], is_wanted: Callable[[], bool]
@@ -97,12 +97,12 @@ class ReloadWorkers:
 
         `then` is told however that ends.
         """
-        self._builders.do(partial(self._build_one, tenant, then, is_wanted))
+        self._builders.submit(partial(self._build_one, tenant, then, is_wanted))
 
-    def relieve(self) -> float:
-        """Let other threads take the place of those that are late; return when to do so again."""
-        self._builders.relieve()
-        return self._builders.relieve_at()
+    def relieve(self) -> bool:
+        """Let other threads take the place of late ones; whether builds wait all the same."""
+        self._builders.start_threads()
+        return self._builders.has_waiting_jobs
 
     def collect(self) -> Iterator[Result]:
         """Yield what to do with the results that are there."""
@@ -129,7 +129,7 @@ class ReloadWorkers:
         self._is_closed = True
         crews = (self._judges, self._slow_judge, self._builders)
         for crew in crews:
-            crew.dismiss()
+            crew.close()
         until = time.monotonic() + CLOSE_PATIENCE_S
         for crew in crews:
             crew.join(until)
@@ -153,7 +153,7 @@ class ReloadWorkers:
     ) -> None:
         verdict = self._verdict(content, FIRST_TRY_S)
         if isinstance(verdict, RejectedTenant) and verdict.is_hung and not self._is_closed:
-            self._slow_judge.do(partial(self._judge_again, content, then, is_wanted))
+            self._slow_judge.submit(partial(self._judge_again, content, then, is_wanted))
             self._put(_Result(None, None, is_of_judge=True))
         else:
             self._put(_Result(then, verdict, is_of_judge=True))

@@ -1,65 +1,60 @@
-"""First builds: what builds the instances that requests ask for, and how long these may wait.
+"""Builds for first requests, and how long requests wait for them.
 
-The requests' own threads are few and all tenants share them: none of them builds, so that a build
-that hangs holds none for long.
+The threads that serve requests are few, and all tenants share them. A request therefore never
+builds: it waits for a build on a thread of this pool, for a limited time.
 """
 
 import threading
 
 from tenantry.routing.worker_pool import WorkerPool
 
-FIRST_BUILDERS = 8
-"""First builds at once: as many as a worker has threads for requests."""
+MAX_BUILDS = 8
+"""Builds that run at once: as many as a worker has threads for requests."""
 
-LONG_PATIENCE_S = 20.0
-"""How old a build may get before the last request stops waiting for it and gets 503. A usual build
-takes 10 to 125 ms; with a database to migrate, on a machine with five times the work that it can
-do, one took 12 s. It costs no more threads than `MANY_PATIENT`, however long it is."""
+LONG_WAIT_S = 20.0
+"""Maximum age of a build for which one request keeps waiting. A build usually takes 10 to 125 ms.
+With a database to migrate, on a machine with five times the work that it can do, one took 12 s."""
 
-MANY_PATIENT = 2
-"""So many requests of a process, each for another build, wait that long: who has four threads has
-two left, whatever hangs."""
+MAX_LONG_WAITS = 2
+"""Requests of a process that may wait that long, each for a different build. A worker with four
+threads has two left, whatever hangs."""
 
-BUILD_PATIENCE_S = 0.25
-"""How old a build may get before all other requests stop waiting for it. Each holds a thread that
-other tenants need for this long and no longer."""
-
-
-class Building:
-    """A build that is going on, for those who wait for it."""
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.is_over = threading.Event()
+SHORT_WAIT_S = 0.25
+"""Maximum age of a build for which every other request keeps waiting. During this time it occupies
+a thread that other tenants need."""
 
 
-class BuildPool:
-    """The first builds of one process. Thread-safe."""
+class PendingBuild:
+    """A build that has not ended, for the requests that wait for it."""
+
+    def __init__(self, started_at: float) -> None:
+        self.started_at = started_at
+        self.has_ended = threading.Event()
+
+
+class BuildPool(WorkerPool):
+    """The first builds of one process. Thread-safe. `close` ends it."""
 
     def __init__(self) -> None:
-        self._crew = WorkerPool("tenantry-first-build", FIRST_BUILDERS)
-        self.begin = self._crew.do
-        """Have a build done soon, on another thread."""
-        self.relieve = self._crew.relieve
-        """Let other threads take the place of those that are late."""
-        self._lock = threading.Lock()  # protects the set
-        self._patient: set[Building] = set()  # those for which a request waits long
+        super().__init__("tenantry-first-build", MAX_BUILDS)
+        self._wait_lock = threading.Lock()  # protects `_long_waits`
+        self._long_waits: set[PendingBuild] = set()
 
-    def wait(self, building: Building, age_s: float) -> bool:
-        """Wait for the end of a build, as long as this request may; False if that was too short."""
-        with self._lock:
-            is_patient = building not in self._patient and len(self._patient) < MANY_PATIENT
-            if is_patient:
-                self._patient.add(building)
+    def wait(self, build: PendingBuild, age_s: float) -> bool:
+        """Wait for a build as long as this request may. Return whether the build has ended.
+
+        Args:
+            build: the build.
+            age_s: how long the build has been running.
+        """
+        with self._wait_lock:
+            is_long = build not in self._long_waits and len(self._long_waits) < MAX_LONG_WAITS
+            if is_long:
+                self._long_waits.add(build)
         try:
-            patience_s = LONG_PATIENCE_S if is_patient else BUILD_PATIENCE_S
-            return age_s < patience_s and building.is_over.wait(patience_s - age_s)
+            left_s = (LONG_WAIT_S if is_long else SHORT_WAIT_S) - age_s
+            return left_s > 0 and build.has_ended.wait(left_s)
         finally:
-            if is_patient:
-                with self._lock:
-                    self._patient.discard(building)
-
-    def close(self, until: float) -> None:
-        """Begin no more; wait for the threads until a moment of the monotonic clock at most."""
-        self._crew.dismiss()
-        self._crew.join(until)
+            if is_long:
+                with self._wait_lock:
+                    self._long_waits.discard(build)

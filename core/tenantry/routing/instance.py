@@ -1,7 +1,8 @@
-"""An instance: an app with what belongs to it, from its build to its last response closed.
+"""An instance: an app with its WSGI stack, from its build until its last response is closed.
 
-It counts leases: a request holds one until the server closes the response's body, for a body may
-stream long after the app was called (PEP 3333 on `close()`). Retired, it closes with the last one.
+Each request holds a lease until the server closes the body of the response, because a body can
+stream long after the app was called (PEP 3333 on `close()`). A retired instance closes when the
+last lease ends.
 """
 
 import logging
@@ -16,24 +17,20 @@ from tenantry.http.response_close import on_close
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-
 _logger = logging.getLogger(__name__)
 
 
 class Instance:
-    """One app while it serves. Thread-safe; whoever takes it out of service retires it.
+    """One app while it serves. Thread-safe. `retire` ends it after the requests in flight.
 
     Args:
-        wsgi: the app, inside the layers that make it safe.
+        wsgi: the app inside its middleware.
         close: frees what the app holds; called once.
-        app: what should be freed with it, remembered weakly to see whether it is.
-        clock: seconds.
+        app: the object that must be freed afterwards. Only a weak reference is kept.
+        clock: monotonic seconds.
     """
 
-    __slots__ = (
-        "_clock", "_close", "_is_retired", "_leases", "_lock", "app", "retired_at", "used_at",
-        "wsgi",
-    )  # fmt: skip
+    __slots__ = ("_clock", "_close", "_is_retired", "_leases", "_lock", "app", "used_at", "wsgi")
 
     def __init__(
         self,
@@ -47,53 +44,57 @@ class Instance:
         self.app = None if app is None else ref(app)
         self._clock = clock
         self.used_at = clock()
-        """When its last request ended, or it was built."""
-        self.retired_at = 0.0
+        """When the last request ended, or the instance was built."""
+        self._lock = threading.Lock()  # protects everything below
         self._close: Callable[[], None] | None = close
-        self._lock = threading.Lock()  # protects the two below, and `_close`
         self._leases = 0
         self._is_retired = False
 
     @property
     def leases(self) -> int:
-        """Requests in flight."""
+        """Number of requests in flight."""
         return self._leases
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has ended."""
+        """Whether the app has been closed."""
         return self._close is None
 
-    def lease(self) -> bool:
-        """Take a lease; False if the instance is retired. Each is given back by `release`, once."""
+    def answer(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes] | None:
+        """Answer under a lease, which ends with the body's `close()`. None if it is retired."""
         with self._lock:
             if self._is_retired:
-                return False
+                return None
             self._leases += 1
-        return True
+        try:
+            return on_close(self.wsgi(environ, start_response), self._end_lease)
+        except BaseException:
+            self._end_lease()
+            raise
 
-    def release(self) -> None:
-        """Give a lease back; the last one of a retired instance closes it."""
+    def _end_lease(self) -> None:
         with self._lock:
             self._leases -= 1
             is_last = self._is_retired and not self._leases
         self.used_at = self._clock()
         if is_last:
-            self.cut()
+            self.close_now()
 
     def retire(self) -> None:
-        """Take no more requests, and close when the last one has ended. Idempotent."""
+        """Accept no more requests, and close when the last one has ended. Idempotent."""
         with self._lock:
             self._is_retired = True
-            is_free = not self._leases
-        self.retired_at = self._clock()
-        if is_free:
-            self.cut()
+            is_unused = not self._leases
+        if is_unused:
+            self.close_now()
 
-    def cut(self) -> int:
-        """Close now, whatever is in flight, and return how much that is. Idempotent.
+    def close_now(self) -> int:
+        """Close the app, and return how many requests were in flight. Idempotent.
 
-        Raises nothing: who ends the last request, or the tenant, is not to blame for its app.
+        Raises nothing: an exception of the app is logged, because neither the request that ends
+        last nor the follower caused it.
         """
         with self._lock:
             close, self._close = self._close, None
@@ -104,13 +105,3 @@ class Instance:
             except BaseException:
                 _logger.exception("instance.close_failed")
         return leases
-
-    def answer(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Answer a request under a lease taken for it; the body's `close` ends the lease."""
-        try:
-            return on_close(self.wsgi(environ, start_response), self.release)
-        except BaseException:
-            self.release()
-            raise

@@ -1,7 +1,7 @@
-"""Quarantine: a parked tenant gets no request, but for one now and then that tries it out.
+"""Quarantine: a parked tenant gets no requests, except a trial request now and then.
 
-Each process counts the time on its own monotonic clock, from when it heard that the tenant is
-parked: a clock that jumps lets nobody out. Of all processes of a host one tries at a time.
+Each process measures the time on its own monotonic clock, from when it learned that the tenant is
+parked, so a jump of the wall clock releases nobody. Only one process of a host tries at a time.
 """
 
 import fcntl
@@ -19,145 +19,150 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 FIRST_WAIT_S = 60.0
-"""Until the first try: a client that repeats its request has given up, or found another way."""
+"""Time until the first trial. By then, a client that repeats its request has given up."""
 
 MAX_WAIT_S = 3600.0
-"""Each try that fails doubles the wait, up to this."""
+"""Each failed trial doubles the wait, up to this."""
 
-PROBE_S = 30.0
-"""A try that takes longer has failed, whatever it answers."""
+MAX_TRIAL_S = 30.0
+"""A trial that takes longer has failed, whatever its response is."""
 
-BUSY_S = 1.0
-"""What clients are told to wait while another request is the try."""
+MIN_RETRY_AFTER_S = 1.0
+"""`Retry-After` while another request is the trial."""
 
-_SAYS_NOTHING = {"401", "403", "413", "429", "503"}
-"""Answers that may be given before the app is called: then another request is the next try."""
+_INCONCLUSIVE = {"401", "403", "413", "429", "503"}
+"""Statuses that may be sent before the app is called. The next request is then another trial."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """A tenant's time in quarantine, as one process sees it. Thread-safe.
+    """The quarantine of one parked tenant in one process. Thread-safe.
 
     Args:
         reason: why the tenant is parked.
-        times: how often in a row.
-        lock_file: what a process that tries has locked; in the tenant's own folder.
-        settle: called with whether a try went well; tells all processes.
-        clock: seconds.
+        times: how often it was parked in a row.
+        lock_file: locked by the process that runs the trial.
+        report: called with whether a trial succeeded; tells all processes.
+        clock: monotonic seconds.
     """
 
-    __slots__ = ("_clock", "_due", "_has_seen_try", "_lock_file", "_settle", "reason", "times")
+    __slots__ = ("_clock", "_due_at", "_lock_file", "_report", "_saw_trial", "reason", "times")
 
     def __init__(
         self,
         reason: str,
         times: int,
         lock_file: Path,
-        settle: Callable[[bool], object],
+        report: Callable[[bool], object],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reason = reason
         self.times = times
         self._lock_file = lock_file
-        self._settle = settle
+        self._report = report
         self._clock = clock
-        self._has_seen_try = False
-        self._due = clock() + wait_s(times)
+        self._saw_trial = False  # whether the mark of a trial that did not end was seen
+        self._due_at = clock() + quarantine_s(times)
 
     @property
-    def left_s(self) -> float:
-        """Seconds until a request may try."""
-        return max(self._due - self._clock(), BUSY_S)
+    def retry_after_s(self) -> float:
+        """Seconds until a request may be a trial."""
+        return max(self._due_at - self._clock(), MIN_RETRY_AFTER_S)
 
-    def begin_try(self) -> "Try | None":
-        """Return the try that this request is; None where it is refused."""
-        if self._clock() < self._due:
+    def begin_trial(self) -> "Trial | None":
+        """Return a trial if this request may be one; None if it must be refused."""
+        if self._clock() < self._due_at:
             return None
         try:
             fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
-            return None  # the folder cannot be written: nobody could be told how it went
+            return None  # the folder is not writable, so the result could not be reported
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_mine = self._mark(fd)
+            is_allowed = self._mark_trial(fd)
         except OSError:
-            is_mine = False
-        if not is_mine:
+            is_allowed = False
+        if not is_allowed:
             os.close(fd)
             return None
-        self._due = self._clock() + wait_s(self.times)
-        return Try(fd, self._end_try, self._clock)
+        self._due_at = self._clock() + quarantine_s(self.times)
+        return Trial(fd, self._end_trial, self._clock)
 
-    def _mark(self, fd: int) -> bool:
-        """Note in the file that this round's try begins.
+    def _mark_trial(self, fd: int) -> bool:
+        """Write to the lock file that the trial of this round begins. Return whether it may.
 
-        False where it has begun before and nobody has ended it: its process is dead, and the
-        master is about to park the tenant for longer. If that does not come, the next one tries.
+        If the file has that mark already, an earlier trial ended its process, and the master is
+        about to park the tenant for longer. If it does not, the next due request is a trial.
         """
         mark = str(self.times).encode()
-        if os.pread(fd, 64, 0) == mark and not self._has_seen_try:
-            self._has_seen_try = True
-            self._due = self._clock() + wait_s(self.times)
+        if os.pread(fd, 64, 0) == mark and not self._saw_trial:
+            self._saw_trial = True
+            self._due_at = self._clock() + quarantine_s(self.times)
             return False
         os.ftruncate(fd, 0)
         os.pwrite(fd, mark, 0)
         return True
 
-    def _end_try(self, is_good: bool | None) -> None:
+    def _end_trial(self, is_good: bool | None) -> None:
         if is_good is None:
-            self._due = self._clock()
+            self._due_at = self._clock()
             return
         try:
-            self._settle(is_good)
-        except (TenantryError, OSError) as error:  # it stays parked, and the next try comes
-            _logger.error("quarantine.not_settled", extra={"reason": str(error)})
+            self._report(is_good)
+        except (TenantryError, OSError) as error:  # the tenant stays parked until the next trial
+            _logger.error("quarantine.report_failed", extra={"reason": str(error)})
 
 
-class Try:
-    """The one request that tries a parked tenant out; it ends with its body, or its process."""
+class Trial:
+    """One request that tries out a parked tenant. The `close()` of its body ends it.
+
+    Args:
+        fd: the locked file; the trial closes it.
+        note_end: called with whether the trial succeeded; None if the app was not called.
+        clock: monotonic seconds.
+    """
 
     def __init__(
-        self, fd: int, note: Callable[[bool | None], None], clock: Callable[[], float]
+        self, fd: int, note_end: Callable[[bool | None], None], clock: Callable[[], float]
     ) -> None:
-        self._fd = [fd]
-        self._note = note
+        self._fds = [fd]  # the first call of `_end` takes it; `pop` is atomic
+        self._note_end = note_end
         self._clock = clock
-        self._begun = clock()
+        self._started_at = clock()
         self._status = ""
 
     def answer(
         self, app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer with the app; the `close()` of the body ends the try."""
+        """Answer with the app."""
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
             self._status = status[:3]
-            return start_response(status, headers, *([exc_info] if exc_info else []))
+            return start_response(status, headers, exc_info)
 
         try:
-            return on_close(app(environ, start), self.end)
+            return on_close(app(environ, start), self._end)
         except BaseException:
-            self.end()
+            self._end()
             raise
 
-    def end(self) -> None:
-        """Note how it went: well, unless it took too long. Idempotent."""
+    def _end(self) -> None:
         try:
-            fd = self._fd.pop()  # atomic
+            fd = self._fds.pop()
         except IndexError:
             return
-        is_good: bool | None = self._clock() - self._begun <= PROBE_S
-        if self._status in _SAYS_NOTHING and is_good:
+        is_good: bool | None = self._clock() - self._started_at <= MAX_TRIAL_S
+        if self._status in _INCONCLUSIVE and is_good:
             is_good = None
         try:
-            self._note(is_good)
+            self._note_end(is_good)
             os.ftruncate(fd, 0)
         finally:
             os.close(fd)  # which unlocks it
 
 
-def wait_s(times: int) -> float:
-    """Return how long a tenant stays that is parked for the `times`-th time in a row."""
+def quarantine_s(times: int) -> float:
+    """Return the seconds until the next trial of a tenant that was parked `times` in a row."""
     return min(FIRST_WAIT_S * 2.0 ** min(max(times - 1, 0), 10), MAX_WAIT_S)

@@ -1,108 +1,104 @@
-"""A crew: a few threads that do jobs in turn; a job that hangs does not keep its thread's place.
+"""Threads for jobs that may hang: a hung job does not block the jobs behind it.
 
-Knows nothing of what the jobs are. The threads are daemons that start with a job and end when none
-waits: one that hangs stops neither `join()` nor the process.
+`concurrent.futures.ThreadPoolExecutor` does not fit. A hung job would occupy its thread forever,
+and the process could not exit, because the interpreter joins those threads.
 """
 
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-RELIEF_S = 1.0
-"""After so long in one job a thread no longer counts, and another one takes its place: an import
-that hangs cannot be stopped. Builds take 10 to 125 ms; while many are late because the machine is
-overloaded, more threads would only make that worse."""
+LATE_AFTER_S = 1.0
+"""A job that runs longer than this is late: it no longer counts toward the size of its pool, and
+another thread runs the next job. A hung import cannot be stopped. Builds take 10 to 125 ms. If many
+are late because the machine is overloaded, more threads only make it worse."""
 
-MAX_HELD = 64
-"""Threads that such jobs may hold, of one crew. Once there are as many, the jobs that wait go on
-waiting: more threads would cost the process what is left of it."""
+MAX_LATE_THREADS = 64
+"""Threads of one pool that late jobs may occupy. Beyond that, jobs wait until one of them ends,
+because still more threads would take what the process needs to serve."""
 
 Job = Callable[[], None]
 
 
 class WorkerPool:
-    """Threads for jobs. Thread-safe.
+    """A few daemon threads that run jobs in order. Thread-safe. `close` ends it.
+
+    A thread starts when a job needs it, and ends when no job waits.
 
     Args:
-        name: what its threads are called.
-        size: jobs done at once.
-        clock: seconds.
+        name: the name of the threads.
+        size: number of jobs that run at once, late ones not counted.
+        clock: monotonic seconds.
     """
 
     def __init__(self, name: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._size = size
         self._clock = clock
-        self._lock = threading.Lock()  # protects all below
-        self._jobs: deque[Job] = deque()
-        self._since: dict[threading.Thread, float] = {}  # when each began the job that it does
-        self._is_dismissed = False
+        self._lock = threading.Lock()  # protects everything below
+        self._waiting: deque[Job] = deque()
+        self._started_at: dict[threading.Thread, float] = {}  # thread → start of its current job
+        self._is_closed = False
 
-    def do(self, job: Job) -> None:
-        """Have a job done as soon as a thread is free; it raises nothing."""
+    @property
+    def has_waiting_jobs(self) -> bool:
+        """Whether a job waits for a thread. Then call `start_threads` again a little later."""
+        return bool(self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Run a job as soon as a thread is free. The job must not raise."""
         with self._lock:
-            if self._is_dismissed:
-                return
-            self._jobs.append(job)
-        self.relieve()
+            if not self._is_closed:
+                self._waiting.append(job)
+        self.start_threads()
 
-    def relieve(self) -> None:
-        """See to it that there are threads for the jobs that wait."""
+    def start_threads(self) -> None:
+        """Start threads for the jobs that wait, as far as the size of the pool allows."""
         with self._lock:
-            self._since = {one: since for one, since in self._since.items() if one.is_alive()}
-            places = min(self._size - self._active(), self._size + MAX_HELD - len(self._since))
-            for _ in range(min(places, len(self._jobs))):
-                self._start(self._jobs.popleft())
+            free = min(
+                self._size - self._count_on_time(),
+                self._size + MAX_LATE_THREADS - len(self._started_at),
+            )
+            for _ in range(min(free, len(self._waiting))):
+                self._start_thread(self._waiting.popleft())
 
-    def relieve_at(self) -> float:
-        """Return when `relieve` may be of use next; infinite while no job waits."""
-        with self._lock:
-            if not self._jobs or len(self._since) >= self._size + MAX_HELD:
-                return math.inf
-            now = self._clock()
-            late_at = [since + RELIEF_S for since in self._since.values()]
-            return min((at for at in late_at if at > now), default=now + RELIEF_S)
-
-    def dismiss(self) -> None:
-        """Drop the jobs that wait; each thread ends after the one that it does."""
-        with self._lock:
-            self._is_dismissed = True
-            self._jobs.clear()
-
-    def join(self, until: float) -> None:
-        """Wait for the threads, until a moment of the monotonic clock at most."""
-        with self._lock:
-            threads = list(self._since)
-        for thread in threads:
-            thread.join(max(until - time.monotonic(), 0))
-
-    def _active(self) -> int:
-        now = self._clock()
-        return sum(since + RELIEF_S > now for since in self._since.values())
-
-    def _start(self, job: Job) -> None:
-        thread = threading.Thread(target=self._work, args=([job],), name=self._name, daemon=True)
+    def _start_thread(self, job: Job) -> None:
+        thread = threading.Thread(target=self._run_jobs, args=(job,), name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # there is none to be had: `relieve` tries again
-            self._jobs.appendleft(job)
+        except RuntimeError:  # no thread is available: the next call of `start_threads` tries again
+            self._waiting.appendleft(job)
         else:
-            self._since[thread] = self._clock()
+            self._started_at[thread] = self._clock()
 
-    def _work(self, first: list[Job]) -> None:
-        job: Job | None = first.pop()  # a job holds what it was for: nobody keeps it
+    def close(self) -> None:
+        """Drop the jobs that wait, and accept no more. Each thread ends after its current job."""
+        with self._lock:
+            self._is_closed = True
+            self._waiting.clear()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the threads, but not beyond `deadline` (seconds of `time.monotonic`)."""
+        with self._lock:
+            threads = list(self._started_at)
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+
+    def _count_on_time(self) -> int:
+        now = self._clock()
+        return sum(started_at + LATE_AFTER_S > now for started_at in self._started_at.values())
+
+    def _run_jobs(self, job: Job | None) -> None:
         while job is not None:
             job()
-            job = None
-            job = self._next()
+            job = self._next_job()
 
-    def _next(self) -> Job | None:
-        me = threading.current_thread()
+    def _next_job(self) -> Job | None:
+        thread = threading.current_thread()
         with self._lock:
-            self._since.pop(me, None)
-            if not self._jobs or self._active() >= self._size:
+            self._started_at.pop(thread, None)
+            if not self._waiting or self._count_on_time() >= self._size:
                 return None
-            self._since[me] = self._clock()
-            return self._jobs.popleft()
+            self._started_at[thread] = self._clock()
+            return self._waiting.popleft()

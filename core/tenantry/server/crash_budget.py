@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenantry.errors import TenantryError
-from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_WAIT_S, wait_s
+from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_WAIT_S, quarantine_s
 from tenantry.tenants.operator_state import (
     OperatorState,
     change_operator_state,
@@ -109,7 +109,7 @@ class CrashBudget:
             "tenant": name,
             "reason": f"{reason}; it ended workers",
             "strikes": len(record.strikes),
-            "tried_after_s": wait_s(operator_state.times_parked),
+            "tried_after_s": quarantine_s(operator_state.times_parked),
             "remedy": f"mend it, then: tenantry enable {name}",
         }
         record.strikes.clear()

@@ -1,11 +1,11 @@
-"""Of any path: either one tenant answers, and its prefix is where the path begins, or the host."""
+"""The router, with generated paths: a path belongs to the tenant whose prefix it begins with."""
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_mount import build, get, mounted, saying, tenant
+from wsgi_apps import build, get, make_mount, make_tenant, saying
 
-from tenantry.routing.mount import Router
+from tenantry.routing.router import Router
 
 PREFIXES = {
     "/acme": "acme",
@@ -39,18 +39,20 @@ PATH = st.one_of(
 
 
 def expected(path: str) -> tuple[str, str, str]:
-    """Return who must answer, under which root, and the path that is left."""
+    """Return the expected tenant, SCRIPT_NAME and PATH_INFO."""
     for prefix, name in PREFIXES.items():
         if path == prefix or path.startswith(f"{prefix}/"):
             return name, prefix, path.removeprefix(prefix)
     return "host", "", path
 
 
-@pytest.fixture(scope="module", name="mounts")
-def _mounts() -> Router:
-    mounts = Router(fallback=saying("host"))
-    mounts.replace(mounted(tenant(name, URL_PREFIX=at), build) for at, name in PREFIXES.items())
-    return mounts
+@pytest.fixture(scope="module", name="router")
+def _router() -> Router:
+    router = Router(fallback=saying("host"))
+    router.replace(
+        make_mount(make_tenant(name, URL_PREFIX=prefix), build) for prefix, name in PREFIXES.items()
+    )
+    return router
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -59,8 +61,10 @@ def _mounts() -> Router:
 @example("/acme" * 40)
 @example("//acme")
 @example("/" * 400)
-def test_a_path_belongs_to_the_tenant_that_it_begins_with(mounts: Router, path: str) -> None:
-    """Whole segments count, byte for byte; nothing is normalised, nothing is lost."""
-    _, _, text = get(mounts, path)
+def test_a_path_belongs_to_the_tenant_whose_prefix_it_begins_with(
+    router: Router, path: str
+) -> None:
+    """Whole segments count, byte by byte. Nothing is normalized and nothing is lost."""
+    _, _, text = get(router, path)
 
     assert expected(path) == tuple(text.split(" ", 2))

@@ -1,0 +1,40 @@
+"""Failed builds: the reason that operators see, and the pause before the next attempt."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from tenantry.observability.redaction import redact_in_scope
+
+FIRST_PAUSE_S = 1.0
+"""Pause after the first failed build: about the time in which a restarted database is back."""
+
+MAX_PAUSE_S = 60.0
+"""Pauses double up to this, so a repaired dependency is noticed within a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFailure:
+    """The latest of one or more failed builds of the same content, in a row."""
+
+    reason: str
+    """The text of the exception on one line, without secrets."""
+    count: int
+    retry_at: float
+    """When the next build may start, in seconds of the clock that `of` was given."""
+
+    @classmethod
+    def of(cls, error: BaseException, previous: "BuildFailure | None", now: float) -> Self:
+        """Return the failure that follows `previous`, with twice its pause."""
+        count = 1 if previous is None else previous.count + 1
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, 10), MAX_PAUSE_S)
+        return cls(_one_line(error), count, now + pause_s)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the text of an exception, or the name of its type if it has no text."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+        return redact_in_scope(text, error) or name
+    except BaseException:  # noqa: BLE001 - the exception's own `__str__` may raise anything
+        return name

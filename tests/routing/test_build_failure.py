@@ -1,0 +1,37 @@
+"""Failed builds: reasons and pauses."""
+
+import pytest
+
+from tenantry.routing.build_failure import FIRST_PAUSE_S, MAX_PAUSE_S, BuildFailure
+
+
+class SilentError(Exception):
+    """An exception whose own `__str__` raises."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no\n driver"), "no driver"),
+        (KeyError(), "KeyError"),
+        (SilentError(), "SilentError"),
+    ],
+)
+def test_the_reason_is_the_text_of_the_exception(error: Exception, reason: str) -> None:
+    """It is on one line; without a usable text, it is the name of the type."""
+    assert reason == BuildFailure.of(error, None, now=0.0).reason
+
+
+def test_pauses_double_up_to_a_minute() -> None:
+    """They are counted from the latest failure, however many came before."""
+    failure, pauses = None, []
+    for now in range(2000):
+        failure = BuildFailure.of(ValueError(), failure, float(now))
+        pauses.append(failure.retry_at - now)
+
+    assert [1, 2, 4, 8, 16, 32, 60] == pauses[:7]
+    assert {MAX_PAUSE_S} == set(pauses[6:])
+    assert (1.0, 60.0) == (FIRST_PAUSE_S, MAX_PAUSE_S)

@@ -1,0 +1,56 @@
+"""Tenants, instances and mounts of a few lines, for the tests of routing."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from werkzeug.test import create_environ, run_wsgi_app
+
+from conftest import KEY
+from tenantry.routing.instance import Instance
+from tenantry.routing.mount import Mount
+from tenantry.tenants.model import Tenant, parse_tenant
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Builder = Callable[[Tenant], Instance]
+
+
+def make_tenant(name: str = "acme", **keys: object) -> Tenant:
+    """Return a tenant with these keys."""
+    values = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
+    return parse_tenant(name, values, data_dir=Path("instance"))
+
+
+def make_mount(
+    tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
+) -> Mount:
+    """Return the mount of a tenant whose file was accepted."""
+    mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
+    mount.accept(tenant)
+    return mount
+
+
+def saying(text: str) -> "WSGIApplication":
+    """Return an app that answers with a text, SCRIPT_NAME and PATH_INFO."""
+
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [f"{text} {environ.get('SCRIPT_NAME')} {environ['PATH_INFO']}".encode()]
+
+    return app
+
+
+def build(tenant: Tenant) -> Instance:
+    """Build an instance that says its tenant's name."""
+    return Instance(saying(tenant.name), lambda: None)
+
+
+def get(app: "WSGIApplication", path: str = "/acme/") -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body of a GET request. For a mount, the path is below it."""
+    script_name = app.prefix if isinstance(app, Mount) else ""
+    environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": script_name})
+    body, status, headers = run_wsgi_app(app, environ, buffered=True)
+    return int(status[:3]), dict(headers), b"".join(body).decode()
