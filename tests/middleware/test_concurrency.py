@@ -1,6 +1,7 @@
 """Slots: taken before the app is called, given back exactly once, however the request ends."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -230,10 +231,10 @@ def test_what_requests_compute_counts() -> None:
     assert slot is not None
     sum(range(200_000))
 
-    used_s = slot.used_s()
-    slot.give_back()
+    used_s = time.thread_time() - slot.processor_begun_s
+    slots.release(slot)
 
-    assert 0 < used_s <= share._used["acme"][0]
+    assert 0 < used_s <= share._use["acme"][0]
 
 
 def test_what_requests_compute_counts_while_they_run() -> None:
@@ -247,17 +248,17 @@ def test_what_requests_compute_counts_while_they_run() -> None:
         slot = slots.take(ACME, None)
         assert slot is not None
         sum(range(1_000_000))
-        told.append(slot.used_s())
+        told.append(time.thread_time() - slot.processor_begun_s)
         has_computed.set()
         go_on.wait(DEADLINE_S)
-        slot.give_back()
-        told.append(slot.used_s())
+        slots.release(slot)
+        told.append(time.thread_time() - slot.processor_begun_s)
 
     thread = threading.Thread(target=run)
     thread.start()
     assert has_computed.wait(DEADLINE_S)
     slots.note_running()
-    first = share._used["acme"]
+    first = share._use["acme"]
     slots.note_running()
     go_on.set()
     thread.join()
@@ -265,7 +266,7 @@ def test_what_requests_compute_counts_while_they_run() -> None:
 
     assert told[0] <= first[0]
     assert 0 == first[1]
-    assert share._used["acme"][0] <= told[1]
+    assert share._use["acme"][0] <= told[1]
     assert {} == slots._running
 
 
@@ -278,7 +279,7 @@ def test_a_refused_request_says_nothing_of_what_requests_compute() -> None:
     refused = [slots.take(ACME, 1) for _ in range(3)]
 
     assert [None] * 3 == refused
-    assert {} == share._used
+    assert {} == share._use
     assert held is not None
-    held.give_back()
-    assert share._used["acme"][1] == 1
+    slots.release(held)
+    assert share._use["acme"][1] == 1

@@ -9,7 +9,8 @@ import pytest
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from tenantry.http.environ import REQUEST_ID
-from tenantry.middleware.edge import Edge, TrustedHosts
+from tenantry.middleware.edge import Edge
+from tenantry.middleware.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

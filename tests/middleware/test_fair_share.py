@@ -93,7 +93,7 @@ def test_processor_seconds_fade() -> None:
         clock.now += 1.0
         share.note_used("acme", 0.2)
 
-    assert share._used["acme"][0] == pytest.approx(0.2 / (1 - math.exp(-1)))
+    assert share._use["acme"][0] == pytest.approx(0.2 / (1 - math.exp(-1)))
 
 
 def test_what_computes_is_heavy_before_it_ends() -> None:
@@ -106,7 +106,7 @@ def test_what_computes_is_heavy_before_it_ends() -> None:
     during = share.admits("acme", 3, 3)
     share.note_used("acme", 0.3, 0.5, noted_s=0.25)
 
-    assert (True, False, 0.3) == (before, during, pytest.approx(share._used["acme"][0]))
+    assert (True, False, 0.3) == (before, during, pytest.approx(share._use["acme"][0]))
 
 
 def test_tenants_that_use_nothing_any_more_are_forgotten() -> None:
@@ -119,4 +119,4 @@ def test_tenants_that_use_nothing_any_more_are_forgotten() -> None:
 
     share.note_used("acme", 0.1)
 
-    assert {"acme"} == set(share._used)
+    assert {"acme"} == set(share._use)

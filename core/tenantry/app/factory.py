@@ -14,7 +14,7 @@ from flask import Flask, Request, Response, got_request_exception, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
-from werkzeug.routing import RequestRedirect, Rule
+from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
 from tenantry.app.config import MaskedConfig, Shown
@@ -26,8 +26,7 @@ from tenantry.endpoints.loading import load_endpoint, registering
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.grammar import TENANT_NAME
-from tenantry.http.environ import ENDPOINT
-from tenantry.middleware.edge import HOST_IS_CHECKED
+from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
@@ -85,13 +84,9 @@ class LateAborter(Aborter):
 
 
 class TenantRequest(Request):
-    """Flask's request, that checks its host once and notes in its environ for which endpoint it is.
-
-    The host is checked by ours, or where there is none by Flask.
-    """
+    """Flask's request. Flask checks its host only if `TrustedHosts` has not."""
 
     _trusted_hosts: list[str] | None = None
-    _url_rule: Rule | None = None
 
     @property
     def trusted_hosts(self) -> list[str] | None:
@@ -101,17 +96,6 @@ class TenantRequest(Request):
     @trusted_hosts.setter
     def trusted_hosts(self, names: list[str] | None) -> None:
         self._trusted_hosts = names
-
-    @property
-    def url_rule(self) -> Rule | None:
-        """The rule that matched; set by Flask."""
-        return self._url_rule
-
-    @url_rule.setter
-    def url_rule(self, rule: Rule | None) -> None:
-        self._url_rule = rule
-        if rule is not None:
-            self.environ[ENDPOINT] = rule.endpoint
 
 
 class TenantApp(Flask):

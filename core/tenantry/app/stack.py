@@ -19,7 +19,7 @@ from tenantry.middleware.concurrency import ConcurrencyLimit
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.cookies import CookieConfinement
 from tenantry.middleware.deadlines import Deadlines
-from tenantry.middleware.edge import TrustedHosts
+from tenantry.middleware.trusted_hosts import TrustedHosts
 from tenantry.observability.logging import LogContext
 from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant

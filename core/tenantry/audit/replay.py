@@ -22,7 +22,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id
 from tenantry.endpoints.tokens import serializer
 from tenantry.middleware import authentication
-from tenantry.middleware.edge import HOST_IS_CHECKED
+from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
 from tenantry.tenants.clients import Client, Clients, key_digest, new_client_key
 from tenantry.tenants.model import Tenant
 

@@ -1,5 +1,10 @@
 """Keys that Tenantry adds to the WSGI environ."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 REQUEST_ID = "tenantry.request_id"
 """The ID of the request. `Edge` sets it before anything can answer."""
 
@@ -20,4 +25,18 @@ CLIENT = "tenantry.client"
 """The name of the client as in `CLIENTS`, or `oidc:SUB` for a client with a token."""
 
 ENDPOINT = "tenantry.endpoint"
-"""The name of the Flask endpoint that the request matched."""
+"""The Flask endpoint that the request matched. Set when the response starts, because Flask removes
+its request from the environ before the body is closed."""
+
+_WERKZEUG_REQUEST = "werkzeug.request"
+
+
+def matched_endpoint(environ: "WSGIEnvironment") -> str:
+    """Return the Flask endpoint that a request in progress matched; empty if none.
+
+    Werkzeug keeps its `Request` in the environ, and Flask sets its `url_rule`. This reads plain
+    data, so that no code of the app runs.
+    """
+    request = environ.get(_WERKZEUG_REQUEST)
+    rule = getattr(request, "__dict__", {}).get("url_rule")
+    return str(getattr(rule, "endpoint", ""))

@@ -21,6 +21,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
+from tenantry.http.environ import ENDPOINT, matched_endpoint
 from tenantry.http.problem import INTERNAL_ERROR
 
 if TYPE_CHECKING:
@@ -94,14 +95,11 @@ class _Response:
 
     def call(self, app: "WSGIApplication") -> None:
         try:
-            self._context.run(self._begin, app)
+            body = self._context.run(app, self._environ, self._start)
+            self._close = getattr(body, "close", None)
+            self._chunks = self._context.run(iter, body)
         except BaseException:  # noqa: BLE001 - a tenant's SystemExit must not stop the host
             self._fail("call")
-
-    def _begin(self, app: "WSGIApplication") -> None:
-        body = app(self._environ, self._start)
-        self._close = getattr(body, "close", None)
-        self._chunks = iter(body)
 
     def _start(
         self,
@@ -115,6 +113,7 @@ class _Response:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
+        self._environ[ENDPOINT] = matched_endpoint(self._environ)
         checked, self._declared_bytes = _checked(status, headers)
         self._head = status, checked  # a copy: what was checked is what is sent
         return self._written.append
@@ -130,11 +129,17 @@ class _Response:
             chunk = self._next_chunk()
         if not self._is_head_sent:
             self._send_head()
-        part = self._fitting(chunk)
-        if not part:
-            self._check_length()
+        left = self._left_bytes
+        if left is not None:
+            if len(chunk) > left:
+                self._end_body()
+            chunk = chunk[:left]
+            self._left_bytes = left - len(chunk)
+        if not chunk:
+            if self._left_bytes:
+                self._fail_short()
             raise StopIteration
-        return part
+        return chunk
 
     def _next_chunk(self) -> bytes:
         """Return the next bytes, written or yielded; none at the end."""
@@ -157,23 +162,16 @@ class _Response:
                 raise RuntimeError("start_response was not called")
             return part
 
-    def _fitting(self, chunk: bytes) -> bytes:
-        """Return what the `Content-Length` has room for; the first byte too many ends the body."""
-        left = self._left_bytes
-        if left is None:
-            return chunk
-        self._left_bytes = max(left - len(chunk), 0)
-        if len(chunk) > left:
-            self._drop_body()
-            if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may answer it as it does GET
-                self._log("response.body_too_long")
-        return chunk[:left]
+    def _end_body(self) -> None:
+        """Drop what the app sends beyond its `Content-Length`."""
+        self._drop_body()
+        if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may respond as it does to GET
+            self._log("response.body_too_long")
 
-    def _check_length(self) -> None:
-        left, self._left_bytes = self._left_bytes, None
-        if left:
-            self._log("response.body_too_short", missing_bytes=left)
-            raise ResponseCutError("the body is shorter than its Content-Length")
+    def _fail_short(self) -> None:
+        missing, self._left_bytes = self._left_bytes, None
+        self._log("response.body_too_short", missing_bytes=missing)
+        raise ResponseCutError("the body is shorter than its Content-Length")
 
     def _send_head(self) -> None:
         assert self._head is not None  # noqa: S101 - `_next_chunk` has looked

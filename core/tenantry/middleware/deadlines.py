@@ -19,7 +19,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tenantry.http.environ import ENDPOINT, REQUEST_ID, SENT_STATUS
+from tenantry.http.environ import REQUEST_ID, SENT_STATUS, matched_endpoint
 from tenantry.http.problem import TIMED_OUT
 from tenantry.http.response_close import on_close
 
@@ -170,7 +170,7 @@ class RunningRequests:
         facts = {
             "tenant": request.tenant,
             "request_id": environ.get(REQUEST_ID, ""),
-            "endpoint": environ.get(ENDPOINT, ""),
+            "endpoint": matched_endpoint(environ),
             "method": environ.get("REQUEST_METHOD"),
             "path": environ.get("PATH_INFO"),
             "age_s": round(age_s, 2),

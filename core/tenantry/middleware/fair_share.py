@@ -1,9 +1,8 @@
-"""The fair share: how many requests of one tenant may be in flight at once in one process.
+"""Fair share: how many requests of one tenant may be in flight at once in one process.
 
-A plain rule with a clock, apart from whoever asks it; it counts nothing but processor seconds. A
-fixed cap per tenant fails as soon as two tenants are noisy: two that may have 4 of 8 threads each
-cost their neighbour 639 times its p99, measured. So a tenant may have as many more as are left: the
-dynamic threshold of switch buffers (Choudhury and Hahne 1998).
+A fixed cap per tenant fails as soon as two tenants are noisy: with a cap of 4 of 8 threads, two
+noisy tenants multiplied their neighbour's p99 by 639. So a tenant may have as many requests in
+flight as threads are free: the dynamic threshold of switch buffers (Choudhury and Hahne 1998).
 """
 
 import math
@@ -11,74 +10,63 @@ import time
 from collections.abc import Callable
 
 MEMORY_S = 1.0
-"""How fast processor seconds are forgotten: after so long a third of them counts still."""
+"""Time constant with which processor seconds are forgotten: after it, a third still counts."""
 
 HEAVY = 0.4
-"""Of the processor seconds of this process. A tenant with more of them, while others have traffic,
-gets one slot, if its requests compute long, and rests between them: each thread that computes makes
-each request of another tenant wait for the interpreter lock."""
+"""Share of this process's processor seconds above which a tenant is heavy, while others have
+traffic and its requests compute long. A heavy tenant gets one slot and pauses between requests,
+because each thread that computes makes every other request wait for the interpreter lock."""
 
 HEAVY_S = 0.15
-"""Processor seconds within `MEMORY_S`; with fewer nobody is heavy."""
+"""Processor seconds within `MEMORY_S` below which no tenant is heavy."""
 
 LONG_S = 0.005
-"""Processor seconds per request that are long: ten times the worker's switch interval. Shorter
-ones hardly hold anybody up, however many there are."""
+"""Processor seconds per request that count as long: ten times the worker's switch interval.
+Shorter requests hardly delay others, however many there are."""
 
 WAITING = 4
-"""Times its processor seconds that a request takes because it waits for the processor, on a machine
-with too much to do; what it takes beyond that it waits for something else."""
+"""How many times its processor seconds a request can take because it waits for the processor. What
+it takes beyond that, it waits for something else."""
 
 TRAFFIC = 0.005
-"""Processor seconds that others have used within `MEMORY_S` when they count as having traffic."""
+"""Processor seconds within `MEMORY_S` from which on the other tenants count as having traffic."""
 
 FORGET_AFTER = 1024
-"""Tenants whose seconds are remembered before those with next to none are forgotten."""
+"""Number of remembered tenants above which those with next to no use are forgotten."""
 
-_Used = tuple[float, float, float]
-"""Processor seconds and requests, fading, and when that was so. A plain tuple: it is made anew
-twice for each request, and a named one takes ten times as long."""
+_Use = tuple[float, float, float]
+"""Fading processor seconds, fading number of requests, and the time of both. A plain tuple, because
+a request replaces two of them and a named tuple takes ten times as long to make."""
 
-_NOTHING: _Used = (0.0, 0.0, 0.0)
-
-
-def _plus(used: _Used, seconds: float, requests: int, now: float) -> _Used:
-    """Return what is left of it now, with so much more."""
-    left = math.exp((used[2] - now) / MEMORY_S)
-    return used[0] * left + seconds, used[1] * left + requests, now
-
-
-def _left_s(used: _Used, now: float) -> float:
-    """Return the processor seconds that are left of it now."""
-    return used[0] * math.exp((used[2] - now) / MEMORY_S)
+_NO_USE: _Use = (0.0, 0.0, 0.0)
 
 
 class FairShare:
-    """Who may have another request in flight. Lives as long as the process.
+    """Decides whether a tenant may have another request in flight. Lives as long as the process.
 
-    Any thread may ask, without a lock: what it reads is replaced whole. `note_used` and
-    `note_running` are for one thread at a time.
+    Any thread may ask without a lock, because what `admits` reads is replaced, never changed.
+    `note_used` and `note_running` must be called by one thread at a time.
 
     Args:
-        threads: how many requests the server runs at once in this process; None where that is
-            not known: then it refuses nobody.
+        threads: number of requests that the server runs at once in this process. None if unknown;
+            then every request is admitted.
         clock: seconds.
     """
 
     def __init__(self, threads: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.threads = threads
         self._clock = clock
-        self._used: dict[str, _Used] = {}
-        self._all = _NOTHING
-        self._rests_until: dict[str, float] = {}  # of who was heavy when a request ended
+        self._use: dict[str, _Use] = {}
+        self._total = _NO_USE
+        self._pauses_until: dict[str, float] = {}  # tenants that were heavy when a request ended
 
     def admits(self, tenant: str, own: int, in_flight: int) -> bool:
         """Whether a tenant may have one more request in flight.
 
         Args:
-            tenant: whose it is.
-            own: how many it has.
-            in_flight: how many all have, its own included.
+            tenant: its name.
+            own: its requests in flight.
+            in_flight: the requests in flight of all tenants.
         """
         if self.threads is None:
             return True
@@ -89,55 +77,64 @@ class FairShare:
         return own < self.threads - in_flight
 
     def rest_s(self, tenant: str) -> float:
-        """Return the seconds for which a heavy tenant leaves the interpreter to the others."""
-        until = self._rests_until.get(tenant)
+        """Return the seconds that a heavy tenant still pauses."""
+        until = self._pauses_until.get(tenant)
         return 0.0 if until is None else max(until - self._clock(), 0.0)
 
     def note_running(self, tenant: str, seconds: float) -> None:
-        """Note processor seconds of a request that goes on."""
+        """Count processor seconds of a request that still runs."""
         self._add(tenant, seconds, 0, self._clock())
 
     def note_used(
         self, tenant: str, seconds: float, took_s: float = 0.0, *, noted_s: float = 0.0
     ) -> None:
-        """Note processor seconds that a request of the tenant has used, and how long it took.
+        """Count the processor seconds of a request that has ended.
 
-        A heavy one rests as long as it took, or less where the others need less than half.
+        A heavy tenant then pauses for as long as the request took, or for less if the other tenants
+        need less than half of the processor.
 
         Args:
-            tenant: whose it was.
-            seconds: of the processor.
-            took_s: how long it took.
-            noted_s: how many of the `seconds` have been noted while it ran.
+            tenant: its name.
+            seconds: processor seconds of the request.
+            took_s: seconds from its start to its end.
+            noted_s: how many of the `seconds` were counted while it ran.
         """
         now = self._clock()
         self._add(tenant, max(seconds - noted_s, 0.0), 1, now)
         others = self._others_of_heavy(tenant)
         if others:
             took_s = min(took_s, WAITING * seconds)
-            self._rests_until[tenant] = now + min(took_s * min(1.0, 2 * others), MEMORY_S)
+            self._pauses_until[tenant] = now + min(took_s * min(1.0, 2 * others), MEMORY_S)
         else:
-            self._rests_until.pop(tenant, None)
-        if len(self._used) > FORGET_AFTER:
-            pairs = self._used.items()
-            self._used = {name: one for name, one in pairs if _left_s(one, now) > TRAFFIC}
-            self._rests_until = {}
+            self._pauses_until.pop(tenant, None)
+        if len(self._use) > FORGET_AFTER:
+            pairs = self._use.items()
+            self._use = {name: use for name, use in pairs if _seconds_left(use, now) > TRAFFIC}
+            self._pauses_until = {}
 
     def _add(self, tenant: str, seconds: float, requests: int, now: float) -> None:
-        self._used[tenant] = _plus(self._used.get(tenant, _NOTHING), seconds, requests, now)
-        self._all = _plus(self._all, seconds, requests, now)
+        own_s, own_requests, since = self._use.get(tenant, _NO_USE)
+        left = math.exp((since - now) / MEMORY_S)
+        self._use[tenant] = own_s * left + seconds, own_requests * left + requests, now
+        total_s, total_requests, since = self._total
+        left = math.exp((since - now) / MEMORY_S)
+        self._total = total_s * left + seconds, total_requests * left + requests, now
 
     def is_heavy(self, tenant: str) -> bool:
-        """Whether it computes so much, while others have traffic, that it gets one slot only."""
+        """Whether it computes so much that it gets one slot while others have traffic."""
         return self._others_of_heavy(tenant) > 0
 
     def _others_of_heavy(self, tenant: str) -> float:
         """Return the others' share of the processor seconds; 0 if the tenant is not heavy."""
-        used = self._used.get(tenant)
-        if used is None or used[0] < LONG_S * used[1]:
+        use = self._use.get(tenant)
+        if use is None or use[0] < LONG_S * use[1]:
             return 0.0
         now = self._clock()
-        own, total = _left_s(used, now), _left_s(self._all, now)
+        own, total = _seconds_left(use, now), _seconds_left(self._total, now)
         if own < HEAVY_S or own < HEAVY * total or total - own < TRAFFIC:
             return 0.0
         return (total - own) / total
+
+
+def _seconds_left(use: _Use, now: float) -> float:
+    return use[0] * math.exp((use[2] - now) / MEMORY_S)
