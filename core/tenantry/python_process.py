@@ -7,6 +7,7 @@ found. The process that runs tenant files does not search it at all.
 """
 
 import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -42,6 +43,14 @@ def python_executable() -> str:
     if Path(sys.executable).name.startswith("python"):
         return sys.executable
     return str(Path(sysconfig.get_path("scripts"), "python3"))
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended: `SIGKILL`, or `exit code 3`."""
+    if code >= 0:
+        return f"exit code {code}"
+    is_named = -code in {*signal.Signals}
+    return signal.Signals(-code).name if is_named else f"signal {-code}"
 
 
 def _is_current_folder(entry: str) -> bool:

@@ -37,7 +37,7 @@ from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.cli import main
 from tenantry.host import Host
 from tenantry.settings import HostSettings
-from tenantry.tenants.loader import FILE_LIMIT_BYTES
+from tenantry.tenants.file import FILE_LIMIT_BYTES
 from tenantry.tenants.lookup import load_tenant
 
 pytestmark = pytest.mark.live

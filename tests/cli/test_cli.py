@@ -244,7 +244,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 
     assert [
         "acme\t/acme\tidle\tlanding\t",
-        "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; mend it.",
+        "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; fix it.",
         "closed\t/c/d\tmaintenance\tlanding\t",
         "off\t/off\tdisabled\tlanding\t",
     ] == result.out.splitlines()

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import KEY, tenant_text
 from servers import DEADLINE_S, Server, wait_until
-from tenantry.tenants.loader import printable
+from tenantry.tenants.file import printable
 
 pytestmark = pytest.mark.live
 
@@ -79,7 +79,6 @@ def _linked_database(path: Path) -> None:
 
 
 _PREFIX_RULE = "'URL_PREFIX': found"
-_EFFECT = "sets up or changes "
 
 BROKEN: dict[str, Broken] = {
     # what is no Python, or does not run to its end
@@ -102,30 +101,30 @@ BROKEN: dict[str, Broken] = {
     "endless": _runs("did not finish in 5 s", "while True: pass"),
     "segfault": _runs("ends its process (SIGSEGV)", "import ctypes", "ctypes.string_at(0)"),
     "recursion": _runs(":1: RecursionError", "def f(): f()", "f()"),
-    "memory": _runs(":1: needs over 512 MiB", "A = 'x' * (4 << 30)"),
+    "memory": _runs(":1: needs more than 512 MiB", "A = 'x' * (4 << 30)"),
     "kills-loader": _runs(
         "killed or stopped the loader process", "import os", "os.kill(os.getppid(), 9)"
     ),
-    "forks": _runs("wrote over its answer", "import os", "os.fork()"),
+    "forks": _runs("overwrote its answer", "import os", "os.fork()"),
     "answers-itself": _runs(
-        "wrote over its answer",
+        "overwrote its answer",
         "import os",
         "for fd in range(3, 20):",
         '    try: os.write(fd, b\'{"values": {"A": ["list", 1]}, "refused": {}, "effects": []}\')',
         "    except OSError: pass",
         "os._exit(0)",
     ),
-    # what is no ordinary file
+    # what is not a regular file
     "empty": _text("'SECRET_KEY': is missing", ""),
-    "large": _bytes("is over 1 MiB (2,097,152 bytes)", b"#" * (2 << 20)),
+    "large": _bytes("is larger than 1 MiB (2,097,152 bytes)", b"#" * (2 << 20)),
     "nul": _bytes("syntax error: source code", b"A = 1\0\n"),
     "latin-1": _bytes("save the file as UTF-8", "APP_NAME = 'café'\n".encode("latin-1")),
-    "folder": Broken("is no ordinary file", Path.mkdir),
-    "fifo": Broken("is no ordinary file", os.mkfifo),
+    "folder": Broken("is not a regular file", Path.mkdir),
+    "fifo": Broken("is not a regular file", os.mkfifo),
     "dangling": Broken("is a link that cannot be followed", _links_to("nowhere.py")),
     "loop": Broken("is a link that cannot be followed", _links_to("loop.py")),
-    "linked-outside": Broken("is a link that leaves the tenants folder", _linked_outside),
-    "writable": Broken("may be written by every user; run: chmod o-w tenants/", _writable_by_all),
+    "linked-outside": Broken("links to a file outside the tenants folder", _linked_outside),
+    "writable": Broken("every user can write to it; run: chmod o-w tenants/", _writable_by_all),
     "Upper": _misnamed(),
     "9lives": _misnamed(),
     "two.dots": _misnamed(),
@@ -134,43 +133,42 @@ BROKEN: dict[str, Broken] = {
     "new\nline": _misnamed(),
     "\udcff": _misnamed(),  # no UTF-8: byte 0xff
     # what it does to its process
-    "chdir": _runs(f"{_EFFECT}the working directory", "import os", "os.chdir('/')"),
-    "environ": _runs(f"{_EFFECT}os.environ['PATH']", "import os", "os.environ['PATH'] = ''"),
-    "search-path": _runs(f"{_EFFECT}sys.path", "import sys", "sys.path.append('/')"),
-    "umask": _runs(f"{_EFFECT}the umask", "import os", "os.umask(0o123)"),
+    "chdir": _runs("changes the working directory", "import os", "os.chdir('/')"),
+    "environ": _runs("changes os.environ['PATH']", "import os", "os.environ['PATH'] = ''"),
+    "search-path": _runs("changes sys.path", "import sys", "sys.path.append('/')"),
+    "umask": _runs("changes the umask", "import os", "os.umask(0o123)"),
     "signals": _runs(
-        f"{_EFFECT}the handler of SIGUSR1", "import signal", "signal.signal(signal.SIGUSR1, print)"
+        "changes the handler of SIGUSR1", "import signal", "signal.signal(signal.SIGUSR1, print)"
     ),
-    "timer": _runs(f"{_EFFECT}a timer", "import signal", "signal.alarm(60)"),
-    "logging": _runs(f"{_EFFECT}logging.disable", "import logging", "logging.disable()"),
-    "log-handler": _runs(f"{_EFFECT}the log handlers", "import logging", "logging.basicConfig()"),
+    "timer": _runs("starts a timer", "import signal", "signal.alarm(60)"),
+    "logging": _runs("changes logging.disable", "import logging", "logging.disable()"),
+    "log-handler": _runs("changes the log handlers", "import logging", "logging.basicConfig()"),
     "thread": _runs(
-        f"{_EFFECT}a thread",
+        "starts a thread",
         "import threading, time",
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     ),
     "child": _runs(
-        f"{_EFFECT}a child process",
+        "starts a child process",
         "import subprocess",
         "child = subprocess.Popen(['sleep', '60'])",
     ),
     "socket-timeout": _runs(
-        f"{_EFFECT}the socket default timeout", "import socket", "socket.setdefaulttimeout(1)"
+        "changes the socket default timeout", "import socket", "socket.setdefaulttimeout(1)"
     ),
     "locale": _runs(
-        f"{_EFFECT}the locale", "import locale", "locale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')"
+        "changes the locale", "import locale", "locale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')"
     ),
     "filters": _runs(
-        f"{_EFFECT}the warnings filters", "import warnings", "warnings.simplefilter('ignore')"
+        "changes the warnings filters", "import warnings", "warnings.simplefilter('ignore')"
     ),
-    "at-exit": _runs(f"{_EFFECT}an exit function", "import atexit", "atexit.register(print)"),
     "recursion-limit": _runs(
-        f"{_EFFECT}the recursion limit", "import sys", "sys.setrecursionlimit(9000)"
+        "changes the recursion limit", "import sys", "sys.setrecursionlimit(9000)"
     ),
     # values
     "function": _runs("'HOOK': found function; write plain data", "def HOOK(): pass"),
     "holds-itself": _runs(
-        "'LOOP': found data nested deeper than 50", "LOOP = []", "LOOP.append(LOOP)"
+        "'LOOP': found data that is nested too deeply", "LOOP = []", "LOOP.append(LOOP)"
     ),
     "huge-number": _runs(
         "'MAX_CONCURRENT_REQUESTS': found an int", "MAX_CONCURRENT_REQUESTS = -(10 ** 5000)"

@@ -11,7 +11,7 @@ from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
 from tenantry.reload.workers import JUDGES, ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import ValidationResult
-from tenantry.tenants.folder import FileContent, read_content
+from tenantry.tenants.file import FileContent, read_content
 
 
 class Judged:

@@ -13,7 +13,7 @@ from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing import worker_pool as crew_module
 from tenantry.routing.instance import Instance
 from tenantry.tenants.catalogue import RejectedTenant
-from tenantry.tenants.folder import FileContent, read_content
+from tenantry.tenants.file import FileContent, read_content
 from tenantry.tenants.model import Tenant, parse_tenant
 
 Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]

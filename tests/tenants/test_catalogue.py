@@ -15,7 +15,7 @@ from tenantry.tenants.catalogue import (
     scan_tenants,
     validate_file,
 )
-from tenantry.tenants.folder import read_content
+from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
 
 WriteTenant = Callable[..., Path]

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from tenantry.tenants import folder as folder_module
+from tenantry.tenants.file import list_tenant_files, read_content
 from tenantry.tenants.folder import (
     RECENT_S,
     REMOVAL_S,
     WRITER_PATIENCE_S,
     FolderChanges,
     TenantsFolder,
-    list_tenant_files,
-    read_content,
 )
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
@@ -103,7 +102,7 @@ def test_a_file_told_unread_is_told_again_only_when_its_content_changes(
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
-    followed.folder.note("acme", read_content(path).digest, is_readable=True)
+    followed.folder.note_digest("acme", read_content(path).digest, is_readable=True)
     path.touch()
 
     told = [followed.told(SETTLE_S) for _ in range(3)]
@@ -120,7 +119,7 @@ def test_a_file_that_changes_before_it_is_noted_is_told(tenants_dir: Path) -> No
     followed.write("acme.py", b"X = 2\n")
     told = [followed.told()]
 
-    followed.folder.note("acme", digest, is_readable=True)
+    followed.folder.note_digest("acme", digest, is_readable=True)
 
     told += [followed.told(SETTLE_S) for _ in range(3)]
     assert [[], [("acme", b"X = 2\n")], [], []] == told

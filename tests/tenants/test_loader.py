@@ -13,7 +13,9 @@ import pytest
 import tenantry.tenants.loader
 from servers import DEADLINE_S
 from tenantry.errors import TenantFileError
-from tenantry.tenants.loader import Loader, describe_exit, display_path
+from tenantry.python_process import describe_exit
+from tenantry.tenants.file import display_path
+from tenantry.tenants.loader import Loader
 
 WriteTenant = Callable[..., Path]
 GOOD = "BLUEPRINTS = ['landing']\n"
@@ -138,10 +140,10 @@ def test_a_secret_is_made_in_the_hosts_data_folder(
         ("import os, time\nos.closerange(0, 99)\ntime.sleep(60)", ": ends its process ("),
         ("import signal\nsignal.pause()", ": did not finish in 1 s"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", ": did not finish in 1 s"),
-        ("A = 'x' * (20 << 20)", ": hands back over 16 MiB"),
+        ("A = 'x' * (20 << 20)", ": its values are larger than 16 MiB"),
         (
             "import os\nfor fd in range(3, 9):\n  try: os.write(fd, b'[' * 99999)\n  except: pass",
-            ": killed or stopped the loader process, or wrote over its answer",
+            ": killed or stopped the loader process, or overwrote its answer",
         ),
     ],
 )
@@ -208,8 +210,8 @@ def test_every_reason_is_told_in_one_go(loader: Loader, write_tenant: WriteTenan
     assert [
         ": 'A': found type",
         ": 'B': found tenant.acme.A",
-        ": sets up or changes os.environ['LEFT'] in its process",
-        ": sets up or changes the umask in its process",
+        ": changes os.environ['LEFT'] in its process",
+        ": changes the umask in its process",
     ] == [reason.partition(";")[0] for reason in reasons]
 
 
@@ -289,7 +291,7 @@ def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenan
     os.truncate(path, 1 << 40)
 
     assert [
-        ": is over 1 MiB (1,099,511,627,776 bytes); a tenant file only sets names."
+        ": is larger than 1 MiB (1,099,511,627,776 bytes); keep only settings in it."
     ] == _reasons(loader, path)
 
 
@@ -319,7 +321,7 @@ def test_a_folder_that_everybody_may_write_is_refused(
 
     reasons = _reasons(loader, path)
 
-    assert [f": its folder may be written by every user; run: chmod o-w {path.parent}"] == reasons
+    assert [f": every user can write to its folder; run: chmod o-w {path.parent}"] == reasons
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -328,7 +330,7 @@ def test_an_unreadable_file_is_refused(loader: Loader, write_tenant: WriteTenant
     path = write_tenant("acme")
     path.chmod(0)
 
-    assert [": cannot be read: Permission denied; mend or remove it."] == _reasons(loader, path)
+    assert [": cannot be read: Permission denied; fix or remove it."] == _reasons(loader, path)
 
 
 def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:

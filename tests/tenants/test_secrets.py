@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_made_is_named(data_dir: Path) -> None:
     with pytest.raises(SecretError) as caught:
         secret(NAME, create=True)
 
-    assert f"secret '{NAME}': cannot make {data_dir}/secrets/{NAME}: Not a directory." == str(
+    assert f"secret '{NAME}': cannot create {data_dir}/secrets/{NAME}: Not a directory." == str(
         caught.value
     )
 

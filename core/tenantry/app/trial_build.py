@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from tenantry.errors import Problem
-from tenantry.python_process import python_command
-from tenantry.tenants.loader import describe_exit
+from tenantry.python_process import describe_exit, python_command
 from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 

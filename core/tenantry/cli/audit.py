@@ -19,7 +19,7 @@ from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import RejectedTenant, validate_file
-from tenantry.tenants.folder import read_content
+from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.lookup import tenant_files
 from tenantry.tenants.model import Tenant

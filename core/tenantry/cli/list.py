@@ -19,7 +19,7 @@ from tenantry.observability.control_socket import (
 )
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.folder import read_content
+from tenantry.tenants.file import read_content
 from tenantry.tenants.lookup import effective_operator_state, scan, tenant_files
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import read_operator_state

@@ -12,7 +12,7 @@ from tenantry.errors import EndpointError, TenantryError
 from tenantry.grammar import are_nested, check_tenant_name, check_url_prefix
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import DisabledTenant, validate_file
-from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
+from tenantry.tenants.file import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file

@@ -38,7 +38,8 @@ from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import validate_loaded
-from tenantry.tenants.loader import FILE_LIMIT_BYTES, LoadedFile, display_path
+from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
+from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.lookup import scan
 from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file
 

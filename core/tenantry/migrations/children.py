@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from tenantry.python_process import python_command
-from tenantry.tenants.loader import describe_exit
+from tenantry.python_process import describe_exit, python_command
 
 START_TIMEOUT_S = 30.0
 """How long the first process may take to start: it imports Alembic, in 0.6 s on an idle machine."""

@@ -27,7 +27,8 @@ from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
 from tenantry.routing.router import Router
 from tenantry.tenants.catalogue import ValidationResult
-from tenantry.tenants.folder import SETTLE_S, FileContent, TenantsFolder
+from tenantry.tenants.file import FileContent
+from tenantry.tenants.folder import SETTLE_S, TenantsFolder
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import (
     OperatorState,
@@ -274,7 +275,7 @@ class Follower:
     def _judged(self, content: FileContent, verdict: ValidationResult) -> None:
         name = content.path.stem
         if not content.digest:
-            self._folder.note(name, verdict.digest, is_readable=isinstance(verdict, Tenant))
+            self._folder.note_digest(name, verdict.digest, is_readable=isinstance(verdict, Tenant))
         self._admission.note(name, verdict)
 
     def _decide_due(self) -> None:

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import ValidationResult
-from tenantry.tenants.folder import FileContent
+from tenantry.tenants.file import FileContent
 
 VERDICT_PATIENCE_S = 1.0
 """How long requests wait for the verdict on their tenant's file, from the first one on, while the

@@ -19,8 +19,8 @@ from tenantry.errors import Problem
 from tenantry.routing.instance import Instance
 from tenantry.routing.worker_pool import WorkerPool
 from tenantry.tenants.catalogue import RejectedTenant, ValidationResult, validate_file
-from tenantry.tenants.folder import FileContent, read_content
-from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader, printable
+from tenantry.tenants.file import FileContent, printable, read_content
+from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader
 from tenantry.tenants.model import Tenant
 
 JUDGES = 4

@@ -13,8 +13,14 @@ from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact, secrets_in
-from tenantry.tenants.folder import FileContent, list_tenant_files, read_content
-from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader, display_path, printable
+from tenantry.tenants.file import (
+    FileContent,
+    display_path,
+    list_tenant_files,
+    printable,
+    read_content,
+)
+from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader
 from tenantry.tenants.model import BLUEPRINTS_LIMIT, Tenant, parse_tenant
 from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
 

@@ -1,97 +1,86 @@
-"""The tenants folder as it changes: which files have new content, and which are gone.
+"""The tenants folder while it changes: which files have new content, and which are gone.
 
-Decided by content, not by time stamps; a time stamp only tells which files to read again. Content
-counts once it has settled: 48 % of all truncations of a tenant file still compile.
+Content decides. A time stamp only tells which files to read again. Content counts once it is
+stable, because 48 % of all truncations of a tenant file still compile.
 """
 
 import contextlib
 import errno
-import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenantry.errors import TenantFileError
-from tenantry.tenants.loader import read_tenant_file
+from tenantry.tenants.file import (
+    FileContent,
+    is_open_for_writing,
+    is_tenant_file_name,
+    read_content,
+)
 from tenantry.tenants.round_robin import RoundRobin
-from tenantry.tenants.writers import is_being_written
 
 SETTLE_S = 0.1
-"""A file is read twice, so far apart, before its content counts; editors and `cp` write faster."""
+"""Time between the two equal reads that make content stable. Editors and `cp` write faster."""
 
 WRITER_PATIENCE_S = 5.0
-"""How long content that does not change any more is kept back while somebody has the file open for
-writing: whoever pauses longer, or never closes it, has it served as it is."""
+"""How long stable content waits for a process that has the file open for writing. A writer that
+pauses for longer, or never closes the file, has its content served as it is."""
 
 REMOVAL_S = 0.5
-"""How long a file must be gone: a tool that deletes and writes anew takes less."""
+"""How long a file must be gone. A tool that deletes a file and writes it again takes less."""
 
 RECENT_S = 2.0
-"""A file is read at every look for so long after its time stamp was seen to change: two changes can
-have one time stamp, of which file systems keep 4 ms (ext4) to 2 s (FAT)."""
-
-_IS_ANOTHER = (
-    "it is empty and another folder than before (a volume that is not mounted?); all tenants stay; "
-    "to end them, empty the folder itself, or restart"
-)
-
+"""For how long after its time stamp has changed a file is read at every look. Two changes can have
+the same time stamp, whose resolution is 4 ms (ext4) to 2 s (FAT)."""
 
 CHECK_S = 0.5
-"""Between two whole looks while a second change of the folder could hide behind its time stamp."""
+"""Time between two complete looks while the folder's time stamp is that recent."""
 
-
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """Settled content of one tenant file, or why it cannot be read."""
-
-    path: Path
-    digest: str = ""
-    """SHA-256 of the source, or of the error; empty: not read yet, `read_content` does it."""
-    source: bytes = b""
-    error: TenantFileError | None = None
+_IS_ANOTHER_FOLDER = (
+    "the folder is empty and is not the same folder as before (a volume that is not mounted?). All "
+    "tenants stay. To remove them, empty the original folder, or restart."
+)
 
 
 @dataclass
 class FolderChanges:
-    """What one look at the folder found, against the looks before."""
+    """What one look at the folder found, compared with the looks before."""
 
     changed: list[FileContent] = field(default_factory=list)
     appeared: list[str] = field(default_factory=list)
-    """Names seen for the first time; their content may not have settled yet."""
+    """New names. Their content may not be stable yet."""
     removed: list[str] = field(default_factory=list)
     is_settled: bool = True
-    """False: look again after `SETTLE_S`."""
+    """False: some content is not stable yet. Look again after `SETTLE_S`."""
 
 
 @dataclass(slots=True)
 class _File:
-    """What is remembered of one file: some 10,000 of these may be alive."""
+    """What is remembered of one file."""
 
     signature: int
-    seen_s: float
-    """When the signature was seen first, by our clock: a file server's may be wrong."""
+    signature_since_s: float
+    """When the signature was first seen. A file server's clock can be wrong, so it is ours."""
     is_quiet: bool = False
-    """It was read once more when no second change could hide behind its time stamp."""
+    """The file was read when its time stamp was no longer recent, so a look need not read it."""
     digest: str = ""
-    """Of the content that was told last."""
+    """Of the content that was reported last."""
     candidate: str = ""
-    """Of content that is not settled yet, and since when."""
-    since_s: float = 0.0
+    """Digest of content that is not stable yet."""
+    candidate_since_s: float = 0.0
     missing_since_s: float | None = None
 
 
 class TenantsFolder:
-    """Remembers what it told of a folder, and tells what is new. For one thread.
+    """Remembers what it has reported of a folder, and reports what is new. For one thread.
 
     Args:
-        path: the folder; it may vanish and come back.
-        only: names to follow, as if no other file were there; empty for all.
-        clock: seconds, for settling.
-        wall_clock: seconds since the epoch, as the file system has it.
+        path: the folder. It may vanish and come back.
+        only: names to follow, as if no other file existed. Empty: all.
+        clock: seconds, to measure time spans.
+        wall_clock: seconds since the epoch, to compare with time stamps of files.
     """
 
     def __init__(
@@ -108,189 +97,160 @@ class TenantsFolder:
         self._wall_clock = wall_clock
         self._files: dict[str, _File] = {}
         self._restless: set[str] = set()  # names to read at every look
-        self._gone: set[str] = set()  # names that were there, until they are told as removed
+        self._gone: set[str] = set()  # missing names that are not reported as removed yet
         self._round_robin = RoundRobin()
         self._has_links = False
-        self._signature = 0  # of the folder itself, and when it was seen first
-        self._seen_s = -math.inf
+        self._signature = 0  # of the folder itself
+        self._signature_since_s = -math.inf
         self._checked_s = -math.inf
-        self._identity: tuple[int, int] | None = None  # of the folder that had files last
+        self._identity: tuple[int, int] | None = None  # of the folder that last had files
         self._is_first_look = True
 
     def __len__(self) -> int:
-        """Return how many files were there."""
+        """Return the number of files."""
         return len(self._files)
 
     @property
     def has_links(self) -> bool:
-        """Whether some file has another name too: of a change there the folder tells nothing."""
+        """Whether a file has another name elsewhere. A change there does not touch the folder."""
         return self._has_links
 
     def is_missing(self, name: str) -> bool:
-        """Whether a file that was there is not, and may yet come back or be told as removed."""
+        """Whether a file is gone, but can still come back before it is reported as removed."""
         return name in self._gone
 
     def look(self, share: float = 1.0) -> FolderChanges:
-        """Compare the folder with what was told before.
+        """Compare the folder with what was reported before.
 
         Args:
-            share: of the files to look at, each in its turn; 1 is all. All, too, when the folder
-                has changed (a file came, went or was replaced); always those not settled yet.
+            share: the part of the files to look at (0 to 1), by round robin. If the folder itself
+                has changed (a file came, went or was replaced), it looks at all of them. It always
+                looks at files whose content is not stable yet.
 
         Raises:
-            OSError: the folder cannot be read, or an empty one is in its place: a volume that is
-                not mounted. Nothing is taken for removed then.
+            OSError: the folder cannot be read, or an empty folder has taken its place, such as a
+                mount point without its volume. Nothing counts as removed then.
         """
-        found = FolderChanges()
+        changes = FolderChanges()
         if self._has_changed() or share >= 1:
             names = self._names()
             self._gone = self._files.keys() - names
         else:
             names = self._restless.union(self._round_robin.take(self._files, share)) - self._gone
         for name in names:
-            with contextlib.suppress(OSError):  # its path cannot be told now: at the next look
-                self._look_at(name, found)
+            with contextlib.suppress(OSError):  # the path cannot be shown now: at the next look
+                self._look_at(name, changes)
         for name in list(self._gone):
-            self._miss(name, found)
+            self._note_missing(name, changes)
         self._is_first_look = False
-        return found
+        return changes
+
+    def note_digest(self, name: str, digest: str, *, is_readable: bool) -> None:
+        """Remember the digest of a file that was reported without having been read."""
+        file = self._files.get(name)
+        if file is not None and not file.digest:
+            # If a look has found the file changed since, it stays restless: the digest may be old.
+            file.digest, file.is_quiet = digest, file.is_quiet and is_readable
+            if not is_readable:
+                self._restless.add(name)
 
     def _has_changed(self) -> bool:
-        """Whether files may have come, gone or been replaced since the last whole look.
-
-        Raises:
-            OSError: the folder is not there.
-        """
+        """Whether files may have come, gone or been replaced since the last complete look."""
         info, now = self.path.stat(), self._clock()
-        signature = _facts(info)
+        signature = _signature(info)
         if signature != self._signature:
-            self._signature, self._seen_s = signature, now
-        elif self._checked_s - self._seen_s >= RECENT_S or now - self._checked_s < CHECK_S:
-            return False
+            self._signature, self._signature_since_s = signature, now
+        else:
+            is_recent = self._checked_s - self._signature_since_s < RECENT_S
+            if not is_recent or now - self._checked_s < CHECK_S:
+                return False
         self._checked_s = now
         return True
 
     def _names(self) -> set[str]:
-        info = self.path.stat()  # first: a folder that is replaced now is another one next time
+        info = (
+            self.path.stat()
+        )  # before the scan: if the folder is replaced now, the next look sees
         with os.scandir(self.path) as entries:
             names, links = set(), False
             for entry in entries:
                 name = entry.name
-                if _is_tenant_file(name) and (not self._only or name[:-3] in self._only):
+                if is_tenant_file_name(name) and (not self._only or name[:-3] in self._only):
                     names.add(name[:-3])
                     links = links or entry.is_symlink()
         self._has_links = links
         if names:
             self._identity = info.st_dev, info.st_ino
         elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
-            self._signature = 0  # the next look is a whole one
-            raise OSError(errno.ENODEV, _IS_ANOTHER)
+            self._signature = 0  # the next look is complete
+            raise OSError(errno.ENODEV, _IS_ANOTHER_FOLDER)
         return names
 
-    def _look_at(self, name: str, found: FolderChanges) -> None:
-        signature, changed_at = self._signature_of(name)
-        file, now = self._files.get(name), self._clock()
+    def _look_at(self, name: str, changes: FolderChanges) -> None:
+        signature, changed_at = self._stat(name)
+        file = self._files.get(name)
         if file is not None:
             file.missing_since_s = None
             if file.signature == signature and file.is_quiet:
                 return
-        if file is None:
-            file = self._files[name] = _File(signature, now)
-            found.appeared.append(name)
-            # At start most files are old. 10,000 of them are read when each is judged, not here:
-            # that would keep every request waiting for seconds.
+        else:
+            file = self._files[name] = _File(signature, self._clock())
+            changes.appeared.append(name)
+            # At start, most files are old. They are read when they are validated: to read 10,000
+            # of them here would delay every request for seconds.
             is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
             if self._is_first_look and is_old:
                 file.is_quiet = True
-                found.changed.append(FileContent(self.path / f"{name}.py"))
+                changes.changed.append(FileContent(self.path / f"{name}.py"))
                 return
-        self._read(name, file, signature, found)
+        self._read(name, file, signature, changes)
 
-    def _read(self, name: str, file: _File, signature: int, found: FolderChanges) -> None:
+    def _read(self, name: str, file: _File, signature: int, changes: FolderChanges) -> None:
         content, now = read_content(self.path / f"{name}.py"), self._clock()
         if file.signature != signature:
-            file.signature, file.seen_s, file.is_quiet = signature, now, False
+            file.signature, file.signature_since_s, file.is_quiet = signature, now, False
         if content.digest == file.digest:
             file.candidate = ""
-            # What cannot be read may become readable without a change of its own: its folder.
-            file.is_quiet = content.error is None and now - file.seen_s >= RECENT_S
+            # An unreadable file can become readable without a change of its own: its folder's mode.
+            file.is_quiet = content.error is None and now - file.signature_since_s >= RECENT_S
         elif file.candidate != content.digest:
-            file.candidate, file.since_s, file.is_quiet = content.digest, now, False
-            found.is_settled = False
-        elif now - file.since_s < SETTLE_S or (
-            now - file.since_s < WRITER_PATIENCE_S and is_being_written(f"{self.path}/{name}.py")
-        ):
-            found.is_settled = False
+            file.candidate, file.candidate_since_s, file.is_quiet = content.digest, now, False
+            changes.is_settled = False
+        elif self._is_stable(name, now - file.candidate_since_s):
+            file.digest, file.candidate = content.digest, ""
+            changes.changed.append(content)
         else:
-            self._tell(file, content, found)
+            changes.is_settled = False
         (self._restless.discard if file.is_quiet else self._restless.add)(name)
 
-    def _signature_of(self, name: str) -> tuple[int, float]:
-        """Return what changes when the content does, and when it did (seconds since the epoch)."""
+    def _is_stable(self, name: str, unchanged_s: float) -> bool:
+        if unchanged_s < SETTLE_S:
+            return False
+        return unchanged_s >= WRITER_PATIENCE_S or not is_open_for_writing(f"{self.path}/{name}.py")
+
+    def _stat(self, name: str) -> tuple[int, float]:
+        """Return the signature of a file, and when it changed (seconds since the epoch)."""
         try:
-            # No `Path`: one for each of 10,000 files costs 20 ms a look.
+            # A string, because a `Path` for each of 10,000 files costs 20 ms per look.
             info = os.stat(f"{self.path}/{name}.py")  # noqa: PTH116
         except OSError:
             return 0, 0.0
         self._has_links = self._has_links or info.st_nlink > 1
-        return _facts(info), info.st_ctime  # a copying tool may set the other time
+        return _signature(info), info.st_ctime  # a tool that copies a file can set st_mtime
 
-    def note(self, name: str, digest: str, *, is_readable: bool) -> None:
-        """Remember the digest of a file that was told unread."""
-        file = self._files.get(name)
-        if file is not None and not file.digest:
-            # Not quiet: a look has found it changed since, so this may be of its old content.
-            file.digest, file.is_quiet = digest, file.is_quiet and is_readable
-            if not is_readable:
-                self._restless.add(name)
-
-    def _tell(self, file: _File, content: FileContent, found: FolderChanges) -> None:
-        file.digest, file.candidate = content.digest, ""
-        found.changed.append(content)
-
-    def _miss(self, name: str, found: FolderChanges) -> None:
+    def _note_missing(self, name: str, changes: FolderChanges) -> None:
         file, now = self._files[name], self._clock()
         if file.missing_since_s is None:
             file.missing_since_s = now
         if now - file.missing_since_s < REMOVAL_S:
-            found.is_settled = False
+            changes.is_settled = False
             return
         del self._files[name]
         self._gone.discard(name)
         self._restless.discard(name)
-        found.removed.append(name)
+        changes.removed.append(name)
 
 
-def _facts(info: os.stat_result) -> int:
-    """Return what changes when the content does."""
-    facts = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode)
-    return hash(facts)
-
-
-def list_tenant_files(folder: Path) -> list[Path]:
-    """Return the paths of the tenant files in `folder`, by name.
-
-    Raises:
-        OSError: the folder is not there or cannot be read.
-    """
-    with os.scandir(folder) as entries:
-        names = [entry.name[:-3] for entry in entries if _is_tenant_file(entry.name)]
-    return [folder / f"{name}.py" for name in sorted(names)]
-
-
-def _is_tenant_file(name: str) -> bool:
-    return name.endswith(".py") and name[0] not in "._"
-
-
-def read_content(path: Path) -> FileContent:
-    """Return a tenant file's content as it is now, settled or not, or why it cannot be read."""
-    try:
-        source = read_tenant_file(path)
-    except TenantFileError as error:
-        return FileContent(path, _digest(str(error).encode()), error=error)
-    return FileContent(path, _digest(source), source)
-
-
-def _digest(source: bytes) -> str:
-    # One string for all who keep it: the folder, the mount and the tenant.
-    return sys.intern(hashlib.sha256(source).hexdigest())
+def _signature(info: os.stat_result) -> int:
+    """Return a number that changes when the content does, unless both have the same time stamp."""
+    return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode))

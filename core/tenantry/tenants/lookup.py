@@ -9,7 +9,7 @@ from pathlib import Path
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import Catalogue, load_content, scan_tenants, validate_loaded
-from tenantry.tenants.folder import list_tenant_files, read_content
+from tenantry.tenants.file import list_tenant_files, read_content
 from tenantry.tenants.loader import LoadedFile, Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import OperatorState, read_operator_state

@@ -1,19 +1,20 @@
-"""A share of many names at a time, each in its turn: so that a look at 10,000 never takes long."""
+"""Round robin over many names, so that a look at 10,000 tenants never takes long at once."""
 
 import math
 from collections.abc import Collection
 
 
 class RoundRobin:
-    """Goes round and round over names. For one thread."""
+    """Goes round over names. For one thread."""
 
     def __init__(self) -> None:
         self._left: list[str] = []
 
     def take(self, names: Collection[str], share: float) -> list[str]:
-        """Return the next `share` (0 to 1) of `names`; never one that is gone from them.
+        """Return the next `share` (0 to 1) of `names`.
 
-        All have had their turn once the shares amount to 1; a new name comes in the next round.
+        Every name has had its turn once the shares add up to 1. A new name waits for the next
+        round, and a name that is gone is left out.
         """
         if share >= 1:
             self._left = []

@@ -1,76 +1,77 @@
-"""Where secrets come from. Runs in the loader process: imports little, keeps nothing.
+"""Where secrets come from. Runs in the loader process, so it imports little and keeps nothing.
 
-A secret is looked up in the environment, in a file that the environment names, in systemd's
-credentials folder, in a container's `/run/secrets` and in `<data>/secrets`, in this order.
+`secret(NAME)` looks in this order: the environment, the file that `NAME_FILE` names, systemd's
+credentials folder, a container's `/run/secrets`, and `<data>/secrets`.
 """
 
 import os
 import re
 
 CONTAINER_SECRETS = "/run/secrets"
-"""Where Docker, Podman and Kubernetes set-ups mount secrets by convention."""
+"""Where Docker, Podman and Kubernetes mount secrets by convention."""
 
 NEW_SECRET_BYTES = 32
-"""Randomness of a secret that we make: 256 bits, as HMAC-SHA256 can use at most."""
+"""Randomness of a new secret: 256 bits, the most that HMAC-SHA256 can use."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SecretError(LookupError):
-    """A secret is nowhere to be found, or its file cannot be read. The text never holds a value."""
+    """A secret does not exist, or its file cannot be read. The text never contains a value."""
 
 
 def secret(name: str, *, create: bool = False) -> str:
-    """Return the secret `name`, without its trailing newline.
+    """Return the secret `name`, without a trailing newline.
 
     Args:
         name: a name that an environment variable can have.
-        create: make a random one in `<data>/secrets` (mode 0600) when there is none. Meant for
-            samples and for single machines: two machines would make two different secrets.
+        create: if there is none, create a random one in `<data>/secrets` (mode 0600). This is for
+            samples and single machines, because two machines would create different secrets.
 
     Raises:
-        SecretError: nothing found (the text lists where it looked), or a file is unreadable.
+        SecretError: there is no such secret (the text lists where it looked), or its file cannot
+            be read.
     """
     if not _NAME.fullmatch(name):
-        raise SecretError(f"secret {name!r}: a name has letters, digits and underscores only.")
+        raise SecretError(f"secret {name!r}: a name has only letters, digits and underscores.")
     if name in os.environ:
         return os.environ[name].rstrip("\r\n")
-    looked = [f"environment variable {name}"]
+    searched = [f"environment variable {name}"]
     for path in _files(name):
-        looked.append(path)
+        searched.append(path)
         if os.path.exists(path):
             return _read(name, path)
     if create:
         return create_secret(name)
     raise SecretError(
-        f"no secret {name!r}. Looked at: {'; '.join(looked)}. "
+        f"no secret {name!r}. Looked at: {'; '.join(searched)}. "
         f"Set the variable, or write the secret into {secret_file(name)} (mode 0600)."
     )
 
 
 def found_before(name: str) -> str:
-    """Return where `secret` finds a value before it looks into `<data>/secrets`; "" if nowhere."""
+    """Return where `secret` finds a value before it looks in `<data>/secrets`; "" if nowhere."""
     if name in os.environ:
         return f"environment variable {name}"
     return next((path for path in _files(name)[:-1] if os.path.exists(path)), "")
 
 
 def secret_file(name: str, data_dir: str = "") -> str:
-    """Return the path of `name` in `<data>/secrets`; `<data>` as the host's environment has it."""
+    """Return the path of a secret in `<data>/secrets`, where `<data>` defaults to the host's."""
     data_dir = data_dir or os.environ.get("TENANTRY_DATA_DIR") or "instance"
     return os.path.join(data_dir, "secrets", name)
 
 
 def create_secret(name: str, data_dir: str = "") -> str:
-    """Make a random secret in `<data>/secrets`, mode 0600, and return the one that is there after.
+    """Create a random secret in `<data>/secrets` with mode 0600, unless it exists, and return it.
 
-    Safe to call from several processes at once: the first whole file wins, the others read it.
+    Several processes can call it at once: all of them return the same secret.
 
     Raises:
         SecretError: the file cannot be written or read.
     """
     path = secret_file(name, data_dir)
-    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # two threads, too, write one each
+    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # of this call only
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -79,11 +80,11 @@ def create_secret(name: str, data_dir: str = "") -> str:
                 file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
             os.link(unfinished, path)
         except FileExistsError:
-            pass  # another one was first: its secret counts
+            pass  # another process was first: its secret counts
         finally:
             os.unlink(unfinished)
     except OSError as error:
-        raise SecretError(f"secret {name!r}: cannot make {path}: {error.strerror}.") from error
+        raise SecretError(f"secret {name!r}: cannot create {path}: {error.strerror}.") from error
     return _read(name, path)
 
 

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.tenants.writers import is_being_written
+from tenantry.tenants.file import is_open_for_writing
 
 
-def test_a_file_is_being_written_while_a_writer_has_it_open(tmp_path: Path) -> None:
+def test_a_file_is_open_for_writing_while_a_writer_has_it_open(tmp_path: Path) -> None:
     """From its opening to its closing, however long the writer pauses; a reader is none."""
     path = tmp_path / "acme.py"
     path.touch()
     with path.open():
-        before = is_being_written(str(path))
+        before = is_open_for_writing(str(path))
     with path.open("a"):
-        during = is_being_written(str(path))
+        during = is_open_for_writing(str(path))
 
-    after = is_being_written(str(path))
+    after = is_open_for_writing(str(path))
 
     assert [False, True, False] == [before, during, after]
 
@@ -26,7 +26,7 @@ def test_a_writer_is_not_hindered(tmp_path: Path) -> None:
     """No lease is left behind: whoever opens the file later does not wait."""
     path = tmp_path / "acme.py"
     path.touch()
-    is_being_written(str(path))
+    is_open_for_writing(str(path))
 
     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # would fail, not wait, under a lease
 
@@ -38,4 +38,4 @@ def test_what_cannot_be_known_is_no_writer(
     """A file that is not there, and what has no leases, are answered for with no error."""
     monkeypatch.chdir(tmp_path)
 
-    assert not is_being_written(path)
+    assert not is_open_for_writing(path)

@@ -1,0 +1,146 @@
+"""Tenant files on disk: which files they are, whether they are safe to read, and their content.
+
+Nothing here runs a file. `loader` does that.
+"""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import signal
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from tenantry.errors import Problem, TenantFileError
+
+FILE_LIMIT_BYTES = 1 << 20
+"""Maximum size of a tenant file. A usual one has 1 KiB, and 1 MiB takes a millisecond to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The content of one tenant file, or why it cannot be read."""
+
+    path: Path
+    digest: str = ""
+    """SHA-256 of the source or of the error, in hexadecimal. Empty: not read yet."""
+    source: bytes = b""
+    error: TenantFileError | None = None
+
+
+def list_tenant_files(folder: Path) -> list[Path]:
+    """Return the paths of the tenant files in `folder`, sorted by name.
+
+    Raises:
+        OSError: the folder does not exist or cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name[:-3] for entry in entries if is_tenant_file_name(entry.name)]
+    return [folder / f"{name}.py" for name in sorted(names)]
+
+
+def is_tenant_file_name(name: str) -> bool:
+    """Whether a file of this name in the tenants folder is a tenant."""
+    return name.endswith(".py") and name[0] not in "._"
+
+
+def read_content(path: Path) -> FileContent:
+    """Return a tenant file's present content, or why it cannot be read."""
+    try:
+        source = read_tenant_file(path)
+    except TenantFileError as error:
+        return FileContent(path, content_digest(str(error).encode()), error=error)
+    return FileContent(path, content_digest(source), source)
+
+
+def content_digest(source: bytes) -> str:
+    """Return the SHA-256 of a content, in hexadecimal. Equal digests share one string."""
+    return sys.intern(hashlib.sha256(source).hexdigest())
+
+
+def read_tenant_file(path: Path) -> bytes:
+    """Return the bytes of a tenant file. Never blocks on a FIFO or a device.
+
+    Raises:
+        TenantFileError: the path is not a regular file inside its folder, the file is over 1 MiB
+            or unreadable, or every user can write to the file or its folder.
+    """
+    try:
+        if not Path(os.path.realpath(path, strict=True)).is_relative_to(path.parent.resolve()):
+            _reject(path, "links to a file outside the tenants folder; put the file itself here.")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        what = "is a link that cannot be followed" if path.is_symlink() else "cannot be read"
+        _reject(path, f"{what}: {error.strerror}; fix or remove it.")
+    try:
+        info = os.fstat(fd)
+        _check_kind_and_mode(path, info)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            source = file.read(FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        _reject(path, f"cannot be read: {error.strerror}; fix or remove it.")
+    finally:
+        os.close(fd)
+    if len(source) > FILE_LIMIT_BYTES:
+        _reject(path, f"is larger than 1 MiB ({info.st_size:,} bytes); keep only settings in it.")
+    return source
+
+
+def _check_kind_and_mode(path: Path, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        _reject(path, "is not a regular file; remove it.")
+    if info.st_mode & stat.S_IWOTH:
+        command = f"chmod o-w {shlex.quote(display_path(path))}"
+        _reject(path, f"every user can write to it; run: {command}")
+    if path.parent.stat().st_mode & stat.S_IWOTH and not _is_mounted_read_only(path.parent):
+        command = f"chmod o-w {shlex.quote(display_path(path.parent))}"
+        _reject(path, f"every user can write to its folder; run: {command}")
+
+
+def _is_mounted_read_only(folder: Path) -> bool:
+    # Kubernetes mounts a ConfigMap with mode 0777, but read-only.
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _reject(path: Path, text: str) -> NoReturn:
+    raise TenantFileError([Problem(display_path(path), text)]) from None
+
+
+def is_open_for_writing(path: str) -> bool:
+    """Whether a process has the file open for writing. Thread-safe.
+
+    A writer can pause in the middle of a file, where the first half is a valid file. False if it
+    cannot be known: the file belongs to another user, or its file system has no leases.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # The kernel denies a read lease while a writer has the file open. If a writer opens the
+        # file during the few microseconds of the lease, it waits, and the kernel signals this
+        # process. The default signal, SIGIO, would end the process; SIGURG is ignored.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked process can share the lease
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def display_path(path: Path) -> str:
+    """Return a path as an operator would type it: relative if it is below the current folder."""
+    is_below = path.absolute().is_relative_to(Path.cwd())
+    return printable(os.path.relpath(path) if is_below else str(path))
+
+
+def printable(text: str) -> str:
+    """Return `text` with unprintable characters escaped. A file's name can contain any byte."""
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -1,0 +1,129 @@
+"""Plain data as JSON and back, without loss: values of tenant files, rows of a capsule.
+
+JSON has no tuples, sets, dates or exact decimals. `tag` turns such a value into an object with one
+key, which names the type: `{"tuple": [1, 2]}`. `untag` knows only these types, so reading foreign
+JSON creates nothing but plain data.
+
+The loader process imports this module and must start fast. Hence `tag` recognizes types by name,
+and only `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from binascii import a2b_base64, b2a_base64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing would take a third of the loader's start
+    from collections.abc import Callable, Collection
+    from typing import Any
+
+DEPTH_LIMIT = 200
+"""Nesting of containers. A dict takes three levels of JSON, and Python reads about 1,000."""
+
+INT_LIMIT_BITS = 14_000
+"""Just under 4,300 digits, the longest integer that Python converts to text."""
+
+_WRITERS: dict[str, Callable[[Any], object]] = {
+    "bytes": lambda value: b2a_base64(value, newline=False).decode(),
+    "date": lambda value: value.isoformat(),
+    "datetime": lambda value: value.isoformat(),
+    "decimal": str,
+    "path": str,
+    "time": lambda value: value.isoformat(),
+    "timedelta": lambda value: [value.days, value.seconds, value.microseconds],
+    "uuid": str,
+}
+
+_TAGS = {
+    "builtins.bytes": "bytes",
+    "datetime.date": "date",
+    "datetime.datetime": "datetime",
+    "datetime.time": "time",
+    "datetime.timedelta": "timedelta",
+    "decimal.Decimal": "decimal",
+    "pathlib.PosixPath": "path",
+    "pathlib._local.PosixPath": "path",  # Python 3.13
+    "uuid.UUID": "uuid",
+}
+
+SCALAR_TAGS = frozenset(_WRITERS)
+"""The types that have a tag and are not containers."""
+
+
+def tag(
+    value: Any, scalars: Collection[str] = SCALAR_TAGS, depth_limit: int = DEPTH_LIMIT
+) -> object:
+    """Return plain data in a form that JSON can hold.
+
+    Args:
+        value: the data.
+        scalars: the members of `SCALAR_TAGS` that are allowed.
+        depth_limit: nesting of containers that is allowed.
+
+    Raises:
+        TypeError: the data is not plain. The text is the type, or what else was found.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, str):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if kind is int:
+        if value.bit_length() > INT_LIMIT_BITS:
+            raise TypeError("an int of over 4,000 digits")
+        return value
+    if kind not in (list, tuple, set, dict):
+        return _tag_scalar(value, scalars)
+    if depth_limit == 0:
+        raise TypeError("data that is nested too deeply or contains itself")
+    pairs_or_items = map(list, value.items()) if kind is dict else value
+    depth = depth_limit if kind is dict else depth_limit - 1  # a pair is a list of its own
+    tagged = [tag(item, scalars, depth) for item in pairs_or_items]
+    return tagged if kind is list else {kind.__name__: tagged}
+
+
+def _tag_scalar(value: Any, scalars: Collection[str]) -> object:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    name = _TAGS.get(kind, "")
+    if name not in scalars:
+        raise TypeError(kind.removeprefix("builtins."))
+    return {name: _WRITERS[name](value)}
+
+
+def untag(value: Any) -> Any:
+    """Return the data that `tag` got.
+
+    Raises:
+        Exception: `tag` did not write the value. Which exception is raised depends on the value.
+    """
+    if isinstance(value, list):
+        return [untag(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((name, content),) = value.items()
+    return _readers()[name](content)
+
+
+@functools.cache
+def _readers() -> dict[str, Callable[[Any], Any]]:
+    import datetime as dt  # noqa: PLC0415 - see the module's docstring
+    import decimal  # noqa: PLC0415
+    import pathlib  # noqa: PLC0415
+    import uuid  # noqa: PLC0415
+
+    return {
+        "bytes": a2b_base64,
+        "date": dt.date.fromisoformat,
+        "datetime": dt.datetime.fromisoformat,
+        "decimal": decimal.Decimal,
+        "dict": lambda pairs: {untag(key): untag(item) for key, item in pairs},
+        "float": float,
+        "path": pathlib.Path,
+        "set": lambda items: {untag(item) for item in items},
+        "time": dt.time.fromisoformat,
+        "timedelta": lambda parts: dt.timedelta(*parts),
+        "tuple": lambda items: tuple(untag(item) for item in items),
+        "uuid": uuid.UUID,
+    }
