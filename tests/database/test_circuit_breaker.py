@@ -1,13 +1,13 @@
-"""A breaker: what is down is known to be down, and looked at now and then by one at a time."""
+"""A circuit breaker remembers a failure and allows one probe at a time."""
 
 import pytest
 
 from tenantry.database.circuit_breaker import (
     FIRST_PAUSE_S,
+    MAX_ATTEMPTS,
     MAX_PAUSE_S,
     SLOW_S,
-    TRIES_AT_ONCE,
-    Breaker,
+    CircuitBreaker,
 )
 
 
@@ -27,27 +27,27 @@ def _clock() -> Clock:
 
 
 @pytest.fixture(name="breaker")
-def _breaker(clock: Clock) -> Breaker:
-    return Breaker(clock=clock)
+def _breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(clock=clock)
 
 
-def test_a_closed_breaker_lets_everybody_try(breaker: Breaker) -> None:
-    """Nothing failed: no pause, and nothing to probe."""
+def test_a_closed_breaker_allows_attempts(breaker: CircuitBreaker) -> None:
+    """Without a failure there is no pause and no probe."""
     assert (None, None, False) == (breaker.begin(), breaker.pause_s, breaker.begin_probe())
 
 
-def test_after_a_failure_nobody_tries(breaker: Breaker) -> None:
-    """It is news once; until the pause is over, everybody is told how long it takes."""
+def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
+    """Only the first failure opens it; until the pause is over, attempts get the pause instead."""
     breaker.begin()
 
-    news = [breaker.fail(), breaker.fail()]
+    has_opened = [breaker.fail(), breaker.fail()]
 
-    assert [True, False] == news
+    assert [True, False] == has_opened
     assert (2 * FIRST_PAUSE_S,) * 2 == (breaker.pause_s, breaker.begin())
 
 
-def test_one_at_a_time_probes(breaker: Breaker, clock: Clock) -> None:
-    """After the pause one may look; meanwhile, and until the next pause is over, nobody else."""
+def test_one_probe_runs_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None:
+    """After the pause one probe may run; the next may run after the next pause."""
     breaker.begin()
     breaker.fail()
     is_early = breaker.begin_probe()
@@ -60,8 +60,8 @@ def test_one_at_a_time_probes(breaker: Breaker, clock: Clock) -> None:
     assert (False, [True, False], False) == (is_early, is_due, breaker.begin_probe())
 
 
-def test_pauses_double_up_to_a_bound(breaker: Breaker) -> None:
-    """A database that was down for long is noticed soon after its return all the same."""
+def test_pauses_double_up_to_a_bound(breaker: CircuitBreaker) -> None:
+    """The pause after many failures is still short."""
     pauses = []
     for _ in range(50):
         breaker.fail()
@@ -71,22 +71,22 @@ def test_pauses_double_up_to_a_bound(breaker: Breaker) -> None:
     assert MAX_PAUSE_S == pauses[-1]
 
 
-def test_a_success_closes_it(breaker: Breaker) -> None:
-    """The first good try ends it, and says so."""
+def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
+    """Only the first success closes it."""
     breaker.fail()
 
     assert [True, False] == [breaker.succeed(), breaker.succeed()]
     assert breaker.pause_s is None
 
 
-def test_a_slow_try_is_a_sign_of_failure(breaker: Breaker, clock: Clock) -> None:
-    """While a try hangs, others do not hang beside it; when it ends well, all is well."""
-    for _ in range(TRIES_AT_ONCE):
+def test_slow_attempts_block_others(breaker: CircuitBreaker, clock: Clock) -> None:
+    """While attempts hang, no other attempt joins them; once they succeed, others may start."""
+    for _ in range(MAX_ATTEMPTS):
         breaker.begin()
     clock.now += SLOW_S
 
     pauses = breaker.pause_s, breaker.begin()
-    for _ in range(TRIES_AT_ONCE):
+    for _ in range(MAX_ATTEMPTS):
         breaker.succeed()
 
     assert ((SLOW_S, SLOW_S), None) == (pauses, breaker.begin())

@@ -1,4 +1,4 @@
-"""What a `DATABASE_URI` names, and when two of them name one database."""
+"""A `DATABASE_URI` is checked, and two of them that name one database are recognized."""
 
 from pathlib import Path
 
@@ -17,24 +17,24 @@ PASSWORD = "hunter2-hunter2"
         (f"postgresql+psycopg://acme:p@ss:{PASSWORD}@host/acme", "with %40 for @"),
         ("sqlite:///a\0b", "cannot be parsed"),
         (f"postgres://acme:{PASSWORD}@host/acme", "unknown dialect 'postgres'; use sqlite or"),
-        ("postgresql+psycopg://a@h/x?dbname=shared", "has 'dbname' behind the '?', where it would"),
-        (f"postgresql+psycopg://a@h/x?password={PASSWORD}", "has 'password' behind the '?'"),
-        ("postgresql+psycopg://a@h/x?service=shared", "has 'service' behind the '?'"),
-        ("postgresql+psycopg://a@h/x?host=127.0.0.1", "has 'host' behind the '?', where it would"),
-        ("postgresql+psycopg://a@h:1/x?port=2", "has 'port' behind the '?'"),
+        ("postgresql+psycopg://a@h/x?dbname=shared", "has 'dbname' after the '?', where it would"),
+        (f"postgresql+psycopg://a@h/x?password={PASSWORD}", "has 'password' after the '?'"),
+        ("postgresql+psycopg://a@h/x?service=shared", "has 'service' after the '?'"),
+        ("postgresql+psycopg://a@h/x?host=127.0.0.1", "has 'host' after the '?', where it would"),
+        ("postgresql+psycopg://a@h:1/x?port=2", "has 'port' after the '?'"),
         (
             "postgresql+psycopg://a@h/x?options=-csearch_path%3Dacme,public",
-            "has a search_path of 2 schemas: what is not in the first is looked for in the others",
+            "has a search_path of 2 schemas, so a name that is not in the first could mean another",
         ),
-        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D%24user", "names no schema; write it"),
+        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D%24user", "names no schema; name it"),
         ("postgresql+psycopg://a@h/x?options=-csearch_path%3D%22%24user%22", "names no schema"),
-        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D", "names no schema; write it"),
+        ("postgresql+psycopg://a@h/x?options=-csearch_path%3D", "names no schema; name it"),
         (f"mssql+pymssql://acme:{PASSWORD}@host/acme", "the driver 'pymssql', which is not"),
         (f"postgresql+pg8000://acme:{PASSWORD}@host/acme", "pip install 'tenantry[postgres]'"),
     ],
 )
-def test_what_cannot_be_used_is_refused(text: str, message: str) -> None:
-    """The text says what is wrong and what to do, and tells no part of a password."""
+def test_an_unusable_url_is_rejected(text: str, message: str) -> None:
+    """The error says what is wrong and what to do, and shows no part of a password."""
     with pytest.raises(ValueError, match=r".+") as caught:
         parse_database_url(text)
 
@@ -43,16 +43,16 @@ def test_what_cannot_be_used_is_refused(text: str, message: str) -> None:
 
 
 def test_a_parsed_url_masks_its_password() -> None:
-    """Printing a URL tells nothing."""
+    """Printing a URL does not show its password."""
     url = parse_database_url(f"sqlite://acme:{PASSWORD}@host/acme")
 
     assert "sqlite://acme:***@host/acme" == str(url)
 
 
-def test_a_sqlite_file_is_known_by_its_real_path(
+def test_a_sqlite_file_is_identified_by_its_real_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dots, links of files and folders, options and drivers do not make another database."""
+    """Dots, links, options and drivers make no difference."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("acme.db")
     (tmp_path / "folder").symlink_to(tmp_path)
@@ -72,8 +72,8 @@ def test_a_sqlite_file_is_known_by_its_real_path(
     assert dict.fromkeys(texts, ("sqlite", str(tmp_path / "acme.db"))) == identities
 
 
-def test_a_loop_of_links_is_a_path_like_another(tmp_path: Path) -> None:
-    """A broken link fails when the database is opened, not while tenants are compared."""
+def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
+    """It fails when the database is opened, not while tenants are compared."""
     (tmp_path / "loop.db").symlink_to("loop.db")
 
     assert ("sqlite", str(tmp_path / "loop.db")) == database_identity(
@@ -84,13 +84,13 @@ def test_a_loop_of_links_is_a_path_like_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:a?mode=memory&uri=true"]
 )
-def test_a_database_in_memory_is_nobody_elses(text: str) -> None:
-    """Each connection has its own, so two tenants may write the same."""
+def test_an_in_memory_database_is_never_shared(text: str) -> None:
+    """Each connection has its own, so two tenants may have the same URL."""
     assert database_identity(text) is None
 
 
-def test_a_shared_database_in_memory_is_known_by_its_name() -> None:
-    """`cache=shared` makes one of it for the whole process, and so for all tenants."""
+def test_a_shared_in_memory_database_is_identified_by_its_name() -> None:
+    """With `cache=shared`, all tenants of a process would use the same one."""
     url = "sqlite:///file:a?mode=memory&cache=shared&uri=true"
 
     assert ("sqlite", "memory", "a") == database_identity(url)
@@ -126,17 +126,17 @@ THIS_MACHINE = ("postgresql", "localhost", "5432", "acme")
         ),
     ],
 )
-def test_a_servers_database_is_known_by_host_port_and_name(
+def test_a_server_database_is_identified_by_host_port_and_name(
     identity: tuple[str, ...], texts: list[str]
 ) -> None:
-    """User, password, driver, options and the name of the loopback make no other database."""
+    """User, password, driver, options and the spelling of the loopback make no difference."""
     identities = {text: database_identity(text) for text in texts}
 
     assert dict.fromkeys(texts, identity) == identities
 
 
 def test_another_host_port_or_name_is_another_database() -> None:
-    """Nothing is refused that only looks alike."""
+    """Each of these differs from the others."""
     texts = [
         "postgresql://db.example.org/globex",
         "postgresql://db.example.org:5433/acme",
@@ -166,8 +166,8 @@ ACME = "postgresql+psycopg://acme@db.example.org/acme"
         (None, "-cstatement_timeout%3D5s"),
     ],
 )
-def test_a_schema_of_a_database_is_a_database(schema: str | None, options: str) -> None:
-    """The schema of the search path tells; none is `public`."""
+def test_a_schema_counts_as_a_database(schema: str | None, options: str) -> None:
+    """The identity includes the schema of the search path, unless that is `public`."""
     identity = SERVER if schema is None else (*SERVER, schema)
 
     assert identity == database_identity(f"{ACME}?options={options}")

@@ -18,7 +18,8 @@ from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.app.factory import close_app, create_app
 from tenantry.cli.list import _states, serving_rows
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.session import DatabaseDownError, database_of, db, open_database
+from tenantry.database.errors import DatabaseDownError
+from tenantry.database.session import database_of, db, open_database
 from tenantry.host import Host
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.guard import MigrationGuard

@@ -10,7 +10,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import make_url
 
 from shops import WriteShop, first, second, write_shop_fixture
-from tenantry.database.probe import find_database
+from tenantry.database.probe import probe_database
 from tenantry.errors import EndpointError
 from tenantry.migrations.revisions import (
     Branch,
@@ -149,13 +149,15 @@ def test_a_schema_that_is_not_the_urls_is_refused(postgres_url: str, is_there: b
             ask(url)
         refused.append(str(caught.value))
 
-    missing = "there is no schema 'acme', or it may not be used; run CREATE SCHEMA first."
+    missing = (
+        "the schema 'acme' does not exist, or this user may not use it; run CREATE SCHEMA first."
+    )
     other = (
-        "its tables would be in schema 'postgres', and its URL says 'public'; write which one is "
-        "meant: ?options=-csearch_path%3Dpostgres or ?options=-csearch_path%3Dpublic."
+        "it would create tables in schema 'postgres', but its URL names 'public'; set "
+        "?options=-csearch_path%3Dpostgres or ?options=-csearch_path%3Dpublic."
     )
     assert [other if is_there else missing] * 2 == refused
-    assert refused[0] == f"{find_database('acme', url.render_as_string()).why_not}."
+    assert refused[0] == f"{probe_database('acme', url.render_as_string()).problem}."
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tenantry.tenants.lookup import scan
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
-    from tenantry.database.probe import Found
+    from tenantry.database.probe import DatabaseProbe
 
 CONNECTIONS_AT_ONCE = 16
 """Databases that are asked at once: one that does not answer takes 2 s."""
@@ -78,14 +78,14 @@ def find_unreachable(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tupl
     Two URLs that read differently may name one database: a host has several names.
     """
 
-    def ask(tenant: Tenant) -> "Found | None":
+    def ask(tenant: Tenant) -> "DatabaseProbe | None":
         url = tenant.database_uri.get_secret_value()
         file = plain_file(url)
         if file and not file.exists() and file.parent == data_dir.absolute() / tenant.name:
             return None  # its first use makes it, in a folder that the host makes
-        from tenantry.database.probe import find_database  # noqa: PLC0415 - SQLAlchemy costs 0.3 s
+        from tenantry.database.probe import probe_database  # noqa: PLC0415 - SQLAlchemy costs 0.3 s
 
-        return find_database(tenant.name, url)
+        return probe_database(tenant.name, url)
 
     owners: dict[tuple[str, ...], str] = {}
     with ThreadPoolExecutor(CONNECTIONS_AT_ONCE) as threads:
@@ -94,11 +94,11 @@ def find_unreachable(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tupl
                 yield tenant.name, Problem(tenant.file, text, "DATABASE_URI")
 
 
-def _trouble(name: str, found: "Found", owners: dict[tuple[str, ...], str]) -> str | None:
+def _trouble(name: str, found: "DatabaseProbe", owners: dict[tuple[str, ...], str]) -> str | None:
     """Return what is wrong with a database that was looked at, and note whose it is."""
-    if found.why_not is not None:
-        return f"cannot be used: {found.why_not}."
-    owner = owners.setdefault(found.place, name) if found.place else name
+    if found.problem is not None:
+        return f"cannot be used: {found.problem}."
+    owner = owners.setdefault(found.server_identity, name) if found.server_identity else name
     if owner == name:
         return None
     text = f"is the database of tenant {owner!r}, by another name of its server"

@@ -1,46 +1,75 @@
-"""The connection budget: one pool of idle connections over all tenants of a process.
+"""The connection budget: the limit on database connections over all tenants of a process.
 
-Knows no database and no SQLAlchemy: `pool.py` tells it of connections. It opens and closes nothing
-under its lock.
+The budget decides which pool may open a connection and which idle connection must be closed for
+it. It opens and closes nothing itself, and it does not import SQLAlchemy.
 """
 
 import os
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tenantry.database.permits import ConnectionsExhaustedError, Eviction, Held, Holder, Waiter
+from tenantry.database.errors import ConnectionCounts, ConnectionsExhaustedError
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    from tenantry.database.pool import BudgetPool
 
 WAIT_S = 5.0
-"""How long a request waits for a connection: much longer than a usual request holds one, and well
-before clients and proxies give up."""
+"""How long a request waits for a connection: much longer than a request usually keeps one, and
+shorter than clients and proxies wait."""
 
-PATIENCE_HOLDS = 10
-"""How long an instance with connections in use waits for one of them, or for a permit that becomes
-free, before it has another tenant's closed: this many times as long as it kept one lately. So long
-one in use is almost always back, and to wait for it costs nobody anything; a new one costs 5 to 10
-ms of processor time, several requests' worth, and its tenant closes another's in turn. Twenty
-tenants with twenty connections would do so whenever two requests meet at one. What is usual tells
-more than any fixed time: a request keeps a connection for 5 ms, on a machine that has too much to
-do for 50, where 0.1 s for all was too short (throughput was 0.4 to 0.9 of what it is with a pool
-for each); and where nothing comes back after ten times what is usual, something holds it that is
-not usual, and who waits goes on with another's after some 50 ms."""
+OWN_WAIT_CHECKOUTS = 10
+"""How long a pool waits for one of its own connections before it closes another tenant's idle one,
+as a multiple of its average checkout. Waiting costs no other tenant anything; opening a connection
+costs 5 to 10 ms of processor time, and the other tenant then has to do the same. A multiple adapts
+to the load: a checkout takes 5 ms, or 50 ms on a busy machine. A fixed wait of 0.1 s was too short
+there: throughput was 0.4 to 0.9 of that with one pool for each tenant."""
 
-PATIENCE_S = 0.25
-"""How long at most: who is slow as a rule does not wait for long while others' are idle."""
+MAX_OWN_WAIT_S = 0.25
+"""Upper bound of that wait, for tenants whose requests keep a connection for long."""
+
+
+@dataclass(eq=False)
+class Eviction:
+    """A permit, and the idle connection that its receiver must close before it opens one."""
+
+    pool: "BudgetPool"
+    connection: "ConnectionPoolEntry"
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """One call of `acquire`. All fields are protected by the budget's lock."""
+
+    pool: "BudgetPool"
+    must_open: bool
+    prefers_own: bool
+    """Whether it still waits for its own pool's connections instead of evicting one."""
+    grant: "ConnectionPoolEntry | Eviction | None" = None
+    granted: threading.Event = field(default_factory=threading.Event)
+
+    def serve(self, grant: "ConnectionPoolEntry | Eviction | None") -> None:
+        self.grant = grant
+        self.granted.set()
 
 
 class ConnectionBudget:
-    """Permits to have connections open, `limit` in all. Thread-safe; lives as long as the process.
+    """At most `limit` open connections for all pools of a process. Thread-safe.
 
-    A *permit* stands for one connection, from before it is opened until after it is closed. A
-    process that is forked starts with all permits: what it inherited is neither used nor closed.
+    Lives as long as the process. A *permit* stands for one connection, from before it is opened
+    until after it is closed. A forked process starts with all permits: it neither uses nor closes
+    the connections that it inherits.
 
     Args:
-        limit: connections that may be open at once.
-        wait_s: how long `take` waits, first come first served, when all are in use.
-        clock: seconds.
+        limit: maximum number of open connections.
+        wait_s: how long `acquire` waits, first come, first served, while all are checked out.
+        clock: returns seconds; for tests.
     """
 
     def __init__(
@@ -49,234 +78,215 @@ class ConnectionBudget:
         self.limit = limit
         self.wait_s = wait_s
         self._clock = clock
-        self._inherited: list[object] = []  # connections of a parent process, kept from closing
-        self._forks: dict[int, threading.Lock] = {}  # process → guards its beginning anew
+        self._inherited: list[object] = []  # a parent's connections: references that prevent close
+        self._fork_locks: dict[int, threading.Lock] = {}  # process → guards its `_reset`
         self._process = os.getpid()
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        self._lock = threading.Lock()  # protects all below, and every holder's `idle`
+    def _reset(self) -> None:
+        self._lock = threading.Lock()  # protects all below, and each pool's `idle`
         self._open = 0
-        self._permits: Counter[Holder] = Counter()  # those that are out, by who has them
-        self._idle: OrderedDict[object, Holder] = OrderedDict()  # longest idle first
-        self._waiters: list[Waiter] = []  # for whom there is nothing yet; first come first
-        # What comes back: a connection, or None for a permit alone. A queue of its own, because
-        # the garbage collector may give a connection back on a thread that is inside the lock.
-        self._returned: deque[tuple[Holder, object]] = deque()
+        self._permits: Counter[BudgetPool] = Counter()
+        self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()  # oldest first
+        self._waiters: list[_Waiter] = []  # in order of arrival
+        # Connections that came back, or None for a permit. This queue needs no lock, because the
+        # garbage collector may return a connection on a thread that already holds the lock.
+        self._returned: deque[tuple[BudgetPool, ConnectionPoolEntry | None]] = deque()
 
     @property
-    def open(self) -> int:
-        """Permits that are out: connections that are open, being opened or being closed."""
-        self.notice_fork()
-        self._settle()
-        return self._open
+    def open_count(self) -> int:
+        """Number of connections that are open, being opened or being closed."""
+        with self._locked():
+            return self._open
 
     @property
-    def idle(self) -> int:
-        """Connections that nobody uses."""
-        self.notice_fork()
-        self._settle()
-        return len(self._idle)
+    def idle_count(self) -> int:
+        """Number of open connections that are not checked out."""
+        with self._locked():
+            return len(self._idle)
 
-    def held(self) -> dict[str, Held]:
-        """Return what each tenant holds."""
-        with self._lock:
-            self._accept()
-            held = self._held()
-        self._settle()
-        return held
+    def counts(self) -> dict[str, ConnectionCounts]:
+        """Return the connections of each tenant that has any."""
+        counts: dict[str, ConnectionCounts] = {}
+        with self._locked():
+            # A tenant has two pools while a new instance replaces the old one.
+            for pool, permits in self._permits.items():
+                checked_out, idle = counts.get(pool.owner, ConnectionCounts(0, 0))
+                checked_out += permits - len(pool.idle)
+                counts[pool.owner] = ConnectionCounts(checked_out, idle + len(pool.idle))
+        return counts
 
-    def _held(self) -> dict[str, Held]:
-        held: dict[str, Held] = {}
-        for holder, permits in self._permits.items():  # one tenant has two while it is swapped
-            in_use, idle = held.get(holder.owner, Held(0, 0))
-            held[holder.owner] = Held(in_use + permits - len(holder.idle), idle + len(holder.idle))
-        return held
+    def acquire(
+        self, pool: "BudgetPool", *, must_open: bool = False
+    ) -> "ConnectionPoolEntry | Eviction | None":
+        """Return an idle connection of the pool, or a permit to open one.
 
-    def take(self, holder: Holder, *, is_to_open: bool = False) -> object:
-        """Return an idle connection of `holder`, None, or an `Eviction`; with it goes a permit.
-
-        None: open one. Eviction: close that one first, then open one.
+        A permit is None, or an `Eviction` whose connection must be closed first.
 
         Args:
-            holder: who needs a connection.
-            is_to_open: it needs a new one, also where it has an idle one.
+            pool: the pool that needs a connection.
+            must_open: return a permit even if the pool has an idle connection.
 
         Raises:
-            ConnectionsExhaustedError: there was none for `wait_s`.
+            ConnectionsExhaustedError: nothing became available within `wait_s`.
         """
-        self.notice_fork()
-        if holder.idle and not is_to_open and (connection := self._take_own(holder)):
-            return connection
-        waiter = Waiter(holder, is_to_open=is_to_open)
-        with self._lock:
-            self._accept()
-            if not self._serve(waiter):
-                waiter.queue(self._waiters)
-        self._settle()
-        if waiter.is_served is not None:
-            self._wait(waiter, waiter.is_served)
+        waiter = _Waiter(pool, must_open, prefers_own=not must_open)
+        with self._locked():
+            if not self._try_to_serve(waiter):
+                self._waiters.append(waiter)
+        if not waiter.granted.is_set():
+            self._wait(waiter)
         return waiter.grant
 
-    def _take_own(self, holder: Holder) -> object:
-        """Return its newest idle connection, which is what most requests get; None if it is gone.
+    def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
+        """Take a connection back: it becomes idle, or goes to a waiter."""
+        self._returned.append((pool, connection))
+        self._accept_if_free()
 
-        Whatever came back meanwhile is accepted afterwards, without a second look at the lock.
-        """
-        with self._lock:
-            connection = self._take_idle(holder, holder.idle[-1]) if holder.idle else None
-        if self._returned:
-            self._settle()
-        return connection
+    def release(self, pool: "BudgetPool") -> None:
+        """Take back the permit of a connection that is closed or could not be opened."""
+        self._returned.append((pool, None))
+        self._accept_if_free()
 
-    def give_back(self, holder: Holder, connection: object) -> None:
-        """Take a connection back as idle, or hand it on to who waits."""
-        self._returned.append((holder, connection))
-        self._settle()
+    def take_all_idle(self, pool: "BudgetPool") -> "list[ConnectionPoolEntry]":
+        """Return the pool's idle connections, which the caller closes and releases."""
+        with self._locked():
+            return [self._take_idle(pool, connection) for connection in tuple(pool.idle)]
 
-    def free(self, holder: Holder) -> None:
-        """Take back the permit of a connection that is closed, or could not be opened."""
-        self._returned.append((holder, None))
-        self._settle()
-
-    def take_all_idle(self, holder: Holder) -> list[object]:
-        """Return the idle connections of `holder`, to be closed and freed by the caller."""
-        self.notice_fork()
-        with self._lock:
-            self._accept()
-            taken = [self._take_idle(holder, one) for one in tuple(holder.idle)]
-        self._settle()
-        return taken
-
-    def notice_fork(self) -> None:
-        """Begin anew if this is a forked process that has not yet."""
-        process = os.getpid()
-        if self._process == process:
-            return
-        with self._forks.setdefault(process, threading.Lock()):  # a lock that no fork copied held
-            if self._process != process:
-                self._inherited += self._idle
-                self._inherited += [connection for _, connection in self._returned]
-                for holder in self._idle.values():
-                    holder.idle.clear()
-                self._begin()
-                self._process = process
-
-    def keep(self, connection: object) -> None:
-        """Keep a connection that was inherited through a fork from being closed."""
+    def keep_inherited(self, connection: object) -> None:
+        """Keep a connection that belongs to a parent process from being closed."""
         self._inherited.append(connection)
 
-    # -- under the lock ----------------------------------------------------------------------
+    # -- the lock ----------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        """Take what came back, and give it to who may have it, first come first served."""
-        while self._returned:
-            holder, connection = self._returned.popleft()
-            if connection is None:
-                self._open -= 1
-                self._count(holder, -1)
-            else:
-                holder.idle.append(connection)
-                self._idle[connection] = holder
-            self._serve_waiters()
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._reset_after_fork()
+        with self._lock:
+            self._accept_returned()
+            yield
+        self._accept_if_free()  # something may have come back while the lock was held
 
-    def _serve_waiters(self) -> None:
-        if self._waiters:
-            self._waiters = [waiter for waiter in self._waiters if not self._serve(waiter)]
-
-    def _serve(self, waiter: Waiter) -> bool:
-        """Give it what it may have now; whether there is something.
-
-        Nobody overtakes: of all that there is, nobody who waits may have any.
-        """
-        holder = waiter.holder
-        if holder.idle and not waiter.is_to_open:
-            waiter.serve(self._take_idle(holder, holder.idle[-1]))
-        elif self._open < self.limit:
-            self._open += 1
-            self._count(holder, 1)
-            waiter.serve(None)
-        elif self._idle and not (waiter.is_patient and self._is_in_use(holder)):
-            waiter.serve(self._evict(holder))
-        return waiter.is_granted
-
-    def _is_in_use(self, holder: Holder) -> bool:
-        """Whether a connection of its own may soon come back."""
-        return self._permits[holder] > len(holder.idle)
-
-    def _count(self, holder: Holder, change: int) -> None:
-        self._permits[holder] += change
-        if not self._permits[holder]:
-            del self._permits[holder]
-
-    def _take_idle(self, holder: Holder, connection: object) -> object:
-        if holder.idle[-1] is connection:
-            del holder.idle[-1]
-        else:
-            holder.idle.remove(connection)
-        del self._idle[connection]
-        return connection
-
-    def _evict(self, holder: Holder) -> Eviction:
-        connection, victim = next(iter(self._idle.items()))
-        self._take_idle(victim, connection)
-        self._count(victim, -1)
-        self._count(holder, 1)
-        return Eviction(victim, connection)
-
-    # -- outside the lock --------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Accept what came back. Whoever held the lock looks once more after letting it go."""
+    def _accept_if_free(self) -> None:
+        """Accept what came back, unless another thread holds the lock and will do so."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
-                self._accept()
+                self._accept_returned()
             finally:
                 self._lock.release()
 
-    def _wait(self, waiter: Waiter, is_served: threading.Event) -> None:
+    def _reset_after_fork(self) -> None:
+        """Start from nothing in a forked process. uWSGI forks without calling Python's hooks."""
+        process = os.getpid()
+        if self._process == process:
+            return
+        # The parent's locks may be held forever in this process, so it needs one of its own.
+        with self._fork_locks.setdefault(process, threading.Lock()):
+            if self._process != process:
+                self._inherited += self._idle
+                self._inherited += [connection for _, connection in self._returned]
+                for pool in self._idle.values():
+                    pool.idle.clear()
+                self._reset()
+                self._process = process
+
+    # -- with the lock held ------------------------------------------------------------------
+
+    def _accept_returned(self) -> None:
+        while self._returned:
+            pool, connection = self._returned.popleft()
+            if connection is None:
+                self._open -= 1
+                self._add_permits(pool, -1)
+            else:
+                pool.idle.append(connection)
+                self._idle[connection] = pool
+            self._serve_waiters()
+
+    def _serve_waiters(self) -> None:
+        self._waiters = [waiter for waiter in self._waiters if not self._try_to_serve(waiter)]
+
+    def _try_to_serve(self, waiter: _Waiter) -> bool:
+        """Grant what is available to the waiter now, if anything; return whether it was granted.
+
+        A new waiter cannot overtake: whatever an earlier one may have was granted to it already.
+        """
+        pool = waiter.pool
+        if pool.idle and not waiter.must_open:
+            waiter.serve(self._take_idle(pool, pool.idle[-1]))
+        elif self._open < self.limit:
+            self._open += 1
+            self._add_permits(pool, 1)
+            waiter.serve(None)
+        elif self._idle and not (waiter.prefers_own and self._has_checked_out(pool)):
+            waiter.serve(self._evict_oldest_for(pool))
+        return waiter.granted.is_set()
+
+    def _has_checked_out(self, pool: "BudgetPool") -> bool:
+        return self._permits[pool] > len(pool.idle)
+
+    def _add_permits(self, pool: "BudgetPool", change: int) -> None:
+        self._permits[pool] += change
+        if not self._permits[pool]:
+            del self._permits[pool]
+
+    def _take_idle(
+        self, pool: "BudgetPool", connection: "ConnectionPoolEntry"
+    ) -> "ConnectionPoolEntry":
+        pool.idle.remove(connection)
+        del self._idle[connection]
+        return connection
+
+    def _evict_oldest_for(self, pool: "BudgetPool") -> Eviction:
+        connection, owner = next(iter(self._idle.items()))
+        self._take_idle(owner, connection)
+        self._add_permits(owner, -1)
+        self._add_permits(pool, 1)
+        return Eviction(owner, connection)
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    def _wait(self, waiter: _Waiter) -> None:
         """Wait for the grant.
 
         Raises:
             ConnectionsExhaustedError: there was none in time.
         """
         began_at = self._clock()
-        patience_s = min(PATIENCE_HOLDS * waiter.holder.hold_s, PATIENCE_S, self.wait_s)
+        own_wait_s = OWN_WAIT_CHECKOUTS * waiter.pool.average_checkout_s
+        own_wait_s = min(own_wait_s, MAX_OWN_WAIT_S, self.wait_s)
         try:
-            if not is_served.wait(patience_s):
-                self._end_patience(waiter)
-                is_served.wait(self.wait_s - patience_s)
-        except BaseException:  # a signal handler of the server
-            if self._leave(waiter):
+            if not waiter.granted.wait(own_wait_s):
+                self._accept_eviction(waiter)
+                waiter.granted.wait(self.wait_s - own_wait_s)
+        except BaseException:  # raised by a signal handler of the server
+            if self._stop_waiting(waiter):
                 self._return_grant(waiter)
             raise
-        if not self._leave(waiter):
+        if not self._stop_waiting(waiter):
             waited_s = self._clock() - began_at
-            raise ConnectionsExhaustedError(waiter.holder.owner, waited_s, self.limit, self.held())
+            raise ConnectionsExhaustedError(waiter.pool.owner, waited_s, self.limit, self.counts())
 
-    def _end_patience(self, waiter: Waiter) -> None:
-        with self._lock:
-            waiter.is_patient = False
-            self._accept()
+    def _accept_eviction(self, waiter: _Waiter) -> None:
+        with self._locked():
+            waiter.prefers_own = False
             self._serve_waiters()
-        self._settle()
 
-    def _leave(self, waiter: Waiter) -> bool:
-        """Wait no longer; whether there is a grant."""
-        with self._lock:
-            if not waiter.is_granted:
+    def _stop_waiting(self, waiter: _Waiter) -> bool:
+        """Leave the queue; return whether there is a grant after all."""
+        with self._locked():
+            if not waiter.granted.is_set():
                 self._waiters.remove(waiter)
-        self._settle()
-        return waiter.is_granted
+        return waiter.granted.is_set()
 
-    def _return_grant(self, waiter: Waiter) -> None:
+    def _return_grant(self, waiter: _Waiter) -> None:
         grant = waiter.grant
-        if isinstance(grant, Eviction):  # the connection was not closed: it is its holder's again
-            with self._lock:
-                self._count(waiter.holder, -1)
-                self._count(grant.holder, 1)
-            self.give_back(grant.holder, grant.connection)
+        if isinstance(grant, Eviction):  # its connection is still open: it is idle again
+            with self._locked():
+                self._add_permits(waiter.pool, -1)
+                self._add_permits(grant.pool, 1)
+            self.checkin(grant.pool, grant.connection)
         elif grant is None:
-            self.free(waiter.holder)
+            self.release(waiter.pool)
         else:
-            self.give_back(waiter.holder, grant)
+            self.checkin(waiter.pool, grant)

@@ -1,40 +1,39 @@
-"""Makes the engine of one tenant: its pool in the process's budget, its guard, its options.
+"""Makes the engine of one tenant: its pool, its driver options, its error translation.
 
-This room and those that it stands on, `pool` and `guards`, import SQLAlchemy at their top: import
-them when an engine is needed.
+This module and the ones that it uses import SQLAlchemy, which takes 0.3 s. Import it only when an
+engine is needed.
 """
 
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Checkouts
 from tenantry.database.errors import DatabaseDownError, DatabaseFullError
-from tenantry.database.guards import FILE, FileGuard, ServerGuard, file_at
+from tenantry.database.file_connector import FILE_IDENTITY, FileConnector, file_identity
 from tenantry.database.pool import BudgetPool
+from tenantry.database.server_connector import ServerConnector
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a write to SQLite waits for another one to end."""
+"""How long a write to SQLite waits for another write to finish."""
 
 SERVER_OPTIONS = {
-    "connect_timeout": 2,  # seconds; libpq takes no less
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
+    "connect_timeout": 2,  # seconds; the minimum of libpq
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 2,  # seconds
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""What libpq does about a host that falls silent: noticed after 10 s, not after the system's
-quarter of an hour. In seconds; the last in milliseconds. Of a server that is frozen on a host that
-lives, `silence` knows."""
+"""libpq's options against an unreachable server. A query notices within 10 s that its packets
+vanish; by default, that takes Linux about 15 minutes. While the server machine acknowledges packets
+but the server is frozen, a query waits. Only `connect_timeout` applies then."""
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
 _SQLITE_DOWN = {
@@ -46,46 +45,49 @@ _SQLITE_DOWN = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,
 }
-_POSTGRES_FULL = {"53100"}  # disk_full
-_POSTGRES_DOWN = {"25006", "53200", "53300"}  # read only (a standby), out of memory, of connections
+_SQLITE_PRIMARY_CODE = 0xFF
+"""Mask for the primary result code in an extended one (https://sqlite.org/rescode.html)."""
 
-_NOTE = "tenantry_note_query"  # an engine's execution option: is told how long each query took
+_POSTGRES_FULL = {"53100"}  # disk_full
+_POSTGRES_DOWN = {
+    "25006",  # read_only_sql_transaction: a standby
+    "53200",  # out_of_memory
+    "53300",  # too_many_connections
+}
+
+_STARTED_NS = "tenantry_started_ns"  # attribute of an ExecutionContext
 
 _logger = logging.getLogger(__name__)
 
+NoteQuery = Callable[[int], None]
+
 
 def make_engine(
-    owner: str,
-    url_text: str,
-    budget: ConnectionBudget,
-    uses: Checkouts | None = None,
-    note_query: Callable[[int], None] | None = None,
+    owner: str, url_text: str, budget: ConnectionBudget, note_query: NoteQuery | None = None
 ) -> Engine:
-    """Return an engine that has connected to nothing yet; `close_engine` ends it.
+    """Return an engine that has not connected yet; `close_engine` closes it.
 
     Args:
         owner: the tenant's name.
-        url_text: its `DATABASE_URI`.
-        budget: where its connections count.
-        uses: told which thread uses which connection.
-        note_query: called after each query, good or not, with its nanoseconds.
+        url_text: the tenant's `DATABASE_URI`.
+        budget: the connection budget of the process.
+        note_query: called with the nanoseconds of each query, failed ones included.
     """
     url = make_url(url_text)
-    uses = Checkouts() if uses is None else uses
     if url.get_backend_name() != "sqlite":
-        engine = _server_engine(owner, url, budget, uses)
+        engine = _server_engine(owner, url, budget)
     elif is_in_memory(url):
-        engine = _memory_engine(url, budget, uses)
+        engine = _memory_engine(url, budget)
     else:
-        engine = _file_engine(owner, url, budget, uses)
-    event.listen(engine, "handle_error", lambda context: _better(owner, context), retval=True)
+        engine = _file_engine(owner, url, budget)
     if note_query is not None:
         _time_queries(engine, note_query)
+    event.listen(engine, "handle_error", lambda error: _translate(owner, error), retval=True)
     return engine
 
 
 def close_engine(engine: Engine) -> None:
-    """Close what is idle, and each connection that comes back later. Idempotent."""
+    """Close idle connections now and others at their check-in. Idempotent."""
     if isinstance(engine.pool, BudgetPool):
         engine.pool.retire()
     else:
@@ -93,102 +95,64 @@ def close_engine(engine: Engine) -> None:
 
 
 def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
-    """Return what the driver is told beside the URL; the URL's own word wins."""
+    """Return the driver options that the URL does not set itself."""
+    options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
-        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
+        options = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
     elif url.get_driver_name() == "psycopg":
         options = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
-    else:
-        options = {}
     return {key: value for key, value in options.items() if key not in url.query}
 
 
-def _time_queries(engine: Engine, note: Callable[[int], None]) -> None:
-    """Have `note` called after each query.
-
-    By the methods of its own dialect, and not by events: an engine with listeners for them joins
-    these to each connection that it lends, which costs a request 40 µs; and of those for
-    `do_execute` the first that executes is the last that is called, an endpoint's own are not.
-    """
-    # An option, because SQLAlchemy's own first queries are without any: these are nobody's.
-    engine.update_execution_options(**{_NOTE: note})
-    dialect = engine.dialect
-    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-        setattr(dialect, name, partial(_timed, getattr(dialect, name)))
-
-
-def _timed(execute: Callable[..., None], *arguments: Any) -> None:
-    context = arguments[-1]
-    note = None if context is None else context.execution_options.get(_NOTE)
-    if note is None:
-        execute(*arguments)
-        return
-    begun_ns = time.perf_counter_ns()
-    try:
-        execute(*arguments)
-    finally:
-        note(time.perf_counter_ns() - begun_ns)
-
-
 def is_in_memory(url: URL) -> bool:
-    """Whether a SQLite URL names no file."""
+    """Return whether a SQLite URL names no file."""
     name = (url.database or "").removeprefix("file:")
     return name in ("", ":memory:") or url.query.get("mode") == "memory"
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """Can be referred to weakly: so the pool hears when a detached one is dropped."""
+    """Supports weak references, which tell the pool when a detached connection is dropped."""
 
 
-def _server_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
-    guard = ServerGuard(owner, str(url.password or ""))
+def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+    connector = ServerConnector(owner, str(url.password or ""))
     engine = create_engine(
         url,
         poolclass=BudgetPool,
         budget=budget,
         owner=owner,
-        guard=guard,
-        uses=uses,
+        connector=connector,
         connect_args=connect_arguments(owner, url),
     )
-    guard.probe = lambda: cast("BudgetPool", engine.pool).probe()
-    if url.get_driver_name() == "psycopg":
-        from tenantry.database import frozen_server as silence  # noqa: PLC0415 - it imports psycopg, which others need not have
-
-        engine.dialect.connect = partial(silence.connect, guard)  # type: ignore[assignment,method-assign]
-        engine.dialect.do_rollback = silence.roll_back  # type: ignore[assignment,method-assign]
+    connector.probe = lambda: cast("BudgetPool", engine.pool).probe()
     return engine
 
 
-def _file_engine(owner: str, url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
+def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
     path = Path(str(url.database).removeprefix("file:")).absolute()
     engine = create_engine(
         url,
         poolclass=BudgetPool,
         budget=budget,
         owner=owner,
-        guard=FileGuard(owner, path),
-        uses=uses,
+        connector=FileConnector(owner, path),
         connect_args=connect_arguments(owner, url),
     )
 
-    def set_up(connection: Any, record: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not block each other
-        cursor.close()
-        if file := file_at(str(path)):
-            record.info[FILE] = file
+    def set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA foreign_keys = ON").close()
+        connection.execute("PRAGMA journal_mode = WAL").close()  # readers do not block the writer
+        if identity := file_identity(path):
+            record.info[FILE_IDENTITY] = identity
 
     event.listen(engine, "connect", set_up)
     return engine
 
 
-def _memory_engine(url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engine:
-    """Return the engine of a database in memory: one connection, never closed before the engine.
+def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
+    """Return the engine of an in-memory database: one connection, as long-lived as the engine.
 
-    It does not count in the budget: it holds no file and no place at a server, and cannot be
-    opened again without losing what is in it.
+    It does not count in the budget, because closing it would lose the data.
     """
     engine = create_engine(
         url,
@@ -199,25 +163,48 @@ def _memory_engine(url: URL, budget: ConnectionBudget, uses: Checkouts) -> Engin
         connect_args={"check_same_thread": False},
     )
 
-    def set_up(connection: Any, _: ConnectionPoolEntry) -> None:
+    def set_up(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         connection.execute("PRAGMA foreign_keys = ON").close()
 
     event.listen(engine, "connect", set_up)
-    event.listen(engine, "checkout", lambda _, record, proxy: uses.take(record))  # noqa: ARG005
-    event.listen(engine, "checkin", lambda _, record: uses.give_back(record))
     return engine
 
 
-def _better(owner: str, context: ExceptionContext) -> BaseException | None:
-    """Return the answer to an error that is the database's fault; None for any other."""
+def _time_queries(engine: Engine, note_query: NoteQuery) -> None:
+    """Call `note_query` after each query. SQLAlchemy's own set-up queries raise no events."""
+
+    def begin(_: Connection, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
+        setattr(context, _STARTED_NS, time.perf_counter_ns())
+
+    def end(_: Connection, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
+        note(context)
+
+    def end_failed(error: ExceptionContext) -> None:
+        note(error.execution_context)
+
+    def note(context: ExecutionContext | None) -> None:
+        started_ns = getattr(context, _STARTED_NS, None)
+        if started_ns is not None:
+            delattr(context, _STARTED_NS)
+            note_query(time.perf_counter_ns() - started_ns)
+
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "after_cursor_execute", end)
+    event.listen(engine, "handle_error", end_failed)
+
+
+def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
+    """Return the error to raise if the database is at fault; None leaves the original one."""
     error = context.original_exception
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF or getattr(error, "sqlstate", None)
-    better: DatabaseDownError | None = None
+    code: int | str | None = getattr(error, "sqlstate", None)
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE
+    translated: DatabaseDownError | None = None
     if code in _SQLITE_FULL | _POSTGRES_FULL:
-        better = DatabaseFullError()
+        translated = DatabaseFullError()
     elif context.is_disconnect or code in _SQLITE_DOWN | _POSTGRES_DOWN:
-        better = DatabaseDownError(1)
-    if better is not None:
+        translated = DatabaseDownError(1)
+    if translated is not None:
         reason = " ".join(str(error).split())
         _logger.error("database.failed", extra={"tenant": owner, "reason": reason})
-    return better
+    return translated

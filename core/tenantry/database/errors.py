@@ -1,26 +1,30 @@
-"""What a request gets when its tenant's database cannot serve it. Opens nothing, logs nothing."""
+"""Errors that a request gets when its tenant's database cannot serve it."""
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 
 from flask import has_request_context, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from tenantry.errors import TenantryError
 from tenantry.http.problem import ProblemResponse
 
-DOWN = "The database of this application does not answer; try again later."
-FULL = "The database of this application takes no more data."
+DOWN = "The database of this application does not respond. Try again later."
+FULL = "The database of this application cannot store more data."
+BUSY = "All database connections are in use. Try again later."
 
 FULL_RETRY_AFTER_S = 60
-"""What clients are told when it is full: an operator has to make room."""
+"""`Retry-After` while the database is full: an operator has to free space first."""
 
 
 class DatabaseDownError(HTTPException):
     """The tenant's database cannot serve: 503 with `Retry-After`, as `application/problem+json`.
 
-    It carries its response, so that Flask and Flask-RESTful both answer with it as it is. Its
-    cause says why; the client is not told.
+    The exception carries its response, so Flask and Flask-RESTful both send it unchanged. The
+    reason is in `__cause__`; clients do not see it.
     """
 
     code: int = HTTPStatus.SERVICE_UNAVAILABLE.value
@@ -28,17 +32,50 @@ class DatabaseDownError(HTTPException):
 
     def __init__(self, retry_after_s: float, detail: str = DOWN) -> None:
         self.retry_after_s = max(1, math.ceil(retry_after_s))
-        answer = ProblemResponse(self.status, detail, retry_after_s=self.retry_after_s)
-        body = answer.body(request.environ if has_request_context() else {})
-        status, headers = answer.head(len(body))
+        problem = ProblemResponse(self.status, detail, retry_after_s=self.retry_after_s)
+        body = problem.body(request.environ if has_request_context() else {})
+        status, headers = problem.head(len(body))
         super().__init__(detail, Response(body, status, headers))
 
 
 class DatabaseFullError(DatabaseDownError):
-    """The tenant's database has no room for a write: 507 (RFC 4918 §11.5). Reads go on."""
+    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5). Reads go on."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
     status = HTTPStatus.INSUFFICIENT_STORAGE
 
     def __init__(self) -> None:
         super().__init__(FULL_RETRY_AFTER_S, FULL)
+
+
+class ConnectionCounts(NamedTuple):
+    """Connections of one tenant. Those being opened or closed count as checked out."""
+
+    checked_out: int
+    idle: int
+
+
+class ConnectionsExhaustedError(TenantryError):
+    """Every connection of the process stayed checked out for as long as a request may wait."""
+
+    def __init__(
+        self, owner: str, waited_s: float, limit: int, counts: Mapping[str, ConnectionCounts]
+    ) -> None:
+        self.owner = owner
+        self.waited_s = waited_s
+        self.limit = limit
+        self.counts = dict(counts)
+        super().__init__(owner, waited_s, limit, self.counts)
+
+    def __str__(self) -> str:
+        """Return which tenant waited, how long, and the connections of every tenant."""
+        largest_first = sorted(self.counts.items(), key=lambda item: (-sum(item[1]), item[0]))
+        shares = ", ".join(
+            f"{owner} {count.checked_out} in use, {count.idle} idle"
+            for owner, count in largest_first
+        )
+        return (
+            f"tenant {self.owner!r} waited {self.waited_s:.1f} s for a database connection, but "
+            f"all {self.limit} of this process are taken: {shares}. Raise TENANTRY_DB_CONNECTIONS, "
+            "or find out which endpoint keeps connections."
+        )

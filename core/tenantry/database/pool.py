@@ -1,9 +1,8 @@
-"""An engine's pool whose connections belong to the budget of the whole process.
+"""An engine's pool, which takes its connections from the budget of the whole process.
 
 A permit of the budget stands for each connection from before it is opened until after it is
-closed, whoever closes it and why: `_invoke_creator` and `_close_connection` are the only two
-places in SQLAlchemy's pools (private, the same from 2.0.40 to 2.1.9) where that happens, so the
-count is exact by construction.
+closed, whatever closes it. SQLAlchemy opens connections through the pool's creator only and
+closes them in `Pool._close_connection` only, so the count is exact.
 """
 
 import logging
@@ -12,53 +11,52 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from tenantry.database.budget import ConnectionBudget
-from tenantry.database.checkouts import Checkouts
-from tenantry.database.errors import DatabaseDownError
-from tenantry.database.permits import ConnectionsExhaustedError, Eviction
+from tenantry.database.budget import ConnectionBudget, Eviction
+from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
-HOLD_S = 0.005
-"""How long a connection is taken to be used, until it is known: as a usual request uses one."""
+ASSUMED_CHECKOUT_S = 0.005
+"""Average checkout of a pool that has not measured any: that of a usual request."""
 
-RETURNED_AT = "tenantry.returned_at"
-"""Key of a connection's `info`: when it came back, by `time.monotonic`."""
-
-BUSY = "All database connections are in use; try again later."
+CHECKED_IN_AT = "tenantry.checked_in_at"
+"""Key of `ConnectionPoolEntry.info`: `time.monotonic` at the last check-in."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Guard(Protocol):
-    """Stands before an engine's connections being opened. Thread-safe."""
+class Connector(Protocol):
+    """Opens, checks and closes the connections of one engine. Thread-safe."""
 
-    def check(self) -> None:
-        """Raise where none can be opened now; asked before one is paid for with a permit."""
+    def check_available(self, *, must_open: bool) -> None:
+        """Raise `DatabaseDownError` if the database is known to be unavailable.
 
-    def is_good(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
-        """Whether a connection may be used that was idle for so long, as far as can be told."""
+        Args:
+            must_open: the pool has no idle connection, so it has to open one.
+        """
 
-    def open(self, connect: Callable[[], Any]) -> Any:
-        """Return what `connect` returns, or raise something better than it does."""
+    def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
+        """Return whether a connection that was idle for `idle_s` seconds seems to be alive."""
 
-    def close(self, connection: Any, close: Callable[[], None]) -> None:
-        """Close a connection by `close`; returns when it is gone at the other end too."""
+    def connect(self, open_connection: Callable[[], Any]) -> Any:
+        """Return the result of `open_connection`; raise `DatabaseDownError` if it fails."""
+
+    def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
+        """Call `close_connection`; return once the server has closed its end, too."""
 
 
 class BudgetPool(Pool):
-    """The pool of one engine; its idle connections may be closed for another tenant's request.
+    """The pool of one engine. Another tenant's request may close its idle connections.
 
     Args:
-        creator: opens a connection.
-        budget: whose permits it needs.
+        creator: opens a connection, given its pool entry.
+        budget: the connection budget of the process.
         owner: the tenant's name.
-        guard: asked before a connection is opened or used again.
-        uses: told which thread uses which connection, and asked for how long.
-        pool_options: as `sqlalchemy.pool.Pool` takes them.
+        connector: opens, checks and closes the connections.
+        pool_options: other options of `sqlalchemy.pool.Pool`.
     """
 
     def __init__(
@@ -66,46 +64,44 @@ class BudgetPool(Pool):
         creator: Any,
         budget: ConnectionBudget,
         owner: str,
-        guard: Guard,
-        uses: Checkouts,
+        connector: Connector,
         **pool_options: Any,
     ) -> None:
         self.owner = owner
-        self.idle: list[object] = []  # the budget's, under its lock; newest last
-        self.hold_s = HOLD_S
+        self.idle: list[ConnectionPoolEntry] = []  # newest last; protected by the budget's lock
+        self.average_checkout_s = ASSUMED_CHECKOUT_S
         self._budget = budget
-        self._guard = guard
-        self._uses = uses
+        self._connector = connector
+        self._create = creator
         self._is_retired = False
-        # `has_permit`: for the connection that it opens next; `opened`: that, until it is set up
+        self._checked_out_at: dict[ConnectionPoolEntry, float] = {}
+        # `has_permit`: for the connection that this thread opens next.
+        # `opened`: that connection, until SQLAlchemy has set it up.
         self._thread = threading.local()
         # id of an open connection → the pool and the process that opened it
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
-        super().__init__(creator, **pool_options)
-        self._open_unbudgeted = self._invoke_creator
-        self._invoke_creator = self._open  # type: ignore[assignment]  # by position only
-        if "_dispatch" not in pool_options:  # else it is a copy, and hears already
-            event.listen(self, "detach", self._watch)
+        super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # by position only
+        if "_dispatch" not in pool_options:  # a copy inherits the listener
+            event.listen(self, "detach", self._watch_detached)
 
     def retire(self) -> None:
-        """Close what is idle, and from now on each connection that comes back. Idempotent."""
+        """Close idle connections now and others at their check-in. Idempotent."""
         self._is_retired = True
         self.dispose()
 
     def dispose(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         for record in self._budget.take_all_idle(self):
-            cast("ConnectionPoolEntry", record).close()
+            record.close()
 
     def recreate(self) -> "BudgetPool":
-        """Return a pool like this one, which is retired: what it kept nobody would close."""
+        """Return a new pool like this one, and retire this one."""
         self.retire()
         pool = type(self)(
-            self._creator,
+            self._create,
             budget=self._budget,
             owner=self.owner,
-            guard=self._guard,
-            uses=self._uses,
+            connector=self._connector,
             recycle=self._recycle,
             echo=self.echo,
             pre_ping=self._pre_ping,
@@ -114,95 +110,78 @@ class BudgetPool(Pool):
             _dispatch=self.dispatch,
             dialect=self._dialect,
         )
-        pool._opened = self._opened  # noqa: SLF001 - one table, for what is detached
+        pool._opened = self._opened  # noqa: SLF001 - detached connections outlive this pool
         return pool
 
     def status(self) -> str:
-        """Describe it, for SQLAlchemy's log."""
+        """Return a description for SQLAlchemy's log."""
         return f"tenant {self.owner!r}: {len(self._opened)} open, {len(self.idle)} idle"
 
     def probe(self) -> None:
-        """Open one connection more, however many are idle: only that shows that it can be done.
+        """Open a new connection, even if others are idle: only that proves that it is possible.
 
         Raises:
-            Exception: it cannot.
+            Exception: the connection could not be opened.
         """
-        self._take(is_to_open=True)
-        self._do_return_conn(self._opened_anew())
+        self._acquire(must_open=True)
+        self._do_return_conn(self._open_record())
 
     def close_evicted(self, record: ConnectionPoolEntry) -> None:
-        """Close an idle connection whose permit another has now."""
+        """Close an idle connection whose permit now belongs to another pool."""
         self._opened.pop(id(record.dbapi_connection), None)
         record.close()
 
-    def _watch(self, connection: Any, _: ConnectionPoolEntry) -> None:
-        """Free the permit of a detached connection also if it is dropped and not closed."""
-        weakref.finalize(connection, self._forget, id(connection)).atexit = False
+    def _watch_detached(self, connection: Any, _: ConnectionPoolEntry) -> None:
+        """Release the permit of a detached connection even if it is garbage-collected unclosed."""
+        weakref.finalize(connection, self._release_collected, id(connection)).atexit = False
 
-    def _forget(self, key: int) -> None:
+    def _release_collected(self, key: int) -> None:
         pool, process = self._opened.pop(key, (self, None))
         if process == os.getpid():
-            self._budget.free(pool)  # which may be a later one than this
+            self._budget.release(pool)  # a recreated pool's permit, if that one opened it
 
-    # -- what SQLAlchemy calls ---------------------------------------------------------------
+    # -- called by SQLAlchemy ------------------------------------------------------------------
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if not self.idle:
-            self._guard.check()
-        record = self._take()
+        self._connector.check_available(must_open=not self.idle)
+        record = self._acquire()
         if record is None:
-            record = self._opened_anew()
-        elif not self._guard.is_good(record, time.monotonic() - record.info.get(RETURNED_AT, 0.0)):
-            record.invalidate()  # it is opened anew in its record
-        self._uses.take(record)
+            record = self._open_record()
+        elif not self._connector.is_usable(
+            record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
+        ):
+            record.invalidate()  # SQLAlchemy then opens a new connection in this record
+        self._checked_out_at[record] = time.monotonic()
         return record
-
-    def _opened_anew(self) -> ConnectionPoolEntry:
-        """Open a connection with the permit that was taken for it."""
-        self._thread.has_permit = True
-        try:
-            return self._create_connection()
-        except BaseException:
-            self._close_half_made()
-            raise
-        finally:
-            self._thread.opened = None
-            if self._use_permit():  # it was not needed: something raised before
-                self._budget.free(self)
-
-    def _close_half_made(self) -> None:
-        """Close what was opened and could not be set up; older releases of SQLAlchemy leave it."""
-        connection = getattr(self._thread, "opened", None)
-        if id(connection) in self._opened:
-            self._close_connection(connection, terminate=True)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         now = time.monotonic()
-        taken_at = self._uses.give_back(record)
-        if taken_at is not None:
-            self.hold_s += (now - taken_at - self.hold_s) / 8
+        checked_out_at = self._checked_out_at.pop(record, None)
+        if checked_out_at is not None:
+            self.average_checkout_s += (now - checked_out_at - self.average_checkout_s) / 8
         connection = record.dbapi_connection
-        if connection is None:  # closed, never opened, or detached: its permit goes with it
+        if connection is None:  # closed, never opened, or detached: the permit went with it
             return
         if self._opened.get(id(connection)) != (self, os.getpid()):
-            self._budget.keep(record)
+            self._budget.keep_inherited(record)
         elif self._is_retired:
             record.close()
         else:
-            record.info[RETURNED_AT] = now
-            self._budget.give_back(self, record)
-            if self._is_retired:  # meanwhile: nobody else would close it
+            record.info[CHECKED_IN_AT] = now
+            self._budget.checkin(self, record)
+            if self._is_retired:  # since the check above: nothing else would close it
                 self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
+        """Open a connection: the creator that SQLAlchemy calls."""
         is_new = self._use_permit()
-        if not is_new:
-            self._guard.check()
-            self._take(is_to_open=True)
+        if not is_new:  # SQLAlchemy replaces an invalidated connection
+            self._connector.check_available(must_open=True)
+            self._acquire(must_open=True)
         try:
-            connection = self._guard.open(lambda: self._open_unbudgeted(record))
+            connection = self._connector.connect(lambda: self._create(record))
         except BaseException:
-            self._budget.free(self)
+            self._budget.release(self)
             raise
         self._opened[id(connection)] = self, os.getpid()
         if is_new:
@@ -212,37 +191,54 @@ class BudgetPool(Pool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         _, process = self._opened.pop(id(connection), (self, None))
         if process not in (None, os.getpid()):
-            self._budget.keep(connection)  # the process that opened it goes on using it
+            self._budget.keep_inherited(connection)  # the parent process still uses it
             return
         try:
             close = super()._close_connection
-            self._guard.close(connection, lambda: close(connection, terminate=terminate))
+            self._connector.close(connection, lambda: close(connection, terminate=terminate))
         finally:
-            if process is not None:  # else it was evicted: its permit is another's
-                self._budget.free(self)
+            if process is not None:  # None: it was evicted, so its permit is another pool's
+                self._budget.release(self)
 
     # -- permits -----------------------------------------------------------------------------
 
-    def _take(self, *, is_to_open: bool = False) -> ConnectionPoolEntry | None:
-        """Take an idle connection, or a permit to open one."""
+    def _acquire(self, *, must_open: bool = False) -> ConnectionPoolEntry | None:
+        """Return an idle connection; None if there is a permit to open one instead."""
         try:
-            grant = self._budget.take(self, is_to_open=is_to_open)
+            grant = self._budget.acquire(self, must_open=must_open)
         except ConnectionsExhaustedError as error:
             _logger.error("database.connections_exhausted", extra={"reason": str(error)})
             raise DatabaseDownError(1, BUSY) from error
         if not isinstance(grant, Eviction):
-            return cast("ConnectionPoolEntry | None", grant)
+            return grant
         try:
-            cast("BudgetPool", grant.holder).close_evicted(
-                cast("ConnectionPoolEntry", grant.connection)
-            )
+            grant.pool.close_evicted(grant.connection)
         except BaseException:
-            self._budget.free(self)
+            self._budget.release(self)
             raise
         return None
 
+    def _open_record(self) -> ConnectionPoolEntry:
+        """Open a connection with the permit that this thread has just acquired."""
+        self._thread.has_permit = True
+        try:
+            return self._create_connection()
+        except BaseException:
+            self._close_partly_opened()
+            raise
+        finally:
+            self._thread.opened = None
+            if self._use_permit():  # an error came before the connection was opened
+                self._budget.release(self)
+
+    def _close_partly_opened(self) -> None:
+        """Close a connection whose set-up failed; older releases of SQLAlchemy leave it open."""
+        connection = getattr(self._thread, "opened", None)
+        if id(connection) in self._opened:
+            self._close_connection(connection, terminate=True)
+
     def _use_permit(self) -> bool:
-        """Use up this thread's permit; whether it had one."""
+        """Use up this thread's permit; return whether it had one."""
         had_permit = getattr(self._thread, "has_permit", False)
         self._thread.has_permit = False
         return had_permit

@@ -1,6 +1,6 @@
-"""Tells why a tenant's database cannot be used, and which one it is, by connecting to it once.
+"""The database probe of the commands: connects once and says what is wrong.
 
-For commands. Makes nothing: a SQLite file that is not there yet is good if it can be made.
+It creates nothing. A SQLite file that does not exist yet is fine if it can be created.
 """
 
 import os
@@ -12,42 +12,39 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from tenantry.database.engine import connect_arguments, is_in_memory
-from tenantry.database.url import SCHEMA_QUERY, wrong_schema
+from tenantry.database.url import SCHEMA_QUERY, schema_problem
 
-_PLACE = """
+_IDENTITY_QUERY = """
 SELECT pg_postmaster_start_time()::text, oid::text, current_schema()
 FROM pg_database WHERE datname = current_database()
 """
-"""What tells a database of PostgreSQL from every other, whatever name its server was asked by; the
-time, because a server that was copied has all else from the other one."""
+"""Identifies a PostgreSQL database under any host name. The start time tells a server from one that
+was copied from it."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a connection showed."""
+class DatabaseProbe:
+    """The result of connecting to a database once."""
 
-    why_not: str | None = None
-    """Why the database cannot be used; None if it can."""
-    place: tuple[str, ...] | None = None
-    """What its server says which one it is: two that say the same are one. None where none does."""
+    problem: str | None = None
+    """Why the database cannot be used, in one line without the password; None if it can be."""
+    server_identity: tuple[str, ...] | None = None
+    """Equal for two URLs of one database; None if the server does not say."""
 
 
-def find_database(owner: str, url_text: str) -> Found:
-    """Connect once; return why that fails, in one line without the password, or what is there.
-
-    Takes up to 2 s per address of a server that does not answer.
-    """
+def probe_database(owner: str, url_text: str) -> DatabaseProbe:
+    """Connect to a database once. Takes up to 2 s for each address of a silent server."""
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
         if is_in_memory(url):
-            return Found()
+            return DatabaseProbe()
         path = Path(str(url.database).removeprefix("file:"))
         if not path.exists():
-            return Found(_why_not_made(path))
+            return DatabaseProbe(_creation_problem(path))
     return _connect(owner, url)
 
 
-def _connect(owner: str, url: URL) -> Found:
+def _connect(owner: str, url: URL) -> DatabaseProbe:
     engine = create_engine(
         url, poolclass=NullPool, connect_args=connect_arguments(owner, url), hide_parameters=True
     )
@@ -55,30 +52,30 @@ def _connect(owner: str, url: URL) -> Found:
     backend = url.get_backend_name()
     try:
         with engine.connect() as connection:
-            found = connection.exec_driver_sql(queries.get(backend, "SELECT 1")).scalar()
+            answer = connection.exec_driver_sql(queries.get(backend, "SELECT 1")).scalar()
             if backend == "postgresql":
-                return Found(wrong_schema(url, found), _place(connection))
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises for what its URL says
+                return DatabaseProbe(schema_problem(url, answer), _server_identity(connection))
+    except Exception as error:  # noqa: BLE001 - drivers raise errors of their own for bad options
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = " ".join(str(cause or error).split()) or type(error).__name__
-        return Found(text.replace(str(url.password), "***") if url.password else text)
-    return Found()
+        return DatabaseProbe(text.replace(str(url.password), "***") if url.password else text)
+    return DatabaseProbe()
 
 
-def _place(connection: Connection) -> tuple[str, ...] | None:
-    """Return which database it is; None where something like PostgreSQL does not know."""
+def _server_identity(connection: Connection) -> tuple[str, ...] | None:
+    """Return the database's identity; None from a server that only speaks PostgreSQL's protocol."""
     try:
-        return tuple(map(str, connection.exec_driver_sql(_PLACE).one()))
+        return tuple(map(str, connection.exec_driver_sql(_IDENTITY_QUERY).one()))
     except SQLAlchemyError:
         return None
 
 
-def _why_not_made(path: Path) -> str | None:
+def _creation_problem(path: Path) -> str | None:
     folder = path.absolute().parent
     if not folder.is_dir():
-        return f"there is no folder {folder} for its file; make it"
+        return f"there is no folder {folder} for its file; create it"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"its file cannot be made in {folder}, which this user may not write"
+        return f"its file cannot be created: this user cannot write to {folder}"
     if path.with_name(f"{path.name}.made").exists():
-        return f"its file {path} is gone; restore it, or delete {path.name}.made too"
+        return f"its file {path} is gone; restore it, or also delete {path.name}.made"
     return None

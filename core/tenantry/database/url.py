@@ -1,7 +1,7 @@
-"""What a `DATABASE_URI` names: checks it and tells whether two of them name one database.
+"""Checks a `DATABASE_URI` and tells whether two of them name the same database.
 
-Opens no connection. SQLAlchemy is imported for URLs that need it to be understood: it costs 0.3 s
-of every start, and most tenants have the default, a plain SQLite file.
+It does not connect. It imports SQLAlchemy only for URLs that need it, because that takes 0.3 s at
+each start, and most tenants have the default, a plain SQLite file.
 """
 
 import os
@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+SCHEMA_QUERY = "SELECT current_schema()"
+"""Returns the schema in which a PostgreSQL connection creates tables."""
+
 _PLAIN_FILE = re.compile(r"sqlite:///([\w./-]+)")
-"""A SQLite URL that is a path and nothing else."""
+"""A SQLite URL that consists of a path only."""
 
 _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
-"""A setting among the options of a PostgreSQL connection: `-c NAME=VALUE` or `--NAME=VALUE`."""
+"""A setting in the `options` of a PostgreSQL connection: `-c NAME=VALUE` or `--NAME=VALUE`."""
 
-_OF_THE_URL = ("dbname", "user", "password", "service", "hostaddr")
-"""What libpq would take from the query before it looks at the rest of the URL: then nobody could
-tell whose database it is, and a password would be shown with the query."""
-
-SCHEMA_QUERY = "SELECT current_schema()"
-"""In which schema of PostgreSQL a connection makes its tables: what `wrong_schema` judges."""
+_BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
+"""libpq parameters that are rejected in the query part of a URL. libpq prefers them to the rest of
+the URL, so the URL would not show which database is used, and the password would be visible."""
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
-"""The one host behind the '?', as SQLAlchemy takes it apart."""
+"""The only value of `host` in the query part, in the form that SQLAlchemy splits."""
 
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
 def check_database_url(text: str) -> None:
-    """Check what `parse_database_url` would, as cheaply as it can be.
+    """Check a URL as `parse_database_url` does, without SQLAlchemy for a plain SQLite file.
 
     Raises:
-        ValueError: as there.
+        ValueError: as in `parse_database_url`.
     """
     if not _PLAIN_FILE.fullmatch(text):
         parse_database_url(text)
@@ -45,11 +45,11 @@ def parse_database_url(text: str) -> "URL":
     """Return the URL.
 
     Raises:
-        ValueError: it cannot be parsed, its dialect is unknown or its driver is not installed;
-            the text says which and never shows the password.
+        ValueError: the URL cannot be parsed or is ambiguous, its dialect is unknown, or its driver
+            is not installed. The text does not contain the password.
     """
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - see above
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - see the module docstring
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415 - as above
 
     try:
         url = make_url(_without_nul(text))
@@ -57,7 +57,7 @@ def parse_database_url(text: str) -> "URL":
     except NoSuchModuleError:
         name = text.partition(":")[0]
         raise ValueError(f"names an unknown dialect {name!r}; use sqlite or postgresql") from None
-    except (ArgumentError, ValueError):  # its text may hold a part of the password
+    except (ArgumentError, ValueError):  # whose text may contain a part of the password
         raise ValueError(
             "cannot be parsed; write dialect://user:password@host:port/database, "
             "with %40 for @, %3A for : and %2F for / in the password"
@@ -76,86 +76,89 @@ def parse_database_url(text: str) -> "URL":
     return url
 
 
-def _check_query(url: "URL") -> None:
-    twice = [name for name in _OF_THE_URL if name in url.query]
-    twice += [name for name in ("host", "port") if name in url.query and getattr(url, name)]
-    if twice:
-        raise ValueError(
-            f"has {twice[0]!r} behind the '?', where it would win over the rest; write "
-            "dialect://user:password@host:port/database"
-        )
-    names = _search_path(url)
-    if len(names) > 1:
-        raise ValueError(
-            f"has a search_path of {len(names)} schemas: what is not in the first is looked for "
-            "in the others, which may be another tenant's; name one, and write shared.name for "
-            "what is in another"
-        )
-    if names[0] in {"", "$user"}:
-        raise ValueError(
-            "has a search_path that names no schema; write it: ?options=-csearch_path%3Dacme"
-        )
+def schema_problem(url: "URL", current_schema: str | None) -> str | None:
+    """Return why a PostgreSQL connection does not use its URL's schema, and what to do; else None.
 
-
-def wrong_schema(url: "URL", found: str | None) -> str | None:
-    """Say why a PostgreSQL connection is not in its URL's schema, and what to do; None if it is.
-
-    Two URLs are told apart by what stands in them, so that has to be what the server makes of it.
+    The URL has to name the schema that the server uses, because URLs are compared by their text.
 
     Args:
-        url: which was checked.
-        found: what the server answered to `SCHEMA_QUERY`.
+        url: a checked URL.
+        current_schema: the server's answer to `SCHEMA_QUERY`.
     """
-    wanted = _schema(url)
-    if found == wanted:
+    schema = _schema(url)
+    if current_schema == schema:
         return None
-    if found is None:
-        return f"there is no schema {wanted!r}, or it may not be used; run CREATE SCHEMA first"
+    if current_schema is None:
+        return (
+            f"the schema {schema!r} does not exist, or this user may not use it; "
+            "run CREATE SCHEMA first"
+        )
     return (
-        f"its tables would be in schema {found!r}, and its URL says {wanted!r}; write which one "
-        f"is meant: ?options=-csearch_path%3D{found} or ?options=-csearch_path%3D{wanted}"
+        f"it would create tables in schema {current_schema!r}, but its URL names {schema!r}; set "
+        f"?options=-csearch_path%3D{current_schema} or ?options=-csearch_path%3D{schema}"
     )
 
 
 def plain_file(text: str) -> Path | None:
-    """Return the file that a good URL names and says nothing else about; None for any other."""
+    """Return the file of a valid URL that consists of a path only; None for any other URL."""
     plain = _PLAIN_FILE.fullmatch(text)
     return None if plain is None else Path(plain[1])
 
 
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("no path and no name of a database holds a NUL")
-    return text
-
-
 def database_identity(text: str) -> tuple[str, ...] | None:
-    """Return what two good URLs of one database have in common; None where nobody can share it.
+    """Return a value that is equal for two valid URLs of one database; None if it is never shared.
 
-    A SQLite file counts by its real path, so `a.db`, `./a.db` and a link to it are one; a
-    server's database counts by host, port and name, and in PostgreSQL by the schema in which its
-    tables are made (`?options=-csearch_path%3Dacme`): user and password do not matter.
+    A SQLite file is identified by its real path, so `a.db`, `./a.db` and a link to it are equal. A
+    server's database is identified by host, port and name, and in PostgreSQL also by the schema in
+    which it creates tables (`?options=-csearch_path%3Dacme`). User and password do not matter.
     """
     if plain := _PLAIN_FILE.fullmatch(text):
         return ("sqlite", os.path.realpath(plain[1]))
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - see above
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - see the module docstring
 
     url = make_url(text)
     backend = url.get_backend_name()
     if backend == "sqlite":
         return _sqlite_identity(url)
     host, port = _host_and_port(url)
-    # Without a name, PostgreSQL takes the user's.
+    # Without a database name, PostgreSQL uses the user's name.
     identity = (backend, host, port, url.database or url.username or "")
     schema = _schema(url) if backend == "postgresql" else "public"
     return identity if schema == "public" else (*identity, schema)
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a URL cannot contain NUL")
+    return text
+
+
+def _check_query(url: "URL") -> None:
+    misplaced = [name for name in _BEFORE_QUERY if name in url.query]
+    misplaced += [name for name in ("host", "port") if name in url.query and getattr(url, name)]
+    if misplaced:
+        raise ValueError(
+            f"has {misplaced[0]!r} after the '?', where it would override the rest; write "
+            "dialect://user:password@host:port/database"
+        )
+    schemas = _search_path(url)
+    if len(schemas) > 1:
+        raise ValueError(
+            f"has a search_path of {len(schemas)} schemas, so a name that is not in the first "
+            "could mean another tenant's table; name one schema, and write shared.name for a "
+            "table in another one"
+        )
+    if schemas[0] in {"", "$user"}:
+        raise ValueError(
+            "has a search_path that names no schema; name it: ?options=-csearch_path%3Dacme"
+        )
+
+
 def _host_and_port(url: "URL") -> tuple[str, str]:
     host = str(url.host or url.query.get("host") or "localhost").lower()
     port = url.port or url.query.get("port")
-    if not port and (both := _HOST_AND_PORT.fullmatch(host)):
-        host, port = both.groups()
+    if not port and (match := _HOST_AND_PORT.fullmatch(host)):
+        host, port = match.groups()
     host = host.rstrip(".")
     host = "localhost" if host in ("127.0.0.1", "::1") else host
     return host, str(port or _DEFAULT_PORTS.get(url.get_backend_name(), 0))
@@ -170,18 +173,18 @@ def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
 
 
 def _schema(url: "URL") -> str:
-    """Return the schema that a good URL names, in which its tables are made."""
+    """Return the schema in which a checked URL's connections create tables."""
     return _search_path(url)[0]
 
 
 def _search_path(url: "URL") -> list[str]:
-    """Return the schemas that a URL has looked through; of those in quotes none has a comma."""
+    """Return the schemas of a URL's search path. Quoted names are assumed to have no comma."""
     options = url.query.get("options", ())
-    words = " ".join((options,) if isinstance(options, str) else options)
+    text = " ".join((options,) if isinstance(options, str) else options)
     path = "public"
-    for name, value in _SETTING.findall(words):
+    for name, value in _SETTING.findall(text):
         if name.lower().replace("-", "_") == "search_path":
-            path = re.sub(r"\\(.)", r"\1", value)  # a backslash keeps a blank from ending it
+            path = re.sub(r"\\(.)", r"\1", value)  # a backslash escapes a space
     names = [name.strip() for name in path.split(",")]
     return [name[1:-1] if name[:1] == '"' else name.lower() for name in names]
 

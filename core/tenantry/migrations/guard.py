@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Flask, Response, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 
-from tenantry.database.session import Database, DatabaseDownError, database_of, db
+from tenantry.database.errors import DatabaseDownError
+from tenantry.database.session import Database, database_of, db
 from tenantry.database.url import default_database_url
 from tenantry.http.problem import ProblemResponse
 from tenantry.migrations.children import Nursery

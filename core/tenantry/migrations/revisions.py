@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tenantry.database.url import SCHEMA_QUERY, wrong_schema
+from tenantry.database.url import SCHEMA_QUERY, schema_problem
 from tenantry.endpoints.loading import available_endpoints, find_endpoint
 from tenantry.errors import EndpointError, TenantryError
 
@@ -171,7 +171,7 @@ def _rows(cursor: Any, query: str, kind: type[Exception]) -> list[Any]:
 
 
 def _check_schema(url: "URL", found: str | None) -> None:
-    if wrong := wrong_schema(url, found):
+    if wrong := schema_problem(url, found):
         raise SchemaError(f"{wrong}.")
 
 

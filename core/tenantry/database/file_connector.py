@@ -1,0 +1,96 @@
+"""Opens and checks connections to a SQLite file, and never creates a new file for a lost one."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from tenantry.database.errors import DatabaseDownError
+
+FILE_IDENTITY = "tenantry.file_identity"
+"""Key of `ConnectionPoolEntry.info`: device and inode of the file that the connection opened."""
+
+RETRY_AFTER_S = 10
+
+_logger = logging.getLogger(__name__)
+
+
+class FileConnector:
+    """Connections to one tenant's SQLite file.
+
+    SQLite creates a missing file, so a deleted database would become an empty one unnoticed. A
+    marker beside the file, `<file>.made`, records that the file existed. All processes see it,
+    also after a restart. If the marker cannot be written, only this process remembers.
+
+    Args:
+        owner: the tenant's name.
+        path: the SQLite file.
+    """
+
+    def __init__(self, owner: str, path: Path) -> None:
+        self._owner = owner
+        self._path = path
+        self._marker = path.with_name(f"{path.name}.made")
+        self._existed = False
+        self._is_marked = False
+        self._is_logged = False
+
+    def check_available(self, *, must_open: bool) -> None:
+        """Raise if the file existed before and is gone; an open connection is checked later.
+
+        Raises:
+            DatabaseDownError: the file is gone.
+        """
+        if not must_open or file_identity(self._path):
+            return
+        # Deleting the marker, too, means: start with an empty database.
+        was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
+        if not was_lost:
+            return
+        if not self._is_logged:
+            remedy = f"restore it, or also delete {self._marker.name} to start with an empty one"
+            reason = f"{self._path} is gone; {remedy}"
+            _logger.error("database.down", extra={"tenant": self._owner, "reason": reason})
+        self._is_logged = True
+        raise DatabaseDownError(RETRY_AFTER_S)
+
+    def is_usable(self, record: ConnectionPoolEntry, _: float) -> bool:
+        """Return whether the connection's file is still the one at its path."""
+        identity = file_identity(self._path)
+        if identity is None or record.info.setdefault(FILE_IDENTITY, identity) != identity:
+            return False
+        if not self._existed:
+            self._write_marker()
+        return True
+
+    def connect(self, open_connection: Callable[[], Any]) -> Any:
+        """Open the file unless it is gone.
+
+        Raises:
+            DatabaseDownError: the file is gone.
+        """
+        self.check_available(must_open=True)
+        return open_connection()
+
+    def close(self, _: Any, close_connection: Callable[[], None]) -> None:
+        """Close a connection."""
+        close_connection()
+
+    def _write_marker(self) -> None:
+        self._existed = True
+        text = f"While this file exists, Tenantry does not create an empty {self._path.name}.\n"
+        with suppress(OSError):  # the disk is full, or the folder belongs to another user
+            self._marker.write_text(text)
+            self._is_marked = True
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file at `path`; None if there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

@@ -1,0 +1,186 @@
+"""Opens, checks and closes connections to a database server, and fails fast while it is down."""
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from tenantry.database.circuit_breaker import SLOW_S, CircuitBreaker
+from tenantry.database.errors import DatabaseDownError
+
+CLOSE_TIMEOUT_S = 2.0
+"""How long to wait until the server process of a closed connection ends. That takes about 2 ms, or
+0.3 s on a busy machine. A frozen server makes one request wait this long; then nothing waits until
+the server answers again."""
+
+FRESH_S = 0.5
+"""How long after its check-in a connection is used without a look at its socket. The look releases
+the interpreter lock, and getting it back on a busy worker takes longer than the query. A server
+restart and an idle timeout take longer than this. If the server ends a connection earlier, one
+request gets 503."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ServerConnector:
+    """Connections to one tenant's database server. Fails at once while the server is down.
+
+    While it is down, a request may start a probe: a thread that connects once. Requests do not
+    wait for the probe.
+
+    Args:
+        owner: the tenant's name.
+        password: the database password, which log lines mask.
+    """
+
+    def __init__(self, owner: str, password: str = "") -> None:
+        self.probe: Callable[[], None] = lambda: None
+        """Opens one connection; set by the function that makes the engine."""
+        self._owner = owner
+        self._password = password
+        self._breaker = CircuitBreaker()
+        self._is_silent = False  # it did not respond in time when last asked
+        self._thread = threading.local()  # `is_probing`: this thread is the probe
+
+    def check_available(self, *, must_open: bool) -> None:
+        """Raise if no connection can be expected to work.
+
+        A server that refuses new connections may still serve the ones that are open. A server
+        that is silent serves none.
+
+        Raises:
+            DatabaseDownError: the server is known to be down.
+        """
+        pause_s = self._breaker.pause_s
+        if pause_s is None or self._is_probe_thread():
+            return
+        self._start_probe_if_due()
+        if must_open or self._is_silent:
+            raise DatabaseDownError(pause_s)
+
+    def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
+        """Return False if the server has sent something on an idle connection: a farewell or EOF.
+
+        A connection that was in use until just now is not checked.
+        """
+        if idle_s < FRESH_S and not self._breaker.is_open:
+            return True
+        descriptor = _descriptor(record.dbapi_connection)
+        return descriptor is None or not _is_readable(descriptor, timeout_s=0)
+
+    def connect(self, open_connection: Callable[[], Any]) -> Any:
+        """Open a connection and record the result in the circuit breaker.
+
+        Raises:
+            DatabaseDownError: it failed, or the circuit breaker is open.
+        """
+        pause_s = None if self._is_probe_thread() else self._breaker.begin()
+        if pause_s is not None:
+            raise DatabaseDownError(pause_s)
+        began_at = time.monotonic()
+        try:
+            connection = open_connection()
+        except Exception as error:
+            self._is_silent = time.monotonic() - began_at >= SLOW_S
+            if self._breaker.fail():
+                self._log("database.down", _masked_line(error, self._password))
+            raise DatabaseDownError(self._breaker.pause_s or 1) from error
+        except BaseException:  # raised by a signal handler of the server
+            self._breaker.fail()
+            raise
+        self._is_silent = False
+        if self._breaker.succeed():
+            self._log("database.back")
+        return connection
+
+    def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
+        """Close a connection and wait until its server process ends.
+
+        The permit is free only then. So the server never has more connections than the budget.
+        """
+        duplicate = _duplicate_descriptor(connection)
+        if duplicate is None:
+            close_connection()
+            return
+        try:
+            close_connection()
+            timeout_s = 0.0 if self._is_silent else CLOSE_TIMEOUT_S
+            self._is_silent = not _reaches_eof(duplicate, timeout_s)
+        finally:
+            os.close(duplicate)
+
+    def _start_probe_if_due(self) -> None:
+        if self._breaker.begin_probe():
+            try:
+                threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
+            except RuntimeError:  # the process is at its limit of threads
+                self._breaker.end_probe()
+
+    def _probe(self) -> None:
+        self._thread.is_probing = True
+        try:
+            with suppress(Exception):  # `connect` has recorded and logged it
+                self.probe()
+        finally:
+            self._breaker.end_probe()
+
+    def _is_probe_thread(self) -> bool:
+        return getattr(self._thread, "is_probing", False)
+
+    def _log(self, event: str, reason: str = "") -> None:
+        extra = {"tenant": self._owner} | ({"reason": reason} if reason else {})
+        _logger.warning(event, extra=extra)
+
+
+def _descriptor(connection: Any) -> int | None:
+    """Return the file descriptor of a psycopg connection; None for a closed one or another driver.
+
+    Other drivers lose the checks of idle connections, nothing else.
+    """
+    try:
+        return int(connection.fileno())
+    except Exception:  # noqa: BLE001 - drivers raise errors of their own for a closed connection
+        return None
+
+
+def _duplicate_descriptor(connection: Any) -> int | None:
+    """Return a descriptor that stays open after the connection is closed; None if there is none."""
+    descriptor = _descriptor(connection)
+    try:
+        return None if descriptor is None else os.dup(descriptor)
+    except OSError:  # too many open files: closing this connection helps
+        return None
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(timeout_s, 0.0) * 1000))
+
+
+def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
+    """Read and drop what the server sends; return whether it closes the connection in time.
+
+    PostgreSQL leaves that to the exit of the server process, which has stopped counting as a
+    connection by then.
+    """
+    deadline = time.monotonic() + timeout_s
+    while _is_readable(descriptor, deadline - time.monotonic()):
+        try:
+            if not os.read(descriptor, 65536):
+                return True
+        except OSError:  # reset by the server
+            return True
+    return False
+
+
+def _masked_line(error: BaseException, password: str) -> str:
+    """Return the text of an error as one line, without the password."""
+    text = " ".join(str(error).split())
+    return text.replace(password, "***") if password else text

@@ -1,0 +1,236 @@
+"""A database server that is down, silent or restarted costs its own tenant 503, and no other."""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, make_url, text
+from werkzeug.test import Client
+
+import postgres
+from database_apps import PROBLEM, app_on, app_with_table, outcome
+from postgres import Postgres
+from servers import wait_until
+from tenantry.app.factory import close_app
+from tenantry.database import server_connector
+from tenantry.database.budget import ConnectionBudget
+from tenantry.database.engine import close_engine, make_engine
+from tenantry.database.errors import DatabaseDownError
+from tenantry.database.server_connector import ServerConnector
+from tenantry.database.session import database_of, db
+
+
+@pytest.fixture(name="budget")
+def _budget() -> ConnectionBudget:
+    return ConnectionBudget(4, wait_s=0.1)
+
+
+@pytest.fixture(name="app")
+def _app(postgres_url: str, data_dir: Path, budget: ConnectionBudget) -> Iterator[Flask]:
+    """Return acme's app with a table on PostgreSQL; closed after the test."""
+    app = app_with_table(postgres_url, data_dir, budget)
+    yield app
+    close_app(app)
+
+
+@pytest.fixture(name="own_server", scope="module")
+def _own_server() -> Iterator[Postgres]:
+    """Return a PostgreSQL server that a test may stop, if it starts it again."""
+    with postgres.running() as server:
+        yield server
+
+
+def test_a_database_that_is_down_is_a_503_until_it_is_back(
+    own_server: Postgres, data_dir: Path, budget: ConnectionBudget, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Views and resources answer 503 at once while it is down, and serve again when it is back."""
+    app = app_with_table(own_server.new_database(), data_dir, budget)
+    client = Client(app)
+    own_server.stop()
+
+    down = [outcome(client.get(path)) for path in ("/rows", "/restful", "/rows")]
+    own_server.start_again()
+    wait_until(lambda: client.get("/rows").status_code == 200)
+    events = [
+        record.getMessage() for record in caplog.records if record.name == server_connector.__name__
+    ]
+    close_app(app)
+    wait_until(lambda: budget.open_count == 0)
+
+    assert [(503, "1", PROBLEM)] * 3 == down
+    assert ["database.down", "database.back"] == events
+
+
+def test_a_probe_that_cannot_start_does_not_prevent_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the process cannot start a thread, the request is refused and a later one probes."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    connector = ServerConnector("acme")
+    connector.probe = lambda: connector.connect(object)
+    with pytest.raises(DatabaseDownError):
+        connector.connect(lambda: 1 / 0)
+    connector._breaker._retry_at = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(DatabaseDownError):
+            connector.check_available(must_open=True)
+
+    with pytest.raises(DatabaseDownError):
+        connector.check_available(must_open=True)
+    wait_until(lambda: connector._breaker.pause_s is None)
+
+    connector.check_available(must_open=True)
+
+
+def test_a_probe_opens_a_connection_although_one_is_idle(
+    postgres_url: str, budget: ConnectionBudget
+) -> None:
+    """An old connection that works does not prove that a new one can be opened."""
+    engine = make_engine("acme", postgres_url, budget)
+    connector = cast("ServerConnector", cast("Any", engine.pool)._connector)
+    engine.connect().close()
+    attempts: list[object] = []
+    event.listen(engine, "do_connect", lambda *_: attempts.append("connect"))
+
+    connector.probe()
+
+    assert (["connect"], 2) == (attempts, budget.open_count)
+    close_engine(engine)
+
+
+def test_a_server_that_refuses_connections_still_serves_the_open_ones(
+    postgres_url: str, budget: ConnectionBudget
+) -> None:
+    """While new connections fail, an idle one is used; a request that has to open one gets 503."""
+    engine = make_engine("acme", postgres_url, budget)
+    engine.connect().close()
+
+    def refuse(*_: object) -> None:
+        raise OSError("too many connections")
+
+    event.listen(engine, "do_connect", refuse)
+    with engine.connect(), pytest.raises(DatabaseDownError):
+        engine.connect()
+    with engine.connect() as connection:
+        answer = connection.execute(text("SELECT 1")).scalar_one()
+    event.remove(engine, "do_connect", refuse)
+    close_engine(engine)
+    wait_until(lambda: budget.open_count == 0)  # a probe may be in progress
+
+    assert 1 == answer
+
+
+def test_a_connection_is_closed_without_a_file_descriptor_left(
+    postgres_server: Postgres, postgres_url: str, budget: ConnectionBudget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The wait for the end of its server process, which needs a descriptor, is left out."""
+
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    engine = make_engine("acme", postgres_url, budget)
+    engine.connect().close()
+    monkeypatch.setattr(os, "dup", fail)
+
+    close_engine(engine)
+
+    assert 0 == budget.open_count
+    wait_until(lambda: not postgres_server.connections(str(make_url(postgres_url).database)))
+
+
+def test_a_connection_that_dies_in_use_is_a_503(
+    app: Flask, postgres_server: Postgres, budget: ConnectionBudget
+) -> None:
+    """It is the database's error, not the endpoint's, and the next request succeeds."""
+    with app.app_context():
+        pid = db.session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        connection = postgres_server.connect()
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+        connection.close()
+        with pytest.raises(DatabaseDownError) as down:
+            db.session.execute(text("SELECT 1"))
+
+    assert (503, 1) == (down.value.code, down.value.retry_after_s)
+    assert (200, 1) == (Client(app).get("/rows").status_code, budget.open_count)
+
+
+@pytest.mark.parametrize(("fresh_s", "answers"), [(0.0, [200, 200]), (60.0, [503, 200])])
+def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures and cases
+    app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
+    answers: list[int], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A restart between two requests fails none; right after a request, it may fail one."""
+    monkeypatch.setattr(server_connector, "FRESH_S", fresh_s)
+    name = make_url(app.config["DATABASE_URI"]).database
+    with postgres_server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s",
+            (name,),
+        )
+
+    statuses = [Client(app).get("/rows").status_code for _ in range(2)]
+
+    assert (answers, 1) == (statuses, budget.open_count)
+
+
+def test_no_message_shows_the_password(
+    postgres_server: Postgres, data_dir: Path, budget: ConnectionBudget,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The log says why a database cannot be reached, without the password."""
+    url = make_url(postgres_server.url("nowhere")).set(password="opensesame")
+    app = app_on(url.render_as_string(hide_password=False), data_dir, budget)
+
+    answer = Client(app).get("/rows")
+    close_app(app)
+
+    assert 503 == answer.status_code
+    assert 'database "nowhere" does not exist' in caplog.records[0].__dict__["reason"]
+    assert "opensesame" not in f"{answer.text}{[one.__dict__ for one in caplog.records]}"
+
+
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """Stop a process, so that its listening socket accepts connections and stays silent."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("idle", [0, 1])
+def test_a_silent_server_costs_one_time_out(
+    own_server: Postgres, data_dir: Path, budget: ConnectionBudget, idle: int
+) -> None:
+    """One request waits for `connect_timeout`; the next ones fail at once, idle connection or not.
+
+    They do not use an idle connection, because nothing tells whether it is silent, too.
+    """
+    app = app_with_table(own_server.new_database(), data_dir, budget)
+    engine = database_of(app).engine
+    engine.dispose()
+    checked_out = [engine.connect() for _ in range(idle)]
+    with _stopped(own_server.pid):
+        answers = [outcome(Client(app).get("/rows"))]
+        for connection in checked_out:
+            connection.close()
+        answers += [outcome(Client(app).get("/rows")) for _ in range(20)]
+    wait_until(lambda: Client(app).get("/rows").status_code == 200)
+    close_app(app)
+    wait_until(lambda: budget.open_count == 0)
+
+    assert [(503, "1", PROBLEM)] * 21 == answers
