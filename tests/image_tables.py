@@ -12,7 +12,7 @@ from tenantry.endpoints import images
 
 
 def migrate(url: str) -> None:
-    """Bring a database to the head of the images' branch; nothing where it is there already."""
+    """Upgrade a database to the head of the images branch, unless it is there already."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         context = MigrationContext.configure(connection)
@@ -26,7 +26,7 @@ def migrate(url: str) -> None:
 
 
 def downgrade(engine: Engine) -> None:
-    """Take the tables away again."""
+    """Remove the tables."""
     with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
         revision_module().downgrade()
 

@@ -290,6 +290,7 @@ class Host:
             tenant,
             data_dir=self.settings.data_dir,
             budget=shared.budget,
+            decoding_memory=shared.decoding_memory,
             note_query=shared.note_query,
         )
         try:

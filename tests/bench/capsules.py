@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sqlalchemy import NullPool, create_engine
 
 import postgres
+from image_files import picture
 from image_tables import migrate
-from pictures_for_tests import picture
 
 BACKUPS = 3
 CLIENTS = 4

@@ -29,8 +29,8 @@ from loads import Bounds, Server, make_site, serving, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from image_files import picture
 from image_tables import migrate
-from pictures_for_tests import picture
 
 UPLOADS = 500
 CLIENTS = 8

@@ -23,8 +23,8 @@ from werkzeug.test import Client
 
 from capsule_files import archive, heads, parts_of, quiet, rewritten, sealed, tree
 from conftest import KEY, tenant_text
+from image_files import picture
 from image_tables import migrate
-from pictures_for_tests import picture
 from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, write_shop_fixture

@@ -20,13 +20,12 @@ from werkzeug.http import parse_options_header
 from werkzeug.test import Client, TestResponse
 
 import postgres
+from image_files import TYPES, picture
 from image_tables import downgrade, migrate
-from pictures_for_tests import TYPES, picture
 from tenantry.app.factory import close_app, create_app
 from tenantry.database.budget import ConnectionBudget
-from tenantry.endpoints.images import pictures
 from tenantry.endpoints.images.models import Base
-from tenantry.endpoints.images.room import DecodingRoom
+from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
 
 ONE = picture("JPEG")
 UNKNOWN = "/images/01a20372-c35a-77dc-bd17-3bf6f6e524dc"
@@ -35,7 +34,7 @@ on_both = pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 
 
 class WholeClient(Client):
-    """A client that reads each answer to its end and closes it, as a server does."""
+    """A client that reads and closes each response, as a server does."""
 
     def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
         """Send a request."""
@@ -44,13 +43,13 @@ class WholeClient(Client):
 
 @pytest.fixture(name="engine")
 def _engine() -> str:
-    """Return the engine of a test that is not about databases; `on_both` tests name it."""
+    """Return the database engine of tests that do not use `on_both`."""
     return "sqlite"
 
 
 @pytest.fixture(scope="module", name="migrated")
 def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an SQLite database with tables and no image, to be copied."""
+    """Return a SQLite database with empty tables, to be copied."""
     path = tmp_path_factory.mktemp("migrated") / "images.sqlite3"
     migrate(f"sqlite:///{path}")
     return path
@@ -60,7 +59,7 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _new_uri(
     engine: str, postgres_server: postgres.Postgres, migrated: Path, tmp_path: Path
 ) -> Callable[[str], str]:
-    """Return a function that makes a database with tables for a tenant, and returns its URL."""
+    """Return a function that makes a tenant's database with tables and returns its URL."""
 
     def new_uri(name: str) -> str:
         if engine == "postgresql":
@@ -108,7 +107,7 @@ def _client(new_app: NewApp) -> Client:
 
 
 def upload(client: Client, data: bytes = ONE, name: str = "one") -> dict[str, Any]:
-    """Upload an image and return what the answer says about it."""
+    """Upload an image and return its record."""
     answer = client.post(f"/images/?name={name}", data=data)
     assert 201 == answer.status_code, answer.text
     image: dict[str, Any] = answer.get_json()
@@ -132,7 +131,7 @@ def sha256(data: bytes) -> str:
 
 
 def form(*fields: str) -> bytes:
-    """Return a form whose fields are files, and one that is none."""
+    """Return a multipart form with file fields and one text field."""
     head = b'--x\r\nContent-Disposition: form-data; name="'
     files = [head + field.encode() + b'"; filename="a"\r\n\r\n' + ONE for field in fields]
     return b"\r\n".join([*files, head + b'file"\r\n\r\ntext', b"--x--\r\n"])
@@ -142,8 +141,8 @@ def form(*fields: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_an_uploaded_image_is_told_and_kept(client: Client, data_dir: Path, kind: str) -> None:
-    """`POST` answers 201 with where the image is and what it is, whatever the client says it is."""
+def test_an_upload_is_described_and_stored(client: Client, data_dir: Path, kind: str) -> None:
+    """`POST` answers 201 with location and record; the declared type does not matter."""
     data = picture(kind)
 
     answer = client.post("/images/", data={"file": (BytesIO(data), "b.exe", "text/html")})
@@ -164,7 +163,7 @@ def test_an_uploaded_image_is_told_and_kept(client: Client, data_dir: Path, kind
 
 
 def test_a_raw_body_is_an_image_too(client: Client) -> None:
-    """Without a form the body is the image; it is named by `?name=`, else by its type."""
+    """Without a form, the body is the image; its name comes from `?name=` or its type."""
     data = picture("WEBP")
 
     named = client.post("/images/?name=w", data=data, content_type="application/octet-stream")
@@ -174,7 +173,7 @@ def test_a_raw_body_is_an_image_too(client: Client) -> None:
 
 
 def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
-    """Mounted under a prefix, the app sends clients there."""
+    """The `Location` of an app under a prefix begins with the prefix."""
     answer = client.post("/images/", data=ONE, environ_overrides={"SCRIPT_NAME": "/acme"})
 
     assert f"/acme/images/{answer.get_json()['id']}" == answer.headers["Location"]
@@ -183,10 +182,10 @@ def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
 @pytest.mark.parametrize(
     ("data", "status", "message"),
     [
-        (b"", 415, "There are no bytes here; send an image."),
-        (b"<svg/>", 415, "These bytes are no JPEG, PNG, WebP or GIF image."),
-        (ONE[:-2], 422, "This JPEG is cut: it has no end."),
-        (b"GIF89a" + ONE, 422, "This GIF is damaged: one of its blocks is none."),
+        (b"", 415, "The upload is empty. Send an image."),
+        (b"<svg/>", 415, "This is not a JPEG, PNG, WebP or GIF image."),
+        (ONE[:-2], 422, "This JPEG is truncated."),
+        (b"GIF89a" + ONE, 422, "This GIF is damaged: a block has an unknown type."),
         (form("image"), 400,
          "Send one image in the field 'file', or as the body; found 0."),
         (form(), 400, "Send one image in the field 'file', or as the body; found 0."),
@@ -194,10 +193,10 @@ def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
          "Send one image in the field 'file', or as the body; found 2."),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_refused_and_not_kept(
+def test_a_rejected_upload_is_not_stored(
     client: Client, data_dir: Path, data: bytes, status: int, message: str
 ) -> None:
-    """A refusal says why, and leaves neither a row nor a file."""
+    """The error says why, and neither a row nor a file is left."""
     is_form = data.startswith(b"--")
     content_type = "multipart/form-data; boundary=x" if is_form else "image/jpeg"
 
@@ -223,7 +222,7 @@ def test_what_is_no_image_is_refused_and_not_kept(
     ],
 )
 def test_names_are_harmless(client: Client, given: str, kept: str) -> None:
-    """A name loses its path and all characters that control; it comes back quoted."""
+    """A name loses its path and control characters, and is quoted in headers."""
     image = client.post("/images/", query_string={"name": given}, data=ONE).get_json()
     answer = client.get(f"/images/{image['id']}/content")
 
@@ -234,15 +233,15 @@ def test_names_are_harmless(client: Client, given: str, kept: str) -> None:
 
 
 @on_both
-def test_every_engine_takes_what_is_left_of_a_name(client: Client) -> None:
-    """Zero bytes, which PostgreSQL refuses, are gone; characters of all planes stay."""
+def test_a_clean_name_suits_both_databases(client: Client) -> None:
+    """NUL, which PostgreSQL rejects, is removed; characters of all planes stay."""
     answer = client.post("/images/", query_string={"name": "a\x00ß🦊"}, data=ONE)
 
     assert "aß🦊" == answer.get_json()["name"]
 
 
 def test_a_name_has_a_length(client: Client) -> None:
-    """A name longer than any file system allows is refused."""
+    """A name that is too long for a file system is rejected."""
     answer = client.post("/images/?name=" + "n" * 256, data=ONE)
 
     assert (400, "The name is longer than 255 characters.") == (
@@ -251,8 +250,8 @@ def test_a_name_has_a_length(client: Client) -> None:
     )
 
 
-def test_a_client_that_leaves_leaves_nothing(client: Client, data_dir: Path) -> None:
-    """A body that ends before its length is no image, though it looks like a whole one."""
+def test_an_incomplete_upload_leaves_nothing(client: Client, data_dir: Path) -> None:
+    """A body shorter than its `Content-Length` is rejected, even if it is a whole image."""
     length = {"CONTENT_LENGTH": str(len(ONE) + 1)}
 
     answer = client.post("/images/", data=ONE, environ_overrides=length)
@@ -264,8 +263,8 @@ def test_a_client_that_leaves_leaves_nothing(client: Client, data_dir: Path) -> 
 
 
 @on_both
-def test_pages_go_on_where_the_last_one_ended(client: Client) -> None:
-    """Newest first; what comes or goes between two pages makes none appear twice or not at all."""
+def test_a_page_continues_after_the_last_one(client: Client) -> None:
+    """Uploads and deletions between two pages make no image appear twice or not at all."""
     images = [upload(client, name=str(number)) for number in range(7)]
 
     first = client.get("/images/?limit=3")
@@ -280,7 +279,7 @@ def test_pages_go_on_where_the_last_one_ended(client: Client) -> None:
 
 @on_both
 def test_a_tenant_without_images_has_an_empty_list(client: Client) -> None:
-    """The list is there before the first upload."""
+    """The list is empty before the first upload."""
     assert {"images": [], "next": None} == client.get("/images/").get_json()
 
 
@@ -289,8 +288,8 @@ def test_a_tenant_without_images_has_an_empty_list(client: Client) -> None:
     ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=٣", "limit=", "cursor=", "cursor=x",
      "cursor=AaIDcsNochqhJc!!!!!!!!", "cursor=ü", "cursor=" + "A" * 24],
 )  # fmt: skip
-def test_a_bad_limit_or_cursor_is_refused(client: Client, query: str) -> None:
-    """The list says what is wrong with its arguments."""
+def test_an_invalid_limit_or_cursor_is_rejected(client: Client, query: str) -> None:
+    """The answer is 400 and says what is wrong."""
     answer = client.get(f"/images/?{query}")
 
     assert 400 == answer.status_code
@@ -298,8 +297,8 @@ def test_a_bad_limit_or_cursor_is_refused(client: Client, query: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["0", "15", "1025", "x", "", "1e2"])
-def test_a_bad_size_is_refused(client: Client, size: str) -> None:
-    """A thumbnail's size is bounded."""
+def test_an_invalid_thumbnail_size_is_rejected(client: Client, size: str) -> None:
+    """The answer is 400 and names the allowed sizes."""
     answer = client.get(f"/images/{upload(client)['id']}/thumbnail?size={size}")
 
     assert (400, {"message": {"size": "expected 16 to 1024"}}) == (
@@ -313,7 +312,7 @@ def test_a_bad_size_is_refused(client: Client, size: str) -> None:
     "unknown", [UNKNOWN, UNKNOWN.replace("-", ""), "/images/urn:uuid:" + UNKNOWN[8:], "/images/%00"]
 )
 def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> None:
-    """There is nothing at the URLs of an image that is not there."""
+    """All URLs of an unknown image are 404, also for other spellings of its id."""
     answer = client.get(unknown + path)
 
     assert (404, {"message": "There is no image with this id."}) == (
@@ -322,8 +321,8 @@ def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> 
     )
 
 
-def test_an_images_data_and_bytes_come_back(client: Client) -> None:
-    """The bytes are those that were sent; no browser takes them for anything but an image."""
+def test_record_and_content_are_returned(client: Client) -> None:
+    """The bytes are those of the upload, with headers that keep a browser from running them."""
     image = upload(client)
 
     data = client.get(f"/images/{image['id']}").get_json()
@@ -365,7 +364,7 @@ def test_an_images_data_and_bytes_come_back(client: Client) -> None:
 def test_conditions_and_ranges(
     client: Client, headers: dict[str, str], status: int, body: bytes | None
 ) -> None:
-    """Conditions are judged first, then ranges (RFC 9110 §13.2.2); refusals are JSON."""
+    """Conditions come first, then ranges (RFC 9110 §13.2.2); errors are JSON."""
     image = upload(client)
     headers = {key: value.replace("?", image["sha256"]) for key, value in headers.items()}
 
@@ -375,8 +374,8 @@ def test_conditions_and_ranges(
     assert body == (None if answer.is_json else answer.data)
 
 
-def test_a_thumbnail_is_drawn_once_per_client(client: Client) -> None:
-    """A thumbnail is as large as asked for; whoever has it gets 304."""
+def test_a_thumbnail_can_be_cached(client: Client) -> None:
+    """A thumbnail has the requested size, and a client that has it gets 304."""
     path = f"/images/{upload(client, picture(size=(300, 200)))['id']}/thumbnail"
 
     small, usual = client.get(f"{path}?size=30"), client.get(path)
@@ -394,11 +393,11 @@ def test_a_thumbnail_is_drawn_once_per_client(client: Client) -> None:
 
 @on_both
 def test_no_connection_is_held_while_bytes_stream(client: Client, budget: ConnectionBudget) -> None:
-    """As soon as a response begins, its tenant's connection is free for others."""
+    """When a response begins, its database connection is idle."""
     image = upload(client)
 
     answer = client.get(f"/images/{image['id']}/content", buffered=False)
-    idle, opened = budget.idle, budget.open
+    idle, opened = budget.idle_count, budget.open_count
     body = b"".join(answer.response)
     answer.close()
 
@@ -410,7 +409,7 @@ def test_no_connection_is_held_while_bytes_stream(client: Client, budget: Connec
 
 @on_both
 def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_dir: Path) -> None:
-    """The file goes with the last image that has its bytes."""
+    """The file is deleted with the last image that has its content."""
     one, two = upload(client, name="one"), upload(client, name="two")
     assert one["id"] != two["id"]
     assert [sha256(ONE)] == stored(data_dir)
@@ -424,14 +423,14 @@ def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_d
     assert 404 == client.delete(f"/images/{two['id']}").status_code
 
 
-def test_bytes_that_are_gone_are_the_operators_trouble(client: Client, data_dir: Path) -> None:
-    """A row without its file is neither unknown to the client nor sent as something empty."""
+def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> None:
+    """An image whose file is gone is a 500: neither unknown nor empty."""
     image = upload(client)
     next((data_dir / "acme/images").rglob(image["sha256"])).unlink()
 
     answer = client.get(f"/images/{image['id']}/content")
 
-    assert (500, "The bytes of this image are missing; the operator can check for it.") == (
+    assert (500, "The content of this image is missing. Tell the operator.") == (
         answer.status_code,
         answer.get_json()["message"],
     )
@@ -441,10 +440,10 @@ def test_bytes_that_are_gone_are_the_operators_trouble(client: Client, data_dir:
     ("path", "headers"),
     [("content", {}), ("content", {"Range": "bytes=0-9"}), ("thumbnail", {})],
 )
-def test_an_image_that_is_deleted_before_its_file_is_opened_is_unknown(
+def test_an_image_deleted_during_a_request_is_unknown(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
 ) -> None:
-    """Whoever asks for it at that moment gets the 404 of everybody after."""
+    """A request that finds the row, but no longer the file, gets 404."""
     image = upload(client)
     opened = open
 
@@ -468,8 +467,8 @@ def test_an_image_that_is_deleted_before_its_file_is_opened_is_unknown(
 
 
 @on_both
-def test_tenants_see_nothing_of_each_other(new_app: NewApp, data_dir: Path) -> None:
-    """Of the same image in two tenants each has a row, a file and an id of its own."""
+def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) -> None:
+    """For the same image, each tenant has its own row, file and id."""
     acme, globex = WholeClient(new_app("acme")), WholeClient(new_app("globex"))
     one, two = upload(acme), upload(globex, name="two")
 
@@ -482,16 +481,15 @@ def test_tenants_see_nothing_of_each_other(new_app: NewApp, data_dir: Path) -> N
 
 
 @on_both
-def test_pictures_that_find_no_memory_come_later(
-    client: Client, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While others are decoded, uploads and thumbnails get 503 and `Retry-After`; nothing stays."""
+def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> None:
+    """While other images are decoded, uploads and thumbnails get 503 and leave nothing behind."""
+    app = new_app()
+    client = WholeClient(app)
     image = upload(client, picture())
     before = stored(data_dir)
-    room = DecodingRoom(1, wait_s=0)
-    monkeypatch.setattr(pictures, "_ROOM", room)
+    memory = app.extensions[DECODING_MEMORY] = MemoryBudget(1, wait_s=0)
 
-    with room.taking(1):
+    with memory.reserve(1):
         answers = [
             client.post("/images/", data=picture("PNG")),
             client.get(f"/images/{image['id']}/thumbnail?size=16"),
@@ -502,8 +500,8 @@ def test_pictures_that_find_no_memory_come_later(
     assert 201 == client.post("/images/", data=picture("PNG")).status_code
 
 
-def test_ids_tell_the_time_and_nothing_else(client: Client) -> None:
-    """Ids are in the order of time; what follows the time is 62 random bits."""
+def test_ids_reveal_only_the_time(client: Client) -> None:
+    """Ids sort by time, and the rest is 62 random bits."""
     before = time.time_ns() // 1_000_000
 
     ids = [uuid.UUID(upload(client)["id"]) for _ in range(5)]
@@ -514,15 +512,15 @@ def test_ids_tell_the_time_and_nothing_else(client: Client) -> None:
     assert 5 == len({one.int & (1 << 62) - 1 for one in ids})
 
 
-def test_a_full_tenant_is_told_so(new_app: NewApp, data_dir: Path) -> None:
-    """Over its quota uploads get 507, nothing of them stays, and reading goes on."""
+def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> None:
+    """Above the quota, uploads get 507 and leave nothing; reading still works."""
     client = WholeClient(new_app(QUOTA_BYTES=20_000))
     data = picture(size=(64, 64))  # 12 kB, twice of which is too much
     image = upload(client, data)
 
     answer = client.post("/images/", data=picture(size=(64, 64)))
 
-    message = "There is no room for this: all files together may have 20,000 bytes."
+    message = "The storage quota is exceeded: all files together may have 20,000 bytes."
     assert (507, {"message": message}) == (answer.status_code, answer.get_json())
     assert [sha256(data)] == stored(data_dir)
     assert data == client.get(f"/images/{image['id']}/content").data
@@ -532,8 +530,8 @@ def test_a_full_tenant_is_told_so(new_app: NewApp, data_dir: Path) -> None:
 
 
 @on_both
-def test_the_migration_makes_what_the_models_say(new_uri: Callable[[str], str]) -> None:
-    """Alembic finds nothing to change; and what is made can be taken away."""
+def test_the_migration_creates_the_models_tables(new_uri: Callable[[str], str]) -> None:
+    """Alembic finds no difference, and a downgrade removes the tables."""
     engine = create_engine(new_uri("acme"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

@@ -30,6 +30,12 @@ from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
 from tenantry.migrations.guard import MigrationGuard, guard_migrations
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
+from tenantry.storage.memory_budget import (
+    DECODING_BYTES,
+    DECODING_MEMORY,
+    DECODING_WAIT_S,
+    MemoryBudget,
+)
 from tenantry.tenants.model import Tenant, parse_tenant
 
 _EXTENSION = "tenantry"
@@ -131,6 +137,7 @@ def create_app(
     *,
     data_dir: Path | None = None,
     budget: ConnectionBudget | None = None,
+    decoding_memory: MemoryBudget | None = None,
     note_query: NoteQuery | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
@@ -142,6 +149,8 @@ def create_app(
         data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
         budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
             when None.
+        decoding_memory: the memory that its endpoints may use to decode images; a budget of its
+            own when None.
         note_query: called after each query with the tenant's name and the nanoseconds.
 
     Returns:
@@ -157,6 +166,9 @@ def create_app(
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
     open_database(app, tenant.name, tenant.database_uri, budget, note_query)
+    app.extensions[DECODING_MEMORY] = decoding_memory or MemoryBudget(
+        DECODING_BYTES, DECODING_WAIT_S
+    )
     app.extensions[_EXTENSION] = []
     added: list[Added] = []
     try:

@@ -20,6 +20,7 @@ from tenantry.middleware.fair_share import FairShare
 from tenantry.observability.scoreboard import Row
 from tenantry.observability.usage_counters import UsageCounters
 from tenantry.settings import HostSettings
+from tenantry.storage.memory_budget import DECODING_BYTES, DECODING_WAIT_S, MemoryBudget
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.openid import OpenId
 
@@ -51,6 +52,7 @@ class ProcessResources:
         self.ledger = ledger
         self.row = row
         self.budget = ConnectionBudget(settings.db_connections)
+        self.decoding_memory = MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
         self.requests = RunningRequests(note_overdue=ledger.note_overdue)
         self.share = FairShare(threads)
         self.slots = Slots(self.share, row)

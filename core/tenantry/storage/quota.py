@@ -1,13 +1,12 @@
-"""How much a tenant's folder may hold: `QUOTA_BYTES`.
+"""The quota of a tenant's data folder: `QUOTA_BYTES`.
 
-Walking the folder for every upload would cost the more, the more a tenant has. So it is measured
-at most once a minute; what uploads add meanwhile is added to a ledger, one small file in the
-folder, which all threads and processes share under its lock. Growth that nobody announces, a
-database's, say, shows with the next measurement. A ledger that is lost or cut is measured anew.
+Measuring a folder takes time, so it happens at most once a minute. In between, reservations are
+added to a ledger: a small file in the folder, which all threads and processes share under its
+lock. Growth without a reservation, such as that of a database, counts from the next measurement
+on. A lost or damaged ledger leads to a new measurement.
 
-What is still coming in is not in the folder yet, or only in part: until then a file without content
-stands for it, as long as all of it will be. A measurement meanwhile counts rather too much than too
-little, until the next one.
+A file that is still being written is not in the folder yet, or only partly. A sparse file of its
+full size stands for it, so a measurement counts too much rather than too little.
 """
 
 import fcntl
@@ -20,38 +19,38 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-MEASURED_FOR_S = 60.0
-"""Seconds that a measurement holds: walking 100,000 files took 2 s on a busy machine."""
+MEASUREMENT_AGE_S = 60.0
+"""How long a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
 
-REFUSED_FOR_S = 10.0
-"""Seconds that it holds where uploads would be refused for it: room that was made is soon seen, and
-a client that goes on asking does not keep the disk busy."""
+FULL_MEASUREMENT_AGE_S = 10.0
+"""How long it is valid if it leads to a refusal. Deleted files make room soon, and a client that
+keeps trying does not keep the disk busy."""
 
 LEDGER = ".quota"
 
 RESERVATION = ".quota-"
-"""How the names of the files begin that stand for what is coming in; each is locked as long as its
-process lives."""
+"""Prefix of the sparse files. Each is locked for as long as its process lives."""
 
-_ENTRY = struct.Struct("<qd")  # bytes held, when that was measured (seconds since 1970)
+_ENTRY = struct.Struct("<qd")  # bytes in the folder, time of the measurement (seconds since 1970)
 
 
 class QuotaExceededError(Exception):
-    """A tenant's folder would hold more than it may. The text is for the client."""
+    """A tenant's folder would exceed its quota. The text is for the client."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        text = f"There is no room for this: all files together may have {limit_bytes:,} bytes."
-        super().__init__(text)
+        super().__init__(
+            f"The storage quota is exceeded: all files together may have {limit_bytes:,} bytes."
+        )
 
 
 class FolderQuota:
-    """The quota of one folder. Keeps no state but the ledger; made as often as one likes.
+    """The quota of one folder. All state is in the ledger, so objects may come and go.
 
     Args:
-        folder: it is there.
-        limit_bytes: what it may hold, its subfolders included; None: whatever it likes.
-        clock: seconds since 1970.
+        folder: an existing folder.
+        limit_bytes: maximum bytes in the folder and its subfolders; None: unlimited.
+        clock: returns seconds since 1970; for tests.
     """
 
     def __init__(
@@ -62,44 +61,44 @@ class FolderQuota:
         self._clock = clock
 
     @contextmanager
-    def adding(self, size_bytes: int) -> Iterator[None]:
-        """Count bytes that the block adds to the folder; not, if it fails.
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Reserve bytes that the block adds to the folder. If the block fails, they do not count.
 
         Raises:
-            QuotaExceededError: they have no room.
+            QuotaExceededError: the bytes do not fit.
         """
         if self._limit_bytes is None:
             yield
             return
-        reservation = self._reserve(size_bytes, self._limit_bytes)
+        reservation = self._begin(size_bytes, self._limit_bytes)
         is_added = False
         try:
             yield
             is_added = True
         finally:
-            with self._ledger() as ledger:
-                reservation.close()  # and with it its file is gone
+            with self._locked_ledger() as ledger:
+                reservation.close()  # this deletes the file, too
                 used, measured_at = _read(ledger)
                 _write(ledger, used if is_added else max(0, used - size_bytes), measured_at)
 
-    def _reserve(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
-        with self._ledger() as ledger:
+    def _begin(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
+        with self._locked_ledger() as ledger:
             used, measured_at = _read(ledger)
-            age_s = abs(self._clock() - measured_at)  # a clock set back must not make it last
+            age_s = abs(self._clock() - measured_at)  # the clock may have been set back
             is_full = used + size_bytes > limit_bytes
-            holds_s = REFUSED_FOR_S if is_full else MEASURED_FOR_S
-            if not age_s < holds_s:  # also if it is no number
-                _remove_left(self._folder)
+            is_valid = age_s < (FULL_MEASUREMENT_AGE_S if is_full else MEASUREMENT_AGE_S)
+            if not is_valid:
+                _remove_abandoned(self._folder)
                 used, measured_at = measure(self._folder), self._clock()
             is_full = used + size_bytes > limit_bytes
             _write(ledger, used if is_full else used + size_bytes, measured_at)
             if is_full:
                 raise QuotaExceededError(limit_bytes)
-            return _reservation(self._folder, size_bytes)
+            return _sparse_file(self._folder, size_bytes)
 
     @contextmanager
-    def _ledger(self) -> Iterator[int]:
-        """Hold the ledger's lock, which ends with the file descriptor, or with its process."""
+    def _locked_ledger(self) -> Iterator[int]:
+        """Yield the descriptor of the locked ledger; closing it releases the lock."""
         ledger = os.open(self._folder / LEDGER, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -109,7 +108,7 @@ class FolderQuota:
 
 
 def measure(folder: Path) -> int:
-    """Return the bytes of all files in a folder and below; files may come and go meanwhile."""
+    """Return the bytes of all files in a folder and its subfolders, which may change meanwhile."""
     size = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -121,16 +120,16 @@ def measure(folder: Path) -> int:
     return size
 
 
-def _reservation(folder: Path, size_bytes: int) -> IO[bytes]:
-    """Return a file of this length that takes no room on the disk; gone when it is closed."""
+def _sparse_file(folder: Path, size_bytes: int) -> IO[bytes]:
+    """Return a locked file of this size that takes no disk space; closing it deletes it."""
     file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - the caller closes it
     fcntl.flock(file, fcntl.LOCK_EX)
     file.truncate(size_bytes)
     return file
 
 
-def _remove_left(folder: Path) -> None:
-    """Remove the reservations of processes that were killed: nobody holds their locks."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the sparse files of processes that were killed: their locks are free."""
     for path in folder.glob(f"{RESERVATION}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

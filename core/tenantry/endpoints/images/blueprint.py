@@ -1,4 +1,4 @@
-"""Maps the images to their URLs, and their check to its command."""
+"""Maps the images to URLs and their consistency check to a command."""
 
 from flask import Blueprint
 from flask_restful import Api

@@ -6,41 +6,50 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from tenantry.database.session import db
+from tenantry import db
 
-from .checks import SETTLED_S, ImageCheckModel
+from .consistency import MIN_AGE_S, ImageConsistencyModel
 from .models import MissingContentError
 
 
 @click.command("check")
-@click.option("--mend", is_flag=True, help="Remove files without a row and rows without a file.")
+@click.option(
+    "--fix",
+    "--mend",
+    "fix",
+    is_flag=True,
+    help="Remove files without a row and rows without a file.",
+)
 @click.option(
     "--older-than",
+    "min_age_s",
+    metavar="SECONDS",
     type=click.FloatRange(min=0),
-    default=SETTLED_S,
+    default=MIN_AGE_S,
     show_default=True,
-    help="Leave younger files alone, in seconds.",
+    help="Ignore files younger than this.",
 )
-@click.option("--hash", "is_thorough", is_flag=True, help="Read all files, not their sizes only.")
+@click.option("--hash", "is_thorough", is_flag=True, help="Read all files, not only their sizes.")
 @with_appcontext
-def check(mend: bool, older_than: float, is_thorough: bool) -> None:
-    """Compare the images' rows with their files; exit code 1 if something is wrong and stays.
+def check(fix: bool, min_age_s: float, is_thorough: bool) -> None:
+    """Compare the images' rows with their files.
 
-    Safe while the tenant is served.
+    The exit code is 1 if something is wrong and was not fixed. Safe while the tenant is served.
     """
     folder = Path(current_app.instance_path, "images")
-    model = ImageCheckModel(
-        db.session, folder, mend=mend, settled_s=older_than, is_thorough=is_thorough
+    model = ImageConsistencyModel(
+        db.session, folder, fix=fix, min_age_s=min_age_s, is_thorough=is_thorough
     )
-    count = left = 0
+    found = fixed = 0
     try:
-        for finding in model.findings():
-            click.echo(f"{finding.what}: {finding.subject}{' (mended)' * finding.is_mended}")
-            count += 1
-            left += not finding.is_mended
+        for item in model.inconsistencies():
+            click.echo(f"{item.description}: {item.subject}{' (fixed)' if item.is_fixed else ''}")
+            found += 1
+            fixed += item.is_fixed
     except MissingContentError as error:
-        text = f"{folder} has no files, but there are images; is a volume not mounted?"
-        raise click.ClickException(text) from error
-    click.echo(f"{count} found, {count - left} mended.")
-    if left:
+        raise click.ClickException(
+            f"{folder} has no files, but the database has images. Is a volume not mounted?"
+        ) from error
+    click.echo(f"{found} found, {fixed} fixed.")
+    if fixed < found:
         raise click.exceptions.Exit(1)

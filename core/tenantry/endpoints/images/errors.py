@@ -1,17 +1,17 @@
-"""Why the image repository refuses something, as a tree; each text is a sentence for the client.
+"""Errors of the image repository. The text of each is a sentence for the client.
 
 ImageError
 ├── UnknownImageError     no image has this id
-├── BadRequestError       a name or a cursor is none
-├── WrongTypeError        the bytes are of no type that is taken
-├── BrokenImageError      they begin like an image and are none, or not a whole one
-├── BusyError             other pictures take all the memory there is for them
-└── MissingContentError   an image's bytes are gone: the operator's trouble, not the client's
+├── BadRequestError       a name or a cursor is invalid
+├── WrongTypeError        the bytes are not an image of a supported type
+├── BrokenImageError      the image is truncated, damaged, or too large to decode
+├── BusyError             other images use all memory for decoding
+└── MissingContentError   the image's file is gone: a fault of the operator, not of the client
 """
 
 
 class ImageError(Exception):
-    """Something that the image repository does not do; its text is for the client."""
+    """The image repository rejects a request. The text is for the client."""
 
 
 class UnknownImageError(ImageError):
@@ -22,26 +22,26 @@ class UnknownImageError(ImageError):
 
 
 class BadRequestError(ImageError):
-    """What the client sent beside the image is malformed."""
+    """A name or a cursor is invalid."""
 
 
 class WrongTypeError(ImageError):
-    """The bytes are of no type that is taken."""
+    """The bytes are not an image of a supported type."""
 
 
 class BrokenImageError(ImageError):
-    """The bytes begin like an image and are none, not a whole one, or one too big to decode."""
+    """The bytes begin like an image, but it is truncated, damaged, or too large to decode."""
 
 
 class BusyError(ImageError):
-    """Other pictures take all the memory that there is for them."""
+    """Other images use all memory for decoding."""
 
     def __init__(self) -> None:
-        super().__init__("Other large images are being looked at; try again.")
+        super().__init__("Too many large images are being decoded. Try again.")
 
 
 class MissingContentError(ImageError):
-    """An image's row is there and its bytes are not."""
+    """An image has a row, but no file."""
 
     def __init__(self) -> None:
-        super().__init__("The bytes of this image are missing; the operator can check for it.")
+        super().__init__("The content of this image is missing. Tell the operator.")

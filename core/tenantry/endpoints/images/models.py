@@ -1,8 +1,12 @@
-"""The image repository of one tenant: rows in its database, bytes in its folder.
+"""The image repository of one tenant: rows in its database, content in its folder.
 
-Free of Flask: a session and a folder come in as arguments. A file is there before its row and
-goes after it, both under the lock of its content; so a crash leaves a file too many at worst, which
-`checks.py` finds. No transaction is open while bytes come in, go out or are decoded.
+Free of Flask: the session, the folder and the memory for decoding are arguments. A file is written
+before its row and removed after it, both under the lock of its shard. So a crash leaves at worst a
+file without a row, which `consistency.py` finds. No transaction is open while bytes are received,
+sent or decoded.
+
+This module re-exports what `resources.py` and `consistency.py` need. It is shared by all apps, and
+so are the modules that it imports; a second import of those would make classes of its own.
 """
 
 import base64
@@ -20,6 +24,10 @@ from typing import IO, Any
 from sqlalchemy import BigInteger, MetaData, String, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from tenantry.storage.memory_budget import MemoryBudget
+
+from .content_store import ContentStore, Shard
+from .decoding import THUMBNAIL_PX, draw_thumbnail, inspect_image
 from .errors import (
     BadRequestError,
     BrokenImageError,
@@ -29,8 +37,6 @@ from .errors import (
     UnknownImageError,
     WrongTypeError,
 )
-from .files import ContentFolder, Shard
-from .pictures import EXTENSIONS, THUMBNAIL_PX, draw_thumbnail, inspect_picture
 
 __all__ = [
     "PAGE_LIMITS",
@@ -39,7 +45,7 @@ __all__ = [
     "Base",
     "BrokenImageError",
     "BusyError",
-    "ContentFolder",
+    "ContentStore",
     "ImageError",
     "ImageModel",
     "ImageRepoModel",
@@ -51,17 +57,26 @@ __all__ = [
 ]
 
 NAME_CHARACTERS = 255
-"""What file systems allow, so no file's own name is longer."""
+"""Maximum length of a name: that of a file name in most file systems."""
 
 PAGE_LIMITS = range(1, 101)
-"""How many images one page may have: 100 are about 30 kB."""
+"""Allowed numbers of images in a page. 100 take about 30 kB."""
+
+_DIRECTION_MARKS = frozenset(
+    "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+"""Marks that change the direction of text: they can make `gpj.exe` look like `exe.jpg`."""
+
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories: control characters, surrogates, line and paragraph separators."""
 
 
 class Base(DeclarativeBase):
     """The tables of this endpoint."""
 
-    metadata = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s",
-                                           "pk": "pk_%(table_name)s"})  # fmt: skip
+    metadata = MetaData(
+        naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "pk": "pk_%(table_name)s"}
+    )
 
 
 class ImageModel(Base):
@@ -79,11 +94,11 @@ class ImageModel(Base):
 
     @property
     def created(self) -> datetime:
-        """When it was uploaded; its id says so, to the millisecond."""
-        return datetime.fromtimestamp((self.id.int >> 80) / 1000, UTC)
+        """The time of the upload, in milliseconds: the first 48 bits of the id."""
+        return datetime.fromtimestamp(int.from_bytes(self.id.bytes[:6], "big") / 1000, UTC)
 
     def data(self) -> dict[str, Any]:
-        """Return what clients are told about it."""
+        """Return the record that clients get."""
         return {
             "id": str(self.id),
             "name": self.name,
@@ -97,39 +112,39 @@ class ImageModel(Base):
 
 
 class ImageRepoModel:
-    """The images of one tenant. Lives as long as its session; keeps nothing itself.
+    """The images of one tenant. Lives as long as its session and has no state of its own.
 
     Args:
-        session: on the tenant's database; no transaction is open on it.
-        folder: where the bytes are; made when the first image comes.
+        session: a session of the tenant's database, without an open transaction.
+        folder: the folder of the content, which the first upload creates.
     """
 
     def __init__(self, session: Session, folder: Path) -> None:
         self._session = session
-        self._files = ContentFolder(folder)
+        self._store = ContentStore(folder)
 
-    def add(self, body: IO[bytes], name: str) -> ImageModel:
-        """Store the image that a stream holds. The same bytes twice are two images, one file.
+    def add(self, body: IO[bytes], name: str, memory: MemoryBudget) -> ImageModel:
+        """Store the image in a stream. Equal uploads are two images that share one file.
 
         Raises:
             BadRequestError: the name is too long.
-            WrongTypeError: it is no JPEG, PNG, WebP or GIF.
-            BrokenImageError: it is cut, damaged, or too big to decode.
-            BusyError: others are decoded all the time.
+            WrongTypeError: it is not a JPEG, PNG, WebP or GIF.
+            BrokenImageError: it is truncated, damaged, or too large to decode.
+            BusyError: other images use all memory for decoding.
         """
         name = _clean_name(name)
-        with self._files.receiving(body) as received:
-            picture = inspect_picture(received.path)
+        with self._store.receiving(body) as received:
+            inspection = inspect_image(received.path, memory)
             image = ImageModel(
                 id=_new_id(),
-                name=name or f"image.{EXTENSIONS[picture.media_type]}",
-                media_type=picture.media_type,
+                name=name or f"image.{inspection.format.extension}",
+                media_type=inspection.format.media_type,
                 size_bytes=received.size_bytes,
-                width=picture.width,
-                height=picture.height,
+                width=inspection.width,
+                height=inspection.height,
                 sha256=received.sha256,
             )
-            with self._files.locked(received.sha256) as shard:
+            with self._store.locked(received.sha256) as shard:
                 shard.keep(received)
                 with self._session.begin():
                     self._session.add(image)
@@ -138,10 +153,10 @@ class ImageRepoModel:
     def page(self, limit: int, cursor: str | None) -> tuple[list[ImageModel], str | None]:
         """Return images, newest first, and the cursor of the next page if there is one.
 
-        A page goes on where the last one ended, whatever was added or deleted meanwhile.
+        A page continues after the last one, whatever was added or deleted in between.
 
         Raises:
-            BadRequestError: the cursor is none.
+            BadRequestError: the cursor is invalid.
         """
         query = select(ImageModel).order_by(ImageModel.id.desc()).limit(limit + 1)
         if cursor is not None:
@@ -155,7 +170,7 @@ class ImageRepoModel:
         """Return one image.
 
         Raises:
-            UnknownImageError: there is none with this id.
+            UnknownImageError: no image has this id.
         """
         key = _parse_id(image_id)
         with self._session.begin():
@@ -166,44 +181,43 @@ class ImageRepoModel:
 
     @contextmanager
     def content(self, image_id: str) -> Iterator[tuple[ImageModel, Path]]:
-        """Yield one image and the file with its bytes, to be opened inside the block.
+        """Yield one image and the path of its content, which the block opens.
 
         Raises:
-            UnknownImageError: there is none with this id, or it was deleted before the file was
-                opened.
-            MissingContentError: its bytes are gone.
+            UnknownImageError: no image has this id, or it was deleted before the file was opened.
+            MissingContentError: the image exists, but its file does not.
         """
         image = self.get(image_id)
         try:
-            yield image, self._files.path_of(image.sha256)
+            yield image, self._store.path_of(image.sha256)
         except FileNotFoundError as error:
             self.get(image_id)
             raise MissingContentError from error
 
     def delete(self, image_id: str) -> None:
-        """Delete one image; its bytes go with the last image that has them.
+        """Delete one image, and its content if no other image has the same.
 
         Raises:
-            UnknownImageError: there is none with this id.
+            UnknownImageError: no image has this id.
         """
         image = self.get(image_id)
-        with self._files.locked(image.sha256) as shard:
+        with self._store.locked(image.sha256) as shard:
             with self._session.begin():
-                gone = delete(ImageModel).where(ImageModel.id == image.id)
-                found = self._session.execute(gone.returning(ImageModel.id)).first()
+                this = delete(ImageModel).where(ImageModel.id == image.id)
+                deleted = self._session.execute(this.returning(ImageModel.id)).first()
                 others = select(ImageModel.id).where(ImageModel.sha256 == image.sha256).limit(1)
                 is_last = self._session.execute(others).first() is None
             if is_last:
                 shard.remove(image.sha256)
-        if found is None:
+        if deleted is None:
             raise UnknownImageError
 
 
 def _new_id() -> uuid.UUID:
-    """Return a UUID of version 7: its order is the order in time, its rest cannot be guessed.
+    """Return a UUID version 7: it sorts by time, and its random part cannot be guessed.
 
-    So one index lists the newest first, and an id tells when, but not how many there are. The
-    bits below the milliseconds are its fraction (RFC 9562 §6.2, method 3).
+    So the primary key lists the newest images first, and an id does not reveal how many there are.
+    After the milliseconds comes their fraction (RFC 9562 §6.2, method 3).
     """
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
@@ -216,7 +230,7 @@ def _parse_id(text: str) -> uuid.UUID:
         parsed = uuid.UUID(text)
     except ValueError:
         raise UnknownImageError from None
-    if str(parsed) != text:  # other spellings of the same number name nothing
+    if str(parsed) != text:  # an image has one URL, not one for each spelling of its id
         raise UnknownImageError
     return parsed
 
@@ -227,29 +241,24 @@ def _cursor_after(image: ImageModel) -> str:
 
 def _parse_cursor(text: str) -> uuid.UUID:
     try:
-        position = base64.b64decode(f"{text}==", b"-_", validate=True)
-        return uuid.UUID(bytes=position)
+        return uuid.UUID(bytes=base64.b64decode(f"{text}==", b"-_", validate=True))
     except ValueError:
-        raise BadRequestError("This cursor is none that a list gave as 'next'.") from None
+        raise BadRequestError("Unknown cursor. Use the `next` value of a previous list.") from None
 
 
 def _clean_name(name: str) -> str:
-    """Return the last part of a path, without characters that steer a terminal or the text around.
+    """Return the last part of a path, without control characters and direction marks.
 
     Raises:
         BadRequestError: it is too long.
     """
     last = re.split(r"[/\\]", name)[-1]
-    cleaned = "".join(one for one in last if _is_plain(one)).strip()
+    cleaned = "".join(character for character in last if _is_allowed(character)).strip()
     if len(cleaned) > NAME_CHARACTERS:
         raise BadRequestError(f"The name is longer than {NAME_CHARACTERS} characters.")
     return cleaned
 
 
-def _is_plain(character: str) -> bool:
-    is_text = unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
-    return is_text and character not in _DIRECTION
-
-
-_DIRECTION = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Marks that make text run the other way: `gpj.exe` would look like `exe.jpg`."""
+def _is_allowed(character: str) -> bool:
+    is_control = unicodedata.category(character) in _CONTROL_CATEGORIES
+    return not is_control and character not in _DIRECTION_MARKS

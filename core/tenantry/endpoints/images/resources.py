@@ -10,8 +10,9 @@ from typing import IO, Any
 from flask import Response, current_app, request, send_file, url_for
 from flask_restful import Resource, abort, reqparse
 
-from tenantry.database.session import db
-from tenantry.storage.quota import FolderQuota, QuotaExceededError
+from tenantry import FolderQuota, db
+from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
+from tenantry.storage.quota import QuotaExceededError
 
 from .models import (
     PAGE_LIMITS,
@@ -26,7 +27,7 @@ from .models import (
     draw_thumbnail,
 )
 
-STATUS: Mapping[type[Exception], HTTPStatus] = {
+STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
     UnknownImageError: HTTPStatus.NOT_FOUND,
     WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -37,46 +38,52 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
 }
 
 CACHE_S = 24 * 60 * 60
-"""How long a browser may keep bytes: they never change, but their image may be deleted."""
+"""How long a browser may cache content. It never changes, but its image may be deleted."""
 
 RETRY_AFTER_S = 2
-"""When to come again where others take all the memory: the largest images take half a second."""
+"""`Retry-After` while other images use all memory. Decoding the largest ones takes 0.5 s."""
 
-Answer = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
+JsonResponse = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
 
 
-def explained(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer with the status and the text of what a model refuses."""
+def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer the models' errors with their status and text."""
 
     @wraps(view)
     def answer(*args: object, **kwargs: object) -> Any:
         try:
             return view(*args, **kwargs)
-        except tuple(STATUS) as error:
+        except tuple(STATUS_OF) as error:
             if isinstance(error, MissingContentError):
                 current_app.logger.error("images.content_missing", extra=kwargs)
-            later = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else {}
-            return {"message": str(error)}, STATUS[type(error)], later
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else {}
+            return {"message": str(error)}, STATUS_OF[type(error)], headers
 
     return answer
 
 
 class ImageResource(Resource):  # type: ignore[misc]
-    """What all of them have in common: the tenant's repository, and how refusals are told."""
+    """Base of all resources: the tenant's repository, and responses for its errors."""
 
-    method_decorators = (explained,)
+    method_decorators = (with_error_responses,)
 
     @property
     def repo(self) -> ImageRepoModel:
-        """The images of the tenant that is asked."""
+        """The images of the current tenant."""
         return ImageRepoModel(db.session, Path(current_app.instance_path, "images"))
+
+    @property
+    def memory(self) -> MemoryBudget:
+        """The process's memory budget for decoding."""
+        memory: MemoryBudget = current_app.extensions[DECODING_MEMORY]
+        return memory
 
 
 class ImageList(ImageResource):
     """All images."""
 
-    def get(self) -> Answer:
-        """List images, newest first: `?limit=` of them, on from `?cursor=`."""
+    def get(self) -> JsonResponse:
+        """List images, newest first: `?limit=` of them, starting at `?cursor=`."""
         parser = reqparse.RequestParser()
         parser.add_argument("limit", type=_one_of(PAGE_LIMITS), location="args", default=20)
         parser.add_argument("cursor", location="args")
@@ -84,68 +91,69 @@ class ImageList(ImageResource):
         images, cursor = self.repo.page(arguments["limit"], arguments["cursor"])
         return {"images": [image.data() for image in images], "next": cursor}, HTTPStatus.OK
 
-    def post(self) -> Answer:
-        """Store an image: the multipart field `file`, or the body as it is with its `?name=`."""
+    def post(self) -> JsonResponse:
+        """Store an image: the multipart field `file`, or the raw body, named by `?name=`."""
         body, name = _upload()
-        with _quota().adding(request.content_length or 0):
-            image = self.repo.add(body, request.args.get("name", name))
+        quota = FolderQuota(Path(current_app.instance_path), current_app.config["QUOTA_BYTES"])
+        with quota.reserve(request.content_length or 0):
+            image = self.repo.add(body, request.args.get("name", name), self.memory)
         location = url_for(".image", image_id=image.id)
         return image.data(), HTTPStatus.CREATED, {"Location": location}
 
 
 class ImageItem(ImageResource):
-    """One image's data."""
+    """The record of one image."""
 
-    def get(self, image_id: str) -> Answer:
-        """Tell about it."""
+    def get(self, image_id: str) -> JsonResponse:
+        """Return the record."""
         return self.repo.get(image_id).data(), HTTPStatus.OK
 
     def delete(self, image_id: str) -> tuple[str, int]:
-        """Delete it."""
+        """Delete the image."""
         self.repo.delete(image_id)
         return "", HTTPStatus.NO_CONTENT
 
 
 class ImageContent(ImageResource):
-    """One image's bytes."""
+    """The bytes of one image."""
 
     def get(self, image_id: str) -> Response:
-        """Send them, or a range of them, unless the client has them."""
+        """Send the bytes, or a range of them, or 304."""
         with self.repo.content(image_id) as (image, path):
-            answer = _unchanged(image.sha256) or send_file(
+            response = _unchanged(image.sha256) or send_file(
                 path,
                 mimetype=image.media_type,
                 download_name=image.name,
                 etag=image.sha256,
                 last_modified=image.created,
             )
-        return _kept_apart(answer)
+        return _isolated(response)
 
 
 class ImageThumbnail(ImageResource):
-    """A smaller picture of an image, drawn each time that a client asks who does not have it.
+    """A smaller version of one image, drawn for each request that does not get 304.
 
-    Drawing costs less than what stored thumbnails would: room in the tenant's quota, and one more
-    thing that can be stale, orphaned or lost.
+    Stored thumbnails would cost more than drawing: a part of the tenant's quota, and files that
+    can be outdated, orphaned or lost.
     """
 
     def get(self, image_id: str) -> Response:
-        """Send it, at most `?size=` pixels wide and high, unless the client has it."""
+        """Send a thumbnail of at most `?size=` pixels in width and height, or 304."""
         parser = reqparse.RequestParser()
         parser.add_argument("size", type=_one_of(THUMBNAIL_PX), location="args", default=256)
-        size = parser.parse_args()["size"]
+        size_px = parser.parse_args()["size"]
         with self.repo.content(image_id) as (image, path):
-            etag = f"{image.sha256}-{size}"
-            answer = _unchanged(etag)
-            if answer is None:
-                drawn, media_type = draw_thumbnail(path, size)
-                answer = current_app.response_class(drawn, mimetype=media_type)
-                answer.set_etag(etag)
-        return _kept_apart(answer)
+            etag = f"{image.sha256}-{size_px}"
+            response = _unchanged(etag)
+            if response is None:
+                drawn, media_type = draw_thumbnail(path, size_px, self.memory)
+                response = current_app.response_class(drawn, mimetype=media_type)
+                response.set_etag(etag)
+        return _isolated(response)
 
 
 def _upload() -> tuple[IO[bytes], str]:
-    """Return the bytes that a client sends, and the name that it gives them."""
+    """Return the uploaded bytes and the name that the client gives them."""
     if request.mimetype != "multipart/form-data":
         return request.stream, ""
     files = request.files.getlist("file")
@@ -155,12 +163,8 @@ def _upload() -> tuple[IO[bytes], str]:
     return files[0].stream, files[0].filename or ""
 
 
-def _quota() -> FolderQuota:
-    return FolderQuota(Path(current_app.instance_path), current_app.config["QUOTA_BYTES"])
-
-
 def _one_of(numbers: range) -> Callable[[str], int]:
-    """Return a parser of numbers, and nothing else that Python would take for one."""
+    """Return a parser for ASCII digits that make one of the numbers."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) not in numbers:
@@ -171,21 +175,21 @@ def _one_of(numbers: range) -> Callable[[str], int]:
 
 
 def _unchanged(etag: str) -> Response | None:
-    """Return 304 for a client that has the bytes, and end with 412 where it wants others.
+    """Return 304 if the client has the bytes, abort with 412 if its precondition fails, else None.
 
-    They come before a range (RFC 9110 §13.2.2), and before any work.
+    Preconditions come before the range (RFC 9110 §13.2.2).
     """
-    answer = current_app.response_class()
-    answer.set_etag(etag)
-    answer.make_conditional({**request.environ, "HTTP_RANGE": ""})
-    if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
-        abort(HTTPStatus.PRECONDITION_FAILED, message="The image is not the one that is asked for.")
-    return None if answer.status_code == HTTPStatus.OK else answer
+    response = current_app.response_class()
+    response.set_etag(etag)
+    response.make_conditional({**request.environ, "HTTP_RANGE": ""})
+    if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+        abort(HTTPStatus.PRECONDITION_FAILED, message="A precondition of the request is not met.")
+    return None if response.status_code == HTTPStatus.OK else response
 
 
-def _kept_apart(answer: Response) -> Response:
-    """Make sure that only this client's browser keeps it, and takes it for nothing but an image."""
-    answer.headers["Cache-Control"] = f"private, max-age={CACHE_S}"
-    answer.headers["X-Content-Type-Options"] = "nosniff"
-    answer.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    return answer
+def _isolated(response: Response) -> Response:
+    """Keep a response out of shared caches, and browsers from treating it as a page."""
+    response.headers["Cache-Control"] = f"private, max-age={CACHE_S}"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return response

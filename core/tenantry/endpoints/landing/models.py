@@ -1,4 +1,4 @@
-"""What the landing page says."""
+"""The greeting of the landing page."""
 
 INFO = "This is an application of its own: its URLs, its secret key and its data are not shared."
 
@@ -10,5 +10,5 @@ class LandingModel:
         self.name = name
 
     def greeting(self) -> dict[str, str]:
-        """Return the name and what this place is."""
+        """Return the name and a sentence about this application."""
         return {"hello": self.name, "info": INFO}

@@ -6,10 +6,10 @@ from .models import LandingModel
 
 
 class LandingPage(Resource):  # type: ignore[misc]
-    """Greets whoever calls."""
+    """The tenant's front page."""
 
     def get(self) -> tuple[dict[str, str], int]:
-        """Answer with a greeting of `?name=`."""
+        """Greet the client by `?name=`."""
         parser = reqparse.RequestParser()
         parser.add_argument("name", type=str, location="args", default="guest")
         arguments = parser.parse_args()

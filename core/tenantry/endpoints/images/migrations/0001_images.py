@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "images",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -26,6 +26,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table; the files stay, and `images check` finds them."""
+    """Drop the table. The files stay; `images check` finds them."""
     op.drop_index("ix_images_sha256", "images")
     op.drop_table("images")

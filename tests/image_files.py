@@ -1,4 +1,4 @@
-"""Image files for tests, made here: noise, which no codec makes small."""
+"""Image files for tests. They show noise, which does not compress well."""
 
 from io import BytesIO
 
@@ -8,7 +8,7 @@ TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": 
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (60, 40), **options: object) -> bytes:
-    """Return an image file that no other call returns."""
+    """Return an image file that differs from all others."""
     return encoded(Image.effect_noise(size, 80).convert("RGB"), kind, **options)
 
 
@@ -19,7 +19,7 @@ def animation(kind: str) -> bytes:
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Return an image as a file of some kind."""
+    """Return an image, encoded."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

@@ -1,0 +1,181 @@
+"""The image formats, recognized by their first bytes, and checks that Pillow does not make.
+
+The checks follow a file's structure to the end of the image. Bytes after it are allowed, because
+phones append videos and second images there; nothing interprets them.
+"""
+
+import mmap
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from .errors import BrokenImageError, WrongTypeError
+
+MAX_PIXELS = 25_000_000
+"""Maximum width times height."""
+
+MAX_WEBP_PIXELS = 12_500_000
+"""Maximum for WebP, whose decoder needs the most memory. A 50-byte file can claim 25 million."""
+
+MAX_SCANS = 30
+"""Scans of a progressive JPEG, which usually has ten. Each takes up to 0.1 s for a large image, so
+16 MiB of empty scans would take hours."""
+
+JPEG_PIXEL_BYTES = 1
+JPEG_IN_MEMORY_PIXEL_BYTES = 8
+WEBP_PIXEL_BYTES = 20  # measured: 16 to inspect an image, 19 for a thumbnail
+OTHER_PIXEL_BYTES = 12  # with transparency
+"""Memory that decoding takes for each pixel, up to a thumbnail."""
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # no stuffing, filling or restart
+_START_OF_SCAN = b"\xda"
+_END_OF_IMAGE = b"\xd9"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One image format."""
+
+    media_type: str
+    magic: re.Pattern[bytes]
+    plugin: type[ImageFile]
+    check: Callable[[mmap.mmap], None]
+    """Raises `BrokenImageError` for faults that the plugin misses, or finds too late."""
+
+    @property
+    def extension(self) -> str:
+        """The usual file name extension, without the dot."""
+        return self.media_type.partition("/")[2]
+
+
+def format_of(data: mmap.mmap) -> Format:
+    """Return the format of an image, from its content only.
+
+    Raises:
+        WrongTypeError: it has no supported format.
+    """
+    for format_ in FORMATS.values():
+        if format_.magic.match(data):
+            return format_
+    raise WrongTypeError("This is not a JPEG, PNG, WebP or GIF image.")
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Check the number of pixels.
+
+    Raises:
+        BrokenImageError: there are more than the maximum.
+    """
+    if width * height > max_pixels:
+        raise BrokenImageError(
+            f"This image has {width:,} by {height:,} pixels; the maximum is {max_pixels:,}."
+        )
+
+
+def pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
+    """Return the memory that decoding takes at most for each pixel; not for WebP."""
+    if not isinstance(image, JpegImageFile):
+        return OTHER_PIXEL_BYTES
+    first_scan = next(marker.end() for marker in _jpeg_markers(data) if marker[1] == _START_OF_SCAN)
+    has_all_components = data[first_scan + 2] == image.layers
+    is_read_row_by_row = has_all_components and not image.info.get("progressive")
+    return JPEG_PIXEL_BYTES if is_read_row_by_row else JPEG_IN_MEMORY_PIXEL_BYTES
+
+
+def webp_size(data: mmap.mmap) -> tuple[int, int]:
+    """Return width and height from a WebP header (RFC 9649 §2.5 to §2.7)."""
+    chunk, header = data[12:16], data[20:30]
+    if chunk == b"VP8X":
+        return int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1
+    if chunk == b"VP8L":
+        packed = int.from_bytes(header[1:5], "little")  # two numbers of 14 bits
+        return packed % 2**14 + 1, packed // 2**14 % 2**14 + 1
+    width, height = struct.unpack_from("<HH", header, 6)
+    return width % 2**14, height % 2**14  # above 14 bits: the scale
+
+
+def _check_jpeg(data: mmap.mmap) -> None:
+    """Follow the segments to the end of the image, and count the scans."""
+    scans = 0
+    for marker in _jpeg_markers(data):
+        if marker[1] == _END_OF_IMAGE:
+            return
+        scans += marker[1] == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise BrokenImageError(f"This JPEG has more than {MAX_SCANS} scans.")
+    raise BrokenImageError("This JPEG is truncated.")
+
+
+def _jpeg_markers(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
+    """Yield the marker of each segment; the segment's length follows it."""
+    position = 2
+    while marker := _JPEG_MARKER.search(data, position):
+        yield marker
+        (length,) = struct.unpack_from(">H", data, marker.end())
+        position = marker.end() + length
+
+
+def _check_png(data: mmap.mmap) -> None:
+    """Verify the checksums of all chunks to the end of the image."""
+    position, kind = 8, b""
+    with memoryview(data) as view:
+        while kind != b"IEND":
+            length, kind = struct.unpack_from(">I4s", view, position)
+            end = position + 8 + length
+            if struct.unpack_from(">I", view, end) != (zlib.crc32(view[position + 4 : end]),):
+                raise BrokenImageError("This PNG is damaged: a checksum is wrong.")
+            position = end + 4
+
+
+def _check_gif(data: mmap.mmap) -> None:
+    """Follow the blocks of all frames to the end of the image."""
+    position = 13 + _gif_palette_bytes(data[10])
+    while (block := data[position]) != ord(";"):
+        if block == ord("!"):
+            position += 2
+        elif block == ord(","):
+            position += 11 + _gif_palette_bytes(data[position + 9])
+        else:
+            raise BrokenImageError("This GIF is damaged: a block has an unknown type.")
+        while length := data[position]:
+            position += 1 + length
+        position += 1
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    """Return the size of a palette: 3 bytes for each color, and a power of two of them."""
+    has_palette = flags >= 2**7
+    return 3 * 2 ** (flags % 8 + 1) if has_palette else 0
+
+
+def _check_webp(data: mmap.mmap) -> None:
+    """Check the size before the plugin opens the file and allocates memory for it."""
+    check_size(*webp_size(data), MAX_WEBP_PIXELS)
+
+
+FORMATS = MappingProxyType(
+    {
+        format_.media_type: format_
+        for format_ in (
+            Format("image/jpeg", re.compile(rb"\xff\xd8\xff"), JpegImageFile, _check_jpeg),
+            Format("image/png", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile, _check_png),
+            Format("image/gif", re.compile(rb"GIF8[79]a"), GifImageFile, _check_gif),
+            Format(
+                "image/webp",
+                re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL),
+                WebPImageFile,
+                _check_webp,
+            ),
+        )
+    }
+)
+"""The supported formats by media type."""

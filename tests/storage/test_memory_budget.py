@@ -1,0 +1,55 @@
+"""A memory budget bounds what all tenants of a process use together."""
+
+import threading
+
+from servers import DEADLINE_S, wait_until
+from tenantry.storage.memory_budget import MemoryBudget
+
+
+def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
+    try:
+        with budget.reserve(size_bytes):
+            return True
+    except TimeoutError:
+        return False
+
+
+def test_reservations_share_the_limit() -> None:
+    """A reservation that fits beside the others succeeds; another one fails after `wait_s`."""
+    budget = MemoryBudget(10, wait_s=0)
+
+    with budget.reserve(6):
+        beside = _is_free(budget, 4), _is_free(budget, 5)
+
+    assert ((True, False), True) == (beside, _is_free(budget, 10))
+
+
+def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
+    """It succeeds alone, and nothing succeeds beside it."""
+    budget = MemoryBudget(10, wait_s=0)
+
+    with budget.reserve(99):
+        beside = _is_free(budget, 1)
+    with budget.reserve(1):
+        alone = _is_free(budget, 99)
+
+    assert (False, False) == (beside, alone)
+
+
+def test_a_reservation_waits_for_others_to_end() -> None:
+    """It continues as soon as enough bytes are free."""
+    budget = MemoryBudget(10, wait_s=DEADLINE_S)
+    reserved = threading.Event()
+
+    def reserve() -> None:
+        with budget.reserve(5):
+            reserved.set()
+
+    thread = threading.Thread(target=reserve)
+    with budget.reserve(6):
+        thread.start()
+        wait_until(lambda: bool(budget._changed._waiters))  # type: ignore[attr-defined]
+        was_reserved = reserved.is_set()
+    thread.join()
+
+    assert (False, True) == (was_reserved, reserved.is_set())
