@@ -134,13 +134,13 @@ def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
     host.start(row=row)
     assert host.follower.is_ready.wait(DEADLINE_S)
     seen: list[tuple[str, bool]] = []
-    built = host._built
+    built = host._checked_app
 
     def look(tenant: Tenant, shared: ProcessResources, *, is_migrating: bool) -> Flask:
         seen.extend((one.tenant, one.is_build) for one in row.in_flight())
         return built(tenant, shared, is_migrating=is_migrating)
 
-    host._built = look  # type: ignore[method-assign]
+    host._checked_app = look  # type: ignore[method-assign]
     Client(host).get("/acme/").close()
 
     assert ([("acme", True)], []) == (seen, row.in_flight())
@@ -171,7 +171,7 @@ def test_a_forked_process_has_the_place_that_its_server_gives_it(host: Host) -> 
     row = Scoreboard().claim()
     host.start(row=row)
 
-    assert row is host.shared.row is not None
+    assert row is host.resources.row is not None
 
 
 @pytest.mark.parametrize("bounds", [(1, None, 1), (None, 2, 2), (1, 2, 1)])
@@ -209,7 +209,7 @@ def test_a_tenant_over_its_rate_gets_429(
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
-    known = host.door.refusal("acme"), host.door.refusal("globex")
+    known = host.admission.refusal("acme"), host.admission.refusal("globex")
 
     write_tenant("acme", RATE_LIMIT="2/hour")
     wait_until(lambda: host.router.mounts[0].tenant.rate_limit == "2/hour")

@@ -1,7 +1,7 @@
-"""The host: the only room where the parts meet.
+"""The host: all mounts of one process and the host's own pages. The only module that knows them all.
 
-A request meets them in this order: (ProxyFix, if proxies are trusted) → metering → front door →
-dispatcher → mount → lease → the layers around its tenant's app (`layers`) → the app.
+A request meets the parts in this order: ProxyFix (only with `TENANTRY_TRUSTED_PROXIES`) → accounting
+→ edge → router → mount → instance → the layers of `app.stack` → the tenant's app.
 """
 
 import gc
@@ -39,7 +39,7 @@ from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
-from tenantry.server.admission import Admission, NoteTurnedAway
+from tenantry.server.admission import Admission, OnRefusal
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -48,58 +48,52 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 START_PATIENCE_S = 0.5
-"""How long a process waits for the verdicts on all tenant files before it accepts connections:
-enough for some fifty tenants. With more it opens its doors and judges the rest meanwhile."""
+"""How long a starting process waits until every tenant file is validated: enough for about fifty
+tenants. With more, it starts to serve and validates the rest meanwhile."""
 
 SIBLINGS_PATIENCE_S = 2.0
-"""The same where other workers serve meanwhile: a new one in place of a dead one, on a machine that
-has too much to do, turned away requests that they would have answered."""
+"""The same while other workers serve. On an overloaded machine, a worker that replaced a dead one
+refused requests that the others would have answered."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Host:
-    """Every mount of this process and the host's own pages; lives as long as the process.
+    """The WSGI application to serve. It lives as long as its process.
 
-    The host is the WSGI app to serve. It follows the tenants folder from `start()` on, which each
-    process that serves calls once; a forked one that did not is started by its first request.
-    `close()` ends all; whoever made the host calls it, if the process does not simply end.
+    Each process that serves calls `start()` once; a process that was forked from it and did not is
+    started by its first request. `close()` ends everything, if the process does not simply end.
 
     Args:
-        settings: see `HostSettings`.
-        note_request: told of each request that has ended; None for nobody.
-        note_refusal: told of those that the door refused, which reach no layer.
+        settings: the host's settings.
+        on_request_end: called with the record of each request that has ended.
+        on_refusal: called for each request that admission refused before it reached a thread.
     """
 
     def __init__(
         self,
         settings: HostSettings,
-        note_request: NoteRequest | None = None,
-        note_refusal: NoteTurnedAway | None = None,
+        on_request_end: NoteRequest | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self.settings = settings
-        self._note_refusal = note_refusal
-        self._lock = threading.Lock()  # protects the start
-        self._pid = self._telling_pid = 0
+        self._on_refusal = on_refusal
+        self._lock = threading.Lock()  # protects the start, and the control socket
+        self._pid = self._control_socket_pid = 0  # of the process in which each was started
         self._server = ""
-        self._threads_of_server: int | None = None
-        self._threads: list[threading.Thread] = []
-        self._stopping = threading.Event()
-        self._is_to_end = self._has_frozen = False
-        self._status_socket: ControlSocket | None = None
-        self.ledger = UsageCounters()
+        self._server_threads: int | None = None
+        self._background: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._is_stopping = self._has_frozen = False
+        self._control_socket: ControlSocket | None = None
+        self.usage = UsageCounters()
         self.router = Router(fallback=HostPages(self.status, self._is_ready))
-        operators = HostPages(
-            *(self.status, self._is_ready),
-            is_for_operators=True,
-            more={"/-/metrics": MetricsPage(settings.data_dir, self._in_flight)},
-        )
-        front = Edge(self.router, operators, settings.admin_address)
-        self._is_admin = front.is_admin
-        metered = Accounting(front, self.ledger, note_request)
-        self._wsgi = _behind_proxies(metered, settings.trusted_proxies)
+        edge = Edge(self.router, self._operators_pages(), settings.admin_address)
+        self._is_admin = edge.is_admin
+        accounting = Accounting(edge, self.usage, on_request_end)
+        self._wsgi = _behind_proxies(accounting, settings.trusted_proxies)
         self.follower = self._new_follower()
-        self._begin_with(ProcessResources(settings, self.ledger))
+        self._begin_with(ProcessResources(settings, self.usage))
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -107,67 +101,75 @@ class Host:
         """Answer one request."""
         if self._pid != os.getpid():
             self._follow()
-            self._tell_operators()
+            self._open_control_socket()
         return self._wsgi(environ, start_response)
 
-    # -- begin and end --------------------------------------------------------------------------
+    def _operators_pages(self) -> HostPages:
+        metrics = MetricsPage(self.settings.data_dir, self._in_flight)
+        return HostPages(
+            self.status,
+            self._is_ready,
+            is_for_operators=True,
+            more={"/-/metrics": metrics},
+        )
+
+    # -- start and stop -------------------------------------------------------------------------
 
     def start(
         self, server: str = "", *, row: Row | None = None, threads: int | None = None
     ) -> None:
-        """Follow the tenants folder in this process; returns when requests may come.
+        """Follow the tenants folder in this process. Call it before the first request.
 
-        Once in each process, before its first request.
-
-        The folder is known then, and who is awake in other workers is awake here; or that takes
-        longer than `START_PATIENCE_S` (`SIBLINGS_PATIENCE_S`) and `WARM_S`.
+        When it returns, the folder is known and the tenants that are awake in other workers are
+        awake here, or the time limits for both have passed.
 
         Args:
-            server: the name of who runs it, for `tenantry restart`.
-            row: this process's place on the board of its server; None for a board of its own.
-            threads: how many requests it runs at once; None where that is not known.
+            server: the name of the server that runs this process; `tenantry restart` needs it.
+            row: this process's row on the server's scoreboard; None for a scoreboard of its own.
+            threads: the number of requests that the server runs at once; None if unknown.
         """
-        self._server, self._threads_of_server = server, threads
+        self._server, self._server_threads = server, threads
         self._follow(row)
         wake_as_siblings(self.settings.data_dir, lambda: self.router)
-        self._tell_operators()
+        self._open_control_socket()
 
     def stop(self) -> None:
-        """Note that this process is about to end: it is no sibling to learn from any more."""
-        self._is_to_end = True
+        """Record that this process is about to end: new workers no longer learn from it."""
+        self._is_stopping = True
 
     def close(self) -> None:
-        """Stop following, and close every instance. Idempotent."""
-        self._stopping.set()
+        """Stop following and close every instance. Idempotent."""
+        self._closing.set()
         self.follower.stop()
-        for thread in self._threads:
+        for thread in self._background:
             thread.join()
         if self._has_frozen:
             gc.unfreeze()
         self.follower.close()
-        if self._status_socket is not None:
-            self._status_socket.close()
+        if self._control_socket is not None:
+            self._control_socket.close()
         for mount in self.router.mounts:
             mount.close()
-        self.ledger.close()
-        self.shared.close()
+        self.usage.close()
+        self.resources.close()
 
     def load(self) -> None:
-        """Judge the tenants folder once, on this thread, and follow it no further."""
+        """Validate the tenants folder once, on this thread, without following it."""
         self._pid = os.getpid()
         self.follower.catch_up()
 
-    def take(self, tenants: Iterable[Tenant]) -> list[Mount]:
-        """Serve exactly these, from no folder; return their mounts, in that order, still idle.
+    def serve_only(self, tenants: Iterable[Tenant]) -> list[Mount]:
+        """Serve exactly these tenants, from no folder; return their mounts in the same order.
 
-        Their databases stay as they are: who looks at tenants migrates none.
+        For commands that inspect: the mounts are idle, and no build migrates a database.
         """
         build = partial(self.build, is_migrating=False)
         self._pid = os.getpid()
         mounts = []
         for tenant in tenants:
-            mounts.append(Mount(tenant.name, tenant.url_prefix, build))
-            mounts[-1].accept(tenant)
+            mount = Mount(tenant.name, tenant.url_prefix, build)
+            mount.accept(tenant)
+            mounts.append(mount)
         self.router.replace(mounts)
         return mounts
 
@@ -175,62 +177,49 @@ class Host:
         with self._lock:
             if self._pid == os.getpid():
                 return
-            if self._pid:  # started in the process that this one was forked from
-                self._leave_to_parent()
+            if self._pid:
+                self._begin_in_fork()
             row = row or Scoreboard().claim()
-            threads = self._threads_of_server
-            self._begin_with(ProcessResources(self.settings, self.ledger, threads=threads, row=row))
-            self._pid = os.getpid()  # from here on other threads do not wait for this one
+            threads = self._server_threads
+            self._begin_with(ProcessResources(self.settings, self.usage, threads=threads, row=row))
+            self._pid = os.getpid()  # from here on, other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
             self.follower.call_when_settled(self._freeze)
-            self.follower.call_when_asleep(self.ledger.note_sleep)
-            self.ledger.open(counters_folder(self.settings.data_dir))
-            self._start_threads()
+            self.follower.call_when_asleep(self.usage.note_sleep)
+            self.usage.open(counters_folder(self.settings.data_dir))
+            self._start_background()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
         self._check_deadline_action()
 
-    def _check_deadline_action(self) -> None:
-        """Warn where `DEADLINE_ACTION = "answer"` acts as `report`: not under Tenantry's worker."""
-        if self._server == "gunicorn":
-            return
-        served = [mount.tenant for mount in self.router.mounts if mount.tenant is not None]
-        tenants = [tenant.name for tenant in served if tenant.deadline_action == "answer"]
-        if tenants or self.settings.deadline_action == "answer":
-            reason = "only Tenantry's gunicorn worker can answer; overdue requests are reported"
-            facts = {"tenants": tenants or "all", "reason": reason}
-            _logger.warning("deadline.answer_unavailable", extra=facts)
-
-    def _freeze(self) -> None:
-        """Let the garbage collector look no more at what stays: over 10,000 apps it takes 1.1 s."""
-        self._has_frozen = True
-        gc.collect()  # of what came since the last time only
-        gc.freeze()
-
-    def _leave_to_parent(self) -> None:
-        """Begin anew, in a process that was forked; what the parent had goes on in the parent."""
+    def _begin_in_fork(self) -> None:
+        """Start afresh in a forked process. What the parent made continues in the parent."""
         self.router.replace(())
         self.follower = self._new_follower()
-        self._is_to_end = False
-        self.ledger.begin_anew()
-        if self._status_socket is not None:
-            self._status_socket.leave_to_parent()
-            self._status_socket = None
+        self._is_stopping = False
+        self.usage.begin_anew()
+        if self._control_socket is not None:
+            self._control_socket.leave_to_parent()
+            self._control_socket = None
 
-    def _begin_with(self, shared: ProcessResources) -> None:
-        """Begin, in this process: its tenants share this; its report and its door are about it."""
-        self.shared = shared
+    def _begin_with(self, resources: ProcessResources) -> None:
+        self.resources = resources
         self.report = HostReport(
-            *(self.router, self.follower, shared, lambda: self._is_to_end),
+            self.router,
+            self.follower,
+            resources,
+            lambda: self._is_stopping,
             only=self.settings.only,
             server=self._server,
         )
-        # For a server that asks about requests before it runs them. It takes it after `start`.
-        self.door = Admission(
-            *(shared.share, self.router.at, self._is_admin),
-            let_in=shared.slots.let_in,
-            refusal=shared.known_over,
-            note_turned_away=self._note_turned_away,
+        # For a server that asks before it runs a request. It reads this after `start`.
+        self.admission = Admission(
+            resources.share,
+            self.router.at,
+            self._is_admin,
+            let_in=resources.slots.let_in,
+            refusal=resources.known_over,
+            on_refusal=self._note_refusal,
         )
 
     def _new_follower(self) -> Follower:
@@ -241,57 +230,78 @@ class Host:
         folder = TenantsFolder(settings.tenants_dir, settings.only)
         return Follower(folder, settings.data_dir, self.router, self.build, limits)
 
-    def _start_threads(self) -> None:
-        """Start what goes on beside the requests, until `close`."""
-        follower, stopping, data_dir = self.follower, self._stopping, self.settings.data_dir
-        shared = self.shared
-        work: dict[str, Callable[[], None]] = {
+    def _start_background(self) -> None:
+        """Start the threads that run beside the requests until `close`."""
+        follower, closing, resources = self.follower, self._closing, self.resources
+        targets: dict[str, Callable[[], None]] = {
             "follower": follower.run,
-            "watch": lambda: watch_folder(
-                *(self.settings.tenants_dir, stopping, lambda: follower.wake(look=True)),
+            "file-events": lambda: watch_folder(
+                self.settings.tenants_dir,
+                closing,
+                lambda: follower.wake(look=True),
                 lambda are_sure: follower.trust_events(are_sure=are_sure),
             ),
-            "deadlines": lambda: shared.requests.watch(stopping, shared.slots.note_running),
-            "usage": lambda: collect_periodically(data_dir, stopping),
+            "deadlines": lambda: resources.requests.watch(closing, resources.slots.note_running),
+            "usage": lambda: collect_periodically(self.settings.data_dir, closing),
         }
-        self._threads = [
+        self._background = [
             threading.Thread(target=target, name=f"tenantry-{name}", daemon=True)
-            for name, target in work.items()
+            for name, target in targets.items()
         ]
-        for thread in self._threads:
+        for thread in self._background:
             thread.start()
 
-    # -- an instance ----------------------------------------------------------------------------
+    def _freeze(self) -> None:
+        """Take long-lived objects out of garbage collection: it takes 1.1 s over 10,000 apps."""
+        self._has_frozen = True
+        gc.collect()  # only what came since the last time
+        gc.freeze()
+
+    def _check_deadline_action(self) -> None:
+        """Warn if `DEADLINE_ACTION = "answer"` acts as `report`: not under Tenantry's worker."""
+        if self._server == "gunicorn":
+            return
+        served = [mount.tenant for mount in self.router.mounts if mount.tenant is not None]
+        tenants = [tenant.name for tenant in served if tenant.deadline_action == "answer"]
+        if tenants or self.settings.deadline_action == "answer":
+            reason = "only Tenantry's gunicorn worker can answer; overdue requests are reported"
+            facts = {"tenants": tenants or "all", "reason": reason}
+            _logger.warning("deadline.answer_unavailable", extra=facts)
+
+    # -- build ----------------------------------------------------------------------------------
 
     def build(self, tenant: Tenant, *, is_migrating: bool = True) -> Instance:
-        """Build the instance of one tenant: its app, checked, inside the layers that make it safe.
+        """Build the instance of one tenant: its app, checked, inside its layers.
 
         Raises:
-            Exception: whatever the app's endpoints raise, by themselves or at a first request.
+            Exception: whatever the app's endpoints raise, on import or at the check.
         """
         begun_ns = time.perf_counter_ns()
         is_good = False
-        shared = self.shared
-        cell = None if shared.row is None else shared.row.enter(tag(tenant.name), is_build=True)
+        resources = self.resources
+        row = resources.row
+        cell = None if row is None else row.enter(tag(tenant.name), is_build=True)
         try:
-            app = self._built(tenant, shared, is_migrating=is_migrating)
+            app = self._checked_app(tenant, resources, is_migrating=is_migrating)
             is_good = True
         finally:
-            if shared.row is not None and cell is not None:
-                shared.row.leave(cell)
+            if row is not None and cell is not None:
+                row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
-            self.ledger.note_build(tenant.name, took_ns, is_good=is_good)
-        # A bound method takes a quarter of the memory of a closure: thousands may be awake.
-        wsgi = build_stack(app, tenant, self.settings, shared)
+            self.usage.note_build(tenant.name, took_ns, is_good=is_good)
+        wsgi = build_stack(app, tenant, self.settings, resources)
+        # A bound method takes a quarter of a closure's memory; thousands of tenants can be awake.
         return Instance(wsgi, MethodType(close_app, app), app)
 
-    def _built(self, tenant: Tenant, shared: ProcessResources, *, is_migrating: bool) -> Flask:
+    def _checked_app(
+        self, tenant: Tenant, resources: ProcessResources, *, is_migrating: bool
+    ) -> Flask:
         app = create_app(
             tenant,
             data_dir=self.settings.data_dir,
-            budget=shared.budget,
-            decoding_memory=shared.decoding_memory,
-            note_query=shared.note_query,
+            budget=resources.budget,
+            decoding_memory=resources.decoding_memory,
+            note_query=resources.note_query,
         )
         try:
             with secret_scope(app.config):
@@ -303,55 +313,56 @@ class Host:
             raise
         return app
 
-    # -- what others are told -------------------------------------------------------------------
+    # -- what this process reports --------------------------------------------------------------
 
     def status(self) -> list[MountStatus]:
-        """Return every mount's state, in the order of names."""
+        """Return the state of every mount, in the order of names."""
         return self.report.statuses()
 
     def count_held_threads(self) -> int:
-        """Return how many threads of this process are held by apps that have hung."""
-        return self.shared.requests.held_threads()
+        """Return the number of threads that are held by apps that hang."""
+        return self.resources.requests.held_threads()
 
     def _in_flight(self) -> Mapping[str, int]:
-        return self.shared.in_flight()
+        return self.resources.in_flight()
 
     def _is_ready(self) -> bool:
         return self.report.is_ready
 
-    def _note_turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
-        bytes_out = len(answer) - answer.find(b"\r\n\r\n") - 4
-        self.ledger.note_request(tenant, False, True, 0, bytes_out, 0, 0)
-        if self._note_refusal is not None:
-            self._note_refusal(tenant, head, answer)
+    def _note_refusal(self, tenant: str, head: bytes, response: bytes) -> None:
+        bytes_out = len(response) - response.find(b"\r\n\r\n") - 4
+        self.usage.note_request(tenant, False, True, 0, bytes_out, 0, 0)
+        if self._on_refusal is not None:
+            self._on_refusal(tenant, head, response)
 
-    def _tell_operators(self) -> None:
+    def _open_control_socket(self) -> None:
         with self._lock:
-            if self._telling_pid == os.getpid():
+            if self._control_socket_pid == os.getpid():
                 return
-            self._telling_pid = os.getpid()
+            self._control_socket_pid = os.getpid()
             try:
-                self._status_socket = ControlSocket(self.settings.data_dir, self.report.answers)
-            except OSError as error:  # a full disk: serving goes on, unseen by `tenantry list`
-                _logger.error("status.not_told", extra={"reason": str(error)})
+                self._control_socket = ControlSocket(self.settings.data_dir, self.report.answers)
+            except OSError as error:  # serving goes on, but `tenantry list` cannot see this process
+                reason = f"cannot open the control socket: {error}"
+                _logger.error("control_socket.open_failed", extra={"reason": reason})
 
 
 def create_host(settings: HostSettings | None = None, *, is_serving: bool = False) -> Host:
-    """Set up logging and return the host of this process, not started yet.
+    """Set up logging and return the host of this process, not yet started.
 
     Args:
-        settings: those of the environment when None.
-        is_serving: whether requests come from clients: then each is a line in the log.
+        settings: the settings of the environment if None.
+        is_serving: whether requests come from clients; then each is a line in the log.
 
     Raises:
-        SettingsError: a `TENANTRY_…` variable is unknown or ill-typed.
+        SettingsError: a `TENANTRY_…` variable is unknown or has a wrong type.
     """
     settings = settings or read_settings()
     configure_logging(settings.log_format, settings.log_level)
     if not is_serving or settings.log_level not in {"debug", "info"}:
         return Host(settings)
-    lines = AccessLog(settings.log_format)
-    return Host(settings, lines, lines.turned_away)
+    log = AccessLog(settings.log_format)
+    return Host(settings, log, log.turned_away)
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

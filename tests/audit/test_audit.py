@@ -64,7 +64,7 @@ def audited_by(host: Host, *names: str, **keys: object) -> list[AuditedTenant]:
         host_tenant(name, {"SECRET_KEY": new_key(name), "BLUEPRINTS": ["landing"]} | keys, host)
         for name in names
     ]
-    for mount in host.take(tenants):
+    for mount in host.serve_only(tenants):
         mount.ensure_instance()
         assert mount.instance is not None
         assert mount.instance.app is not None
@@ -442,7 +442,7 @@ def gated(name: str, host: Host, *foreign: str, **keys: object) -> tuple[Tenant,
 def put_behind(host: Host, pairs: list[tuple[Tenant, str]]) -> list[AuditedTenant]:
     """Build tenants that were made for an audit."""
     found = []
-    for mount, (tenant, key) in zip(host.take([one for one, _ in pairs]), pairs, strict=True):
+    for mount, (tenant, key) in zip(host.serve_only([one for one, _ in pairs]), pairs, strict=True):
         mount.ensure_instance()
         assert mount.instance is not None
         assert mount.instance.app is not None

@@ -149,7 +149,7 @@ def one_key(bounds: Bounds, folder: Path) -> None:
     host = create_host(settings_of(folder))
     keys = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": ["landing"]}
     data_dir = host.settings.data_dir
-    host.take([parse_tenant(f"t{number}", keys, data_dir=data_dir) for number in range(10)])
+    host.serve_only([parse_tenant(f"t{number}", keys, data_dir=data_dir) for number in range(10)])
     done = replay(audited_of(host))
     host.close()
     print(f"{done.pair_count} pairs, {len(done.accepted)} accepted, {len(done.unproven)} unproven")

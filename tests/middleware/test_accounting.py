@@ -235,7 +235,7 @@ def test_the_host_counts_every_kind_of_answer(
     for path in ("/acme/", "/acme/nothing", "/broken/", "/closed/", "/globex/", "/nobody/"):
         client.get(path).close()
 
-    counts = host.ledger.counts()
+    counts = host.usage.counts()
     assert {
         "acme": (2, 0, 0), "broken": (1, 0, 1), "closed": (1, 0, 1), "globex": (1, 0, 1),
     } == {name: each[:3] for name, each in counts.items()}  # fmt: skip
@@ -253,7 +253,7 @@ def test_queries_count_for_their_tenant(
     for path in ("/acme/", "/acme/many", "/acme/wrong"):
         client.get(path).close()
 
-    counts = host.ledger.counts()["acme"]
+    counts = host.usage.counts()["acme"]
     assert (3, 1, 7) == (counts.requests, counts.errors, counts.queries)
     assert 0 < counts.database_ns < counts.wall_ns
 
@@ -265,7 +265,7 @@ def test_an_instance_that_falls_asleep_is_counted(
     write_tenant("acme")
     write_tenant("globex")
     host = Host(settings.model_copy(update={"max_active": 1}))
-    host.follower.call_when_asleep(host.ledger.note_sleep)
+    host.follower.call_when_asleep(host.usage.note_sleep)
     host.load()
     for name in ("acme", "globex"):
         Client(host).get(f"/{name}/").close()
@@ -273,7 +273,7 @@ def test_an_instance_that_falls_asleep_is_counted(
     host.follower._sleep.check()
 
     assert {"acme": 1, "globex": 0} == {
-        name: counts.sleeps for name, counts in host.ledger.counts().items()
+        name: counts.sleeps for name, counts in host.usage.counts().items()
     }
     host.close()
 

@@ -216,17 +216,17 @@ def test_the_host_tells_who_is_stuck(
     app = Waiting()
     tenant = host.router.mounts[0].tenant
     assert tenant is not None
-    layer = build_stack(app, tenant, host.settings, host.shared)  # type: ignore[arg-type]
+    layer = build_stack(app, tenant, host.settings, host.resources)  # type: ignore[arg-type]
 
     with caplog.at_level(logging.WARNING), asked(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
         told = [mount["stuck"] for mount in host.report.listing()["mounts"]]
-        load, in_flight = host.report.in_flight(), host.shared.in_flight()
+        load, in_flight = host.report.in_flight(), host.resources.in_flight()
         app.go_on.set()
 
     assert [1] == told
     assert ({"in_flight": {"acme": 1}, "stuck": {"acme": 1}}, {"acme": 1}) == (load, in_flight)
-    assert 1 == host.ledger.counts()["acme"].overdue
+    assert 1 == host.usage.counts()["acme"].overdue
     assert ["request.overdue"] == [record.message for record in caplog.records]
 
 

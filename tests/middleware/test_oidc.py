@@ -397,6 +397,6 @@ def test_a_claim_that_changes_its_type_is_another_check(host: Host, tmp_path: Pa
     for value in (1, True, 1.0, 1):
         openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}
         keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "OIDC": openid}
-        checks.append(host.shared.token_check(parse_tenant("acme", keys, data_dir=tmp_path)))
+        checks.append(host.resources.token_check(parse_tenant("acme", keys, data_dir=tmp_path)))
 
     assert [0, 1, 2, 0] == [checks.index(one) for one in checks]

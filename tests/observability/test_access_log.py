@@ -136,7 +136,7 @@ def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str])
     told = render_response(problem, head, keep_alive=True)
     noting.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
 
-    noting.application._note_turned_away("acme", head, told)
+    noting.application._note_refusal("acme", head, told)
 
     usual, line = parsed(lines)
     for one in (usual, line):

@@ -95,7 +95,7 @@ def test_a_new_worker_keeps_the_owner_that_its_siblings_have(
     """A newcomer that they refused is refused here too, though its name comes first."""
     write_tenant("globex", URL_PREFIX="/shop")
     host.load()
-    host._tell_operators()
+    host._open_control_socket()
     write_tenant("acme", URL_PREFIX="/shop")
     newcomer = Host(settings)
     try:

@@ -551,21 +551,21 @@ def test_a_connection_without_unread_bytes_stays_however_late_its_thread_is(
 ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.fixture(name="door")
+@pytest.fixture(name="admission")
 def _door(worker: _Worker) -> Admission:
-    """Return the door of a host with one tenant and one thread, which is taken."""
+    """Return the admission of a host with one tenant and one thread, which is taken."""
     mounts = {"/acme": SimpleNamespace(name="acme")}
-    door = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
-    worker.door, worker.room, worker.alive = door, WaitQueue(door.share), True
+    admission = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
+    worker.admission, worker.room, worker.alive = admission, WaitQueue(admission.share), True
     worker.room.arrive("globex", Connection.__new__(Connection))
-    return door
+    return admission
 
 
 @pytest.fixture(name="turned_away")
-def _turned_away(door: Admission) -> list[str]:
-    """Return whose requests the door refused."""
+def _turned_away(admission: Admission) -> list[str]:
+    """Return whose requests the admission refused."""
     turned_away: list[str] = []
-    door.note_turned_away = lambda tenant, *_: turned_away.append(tenant)
+    admission.on_refusal = lambda tenant, *_: turned_away.append(tenant)
     return turned_away
 
 
@@ -604,7 +604,7 @@ def test_livez_is_answered_while_every_thread_is_taken(
     assert ([], []) == (worker.handed_over, turned_away)
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("admission")
 def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
     """Then it tells that the threads serve, too."""
     assert worker.room is not None
@@ -615,7 +615,7 @@ def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.s
     assert ["/-/livez"] == [next(conn.parser).path for conn in worker.handed_over]
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("admission")
 def test_a_request_waits_for_its_turn_without_a_thread(
     worker: _Worker, client: socket.socket
 ) -> None:
@@ -631,7 +631,7 @@ def test_a_request_waits_for_its_turn_without_a_thread(
     assert (0, "/acme/") == (before, next(conn.parser).path)
 
 
-@pytest.mark.usefixtures("door")
+@pytest.mark.usefixtures("admission")
 def test_a_rest_that_begins_in_a_thread_is_told_to_the_main_loop(
     worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -685,10 +685,10 @@ def test_a_refused_request_with_a_body_ends_its_connection(
 
 
 def test_who_is_over_its_rate_costs_no_thread(
-    worker: _Worker, client: socket.socket, door: Admission, turned_away: list[str]
+    worker: _Worker, client: socket.socket, admission: Admission, turned_away: list[str]
 ) -> None:
     """Its requests are answered one after the other on the same connection."""
-    door.refusal = {"acme": TOO_MANY}.get
+    admission.refusal = {"acme": TOO_MANY}.get
     answers = []
     for _ in range(3):
         client.sendall(ACME)
@@ -719,8 +719,8 @@ def test_what_came_behind_a_refused_request_is_read_next(
 
 def test_the_operators_listener_has_no_tenants(worker: _Worker, client: socket.socket) -> None:
     """What comes in there is never counted or refused as a tenant's."""
-    door = Admission(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
-    worker.door, worker.room = door, WaitQueue(door.share)
+    admission = Admission(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
+    worker.admission, worker.room = admission, WaitQueue(admission.share)
     client.sendall(ACME)
     _events(worker)
 

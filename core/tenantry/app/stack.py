@@ -1,7 +1,7 @@
-"""The layers around a tenant's app: what a request meets between its mount and the app.
+"""The stack: the layers that a request passes between its instance and the tenant's app.
 
-The order is the point, and stands in one list. What they share with those of other tenants is in
-the `shared` of the process.
+One list gives their order. What a layer shares with those of other tenants comes from the
+`ProcessResources`. Remove a layer by deleting its line here and its file.
 """
 
 import logging
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 
 
 def build_stack(
-    app: Flask, tenant: Tenant, settings: HostSettings, shared: ProcessResources
+    app: Flask, tenant: Tenant, settings: HostSettings, resources: ProcessResources
 ) -> "WSGIApplication":
-    """Return a tenant's app inside all that makes it safe; it raises only `ResponseCutError`.
+    """Return a tenant's app inside its layers. The result raises only `ResponseCutError`.
 
     Args:
-        app: built of the tenant.
-        tenant: its own word goes before the host's.
-        settings: what the host says.
-        shared: of the process that is to serve it.
+        app: the app, built from the tenant.
+        tenant: its keys win over the host's settings.
+        settings: the host's settings.
+        resources: those of the process that serves the app.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
     most, names = tenant.max_concurrent_requests, tenant.trusted_hosts
     outermost_first: list[Layer] = [
         partial(
             ConcurrencyLimit,
-            slots=shared.slots,
+            slots=resources.slots,
             tenant=tenant.name,
             most=settings.max_concurrent_requests if most is None else most,
         ),
-        *_rate_gate(tenant, shared),
+        *_rate_limit(tenant, resources),
         partial(
             Deadlines,
-            requests=shared.requests,
+            requests=resources.requests,
             tenant=tenant.name,
             deadline_s=tenant.deadline_s or settings.deadline_s,
             is_answering=(tenant.deadline_action or settings.deadline_action) == "answer",
@@ -61,7 +61,7 @@ def build_stack(
         partial(Containment, logger=logger),
         partial(LogContext, tenant=tenant.name, config=app.config),
         partial(TrustedHosts, names=settings.trusted_hosts if names is None else names),
-        *_client_gate(tenant, app, shared),
+        *_authentication(tenant, app, resources),
         partial(BodyLimit, max_bytes=tenant.max_content_length),
         partial(CookieConfinement, logger=logger),
     ]
@@ -71,24 +71,24 @@ def build_stack(
     return wsgi
 
 
-def _rate_gate(tenant: Tenant, shared: ProcessResources) -> "list[Layer]":
-    """Return the layer that counts requests; none where they are not limited."""
+def _rate_limit(tenant: Tenant, resources: ProcessResources) -> "list[Layer]":
     if tenant.rate_limit is None:
         return []
-    from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415 - takes 0.3 s
+    # The import takes 0.3 s, which only a host with a rate limit pays.
+    from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415
 
-    return [partial(RateLimit, rates=shared.rates(), tenant=tenant.name, rate=tenant.rate_limit)]
+    rates = resources.rates()
+    return [partial(RateLimit, rates=rates, tenant=tenant.name, rate=tenant.rate_limit)]
 
 
-def _client_gate(tenant: Tenant, app: Flask, shared: ProcessResources) -> "list[Layer]":
-    """Return the layer that lets only clients in; none where the tenant is open."""
+def _authentication(tenant: Tenant, app: Flask, resources: ProcessResources) -> "list[Layer]":
     if tenant.clients is None and tenant.oidc is None:
         return []
-    gate = partial(
+    layer = partial(
         Authentication,
         realm=tenant.url_prefix,
         clients=tenant.clients,
-        verify=shared.token_check(tenant),
+        verify=resources.token_check(tenant),
         endpoint_of=endpoint_finder(app, tenant),
     )
-    return [gate]
+    return [layer]

@@ -103,7 +103,7 @@ def _built(
     pairs = [prepare_for_audit(tenant) for tenant in tenants]
     keys = {tenant.name: key for tenant, key in pairs}
     try:
-        for mount in host.take([tenant for tenant, _ in pairs]):
+        for mount in host.serve_only([tenant for tenant, _ in pairs]):
             mount.ensure_instance()
             app = None if mount.instance is None else mount.instance.app
             flask_app = None if app is None else app()

@@ -1,7 +1,7 @@
-"""The door: what the server's main loop asks about a request before it spends a thread on it.
+"""Pre-thread admission: what the server's main loop asks about a request before it uses a thread.
 
-An app that has one (`Host.door`) gives it to a server that asks; with another server the layers of
-each instance decide the same, in a thread. Everything here is a look-up.
+`Host.admission` is for a server that asks. Under another server, the layers of each instance make
+the same decisions in the thread. Everything here is a look-up.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,29 @@ from tenantry.middleware.fair_share import FairShare
 from tenantry.middleware.host_pages import LIVE
 from tenantry.routing.mount import Mount
 
-NoteTurnedAway = Callable[[str, bytes, bytes], None]
+OnRefusal = Callable[[str, bytes, bytes], None]
+"""Called with the tenant, the request head and the response."""
 
-_CROWDED = ProblemResponse(
+_HOST_BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
 )
+_LIVENESS_HEADS = (b"GET /-/livez ", b"HEAD /-/livez ")
 
 
 class Admission:
-    """For one thread, that of the main loop; but for `let_in`.
+    """The decisions before a thread. Only the main loop's thread uses it, except for `let_in`.
 
     Args:
-        share: the rule of this process.
-        at: the mount at a prefix.
-        is_operators: whether a listener, by its address, is the operators' own.
-        let_in: told, on the thread that runs it, whose request was let in here.
-        refusal: what every request of a tenant gets now, with its headers; None: it may come in.
-        note_turned_away: told of each request that was refused here, and so reaches no layer:
-            its tenant, its head and the answer.
+        share: the rule of fair share in this process.
+        at: returns the mount at a prefix.
+        is_operators: whether a socket's own address is that of the operators' listener.
+        let_in: called on the thread that runs a request, with the tenant that was admitted.
+        refusal: returns the response that every request of a tenant gets now, or None.
+        on_refusal: called for each request that is refused here and so reaches no layer.
     """
 
     live = LIVE
-    """Answers `LIVENESS` when no thread can: whoever asks learns that the worker has not hung."""
+    """Answers liveness probes while no thread is free: the worker has not hung."""
 
     def __init__(
         self,
@@ -45,22 +46,23 @@ class Admission:
         *,
         let_in: Callable[[str | None], None] = lambda _: None,
         refusal: Callable[[str], Refusal | None] = lambda _: None,
-        note_turned_away: NoteTurnedAway = lambda *_: None,
+        on_refusal: OnRefusal = lambda *_: None,
     ) -> None:
         self.share = share
         self.is_operators = is_operators
         self.let_in = let_in
         self.refusal = refusal
-        self.note_turned_away = note_turned_away
+        self.on_refusal = on_refusal
         self._at = at
 
     def whose(self, head: bytes) -> str:
-        """Return the tenant that a request is for, as far as its head surely tells."""
+        """Return the tenant that a request head clearly names, or `LIVENESS`, or `NO_TENANT`."""
         mount = match_prefix(head, self._at)
         if mount is not None:
             return mount.name
-        return LIVENESS if head.startswith((b"GET /-/livez ", b"HEAD /-/livez ")) else NO_TENANT
+        return LIVENESS if head.startswith(_LIVENESS_HEADS) else NO_TENANT
 
-    def busy(self, tenant: str) -> ProblemResponse:
-        """Return what answers who has waited for a slot long enough."""
-        return BUSY if tenant else _CROWDED
+    @staticmethod
+    def busy(tenant: str) -> ProblemResponse:
+        """Return the response to a request that has waited too long for a slot."""
+        return BUSY if tenant else _HOST_BUSY

@@ -57,7 +57,7 @@ class TenantWorker(PatientWorker):
         super().__init__(*args, **kwargs)
         self._is_given_up = False
         self._next_stuck_look = 0.0  # on the monotonic clock
-        self.door: Any = None
+        self.admission: Any = None
         self.room: WaitQueue[Connection] | None = None
         # In the master, before the fork; one board for all workers, those after a HUP too.
         self.app.board = getattr(self.app, "board", None) or Scoreboard()
@@ -94,9 +94,9 @@ class TenantWorker(PatientWorker):
         finally:
             is_loaded.set()
             heart.join()
-        self.door = getattr(self.wsgi, "door", None)
-        if self.door is not None:
-            self.room = WaitQueue(self.door.share)
+        self.admission = getattr(self.wsgi, "admission", None)
+        if self.admission is not None:
+            self.room = WaitQueue(self.admission.share)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop; the app learns it before its last requests have finished."""
@@ -143,14 +143,14 @@ class TenantWorker(PatientWorker):
 
     def is_answered(self, conn: Connection, head: bytes) -> bool:
         """Refuse a kept-alive connection's next request; it stays in the poller meanwhile."""
-        tenant = None if self.door is None else conn.tenant
-        refusal = None if tenant is None else self.door.refusal(tenant)
+        tenant = None if self.admission is None else conn.tenant
+        refusal = None if tenant is None else self.admission.refusal(tenant)
         if refusal is None or not self.alive:
             return False
-        if not is_whole_request(head) or self.door.whose(head) != tenant:
+        if not is_whole_request(head) or self.admission.whose(head) != tenant:
             return False
         data = render_response(refusal[0], head, refusal[1], keep_alive=True)
-        self.door.note_turned_away(tenant, head, data)
+        self.admission.on_refusal(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
         self.keepalived_conns.append(conn)  # they are in the order of their time
@@ -166,8 +166,8 @@ class TenantWorker(PatientWorker):
         """Give the connection to a thread when it is its tenant's turn."""
         conn.tenant = None
         if self.room is not None and isinstance(conn, Connection):  # not under TLS, uncounted there
-            if not self.door.is_operators(conn.server):
-                tenant = conn.tenant = self.door.whose(conn.head)
+            if not self.admission.is_operators(conn.server):
+                tenant = conn.tenant = self.admission.whose(conn.head)
                 if (refusal := self._refusal(self.room, tenant)) is not None:
                     self._turn_away(conn, tenant, *refusal)
                     return
@@ -178,10 +178,10 @@ class TenantWorker(PatientWorker):
     def _refusal(self, room: WaitQueue[Connection], tenant: str) -> Refusal | None:
         """Return what answers the tenant's next request at once, without a thread."""
         if tenant == LIVENESS:
-            return None if room.may_run(tenant) else (self.door.live, [])
-        refusal: Refusal | None = self.door.refusal(tenant)
+            return None if room.may_run(tenant) else (self.admission.live, [])
+        refusal: Refusal | None = self.admission.refusal(tenant)
         if refusal is None and room.is_full(tenant):
-            return self.door.busy(tenant), []
+            return self.admission.busy(tenant), []
         return refusal
 
     def _turn_away(
@@ -198,7 +198,7 @@ class TenantWorker(PatientWorker):
         is_kept = self.alive and has_room and is_whole_request(head)
         data = render_response(problem, head, headers, keep_alive=is_kept)
         if tenant not in (NO_TENANT, LIVENESS):
-            self.door.note_turned_away(tenant, head, data)
+            self.admission.on_refusal(tenant, head, data)
         try:
             is_sent = conn.raw.send(data) == len(data)
         except OSError:
@@ -221,7 +221,7 @@ class TenantWorker(PatientWorker):
             for conn in self.room.ready():
                 self.hand_over(conn)
             for tenant, conn in self.room.expired():
-                self._turn_away(conn, tenant, self.door.busy(tenant))
+                self._turn_away(conn, tenant, self.admission.busy(tenant))
 
     def end_turn(self, conn: TConn) -> None:
         """Let the next request of the tenant have its turn."""
@@ -241,7 +241,7 @@ class TenantWorker(PatientWorker):
     def handle(self, conn: TConn) -> Any:
         """Serve one request, in a thread; the main loop has found that it is its tenant's turn."""
         if self.room is not None and isinstance(conn, Connection):
-            self.door.let_in(conn.tenant)
+            self.admission.let_in(conn.tenant)
         return super().handle(conn)
 
     # -- when all threads are stuck -------------------------------------------------------------
