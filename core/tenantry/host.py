@@ -1,7 +1,7 @@
-"""The host: all mounts of one process and the host's own pages. The only module that knows them all.
+"""The host: all mounts of one process and the host's own pages, and how the parts fit together.
 
-A request meets the parts in this order: ProxyFix (only with `TENANTRY_TRUSTED_PROXIES`) → accounting
-→ edge → router → mount → instance → the layers of `app.stack` → the tenant's app.
+A request meets the parts in this order: ProxyFix (only with `TENANTRY_TRUSTED_PROXIES`) →
+accounting → edge → router → mount → instance → the layers of `app.stack` → the tenant's app.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""What a process reports of itself: to `tenantry` on its status socket, and on the host's pages."""
+"""What a process reports of itself: to commands on its control socket, and on the host's pages."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +16,22 @@ from tenantry.tenants.operator_state import OperatorState
 
 
 class HostReport:
-    """One process's, asked from any thread. What it returns, JSON takes, but for `statuses`.
+    """The report of one process. Thread-safe. Everything but `statuses` returns JSON data.
 
     Args:
-        router: finds the mount of a request.
-        follower: who knows the tenants folder.
-        shared: what the tenants share.
+        router: the mounts.
+        follower: follows the tenants folder.
+        resources: what the tenants share.
         is_stopping: whether the process is about to end.
         only: the tenants that the host serves; empty for all.
-        server: the name of who runs it, for `tenantry restart`.
+        server: the name of the server that runs the process.
     """
 
     def __init__(
         self,
         router: Router,
         follower: Follower,
-        shared: ProcessResources,
+        resources: ProcessResources,
         is_stopping: Callable[[], bool] = lambda: False,
         *,
         only: tuple[str, ...] = (),
@@ -39,14 +39,14 @@ class HostReport:
     ) -> None:
         self._router = router
         self._follower = follower
-        self._shared = shared
+        self._resources = resources
         self._is_stopping = is_stopping
         self._only = only
         self._server = server
 
     @property
     def answers(self) -> Mapping[str, Callable[..., Any]]:
-        """What answers each question of `status`."""
+        """The method for each request on the control socket."""
         return {
             "list": self.listing, "plan": self.plan, "load": self.in_flight,
             "ready": self.ready, "awake": self.awake, "accepted": self.accepted,
@@ -54,66 +54,76 @@ class HostReport:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every tenant file has been judged once."""
+        """Whether every tenant file has been validated once."""
         return self._follower.is_ready.is_set()
 
     def statuses(self) -> list[MountStatus]:
-        """Return every mount's state, in the order of names."""
-        stuck = self._shared.requests.stuck()
+        """Return the state of every mount, in the order of names."""
+        stuck = self._resources.requests.stuck()
         return [_status(mount, stuck[mount.name]) for mount in self._router.mounts]
 
     def listing(self) -> dict[str, Any]:
-        """Return what `tenantry list` asks."""
+        """Return what `tenantry list` shows."""
         return {
             "master": os.getppid(),
             "is_ready": self.is_ready,
             "only": self._only,
             "server": self._server,
-            "in_flight": self._shared.slots.in_use(),
-            "uncounted": self._shared.uncounted_total,
-            "mounts": [*self._told_mounts(), *self._told_off()],
+            "in_flight": self._resources.slots.in_use(),
+            "uncounted": self._resources.uncounted_total,
+            "mounts": [*self._mounts(), *self._disabled()],
         }
 
     def in_flight(self) -> dict[str, Any]:
-        """Return what `tenantry top` asks."""
-        shared = self._shared
-        return {"in_flight": shared.slots.in_use(), "stuck": shared.requests.stuck()}
+        """Return what `tenantry top` shows."""
+        resources = self._resources
+        return {"in_flight": resources.slots.in_use(), "stuck": resources.requests.stuck()}
 
     def ready(self) -> dict[str, Any]:
-        """Return what `tenantry restart` asks again and again: cheap with any number of tenants."""
+        """Return what `tenantry restart` polls; equally cheap with any number of tenants."""
         return {"master": os.getppid(), "is_ready": self.is_ready}
 
     def accepted(self) -> dict[str, Any]:
-        """Return the digests of all that is accepted here, for workers that start meanwhile."""
+        """Return the digests of the accepted files, for workers that start now."""
         tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
         accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
         return {"only": self._only, "accepted": accepted}
 
     def awake(self) -> dict[str, Any]:
-        """Return the names of the tenants that are built here, the last used first.
+        """Return the names of the tenants that are built here, the most recently used first.
 
-        None of a process that is about to end: it is no sibling to learn from any more.
+        A process that is about to end returns none: new workers no longer learn from it.
         """
+        if self._is_stopping():
+            return {"names": []}
         pairs = [(mount.instance, mount.name) for mount in self._router.mounts]
-        awake = [(one.used_at, name) for one, name in pairs if one is not None]
-        return {"names": [] if self._is_stopping() else [n for _, n in sorted(awake, reverse=True)]}
+        awake = [(instance.used_at, name) for instance, name in pairs if instance is not None]
+        return {"names": [name for _, name in sorted(awake, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
-        """Return what `tenantry plan` compares with: a description of every tenant served."""
+        """Return a description of every served tenant, with which `tenantry plan` compares."""
         tenants = [mount.tenant for mount in self._router.mounts if mount.tenant is not None]
         descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
         return {"is_ready": self.is_ready, "tenants": descriptions}
 
-    def _told_mounts(self) -> Iterator[dict[str, Any]]:
-        stuck = self._shared.requests.stuck()
+    def _mounts(self) -> Iterator[dict[str, Any]]:
+        stuck = self._resources.requests.stuck()
         for mount in self._router.mounts:
-            told = asdict(_status(mount, stuck[mount.name]))
-            yield told | {"operator_state": asdict(_operator_state(mount))}
+            status = asdict(_status(mount, stuck[mount.name]))
+            yield status | {"operator_state": asdict(_operator_state(mount))}
 
-    def _told_off(self) -> Iterator[dict[str, Any]]:
-        for one in self._follower.off:
-            place = one.name, one.prefix, "disabled", one.reason, 0.0, one.digest, one.endpoints
-            yield asdict(MountStatus(*place)) | {"operator_state": asdict(one.operator_state)}
+    def _disabled(self) -> Iterator[dict[str, Any]]:
+        for tenant in self._follower.off:
+            status = MountStatus(
+                name=tenant.name,
+                prefix=tenant.prefix,
+                state="disabled",
+                reason=tenant.reason,
+                since=0.0,
+                digest=tenant.digest,
+                endpoints=tenant.endpoints,
+            )
+            yield asdict(status) | {"operator_state": asdict(tenant.operator_state)}
 
 
 def _status(mount: Mount, stuck: int) -> MountStatus:
@@ -134,7 +144,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
 
 
 def _operator_state(mount: Mount) -> OperatorState:
-    """Return the operator state that a mount follows."""
+    """Return the operator state that the mount applies."""
     if mount.quarantine is None:
         return OperatorState(mount.operator_maintenance)
     return OperatorState(

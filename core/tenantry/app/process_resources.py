@@ -1,7 +1,7 @@
-"""What the tenants of one process share, each thing with the rule that keeps them apart.
+"""What the tenants of one process share, each with the rule that keeps the tenants apart.
 
-Database connections, slots, rates, what runs, and the keys of tokens: made when a process begins to
-serve. How an app gets its part of it is the affair of `layers`.
+These are the database connections, the memory for decoding images, the slots and rates of requests,
+the running requests, and the keys that verify tokens. `app.stack` hands each app its part.
 """
 
 import threading
@@ -29,93 +29,92 @@ if TYPE_CHECKING:
 
 
 class ProcessResources:
-    """One process's; one that is forked from it needs its own. Thread-safe.
+    """The shared resources of one process. A forked process needs its own. Thread-safe.
 
-    `close()` ends what would go on by itself; connections are closed with the apps that have them.
+    `close()` ends what runs by itself. Connections close with the apps that use them.
 
     Args:
-        settings: those of the host.
-        ledger: where it is counted who used what.
-        threads: how many requests the server runs at once in this process; None where that is not
-            known.
-        row: where the board shows what is in flight here; None: nowhere.
+        settings: the host's settings.
+        usage: counts what each tenant uses.
+        threads: the number of requests that the server runs at once here; None if unknown.
+        row: where the scoreboard shows the requests of this process; None for nowhere.
     """
 
     def __init__(
         self,
         settings: HostSettings,
-        ledger: UsageCounters,
+        usage: UsageCounters,
         *,
         threads: int | None = None,
         row: Row | None = None,
     ) -> None:
-        self.ledger = ledger
+        self.usage = usage
         self.row = row
         self.budget = ConnectionBudget(settings.db_connections)
         self.decoding_memory = MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
-        self.requests = RunningRequests(note_overdue=ledger.note_overdue)
+        self.requests = RunningRequests(note_overdue=usage.note_overdue)
         self.share = FairShare(threads)
         self.slots = Slots(self.share, row)
-        self.note_query = partial(_note_query, ledger)  # one for all apps
+        self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
-        self._lock = threading.Lock()  # protects the first look at rates
+        self._lock = threading.Lock()  # protects the first call of `rates`
         self._rates: RateLimiter | None = None
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
             WeakValueDictionary()
         )
 
     def in_flight(self) -> Mapping[str, int]:
-        """Return how many requests of each tenant are in flight, in all processes of the server."""
+        """Return the number of requests in flight per tenant, in all processes of the server."""
         return self.slots.in_use() if self.row is None else self.row.board.in_flight()
 
     # -- rates ----------------------------------------------------------------------------------
 
     def rates(self) -> "RateLimiter":
-        """Return the rates of all tenants; made when the first one has a rate."""
+        """Return the limiter of all tenants' rates, made on first use."""
         from tenantry.middleware.rate_limit import RateLimiter  # noqa: PLC0415 - takes 0.3 s
 
         with self._lock:
             if self._rates is None:
                 processes = self.row.board.processes if self.row else lambda: 1
-                note = self.ledger.note_uncounted
+                note = self.usage.note_uncounted
                 self._rates = RateLimiter(self._rates_url, processes, note_uncounted=note)
             return self._rates
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return what a tenant that is surely over its rate still gets, with its headers."""
+        """Return the response to a tenant that is certainly over its rate; None if it is not."""
         return None if self._rates is None else self._rates.known_over(tenant)
 
     @property
     def uncounted_total(self) -> int:
-        """Requests that passed uncounted, because the storage of rates did not answer."""
+        """Requests that were admitted uncounted because the rate storage did not respond."""
         return 0 if self._rates is None else self._rates.unanswered_total
 
     # -- tokens ---------------------------------------------------------------------------------
 
     def token_check(self, tenant: Tenant) -> Verify | None:
-        """Return the check of a tenant's tokens; a rebuilt instance goes on with the same keys.
+        """Return the check of a tenant's tokens; None if it accepts none.
 
-        None where it takes no tokens.
+        A rebuilt instance gets the same check, with the issuer's keys that it has read.
         """
         if tenant.oidc is None:
             return None
-        from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - 10 MiB, for who needs it
+        from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - takes 10 MiB
 
-        known = tenant.name, repr(tenant.oidc), tenant.oidc  # 1 and True are equal; claims are not
-        # Two builds at once may make two: then the keys are read twice.
-        check = self._token_checks.get(known) or TokenCheck(tenant.oidc, tenant.name)
-        self._token_checks[known] = check
+        key = tenant.name, repr(tenant.oidc), tenant.oidc  # repr, because 1 == True
+        # Two builds at the same time may make two checks, which each read the keys.
+        check = self._token_checks.get(key) or TokenCheck(tenant.oidc, tenant.name)
+        self._token_checks[key] = check
         return check
 
     def close(self) -> None:
-        """Ask the storage of rates no more. Idempotent."""
+        """Stop using the rate storage. Idempotent."""
         if self._rates is not None:
             self._rates.close()
 
 
-def _note_query(ledger: UsageCounters, tenant: str, took_ns: int) -> None:
-    """Count a query for its tenant and, if a request made it, for that."""
-    ledger.note_query(tenant, took_ns)
+def _note_query(usage: UsageCounters, tenant: str, took_ns: int) -> None:
+    """Count a query for its tenant and, if a request made it, for the request."""
+    usage.note_query(tenant, took_ns)
     context = current_request.get()
     if context is not None:
         context.queries += 1
