@@ -15,6 +15,7 @@ from flask.globals import _cv_app
 from werkzeug.test import Client
 
 import postgres
+from commands import Tenantry, command_runner
 from servers import DEADLINE_S, Server, running
 from tenantry.host import Host
 from tenantry.reload import workers as lanes
@@ -125,6 +126,39 @@ def _write_tenant(tenants_dir: Path) -> Callable[..., Path]:
         path = tenants_dir / f"{name}.py"
         path.write_text(tenant_text(name, **keys) if text is None else text, encoding="utf-8")
         return path
+
+    return write
+
+
+@pytest.fixture(name="tenantry")
+def _tenantry(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Tenantry]:
+    """Return a function that runs a command in the folder above the tenants and data folders."""
+    monkeypatch.chdir(tmp_path)
+    with command_runner(capfd) as run:
+        yield run
+
+
+@pytest.fixture(name="acme")
+def _acme(write_tenant: Callable[..., Path], data_dir: Path) -> Path:
+    """Write a valid tenant `acme`, and return the path of its file."""
+    del data_dir
+    return write_tenant("acme", APP_NAME="Acme Ltd", MAIL_PASSWORD="hunter2")
+
+
+@pytest.fixture(name="write_endpoint")
+def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """Return a function that writes an endpoint's blueprint and returns its import name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, text: str) -> str:
+        package = tmp_path / "extra" / name
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").touch()
+        (package / "__init__.py").touch()
+        (package / "blueprint.py").write_text(text)
+        return f"extra.{name}"
 
     return write
 

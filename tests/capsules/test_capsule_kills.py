@@ -131,9 +131,9 @@ LAST = (
     ("database", "staging:RestoreStaging.add"),
 )
 TOO_LATE = (
-    ("default", "tenantry.cli.restore:write_new", signal.SIGTERM),
+    ("default", "tenantry.capsules.new_tenant:write_tenant_file", signal.SIGTERM),
     ("file", "tenantry.capsules.new_database:NewDatabaseFile.keep", signal.SIGHUP),
-    ("database", "tenantry.cli.restore:Restored", signal.SIGINT),
+    ("database", "tenantry.capsules.new_tenant:RestoredTenant", signal.SIGINT),
 )
 """From when the tenant file is about to be there, to when nothing but a report is left to do."""
 

@@ -1,111 +1,61 @@
-"""When `tenantry list --wait` returns, and what it says; with workers that this process plays."""
+"""`tenantry list` without a running host."""
 
-import contextlib
-import shutil
-import socket
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from servers import wait_until
-from tenantry.cli.list import wait_for_workers
-from tenantry.cli.operator_state import change_tenant_state
-from tenantry.errors import TenantryError
-from tenantry.host import Host
-from tenantry.observability.control_socket import ControlSocket, workers_folder
-from tenantry.settings import HostSettings
-
-pytestmark = pytest.mark.live
+from commands import Tenantry
 
 
-@pytest.fixture(name="serving")
-def _serving(
-    write_tenant: Callable[..., Path],
-    settings: HostSettings,
-    host: Host,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Host]:
-    """Let a host in this process serve tenant acme, tell of it, and move when it is told to."""
-    monkeypatch.setattr("tenantry.cli.list.WAIT_S", 0.0)
-    # The workers of a parallel test run are siblings of this process that do not tell.
-    monkeypatch.setattr("tenantry.cli.list.starting_workers", lambda _: set())
-    monkeypatch.chdir(settings.tenants_dir.parent)
+def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
+    """In a pipe, `list` prints a tab-separated line for each tenant, whatever its state."""
     write_tenant("acme")
-    host.load()
-    told = ControlSocket(settings.data_dir, {"list": host.report.listing})
-    yield host
-    told.close()
+    write_tenant("broken", text="SECRET_KEY = ")
+    write_tenant("closed", MAINTENANCE=True, URL_PREFIX="/c/d")
+    write_tenant("off", ENABLED=False)
+
+    result = tenantry("list")
+
+    assert [
+        "acme\t/acme\tidle\tlanding\t",
+        "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; fix it.",
+        "closed\t/c/d\tmaintenance\tlanding\t",
+        "off\t/off\tdisabled\tlanding\t",
+    ] == result.out.splitlines()
 
 
-def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
-    """Let the host do rounds until it follows the folder; return who is not served then."""
-    ended: list[dict[str, str]] = []
-
-    def has_ended() -> bool:
-        host.follower.step()
-        with contextlib.suppress(TenantryError):
-            ended.append(wait_for_workers(settings))
-        return bool(ended)
-
-    wait_until(has_ended)
-    return ended[-1]
-
-
-@pytest.mark.usefixtures("serving")
-def test_all_is_served(settings: HostSettings) -> None:
-    """Nobody is named."""
-    assert {} == wait_for_workers(settings)
-
-
-@pytest.mark.usefixtures("serving")
-def test_a_folder_that_is_away_is_said(settings: HostSettings) -> None:
-    """One error that names it."""
-    shutil.rmtree(settings.tenants_dir)
-
-    with pytest.raises(TenantryError, match="cannot read the folder"):
-        wait_for_workers(settings)
-
-
-def test_maintenance_hides_no_broken_file(
-    serving: Host, settings: HostSettings, write_tenant: Callable[..., Path]
+@pytest.mark.live
+def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    """A tenant that is down for maintenance and whose newest file is rejected is named."""
-    change_tenant_state("acme", maintenance=True)
-    write_tenant("acme", SECRET_KEY="short")
+    """`list` and `plan` show the tenant as disabled, as a host that starts treats it."""
+    for name in ("acme", "globex"):
+        write_tenant(name)
+    (data_dir / "acme").mkdir(parents=True, exist_ok=True)
+    (data_dir / "acme/operator_state.json").write_text("{")
+    snapshot = tmp_path / "snapshot.json"
+    snapshot.write_text('{"salt": "s", "tenants": {}}')
 
-    unserved = _settle(serving, settings)
+    listed = tenantry("list")
+    plan = tenantry("plan", "--against", str(snapshot))
 
-    assert ("maintenance", ["acme"]) == (serving.router.mounts[0].state, [*unserved])
-    assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
-
-
-@pytest.mark.usefixtures("serving")
-def test_a_worker_that_does_not_answer_is_waited_for(
-    settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It listens, so it is there; what it serves nobody knows."""
-    monkeypatch.setattr("tenantry.observability.control_socket.ANSWER_TIMEOUT_S", 0.05)
-    monkeypatch.chdir(workers_folder(data_dir))
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind("1.sock")
-        silent.listen()
-
-        with pytest.raises(TenantryError, match="worker 1 does not answer"):
-            wait_for_workers(settings)
+    path = data_dir / "acme/operator_state.json"
+    problem = (
+        f"tenant 'acme' is disabled: {path}: cannot be read (JSONDecodeError); "
+        "remove the file, then repeat the command (maintenance, disable)."
+    )
+    rows = [f"acme\t/acme\tdisabled\tlanding\t{problem}", "globex\t/globex\tidle\tlanding\t"]
+    assert (0, rows) == (listed.code, listed.out.splitlines())
+    new = "+ globex: new at /globex, endpoints landing"
+    assert (1, [new, f"! {problem}"]) == (plan.code, plan.out.splitlines())
 
 
-@pytest.mark.parametrize("changes", [{"is_disabled": True}, {"maintenance": "Back at noon."}])
-def test_operator_state_is_waited_for(
-    serving: Host, settings: HostSettings, changes: dict[str, Any]
-) -> None:
-    """Pulled and pushed back: it is not over before the worker follows."""
-    ended = []
-    for values in (changes, dict.fromkeys(changes, False)):
-        change_tenant_state("acme", **values)
-        with pytest.raises(TenantryError, match="the workers differ"):
-            wait_for_workers(settings)
-        ended.append(_settle(serving, settings))
+@pytest.mark.usefixtures("acme")
+def test_list_prints_json(tenantry: Tenantry) -> None:
+    """`list --json` prints an object for each tenant."""
+    row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
+    row |= {"reason": ""}
 
-    assert [{}, {}] == ended
+    assert [row] == json.loads(tenantry("list", "--json").out)

@@ -1,4 +1,4 @@
-"""When `tenantry restart` refuses, and how it gives up; with a worker that this process plays."""
+"""When `tenantry restart` refuses, and how it gives up; this process plays the worker."""
 
 import shutil
 import signal
@@ -17,16 +17,18 @@ from tenantry.settings import HostSettings
 pytestmark = pytest.mark.live
 
 MASTER = 1 << 22
-"""No process has this number or a higher one."""
+"""No process has this id or a higher one."""
 
 
 @pytest.fixture(name="signals")
 def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
-    """Return what the master is sent."""
+    """Return the signals that are sent to the master; no step waits."""
     sent: list[signal.Signals] = []
-    monkeypatch.setattr("tenantry.cli.restart._send", lambda _, number: sent.append(number))
-    monkeypatch.setattr("tenantry.cli.restart._try_new_code", lambda: None)
-    monkeypatch.setattr("tenantry.cli.restart.STEP_S", 0.0)
+    monkeypatch.setattr(
+        "tenantry.server.rolling_restart._send", lambda _, number: sent.append(number)
+    )
+    monkeypatch.setattr("tenantry.cli.restart.check_new_code", lambda: None)
+    monkeypatch.setattr("tenantry.server.rolling_restart.STEP_TIMEOUT_S", 0.0)
     return sent
 
 
@@ -52,21 +54,21 @@ def _serving(
     host: Host,
     endpoint: Path,
 ) -> Iterator[None]:
-    """Let a host in this process serve tenant acme with that endpoint, and tell as gunicorn's."""
+    """Serve acme with that endpoint in this process, which reports like a gunicorn worker."""
     del endpoint
     write_tenant("acme", BLUEPRINTS=["shop.orders"])
     host.load()
     gunicorn = {"master": MASTER, "server": "gunicorn"}
-    told = ControlSocket(settings.data_dir, {"list": lambda: host.report.listing() | gunicorn})
+    control = ControlSocket(settings.data_dir, {"list": lambda: host.report.listing() | gunicorn})
     yield
-    told.close()
+    control.close()
 
 
 @pytest.mark.usefixtures("serving")
 def test_code_that_cannot_build_a_tenant_is_refused(
     settings: HostSettings, signals: list[signal.Signals], endpoint: Path
 ) -> None:
-    """It names the tenant and why, and starts nothing."""
+    """The error names the tenant and the reason, and no worker is started."""
     (endpoint / "blueprint.py").write_text("raise RuntimeError('half a release')\n")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*half a release") as refused:
@@ -79,7 +81,7 @@ def test_code_that_cannot_build_a_tenant_is_refused(
 def test_a_stale_tenant_would_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker does not know the version that serves."""
+    """A new worker does not know the last good version, so restart refuses."""
     write_tenant("acme", SECRET_KEY="short")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*SECRET_KEY"):
@@ -89,36 +91,34 @@ def test_a_stale_tenant_would_be_lost(
 
 
 @pytest.mark.usefixtures("serving")
-def test_a_tenant_that_would_be_lost_can_be_given_up(
+def test_force_restarts_although_a_tenant_is_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """With `--force` the others get their new code all the same."""
+    """With `--force`, the other tenants get their new code."""
     write_tenant("acme", SECRET_KEY="short")
 
-    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+    with pytest.raises(TenantryError, match="s for a new worker"):
         restart(settings, is_forced=True)
 
     assert signal.SIGTTIN == signals[0]
 
 
 @pytest.mark.usefixtures("serving")
-def test_who_does_not_serve_is_no_obstacle(
+def test_a_tenant_that_does_not_serve_cannot_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """A file that is broken from its first version is as broken after the restart."""
+    """A file that was broken from its first version does not prevent a restart."""
     write_tenant("broken", text="SECRET_KEY = ")
 
-    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+    with pytest.raises(TenantryError, match="s for a new worker"):
         restart(settings)
 
     assert signal.SIGTTIN == signals[0]
 
 
 @pytest.mark.usefixtures("serving")
-def test_a_folder_that_is_away_is_refused(
-    settings: HostSettings, signals: list[signal.Signals]
-) -> None:
-    """New workers would serve nobody."""
+def test_a_missing_folder_is_refused(settings: HostSettings, signals: list[signal.Signals]) -> None:
+    """New workers would serve no tenant."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):
@@ -128,11 +128,11 @@ def test_a_folder_that_is_away_is_refused(
 
 
 @pytest.mark.usefixtures("serving")
-def test_a_worker_that_does_not_come_up_is_taken_back(
+def test_a_worker_that_does_not_start_is_taken_back(
     settings: HostSettings, signals: list[signal.Signals]
 ) -> None:
     """The master is left with as many workers as before."""
-    with pytest.raises(TenantryError, match="for a new worker, in vain"):
+    with pytest.raises(TenantryError, match="s for a new worker"):
         restart(settings)
 
     assert [signal.SIGTTIN, signal.SIGTTOU] == signals
@@ -141,11 +141,11 @@ def test_a_worker_that_does_not_come_up_is_taken_back(
 def test_another_server_is_not_signalled(
     settings: HostSettings, signals: list[signal.Signals], host: Host
 ) -> None:
-    """Under waitress or uWSGI the parent process may be a shell or systemd."""
-    told = ControlSocket(settings.data_dir, {"list": host.report.listing})
+    """Under waitress or uWSGI, the parent process may be a shell or systemd."""
+    control = ControlSocket(settings.data_dir, {"list": host.report.listing})
 
-    with pytest.raises(TenantryError, match="for gunicorn"):
+    with pytest.raises(TenantryError, match="needs gunicorn"):
         restart(settings)
-    told.close()
+    control.close()
 
     assert [] == signals

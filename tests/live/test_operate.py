@@ -1,6 +1,7 @@
-"""What operators do with a running host: list, wait, maintenance, disable, plan, restart."""
+"""What operators do with a running host: list, maintenance, disable, plan, restart."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -8,33 +9,26 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from commands import Result
 from conftest import tenant_text
 from servers import CONFIG_FILE, Server, running, wait_until
 from tenantry.cli import main
-from tenantry.cli.list import serving_rows, wait_for_workers
+from tenantry.cli.list import serving_rows
 from tenantry.observability.control_socket import read_workers
+from tenantry.reload.convergence import wait_for_workers
 from tenantry.settings import HostSettings
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, write_operator_state
 
 pytestmark = pytest.mark.live
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Site:
-    """A folder with tenants, the host that serves it, and the commands of its operator."""
+    """A folder with tenants, and the commands of its operator."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +36,7 @@ class Site:
         self.data = folder / "instance"
 
     def write(self, name: str, **keys: object) -> None:
-        """Write a tenant file, whole or not at all."""
+        """Write a tenant file in one step."""
         unfinished = self.tenants / f".{name}"
         unfinished.write_text(tenant_text(name, **keys))
         unfinished.replace(self.tenants / f"{name}.py")
@@ -64,9 +58,19 @@ class Site:
                 main()
         return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
-    def rows(self) -> dict[str, dict[str, object]]:
+    def rows(self) -> dict[str, dict[str, Any]]:
         """Return what `list --json` prints, by name."""
         return {row["name"]: row for row in serving_rows(read_workers(self.data))}
+
+    def reports(self, name: str, field: str) -> list[Any]:
+        """Return what each of the two workers reports of a tenant."""
+        workers = self.rows()[name]["workers"]
+        assert len(workers) == 2
+        return [report[field] for report in workers]
+
+    def digest(self, name: str) -> str:
+        """Return the digest of a tenant file."""
+        return hashlib.sha256((self.tenants / f"{name}.py").read_bytes()).hexdigest()
 
     def settle(self) -> None:
         """Undo what a test changed, and wait until the host follows."""
@@ -104,32 +108,30 @@ def _as_it_was(site: Site, server: Server) -> Iterator[None]:
     site.settle()
 
 
-def _becomes(server: Server, path: str, status: int) -> None:
-    """Wait until both workers answer with `status`: ten answers in a row."""
-    wait_until(lambda: {server.get(path)[0].status for _ in range(10)} == {status})
+def _wait_for_states(site: Site, *states: str) -> None:
+    """Wait until every worker reports one of the states for tenant acme."""
+    wait_until(lambda: set(site.reports("acme", "state")) <= {*states})
 
 
 def test_list_shows_each_worker(site: Site) -> None:
-    """`list --json` has each worker's state of a tenant, since when, and the content's hash."""
-    workers = site.rows()["acme"]["workers"]
+    """`list --json` has what each worker reports of a tenant."""
     keys = {"pid", "state", "since", "digest", "reason", "database", "stuck"}
 
-    assert isinstance(workers, list)
-    assert [keys] * 2 == [set(one) for one in workers]
+    assert [keys] * 2 == [set(report) for report in site.rows()["acme"]["workers"]]
 
 
 def test_wait_returns_when_all_serve_the_folder(site: Site, server: Server) -> None:
-    """After `list --wait` every worker serves the new content, exit 0."""
+    """After `list --wait`, every worker reports the new content's digest; the exit code is 0."""
     site.write("acme", MAINTENANCE=True)
 
     waited = site.run("list", "--wait")
 
-    answers = {server.get("/acme/")[0].status for _ in range(10)}
-    assert (0, {503}) == (waited.code, answers)
+    assert (0, [site.digest("acme")] * 2) == (waited.code, site.reports("acme", "digest"))
+    assert 503 == server.get("/acme/")[0].status
 
 
 def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
-    """A rejected file keeps the old version serving, and `list --wait` ends with 1."""
+    """A rejected file keeps the old version serving; the exit code of `list --wait` is 1."""
     server.get("/acme/")
     site.write("acme", SECRET_KEY="short")
 
@@ -141,29 +143,31 @@ def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
 
 
 def test_maintenance_reaches_every_worker(site: Site, server: Server) -> None:
-    """`maintenance on` with a message is what clients of all workers get, until it is off."""
+    """After `maintenance on`, every worker answers 503 with the message, until it is off."""
     site.run("maintenance", "on", "acme", "--message", "Back at noon.")
-    _becomes(server, "/acme/", 503)
+    _wait_for_states(site, "maintenance")
     body = server.get("/acme/")[1]
     site.run("maintenance", "off", "acme")
-    _becomes(server, "/acme/", 201)
+    _wait_for_states(site, "idle", "serving")
 
     assert "Back at noon." == json.loads(body)["detail"]
+    assert 201 == server.get("/acme/")[0].status
 
 
 def test_a_disabled_tenant_is_not_there(site: Site, server: Server) -> None:
-    """`disable` makes a prefix 404 in every worker, `list` says so, and `enable` undoes it."""
+    """After `disable`, every worker answers 404, until `enable` undoes it."""
     site.run("disable", "acme")
-    _becomes(server, "/acme/", 404)
-    state, waited = site.rows()["acme"]["state"], site.run("list", "--wait")
+    _wait_for_states(site, "disabled")
+    status, waited = server.get("/acme/")[0].status, site.run("list", "--wait")
     site.run("enable", "acme")
-    _becomes(server, "/acme/", 201)
+    _wait_for_states(site, "idle", "serving")
 
-    assert ("disabled", 0) == (state, waited.code)
+    assert (404, 0) == (status, waited.code)
+    assert 201 == server.get("/acme/")[0].status
 
 
 def test_plan_against_what_serves(site: Site, tmp_path: Path) -> None:
-    """`plan` in a changed folder says what would change, and no secret."""
+    """`plan` in a changed folder shows what would change, and no secret."""
     changed = Site(tmp_path)
     changed.tenants.mkdir()
     changed.write("acme", URL_PREFIX="/a/b", SECRET_KEY="k" * 40, SESSION_COOKIE_NAME="s")
@@ -182,15 +186,15 @@ def test_plan_against_what_serves(site: Site, tmp_path: Path) -> None:
     assert "k" * 40 not in plan.out
 
 
-def test_plan_of_an_unchanged_folder_is_empty(site: Site) -> None:
-    """Nothing to do is nothing printed, exit 0."""
+def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
+    """It says so in one line, with exit code 0."""
     plan = site.run("plan")
 
-    assert (0, "", "") == (plan.code, plan.out, plan.err)
+    assert Result(0, "No changes.\n", "") == plan
 
 
 def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
-    """A saved snapshot holds no secret, and a plan against it names what is wrong, exit 1."""
+    """A snapshot holds no secret, and a plan against it names problems, with exit code 1."""
     snapshot = tmp_path / "snapshot.json"
     site.run("plan", "--save", str(snapshot))
     site.write("globex", BLUEPRINTS=["landin"])
@@ -203,10 +207,8 @@ def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
 
 
 def test_restart_replaces_every_worker_without_a_failed_request(site: Site, server: Server) -> None:
-    """New workers are up before the old ones go: all requests meanwhile are answered."""
-    workers = site.rows()["acme"]["workers"]
-    assert isinstance(workers, list)
-    before = {worker["pid"] for worker in workers}
+    """New workers start before the old ones end: every request meanwhile is answered."""
+    before = set(site.reports("acme", "pid"))
     is_over = threading.Event()
     statuses: list[int] = []
     client = threading.Thread(target=_ask_until, args=(is_over, server, statuses))
@@ -216,10 +218,8 @@ def test_restart_replaces_every_worker_without_a_failed_request(site: Site, serv
 
     is_over.set()
     client.join()
-    workers = site.rows()["acme"]["workers"]
-    assert isinstance(workers, list)
     assert (0, {201}) == (restart.code, set(statuses))
-    assert (2, set()) == (len(workers), before & {worker["pid"] for worker in workers})
+    assert set() == before.intersection(site.reports("acme", "pid"))
 
 
 def _ask_until(is_over: threading.Event, server: Server, statuses: list[int]) -> None:
@@ -228,14 +228,12 @@ def _ask_until(is_over: threading.Event, server: Server, statuses: list[int]) ->
 
 
 def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
-    """A tenant that one worker had built is built in every new one, before its first request."""
+    """A tenant that one worker has built is built in every new one before its first request."""
     server.get("/acme/")
 
     site.run("restart")
 
-    workers = site.rows()["acme"]["workers"]
-    assert isinstance(workers, list)
-    assert ["serving"] * 2 == [worker["state"] for worker in workers]
+    assert ["serving"] * 2 == site.reports("acme", "state")
 
 
 @pytest.mark.usefixtures("server")
@@ -255,7 +253,7 @@ def test_restart_with_code_that_cannot_be_imported_touches_nothing(
 
 
 def test_wait_waits_for_a_worker_that_is_being_started(site: Site, server: Server) -> None:
-    """One that has replaced a killed one, and has not opened its socket yet, is waited for."""
+    """`list --wait` waits for a worker that replaces a killed one and has no socket yet."""
     old = {worker.pid for worker in read_workers(site.data)}
     killed = min(old)
     os.kill(killed, signal.SIGKILL)
@@ -269,10 +267,10 @@ def test_wait_waits_for_a_worker_that_is_being_started(site: Site, server: Serve
 
 
 @pytest.mark.parametrize("words", [("list", "--wait"), ("restart",), ("plan",)])
-def test_without_a_host_it_says_so(
+def test_commands_about_a_running_host_need_one(
     tmp_path: Path, words: tuple[str, ...], write_tenant: Callable[..., Path]
 ) -> None:
-    """Commands about a running host need one: one line, exit 1."""
+    """Without a running host, they print one line, with exit code 1."""
     write_tenant("acme")
 
     result = Site(tmp_path).run(*words)

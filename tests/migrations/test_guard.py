@@ -16,7 +16,7 @@ from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.app.factory import close_app, create_app
-from tenantry.cli.list import _states, serving_rows
+from tenantry.cli.list import describe_state, serving_rows
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.errors import DatabaseDownError
 from tenantry.database.session import database_of, db, open_database
@@ -38,7 +38,7 @@ BOTH = ["landing", "corp.shop"]
 def listed(host: Host) -> list[str]:
     """Return what `tenantry list` shows as the state of each tenant."""
     worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.report.listing()["mounts"]))
-    return [_states(row) for row in serving_rows([worker])]
+    return [describe_state(row) for row in serving_rows([worker])]
 
 
 @pytest.mark.live

@@ -1,8 +1,8 @@
-"""Builds tenants in a process of its own, because an endpoint may end or hang the one it is in.
+"""Trial builds: builds tenants in a child process, because an endpoint may end or hang its process.
 
-`find_faults` is for commands: it tells why tenants cannot be built, whatever their endpoints do to
-the process. The child (`probe_process.py`) builds one tenant after the other and says a line for
-each; what it does not say, the tenant at which it fell silent has prevented.
+The child (`trial_build_process.py`) builds one tenant after the other and writes one line for each.
+If a line is missing, the tenant that it was building ended or hung the child, and a new child
+builds the rest.
 """
 
 import json
@@ -24,101 +24,101 @@ from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
 BUILD_TIMEOUT_S = 10.0
-"""How long one build may take: a usual one takes 5 ms, imports of large libraries some seconds."""
+"""Time limit of one build. A usual build takes 5 ms; importing a large library takes seconds."""
 
 START_TIMEOUT_S = 30.0
-"""How long the child may take to start: it imports Flask and more, in 0.5 s on an idle machine."""
+"""Time limit for the child's start. Importing Flask takes 0.5 s on an idle machine."""
 
 EXIT_TIMEOUT_S = 1.0
-"""How long a process may take to end whose pipe has closed."""
-
+"""How long to wait for the exit status of a child that has closed its pipe."""
 
 Routes = tuple[str, ...]
-"""What a good tenant answers: `GET /images/`, without its prefix."""
+"""The routes of a built tenant, without its prefix, such as `GET /images/`."""
 
 
 @dataclass(frozen=True)
-class Fault:
+class BuildFailure:
     """Why a tenant cannot be built."""
 
     text: str
     endpoint: str | None = None
-    """The endpoint that is to blame, if it is one."""
+    """The endpoint that caused it, if one did."""
     is_fatal: bool = False
-    """It ended or hung the process."""
+    """Whether the build ended or hung its process."""
 
 
-def find_faults(
+def find_build_problems(
     tenants: Sequence[Tenant], data_dir: Path, *, only_endpoints: bool = False
 ) -> Iterator[tuple[Tenant, Problem]]:
-    """Yield, with its tenant, each problem that building shows. Raises nothing for any of them.
+    """Yield each problem that building the tenants shows, with its tenant.
 
-    Each endpoint is tried first, alone, with the first tenant that enables it: one that ends or
-    hangs its process costs that once, however many tenants enable it.
+    First builds each endpoint alone, with the first tenant that enables it. So an endpoint that
+    hangs costs `BUILD_TIMEOUT_S` once, however many tenants enable it.
 
     Args:
-        tenants: those to build.
-        data_dir: where their folders are.
-        only_endpoints: build no more than it takes to know each endpoint; quick with many tenants.
+        tenants: The tenants to build.
+        data_dir: The host's data folder.
+        only_endpoints: Build only tenants with an endpoint that failed alone, which is faster.
     """
     firsts = {name: tenant for tenant in reversed(tenants) for name in tenant.blueprints}
     trials = [
         tenant.model_copy(update={"blueprints": (name,)}) for name, tenant in sorted(firsts.items())
     ]
-    bad = {
-        trial.blueprints[0]: fault
-        for trial, fault in zip(trials, _build_all(trials, data_dir), strict=True)
-        if isinstance(fault, Fault)
+    failed = {
+        trial.blueprints[0]: result
+        for trial, result in zip(trials, _build_all(trials, data_dir), strict=True)
+        if isinstance(result, BuildFailure)
     }
-    fatal = {name: fault for name, fault in bad.items() if fault.is_fatal}
+    fatal = {name: failure for name, failure in failed.items() if failure.is_fatal}
     to_build = [
         tenant
         for tenant in tenants
         if not fatal.keys() & {*tenant.blueprints}
-        and (not only_endpoints or bad.keys() & {*tenant.blueprints})
+        and (not only_endpoints or failed.keys() & {*tenant.blueprints})
     ]
-    faults = dict(zip((one.name for one in to_build), _build_all(to_build, data_dir), strict=True))
+    names = [tenant.name for tenant in to_build]
+    results = dict(zip(names, _build_all(to_build, data_dir), strict=True))
     for tenant in tenants:
-        yield from ((tenant, problem) for problem in _problems(tenant, faults, fatal))
+        for problem in _problems(tenant, results.get(tenant.name), fatal):
+            yield tenant, problem
 
 
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
-    """Return what each tenant answers, without its prefix; nothing where it cannot be built."""
-    built = _build_all(tenants, data_dir)
-    return [() if isinstance(one, Fault) else one for one in built]
+    """Return the routes of each tenant, in order; none for a tenant that cannot be built."""
+    results = _build_all(tenants, data_dir)
+    return [() if isinstance(result, BuildFailure) else result for result in results]
 
 
 def _problems(
-    tenant: Tenant, faults: Mapping[str, Fault | Routes], fatal: Mapping[str, Fault]
+    tenant: Tenant, result: BuildFailure | Routes | None, fatal: Mapping[str, BuildFailure]
 ) -> Iterator[Problem]:
-    for place, name in enumerate(tenant.blueprints):
+    for index, name in enumerate(tenant.blueprints):
         if name in fatal:
-            text = f"endpoint {name!r} {fatal[name].text}; mend the endpoint."
-            yield Problem(tenant.file, text, f"BLUEPRINTS[{place}]")
-    fault = faults.get(tenant.name)
-    if not isinstance(fault, Fault):
+            text = f"endpoint {name!r} {fatal[name].text}; fix the endpoint."
+            yield Problem(tenant.file, text, f"BLUEPRINTS[{index}]")
+    if not isinstance(result, BuildFailure):
         return
-    if fault.endpoint in tenant.blueprints:
-        place = tenant.blueprints.index(fault.endpoint)
-        yield Problem(tenant.file, fault.text, f"BLUEPRINTS[{place}]")
+    if result.endpoint in tenant.blueprints:
+        index = tenant.blueprints.index(result.endpoint)
+        yield Problem(tenant.file, result.text, f"BLUEPRINTS[{index}]")
     else:
-        yield Problem(tenant.file, f"cannot be built: {fault.text}")
+        yield Problem(tenant.file, f"cannot be built: {result.text}")
 
 
-def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[Fault | Routes]:
-    """Return what each tenant's build shows, in their order."""
-    results: list[Fault | Routes] = []
+def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[BuildFailure | Routes]:
+    """Return the result of each tenant's build, in order."""
+    results: list[BuildFailure | Routes] = []
     while len(results) < len(tenants):
         with _Child(tenants[len(results) :], data_dir) as child:
             if not child.is_ready():
-                fault = Fault("cannot be tried: the process for that does not start")
-                return results + [fault] * (len(tenants) - len(results))
+                failure = BuildFailure("the process for trial builds does not start")
+                return results + [failure] * (len(tenants) - len(results))
             results += child.results()
     return results
 
 
 class _Child:
-    """The process that builds, until the end of a `with` block. For one thread."""
+    """The child process, until the end of a `with` block. Not thread-safe."""
 
     def __init__(self, tenants: Sequence[Tenant], data_dir: Path) -> None:
         self._tenants = tenants
@@ -133,43 +133,45 @@ class _Child:
         )
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
-            raise RuntimeError("the process that builds has no pipes")
+            raise RuntimeError("the child process has no pipes")
         self._stdin, self._stdout = stdin, stdout
-        with suppress(BrokenPipeError):  # it could not start: it will not answer either
+        with suppress(BrokenPipeError):  # it did not start, so `is_ready` returns False
             write_frame(stdin.fileno(), pickle.dumps((tenants, data_dir.absolute())))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):  # its session, with whatever an endpoint started
+        with suppress(
+            ProcessLookupError
+        ):  # the whole session, with processes that endpoints started
             os.killpg(self._process.pid, signal.SIGKILL)
         self._stdin.close()
         self._stdout.close()
         self._process.wait()
 
     def is_ready(self) -> bool:
-        """Wait until it has started; whether it has."""
+        """Wait for the child's start, and return whether it has started."""
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
-    def results(self) -> Iterator[Fault | Routes]:
-        """Yield what each build shows, up to the one that ends or hangs the process."""
+    def results(self) -> Iterator[BuildFailure | Routes]:
+        """Yield the result of each build, up to the one that ends or hangs the child."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
             try:
-                said = json.loads(line or b"")
+                answer = json.loads(line or b"")
                 result = (
-                    tuple(map(str, said["routes"]))
-                    if "routes" in said
-                    else Fault(said["text"], said["endpoint"])
+                    tuple(map(str, answer["routes"]))
+                    if "routes" in answer
+                    else BuildFailure(answer["text"], answer["endpoint"])
                 )
-            except (ValueError, LookupError, TypeError):  # silence, or an endpoint's own writing
-                yield Fault(self._how_it_went(), is_fatal=True)
+            except (ValueError, LookupError, TypeError):  # no line, or one that an endpoint wrote
+                yield BuildFailure(self._describe_end(), is_fatal=True)
                 return
             yield result
 
     def _next_answer(self, timeout_s: float) -> bytes | None:
-        """Return the next line; None if none comes in time, or ever."""
+        """Return the next line, or None if the child ends or the time limit passes."""
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._stdout.fileno(), select.POLLIN)
@@ -183,7 +185,7 @@ class _Child:
         line, _, self._received = self._received.partition(b"\n")
         return bytes(line)
 
-    def _how_it_went(self) -> str:
+    def _describe_end(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             return f"ends its process ({describe_exit(self._process.wait(EXIT_TIMEOUT_S))})"
         return f"does not finish in {BUILD_TIMEOUT_S:g} s"

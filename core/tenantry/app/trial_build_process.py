@@ -1,8 +1,8 @@
-"""The process in which `probe` has tenants built; run as a module, imported by nobody.
+"""The child process of trial builds; `trial_build.py` starts it, and no other module imports it.
 
-Reads one frame, the pickled tenants and their data folder, and writes a line of JSON for each:
-`{}` when it has started, `{"routes"}` for each good one, else `{"text", "endpoint"}`. An endpoint
-may do to this process what it likes.
+Reads one frame from stdin: the pickled tenants and the data folder. Writes `{}` when it has
+started, and then one line of JSON for each tenant: `{"routes"}`, or `{"text", "endpoint"}` if the
+build failed. An endpoint may do anything to this process.
 """
 
 import gc
@@ -20,29 +20,29 @@ from tenantry.tenants.model import Tenant
 
 
 def main() -> None:
-    """Build each tenant that stdin names, and end."""
+    """Build each tenant that stdin names, then exit."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(null, fd)  # what endpoints print is no answer
+        os.dup2(null, fd)  # what endpoints print must not reach the parent
     request = read_frame(requests)
     if request is None:
         return
-    tenants, data_dir = pickle.loads(request)  # noqa: S301 - from the process that started this one
+    tenants, data_dir = pickle.loads(request)  # noqa: S301 - the parent wrote it
     gc.freeze()
     os.write(answers, b"{}\n")
     for tenant in tenants:
         os.write(answers, json.dumps(build(tenant, data_dir)).encode() + b"\n")
-    os._exit(0)  # what endpoints left behind, threads and exit functions, holds nobody up
+    os._exit(0)  # does not wait for threads and exit functions of endpoints
 
 
 def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
-    """Build a tenant's app as a host would, and drop it; return its routes, or why it cannot be."""
+    """Build a tenant's app as a host does, close it, and return its routes or the failure."""
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:
             with secret_scope(app.config):
-                with app.test_request_context():  # as a host name would have it: SERVER_NAME = 7
+                with app.test_request_context():  # fails on a bad value such as SERVER_NAME = 7
                     pass
                 check_app(app)
             routes = [
@@ -54,7 +54,7 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
             close_app(app)
     except EndpointError as error:
         return {"text": str(error), "endpoint": error.name}
-    except BaseException as error:  # noqa: BLE001 - a key of Flask may make it raise anything
+    except BaseException as error:  # noqa: BLE001 - an app may raise anything
         return {"text": _text(error), "endpoint": None}
     return {"routes": routes}
 
@@ -65,7 +65,3 @@ def _text(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001 - its own __str__ may raise
         return type(error).__name__
     return redact_in_scope(text.removesuffix(":"), error)
-
-
-if __name__ == "__main__":
-    main()

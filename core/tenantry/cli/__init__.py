@@ -1,4 +1,9 @@
-"""The command `tenantry`: one small file per command. Methods return data, commands print."""
+"""The command line `tenantry`: one module for each command, over the packages that do the work.
+
+The console script calls `main`. A command parses its options, calls functions that return data, and
+prints. Commands may import every other package; no other package imports them. `main` imports a
+command only when it is called, because gunicorn, Flask and SQLAlchemy take 0.5 s to import.
+"""
 
 import difflib
 import sys
@@ -6,6 +11,7 @@ from importlib import import_module
 
 import click
 
+from tenantry.cli.later import reject_later
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.python_process import search_current_folder_last
 from tenantry.settings import SettingsError
@@ -16,22 +22,32 @@ COMMANDS = (
     "maintenance", "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
     "top", "usage",
 )  # fmt: skip
-"""Each is a function of its own name (`list_` for `list`) in a module of that name."""
+"""Each has a module of its name, with the click command as `command`."""
 
 PROBLEM_FOUND = 1
+"""Exit code of a command that found a problem."""
+
 MISUSE = 2
+"""Exit code of a command that was called with wrong arguments or settings."""
 
 
-class Commands(click.Group):
-    """Imports a command when it is called: `tenantry new` does not wait for gunicorn."""
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # `list` is a module here, once it is imported
+        return [*COMMANDS]  # `list` is a submodule of this package, once it is imported
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` names; reject what a later version brings."""
+        reject_later(args)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; None if there is none of that name."""
+        """Return a command, or None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             if near := difflib.get_close_matches(cmd_name, COMMANDS, n=1):
                 ctx.fail(f"no command {cmd_name!r}; did you mean {near[0]!r}?")
@@ -40,14 +56,19 @@ class Commands(click.Group):
         return command
 
 
-@click.group(cls=Commands)
+@click.group(cls=LazyGroup, epilog="Example: tenantry new shop && tenantry serve")
 @click.version_option(package_name="tenantry")
 def tenantry() -> None:
-    """Many isolated Flask apps, one per client group, in one gunicorn."""
+    """Serve many isolated Flask apps, one per client group, from one gunicorn.
+
+    Settings are environment variables: TENANTRY_TENANTS_DIR (default ./tenants),
+    TENANTRY_DATA_DIR (default ./instance) and others. Exit codes: 0 good, 1 a problem was found,
+    2 misuse.
+    """
 
 
 def main() -> None:
-    """Run the command line. Errors that an operator can cause are one line on stderr."""
+    """Run the command line; an error that an operator can cause is one line on stderr."""
     search_current_folder_last()
     try:
         sys.exit(tenantry.main(standalone_mode=False))

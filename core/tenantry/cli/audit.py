@@ -1,4 +1,4 @@
-"""`tenantry audit`: does anything cross between tenants?"""
+"""`tenantry audit`: what crosses between tenants."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from tenantry.audit.replay import prepare_for_audit
 from tenantry.audit.run import audit
 from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import as_json, counted, print_json, print_table
+from tenantry.cli.output import count, json_option, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
@@ -26,39 +26,40 @@ from tenantry.tenants.model import Tenant
 
 COLUMNS = ("finding", "tenants", "where", "what", "remedy")
 
-_NAMED = 3
-"""Tenants that a line of the table names; JSON has all."""
+MAX_NAMES = 3
+"""Tenants that a row of the table names; `--json` names all."""
 
 
-@click.command("audit")
+@click.command("audit", epilog="Examples: `tenantry audit`, `tenantry audit shop acme`")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@as_json
+@json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
-    """Look for what crosses between tenants: objects, sessions, keys, databases, cookies.
+    """Find what crosses between the tenants NAME…, or all: objects, sessions, keys, cookies.
 
-    All tenants, or NAME… among themselves. Exit 1 if anything is found that AUDIT_ACCEPT of its
-    tenants does not name; notes never fail. It builds the tenants in this process.
+    Builds the tenants in this process. Exit code 1 if there is a finding that AUDIT_ACCEPT of its
+    tenants does not name; notes do not count.
     """
-    findings, count = audit_folder(read_settings(), names)
-    counting = [one for one in findings if one.is_problem]
+    findings, number = audit_folder(read_settings(), names)
+    problems = [one for one in findings if one.is_problem]
     if is_json:
-        print_json({"tenants": count, "findings": [_as_json(one) for one in findings]})
+        print_json({"tenants": number, "findings": [_as_json(one) for one in findings]})
     else:
-        print_table(COLUMNS, [_row(one) for one in _notes_joined(findings)])
+        print_table(COLUMNS, [_row(one) for one in _merge_notes(findings)])
         for one in findings:
             for path in one.paths if not one.is_note else ():
                 click.echo(f"  {one.id}\t{path}")
-        click.echo(f"{counted(count)}, {len(counting)} findings.", err=bool(counting))
-    sys.exit(PROBLEM_FOUND if counting else 0)
+        text = f"{count(number, 'tenant')}, {count(len(problems), 'finding')}."
+        click.echo(text, err=bool(problems))
+    sys.exit(PROBLEM_FOUND if problems else 0)
 
 
 def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[list[Finding], int]:
-    """Judge, build and audit the tenants of the folder; return the findings and how many.
+    """Validate, build and audit tenants of the folder; return the findings and the tenants' number.
 
     Raises:
-        UnknownTenantError: there is no such tenant.
+        UnknownTenantError: A name has no file.
     """
-    tenants, refused = _read(settings, names)
+    tenants, rejected = _read(settings, names)
     host = create_host(settings)
     listeners = process_listeners()
     with _built(host, tenants) as (audited, failed):
@@ -69,35 +70,35 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
             known_listeners=listeners,
         )
     if names:
-        found = [one for one in found if one.tenants]  # a secret that none of these has named
-    return [*refused, *failed, *found], len(tenants) + len(refused)
+        found = [one for one in found if one.tenants]  # others concern tenants outside `names`
+    return [*rejected, *failed, *found], len(tenants) + len(rejected)
 
 
 def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
-    """Return the tenants, each judged by itself: clashes are for the audit to find."""
+    """Return the tenants, each validated alone, because the audit finds their conflicts."""
     paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
     for name in names:
         if name not in paths:
             raise UnknownTenantError(name, sorted(paths))
     tenants: list[Tenant] = []
-    refused: list[Finding] = []
+    rejected: list[Finding] = []
     with Loader(data_dir=settings.data_dir) as loader:
         for path in [paths[name] for name in sorted(names or paths)]:
-            verdict = validate_file(read_content(path), settings.data_dir, loader)
-            if isinstance(verdict, Tenant):
-                tenants.append(verdict)
-            elif isinstance(verdict, RejectedTenant):
-                refused.append(_not_audited(verdict.name, verdict.reason, str(path)))
+            result = validate_file(read_content(path), settings.data_dir, loader)
+            if isinstance(result, Tenant):
+                tenants.append(result)
+            elif isinstance(result, RejectedTenant):
+                rejected.append(_not_audited(result.name, result.reason, str(path)))
             elif names:
-                refused.append(_not_audited(verdict.name, "it is disabled.", str(path)))
-    return tenants, refused
+                rejected.append(_not_audited(result.name, "it is disabled.", str(path)))
+    return tenants, rejected
 
 
 @contextmanager
 def _built(
     host: Host, tenants: Sequence[Tenant]
 ) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
-    """Build the tenants behind a host that serves nobody else, until the end of the block."""
+    """Build the tenants in a host of their own, until the end of the block."""
     audited: list[AuditedTenant] = []
     failed: list[Finding] = []
     pairs = [prepare_for_audit(tenant) for tenant in tenants]
@@ -120,11 +121,11 @@ def _built(
 
 def _not_audited(name: str, reason: str, file: str) -> Finding:
     text = f"cannot be audited: {reason}"
-    return Finding("not-audited", (name,), text, f"mend it: tenantry check {name}", place=file)
+    return Finding("not-audited", (name,), text, f"fix it; see: tenantry check {name}", place=file)
 
 
-def _notes_joined(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings with one note of each kind, which then names all its tenants."""
+def _merge_notes(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings, with all notes of one kind merged into one that names all tenants."""
     joined = [one for one in findings if one.is_problem or one.accepted]
     notes: dict[str, Finding] = {}
     for one in findings:
@@ -138,14 +139,14 @@ def _notes_joined(findings: Sequence[Finding]) -> list[Finding]:
 
 def _as_json(finding: Finding) -> dict[str, Any]:
     state = "accepted" if finding.accepted else "note" if finding.is_note else "finding"
-    kept = {key: value for key, value in asdict(finding).items() if key != "is_note"}
-    return kept | {"state": state}
+    fields = {key: value for key, value in asdict(finding).items() if key != "is_note"}
+    return fields | {"state": state}
 
 
 def _row(finding: Finding) -> list[str]:
-    names = ", ".join(finding.tenants[:_NAMED])
-    if len(finding.tenants) > _NAMED:
-        names += f" and {len(finding.tenants) - _NAMED} more"
+    names = ", ".join(finding.tenants[:MAX_NAMES])
+    if len(finding.tenants) > MAX_NAMES:
+        names += f" and {len(finding.tenants) - MAX_NAMES} more"
     text, remedy = finding.text, finding.remedy
     if finding.accepted:
         text, remedy = f"accepted ({finding.accepted}): {text}", ""

@@ -1,139 +1,94 @@
-"""`tenantry backup`: one tenant as one file, made while it serves."""
+"""`tenantry backup`: writes one tenant into a capsule while it serves."""
 
 import os
-import signal
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tenantry.capsules import CapsuleSummary, ProgressCallback, write_capsule
-from tenantry.cli.output import as_json, print_json
+from tenantry.cli.output import count, is_progress_drawn, json_option, print_json, progress_bar
+from tenantry.cli.signals import interrupting_signals
 from tenantry.errors import TenantryError
 from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-
-@click.command("backup")
+@click.command("backup", epilog="Example: tenantry backup shop shop.capsule")
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@as_json
+@json_option
 def command(name: str, file: Path, is_json: bool) -> None:
-    """Write tenant NAME into FILE: configuration without secrets, rows, files, checksums.
+    """Write tenant NAME into the capsule FILE: configuration, database rows, files, checksums.
 
-    It may go on serving. FILE is replaced when the new one is whole; only its owner may read it.
+    The tenant may serve meanwhile. Secrets are left out. FILE is replaced once the new capsule is
+    complete; only its owner may read it.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
-    check_place_of(file, settings.data_dir / name)
-    with ending_in_order(), progress(is_json) as tell:
-        amounts = write_capsule(tenant, loaded, settings.data_dir, file, tell)
+    _check_target(file, settings.data_dir / name)
+    with interrupting_signals(), capsule_progress(is_json) as tell:
+        summary = write_capsule(tenant, loaded, settings.data_dir, file, tell)
     if is_json:
-        print_json({"tenant": name, "file": str(file)} | as_document(amounts))
+        print_json({"tenant": name, "file": str(file)} | summary_as_json(summary))
     else:
         size = file.stat().st_size
-        click.echo(f"{file}: tenant {name!r}, {shown(amounts)}, in {size:,} bytes.")
-    say_left_out(amounts, is_json=is_json)
+        click.echo(f"{file}: tenant {name!r}, {describe_summary(summary)}, in {size:,} bytes.")
+        print_left_out(summary)
 
 
-def check_place_of(file: Path, folder: Path) -> None:
-    """Check that a capsule may be written there.
-
-    Raises:
-        click.UsageError: it would be a part of the tenant's next capsule.
-        TenantryError: there is no such folder, or something there that is no file.
-    """
-    if file.absolute().resolve().is_relative_to(folder.absolute().resolve()):
-        raise click.UsageError(f"{file} is in the tenant's own folder; write it elsewhere.")
+def _check_target(file: Path, tenant_folder: Path) -> None:
+    if file.absolute().resolve().is_relative_to(tenant_folder.absolute().resolve()):
+        raise click.UsageError(
+            f"{file} is in the tenant's own folder, which the capsule holds; "
+            "write it to another folder."
+        )
     if not file.absolute().parent.is_dir():
-        raise TenantryError(f"{file.parent} is no folder; make it, or name another file.")
+        raise TenantryError(f"{file.parent} is not a folder; create it, or choose another file.")
     if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-        raise TenantryError(f"{file} is there, and no ordinary file; name another one.")
+        raise TenantryError(f"{file} is not an ordinary file; choose another one.")
 
 
-def shown(amounts: CapsuleSummary) -> str:
+def describe_summary(summary: CapsuleSummary) -> str:
     """Return `3 tables, 1,200 rows, 40 files`."""
-    counts = (len(amounts.rows), sum(amounts.rows.values()), amounts.files)
-    words = zip(counts, ("table", "row", "file"), strict=True)
-    return ", ".join(f"{count:,} {word}{'s' * (count != 1)}" for count, word in words)
+    rows = sum(summary.rows.values())
+    numbers = ((len(summary.rows), "table"), (rows, "row"), (summary.files, "file"))
+    return ", ".join(count(number, noun) for number, noun in numbers)
 
 
-def as_document(amounts: CapsuleSummary) -> dict[str, object]:
-    """Return what `--json` prints of them."""
+def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
+    """Return the fields of a summary that `--json` prints."""
     return {
-        "rows": amounts.rows,
-        "files": amounts.files,
-        "size_bytes": amounts.size_bytes,
-        "left_out": amounts.left_out,
+        "rows": summary.rows,
+        "files": summary.files,
+        "size_bytes": summary.size_bytes,
+        "left_out": summary.left_out,
     }
 
 
-def say_left_out(amounts: CapsuleSummary, *, is_json: bool) -> None:
-    """Name on stderr what was not taken."""
-    for one in () if is_json else amounts.left_out:
-        click.echo(f"tenantry: left out: {one if one.isprintable() else repr(one)}", err=True)
+def print_left_out(summary: CapsuleSummary) -> None:
+    """Print on stderr what the capsule could not hold, or the restored tenant does not have."""
+    for name in summary.left_out:
+        click.echo(f"tenantry: left out: {name if name.isprintable() else repr(name)}", err=True)
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: what is half made goes again.
+def capsule_progress(is_json: bool) -> Iterator[ProgressCallback]:
+    """Show the progress: a bar on a terminal, otherwise a line for each step."""
+    if not is_progress_drawn(is_json=is_json):
+        steps: list[str] = []
 
-    Not after `to_the_end`.
-    """
-    got: list[int] = []
-    before = {one: signal.getsignal(one) for one in _ENDS}
+        def tell(step: str, _: int, __: int) -> None:
+            if not is_json and step not in steps[-1:]:
+                steps.append(step)
+                click.echo(f"{step} …", err=True)
 
-    def end(number: int, _: object) -> None:
-        got.append(number)
-        for one in taken:
-            signal.signal(one, signal.SIG_IGN)  # the next one would end the cleaning up
-        raise KeyboardInterrupt  # for which drivers let go of what they wait for
-
-    taken = [one for one, handler in before.items() if handler == signal.SIG_DFL]
-    for one in taken:
-        signal.signal(one, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not got:
-            raise
-        click.echo("tenantry: ended by a signal.", err=True)
-        raise SystemExit(128 + got[0]) from None
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, signal.SIG_DFL if handler is None else handler)
-
-
-def to_the_end() -> None:
-    """Let no signal end what `ending_in_order` is around any more, but SIGKILL: all is made."""
-    for one in _ENDS:
-        signal.signal(one, signal.SIG_IGN)
-
-
-@contextmanager
-def progress(is_json: bool) -> Iterator[ProgressCallback]:
-    """Show how far it is: a bar on a terminal, otherwise a line for each thing that is begun."""
-    if is_json or not sys.stderr.isatty():
-        told: list[str] = []
-
-        def line(what: str, _: int, __: int) -> None:
-            if not is_json and what not in told[-1:]:
-                told.append(what)
-                click.echo(f"{what} …", err=True)
-
-        yield line
+        yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True, markup=False, highlight=False)
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("")
-        yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total or None
+        yield lambda step, done, total: bar.update(
+            task, description=step, completed=done, total=total or None
         )

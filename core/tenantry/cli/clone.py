@@ -1,4 +1,4 @@
-"""`tenantry clone`: a second tenant with the same data, and a secret and a database of its own."""
+"""`tenantry clone`: makes a second tenant with the same data, and its own secret and database."""
 
 from pathlib import Path
 
@@ -11,47 +11,52 @@ from tenantry.capsules import (
     read_capsule,
     write_capsule,
 )
-from tenantry.cli.backup import ending_in_order, progress
-from tenantry.cli.output import as_json
-from tenantry.cli.restore import (
-    Wanted,
-    database_option,
-    prefix_option,
-    report,
-    restore_as,
-    workplace,
-)
+from tenantry.capsules.new_tenant import RestoreRequest, new_tenant_staging, restore_tenant
+from tenantry.cli.backup import capsule_progress
+from tenantry.cli.new import checked_by
+from tenantry.cli.output import json_option
+from tenantry.cli.restore import database_option, prefix_option, print_restored
+from tenantry.cli.signals import ignore_signals, interrupting_signals
+from tenantry.grammar import check_tenant_name
 from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
 
 
-@click.command("clone")
+@click.command("clone", epilog="Example: tenantry clone shop shop-test")
 @click.argument("name")
-@click.argument("new")
+@click.argument("new", callback=checked_by(check_tenant_name))
 @prefix_option
 @database_option
-@as_json
+@json_option
 def command(
     *, name: str, new: str, prefix: str | None, database: str | None, is_json: bool
 ) -> None:
-    """Make tenant NEW out of tenant NAME, which may go on serving.
+    """Make tenant NEW from tenant NAME, which may serve meanwhile.
 
-    NEW has a fresh secret, its own prefix and its own database: a SQLite file for SQLite; for
-    PostgreSQL a new database on the same server, or a new schema beside its schema.
+    NEW has a fresh secret, its own prefix and its own database. For a tenant on SQLite, that is a
+    SQLite file. For a tenant on PostgreSQL, it is a new database on the same server, or a new
+    schema if NAME has a schema of its own.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
     with (
-        ending_in_order(),
-        progress(is_json) as tell,
-        workplace(settings, new) as place,  # before a long backup
+        interrupting_signals(),
+        capsule_progress(is_json) as tell,
+        new_tenant_staging(settings, new) as staging,  # fails before the backup, not after it
         backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")
         write_capsule(tenant, loaded, settings.data_dir, path, tell)
         capsule = read_capsule(path, tell)
         if database is None and is_server_database(tenant.database_url):
-            url = create_clone_database(tenant.database_url, new, place.undo)
+            url = create_clone_database(tenant.database_url, new, staging.undo)
             database = url.render_as_string(hide_password=False)
-        restored = restore_as(settings, capsule, Wanted(new, prefix, database), place, tell)
-    report(new, restored, is_json=is_json)
+        restored = restore_tenant(
+            settings,
+            capsule,
+            RestoreRequest(new, prefix, database),
+            staging,
+            tell=tell,
+            before_commit=ignore_signals,
+        )
+    print_restored(new, restored, is_json=is_json)

@@ -1,4 +1,4 @@
-"""`tenantry get`: one request through the real stack, in this process."""
+"""`tenantry get`: sends one request through the real stack, in this process."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import as_json, print_json
+from tenantry.cli.output import json_option, print_json
 from tenantry.errors import TenantryError
 from tenantry.host import create_host
 from tenantry.middleware.containment import ResponseCutError
@@ -16,10 +16,10 @@ from tenantry.middleware.containment import ResponseCutError
 FIRST_ERROR_STATUS = 400
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""The name of a header or a method (RFC 9110 §5.6.2)."""
+"""A header name (RFC 9110 §5.6.2)."""
 
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-"""The value of a header, as WSGI can carry it (RFC 9110 §5.5)."""
+"""A header value in Latin-1, as WSGI carries it (RFC 9110 §5.5)."""
 
 
 def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
@@ -40,16 +40,22 @@ def _split_headers(
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-@click.command("get")
+@click.command("get", epilog="Example: tenantry get /shop/ --header 'Accept: text/html'")
 @click.argument("path", callback=_check_path)
-@click.option("--method", help="The method.  [default: GET, with --data POST]")
-@click.option("--data", help="The body.")
-@click.option("--header", "headers", multiple=True, callback=_split_headers, help="'Name: value'.")
-@as_json
+@click.option("--method", metavar="M", help="HTTP method.  [default: GET, or POST with --data]")
+@click.option("--data", metavar="TEXT", help="Request body.  [default: none]")
+@click.option(
+    "--header", "headers", metavar="HEADER", multiple=True, callback=_split_headers,
+    help="Header, as 'Name: value'; may be repeated.",
+)  # fmt: skip
+@json_option
 def command(
     path: str, method: str | None, data: str | None, headers: list[tuple[str, str]], is_json: bool
 ) -> None:
-    """Send one request for PATH through the real stack; exit 1 if the status is 400 or above."""
+    """Send one request for PATH through the real stack, without a server.
+
+    Prints status, headers and body. Exit code 1 if the status is 400 or above.
+    """
     host = create_host()
     host.load()
     method = (method or ("GET" if data is None else "POST")).upper()
@@ -57,23 +63,25 @@ def command(
         with Client(host).open(path, method=method, data=data, headers=headers) as response:
             body, cut = _read(response)
             _print(response, body, is_json=is_json)
-    except ResponseCutError as error:  # with the first part of the body the head is lost, too
+    except ResponseCutError as error:  # raised before the first part of the body
         raise TenantryError(
-            f"{path}: no answer: {error.strerror}; its log line says why."
+            f"{path}: no answer: {error.strerror}; the log line of the request says why."
         ) from None
     finally:
         host.close()
     if cut:
-        raise TenantryError(f"{path}: the answer ends here: {cut}; its log line says why.")
+        raise TenantryError(
+            f"{path}: the answer is incomplete: {cut}; the log line of the request says why."
+        )
     sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
 
 
 def _read(response: Response) -> tuple[bytes, str]:
-    """Return the body as far as it comes, and why it ends before its end."""
+    """Return the body that was received and, if it is incomplete, the reason."""
     parts: list[bytes] = []
     try:
         for part in response.iter_encoded():
-            parts.append(part)  # noqa: PERF402 - what has come stays, if the next one raises
+            parts.append(part)  # noqa: PERF402 - keeps the parts that come before an exception
     except ResponseCutError as error:
         return b"".join(parts), str(error.strerror)
     return b"".join(parts), ""

@@ -1,8 +1,8 @@
-"""`tenantry key`: a new key for one client of a tenant."""
+"""`tenantry key`: creates a key for one client of a tenant."""
 
 import click
 
-from tenantry.cli.output import as_json, print_json
+from tenantry.cli.output import json_option, print_json
 from tenantry.settings import read_settings
 from tenantry.tenants.clients import check_client_name, hash_client_key, new_client_key
 from tenantry.tenants.lookup import check_tenant_exists
@@ -15,16 +15,16 @@ def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
         raise click.BadParameter(f"{name!r}: {error}.") from error
 
 
-@click.command("key")
+@click.command("key", epilog="Example: tenantry key shop mobile")
 @click.argument("name")
 @click.argument("client", callback=_check_client)
-@as_json
+@json_option
 def command(name: str, client: str, is_json: bool) -> None:
-    """Make a key for CLIENT of tenant NAME; print it once, and the line for its file.
+    """Create a key for CLIENT of tenant NAME, and print it once, with the line for CLIENTS.
 
-    Nothing is written: the key goes to the client, and its hash into the tenant file. To replace a
-    key without an interruption, write the old hash and the new one as a list, and remove the old
-    one when the client has changed.
+    The command writes no file. Give the key to the client, and add the line, which holds only the
+    key's hash, to the tenant file. To replace a key without an interruption, list the old hash
+    and the new one; remove the old one when the client uses the new key.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)
@@ -33,7 +33,7 @@ def command(name: str, client: str, is_json: bool) -> None:
     if is_json:
         print_json({"client": client, "key": key, "file": str(path), "line": line})
         return
-    click.echo(f"The key of {client!r}, shown this once; the client sends it as Bearer token:")
+    click.echo(f"The key of {client!r}, which is not shown again. Send it as a Bearer token:")
     click.echo(f"{key}\n")
     click.echo(f"The line for CLIENTS = {{…}} in {path}:")
     click.echo(f"    {line}")

@@ -1,17 +1,22 @@
-"""`tenantry maintenance`: 503 for one tenant, without editing its file."""
+"""`tenantry maintenance`: answers 503 for one tenant without editing its file."""
 
 import click
 
 from tenantry.cli.operator_state import change_tenant_state
 
 
-@click.command("maintenance")
-@click.argument("switch", type=click.Choice(["on", "off"]))
+@click.command(
+    "maintenance", epilog='Example: tenantry maintenance on shop --message "Back at noon."'
+)
+@click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @click.argument("name")
-@click.option("--message", help="What clients are told.")
+@click.option("--message", metavar="TEXT", help="What the answer says.  [default: nothing]")
 def command(switch: str, name: str, message: str | None) -> None:
-    """Answer every request of tenant NAME with 503, or serve it again; running workers too."""
+    """Answer every request of tenant NAME with 503, or serve it again.
+
+    Running workers follow within 2 s; a restart changes nothing.
+    """
     if switch == "off" and message is not None:
-        raise click.UsageError("--message goes with `on`.")
+        raise click.UsageError("--message is for `maintenance on`; leave it out.")
     change_tenant_state(name, maintenance=(message or True) if switch == "on" else False)
     click.echo(f"{name}: maintenance {switch}; running workers follow within 2 s.")

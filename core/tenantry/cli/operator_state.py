@@ -8,13 +8,14 @@ from tenantry.tenants.operator_state import OperatorState, change_operator_state
 
 
 def change_tenant_state(name: str, **changes: bool | int | str) -> OperatorState:
-    """Change a tenant's operator state, in running workers too, and return it.
+    """Change fields of a tenant's operator state and return the new state.
 
-    Of two commands at once the second waits for the first, and loses nothing of it.
+    Running workers follow within 2 s. If two commands change the state at once, the second waits
+    for the first.
 
     Raises:
-        UnknownTenantError: it has no file.
-        TenantryError: its state cannot be read or written; it is unchanged.
+        UnknownTenantError: The tenant has no file.
+        TenantryError: The state cannot be read or written; it is unchanged.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

@@ -2,23 +2,25 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
 
 def print_json(document: Any) -> None:
-    """Print a document; sets become lists, and what JSON has no word for its text."""
-    click.echo(json.dumps(document, indent=2, default=_plain))
+    """Print a document. Sets become sorted lists; other types that JSON lacks become text."""
+    click.echo(json.dumps(document, indent=2, default=_json_default))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows: with a heading on a terminal, bare and tab-separated otherwise."""
+    """Print rows: with a heading on a terminal, otherwise bare and tab-separated."""
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(str(cell) for cell in row))
@@ -29,10 +31,24 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(markup=False, highlight=False).print(table)
 
 
-def counted(number: int) -> str:
-    """Return `1 tenant`, `2 tenants`."""
-    return f"{number:,} tenant{'s' * (number != 1)}"
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 tenant`, `1,200 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _plain(value: object) -> object:
+def is_progress_drawn(*, is_json: bool) -> bool:
+    """Whether a command draws a progress bar: on a terminal, unless it prints JSON."""
+    return sys.stderr.isatty() and not is_json
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Draw a progress bar on stderr until the end of the block; it then disappears."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True, markup=False, highlight=False)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        yield bar
+
+
+def _json_default(value: object) -> object:
     return sorted(value, key=str) if isinstance(value, set) else str(value)

@@ -1,32 +1,32 @@
-"""`tenantry routes`: what one tenant answers."""
+"""`tenantry routes`: the URLs that one tenant answers."""
 
 from typing import Any
 
 import click
 
 from tenantry.app.factory import close_app, create_app
-from tenantry.cli.output import as_json, print_json, print_table
+from tenantry.cli.output import json_option, print_json, print_table
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.lookup import load_tenant
 from tenantry.tenants.model import Tenant
 
 
-@click.command("routes")
+@click.command("routes", epilog="Example: tenantry routes shop")
 @click.argument("name")
-@as_json
+@json_option
 def command(name: str, is_json: bool) -> None:
-    """Show rule, methods and endpoint of everything that tenant NAME answers."""
+    """Show rule, methods and endpoint of every route of tenant NAME."""
     settings = read_settings()
     rows = list_routes(settings, load_tenant(settings, name)[0])
     if is_json:
         print_json(rows)
     else:
-        columns = ("rule", "methods", "endpoint")
-        print_table(columns, [[r["rule"], ",".join(r["methods"]), r["endpoint"]] for r in rows])
+        cells = [[row["rule"], ",".join(row["methods"]), row["endpoint"]] for row in rows]
+        print_table(("rule", "methods", "endpoint"), cells)
 
 
 def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
-    """Return a row per rule, sorted; builds the tenant's app and drops it again."""
+    """Build the tenant's app, close it, and return a row for each of its rules, sorted."""
     app = create_app(tenant, data_dir=settings.data_dir)
     try:
         rows: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""`tenantry run`: a Flask command inside one tenant."""
+"""`tenantry run`: runs a Flask command inside one tenant."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -17,27 +17,30 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
-@click.command("run", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "run",
+    context_settings={"ignore_unknown_options": True},
+    epilog="Examples: `tenantry run shop -- routes`, `tenantry run shop -- run --debug`",
+)
 @click.argument("name")
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(name: str, args: tuple[str, ...]) -> None:
-    """Run a Flask command inside tenant NAME: `tenantry run acme -- routes`.
+    """Run a Flask command inside tenant NAME: `shell`, `routes`, `run` or the app's own.
 
-    `run --debug` is Flask's development server; it answers under the tenant's prefix and at `/`.
+    `run` is Flask's development server, without limits and client keys. It answers both under the
+    tenant's prefix and at `/`. Write `--` before the Flask command.
     """
     settings = read_settings()
     tenant = load_tenant(settings, name)[0]
+    with ExitStack() as apps:
 
-    made = ExitStack()
+        def create() -> Flask:
+            app = create_app(tenant, data_dir=settings.data_dir)
+            apps.callback(close_app, app)
+            bring_to_head(app)
+            mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
+            app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
+            return app
 
-    def create() -> Flask:
-        app = create_app(tenant, data_dir=settings.data_dir)
-        made.callback(close_app, app)
-        bring_to_head(app)
-        mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
-        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
-        return app
-
-    group = FlaskGroup(create_app=create, load_dotenv=False)
-    with made:
+        group = FlaskGroup(create_app=create, load_dotenv=False)
         group.main(args=list(args), prog_name=f"tenantry run {name} --")

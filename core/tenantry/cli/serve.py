@@ -1,4 +1,4 @@
-"""`tenantry serve`: says what will be served, then becomes gunicorn."""
+"""`tenantry serve`: reports what will be served, then replaces itself with gunicorn."""
 
 import os
 import re
@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from tenantry.app.trial_build import find_faults
-from tenantry.cli.output import counted
-from tenantry.errors import Problem
-from tenantry.server.listeners import Listener, check_listeners
+from tenantry.app.trial_build import find_build_problems
+from tenantry.cli.output import count
+from tenantry.errors import Problem, TenantryError
+from tenantry.server.listeners import Listener, SameListenerError, check_listeners
 from tenantry.settings import HostSettings, environment_variable, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.lookup import check_tenant_exists, scan
@@ -28,34 +28,39 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
     return bind
 
 
-@click.command("serve")
+@click.command("serve", epilog="Example: tenantry serve --bind 127.0.0.1:8000 --workers 4")
 @click.option(
-    "--bind",
-    default="127.0.0.1:8000",
-    show_default=True,
-    callback=_check_bind,
-    metavar="H:P",
-    help="Where the tenants are served.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker.")
-@click.option("--reload", "is_reloading", is_flag=True, help="Restart on a change of code, too.")
+    "--bind", default="127.0.0.1:8000", show_default=True, callback=_check_bind, metavar="H:P",
+    help="Address of the tenants' listener: HOST:PORT or unix:PATH.",
+)  # fmt: skip
 @click.option(
-    "--only",
-    multiple=True,
-    metavar="NAME",
-    help="Serve this tenant and no other, in a host of its own; may be given again.",
-)
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Worker processes.  [default: one per processor, 2 to 8]",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N",
+    help="Requests that each worker runs at once.  [default: 8]",
+)  # fmt: skip
+@click.option("--reload", "is_reloading", is_flag=True, help="Also restart when code changes.")
+@click.option(
+    "--only", multiple=True, metavar="NAME",
+    help="Serve only this tenant; may be repeated.  [default: all]",
+)  # fmt: skip
 def command(
+    *,
     bind: str,
     workers: int | None,
     threads: int | None,
     is_reloading: bool,
     only: tuple[str, ...],
 ) -> None:
-    """Serve all tenants with gunicorn; a broken tenant file never stops the start."""
+    """Serve all tenants with gunicorn and the shipped configuration.
+
+    First prints which tenant answers where, and each problem. A broken tenant file never stops
+    the start. Changed tenant files take effect within 2 s, without a restart.
+    """
     if only:
-        os.environ[environment_variable("only")] = ",".join(only)  # for gunicorn's workers too
+        os.environ[environment_variable("only")] = ",".join(only)  # the workers read it
     settings = read_settings()
     for name in settings.only:
         check_tenant_exists(settings, name)
@@ -63,7 +68,10 @@ def command(
     listeners = [Listener("--bind", bind)]
     if settings.admin_bind != "off":
         listeners.append(Listener(environment_variable("admin_bind"), settings.admin_bind))
-    check_listeners(listeners)
+    try:
+        check_listeners(listeners)
+    except SameListenerError as error:
+        raise click.UsageError(str(error)) from error
     for line in start_report(settings, catalogue, bind):
         click.echo(line)
     arguments = ["-c", GUNICORN_CONFIG]
@@ -72,26 +80,35 @@ def command(
     arguments += ["--workers", str(workers)] if workers else []
     arguments += ["--threads", str(threads)] if threads else []
     arguments += ["--reload"] if is_reloading else []
+    _replace_process(arguments)
+
+
+def _replace_process(arguments: list[str]) -> None:
+    """Replace this process with gunicorn, which then does not carry this command's imports."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "tenantry.server", *arguments])  # noqa: S606 - becomes it
+    # -P: Python does not put the current folder first on sys.path.
+    words = [sys.executable, "-P", "-m", "tenantry.server", *arguments]
+    try:
+        os.execv(sys.executable, words)  # noqa: S606 - no shell is needed
+    except OSError as error:
+        raise TenantryError(f"cannot start {sys.executable}: {error.strerror}.") from error
 
 
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:
-    """Return the lines that tell what is served where, and every rejected file with its reasons."""
+    """Return the lines that say which tenant answers where, and which problems there are."""
     origin = f"{bind}:" if bind.startswith("unix:") else f"http://{bind}"
-    failing = endpoint_problems(settings, catalogue)
     rows = [(tenant.name, f"{origin}{tenant.url_prefix}/") for tenant in catalogue.tenants]
     width = max((len(name) for name, _ in rows), default=0)
-    lines = [f"{counted(len(rows))} from {settings.tenants_dir}:"]
+    problems = [*catalogue.problems, *_endpoint_problems(settings, catalogue)]
+    lines = [f"{count(len(rows), 'tenant')} from {settings.tenants_dir}:"]
     lines += [f"  {name:<{width}}  {url}" for name, url in rows]
-    lines += [f"rejected: {problem}" for problem in (*catalogue.problems, *failing)]
+    lines += [f"rejected: {problem}" for problem in problems]
     lines += [f"disabled: {one.file}" for one in catalogue.disabled]
     if settings.admin_bind != "off":
         lines.append(f"for operators: http://{settings.admin_bind}/-/readyz")
     return lines
 
 
-def endpoint_problems(settings: HostSettings, catalogue: Catalogue) -> list[Problem]:
-    """Try every enabled endpoint; return a problem for each tenant that enables a bad one."""
-    faults = find_faults(catalogue.tenants, settings.data_dir, only_endpoints=True)
-    return [problem for _, problem in faults]
+def _endpoint_problems(settings: HostSettings, catalogue: Catalogue) -> list[Problem]:
+    found = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
+    return [problem for _, problem in found]

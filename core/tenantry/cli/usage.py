@@ -1,4 +1,4 @@
-"""`tenantry usage`: what each tenant used, for bills."""
+"""`tenantry usage`: totals of each tenant's usage, for bills."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tenantry.cli.output import as_json, print_json, print_table
+from tenantry.cli.output import json_option, print_json, print_table
 from tenantry.observability.usage_counters import Counts
 from tenantry.observability.usage_store import totals, used_since
 from tenantry.settings import read_settings
@@ -24,8 +24,8 @@ _SPAN = re.compile(r"([0-9]{1,6})([mhd])")
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
 
 
-def _moment(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Return seconds since the epoch."""
+def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Return the moment as seconds since the epoch."""
     if text is None:
         return None
     if span := _SPAN.fullmatch(text):
@@ -39,23 +39,27 @@ def _moment(_: click.Context, __: click.Parameter, text: str | None) -> float | 
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-@click.command("usage")
+@click.command(
+    "usage",
+    epilog="Examples: `tenantry usage --since 7d`, `tenantry usage --since 2026-11-01 --csv`",
+)
 @click.option(
     "--since",
-    callback=_moment,
+    callback=_parse_since,
     metavar="T",
-    help="From then on: a date or date-time, in UTC unless it says otherwise, or 90m, 24h, 7d ago.",
+    help="Start: a date or date-time (UTC unless it has an offset), or 90m, 24h, 7d ago.  "
+    "[default: the beginning]",
 )
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV.")
-@as_json
+@json_option
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
-    """Show what each tenant used, in all processes, those that have ended too.
+    """Show each tenant's usage, summed over all processes, including those that have ended.
 
-    Usage is kept by the minute for two days, then by the hour, after two months by the day in UTC:
-    what --since falls into counts whole.
+    Times are seconds. Usage is kept by the minute for two days, by the hour for two months, and
+    then by the day in UTC. The period that contains --since counts as a whole.
     """
     if is_csv and is_json:
-        raise click.UsageError("--csv and --json: take one of them.")
+        raise click.UsageError("--csv and --json exclude each other; choose one.")
     data_dir = read_settings().data_dir
     used = totals(data_dir) if since is None else used_since(data_dir, since)
     rows = usage_rows(used)
@@ -70,7 +74,7 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
 
 
 def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """Return a row per tenant, in the order of names; times in seconds."""
+    """Return a row for each tenant, sorted by name; times in seconds."""
     return [_row(name, used[name]) for name in sorted(used)]
 
 

@@ -1,4 +1,7 @@
-"""Whether listeners can be opened, asked before gunicorn, which would try for five seconds."""
+"""Checks listeners before gunicorn opens them.
+
+gunicorn tries for five seconds to open a listener, and then names no option or variable.
+"""
 
 import os
 import socket
@@ -8,22 +11,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from tenantry.errors import TenantryError
 
-_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 UNIX_PATH_BYTES = 107
-"""What the kernel takes for the path of a socket, its final zero left out (unix(7))."""
+"""Longest path of a Unix socket on Linux, without the final zero byte (unix(7))."""
+
+
+class SameListenerError(TenantryError):
+    """Two options or variables name the same listener."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where gunicorn is to listen."""
+    """An address that gunicorn is to listen on."""
 
     source: str
-    """The option or variable that says so."""
+    """The option or variable that sets it, for messages."""
     bind: str
     """`HOST:PORT` or `unix:PATH`."""
 
@@ -35,17 +40,17 @@ class Listener:
 
 
 def check_listeners(listeners: Iterable[Listener]) -> None:
-    """Open all of them at once, and close them again.
+    """Open all listeners at once, and close them again.
 
     Raises:
-        click.UsageError: two are one.
-        TenantryError: one cannot be opened; names the option or variable that asks for it.
+        SameListenerError: Two of them are the same.
+        TenantryError: One cannot be opened; the text names its option or variable.
     """
     opened: list[Listener] = []
     with ExitStack() as sockets:
         for listener in listeners:
             for other in opened:
-                _check_apart(other, listener)
+                _check_differ(other, listener)
             try:
                 if listener.bind.startswith("unix:"):
                     _check_unix_socket(Path(listener.bind.removeprefix("unix:")))
@@ -55,17 +60,18 @@ def check_listeners(listeners: Iterable[Listener]) -> None:
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise TenantryError(
-                    f"{listener.source}: cannot listen on {listener.bind}: {reason}; name another."
+                    f"{listener.source}: cannot listen on {listener.bind}: {reason}; "
+                    "choose another address."
                 ) from error
 
 
-def _check_apart(one: Listener, other: Listener) -> None:
+def _check_differ(one: Listener, other: Listener) -> None:
     (host, port), (other_host, other_port) = one.address, other.address
-    is_one = host == other_host or not {host, other_host}.isdisjoint(_EVERY_ADDRESS)
-    if port == other_port and is_one:
-        raise click.UsageError(
+    is_same_host = host == other_host or not {host, other_host}.isdisjoint(_ALL_ADDRESSES)
+    if port == other_port and is_same_host:
+        raise SameListenerError(
             f"{one.source} {one.bind} and {other.source} {other.bind} are the same listener; "
-            "name another port for one of them."
+            "choose another port for one of them."
         )
 
 
@@ -76,7 +82,7 @@ def _listen(listener: Listener) -> socket.socket:
     try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
-        probe.listen(1)  # two that are only bound may have one port
+        probe.listen(1)  # with SO_REUSEADDR, two sockets may be bound to one port
     except BaseException:
         probe.close()
         raise
@@ -84,11 +90,11 @@ def _listen(listener: Listener) -> socket.socket:
 
 
 def _check_unix_socket(path: Path) -> None:
-    """Check what gunicorn would find out late: that the folder is there and may be written."""
+    """Check the folder, the length of the path, and that no server listens there."""
     if not path.parent.is_dir():
         raise OSError(0, f"there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OSError(0, f"the folder {path.parent} cannot be written")
+        raise OSError(0, f"the folder {path.parent} is not writable")
     if len(os.fsencode(path)) > UNIX_PATH_BYTES:
         raise OSError(0, f"its path is longer than {UNIX_PATH_BYTES} bytes")
     try:
@@ -96,10 +102,10 @@ def _check_unix_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     if not is_socket:
-        raise OSError(0, "there is a file that is no socket")
+        raise OSError(0, "the path exists and is not a socket")
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(os.fspath(path))
         except OSError:
-            return  # left behind by a server that has ended: gunicorn replaces it
+            return  # a server that has ended left it behind; gunicorn replaces it
     raise OSError(0, "another server listens there")

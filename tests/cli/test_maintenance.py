@@ -1,4 +1,4 @@
-"""Commands that change_tenant_state operator_state, several at once."""
+"""`maintenance`, `disable` and `enable` change the operator state, even several at once."""
 
 import fcntl
 import os
@@ -27,10 +27,10 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def test_operator_state_are_read_and_written_alone(
+def test_two_changes_at_once_are_both_kept(
     data_dir: Path, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody changes them between the two: what another command set would be lost."""
+    """A command reads and writes the state under one lock, so no other change is lost."""
     write_tenant("acme")
     seen: list[bool] = []
 
@@ -41,16 +41,16 @@ def test_operator_state_are_read_and_written_alone(
     monkeypatch.setattr("tenantry.tenants.operator_state.read_operator_state", read)
     change_tenant_state("acme", maintenance="Back at noon.")
 
-    assert OperatorState("Back at noon.", is_disabled=True) == change_tenant_state(
-        "acme", is_disabled=True
-    )
+    state = change_tenant_state("acme", is_disabled=True)
+
+    assert OperatorState("Back at noon.", is_disabled=True) == state
     assert ([True, True], False) == (seen, _is_locked(operator_state_lock_file(data_dir)))
 
 
-def test_a_data_folder_that_cannot_be_written_is_one_error(
+def test_an_unusable_data_folder_is_one_error(
     data_dir: Path, write_tenant: Callable[..., Path]
 ) -> None:
-    """It names the file, and says that nothing was changed."""
+    """The error says that nothing was changed."""
     write_tenant("acme")
     data_dir.write_text("no folder")
 

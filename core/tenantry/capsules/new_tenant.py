@@ -1,0 +1,235 @@
+"""Makes a tenant from a capsule: its file and secrets, besides the folder and the database.
+
+`restore` and `clone` call it. Nothing remains if it fails; see `restore.restore_capsule`.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL
+
+from tenantry.capsules.capsule import Capsule, CapsuleSummary, ProgressCallback
+from tenantry.capsules.configuration import python_literal, render_tenant_file
+from tenantry.capsules.restore import capsule_branches, restore_capsule
+from tenantry.capsules.staging import RestoreStaging
+from tenantry.database.url import database_identity, parse_database_url
+from tenantry.errors import TenantryError
+from tenantry.grammar import check_tenant_name, check_url_prefix
+from tenantry.observability.redaction import redact_value
+from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import validate_loaded
+from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
+from tenantry.tenants.loader import LoadedFile
+from tenantry.tenants.lookup import scan
+from tenantry.tenants.new_file import (
+    check_prefix_is_free,
+    check_secret_is_used,
+    secret_variable,
+    write_tenant_file,
+)
+from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What the operator wants of the new tenant."""
+
+    name: str
+    prefix: str | None = None
+    """None: the capsule's prefix, or `/NAME` under a new name."""
+    database: str | None = None
+    """A URL, or the name of a secret that holds one; None: a SQLite file in the data folder."""
+
+
+@dataclass(frozen=True)
+class RestoredTenant:
+    """What was created."""
+
+    path: Path
+    """The tenant file."""
+    prefix: str
+    database: str
+    """The database URL, with its password masked."""
+    summary: CapsuleSummary
+    missing_keys: tuple[str, ...]
+    """Secret keys, which the operator must set again."""
+    is_behind: bool
+    """Whether a server database needs `db upgrade`, because its capsule is older than the code."""
+
+
+@dataclass(frozen=True)
+class _Database:
+    url: URL | None = None
+    """None: the default SQLite file."""
+    secret_name: str = ""
+    """The secret to create for a URL with a password; empty if none is needed."""
+    expression: str = ""
+    """What the tenant file sets `DATABASE_URI` to."""
+
+
+@contextmanager
+def new_tenant_staging(settings: HostSettings, name: str) -> Iterator[RestoreStaging]:
+    """Yield the staging folder of a tenant that does not exist; no other process can create it.
+
+    Raises:
+        TenantryError: The name is invalid or taken, or another process creates this tenant.
+    """
+    try:
+        check_tenant_name(name)
+    except ValueError as error:
+        raise TenantryError(f"{name!r}: {error}.") from error
+    with RestoreStaging(settings.data_dir, name) as staging:
+        _new_tenant_path(settings, name)
+        yield staging
+
+
+def restore_tenant(
+    settings: HostSettings,
+    capsule: Capsule,
+    request: RestoreRequest,
+    staging: RestoreStaging,
+    *,
+    tell: ProgressCallback,
+    before_commit: Callable[[], None],
+) -> RestoredTenant:
+    """Make a tenant from a capsule.
+
+    Args:
+        settings: The host's settings.
+        capsule: A capsule that `read_capsule` has checked.
+        request: What the operator wants.
+        staging: The result of `new_tenant_staging` for the tenant's name.
+        tell: Called with the progress.
+        before_commit: Called before the tenant file is written; from then on, an interruption
+            could leave a tenant file without its data.
+
+    Raises:
+        TenantryError: Something is taken or cannot be created; nothing remains of the tenant.
+        SecretError: The request names a secret that does not exist.
+    """
+    name, metadata = request.name, capsule.metadata
+    path, variable = _new_tenant_path(settings, name), secret_variable(name)
+    branches = capsule_branches(metadata)
+    config = _new_config(capsule, request)
+    database = _database(settings, request)
+    key = secrets.token_hex(NEW_SECRET_BYTES)
+    loaded = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
+    default_url = validate_loaded(loaded, settings.data_dir).database_url
+    prefix = config.get("URL_PREFIX") or _default_prefix(name)
+    check_prefix_is_free(settings, prefix)
+    expressions = {"SECRET_KEY": f"secret({variable!r})"}
+    if database.expression:
+        expressions["DATABASE_URI"] = database.expression
+    text = _tenant_file_text(path, config, expressions, metadata.secret_keys)
+    with restore_capsule(capsule, staging, database.url, tell) as pending:
+        if database.secret_name and database.url is not None:
+            url_text = database.url.render_as_string(hide_password=False)
+            pending.add(_secret_path(settings, database.secret_name), url_text + "\n")
+        pending.add(_secret_path(settings, variable), key + "\n")
+        before_commit()
+        with ExitStack() as undo:
+            with pending.commit():
+                write_tenant_file(path, text)
+                undo.callback(path.unlink, missing_ok=True)
+            undo.pop_all()
+    url = database.url or default_url
+    return RestoredTenant(
+        path=path,
+        prefix=prefix,
+        database=redact_value("", url.render_as_string(hide_password=True)),
+        summary=pending.summary,
+        missing_keys=tuple(metadata.secret_keys),
+        is_behind=database.url is not None
+        and any(not branch.heads <= metadata.target_revisions for branch in branches),
+    )
+
+
+def _new_tenant_path(settings: HostSettings, name: str) -> Path:
+    """Return the path of the new tenant file.
+
+    Raises:
+        TenantryError: A file, folder or secret of this name exists, or `secret` would return
+            another value than the fresh one.
+    """
+    path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
+    for existing in (path, settings.data_dir / name, _secret_path(settings, variable)):
+        if os.path.lexists(existing):
+            raise TenantryError(
+                f"{existing} exists, and nothing is restored over a tenant; "
+                "choose another name, or move it away."
+            )
+    check_secret_is_used(variable)
+    return path
+
+
+def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
+    """Return the capsule's configuration with the prefix and the name that are wanted."""
+    config = dict(capsule.config)
+    old_name = capsule.metadata.tenant
+    is_renamed = request.name != old_name
+    if is_renamed and config.get("APP_NAME") == old_name:
+        del config["APP_NAME"]
+    if request.prefix is not None:
+        config["URL_PREFIX"] = request.prefix
+    elif is_renamed or not isinstance(config.get("URL_PREFIX"), str):
+        config.pop("URL_PREFIX", None)
+    return config
+
+
+def _default_prefix(name: str) -> str:
+    try:
+        return check_url_prefix(f"/{name}")
+    except ValueError as error:
+        raise TenantryError(f"{error}, with --prefix.") from error
+
+
+def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
+    """Return the database that the request names.
+
+    Raises:
+        SecretError: The secret that it names does not exist.
+        TenantryError: The URL is invalid, another tenant has this database, or the secret for a
+            new URL is taken.
+    """
+    if request.database is None:
+        return _Database()
+    is_secret_name = ":" not in request.database
+    text = secret(request.database) if is_secret_name else request.database
+    try:
+        url = parse_database_url(text)
+    except ValueError as error:
+        raise TenantryError(f"--database: {error}.") from error
+    identity = database_identity(text)
+    for tenant in scan(settings).tenants:
+        if database_identity(tenant.database_uri.get_secret_value()) == identity:
+            raise TenantryError(
+                f"--database: this is the database of tenant {tenant.name!r}; choose another."
+            )
+    if is_secret_name:
+        return _Database(url, "", f"secret({request.database!r})")
+    if redact_value("", text) == text:  # no password in it
+        return _Database(url, "", python_literal(url.render_as_string(hide_password=False)))
+    variable = secret_variable(request.name).replace("_SECRET_KEY", "_DATABASE_URI")
+    if os.path.lexists(path := _secret_path(settings, variable)):
+        raise TenantryError(f"{path} exists; move it away.")
+    check_secret_is_used(variable, f"set it to the new URL and use --database {variable}")
+    return _Database(url, variable, f"secret({variable!r})")
+
+
+def _tenant_file_text(
+    path: Path, config: dict[str, Any], expressions: dict[str, str], secret_keys: list[str]
+) -> str:
+    text = render_tenant_file(path.stem, config, expressions, secret_keys)
+    if len(text.encode()) > FILE_LIMIT_BYTES:
+        limit = f"{FILE_LIMIT_BYTES >> 20} MiB"
+        raise TenantryError(f"{path} would be larger than {limit}, the limit of a tenant file.")
+    return text
+
+
+def _secret_path(settings: HostSettings, variable: str) -> Path:
+    return Path(secret_file(variable, str(settings.data_dir)))

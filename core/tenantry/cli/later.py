@@ -1,0 +1,42 @@
+"""Commands and options that are announced but not built yet; each is rejected by name."""
+
+from collections.abc import Sequence
+
+import click
+
+LATER = {
+    "adopt": (),
+    "backup": ("-", "--all", "--keep"),
+    "db": ("revision",),
+    "domains": (),
+    "endpoint": (),
+    "hosts": (),
+    "proxy": (),
+    "query": (),
+    "remove": (),
+    "rename": (),
+    "restart": ("--all-hosts",),
+    "restore": ("--replace", "--verify", "--with-templates"),
+    "run": ("--all",),
+    "secret": (),
+    "storage": (),
+}
+"""Command → its options, arguments and subcommands that come later; empty: all of it does."""
+
+
+def reject_later(words: Sequence[str]) -> None:
+    """Reject a command line that uses something of `LATER`. Words after `--` do not count.
+
+    Raises:
+        click.UsageError: Names the command or option.
+    """
+    command, *rest = words
+    if command not in LATER:
+        return
+    own = rest[: rest.index("--")] if "--" in rest else rest
+    options = {word.partition("=")[0] for word in own if word.startswith("-")} | {*own[:1]}
+    later = LATER[command]
+    if later and not options.intersection(later):
+        return
+    found = " ".join([command, *(one for one in later if one in options)])
+    raise click.UsageError(f"{found!r} comes with a later version of Tenantry.")

@@ -1,0 +1,125 @@
+"""Usage rates of a running host, from the counters of its processes; `tenantry top` shows them."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tenantry.errors import TenantryError
+from tenantry.observability.usage_counters import (
+    NOTHING,
+    Counts,
+    Reading,
+    lock_if_ended,
+    read_counters,
+)
+
+RATES = {
+    "requests": "requests", "errors": "errors", "refusals": "refusals",
+    "processor": "processor_ns", "busy": "wall_ns", "database": "database_ns",
+    "queries": "queries", "bytes_in": "bytes_in", "bytes_out": "bytes_out",
+}  # fmt: skip
+"""Column → the counter of which it is the rate per second. The rate of a time is a share: 0.5 is
+half a processor, or one request in flight for half of the time."""
+
+CURRENT = ("in_flight", "stuck")
+"""Columns of the requests in flight now, and of those that are over their deadline."""
+
+Key = tuple[str, int | None]
+"""A tenant and a worker's process id, or None for all workers together."""
+
+
+class UsageRates:
+    """Rates between two reads of the counters. Nothing to close; not thread-safe.
+
+    Args:
+        folder: The folder of the counters.
+        is_per_worker: Whether each worker of a tenant has a row.
+        sort: The column to sort by, highest first; `tenant` sorts by name.
+        ask: Returns what each process reports of the requests in flight now.
+
+    Raises:
+        TenantryError: No process of a host is counting there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        is_per_worker: bool,
+        sort: str,
+        ask: Callable[[], Mapping[int, Mapping[str, Any]]] = dict,
+    ) -> None:
+        self._folder = folder
+        self._ask = ask
+        self._is_per_worker = is_per_worker
+        self._sort = sort
+        self._before = self._read()
+        self._read_at = time.monotonic()
+        if not any(_is_counting(path) for path in self._before):
+            raise TenantryError(
+                f"no host is running with data folder {folder.parent}; "
+                "start one with: tenantry serve."
+            )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rates since the last call, for tenants with usage or requests in flight."""
+        after, read_at = self._read(), time.monotonic()
+        used: dict[Key, Counts] = {}
+        for path, reading in after.items():
+            before = self._before.get(path)
+            for tenant, counts in reading.counts.items():
+                key = tenant, reading.pid if self._is_per_worker else None
+                earlier = NOTHING if before is None else before.counts.get(tenant, NOTHING)
+                used[key] = used.get(key, NOTHING).plus(counts.minus(earlier))
+        seconds = max(read_at - self._read_at, 1e-3)
+        self._before, self._read_at = after, read_at
+        current = self._current()
+        used |= {key: NOTHING for key in current if key not in used}
+        rows = [
+            _row(key, current.get(key, Counter()), counts, seconds)
+            for key, counts in used.items()
+            if any(counts[:-1]) or key in current
+        ]
+        rows.sort(key=lambda row: (row["tenant"], row.get("worker", 0)))
+        if self._sort != "tenant":
+            rows.sort(key=lambda row: row[self._sort], reverse=True)  # stable: then by name
+        return rows
+
+    def _current(self) -> dict[Key, Counter[str]]:
+        found: dict[Key, Counter[str]] = {}
+        for pid, report in self._ask().items():
+            for column in CURRENT:
+                for tenant, number in report.get(column, {}).items():
+                    key = tenant, pid if self._is_per_worker else None
+                    found.setdefault(key, Counter())[column] += number
+        return found
+
+    def _read(self) -> dict[Path, Reading]:
+        return {reading.path: reading for reading in read_counters(self._folder)}
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns of rows, or those of an empty table."""
+    return [*rows[0]] if rows else ["tenant", *CURRENT, *RATES]
+
+
+def _row(key: Key, current: Counter[str], counts: Counts, seconds: float) -> dict[str, Any]:
+    tenant, worker = key
+    row: dict[str, Any] = {"tenant": tenant}
+    if worker is not None:
+        row["worker"] = worker
+    row |= {column: current[column] for column in CURRENT}
+    for column, field in RATES.items():
+        rate = getattr(counts, field) / seconds
+        row[column] = round(rate / 1e9, 3) if field.endswith("_ns") else round(rate, 1)
+    return row
+
+
+def _is_counting(path: Path) -> bool:
+    """Whether the process that counts in this file is alive."""
+    fd = lock_if_ended(path)
+    if fd is not None:
+        os.close(fd)
+    return fd is None and path.exists()

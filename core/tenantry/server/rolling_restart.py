@@ -1,0 +1,140 @@
+"""Replaces the workers of running gunicorn masters one by one, without a failed request.
+
+gunicorn's own SIGHUP ends the old workers before the new ones have started, so requests wait.
+Here, SIGTTIN adds one new worker for each old one, and then SIGTTOU ends the old ones: gunicorn
+ends the oldest worker first.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from tenantry.errors import TenantryError
+from tenantry.observability.control_socket import (
+    WorkerStatus,
+    ask_workers,
+    child_processes,
+    read_workers,
+    starting_workers,
+)
+from tenantry.python_process import python_command
+
+STEP_TIMEOUT_S = 60.0
+"""Time limit for one worker to start, or to finish its requests and end."""
+
+POLL_S = 0.05
+
+TRIAL_NICENESS = 10
+"""Niceness of the trial import: requests that are served meanwhile come first."""
+
+
+def running_workers(data_dir: Path) -> list[WorkerStatus]:
+    """Return every worker of the running host, once workers that are starting have started.
+
+    Raises:
+        TenantryError: No host is running, its server is not gunicorn, or a worker does not start.
+    """
+    workers = read_workers(data_dir)
+    if not workers:
+        raise TenantryError(
+            f"no host is running with data folder {data_dir}; start one with: tenantry serve."
+        )
+    if any(worker.server != "gunicorn" for worker in workers):
+        raise TenantryError(
+            "restart needs gunicorn with Tenantry's worker; restart this server as a service."
+        )
+    _wait_for("a worker that is starting", lambda: not starting_workers(read_workers(data_dir)))
+    return read_workers(data_dir)
+
+
+def check_new_code() -> None:
+    """Import the host in a child process, because gunicorn ends if a new worker cannot import it.
+
+    Raises:
+        TenantryError: The import fails.
+    """
+    trial = subprocess.Popen(  # noqa: S603 - our own command
+        python_command("import tenantry.host, tenantry.server.worker"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.setpriority(os.PRIO_PROCESS, trial.pid, TRIAL_NICENESS)
+    output = trial.communicate()[1].strip()
+    if trial.returncode:
+        reason = output.splitlines()[-1] if output else f"exit code {trial.returncode}"
+        raise TenantryError(f"the new code cannot be imported: {reason}; nothing was restarted.")
+
+
+def replace_workers(data_dir: Path, workers: Sequence[WorkerStatus]) -> None:
+    """Replace all of `workers`. If that fails, end as many workers as were added.
+
+    Raises:
+        TenantryError: A worker does not start or end within `STEP_TIMEOUT_S`.
+    """
+    for master in sorted({worker.master for worker in workers}):
+        _replace(data_dir, master, [one.pid for one in workers if one.master == master])
+
+
+def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
+    added = 0
+    try:
+        for wanted in range(1, len(old) + 1):
+            _send(master, signal.SIGTTIN)
+            added += 1
+            _wait_for("a new worker", partial(_has_new, data_dir, master, old, wanted))
+        for wanted in range(len(old) - 1, -1, -1):
+            _send(master, signal.SIGTTOU)
+            added -= 1
+            _wait_for("an old worker to end", partial(_has_at_most, old, wanted))
+    except BaseException:
+        _end_added_workers(master, added)
+        raise
+
+
+def _end_added_workers(master: int, count: int) -> None:
+    """End workers one after the other: of two equal pending signals, a process receives one."""
+    for _ in range(count):
+        with suppress(TenantryError):
+            workers = child_processes(master)
+            _send(master, signal.SIGTTOU)
+            _wait_for("a worker to end", partial(_has_at_most, workers, len(workers) - 1))
+
+
+def _send(master: int, number: signal.Signals) -> None:
+    try:
+        os.kill(master, number)
+    except (ProcessLookupError, PermissionError) as error:
+        raise TenantryError(
+            f"cannot signal the gunicorn master {master}: {error.strerror}."
+        ) from error
+
+
+def _wait_for(what: str, is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STEP_TIMEOUT_S
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise TenantryError(
+                f"gave up after waiting {STEP_TIMEOUT_S:g} s for {what}; see the host's log."
+            )
+        time.sleep(POLL_S)
+
+
+def _has_new(data_dir: Path, master: int, old: Collection[int], count: int) -> bool:
+    """Whether `count` new workers are about to accept connections."""
+    answers = ask_workers(data_dir, "ready")
+    new = [
+        pid
+        for pid, answer in answers.items()
+        if answer["master"] == master and answer["is_ready"] and pid not in old
+    ]
+    return len(new) >= count
+
+
+def _has_at_most(pids: Collection[int], count: int) -> bool:
+    """Whether at most `count` of these processes are alive."""
+    return sum(Path(f"/proc/{pid}").exists() for pid in pids) <= count

@@ -1,0 +1,133 @@
+"""New tenant files: which names, prefixes and secrets are free, and how a file is written.
+
+`new`, `restore` and `clone` use it. None of its functions replaces an existing file.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tenantry.errors import TenantryError
+from tenantry.grammar import are_nested
+from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import DisabledTenant, validate_file
+from tenantry.tenants.file import FileContent, list_tenant_files, read_content
+from tenantry.tenants.loader import Loader
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.secrets import create_secret, found_before, secret_file
+
+_TEMPLATE = '''\
+"""Tenant {name}."""
+
+from tenantry import secret
+
+APP_NAME = "{name}"
+{prefix}SECRET_KEY = secret("{variable}")
+BLUEPRINTS = [{endpoints}]
+'''
+
+
+def create_tenant(
+    settings: HostSettings, name: str, endpoints: Sequence[str], prefix: str | None
+) -> tuple[Path, Path]:
+    """Write a tenant's file and a fresh secret, and return both paths.
+
+    Args:
+        settings: The host's settings.
+        name: A valid name of a tenant.
+        endpoints: Names for `BLUEPRINTS`.
+        prefix: A valid URL prefix; None for `/NAME`.
+
+    Raises:
+        TenantryError: The file, the secret or the prefix is taken, or a file cannot be written.
+    """
+    data_dir, variable = str(settings.data_dir), secret_variable(name)
+    path, secret_path = settings.tenants_dir / f"{name}.py", Path(secret_file(variable, data_dir))
+    for existing in (path, secret_path):
+        if os.path.lexists(existing):
+            raise TenantryError(f"{existing} exists; choose another name, or remove it.")
+    check_secret_is_used(variable)
+    check_prefix_is_free(settings, prefix or f"/{name}")
+    text = _TEMPLATE.format(
+        name=name,
+        prefix="" if prefix is None else f'URL_PREFIX = "{prefix}"\n',
+        variable=variable,
+        endpoints=", ".join(f'"{endpoint}"' for endpoint in endpoints),
+    )
+    create_secret(variable, data_dir)
+    write_tenant_file(path, text)
+    return path, secret_path
+
+
+def secret_variable(name: str) -> str:
+    """Return the name of a tenant's secret: `ACME_SHOP_SECRET_KEY` for `acme-shop`."""
+    return f"{name.upper().replace('-', '_')}_SECRET_KEY"
+
+
+def check_secret_is_used(variable: str, remedy: str = "choose another name") -> None:
+    """Check that `secret(variable)` would return what is written into `<data>/secrets`.
+
+    Raises:
+        TenantryError: `secret` finds a value elsewhere first.
+    """
+    if place := found_before(variable):
+        raise TenantryError(
+            f"secret({variable!r}) returns the value of {place}, not the new one in the data "
+            f"folder; remove it here and where the tenants are served, or {remedy}."
+        )
+
+
+def check_prefix_is_free(settings: HostSettings, prefix: str) -> None:
+    """Check that no tenant has this prefix, one inside it or one above it.
+
+    Raises:
+        TenantryError: A tenant has one; the text names the tenant.
+    """
+    for owner, taken in _possible_conflicts(settings, prefix):
+        if prefix == taken:
+            text = f"{prefix} is the prefix of tenant {owner!r}"
+            raise TenantryError(f"{text}; choose another with --prefix.")
+        if are_nested(prefix, taken):
+            text = f"{prefix} and {taken}, the prefix of tenant {owner!r}, lie inside one another"
+            raise TenantryError(f"{text}; choose another with --prefix.")
+
+
+def write_tenant_file(path: Path, text: str) -> None:
+    """Write a new file completely or not at all.
+
+    Raises:
+        TenantryError: The file exists, or the folder is not writable.
+    """
+    unfinished = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.chmod(0o644)
+        os.link(unfinished, path)
+    except OSError as error:
+        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+    finally:
+        with suppress(OSError):  # a leftover does no harm: its name begins with a dot
+            unfinished.unlink()
+
+
+def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield names and prefixes of tenants that may conflict; runs only the files it must."""
+    try:
+        contents = [read_content(path) for path in list_tenant_files(settings.tenants_dir)]
+    except OSError:
+        return  # without a folder there are no tenants
+    with Loader(data_dir=settings.data_dir) as loader:
+        for content in contents:
+            if _may_set_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
+                result = validate_file(content, settings.data_dir, loader)
+                if isinstance(result, Tenant):
+                    yield result.name, result.url_prefix
+                elif not isinstance(result, DisabledTenant) and result.prefix is not None:
+                    yield result.name, result.prefix
+
+
+def _may_set_prefix(content: FileContent) -> bool:
+    """Whether a file may set a prefix of its own. Reading the text is faster than running it."""
+    return b"URL_PREFIX" in content.source or b"import *" in content.source

@@ -1,0 +1,185 @@
+"""`tenantry check`: problems of files, endpoints and databases."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tenantry.app.trial_build
+from commands import Result, Tenantry
+from postgres import Postgres
+from servers import free_port
+from tenantry.cli.serve import start_report
+from tenantry.settings import HostSettings
+from tenantry.tenants.lookup import scan
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("acme")
+def test_check_counts_valid_tenants(tenantry: Tenantry) -> None:
+    """If there is no problem, `check` prints the number of tenants."""
+    assert Result(0, "1 tenant, 0 with problems.\n", "") == tenantry("check")
+
+
+@pytest.mark.usefixtures("acme")
+def test_check_names_every_problem(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
+    """`check` prints a line for each problem of the named tenants, with exit code 1."""
+    write_tenant("globex", SECRET_KEY=None, BLUEPRINTS=["landin"])
+
+    result = tenantry("check", "globex")
+
+    assert (1, ["'SECRET_KEY'", "'BLUEPRINTS[0]'"]) == (
+        result.code,
+        [line.split()[1].rstrip(":") for line in result.out.splitlines()],
+    )
+    assert result.out.startswith("tenants/globex.py: ")
+
+
+DATABASES = {
+    "no database": ("{server}", 'FATAL: database "nowhere" does not exist'),
+    "no server": ("postgresql+psycopg://a:opensesame@127.0.0.1:{free}/a", "Connection refused"),
+    "no folder": ("sqlite:///{folder}/nowhere/a.db", "there is no folder {folder}/nowhere for"),
+    "no such file": ("sqlite:///{folder}/tenants/acme.py", "file is not a database"),
+}
+
+
+@pytest.fixture(name="words")
+def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
+    """Return the values for the placeholders of `DATABASES`."""
+    server = postgres_server.url("nowhere").replace("postgres@", "postgres:opensesame@")
+    return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("case", DATABASES)
+def test_check_connects_to_databases(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], words: dict[str, str], case: str
+) -> None:
+    """A database that accepts no connection is a problem with a reason and no password."""
+    url, reason = (word.format(**words) for word in DATABASES[case])
+    write_tenant("acme", DATABASE_URI=url)
+
+    result = tenantry("check")
+
+    assert (1, True) == (
+        result.code,
+        result.out.startswith("tenants/acme.py: 'DATABASE_URI': cannot be used: "),
+    ), result
+    assert reason in result.out
+    assert "opensesame" not in result.out
+
+
+@pytest.mark.live
+def test_check_finds_one_database_under_two_urls(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], postgres_url: str
+) -> None:
+    """The URLs differ in the server's name, so only the servers can tell."""
+    write_tenant("acme", DATABASE_URI=postgres_url)
+    write_tenant("globex", DATABASE_URI=postgres_url.replace("127.0.0.1", "127.1"))
+
+    result = tenantry("check")
+
+    assert (
+        "tenants/globex.py: 'DATABASE_URI': is the database of tenant 'acme', under another name "
+        "of its server; give each tenant its own database.\n"
+    ) == result.out
+    assert 1 == result.code
+
+
+@pytest.mark.live
+def test_check_builds(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An endpoint that exists and fails to import is a problem."""
+    package = tmp_path / "broken_endpoint"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "blueprint.py").write_text("import nothing_of_this_name\n")
+    write_tenant("acme", BLUEPRINTS=["broken_endpoint.sub"], text=None)
+    (package / "sub").mkdir()
+    (package / "sub/__init__.py").write_text("")
+    (package / "sub/blueprint.py").write_text("import nothing_of_this_name\n")
+
+    result = tenantry("check", "--json")
+
+    (problem,) = json.loads(result.out)["problems"]
+    assert ("acme", "BLUEPRINTS[0]") == (problem["tenant"], problem["key"])
+    assert "nothing_of_this_name" in problem["message"]
+    sys.modules.pop("broken_endpoint", None)
+    sys.modules.pop("broken_endpoint.sub", None)
+
+
+@pytest.fixture(name="_short_timeout")
+def _fixture_short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit a trial build to one second."""
+    monkeypatch.setattr(tenantry.app.trial_build, "BUILD_TIMEOUT_S", 1.0)
+
+
+NEEDS_CONFIG = """
+from flask import Blueprint
+needing_bp = Blueprint("needing", __name__)
+needing_bp.record(lambda state: state.app.config["SHOP_ID"])
+"""
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("_short_timeout", "data_dir")
+@pytest.mark.parametrize("is_check", [True, False])
+def test_no_endpoint_stops_check_or_serve(
+    tenantry: Tenantry,
+    settings: HostSettings,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+    is_check: bool,
+) -> None:
+    """An endpoint that ends or hangs its process is a problem of tenants that enable it."""
+    ending = write_endpoint("ending", "import os\nprint('x')\nos._exit(0)\n")
+    killing = write_endpoint("killing", "import os\nos.kill(os.getpid(), 9)\n")
+    hanging = write_endpoint("hanging", "import threading\nthreading.Event().wait()\n")
+    needing = write_endpoint("needing", NEEDS_CONFIG)
+    write_tenant("a", BLUEPRINTS=["landing", ending])
+    write_tenant("b", BLUEPRINTS=[hanging, killing])
+    write_tenant("c", BLUEPRINTS=["landing", needing])
+    write_tenant("d", BLUEPRINTS=[needing], SHOP_ID=7)
+    write_tenant("e", BLUEPRINTS=[ending])
+
+    if is_check:
+        report = tenantry("check").out
+    else:
+        report = "\n".join(start_report(settings, scan(settings), "127.0.0.1:80"))
+
+    end = "ends its process (exit code 0); fix the endpoint."
+    wrong = [
+        f"a.py: 'BLUEPRINTS[1]': endpoint 'extra.ending' {end}",
+        "b.py: 'BLUEPRINTS[0]': endpoint 'extra.hanging' does not finish in 1 s;",
+        "b.py: 'BLUEPRINTS[1]': endpoint 'extra.killing' ends its process (SIGKILL);",
+        "c.py: 'BLUEPRINTS[1]': endpoint 'extra.needing' fails to register: KeyError: 'SHOP_ID'",
+        f"e.py: 'BLUEPRINTS[0]': endpoint 'extra.ending' {end}",
+    ]
+    assert dict.fromkeys(wrong, 1) == {text: report.count(text) for text in wrong}
+    assert len(wrong) == report.count(".py: ")
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("data_dir")
+def test_check_finds_values_that_flask_rejects(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """A value that Flask rejects only in a request is a problem."""
+    write_tenant("acme", SERVER_NAME=7)
+
+    assert "tenants/acme.py: cannot be built: " in tenantry("check").out
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("data_dir")
+def test_check_skips_a_disabled_tenant_unless_it_is_named(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """Without its name, a disabled tenant is as if its file were not there."""
+    write_tenant("acme")
+    write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
+
+    assert [0, 1] == [tenantry("check").code, tenantry("check", "globex").code]

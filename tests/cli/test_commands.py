@@ -1,0 +1,133 @@
+"""What all commands have in common: help, exit codes, and errors on one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import Result, Tenantry
+from tenantry.cli import COMMANDS
+from tenantry.cli.later import LATER
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(tenantry: Tenantry, command: str) -> None:
+    """`--help` describes the command, with an example."""
+    result = tenantry(command, "--help")
+
+    assert (0, True) == (result.code, result.out.startswith(f"Usage: tenantry {command}"))
+    assert "Example" in result.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("show",),
+        ("show", "nobody"),
+        ("routes", "nobody"),
+        ("check", "nobody"),
+        ("run", "nobody", "--", "routes"),
+        ("get", "acme"),
+        ("get", "/acme/", "--header", "no colon"),
+        ("list", "--frob"),
+        ("new", "Bad Name"),
+        ("new", "shop", "--prefix", "/shop/"),
+        ("new", "shop", "--prefix", "/admin"),
+        ("new", "shop", "--endpoint", "landin"),
+        ("new", "shop", "--endpoint", "landing", "--endpoint", "landing"),
+        ("new", "admin"),
+        ("new", "secrets"),
+        ("get", "/acme/", "--header", "a b: c"),
+        ("get", "/acme/", "--header", "Name: 日本"),
+        ("serve", "--bind", "127.0.0.1:65536"),
+        ("serve", "--bind", "127.0.0.1:0"),
+        ("serve", "--bind", "127.0.0.1:8001"),
+        ("serve", "--bind", "localhost:8001"),
+        ("serve", "--bind", "0.0.0.0:8001"),
+        ("serve", "--workers", "0"),
+        ("serve", "--threads", "many"),
+        ("serve", "--bind", "nowhere"),
+    ],
+)
+@pytest.mark.usefixtures("acme")
+def test_bad_arguments_are_one_line_and_exit_2(tenantry: Tenantry, words: tuple[str, ...]) -> None:
+    """Misuse prints one line on stderr, and nothing else."""
+    result = tenantry(*words)
+
+    assert (2, "", 1) == (result.code, result.out, len(result.err.splitlines()))
+
+
+def test_a_bad_setting_is_one_line_and_exit_2(
+    tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message about an unknown `TENANTRY_` variable names the variable that was meant."""
+    monkeypatch.setenv("TENANTRY_TENANT_DIR", "x")
+
+    result = tenantry("list")
+
+    assert 2 == result.code
+    assert "did you mean TENANTRY_TENANTS_DIR?" in result.err
+
+
+def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir: Path) -> None:
+    """If the tenants folder is missing, the message names the setting."""
+    tenants_dir.rmdir()
+
+    result = tenantry("check")
+
+    assert (1, 1) == (result.code, len(result.err.splitlines()))
+    assert "TENANTRY_TENANTS_DIR" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("adopt", "shop:app"), "adopt"),
+        (("remove", "acme", "--json"), "remove"),
+        (("db", "revision", "acme", "-m", "x"), "db revision"),
+        (("backup", "acme", "-"), "backup -"),
+        (("backup", "--all", "folder", "--keep=3"), "backup --all --keep"),
+        (("restore", "acme.capsule", "--verify"), "restore --verify"),
+        (("restart", "--all-hosts"), "restart --all-hosts"),
+        (("run", "--all", "--", "routes"), "run --all"),
+    ],
+)
+def test_a_later_command_or_option_is_rejected_by_name(
+    tenantry: Tenantry, words: tuple[str, ...], name: str
+) -> None:
+    """What the next versions bring is neither unknown nor ignored; the exit code is 2."""
+    result = tenantry(*words)
+
+    text = f"tenantry: {name!r} comes with a later version of Tenantry.\n"
+    assert Result(2, "", text) == result
+
+
+@pytest.mark.usefixtures("acme")
+def test_words_of_a_flask_command_are_not_rejected(tenantry: Tenantry) -> None:
+    """Words after `--` belong to the app, even if they are options of a later version."""
+    result = tenantry("run", "acme", "--", "routes", "--all-methods")
+
+    assert 0 == result.code
+
+
+def test_help_shows_no_later_command(tenantry: Tenantry) -> None:
+    """`--help` lists only commands that work."""
+    shown = {line.split()[0] for line in tenantry("--help").out.splitlines() if line.strip()}
+
+    later = {command for command, words in LATER.items() if not words}
+    assert set() == shown & later
+
+
+@pytest.mark.live
+def test_the_command_is_installed(tmp_path: Path) -> None:
+    """`tenantry` without a command prints its help, with exit code 2."""
+    program = Path(sys.executable).with_name("tenantry")
+
+    result = subprocess.run(
+        [program], cwd=tmp_path, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+
+    assert (2, True) == (result.returncode, result.stdout.startswith("Usage: tenantry"))

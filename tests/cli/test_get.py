@@ -1,0 +1,70 @@
+"""`tenantry get`: one request through the real stack."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import Tenantry
+
+
+@pytest.mark.usefixtures("acme")
+def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
+    """`get` prints status line, headers and body like HTTP."""
+    head, _, body = tenantry("get", "/acme/?name=Ada").out.partition("\n\n")
+
+    assert ("HTTP/1.1 201 CREATED", "Ada") == (head.splitlines()[0], json.loads(body)["hello"])
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("/acme/nothing",), 404),
+        (("/nobody/",), 404),
+        (("/acme/", "--method", "delete"), 405),
+        (("/acme/", "--data", "x"), 405),
+        (("/acme/", "--header", "Host: a/b"), 400),
+    ],
+)
+def test_get_ends_with_1_on_an_error_status(
+    tenantry: Tenantry, words: tuple[str, ...], status: int
+) -> None:
+    """The exit code of `get` is 1 if the status is 400 or above."""
+    result = tenantry("get", *words, "--json")
+
+    assert (1, status) == (result.code, json.loads(result.out)["status"])
+
+
+CUT = """
+from flask import Blueprint, Response
+cut_bp = Blueprint("cut", __name__)
+@cut_bp.route("/half")
+def half():
+    yield "half"
+    raise ValueError("no other half")
+@cut_bp.route("/none")
+def none():
+    return Response([], headers={"Content-Length": "10"})
+"""
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_get_prints_an_incomplete_answer(
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+) -> None:
+    """If an app fails in the middle of its body, `get` prints the first part, and exits with 1."""
+    write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
+
+    half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")
+
+    head, _, body = half.out.partition("\n\n")
+    assert (1, "HTTP/1.1 200 OK", "half") == (half.code, head.splitlines()[0], body)
+    text = "the answer is incomplete: the application failed; "
+    assert any(line.startswith(f"tenantry: /acme/half: {text}") for line in half.err.splitlines())
+    assert (1, "") == (none.code, none.out)
+    text = "no answer: the body is shorter than its Content-Length; "
+    assert any(line.startswith(f"tenantry: /acme/none: {text}") for line in none.err.splitlines())

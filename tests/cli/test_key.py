@@ -1,0 +1,52 @@
+"""`tenantry key`: a client key, printed once."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import Tenantry
+from tenantry.tenants.clients import hash_client_key, parse_clients
+
+
+def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> None:
+    """The line is valid in CLIENTS and accepts the key; the tenant file is not changed."""
+    before = acme.read_text()
+    result = tenantry("key", "acme", "mobile")
+    _, key, _, where, line = result.out.splitlines()
+
+    assert (0, f'    "mobile": "{hash_client_key(key)}",') == (result.code, line)
+    assert ("tenants/acme.py" in where, before) == (True, acme.read_text())
+    clients = parse_clients(ast.literal_eval(f"{{{line.strip()}}}"), "acme", None)
+    assert clients is not None
+    assert ["mobile"] == [client.name for client in clients.all]
+
+
+def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
+    """`key --json` has the key and the line."""
+    del acme
+    made = json.loads(tenantry("key", "acme", "mobile", "--json").out)
+
+    assert (f'"mobile": "{hash_client_key(made["key"])}",', "mobile") == (
+        made["line"],
+        made["client"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("globex", "mobile"), "tenantry: no tenant named 'globex'; tenants: acme."),
+        (("acme", "a b"), "'a b': expected at most 64 letters, digits"),
+        (("acme",), "Missing argument 'CLIENT'"),
+    ],
+)
+def test_key_refuses_an_unknown_tenant_and_a_bad_name(
+    tenantry: Tenantry, acme: Path, words: tuple[str, ...], text: str
+) -> None:
+    """The exit code is 2, and no key is printed."""
+    del acme
+    result = tenantry("key", *words)
+
+    assert (2, "", True) == (result.code, result.out, text in result.err)

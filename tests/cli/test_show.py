@@ -1,0 +1,73 @@
+"""`tenantry show`: effective values, and no secrets."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import Tenantry
+from conftest import KEY
+from tenantry.observability.redaction import MASK
+from tenantry.tenants.clients import hash_client_key
+
+
+@pytest.mark.usefixtures("acme")
+def test_show_masks_secrets(tenantry: Tenantry) -> None:
+    """`show` prints every key with its effective value, and no secret."""
+    shown = json.loads(tenantry("show", "acme", "--json").out)
+
+    assert ("Acme Ltd", "/acme", 30.0) == (
+        shown["APP_NAME"],
+        shown["URL_PREFIX"],
+        shown["DEADLINE_S"],
+    )
+    assert [MASK, MASK] == [shown["SECRET_KEY"], shown["MAIL_PASSWORD"]]
+    assert KEY not in json.dumps(shown)
+
+
+def test_show_masks_client_keys(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
+    """Client names, limits and the issuer are shown; hashes are masked."""
+    entry = {"key": hash_client_key("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
+    oidc = {"issuer": "https://login.test", "audience": "acme"}
+    write_tenant("acme", CLIENTS={"web": hash_client_key("password"), "app": entry}, OIDC=oidc)
+
+    shown = json.loads(tenantry("show", "acme", "--json").out)
+
+    app = {"key": MASK, "methods": ["GET"], "expires": "2027-01-31T23:59:59.999999+00:00"}
+    assert {"web": {"key": MASK}, "app": app} == shown["CLIENTS"]
+    assert oidc | {"audience": ["acme"]} == shown["OIDC"]
+
+
+def test_show_masks_what_secret_returned(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret under an inconspicuous key is masked too."""
+    monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
+    text = "from tenantry import secret\nLOOKS_HARMLESS = [b'x' + secret('ACME_OTHER').encode()]\n"
+    path = write_tenant("acme")
+    path.write_text(text + path.read_text())
+
+    result = tenantry("show", "acme", "--json")
+
+    assert (0, [f"x{MASK}"]) == (result.code, json.loads(result.out)["LOOKS_HARMLESS"])
+
+
+def test_show_masks_the_password_of_a_database(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """`show` prints the database URL without its password."""
+    write_tenant("acme", DATABASE_URI="sqlite://user:hunter2@/x.db")
+
+    assert "hunter2" not in tenantry("show", "acme").out
+
+
+def test_show_of_a_rejected_tenant_is_its_problems(
+    tenantry: Tenantry, write_tenant: Callable[..., Path]
+) -> None:
+    """A command about a rejected tenant prints its problems on stderr, with exit code 1."""
+    write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
+
+    result = tenantry("show", "acme")
+
+    assert (1, "", 2) == (result.code, result.out, len(result.err.splitlines()))

@@ -1,0 +1,116 @@
+"""`tenantry top`, over counters that this process wrote."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from commands import Tenantry
+from tenantry.cli.top import render_table
+from tenantry.errors import TenantryError
+from tenantry.observability.usage_counters import UsageCounters, counters_folder
+from tenantry.observability.usage_rates import UsageRates
+
+pytestmark = pytest.mark.usefixtures("tenants_dir")
+
+
+@pytest.fixture(name="ledger")
+def _ledger(data_dir: Path) -> Iterator[UsageCounters]:
+    """Return the counters of a process that has served acme twice and globex once."""
+    ledger = UsageCounters()
+    ledger.open(counters_folder(data_dir))
+    for name in ("globex", "acme", "acme"):
+        ledger.note_request(name, False, False, 1, 10, 2_000_000_000, 500_000_000)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture(name="moving")
+def _moving(monkeypatch: pytest.MonkeyPatch, ledger: UsageCounters) -> None:
+    """Make time pass only in `sleep`: one request of acme, three refusals of globex."""
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        ledger.note_request("acme", False, False, 0, 100, 3_000_000_000, 1_000_000_000)
+        for _ in range(3):
+            ledger.note_request("globex", False, True, 0, 0, 1_000_000, 1_000_000)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+
+@pytest.mark.usefixtures("moving")
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [("processor", ["acme", "globex"]), ("requests", ["globex", "acme"]),
+     ("tenant", ["acme", "globex"])],
+)  # fmt: skip
+def test_top_shows_rates_per_second(tenantry: Tenantry, sort: str, names: list[str]) -> None:
+    """Usage before the command started is not part of a rate."""
+    rows = json.loads(tenantry("top", "--json", "--interval", "2", "--sort", sort).out)
+
+    by_name = {row["tenant"]: row for row in rows}
+    assert names == [*by_name]
+    assert (0.5, 0.5, 1.5, 50) == tuple(
+        by_name["acme"][key] for key in ("requests", "processor", "busy", "bytes_out")
+    )
+    assert (1.5, 1.5) == (by_name["globex"]["requests"], by_name["globex"]["refusals"])
+
+
+@pytest.mark.usefixtures("moving")
+def test_rates_are_per_worker_or_summed(data_dir: Path, ledger: UsageCounters) -> None:
+    """With a row for each worker, rows have its process id; otherwise, workers are summed."""
+    other = UsageCounters()
+    rates = [UsageRates(counters_folder(data_dir), each, "tenant") for each in (True, False)]
+    other.open(counters_folder(data_dir))  # a worker that starts meanwhile
+    for one in (ledger, other):
+        one.note_request("acme", False, False, 0, 0, 1, 1)
+
+    [[row], [summed]] = [one.rows() for one in rates]
+    assert ("worker" in row, "worker" in summed) == (True, False)
+    assert row["requests"] == summed["requests"] > 0
+    other.close()
+
+
+@pytest.mark.usefixtures("moving")
+def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, ledger: UsageCounters) -> None:
+    """A tenant is shown for its requests in flight even if none of its requests has ended."""
+    reports = {
+        os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
+        1: {"in_flight": {"acme": 1}, "stuck": {}},
+    }
+    folder = counters_folder(data_dir)
+    summed, each = (UsageRates(folder, one, "in_flight", lambda: reports) for one in (False, True))
+    ledger.note_request("acme", False, False, 0, 0, 1, 1)
+
+    rows = [(row["tenant"], row["in_flight"], row["stuck"]) for row in summed.rows()]
+    per_worker = {(row["worker"], row["tenant"], row["in_flight"]) for row in each.rows()}
+    assert [("acme", 3, 0), ("hung", 1, 1)] == rows
+    assert {(os.getpid(), "acme", 2), (os.getpid(), "hung", 1), (1, "acme", 1)} == per_worker
+
+
+@pytest.mark.usefixtures("moving")
+def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None:
+    """The table has as many rows as fit, and the number of the others."""
+    rates = UsageRates(counters_folder(data_dir), False, "processor")
+    time.sleep(1)
+    console = Console(width=120)
+
+    with console.capture() as captured:
+        console.print(render_table(rates.rows(), 1))
+
+    text = captured.get()
+    assert ("acme" in text, "globex" in text, "and 1 more" in text) == (True, False, True)
+
+
+def test_rates_need_a_running_host(data_dir: Path, ledger: UsageCounters) -> None:
+    """Counters of a host that has ended are one error."""
+    ledger.close()
+
+    with pytest.raises(TenantryError, match="no host is running with data folder"):
+        UsageRates(counters_folder(data_dir), False, "tenant")

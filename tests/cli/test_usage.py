@@ -1,0 +1,70 @@
+"""`tenantry usage`, over counters that this process wrote."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import Tenantry
+from tenantry.cli import usage
+from tenantry.observability.usage_counters import UsageCounters, counters_folder
+
+pytestmark = pytest.mark.usefixtures("tenants_dir")
+
+
+@pytest.fixture(name="ledger")
+def _ledger(data_dir: Path) -> Iterator[UsageCounters]:
+    """Return the counters of a process that has served acme twice and globex once."""
+    ledger = UsageCounters()
+    ledger.open(counters_folder(data_dir))
+    for name in ("globex", "acme", "acme"):
+        ledger.note_request(name, False, False, 1, 10, 2_000_000_000, 500_000_000)
+    yield ledger
+    ledger.close()
+
+
+@pytest.mark.usefixtures("ledger")
+def test_usage_prints_json(tenantry: Tenantry) -> None:
+    """There is a row for each tenant, sorted by name, with times in seconds."""
+    rows = json.loads(tenantry("usage", "--json").out)
+
+    assert ["acme", "globex"] == [row["tenant"] for row in rows]
+    assert [*usage.COLUMNS] == [*rows[0]]
+    assert (2, 20, 4.0, 1.0) == tuple(
+        rows[0][key] for key in ("requests", "bytes_out", "wall_s", "processor_s")
+    )
+    assert rows[0]["last_used"].endswith("+00:00")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
+    """CSV has a heading; the lines without options have the same values."""
+    rows = [*csv.DictReader(tenantry("usage", "--csv").out.splitlines())]
+    lines = tenantry("usage").out.splitlines()
+
+    assert [("acme", "2"), ("globex", "1")] == [(row["tenant"], row["requests"]) for row in rows]
+    assert [[*row.values()] for row in rows] == [line.split("\t") for line in lines]
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize(
+    ("since", "tenants"),
+    [("1h", 2), ("7d", 2), ("2001-01-01", 2), ("2001-01-01T00:00+02:00", 2), ("2999-01-01", 0)],
+)
+def test_usage_starts_at_a_moment(tenantry: Tenantry, since: str, tenants: int) -> None:
+    """`--since` is a date, a date-time or a time span before now."""
+    assert tenants == len(json.loads(tenantry("usage", "--json", "--since", since).out))
+
+
+@pytest.mark.usefixtures("data_dir")
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["--since", "yesterday"], "write 2026-11-01"), (["--csv", "--json"], "choose one")],
+)
+def test_misuse_of_usage_is_explained(tenantry: Tenantry, words: list[str], text: str) -> None:
+    """The exit code is 2, and the message says what to write."""
+    result = tenantry("usage", *words)
+
+    assert (2, True) == (result.code, text in result.err)

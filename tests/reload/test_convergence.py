@@ -1,0 +1,111 @@
+"""When `tenantry list --wait` returns, and what it reports; this process plays the workers."""
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import wait_until
+from tenantry.cli.operator_state import change_tenant_state
+from tenantry.errors import TenantryError
+from tenantry.host import Host
+from tenantry.observability.control_socket import ControlSocket, workers_folder
+from tenantry.reload.convergence import wait_for_workers
+from tenantry.settings import HostSettings
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(name="serving")
+def _serving(
+    write_tenant: Callable[..., Path],
+    settings: HostSettings,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Host]:
+    """Serve tenant acme in this process, which follows the folder one step at a time."""
+    monkeypatch.setattr("tenantry.reload.convergence.WAIT_TIMEOUT_S", 0.0)
+    # The processes of a parallel test run look like workers that are starting.
+    monkeypatch.setattr("tenantry.reload.convergence.starting_workers", lambda _: set())
+    monkeypatch.chdir(settings.tenants_dir.parent)
+    write_tenant("acme")
+    host.load()
+    control = ControlSocket(settings.data_dir, {"list": host.report.listing})
+    yield host
+    control.close()
+
+
+def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
+    """Let the host follow the folder, and return the tenants that are not served then."""
+    ended: list[dict[str, str]] = []
+
+    def has_ended() -> bool:
+        host.follower.step()
+        with contextlib.suppress(TenantryError):
+            ended.append(wait_for_workers(settings))
+        return bool(ended)
+
+    wait_until(has_ended)
+    return ended[-1]
+
+
+@pytest.mark.usefixtures("serving")
+def test_every_tenant_is_served(settings: HostSettings) -> None:
+    """If every newest file is served, no tenant is reported."""
+    assert {} == wait_for_workers(settings)
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_missing_folder_is_an_error(settings: HostSettings) -> None:
+    """The error names the folder."""
+    shutil.rmtree(settings.tenants_dir)
+
+    with pytest.raises(TenantryError, match="cannot read the folder"):
+        wait_for_workers(settings)
+
+
+def test_maintenance_hides_no_broken_file(
+    serving: Host, settings: HostSettings, write_tenant: Callable[..., Path]
+) -> None:
+    """A tenant in maintenance whose newest file is rejected is reported."""
+    change_tenant_state("acme", maintenance=True)
+    write_tenant("acme", SECRET_KEY="short")
+
+    unserved = _settle(serving, settings)
+
+    assert ("maintenance", ["acme"]) == (serving.router.mounts[0].state, [*unserved])
+    assert unserved["acme"].startswith("tenants/acme.py: 'SECRET_KEY': ")
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_worker_that_does_not_answer_is_waited_for(
+    settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens, so it exists, but what it serves is unknown."""
+    monkeypatch.setattr("tenantry.observability.control_socket.ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.chdir(workers_folder(data_dir))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind("1.sock")
+        silent.listen()
+
+        with pytest.raises(TenantryError, match="worker 1 does not answer"):
+            wait_for_workers(settings)
+
+
+@pytest.mark.parametrize("changes", [{"is_disabled": True}, {"maintenance": "Back at noon."}])
+def test_operator_state_is_waited_for(
+    serving: Host, settings: HostSettings, changes: dict[str, Any]
+) -> None:
+    """The wait ends only when the worker follows, in both directions."""
+    ended = []
+    for values in (changes, dict.fromkeys(changes, False)):
+        change_tenant_state("acme", **values)
+        with pytest.raises(TenantryError, match="a worker differs"):
+            wait_for_workers(settings)
+        ended.append(_settle(serving, settings))
+
+    assert [{}, {}] == ended
