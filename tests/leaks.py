@@ -463,7 +463,6 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "readable-cookie": ("SESSION_COOKIE_HTTPONLY", False),
         "cross-site-cookie": ("SESSION_COOKIE_SAMESITE", "None"),
         "shared-cookie-name:SESSION_COOKIE_NAME": ("SESSION_COOKIE_NAME", "session_acme"),
-        "nested-prefix": ("URL_PREFIX", "/acme/shop"),
         "foreign-folder:UPLOAD_FOLDER": ("UPLOAD_FOLDER", f"{acme}/files"),
         "shared-database:DATABASE_URI": ("SQLALCHEMY_BINDS", binds),
         "shared-database:SQLALCHEMY_BINDS-schema": ("SQLALCHEMY_BINDS", binds),

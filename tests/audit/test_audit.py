@@ -545,20 +545,6 @@ def test_a_tenant_by_itself_shares_nothing(host: Host) -> None:
     assert [] == [one.id for one in notes if one.id.startswith("one-")]
 
 
-def test_a_redirect_out_of_the_prefix_is_noted(
-    here: Path, settings: HostSettings, write_tenant: WriteTenant
-) -> None:
-    """A hard-coded path leads to another tenant, or to nobody."""
-    text = "from flask import redirect\n\ndef go():\n    return redirect('/who')\n"
-    for name in ("acme", "globex"):
-        write_tenant(name, BLUEPRINTS=["corp.shop"])
-    leaks.write_endpoint(here, "shop", blueprint=text)
-
-    notes = {one.id: one.place for one in audit_folder(settings)[0] if one.is_note}
-
-    assert "return redirect('/who')" == line_at(notes["leaves:/who"]).strip()
-
-
 # -- the command -------------------------------------------------------------------------------
 
 

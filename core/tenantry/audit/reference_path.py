@@ -148,9 +148,7 @@ def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     """Return the name that the parent gives to the last object; "" for a step to leave out."""
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)
-    if type(parent) is types.CellType:
-        name = _variable_name(path, snapshot)
-    elif id(parent) in snapshot.modules:
+    if id(parent) in snapshot.modules:
         name = str(_key_of(thing, copied_items(parent)))
     elif kind == "class":
         name = f".{_key_of(thing, copied_items(vars(parent)))}"
@@ -174,20 +172,6 @@ def _item_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     return "" if key is None else f"[{repr(key)[:KEY_CHARACTERS]}]"
 
 
-def _variable_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
-    """Return the name of an outer variable. The path ends: function, tuple of cells, cell, value.
-
-    Returns "" for variables of libraries, which say little.
-    """
-    function, _, cell = path[-4:-1] if len(path) > 3 else (None, None, None)  # noqa: PLR2004
-    if not isinstance(function, types.FunctionType) or not function.__closure__:
-        return ""
-    if not snapshot.is_tenant_code(snapshot.module_of(function)):
-        return ""
-    names = zip(function.__code__.co_freevars, function.__closure__, strict=True)
-    return next((f"variable {name}" for name, item in names if item is cell), "")
-
-
 def _own_dict_is(thing: object, namespace: object, snapshot: ProcessSnapshot) -> bool:
     if type(namespace) is not dict or snapshot.kind(thing) in ("class", "module"):
         return False
@@ -196,19 +180,7 @@ def _own_dict_is(thing: object, namespace: object, snapshot: ProcessSnapshot) ->
 
 def _attribute_name(parent: object, thing: object) -> str:
     name = _key_of(thing, (own_dict(parent) or {}).items())
-    if name is None:
-        name = _key_of(thing, _slots(parent))
     return type(thing).__name__ if name is None else f".{name}"
-
-
-def _slots(thing: object) -> Iterator[tuple[str, object]]:
-    for class_ in type(thing).__mro__:
-        for name, slot in copied_items(vars(class_)):
-            if isinstance(slot, types.MemberDescriptorType):
-                try:
-                    yield name, slot.__get__(thing)
-                except AttributeError:  # not assigned yet
-                    continue
 
 
 def _key_of(value: object, items: Iterable[tuple[Any, object]]) -> Any:

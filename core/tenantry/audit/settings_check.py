@@ -3,7 +3,9 @@
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from flask import Flask
@@ -19,7 +21,17 @@ _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 _SEARCHABLE_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
 """Of a folder: other users can open a file in it whose name they know."""
 _MAX_WSGI_LAYERS = 20
-_SECRET_CALL = re.compile(r"""\bsecret\(\s*["']([A-Za-z0-9_.-]+)["']""")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A setting of an app that is unsafe."""
+
+    id: str
+    key: str
+    is_broken: Callable[[AuditedTenant], object]
+    text: str
+    remedy: str
 
 
 def check_settings(
@@ -32,18 +44,15 @@ def check_settings(
         data_dir: the host's `DATA_DIR`, which holds the folder of secrets.
         trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any.
     """
-    readable = _files_readable_by_others(data_dir / "secrets")
-    used: set[str] = set()
+    texts = {audited.name: _read_text(audited.tenant.file) for audited in tenants}
     for audited in tenants:
-        text = _text(audited.tenant.file)
-        used.update(_words_among(readable, text))
-        yield from _debugging(audited)
+        for rule in _RULES:
+            if rule.is_broken(audited):
+                yield _setting(audited, rule.id, rule.key, rule.text, rule.remedy)
         yield from _weak_keys(audited)
-        yield from _cookies(audited)
-        yield from _readable_secrets(audited, text, readable)
+        yield from _key_in_file(audited, texts[audited.name])
         yield from _public_access(audited, has_trusted_hosts=bool(trusted_hosts))
-    for name in sorted(readable.keys() - used):
-        yield _readable_secret(readable[name], name, None)
+    yield from _readable_secrets(tenants, data_dir, texts)
     if len(tenants) > 1:
         yield _one_process(tenants)
     yield from _one_origin(tenants, trusted_hosts)
@@ -62,37 +71,6 @@ def _setting(audited: AuditedTenant, id_: str, key: str, text: str, remedy: str)
     )
 
 
-def _debugging(audited: AuditedTenant) -> Iterator[Finding]:
-    app = audited.app
-    for key, is_on in (("DEBUG", app.debug), ("TESTING", app.testing)):
-        if is_on:
-            yield _setting(
-                audited,
-                id_=key.lower(),
-                key=key,
-                text=f"{key!r} is on: error pages can show code and secrets to clients",
-                remedy="remove it from the tenant file and from endpoints; for development, use "
-                f"tenantry run {audited.name} -- run --debug",
-            )
-    if app.config.get("PROPAGATE_EXCEPTIONS"):
-        yield _setting(
-            audited,
-            id_="propagate-exceptions",
-            key="PROPAGATE_EXCEPTIONS",
-            text="'PROPAGATE_EXCEPTIONS' is on: exceptions bypass the app's error handlers and "
-            "reach any debugger around the app",
-            remedy="remove PROPAGATE_EXCEPTIONS",
-        )
-    if _has_debugger(app):
-        yield _setting(
-            audited,
-            id_="debugger",
-            key="app.wsgi_app",
-            text="Werkzeug's debugger is around the app; it runs code that clients type",
-            remedy="remove DebuggedApplication",
-        )
-
-
 def _has_debugger(app: Flask) -> bool:
     layer: object = app.wsgi_app
     for _ in range(_MAX_WSGI_LAYERS):
@@ -100,6 +78,76 @@ def _has_debugger(app: Flask) -> bool:
             return True
         layer = getattr(layer, "app", None) or getattr(layer, "wsgi_app", None)
     return False
+
+
+def _is_cookie_path_outside(audited: AuditedTenant) -> bool:
+    prefix = audited.tenant.url_prefix
+    path = str(audited.app.config.get("SESSION_COOKIE_PATH") or prefix)
+    return not f"{path}/".startswith(f"{prefix}/")
+
+
+_RULES = (
+    _Rule(
+        id="debug",
+        key="DEBUG",
+        is_broken=lambda audited: audited.app.debug,
+        text="'DEBUG' is on: error pages can show code and secrets to clients",
+        remedy="remove DEBUG from the tenant file and from endpoints; "
+        "for development, use tenantry run NAME -- run --debug",
+    ),
+    _Rule(
+        id="testing",
+        key="TESTING",
+        is_broken=lambda audited: audited.app.testing,
+        text="'TESTING' is on: exceptions bypass the app's error handlers",
+        remedy="remove TESTING from the tenant file and from endpoints",
+    ),
+    _Rule(
+        id="propagate-exceptions",
+        key="PROPAGATE_EXCEPTIONS",
+        is_broken=lambda audited: audited.app.config.get("PROPAGATE_EXCEPTIONS"),
+        text="'PROPAGATE_EXCEPTIONS' is on: exceptions bypass the app's error handlers",
+        remedy="remove PROPAGATE_EXCEPTIONS",
+    ),
+    _Rule(
+        id="debugger",
+        key="app.wsgi_app",
+        is_broken=lambda audited: _has_debugger(audited.app),
+        text="Werkzeug's debugger is around the app; it runs code that clients type",
+        remedy="remove DebuggedApplication",
+    ),
+    _Rule(
+        id="wide-cookie:SESSION_COOKIE_DOMAIN",
+        key="SESSION_COOKIE_DOMAIN",
+        is_broken=lambda audited: audited.app.config.get("SESSION_COOKIE_DOMAIN"),
+        text="the session cookie asks for a whole domain; the host removes its Domain",
+        remedy="remove SESSION_COOKIE_DOMAIN",
+    ),
+    _Rule(
+        id="wide-cookie:SESSION_COOKIE_PATH",
+        key="SESSION_COOKIE_PATH",
+        is_broken=_is_cookie_path_outside,
+        text="the session cookie asks for a path outside the tenant's prefix; the host changes it",
+        remedy="remove SESSION_COOKIE_PATH: the default is the tenant's prefix",
+    ),
+    _Rule(
+        id="readable-cookie",
+        key="SESSION_COOKIE_HTTPONLY",
+        is_broken=lambda audited: not audited.app.config.get("SESSION_COOKIE_HTTPONLY"),
+        text="scripts can read the session cookie, including scripts of other tenants under the "
+        "same host name",
+        remedy="remove SESSION_COOKIE_HTTPONLY: the default is True",
+    ),
+    _Rule(
+        id="cross-site-cookie",
+        key="SESSION_COOKIE_SAMESITE",
+        is_broken=lambda audited: (
+            audited.app.config.get("SESSION_COOKIE_SAMESITE") not in ("Lax", "Strict")
+        ),
+        text="other sites can send requests with the session cookie",
+        remedy="remove SESSION_COOKIE_SAMESITE: the default is Lax",
+    ),
+)
 
 
 def _weak_keys(audited: AuditedTenant) -> Iterator[Finding]:
@@ -130,71 +178,9 @@ def _weakness(secret_key: str) -> str:
     return ""
 
 
-def _cookies(audited: AuditedTenant) -> Iterator[Finding]:
-    config, prefix = audited.app.config, audited.tenant.url_prefix
-    path = str(config.get("SESSION_COOKIE_PATH") or prefix)
-    if config.get("SESSION_COOKIE_DOMAIN"):
-        yield _setting(
-            audited,
-            id_="wide-cookie:SESSION_COOKIE_DOMAIN",
-            key="SESSION_COOKIE_DOMAIN",
-            text="the session cookie asks for a whole domain; the host removes its Domain",
-            remedy="remove SESSION_COOKIE_DOMAIN",
-        )
-    if not f"{path}/".startswith(f"{prefix}/"):
-        yield _setting(
-            audited,
-            id_="wide-cookie:SESSION_COOKIE_PATH",
-            key="SESSION_COOKIE_PATH",
-            text=f"the session cookie asks for the path {path}, outside {prefix}; the host "
-            "restricts it",
-            remedy="remove SESSION_COOKIE_PATH: the default is the tenant's prefix",
-        )
-    if not config.get("SESSION_COOKIE_HTTPONLY"):
-        yield _setting(
-            audited,
-            id_="readable-cookie",
-            key="SESSION_COOKIE_HTTPONLY",
-            text="scripts can read the session cookie, including scripts of tenants under the "
-            "same host name",
-            remedy="remove SESSION_COOKIE_HTTPONLY: the default is True",
-        )
-    if config.get("SESSION_COOKIE_SAMESITE") not in ("Lax", "Strict"):
-        yield _setting(
-            audited,
-            id_="cross-site-cookie",
-            key="SESSION_COOKIE_SAMESITE",
-            text="other sites can send requests with the session cookie",
-            remedy="remove SESSION_COOKIE_SAMESITE: the default is Lax",
-        )
-
-
-def _files_readable_by_others(folder: Path) -> dict[str, Path]:
-    """Return the files that other users of the machine can read, by name."""
-    try:
-        files = sorted(folder.iterdir()) if _is_searchable(folder) else []
-    except OSError:
-        return {}
-    return {path.name: path for path in files if _is_readable(path)}
-
-
-def _readable_secrets(
-    audited: AuditedTenant, text: str, readable: Mapping[str, Path]
-) -> Iterator[Finding]:
-    """Yield the tenant's secrets that other users of the machine can read.
-
-    Args:
-        audited: the tenant.
-        text: its file's content.
-        readable: files in `<data>/secrets` that other users can read, by name.
-    """
-    for name in dict.fromkeys([*_SECRET_CALL.findall(text), *_words_among(readable, text)]):
-        mounted = next((path for path in _mounted_secrets(name) if path.is_file()), None)
-        path = mounted or readable.get(name)
-        if path is not None and _is_readable(path):
-            yield _readable_secret(path, name, audited)
+def _key_in_file(audited: AuditedTenant, text: str) -> Iterator[Finding]:
     file = audited.tenant.file
-    if str(audited.app.config["SECRET_KEY"]) in text and _is_readable(Path(file)):
+    if str(audited.app.config["SECRET_KEY"]) in text and _has_mode(file, _READABLE_BY_OTHERS):
         yield Finding(
             id="key-in-file",
             tenants=(audited.name,),
@@ -205,54 +191,61 @@ def _readable_secrets(
         )
 
 
-def _mounted_secrets(name: str) -> Iterator[Path]:
-    """Yield where `secret()` looks before `<data>/secrets`, if other users can reach it."""
-    if file := os.environ.get(f"{name}_FILE"):
-        yield Path(file)
-    for folder in (os.environ.get("CREDENTIALS_DIRECTORY"), secrets.CONTAINER_SECRETS):
-        if folder and _is_searchable(Path(folder)):
-            yield Path(folder, name)
+def _readable_secrets(
+    tenants: Sequence[AuditedTenant], data_dir: Path, texts: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Yield the files of secrets that other users of the machine can read.
+
+    Outside `<data>/secrets`, only files that a tenant file names count.
+    """
+    for name, path in _secret_files(data_dir):
+        word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+        users = [audited for audited in tenants if word.search(texts[audited.name])]
+        is_own = path.parent == data_dir / "secrets"
+        if not _has_mode(path, _READABLE_BY_OTHERS) or not (users or is_own):
+            continue
+        # Docker mounts secrets like this, and a container often has no other users.
+        is_note = path.parent == Path(secrets.CONTAINER_SECRETS)
+        yield Finding(
+            id=finding_id("readable-secret", name),
+            tenants=tuple(audited.name for audited in users),
+            text=f"other users of this machine can read {path}",
+            remedy="mount it with mode 0400" if is_note else f"chmod 600 {path}",
+            paths=tuple(
+                f"{audited.name}: {audited.tenant.file} → secret({name!r}) → {path}"
+                for audited in users[:2]
+            ),
+            place=str(path),
+            is_note=is_note,
+        )
 
 
-def _readable_secret(path: Path, name: str, audited: AuditedTenant | None) -> Finding:
-    # Docker mounts secrets like this, and a container often has no other users: only a note.
-    is_container = path.parent == Path(secrets.CONTAINER_SECRETS)
-    reference = f"{audited.name}: {audited.tenant.file} → secret({name!r})" if audited else ""
-    return Finding(
-        id=finding_id("readable-secret", name),
-        tenants=(audited.name,) if audited else (),
-        text=f"other users of this machine can read {path}",
-        remedy="mount it with mode 0400" if is_container else f"chmod 600 {path}",
-        paths=(f"{reference} → {path}",) if audited else (),
-        place=str(path),
-        is_note=is_container,
-    )
+def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each name for `secret()`, with its file, that other users of the machine can reach."""
+    for variable, file in os.environ.items():
+        if variable.endswith("_FILE"):
+            yield variable.removesuffix("_FILE"), Path(file)
+    folders = [data_dir / "secrets", Path(secrets.CONTAINER_SECRETS)]
+    if mounted := os.environ.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(mounted))
+    for folder in folders:
+        if _has_mode(folder, _SEARCHABLE_BY_OTHERS):
+            with suppress(OSError):  # this user cannot list it
+                yield from ((path.name, path) for path in sorted(folder.iterdir()))
 
 
-def _is_searchable(folder: Path) -> bool:
-    return _has_mode(folder, _SEARCHABLE_BY_OTHERS)
-
-
-def _is_readable(path: Path) -> bool:
-    return _has_mode(path, _READABLE_BY_OTHERS)
-
-
-def _has_mode(path: Path, mode: int) -> bool:
+def _has_mode(path: str | Path, mode: int) -> bool:
     try:
-        return bool(path.stat().st_mode & mode)
+        return bool(Path(path).stat().st_mode & mode)
     except OSError:
         return False
 
 
-def _text(file: str) -> str:
+def _read_text(file: str) -> str:
     try:
         return Path(file).read_text("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _words_among(words: Iterable[str], text: str) -> list[str]:
-    return [word for word in words if re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w.-])", text)]
 
 
 def _public_access(audited: AuditedTenant, *, has_trusted_hosts: bool) -> Iterator[Finding]:

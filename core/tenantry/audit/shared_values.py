@@ -1,21 +1,58 @@
-"""Values that two tenants have in common: keys, databases, folders, names, cookies and prefixes.
+"""Values that two tenants have in common: keys, databases, folders, names and cookies.
 
 Reads the configuration of the built apps, because an endpoint may have changed what the tenant
 file says. Does not compare names of Prometheus metrics: a metric that two tenants share is an
 object, and a second metric of the same name makes the build fail.
+
+Two spellings of one database, store or folder are equal: links are followed, host names are
+resolved, and defaults that a URL omits are filled in. Opens no connection, but queries DNS.
 """
 
+import functools
+import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from tenantry.audit.data_locations import databases, file_identity, folders, stores
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_location
-from tenantry.grammar import are_nested
+from tenantry.database.url import database_identity
 from tenantry.tenants.openid import OpenId
+
+Config = Mapping[Any, Any]
+Identity = tuple[object, ...]
+
+_FOLDER_KEY = re.compile(
+    r"^(?!APPLICATION_ROOT$)(?!.*(?:API|COOKIE|DOCS|HEALTH|METRICS|ROUTE|SWAGGER|URL)).*"
+    r"_(?:FOLDER|DIR|DIRECTORY|ROOT|PATH|DEST)$"
+)
+"""Keys that name a folder. The excluded words mark keys that hold a path of a URL."""
+_CODE_FOLDER_KEY = re.compile(r"STATIC|TEMPLATE")
+"""Folders that tenants may share, because a relative path is relative to the code."""
+_PREFIX_KEY = re.compile(r"(?:^|_)(?:KEY_?)?PREFIX$")
+_REDIS_HOST_KEY = re.compile(r"(.*REDIS)_HOST")
+
+_DATABASE_KEYS = ("DATABASE_URI", "SQLALCHEMY_DATABASE_URI")
+_DATABASE_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle"})
+_STORE_SCHEMES: Mapping[str, tuple[str, int, str]] = {
+    "redis": ("redis", 6379, "0"),
+    "rediss": ("redis", 6379, "0"),
+    "valkey": ("redis", 6379, "0"),
+    "unix": ("redis", 0, "0"),
+    "memcached": ("memcached", 11211, ""),
+    "mongodb": ("mongodb", 27017, ""),
+    "amqp": ("amqp", 5672, ""),
+    "amqps": ("amqp", 5671, ""),
+}
+"""URL scheme → the kind of server, its default port and its default database."""
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 
@@ -37,7 +74,6 @@ def compare_values(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterator
     for comparison in _comparisons(data_dir):
         yield from _equal_values(comparison, tenants)
     yield from _shared_tokens(tenants)
-    yield from _nested_prefixes(tenants)
     yield from _foreign_folders(tenants, data_dir)
 
 
@@ -67,12 +103,6 @@ def _comparisons(data_dir: Path) -> list[_Comparison]:
             values=lambda audited: _folder_identities(audited, data_dir),
             statement="are the same folder",
             remedy="give each tenant its own folder, and remove links to another tenant's folder",
-        ),
-        _Comparison(
-            kind="shared-log-name",
-            values=lambda audited: iter([("app.name", audited.app.name)]),
-            statement="are equal, so both apps write to the same logger",
-            remedy="do not change 'app.name': it selects the tenant's logger",
         ),
         _Comparison(
             kind="shared-cookie-name",
@@ -173,25 +203,6 @@ def _require_different_claims(first: OpenId, second: OpenId) -> bool:
     return any(wanted[0][name].isdisjoint(wanted[1][name]) for name in common)
 
 
-def _nested_prefixes(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
-    ordered = sorted(tenants, key=lambda audited: audited.tenant.url_prefix.split("/"))
-    for outer, inner in pairwise(ordered):
-        prefixes = outer.tenant.url_prefix, inner.tenant.url_prefix
-        if are_nested(*prefixes):
-            yield Finding(
-                id="nested-prefix",
-                tenants=(outer.name, inner.name),
-                text=f"'URL_PREFIX' {prefixes[1]} of {inner.name} is inside {prefixes[0]}, so "
-                f"browsers send it the cookies of {outer.name}",
-                remedy="choose prefixes that are not inside each other",
-                paths=tuple(
-                    f"{audited.name}: {audited.tenant.file} → URL_PREFIX"
-                    for audited in (outer, inner)
-                ),
-                place=key_location(inner.tenant.file, "URL_PREFIX"),
-            )
-
-
 def _foreign_folders(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterator[Finding]:
     owners = {os.path.realpath(data_dir / audited.name): audited.name for audited in tenants}
     for audited in tenants:
@@ -208,3 +219,131 @@ def _foreign_folders(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterat
                         paths=(f"{audited.name}: {audited.tenant.file} → {key} → {real_path}",),
                         place=key_location(audited.tenant.file, key),
                     )
+
+
+def databases(config: Config) -> Iterator[tuple[str, Identity]]:
+    """Yield key and identity of each database: a file's inode, or server, name and schema."""
+    for key, text, _ in _texts(config):
+        # Celery prefixes SQLAlchemy URLs with db+.
+        url = re.sub(r"^(?:db\+)?postgres:", "postgresql:", text).removeprefix("db+")
+        scheme, separator, _ = url.partition("://")
+        is_database = (
+            key in _DATABASE_KEYS
+            or (key.startswith("SQLALCHEMY_BINDS[") and separator)
+            or (separator and scheme.partition("+")[0].lower() in _DATABASE_SCHEMES)
+        )
+        identity = _database_identity(url) if is_database else None
+        if identity is not None:
+            yield key, identity
+
+
+def stores(config: Config) -> Iterator[tuple[str, Identity]]:
+    """Yield key and identity of each Redis, memcached, MongoDB or AMQP database.
+
+    The identity includes the key prefix, such as `CACHE_KEY_PREFIX` for `CACHE_REDIS_URL`.
+    """
+    for key, text, siblings in _texts(config):
+        scheme = text.partition("://")[0].partition("+")[0].lower()
+        if "://" in text and scheme in _STORE_SCHEMES:
+            for server in _servers(scheme, text):
+                yield key, (*server, _key_prefix(key, siblings))
+        elif match := _REDIS_HOST_KEY.fullmatch(key):
+            port = str(config.get(f"{match[1]}_PORT") or 6379)
+            database = str(config.get(f"{match[1]}_DB") or 0)
+            yield key, ("redis", _address(text), port, database, _key_prefix(key, siblings))
+
+
+def folders(config: Config) -> Iterator[tuple[str, Path]]:
+    """Yield key and absolute path of each folder. Relative paths start at the working directory."""
+    for key, value in config.items():
+        if value and isinstance(value, str | Path) and _FOLDER_KEY.search(key):
+            path = Path(value)
+            if path.is_absolute() or not _CODE_FOLDER_KEY.search(key):
+                yield key, path.absolute()
+
+
+def file_identity(path: Path) -> Identity:
+    """Return the device and inode of a file or folder; its real path if it does not exist."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return (os.path.realpath(str(path).replace("\0", "")),)
+    return (status.st_dev, status.st_ino)
+
+
+def _texts(config: Config) -> Iterator[tuple[str, str, Config]]:
+    """Yield key, text and enclosing mapping, down to `SQLALCHEMY_BINDS['x']['url']`."""
+    for key, value in config.items():
+        if not isinstance(value, Mapping):
+            if text := _text(value):
+                yield key, text, config
+            continue
+        for name, inner in value.items():
+            is_nested = isinstance(inner, Mapping)
+            for item in inner.values() if is_nested else [inner]:
+                if text := _text(item):
+                    yield f"{key}[{name!r}]", text, inner if is_nested else value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, URL):
+        return value.render_as_string(hide_password=False)
+    return value if isinstance(value, str) else ""
+
+
+def _database_identity(url: str) -> Identity | None:
+    try:
+        identity = database_identity(url)
+        if identity is None or identity[:2] == ("sqlite", "memory"):
+            return identity
+        if identity[0] == "sqlite":
+            return ("sqlite", *file_identity(Path(identity[1])))
+        backend, host, *rest = identity
+        return (backend, _address(host), *rest)
+    except (ArgumentError, ValueError):  # an extension's own kind of URL is equal only to itself
+        return ("unknown", url)
+
+
+def _servers(scheme: str, text: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield kind, address, port and database for each server in a store's URL."""
+    kind, default_port, default_database = _STORE_SCHEMES[scheme]
+    try:
+        url = urlsplit(text)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        database = query.get("db") or query.get("virtual_host")
+        if scheme == "unix" or url.scheme.endswith("+socket"):
+            yield kind, os.path.realpath(url.path), "", database or default_database
+            return
+        database = database or url.path.strip("/") or default_database
+        for server in url.netloc.rpartition("@")[2].split(","):
+            part = SplitResult("", server, "", "", "")
+            address = _address(part.hostname or "localhost")
+            yield kind, address, str(part.port or default_port), database
+    except ValueError:  # such as a port that is not a number
+        yield "unknown", text, "", ""
+
+
+def _key_prefix(key: str, siblings: Config) -> str:
+    """Return the prefix of the store's keys that is configured beside its URL."""
+    group = "" if "[" in key else key.partition("_")[0] + "_"
+    for name, value in siblings.items():
+        if (
+            isinstance(name, str)
+            and isinstance(value, str)
+            and name.startswith(group)
+            and _PREFIX_KEY.search(name.upper())
+        ):
+            return value
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _address(host: str) -> str:
+    """Return the first address of a host name; the name itself if it does not resolve."""
+    if host.startswith("/"):  # a socket's folder
+        return os.path.realpath(host)
+    try:
+        address = min(str(info[4][0]) for info in socket.getaddrinfo(host, None))
+        return "localhost" if ipaddress.ip_address(address).is_loopback else address
+    except (OSError, ValueError):
+        return host.lower()

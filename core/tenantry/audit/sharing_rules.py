@@ -18,6 +18,7 @@ import types
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 MAY_BE_SHARED: Mapping[str, str] = {
@@ -90,6 +91,34 @@ _LISTENERS = frozenset({
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
 """Only the functions in them are entered. In Python 3.11, a cached_property also holds a lock."""
+
+
+@dataclass(frozen=True)
+class IssueKind:
+    """Why a line of source can affect other tenants."""
+
+    id: str
+    """The first part of a finding's id."""
+    text: str
+    remedy: str
+
+
+READS_ALL_TENANTS = IssueKind(
+    id="reaches",
+    text="{module} reads {subject}, which gives access to the code of every tenant",
+    remedy="use current_app instead: it has what an endpoint needs",
+)
+CHANGES_PROCESS = IssueKind(
+    id="process",
+    text="{module} changes {subject}, which belongs to the whole process",
+    remedy="set it once for the host, such as in its environment or gunicorn configuration",
+)
+CHANGES_SHARED = IssueKind(
+    id="shared",
+    text="{module} changes {subject}, which all apps share",
+    remedy="keep the value in resources.py, which each app has its own copy of, or change the "
+    "app's own object, such as app.jinja_env.filters",
+)
 
 VIEWS_OF_ALL_TENANTS = frozenset({
     "sys.modules", "sys._current_frames", "gc.get_objects", "gc.get_referrers",

@@ -14,70 +14,35 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tenantry.audit.finding import Finding, finding_id
 from tenantry.audit.object_graph import ProcessSnapshot, is_private, namespace_of
 from tenantry.audit.reference_path import Definition, plain_name, qualified_name, relative_path
 from tenantry.audit.sharing_rules import (
+    CHANGES_PROCESS,
+    CHANGES_SHARED,
     CONTAINER_METHODS,
     LOGGER_METHODS,
     PROCESS_FUNCTIONS,
+    READS_ALL_TENANTS,
     VIEWS_OF_ALL_TENANTS,
+    IssueKind,
 )
 
 _CONTAINERS = (list, dict, set, deque, bytearray)
 _CLASS_EXPRESSIONS = ("cls", "type(self)", "self.__class__")
 _UNKNOWN_TEXT = "…"
 
-IssueKind = Literal["reaches", "process", "assigned", "changed", "leaves"]
-
 
 @dataclass(frozen=True)
-class Issue:
+class _Issue:
     """A line of source that can affect other tenants."""
 
     kind: IssueKind
     subject: str
     """What the line changes or reads: `shop.models.last`."""
     line: int
-
-
-@dataclass(frozen=True)
-class _Message:
-    id_kind: str
-    text: str
-    remedy: str
-
-
-_MESSAGES: Mapping[IssueKind, _Message] = types.MappingProxyType({
-    "reaches": _Message(
-        id_kind="reaches",
-        text="{module} reads {subject}, which gives access to the code of every tenant",
-        remedy="use current_app instead: it has what an endpoint needs",
-    ),
-    "process": _Message(
-        id_kind="process",
-        text="{module} changes {subject}, which belongs to the whole process",
-        remedy="set it once for the host, such as in its environment or gunicorn configuration",
-    ),
-    "assigned": _Message(
-        id_kind="shared",
-        text="{module} assigns {subject}, which all apps share",
-        remedy="keep it in resources.py, which each app has its own copy of, or on the object "
-        "that needs it",
-    ),
-    "changed": _Message(
-        id_kind="shared",
-        text="{module} changes {subject}, which all apps share",
-        remedy="change the app's own copy, such as app.jinja_env.filters or a list in your class",
-    ),
-    "leaves": _Message(
-        id_kind="leaves",
-        text="{module} redirects to {subject}, which is outside the tenant's address",
-        remedy="use redirect(url_for(…)), which adds the prefix",
-    ),
-})  # fmt: skip
 
 
 def scan_sources(
@@ -89,7 +54,7 @@ def scan_sources(
         snapshot: the process.
         modules: tenant → the modules that its app references.
     """
-    issues: dict[str, list[Issue]] = {}
+    issues: dict[str, list[_Issue]] = {}
     users: dict[tuple[str, str], list[str]] = {}
     for tenant, names in modules.items():
         for name in sorted(names):
@@ -105,24 +70,22 @@ def scan_sources(
             yield _finding(issue, module, file, tenants)
 
 
-def _finding(issue: Issue, module: str, file: str, tenants: Sequence[str]) -> Finding:
-    message, subject = _MESSAGES[issue.kind], issue.subject
-    is_about_reader = issue.kind == "reaches"
-    label = Definition(module, subject).label if is_about_reader else subject
+def _finding(issue: _Issue, module: str, file: str, tenants: Sequence[str]) -> Finding:
+    kind, subject = issue.kind, issue.subject
+    label = Definition(module, subject).label if kind is READS_ALL_TENANTS else subject
     return Finding(
-        id=finding_id(message.id_kind, label),
+        id=finding_id(kind.id, label),
         tenants=tuple(tenants),
-        text=message.text.format(module=module, subject=subject),
-        remedy=message.remedy,
-        paths=tuple(f"{name}: module {module.rpartition('.')[2]} → {subject}" for name in tenants)[
-            :2
-        ],
+        text=kind.text.format(module=module, subject=subject),
+        remedy=kind.remedy,
+        paths=tuple(
+            f"{name}: module {module.rpartition('.')[2]} → {subject}" for name in tenants[:2]
+        ),
         place=f"{relative_path(file)}:{issue.line}",
-        is_note=issue.kind == "leaves",
     )
 
 
-def _scan(file: str, module: str, snapshot: ProcessSnapshot) -> list[Issue]:
+def _scan(file: str, module: str, snapshot: ProcessSnapshot) -> list[_Issue]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
     except (OSError, SyntaxError, ValueError):  # compiled code, or changed since it was loaded
@@ -142,7 +105,7 @@ class _Scanner(ast.NodeVisitor):
     """
 
     def __init__(self, module: str, tree: ast.Module, snapshot: ProcessSnapshot) -> None:
-        self.issues: list[Issue] = []
+        self.issues: list[_Issue] = []
         self._module = module
         self._snapshot = snapshot
         self._is_shared = not is_private(module)
@@ -154,20 +117,20 @@ class _Scanner(ast.NodeVisitor):
         for alias in node.names:
             name = self._names.imported(alias.asname or alias.name).full_name
             if name in VIEWS_OF_ALL_TENANTS:
-                self._add("reaches", name, node)
+                self._add(READS_ALL_TENANTS, name, node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         """Find reads such as `sys.modules`, and assignments to attributes of shared objects."""
         if isinstance(node.ctx, ast.Load):
             if (name := self._names.resolve(node).full_name) in VIEWS_OF_ALL_TENANTS:
-                self._add("reaches", name, node)
+                self._add(READS_ALL_TENANTS, name, node)
         elif ast.unparse(node.value) in _CLASS_EXPRESSIONS:
             if self._is_shared and self._names.classes:
                 self._add_own(f"{'.'.join(self._names.classes)}.{node.attr}", node)
         elif logger := self._shared_logger(node.value):
-            self._add("process", logger, node)
+            self._add(CHANGES_PROCESS, logger, node)
         elif label := self._shared_label(node.value):
-            self._add("assigned", f"{label}.{node.attr}", node)
+            self._add(CHANGES_SHARED, f"{label}.{node.attr}", node)
         self.generic_visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
@@ -181,25 +144,22 @@ class _Scanner(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """Find calls that change the process, a container or a logger; and fixed redirects."""
+        """Find calls that change the process, a container or a logger."""
         name = self._names.resolve(node.func).full_name
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         receiver = node.func.value if isinstance(node.func, ast.Attribute) else node.func
         if name in PROCESS_FUNCTIONS:
             if not (self._restores_warnings and name.startswith("warnings.")):
-                self._add("process", name, node)
+                self._add(CHANGES_PROCESS, name, node)
         elif method in CONTAINER_METHODS:
             self._check_change(receiver)
         elif method in LOGGER_METHODS:
             if logger := self._shared_logger(receiver):
-                self._add("process", logger, node)
-        elif ast.unparse(node.func) == "setattr" and len(node.args) == 3:  # noqa: PLR2004 - object, name, value
-            if label := self._shared_label(node.args[0]):
-                self._add("assigned", f"{label}.{_constant(node.args[1])}", node)
-        elif ast.unparse(node.func).rpartition(".")[2] == "redirect" and node.args:
-            target = _constant(node.args[0])
-            if target.startswith("/"):
-                self._add("leaves", target, node)
+                self._add(CHANGES_PROCESS, logger, node)
+        match node:
+            case ast.Call(func=ast.Name(id="setattr"), args=[target, attribute, _]):
+                if label := self._shared_label(target):
+                    self._add(CHANGES_SHARED, f"{label}.{_constant(attribute)}", node)
         self.generic_visit(node)
 
     def visit_With(self, node: ast.With) -> None:
@@ -243,13 +203,13 @@ class _Scanner(ast.NodeVisitor):
         reference = self._names.resolve(node)
         if reference.value is os.environ or reference.value is os.environb:
             name = "os.environ" if reference.value is os.environ else "os.environb"
-            self._add("process", name, node)
+            self._add(CHANGES_PROCESS, name, node)
         elif (
             isinstance(node, ast.Attribute)
             and node.attr in ("handlers", "filters")
             and (logger := self._shared_logger(node.value))
         ):
-            self._add("process", logger, node)
+            self._add(CHANGES_PROCESS, logger, node)
         elif issubclass(type(reference.value), _CONTAINERS):
             self._check_library_change(reference, node)
 
@@ -257,9 +217,9 @@ class _Scanner(ast.NodeVisitor):
         module, name = container.module, container.full_name
         if module.partition(".")[0] in sys.stdlib_module_names:
             if name not in VIEWS_OF_ALL_TENANTS:
-                self._add("process", name, node)
+                self._add(CHANGES_PROCESS, name, node)
         elif not (self._snapshot.is_tenant_code(module) or self._is_import_time()):
-            self._add("changed", Definition(module, container.name).label, node)
+            self._add(CHANGES_SHARED, Definition(module, container.name).label, node)
 
     def _shared_logger(self, node: ast.expr) -> str:
         """Return a label if it is a logger, but not this module's own or a tenant's."""
@@ -295,10 +255,10 @@ class _Scanner(ast.NodeVisitor):
         return self._is_shared and not self._names.locals
 
     def _add_own(self, name: str, node: ast.expr) -> None:
-        self._add("assigned", Definition(self._module, name).label, node)
+        self._add(CHANGES_SHARED, Definition(self._module, name).label, node)
 
     def _add(self, kind: IssueKind, subject: str, node: ast.AST) -> None:
-        self.issues.append(Issue(kind, subject, getattr(node, "lineno", 0)))
+        self.issues.append(_Issue(kind, subject, getattr(node, "lineno", 0)))
 
 
 @dataclass(frozen=True)

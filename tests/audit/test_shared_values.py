@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from tenantry.audit.data_locations import databases, file_identity, folders, stores
+from tenantry.audit.shared_values import databases, file_identity, folders, stores
 
 SERVER = "postgresql://a:x@localhost"
 
