@@ -1,4 +1,4 @@
-"""What a configuration names is told by what it is: two spellings of one place are equal."""
+"""Two spellings of one database, store or folder have the same identity."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SERVER = "postgresql://a:x@localhost"
 
 
 def identities(keys: dict[str, object]) -> set[object]:
-    """Return what a configuration names, whatever its keys are called."""
+    """Return the identities of all locations that a configuration names."""
     files = {file_identity(path) for _, path in folders(keys)}
     return {found for _, found in (*databases(keys), *stores(keys))} | files
 
@@ -50,19 +50,23 @@ APART: list[tuple[dict[str, object], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
-def test_names_of_one_place_are_equal(one: dict[str, object], other: dict[str, object]) -> None:
-    """Hosts, ports, drivers, passwords and keys may be written in many ways."""
+def test_spellings_of_one_location_are_equal(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    """Names of hosts, default ports, drivers, passwords and keys do not matter."""
     assert identities(one) & identities(other)
 
 
 @pytest.mark.parametrize(("one", "other"), APART)
-def test_places_apart_are_not_equal(one: dict[str, object], other: dict[str, object]) -> None:
-    """Another schema, port, number or prefix is another place; paths of URLs are none."""
+def test_different_locations_are_not_equal(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    """Schema, port, database number and key prefix matter; paths of URLs are not folders."""
     assert set() == identities(one) & identities(other)
 
 
-def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
-    """A folder counts by its file_identity, one that is not there by its real path."""
+def test_a_link_is_equal_to_its_target(tmp_path: Path) -> None:
+    """A folder is identified by its inode, so a link to it does not matter."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").symlink_to("one")
 

@@ -153,9 +153,8 @@ class _Scanner(ast.NodeVisitor):
                 self._add(CHANGES_PROCESS, name, node)
         elif method in CONTAINER_METHODS:
             self._check_change(receiver)
-        elif method in LOGGER_METHODS:
-            if logger := self._shared_logger(receiver):
-                self._add(CHANGES_PROCESS, logger, node)
+        elif method in LOGGER_METHODS and (logger := self._shared_logger(receiver)):
+            self._add(CHANGES_PROCESS, logger, node)
         match node:
             case ast.Call(func=ast.Name(id="setattr"), args=[target, attribute, _]):
                 if label := self._shared_label(target):

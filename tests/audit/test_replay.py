@@ -1,0 +1,135 @@
+"""No tenant accepts the sessions, tokens or client keys of another tenant."""
+
+from collections.abc import Callable
+
+import pytest
+from built_tenants import build, make_tenant
+
+import leaks
+from conftest import KEY
+from tenantry.audit.replay import ReplayResult, prepare_for_audit, replay, replay_findings
+from tenantry.host import Host
+from tenantry.middleware.authentication import Authentication
+from tenantry.tenants.clients import hash_client_key
+from tenantry.tenants.model import Tenant
+
+pytestmark = pytest.mark.live
+
+MakeAuthenticated = Callable[..., tuple[Tenant, str]]
+
+
+@pytest.fixture(name="make_authenticated")
+def _make_authenticated(host: Host) -> MakeAuthenticated:
+    """Return a function that prepares a tenant with `CLIENTS`; other keys can be valid, too."""
+
+    def make(name: str, *foreign_keys: str, **keys: object) -> tuple[Tenant, str]:
+        client_keys = enumerate([name, *foreign_keys])
+        clients = {f"client{number}": hash_client_key(key) for number, key in client_keys}
+        return prepare_for_audit(make_tenant(host, name, CLIENTS=clients, **keys))
+
+    return make
+
+
+@pytest.fixture(name="accept_anybody")
+def _accept_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break authentication, as an endpoint that changes Tenantry could."""
+    monkeypatch.setattr(Authentication, "_client", lambda *_: "anybody")
+
+
+def test_no_tenant_accepts_what_another_signed_with_the_same_key(
+    host: Host,
+) -> None:
+    """Ten tenants share a secret key: none of the 90 pairs accepts, and each accepts its own."""
+    tenants = [(make_tenant(host, f"t{number}", SECRET_KEY=KEY), "") for number in range(10)]
+
+    result = replay(build(host, *tenants))
+
+    assert ReplayResult(pair_count=90) == result
+
+
+def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
+    """If three apps use one session interface, each accepts the sessions of two others."""
+    names = ("acme", "globex", "initech")
+    tenants = build(host, *[(make_tenant(host, name, SECRET_KEY=KEY), "") for name in names])
+    for audited in tenants[1:]:
+        audited.app.session_interface = tenants[0].app.session_interface
+
+    result = replay(tenants)
+
+    pairs = {(item.source, item.target) for item in result.accepted if item.kind == "session"}
+    assert {(source, target) for source in names for target in names if source != target} == pairs
+
+
+def test_a_tenant_in_maintenance_is_replayed_to_its_app(
+    host: Host,
+) -> None:
+    """The host answers 503, so the request goes to the app itself."""
+    tenants = [(make_tenant(host, name, MAINTENANCE=True), "") for name in ("acme", "globex")]
+
+    assert ReplayResult(pair_count=2) == replay(build(host, *tenants))
+
+
+def test_a_client_key_is_accepted_only_by_its_tenant(
+    make_authenticated: MakeAuthenticated,
+    host: Host,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each key works at its own tenant and nowhere else. The refusals are not logged."""
+    tenants = [
+        make_authenticated("acme", MAINTENANCE=True),
+        make_authenticated("globex", OIDC=leaks.ISSUER),
+        prepare_for_audit(make_tenant(host, "initech", OIDC=leaks.ISSUER)),
+    ]
+
+    result = replay(build(host, *tenants))
+
+    assert (ReplayResult(pair_count=6), []) == (result, caplog.records)
+
+
+def test_a_client_key_that_two_tenants_accept_is_found(
+    make_authenticated: MakeAuthenticated, host: Host
+) -> None:
+    """A request with the key is sent; comparing hashes would not be enough."""
+    acme = make_authenticated("acme")
+    globex = make_authenticated("globex", acme[1])
+
+    result = replay(build(host, acme, globex))
+
+    assert [("client key", "acme", "globex")] == result.accepted
+
+
+@pytest.mark.usefixtures("accept_anybody")
+def test_broken_authentication_is_found(make_authenticated: MakeAuthenticated, host: Host) -> None:
+    """Requests without a key, and with a key of the other tenant, reach both apps."""
+    result = replay(build(host, make_authenticated("acme"), make_authenticated("globex")))
+
+    files = {"acme": "tenants/acme.py", "globex": "tenants/globex.py"}
+    found = {finding.id: finding.tenants for finding in replay_findings(result, files)}
+    assert ["acme", "globex"] == result.unauthenticated
+    assert ("globex", "acme") == found["replay:client-key"]
+
+
+@pytest.mark.usefixtures("accept_anybody")
+def test_broken_authentication_is_found_behind_limits(
+    make_authenticated: MakeAuthenticated, host: Host
+) -> None:
+    """The audit builds tenants without limits, because a limit answers before authentication."""
+    limits = {"RATE_LIMIT": "1/minute", "MAX_CONCURRENT_REQUESTS": 1}
+
+    result = replay(
+        build(host, *[make_authenticated(name, **limits) for name in ("acme", "globex")])
+    )
+
+    assert (["acme", "globex"], []) == (result.unauthenticated, result.unproven)
+
+
+def test_a_tenant_that_answers_too_early_is_unproven(
+    make_authenticated: MakeAuthenticated, host: Host
+) -> None:
+    """A 429 does not say that a key is refused."""
+    tenant, key = make_authenticated("acme")
+    limited = tenant.model_copy(update={"rate_limit": "1/hour"})
+
+    result = replay(build(host, (limited, key), make_authenticated("globex")))
+
+    assert ["acme"] == result.unproven
