@@ -23,7 +23,7 @@ from tenantry.app.stack import build_stack
 from tenantry.middleware.accounting import Accounting, NoteRequest
 from tenantry.middleware.edge import Edge
 from tenantry.middleware.host_pages import HostPages, MountStatus
-from tenantry.migrations.guard import bring_to_head
+from tenantry.migrations.guard import upgrade_default_database
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
 from tenantry.observability.logging import configure_logging
@@ -306,7 +306,7 @@ class Host:
         try:
             with secret_scope(app.config):
                 if is_migrating:
-                    bring_to_head(app)
+                    upgrade_default_database(app)
                 check_app(app)
         except BaseException:
             close_app(app)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.host_pages import MountStatus
-from tenantry.migrations.guard import told_of
+from tenantry.migrations.guard import database_problem
 from tenantry.reload.follower import Follower
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
@@ -137,7 +137,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         since=mount.since,
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
-        database=told_of(app),
+        database=database_problem(app),
         stuck=stuck,
         is_parked=mount.quarantine is not None and mount.state_unless_parked != "failed",
     )

@@ -149,7 +149,7 @@ def timed(fleet: list[Tenant], folder: Path) -> tuple[float, dict[str, int]]:
     """Return the seconds of a fleet upgrade, and how many tenants ended in which state."""
     began = time.monotonic()
     report = upgrade(fleet, folder / "data")
-    return time.monotonic() - began, dict(Counter(one.state for one in report.outcomes))
+    return time.monotonic() - began, dict(Counter(one.state for one in report.results))
 
 
 def kill_in_the_middle(bounds: Bounds, folder: Path, server: Postgres, fleet: list[Tenant]) -> None:

@@ -1,4 +1,4 @@
-"""Fleet runs over real databases: carry on past failures, resume, take back, do not collide."""
+"""Fleet runs over real databases: they continue past failures, resume, and do not collide."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, NullPool, Table, create_engine, event, inspect
+from sqlalchemy import NullPool, create_engine, inspect
 
 from postgres import Postgres
 from servers import wait_until
@@ -21,11 +21,9 @@ from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.cli import main
 from tenantry.cli.db import progress
 from tenantry.errors import TenantryError
-from tenantry.migrations import steps as migration_steps
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.journal import Journal, Step, journal_file
-from tenantry.migrations.status import Outcome, survey
-from tenantry.migrations.steps import Request
+from tenantry.migrations.status import MigrationStatus, fleet_status
 from tenantry.tenants.model import Tenant, parse_tenant
 
 pytestmark = pytest.mark.live
@@ -39,7 +37,7 @@ MakeTenant = Callable[..., Tenant]
 
 @pytest.fixture(name="tenant")
 def _tenant(data_dir: Path) -> MakeTenant:
-    """Return a function that makes a tenant of the shop: `tenant("acme", url)`."""
+    """Return a function that makes a tenant with the endpoint `corp.shop`."""
 
     def make(name: str, url: str = "", endpoint: str = "corp.shop") -> Tenant:
         values = {"SECRET_KEY": f"{name}-" * 12, "BLUEPRINTS": [endpoint]}
@@ -51,13 +49,13 @@ def _tenant(data_dir: Path) -> MakeTenant:
 
 @pytest.fixture(name="new_url", params=["sqlite", "postgresql"])
 def _new_url(request: pytest.FixtureRequest, postgres_server: Postgres) -> Callable[[], str]:
-    """Return a function that makes a database: PostgreSQL's, or the tenant's default one."""
+    """Return a function that returns a URL: of a new PostgreSQL database, or empty for SQLite."""
     return postgres_server.new_database if request.param == "postgresql" else lambda: ""
 
 
-def states(outcomes: tuple[Outcome, ...]) -> dict[str, str]:
+def states(outcomes: tuple[MigrationStatus, ...]) -> dict[str, str]:
     """Return each tenant's state."""
-    return {one.tenant: one.state for one in outcomes}
+    return {status.tenant: status.state for status in outcomes}
 
 
 def tables(tenant: Tenant) -> set[str]:
@@ -67,38 +65,17 @@ def tables(tenant: Tenant) -> set[str]:
         return {*inspect(connection).get_table_names()}
 
 
-def rows(tenant: Tenant) -> set[str]:
-    """Return what a tenant's database is at."""
+def revisions(tenant: Tenant) -> set[str]:
+    """Return the revisions of a tenant's database."""
     engine = create_engine(tenant.database_uri.get_secret_value(), poolclass=NullPool)
     with engine.connect() as connection:
         return {*connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()}
 
 
-def test_a_servers_catalogues_are_not_searched_for_alembics_table(
-    postgres_server: Postgres,
-) -> None:
-    """It is found by its name, there or not; any other table as ever."""
-    url = postgres_server.new_database()
-    request = Request("acme", url, ["corp.shop"], lock_file="", lock_wait_s=0.0)
-    statements: list[str] = []
-    found = []
-    with migration_steps._connected(request) as connection:
-        event.listen(connection, "before_cursor_execute", lambda *it: statements.append(it[2]))
-        for name in ("alembic_version", "goods"):
-            Table(name, MetaData(), Column("id", Integer)).create(connection, checkfirst=True)
-            found.append([inspect(connection).has_table(one) for one in (name, "other")])
-            if name == "alembic_version":
-                searched = [one for one in statements if "pg_class" in one]
-                statements.clear()
-
-    assert [[True, False]] * 2 == found
-    assert (1, True) == (len(searched), any("pg_class" in one for one in statements))
-
-
-def test_a_run_carries_on_past_every_kind_of_failure(
+def test_a_run_continues_past_every_kind_of_failure(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """What raises, ends its process or hangs costs its own tenant; a second run does the rest."""
+    """A migration that raises, exits or hangs fails alone; the next run does the rest."""
     names = ["acme", "ends", "hangs", "initech", "raises", "zeta"]
     body = """\
 if name.startswith("raises"): raise ValueError("two\\nlines")
@@ -107,31 +84,36 @@ if name.startswith("hangs"): time.sleep(1000)
 """
     write_shop(first(), second(body))
     fleet = [tenant(name) for name in names]
-    told: list[str] = []
+    names_seen: list[str] = []
 
     report = upgrade(
-        fleet, data_dir, FleetLimits(1, timeout_s=3), lambda one: told.append(one.tenant)
+        fleet,
+        data_dir,
+        FleetLimits(1, timeout_s=3),
+        lambda status: names_seen.append(status.tenant),
     )
     write_shop(first(), second())
     again = upgrade(fleet, data_dir, ONE)
 
-    reasons = {one.tenant: one.reason for one in report.outcomes if one.state == "failed"}
+    reasons = {
+        status.tenant: status.reason for status in report.results if status.state == "failed"
+    }
     assert {
         "ends": "its migration ended its process (exit code 3); the database was left as it was.",
         "hangs": "its migration did not finish in 3 s; the database was left as it was.",
         "raises": "ValueError: two lines; the database was left as it was.",
     } == reasons
-    assert names == sorted(told)
-    assert [one.state for one in again.outcomes] == [
+    assert names == sorted(names_seen)
+    assert [status.state for status in again.results] == [
         "at head", "upgraded", "upgraded", "at head", "upgraded", "at head"
     ]  # fmt: skip
     assert (report.run, {"done"}) == (again.run, {step.state for step in _steps(data_dir, 1)})
 
 
-def test_a_lost_database_and_a_folder_that_is_none_cost_their_own_tenants(
+def test_a_lost_database_and_a_blocked_folder_fail_alone(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """No empty database is made where one is gone; a run goes on past what it cannot make."""
+    """A lost SQLite file is not created anew, and a folder that cannot be created stops no run."""
     write_shop(first())
     (data_dir / "acme").mkdir(parents=True)
     (data_dir / "acme/acme.sqlite3.made").touch()
@@ -141,7 +123,7 @@ def test_a_lost_database_and_a_folder_that_is_none_cost_their_own_tenants(
     report = upgrade(fleet, data_dir, ONE)
 
     assert {"acme": "unreachable", "globex": "failed", "initech": "upgraded"} == states(
-        report.outcomes
+        report.results
     )
     assert not (data_dir / "acme/acme.sqlite3").exists()
 
@@ -154,22 +136,22 @@ def _steps(data_dir: Path, run: int) -> list[Step]:
 def test_a_failed_migration_leaves_the_database_as_it_was(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """Tables that were made before the failure, by any revision of the run, are gone again."""
+    """The engine rolls back the tables of all revisions that the run applied before the failure."""
     acme = tenant("acme", new_url())
     write_shop(first(), second("op.execute('INSERT INTO goods VALUES (1)'); 1 / 0"))
 
     report = upgrade([acme], data_dir, ONE)
 
-    assert ["failed"] == [one.state for one in report.outcomes]
-    assert "ZeroDivisionError" in report.outcomes[0].reason
-    assert "the database was left as it was." in report.outcomes[0].reason
+    assert ["failed"] == [status.state for status in report.results]
+    assert "ZeroDivisionError" in report.results[0].reason
+    assert "the database was left as it was." in report.results[0].reason
     assert set() == tables(acme)
 
 
 BLOCK = "with op.get_context().autocommit_block(): op.execute('SELECT 1')\n"
 COMMIT = "op.execute('COMMIT')\n"
 
-REFUSED = """\
+REJECTED_COMMIT = """\
 import sqlite3
 if op.get_bind().dialect.name == "sqlite":  # a reader keeps it from committing
     op.execute("PRAGMA busy_timeout = 1")
@@ -183,34 +165,34 @@ else:
 
 
 @pytest.mark.parametrize("body", [f"{BLOCK}1 / 0", f"{BLOCK}os._exit(3)", f"{COMMIT}os._exit(3)"])
-def test_a_migration_that_commits_half_way_says_what_to_do(
+def test_a_migration_that_commits_before_it_fails_says_what_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str,
     new_url: Callable[[], str],
 ) -> None:  # fmt: skip
-    """What was committed stays, where that has left the database is told, and how to go on."""
+    """The reason says that committed changes remain, the revisions, and how to continue."""
     acme = tenant("acme", new_url())
     write_shop(first(), second(body))
 
-    from_nothing = upgrade([acme], data_dir, ONE).outcomes[0]
+    without_tables = upgrade([acme], data_dir, ONE).results[0]
     write_shop(first(), second(body).replace('"prices"', '"more"'))
-    from_the_first = upgrade([acme], data_dir, ONE).outcomes[0]
+    with_first_table = upgrade([acme], data_dir, ONE).results[0]
 
     assert {"goods", "prices", "more"} < tables(acme)
-    for outcome in (from_nothing, from_the_first):
-        assert ({"shop_1"}, {"shop_1"}) == (rows(acme), outcome.after)
-        assert "what was committed before that stays" in outcome.reason
-        assert "the database says that it is at shop_1: " in outcome.reason
-        assert "tenantry db upgrade --tenant acme" in outcome.reason
+    for result in (without_tables, with_first_table):
+        assert ({"shop_1"}, {"shop_1"}) == (revisions(acme), result.after)
+        assert "what it committed before that stays" in result.reason
+        assert "the database reports shop_1: " in result.reason
+        assert "tenantry db upgrade --tenant acme" in result.reason
 
 
-def test_a_commit_that_is_refused_leaves_the_database_as_it_was(
+def test_a_rejected_commit_leaves_the_database_as_it_was(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """What fails at the very end takes everything back, and that is told."""
+    """If the engine rejects the COMMIT itself, it rolls back everything."""
     acme = tenant("acme", new_url())
-    write_shop(first(), second(REFUSED))
+    write_shop(first(), second(REJECTED_COMMIT))
 
-    reason = upgrade([acme], data_dir, ONE).outcomes[0].reason
+    reason = upgrade([acme], data_dir, ONE).results[0].reason
 
     assert set() == tables(acme)
     assert reason.startswith(("ForeignKeyViolation: ", "OperationalError: database is locked"))
@@ -220,7 +202,7 @@ def test_a_commit_that_is_refused_leaves_the_database_as_it_was(
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Foreign keys delete nothing meanwhile; rows that refer to nothing are refused."""
+    """ON DELETE CASCADE does not act while a table is rebuilt; broken references fail."""
     acme = tenant("acme")
     refer = """\
 op.execute("CREATE TABLE tags (id INTEGER, goods INTEGER REFERENCES goods ON DELETE CASCADE)")
@@ -236,23 +218,23 @@ with op.batch_alter_table("goods", recreate="always") as goods:
 
     bad = upgrade([acme], data_dir, ONE)
 
-    assert ["upgraded", "failed"] == [good.outcomes[0].state, bad.outcomes[0].state]
-    assert "1 rows of tags refer to rows that are not there" in bad.outcomes[0].reason
+    assert ["upgraded", "failed"] == [good.results[0].state, bad.results[0].state]
+    assert "1 rows of tags refer to rows that do not exist" in bad.results[0].reason
 
 
-def test_at_head_nothing_runs(
+def test_a_fleet_at_head_starts_no_run(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fleet at head is looked at; no process starts, and no run is written."""
+    """Its databases are read; no process starts, and the journal gets no run."""
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
-    monkeypatch.setattr("tenantry.migrations.children.python_executable", lambda: "/nowhere")
+    monkeypatch.setattr("tenantry.python_process.python_executable", lambda: "/nowhere")
 
     report = upgrade(fleet, data_dir, ONE)
 
     expected = {"acme": "at head", "globex": "at head", "initech": "no tables"}
-    assert (None, expected) == (report.run, states(report.outcomes))
+    assert (None, expected) == (report.run, states(report.results))
     assert [1] == _runs(data_dir)
 
 
@@ -261,10 +243,10 @@ def _runs(data_dir: Path) -> list[int]:
         return journal.runs()
 
 
-def test_only_what_a_run_applied_is_taken_back(
+def test_only_what_a_run_applied_is_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Each database goes to where it was before a run; the run before that only if it is named."""
+    """Each database returns to its revisions from before a run; an earlier run must be named."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -273,22 +255,22 @@ def test_only_what_a_run_applied_is_taken_back(
 
     early = downgrade([acme], data_dir, 1, ONE)
     back = downgrade([acme, globex], data_dir, None, ONE)
-    with pytest.raises(TenantryError, match="run 2 is taken back already; name --run 1"):
+    with pytest.raises(TenantryError, match="run 2 is downgraded already; name --run 1"):
         downgrade([acme, globex], data_dir, None, ONE)
     earlier = downgrade([acme, globex], data_dir, 1, ONE)
 
-    assert "it is at shop_2, not at shop_1, where the run left it" in early.outcomes[0].reason
-    assert (2, {"acme": "taken back", "globex": "taken back"}) == (back.run, states(back.outcomes))
-    assert (1, {"acme": "taken back"}) == (earlier.run, states(earlier.outcomes))
+    assert "the database is at shop_2, but the run left it at shop_1" in early.results[0].reason
+    assert (2, {"acme": "downgraded", "globex": "downgraded"}) == (back.run, states(back.results))
+    assert (1, {"acme": "downgraded"}) == (earlier.run, states(earlier.results))
     assert ({"alembic_version"},) * 2 == (tables(acme), tables(globex))
-    with pytest.raises(TenantryError, match="run 2 is taken back already; nothing is left of"):
+    with pytest.raises(TenantryError, match="run 2 is downgraded already; so are all earlier runs"):
         downgrade([acme, globex], data_dir, None, ONE)
 
 
-def test_a_tenant_with_another_database_is_not_taken_back(
+def test_a_tenant_with_another_database_is_not_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A name is no database: what a run did to one is not taken back from another."""
+    """What a run did to one database is not undone in another one of the same tenant."""
     write_shop(first())
     acme = tenant("acme")
     upgrade([acme], data_dir, ONE)
@@ -297,18 +279,18 @@ def test_a_tenant_with_another_database_is_not_taken_back(
     refused = downgrade([tenant("acme", f"sqlite:///{tmp_path}/b/b.sqlite3")], data_dir, 1, ONE)
     back = downgrade([acme], data_dir, None, ONE)
 
-    assert {"acme": "failed"} == states(refused.outcomes)
+    assert {"acme": "failed"} == states(refused.results)
     assert (
-        f"its database is sqlite {tmp_path}/b/b.sqlite3, and run 1 changed sqlite "
-        "acme/acme.sqlite3; let DATABASE_URI name that one to take it back there."
-    ) == refused.outcomes[0].reason
-    assert {"acme": "taken back"} == states(back.outcomes)
+        f"its database is sqlite {tmp_path}/b/b.sqlite3, but run 1 changed sqlite "
+        "acme/acme.sqlite3; to downgrade that one, name it in 'DATABASE_URI'."
+    ) == refused.results[0].reason
+    assert {"acme": "downgraded"} == states(back.results)
 
 
-def test_a_fleet_whose_data_folder_was_moved_is_taken_back(
+def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Its databases and its journal are the same ones."""
+    """The journal names default databases relative to the data folder."""
     write_shop(first())
     upgrade([tenant("acme")], data_dir, ONE)
     moved = data_dir.rename(tmp_path / "moved")
@@ -316,14 +298,14 @@ def test_a_fleet_whose_data_folder_was_moved_is_taken_back(
 
     back = downgrade([parse_tenant("acme", values, data_dir=moved)], moved, None, ONE)
 
-    assert {"acme": "taken back"} == states(back.outcomes)
+    assert {"acme": "downgraded"} == states(back.results)
 
 
-def test_a_journal_that_fails_in_the_middle_costs_no_more_than_it_must(
+def test_a_locked_journal_stops_only_migrations_that_have_not_started(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is done is told as done and known to the next run; what was not begun is not touched."""
-    monkeypatch.setattr("tenantry.migrations.journal.WAIT_S", 0.01)
+    """A finished migration counts as done; one without a record of its start does not run."""
+    monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     hold = f"""\
 if name.startswith("acme"):
     import sqlite3
@@ -337,24 +319,24 @@ if name.startswith("acme"):
     left = [step.state for step in _steps(data_dir, 1)]
     again = upgrade(fleet, data_dir, ONE)
 
-    reasons = {one.tenant: one.reason for one in report.outcomes}
+    reasons = {status.tenant: status.reason for status in report.results}
     held = f"cannot use the journal {journal_file(data_dir)}: database is locked; another process "
-    assert ["upgraded", "failed", "upgraded"] == [one.state for one in report.outcomes]
+    assert ["upgraded", "failed", "upgraded"] == [status.state for status in report.results]
     assert [True, True, False] == [reasons[one.name].startswith(held) for one in fleet]
     assert ["running", "pending", "done"] == left
-    assert ["at head", "upgraded", "at head"] == [one.state for one in again.outcomes]
+    assert ["at head", "upgraded", "at head"] == [status.state for status in again.results]
     assert [1] == _runs(data_dir)
     assert {"done"} == {step.state for step in _steps(data_dir, 1)}
 
 
-def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
+def test_tenants_that_are_wrongly_assumed_to_be_behind_are_not_migrated(
     write_shop: WriteShop,
     tenant: MakeTenant,
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those that are not behind all the same are found, left alone, and no part of the run."""
-    monkeypatch.setattr("tenantry.migrations.status.SAMPLE", 1)
+    """The migration process finds their real state, and the run leaves them alone."""
+    monkeypatch.setattr("tenantry.migrations.status.SAMPLE_SIZE", 1)
     write_shop(first())
     down = tenant("down", f"sqlite:///{data_dir}/nowhere/down.sqlite3")
     fleet = [
@@ -375,30 +357,30 @@ def test_a_fleet_that_seems_to_be_all_behind_is_looked_at_by_who_migrates_it(
         "down": "unreachable",
         "globex": "at head",
         "landing": "no tables",
-    } == states(report.outcomes)
+    } == states(report.results)
     assert {"acme": "done", "ahead": "failed", "down": "failed"} == {
         step.tenant: step.state for step in _steps(data_dir, 1)
     }
 
 
-def test_what_an_endpoint_left_that_is_no_more_is_no_hindrance(
+def test_revisions_of_a_former_endpoint_do_not_prevent_an_upgrade(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Another one's tables are made beside it and taken back; its own row stays."""
+    """Other tables are created beside them and removed again; the former revision stays."""
     write_shop(first())
     acme = tenant("acme")
     stamp(data_dir / "acme/acme.sqlite3", "old_7")
 
-    up = upgrade([acme], data_dir, ONE).outcomes[0].state
-    there = rows(acme)
-    back = downgrade([acme], data_dir, None, ONE).outcomes[0].state
+    up = upgrade([acme], data_dir, ONE).results[0].state
+    upgraded = revisions(acme)
+    back = downgrade([acme], data_dir, None, ONE).results[0].state
 
-    assert ("upgraded", {"old_7", "shop_1"}) == (up, there)
-    assert ("taken back", {"old_7"}) == (back, rows(acme))
+    assert ("upgraded", {"old_7", "shop_1"}) == (up, upgraded)
+    assert ("downgraded", {"old_7"}) == (back, revisions(acme))
 
 
 def stamp(file: Path, revision: str) -> None:
-    """Make a SQLite database that says it is at a revision."""
+    """Create a SQLite database at a revision, without its tables."""
     file.parent.mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -407,20 +389,20 @@ def stamp(file: Path, revision: str) -> None:
 
 
 def test_an_unknown_run_is_named(data_dir: Path) -> None:
-    """To take back what was never run is an error that lists the runs that there are."""
+    """A downgrade of a run that does not exist is an error that lists the runs."""
     with pytest.raises(TenantryError, match="there is no journal"):
         downgrade([], data_dir)
     with Journal(data_dir) as journal:
         journal.open_run({}, {}, {})
 
-    with pytest.raises(TenantryError, match="no run 7 to take back; runs: 1"):
+    with pytest.raises(TenantryError, match="no run 7 to downgrade; runs: 1"):
         downgrade([], data_dir, 7)
 
 
-def test_a_fleet_is_surveyed(
+def test_the_status_of_a_fleet_is_read(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """Each tenant's place is told, whatever another's database does."""
+    """Each tenant has a status, whatever the databases of others do; nothing is created."""
     ahead = tenant("ahead")
     write_shop(first(), second(), second(revision="shop_3", after="shop_2").replace("prices", "x"))
     upgrade([ahead], data_dir, ONE)
@@ -428,17 +410,17 @@ def test_a_fleet_is_surveyed(
     down = tenant("down", postgres_server.url("nowhere"))
     fleet = [ahead, tenant("behind"), down, tenant("none", endpoint="landing")]
 
-    found = survey(fleet, data_dir)
+    found = fleet_status(fleet, data_dir)
     made = [name for name in ("behind", "none") if (data_dir / name).exists()]
-    refused = upgrade(fleet[:1], data_dir, ONE).outcomes[0]
+    refused = upgrade(fleet[:1], data_dir, ONE).results[0]
 
-    assert ["ahead", "behind", "unreachable", "no tables"] == [one.state for one, _ in found]
+    assert ["ahead", "behind", "unreachable", "no tables"] == [status.state for status in found]
     assert [] == made
-    assert "it is at shop_3, which no endpoint here knows" in refused.reason
-    assert 'database "nowhere" does not exist' in found[2][0].reason
+    assert "the database is at shop_3, which no endpoint here has" in refused.reason
+    assert 'database "nowhere" does not exist' in found[2].reason
 
 
-# -- two at once --------------------------------------------------------------------------------
+# -- two runs at once ---------------------------------------------------------------------------
 
 RUN = """\
 import sys
@@ -459,7 +441,7 @@ upgrade(fleet, Path(data_dir), FleetLimits(int(jobs)))
 def upgrading(
     data_dir: Path, fleet: list[Tenant], jobs: int = 1
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run an upgrade in another process, until the end of the block at the latest."""
+    """Run an upgrade in another process, which is killed at the end of the block."""
     named = [f"{one.name}={one.database_uri.get_secret_value()}" for one in fleet]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", RUN, str(data_dir), str(jobs), *named]
@@ -470,25 +452,25 @@ def upgrading(
             process.kill()
 
 
-def test_the_second_of_two_runs_waits_and_finds_nothing_to_do(
+def test_a_second_run_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """While one run is in the middle of a database, another says who holds it, or waits."""
+    """While one run migrates a database, another waits, or names the process that holds it."""
     acme = tenant("acme", new_url())
-    begun, go = data_dir / "begun", data_dir / "go"
+    started, go = data_dir / "started", data_dir / "go"
     wait = f"""\
-open({str(begun)!r}, "w").close()
+open({str(started)!r}, "w").close()
 while not os.path.exists({str(go)!r}): time.sleep(0.01)
 """
     write_shop(first(), second(wait))
     data_dir.mkdir()
-    results: list[Outcome] = []
+    results: list[MigrationStatus] = []
 
     with upgrading(data_dir, [acme]) as other:
-        wait_until(begun.exists)
-        held = upgrade([acme], data_dir, FleetLimits(1, lock_wait_s=0.1)).outcomes[0]
+        wait_until(started.exists)
+        held = upgrade([acme], data_dir, FleetLimits(1, lock_timeout_s=0.1)).results[0]
         second_run = threading.Thread(
-            target=lambda: results.extend(upgrade([acme], data_dir, ONE).outcomes)
+            target=lambda: results.extend(upgrade([acme], data_dir, ONE).results)
         )
         second_run.start()
         go.touch()
@@ -496,15 +478,15 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
         code = other.wait()
 
     assert (0, "failed", "at head") == (code, held.state, results[0].state)
-    assert "migrates this database and has not ended in 0.1 s" in held.reason
+    assert "migrates this database and did not finish in 0.1 s" in held.reason
     assert "process " in held.reason
-    assert [{"shop_2"}, "done"] == [rows(acme), _steps(data_dir, 1)[0].state]
+    assert [{"shop_2"}, "done"] == [revisions(acme), _steps(data_dir, 1)[0].state]
 
 
-def test_a_killed_run_is_finished_by_the_next(
+def test_the_next_run_finishes_a_killed_one(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """After kill -9 in the middle of one database, the rest is done, once, and one run did it."""
+    """After kill -9 during a migration, the next run does exactly the rest, as the same run."""
     fleet = [tenant(name, new_url()) for name in ("a1", "b2", "c3")]
     log, stop = data_dir / "log", data_dir / "stop"
     body = f"""\
@@ -525,11 +507,11 @@ while os.path.exists({str(stop)!r}) and len(open({str(log)!r}).readlines()) == 2
 
     assert ["done", "running", "pending"] == killed
     assert (1, ["at head", "upgraded", "upgraded"]) == (
-        report.run, [one.state for one in report.outcomes]
+        report.run, [status.state for status in report.results]
     )  # fmt: skip
     assert 4 == len(log.read_text().splitlines())  # the second database twice, the others once
     back = downgrade(fleet, data_dir, None, ONE)
-    assert {"a1": "taken back", "b2": "taken back", "c3": "taken back"} == states(back.outcomes)
+    assert {"a1": "downgraded", "b2": "downgraded", "c3": "downgraded"} == states(back.results)
     assert [{"alembic_version"}] * 3 == [tables(one) for one in fleet]
 
 
@@ -558,7 +540,7 @@ def test_the_fleet_is_upgraded_and_shown(
     write_tenant: Callable[..., Path],
     tenantry: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """`upgrade --all` names what it could not do, `status` shows it, `downgrade` ends it."""
+    """`upgrade --all` reports failures, `status` repeats them, `downgrade` undoes the rest."""
     write_shop(first(), second("if name.startswith('globex'): raise ValueError('no')"))
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["corp.shop"])
@@ -578,25 +560,25 @@ def test_the_fleet_is_upgraded_and_shown(
         status_code, found["acme"], found["globex"], found["initech"]
     )  # fmt: skip
     assert "failed" == found["broken"][0]
-    assert "acme\ttaken back\tshop_2\tnothing\t" in back
+    assert "acme\tdowngraded\tshop_2\tnothing\t" in back
 
 
 class Terminal(io.StringIO):
-    """What a terminal would be shown."""
+    """A stderr that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """Return True."""
         return True
 
 
-def test_a_terminal_is_shown_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar counts every database; only what somebody has to look after gets a line."""
+def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar counts every database; only a problem gets a line."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
 
     with progress(3, is_json=False, worth=("upgraded", "failed")) as tell:
-        tell(Outcome("acme", "upgraded"))
-        tell(Outcome("globex", "failed", reason="no"))
+        tell(MigrationStatus("acme", "upgraded"))
+        tell(MigrationStatus("globex", "failed", reason="no"))
 
     shown = terminal.getvalue()
     assert [True, True, False] == ["2/3" in shown, "globex: failed: no" in shown, "acme" in shown]
@@ -611,13 +593,13 @@ def test_a_terminal_is_shown_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -
         (["upgrade", "--tenant", "nobody"], "no tenant named 'nobody'; tenants: acme."),
     ],
 )
-def test_misuse_is_2(
+def test_misuse_exits_2(
     words: list[str],
     text: str,
     write_tenant: Callable[..., Path],
     tenantry: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """Neither, both or unknown tenants are refused before anything is touched."""
+    """Neither, both, or unknown tenants are rejected before anything changes."""
     write_tenant("acme")
 
     code, _, err = tenantry("db", *words)

@@ -11,164 +11,157 @@ from tenantry.migrations.journal import Journal, JournalError, journal_file
 
 HEADS = {"shop": ["2"]}
 
-ONE = {"acme": "sqlite one", "globex": "sqlite two"}
-"""Which databases the tenants have."""
+DATABASES = {"acme": "sqlite one", "globex": "sqlite two"}
+"""Tenant → identity of its database."""
 
 
-def states(journal: Journal, run: int) -> dict[str, str]:
+def step_states(journal: Journal, run: int) -> dict[str, str]:
     """Return each tenant's state in a run."""
     return {step.tenant: step.state for step in journal.steps(run)}
 
 
-def test_a_run_that_left_something_goes_on(tmp_path: Path) -> None:
-    """Opened again by another process, it has its number, and what it did stays done."""
+def test_an_unfinished_run_continues(tmp_path: Path) -> None:
+    """Another process opens it under the same number, and completed steps stay done."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, ONE)
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
-        journal.note_done(run, "acme")
-        journal.note_running(run, "globex", ["1"], ["2"], ONE["globex"])
-        journal.note_failed(run, "globex", "no")
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        journal.record_success(run, "acme")
+        journal.record_start(run, "globex", ["1"], ["2"], DATABASES["globex"])
+        journal.record_failure(run, "globex", "no")
     with Journal(tmp_path) as journal:
-        again = journal.open_run(HEADS, {"globex": ["2"], "initech": ["2"]}, ONE)
+        again = journal.open_run(HEADS, {"globex": ["2"], "initech": ["2"]}, DATABASES)
 
         assert run == again
-        assert {"acme": "done", "globex": "pending", "initech": "pending"} == states(journal, run)
+        assert {"acme": "done", "globex": "pending", "initech": "pending"} == step_states(
+            journal, run
+        )
 
 
-@pytest.mark.parametrize("why", ["nothing left", "other heads", "taken back"])
-def test_another_run_begins(tmp_path: Path, why: str) -> None:
-    """A run is over when it left nothing, the code has gone on, or it is being taken back."""
+@pytest.mark.parametrize("why", ["all done", "other heads", "downgraded"])
+def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
+    """A run ends when all its steps are done, the heads change, or a step is downgraded."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, ONE)
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
-        journal.note_done(run, "acme")
-        if why == "nothing left":
-            journal.note_running(run, "globex", ["1"], ["2"], ONE["globex"])
-            journal.note_done(run, "globex")
-        if why == "taken back":
-            journal.note_taken_back(run, "acme")
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        journal.record_success(run, "acme")
+        if why == "all done":
+            journal.record_start(run, "globex", ["1"], ["2"], DATABASES["globex"])
+            journal.record_success(run, "globex")
+        if why == "downgraded":
+            journal.record_downgrade(run, "acme")
 
         heads = {"shop": ["3"]} if why == "other heads" else HEADS
 
-        assert run + 1 == journal.open_run(heads, {"globex": ["3"]}, ONE)
+        assert run + 1 == journal.open_run(heads, {"globex": ["3"]}, DATABASES)
 
 
-def test_what_a_run_did_to_another_database_is_not_written_over(tmp_path: Path) -> None:
-    """A tenant that has another one by now begins a new run; at head tells nothing of the old."""
+def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
+    """A tenant with another database starts a new run, and does not complete the old step."""
     other = {"acme": "sqlite three"}
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, ONE)
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
-        journal.note_at_head(other)
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        journal.record_at_head(other)
         again = journal.open_run(HEADS, {"acme": ["2"]}, other)
-        journal.note_running(again, "acme", [], ["2"], other["acme"])
+        journal.record_start(again, "acme", [], ["2"], other["acme"])
 
-        begun = [journal.steps(number)[0] for number in (run, again)]
+        started = [journal.steps(number)[0] for number in (run, again)]
 
     assert [("running", "sqlite one"), ("running", "sqlite three")] == [
-        (step.state, step.database) for step in begun
+        (step.state, step.database) for step in started
     ]
 
 
-def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """It did not say which databases were changed."""
+def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None:
+    """A step that starts twice in one run keeps the revisions from before its first start."""
     with Journal(tmp_path) as journal:
-        journal.open_run(HEADS, {"acme": ["2"]}, ONE)
-    with contextlib.closing(sqlite3.connect(journal_file(tmp_path))) as connection:
-        connection.execute("ALTER TABLE step DROP COLUMN database")
-
-    with Journal(tmp_path) as journal:
-        assert [("acme", None)] == [(step.tenant, step.database) for step in journal.steps(1)]
-
-
-def test_what_was_before_a_killed_run_stays_known(tmp_path: Path) -> None:
-    """A step that runs twice in one run is taken back to where it first began."""
-    with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"]}, ONE)
-        journal.note_running(run, "acme", [], ["2"], ONE["acme"])
-        journal.open_run(HEADS, {"acme": ["2"]}, ONE)
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
+        run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
+        journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
 
         assert [frozenset()] == [step.before for step in journal.steps(run)]
 
 
-def test_what_a_run_is_done_with_is_not_forgotten(tmp_path: Path) -> None:
-    """Presumed behind by a second run, it stays done; undone by others, it begins anew."""
+def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
+    """A second run that assumes it to be behind changes nothing; a second start replaces it."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, ONE)
-        journal.note_running(run, "acme", [], ["2"], ONE["acme"])
-        journal.note_done(run, "acme")
-        journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, ONE)
-        journal.note_at_head({"acme": ONE["acme"]})
-        presumed = journal.steps(run)[0]
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
-        begun = journal.steps(run)[0]
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
+        journal.record_success(run, "acme")
+        journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_at_head({"acme": DATABASES["acme"]})
+        assumed = journal.steps(run)[0]
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        started = journal.steps(run)[0]
 
-    assert ("done", frozenset()) == (presumed.state, presumed.before)
-    assert ("running", {"1"}) == (begun.state, begun.before)
+    assert ("done", frozenset()) == (assumed.state, assumed.before)
+    assert ("running", {"1"}) == (started.state, started.before)
 
 
-def test_a_database_at_head_was_brought_there_by_the_run_that_began_with_it(tmp_path: Path) -> None:
-    """Killed before it could write so, a run did it; what it had not begun, it did not."""
+def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
+    """A run that was killed before its last record did the step; a pending step is removed."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, ONE)
-        journal.note_running(run, "acme", ["1"], ["2"], ONE["acme"])
-        journal.note_at_head(ONE)
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        journal.record_at_head(DATABASES)
 
-        assert ({"acme": "done"}, (run, run)) == (states(journal, run), journal.last_applied())
+        assert ({"acme": "done"}, (run, run)) == (step_states(journal, run), journal.last_applied())
 
 
-def test_a_failure_does_not_write_over_success(tmp_path: Path) -> None:
-    """Of two runs at once, the one that gave up waiting does not spoil what the other did."""
+def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
+    """A run that gave up waiting for the lock does not change what the other run recorded."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"]}, ONE)
-        journal.note_done(run, "acme")
-        journal.note_failed(run, "acme", "held")
+        run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
+        journal.record_success(run, "acme")
+        journal.record_failure(run, "acme", "held")
 
-        assert {"acme": "done"} == states(journal, run)
+        assert {"acme": "done"} == step_states(journal, run)
 
 
 @pytest.mark.parametrize(
     ("pragma", "text"),
     [
-        ("max_page_count = 1", "full; make room on its disk."),
-        ("query_only = 1", "readonly database; let this user write it and its folder."),
+        ("max_page_count = 1", "full; free some disk space."),
+        ("query_only = 1", "readonly database; give this user write access to it and its folder."),
     ],
 )
-def test_what_cannot_be_written_says_what_to_do(tmp_path: Path, pragma: str, text: str) -> None:
-    """Whatever keeps SQLite from it is our own error; what was written stays."""
+def test_a_journal_that_cannot_be_written_says_what_to_do(
+    tmp_path: Path, pragma: str, text: str
+) -> None:
+    """The error names the journal and the remedy; earlier records stay."""
     with Journal(tmp_path) as journal:
-        run = journal.open_run(HEADS, {"acme": ["2"]}, ONE)
+        run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         connection = cast("Any", journal)._connection
         connection.execute(f"PRAGMA {pragma}")
         many = {f"tenant-{number}": ["2"] for number in range(1000)}
         with pytest.raises(JournalError) as raised:
             journal.open_run(HEADS, many, {})
 
-        assert {"acme": "pending"} == states(journal, run)
+        assert {"acme": "pending"} == step_states(journal, run)
     assert str(raised.value).startswith(f"cannot use the journal {journal_file(tmp_path)}: ")
     assert str(raised.value).endswith(text)
 
 
-def test_a_journal_that_another_process_holds_is_told(
+def test_a_journal_that_another_process_locks_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is waited for, and then said."""
-    monkeypatch.setattr("tenantry.migrations.journal.WAIT_S", 0.01)
+    """After the wait, the error says that another process holds it."""
+    monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     with (
         Journal(tmp_path) as journal,
         contextlib.closing(sqlite3.connect(journal_file(tmp_path))) as holder,
     ):
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="locked; another process holds it: wait for it or"):
-            journal.note_done(1, "acme")
+            journal.record_success(1, "acme")
 
 
-def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A broken file is an error with its path and the remedy."""
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    """The error has the path and the remedy."""
     path = journal_file(tmp_path)
     path.parent.mkdir()
     path.write_text("no database")
 
-    with pytest.raises(JournalError, match=f"cannot use the journal {path}.*mend or remove it"):
+    with pytest.raises(JournalError, match=f"cannot use the journal {path}.*repair or remove it"):
         Journal(tmp_path)

@@ -27,7 +27,7 @@ from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.grammar import TENANT_NAME
 from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
-from tenantry.migrations.guard import MigrationGuard, guard_migrations
+from tenantry.migrations.guard import MigrationGuard, add_migration_guard
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
 from tenantry.storage.memory_budget import (
@@ -173,10 +173,10 @@ def create_app(
     added: list[Added] = []
     try:
         with secret_scope(app.config), host_log.watching(tenant.name, added) as watch:
-            gate = guard_migrations(app, tenant, data_dir)
+            guard = add_migration_guard(app, tenant, data_dir)
             for name in tenant.blueprints:
                 watch.begin(name)
-                _add_endpoint(app, gate, name, tenant.name)
+                _add_endpoint(app, guard, name, tenant.name)
     except BaseException:
         app.log_handlers = tuple(added)
         close_app(app)
@@ -185,11 +185,11 @@ def create_app(
     return app
 
 
-def _add_endpoint(app: Flask, gate: MigrationGuard | None, name: str, tenant: str) -> None:
+def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: str) -> None:
     endpoint = load_endpoint(name, tenant)
     app.extensions[_EXTENSION].append(endpoint)
-    if gate is not None:
-        gate.guard(name, endpoint.blueprint)
+    if guard is not None:
+        guard.protect(name, endpoint.blueprint)
     with registering(name):
         app.register_blueprint(endpoint.blueprint)
     confine_receivers(app, name, endpoint.package)

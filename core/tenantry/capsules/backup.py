@@ -31,7 +31,8 @@ from tenantry.capsules.staging import backup_staging
 from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.endpoints.loading import available_endpoints
 from tenantry.errors import TenantryError
-from tenantry.migrations.revisions import check_not_lost, one_line, read_branches
+from tenantry.migrations.revisions import read_branches
+from tenantry.migrations.version_table import check_file_not_lost, describe_error
 from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.model import Tenant
 
@@ -53,7 +54,7 @@ def write_capsule(
     amounts = CapsuleSummary()
     try:
         if not is_server_database(url):
-            check_not_lost(url)
+            check_file_not_lost(url)
         snapshot = Snapshot(url)
         with backup_staging(data_dir, tenant.name) as staged, closing(snapshot):
             copy = FolderSnapshot(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
@@ -72,7 +73,7 @@ def write_capsule(
         text = f"tenant {tenant.name!r}: a file became shorter while it was read; try again."
         raise CapsuleError(text) from error
     except Exception as error:
-        text = f"tenant {tenant.name!r}: no capsule was written: {one_line(error)}."
+        text = f"tenant {tenant.name!r}: no capsule was written: {describe_error(error)}."
         raise CapsuleError(text) from error
     return amounts
 

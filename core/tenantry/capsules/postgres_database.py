@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine
 from tenantry.capsules.new_database import DatabaseError, NewDatabase
 from tenantry.capsules.rows import run
 from tenantry.errors import TenantryError
-from tenantry.migrations.revisions import one_line, with_timeout
+from tenantry.migrations.version_table import describe_error, with_connect_timeout
 
 MARK = "tenantry_restoring"
 """The table that is there while a database is not whole: what was made in it, by kind and name."""
@@ -84,7 +84,7 @@ class NewPostgresDatabase(NewDatabase):
         except TenantryError:
             raise
         except Exception as error:
-            text = f"{_shown(self.url)} cannot be used: {one_line(error)}; {remedy}."
+            text = f"{_shown(self.url)} cannot be used: {describe_error(error)}; {remedy}."
             raise DatabaseError(text) from error
         return self
 
@@ -125,7 +125,7 @@ class NewPostgresDatabase(NewDatabase):
             if error is not None or not self._is_kept:
                 self._take_back()
         except Exception as left:  # noqa: BLE001 - whatever a driver raises
-            text = f"{_shown(self.url)} could not be emptied again: {one_line(left)}"
+            text = f"{_shown(self.url)} could not be emptied again: {describe_error(left)}"
             raise DatabaseError(f"{text}; drop it yourself.") from error
         finally:
             self._connection.close()
@@ -192,7 +192,7 @@ def execute(url: URL, statement: str) -> None:
         with _connected(url) as connection:
             run(connection, statement)
     except Exception as error:
-        text = f"{statement}: {one_line(error)}; name an empty database with --database."
+        text = f"{statement}: {describe_error(error)}; name an empty database with --database."
         raise DatabaseError(text) from error
 
 
@@ -200,7 +200,10 @@ def _connected(url: URL) -> Connection:
     """Return a connection on which each statement is a transaction of its own; it may be idle."""
     options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
     engine = create_engine(
-        with_timeout(url), poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
+        with_connect_timeout(url),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=options,
     )
     connection = engine.connect()
     if (connection.dialect.server_version_info or (0,)) >= (14,):

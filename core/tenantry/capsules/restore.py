@@ -28,9 +28,9 @@ from tenantry.capsules.rows import Table
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.capsules.tenant_folder import is_of_database, lay_out
 from tenantry.errors import EndpointError, TenantryError
-from tenantry.migrations.children import Nursery
-from tenantry.migrations.revisions import Branch, one_line, read_branches, shown
-from tenantry.migrations.runner import MigrationRunner, Target
+from tenantry.migrations.revisions import Branch, format_revisions, read_branches
+from tenantry.migrations.runner import MigrationRunner, MigrationTarget
+from tenantry.migrations.version_table import describe_error
 
 SPARE_BYTES = 64 << 20
 """What stays free on the disk, for the tenants that serve."""
@@ -98,8 +98,14 @@ def restore_capsule(
         _check_room(capsule, workplace.data_dir, database.folder)
         with _explained(capsule.path):
             text = database.url.render_as_string(hide_password=False)
-            lock_file, goal = workplace.folder / "lock", capsule.metadata.target_revisions
-            _migrate(Target(workplace.name, text, branches, lock_file, goal=goal), tell)
+            target = MigrationTarget(
+                tenant=workplace.name,
+                url=text,
+                branches=branches,
+                lock_file=workplace.folder / "lock",
+                destination=capsule.metadata.target_revisions,
+            )
+            _migrate(target, tell)
             database.note()
             amounts = _fill(capsule, workplace, database, tell)
             workplace.move()
@@ -121,7 +127,8 @@ def capsule_branches(contents: CapsuleMetadata) -> tuple[Branch, ...]:
             raise CapsuleError(str(error)) from error
         known = frozenset[str]().union(*(branch.revisions for branch in branches))
         if unknown := frozenset(revisions) - known:
-            text = f"its tables of {name!r} are at {shown(unknown)}, which this code does not know"
+            names = format_revisions(unknown)
+            text = f"its tables of {name!r} are at {names}, which this code does not know"
             raise CapsuleError(f"{text}; run the code that does (Tenantry {contents.tenantry!r}).")
         found += branches
     return tuple(found)
@@ -191,17 +198,17 @@ def _explained(path: Path) -> Iterator[None]:
     except TenantryError as error:
         raise CapsuleError(f"{path}: {sentence(error)}") from error
     except Exception as error:  # whatever a driver or the system raises
-        raise CapsuleError(f"{path}: {one_line(error)}.") from error
+        raise CapsuleError(f"{path}: {describe_error(error)}.") from error
 
 
-def _migrate(target: Target, tell: ProgressCallback) -> None:
+def _migrate(target: MigrationTarget, tell: ProgressCallback) -> None:
     """Make the tables as they were when the capsule was made, in a process of its own."""
     if not target.branches:
         return
     tell("making tables", 0, 0)
-    with Nursery() as nursery, MigrationRunner(nursery) as migrator:
-        result = migrator.upgrade(target, lambda _: None)
-    if result.state == "failed":
+    with MigrationRunner() as runner:
+        result = runner.upgrade(target)
+    if result.state not in ("migrated", "unchanged"):
         raise CapsuleError(f"its tables cannot be made: {result.reason}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, inspect
 
 from tenantry.capsules.rows import RowsError, Table, engine_of, numbered, quoted, run, written
-from tenantry.migrations.revisions import one_line
+from tenantry.migrations.version_table import describe_error
 
 SHOWN = 500
 """Characters of what a driver says: a value may be among them."""
@@ -68,7 +68,7 @@ class RowImport:
         except RowsError:
             raise
         except Exception as error:  # whatever a driver raises
-            raise RowsError(f"table {table.name!r}: {_short(one_line(error))}") from error
+            raise RowsError(f"table {table.name!r}: {_short(describe_error(error))}") from error
 
     def _insert(self, table: Table, rows: list[list[Any]]) -> None:
         adapters = self._adapters_of(table)

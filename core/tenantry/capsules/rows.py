@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from tenantry.errors import TenantryError
-from tenantry.migrations.revisions import with_timeout
+from tenantry.migrations.version_table import with_connect_timeout
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -75,7 +75,7 @@ def engine_of(url: URL, begin: str) -> Engine:
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return engine
     if url.drivername == "postgresql+psycopg":
-        return create_engine(with_timeout(url), poolclass=NullPool)
+        return create_engine(with_connect_timeout(url), poolclass=NullPool)
     raise RowsError(
         f"capsules know SQLite and postgresql+psycopg, not {url.drivername}; use its own tools"
     )

@@ -8,7 +8,11 @@ from sqlalchemy import types as sql
 from sqlalchemy.exc import DBAPIError
 
 from tenantry.capsules.rows import RowsError, Table, engine_of, numbered, quoted, run, written
-from tenantry.migrations.revisions import is_there, look_at, one_line
+from tenantry.migrations.version_table import (
+    describe_error,
+    read_versions_on,
+    sqlite_file_exists,
+)
 
 VERSIONS = "alembic_version"
 
@@ -53,7 +57,7 @@ class Snapshot:
     def begin(self) -> None:
         """Begin the snapshot, or another one. A SQLite file that is not there is not made."""
         self.close()
-        if self._engine.dialect.name == "sqlite" and not is_there(self._url):
+        if self._engine.dialect.name == "sqlite" and not sqlite_file_exists(self._url):
             return
         connection = self._connection = self._engine.connect()
         if self._engine.dialect.name == "postgresql":
@@ -69,7 +73,7 @@ class Snapshot:
         """Return what it is at."""
         if self._connection is None or VERSIONS not in inspect(self._connection).get_table_names():
             return frozenset()  # asking would end a transaction of PostgreSQL
-        return look_at(self._connection)
+        return read_versions_on(self._connection)
 
     def tables(self) -> list[Table]:
         """Return its tables, sorted; on PostgreSQL no migration changes them from now on."""
@@ -115,7 +119,9 @@ class Snapshot:
                 for row in result:
                     yield list(row)
         except DBAPIError as error:
-            raise RowsError(f"table {table.name!r} cannot be read: {one_line(error)}") from error
+            raise RowsError(
+                f"table {table.name!r} cannot be read: {describe_error(error)}"
+            ) from error
 
     def _read(self, column: str, kind: sql.TypeEngine[Any]) -> str:
         name = self._quoted(column)

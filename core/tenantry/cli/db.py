@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -20,9 +20,9 @@ from tenantry.cli.output import (
 from tenantry.errors import UnknownTenantError
 from tenantry.migrations.fleet_run import JOBS, FleetLimits, FleetReport, downgrade, upgrade
 from tenantry.migrations.journal import Journal, JournalError, journal_file
-from tenantry.migrations.revisions import shown
+from tenantry.migrations.revisions import format_revisions
 from tenantry.migrations.runner import TIMEOUT_S
-from tenantry.migrations.status import Outcome, Tell, survey
+from tenantry.migrations.status import MigrationStatus, OnStatus, fleet_status
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import RejectedTenant
 from tenantry.tenants.lookup import scan
@@ -30,7 +30,7 @@ from tenantry.tenants.model import Tenant
 
 COLUMNS = ("name", "state", "database", "code", "reason")
 
-GOOD_STATES = ("no tables", "at head", "upgraded", "taken back")
+GOOD_STATES = ("no tables", "at head", "upgraded", "downgraded")
 """States that need no action, unless the outcome has a reason."""
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -70,7 +70,7 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
     with progress(len(tenants), is_json) as tell:
-        found = [outcome for outcome, _ in survey(tenants, settings.data_dir, tell)]
+        found = fleet_status(tenants, settings.data_dir, tell)
     failures = _failures_of_last_runs(settings)
     outcomes = sorted([*found, *rejected], key=lambda outcome: outcome.tenant)
     rows = [_with_failure(outcome, failures) for outcome in outcomes]
@@ -97,7 +97,7 @@ def upgrade_(
     shown_states = ("upgraded", "failed", "ahead", "unreachable")
     with progress(len(tenants), is_json, shown_states) as tell:
         report = upgrade(tenants, settings.data_dir, FleetLimits(jobs, timeout_s), tell)
-    _finish(FleetReport(report.run, (*report.outcomes, *rejected)), is_json=is_json)
+    _finish(FleetReport(report.run, (*report.results, *rejected)), is_json=is_json)
 
 
 @command.command("downgrade", epilog="Example: tenantry db downgrade --all --run 7")
@@ -123,14 +123,14 @@ def downgrade_(
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
     limits = FleetLimits(jobs, timeout_s)
-    with progress(len(tenants), is_json, ("taken back", "failed")) as tell:
+    with progress(len(tenants), is_json, ("downgraded", "failed")) as tell:
         report = downgrade(tenants, settings.data_dir, run, limits, tell)
-    _finish(FleetReport(report.run, (*report.outcomes, *rejected)), is_json=is_json)
+    _finish(FleetReport(report.run, (*report.results, *rejected)), is_json=is_json)
 
 
 def _chosen_tenants(
     settings: HostSettings, names: Sequence[str], *, is_all: bool
-) -> tuple[list[Tenant], list[Outcome]]:
+) -> tuple[list[Tenant], list[MigrationStatus]]:
     """Return the chosen tenants, and a failure for each one whose file is rejected."""
     if bool(names) == is_all:
         raise click.UsageError("choose tenants with --tenant NAME, or all tenants with --all.")
@@ -145,7 +145,7 @@ def _chosen_tenants(
     chosen = [one for name, one in enabled.items() if is_all or name in names]
     tenants = [one for one in chosen if isinstance(one, Tenant)]
     rejected = [
-        Outcome(one.name, "failed", reason=one.reason)
+        MigrationStatus(one.name, "failed", reason=one.reason)
         for one in chosen
         if isinstance(one, RejectedTenant)
     ]
@@ -166,7 +166,7 @@ def _failures_of_last_runs(settings: HostSettings) -> dict[str, str]:
     return failures
 
 
-def _with_failure(outcome: Outcome, failures: dict[str, str]) -> Outcome:
+def _with_failure(outcome: MigrationStatus, failures: dict[str, str]) -> MigrationStatus:
     """Add the failure of the last run to a database that is behind without a reason."""
     if outcome.reason or outcome.state != "behind" or not failures.get(outcome.tenant):
         return outcome
@@ -174,10 +174,10 @@ def _with_failure(outcome: Outcome, failures: dict[str, str]) -> Outcome:
 
 
 @contextmanager
-def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Iterator[Tell]:
+def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Iterator[OnStatus]:
     """Show the progress of a run: a bar on a terminal, otherwise a line for each shown state."""
 
-    def is_shown(outcome: Outcome) -> bool:
+    def is_shown(outcome: MigrationStatus) -> bool:
         return outcome.state in shown_states or bool(shown_states and outcome.reason)
 
     if not is_progress_drawn(is_json=is_json):
@@ -186,7 +186,7 @@ def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Ite
     with progress_bar() as bar:
         task = bar.add_task("databases", total=total)
 
-        def tell(outcome: Outcome) -> None:
+        def tell(outcome: MigrationStatus) -> None:
             if is_shown(outcome) and not _is_good(outcome):
                 bar.console.print(f"{outcome.tenant}: {outcome.state}: {outcome.reason}")
             bar.update(task, advance=1)
@@ -194,38 +194,44 @@ def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Ite
         yield tell
 
 
-def _print_line(outcome: Outcome) -> None:
+def _print_line(outcome: MigrationStatus) -> None:
     click.echo("\t".join(_cells(outcome)), err=not _is_good(outcome))
 
 
 def _finish(report: FleetReport, *, is_json: bool) -> None:
     """Print the report of a run, and exit."""
-    is_good = all(map(_is_good, report.outcomes))
+    is_good = all(map(_is_good, report.results))
     if is_json:
-        tenants = [_as_json(outcome) for outcome in report.outcomes]
+        tenants = [_as_json(outcome) for outcome in report.results]
         print_json({"run": report.run, "tenants": tenants})
     else:
         click.echo(_summary(report), err=not is_good)
     sys.exit(0 if is_good else PROBLEM_FOUND)
 
 
-def _is_good(outcome: Outcome) -> bool:
+def _is_good(outcome: MigrationStatus) -> bool:
     return outcome.state in GOOD_STATES and not outcome.reason
 
 
 def _summary(report: FleetReport) -> str:
-    states = [outcome.state for outcome in report.outcomes]
+    states = [outcome.state for outcome in report.results]
     counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
     run = "" if report.run is None else f" (run {report.run})"
     return f"{count(len(states), 'tenant')}{run}: {', '.join(counts) or 'nothing to do'}."
 
 
-def _cells(outcome: Outcome) -> list[str]:
+def _cells(outcome: MigrationStatus) -> list[str]:
     is_known = outcome.state not in ("no tables", "unreachable")
-    revisions = [shown(outcome.before), shown(outcome.after)] if is_known else ["", ""]
+    before, after = format_revisions(outcome.before), format_revisions(outcome.after)
+    revisions = [before, after] if is_known else ["", ""]
     return [outcome.tenant, outcome.state, *revisions, outcome.reason]
 
 
-def _as_json(outcome: Outcome) -> dict[str, Any]:
-    revisions = {"before": sorted(outcome.before), "after": sorted(outcome.after)}
-    return asdict(outcome) | revisions
+def _as_json(outcome: MigrationStatus) -> dict[str, Any]:
+    return {
+        "tenant": outcome.tenant,
+        "state": outcome.state,
+        "before": sorted(outcome.before),
+        "after": sorted(outcome.after),
+        "reason": outcome.reason,
+    }

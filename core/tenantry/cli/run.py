@@ -9,7 +9,7 @@ from flask.cli import FlaskGroup
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.app.factory import close_app, create_app
-from tenantry.migrations.guard import bring_to_head
+from tenantry.migrations.guard import upgrade_default_database
 from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
 
@@ -37,7 +37,7 @@ def command(name: str, args: tuple[str, ...]) -> None:
         def create() -> Flask:
             app = create_app(tenant, data_dir=settings.data_dir)
             apps.callback(close_app, app)
-            bring_to_head(app)
+            upgrade_default_database(app)
             mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
             app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
             return app

@@ -1,160 +1,178 @@
-"""Migrations over a fleet of tenants: up to the code, and back.
+"""Upgrades and downgrades the databases of a fleet of tenants.
 
-Looks in threads (`survey`), changes in processes of their own (`migrator`), which look again. One
-tenant's fault, whatever it is, is that tenant's outcome; the journal says what is left.
+Each database is migrated in a child process. A run continues past a failing tenant, whose failure
+becomes its result. The journal records what remains to be done.
 """
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 
 from tenantry.database.url import database_identity
 from tenantry.errors import EndpointError, TenantryError
-from tenantry.migrations.children import Nursery
 from tenantry.migrations.journal import Journal, JournalError, Step, journal_file
 from tenantry.migrations.revisions import read_branches
 from tenantry.migrations.runner import (
-    LOCK_WAIT_S,
+    LOCK_TIMEOUT_S,
     TIMEOUT_S,
+    MigrationResult,
     MigrationRunner,
-    Result,
-    Target,
-    target_of,
+    MigrationTarget,
+    migration_target,
 )
-from tenantry.migrations.status import Outcome, Tell, as_they_end, heads_of, look_or_presume
+from tenantry.migrations.status import (
+    MigrationStatus,
+    OnStatus,
+    as_they_complete,
+    status_before_upgrade,
+)
 from tenantry.tenants.model import Tenant
 
 JOBS = 4
-"""Databases that are migrated at once: a migration mostly waits for its server. Seen with 80
-PostgreSQL databases, server and all on 2 busy processors, in ms for each, two turns: 305 and 279
-with 1, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
+"""Databases that are migrated at once. A migration mostly waits for its server. Measured twice,
+with 80 PostgreSQL databases and their server on 2 busy processors, in ms per database: 305 and 279
+with 1 job, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    """What a run did. `run` is its number in the journal; None if there was nothing to do."""
+    """What a run did. `run` is its number in the journal, or None if nothing had to be done."""
 
     run: int | None
-    outcomes: tuple[Outcome, ...]
+    results: tuple[MigrationStatus, ...]
 
 
 @dataclass(frozen=True)
 class FleetLimits:
-    """How much at once, and for how long."""
+    """Concurrency and time limits of a run."""
 
     jobs: int = JOBS
     timeout_s: float = TIMEOUT_S
-    """For the migrations of one database."""
-    lock_wait_s: float = LOCK_WAIT_S
-    """For another run that migrates the same database."""
+    """Time limit for the migrations of one database."""
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+    """Time to wait while another process migrates the same database."""
 
 
 def upgrade(
     tenants: Sequence[Tenant],
     data_dir: Path,
     limits: FleetLimits | None = None,
-    tell: Tell | None = None,
+    on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Bring the databases of these tenants to the heads of their code.
+    """Upgrade the databases of these tenants to the heads of their code.
 
-    What an earlier run to the same heads has left is done under its number. Tenants at head cost
-    one query each.
+    If an earlier run to the same heads is not finished, the run continues under its number. A
+    tenant at head costs one query.
 
     Args:
-        tenants: whose databases.
-        data_dir: where the journal and the default databases are.
-        limits: how much at once.
-        tell: is called on this thread with each outcome.
+        tenants: the tenants to upgrade.
+        data_dir: the folder of the journal and of the default databases.
+        limits: concurrency and time limits.
+        on_status: called in this thread with each tenant's result, as soon as it is known.
 
     Raises:
         TenantryError: the journal cannot be used.
     """
-    tell = tell or (lambda _: None)
-    with Nursery() as nursery:
-        found = look_or_presume(tenants, data_dir, nursery)
-        for outcome, _ in found:
-            if outcome.state != "behind":
-                tell(outcome)
-        behind = {one.tenant: target for one, target in found if target and one.state == "behind"}
-        if not behind and not journal_file(data_dir).exists():
-            return FleetReport(None, tuple(outcome for outcome, _ in found))
-        with Journal(data_dir) as journal:
-            databases = {one.tenant: _database(target, data_dir) for one, target in found if target}
-            journal.note_at_head(
-                {one.tenant: databases[one.tenant] for one, _ in found if one.state == "at head"}
-            )
-            run = _open_run(journal, behind, databases) if behind else None
-            done: dict[str, Outcome] = {}
-            if run is not None:
-                work = _Work(limits or FleetLimits(), nursery, data_dir)
-                for outcome in _upgrade_each(journal, run, behind.values(), work):
-                    done[outcome.tenant] = outcome
-                    tell(outcome)
-    return FleetReport(run, tuple(done.get(one.tenant, one) for one, _ in found))
+    notify = on_status or _ignore
+    statuses = status_before_upgrade(tenants, data_dir)
+    for status in statuses:
+        if status.state != "behind":
+            notify(status)
+    targets = {status.tenant: status.target for status in statuses if status.target}
+    behind = [status.target for status in statuses if status.target and status.state == "behind"]
+    if not behind and not journal_file(data_dir).exists():
+        return FleetReport(None, tuple(statuses))
+    with Journal(data_dir) as journal:
+        databases = {name: _identity(target, data_dir) for name, target in targets.items()}
+        at_head = [status.tenant for status in statuses if status.state == "at head"]
+        journal.record_at_head({name: databases[name] for name in at_head})
+        if not behind:
+            return FleetReport(None, tuple(statuses))
+        run = _open_run(journal, behind, databases)
+        results: dict[str, MigrationStatus] = {}
+
+        def upgrade_one(runner: MigrationRunner, target: MigrationTarget) -> MigrationStatus:
+            return _upgrade(journal, run, runner, target, databases[target.tenant])
+
+        for result in _for_each(behind, upgrade_one, limits or FleetLimits()):
+            results[result.tenant] = result
+            notify(result)
+    return FleetReport(run, tuple(results.get(status.tenant, status) for status in statuses))
 
 
-def _database(target: Target, data_dir: Path) -> str:
-    """Return which database a target's is, as the journal has it; no password is in it.
+def _ignore(_: MigrationStatus) -> None:
+    pass
 
-    A file in the data folder is the same when that folder is moved, journal and all.
+
+def _identity(target: MigrationTarget, data_dir: Path) -> str:
+    """Return the identity of a database for the journal, without its password.
+
+    The path of a file in the data folder is relative, so the folder can be moved.
     """
-    kind, *where = database_identity(target.url) or ("memory",)
+    kind, *parts = database_identity(target.url) or ("memory",)
     folder = os.path.realpath(data_dir)
-    if kind == "sqlite" and where[0].startswith(f"{folder}/"):
-        where = [os.path.relpath(where[0], folder)]
-    return shlex.join((kind, *where))
+    if kind == "sqlite" and parts[0].startswith(f"{folder}/"):
+        parts = [os.path.relpath(parts[0], folder)]
+    return shlex.join((kind, *parts))
 
 
-def _open_run(journal: Journal, behind: dict[str, Target], databases: dict[str, str]) -> int:
-    branches = [branch for target in behind.values() for branch in target.branches]
-    heads = {branch.endpoint: branch.heads for branch in branches}
-    wanted = {name: heads_of(target) for name, target in behind.items()}
-    return journal.open_run(heads, wanted, databases)
+def _open_run(
+    journal: Journal, targets: Sequence[MigrationTarget], databases: dict[str, str]
+) -> int:
+    branches = [branch for target in targets for branch in target.branches]
+    return journal.open_run(
+        heads={branch.endpoint: branch.heads for branch in branches},
+        destinations={target.tenant: target.heads for target in targets},
+        databases=databases,
+    )
 
 
-def _upgrade_each(
-    journal: Journal, run: int, targets: Iterable[Target], work: "_Work"
-) -> Iterator[Outcome]:
-    def act(migrator: MigrationRunner, target: Target) -> Outcome:
-        name, heads = target.tenant, heads_of(target)
-        database = _database(target, work.data_dir)
+def _upgrade(
+    journal: Journal, run: int, runner: MigrationRunner, target: MigrationTarget, database: str
+) -> MigrationStatus:
+    """Upgrade one database and record it."""
+    name = target.tenant
 
-        def begins(at: frozenset[str]) -> None:
-            journal.note_running(run, name, at, heads, database)
+    def record_start(before: frozenset[str]) -> None:
+        journal.record_start(run, name, before, target.heads, database)
 
-        try:
-            result = migrator.upgrade(target, begins)
-        except JournalError as error:  # nothing is changed of which the journal cannot tell
-            return Outcome(name, "failed", reason=str(error))
-        at = result.after or frozenset()
-        if result.state == "was there":  # another run was quicker, or the one that was killed
-            one = Outcome(name, "at head", at, at)
-            return _noted(one, lambda: journal.note_at_head({name: database}))
-        if result.state == "done":
-            one = Outcome(name, "upgraded", result.before or frozenset(), at)
-            return _noted(one, lambda: journal.note_done(run, name))
-        one = _failed(name, result)
-        return _noted(one, lambda: journal.note_failed(run, name, result.reason))
-
-    return _in_parallel(targets, act, work)
+    try:
+        result = runner.upgrade(target, record_start)
+    except JournalError as error:  # without a record, the database is not changed
+        return MigrationStatus(name, "failed", reason=str(error))
+    before, after = result.before or frozenset(), result.after or frozenset()
+    if result.state == "unchanged":  # a concurrent run has done it, or a run that was killed
+        status = MigrationStatus(name, "at head", before, after)
+        return _recorded(status, lambda: journal.record_at_head({name: database}))
+    if result.state == "migrated":
+        status = MigrationStatus(name, "upgraded", before, after)
+        return _recorded(status, lambda: journal.record_success(run, name))
+    status = _status_of_failure(name, result)
+    return _recorded(status, lambda: journal.record_failure(run, name, result.reason))
 
 
-def _noted(outcome: Outcome, note: Callable[[], None]) -> Outcome:
-    """Write into the journal what was done; if that fails, the run goes on, and the outcome tells.
+def _status_of_failure(tenant: str, result: MigrationResult) -> MigrationStatus:
+    before = result.before or frozenset()
+    after = before if result.after is None else result.after
+    state = result.state if result.state in ("ahead", "unreachable") else "failed"
+    return MigrationStatus(tenant, state, before, after, result.reason)
 
-    The journal has it as running then: the next run finds out how it ended.
+
+def _recorded(status: MigrationStatus, record: Callable[[], None]) -> MigrationStatus:
+    """Write a result to the journal; if that fails, add the error to the result.
+
+    The step remains `running` in the journal, and the next run finds out how it ended.
     """
     try:
-        note()
+        record()
     except JournalError as error:
-        return replace(outcome, reason=f"{outcome.reason} {error}".lstrip())
-    return outcome
+        return replace(status, reason=f"{status.reason} {error}".lstrip())
+    return status
 
 
 def downgrade(
@@ -162,141 +180,129 @@ def downgrade(
     data_dir: Path,
     run: int | None = None,
     limits: FleetLimits | None = None,
-    tell: Tell | None = None,
+    on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Bring the databases of these tenants back to what they were at before a run.
+    """Downgrade the databases of these tenants to their revisions from before a run.
 
-    Only those that the run changed, and only what it applied to each.
+    Only the databases that the run changed are downgraded, and only by what the run applied.
 
     Args:
-        tenants: whose databases.
-        data_dir: where the journal and the default databases are.
-        run: its number; the last one that applied something when None.
-        limits: how much at once.
-        tell: is called on this thread with each outcome.
+        tenants: the tenants to downgrade.
+        data_dir: the folder of the journal and of the default databases.
+        run: the number of the run. None means the last run that applied something.
+        limits: concurrency and time limits.
+        on_status: called in this thread with each tenant's result, as soon as it is known.
 
     Raises:
-        TenantryError: there is no such run, the last one is taken back already, or the journal
+        TenantryError: there is no such run, the last run is downgraded already, or the journal
             cannot be used.
     """
-    tell = tell or (lambda _: None)
+    notify = on_status or _ignore
     if not journal_file(data_dir).exists():
-        raise TenantryError(f"no run to take back: there is no journal in {data_dir}.")
+        raise TenantryError(f"no run to downgrade: there is no journal in {data_dir}.")
     with Journal(data_dir) as journal:
-        run = _run_to_take_back(journal, run)
+        run = _run_to_downgrade(journal, run)
         if run is None:
             return FleetReport(None, ())
-        applied = {step.tenant: step for step in journal.steps(run) if _is_applied(step)}
-        begun = [one for one in tenants if one.name in applied]
-        found = [_target_back(one, data_dir.absolute(), applied[one.name]) for one in begun]
-        outcomes = [one for one in found if isinstance(one, Outcome)]
-        targets = [one for one in found if isinstance(one, Target)]
-        for outcome in outcomes:
-            tell(outcome)
-        with Nursery() as nursery:
-            nursery.start({target.url.partition(":")[0] for target in targets})
-            work = _Work(limits or FleetLimits(), nursery, data_dir)
-            for outcome in _take_back_each(journal, applied, targets, work):
-                outcomes.append(outcome)
-                tell(outcome)
-    return FleetReport(run, tuple(sorted(outcomes, key=lambda one: one.tenant)))
+        steps = {step.tenant: step for step in journal.steps(run) if step.is_applied}
+        found = [
+            _downgrade_target(tenant, data_dir.absolute(), steps[tenant.name])
+            for tenant in tenants
+            if tenant.name in steps
+        ]
+        results = [each for each in found if isinstance(each, MigrationStatus)]
+        for result in results:
+            notify(result)
+
+        def downgrade_one(runner: MigrationRunner, target: MigrationTarget) -> MigrationStatus:
+            return _downgrade(journal, steps[target.tenant], runner, target)
+
+        targets = [each for each in found if isinstance(each, MigrationTarget)]
+        for result in _for_each(targets, downgrade_one, limits or FleetLimits()):
+            results.append(result)
+            notify(result)
+    return FleetReport(run, tuple(sorted(results, key=lambda result: result.tenant)))
 
 
-def _run_to_take_back(journal: Journal, asked: int | None) -> int | None:
-    """Return the run that is asked for, or the last; never, unasked, the one before that.
+def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
+    """Return the requested run, or the last one; an earlier one only if it is requested.
 
     Raises:
-        TenantryError: there is no such run, or the last one is taken back already.
+        TenantryError: there is no such run, or the last run is downgraded already.
     """
-    known = journal.runs()
-    if asked is not None and asked not in known:
-        there = ", ".join(map(str, known)) or "none"
-        raise TenantryError(f"no run {asked} to take back; runs: {there}.")
-    last, left = journal.last_applied()
-    if asked is None and last != left:
-        remedy = "nothing is left of those before it" if left is None else f"name --run {left}"
-        raise TenantryError(f"run {last} is taken back already; {remedy}.")
-    return asked or last
+    runs = journal.runs()
+    if requested is not None and requested not in runs:
+        numbers = ", ".join(map(str, runs)) or "none"
+        raise TenantryError(f"no run {requested} to downgrade; runs: {numbers}.")
+    last, remaining = journal.last_applied()
+    if requested is None and last != remaining:
+        remedy = "so are all earlier runs" if remaining is None else f"name --run {remaining}"
+        raise TenantryError(f"run {last} is downgraded already; {remedy}.")
+    return requested or last
 
 
-def _is_applied(step: Step) -> bool:
-    """Whether a run changed a database, or was killed before it could say that it had."""
-    return step.before is not None and step.state in ("done", "running", "pending")
-
-
-def _take_back_each(
-    journal: Journal, applied: dict[str, Step], targets: Iterable[Target], work: "_Work"
-) -> Iterator[Outcome]:
-    def act(migrator: MigrationRunner, target: Target) -> Outcome:
-        step = applied[target.tenant]
-        goal = step.before or frozenset()
-        result = migrator.take_back(target, step.after, goal, lambda _: None)
-        if result.state in ("done", "was there"):
-            one = Outcome(target.tenant, "taken back", step.after, goal)
-            return _noted(one, lambda: journal.note_taken_back(step.run, target.tenant))
-        one = _failed(target.tenant, result)
-        note = partial(journal.note_not_taken_back, step.run, target.tenant, result.reason)
-        return _noted(one, note)
-
-    return _in_parallel(targets, act, work)
-
-
-def _target_back(tenant: Tenant, data_dir: Path, step: Step) -> Target | Outcome:
+def _downgrade_target(
+    tenant: Tenant, data_dir: Path, step: Step
+) -> MigrationTarget | MigrationStatus:
+    """Return the target, or the status of a tenant that cannot be downgraded."""
     try:
         branches = read_branches(tenant.blueprints)
     except EndpointError as error:
-        return Outcome(tenant.name, "failed", reason=str(error))
+        return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:
-        text = "none of its endpoints has tables any more; enable the one that had, and try again."
-        return Outcome(tenant.name, "failed", reason=text)
+        reason = "none of its endpoints has tables; enable the endpoint that had, and try again."
+        return MigrationStatus(tenant.name, "failed", reason=reason)
     url = tenant.database_uri.get_secret_value()
-    target = target_of(tenant.name, url, branches, data_dir)
-    database = _database(target, data_dir)
-    if database != (step.database or database):
-        text = f"its database is {database}, and run {step.run} changed {step.database}"
-        remedy = "let DATABASE_URI name that one to take it back there."
-        return Outcome(tenant.name, "failed", reason=f"{text}; {remedy}")
+    target = migration_target(tenant.name, url, branches, data_dir)
+    database = _identity(target, data_dir)
+    if database != step.database:
+        reason = (
+            f"its database is {database}, but run {step.run} changed {step.database}; to downgrade "
+            "that one, name it in 'DATABASE_URI'."
+        )
+        return MigrationStatus(tenant.name, "failed", reason=reason)
     return target
 
 
-def _failed(tenant: str, result: Result) -> Outcome:
-    before = result.before or frozenset()
-    after = before if result.after is None else result.after
-    state = result.state if result.state in ("ahead", "unreachable") else "failed"
-    return Outcome(tenant, state, before, after, result.reason)
+def _downgrade(
+    journal: Journal, step: Step, runner: MigrationRunner, target: MigrationTarget
+) -> MigrationStatus:
+    """Downgrade one database and record it."""
+    destination = step.before or frozenset()
+    result = runner.downgrade(target, step.after, destination)
+    if result.state in ("migrated", "unchanged"):
+        status = MigrationStatus(step.tenant, "downgraded", step.after, destination)
+        return _recorded(status, lambda: journal.record_downgrade(step.run, step.tenant))
+    status = _status_of_failure(step.tenant, result)
+    return _recorded(
+        status, lambda: journal.record_downgrade_failure(step.run, step.tenant, result.reason)
+    )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """How much at once, and who does it."""
+def _for_each(
+    targets: Sequence[MigrationTarget],
+    migrate_one: Callable[[MigrationRunner, MigrationTarget], MigrationStatus],
+    limits: FleetLimits,
+) -> Iterator[MigrationStatus]:
+    """Yield what `migrate_one` returns for each target, as the migrations complete."""
+    runners = [MigrationRunner(limits.timeout_s, limits.lock_timeout_s) for _ in range(limits.jobs)]
+    idle: LifoQueue[MigrationRunner] = LifoQueue()  # the last one has a process already
 
-    limits: FleetLimits
-    nursery: Nursery
-    data_dir: Path
-
-
-def _in_parallel(
-    targets: Iterable[Target], act: Callable[[MigrationRunner, Target], Outcome], work: _Work
-) -> Iterator[Outcome]:
-    """Yield what `act` makes of each target, as they end; each thread has a process of its own."""
-    idle: SimpleQueue[MigrationRunner] = SimpleQueue()
-
-    def act_with_one(target: Target) -> Outcome:
-        migrator = idle.get()
+    def migrate_with_idle_runner(target: MigrationTarget) -> MigrationStatus:
+        runner = idle.get()
         try:
-            return act(migrator, target)
+            return migrate_one(runner, target)
         finally:
-            idle.put(migrator)
+            idle.put(runner)
 
-    with ExitStack() as migrators:
-        limits = work.limits
-        for _ in range(limits.jobs):
-            one = MigrationRunner(work.nursery, limits.timeout_s, limits.lock_wait_s)
-            idle.put(migrators.enter_context(one))
+    with ExitStack() as stack:
+        for runner in runners:
+            idle.put(stack.enter_context(runner))
         with ThreadPoolExecutor(limits.jobs, thread_name_prefix="tenantry-migrate") as pool:
-            running = [pool.submit(act_with_one, target) for target in targets]
+            futures = [pool.submit(migrate_with_idle_runner, target) for target in targets]
             try:
-                yield from as_they_end(pool, running)
-            except BaseException:  # Ctrl-C: what runs is ended, and taken back by its engine
-                migrators.close()
+                yield from as_they_complete(pool, futures)
+            except BaseException:  # for example, Ctrl-C: the engine rolls back what is running
+                for runner in runners:
+                    runner.kill()
                 raise

@@ -1,11 +1,12 @@
-"""Keeps requests from tables that are not what the code expects, one app at a time.
+"""Keeps requests from tables that do not match the code, in one app.
 
-An endpoint with tables asks its app's gate before each request: 503 while the database is behind
-the code. Once it is not, no request costs a query, until a statement misses a table or a column:
-then it is looked at again. The default database is brought to head here, when its app is built;
-any other one only by `tenantry db`. What
-is done here is in no journal: that one tells what an operator's runs did, for `db downgrade` to
-take back; what a build does, the next build would only do again.
+While the database is behind the code, the guard answers requests to endpoints with tables by 503.
+Once the database is at head, the guard costs no query. It reads the revisions again after a
+statement that misses a table or a column.
+
+A tenant's default database is upgraded here, when its app is built. Any other database is upgraded
+only by `tenantry db`. The journal has no record of the upgrades here, because `db downgrade` undoes
+only runs of an operator: the next build would upgrade again.
 """
 
 import logging
@@ -24,194 +25,218 @@ from tenantry.database.errors import DatabaseDownError
 from tenantry.database.session import Database, database_of, db
 from tenantry.database.url import default_database_url
 from tenantry.http.problem import ProblemResponse
-from tenantry.migrations.children import Nursery
 from tenantry.migrations.revisions import (
-    QUERY,
-    Standing,
-    ahead,
+    RevisionStatus,
     compare,
-    is_amiss,
-    look_through,
-    one_line,
+    describe_unknown,
+    format_revisions,
     read_branches,
-    shown,
 )
-from tenantry.migrations.runner import MigrationRunner, Target, target_of
+from tenantry.migrations.runner import MigrationRunner, MigrationTarget, migration_target
+from tenantry.migrations.version_table import (
+    VERSIONS_QUERY,
+    describe_error,
+    is_missing_table_or_column,
+    read_versions_on,
+)
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine import ExceptionContext
 
-LOOK_AGAIN_S = 1.0
-"""A database that is behind, or is said to be, is looked at this often: an upgrade takes effect
-without a restart, and an endpoint with a bug does not cost a query per request."""
+RECHECK_S = 1.0
+"""Shortest time between two reads of the revisions. An upgrade takes effect without a restart, and
+an endpoint that queries a wrong table costs at most one read per second."""
 
-MIGRATION_PATIENCE_S = 5.0
-"""How long a request waits while another one has the default database brought to head."""
+UPGRADE_WAIT_S = 5.0
+"""How long a request waits while another one reads the revisions or upgrades the database."""
 
-BEHIND = ProblemResponse(
+DATABASE_BEHIND = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The database of this application is being brought up to date; try again later.",
+    "The database of this application is being upgraded; try again later.",
     retry_after_s=5,
 )
 
-_EXTENSION = "tenantry.gate"
-_AMISS = "tenantry.gate.amiss"  # in the app context of a request that missed a table or a column
+_EXTENSION = "tenantry.migration_guard"
+_HAS_MISSED = "tenantry_missed_table"  # on flask.g of a request that missed a table or a column
 _logger = logging.getLogger(__name__)
 
 
 class MigrationGuard:
-    """Whether an app's database is at the head of its code. Thread-safe; lives with its app.
+    """Whether an app's database is at the heads of its code. Thread-safe; lives as long as its app.
 
     Args:
-        target: the database, and what the code wants of it.
-        database: how the app reaches it.
-        is_embedded: whether it is the tenant's default one, which is brought to head here.
-        clock: seconds.
+        target: the database, and the revisions that the code has.
+        database: the app's connection to it.
+        is_default: whether this is the tenant's default database, which the guard upgrades.
+        clock: returns seconds.
     """
 
     def __init__(
         self,
-        target: Target,
+        target: MigrationTarget,
         database: Database,
         *,
-        is_embedded: bool,
+        is_default: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.is_default = is_default
+        self.is_open = False
+        """Whether requests to endpoints with tables reach them. `_on_database_error` closes the
+        guard without the lock; a thread that reads the revisions at that moment may open it again,
+        until the next statement that misses a table."""
+        self.problem = ""
+        """For operators: `behind: …`, `ahead: …` or `down: …`; empty if there is no problem."""
         self._target = target
         self._database = database
-        self.is_embedded = is_embedded
-        self._is_to_migrate = is_embedded
         self._clock = clock
-        # One looks at a time; protects all that is written below. It knows whose it is: see `look`.
-        self._lock = threading.RLock()
-        self._look_again_at = 0.0
-        self._failure = ""  # why the default database could not be brought to head
-        self._engine: Engine | None = None  # the one whose errors are heard
-        self.is_open = False
-        """Closed without the lock, too: whoever looks meanwhile may open it once more, until the
-        next statement misses something."""
-        self.told = ""
-        """What operators should know: `behind: …`, `ahead: …` or `down: …`; empty if nothing."""
+        self._guarded: set[str] = set()  # names of blueprints; complete before the first request
+        self._lock = threading.Lock()  # held while reading and upgrading; protects what follows
+        self._may_upgrade = is_default
+        self._next_check = 0.0
+        self._upgrade_failure = ""
+        self._observed_engine: Engine | None = None
 
-    def guard(self, endpoint: str, blueprint: Blueprint) -> None:
-        """Be asked before each request to an endpoint, and before all its own, if it has tables."""
+    def install(self, app: Flask) -> None:
+        """Add the guard to an app, before anything else adds hooks that see its requests."""
+        app.extensions[_EXTENSION] = self
+        app.before_request(self.check_request)
+        app.after_request(self.replace_error)  # Flask calls the first one last
+
+    def protect(self, endpoint: str, blueprint: Blueprint) -> None:
+        """Guard the requests to a blueprint if its endpoint has tables."""
         if any(branch.endpoint == endpoint for branch in self._target.branches):
-            blueprint.before_request_funcs.setdefault(None, []).insert(0, self.check)
-            blueprint.after_request_funcs.setdefault(None, []).insert(0, self.explain)  # runs last
+            self._guarded.add(blueprint.name)
 
-    def check(self) -> Response | None:
-        """Answer the current request with 503 while the database is behind; let others pass.
+    def check_request(self) -> Response | None:
+        """Answer the current request with 503 while the database is behind.
 
         Raises:
-            DatabaseDownError: the database does not answer.
+            DatabaseDownError: the database does not respond.
         """
-        if self.is_open or request.method == "OPTIONS":  # which Flask answers, without tables
+        # Flask answers OPTIONS itself, without tables.
+        if self.is_open or request.method == "OPTIONS" or not self._is_guarded():
             return None
-        self.look()
-        if self.is_open:
-            return None
-        return _behind()
+        return None if self.check() else _behind_response()
 
-    def explain(self, response: Response) -> Response:
-        """Answer 503 instead of 500 where tables that are not the code's are the reason."""
-        is_failed = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
-        if not is_failed or not g.pop(_AMISS, False):
+    def replace_error(self, response: Response) -> Response:
+        """Replace 500 with 503 if tables that do not match the code are the reason."""
+        is_error = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
-        db.session.close()  # its connection may be the only one that there is
+        db.session.close()  # `check` needs a connection, and the pool may have only this one
         if not self.is_open:
             with suppress(DatabaseDownError):
-                self.look()
-        return _behind() if self.told else response
+                self.check()
+        return _behind_response() if self.problem else response
 
-    def look(self) -> None:
-        """Look at the database, if it is time to; the default one is brought to head, once.
+    def _is_guarded(self) -> bool:
+        return not self._guarded.isdisjoint(request.blueprints)
+
+    def check(self) -> bool:
+        """Read the revisions if a check is due; return whether the guard is open.
+
+        The first check upgrades a default database.
 
         Raises:
-            DatabaseDownError: it does not answer.
+            DatabaseDownError: the database does not respond.
         """
-        if self.told and self._clock() < self._look_again_at:
-            return
-        patience_s = 0.0 if self.told else MIGRATION_PATIENCE_S
-        try:
-            is_mine = self._lock.acquire(timeout=patience_s)  # else somebody is looking
-            if is_mine and not self.is_open and self._clock() >= self._look_again_at:
-                self._look_now()
-        finally:
-            # An exception from outside (interrupts) may come between the lock and its name.
-            with suppress(RuntimeError):  # it is not this thread's
+        is_due = not self.problem or self._clock() >= self._next_check
+        wait_s = 0.0 if self.problem else UPGRADE_WAIT_S
+        if is_due and self._lock.acquire(timeout=wait_s):  # else another request checks
+            try:
+                if not self.is_open and self._clock() >= self._next_check:
+                    self._check()
+            finally:
                 self._lock.release()
+        return self.is_open
 
-    def _look_now(self) -> None:
+    def _check(self) -> None:
+        status = self._read_status()
+        self._next_check = self._clock() + RECHECK_S
+        if status.state == "behind" and self._may_upgrade:
+            self._upgrade()
+            return
+        self._may_upgrade = False  # if somebody downgrades the database later, it stays so
+        self.is_open = status.state != "behind"
+        if self.is_open:
+            self._upgrade_failure = ""
+        problem = self._describe(status)
+        if problem and problem != self.problem:
+            extra = {"tenant": self._target.tenant, "reason": problem}
+            _logger.warning("database.not_at_head", extra=extra)
+        self.problem = problem
+
+    def _read_status(self) -> RevisionStatus:
         try:
-            found = compare(self._target.branches, look_through(self._heard()))
+            with self._observe_engine().connect() as connection:
+                return compare(self._target.branches, read_versions_on(connection))
         except HTTPException as error:
-            self.told = f"down: {one_line(error.__cause__ or error)}."
+            self.problem = f"down: {describe_error(error.__cause__ or error)}."
             raise
         except Exception as error:
-            self.told = f"down: {one_line(error)}."
-            raise DatabaseDownError(LOOK_AGAIN_S) from error
-        self._look_again_at = self._clock() + LOOK_AGAIN_S
-        if found.state == "behind" and self._is_to_migrate:
-            self._migrate()
-            return
-        self._is_to_migrate = False  # who takes it back later has a reason
-        self.is_open = found.state != "behind"
-        self._failure = "" if self.is_open else self._failure
-        was_told, self.told = self.told, self._text(found)
-        if self.told != was_told and found.state != "at head":
-            extra = {"tenant": self._target.tenant, "reason": self.told}
-            _logger.warning("database.not_at_head", extra=extra)
+            self.problem = f"down: {describe_error(error)}."
+            raise DatabaseDownError(RECHECK_S) from error
 
-    def _heard(self) -> "Engine":
-        """Return the engine, whose errors are heard from the first look on."""
+    def _observe_engine(self) -> "Engine":
+        """Return the app's engine; from the first call on, the guard sees its errors."""
         engine = self._database.engine
-        if engine is not self._engine:
-            from sqlalchemy import event  # noqa: PLC0415 - an engine is there: it is loaded
+        if engine is not self._observed_engine:
+            from sqlalchemy import event  # noqa: PLC0415 - the engine has imported it already
 
-            event.listen(engine, "handle_error", self._doubt)
-            self._engine = engine
+            event.listen(engine, "handle_error", self._on_database_error)
+            self._observed_engine = engine
         return engine
 
-    def _doubt(self, context: "ExceptionContext") -> None:
-        """Have the database looked at again: a statement found no such table or column."""
-        if context.statement == QUERY or not is_amiss(context.original_exception):
+    def _on_database_error(self, context: "ExceptionContext") -> None:
+        """Make a check due after a statement that missed a table or a column."""
+        if context.statement == VERSIONS_QUERY:
+            return
+        if not is_missing_table_or_column(context.original_exception):
             return
         if has_app_context():
-            setattr(g, _AMISS, True)
-        if not self.told and self._clock() >= self._look_again_at:
+            setattr(g, _HAS_MISSED, True)
+        if not self.problem and self._clock() >= self._next_check:
             self.is_open = False
 
-    def _text(self, found: Standing) -> str:
-        if found.state == "behind":
-            at, wanted = shown(found.current), shown(found.heads)
-            remedy = f"run: tenantry db upgrade --tenant {self._target.tenant}."
-            return f"behind: {self._failure or f'it is at {at}, the code wants {wanted}; {remedy}'}"
-        return f"ahead: {ahead(found)}" if found.state == "ahead" else ""
+    def _describe(self, status: RevisionStatus) -> str:
+        if status.state == "at head":
+            return ""
+        if status.state == "ahead":
+            return f"ahead: {describe_unknown(status)}"
+        if self._upgrade_failure:
+            return f"behind: {self._upgrade_failure}"
+        return (
+            f"behind: the database is at {format_revisions(status.current)}, but the code needs "
+            f"{format_revisions(status.heads)}; run: tenantry db upgrade --tenant "
+            f"{self._target.tenant}."
+        )
 
-    def _migrate(self) -> None:
-        """Bring the default database to head, in a process of its own; tried once per build."""
-        self._is_to_migrate = False
-        with Nursery() as nursery, MigrationRunner(nursery) as migrator:
-            result = migrator.upgrade(self._target, lambda _: None)
-        self._look_again_at = self._clock() + LOOK_AGAIN_S
-        self.is_open, self._failure = result.state in ("done", "was there"), result.reason
-        self.told = "" if self.is_open else f"behind: {result.reason}"
-        event = "database.upgraded" if self.is_open else "database.upgrade_failed"
-        level = logging.INFO if self.is_open else logging.ERROR
+    def _upgrade(self) -> None:
+        """Upgrade a default database, in a child process. Called once per build."""
+        self._may_upgrade = False
+        with MigrationRunner() as runner:
+            result = runner.upgrade(self._target)
+        self._next_check = self._clock() + RECHECK_S
+        self.is_open = result.state in ("migrated", "unchanged")
+        self._upgrade_failure = result.reason
+        self.problem = "" if self.is_open else f"behind: {result.reason}"
         extra = {"tenant": self._target.tenant, "reason": result.reason}
-        _logger.log(level, event, extra=extra)
+        if self.is_open:
+            _logger.info("database.upgraded", extra=extra)
+        else:
+            _logger.error("database.upgrade_failed", extra=extra)
 
 
-def _behind() -> Response:
-    body = BEHIND.body(request.environ)
-    status, headers = BEHIND.head(len(body))
+def _behind_response() -> Response:
+    body = DATABASE_BEHIND.body(request.environ)
+    status, headers = DATABASE_BEHIND.head(len(body))
     return Response(body, status, headers)
 
 
-def guard_migrations(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
-    """Give an app its gate, looked through by nobody yet; None if it has no tables.
+def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
+    """Add a guard to an app, without reading its database; return None if it has no tables.
 
     Raises:
         EndpointError: an endpoint does not exist, or its revisions cannot be read.
@@ -219,26 +244,28 @@ def guard_migrations(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGua
     branches = read_branches(tenant.blueprints)
     if not branches:
         return None
-    text = tenant.database_uri.get_secret_value()
-    default = default_database_url(data_dir, tenant.name)
-    target = target_of(tenant.name, text, branches, data_dir)
-    gate = MigrationGuard(target, database_of(app), is_embedded=text == default)
-    app.extensions[_EXTENSION] = gate
-    return gate
+    url = tenant.database_uri.get_secret_value()
+    guard = MigrationGuard(
+        migration_target(tenant.name, url, branches, data_dir),
+        database_of(app),
+        is_default=url == default_database_url(data_dir, tenant.name),
+    )
+    guard.install(app)
+    return guard
 
 
-def bring_to_head(app: Flask) -> None:
-    """Bring an app's default database to head before its first request, if it has tables there.
+def upgrade_default_database(app: Flask) -> None:
+    """Upgrade an app's database before its first request, if it is the tenant's default one.
 
-    Raises nothing: what prevents it, the gate tells.
+    A failure does not raise: `database_problem` returns it.
     """
-    gate: MigrationGuard | None = app.extensions.get(_EXTENSION)
-    if gate is not None and gate.is_embedded:
+    guard: MigrationGuard | None = app.extensions.get(_EXTENSION)
+    if guard is not None and guard.is_default:
         with suppress(DatabaseDownError):
-            gate.look()
+            guard.check()
 
 
-def told_of(app: object) -> str:
-    """Return what operators should know of an app's database; empty if nothing."""
-    gate = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
-    return gate.told if isinstance(gate, MigrationGuard) else ""
+def database_problem(app: object) -> str:
+    """Return what is wrong with an app's database, for operators; empty if nothing is."""
+    guard = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
+    return guard.problem if isinstance(guard, MigrationGuard) else ""

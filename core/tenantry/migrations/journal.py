@@ -1,8 +1,9 @@
 """The journal of fleet runs: what each run did to each tenant's database.
 
-One SQLite file under the data folder. It is true after `kill -9` at any moment: a step is written
-as running, with what the database is at, before anything is done to it. (A power cut may cost the
-last lines: to wait for the disk twice per tenant would take longer than most migrations.)
+The journal is a SQLite file in the data folder. It stays correct after `kill -9` at any moment: a
+step is recorded as running, with the database's revisions, before the database is changed. A power
+failure may lose the last records, because the journal does not wait for the disk: that would take
+longer than most migrations.
 """
 
 import contextlib
@@ -13,36 +14,35 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 from tenantry.errors import TenantryError
 
-StepState = Literal["pending", "running", "done", "failed", "taken back"]
+StepState = Literal["pending", "running", "done", "failed", "downgraded"]
 
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process holds it: wait for it or end it",
-    sqlite3.SQLITE_CANTOPEN: "let this user write its folder",
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_READONLY: "let this user write it and its folder",
+    sqlite3.SQLITE_CANTOPEN: "give this user write access to its folder",
+    sqlite3.SQLITE_FULL: "free some disk space",
+    sqlite3.SQLITE_READONLY: "give this user write access to it and its folder",
 }
 
-WAIT_S = 30.0
-"""How long one run waits for another one's line in the journal: each takes microseconds."""
+LOCK_TIMEOUT_S = 30.0
+"""Time to wait while another process writes to the journal, which takes microseconds."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    heads TEXT NOT NULL,     -- JSON: endpoint → the revisions that its code ends in
+    heads TEXT NOT NULL,     -- JSON: endpoint → heads of its code
     started REAL NOT NULL    -- seconds since the epoch
 );
 CREATE TABLE IF NOT EXISTS step (
     run INTEGER NOT NULL REFERENCES run,
     tenant TEXT NOT NULL,
     state TEXT NOT NULL,
-    before TEXT,             -- JSON: what its database was at; NULL until the step runs
-    database TEXT,           -- which one that was; NULL until then
-    after TEXT,              -- JSON: what the run brings it to
+    before TEXT,             -- JSON: revisions before the run; NULL until the step starts
+    database TEXT,           -- identity of the database; NULL until the step starts
+    after TEXT,              -- JSON: revisions that the run migrates to
     reason TEXT NOT NULL DEFAULT '',
     changed REAL NOT NULL,   -- seconds since the epoch
     PRIMARY KEY (run, tenant)
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS step (
 
 
 class JournalError(TenantryError):
-    """The journal cannot be made, read or written. Nothing is lost but the line that was to be."""
+    """The journal cannot be created, read or written. Only the present record is lost."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,29 @@ class Step:
     tenant: str
     state: StepState
     before: frozenset[str] | None
-    """What the database was at; None when nothing was begun."""
+    """The database's revisions before the run; None if the step has not started."""
     database: str | None
-    """Which one that was; None when nothing was begun."""
+    """The identity of the database; None if the step has not started."""
     after: frozenset[str]
     reason: str
-    """Why it failed; also, why it could not be taken back."""
+    """Why the migration, or the downgrade of it, failed."""
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the run changed the database, or was killed while it may have changed it."""
+        return self.before is not None and self.state in ("done", "running", "pending")
 
 
 def journal_file(data_dir: Path) -> Path:
-    """Return where the journal is; no tenant's name begins with a dot."""
+    """Return the path of the journal. No tenant has a folder whose name begins with a dot."""
     return data_dir / ".migrations" / "journal.sqlite3"
 
 
 class Journal:
-    """The open journal, until the end of a `with` block. Thread-safe, and safe between processes.
+    """The open journal, until the end of a `with` block. Safe for threads and processes.
 
     Raises:
-        JournalError: by each of its methods; the text says what to do.
+        JournalError: from every method, if SQLite fails. The text says what to do.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -88,65 +93,53 @@ class Journal:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                path, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+                path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             try:
-                self._set_up()
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._connection.executescript(_SCHEMA)
             except BaseException:
                 self._connection.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from error
+            raise self._journal_error(error) from error
 
-    def _set_up(self) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(_SCHEMA)
-        columns = [row[1] for row in self._connection.execute("PRAGMA table_info(step)")]
-        if "database" not in columns:  # made before it was written
-            self._connection.execute("ALTER TABLE step ADD COLUMN database TEXT")
-
-    def _unusable(self, error: OSError | sqlite3.Error) -> JournalError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        remedy = _REMEDIES.get(code, "mend or remove it")
+    def _journal_error(self, error: OSError | sqlite3.Error) -> JournalError:
+        primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(primary_code, "repair or remove it")
         return JournalError(f"cannot use the journal {self._path}: {error}; {remedy}.")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def open_run(
         self,
         heads: Mapping[str, Collection[str]],
-        tenants: Mapping[str, Collection[str]],
+        destinations: Mapping[str, Collection[str]],
         databases: Mapping[str, str],
     ) -> int:
-        """Return the run that brings these tenants to these heads.
+        """Return the number of the run that upgrades these tenants.
 
-        All of them are pending in it, but those that it is done with.
-
-        That is the last run, if it has left something to do, its endpoints had the same heads and
-        its tenants these databases; otherwise a new one.
+        The last run continues if it is not finished, and if its endpoints have the same heads and
+        its tenants the same databases. Otherwise, a new run starts. Every tenant whose step is not
+        done becomes pending.
 
         Args:
-            heads: endpoint → what its code ends in.
-            tenants: name → what its database is to be brought to.
-            databases: name → which one that is.
+            heads: endpoint → heads of its code.
+            destinations: tenant → revisions to upgrade its database to.
+            databases: tenant → identity of its database.
         """
-        wanted = {name: sorted(heads[name]) for name in heads}
+        sorted_heads = {name: sorted(heads[name]) for name in heads}
         with self._transaction() as connection:
-            run = _unfinished(connection, wanted, databases)
+            run = _unfinished_run(connection, sorted_heads, databases)
             if run is None:
                 row = connection.execute(
                     "INSERT INTO run (heads, started) VALUES (?, ?) RETURNING id",
-                    (json.dumps(wanted), time.time()),
+                    (json.dumps(sorted_heads), time.time()),
                 ).fetchone()
                 run = int(row[0])
             connection.executemany(
@@ -154,55 +147,55 @@ class Journal:
                 "VALUES (?, ?, 'pending', ?, ?) ON CONFLICT (run, tenant) DO UPDATE "
                 "SET state = 'pending', reason = '', after = excluded.after "
                 "WHERE state = 'failed'",
-                [(run, name, _dump(to), time.time()) for name, to in tenants.items()],
+                [(run, name, _dump(to), time.time()) for name, to in destinations.items()],
             )
         return run
 
-    def note_running(
+    def record_start(
         self, run: int, tenant: str, before: Collection[str], after: Collection[str], database: str
     ) -> None:
-        """Write that a tenant's database is being changed, which one, what it is at and comes to.
+        """Record that a migration starts, before the database is changed.
 
-        What it was at when this run first began with it stays: a run that was killed goes on. But
-        not if the run was done with it: what it did has been undone by others.
+        If a run was killed and continues, `before` stays as it was at the first start. If the step
+        was done, `before` is replaced, because somebody has undone the step.
         """
-        self._write(
+        self._execute(
             "UPDATE step SET "
             "before = CASE state WHEN 'done' THEN ? ELSE coalesce(before, ?) END, database = ?, "
             "state = 'running', after = ?, changed = ? WHERE run = ? AND tenant = ?",
             (_dump(before), _dump(before), database, _dump(after), time.time(), run, tenant),
         )
 
-    def note_done(self, run: int, tenant: str) -> None:
-        """Write that a tenant's database is where the run brings it."""
-        self._write(
+    def record_success(self, run: int, tenant: str) -> None:
+        """Record that a tenant's database is at the revisions that the run migrates to."""
+        self._execute(
             "UPDATE step SET state = 'done', reason = '', changed = ? WHERE run = ? AND tenant = ?",
             (time.time(), run, tenant),
         )
 
-    def note_failed(self, run: int, tenant: str, reason: str) -> None:
-        """Write why a tenant's database could not be brought there; not over another's success."""
-        self._write(
+    def record_failure(self, run: int, tenant: str, reason: str) -> None:
+        """Record why a migration failed, unless a run at the same time has done it."""
+        self._execute(
             "UPDATE step SET state = 'failed', reason = ?, changed = ? "
             "WHERE run = ? AND tenant = ? AND state != 'done'",
             (reason, time.time(), run, tenant),
         )
 
-    def note_at_head(self, databases: Mapping[str, str]) -> None:
-        """Write what is known of tenants whose databases turn out to be at head.
+    def record_at_head(self, databases: Mapping[str, str]) -> None:
+        """Complete the last run's steps of tenants whose databases are found at head.
 
-        In the last run, one that was begun has been brought there by it, if it is still the same;
-        one that was not, by somebody else, and the run has nothing to do with it.
+        If the run had started a step on the same database, the run did it. If it had not, somebody
+        else did, and the step is removed.
 
         Args:
-            databases: name → which one is at head.
+            databases: tenant → identity of the database that is at head.
         """
         with self._transaction() as connection:
             connection.executemany(
                 "UPDATE step SET state = 'done', reason = '' WHERE before IS NOT NULL AND "
                 "state IN ('pending', 'running', 'failed') AND "
-                "run = (SELECT max(id) FROM run) AND tenant = ? AND coalesce(database, ?) = ?",
-                [(name, database, database) for name, database in databases.items()],
+                "run = (SELECT max(id) FROM run) AND tenant = ? AND database = ?",
+                list(databases.items()),
             )
             connection.executemany(
                 "DELETE FROM step WHERE before IS NULL AND state IN ('pending', 'failed') AND "
@@ -210,104 +203,102 @@ class Journal:
                 [(name,) for name in databases],
             )
 
-    def note_taken_back(self, run: int, tenant: str) -> None:
-        """Write that a tenant's database is again at what it was at before the run."""
-        self._write(
-            "UPDATE step SET state = 'taken back', reason = '', changed = ? "
+    def record_downgrade(self, run: int, tenant: str) -> None:
+        """Record that a tenant's database is again at the revisions from before the run."""
+        self._execute(
+            "UPDATE step SET state = 'downgraded', reason = '', changed = ? "
             "WHERE run = ? AND tenant = ?",
             (time.time(), run, tenant),
         )
 
-    def note_not_taken_back(self, run: int, tenant: str, reason: str) -> None:
-        """Write why what a run did could not be taken back; it still counts as done."""
-        self._write(
+    def record_downgrade_failure(self, run: int, tenant: str, reason: str) -> None:
+        """Record why a downgrade failed. The step still counts as applied."""
+        self._execute(
             "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
             (reason, time.time(), run, tenant),
         )
 
     def runs(self) -> list[int]:
-        """Return the numbers of all runs, the last one first."""
-        with self._alone() as connection:
+        """Return the numbers of all runs, newest first."""
+        with self._exclusive() as connection:
             rows = connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [int(run) for (run,) in rows]
 
     def last_applied(self) -> tuple[int | None, int | None]:
-        """Return the last run that applied something, and the last with something to take back.
-
-        They are two where the last one is taken back already.
-        """
-        with self._alone() as connection:
+        """Return the last run that applied something, and the last that is not downgraded yet."""
+        with self._exclusive() as connection:
             row = connection.execute(
-                "SELECT max(run), max(CASE WHEN state != 'taken back' THEN run END) FROM step "
-                "WHERE state IN ('done', 'taken back') OR "
+                "SELECT max(run), max(CASE WHEN state != 'downgraded' THEN run END) FROM step "
+                "WHERE state IN ('done', 'downgraded') OR "
                 "(before IS NOT NULL AND state IN ('pending', 'running'))"
             ).fetchone()
         return row[0], row[1]
 
     def steps(self, run: int) -> list[Step]:
-        """Return what a run did, in the order of names."""
-        with self._alone() as connection:
+        """Return the steps of a run, sorted by tenant."""
+        with self._exclusive() as connection:
             rows = connection.execute(
-                "SELECT tenant, state, before, database, after, reason FROM step "
+                "SELECT run, tenant, state, before, database, after, reason FROM step "
                 "WHERE run = ? ORDER BY tenant",
                 (run,),
             ).fetchall()
         return [
             Step(
-                run,
-                name,
-                state,
-                None if before is None else _load(before),
-                database,
-                _load(to),
-                text,
+                run=row[0],
+                tenant=row[1],
+                state=row[2],
+                before=None if row[3] is None else _load(row[3]),
+                database=row[4],
+                after=_load(row[5]),
+                reason=row[6],
             )
-            for name, state, before, database, to, text in rows
+            for row in rows
         ]
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        with self._alone() as connection:
+    def _execute(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._exclusive() as connection:
             connection.execute(statement, values)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._alone() as connection:
+        with self._exclusive() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # SQLite ends some itself, as on a full disk
+                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
                     connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[sqlite3.Connection]:
+    def _exclusive(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
                 yield self._connection
             except sqlite3.Error as error:
-                raise self._unusable(error) from error
+                raise self._journal_error(error) from error
 
 
-def _unfinished(
-    connection: sqlite3.Connection, wanted: Mapping[str, list[str]], databases: Mapping[str, str]
+def _unfinished_run(
+    connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
 ) -> int | None:
-    """Return the last run, if it is to go on; it learns of endpoints that it had not."""
+    """Return the last run if it continues, after adding the endpoints that it did not have."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
     if row is None:
         return None
-    run, had = int(row[0]), json.loads(row[1])
+    run, heads_of_run = int(row[0]), json.loads(row[1])
     steps = connection.execute("SELECT tenant, state, database FROM step WHERE run = ?", (run,))
     states = set()
     for tenant, state, database in steps:
         states.add(state)
         if database not in (None, databases.get(tenant, database)):
-            return None  # what it did to that one is not to be written over
-    is_same = all(had.get(name, ids) == ids for name, ids in wanted.items())
-    if not is_same or "taken back" in states or not states & {"pending", "running", "failed"}:
+            return None  # the record of the tenant's former database must stay
+    has_same_heads = all(heads_of_run.get(name, ids) == ids for name, ids in heads.items())
+    is_unfinished = bool(states & {"pending", "running", "failed"})
+    if not has_same_heads or not is_unfinished or "downgraded" in states:
         return None
-    text = json.dumps(had | dict(wanted))
+    text = json.dumps(heads_of_run | dict(heads))
     connection.execute("UPDATE run SET heads = ? WHERE id = ?", (text, run))
     return run
 

@@ -1,116 +1,112 @@
-"""One migration of a database at a time: PostgreSQL's advisory locks, locked files elsewhere.
+"""Allows one migration of a database at a time.
 
-Whoever holds a lock and dies lets go of it: both end with the connection or the process.
+PostgreSQL has advisory locks. For other engines, the lock is a locked file, which covers one
+machine. Both end with the process that holds them.
 """
 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 POLL_S = 0.1
-"""How often a lock is asked for again. Asking, unlike waiting inside PostgreSQL, keeps no
-transaction open, for which `CREATE INDEX CONCURRENTLY` of the holder would wait for ever."""
+"""Time between two attempts to get the lock. A query that waits inside PostgreSQL would keep a
+transaction open, and the holder's `CREATE INDEX CONCURRENTLY` would wait for it forever."""
 
-_KEY = "hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
-"""An advisory lock is one database's; two tenants may have a schema each of one database."""
+_LOCK_KEY = text(
+    "SELECT hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
+)
+"""Advisory locks belong to a database, and two tenants may have a schema each in one database."""
 
-_HOLDER = f"""
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_SET = text("SELECT set_config(:name, :value, false)")
+_HOLDER = text("""
     SELECT pid, application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32) | objid::bigint = {_KEY}
-"""  # noqa: S608 - from constants
+      AND (classid::bigint << 32) | objid::bigint = :key
+""")
 
 
-class Wanted(Protocol):
-    """What a lock has to know of a request."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose database."""
-        ...
-
-    @property
-    def lock_file(self) -> str:
-        """The file to lock where the engine has no lock of its own."""
-        ...
-
-    @property
-    def lock_wait_s(self) -> float:
-        """How long to wait for it, in seconds."""
-        ...
-
-
-class LockedError(Exception):
-    """Somebody else migrates this database, and does not come to an end."""
+class DatabaseLockedError(Exception):
+    """Another process migrates this database, and did not finish in time."""
 
 
 @contextmanager
-def locked(connection: Connection, wanted: Wanted) -> Iterator[None]:
-    """Hold the lock of a tenant's database; on PostgreSQL until its connection closes.
+def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the migration lock of a database; on PostgreSQL, until the connection closes.
+
+    Args:
+        connection: an open connection without a transaction.
+        lock_file: the file to lock if the engine is not PostgreSQL.
+        timeout_s: how long to wait for the lock.
 
     Raises:
-        LockedError: it is not free in time; the text says who holds it.
+        DatabaseLockedError: the lock is not free in time. The text names the holder.
     """
     if connection.dialect.name == "postgresql":
-        _lock_postgres(connection, wanted)
+        _lock_postgres(connection, timeout_s)
         yield
     else:
-        with _locked_file(wanted):
+        # The file is never removed: another process may already wait for this one.
+        with lock_file.open("a+", encoding="utf-8") as file:
+            _lock_file(file, timeout_s)
             yield
 
 
-def _lock_postgres(connection: Connection, wanted: Wanted) -> None:
+def _lock_postgres(connection: Connection, timeout_s: float) -> None:
     settings = {"application_name": f"tenantry db, process {os.getpid()}"}
     if (connection.dialect.server_version_info or (0,)) >= (14,):
-        # A killed run: its statement ends now, not when it would first have something to say.
+        # The server ends the statement of a killed process within a second.
         settings["client_connection_check_interval"] = "1000"
-    values = ", ".join(f"set_config('{key}', '{value}', false)" for key, value in settings.items())
-    deadline = time.monotonic() + wanted.lock_wait_s
-    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_KEY}), {values}").scalar():
+    for name, value in settings.items():
+        connection.execute(_SET, {"name": name, "value": value})
+    key = {"key": connection.scalar(_LOCK_KEY)}
+
+    def try_lock() -> bool:
+        is_locked = bool(connection.scalar(_TRY_LOCK, key))
+        connection.commit()
+        return is_locked
+
+    def find_holder() -> str:
+        row = connection.execute(_HOLDER, key).first()
+        return "" if row is None else f"{row.application_name} ({row.pid})"
+
+    _wait_for_lock(try_lock, find_holder, timeout_s)
+
+
+def _lock_file(file: IO[str], timeout_s: float) -> None:
+    def try_lock() -> bool:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def read_holder() -> str:
+        file.seek(0)
+        return file.read(100)
+
+    _wait_for_lock(try_lock, read_holder, timeout_s)
+    with suppress(OSError):  # for example, the disk is full: the lock holds without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+
+
+def _wait_for_lock(
+    try_lock: Callable[[], bool], find_holder: Callable[[], str], timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not try_lock():
         if time.monotonic() > deadline:
-            row = connection.exec_driver_sql(_HOLDER).first()
-            holder = "somebody" if row is None else f"{row[1]} ({row[0]})"
-            raise LockedError(_held_by(wanted, holder))
-        connection.rollback()
+            raise DatabaseLockedError(
+                f"{find_holder() or 'another process'} migrates this database and did not finish "
+                f"in {timeout_s:g} s; wait for it or end it, then try again"
+            )
         time.sleep(POLL_S)
-    connection.commit()  # the settings stay
-
-
-@contextmanager
-def _locked_file(wanted: Wanted) -> Iterator[None]:
-    with Path(wanted.lock_file).open(
-        "a+", encoding="utf-8"
-    ) as file:  # never removed: others may wait for it
-        deadline = time.monotonic() + wanted.lock_wait_s
-        while not _try_file(file.fileno()):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise LockedError(_held_by(wanted, file.read(100) or "somebody"))
-            time.sleep(POLL_S)
-        with suppress(OSError):  # a full disk: nobody will know who we are
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
-        yield
-
-
-def _try_file(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _held_by(wanted: Wanted, holder: str) -> str:
-    return (
-        f"{holder} migrates this database and has not ended in {wanted.lock_wait_s:g} s; wait for "
-        "it, or end it, and try again"
-    )

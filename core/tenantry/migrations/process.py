@@ -1,126 +1,118 @@
-"""The processes in which migrations run; run as a module by `migration_children`.
+"""The process that runs migrations, as its parent sees it, and the messages between the two.
 
-The first imports what migrations need and migrates nothing: it forks one for each line that it is
-handed over its stdin, a socket, and ends it when it is told to. It numbers them: a pid may be
-another process's by then. A fork reads requests from its line and answers them, both in lines of
-JSON. A migration may do to the fork what it likes: raise, hang, end it; `migrations` wants several
-of these.
+Migrations never run in a serving process, because a migration may raise, hang, or end its process.
+`process_child` is the other side. Messages are JSON, one per line, over a socket.
 """
 
-import gc
-import itertools
 import json
 import os
-import select
 import signal
 import socket
-import sys
-import threading
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from sqlalchemy.engine import make_url
+from tenantry.python_process import describe_exit, python_command
 
-from tenantry.migrations.children import UNKNOWN
-from tenantry.migrations.locks import LockedError
-from tenantry.migrations.revisions import one_line, read_branches
-from tenantry.migrations.steps import Parent, Request, UnfitError, migrate
-
-
-def main() -> None:
-    """Import once, then fork a process for each line that is handed over, until stdin ends."""
-    control = socket.socket(fileno=os.dup(0))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, their pids would be free at once
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)  # what migrations print is no answer; what they write to stderr is shown
-    for driver in sys.argv[1:]:
-        with suppress(Exception):  # told by the fork, with the database that it cannot reach
-            make_url(f"{driver}://").get_dialect().import_dbapi()
-    gc.collect()
-    gc.freeze()  # a collection in a fork would copy every page that it shares
-    forks: dict[int, int] = {}  # number → pid; ended by `_end` alone, so each pid is still its own
-    for number in itertools.count():
-        said, fds, *_ = socket.recv_fds(control, 100, 1)
-        if not said:
-            break
-        if fds:
-            forks[number] = _fork(control, fds[0])
-            control.send(str(number).encode())
-        else:
-            pid = forks.pop(int(said), None)
-            control.send(UNKNOWN if pid is None else str(_end(pid)).encode())
-    for pid in forks.values():
-        _end(pid)
+MigrationState = Literal["migrated", "unchanged", "ahead", "unreachable", "failed"]
 
 
-def _fork(control: socket.socket, fd: int) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            control.close()
-            os.set_inheritable(fd, False)
-            serve(socket.socket(fileno=fd))
-        finally:
-            os._exit(0)
-    os.close(fd)
-    return pid
+@dataclass(frozen=True)
+class MigrationRequest:
+    """One database to upgrade or to downgrade."""
+
+    url: str
+    endpoints: list[str]
+    lock_file: str
+    """The file to lock if the engine is not PostgreSQL."""
+    lock_timeout_s: float
+    destination: list[str] | None = None
+    """The revisions to migrate to; None means the heads."""
+    downgrade_from: list[str] | None = None
+    """For a downgrade, the revisions that the database must be at; None for an upgrade."""
 
 
-def _end(pid: int) -> int:
-    """End a fork, with whatever its migrations started; return how it had ended, or ends now."""
-    with suppress(ProcessLookupError):  # it ended before it had a session of its own
-        os.killpg(pid, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+@dataclass(frozen=True)
+class MigrationReply:
+    """How the migration of one database ended."""
+
+    state: MigrationState
+    revisions: list[str] = field(default_factory=list)
+    """The revisions that the database is at, if it was migrated or is unchanged."""
+    reason: str = ""
+    is_rolled_back: bool = False
+    """Whether the engine undid all that a failed migration had done."""
 
 
-def serve(line: socket.socket) -> None:
-    """Answer requests until the other end closes."""
-    threading.Thread(target=_end_with_parent, args=(line.fileno(),), daemon=True).start()
-
-    def say(**answer: object) -> None:
-        try:
-            line.sendall(json.dumps(answer).encode() + b"\n")
-        except ConnectionError:  # who started this one is gone
-            os._exit(1)
-
-    with line.makefile("rb") as requests:
-
-        def begin(current: frozenset[str]) -> None:
-            say(state="begins", current=sorted(current))
-            requests.readline()  # the journal knows now
-
-        parent = Parent(begin, lambda: say(state="commits"))
-        for request in requests:
-            say(**answer(Request(**json.loads(request)), parent))
+class ProcessEndedError(Exception):
+    """The process could not start, or has ended."""
 
 
-def _end_with_parent(line: int) -> None:
-    """End this process, in the middle of whatever it does, when nobody waits for it any more.
+class MigrationProcess:
+    """A running process that migrates one database after the other, until `close()`.
 
-    And whatever its migrations started: the process that forked it may be gone.
+    It first imports Alembic, which takes 0.6 s. It ends by itself if its parent dies. For one
+    thread; only `kill()` may be called from another.
+
+    Raises:
+        ProcessEndedError: the process cannot be started.
     """
-    poll = select.poll()
-    poll.register(line, 0)  # no event but that the other end is closed
-    poll.poll()
-    os.killpg(0, signal.SIGKILL)
 
+    def __init__(self) -> None:
+        self._socket, child_socket = socket.socketpair()
+        try:
+            with child_socket:
+                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                    python_command(f"from {__package__}.process_child import main; main()"),
+                    stdin=child_socket.fileno(),
+                    stdout=subprocess.DEVNULL,  # migrations may print; stderr is shown
+                    start_new_session=True,  # so that `kill` also ends what a migration started
+                )
+        except OSError as error:
+            self._socket.close()
+            raise ProcessEndedError from error
+        self._lines = self._socket.makefile("rb")
 
-def answer(request: Request, parent: Parent) -> Mapping[str, object]:
-    """Do what is asked and say how it went; whatever a migration raises stays in here."""
-    try:
-        branches = read_branches(request.endpoints)
-        return migrate(request, branches, parent)
-    except UnfitError as error:
-        return {"state": error.state, "reason": str(error), "is_whole": True}
-    except LockedError as error:
-        return {"state": "failed", "reason": str(error), "is_whole": True}
-    except BaseException as error:  # noqa: BLE001 - whatever a driver or a revision file raises
-        return {"state": "failed", "reason": one_line(error), "is_whole": True}
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send one message.
 
+        Raises:
+            ProcessEndedError: the process has ended.
+        """
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise ProcessEndedError from error
 
-if __name__ == "__main__":
-    main()
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """Return the next message. After a failure, only `close()` is of use.
+
+        Raises:
+            TimeoutError: no message arrives in time.
+            ProcessEndedError: the process has ended.
+        """
+        try:
+            self._socket.settimeout(max(timeout_s, 0.001))
+            line = self._lines.readline()
+        except ConnectionError as error:
+            raise ProcessEndedError from error
+        if not line.endswith(b"\n"):
+            raise ProcessEndedError
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def kill(self) -> None:
+        """Kill the process and whatever its migrations started. Idempotent and thread-safe."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> str:
+        """Kill the process if it still runs; return how it ended: `SIGKILL`, or `exit code 3`."""
+        self.kill()
+        self._lines.close()
+        self._socket.close()
+        return describe_exit(self._process.returncode)

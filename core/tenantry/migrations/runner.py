@@ -1,227 +1,244 @@
-"""A process that migrates databases, as the one that started it sees it.
+"""Migrates one database at a time, in a child process.
 
-Whatever a migration does to that process, raise, hang or end it, is a result here.
+Whatever a migration does to that process, the runner returns a result.
 """
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 from tenantry.database.url import parse_database_url
-from tenantry.migrations.children import Child, Nursery, SilentError
-from tenantry.migrations.revisions import Branch, compare, look, shown, unreachable
+from tenantry.migrations.process import (
+    MigrationProcess,
+    MigrationReply,
+    MigrationRequest,
+    MigrationState,
+    ProcessEndedError,
+)
+from tenantry.migrations.revisions import Branch, compare, format_revisions, heads_of
+from tenantry.migrations.version_table import describe_unreachable, read_versions
 
 TIMEOUT_S = 600.0
-"""How long the migrations of one database may take."""
+"""Time limit for the migrations of one database."""
 
-LOCK_WAIT_S = 60.0
-"""How long to wait for another run that migrates the same database."""
+LOCK_TIMEOUT_S = 60.0
+"""Time to wait while another process migrates the same database."""
 
-ANSWER_MARGIN_S = 30.0
-"""What connecting may take on top of waiting for the lock."""
+START_TIMEOUT_S = 30.0
+"""Time, on top of the wait for the lock, in which the process must start and connect."""
+
+OnStart = Callable[[frozenset[str]], None]
 
 
 @dataclass(frozen=True)
-class Target:
-    """A tenant's database, and what its code wants of it."""
+class MigrationTarget:
+    """A tenant's database, and the revisions that its code has."""
 
     tenant: str
     url: str
     branches: tuple[Branch, ...]
     lock_file: Path
-    """What is locked where the engine has no lock of its own."""
+    """The file to lock if the engine is not PostgreSQL."""
     folder: Path | None = None
-    """Where a default database is, whose folder is made with it."""
-    goal: frozenset[str] | None = None
-    """Where `upgrade` brings it; None: to the heads of its code."""
+    """The folder of a default database, which is created if it does not exist."""
+    destination: frozenset[str] | None = None
+    """The revisions to upgrade to; None means the heads."""
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The revisions that the code needs."""
+        return heads_of(self.branches)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one database."""
-
-    state: Literal["done", "was there", "ahead", "unreachable", "failed"]
-    before: frozenset[str] | None = None
-    """What it was at; None when that could not be told."""
-    after: frozenset[str] | None = None
-    reason: str = ""
-
-
-@dataclass
-class _Course:
-    """How far a migration came, as its process told; of one thread."""
-
-    timeout_s: float
-    """For what it is at."""
-    before: frozenset[str] | None = None
-    has_committed: bool = False
-    """Or was about to."""
-
-
-def target_of(tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path) -> Target:
-    """Return the target of a tenant; makes nothing."""
+def migration_target(
+    tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path
+) -> MigrationTarget:
+    """Return the target for a tenant's database; creates nothing."""
     parsed = parse_database_url(url)
     lock_file = data_dir / ".migrations" / f"{tenant}.lock"
     folder = None
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         path = Path(parsed.database.removeprefix("file:"))
-        if path.parent == data_dir / tenant:
-            folder = path.parent
+        folder = path.parent if path.parent == data_dir / tenant else None
         lock_file = path.with_name(f"{path.name}.migrating")
-    return Target(tenant, url, branches, lock_file, folder)
+    return MigrationTarget(tenant, url, branches, lock_file, folder)
+
+
+@dataclass(frozen=True)
+class MigrationResult:
+    """How the migration of one database ended."""
+
+    state: MigrationState
+    before: frozenset[str] | None = None
+    """The database's revisions before; None if they are unknown."""
+    after: frozenset[str] | None = None
+    reason: str = ""
+
+
+@dataclass
+class _Progress:
+    """How far the migration of one database has come."""
+
+    timeout_s: float
+    """The time limit of the present phase."""
+    before: frozenset[str] | None = None
+    """The database's revisions, once the migration has started."""
+    has_committed: bool = False
+    """Whether a COMMIT was sent, or was about to be."""
 
 
 class MigrationRunner:
-    """Migrates one database at a time, in a process of its own, until the end of a `with` block.
+    """Migrates one database at a time, until the end of a `with` block, which ends its process.
 
-    For one thread. The process starts with the first database, and again after one has ended it.
-
-    Args:
-        nursery: where its process comes from; stays open.
-        timeout_s: how long the migrations of one database may take.
-        lock_wait_s: how long to wait for another run that migrates the same one.
+    The process starts with the first database, and again after a migration has ended it. For one
+    thread; only `kill()` may be called from another.
     """
 
     def __init__(
-        self, nursery: Nursery, timeout_s: float = TIMEOUT_S, lock_wait_s: float = LOCK_WAIT_S
+        self, timeout_s: float = TIMEOUT_S, lock_timeout_s: float = LOCK_TIMEOUT_S
     ) -> None:
-        self._nursery = nursery
         self._timeout_s = timeout_s
-        self._lock_wait_s = lock_wait_s
-        self._child: Child | None = None
+        self._lock_timeout_s = lock_timeout_s
+        self._process: MigrationProcess | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_child()
+        self._close_process()
 
-    def _end_child(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
+    def _close_process(self) -> str:
+        process, self._process = self._process, None
+        return "" if process is None else process.close()
 
-    def upgrade(self, target: Target, begins: Callable[[frozenset[str]], None]) -> Result:
-        """Bring a database to its goal. Raises nothing for what a migration does.
+    def kill(self) -> None:
+        """End the migration that is running, if one is. The engine rolls it back. Thread-safe."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def upgrade(self, target: MigrationTarget, on_start: OnStart | None = None) -> MigrationResult:
+        """Upgrade a database to the target's destination.
 
         Args:
             target: the database.
-            begins: called under the database's lock with what it is at, before it is changed.
+            on_start: called under the database's lock with its revisions, before it is changed.
         """
-        return self._do(target, begins, None)
+        return self._run(target, target.destination, on_start=on_start)
 
-    def take_back(
+    def downgrade(
         self,
-        target: Target,
-        came_to: Collection[str],
-        goal: Collection[str],
-        begins: Callable[[frozenset[str]], None],
-    ) -> Result:
-        """Bring a database from `came_to` back to `goal`; refused if it is at neither."""
-        return self._do(target, begins, (sorted(came_to), sorted(goal)))
+        target: MigrationTarget,
+        current: Collection[str],
+        destination: Collection[str],
+    ) -> MigrationResult:
+        """Downgrade a database from `current`; fails if it is at neither of the two."""
+        return self._run(target, frozenset(destination), downgrade_from=sorted(current))
 
-    def _do(
+    def _run(
         self,
-        target: Target,
-        begins: Callable[[frozenset[str]], None],
-        take_back: tuple[list[str], list[str]] | None,
-    ) -> Result:
-        request = {
-            "tenant": target.tenant,
-            "url": target.url,
-            "endpoints": [branch.endpoint for branch in target.branches],
-            "lock_file": str(target.lock_file),
-            "lock_wait_s": self._lock_wait_s,
-            "take_back": take_back,
-            "goal": None if target.goal is None else sorted(target.goal),
-        }
+        target: MigrationTarget,
+        destination: frozenset[str] | None,
+        *,
+        downgrade_from: list[str] | None = None,
+        on_start: OnStart | None = None,
+    ) -> MigrationResult:
+        request = MigrationRequest(
+            url=target.url,
+            endpoints=[branch.endpoint for branch in target.branches],
+            lock_file=str(target.lock_file),
+            lock_timeout_s=self._lock_timeout_s,
+            destination=None if destination is None else sorted(destination),
+            downgrade_from=downgrade_from,
+        )
         try:
             if target.folder is not None:
                 target.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"its folder {target.folder} cannot be made: {error.strerror}."
-            return Result("failed", None, None, reason)
-        course = _Course(self._lock_wait_s + ANSWER_MARGIN_S)
+            reason = f"cannot create its folder {target.folder}: {error.strerror}."
+            return MigrationResult("failed", reason=reason)
+        progress = _Progress(self._lock_timeout_s + START_TIMEOUT_S)
         try:
-            said = self._ask(request, begins, course)
-        except SilentError:
-            said = self._lost(target, course)
+            reply = self._exchange(request, progress, on_start)
+        except (ProcessEndedError, TimeoutError) as error:
+            reply = self._lost_reply(target, progress, error)
         except BaseException:
-            self._end_child()  # it waits for an answer that will not come
+            self._close_process()  # it waits for a line that will not come
             raise
-        goal = target.goal if take_back is None else frozenset(take_back[1])
-        return _result(target, goal, course.before, said)
+        return _result(target, destination, progress.before, reply)
 
-    def _ask(
-        self,
-        request: dict[str, object],
-        begins: Callable[[frozenset[str]], None],
-        course: _Course,
-    ) -> dict[str, Any]:
-        if self._child is None:
-            self._child = self._nursery.fork()
-        child = self._child
-        child.write(request)
-        said = child.read(course.timeout_s)
-        if said["state"] == "begins":
-            course.before = frozenset(said["current"])
-            begins(course.before)
-            child.write({})
-            course.timeout_s = self._timeout_s
-            deadline = time.monotonic() + self._timeout_s
-            while (said := child.read(deadline - time.monotonic()))["state"] == "commits":
-                course.has_committed = True
-        return said
+    def _exchange(
+        self, request: MigrationRequest, progress: _Progress, on_start: OnStart | None
+    ) -> MigrationReply:
+        """Send a request, follow the migration, and return how it ended."""
+        if self._process is None:
+            self._process = MigrationProcess()
+        process = self._process
+        process.send(asdict(request))
+        deadline = time.monotonic() + progress.timeout_s
+        while True:
+            message = process.receive(deadline - time.monotonic())
+            if message["event"] == "finished":
+                return MigrationReply(**message["reply"])
+            if message["event"] == "committing":
+                progress.has_committed = True
+                continue
+            progress.before = frozenset(message["current"])
+            progress.timeout_s = self._timeout_s
+            if on_start is not None:
+                on_start(progress.before)
+            process.send({})
+            deadline = time.monotonic() + progress.timeout_s
 
-    def _lost(self, target: Target, course: _Course) -> dict[str, Any]:
-        """Return what a process would have said whose migration ended it, or hangs."""
-        child, self._child = self._child, None
-        how = "did not start"
-        if child is not None:
-            has_ended = child.has_ended()
-            how = f"did not finish in {course.timeout_s:g} s"
-            ended = child.kill()
-            how = f"ended its process ({ended})" if has_ended else how
-        who = "the process that migrates" if course.before is None else "its migration"
-        is_whole = not course.has_committed and target.url.startswith(("postgresql", "sqlite"))
-        return {"state": "failed", "reason": f"{who} {how}", "is_whole": is_whole}
+    def _lost_reply(
+        self, target: MigrationTarget, progress: _Progress, error: Exception
+    ) -> MigrationReply:
+        """Return the reply for a process that has ended or does not answer."""
+        exit_status = self._close_process()
+        if not exit_status:
+            reason = f"cannot start a process for its migration: {error.__cause__}"
+        elif isinstance(error, TimeoutError):
+            reason = f"its migration did not finish in {progress.timeout_s:g} s"
+        else:
+            reason = f"its migration ended its process ({exit_status})"
+        is_transactional = target.url.startswith(("postgresql", "sqlite"))
+        return MigrationReply(
+            "failed", reason=reason, is_rolled_back=is_transactional and not progress.has_committed
+        )
 
 
 def _result(
-    target: Target,
-    goal: frozenset[str] | None,
+    target: MigrationTarget,
+    destination: frozenset[str] | None,
     before: frozenset[str] | None,
-    said: dict[str, Any],
-) -> Result:
-    """Return what became of a database: after a failure, by what it says itself."""
-    if said["state"] == "was there":
-        current = frozenset(said["current"])
-        return Result("was there", current, current)
-    if said["state"] == "done":
-        return Result("done", before, frozenset(said["current"]))
-    reason = said["reason"].rstrip(".")
-    if before is None:  # nothing was begun
-        return Result(said["state"], None, None, f"{reason}.")
+    reply: MigrationReply,
+) -> MigrationResult:
+    """Return the result; after a failure, from the revisions that the database itself reports."""
+    if reply.state in ("migrated", "unchanged"):
+        revisions = frozenset(reply.revisions)
+        return MigrationResult(reply.state, revisions if before is None else before, revisions)
+    reason = reply.reason.rstrip(".")
+    if before is None:  # no migration was started
+        return MigrationResult(reply.state, reason=f"{reason}.")
     try:
-        found = compare(target.branches, look(parse_database_url(target.url)))
+        status = compare(target.branches, read_versions(parse_database_url(target.url)))
     except Exception as error:  # noqa: BLE001 - whatever a driver raises
-        text = f"{reason}; nobody knows where that left the database, for {unreachable(error)}"
-        return Result("failed", before, None, text)
-    if found.state == "at head" if goal is None else found.current == goal:
-        return Result("done", before, found.current)  # what came after its end failed
-    is_whole = said["is_whole"] and found.current == before
-    return Result(
-        "failed", before, found.current, _advice(target, reason, found.current, is_whole=is_whole)
-    )
+        text = f"{reason}; the state of the database is unknown: {describe_unreachable(error)}"
+        return MigrationResult("failed", before, reason=text)
+    after = status.current
+    if status.state == "at head" if destination is None else after == destination:
+        return MigrationResult("migrated", before, after)  # it failed after its last COMMIT
+    advice = _advice(target.tenant, after)
+    if reply.is_rolled_back and after == before:
+        advice = "the database was left as it was."
+    return MigrationResult("failed", before, after, f"{reason}; {advice}")
 
 
-def _advice(target: Target, what: str, at: frozenset[str], *, is_whole: bool) -> str:
-    if is_whole:
-        return f"{what}; the database was left as it was."
+def _advice(tenant: str, revisions: frozenset[str]) -> str:
     return (
-        f"{what}; what was committed before that stays, and the database says that it is at "
-        f"{shown(at)}: finish the migration by hand or take back what it did, or restore the "
-        f"backup, then: tenantry db upgrade --tenant {target.tenant}."
+        "what it committed before that stays, and the database reports "
+        f"{format_revisions(revisions)}: finish or undo the migration by hand, or restore a "
+        f"backup, then run: tenantry db upgrade --tenant {tenant}."
     )

@@ -1,139 +1,132 @@
-"""Where the databases of a fleet stand: looked at in threads, or presumed. Changes nothing.
+"""The state of each tenant's database: what `tenantry db status` shows. Changes nothing.
 
-One tenant's fault, whatever it is, is that tenant's outcome.
+A fault of one tenant, whatever it is, becomes that tenant's status.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from tenantry.database.url import parse_database_url
 from tenantry.errors import EndpointError
-from tenantry.migrations.children import Nursery
-from tenantry.migrations.revisions import Branch, ahead, compare, look, read_branches, unreachable
-from tenantry.migrations.runner import Target, target_of
+from tenantry.migrations.revisions import Branch, compare, describe_unknown, read_branches
+from tenantry.migrations.runner import MigrationTarget, migration_target
+from tenantry.migrations.version_table import describe_unreachable, read_versions
 from tenantry.tenants.model import Tenant
 
-LOOKS = 8
-"""Databases that are looked at at once: even more waiting than to migrate them, and no process
-each."""
+READ_THREADS = 8
+"""Databases that are read at once. A thread mostly waits for a server."""
 
-SAMPLE = 8
-"""If as many tenants from all over a fleet are all behind, the others are not looked at but by the
-process that migrates: a connection costs as much as a small migration."""
+SAMPLE_SIZE = 8
+"""If this many tenants, spread over the fleet, are all behind, an upgrade assumes the same of the
+others. Reading a database first takes 5 ms, a sixth of a small migration."""
 
-State = Literal[
-    "no tables", "at head", "behind", "ahead", "unreachable", "upgraded", "taken back", "failed"
+TenantState = Literal[
+    "no tables", "at head", "behind", "ahead", "unreachable", "upgraded", "downgraded", "failed"
 ]
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Where one tenant's database stands, or what was done to it."""
+class MigrationStatus:
+    """The state of one tenant's database, or what a run did to it."""
 
     tenant: str
-    state: State
+    state: TenantState
     before: frozenset[str] = frozenset()
-    """What it was at."""
+    """The database's revisions before a run. Without a run, its present revisions."""
     after: frozenset[str] = frozenset()
-    """What it is at now; where it is only looked at, what its code wants."""
+    """The database's revisions after a run. Without a run, the heads of the code."""
     reason: str = ""
-    """Why it is not where it should be, and what to do."""
+    """Why the database is not as it should be, and what to do."""
+    target: MigrationTarget | None = field(default=None, repr=False, compare=False)
+    """None if the tenant has no tables, or if its code cannot be read."""
 
 
-Tell = Callable[[Outcome], None]
+OnStatus = Callable[[MigrationStatus], None]
 
-Found = tuple[Outcome, Target | None]
-"""With the target of a tenant that has tables and code that can be read."""
-
-_Read = Callable[[tuple[str, ...]], tuple[Branch, ...]]
+_ReadBranches = Callable[[tuple[str, ...]], tuple[Branch, ...]]
 
 
-def survey(tenants: Iterable[Tenant], data_dir: Path, tell: Tell | None = None) -> list[Found]:
-    """Look where each tenant's database stands, by one query each; changes nothing.
+def fleet_status(
+    tenants: Iterable[Tenant], data_dir: Path, on_status: OnStatus | None = None
+) -> list[MigrationStatus]:
+    """Read the state of each tenant's database, by one connection each.
+
+    Args:
+        tenants: the tenants to read.
+        data_dir: the folder of the journal and of the default databases.
+        on_status: called in this thread with each status, as soon as it is known.
 
     Returns:
-        In the order of `tenants`; with the target of each that has tables and code that can be
-        read.
+        The statuses, in the order of `tenants`.
     """
-    read = _read_once()
-    with ThreadPoolExecutor(LOOKS, thread_name_prefix="tenantry-look") as pool:
-        looks = [pool.submit(_look_at, tenant, data_dir.absolute(), read) for tenant in tenants]
-        for done in as_they_end(pool, looks):
-            if tell is not None:
-                tell(done[0])
-    return [one.result() for one in looks]
+    read_once = lru_cache(read_branches)
+    data_dir = data_dir.absolute()
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="tenantry-status") as pool:
+        futures = [pool.submit(_status, tenant, data_dir, read_once) for tenant in tenants]
+        for status in as_they_complete(pool, futures):
+            if on_status is not None:
+                on_status(status)
+    return [future.result() for future in futures]
 
 
-def _read_once() -> _Read:
-    """Return a `read_branches` that reads the same endpoints once; for one look at a fleet."""
-    return lru_cache(read_branches)
+def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
+    """Read the state of a sample; if all of it is behind, assume that the others are behind too.
+
+    The process that migrates a database reads it again, under the lock.
+    """
+    sample = tenants[:: max(1, len(tenants) // SAMPLE_SIZE)]
+    statuses = {status.tenant: status for status in fleet_status(sample, data_dir)}
+    rest = [tenant for tenant in tenants if tenant.name not in statuses]
+    if all(status.state == "behind" for status in statuses.values()):
+        read_once = lru_cache(read_branches)
+        others = [_assumed_status(tenant, data_dir.absolute(), read_once) for tenant in rest]
+    else:
+        others = fleet_status(rest, data_dir)
+    statuses |= {status.tenant: status for status in others}
+    return [statuses[tenant.name] for tenant in tenants]
 
 
-def _look_at(tenant: Tenant, data_dir: Path, read: _Read) -> Found:
-    presumed, target = _presumed(tenant, data_dir, read)
+def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
+    assumed = _assumed_status(tenant, data_dir, read)
+    target = assumed.target
     if target is None:
-        return presumed, None
+        return assumed
     try:
-        rows = look(parse_database_url(target.url))
+        versions = read_versions(parse_database_url(target.url))
     except Exception as error:  # noqa: BLE001 - whatever a driver raises
-        return Outcome(tenant.name, "unreachable", reason=unreachable(error)), target
-    found = compare(target.branches, rows)
-    reason = ahead(found) if found.newer else ""
-    return Outcome(tenant.name, found.state, found.current, found.heads, reason), target
+        reason = describe_unreachable(error)
+        return MigrationStatus(tenant.name, "unreachable", reason=reason, target=target)
+    found = compare(target.branches, versions)
+    reason = describe_unknown(found) if found.unknown else ""
+    return MigrationStatus(
+        tenant.name, found.state, found.current, found.heads, reason=reason, target=target
+    )
 
 
-def _presumed(tenant: Tenant, data_dir: Path, read: _Read) -> Found:
-    """Return where a tenant's database would be, had nothing been done to it yet."""
+def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
+    """Return the status of a tenant with an empty database, if it has tables."""
     try:
         branches = read(tuple(tenant.blueprints))
     except EndpointError as error:
-        return Outcome(tenant.name, "failed", reason=str(error)), None
+        return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:
-        return Outcome(tenant.name, "no tables"), None
-    text = tenant.database_uri.get_secret_value()
-    target = target_of(tenant.name, text, branches, data_dir)
-    return Outcome(tenant.name, "behind", after=heads_of(target)), target
+        return MigrationStatus(tenant.name, "no tables")
+    url = tenant.database_uri.get_secret_value()
+    target = migration_target(tenant.name, url, branches, data_dir)
+    return MigrationStatus(tenant.name, "behind", after=target.heads, target=target)
 
 
-def look_or_presume(tenants: Sequence[Tenant], data_dir: Path, nursery: Nursery) -> list[Found]:
-    """Look where each tenant's database stands, unless most will be looked at when migrated.
-
-    Args:
-        tenants: whose databases.
-        data_dir: where the default databases are.
-        nursery: is started as soon as a migration is known to come.
-    """
-    sample = tenants[:: max(1, len(tenants) // SAMPLE)]
-    looked = {one.tenant: (one, target) for one, target in survey(sample, data_dir)}
-    behind = [target.url for one, target in looked.values() if target and one.state == "behind"]
-    if behind:
-        nursery.start({url.partition(":")[0] for url in behind})
-    rest = [tenant for tenant in tenants if tenant.name not in looked]
-    if len(behind) == len(sample):
-        read = _read_once()
-        others = [_presumed(tenant, data_dir.absolute(), read) for tenant in rest]
-    else:
-        others = survey(rest, data_dir)
-    looked |= {one.tenant: (one, target) for one, target in others}
-    return [looked[tenant.name] for tenant in tenants]
-
-
-def heads_of(target: Target) -> frozenset[str]:
-    """Return what the code wants a database to be at."""
-    return frozenset[str]().union(*(branch.heads for branch in target.branches))
-
-
-def as_they_end(pool: ThreadPoolExecutor, work: list["Future[_Item]"]) -> Iterator[_Item]:
-    """Yield what each thread made, as they end; what has not begun is dropped if one fails."""
+def as_they_complete(pool: ThreadPoolExecutor, futures: list["Future[_Item]"]) -> Iterator[_Item]:
+    """Yield results as they complete; if one raises, cancel those that have not started."""
     try:
-        for one in as_completed(work):
-            yield one.result()
+        for future in as_completed(futures):
+            yield future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise

@@ -1,0 +1,150 @@
+"""Reads Alembic's table `alembic_version`: the revisions that a database is at.
+
+Reading changes nothing: a SQLite file that does not exist is not created. SQLAlchemy is imported on
+use, because a host must start without it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenantry.database.url import schema_problem
+from tenantry.errors import TenantryError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.engine import URL
+
+VERSIONS_QUERY = "SELECT version_num FROM alembic_version"
+
+CONNECT_TIMEOUT_S = 10
+"""Time limit for connecting to a PostgreSQL server, unless the URL has one."""
+
+_POSTGRES_TABLE_QUERY = "SELECT current_schema(), to_regclass('alembic_version')::text"
+
+_MISSING_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL, and of others
+_MISSING_COLUMN_STATES = ("42703", "42S22")
+_MISSING_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite has no SQLSTATE
+
+
+class SchemaError(TenantryError):
+    """A PostgreSQL connection uses another schema than its URL names."""
+
+
+class LostDatabaseError(TenantryError):
+    """A SQLite file existed and is missing now. A new, empty file would hide the loss."""
+
+
+def read_versions(url: "URL") -> frozenset[str]:
+    """Return a database's revisions, through a connection of the driver itself.
+
+    That skips the queries with which SQLAlchemy begins on a new engine: a fleet run reads every
+    database, and the connection is most of the cost.
+
+    Raises:
+        LostDatabaseError: the SQLite file existed and is missing now.
+        SchemaError: the connection uses another schema than the URL names.
+        Exception: whatever the driver raises if the database cannot be read.
+    """
+    if url.get_backend_name() == "sqlite" and not sqlite_file_exists(url):
+        check_file_not_lost(url)
+        return frozenset()
+    dialect = url.get_dialect()()
+    args, options = dialect.create_connect_args(with_connect_timeout(url))
+    connection = dialect.import_dbapi().connect(*args, **options)
+    try:
+        cursor = connection.cursor()
+
+        def fetch(query: str) -> Sequence[Any]:
+            cursor.execute(query)
+            rows: Sequence[Any] = cursor.fetchall()
+            return rows
+
+        return _read(fetch, url)
+    finally:
+        connection.close()
+
+
+def read_versions_on(connection: "Connection") -> frozenset[str]:
+    """Return a database's revisions, through an open connection; begins a transaction on it.
+
+    Raises:
+        SchemaError: the connection uses another schema than its URL names.
+        Exception: whatever the connection raises if the database cannot be read.
+    """
+    return _read(lambda query: connection.exec_driver_sql(query).all(), connection.engine.url)
+
+
+def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str]:
+    if url.get_backend_name() == "postgresql":
+        # A query of a missing table would abort the transaction.
+        schema, table = fetch(_POSTGRES_TABLE_QUERY)[0]
+        if text := schema_problem(url, schema):
+            raise SchemaError(f"{text}.")
+        if table is None:
+            return frozenset()
+    try:
+        return frozenset(row[0] for row in fetch(VERSIONS_QUERY))
+    except Exception as error:
+        if not _is_missing_table(getattr(error, "orig", None) or error):
+            raise
+        return frozenset()
+
+
+def is_missing_table_or_column(error: BaseException) -> bool:
+    """Return whether a driver's exception says that a table or a column does not exist."""
+    if _is_missing_table(error) or getattr(error, "sqlstate", None) in _MISSING_COLUMN_STATES:
+        return True
+    return any(text in str(error) for text in _MISSING_COLUMN_TEXTS)
+
+
+def _is_missing_table(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None)
+    return state in _MISSING_TABLE_STATES or "no such table" in str(error)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception's type and text on one line, without SQLAlchemy's statement and links."""
+    cause = getattr(error, "orig", None) or error
+    try:
+        text = " ".join(f"{type(cause).__name__}: {cause}".split()).removesuffix(":")
+    except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise
+        text = type(cause).__name__
+    return text.rstrip(".")
+
+
+def describe_unreachable(error: BaseException) -> str:
+    """Return the reason of a status `unreachable`."""
+    return f"cannot read the database: {describe_error(error)}."
+
+
+def sqlite_file_exists(url: "URL") -> bool:
+    """Return whether the file of a SQLite URL exists; False for a database in memory."""
+    path = _sqlite_path(url)
+    return path is not None and path.is_file()
+
+
+def check_file_not_lost(url: "URL") -> None:
+    """Check that a SQLite file is not missing although the marker beside it says that it existed.
+
+    Raises:
+        LostDatabaseError: it is missing.
+    """
+    path = _sqlite_path(url)
+    if path is None or path.exists():
+        return
+    marker = path.with_name(f"{path.name}.made")
+    if marker.exists():
+        raise LostDatabaseError(f"its file {path} is gone; restore it, or delete {marker.name} too")
+
+
+def _sqlite_path(url: "URL") -> Path | None:
+    path = (url.database or "").removeprefix("file:")
+    return Path(path) if path else None
+
+
+def with_connect_timeout(url: "URL") -> "URL":
+    """Return the URL, with `CONNECT_TIMEOUT_S` if its driver is psycopg and it has no limit."""
+    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
+        return url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
+    return url
