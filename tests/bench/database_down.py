@@ -1,19 +1,27 @@
-"""What a tenant whose database stops under load does to the others, and when it serves again.
+"""What a tenant whose database stops costs the others, and when it serves again.
 
     python tests/bench/database_down.py [--seconds 5] [--rounds 6]
 
-One gunicorn, one worker of 8 threads; `down` on a PostgreSQL server of its own, `calm` and three
-more on another. A calm run, then a run in which the server of `down` is frozen (SIGSTOP to all
-its processes, as `docker pause` does: it accepts and says nothing, and so do the connections that
-are open); then it goes on; and so in turns. A 503 costs less than any other answer: where the
-slowest of a calm run takes 0.1 s, the machine is too busy to tell.
+One gunicorn, one worker of 8 threads. The tenant `down` uses a PostgreSQL server of its own, and
+`calm0` to `calm3` use another one. Each round has three runs:
+
+- calm;
+- with the server of `down` silent: its connections are cut, and it accepts new ones but says
+  nothing, as a machine that becomes unreachable;
+- with that server frozen (SIGSTOP to all its processes, as `docker pause` does): queries in
+  progress wait, and so does each new one that finds an idle connection.
+
+A 503 costs less than any other response. If the slowest 503 of a calm machine takes 0.1 s, the
+machine is too busy for this benchmark.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import rows
@@ -30,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=6)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     bounds = Bounds()
     with rows.running() as good, rows.running() as bad, tempfile.TemporaryDirectory() as folder:
         tenants = rows.make_site(Path(folder))
@@ -44,54 +52,87 @@ def main() -> None:
         with serving(Path(folder), 1) as host:
             for name in (*CALM, "down"):
                 host.wait_for(f"/{name}/", 200)
-            measure(host, bad, bounds, asked)
+            measure(host, bad, bounds, arguments)
     bounds.end()
 
 
-def measure(host: Server, bad: rows.Postgres, bounds: Bounds, asked: argparse.Namespace) -> None:
-    """Take a calm run and one beside the tenant that is down, in turns; print p99s and answers."""
+def measure(
+    host: Server, bad: rows.Postgres, bounds: Bounds, arguments: argparse.Namespace
+) -> None:
+    """Take turns; print the others' times, the times of 503s, and how soon `down` is back."""
     calm: list[float] = []
-    beside: list[float] = []
-    late: list[float] = []
+    others: dict[str, list[float]] = {"silent": [], "frozen": []}
+    refusals: list[float] = []
     backs: list[float] = []
-    for _ in range(asked.rounds):
-        calm += run(host, asked.seconds)[0]
-        os.kill(bad.pid, signal.SIGSTOP)  # first: then it starts no more
-        frozen = [bad.pid, *children(bad.pid)]
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        times, down = run(host, asked.seconds)
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
-        start = time.perf_counter()
-        wait_until(lambda: host.status("/down/") == 200, 30, 0.02)
-        backs.append(time.perf_counter() - start)
-        beside += times
-        late += after_first_time_out(down)
-    print(f"calm    {describe(calm)}\nbeside  {describe(beside)}")
-    bounds.check("others' p99, beside ÷ calm", percentile(beside, 99) / percentile(calm, 99), 1.25)
-    print(f"503     {describe(late)}, after the first time-out")
-    bounds.check("slowest 503 after the first time-out", max(late), 0.1, " s")
+    for _ in range(arguments.rounds):
+        calm += run(host, arguments.seconds, contextlib.nullcontext())[0]
+        for name, fault in (("silent", silent(bad)), ("frozen", frozen(bad))):
+            times, down = run(host, arguments.seconds, fault)
+            start = time.perf_counter()
+            wait_until(lambda: host.status("/down/") == 200, 30, 0.02)
+            backs.append(time.perf_counter() - start)
+            others[name] += times
+            if name == "silent":
+                refusals += after_first_time_out(down)
+    print(f"calm    {describe(calm)}")
+    for name, times in others.items():
+        print(f"{name}  {describe(times)}")
+        ratio = percentile(times, 99) / percentile(calm, 99)
+        bounds.check(f"others' p99, {name} ÷ calm", ratio, 1.25)
+    print(f"503     {describe(refusals)}, after the first time-out")
+    bounds.check("slowest 503 after the first time-out", max(refusals), 0.1, " s")
     bounds.check("back after", max(backs), 5, " s")
 
 
+@contextlib.contextmanager
+def silent(server: rows.Postgres) -> Iterator[None]:
+    """Cut a server's connections, and let it accept new ones without a word."""
+    with server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'down'"
+        )
+    with stopped([server.pid]):
+        yield
+
+
+@contextlib.contextmanager
+def frozen(server: rows.Postgres) -> Iterator[None]:
+    """Stop all processes of a server."""
+    with stopped([server.pid]), stopped(children(server.pid)):  # first what would start others
+        yield
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Stop processes until the end of the block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def after_first_time_out(visitors: list[Visitor]) -> list[float]:
-    """Return the seconds of each 503 to a request that began after the first of them timed out."""
-    refused = [one for visitor in visitors for one in visitor.answers if one.status == 503]
-    known_at = min(one.at for one in refused)
+    """Return the seconds of each 503 to a request that began after the first time-out of 2 s."""
+    refused = [one for visitor in visitors for one in visitor.replies if one.status == 503]
+    known_at = min(one.at for one in refused if one.seconds > 1)
     return [one.seconds for one in refused if one.at - one.seconds > known_at]
 
 
-def run(host: Server, seconds: float) -> tuple[list[float], list[Visitor]]:
-    """Ask all tenants for so long; return the others' seconds, and the clients of `down`."""
+def run(
+    host: Server, seconds: float, fault: contextlib.AbstractContextManager[None]
+) -> tuple[list[float], list[Visitor]]:
+    """Visit all tenants during a fault; return the others' seconds, and the visitors of `down`."""
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
-    with in_threads(*(one.ask_until for one in [*others, *down])):
+    with in_threads(*(visitor.visit_until for visitor in [*others, *down])), fault:
         time.sleep(seconds)
-    failed = [one for visitor in others for one in visitor.answers if one.status != 200]
+    failed = [one for visitor in others for one in visitor.replies if one.status != 200]
     if failed:
         raise SystemExit(f"others failed: {failed[:3]}")
-    return [one.seconds for visitor in others for one in visitor.answers], down
+    return [one.seconds for visitor in others for one in visitor.replies], down
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keep-alive clients that note the status of each answer, whatever it is."""
+"""Keep-alive clients that record each response, whatever its status."""
 
 import threading
 import time
@@ -10,8 +10,8 @@ PAUSE_S = 0.01
 
 
 @dataclass
-class RequestContext:
-    """One answer."""
+class Reply:
+    """One response."""
 
     at: float
     """When it was complete."""
@@ -25,21 +25,21 @@ class Visitor:
 
     port: int
     tenant: str
-    answers: list[RequestContext] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
 
-    def ask_until(self, is_over: threading.Event) -> None:
-        """Ask again and again."""
+    def visit_until(self, is_over: threading.Event) -> None:
+        """Send one request after another."""
         connection = Connection(self.port)
         while not is_over.wait(PAUSE_S):
             start = time.perf_counter()
             try:
                 status, _ = connection.get(f"/{self.tenant}/")
-            except (OSError, EOFError):  # an idle connection that the server closed
+            except (OSError, EOFError):  # the server closed an idle connection
                 connection.close()
                 connection = Connection(self.port)
                 continue
             now = time.perf_counter()
-            self.answers.append(RequestContext(now, now - start, status))
+            self.replies.append(Reply(now, now - start, status))
             if connection.is_over:
                 connection.close()
                 connection = Connection(self.port)
