@@ -321,7 +321,7 @@ def test_an_endpoint_that_fails_to_build_costs_its_own_tenant_only(
     statuses = [client.get(path).status_code for path in ("/acme/fail", "/globex/")]
 
     reason = (
-        "endpoint 'corp.faulty' fails to import: SystemExit: 3 (blueprint.py:1); mend the endpoint."
+        "endpoint 'corp.faulty' fails to import: SystemExit: 3 (blueprint.py:1); fix the endpoint."
     )
     assert [503, 201] == statuses
     status = host.status()[0]

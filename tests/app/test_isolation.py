@@ -482,7 +482,9 @@ def test_who_hears_a_named_signal_of_everybody_is_refused(
     text = "\nimport blinker\n\ndef hear(sender): ...\n\nblinker.signal('sold').connect(hear)\n"
     name = leaks.write_endpoint(corp, "shop", resources=text)
 
-    with pytest.raises(EndpointError, match=r"hear \(resources\.py:13\) hears the signal 'sold'"):
+    with pytest.raises(
+        EndpointError, match=r"hear \(resources\.py:13\) receives the signal 'sold'"
+    ):
         app_of("acme", name)
 
     assert {} == blinker.signal("sold").receivers

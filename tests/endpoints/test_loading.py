@@ -1,4 +1,4 @@
-"""An endpoint's own modules exist once per app; its models are shared; its mistakes are named."""
+"""An endpoint's modules exist once for each app, its models once; its errors are located."""
 
 import gc
 import importlib
@@ -59,9 +59,9 @@ Load = Callable[..., LoadedEndpoint]
 
 @pytest.fixture(name="write_endpoint")
 def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteEndpoint]:
-    """Return a function that writes the package `corp.shop`: its files, some replaced by name.
+    """Return a function that writes the package `corp.shop` and returns its name.
 
-    `write_endpoint(resources="…")` returns the name for `BLUEPRINTS`; None leaves a file out.
+    `write_endpoint(resources="…")` replaces the text of a file; None leaves the file out.
     """
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -82,7 +82,7 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture(name="load")
 def _load() -> Iterator[Load]:
-    """Return `load_endpoint`; what it loads is unloaded after the test."""
+    """Return `load_endpoint`; endpoints are unloaded after the test."""
     loaded: list[LoadedEndpoint] = []
 
     def load(name: str, tenant: str = "acme") -> LoadedEndpoint:
@@ -111,7 +111,7 @@ def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
 def test_two_apps_have_their_own_blueprint_and_resources(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """Module-level state of `blueprint.py` and `resources.py` exists once per app."""
+    """Module-level state of `blueprint.py` and `resources.py` exists once for each app."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -124,7 +124,7 @@ def test_two_apps_have_their_own_blueprint_and_resources(
 
 
 def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) -> None:
-    """`models.py` is one module, the one that its plain name means."""
+    """`models.py` is one module, also under its plain name."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -134,8 +134,8 @@ def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) ->
     assert module(acme, "resources").ShopModel is shared.ShopModel
 
 
-def test_requests_of_two_apps_do_not_meet(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
-    """What a view of acme counts is not seen at globex."""
+def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
+    """Requests to acme do not change what globex counts."""
     name = write_endpoint()
     acme, globex = app_of(name, "acme", data_dir), app_of(name, "globex", data_dir)
 
@@ -157,10 +157,10 @@ def test_requests_of_two_apps_do_not_meet(data_dir: Path, write_endpoint: WriteE
         "import importlib; seen = importlib.import_module('.resources', __package__).seen",
     ],
 )
-def test_an_import_of_a_neighbour_module_finds_the_private_one(
+def test_an_import_within_the_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """However an endpoint imports its own `resources.py`, it gets its app's copy."""
+    """In each form of import, `resources.py` is the app's copy."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     seen = module(endpoint, "blueprint").seen
@@ -172,10 +172,10 @@ def test_an_import_of_a_neighbour_module_finds_the_private_one(
 @pytest.mark.parametrize(
     "line", ["from corp.shop.models import ShopModel", "from .models import *"]
 )
-def test_an_import_of_the_models_finds_the_shared_ones(
+def test_an_import_of_the_models_is_shared(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """By either name the models are the shared module."""
+    """In each form of import, `models.py` is the shared module."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     model = module(endpoint, "blueprint").ShopModel
@@ -183,10 +183,10 @@ def test_an_import_of_the_models_finds_the_shared_ones(
     assert model is importlib.import_module("corp.shop.models").ShopModel
 
 
-def test_a_package_inside_an_endpoint_is_private_too(
+def test_a_sub_package_of_an_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """Modules below the endpoint's package import each other, and what lies above, as ever."""
+    """Its modules can import each other, the endpoint, and packages above the endpoint."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "from .parts import seen, outside\n")
     (tmp_path / "corp/outside.py").write_text("outside = 1\n")
     (tmp_path / "corp/shop/parts").mkdir()
@@ -205,10 +205,10 @@ def test_a_package_inside_an_endpoint_is_private_too(
     "line",
     ["import corp.shop.resources", "import corp.shop.resources as r", "from corp import shop"],
 )
-def test_an_import_that_cannot_be_made_private_is_refused(
+def test_an_import_that_cannot_be_made_private_is_rejected(
     write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """It would share the module between apps: the message names the line and the remedy."""
+    """It would share the module between apps. The error names the line and the remedy."""
     name = write_endpoint(resources=f"{SHOP['resources.py']}\n{line}\n")
 
     with pytest.raises(EndpointError) as refused:
@@ -218,10 +218,8 @@ def test_an_import_that_cannot_be_made_private_is_refused(
     assert "write `from . import …`" in str(refused.value)
 
 
-def test_a_late_import_inside_a_view_is_private(
-    data_dir: Path, write_endpoint: WriteEndpoint
-) -> None:
-    """An import that runs during a request gets the app's own copy as well."""
+def test_an_import_inside_a_view_is_private(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
+    """An import during a request gets the app's copy."""
     late = """
 from flask_restful import Resource
 
@@ -242,10 +240,10 @@ class Shop(Resource):
     assert [1, 2, 1] == answers
 
 
-def test_a_changed_endpoint_is_read_afresh(
+def test_a_changed_endpoint_is_read_again(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """The next app gets the file as it is now: no `.pyc` of an earlier one is used."""
+    """The next app gets the current file, not a `.pyc` of an earlier one."""
     name = write_endpoint()
     load(name, "acme")
     path = tmp_path / "corp/shop/resources.py"
@@ -256,8 +254,10 @@ def test_a_changed_endpoint_is_read_afresh(
     assert 1 == module(endpoint, "resources").NEW
 
 
-def test_loads_in_many_threads_do_not_meet(write_endpoint: WriteEndpoint, load: Load) -> None:
-    """Eight apps that load one endpoint at once get eight blueprints and one models module."""
+def test_an_endpoint_can_be_loaded_in_many_threads(
+    write_endpoint: WriteEndpoint, load: Load
+) -> None:
+    """Eight concurrent loads make eight blueprints and one models module."""
     name, together = write_endpoint(), threading.Barrier(8)
 
     def load_together(number: int) -> LoadedEndpoint:
@@ -277,7 +277,7 @@ def test_loads_in_many_threads_do_not_meet(write_endpoint: WriteEndpoint, load: 
 def test_a_closed_app_and_its_modules_are_freed(
     data_dir: Path, write_endpoint: WriteEndpoint
 ) -> None:
-    """After `close_app` nothing holds the app, its modules or its classes, requests or not."""
+    """After `close_app`, nothing refers to the app, its modules or its classes."""
     app = app_of(write_endpoint(), "acme", data_dir)
     assert 200 == Client(app).get("/").status_code
     private = [name for name in sys.modules if name.startswith("corp/shop@acme-")]
@@ -294,8 +294,8 @@ def test_a_closed_app_and_its_modules_are_freed(
     assert not [name for name in sys.modules if "@" in name]
 
 
-def test_loggers_of_a_private_package_go_with_it(write_endpoint: WriteEndpoint) -> None:
-    """`getLogger(__name__)` in an endpoint does not grow logging's registry with each build."""
+def test_the_loggers_of_a_private_package_are_removed(write_endpoint: WriteEndpoint) -> None:
+    """`getLogger(__name__)` in an endpoint does not make the registry grow with each build."""
     line = "import logging\nlogging.getLogger(__name__).info('hello')\n"
     name = write_endpoint(resources=SHOP["resources.py"] + line)
     before = set(logging.Logger.manager.loggerDict)
@@ -308,8 +308,8 @@ def test_loggers_of_a_private_package_go_with_it(write_endpoint: WriteEndpoint) 
     assert before == set(logging.Logger.manager.loggerDict)
 
 
-def test_a_load_that_fails_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
-    """What was imported before the failure goes too."""
+def test_a_failed_load_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
+    """Modules that were imported before the failure are removed, too."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "raise ValueError('no')\n")
 
     with pytest.raises(EndpointError):
@@ -321,8 +321,8 @@ def test_a_load_that_fails_leaves_no_module(write_endpoint: WriteEndpoint) -> No
 # -- mistakes -----------------------------------------------------------------------------------
 
 
-def test_the_endpoints_that_come_with_the_host_are_known() -> None:
-    """A short name means a package of `tenantry.endpoints.loading`."""
+def test_a_short_name_means_an_endpoint_of_tenantry() -> None:
+    """`landing` is the package `tenantry.endpoints.landing`."""
     assert "landing" in available_endpoints()
     assert "tenantry.endpoints.landing" == find_endpoint("landing")
 
@@ -335,8 +335,8 @@ def test_the_endpoints_that_come_with_the_host_are_known() -> None:
         *("os", "os.path", "nobody.shop", "corp.nobody", "json.decoder.x"),
     ],
 )
-def test_a_name_that_means_no_endpoint_is_refused(write_endpoint: WriteEndpoint, name: str) -> None:
-    """The message has the name and those that there are; nothing is left imported."""
+def test_an_unknown_endpoint_is_rejected(write_endpoint: WriteEndpoint, name: str) -> None:
+    """The error has the name and the available endpoints."""
     write_endpoint()
 
     with pytest.raises(EndpointError) as refused:
@@ -347,15 +347,15 @@ def test_a_name_that_means_no_endpoint_is_refused(write_endpoint: WriteEndpoint,
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    """A typo gets the name that was meant."""
+    """A misspelled name gets a suggestion."""
     with pytest.raises(EndpointError) as refused:
         find_endpoint("lnading")
 
     assert "did you mean 'landing'? Endpoints: " in str(refused.value)
 
 
-def test_a_package_without_a_blueprint_is_no_endpoint(write_endpoint: WriteEndpoint) -> None:
-    """A package that has no `blueprint.py` is refused without being imported."""
+def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteEndpoint) -> None:
+    """A package without `blueprint.py` is rejected without importing it."""
     name = write_endpoint(blueprint=None)
 
     with pytest.raises(EndpointError, match=r"'corp\.shop' has no blueprint\.py"):
@@ -368,10 +368,10 @@ def test_a_package_without_a_blueprint_is_no_endpoint(write_endpoint: WriteEndpo
     "text",
     ["", "shop_bp = None\n", "from flask import Blueprint\nbp = Blueprint('shop', __name__)\n"],
 )
-def test_a_blueprint_under_another_name_is_refused(
+def test_a_blueprint_with_another_name_is_rejected(
     write_endpoint: WriteEndpoint, text: str
 ) -> None:
-    """The message says the name and the line to write."""
+    """The error has the line to write."""
     name = write_endpoint(blueprint=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -396,7 +396,7 @@ def test_a_blueprint_under_another_name_is_refused(
 def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
     write_endpoint: WriteEndpoint, text: str, expected: str
 ) -> None:
-    """Whatever an import raises, the message has the endpoint, the error, the file and the line."""
+    """The error has the endpoint, the exception, the file and the line."""
     name = write_endpoint(resources=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -407,10 +407,10 @@ def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
     assert refused.value.__cause__ is not None
 
 
-def test_models_that_fail_to_import_are_named_with_their_line(
+def test_a_failing_models_module_is_named_with_its_line(
     write_endpoint: WriteEndpoint,
 ) -> None:
-    """An error in the shared module is found there."""
+    """The error names the line in the shared module."""
     name = write_endpoint(models="\n\nraise ValueError('no')\n")
 
     with pytest.raises(EndpointError, match=r"ValueError: no \(models\.py:3\)"):
@@ -418,10 +418,10 @@ def test_models_that_fail_to_import_are_named_with_their_line(
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "import nobody_at_all"])
-def test_a_package_above_that_fails_to_import_is_no_typo(
+def test_a_failing_parent_package_is_not_reported_as_missing(
     write_endpoint: WriteEndpoint, tmp_path: Path, text: str
 ) -> None:
-    """A dotted name whose parent is broken is said to be broken, not to be missing."""
+    """If the package above an endpoint raises, the endpoint fails to import."""
     name = write_endpoint()
     (tmp_path / "corp/__init__.py").write_text(text)
 
@@ -429,10 +429,8 @@ def test_a_package_above_that_fails_to_import_is_no_typo(
         load_endpoint(name, "acme")
 
 
-def test_looking_for_an_endpoint_runs_nothing(
-    write_endpoint: WriteEndpoint, tmp_path: Path
-) -> None:
-    """A tenant file may name any package: not a line of it runs until an app is built."""
+def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_path: Path) -> None:
+    """A tenant file may name any package. Its code runs only when an app is built."""
     name = write_endpoint()
     for package in ("corp", "corp/shop"):
         (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
@@ -448,10 +446,10 @@ def test_looking_for_an_endpoint_runs_nothing(
         ("shop_api.add_resource(Shop, 'x')", "must start with a slash"),
     ],
 )
-def test_an_endpoint_that_fails_to_register_is_named(
+def test_an_endpoint_that_fails_to_register_is_named_with_its_line(
     data_dir: Path, write_endpoint: WriteEndpoint, line: str, expected: str
 ) -> None:
-    """A failing register hook is an error of its endpoint, with its line where it has one."""
+    """The error has the endpoint, the exception, and the line if the endpoint is in the stack."""
     name = write_endpoint(blueprint=f"{SHOP['blueprint.py']}{line}\n")
 
     with pytest.raises(EndpointError) as refused:

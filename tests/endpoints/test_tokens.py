@@ -1,4 +1,4 @@
-"""A signed token verifies at the tenant and for the purpose that it was made for."""
+"""A signed token verifies at its own tenant and for its own purpose only."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 from itsdangerous import BadSignature
 
+from tenantry import serializer
 from tenantry.app.factory import close_app, create_app
-from tenantry.endpoints.tokens import serializer
 
 AppOf = Callable[..., Flask]
 
@@ -18,7 +18,7 @@ KEY, OLD = "k" * 32, "o" * 32
 
 @pytest.fixture(name="app_of")
 def _app_of(tmp_path: Path) -> Iterator[AppOf]:
-    """Make apps by name; the key of one is every other's."""
+    """Return a function that makes an app by name. All apps have the same key."""
     with ExitStack() as closing:
 
         def make(name: str, **keys: object) -> Flask:
@@ -31,13 +31,13 @@ def _app_of(tmp_path: Path) -> Iterator[AppOf]:
 
 
 def token_of(app: Flask) -> str:
-    """Return a token that the app signed."""
+    """Return a token signed by the app."""
     with app.app_context():
         return str(serializer("invite").dumps({"user": "ada"}))
 
 
-def test_a_token_is_good_where_it_was_made(app_of: AppOf) -> None:
-    """What was signed comes back."""
+def test_a_token_verifies_at_its_own_tenant(app_of: AppOf) -> None:
+    """The signed data are returned."""
     app = app_of("acme")
     token = token_of(app)
 
@@ -46,8 +46,8 @@ def test_a_token_is_good_where_it_was_made(app_of: AppOf) -> None:
 
 
 @pytest.mark.parametrize(("tenant", "purpose"), [("globex", "invite"), ("acme", "reset")])
-def test_a_token_is_worth_nothing_elsewhere(app_of: AppOf, tenant: str, purpose: str) -> None:
-    """Neither at another tenant with the same key, nor for another purpose."""
+def test_a_token_does_not_verify_elsewhere(app_of: AppOf, tenant: str, purpose: str) -> None:
+    """It fails at another tenant with the same key, and for another purpose."""
     token = token_of(app_of("acme"))
 
     with app_of(tenant).app_context(), pytest.raises(BadSignature):
@@ -55,7 +55,7 @@ def test_a_token_is_worth_nothing_elsewhere(app_of: AppOf, tenant: str, purpose:
 
 
 def test_an_old_key_verifies_and_the_new_one_signs(app_of: AppOf) -> None:
-    """After a change of keys old tokens are good, and new ones do not need the old key."""
+    """After a change of keys, old tokens still verify, and new ones do not need the old key."""
     old = app_of("acme", SECRET_KEY=OLD)
     both = app_of("acme", SECRET_KEY_FALLBACKS=[OLD])
     new = app_of("acme")

@@ -22,7 +22,7 @@ from tenantry.app.lazy_rule import LateRule
 from tenantry.app.log_handlers import Added, host_log
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import NoteQuery, close_database, open_database
-from tenantry.endpoints.loading import load_endpoint, registering
+from tenantry.endpoints.loading import load_endpoint, registration_errors
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.grammar import TENANT_NAME
@@ -190,7 +190,7 @@ def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: s
     app.extensions[_EXTENSION].append(endpoint)
     if guard is not None:
         guard.protect(name, endpoint.blueprint)
-    with registering(name):
+    with registration_errors(name):
         app.register_blueprint(endpoint.blueprint)
     confine_receivers(app, name, endpoint.package)
 

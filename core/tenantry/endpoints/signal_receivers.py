@@ -1,6 +1,6 @@
-"""Who hears Flask's signals: an endpoint hears its own app's only.
+"""Confines an endpoint's signal receivers to its own app.
 
-`request_started.connect(f)` without a sender hears the requests of every app in the process.
+`request_started.connect(f)` without a sender receives the requests of every app in the process.
 """
 
 import weakref
@@ -11,70 +11,77 @@ from typing import Any
 
 import blinker
 import flask.signals
-from blinker import ANY, Signal
-from blinker.base import ANY_ID
+from blinker import Signal
 from flask import Flask
 
 from tenantry.errors import EndpointError
 
-_FLASKS: tuple[Signal, ...] = tuple(
-    one for one in vars(flask.signals).values() if isinstance(one, Signal)
+_FLASK_SIGNALS: tuple[Signal, ...] = tuple(
+    value for value in vars(flask.signals).values() if isinstance(value, Signal)
 )
 
 
 def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
-    """Let the receivers that an endpoint has connected for any sender hear `app` only.
+    """Reconnect the receivers that an endpoint connected for any sender, for `app` only.
 
     Args:
-        app: the app that it was loaded for; Flask's signals come from it.
-        endpoint: its name, for messages.
-        package: the private package that its functions are of.
+        app: the app that the endpoint was loaded for; it is the sender of Flask's signals.
+        endpoint: the endpoint's name, for messages.
+        package: the endpoint's private package, which defines the receivers.
 
     Raises:
-        EndpointError: one hears a signal that blinker keeps by name; nobody knows its senders.
+        EndpointError: a receiver is connected to a named signal of blinker, whose senders are
+            unknown.
     """
-    for signal in _FLASKS:
-        for receiver, is_weak in _receivers(signal, package, ANY_ID):
+    for signal in _FLASK_SIGNALS:
+        for receiver in _receivers_of_any_sender(signal, package):
+            is_weak = _is_weakly_connected(signal, receiver)
             signal.disconnect(receiver)
             signal.connect(receiver, app, weak=is_weak)
     for name, signal in list(blinker.default_namespace.items()):
-        for receiver, _ in _receivers(signal, package, ANY_ID):
+        for receiver in _receivers_of_any_sender(signal, package):
             raise EndpointError(
                 endpoint,
-                f"endpoint {endpoint!r}: {_described(receiver)} hears the signal {name!r} of every "
-                "app in this process; write connect(f, sender=app), or blinker.Signal() in "
-                "resources.py, which each app has for itself.",
+                f"endpoint {endpoint!r}: {_description(receiver)} receives the signal {name!r} of "
+                "every app in this process; write connect(f, sender=app), or define a "
+                "blinker.Signal() in resources.py, which exists once for each app.",
             )
 
 
-def drop_receivers(package: str) -> None:
-    """Disconnect all receivers of a private package; those that are held strongly keep its app."""
-    for signal in (*_FLASKS, *list(blinker.default_namespace.values())):
-        for receiver, _ in _receivers(signal, package):
-            signal.disconnect(receiver)
+def disconnect_receivers(package: str) -> None:
+    """Disconnect all receivers of a private package: a strong one keeps its app alive."""
+    for signal in (*_FLASK_SIGNALS, *list(blinker.default_namespace.values())):
+        for connected in list(signal.receivers.values()):
+            receiver = connected() if isinstance(connected, weakref.ref) else connected
+            if receiver is not None and _is_of(package, receiver):
+                signal.disconnect(receiver)
 
 
-def _receivers(signal: Signal, package: str, sender: Any = ANY) -> Iterator[tuple[Any, bool]]:
-    """Yield who hears a sender, if it is of that package, and whether it is held weakly."""
-    held = signal.receivers
-    keys = list(held) if sender is ANY else list(signal._by_sender.get(sender, ()))  # noqa: SLF001
-    for key in keys:
-        one = held.get(key)
-        is_weak = isinstance(one, weakref.ref)
-        receiver = one() if isinstance(one, weakref.ref) else one
-        if _module(receiver).partition(".")[0] == package:
-            yield receiver, is_weak
+def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
+    """Return a package's receivers that are not limited to a sender."""
+    unknown_sender = object()
+    receivers = list(signal.receivers_for(unknown_sender))
+    return (receiver for receiver in receivers if _is_of(package, receiver))
 
 
-def _module(receiver: Any) -> str:
+def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
+    """Return how a receiver was connected. The structure of `receivers` is private to blinker."""
+    return not any(connected is receiver for connected in signal.receivers.values())
+
+
+def _is_of(package: str, receiver: Any) -> bool:
+    module = str(getattr(_unwrapped(receiver), "__module__", ""))
+    return module.partition(".")[0] == package
+
+
+def _unwrapped(receiver: Any) -> Any:
     while isinstance(receiver, partial):
         receiver = receiver.func
-    return str(getattr(receiver, "__module__", ""))
+    return receiver
 
 
-def _described(receiver: Any) -> str:
-    while isinstance(receiver, partial):
-        receiver = receiver.func
-    code = getattr(receiver, "__code__", None)
-    name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
+def _description(receiver: Any) -> str:
+    function = _unwrapped(receiver)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    code = getattr(function, "__code__", None)
     return name if code is None else f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})"

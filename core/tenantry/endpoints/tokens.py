@@ -1,7 +1,7 @@
-"""Signed tokens of the tenant's own: for links in mails, forms, invitations.
+"""Signed tokens for links in mails, forms and invitations: `from tenantry import serializer`.
 
-The salt has the tenant's name, so that a token verifies at its own tenant only, even where two
-tenants have one `SECRET_KEY`. Old keys verify as long as they stand in `SECRET_KEY_FALLBACKS`.
+The salt contains the tenant's name, so a token verifies at its own tenant only, even if another
+tenant has the same `SECRET_KEY`. Keys in `SECRET_KEY_FALLBACKS` still verify.
 """
 
 from flask import current_app
@@ -9,13 +9,13 @@ from itsdangerous import URLSafeTimedSerializer
 
 
 def serializer(purpose: str) -> URLSafeTimedSerializer:
-    """Return what signs and verifies the current app's tokens for one purpose.
+    """Return the object that signs and verifies the current app's tokens for one purpose.
 
-    A token for one purpose verifies for no other: `serializer("reset-password")`. Its `loads` takes
-    `max_age` in seconds and raises `itsdangerous.BadData` for a token that is not good.
+    A token verifies for its own purpose only: `serializer("reset-password")`. `loads` takes
+    `max_age` in seconds and raises `itsdangerous.BadData` for an invalid token.
 
     Raises:
-        RuntimeError: outside of a request and of an app context.
+        RuntimeError: there is no app context.
     """
     config = current_app.config
     keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]  # the last one signs

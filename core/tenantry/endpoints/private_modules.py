@@ -1,0 +1,156 @@
+"""Import hook for an app's private copy of an endpoint package.
+
+The copy of `a.b` for acme is the package `a/b@acme-1`. Its modules are compiled from the same
+files. An import by the package's full name (`from a.b.resources import …`) is redirected to the
+copy. `models` and `migrations` are shared: in the copy, these names are the plain modules.
+"""
+
+import ast
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import CodeType, ModuleType
+
+SHARED_MODULES = ("models", "migrations")
+"""Modules of an endpoint that all apps share. They keep no state."""
+
+
+def private_name(package: str, owner: str) -> str:
+    """Return the name of a package's private copy."""
+    return f"{package}@{owner}".replace(".", "/")
+
+
+def plain_name(private: str) -> str:
+    """Return the name of the package that a private name stands for, or the name itself."""
+    return private.partition("@")[0].replace("/", ".")
+
+
+def folders_of(package: str) -> list[str]:
+    """Return the folders of a package; none if it does not exist.
+
+    `importlib.util.find_spec` would import the packages above it. A tenant file may name any
+    package, and naming it must not run code in a process that serves.
+    """
+    top, *rest = package.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # `__main__` and similar modules have no spec
+        return []
+    path = top
+    for part in rest:
+        folders = None if spec is None else spec.submodule_search_locations
+        if folders is None:
+            return []
+        path = f"{path}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(path, list(folders))
+    return [] if spec is None else list(spec.submodule_search_locations or ())
+
+
+class _PrivateFinder(importlib.abc.MetaPathFinder):
+    """Finds private packages and their modules by their names alone."""
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the spec of a private copy or of a shared module; None for any other name."""
+        private, _, inner = fullname.partition(".")
+        if "@" not in private:
+            return None
+        package = plain_name(private)
+        if not inner:
+            return _package_spec(package, private)
+        if inner.partition(".")[0] in SHARED_MODULES:
+            return importlib.machinery.ModuleSpec(fullname, _SharedModule(f"{package}.{inner}"))
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _PrivateModule(fullname, spec.loader.path)
+        return spec
+
+
+def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec | None:
+    folders = folders_of(package)
+    if not folders:
+        return None
+    # __init__.py is empty by contract, so the copy needs no loader: it is a namespace package.
+    spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec
+
+
+class _SharedModule(importlib.abc.Loader):
+    """Loads a shared module under a private name."""
+
+    def __init__(self, shared: str) -> None:
+        self._shared = shared
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return a placeholder, which `exec_module` replaces."""
+        return ModuleType(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Import the shared module and bind the private name to it."""
+        sys.modules[module.__name__] = importlib.import_module(self._shared)
+
+
+class _PrivateModule(importlib.machinery.SourceFileLoader):
+    """Loads a private copy of a module, with imports of its own package made private."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the module's code, always from its source: a `.pyc` has the plain imports."""
+        path = self.get_filename(fullname)
+        tree = ast.parse(self.get_data(path), path)
+        private, _, inner = fullname.partition(".")
+        parent = inner if self.is_package(fullname) else inner.rpartition(".")[0]
+        try:
+            tree = _PrivateImports(private, parent).visit(tree)
+        except SyntaxError as error:
+            error.filename = path
+            raise
+        return compile(tree, path, "exec", dont_inherit=True)
+
+
+class _PrivateImports(ast.NodeTransformer):
+    """Redirects a module's imports of its own package to the private copy.
+
+    Args:
+        private: the name of the package's private copy.
+        parent: the sub-package that the module's relative imports start from; may be empty.
+    """
+
+    def __init__(self, private: str, parent: str) -> None:
+        self._private = private
+        self._package = plain_name(private)
+        self._parent = f"{self._package}.{parent}".rstrip(".")
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
+        """Make a `from … import` of the endpoint's package private."""
+        name = "." * node.level + (node.module or "")
+        module = importlib.util.resolve_name(name, self._parent)
+        if self._is_own(module):
+            module = self._private + module.removeprefix(self._package)
+        elif any(self._is_own(f"{module}.{alias.name}") for alias in node.names):
+            raise _unsupported(node)
+        node.module, node.level = module, 0
+        return node
+
+    def visit_Import(self, node: ast.Import) -> ast.Import:
+        """Reject an `import` of the endpoint's package: it binds the first part of the name."""
+        if any(self._is_own(alias.name) for alias in node.names):
+            raise _unsupported(node)
+        return node
+
+    def _is_own(self, module: str) -> bool:
+        return module == self._package or module.startswith(f"{self._package}.")
+
+
+def _unsupported(node: ast.Import | ast.ImportFrom) -> SyntaxError:
+    text = "write `from . import …` to import a module of the same endpoint"
+    return SyntaxError(text, ("", node.lineno, node.col_offset + 1, ast.unparse(node)))
+
+
+# The hook is process-wide, but it answers only for names that `private_name` makes.
+sys.meta_path.insert(0, _PrivateFinder())
