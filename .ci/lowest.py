@@ -7,5 +7,6 @@ from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 requirements = project["dependencies"] + project["optional-dependencies"]["test"]
 for requirement in requirements:
-    name, floor = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[.*\])?>=([0-9.]+)", requirement).groups()
+    found = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[.*\])?>=([0-9.]+)(?:,.*)?", requirement)
+    name, floor = found.groups()
     print(f"{name}=={floor}")

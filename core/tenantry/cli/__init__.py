@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from tenantry.cli.later import reject_later
+from tenantry.cli.output import examples
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.python_process import search_current_folder_last
 from tenantry.settings import SettingsError
@@ -56,7 +57,7 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, epilog="Example: tenantry new shop && tenantry serve")
+@click.group(cls=LazyGroup, epilog=examples("tenantry new shop", "tenantry serve"))
 @click.version_option(package_name="tenantry")
 def tenantry() -> None:
     """Serve many isolated Flask apps, one per client group, from one gunicorn.

@@ -14,7 +14,7 @@ from tenantry.audit.replay import prepare_for_audit
 from tenantry.audit.run import audit
 from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import count, json_option, print_json, print_table
+from tenantry.cli.output import count, examples, json_option, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
@@ -30,14 +30,15 @@ MAX_NAMES = 3
 """Tenants that a row of the table names; `--json` names all."""
 
 
-@click.command("audit", epilog="Examples: `tenantry audit`, `tenantry audit shop acme`")
+@click.command("audit", epilog=examples("tenantry audit", "tenantry audit shop acme"))
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
-    """Find what crosses between the tenants NAME…, or all: objects, sessions, keys, cookies.
+    """Find what crosses between tenants.
 
-    Builds the tenants in this process. Exit code 1 if there is a finding that AUDIT_ACCEPT of its
-    tenants does not name; notes do not count.
+    Looks at the tenants NAME…, or all: shared objects, replayed sessions and keys, databases,
+    folders, cookies. Builds the tenants in this process. Exit code 1 if there is a finding that
+    AUDIT_ACCEPT of its tenants does not name; notes do not count.
     """
     findings, number = audit_folder(read_settings(), names)
     problems = [one for one in findings if one.is_problem]

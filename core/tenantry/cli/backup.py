@@ -9,21 +9,29 @@ from pathlib import Path
 import click
 
 from tenantry.capsules import CapsuleSummary, ProgressCallback, write_capsule
-from tenantry.cli.output import count, is_progress_drawn, json_option, print_json, progress_bar
+from tenantry.cli.output import (
+    count,
+    examples,
+    is_progress_drawn,
+    json_option,
+    print_json,
+    progress_bar,
+)
 from tenantry.cli.signals import interrupting_signals
 from tenantry.errors import TenantryError
 from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
 
 
-@click.command("backup", epilog="Example: tenantry backup shop shop.capsule")
+@click.command("backup", epilog=examples("tenantry backup shop shop.capsule"))
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def command(name: str, file: Path, is_json: bool) -> None:
-    """Write tenant NAME into the capsule FILE: configuration, database rows, files, checksums.
+    """Write one tenant into a capsule.
 
-    The tenant may serve meanwhile. Secrets are left out. FILE is replaced once the new capsule is
+    The capsule FILE holds the configuration, rows and files of tenant NAME, with checksums, and
+    no secrets. The tenant may serve meanwhile. FILE is replaced once the new capsule is
     complete; only its owner may read it.
     """
     settings = read_settings()

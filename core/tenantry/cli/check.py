@@ -10,7 +10,7 @@ import click
 
 from tenantry.app.trial_build import find_build_problems
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import count, json_option, print_json
+from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
 from tenantry.settings import HostSettings, read_settings
@@ -25,14 +25,15 @@ MAX_PROBES = 16
 """Databases that are probed at once. A database that does not answer takes 2 s."""
 
 
-@click.command("check", epilog="Examples: `tenantry check`, `tenantry check shop`")
+@click.command("check", epilog=examples("tenantry check", "tenantry check shop --json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
-    """Load, validate and build the tenants NAME…, or all; print one line for each problem.
+    """Load, validate and build tenants.
 
-    Also connects once to each tenant's database. Exit code 1 if there is a problem. A disabled
-    tenant is checked only if you name it.
+    Checks the tenants NAME…, or all, and prints one line for each problem. Also connects once
+    to each tenant's database. Exit code 1 if there is a problem. A disabled tenant is checked
+    only if you name it.
     """
     settings = read_settings()
     catalogue = scan(settings)

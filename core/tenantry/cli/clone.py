@@ -14,7 +14,7 @@ from tenantry.capsules import (
 from tenantry.capsules.new_tenant import RestoreRequest, new_tenant_staging, restore_tenant
 from tenantry.cli.backup import capsule_progress
 from tenantry.cli.new import checked_by
-from tenantry.cli.output import json_option
+from tenantry.cli.output import examples, json_option
 from tenantry.cli.restore import database_option, prefix_option, print_restored
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.grammar import check_tenant_name
@@ -22,7 +22,7 @@ from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
 
 
-@click.command("clone", epilog="Example: tenantry clone shop shop-test")
+@click.command("clone", epilog=examples("tenantry clone shop shop-test"))
 @click.argument("name")
 @click.argument("new", callback=checked_by(check_tenant_name))
 @prefix_option
@@ -31,11 +31,12 @@ from tenantry.tenants.lookup import load_tenant
 def command(
     *, name: str, new: str, prefix: str | None, database: str | None, is_json: bool
 ) -> None:
-    """Make tenant NEW from tenant NAME, which may serve meanwhile.
+    """Copy a tenant under a new name.
 
-    NEW has a fresh secret, its own prefix and its own database. For a tenant on SQLite, that is a
-    SQLite file. For a tenant on PostgreSQL, it is a new database on the same server, or a new
-    schema if NAME has a schema of its own.
+    Makes tenant NEW with the data of tenant NAME, which may serve meanwhile. NEW has a fresh
+    secret, its own prefix and its own database. For a tenant on SQLite, that is a SQLite file.
+    For a tenant on PostgreSQL, it is a new database on the same server, or a new schema if NAME
+    has a schema of its own.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)

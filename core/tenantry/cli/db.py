@@ -11,6 +11,7 @@ import click
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import (
     count,
+    examples,
     is_progress_drawn,
     json_option,
     print_json,
@@ -55,17 +56,18 @@ _timeout_option = click.option(
 )  # fmt: skip
 
 
-@click.group(
-    "db", epilog="Examples: `tenantry db status --all`, `tenantry db upgrade --tenant shop`"
-)
+@click.group("db", epilog=examples("tenantry db status --all", "tenantry db upgrade --tenant shop"))
 def command() -> None:
-    """Migrate the tenants' databases: upgrade, status, downgrade."""
+    """Migrate the tenants' databases."""
 
 
-@command.command("status", epilog="Example: tenantry db status --all")
+@command.command("status", epilog=examples("tenantry db status --all"))
 @_options
 def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> None:
-    """Show the revision of each database; exit code 1 if one is not at the head of its code."""
+    """Show the revision of each database.
+
+    Exit code 1 if a database is not at the head of its code.
+    """
     del jobs  # status starts no processes; the option exists because all subcommands have it
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -81,16 +83,16 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
     sys.exit(0 if all(map(_is_good, rows)) else PROBLEM_FOUND)
 
 
-@command.command("upgrade", epilog="Example: tenantry db upgrade --all --jobs 8")
+@command.command("upgrade", epilog=examples("tenantry db upgrade --all --jobs 8"))
 @_options
 @_timeout_option
 def upgrade_(
     names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool, timeout_s: float
 ) -> None:
-    """Upgrade the databases to the head of their code; continues past those that fail.
+    """Upgrade databases to the head of their code.
 
-    Databases that an earlier run left behind come first. Run it again after a failure: it does
-    the rest. Exit code 1 if a database fails.
+    Continues past databases that fail. Databases that an earlier run left behind come first.
+    Run it again after a failure: it does the rest. Exit code 1 if a database fails.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -100,7 +102,7 @@ def upgrade_(
     _finish(FleetReport(report.run, (*report.results, *rejected)), is_json=is_json)
 
 
-@command.command("downgrade", epilog="Example: tenantry db downgrade --all --run 7")
+@command.command("downgrade", epilog=examples("tenantry db downgrade --all --run 7"))
 @_options
 @_timeout_option
 @click.option(
@@ -116,9 +118,10 @@ def downgrade_(
     timeout_s: float,
     run: int | None,
 ) -> None:
-    """Undo what one upgrade run applied, and nothing else.
+    """Undo one upgrade run.
 
-    Each database returns to the revision that it had before that run.
+    Undoes only what that run applied. Each database returns to the revision that it had before
+    that run.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)

@@ -3,14 +3,16 @@
 import click
 
 from tenantry.cli.operator_state import change_tenant_state
+from tenantry.cli.output import examples
 
 
-@click.command("disable", epilog="Example: tenantry disable shop")
+@click.command("disable", epilog=examples("tenantry disable shop"))
 @click.argument("name")
 def command(name: str) -> None:
-    """Stop serving tenant NAME, as if its file were not there.
+    """Stop serving a tenant.
 
-    Running workers follow within 2 s; a restart changes nothing. `tenantry enable` undoes it.
+    Tenant NAME is then as if its file were not there, until `tenantry enable`. Running workers
+    follow within 2 s; the state survives restarts.
     """
     change_tenant_state(name, is_disabled=True)
     click.echo(f"{name}: disabled; running workers follow within 2 s.")

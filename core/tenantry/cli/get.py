@@ -8,7 +8,7 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import json_option, print_json
+from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import TenantryError
 from tenantry.host import create_host
 from tenantry.middleware.containment import ResponseCutError
@@ -40,7 +40,10 @@ def _split_headers(
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-@click.command("get", epilog="Example: tenantry get /shop/ --header 'Accept: text/html'")
+@click.command(
+    "get",
+    epilog=examples("tenantry get /shop/", "tenantry get /shop/ --header 'Accept: text/html'"),
+)
 @click.argument("path", callback=_check_path)
 @click.option("--method", metavar="M", help="HTTP method.  [default: GET, or POST with --data]")
 @click.option("--data", metavar="TEXT", help="Request body.  [default: none]")
@@ -52,9 +55,10 @@ def _split_headers(
 def command(
     path: str, method: str | None, data: str | None, headers: list[tuple[str, str]], is_json: bool
 ) -> None:
-    """Send one request for PATH through the real stack, without a server.
+    """Send one request, without a server.
 
-    Prints status, headers and body. Exit code 1 if the status is 400 or above.
+    Sends a request for PATH through the real stack in this process, and prints status, headers
+    and body. Exit code 1 if the status is 400 or above.
     """
     host = create_host()
     host.load()

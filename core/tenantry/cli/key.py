@@ -2,7 +2,7 @@
 
 import click
 
-from tenantry.cli.output import json_option, print_json
+from tenantry.cli.output import examples, json_option, print_json
 from tenantry.settings import read_settings
 from tenantry.tenants.clients import check_client_name, hash_client_key, new_client_key
 from tenantry.tenants.lookup import check_tenant_exists
@@ -15,16 +15,17 @@ def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
         raise click.BadParameter(f"{name!r}: {error}.") from error
 
 
-@click.command("key", epilog="Example: tenantry key shop mobile")
+@click.command("key", epilog=examples("tenantry key shop mobile"))
 @click.argument("name")
 @click.argument("client", callback=_check_client)
 @json_option
 def command(name: str, client: str, is_json: bool) -> None:
-    """Create a key for CLIENT of tenant NAME, and print it once, with the line for CLIENTS.
+    """Create a client key.
 
-    The command writes no file. Give the key to the client, and add the line, which holds only the
-    key's hash, to the tenant file. To replace a key without an interruption, list the old hash
-    and the new one; remove the old one when the client uses the new key.
+    Prints a new key for CLIENT of tenant NAME once, with the line for CLIENTS. The command
+    writes no file: give the key to the client, and add the line, which holds only the key's
+    hash, to the tenant file. To replace a key without an interruption, list the old hash and
+    the new one; remove the old one when the client uses the new key.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import json_option, print_json, print_table
+from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
 from tenantry.settings import HostSettings, read_settings
@@ -25,7 +25,7 @@ WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
 worker is idle until its own first request."""
 
 
-@click.command("list", epilog="Examples: `tenantry list`, `tenantry list --wait --json`")
+@click.command("list", epilog=examples("tenantry list", "tenantry list --wait --json"))
 @click.option(
     "--wait", "is_waiting", is_flag=True,
     help="Return when every worker has evaluated the tenants folder, after 60 s at most; "
@@ -33,10 +33,11 @@ worker is idle until its own first request."""
 )  # fmt: skip
 @json_option
 def command(is_waiting: bool, is_json: bool) -> None:
-    """Show every tenant: name, prefix, state, endpoints, and why it is not served.
+    """Show every tenant and its state.
 
-    If a host is running with the same data folder, shows what its workers serve; otherwise, what
-    the tenants folder describes.
+    Shows name, prefix, state, endpoints, and why a tenant is not served. If a host is running
+    with the same data folder, shows what its workers serve; otherwise, what the tenants folder
+    describes.
     """
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}

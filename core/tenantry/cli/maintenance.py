@@ -3,18 +3,23 @@
 import click
 
 from tenantry.cli.operator_state import change_tenant_state
+from tenantry.cli.output import examples
 
 
 @click.command(
-    "maintenance", epilog='Example: tenantry maintenance on shop --message "Back at noon."'
+    "maintenance",
+    epilog=examples(
+        "tenantry maintenance on shop --message 'Back at noon.'", "tenantry maintenance off shop"
+    ),
 )
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @click.argument("name")
 @click.option("--message", metavar="TEXT", help="What the answer says.  [default: nothing]")
 def command(switch: str, name: str, message: str | None) -> None:
-    """Answer every request of tenant NAME with 503, or serve it again.
+    """Start or end a tenant's maintenance.
 
-    Running workers follow within 2 s; a restart changes nothing.
+    During maintenance, every request of tenant NAME is answered with 503. Running workers
+    follow within 2 s; the state survives restarts.
     """
     if switch == "off" and message is not None:
         raise click.UsageError("--message is for `maintenance on`; leave it out.")

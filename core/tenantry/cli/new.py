@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import click
 
+from tenantry.cli.output import examples
 from tenantry.endpoints.loading import find_endpoint
 from tenantry.errors import EndpointError
 from tenantry.grammar import check_tenant_name, check_url_prefix
@@ -38,7 +39,13 @@ def _check_endpoints(
     return names
 
 
-@click.command("new", epilog="Example: tenantry new shop --endpoint landing --endpoint images")
+@click.command(
+    "new",
+    epilog=examples(
+        "tenantry new shop",
+        "tenantry new shop --endpoint landing --endpoint images --prefix /clients/shop",
+    ),
+)
 @click.argument("name", callback=checked_by(check_tenant_name))
 @click.option(
     "--endpoint", "endpoints", metavar="E", multiple=True, default=["landing"], show_default=True,
@@ -49,8 +56,9 @@ def _check_endpoints(
     help="URL prefix, such as /clients/shop.  [default: /NAME]",
 )  # fmt: skip
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
-    """Write the file of a new tenant NAME, and a fresh secret into <data>/secrets (mode 0600).
+    """Write a tenant file and its secret.
 
+    Writes NAME.py into the tenants folder, and a fresh secret into <data>/secrets (mode 0600).
     Never overwrites a file or a secret.
     """
     if prefix is None:

@@ -31,6 +31,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(markup=False, highlight=False).print(table)
 
 
+def examples(*commands: str) -> str:
+    """Return the text for the end of a command's help, with one example on each line."""
+    heading = "Example:" if len(commands) == 1 else "Examples:"
+    return "\n".join(["\b", heading, *(f"  {command}" for command in commands)])
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: `1 tenant`, `1,200 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

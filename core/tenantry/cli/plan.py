@@ -12,7 +12,7 @@ import click
 
 from tenantry.app.trial_build import find_build_problems, find_routes
 from tenantry.cli import PROBLEM_FOUND
-from tenantry.cli.output import json_option, print_json
+from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import Problem, TenantryError
 from tenantry.observability.control_socket import ask_workers
 from tenantry.settings import HostSettings, read_settings
@@ -27,8 +27,9 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs noth
 
 @click.command(
     "plan",
-    epilog="Examples: `tenantry plan`, `tenantry plan --save before.json`, "
-    "`tenantry plan --against before.json`",
+    epilog=examples(
+        "tenantry plan", "tenantry plan --save before.json", "tenantry plan --against before.json"
+    ),
 )
 @click.option(
     "--against", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -40,11 +41,11 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs noth
 )  # fmt: skip
 @json_option
 def command(against: Path | None, save: Path | None, is_json: bool) -> None:
-    """Show what the tenants folder would change: tenants, prefixes, databases, keys, routes.
+    """Show what the tenants folder would change.
 
-    Changes nothing itself, and builds changed tenants in a child process. Lines begin with + for
-    a new tenant, - for a removed one, ~ for a change and ! for a problem. Exit code 1 if there
-    is a problem.
+    Shows changed tenants, prefixes, databases, keys and routes. Changes nothing itself, and
+    builds changed tenants in a child process. Lines begin with + for a new tenant, - for a
+    removed one, ~ for a change and ! for a problem. Exit code 1 if there is a problem.
     """
     settings = read_settings()
     salt = secrets.token_hex(16)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from tenantry.app.trial_build import find_build_problems
-from tenantry.cli.output import count
+from tenantry.cli.output import count, examples
 from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
@@ -16,16 +16,17 @@ SERVING_STATES = frozenset({"serving", "idle", "stale"})
 """States of the tenants that a restart must not lose."""
 
 
-@click.command("restart", epilog="Example: tenantry restart")
+@click.command("restart", epilog=examples("tenantry restart"))
 @click.option(
     "--force", "is_forced", is_flag=True, help="Restart even if tenants that serve now would fail."
 )
 def command(is_forced: bool) -> None:
-    """Start new workers with new code, then stop the old ones; no request fails or waits.
+    """Replace all workers by new ones.
 
-    First imports the new code, reads all tenant files and builds each endpoint. Refuses to
-    restart if a tenant that serves now would fail. Each worker gets 60 s to start and 60 s to
-    end. For gunicorn only.
+    Starts workers with new code, then stops the old ones; no request fails or waits. First
+    imports the new code, reads all tenant files and builds each endpoint. Refuses to restart if
+    a tenant that serves now would fail. Each worker gets 60 s to start and 60 s to end. For
+    gunicorn only.
     """
     click.echo(f"{count(restart(read_settings(), is_forced=is_forced), 'worker')} replaced.")
 

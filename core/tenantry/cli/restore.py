@@ -19,7 +19,7 @@ from tenantry.cli.backup import (
     summary_as_json,
 )
 from tenantry.cli.new import checked_by
-from tenantry.cli.output import json_option, print_json
+from tenantry.cli.output import examples, json_option, print_json
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.database.url import parse_database_url
 from tenantry.grammar import check_tenant_name, check_url_prefix
@@ -51,8 +51,10 @@ def _check_database(text: str) -> str:
 
 @click.command(
     "restore",
-    epilog="Examples: `tenantry restore shop.capsule`, "
-    "`tenantry restore shop.capsule --as shop2 --prefix /clients/shop2`",
+    epilog=examples(
+        "tenantry restore shop.capsule",
+        "tenantry restore shop.capsule --as shop2 --prefix /clients/shop2",
+    ),
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -65,10 +67,11 @@ def _check_database(text: str) -> str:
 def command(
     *, file: Path, name: str | None, prefix: str | None, database: str | None, is_json: bool
 ) -> None:
-    """Make a tenant from the capsule FILE, with a fresh secret.
+    """Make a tenant from a capsule.
 
-    Checks the whole capsule before it creates anything. A tenant that had PostgreSQL needs a new,
-    empty database there. Never restores over an existing tenant, folder or database.
+    Checks the whole capsule FILE before it creates anything. The tenant gets a fresh secret. A
+    tenant that had PostgreSQL needs a new, empty database there. Never restores over an
+    existing tenant, folder or database.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as tell:

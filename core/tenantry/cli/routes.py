@@ -5,17 +5,20 @@ from typing import Any
 import click
 
 from tenantry.app.factory import close_app, create_app
-from tenantry.cli.output import json_option, print_json, print_table
+from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.lookup import load_tenant
 from tenantry.tenants.model import Tenant
 
 
-@click.command("routes", epilog="Example: tenantry routes shop")
+@click.command("routes", epilog=examples("tenantry routes shop"))
 @click.argument("name")
 @json_option
 def command(name: str, is_json: bool) -> None:
-    """Show rule, methods and endpoint of every route of tenant NAME."""
+    """Show the routes of a tenant.
+
+    Builds tenant NAME, and shows rule, methods and endpoint of each route.
+    """
     settings = read_settings()
     rows = list_routes(settings, load_tenant(settings, name)[0])
     if is_json:

@@ -9,6 +9,7 @@ from flask.cli import FlaskGroup
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.app.factory import close_app, create_app
+from tenantry.cli.output import examples
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.settings import read_settings
 from tenantry.tenants.lookup import load_tenant
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 @click.command(
     "run",
     context_settings={"ignore_unknown_options": True},
-    epilog="Examples: `tenantry run shop -- routes`, `tenantry run shop -- run --debug`",
+    epilog=examples("tenantry run shop -- routes", "tenantry run shop -- run --debug"),
 )
 @click.argument("name")
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(name: str, args: tuple[str, ...]) -> None:
-    """Run a Flask command inside tenant NAME: `shell`, `routes`, `run` or the app's own.
+    """Run a Flask command inside a tenant.
 
-    `run` is Flask's development server, without limits and client keys. It answers both under the
+    ARGS is a command for tenant NAME: `shell`, `routes`, `run` or the app's own. `run` is
+    Flask's development server, without limits and client keys; it answers both under the
     tenant's prefix and at `/`. Write `--` before the Flask command.
     """
     settings = read_settings()

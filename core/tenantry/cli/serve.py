@@ -7,7 +7,7 @@ import sys
 import click
 
 from tenantry.app.trial_build import find_build_problems
-from tenantry.cli.output import count
+from tenantry.cli.output import count, examples
 from tenantry.errors import Problem, TenantryError
 from tenantry.server.listeners import Listener, SameListenerError, check_listeners
 from tenantry.settings import HostSettings, environment_variable, read_settings
@@ -28,7 +28,9 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
     return bind
 
 
-@click.command("serve", epilog="Example: tenantry serve --bind 127.0.0.1:8000 --workers 4")
+@click.command(
+    "serve", epilog=examples("tenantry serve", "tenantry serve --bind 127.0.0.1:8080 --workers 4")
+)
 @click.option(
     "--bind", default="127.0.0.1:8000", show_default=True, callback=_check_bind, metavar="H:P",
     help="Address of the tenants' listener: HOST:PORT or unix:PATH.",
@@ -54,10 +56,11 @@ def command(
     is_reloading: bool,
     only: tuple[str, ...],
 ) -> None:
-    """Serve all tenants with gunicorn and the shipped configuration.
+    """Serve all tenants with gunicorn.
 
-    First prints which tenant answers where, and each problem. A broken tenant file never stops
-    the start. Changed tenant files take effect within 2 s, without a restart.
+    Runs gunicorn with the configuration that comes with Tenantry. First prints which tenant
+    answers where, and each problem. A broken tenant file never stops the start. Changed tenant
+    files take effect within 2 s, without a restart.
     """
     if only:
         os.environ[environment_variable("only")] = ",".join(only)  # the workers read it

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tenantry.cli.output import json_option, print_json, print_table
+from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.redaction import MASK, redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.lookup import load_tenant
@@ -15,11 +15,14 @@ _SECRET_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
 _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s")
 
 
-@click.command("show", epilog="Example: tenantry show shop")
+@click.command("show", epilog=examples("tenantry show shop"))
 @click.argument("name")
 @json_option
 def command(name: str, is_json: bool) -> None:
-    """Show every key of tenant NAME with its effective value; secrets are masked."""
+    """Show a tenant's configuration.
+
+    Shows every key of tenant NAME with its effective value; secrets are masked.
+    """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
     config = effective_config(settings, tenant, loaded.secrets)

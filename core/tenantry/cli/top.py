@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tenantry.cli.output import json_option, print_json, print_table
+from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.control_socket import ask_workers
 from tenantry.observability.usage_counters import counters_folder
 from tenantry.observability.usage_rates import CURRENT, RATES, UsageRates, columns
@@ -24,7 +24,7 @@ OTHER_LINES = 3
 """Lines of the terminal without a tenant: heading, caption, prompt."""
 
 
-@click.command("top", epilog="Example: tenantry top --sort requests --per-worker")
+@click.command("top", epilog=examples("tenantry top --sort requests --per-worker"))
 @click.option(
     "--sort", metavar="COLUMN", type=click.Choice(["tenant", *CURRENT, *RATES]),
     default="processor", show_default=True, help="Column to sort by, highest first.",
@@ -36,11 +36,12 @@ OTHER_LINES = 3
 )  # fmt: skip
 @json_option
 def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> None:
-    """Show what each tenant uses per second: requests, errors, processor, database, bytes.
+    """Show live usage per tenant.
 
-    `in_flight` and `stuck` (over their deadline) are counts of the moment. Times are shares:
-    `processor` 0.5 is half a processor, `busy` 3 is three requests in flight. A request counts
-    when it has ended. Runs on a terminal until Ctrl-C; otherwise, prints once.
+    Shows requests, errors, processor, database and bytes per second. `in_flight` and `stuck`
+    (over their deadline) are counts of the moment. Times are shares: `processor` 0.5 is half a
+    processor, `busy` 3 is three requests in flight. A request counts when it has ended. Runs on
+    a terminal until Ctrl-C; otherwise, prints once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)

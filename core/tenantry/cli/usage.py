@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tenantry.cli.output import json_option, print_json, print_table
+from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.usage_counters import Counts
 from tenantry.observability.usage_store import totals, used_since
 from tenantry.settings import read_settings
@@ -41,7 +41,7 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
 
 @click.command(
     "usage",
-    epilog="Examples: `tenantry usage --since 7d`, `tenantry usage --since 2026-11-01 --csv`",
+    epilog=examples("tenantry usage --since 7d", "tenantry usage --since 2026-11-01 --csv"),
 )
 @click.option(
     "--since",
@@ -53,10 +53,11 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV.")
 @json_option
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
-    """Show each tenant's usage, summed over all processes, including those that have ended.
+    """Show usage totals per tenant.
 
-    Times are seconds. Usage is kept by the minute for two days, by the hour for two months, and
-    then by the day in UTC. The period that contains --since counts as a whole.
+    Sums over all processes, including those that have ended. Times are seconds. Usage is kept
+    by the minute for two days, by the hour for two months, and then by the day in UTC. The
+    period that contains --since counts as a whole.
     """
     if is_csv and is_json:
         raise click.UsageError("--csv and --json exclude each other; choose one.")

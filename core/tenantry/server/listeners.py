@@ -3,10 +3,11 @@
 gunicorn tries for five seconds to open a listener, and then names no option or variable.
 """
 
+import itertools
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,24 +40,23 @@ class Listener:
         return ("127.0.0.1" if host == "localhost" else host.strip("[]")), int(port)
 
 
-def check_listeners(listeners: Iterable[Listener]) -> None:
+def check_listeners(listeners: Sequence[Listener]) -> None:
     """Open all listeners at once, and close them again.
 
     Raises:
         SameListenerError: Two of them are the same.
         TenantryError: One cannot be opened; the text names its option or variable.
     """
-    opened: list[Listener] = []
+    on_tcp = [listener for listener in listeners if not listener.bind.startswith("unix:")]
+    for one, other in itertools.combinations(on_tcp, 2):
+        _check_differ(one, other)
     with ExitStack() as sockets:
         for listener in listeners:
-            for other in opened:
-                _check_differ(other, listener)
             try:
-                if listener.bind.startswith("unix:"):
-                    _check_unix_socket(Path(listener.bind.removeprefix("unix:")))
-                else:
+                if listener in on_tcp:
                     sockets.enter_context(_listen(listener))
-                    opened.append(listener)
+                else:
+                    _check_unix_socket(Path(listener.bind.removeprefix("unix:")))
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise TenantryError(

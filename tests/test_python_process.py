@@ -1,0 +1,67 @@
+"""The module search path of the processes that Tenantry starts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tenantry.python_process import library_path, python_command, search_current_folder_last
+
+
+@pytest.fixture(name="libraries", autouse=True)
+def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put the current folder first on `sys.path`, and return the rest of the path."""
+    monkeypatch.chdir(tmp_path)
+    libraries = [entry for entry in sys.path if os.path.realpath(entry) != str(tmp_path)]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *libraries])
+    return libraries
+
+
+def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str]) -> None:
+    """It moves behind all libraries, and a second call changes nothing."""
+    search_current_folder_last()
+    search_current_folder_last()
+
+    assert [*libraries, str(tmp_path)] == sys.path
+
+
+def test_a_link_to_the_current_folder_moves_too(
+    tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may add the folder under the name that the shell uses, which may be a link."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(link), *libraries])
+
+    search_current_folder_last()
+
+    assert [*libraries, str(link)] == sys.path
+
+
+def test_the_library_path_has_no_current_folder(libraries: list[str]) -> None:
+    """The process that runs tenant files gets this path."""
+    assert libraries == library_path()
+
+
+def test_the_library_path_keeps_what_pythonpath_names(
+    tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator who names the current folder in `PYTHONPATH` wants it to be searched."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    assert [str(tmp_path), *libraries] == library_path()
+
+
+def test_a_child_has_the_same_path(tmp_path: Path, libraries: list[str]) -> None:
+    """The child gets the parent's path and runs no `sitecustomize.py` of the current folder."""
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('sitecustomize ran')\n")
+    search_current_folder_last()
+    command = python_command("import json; print(json.dumps([sys.path, sys.argv]))", "argument")
+
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    path, arguments = json.loads(result.stdout)
+    assert ([*libraries, str(tmp_path)], ["-c", "argument"]) == (path, arguments)
