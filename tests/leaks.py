@@ -1,4 +1,7 @@
-"""Endpoints and tenants that leak, one in each way, for the audit to find."""
+"""Endpoints and tenants that leak, each in one way, for the audit to find.
+
+The line that leaks ends in `# leak`, so that a test can compare it with the line of the finding.
+"""
 
 from pathlib import Path
 
@@ -35,11 +38,38 @@ class PageModel:
         return 1
 """
 
+
+def in_function(line: str, imports: str = "") -> str:
+    """Return a module with a function that has one line, which leaks."""
+    return f"{imports}\n\n\ndef keep(value):\n    {line}  # leak\n"
+
+
+def cached(decorator: str) -> str:
+    """Return a class with a cached function behind a descriptor."""
+    return (
+        "import functools\n\n\nclass Price:\n"
+        f"    @{decorator}\n    @functools.lru_cache\n    def of(name): ...  # leak\n"
+    )
+
+
 COUNTER = """\
 def counter():
     seen = []
     def count():  # leak
         seen.append(1)
+    return count
+
+
+count = counter()
+"""
+
+NONLOCAL = """\
+def counter():
+    seen = 0
+    def count():  # leak
+        nonlocal seen
+        seen += 1
+        return seen
     return count
 
 
@@ -55,6 +85,42 @@ def keep(value):
     last = value  # leak
 """
 
+SET_ATTRIBUTE = """\
+class Basket:
+    pass
+
+
+def keep(value):
+    setattr(Basket, "last", value)  # leak
+"""
+
+IN_MODELS = {
+    "dictionary": ("_cache", "_cache = {}  # leak"),
+    "attribute": ("Basket.items", "class Basket:\n    items = []  # leak"),
+    "cached": ("price", "import functools\n@functools.cache\ndef price(name): ...  # leak"),
+    "static": ("Price.of", cached("staticmethod")),
+    "class_cached": ("Price.of", cached("classmethod")),
+    "property_": ("Price.of", cached("property")),
+    "array_": ("buffer", "import array\nbuffer = array.array('i', [0])  # leak"),
+    "mmap_": ("memory", "import mmap\nmemory = mmap.mmap(-1, 16)  # leak"),
+    "default": ("note", "def note(seen=[]): ...  # leak"),
+    "closure": ("counter.count", COUNTER),
+    "bound": ("remember", "remember = [].append  # leak"),
+    "rebound": ("last", REBOUND),
+    "local": ("_local", "import threading\n_local = threading.local()  # leak"),
+    "lock": ("_lock", "import threading\n_lock = threading.Lock()  # leak"),
+    "nonlocal_": ("counter.count", NONLOCAL),
+    "enum_": ("Shelf.TOP", "import enum\nclass Shelf(enum.Enum):\n    TOP = []  # leak"),
+    "context": (
+        "basket",
+        "from contextvars import ContextVar\nbasket = ContextVar('basket', default=[])  # leak",
+    ),
+    "function": ("keep.calls", in_function("keep.calls = 1")),
+    "setting": ("Basket.last", SET_ATTRIBUTE),
+    "globals_": ("last", in_function("globals()['last'] = value")),
+}
+"""Endpoint → what its finding names in `models`, and the content of its models.py."""
+
 HEARING = """\
 from flask import request_started
 
@@ -67,7 +133,7 @@ def listen(sender, **_):
     request_started.connect(hear)
 
 
-request_started.connect(listen)  # hears its own app only; what it connects in a request hears all
+request_started.connect(listen)  # for its own app only; `hear` is called for every app
 """
 
 HANDLER = """\
@@ -88,130 +154,16 @@ def add(sender, **_):
 request_started.connect(add)
 """
 
-PEEKING = """\
-import sys
-
-
-def neighbours():
-    return [name for name in sys.modules if "@" in name]  # leak
-"""
-
 HOLDING = """\
 import sys
 
-others = [one for name, one in sys.modules.items() if "holding@" in name][:1]  # leak
+others = [module for name, module in sys.modules.items() if "holding@" in name][:1]  # leak
 """
 
-NONLOCAL = """\
-def counter():
-    seen = 0
-    def count():  # leak
-        nonlocal seen
-        seen += 1
-        return seen
-    return count
+METRIC = """\
+import prometheus_client as it
 
-
-count = counter()
-"""
-
-ENUM = """\
-import enum
-
-
-class Shelf(enum.Enum):
-    TOP = []  # leak
-"""
-
-CONTEXT = """\
-from contextvars import ContextVar
-
-basket = ContextVar("basket", default=[])  # leak
-"""
-
-ATTRIBUTE = """\
-def price():
-    price.calls = 1  # leak
-"""
-
-SETTING = """\
-class Basket:
-    pass
-
-
-def keep(value):
-    setattr(Basket, "last", value)  # leak
-"""
-
-GLOBALS = """\
-def keep(value):
-    globals()["last"] = value  # leak
-"""
-
-STATIC = """\
-import functools
-
-
-class Price:
-    @staticmethod
-    @functools.lru_cache
-    def of(name): ...  # leak
-"""
-
-CLASS_CACHED = STATIC.replace("staticmethod", "classmethod")
-
-PROPERTY = STATIC.replace("staticmethod", "property")
-
-DISPATCH = """\
-import functools
-
-
-@functools.singledispatch
-def render(value): ...  # leak
-"""
-
-USING = """\
-from .models import render
-
-use = [render]
-"""
-
-IN_MODELS = {
-    "dictionary": ("models._cache", "_cache = {}  # leak"),
-    "attribute": ("models.Basket.items", "class Basket:\n    items = []  # leak"),
-    "cached": ("models.price", "import functools\n@functools.cache\ndef price(name): ...  # leak"),
-    "static": ("models.Price.of", STATIC),
-    "class_cached": ("models.Price.of", CLASS_CACHED),
-    "property_": ("models.Price.of", PROPERTY),
-    "array_": ("models.buffer", "import array\nbuffer = array.array('i', [0])  # leak"),
-    "mmap_": ("models.memory", "import mmap\nmemory = mmap.mmap(-1, 16)  # leak"),
-    "default": ("models.note", "def note(seen=[]): ...  # leak"),
-    "closure": ("models.counter.count", COUNTER),
-    "bound": ("models.remember", "remember = [].append  # leak"),
-    "rebound": ("models.last", REBOUND),
-    "local": ("models._local", "import threading\n_local = threading.local()  # leak"),
-    "lock": ("models._lock", "import threading\n_lock = threading.Lock()  # leak"),
-    "nonlocal_": ("models.counter.count", NONLOCAL),
-    "enum_": ("models.Shelf.TOP", ENUM),
-    "context": ("models.basket", CONTEXT),
-    "function": ("models.price.calls", ATTRIBUTE),
-    "setting": ("models.Basket.last", SETTING),
-    "globals_": ("models.last", GLOBALS),
-}
-"""Endpoint → what its finding names, and what stands in its models.py."""
-
-LATER = """\
-def keep(value):
-    from . import models
-    models.last = value  # leak
-"""
-
-OF_THE_CLASS = """\
-from .models import PageModel
-
-
-def keep(value):
-    PageModel.last = value  # leak
+seen = it.REGISTRY._names_to_collectors.get("planted") or it.Counter("planted", "Its.")  # leak
 """
 
 LIBRARY = """\
@@ -220,17 +172,10 @@ import flask_restful
 flask_restful.Resource.representations = None  # leak
 """
 
-PROCESS = """\
-from os import environ
-
-
+LATER = """\
 def keep(value):
-    environ["LAST"] = value  # leak
-"""
-
-APPENDED = """\
-def keep(value):
-    Resource.method_decorators.append(value)  # leak
+    from . import models
+    models.last = value  # leak
 """
 
 INHERITED = """\
@@ -239,26 +184,10 @@ class Extended(Page):
         self.decorators.append(repr)  # leak
 """
 
-FILTERS = """\
-import jinja2.defaults
-
-
-def keep(value):
-    jinja2.defaults.DEFAULT_FILTERS["last"] = value  # leak
-"""
-
-TESTS = """\
+IMPORTED_LATE = """\
 def keep(value):
     from jinja2.defaults import DEFAULT_TESTS as tests
     tests.update(last=value)  # leak
-"""
-
-SEARCHED = """\
-import sys
-
-
-def keep(value):
-    sys.path.append(value)  # leak
 """
 
 QUIET = """\
@@ -271,42 +200,10 @@ def keep(value):
     warnings.simplefilter(value)  # leak
 """
 
-TYPES = """\
-from mimetypes import add_type as known
-
-
-def keep(value):
-    known("text/plain", value)  # leak
-"""
-
 ALARM = """\
 def keep(value):
     from signal import alarm
     alarm(value)  # leak
-"""
-
-ENVIRONB = """\
-import os
-
-
-def keep(value):
-    os.environb[b"LAST"] = value  # leak
-"""
-
-LOGGING = """\
-import logging.config
-
-
-def keep(value):
-    logging.config.dictConfig(value)  # leak
-"""
-
-LOGGING_FILE = """\
-from logging import config
-
-
-def keep(value):
-    config.fileConfig(value)  # leak
 """
 
 ROOT_LEVEL = """\
@@ -337,53 +234,62 @@ def keep():
     logging.getLogger("werkzeug").disabled = True  # leak
 """
 
-METRIC = """\
-import prometheus_client as it
-
-seen = it.REGISTRY._names_to_collectors.get("planted") or it.Counter("planted", "Its.")  # leak
-"""
-
-FAR_PEEKING = """\
-def neighbours():
-    import logging as log
-    return log.sys.modules  # leak
-"""
-
 IN_RESOURCES = {
     "signals": ("reaches:signals.resources.hear", HEARING),
     "handlers": ("shared:log-handler-of-root", HANDLER),
-    "peeking": ("reaches:peeking.resources.sys.modules", PEEKING),
+    "peeking": (
+        "reaches:peeking.resources.sys.modules",
+        in_function("return [name for name in sys.modules if '@' in name]", "import sys"),
+    ),
     "holding": ("reaches:holding.resources.others", HOLDING),
-    "far": ("reaches:far.resources.sys.modules", FAR_PEEKING),
+    "far": (
+        "reaches:far.resources.sys.modules",
+        in_function("return log.sys.modules", "import logging as log"),
+    ),
     "later": ("shared:later.models.last", LATER),
-    "class_": ("shared:class_.models.PageModel.last", OF_THE_CLASS),
+    "class_": ("shared:class_.models.PageModel.last", in_function("PageModel.last = value")),
     "library": ("shared:flask_restful.Resource.representations", LIBRARY),
-    "appended": ("shared:flask_restful.Resource.method_decorators", APPENDED),
+    "appended": (
+        "shared:flask_restful.Resource.method_decorators",
+        in_function("Resource.method_decorators.append(value)"),
+    ),
     "inherited": ("shared:flask.views.View.decorators", INHERITED),
-    "filters": ("shared:jinja2.defaults.DEFAULT_FILTERS", FILTERS),
-    "tests": ("shared:jinja2.defaults.DEFAULT_TESTS", TESTS),
-    "searched": ("process:sys.path", SEARCHED),
+    "filters": (
+        "shared:jinja2.defaults.DEFAULT_FILTERS",
+        in_function("jinja2.defaults.DEFAULT_FILTERS['last'] = value", "import jinja2.defaults"),
+    ),
+    "tests": ("shared:jinja2.defaults.DEFAULT_TESTS", IMPORTED_LATE),
+    "searched": ("process:sys.path", in_function("sys.path.append(value)", "import sys")),
     "quiet": ("process:warnings.simplefilter", QUIET),
-    "types": ("process:mimetypes.add_type", TYPES),
+    "types": (
+        "process:mimetypes.add_type",
+        in_function("known('text/plain', value)", "from mimetypes import add_type as known"),
+    ),
     "alarm": ("process:signal.alarm", ALARM),
-    "environb": ("process:os.environb", ENVIRONB),
+    "environb": ("process:os.environb", in_function("os.environb[b'LAST'] = value", "import os")),
     "metric": ("shared:metric.resources.seen", METRIC),
-    "logging_": ("process:logging.config.dictConfig", LOGGING),
-    "logging_file": ("process:logging.config.fileConfig", LOGGING_FILE),
+    "logging_": (
+        "process:logging.config.dictConfig",
+        in_function("logging.config.dictConfig(value)", "import logging.config"),
+    ),
+    "logging_file": (
+        "process:logging.config.fileConfig",
+        in_function("config.fileConfig(value)", "from logging import config"),
+    ),
     "root_level": ("process:logger-root", ROOT_LEVEL),
     "level": ("process:logger-sqlalchemy.engine", LEVEL),
     "silent": ("process:logger-werkzeug", SILENT),
-    "process": ("process:os.environ", PROCESS),
+    "process": (
+        "process:os.environ",
+        in_function("environ['LAST'] = value", "from os import environ"),
+    ),
 }
-"""Endpoint → the id of its finding, and what stands in its resources.py."""
+"""Endpoint → the id of its finding, and what is added to its resources.py."""
 
-EXTENSION = """\
-class Store(dict):
-    pass
+DISPATCH = "import functools\n\n\n@functools.singledispatch\ndef render(value): ...  # leak\n"
+USING_DISPATCH = "from .models import render\n\nuse = [render]\n"
 
-
-store = Store()  # leak
-"""
+EXTENSION = "class Store(dict):\n    pass\n\n\nstore = Store()  # leak\n"
 
 EXTENDING = """\
 from corp.store import store
@@ -426,7 +332,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return what acme's file says, and a tenant with `unsafe_settings` has in common with it."""
+    """Return keys of acme that a tenant with `unsafe_settings` has in common with it."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
@@ -446,7 +352,7 @@ def settings_of_acme() -> dict[str, object]:
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
-    """Return the id of a finding → the key and value of a tenant beside acme that make it."""
+    """Return the id of a finding → the key and value of a tenant beside acme that cause it."""
     acme = str(data_dir / "acme")
     binds = {
         "old": f"sqlite:///{acme}/acme.sqlite3",
@@ -477,7 +383,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
 
 
 def write_endpoint(folder: Path, name: str, **files: str) -> str:
-    """Write the package `corp.<name>`, with text added to its files; return its name."""
+    """Write the package `corp.<name>`, with text added to its files, and return its name."""
     package = folder / "corp" / name
     package.mkdir(parents=True)
     (folder / "corp/__init__.py").touch()
@@ -489,14 +395,14 @@ def write_endpoint(folder: Path, name: str, **files: str) -> str:
 
 
 def plant_in_code(folder: Path) -> dict[str, str]:
-    """Write every endpoint that leaks by its code; return the id of its finding → its name."""
+    """Write every endpoint whose code leaks; return the id of its finding → its name."""
     planted = {}
     for name, (what, text) in IN_MODELS.items():
-        planted[f"shared:{name}.{what}"] = write_endpoint(folder, name, models=text)
+        planted[f"shared:{name}.models.{what}"] = write_endpoint(folder, name, models=text)
     for name, (id_, text) in IN_RESOURCES.items():
         planted[id_] = write_endpoint(folder, name, resources=text)
     planted["shared:dispatch.models.render"] = write_endpoint(
-        folder, "dispatch", models=DISPATCH, resources=USING
+        folder, "dispatch", models=DISPATCH, resources=USING_DISPATCH
     )
     planted["shared:corp.store.store"] = write_endpoint(folder, "extending", blueprint=EXTENDING)
     (folder / "corp/store.py").write_text(EXTENSION, encoding="utf-8")
@@ -504,7 +410,7 @@ def plant_in_code(folder: Path) -> dict[str, str]:
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Write tenants that leak by what their files say; return the ids → the tenants they name."""
+    """Write tenants whose files leak; return the ids of the findings → the tenants in them."""
     sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
     unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
     tenants = folder / "tenants"
