@@ -1,8 +1,8 @@
-"""What the audit finds and how long it takes: samples, 50 and 200 tenants, reloads, planted leaks.
+"""Measures what the audit finds, and how long it takes.
 
     python tests/bench/audit.py [samples] [fifty] [reloads] [leaks] [replay] [many]
 
-Prints a line per part, and ends with 1 where one does not hold. The whole takes some minutes.
+Prints a line for each bound, and exits with 1 if one is missed. All parts take some minutes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from flask import Flask
 from loads import Bounds, wait_until
 
 import leaks
-from tenantry.audit.finding import AuditedTenant
+from tenantry.audit.finding import AuditedTenant, Finding
 from tenantry.audit.replay import replay
 from tenantry.audit.run import audit
 from tenantry.audit.shared_objects import process_listeners
@@ -35,7 +35,7 @@ RELOADS = 100
 
 
 def main() -> None:
-    """Run the parts that were asked for."""
+    """Run the parts named on the command line; all by default."""
     parts = {
         "samples": samples, "fifty": fifty, "reloads": reloads, "leaks": planted,
         "replay": one_key, "many": many,
@@ -53,36 +53,41 @@ def main() -> None:
 
 
 def settings_of(folder: Path) -> HostSettings:
-    """Return the settings of a host over one folder."""
+    """Return the settings of a host whose folders are in `folder`."""
     return HostSettings(
         tenants_dir=folder / "tenants", data_dir=folder / "instance", log_level="error"
     )
 
 
 def write(folder: Path, count: int) -> None:
-    """Write tenants with every endpoint that there is, and a client each."""
+    """Write tenants, each with every endpoint and one client."""
     for number in range(count):
         text = f"SECRET_KEY = {secrets.token_hex(32)!r}\nBLUEPRINTS = {available_endpoints()!r}\n"
         text += f"CLIENTS = {{'web': 'sha256:{secrets.token_hex(32)}'}}\n"
         (folder / f"tenants/t{number}.py").write_text(text)
 
 
+def problems(findings: list[Finding]) -> dict[str, Finding]:
+    """Return the findings that fail an audit, by id."""
+    return {finding.id: finding for finding in findings if finding.is_problem}
+
+
 def samples(bounds: Bounds, folder: Path) -> None:
-    """Audit what comes with Tenantry."""
+    """Audit the sample tenants."""
     settings = settings_of(folder).model_copy(update={"tenants_dir": ROOT / "tenants"})
-    found = [one.id for one in audit_folder(settings)[0] if one.is_problem]
-    bounds.check(f"findings in the samples {found}", len(found), 0)
+    found = problems(audit_folder(settings)[0])
+    bounds.check(f"findings in the samples {[*found]}", len(found), 0)
 
 
 def fifty(bounds: Bounds, folder: Path) -> None:
     """Audit 50 tenants with all endpoints."""
     write(folder, 50)
-    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.is_problem]
-    bounds.check(f"findings in 50 tenants {found}", len(found), 0)
+    found = problems(audit_folder(settings_of(folder))[0])
+    bounds.check(f"findings in 50 tenants {[*found]}", len(found), 0)
 
 
 def reloads(bounds: Bounds, folder: Path) -> None:
-    """Audit a host that has reloaded a tenant's file again and again."""
+    """Audit a host after many reloads of one tenant."""
     write(folder, 3)
     host = create_host(settings_of(folder))
     listeners = process_listeners()
@@ -96,21 +101,20 @@ def reloads(bounds: Bounds, folder: Path) -> None:
         wait_until(partial(serves, host, number), every_s=0.05)
     audited = audited_of(host)
     assert audited[0].app.config["VERSION"] == RELOADS - 1
-    found = audit(audited, host.settings.data_dir, known_listeners=listeners)
+    found = problems(audit(audited, host.settings.data_dir, known_listeners=listeners))
     host.close()
-    ids = [one.id for one in found if one.is_problem]
-    bounds.check(f"findings after {RELOADS} reloads {ids}", len(ids), 0)
+    bounds.check(f"findings after {RELOADS} reloads {[*found]}", len(found), 0)
 
 
 def serves(host: Host, version: int) -> bool:
-    """Do one round, and say whether the first tenant serves a version of its file."""
+    """Let the host reload; return whether the first tenant serves this version of its file."""
     host.follower.step()
     tenant = host.router.mounts[0].tenant
     return tenant is not None and tenant.flask.get("VERSION") == version
 
 
 def audited_of(host: Host) -> list[AuditedTenant]:
-    """Return what a host serves, built."""
+    """Build the tenants of a host."""
     found = []
     for mount in host.router.mounts:
         mount.ensure_instance()
@@ -122,7 +126,7 @@ def audited_of(host: Host) -> list[AuditedTenant]:
 
 
 def planted(bounds: Bounds, folder: Path) -> None:
-    """Audit a folder in which each kind of leak is planted."""
+    """Audit tenants with each kind of planted leak."""
     sys.path.insert(0, str(folder))
     settings = settings_of(folder)
     in_files = leaks.plant_in_files(folder, settings.data_dir)
@@ -133,39 +137,38 @@ def planted(bounds: Bounds, folder: Path) -> None:
         values = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": [*in_code.values()]} | keys
         text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         (folder / f"tenants/{name}.py").write_text(text)
-    counting = {one.id: one for one in audit_folder(settings)[0] if one.is_problem}
-    wanted = {*in_files, *in_code, *in_settings}
-    print(f"{len(wanted)} leaks planted, {len(wanted & counting.keys())} found")
-    for id_, one in sorted(counting.items()):
-        print(f"  {id_}  {one.place}")
-        print(*(f"      {path}" for path in one.paths[:1]), sep="\n")
-    bounds.check("leaks not found", len(wanted - counting.keys()), 0)
-    bounds.check("findings beyond them", len(counting.keys() - wanted), 0)
-    bounds.check("findings without a place", sum(not one.place for one in counting.values()), 0)
+    found = problems(audit_folder(settings)[0])
+    expected = {*in_files, *in_code, *in_settings}
+    print(f"{len(expected)} leaks planted, {len(expected & found.keys())} found")
+    for id_, finding in sorted(found.items()):
+        print(f"  {id_}  {finding.place}")
+        print(*(f"      {path}" for path in finding.paths[:1]), sep="\n")
+    bounds.check("leaks not found", len(expected - found.keys()), 0)
+    bounds.check("other findings", len(found.keys() - expected), 0)
+    without_place = [finding for finding in found.values() if not finding.place]
+    bounds.check("findings without a place", len(without_place), 0)
 
 
 def one_key(bounds: Bounds, folder: Path) -> None:
-    """Play the sessions of ten tenants with one key at one another."""
+    """Replay the sessions of ten tenants that share a key."""
     host = create_host(settings_of(folder))
     keys = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": ["landing"]}
     data_dir = host.settings.data_dir
     host.serve_only([parse_tenant(f"t{number}", keys, data_dir=data_dir) for number in range(10)])
-    done = replay(audited_of(host))
+    result = replay(audited_of(host))
     host.close()
-    print(f"{done.pair_count} pairs, {len(done.accepted)} accepted, {len(done.unproven)} unproven")
-    bounds.check("foreign sessions, flashes, tokens accepted", len(done.accepted), 0)
-    bounds.check(
-        "pairs not tried, and tenants unproven", 90 - done.pair_count + len(done.unproven), 0
-    )
+    bounds.check("foreign sessions, flashes, tokens accepted", len(result.accepted), 0)
+    bounds.check("pairs not tried", 90 - result.pair_count, 0)
+    bounds.check("tenants unproven", len(result.unproven), 0)
 
 
 def many(bounds: Bounds, folder: Path) -> None:
     """Audit 200 tenants with all endpoints."""
     write(folder, 200)
     started_at = time.perf_counter()
-    found = [one.id for one in audit_folder(settings_of(folder))[0] if one.is_problem]
+    found = problems(audit_folder(settings_of(folder))[0])
     bounds.check("audit of 200 tenants", time.perf_counter() - started_at, 60, " s")
-    bounds.check(f"findings in 200 tenants {found[:5]}", len(found), 0)
+    bounds.check(f"findings in 200 tenants {[*found][:5]}", len(found), 0)
 
 
 main()
