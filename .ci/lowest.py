@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml allows, as pip constraints."""
+"""Prints the lowest versions that pyproject.toml allows, as constraints for pip."""
 
 import re
 import tomllib

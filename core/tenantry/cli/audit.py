@@ -41,14 +41,14 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     AUDIT_ACCEPT of its tenants does not name; notes do not count.
     """
     findings, number = audit_folder(read_settings(), names)
-    problems = [one for one in findings if one.is_problem]
+    problems = [finding for finding in findings if finding.is_problem]
     if is_json:
-        print_json({"tenants": number, "findings": [_as_json(one) for one in findings]})
+        print_json({"tenants": number, "findings": [_as_json(finding) for finding in findings]})
     else:
-        print_table(COLUMNS, [_row(one) for one in _merge_notes(findings)])
-        for one in findings:
-            for path in one.paths if not one.is_note else ():
-                click.echo(f"  {one.id}\t{path}")
+        print_table(COLUMNS, [_row(finding) for finding in _merge_notes(findings)])
+        for finding in findings:
+            for path in finding.paths if not finding.is_note else ():
+                click.echo(f"  {finding.id}\t{path}")
         text = f"{count(number, 'tenant')}, {count(len(problems), 'finding')}."
         click.echo(text, err=bool(problems))
     sys.exit(PROBLEM_FOUND if problems else 0)
@@ -70,8 +70,8 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
             trusted_hosts=settings.trusted_hosts,
             known_listeners=listeners,
         )
-    if names:
-        found = [one for one in found if one.tenants]  # others concern tenants outside `names`
+    if names:  # a finding without tenants is about a secret that none of them uses
+        found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)
 
 
@@ -127,14 +127,14 @@ def _not_audited(name: str, reason: str, file: str) -> Finding:
 
 def _merge_notes(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings, with all notes of one kind merged into one that names all tenants."""
-    joined = [one for one in findings if one.is_problem or one.accepted]
+    joined = [finding for finding in findings if finding.is_problem or finding.accepted]
     notes: dict[str, Finding] = {}
-    for one in findings:
-        if not (one.is_problem or one.accepted):
-            first = notes.get(one.id)
-            names = one.tenants if first is None else (*first.tenants, *one.tenants)
-            place = one.place if first is None else ""
-            notes[one.id] = replace(one, tenants=names, place=place)
+    for finding in findings:
+        if not (finding.is_problem or finding.accepted):
+            first = notes.get(finding.id)
+            names = finding.tenants if first is None else (*first.tenants, *finding.tenants)
+            place = finding.place if first is None else ""
+            notes[finding.id] = replace(finding, tenants=names, place=place)
     return [*joined, *notes.values()]
 
 

@@ -41,7 +41,7 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     for name in names:
         if name not in known:
             raise UnknownTenantError(name, known)
-    chosen = set(names) or {*known} - {one.name for one in catalogue.disabled}
+    chosen = set(names) or {*known} - {tenant.name for tenant in catalogue.disabled}
     problems = find_problems(settings, catalogue, chosen)
     if is_json:
         document = [_problem_as_json(name, problem) for name, problem in problems]
@@ -62,10 +62,10 @@ def find_problems(
     Builds the tenants that load, and connects to their databases.
     """
     problems = [
-        (one.name, problem)
-        for one in catalogue.rejected + catalogue.disabled
-        for problem in one.problems
-        if one.name in names
+        (tenant.name, problem)
+        for tenant in catalogue.rejected + catalogue.disabled
+        for problem in tenant.problems
+        if tenant.name in names
     ]
     tenants = [tenant for tenant in catalogue.tenants if tenant.name in names]
     problems += [
@@ -117,7 +117,7 @@ def _database_problem(
 
 def catalogue_names(catalogue: Catalogue) -> list[str]:
     """Return the names of all tenants of the folder, valid or not."""
-    return [one.name for one in catalogue.tenants + catalogue.disabled + catalogue.rejected]
+    return [tenant.name for tenant in catalogue.tenants + catalogue.disabled + catalogue.rejected]
 
 
 def _problem_as_json(name: str, problem: Problem) -> dict[str, object]:

@@ -138,19 +138,19 @@ def _chosen_tenants(
     if bool(names) == is_all:
         raise click.UsageError("choose tenants with --tenant NAME, or all tenants with --all.")
     catalogue = scan(settings)
-    enabled = {one.name: one for one in catalogue.tenants + catalogue.rejected}
-    known = sorted([*enabled, *(one.name for one in catalogue.disabled)])
+    enabled = {tenant.name: tenant for tenant in catalogue.tenants + catalogue.rejected}
+    known = sorted([*enabled, *(tenant.name for tenant in catalogue.disabled)])
     for name in names:
         if name not in known:
             raise UnknownTenantError(name, known)
         if name not in enabled:
             raise click.UsageError(f"tenant {name!r} is disabled; enable it first.")
-    chosen = [one for name, one in enabled.items() if is_all or name in names]
-    tenants = [one for one in chosen if isinstance(one, Tenant)]
+    chosen = [tenant for name, tenant in enabled.items() if is_all or name in names]
+    tenants = [tenant for tenant in chosen if isinstance(tenant, Tenant)]
     rejected = [
-        MigrationStatus(one.name, "failed", reason=one.reason)
-        for one in chosen
-        if isinstance(one, RejectedTenant)
+        MigrationStatus(tenant.name, "failed", reason=tenant.reason)
+        for tenant in chosen
+        if isinstance(tenant, RejectedTenant)
     ]
     return tenants, rejected
 

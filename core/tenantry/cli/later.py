@@ -38,5 +38,5 @@ def reject_later(words: Sequence[str]) -> None:
     later = LATER[command]
     if later and not options.intersection(later):
         return
-    found = " ".join([command, *(one for one in later if one in options)])
+    found = " ".join([command, *(word for word in later if word in options)])
     raise click.UsageError(f"{found!r} comes with a later version of Tenantry.")

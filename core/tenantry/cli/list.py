@@ -80,14 +80,14 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
     """Return a row for each tenant, sorted by name, as a host that starts now would show it."""
     rows = [_tenant_row(settings, tenant) for tenant in catalogue.tenants]
     rows += [
-        {"name": one.name, "prefix": one.prefix or "", "state": "disabled",
-         "endpoints": list(one.endpoints), "reason": ""}
-        for one in catalogue.disabled
+        {"name": tenant.name, "prefix": tenant.prefix or "", "state": "disabled",
+         "endpoints": list(tenant.endpoints), "reason": ""}
+        for tenant in catalogue.disabled
     ]  # fmt: skip
     rows += [
-        {"name": one.name, "prefix": one.prefix or "", "state": "failed", "endpoints": [],
-         "reason": one.reason}
-        for one in catalogue.rejected
+        {"name": tenant.name, "prefix": tenant.prefix or "", "state": "failed", "endpoints": [],
+         "reason": tenant.reason}
+        for tenant in catalogue.rejected
     ]  # fmt: skip
     return sorted(rows, key=lambda row: str(row["name"]))
 
@@ -95,13 +95,15 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
 def describe_state(row: dict[str, Any]) -> str:
     """Return a row's state with notes: `stale (101 stale, 102 serving), database down, 2 stuck`."""
     reports = row.get("workers", [])
-    databases = sorted({one["database"].partition(":")[0] for one in reports if one["database"]})
-    stuck = sum(one["stuck"] for one in reports)
+    databases = sorted(
+        {report["database"].partition(":")[0] for report in reports if report["database"]}
+    )
+    stuck = sum(report["stuck"] for report in reports)
     notes = "".join(f", database {text}" for text in databases)
     notes += f", {stuck} stuck" if stuck else ""
-    if len({one["state"] for one in reports}) <= 1:
+    if len({report["state"] for report in reports}) <= 1:
         return f"{row['state']}{notes}"
-    each = ", ".join(f"{one['pid']} {one['state']}" for one in reports)
+    each = ", ".join(f"{report['pid']} {report['state']}" for report in reports)
     return f"{row['state']} ({each}){notes}"
 
 

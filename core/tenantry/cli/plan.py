@@ -104,8 +104,14 @@ def read_folder(
         return int(describe(tenant, salt) != old[tenant.name])
 
     catalogue = scan(settings, rank=rank)
-    states = {one.name: effective_operator_state(settings, one.name) for one in catalogue.tenants}
-    tenants = {one.name: one for one in catalogue.tenants if not states[one.name][0].is_disabled}
+    states = {
+        tenant.name: effective_operator_state(settings, tenant.name) for tenant in catalogue.tenants
+    }
+    tenants = {
+        tenant.name: tenant
+        for tenant in catalogue.tenants
+        if not states[tenant.name][0].is_disabled
+    }
     new = {name: describe(tenant, salt) for name, tenant in tenants.items()}
     changed = [tenants[name] for name in new if new[name] != old.get(name)]
     problems = _file_problems(settings, catalogue, changed, only_endpoints=only_endpoints)
@@ -122,9 +128,9 @@ def _file_problems(
 ) -> dict[str, str]:
     """Return each tenant whose newest file would not be served → the reasons."""
     found: dict[str, list[str]] = {}
-    for one in catalogue.rejected:
-        if not effective_operator_state(settings, one.name)[0].is_disabled:
-            found.setdefault(one.name, []).extend(map(str, one.problems))
+    for rejected in catalogue.rejected:
+        if not effective_operator_state(settings, rejected.name)[0].is_disabled:
+            found.setdefault(rejected.name, []).extend(map(str, rejected.problems))
     built = find_build_problems(changed, settings.data_dir, only_endpoints=only_endpoints)
     for tenant, problem in built:
         found.setdefault(tenant.name, []).append(str(problem))

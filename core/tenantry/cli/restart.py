@@ -58,7 +58,9 @@ def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) 
     A stale tenant is one of them, because a new worker does not know its last good version.
     """
     catalogue = scan(settings)
-    found = [(one.name, problem) for one in catalogue.rejected for problem in one.problems]
+    found = [
+        (rejected.name, problem) for rejected in catalogue.rejected for problem in rejected.problems
+    ]
     built = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
     found += [(tenant.name, problem) for tenant, problem in built]
     serving = {

@@ -106,7 +106,7 @@ def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> lis
     lines = [f"{count(len(rows), 'tenant')} from {settings.tenants_dir}:"]
     lines += [f"  {name:<{width}}  {url}" for name, url in rows]
     lines += [f"rejected: {problem}" for problem in problems]
-    lines += [f"disabled: {one.file}" for one in catalogue.disabled]
+    lines += [f"disabled: {tenant.file}" for tenant in catalogue.disabled]
     if settings.admin_bind != "off":
         lines.append(f"for operators: http://{settings.admin_bind}/-/readyz")
     return lines

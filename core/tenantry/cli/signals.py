@@ -22,8 +22,8 @@ def interrupting_signals() -> Iterator[None]:
 
     def interrupt(number: int, _: object) -> None:
         received.append(number)
-        for one in handled:
-            signal.signal(one, signal.SIG_IGN)  # a second signal would interrupt the undoing
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)  # a second signal would interrupt the undoing
         raise KeyboardInterrupt  # database drivers stop waiting on it
 
     for number in handled:

@@ -77,7 +77,7 @@ def replace_workers(data_dir: Path, workers: Sequence[WorkerStatus]) -> None:
         TenantryError: A worker does not start or end within `STEP_TIMEOUT_S`.
     """
     for master in sorted({worker.master for worker in workers}):
-        _replace(data_dir, master, [one.pid for one in workers if one.master == master])
+        _replace(data_dir, master, [worker.pid for worker in workers if worker.master == master])
 
 
 def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
