@@ -1,8 +1,8 @@
-"""What a request may cost before its tenant's app sees it: the size of its body.
+"""Body limit: refuses request bodies over a tenant's `MAX_CONTENT_LENGTH`.
 
-An app never gets a cut body. Seen with Werkzeug 3.1.9 on gunicorn 27.0.1: a chunked body was cut at
-`MAX_CONTENT_LENGTH`, and any body where the client left, and the app took it for whole; while a
-body of exactly the limit was refused when it was read in parts.
+An app never gets a truncated body. Werkzeug 3.1.9 on gunicorn 27.0.1 truncated a chunked body at
+`MAX_CONTENT_LENGTH`, and any body when the client disconnected, and the app took it for complete.
+It also refused a body of exactly the limit when the app read it in parts.
 """
 
 import re
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 TOO_LARGE = ProblemResponse(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body of this request is larger than allowed here."
 )
-BAD_LENGTH = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Content-Length is no number.")
-BAD_BODY = ProblemResponse(HTTPStatus.BAD_REQUEST, "The body of this request is malformed or cut.")
+BAD_LENGTH = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Content-Length is not a number.")
+BAD_BODY = ProblemResponse(
+    HTTPStatus.BAD_REQUEST, "The body of this request is malformed or incomplete."
+)
 
 MEMORY_BYTES = 512 << 10
-"""A chunked body beyond this goes to a temporary file; Werkzeug does so with a form's parts."""
+"""A larger chunked body goes to a temporary file, as the parts of a form do in Werkzeug."""
 
 _READ_BYTES = 64 << 10
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -35,10 +37,10 @@ _TERMINATED = "wsgi.input_terminated"
 
 
 class BodyLimit:
-    """WSGI middleware: a body over `max_bytes` gets 413. Safe in any thread.
+    """WSGI middleware: a body over `max_bytes` gets 413. Thread-safe.
 
-    A body of declared length is judged by that and streams to the app; without one (chunked) it is
-    read here, whole, and the app gets it with its length.
+    A body with a `Content-Length` streams to the app. A chunked body is read completely first, and
+    the app gets it with its length.
     """
 
     __slots__ = ("_app", "_max_bytes")
@@ -50,9 +52,9 @@ class BodyLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Refuse the request, or pass it on with a body that has a length."""
-        # Where the server says that it ends the stream, Werkzeug reads to that end, wherever it
-        # is, instead of the declared length: without the word, a body that is cut raises.
+        """Refuse the request, or pass it on with a body whose length is known."""
+        # With this key, Werkzeug reads up to the end of the stream instead of the declared length.
+        # Without it, reading an incomplete body raises an error.
         is_terminated = environ.pop(_TERMINATED, False)
         declared = environ.get("CONTENT_LENGTH") or ""
         if declared:
@@ -81,15 +83,15 @@ class BodyLimit:
             environ["wsgi.input"], environ["CONTENT_LENGTH"] = body, str(size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
             response = ClosingIterator(self._app(environ, start_response), body.close)
-            opened.pop_all()  # from here on the response closes it
+            opened.pop_all()  # from here on, the response closes the body
             return response
 
 
 def _copy(source: IO[bytes], target: IO[bytes], max_bytes: int) -> int:
-    """Copy at most `max_bytes`; return how many.
+    """Copy at most `max_bytes`; return how many were copied.
 
     Raises:
-        ClientDisconnected: the source ends before its end.
+        ClientDisconnected: the body is incomplete or malformed.
     """
     size = 0
     while data := _read(source, min(_READ_BYTES, max_bytes - size)):
@@ -100,5 +102,5 @@ def _copy(source: IO[bytes], target: IO[bytes], max_bytes: int) -> int:
 def _read(source: IO[bytes], size: int) -> bytes:
     try:
         return source.read(size)
-    except Exception as error:  # the server's own: the client left, or its chunks are none
+    except Exception as error:  # the server's own types: disconnected, or malformed chunks
         raise ClientDisconnected from error

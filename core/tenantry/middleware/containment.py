@@ -1,15 +1,15 @@
-"""Whatever comes out of a tenant's app ends here: a WSGI middleware around each instance.
+"""Containment: whatever a tenant's app raises or leaves behind ends in this WSGI middleware.
 
-- Every exception, `SystemExit` and `KeyboardInterrupt` included, raised by the call, by the body
-  or by its `close()`, is logged and becomes a 500, or a cut connection once the head is out:
-  gunicorn's threaded worker stops the master on `SystemExit(3)`.
-- Call, body and `close()` run in a context of their own, which begins empty: what a request leaves
-  in context variables or in the decimal context is not seen by the next tenant on that thread.
-  (A copy of the thread's context would share the objects in it: decimal's is a mutable one.)
-- The head goes to the server with the first chunk of the body, checked: until then a failure can
-  still be answered. A body shorter than its `Content-Length` cuts the connection and one longer
-  is cut to it, for otherwise a proxy would mix the end of this response with the beginning of
-  the next one, of another tenant.
+- Exceptions from the call, the body or its `close()` are logged, `SystemExit` and
+  `KeyboardInterrupt` included. They become a 500, or a closed connection if the head has been sent.
+  Without this, `SystemExit(3)` stops gunicorn's master and all workers.
+- The call, the body and its `close()` run in an empty `contextvars.Context`, so that the next
+  request on the thread does not see what this one left in context variables or in the decimal
+  context. A copy of the thread's context would share mutable objects such as decimal's.
+- The checked head goes to the server with the first chunk of the body, so that a failure before it
+  can still be answered. A body shorter than its `Content-Length` closes the connection, and a
+  longer one is cut. Otherwise, a proxy could mix the end of this response with the beginning of
+  another tenant's response.
 """
 
 import errno
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
-"""A final response: after a 1xx a client waits for another one (RFC 9110 §15.2)."""
+"""A final status. After a 1xx, a client waits for another response (RFC 9110 §15.2)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -39,13 +39,14 @@ _USUAL = frozenset({
     "Access-Control-Allow-Origin", "Cache-Control", "Content-Disposition", "Content-Type", "Date",
     "ETag", "Expires", "Last-Modified", "Link", "Location", "Set-Cookie", "Vary",
 })  # fmt: skip
-"""Names of headers, as most apps write them, that need no look: no length, no hop-by-hop."""
+"""Common header names that need no further check: neither a length nor hop-by-hop."""
 
 
 class ResponseCutError(ConnectionResetError):
-    """Tells the server to close the connection: the response cannot be completed.
+    """Tells the server to close the connection, because the response cannot be completed.
 
-    A connection error, because gunicorn and waitress close on it without a second stack trace.
+    gunicorn and waitress close the connection on a `ConnectionResetError` without a second stack
+    trace in the log.
     """
 
     def __init__(self, reason: str) -> None:
@@ -53,7 +54,7 @@ class ResponseCutError(ConnectionResetError):
 
 
 class Containment:
-    """Runs one tenant's WSGI app; raises nothing but `ResponseCutError`. Safe in any thread."""
+    """WSGI middleware around one tenant's app. Raises only `ResponseCutError`. Thread-safe."""
 
     __slots__ = ("_app", "_logger")
 
@@ -64,14 +65,14 @@ class Containment:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app in a context of its own; the response's `close()` ends it."""
+        """Call the app in an empty context; the `close()` of the response runs in it, too."""
         response = _Response(environ, start_response, self._logger)
         response.call(self._app)
         return response
 
 
 class _Response:
-    """One response from the app's call to the server's `close()`; used by one thread."""
+    """One response, from the call of the app to the server's `close()`. Used by one thread."""
 
     __slots__ = (
         "_chunks", "_close", "_context", "_declared_bytes", "_environ", "_head", "_is_head_sent",
@@ -108,14 +109,14 @@ class _Response:
         exc_info: "OptExcInfo | None" = None,
         /,
     ) -> Callable[[bytes], object]:
-        """Be the app's `start_response`: check the head and keep it (PEP 3333)."""
+        """Check and keep the head (PEP 3333). The app calls this as `start_response`."""
         if exc_info is not None and exc_info[1] is not None and self._is_head_sent:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
         self._environ[ENDPOINT] = matched_endpoint(self._environ)
         checked, self._declared_bytes = _checked(status, headers)
-        self._head = status, checked  # a copy: what was checked is what is sent
+        self._head = status, checked  # a copy, so that exactly what was checked is sent
         return self._written.append
 
     def __iter__(self) -> Iterator[bytes]:
@@ -142,14 +143,14 @@ class _Response:
         return chunk
 
     def _next_chunk(self) -> bytes:
-        """Return the next bytes, written or yielded; none at the end."""
+        """Return the next bytes that the app wrote or yielded; empty at the end."""
         written = self._written
         while True:
             if written:
                 chunk: Any = written.pop(0)
             else:
                 chunk = self._context.run(next, self._chunks, _END)
-                if written:  # while the app made this one: that comes first
+                if written:  # the app wrote while it made this chunk: that comes first
                     if chunk is not _END:
                         written.append(chunk)
                     continue
@@ -174,22 +175,25 @@ class _Response:
         raise ResponseCutError("the body is shorter than its Content-Length")
 
     def _send_head(self) -> None:
-        assert self._head is not None  # noqa: S101 - `_next_chunk` has looked
+        assert self._head is not None  # noqa: S101 - `_next_chunk` has checked
         status, headers = self._head
         self._is_head_sent = True
-        # RFC 9110 §6.4.1: these have no body, whatever they declare.
+        # These have no body, whatever they declare (RFC 9110 §6.4.1).
         is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
         self._left_bytes = 0 if is_bodiless else self._declared_bytes
         self._start_response(status, headers)
 
     def _drop_body(self) -> None:
-        self._written, self._chunks = [], iter(())  # a thread of the app may still write
+        self._written, self._chunks = (
+            [],
+            iter(()),
+        )  # a new list: a thread of the app may still write
 
     def _fail(self, during: str) -> None:
-        """Log what is being handled, and put the host's answer in the place of the response.
+        """Log the current exception, and replace the response by a 500.
 
         Raises:
-            ResponseCutError: the head is out already.
+            ResponseCutError: the head has already been sent.
         """
         self._log("request.failed", exc_info=True, during=during)
         self._drop_body()
@@ -203,12 +207,12 @@ class _Response:
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:
         facts["method"] = self._environ["REQUEST_METHOD"]
         facts["path"] = self._environ.get("PATH_INFO")
-        # The tenant's code may have put a filter on this logger: its fault costs this line only.
+        # The tenant's code can add a filter to this logger. If it fails, only this line is lost.
         with suppress(BaseException):
             self._context.run(self._logger.error, event, exc_info=exc_info, extra=facts)
 
     def close(self) -> None:
-        """End the response: close the app's body, once however often the server calls it."""
+        """Close the app's body. The server may call this twice."""
         close, self._close = self._close, None
         if close is None:
             return
@@ -219,16 +223,16 @@ class _Response:
 
 
 def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | None]:
-    """Return the headers of a good head, and its `Content-Length`; None where it declares none.
+    """Return the headers of a valid head, and its `Content-Length` (None if it declares none).
 
-    Hop-by-hop headers are left out, for PEP 3333 leaves them to the server: an app that hands on
-    another server's response often has one, and `Transfer-Encoding` would garble the body.
+    Hop-by-hop headers are left out, because they are the server's (PEP 3333). An app that passes on
+    another server's response often has one, and `Transfer-Encoding` would corrupt the body.
 
     Raises:
-        ValueError: it would be no HTTP: better it fails in the tenant than in the server.
+        ValueError: the head is not valid HTTP. It fails here, and not in the server.
     """
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
-        raise ValueError(f"no HTTP status line: {status!r}")
+        raise ValueError(f"not an HTTP status line: {status!r}")
     kept: list[tuple[str, str]] = []
     lengths: list[str] = []
     for name, value in headers:
@@ -238,7 +242,7 @@ def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | No
             raise ValueError(f"the value of header {name!r} has characters that HTTP forbids")
         if name not in _USUAL:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(f"no HTTP header name: {name!r}")
+                raise ValueError(f"not an HTTP header name: {name!r}")
             if is_hop_by_hop(name):
                 continue
             if name.lower() == "content-length":
@@ -248,10 +252,10 @@ def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | No
 
 
 def _length(values: list[str]) -> int:
-    """Return the one length that all values of the header are.
+    """Return the length that all values of the header agree on.
 
     Raises:
-        ValueError: they are not one number.
+        ValueError: they differ, or are not a number.
     """
     if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
         raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(set(values)))}")

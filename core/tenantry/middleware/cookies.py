@@ -1,9 +1,8 @@
-"""What a tenant's response may do to the browser's other tenants: nothing. A WSGI middleware.
+"""Cookies: a tenant's response must not affect the other tenants in a browser.
 
-All tenants of a host name are one origin, so a header of one tenant's response can reach the next
-one's cookies: three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. Here each
-`Set-Cookie` leaves confined to the root of its request, and what acts on a whole origin is taken
-out.
+All tenants under one host name share an origin, so a header of one response can reach the others:
+three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. This layer confines each
+`Set-Cookie` to the root of its request and removes headers that act on the whole origin.
 """
 
 import logging
@@ -14,39 +13,39 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 COOKIES_BYTES = 6 << 10
-"""Of `Set-Cookie` in one response: one of the 4 KiB that browsers keep, and some small ones. The
-server takes a `Cookie` header of 8,190 bytes."""
+"""Maximum bytes of `Set-Cookie` in one response: one cookie of the 4 KiB that browsers keep, and some
+small ones. The server accepts a `Cookie` header of up to 8,190 bytes."""
 
 PATH_BYTES = 1024
-"""Of a cookie's `Path`: browsers pass over a longer one (RFC 6265bis §5.6) and take the folder of
-the request's URL, which is `/` for `/acme`."""
+"""Maximum bytes of a cookie's `Path`. Browsers ignore a longer one (RFC 6265bis §5.6) and use the
+folder of the request's URL, which is `/` for `/acme`."""
 
 ORIGIN_WIDE = frozenset({
     "accept-ch", "alt-svc", "clear-site-data", "nel", "origin-agent-cluster", "report-to",
     "service-worker-allowed", "set-cookie2", "strict-transport-security",
 })  # fmt: skip
-"""Headers that would act on the neighbours: they move their requests to another server (RFC 7838
-§3) or to HTTPS, or back (RFC 6797 §8.1: the proxy's to say, which has the certificate), delete
-their cookies and storage (W3C Clear Site Data §3), report their requests elsewhere (Network Error
-Logging §3, and where to: Reporting), let a script of this tenant answer them (Service Workers
-§6.1), change what browsers send to them (RFC 8942 §3.1) or which process they run in (HTML)."""
+"""Headers that act on a whole origin, and so on the other tenants. They move requests to another
+server (RFC 7838 §3), switch HTTPS on or off (RFC 6797 §8.1), delete cookies and storage (W3C Clear
+Site Data §3), report requests elsewhere (Network Error Logging §3, Reporting), let a script of this
+tenant answer requests to others (Service Workers §6.1), or change what browsers send (RFC 8942
+§3.1) and in which process a page runs (HTML). A proxy in front can set them for all tenants."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
 _CONFINED = ORIGIN_WIDE | {_SET_COOKIE}
 _USUAL = frozenset({"Cache-Control", "Content-Length", "Content-Type", "ETag", "Location", "Vary"})
-"""Names of others, as most apps write them: they need no look."""
+"""Other common header names, which need no further check."""
 
 Headers = list[tuple[str, str]]
 
 
 class CookieConfinement:
-    """Keeps one tenant's responses from its neighbours' cookies. Safe in any thread.
+    """WSGI middleware: confines the cookies of one tenant's responses. Thread-safe.
 
-    - A cookie's `Path` is inside the root under which the request came in, else it becomes that
-      root; `Domain` goes, a cookie without a name goes.
-    - A cookie that `COOKIES_BYTES` of one response have no room left for goes, and it is logged.
-    - A response that sets a cookie and says nothing about caching is `Cache-Control: private`.
+    - The `Path` of a cookie stays inside the root of the request, or becomes that root. `Domain` is
+      removed, and so is a cookie without a name.
+    - Cookies beyond `COOKIES_BYTES` in one response are removed, and the log says so.
+    - A response that sets a cookie and does not mention caching gets `Cache-Control: private`.
     """
 
     __slots__ = ("_app", "_logger")
@@ -58,7 +57,7 @@ class CookieConfinement:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app; its headers are confined on their way out."""
+        """Call the app, and confine its response headers."""
         root = environ.get("SCRIPT_NAME") or "/"
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
@@ -101,14 +100,14 @@ class CookieConfinement:
 
 
 def confined_cookie(value: str, root: str) -> str | None:
-    """Return a `Set-Cookie` value that stays under `root`; None where it names no cookie.
+    """Return the `Set-Cookie` value confined to `root`; None if it names no cookie.
 
-    As browsers read it (RFC 6265 §5.2): of two attributes of one name the last counts, and a path
-    that does not begin with a slash is none.
+    Parsed as browsers do (RFC 6265 §5.2): the last of two attributes with the same name counts, and
+    a path that does not begin with a slash is ignored.
     """
     pair, *attributes = (part.strip(" \t") for part in value.split(";"))
     if not pair.partition("=")[0].strip(" \t") or "=" not in pair:
-        return None  # `=__Host-x=1` would be taken for another cookie (CVE-2023-23934)
+        return None  # a browser takes `=__Host-x=1` for another cookie (CVE-2023-23934)
     path = root
     kept = []
     for attribute in attributes:

@@ -1,6 +1,6 @@
-"""Rates: how many requests of a tenant are admitted per time; over it they get 429.
+"""Rate limit: how many requests a tenant may get per time window; more get 429.
 
-Counted for the tenant, whoever its clients are, before its app is called.
+All clients of a tenant count together, before its app is called.
 """
 
 import math
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 LOOK_AGAIN_S = 1.0
-"""How long it is believed, at most, that a tenant is over its rate, without counting: its file may
-have another one by then."""
+"""How long a tenant counts as over its rate without another look, at most, because its file can
+change meanwhile."""
 
-_DETAIL = "This application gets more requests than its rate limit allows."
+_DETAIL = "This application receives more requests than its rate limit allows."
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RateDecision:
     """What a rate says about one request."""
 
     is_over: bool
@@ -37,12 +37,12 @@ class Verdict:
     window_s: int
     remaining: int
     reset_s: int
-    """When more are allowed: the next one, if it is over the rate; else the next window's."""
+    """Seconds until the next request fits, if over the rate; else until the next window."""
 
     def headers(self) -> Headers:
-        """Return the `RateLimit` headers: as clients know them, and as the newest draft has them.
+        """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.
 
-        draft-ietf-httpapi-ratelimit-headers: three fields up to -06, two others from -08 on.
+        The three that clients know (up to -06), and the two of the newest draft (from -08 on).
         """
         return [
             ("RateLimit-Limit", str(self.limit)),
@@ -60,24 +60,25 @@ class Verdict:
 
 
 class _Over(NamedTuple):
-    """What is known of a tenant over its rate."""
+    """A tenant over its rate."""
 
     until: float
-    """Until when that is believed."""
+    """When to look again."""
     back_at: float
-    verdict: Verdict
+    decision: RateDecision
     refusal: Refusal
-    """Made once: each request of a flood gets the same."""
+    """The same for each request of a flood."""
 
 
 class RateLimiter:
     """The rates of all tenants of this process. Thread-safe; `close()` ends it.
 
     Args:
-        url: where they are counted: `memory://`, or a Redis.
-        processes: how many processes of this host serve now: in memory each counts its part.
+        url: where requests are counted: `memory://`, or a Redis URL.
+        processes: returns the number of processes of this host that serve now. In memory, each
+            process admits its part of the rate.
         clock: seconds.
-        note_uncounted: told of the tenant of each request that passes because nobody can tell.
+        note_uncounted: called with the tenant of each request that is admitted uncounted.
     """
 
     def __init__(
@@ -96,15 +97,15 @@ class RateLimiter:
 
     @property
     def unanswered_total(self) -> int:
-        """Requests that passed because the storage did not answer."""
+        """Requests that were admitted because the storage did not respond."""
         return self._storage.unanswered_total
 
-    def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> Verdict | None:
-        """Count one request of a tenant; None if nobody can tell.
+    def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> RateDecision | None:
+        """Count one request of a tenant; return None if the storage does not respond.
 
-        With several rates: what the first that is over says, else the one with the least left.
+        With several rates, the first exceeded one decides, else the one with the least left.
         """
-        least: Verdict | None = None
+        least: RateDecision | None = None
         processes = max(self._processes(), 1)
         for rate in rates:
             limit, window_s = max(rate.amount // processes, 1), rate.get_expiry()
@@ -112,43 +113,45 @@ class RateLimiter:
             if answer is None:
                 self._note_uncounted(tenant)
                 return None
-            verdict = _verdict(*answer, limit, window_s)
-            if verdict.is_over:
-                self._note_over(tenant, _wait_s(answer[1], limit, window_s), verdict)
-                return verdict
-            if least is None or verdict.remaining < least.remaining:
-                least = verdict
+            decision = _decide(*answer, limit, window_s)
+            if decision.is_over:
+                self._note_over(tenant, _wait_s(answer[1], limit, window_s), decision)
+                return decision
+            if least is None or decision.remaining < least.remaining:
+                least = decision
         return least
 
-    def _note_over(self, tenant: str, wait_s: float, verdict: Verdict) -> None:
+    def _note_over(self, tenant: str, wait_s: float, decision: RateDecision) -> None:
         now = self._clock()
         until, back_at = now + min(wait_s, LOOK_AGAIN_S), now + wait_s
-        self._over[tenant] = _Over(until, back_at, verdict, (verdict.problem(), verdict.headers()))
+        self._over[tenant] = _Over(
+            until, back_at, decision, (decision.problem(), decision.headers())
+        )
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return the 429, with its headers, of a tenant that is surely over its rate still."""
+        """Return the 429 and its headers if the tenant is certainly still over its rate."""
         known = self._over.get(tenant)
         if known is None:
             return None
-        until, back_at, verdict, refusal = known
+        until, back_at, decision, refusal = known
         now = self._clock()
         if now >= until:
             self._over.pop(tenant, None)
             return None
         reset_s = max(math.ceil(back_at - now), 1)
-        if reset_s != verdict.reset_s:
-            verdict = Verdict(True, verdict.limit, verdict.window_s, 0, reset_s)
-            refusal = verdict.problem(), verdict.headers()
-            self._over[tenant] = _Over(until, back_at, verdict, refusal)
+        if reset_s != decision.reset_s:
+            decision = RateDecision(True, decision.limit, decision.window_s, 0, reset_s)
+            refusal = decision.problem(), decision.headers()
+            self._over[tenant] = _Over(until, back_at, decision, refusal)
         return refusal
 
     def close(self) -> None:
-        """Ask the storage no more."""
+        """Close the storage."""
         self._storage.close()
 
 
 class RateLimit:
-    """WSGI middleware: a request over its tenant's rate gets 429. Safe in any thread."""
+    """WSGI middleware: a request over its tenant's rate gets 429. Thread-safe."""
 
     __slots__ = ("_app", "_items", "_rates", "_tenant")
 
@@ -161,28 +164,28 @@ class RateLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Count the request; refuse it, or tell in the response what is left."""
-        verdict = self._rates.hit(self._tenant, self._items)
-        if verdict is None:
+        """Count the request. Refuse it, or say in the response headers how many are left."""
+        decision = self._rates.hit(self._tenant, self._items)
+        if decision is None:
             return self._app(environ, start_response)
-        start = _with_headers(start_response, verdict.headers())
-        return (verdict.problem() if verdict.is_over else self._app)(environ, start)
+        start = _with_headers(start_response, decision.headers())
+        return (decision.problem() if decision.is_over else self._app)(environ, start)
 
 
 def _is_memory(url: str) -> bool:
     return url.startswith("memory:")
 
 
-def _verdict(has_fit: bool, window: Window, limit: int, window_s: int) -> Verdict:
+def _decide(has_fit: bool, window: Window, limit: int, window_s: int) -> RateDecision:
     if not has_fit:
         wait_s = _wait_s(window, limit, window_s)
-        return Verdict(True, limit, window_s, 0, max(math.ceil(wait_s), 1))
+        return RateDecision(True, limit, window_s, 0, max(math.ceil(wait_s), 1))
     counted = int(window.previous * window.previous_s / window_s) + window.current
-    return Verdict(False, limit, window_s, max(limit - counted, 0), math.ceil(window.left_s))
+    return RateDecision(False, limit, window_s, max(limit - counted, 0), math.ceil(window.left_s))
 
 
 def _wait_s(window: Window, limit: int, window_s: int) -> float:
-    """Return the seconds before which no request fits, whatever comes."""
+    """Return the seconds until a request can fit again."""
     room = limit - 1 - window.current
     if room < 0 or not window.previous:
         return window.left_s
