@@ -288,7 +288,7 @@ def test_every_key_is_compared(send: Send, monkeypatch: pytest.MonkeyPatch) -> N
         ({"X_API_Key": KEYS["ended"]}, {"reason": "the key has expired", "client": "ended"}),
         (
             {"X_API_Key": KEYS["shop"]},
-            {"reason": "the endpoint is not its own", "client": "shop", "status": 403},
+            {"reason": "the client may not use this endpoint", "client": "shop", "status": 403},
         ),
         (
             {"Authorization": "Bearer stale"},

@@ -114,7 +114,7 @@ def test_the_only_key_needs_no_name(issuer: Issuer, check: TokenCheck) -> None:
         ({"sub": 7}, "invalid_claim sub"),
         ({"sub": "a" * 256}, "its sub is too long"),
         ({"sub": "ada\r\nX: y"}, "its sub has control characters"),
-        ({"header": {"typ": "logout+jwt"}}, "its typ is not that of a ticket"),
+        ({"header": {"typ": "logout+jwt"}}, "its typ is not that of an access token"),
     ],
 )
 def test_a_token_for_something_else_is_refused(
@@ -165,7 +165,7 @@ def test_claims_that_the_tenant_asks_for_must_be_there(
     if is_good:
         assert "ada" == check(token)["sub"]
     else:
-        assert "it has not the claim" in str(refusal(check, token))
+        assert "does not have a required value" in str(refusal(check, token))
 
 
 def _unsigned(issuer: Issuer, algorithm: object) -> str:

@@ -1,14 +1,13 @@
-"""Only the group's clients get in: the WSGI layer of one tenant that asks who calls.
+"""Authentication: only the clients of `CLIENTS` and `OIDC` reach the app.
 
-It stands before the app and before anybody reads a body. It knows WSGI, not Flask, and keys, not
-tokens: what a token is worth, and which endpoint a URL belongs to, it is told.
+The layer decides before the app is called and before a body is read. It knows WSGI and keys. The
+check of tokens, and the endpoint that a URL belongs to, are passed in.
 
-The decisions in it:
-- `X-API-Key` comes first: with it in a request, `Authorization` is the app's own and passes.
-- The header that let a request in goes no further, so that no app, extension or error report can
-  keep or log a key. The app finds the client's name, and a token's claims, in the environ.
-- A browser's preflight (`OPTIONS` of another origin) carries no key and is refused as anything
-  without one: letting it pass would run the app for strangers. A proxy in front can answer it.
+- `X-API-Key` takes precedence. With it, `Authorization` belongs to the app and passes unchanged.
+- The header that carried the key is removed, so that no app, extension or error report can store or
+  log a key. The app finds the client's name, and a token's claims, in the environ.
+- A CORS preflight (`OPTIONS` from another origin) carries no key and is refused, because the app
+  would otherwise run for strangers. A proxy in front can answer it.
 """
 
 import hmac
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CLAIMS = "tenantry.claims"
-"""Key of the WSGI environ under which a verified token's claims stand."""
+"""Key of the WSGI environ: the claims of a verified token."""
 
 _logger = logging.getLogger(__name__)
 
@@ -39,16 +38,16 @@ _AUTHORIZATION = "HTTP_AUTHORIZATION"
 
 Claims = Mapping[str, Any]
 Verify = Callable[[str], Claims]
-"""Returns the claims of a token, `sub` among them, or raises one of the two below."""
+"""Returns the claims of a token, including `sub`. Raises one of the two errors below."""
 EndpointOf = Callable[["WSGIEnvironment"], str | None]
-"""The endpoint, as it stands in `BLUEPRINTS`, that a request is for; "" where the app has a rule
-for it that belongs to none of them; None where it has none, and will answer 404 or 405."""
+"""Returns the endpoint of a request, as in `BLUEPRINTS`; "" for a route of the app that belongs to
+none of them; None if there is no route, so that the app will answer 404 or 405."""
 
 
 class TokenRefusedError(Exception):
-    """A token that lets nobody in. The text is for the log and holds nothing of the token.
+    """A token is not accepted. The text is for the log and contains no part of the token.
 
-    `client` is whose it is, where the issuer's signature says so; `claimed` where it does not.
+    `client` is its subject if the signature is valid; `claimed` is the subject that it claims.
     """
 
     def __init__(self, reason: str, *, client: str = "", claimed: str = "") -> None:
@@ -58,14 +57,14 @@ class TokenRefusedError(Exception):
 
 
 class IssuerDownError(Exception):
-    """No token can be told from a false one now: the issuer has not told its keys yet."""
+    """Tokens cannot be checked now, because the issuer's keys are not known yet."""
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(retry_after_s)
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, carried to the one place that gives it
+class _Refusal(Exception):  # noqa: N818 - a response, not a failure
     def __init__(
         self, answer: ProblemResponse, reason: str, *, client: str = "", claimed: str = ""
     ) -> None:
@@ -76,16 +75,16 @@ class _Refusal(Exception):  # noqa: N818 - an answer, carried to the one place t
 
 
 class Authentication:
-    """Lets in who has a key of `clients`, or a token that `verify` takes. Safe in any thread.
+    """WSGI middleware: accepts a key of `clients` or a token that `verify` accepts. Thread-safe.
 
-    A refusal is a line in the log, with the client's name where it is known, and never the key.
+    Each refusal is a line in the log, with the client's name if it is known, and never the key.
 
     Args:
-        app: what is called then.
-        realm: told with a refusal; the tenant's prefix, which its callers know.
-        clients: of the tenant, or None.
-        verify: checks a token; None where none are taken.
-        endpoint_of: asked for clients that are limited to some endpoints, and for no others.
+        app: the wrapped application.
+        realm: the realm of the challenge: the tenant's prefix, which its callers know.
+        clients: the tenant's clients, or None.
+        verify: checks a token; None if the tenant accepts no tokens.
+        endpoint_of: called only for clients that are limited to some endpoints.
         clock: seconds since the epoch.
     """
 
@@ -107,14 +106,14 @@ class Authentication:
         self._keys = tuple((digest, one) for one in listed for digest in one.digests)
         challenge = f'Bearer realm="{realm}"'
         self._no_key = _unauthorized(
-            "A key is needed here: Authorization: Bearer KEY, or X-API-Key: KEY.", challenge
+            "A key is required: Authorization: Bearer KEY, or X-API-Key: KEY.", challenge
         )
         refused = f'{challenge}, error="invalid_token"'
         self._unknown = _unauthorized("This key or token is not valid here.", refused)
         self._expired = _unauthorized("This key has expired.", refused)
-        self._not_its_own = ProblemResponse(
+        self._not_allowed = ProblemResponse(
             HTTPStatus.FORBIDDEN,
-            "This key is not for this part, or not for this method.",
+            "This key does not allow this endpoint or this method.",
             authenticate=f'{challenge}, error="insufficient_scope"',  # RFC 6750 §3.1
         )
 
@@ -144,21 +143,21 @@ class Authentication:
         return self._subject(presented, self._verify, environ)
 
     def _take(self, environ: "WSGIEnvironment") -> tuple[str, bool]:
-        """Take the key out of the environ; return it, and whether it may be a token."""
+        """Remove the key from the environ; return it, and whether it can be a token."""
         bearer = _BEARER.fullmatch(environ.get(_AUTHORIZATION, ""))
         if key := environ.pop(_API_KEY, ""):
             if bearer and self._known(bearer[1]) is not None:
-                del environ[_AUTHORIZATION]  # sent twice, to be sure
+                del environ[_AUTHORIZATION]  # the client sent its key twice
             return key, False
         if bearer is None:
             is_there = bool(environ.get(_AUTHORIZATION))
-            reason = "Authorization is no 'Bearer KEY'" if is_there else "no key was sent"
+            reason = "Authorization is not 'Bearer KEY'" if is_there else "no key was sent"
             raise _Refusal(self._no_key, reason)
         del environ[_AUTHORIZATION]
         return bearer[1], True
 
     def _known(self, presented: str) -> Client | None:
-        """Return whose key it is; takes the same time whichever it is, and when it is none."""
+        """Return the client with this key, if any. Takes the same time for every key."""
         digest = key_digest(presented.encode("latin-1", "replace"))  # PEP 3333: bytes as latin-1
         found = None
         for stored, client in self._keys:
@@ -172,11 +171,15 @@ class Authentication:
         method = environ["REQUEST_METHOD"]
         allowing = {method, "GET"} if method == "HEAD" else {method}
         if client.methods is not None and not allowing & set(client.methods):
-            raise _Refusal(self._not_its_own, "the method is not its own", client=client.name)
+            raise _Refusal(
+                self._not_allowed, "the client may not use this method", client=client.name
+            )
         if client.endpoints is not None:
             endpoint = self._endpoint_of(environ)
             if endpoint is not None and endpoint not in client.endpoints:
-                raise _Refusal(self._not_its_own, "the endpoint is not its own", client=client.name)
+                raise _Refusal(
+                    self._not_allowed, "the client may not use this endpoint", client=client.name
+                )
 
     def _subject(self, token: str, verify: Verify, environ: "WSGIEnvironment") -> str:
         try:
@@ -210,6 +213,6 @@ def _unauthorized(detail: str, challenge: str) -> ProblemResponse:
 def _keys_missing(retry_after_s: int) -> ProblemResponse:
     return ProblemResponse(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "Tokens cannot be checked at the moment.",
+        "Tokens cannot be checked right now.",
         retry_after_s=retry_after_s,
     )

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 COOKIES_BYTES = 6 << 10
-"""Maximum bytes of `Set-Cookie` in one response: one cookie of the 4 KiB that browsers keep, and some
-small ones. The server accepts a `Cookie` header of up to 8,190 bytes."""
+"""Maximum bytes of `Set-Cookie` in one response: one cookie of the 4 KiB that browsers keep, and
+some small ones. The server accepts a `Cookie` header of up to 8,190 bytes."""
 
 PATH_BYTES = 1024
 """Maximum bytes of a cookie's `Path`. Browsers ignore a longer one (RFC 6265bis §5.6) and use the

@@ -1,4 +1,4 @@
-"""The host's own pages under `/-/`: alive, ready; on the admin listener also why not."""
+"""The host's own pages under `/-/`: liveness and readiness; for operators, also the reasons."""
 
 import json
 from collections import Counter
@@ -18,15 +18,15 @@ STARTING = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1
 )
 GET_ONLY = ProblemResponse(
-    HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read.", allow="GET, HEAD"
+    HTTPStatus.METHOD_NOT_ALLOWED, "This page only answers GET and HEAD.", allow="GET, HEAD"
 )
 
 
 class _Live(ProblemResponse):
-    """The page that says that this process has not hung; no problem, but answered like one."""
+    """`/-/livez`: this process serves. A `ProblemResponse` with another body."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line and the headers of the answer."""
+        """Return the status line and the headers."""
         status, headers = super().head(size_bytes)
         return status, [("Content-Type", "application/json"), *headers[1:]]
 
@@ -41,36 +41,36 @@ LIVE = _Live(HTTPStatus.OK, "live", is_refusal=False)
 
 @dataclass(frozen=True)
 class MountStatus:
-    """What operators may know of one mount."""
+    """The state of one mount, for operators."""
 
     name: str
     prefix: str
     state: str
     reason: str
-    """Why the newest content of its file is not served; empty otherwise."""
+    """Why the newest content of its file is not served; empty if it is."""
     since: float
-    """When that was judged (seconds since the epoch)."""
+    """When that content was validated, in seconds since the epoch."""
     digest: str
     """SHA-256 of that content."""
     endpoints: tuple[str, ...]
-    """What it enables, as it is served."""
+    """The endpoints that it serves."""
     database: str = ""
-    """`behind: …`, `ahead: …` or `down: …`, as its requests found it; empty if good."""
+    """`behind: …`, `ahead: …` or `down: …`, as seen by requests; empty if it is up to date."""
     stuck: int = 0
-    """Requests over their deadline that have not ended."""
+    """Number of requests that are over their deadline and have not ended."""
     is_parked: bool = False
-    """Whether it is failed for that only: it ended workers. Its requests did, which a client sends,
-    so it must not take the other tenants out of a load balancer: the host is ready all the same."""
+    """Whether it is failed only because its requests ended workers. The host stays ready, because a
+    client of one tenant must not take the other tenants out of a load balancer."""
 
 
 class HostPages:
-    """`/-/livez`, `/-/readyz` and what it is given; anything else is 404.
+    """WSGI app: `/-/livez`, `/-/readyz` and the pages in `more`; anything else is 404.
 
     Args:
-        status: tells every mount's status, now.
-        is_all_known: whether every tenant file has been judged once.
-        is_for_operators: names and reasons too, not only counts.
-        more: path → further page.
+        status: returns the current status of every mount.
+        is_all_known: whether every tenant file has been validated once.
+        is_for_operators: whether `/-/readyz` shows names and reasons, not only counts.
+        more: further pages by path.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class HostPages:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path, NOT_FOUND)
         if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():
-            page = STARTING  # it may be a tenant's, whose file has not been judged yet
+            page = STARTING  # the path may belong to a tenant whose file is not validated yet
         if path in self._pages and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             page = GET_ONLY
         return page(environ, start_response)

@@ -1,10 +1,10 @@
-"""Where an issuer's keys come from: read over the network, kept, and read again in time.
+"""An issuer's keys: read over the network, cached, and refreshed.
 
-No request waits long for an issuer: reading runs on a thread of its own, one at a time, and a
-request that needs it waits until it is `PATIENCE_S` old, whatever the network does.
+No request waits long for an issuer. A separate thread reads the keys, one reading at a time, and a
+request that needs the result waits until the reading is `PATIENCE_S` old.
 
-It reads with the standard library: two small documents an hour are no reason for an HTTP library,
-and http.client follows no redirect and asks no proxy.
+It uses `http.client`, which follows no redirects and uses no proxies. Two small documents an hour
+do not need an HTTP library.
 """
 
 import io
@@ -26,27 +26,27 @@ from tenantry.observability.redaction import redact_value
 from tenantry.tenants.openid import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
-"""Age at which keys are read again while requests go on with them: a withdrawn one ends soon."""
+"""Age at which keys are refreshed while requests still use them. A withdrawn key so ends soon."""
 
 OLD_S = 3600.0
-"""Age at which a request waits for newer ones first: a tenant that slept for days has these."""
+"""Age at which a request waits for new keys first. A tenant that was asleep can have such keys."""
 
 UNKNOWN_PAUSE_S = 30.0
-"""Between two readings because of keys that nobody knows: anybody can make some up."""
+"""Minimum time between two readings because of unknown key IDs, which anybody can invent."""
 
 PATIENCE_S = 1.0
-"""How old a reading may get before requests stop waiting for it; a usual one takes 0.1 s to 0.5 s.
-A request that waits holds a thread that other tenants may need."""
+"""Age of a reading at which requests stop waiting for it, because a waiting request holds a thread.
+A reading usually takes 0.1 s to 0.5 s."""
 
 FIRST_BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
-"""Pauses after failed readings double up to this: an issuer that is back is noticed in a minute."""
+"""Maximum of the pauses after failed readings, which double: a recovered issuer is used within this."""
 
 DOCUMENT_TIMEOUT_S = 5.0
-"""For one document, from the connection to its last byte."""
+"""Maximum time for one document, from the connection to the last byte."""
 
 DOCUMENT_BYTES = 256 << 10
-"""Of one document; those of the large providers have 20 KiB."""
+"""Maximum size of one document. Those of the large providers have 20 KiB."""
 
 _logger = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ Keys = TypeVar("Keys")
 
 
 class IssuerError(Exception):
-    """The issuer cannot be reached, or its answer is of no use. The text says which address."""
+    """The issuer cannot be reached, or its response is unusable. The text names the address."""
 
 
 class Issuer(Generic[Keys]):
-    """The keys of one tenant's issuer. Thread-safe; needs no closing: its thread ends by itself.
+    """The keys of one tenant's issuer. Thread-safe; needs no closing, because its thread ends.
 
     Args:
-        read: gets the keys; runs on a thread of its own; raises whatever it likes.
+        read: returns the keys. Runs on a separate thread, and may raise any exception.
         tenant: its name, for the log.
         clock: seconds.
     """
@@ -84,10 +84,10 @@ class Issuer(Generic[Keys]):
         self._reading: _Reading | None = None
 
     def keys(self, are_enough: Callable[[Keys], bool]) -> Keys | None:
-        """Return the keys that are known; None where none are.
+        """Return the known keys; None if there are none.
 
-        Those that are old, or not enough, are read again first, if it is time to: the call waits
-        for that until the reading is `PATIENCE_S` old.
+        If they are old or not enough, and a reading is due, the call waits for the reading until
+        that is `PATIENCE_S` old.
         """
         with self._lock:
             keys, now = self._keys, self._clock()
@@ -103,13 +103,13 @@ class Issuer(Generic[Keys]):
             return self._keys
 
     def retry_after_s(self) -> int:
-        """Return when to come again, in whole seconds."""
+        """Return the seconds after which a retry makes sense."""
         with self._lock:
             pause_s = 0.0 if self._reading else self._next_at - self._clock()
         return max(1, math.ceil(min(pause_s, MAX_BACK_OFF_S)))
 
     def _begin(self, now: float) -> "_Reading | None":
-        """Return the reading that runs, or a new one; None where it is too early for one."""
+        """Return the running reading, or start one; None if it is too early for the next."""
         if self._reading is None and now >= self._next_at:
             reading = _Reading(now)
             thread = threading.Thread(
@@ -117,7 +117,7 @@ class Issuer(Generic[Keys]):
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # no more threads: as good as out of reach
+            except RuntimeError as error:  # no thread available: treat it like a failed reading
                 self._failed(error)
                 return None
             self._reading = reading
@@ -126,7 +126,7 @@ class Issuer(Generic[Keys]):
     def _run(self, reading: "_Reading") -> None:
         try:
             keys = self._read()
-        except Exception as error:  # noqa: BLE001 - whatever a network or a document can cause
+        except Exception as error:  # noqa: BLE001 - anything that a network or a document can cause
             with self._lock:
                 self._failed(error)
         else:
@@ -152,11 +152,11 @@ class Issuer(Generic[Keys]):
         }
         self._next_at = self._clock() + self._back_off_s
         self._back_off_s = min(2 * self._back_off_s, MAX_BACK_OFF_S)
-        _logger.error("issuer.not_read", extra=facts)
+        _logger.error("issuer.read_failed", extra=facts)
 
 
 class _Reading:
-    """One attempt, from its thread's start to its end."""
+    """One attempt to read the keys."""
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -164,36 +164,36 @@ class _Reading:
 
 
 def read_key_set(openid: OpenId, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> list[dict[str, Any]]:
-    """Return the JSON Web Keys of an issuer, as it says them (RFC 7517 §5).
+    """Return the JSON Web Keys of an issuer, unparsed (RFC 7517 §5).
 
     Raises:
-        IssuerError: it cannot be reached in time, or says no such thing.
+        IssuerError: it cannot be reached in time, or it does not send a set of keys.
     """
     uri = openid.jwks_uri or _discovered(openid, timeout_s)
     keys = read_document(uri, timeout_s=timeout_s).get("keys")
     if not isinstance(keys, list):
-        raise IssuerError(f"{uri} is no set of keys")
+        raise IssuerError(f"{uri} is not a set of keys")
     return [key for key in keys if isinstance(key, dict)]
 
 
 def _discovered(openid: OpenId, timeout_s: float) -> str:
-    """Return where the keys are (OpenID Connect Discovery §4)."""
+    """Return the address of the keys (OpenID Connect Discovery §4)."""
     url = openid.issuer.removesuffix("/") + "/.well-known/openid-configuration"
     document = read_document(url, timeout_s=timeout_s)
     if document.get("issuer") != openid.issuer:  # §4.3
-        raise IssuerError(f"{url} is another issuer's: its 'issuer' is not {openid.issuer!r}")
+        raise IssuerError(f"{url} belongs to another issuer: its 'issuer' is not {openid.issuer!r}")
     is_local = is_loopback(urlsplit(openid.issuer).hostname)
     try:
         return check_url(document.get("jwks_uri"), is_local_allowed=is_local)
     except ValueError as error:
-        raise IssuerError(f"the 'jwks_uri' in {url} is no good: {error}") from error
+        raise IssuerError(f"the 'jwks_uri' in {url} is not usable: {error}") from error
 
 
 def read_document(url: str, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> dict[str, Any]:
-    """Return the JSON object at an address that `check_url` found good.
+    """Return the JSON object at an address that `check_url` has accepted.
 
     Raises:
-        IssuerError: it does not come whole, in time and with status 200.
+        IssuerError: it does not arrive completely, in time, and with status 200.
     """
     try:
         data = _read(url, time.monotonic() + timeout_s, timeout_s)
@@ -201,9 +201,9 @@ def read_document(url: str, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> dict[st
     except (OSError, HTTPException) as error:
         raise IssuerError(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
     except (ValueError, RecursionError) as error:
-        raise IssuerError(f"{url} is no JSON") from error
+        raise IssuerError(f"{url} is not JSON") from error
     if not isinstance(document, dict):
-        raise IssuerError(f"{url} is no JSON object")
+        raise IssuerError(f"{url} is not a JSON object")
     return document
 
 
@@ -232,9 +232,9 @@ def _read(url: str, deadline: float, timeout_s: float) -> bytes:
 
 
 class _TimedSocket:
-    """What http.client needs of a socket, with one deadline for all that comes.
+    """The part of a socket that http.client needs, with one deadline for the whole response.
 
-    A socket's own time-out begins again with every byte.
+    A socket's own timeout starts again with every byte.
     """
 
     def __init__(self, opened: socket.socket, deadline: float) -> None:
@@ -249,7 +249,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._opened, self._deadline))
 
     def close(self) -> None:
-        """Do nothing: http.client closes it while the response is still being read."""
+        """Do nothing: http.client closes the socket while the response is still being read."""
 
 
 class _TimedReader(io.RawIOBase):

@@ -1,11 +1,10 @@
-"""Tokens of an issuer: what must be true of one that lets its bearer in.
+"""OIDC: the check of an issuer's tokens.
 
-The signatures are joserfc's, of Authlib's author: it is that library's part for tokens alone, kept
-and typed, without its clients and servers. Importing it costs 10 MiB and 0.1 s, so only a process
-with a tenant that has `OIDC` does.
+joserfc, by the author of Authlib, verifies the signatures. Importing it takes 10 MiB and 0.1 s, so
+only a process with a tenant that sets `OIDC` imports it.
 
-The rules are RFC 8725's: the algorithms are ours, not the token's; each key serves what it is made
-for; issuer, audience and times are always checked.
+The rules follow RFC 8725: the host chooses the algorithms, not the token; each key is used only for
+its purpose; issuer, audience and times are always checked.
 """
 
 import json
@@ -25,38 +24,38 @@ from tenantry.middleware.issuer import Issuer, IssuerError, read_key_set
 from tenantry.tenants.openid import ClaimValue, OpenId
 
 LEEWAY_S = 60
-"""How far the issuer's clock and ours may differ."""
+"""Maximum difference between the issuer's clock and this machine's."""
 
 ALGORITHMS = frozenset({
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 })  # fmt: skip
-"""With a public and a private key. `none` has no key; `HS…` would take a public key, which
-everybody has, for a shared secret."""
+"""Only algorithms with a public and a private key. `none` has no key, and `HS…` would use the
+public key, which everybody knows, as a shared secret."""
 
 RSA_BITS = 2048
-"""Of an RSA key, at least (RFC 7518 §3.3)."""
+"""Minimum size of an RSA key (RFC 7518 §3.3)."""
 
 SUBJECT_CHARACTERS = 255
-"""Of a `sub` (OpenID Connect Core §2)."""
+"""Maximum length of `sub` (OpenID Connect Core §2)."""
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""A logout token, signed by the same key, is no ticket (RFC 8725 §3.11)."""
+"""Other types, such as a logout token with the same key, give no access (RFC 8725 §3.11)."""
 
 _KINDS = frozenset({"RSA", "EC", "OKP"})
 
 
 class _UnfitError(ValueError):
-    """A token that is refused by a rule of ours; the text holds nothing of it."""
+    """A token breaks one of our rules. The text contains no part of the token."""
 
 
 class TokenCheck:
-    """Checks tokens for one tenant against its issuer's keys. Thread-safe; needs no closing.
+    """Checks the tokens of one tenant against its issuer's keys. Thread-safe; needs no closing.
 
     Args:
-        openid: what the tenant file says.
+        openid: the tenant's `OIDC`.
         tenant: its name, for the log.
-        issuer: its keys; read over the network when None.
+        issuer: the issuer's keys; read over the network if None.
         clock: seconds since the epoch.
     """
 
@@ -74,36 +73,36 @@ class TokenCheck:
         self._registry = _Registry(algorithms=ALGORITHMS, strict_check_header=False)
 
     def __call__(self, token: str) -> Claims:
-        """Return the claims of a token, `sub` among them.
+        """Return the claims of a token, including `sub`.
 
         Raises:
-            TokenRefusedError: it lets nobody in.
-            IssuerDownError: nothing can be said, for no key is known.
+            TokenRefusedError: the token is not valid for this tenant.
+            IssuerDownError: no key is known.
         """
         try:
             decoded = jwt.decode(token, self._key, registry=self._registry)
         except IssuerDownError:
             raise
-        except Exception as error:  # noqa: BLE001 - strangers' bytes: whatever they cause is no 500
+        except Exception as error:  # noqa: BLE001 - bytes from strangers must not cause a 500
             raise TokenRefusedError(_reason(error), claimed=claimed_subject(token)) from None
         claims = decoded.claims
         subject = claims.get("sub")
         name = subject[:SUBJECT_CHARACTERS] if isinstance(subject, str) else ""
         try:
             self._check(decoded.header, claims)
-        except Exception as error:  # noqa: BLE001 - a signed token may hold anything
+        except Exception as error:  # noqa: BLE001 - a signed token can contain anything
             raise TokenRefusedError(_reason(error), client=name) from None
         return claims
 
     def _key(self, token: GuestProtocol) -> Key:
-        """Return the key that a token names; asks the issuer again where it is none we know.
+        """Return the key that a token names; read the issuer's keys again if it is unknown.
 
-        joserfc has checked the algorithm before it asks.
+        joserfc has already checked the algorithm.
         """
         header = token.headers()
         kid = header.get("kid")
         if kid is not None and not isinstance(kid, str):
-            raise _UnfitError("the kid is no text")
+            raise _UnfitError("its kid is not a string")
         keys = self._issuer.keys(lambda known: _find(known, kid, header["alg"]) is not None)
         if keys is None:
             raise IssuerDownError(self._issuer.retry_after_s())
@@ -114,7 +113,7 @@ class TokenCheck:
 
     def _check(self, header: dict[str, Any], claims: dict[str, Any]) -> None:
         if str(header.get("typ", "JWT")).lower() not in _TYPES:
-            raise _UnfitError("its typ is not that of a ticket")
+            raise _UnfitError("its typ is not that of an access token")
         registry = jwt.JWTClaimsRegistry(
             now=int(self._clock()),
             leeway=LEEWAY_S,
@@ -130,13 +129,13 @@ class TokenCheck:
             raise _UnfitError("its sub has control characters")
         for name, values in self._openid.claims:
             if not _has(claims.get(name), values):
-                raise _UnfitError(f"it has not the claim {name!r} that is asked for")
+                raise _UnfitError(f"its claim {name!r} does not have a required value")
 
 
 class _Registry(JWSRegistry):
-    """joserfc's, with our algorithms only, and without its warning about the name `EdDSA`."""
+    """Allows only our algorithms, and does not warn about the name `EdDSA`."""
 
-    max_header_length = 2048  # some issuers put a thumbprint or a certificate's URL there
+    max_header_length = 2048  # some issuers add a thumbprint or a certificate URL
 
     def get_alg(self, name: str) -> JWSAlgModel:
         if name not in ALGORITHMS:
@@ -145,10 +144,10 @@ class _Registry(JWSRegistry):
 
 
 def parse_keys(listed: list[dict[str, Any]]) -> KeySet:
-    """Return the keys of a set that can verify; others in it are for something else.
+    """Return the keys of a set that can verify tokens; keys for other purposes are left out.
 
     Raises:
-        IssuerError: there is none.
+        IssuerError: the set has none.
     """
     keys = [key for one in listed if (key := _parsed(one)) is not None]
     if not keys:
@@ -164,7 +163,7 @@ def _parsed(key: dict[str, Any]) -> Key | None:
             return None
         return JWKRegistry.import_key(key)
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # RFC 7517 §5: one that is not understood does not spoil the others
+        return None  # ignore keys that are not understood (RFC 7517 §5)
 
 
 def _bits(number: str) -> int:
@@ -172,7 +171,7 @@ def _bits(number: str) -> int:
 
 
 def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
-    """Return the key of that id; without an id the only one that there is."""
+    """Return the key with this ID; without an ID, the only key of the set."""
     if kid is None:
         return keys.keys[0] if len(keys.keys) == 1 else None
     named = [key for key in keys.keys if key.kid == kid]
@@ -180,13 +179,13 @@ def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
 
 
 def _has(found: object, wanted: tuple[ClaimValue, ...]) -> bool:
-    """Whether a claim is one of the values, or a list with one of them; 1 is not True."""
+    """Whether a claim is one of the values, or a list that contains one; 1 is not True."""
     listed = found if isinstance(found, list) else [found]
     return any(type(one) is type(value) and one == value for one in listed for value in wanted)
 
 
 def _reason(error: Exception) -> str:
-    """Return why; joserfc's texts can repeat what stands in a token, so only their kind."""
+    """Return the reason. joserfc's texts can quote the token, so only their kind is used."""
     if isinstance(error, JoseError):
         claim = getattr(error, "claim", "")
         return f"{error.error} {claim}".strip()
@@ -194,9 +193,9 @@ def _reason(error: Exception) -> str:
 
 
 def claimed_subject(token: str) -> str:
-    """Return whose a token says it is, which nobody has verified; "" where it says nothing."""
+    """Return the subject that an unverified token claims; "" if it claims none."""
     try:
         subject = json.loads(jws.extract_compact(token.encode()).payload)["sub"]
         return subject[:SUBJECT_CHARACTERS] if isinstance(subject, str) else ""
-    except Exception:  # noqa: BLE001 - strangers' bytes
+    except Exception:  # noqa: BLE001 - bytes from strangers
         return ""
