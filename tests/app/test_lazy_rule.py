@@ -7,7 +7,7 @@ from flask import Flask, url_for
 from werkzeug.routing import BuildError, Rule
 
 from tenantry.app.factory import TenantApp
-from tenantry.app.lazy_rule import LateRule
+from tenantry.app.lazy_rule import LazyRule
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("/", {}),
@@ -66,7 +66,7 @@ def test_urls_are_those_of_werkzeug() -> None:
     """Converters, defaults, query, subdomain, odd names; and what cannot be built."""
     expected = urls(app_with(Rule))
 
-    assert expected == urls(app_with(LateRule))
+    assert expected == urls(app_with(LazyRule))
     assert any(url.startswith("/acme/shop/0007/x") for url in expected)
 
 

@@ -1,7 +1,7 @@
-"""An app's configuration, and what may be shown of it.
+"""An app's configuration, which hides its secrets where it is shown.
 
-Flask hands `app.config` to every template, and whatever logs or reports an app's objects prints it:
-there, secrets give way to `********`. Code that asks `app.config` gets what the tenant file says.
+Flask passes `app.config` to every template, and logs and error reports print it. In both, secrets
+appear as `********`. Code that reads `app.config` gets the values of the tenant file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ _KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS")
 
 
 class MaskedConfig(Config):
-    """Flask's configuration, which prints no secret. Lives as long as its app."""
+    """Flask's configuration with a `repr` without secrets. Lives as long as its app."""
 
     hidden: tuple[str, ...] = ()
-    """Keys that hold a secret although their names do not say so."""
+    """Keys whose value is secret although their name does not suggest it."""
 
     def __repr__(self) -> str:
         shown = {key: redact_value(key, value) for key, value in Shown(self).items()}
@@ -28,9 +28,9 @@ class MaskedConfig(Config):
 
 
 class Shown(Mapping[str, Any]):
-    """What templates have as `config`: a view in which Tenantry's keys and passwords are masked.
+    """The `config` of templates: a view that masks Tenantry's keys and passwords.
 
-    A name alone masks nothing here, as it does in a log: pages do show a key of somebody's maps.
+    Unlike in logs, a name such as `MAPS_KEY` masks nothing, because pages do show such keys.
     """
 
     def __init__(self, config: MaskedConfig) -> None:
@@ -53,9 +53,9 @@ class Shown(Mapping[str, Any]):
 
 
 def _known(config: Mapping[str, Any]) -> list[str]:
-    """Return the secrets that must not be shown wherever they stand."""
+    """Return the secrets that are masked in any value."""
     known = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
-    with suppress(ValueError):  # an endpoint has put something else there
+    with suppress(ValueError):  # an endpoint changed it
         known.append(parse_database_url(str(config.get("DATABASE_URI"))).password)
     texts = [one.decode("latin-1") if isinstance(one, bytes) else one for one in known]
     return [one for one in texts if isinstance(one, str) and one]

@@ -1,4 +1,4 @@
-"""The one factory: from a tenant to its own Flask app."""
+"""The factory: builds a tenant's own Flask app."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ from werkzeug.routing import RequestRedirect
 from werkzeug.test import Client
 
 from tenantry.app.config import MaskedConfig, Shown
-from tenantry.app.lazy_rule import LateRule
+from tenantry.app.lazy_rule import LazyRule
 from tenantry.app.log_handlers import Added, host_log
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import NoteQuery, close_database, open_database
@@ -44,48 +44,48 @@ _EXTENSION = "tenantry"
 class TenantSessions(SecureCookieSessionInterface):
     """Flask's signed cookie sessions, confined to one tenant.
 
-    The cookie's path is the root under which the request came in, so that it is right behind a
-    proxy's prefix too; the signature's salt is the tenant's, so that a session of a neighbour with
-    the same key does not verify.
+    The path of the cookie is the root of the request, which is also right behind a proxy that adds
+    a prefix. The salt of the signature contains the tenant's name, so that a session of another
+    tenant with the same key does not verify.
     """
 
     def __init__(self, tenant: str) -> None:
         self.salt = f"tenantry.session.{tenant}"
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """Return the session; without its cookie an empty one, and nothing is made to verify it."""
-        if self.get_cookie_name(app) not in request.cookies:  # no tenant is without a key
+        """Return the session. Without a cookie, it is empty and needs no serializer."""
+        if self.get_cookie_name(app) not in request.cookies:
             return self.session_class()
         return super().open_session(app, request)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Set the cookie if there is a reason to; ask for its attributes only then."""
+        """Set the cookie, unless the session is unused."""
         if session or session.accessed or session.modified:
             super().save_session(app, session, response)
 
     def get_cookie_path(self, app: Flask) -> str:
-        """Return the configured path, or the root of the request that is being answered."""
+        """Return the configured path, or the root of the current request."""
         return app.config["SESSION_COOKIE_PATH"] or request.root_path or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """Return whether the cookie is for HTTPS only: as configured, or as the request came."""
+        """Return whether the cookie is for HTTPS only: if configured, or on an HTTPS request."""
         return app.config["SESSION_COOKIE_SECURE"] or request.is_secure
 
 
-class LateAborter(Aborter):
-    """Makes its map from codes to exceptions at the first `abort`: 1.1 KiB that few apps need."""
+class LazyAborter(Aborter):
+    """Makes its map of exceptions at the first `abort`. Few apps need these 1.1 KiB."""
 
     def __init__(
         self,
         mapping: dict[int, type[HTTPException]] | None = None,
         extra: dict[int, type[HTTPException]] | None = None,
     ) -> None:
-        """Note what the map is made of."""
+        """Keep the arguments for the map."""
         self._given = mapping, extra
 
     @cached_property
     def mapping(self) -> dict[int, type[HTTPException]]:  # type: ignore[override]
-        """The map, the app's own."""
+        """The map of this app."""
         return Aborter(*self._given).mapping
 
 
@@ -96,7 +96,7 @@ class TenantRequest(Request):
 
     @property
     def trusted_hosts(self) -> list[str] | None:
-        """What Flask's own check goes by; None where there is nothing left to check."""
+        """The names that Flask checks; None if `TrustedHosts` has checked the host."""
         return None if HOST_IS_CHECKED in self.environ else self._trusted_hosts
 
     @trusted_hosts.setter
@@ -105,26 +105,26 @@ class TenantRequest(Request):
 
 
 class TenantApp(Flask):
-    """A Flask app that shares nothing it could write with another, and echoes no `Host` header."""
+    """A Flask app that shares no mutable object with another app and echoes no `Host` header."""
 
-    aborter_class = LateAborter
+    aborter_class = LazyAborter
     config_class = MaskedConfig
     config: MaskedConfig
     log_handlers: tuple[Added, ...] = ()
-    """What its set-up added to loggers, which are also those of the tenant's next app."""
+    """Handlers that its set-up added to loggers, which the tenant's next app also uses."""
     request_class = TenantRequest
-    url_rule_class = LateRule
+    url_rule_class = LazyRule
 
     def create_jinja_environment(self) -> Environment:
-        """Return the templates' environment; what Jinja would share is copied, no key is shown."""
+        """Return the environment. It copies the dict that Jinja shares, and shows no secret."""
         environment = super().create_jinja_environment()
         environment.globals["config"] = Shown(self.config)
-        key = "json.dumps_kwargs"  # the one policy that can be written
+        key = "json.dumps_kwargs"  # the only mutable policy
         environment.policies[key] = dict(environment.policies[key])
         return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise what routing found; a redirect is made relative to the host (RFC 9110 §10.2.2)."""
+        """Raise it; the location of a redirect is relative (RFC 9110 §10.2.2)."""
         error = request.routing_exception
         if isinstance(error, RequestRedirect):
             _, _, path, query, _ = urlsplit(error.new_url)
@@ -143,22 +143,22 @@ def create_app(
     """Build the Flask app of one tenant.
 
     Args:
-        config: a tenant; or a module, a class (`class ConfigClass: APP_NAME = …`), a mapping or
-            any object with upper-case attributes, validated as a tenant file is, but free to set
-            `DEBUG` and `TESTING`: it is a developer's. Its values are copied.
-        data_dir: where the tenants' folders are; `TENANTRY_DATA_DIR` when None.
-        budget: where its database connections count; one of its own, of `TENANTRY_DB_CONNECTIONS`,
-            when None.
+        config: a tenant, or a module, a class (`class ConfigClass: APP_NAME = …`), a mapping or any
+            object with upper-case attributes. All but a tenant are validated like a tenant file,
+            but may set `DEBUG` and `TESTING`. The values are copied.
+        data_dir: the folder of the tenants' folders; `TENANTRY_DATA_DIR` if None.
+        budget: counts its database connections; a budget of its own, of
+            `TENANTRY_DB_CONNECTIONS`, if None.
         decoding_memory: the memory that its endpoints may use to decode images; a budget of its
             own when None.
-        note_query: called after each query with the tenant's name and the nanoseconds.
+        note_query: called after each query with the tenant's name and the nanoseconds it took.
 
     Returns:
-        An app with the enabled endpoints registered. `close_app` ends it; an app that lives as
-        long as the process needs no closing.
+        The app with the enabled endpoints registered. Call `close_app` if it ends before the
+        process.
 
     Raises:
-        TenantFileError: `config` has problems, all of them named.
+        TenantFileError: `config` has problems; the error names all of them.
         EndpointError: an endpoint does not exist, or fails to import or register.
     """
     data_dir = (data_dir or read_settings().data_dir).absolute()
@@ -196,10 +196,10 @@ def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: s
 
 
 def check_app(app: Flask) -> None:
-    """Send the app a first request that runs no view; from here on its set-up is over.
+    """Send the app a first request that runs no view. It ends Flask's set-up phase.
 
     Raises:
-        BaseException: whatever the app raises in it, inside Flask or out of it.
+        BaseException: whatever the app raises during the request.
     """
     raised: list[BaseException] = []
 
@@ -216,10 +216,10 @@ def check_app(app: Flask) -> None:
 
 
 def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], str | None]:
-    """Return what tells, of a WSGI environ, for which of the tenant's endpoints the request is.
+    """Return a function that returns the endpoint of a request, from its WSGI environ.
 
-    It routes as the app itself will. "" stands for a rule that belongs to no endpoint (`static`),
-    None for no rule: the app will answer that with a redirect, 404 or 405.
+    It routes as the app does. It returns "" for a route that belongs to no endpoint (`static`), and
+    None without a route: the app answers such a request with a redirect, 404 or 405.
     """
     loaded = app.extensions[_EXTENSION]
     names = {one.blueprint.name: name for one, name in zip(loaded, tenant.blueprints, strict=True)}
@@ -236,7 +236,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 
 def close_app(app: Flask) -> None:
-    """Free what `create_app` made for `app`. Idempotent; the app must not serve any more."""
+    """Free what `create_app` made. Idempotent. The app must no longer serve requests."""
     for endpoint in reversed(app.extensions.pop(_EXTENSION, [])):
         endpoint.unload()
     close_database(app)
@@ -246,9 +246,9 @@ def close_app(app: Flask) -> None:
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite makes no folder by itself
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite does not make it
     app = TenantApp(
-        f"tenant.{tenant.name}",  # names the logger too: two tenants never share one
+        f"tenant.{tenant.name}",  # also names the logger, so that no two tenants share one
         root_path=str(folder),
         instance_path=str(folder),
         static_folder="static" if (folder / "static").is_dir() else None,
@@ -274,21 +274,21 @@ def _tenant_of(config: object, data_dir: Path) -> Tenant:
 
 
 def _file_of(config: object) -> str:
-    """Return what messages name: the file of a module or class, the type of anything else."""
+    """Return the name for messages: the file of a module or class, else the type."""
     module = sys.modules.get(config.__module__) if isinstance(config, type) else config
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     return str(file or getattr(config, "__name__", type(config).__name__))
 
 
 def _upper_case(config: object) -> dict[str, Any]:
-    """Return the upper-case names and what they hold, not copied yet."""
+    """Return the upper-case names and their values, not copied."""
     if isinstance(config, Mapping):
         return {key: config[key] for key in config if isinstance(key, str) and key.isupper()}
     return {key: getattr(config, key) for key in dir(config) if key.isupper()}
 
 
 def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
-    """Replace each value by a copy; yield a problem for each that is none or cannot be copied."""
+    """Replace each value by a copy; yield a problem if it is not a value or cannot be copied."""
     for key, value in values.items():
         if isinstance(value, property | cached_property):
             remedy = "pass an instance of the class, or write a plain value."
@@ -298,13 +298,13 @@ def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
         else:
             try:
                 values[key] = copy.deepcopy(value)
-            except Exception as error:  # noqa: BLE001 - whatever the value's own copying raises
+            except Exception as error:  # noqa: BLE001 - a value's own copying can raise anything
                 text = f"found a {type(value).__name__} that cannot be copied: {error}"
                 yield Problem(file, f"{text}; write plain data.", key)
 
 
 def _name_of(config: object, values: Mapping[str, Any]) -> str:
-    """Return a tenant's name for a class or module: from its `APP_NAME`, else its own name."""
+    """Return a tenant's name for a class or module: its `APP_NAME` or its own name."""
     own = getattr(config, "__name__", type(config).__name__).rpartition(".")[2]
     for text in (values.get("APP_NAME"), own):
         if isinstance(text, str):

@@ -1,32 +1,31 @@
-"""Werkzeug's URL rule, which compiles what builds URLs on first use.
+"""A URL rule that compiles its URL builders on first use.
 
-Matching is untouched. For most rules no URL is ever built, and compiling the builders is nearly
-all that a rule costs: with 100 rules 55 to 125 ms and 0.65 MB of an app's build.
+Matching is unchanged. Most rules never build a URL, and the builders are nearly all of a rule's
+cost: with 100 rules, 55 to 125 ms and 0.65 MB of an app's build.
 """
 
 from collections.abc import Callable
 
 from werkzeug.routing import Rule
 
-# `_compile_builder`, `_build` and `_build_unknown` are private to Werkzeug (3.1): a `Rule` calls
-# the first twice while it is compiled, binds the results, and calls those in `build` alone. The
-# test compares with Werkzeug's own.
+# Private to Werkzeug 3.1: `Rule.compile` calls `_compile_builder` twice and binds the results to
+# `_build` and `_build_unknown`, which only `build` calls. A test compares with Werkzeug's own rule.
 
 
-class LateRule(Rule):
-    """A rule for `Flask.url_rule_class`. As thread-safe as its parent: two compile the same."""
+class LazyRule(Rule):
+    """For `Flask.url_rule_class`. Thread-safe: two threads may compile the same builder twice."""
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        return _build_with_unknown_late if append_unknown else _build_late
+        return _build_with_unknown_lazy if append_unknown else _build_lazy
 
 
-# Positional only: a URL's value may have any name.
-def _build_late(rule: LateRule, /, **values: object) -> tuple[str, str]:
+# Positional-only, because a value of the URL can have any name.
+def _build_lazy(rule: LazyRule, /, **values: object) -> tuple[str, str]:
     rule._build = Rule._compile_builder(rule, append_unknown=False).__get__(rule)  # noqa: SLF001
     return rule._build(**values)  # noqa: SLF001
 
 
-def _build_with_unknown_late(rule: LateRule, /, **values: object) -> tuple[str, str]:
+def _build_with_unknown_lazy(rule: LazyRule, /, **values: object) -> tuple[str, str]:
     build = Rule._compile_builder(rule, append_unknown=True).__get__(rule)  # noqa: SLF001
     rule._build_unknown = build  # noqa: SLF001
     return rule._build_unknown(**values)  # noqa: SLF001

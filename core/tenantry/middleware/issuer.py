@@ -40,7 +40,7 @@ A reading usually takes 0.1 s to 0.5 s."""
 
 FIRST_BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
-"""Maximum of the pauses after failed readings, which double: a recovered issuer is used within this."""
+"""Pauses after failed readings double up to this."""
 
 DOCUMENT_TIMEOUT_S = 5.0
 """Maximum time for one document, from the connection to the last byte."""
