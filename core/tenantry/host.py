@@ -34,7 +34,7 @@ from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect_periodically
 from tenantry.reload.file_events import watch_folder
 from tenantry.reload.follower import Follower, FollowerLimits
-from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
+from tenantry.reload.warm_start import accepted_by_siblings, build_as_siblings
 from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
@@ -120,8 +120,8 @@ class Host:
     ) -> None:
         """Follow the tenants folder in this process. Call it before the first request.
 
-        When it returns, the folder is known and the tenants that are awake in other workers are
-        awake here, or the time limits for both have passed.
+        When it returns, the folder is known and the tenants that are built in other workers are
+        built here, or the time limits for both have passed.
 
         Args:
             server: the name of the server that runs this process; `tenantry restart` needs it.
@@ -130,7 +130,7 @@ class Host:
         """
         self._server, self._server_threads = server, threads
         self._follow(row)
-        wake_as_siblings(self.settings.data_dir, lambda: self.router)
+        build_as_siblings(self.settings.data_dir, self.router)
         self._open_control_socket()
 
     def stop(self) -> None:
@@ -185,8 +185,8 @@ class Host:
             self._pid = os.getpid()  # from here on, other threads do not wait for this one
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
-            self.follower.call_when_settled(self._freeze)
-            self.follower.call_when_asleep(self.usage.note_sleep)
+            self.follower.on_growth = self._freeze
+            self.follower.on_evicted = self.usage.note_sleep
             self.usage.open(counters_folder(self.settings.data_dir))
             self._start_background()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
@@ -238,8 +238,8 @@ class Host:
             "file-events": lambda: watch_folder(
                 self.settings.tenants_dir,
                 closing,
-                lambda: follower.wake(look=True),
-                lambda are_sure: follower.trust_events(are_sure=are_sure),
+                follower.scan_soon,
+                follower.set_events_reliable,
             ),
             "deadlines": lambda: resources.requests.watch(closing, resources.slots.note_running),
             "usage": lambda: collect_periodically(self.settings.data_dir, closing),

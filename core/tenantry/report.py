@@ -49,7 +49,7 @@ class HostReport:
         """The method for each request on the control socket."""
         return {
             "list": self.listing, "plan": self.plan, "load": self.in_flight,
-            "ready": self.ready, "awake": self.awake, "accepted": self.accepted,
+            "ready": self.ready, "built": self.built, "accepted": self.accepted,
         }  # fmt: skip
 
     @property
@@ -89,7 +89,7 @@ class HostReport:
         accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
         return {"only": self._only, "accepted": accepted}
 
-    def awake(self) -> dict[str, Any]:
+    def built(self) -> dict[str, Any]:
         """Return the names of the tenants that are built here, the most recently used first.
 
         A process that is about to end returns none: new workers no longer learn from it.
@@ -97,8 +97,8 @@ class HostReport:
         if self._is_stopping():
             return {"names": []}
         pairs = [(mount.instance, mount.name) for mount in self._router.mounts]
-        awake = [(instance.used_at, name) for instance, name in pairs if instance is not None]
-        return {"names": [name for _, name in sorted(awake, reverse=True)]}
+        built = [(instance.used_at, name) for instance, name in pairs if instance is not None]
+        return {"names": [name for _, name in sorted(built, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
         """Return a description of every served tenant, with which `tenantry plan` compares."""
@@ -113,7 +113,7 @@ class HostReport:
             yield status | {"operator_state": asdict(_operator_state(mount))}
 
     def _disabled(self) -> Iterator[dict[str, Any]]:
-        for tenant in self._follower.off:
+        for tenant in self._follower.disabled:
             status = MountStatus(
                 name=tenant.name,
                 prefix=tenant.prefix,

@@ -18,7 +18,7 @@ from loads import Bounds, Usage, make_site, teller_text, usage
 from werkzeug.test import Client
 
 from tenantry.host import Host
-from tenantry.reload.follower import Follower, Limits
+from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.settings import HostSettings
 from tenantry.tenants.folder import TenantsFolder
 
@@ -78,7 +78,7 @@ class Swaps:
             settings.data_dir,
             self.host.router,
             self.host.build,
-            Limits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s),
+            FollowerLimits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s),
             clock=self._clock,
         )
         self._client = Client(self.host.router)
@@ -97,9 +97,9 @@ class Swaps:
 
     def _round(self) -> None:
         self._clock.now += JUMP_S
-        self._follower.wake(look=True)
+        self._follower.scan_soon()
         self._follower.step()
-        time.sleep(0.0005)  # a lane works now
+        time.sleep(0.0005)  # a worker thread runs now
 
     def _step_until_state(self, state: str) -> None:
         for _ in range(5_000):

@@ -265,12 +265,12 @@ def test_an_instance_that_falls_asleep_is_counted(
     write_tenant("acme")
     write_tenant("globex")
     host = Host(settings.model_copy(update={"max_active": 1}))
-    host.follower.call_when_asleep(host.usage.note_sleep)
+    host.follower.on_evicted = host.usage.note_sleep
     host.load()
     for name in ("acme", "globex"):
         Client(host).get(f"/{name}/").close()
 
-    host.follower._sleep.check()
+    host.follower._evict()
 
     assert {"acme": 1, "globex": 0} == {
         name: counts.sleeps for name, counts in host.usage.counts().items()

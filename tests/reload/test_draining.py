@@ -1,101 +1,110 @@
-"""Departures: instances on their way out, by a clock moved by hand."""
+"""Draining: retired instances, with a clock moved by hand."""
 
 import gc
 from weakref import ref
 
 import pytest
+from small_instances import empty_app, open_request
 
-from tenantry.reload import draining as departures_module
-from tenantry.reload.draining import SURVIVOR_S, UNFREEZE_PAUSE_S, Draining, _describe
+from tenantry.reload import draining as draining_module
+from tenantry.reload.draining import (
+    LEAK_CHECK_AFTER_S,
+    UNFREEZE_INTERVAL_S,
+    Draining,
+    _describe,
+)
 from tenantry.routing.instance import Instance
 
 
-def test_a_drain_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Until its time an instance finishes its requests; then it is cut, and the log says so."""
-    now = [0.0]
-    departures = Draining(30.0, lambda: now[0])
-    instance = Instance(lambda *_: [], lambda: None)
-    instance.answer({}, lambda *_: lambda _: None)
+def retired_with_a_request(draining: Draining) -> Instance:
+    """Return a retired instance that still has a request in flight."""
+    instance = Instance(empty_app, lambda: None)
+    open_request(instance)
     instance.retire()
-    departures.add("acme", instance)
+    draining.add("acme", instance)
+    return instance
+
+
+def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Then the instance is closed, and the log says how many requests were cut."""
+    now = [0.0]
+    draining = Draining(30.0, lambda: now[0])
+    instance = retired_with_a_request(draining)
     closed = []
 
-    for at in (29.0, 30.0):
-        now[0] = at
-        departures.check()
+    for now[0] in (29.0, 30.0):
+        draining.check()
         closed.append(instance.is_closed)
 
     [record] = caplog.records
-    assert ([False, True], 0) == (closed, departures.draining)
+    assert ([False, True], 0) == (closed, draining.draining)
     assert ("acme", 1) == (record.__dict__["tenant"], record.__dict__["cut_requests"])
 
 
-def test_close_cuts_what_drains() -> None:
-    """The process ends."""
-    departures, instance = Draining(30.0), Instance(lambda *_: [], lambda: None)
-    instance.answer({}, lambda *_: lambda _: None)
-    instance.retire()
-    departures.add("acme", instance)
+def test_close_closes_what_drains() -> None:
+    """It does not wait for the requests."""
+    draining = Draining(30.0)
+    instance = retired_with_a_request(draining)
 
-    departures.close()
+    draining.close()
 
-    assert (True, 0) == (instance.is_closed, departures.draining)
+    assert (True, 0) == (instance.is_closed, draining.draining)
 
 
-def departing(departures: Draining) -> "ref[object]":
-    """Let an app depart that only the garbage collector frees; return what tells whether it did."""
+def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
+    """Retire an app that only the garbage collector can free. Return a weak reference to it."""
     app = type("App", (), {})()
     app.itself = app
-    instance = Instance(lambda *_: [], lambda: None, app)
+    instance = Instance(empty_app, lambda: None, app)
     instance.retire()
-    departures.add("acme", instance)
+    draining.add("acme", instance)
     return ref(app)
 
 
-def test_few_frozen_apps_are_let_be(caplog: pytest.LogCaptureFixture) -> None:
-    """To free one, all that the host froze would be looked at; those built since are freed."""
+def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> None:
+    """Freeing them costs a collection of all frozen objects. Apps that are not frozen are freed."""
     now = [0.0]
-    departures = Draining(30.0, lambda: now[0])
-    frozen = departing(departures)
+    draining = Draining(30.0, lambda: now[0])
+    frozen = retire_app_with_a_cycle(draining)
     gc.freeze()
-    built_since = departing(departures)
+    built_later = retire_app_with_a_cycle(draining)
 
-    for now[0] in (1.0, 2.0 + SURVIVOR_S, 3.0 + 2 * SURVIVOR_S):
-        departures.check()
+    for now[0] in (1.0, 2.0 + LEAK_CHECK_AFTER_S, 3.0 + 2 * LEAK_CHECK_AFTER_S):
+        draining.check()
 
-    assert (True, None, []) == (frozen() is not None, built_since(), caplog.records)
+    assert (True, None, []) == (frozen() is not None, built_later(), caplog.records)
 
 
-def test_many_frozen_apps_are_freed_minutes_apart(
+def test_many_frozen_apps_are_freed_at_intervals(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host lets the garbage collector look no more at what stays; these did not stay."""
-    monkeypatch.setattr(departures_module, "MANY_FROZEN", 2)
+    """The host freezes its objects again afterwards."""
+    monkeypatch.setattr(draining_module, "MAX_FROZEN", 2)
     now, freed = [0.0], []
-    departures = Draining(30.0, lambda: now[0])
+    draining = Draining(30.0, lambda: now[0])
     for _ in range(2):
-        apps = [departing(departures) for _ in range(2)]
+        apps = [retire_app_with_a_cycle(draining) for _ in range(2)]
         gc.freeze()
-        for pause_s in (1.0, SURVIVOR_S, SURVIVOR_S):
+        for pause_s in (1.0, LEAK_CHECK_AFTER_S, LEAK_CHECK_AFTER_S):
             now[0] += pause_s
-            departures.check()
+            draining.check()
             freed.append([app() for app in apps].count(None))
-    now[0] += UNFREEZE_PAUSE_S
-    departures.check()
+    now[0] += UNFREEZE_INTERVAL_S
+    draining.check()
 
     freed.append([app() for app in apps].count(None))
     assert ([0, 2, 2, 0, 0, 0, 2], []) == (freed, caplog.records)
     assert gc.get_freeze_count()
 
 
-def test_a_holder_is_described_by_its_type() -> None:
-    """An object of a tenant's is not asked: it may raise whatever it likes."""
+def test_a_referrer_is_described_by_its_type() -> None:
+    """No attribute of it is read, because that may raise anything."""
 
     class Odd:
         def __getattribute__(self, name: str) -> object:
             raise SystemExit(3)
 
-    described = [_describe(one) for one in (Odd(), {"b": 1, 3: 2, "a": 1}, len, int)]
+    described = [_describe(each) for each in (Odd(), {"b": 1, 3: 2, "a": 1}, len, int)]
 
     expected = [f"{__name__}.{Odd.__qualname__}", "dict with a, b"]
     assert [*expected, "builtin_function_or_method len", "type int"] == described

@@ -1,55 +1,77 @@
-"""Who is let go: small apps, a clock moved by hand."""
+"""Eviction: small instances, and a clock moved by hand."""
 
 from pathlib import Path
 
 import pytest
+from small_instances import empty_app, make_tenant, open_request
 
-from conftest import KEY
 from tenantry.reload.draining import Draining
-from tenantry.reload.eviction import Eviction
+from tenantry.reload.eviction import GROWTH, Eviction
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
-from tenantry.tenants.model import parse_tenant
+
+
+class Clock:
+    """The time, moved by hand."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> Mount:
+    """Return a mount that has an instance."""
+    mount = Mount(name, None, lambda _: pytest.fail("built"), note_built=eviction.note_built)
+    instance = Instance(empty_app, lambda: None, clock=clock)
+    mount.swap(make_tenant(data_dir, name), instance)
+    return mount
 
 
 @pytest.mark.parametrize(
     ("max_active", "idle_timeout_s", "expected"),
     [(9, 99.0, "abc"), (2, 99.0, "bc"), (9, 1.5, "bc"), (0, 99.0, "")],
 )
-def test_the_least_recently_used_are_let_go_first(
+def test_the_least_recently_used_are_evicted(
     data_dir: Path, max_active: int, idle_timeout_s: float, expected: str
 ) -> None:
-    """Those over the number, and those that were idle too long; a second look changes nothing."""
-    now = [0.0]
-    sleep = Eviction(max_active, idle_timeout_s, Draining(30.0), lambda: now[0])
+    """They are too many, or were idle for too long. Another check changes nothing."""
+    clock = Clock()
+    eviction = Eviction(max_active, idle_timeout_s, Draining(30.0), clock)
     mounts = []
     for name in "abc":
-        now[0] += 1
-        values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
-        instance = Instance(lambda *_: [], lambda: None, clock=lambda: now[0])
-        mount = Mount(name, None, lambda _: pytest.fail("woken"), note_built=sleep.note_awake)
-        mount.swap(parse_tenant(name, values, data_dir=data_dir), instance)
-        mounts.append(mount)
+        clock.now_s += 1
+        mounts.append(built_mount(eviction, data_dir, name, clock))
 
-    for _ in "ab":
-        sleep.check()
+    evicted = [eviction.check(), eviction.check()]
 
-    assert expected == "".join(one.name for one in mounts if one.instance is not None)
+    assert expected == "".join(mount.name for mount in mounts if mount.instance is not None)
+    assert [[name for name in "abc" if name not in expected], []] == evicted
 
 
-def test_who_serves_a_request_is_not_let_go(data_dir: Path) -> None:
-    """The next check finds it free."""
-    sleep = Eviction(0, 99.0, Draining(30.0))
-    tenant = parse_tenant("acme", {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
-    instance = Instance(lambda *_: [], lambda: None)
-    mount = Mount("acme", None, lambda _: pytest.fail("woken"), note_built=sleep.note_awake)
-    mount.swap(tenant, instance)
-    body = instance.answer({}, lambda *_: lambda _: None)
-    found = []
+def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
+    """The next check after the request evicts it."""
+    eviction = Eviction(0, 99.0, Draining(30.0))
+    mount = built_mount(eviction, data_dir, "acme", Clock())
+    assert mount.instance is not None
+    body = open_request(mount.instance)
+    evicted = [eviction.check()]
+    body.close()
 
-    for act in (lambda: None, body.close):
-        act()
-        sleep.check()
-        found.append(mount.instance is None)
+    evicted.append(eviction.check())
 
-    assert [False, True] == found
+    assert [[], ["acme"]] == evicted
+
+
+def test_growth_is_reported_once(data_dir: Path) -> None:
+    """It is counted from the last growth."""
+    clock = Clock()
+    eviction, grown, mounts = Eviction(999, 99.0, Draining(30.0), clock), [], []
+    for number in range(2 * GROWTH):
+        mounts.append(built_mount(eviction, data_dir, f"t{number}", clock))
+        eviction.check()
+        if eviction.take_growth():
+            grown.append(number + 1)
+
+    assert [GROWTH, 2 * GROWTH] == grown

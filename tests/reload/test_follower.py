@@ -1,4 +1,4 @@
-"""The follower, round by round: real files and loader, a clock moved by hand, small apps."""
+"""The follower, round by round: real files and loader, small apps, and a clock moved by hand."""
 
 import gc
 import logging
@@ -14,8 +14,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from conftest import KEY
 from servers import DEADLINE_S
-from tenantry.reload import follower as reload_module
-from tenantry.reload.draining import SURVIVOR_S
+from tenantry.reload import follower as follower_module
+from tenantry.reload.draining import LEAK_CHECK_AFTER_S
 from tenantry.reload.follower import Follower, FollowerLimits
 from tenantry.reload.reconcile import Reconciler
 from tenantry.routing.instance import Instance
@@ -50,7 +50,7 @@ class Clock:
 
 
 class App:
-    """Says its content's `APP_NAME`, in two chunks."""
+    """An app that says a word, in two chunks."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -62,21 +62,21 @@ class App:
 
 
 class Followed:
-    """A follower, driven by hand."""
+    """A follower whose rounds a test does."""
 
     def __init__(self, tenants_dir: Path, data_dir: Path, limits: FollowerLimits) -> None:
         self.clock = Clock()
         self.data_dir = data_dir
         self.built: list[str] = []
         self.errors: dict[str, Exception] = {}
-        self.mounts = Router(fallback=App("host"))
+        self.router = Router(fallback=App("host"))
         folder = TenantsFolder(tenants_dir, clock=self.clock, wall_clock=lambda: time.time() + 3600)
         self.follower = Follower(
-            folder, data_dir, self.mounts, self.build, limits, clock=self.clock
+            folder, data_dir, self.router, self.build, limits, clock=self.clock
         )
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance, or fail as a test wants it."""
+        """Build an instance, or raise the error that a test set for this content."""
         self.built.append(tenant.app_name)
         if error := self.errors.get(tenant.app_name):
             raise error
@@ -84,17 +84,17 @@ class Followed:
         return Instance(app, lambda: None, app, clock=self.clock)
 
     def is_busy(self) -> bool:
-        """Whether something goes on in a lane."""
-        return bool(self.follower._lanes.judging or self.follower._rebuilds.running)
+        """Whether a worker thread has a job."""
+        return bool(self.follower._workers.validating or self.follower._rebuilds.running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
-        """Do rounds for so long; what goes on in the lanes takes no time."""
+        """Do rounds for some time. The jobs of worker threads take no time."""
         until = self.clock.now_s + for_s
         while self.clock.now_s <= until:
             self.follower.step()
             deadline = time.monotonic() + DEADLINE_S
             while self.is_busy():
-                assert time.monotonic() < deadline, "waited in vain"
+                assert time.monotonic() < deadline, "a worker thread did not end"
                 self.follower._woken.wait(DEADLINE_S)
                 self.follower._woken.clear()
                 self.follower.step()
@@ -102,41 +102,41 @@ class Followed:
         return self
 
     def get(self, path: str = "/acme/") -> str:
-        """Return what is answered at a path: its status, or the word of who answered."""
+        """Return the word that is answered at a path, or the status if that is not 200."""
         environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": ""})
-        body, status, _ = run_wsgi_app(self.mounts, environ, buffered=True)
+        body, status, _ = run_wsgi_app(self.router, environ, buffered=True)
         return b"".join(body).decode() if status.startswith("200") else status[:3]
 
     def mount(self, name: str = "acme") -> Mount:
-        """Return the mount of a name."""
-        [mount] = [one for one in self.mounts.mounts if one.name == name]
+        """Return the mount of a tenant."""
+        [mount] = [mount for mount in self.router.mounts if mount.name == name]
         return mount
 
     def states(self) -> dict[str, str]:
         """Return every mount's state."""
-        return {mount.name: mount.state for mount in self.mounts.mounts}
+        return {mount.name: mount.state for mount in self.router.mounts}
 
 
 @pytest.fixture(name="follow")
 def _follow(tenants_dir: Path, data_dir: Path) -> Iterator[Callable[..., Followed]]:
-    """Return a function that follows the tenants folder; ended after the test."""
-    followed: list[Followed] = []
+    """Return a function that follows the tenants folder until the test ends."""
+    all_followed: list[Followed] = []
 
     def follow(max_active: int = 100, idle_timeout_s: float = 600.0) -> Followed:
-        one = Followed(tenants_dir, data_dir, FollowerLimits(max_active, idle_timeout_s, 30.0))
-        followed.append(one)
-        return one
+        limits = FollowerLimits(max_active, idle_timeout_s, drain_timeout_s=30.0)
+        all_followed.append(Followed(tenants_dir, data_dir, limits))
+        return all_followed[-1]
 
     yield follow
-    for one in followed:
-        one.follower.close()
+    for followed in all_followed:
+        followed.follower.close()
 
 
 Follow = Callable[..., Followed]
 
 
-def test_files_come_change_and_go(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Each is in effect after it has settled; what was removed is a 404."""
+def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTenant) -> None:
+    """Each change takes effect once the file is stable. The host answers for a removed tenant."""
     followed = follow().go_on()
     words = [followed.get()]
     path = write_tenant("acme", APP_NAME="v1")
@@ -153,7 +153,7 @@ def test_files_come_change_and_go(follow: Follow, write_tenant: WriteTenant) -> 
 def test_nothing_is_built_before_its_first_request(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Neither by its appearance nor by a change of a tenant that has had no request."""
+    """Neither a new file nor a change of a tenant without requests causes a build."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     write_tenant("acme", APP_NAME="v2")
@@ -164,10 +164,10 @@ def test_nothing_is_built_before_its_first_request(
 
 
 @pytest.mark.parametrize("text", ["X = = 1\n", "SECRET_KEY = 'short'\n", ""])
-def test_a_broken_change_keeps_the_old_and_is_logged_once(
+def test_a_broken_change_is_not_served_and_logged_once(
     follow: Follow, write_tenant: WriteTenant, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The last good instance serves, stale; mended with the old content, nothing is built."""
+    """The old instance serves, stale. When the old content is back, nothing is built."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -184,10 +184,10 @@ def test_a_broken_change_keeps_the_old_and_is_logged_once(
     assert count
 
 
-def test_a_change_that_cannot_be_built_keeps_the_old(
+def test_a_change_that_cannot_be_built_is_not_served(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is tried again with growing pauses, logged once, and forgotten when the file changes."""
+    """Its build is repeated with growing pauses, and logged once, until the file changes again."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -203,8 +203,10 @@ def test_a_change_that_cannot_be_built_keeps_the_old(
     assert (4, 1) == (tries, logged)
 
 
-def test_a_build_that_comes_right_is_swapped_in(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Without a change of the file: what it needed is there again."""
+def test_a_repeated_build_that_succeeds_is_swapped_in(
+    follow: Follow, write_tenant: WriteTenant
+) -> None:
+    """The file has not changed: what the build needed is available again."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -222,10 +224,10 @@ def test_a_build_that_comes_right_is_swapped_in(follow: Follow, write_tenant: Wr
     )
 
 
-def test_a_clash_with_a_serving_tenant_is_refused_until_that_goes(
+def test_a_prefix_belongs_to_the_tenant_that_serves_there(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Even where the newcomer's name comes first; then it is admitted by itself."""
+    """A new tenant is rejected, although its name comes first, until the other one is removed."""
     path = write_tenant("globex", URL_PREFIX="/shop", APP_NAME="globex")
     followed = follow().go_on()
     write_tenant("acme", URL_PREFIX="/shop", APP_NAME="acme")
@@ -241,20 +243,20 @@ def test_a_clash_with_a_serving_tenant_is_refused_until_that_goes(
 def test_at_start_the_first_by_name_is_accepted(
     follow: Follow, write_tenant: WriteTenant, order: tuple[str, ...]
 ) -> None:
-    """Whatever order the verdicts come in; the third clashes only with the second, and serves."""
+    """The order of the results does not matter. The third conflicts only with the second."""
     write_tenant("acme", URL_PREFIX="/shop")
     write_tenant("globex", URL_PREFIX="/shop", SECRET_KEY=f"shared-{KEY}")
     write_tenant("initech", SECRET_KEY=f"shared-{KEY}")
     followed = follow()
     followed.follower.step()
-    while followed.follower._lanes.judging:  # hold the verdicts back, and hand them over in order
+    while followed.follower._workers.validating:  # no round reconciles the results in between
         followed.follower._woken.wait(DEADLINE_S)
         followed.follower._woken.clear()
-        for result in list(followed.follower._lanes.collect()):
-            result()
+        for handle_result in list(followed.follower._workers.collect()):
+            handle_result()
     for name in order:
-        followed.follower._admission.decide(name)
-        followed.follower._admission.reconsider()
+        followed.follower._reconciler.reconcile(name)
+        followed.follower._reconciler.reconcile_again()
 
     followed.go_on()
 
@@ -263,7 +265,7 @@ def test_at_start_the_first_by_name_is_accepted(
 
 
 def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Acme leaves, globex takes its place: a path has one owner at each moment."""
+    """When acme leaves, globex takes its prefix. A path has one owner at each moment."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/other")
     followed = follow().go_on()
@@ -280,7 +282,7 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
 def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Both keep their old content and name each other; a save with a free prefix lets both move."""
+    """Each names the other one as its reason. A save with a free prefix lets both move."""
     for name in ("acme", "globex"):
         write_tenant(name, APP_NAME=name)
     followed = follow().go_on()
@@ -306,7 +308,7 @@ def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
 
 
 def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Whoever asks while the file is renamed is answered, by the old owner or the new one."""
+    """A request during the rename is answered by the old tenant or the new one."""
     path = write_tenant("acme", APP_NAME="v1", URL_PREFIX="/shop")
     followed = follow().go_on()
     followed.get("/shop/")
@@ -316,15 +318,15 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
         followed.go_on(0.05)
         words.add(followed.get("/shop/"))
 
-    names = [mount.name for mount in followed.mounts.mounts]
+    names = [mount.name for mount in followed.router.mounts]
 
     assert ({"v1"}, ["globex"]) == (words, names)
 
 
-def test_a_renamed_file_is_no_error(
+def test_a_renamed_file_causes_no_error(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its key is the old name's until that is known to be gone: nobody is refused for it."""
+    """The secret key is the old tenant's until that is gone. The new one waits for that."""
     path = write_tenant("globex", APP_NAME="v1")
     followed = follow().go_on()
     path.rename(path.with_name("acme.py"))
@@ -332,19 +334,17 @@ def test_a_renamed_file_is_no_error(
     word = followed.go_on().get()
 
     assert ("v1", {"acme": "serving"}) == (word, followed.states())
-    assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_clash_with_a_file_that_comes_back_is_one(
-    follow: Follow, write_tenant: WriteTenant
-) -> None:
-    """It was gone for a moment only, and owns what it did."""
+def test_a_file_that_comes_back_keeps_its_prefix(follow: Follow, write_tenant: WriteTenant) -> None:
+    """A new tenant waits while the file is missing for a moment, and is rejected then."""
     path = write_tenant("globex", URL_PREFIX="/shop")
     followed = follow().go_on()
     text = path.read_text()
     path.unlink()
     write_tenant("acme", URL_PREFIX="/shop")
-    followed.follower.wake(look=True)
+    followed.follower.scan_soon()
     states = [followed.go_on(0.4).states()]
     path.write_text(text)
 
@@ -353,16 +353,16 @@ def test_a_clash_with_a_file_that_comes_back_is_one(
     assert [{"acme": state, "globex": "idle"} for state in ("idle", "failed")] == states
 
 
-def test_a_request_that_found_a_mount_before_it_left_is_answered(
+def test_a_request_that_found_a_removed_mount_is_answered(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """A mount is closed a while after it left the routing."""
+    """A mount is closed some time after it left the routing."""
     path = write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     mount = followed.mount()
     path.unlink()
     followed.go_on(0.5)
-    while followed.mounts.mounts:
+    while followed.router.mounts:
         followed.follower.step()
         followed.clock.now_s += 0.11
 
@@ -378,10 +378,10 @@ def test_a_request_that_found_a_mount_before_it_left_is_answered(
         (OperatorState(is_disabled=True), "host"),
     ],
 )
-def test_operator_state_take_effect_and_survive(
+def test_operator_state_takes_effect_and_survives(
     follow: Follow, write_tenant: WriteTenant, operator_state: OperatorState, expected: str
 ) -> None:
-    """For running hosts, for those to come and through changes; and off again."""
+    """It applies in running workers and new ones, also after a change of the file, until reset."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     seen = [followed.get()]
@@ -396,10 +396,10 @@ def test_operator_state_take_effect_and_survive(
     assert ["v1", *[expected] * 3, "v2"] == seen
 
 
-def test_unreadable_operator_state_disables_at_start_and_change_nothing_later(
+def test_unreadable_operator_state_disables_only_at_start(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Whether the tenant is to be served is not known then; `list` tells why it is not."""
+    """At start, the tenant may be disabled, so it is not served. `list` shows why."""
     write_tenant("acme", APP_NAME="v1")
     serving = follow().go_on()
     file = operator_state_file(serving.data_dir, "acme")
@@ -407,18 +407,20 @@ def test_unreadable_operator_state_disables_at_start_and_change_nothing_later(
     file.write_text('{"maintenance": fal')
     new = follow().go_on()
     seen = [serving.go_on().get(), new.get()]
-    [off] = new.follower.off
+    [disabled] = new.follower.disabled
     write_operator_state(serving.data_dir, "acme", DEFAULT_OPERATOR_STATE)
 
     seen += [serving.go_on().get(), new.go_on().get()]
 
     assert ["v1", "host", "v1", "v1"] == seen
-    assert off.reason.startswith(f"{file}: cannot be read (JSONDecodeError); remove the file, then")
-    assert () == new.follower.off
+    assert disabled.reason.startswith(
+        f"{file}: cannot be read (JSONDecodeError); remove the file, then"
+    )
+    assert () == new.follower.disabled
 
 
-def test_a_disabled_file_gives_its_claims_up(follow: Follow, write_tenant: WriteTenant) -> None:
-    """`ENABLED = False` is as if it were not there."""
+def test_a_disabled_file_frees_its_prefix(follow: Follow, write_tenant: WriteTenant) -> None:
+    """With `ENABLED = False`, it counts as if it were not there."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/shop")
     followed = follow().go_on()
@@ -430,10 +432,10 @@ def test_a_disabled_file_gives_its_claims_up(follow: Follow, write_tenant: Write
     assert (["acme", "globex"], {"globex": "serving"}) == (words, followed.states())
 
 
-def test_the_least_recently_used_are_put_to_sleep(
+def test_the_least_recently_used_instances_are_evicted(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Of more than `MAX_ACTIVE`; one with an open request stays, and the next one goes."""
+    """`MAX_ACTIVE` stay. One with an open request stays in place of the next one."""
     for name in ("acme", "globex", "initech", "umbrella"):
         write_tenant(name)
     followed = follow(max_active=2).go_on()
@@ -448,8 +450,8 @@ def test_the_least_recently_used_are_put_to_sleep(
     assert ["serving", "idle", "idle", "serving"] == list(followed.states().values())
 
 
-def test_an_idle_instance_is_put_to_sleep(follow: Follow, write_tenant: WriteTenant) -> None:
-    """After `IDLE_TIMEOUT_S`; the next request wakes it, and a change does not."""
+def test_an_idle_instance_is_evicted(follow: Follow, write_tenant: WriteTenant) -> None:
+    """After `IDLE_TIMEOUT_S`. The next request builds it again; a change of the file does not."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow(idle_timeout_s=60.0).go_on()
     words = [followed.get()]
@@ -463,10 +465,10 @@ def test_an_idle_instance_is_put_to_sleep(follow: Follow, write_tenant: WriteTen
     assert (["v1", "v2"], ["idle", "idle"]) == (words, states)
 
 
-def test_a_drain_that_takes_too_long_is_cut(
+def test_requests_that_drain_too_long_are_cut(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says how many requests."""
+    """The log says how many."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     bodies = [run_wsgi_app(followed.mount(), create_environ(base_url=ACME))[0] for _ in range(2)]
@@ -474,17 +476,17 @@ def test_a_drain_that_takes_too_long_is_cut(
 
     followed.go_on(35)
 
-    [record] = [one for one in caplog.records if one.levelno == logging.WARNING]
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert ("instance.drain_timed_out", 2) == (record.getMessage(), record.__dict__["cut_requests"])
     for body in bodies:
         body.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("is_leaking", [False, True])
-def test_a_retired_app_is_freed_or_its_holders_are_logged(
+def test_a_retired_app_is_freed_or_what_holds_it_is_logged(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture, *, is_leaking: bool
 ) -> None:
-    """A weak reference proves the one, a line in the log tells the other."""
+    """A weak reference shows that it is freed."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -496,17 +498,17 @@ def test_a_retired_app_is_freed_or_its_holders_are_logged(
     del instance
     write_tenant("acme", APP_NAME="v2")
 
-    followed.go_on(SURVIVOR_S + 3)
+    followed.go_on(LEAK_CHECK_AFTER_S + 3)
 
     gc.collect()
-    survivors = [one.__dict__["held_by"] for one in caplog.records if "not_freed" in one.message]
-    assert ([["dict with leak"]] if is_leaking else []) == survivors
+    held_by = [r.__dict__["held_by"] for r in caplog.records if "not_freed" in r.message]
+    assert ([["dict with leak"]] if is_leaking else []) == held_by
     assert bool(held) == (app() is not None)
 
 
 @pytest.mark.live
-def test_many_files_changed_in_one_go(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Two hundred files: each is served with its newest content."""
+def test_many_files_change_at_once(follow: Follow, write_tenant: WriteTenant) -> None:
+    """Each of two hundred tenants is served with its newest content."""
     names = [f"t{number}" for number in range(200)]
     for name in names:
         write_tenant(name, APP_NAME=f"{name}-1")
@@ -521,8 +523,8 @@ def test_many_files_changed_in_one_go(follow: Follow, write_tenant: WriteTenant)
     assert [f"{name}-2" for name in names] == [followed.get(f"/{name}/") for name in names]
 
 
-def test_without_its_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Path) -> None:
-    """Not at start; later a folder that vanishes changes nothing."""
+def test_without_the_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Path) -> None:
+    """It becomes ready when the folder appears."""
     tenants_dir.rmdir()
     followed = follow()
     followed.follower.catch_up()
@@ -535,18 +537,18 @@ def test_without_its_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Pat
     assert [False, True] == ready
 
 
-def test_a_fault_in_one_tenant_stops_no_other(
+def test_an_internal_error_affects_one_tenant(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is odd about one, the round goes on, and the odd one is failed."""
-    decide = Reconciler.decide
+    """That tenant is failed, and the round goes on."""
+    reconcile = Reconciler.reconcile
 
-    def odd(self: Reconciler, name: str) -> None:
+    def fail_for_acme(self: Reconciler, name: str) -> None:
         if name == "acme":
             raise RuntimeError("odd")
-        decide(self, name)
+        reconcile(self, name)
 
-    monkeypatch.setattr(Reconciler, "decide", odd)
+    monkeypatch.setattr(Reconciler, "reconcile", fail_for_acme)
     write_tenant("acme")
     write_tenant("globex", APP_NAME="globex")
 
@@ -560,10 +562,8 @@ def test_a_fault_in_one_tenant_stops_no_other(
     assert followed.follower.is_ready.is_set()
 
 
-def test_an_edit_storm_builds_once_per_settled_content(
-    follow: Follow, write_tenant: WriteTenant
-) -> None:
-    """Content that does not settle is not built; the last one is."""
+def test_rapid_edits_cause_one_build(follow: Follow, write_tenant: WriteTenant) -> None:
+    """Content that does not become stable is not built."""
     write_tenant("acme", APP_NAME="v0")
     followed = follow().go_on()
     followed.get()
@@ -576,59 +576,59 @@ def test_an_edit_storm_builds_once_per_settled_content(
     assert ("v19", ["v0", "v19"]) == (word, followed.built)
 
 
-def test_a_request_waits_for_the_verdict_on_its_file(
+def test_a_request_waits_until_its_file_is_reconciled(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """While the host starts, a request has its tenant judged, and is then served."""
+    """While the host starts, a request has its tenant's file validated, and is then served."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow()
-    followed.follower._look()
+    followed.follower._scan_folder()
     followed.follower._publish()
     words: list[str] = []
-    asking = threading.Thread(target=lambda: words.append(followed.get()))
-    asking.start()
+    request = threading.Thread(target=lambda: words.append(followed.get()))
+    request.start()
 
     followed.go_on()
 
-    asking.join(DEADLINE_S)
+    request.join(DEADLINE_S)
     assert ["v1"] == words
 
 
-def test_a_look_that_is_asked_for_during_a_look_is_had(
+def test_an_event_during_a_scan_causes_another_scan(
     follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event that comes while the folder is being read is not lost."""
+    """No event is lost while the folder is being read."""
     followed = follow()
-    looks: list[float] = []
+    scans: list[float] = []
     look = followed.follower._folder.look
 
-    def noted(share: float) -> object:
-        looks.append(followed.clock.now_s)
-        if len(looks) == 1:
-            followed.follower.wake(look=True)
+    def look_and_count(share: float) -> object:
+        scans.append(followed.clock.now_s)
+        if len(scans) == 1:
+            followed.follower.scan_soon()
         return look(share)
 
-    monkeypatch.setattr(followed.follower._folder, "look", noted)
+    monkeypatch.setattr(followed.follower._folder, "look", look_and_count)
 
     for _ in range(3):
         followed.follower.step()
 
-    assert 2 == len(looks)
+    assert 2 == len(scans)
 
 
 @pytest.mark.parametrize("change", ["write_text", "replace", "link", "event"])
-def test_of_many_files_a_change_is_in_effect_within_two_seconds(
+def test_in_a_large_folder_a_change_takes_effect_within_two_seconds(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """By the poll, where each has its turn; and by events, where the poll takes its time."""
-    monkeypatch.setattr(reload_module, "FEW", 0)
+    """Partial scans find it; with reliable events, which make them slow, the event does."""
+    monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     others = [write_tenant(f"t{number}") for number in range(20)]
     path = write_tenant("acme", APP_NAME="v1")
     if change == "link":
         path = path.rename(path.parent / "_acme.py")
         (path.parent / "acme.py").symlink_to(path.name)
     followed = follow()
-    followed.follower.trust_events(are_sure=change in ("link", "event"))
+    followed.follower.set_events_reliable(change in ("link", "event"))
     before = followed.go_on(5.0).get()
 
     if change == "replace":
@@ -637,41 +637,41 @@ def test_of_many_files_a_change_is_in_effect_within_two_seconds(
     else:
         path.write_text(path.read_text().replace("v1", "v2"))
     if change == "event":
-        followed.follower.wake(look=True)
+        followed.follower.scan_soon()
 
     assert ("v1", "v2") == (before, followed.go_on(1.9).get())
 
 
-def test_of_many_files_each_has_its_turn_where_an_event_was_lost(
+def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later, but by itself."""
-    monkeypatch.setattr(reload_module, "FEW", 0)
+    """Events can be lost, even if they are reliable."""
+    monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     for number in range(20):
         write_tenant(f"t{number}")
     path = write_tenant("acme", APP_NAME="v1")
     followed = follow()
-    followed.follower.trust_events(are_sure=True)
+    followed.follower.set_events_reliable(True)
     followed.go_on(5.0).get()
 
     path.write_text(path.read_text().replace("v1", "v2"))
 
-    assert "v2" == followed.go_on(reload_module.SURE_TURN_S + 2).get()
+    assert "v2" == followed.go_on(follower_module.SLOW_SCAN_S + 2).get()
 
 
-def test_it_tells_when_much_has_been_made_that_stays(
+def test_growth_is_reported(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When all files are known, and again when many more tenants are awake: once each."""
-    monkeypatch.setattr("tenantry.reload.eviction.MANY_AWAKE", 2)
+    """It is reported when all files are known, and when many more instances exist."""
+    monkeypatch.setattr("tenantry.reload.eviction.GROWTH", 2)
     for name in ("acme", "globex", "initech"):
         write_tenant(name)
-    followed, told = follow(), []
-    followed.follower.call_when_settled(lambda: told.append(len(followed.built)))
+    followed, reported = follow(), []
+    followed.follower.on_growth = lambda: reported.append(len(followed.built))
     followed.go_on()
 
     for path in ("/acme/", "/globex/", "/initech/"):
         followed.get(path)
         followed.go_on()
 
-    assert [0, 2] == told
+    assert [0, 2] == reported

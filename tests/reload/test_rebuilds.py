@@ -1,147 +1,174 @@
-"""Builds beside: real lanes, a clock moved by hand."""
+"""Rebuilds: real worker threads, and a clock moved by hand."""
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_instances import empty_app, make_tenant
 
-from conftest import KEY
 from servers import DEADLINE_S, wait_until
-from tenantry.reload.rebuilds import STUCK_S, Rebuilds
+from tenantry.reload.rebuilds import STUCK_AFTER_S, Rebuilds
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.build_failure import FIRST_PAUSE_S, MAX_PAUSE_S
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
 
 
-class Beside:
-    """The builds of acme, which fail as long as there is an error."""
+class AcmeRebuilds:
+    """The rebuilds of acme, which fail as long as `error` is set."""
 
     def __init__(self, data_dir: Path) -> None:
         self.now_s = 100.0
         self.error: Exception | None = None
         self.closed: list[str] = []
-        self.given: list[Instance] = []
+        self.built: list[Instance] = []
         self._data_dir = data_dir
-        self._is_done = threading.Event()
-        self.lanes = ReloadWorkers(data_dir, self.build, self._is_done.set)
-        self.rebuilds = Rebuilds(self.lanes, lambda: self.now_s)
+        self._has_result = threading.Event()
+        self.workers = ReloadWorkers(data_dir, self.build, self._has_result.set)
+        self.rebuilds = Rebuilds(self.workers, lambda: self.now_s)
         self.mount = Mount("acme", "/acme", self.build)
 
     def tenant(self, app_name: str) -> Tenant:
         """Return one content of acme's file."""
-        values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "APP_NAME": app_name}
-        return parse_tenant("acme", values, data_dir=self._data_dir)
+        return make_tenant(self._data_dir, APP_NAME=app_name)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance, which tells when it is closed."""
+        """Build an instance that notes when it is closed."""
         if self.error is not None:
             raise self.error
-        return Instance(lambda _, __: [], lambda: self.closed.append(tenant.app_name))
+        return Instance(empty_app, lambda: self.closed.append(tenant.app_name))
 
-    def begin(self, tenant: Tenant) -> None:
-        """Begin a build."""
-        self._is_done.clear()
-        self.rebuilds.begin(self.mount, tenant, self.given.append)
+    def start(self, tenant: Tenant) -> None:
+        """Start a build."""
+        self._has_result.clear()
+        self.rebuilds.start(self.mount, tenant, self.built.append)
+
+    def wait(self) -> None:
+        """Wait for a result without handling it."""
+        assert self._has_result.wait(DEADLINE_S)
 
     def finish(self) -> None:
-        """Wait for a result, and take it in."""
-        assert self._is_done.wait(DEADLINE_S)
-        for result in self.lanes.collect():
-            result()
+        """Wait for a result, and handle it."""
+        self.wait()
+        for handle_result in self.workers.collect():
+            handle_result()
 
 
-@pytest.fixture(name="beside")
-def _beside(data_dir: Path) -> Iterator[Beside]:
-    """Return builds that end with the test."""
-    beside = Beside(data_dir)
-    yield beside
-    beside.lanes.close()
-    for instance in beside.given:
+@pytest.fixture(name="acme")
+def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
+    """Return rebuilds that end with the test."""
+    acme = AcmeRebuilds(data_dir)
+    yield acme
+    acme.workers.close()
+    for instance in acme.built:
         instance.retire()
 
 
-def test_what_was_built_is_handed_over(beside: Beside) -> None:
-    """To whoever asked; nothing is swapped."""
-    beside.begin(beside.tenant("v1"))
-    beside.finish()
+def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
+    """It is not swapped in."""
+    acme.start(acme.tenant("v1"))
+    acme.finish()
 
-    assert (1, None, []) == (len(beside.given), beside.mount.instance, beside.closed)
+    assert (1, None, []) == (len(acme.built), acme.mount.instance, acme.closed)
 
 
 @pytest.mark.parametrize("has_newer", [False, True])
-def test_what_nobody_wants_any_more_is_closed(beside: Beside, *, has_newer: bool) -> None:
-    """A build that was dropped while it went on, or is of older content."""
-    beside.begin(beside.tenant("v1"))
-    assert beside._is_done.wait(DEADLINE_S)
+def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) -> None:
+    """Its build was canceled, or there is newer content."""
+    acme.start(acme.tenant("v1"))
+    acme.wait()
     if has_newer:
-        beside.begin(beside.tenant("v2"))
+        acme.start(acme.tenant("v2"))
     else:
-        beside.rebuilds.drop("acme")
+        acme.rebuilds.cancel("acme")
 
-    beside.finish()
+    acme.finish()
 
-    assert ["v1"] == beside.closed
+    assert ["v1"] == acme.closed
 
 
-def test_a_build_that_fails_is_due_again_after_a_pause_that_doubles(beside: Beside) -> None:
-    """Up to a minute; the mount says why."""
-    beside.error = ValueError("no such table")
-    tenant, pauses = beside.tenant("v1"), []
+def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
+    """The pauses double up to a minute. The mount says why the build failed."""
+    acme.error = ValueError("no such table")
+    tenant, pauses = acme.tenant("v1"), []
     for _ in range(8):
-        beside.begin(tenant)
-        beside.finish()
-        begun_s = beside.now_s
-        while not beside.rebuilds.due():
-            beside.now_s += 1.0
-        pauses.append(beside.now_s - begun_s)
+        acme.start(tenant)
+        acme.finish()
+        failed_at = acme.now_s
+        while not acme.rebuilds.due():
+            acme.now_s += 1.0
+        pauses.append(acme.now_s - failed_at)
 
     doubled = [min(FIRST_PAUSE_S * 2**count, MAX_PAUSE_S) for count in range(8)]
     assert doubled == pauses
-    assert "cannot be built: no such table" in beside.mount.reason
+    assert "cannot be built: no such table" in acme.mount.reason
 
 
-def test_newer_content_has_no_back_off(beside: Beside) -> None:
-    """Its first failure is its first."""
-    beside.error = ValueError("no such table")
+def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:
+    """The failures of older content do not count."""
+    acme.error = ValueError("no such table")
     for app_name in ("v1", "v1", "v2"):
-        beside.begin(beside.tenant(app_name))
-        beside.finish()
+        acme.start(acme.tenant(app_name))
+        acme.finish()
 
-    beside.now_s += FIRST_PAUSE_S
+    acme.now_s += FIRST_PAUSE_S
 
-    assert ["acme"] == beside.rebuilds.due()
+    assert ["acme"] == acme.rebuilds.due()
 
 
-def test_a_file_that_is_edited_while_its_builds_hang_takes_no_thread_each_time(
-    beside: Beside,
-) -> None:
-    """Two are built; of the others the newest waits until one of these ends."""
-    released, begun = threading.Event(), []
+def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
+    """A second start of the same content joins the first."""
+    tenant = acme.tenant("v1")
+    acme.start(tenant)
+    acme.rebuilds.start(acme.mount, tenant, acme.built.append)
+    acme.finish()
+
+    assert (1, []) == (len(acme.built), acme.closed)
+
+
+def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCaptureFixture) -> None:
+    """The mount says so, and the log once."""
+    released = threading.Event()
+    acme.workers._build = lambda _: released.wait(DEADLINE_S) and Instance(empty_app, int)  # type: ignore[assignment,return-value]
+    acme.start(acme.tenant("v1"))
+    acme.now_s += STUCK_AFTER_S + 1
+
+    for _ in range(2):
+        acme.rebuilds.report_stuck()
+
+    released.set()
+    acme.finish()
+    assert "its build has taken more than 5 s" in acme.mount.reason
+    assert ["tenant.reload_stuck"] == [record.getMessage() for record in caplog.records]
+
+
+def test_edits_of_a_file_whose_builds_hang_take_two_threads(acme: AcmeRebuilds) -> None:
+    """The newest content waits until one of the two builds ends. Content in between is skipped."""
+    released, started = threading.Event(), []
 
     def hang(tenant: Tenant) -> Instance:
-        begun.append(tenant.app_name)
+        started.append(tenant.app_name)
         assert released.wait(DEADLINE_S)
-        return Instance(lambda _, __: [], lambda: beside.closed.append(tenant.app_name))
+        return Instance(empty_app, lambda: acme.closed.append(tenant.app_name))
 
-    beside.lanes._build = hang
+    acme.workers._build = hang
     for number in range(6):
-        beside.begin(beside.tenant(f"v{number}"))
+        acme.start(acme.tenant(f"v{number}"))
         if number < 2:
-            wait_until(lambda: len(begun) > number)  # noqa: B023 - it is called here only
-    beside.now_s += STUCK_S + 1
-    beside.rebuilds.due()
-    before, reason = list(begun), beside.mount.reason
+            wait_until(lambda: len(started) > number)  # noqa: B023 - called in this round only
+    acme.now_s += STUCK_AFTER_S + 1
+    acme.rebuilds.report_stuck()
+    before, reason = list(started), acme.mount.reason
 
     released.set()
 
     def have_all_ended() -> bool:
-        beside.finish()
-        return bool(beside.given) and len(beside.closed) == 2
+        acme.finish()
+        return bool(acme.built) and len(acme.closed) == 2
 
     wait_until(have_all_ended)
-    assert (["v0", "v1"], "v5") == (before, begun[-1])
-    assert (3, ["v0", "v1"]) == (len(begun), sorted(beside.closed))
-    assert "waits for 2 builds of older content" in reason
+    assert (["v0", "v1"], "v5") == (before, started[-1])
+    assert (3, ["v0", "v1"]) == (len(started), sorted(acme.closed))
+    assert "its build waits for 2 builds of older content" in reason

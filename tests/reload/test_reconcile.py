@@ -1,11 +1,11 @@
-"""Who is admitted beside the others: tenants in memory, mounts that nobody routes to."""
+"""The reconciler: tenants in memory, and mounts that nothing routes to."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_instances import make_tenant
 
-from conftest import KEY
 from tenantry.errors import Problem
 from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
@@ -13,53 +13,56 @@ from tenantry.reload.reconcile import Reconciler
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import RejectedTenant, ValidationResult
-from tenantry.tenants.model import parse_tenant
+from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 
-Judge = Callable[..., ValidationResult]
+AtShop = Callable[[str], Tenant]
 
 
-@pytest.fixture(name="admission")
-def _admission(data_dir: Path) -> Iterator[Reconciler]:
-    """Return an admission that knows no file yet."""
-    lanes = ReloadWorkers(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
-    mount = lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built"))  # noqa: E731
-    yield Reconciler(mount, Rebuilds(lanes), Draining(30.0))
-    lanes.close()
+@pytest.fixture(name="reconciler")
+def _reconciler(data_dir: Path) -> Iterator[Reconciler]:
+    """Return a reconciler without files."""
+    workers = ReloadWorkers(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
+    yield Reconciler(
+        lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built")),
+        Rebuilds(workers),
+        Draining(30.0),
+    )
+    workers.close()
 
 
-@pytest.fixture(name="shop")
-def _shop(data_dir: Path) -> Judge:
-    """Return a function that makes a tenant at `/shop`."""
-
-    def shop(name: str) -> ValidationResult:
-        values = {"SECRET_KEY": name + KEY, "BLUEPRINTS": ["landing"], "URL_PREFIX": "/shop"}
-        return parse_tenant(name, values, file=f"{name}.py", digest=f"d-{name}", data_dir=data_dir)
-
-    return shop
+@pytest.fixture(name="at_shop")
+def _at_shop(data_dir: Path) -> AtShop:
+    """Return a function that makes a tenant with the prefix `/shop`."""
+    return lambda name: make_tenant(data_dir, name, URL_PREFIX="/shop")
 
 
-def decide(admission: Reconciler, *verdicts: ValidationResult) -> dict[str, str]:
-    """Decide on one after the other, and return the states of all."""
-    for verdict in verdicts:
-        if verdict.name not in admission.known:
-            admission.appear(verdict.name)
-        admission.note(verdict.name, verdict)
-        admission.decide(verdict.name)
-        admission.reconsider()
-    return {name: known.mount.state for name, known in admission.known.items()}
+def states(reconciler: Reconciler) -> dict[str, str]:
+    """Return the state of each tenant."""
+    return {name: file.mount.state for name, file in reconciler.files.items()}
+
+
+def reconcile(reconciler: Reconciler, *results: ValidationResult) -> dict[str, str]:
+    """Reconcile one result after another, and return the states."""
+    for result in results:
+        if result.name not in reconciler.files:
+            reconciler.add(result.name)
+        reconciler.set_result(result.name, result)
+        reconciler.reconcile(result.name)
+        reconciler.reconcile_again()
+    return states(reconciler)
 
 
 @pytest.mark.parametrize(("is_starting", "first"), [(True, "acme"), (False, "globex")])
-def test_of_two_that_clash_one_is_admitted(
-    admission: Reconciler, shop: Judge, *, is_starting: bool, first: str
+def test_of_two_tenants_that_conflict_one_is_accepted(
+    reconciler: Reconciler, at_shop: AtShop, *, is_starting: bool, first: str
 ) -> None:
-    """At start the first by name, later the one that was there."""
-    admission.is_starting = is_starting
+    """At start, it is the first by name; later, the one that was there first."""
+    reconciler.is_starting = is_starting
 
-    states = decide(admission, shop("globex"), shop("acme"))
+    found = reconcile(reconciler, at_shop("globex"), at_shop("acme"))
 
-    assert {"acme": "failed", "globex": "failed", first: "idle"} == states
+    assert {"acme": "failed", "globex": "failed", first: "idle"} == found
 
 
 @pytest.mark.parametrize("order", [("acme", "globex"), ("globex", "acme")])
@@ -67,68 +70,67 @@ def test_of_two_that_clash_one_is_admitted(
     ("accepted", "first"),
     [
         ([], "acme"),
-        ([("globex", "d-globex")], "globex"),
-        ([("globex", "d-older")], "acme"),
-        ([("globex", "d-globex"), ("acme", "d-acme")], "acme"),
+        ([("globex", "digest-globex")], "globex"),
+        ([("globex", "digest-older")], "acme"),
+        ([("globex", "digest-globex"), ("acme", "digest-acme")], "acme"),
     ],
 )
-def test_at_start_whom_another_worker_has_accepted_comes_first(
-    admission: Reconciler,
-    shop: Judge,
+def test_at_start_the_choice_of_other_workers_comes_first(
+    reconciler: Reconciler,
+    at_shop: AtShop,
     accepted: list[tuple[str, str]],
     first: str,
     order: tuple[str, str],
 ) -> None:
-    """With this content; where that is so of both, or of none, the first by name."""
-    admission.accepted_elsewhere = accepted
+    """It counts for the same content only. If it decides nothing, the first by name is accepted."""
+    reconciler.accepted_by_siblings = accepted
 
-    states = decide(admission, *(shop(name) for name in order))
+    found = reconcile(reconciler, *(at_shop(name) for name in order))
 
-    assert {"acme": "failed", "globex": "failed", first: "idle"} == states
-
-
-def test_after_the_start_nobody_is_displaced(admission: Reconciler, shop: Judge) -> None:
-    """What other workers had accepted by then does not matter any more."""
-    admission.accepted_elsewhere = [("globex", "d-globex")]
-    decide(admission, shop("acme"))
-    admission.end_start()
-
-    assert {"acme": "idle", "globex": "failed"} == decide(admission, shop("globex"))
+    assert {"acme": "failed", "globex": "failed", first: "idle"} == found
 
 
-def test_who_was_refused_is_admitted_when_the_place_is_free(
-    admission: Reconciler, shop: Judge
+def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop: AtShop) -> None:
+    """The choice of other workers no longer matters."""
+    reconciler.accepted_by_siblings = [("globex", "digest-globex")]
+    reconcile(reconciler, at_shop("acme"))
+    reconciler.end_start()
+
+    assert {"acme": "idle", "globex": "failed"} == reconcile(reconciler, at_shop("globex"))
+
+
+def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
+    reconciler: Reconciler, at_shop: AtShop
 ) -> None:
-    """Its file has not changed; of two that wait, the first by name."""
-    admission.is_starting = False
-    decide(admission, shop("globex"), shop("initech"), shop("acme"))
+    """Its file has not changed. Of two that wait, the first by name is accepted."""
+    reconciler.is_starting = False
+    reconcile(reconciler, at_shop("globex"), at_shop("initech"), at_shop("acme"))
 
-    admission.disappear("globex")
-    admission.reconsider()
+    reconciler.remove("globex")
+    reconciler.reconcile_again()
 
-    states = {name: known.mount.state for name, known in admission.known.items()}
-    assert {"acme": "idle", "initech": "failed"} == states
+    assert {"acme": "idle", "initech": "failed"} == states(reconciler)
 
 
-def test_a_rejected_change_leaves_what_was_admitted(admission: Reconciler, shop: Judge) -> None:
-    """The mount is stale, and its claims are still its own."""
-    admission.is_starting = False
+def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtShop) -> None:
+    """The mount is stale, and no other tenant gets its prefix."""
+    reconciler.is_starting = False
     broken = RejectedTenant("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
 
-    states = decide(admission, shop("acme"), broken, shop("globex"))
+    found = reconcile(reconciler, at_shop("acme"), broken, at_shop("globex"))
 
-    assert {"acme": "stale", "globex": "failed"} == states
+    assert {"acme": "stale", "globex": "failed"} == found
 
 
-def test_a_disabled_tenant_is_off_and_its_place_free(admission: Reconciler, shop: Judge) -> None:
-    """Enabled again, it finds the other one there."""
-    decide(admission, shop("acme"), shop("globex"))
-    admission.is_starting = False
-    known, told = admission.known, []
-    for operator_state in (OperatorState(is_disabled=True), DEFAULT_OPERATOR_STATE):
-        admission.pull("acme", operator_state)
-        admission.reconsider()
-        told.append((known["acme"].is_off, known["globex"].mount.state))
+def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtShop) -> None:
+    """When it is enabled again, the other tenant keeps the prefix."""
+    reconcile(reconciler, at_shop("acme"), at_shop("globex"))
+    reconciler.is_starting = False
+    files, seen = reconciler.files, []
+    for state in (OperatorState(is_disabled=True), DEFAULT_OPERATOR_STATE):
+        reconciler.set_operator_state("acme", state)
+        reconciler.reconcile_again()
+        seen.append((files["acme"].is_disabled, files["globex"].mount.state))
 
-    assert [(True, "idle"), (False, "idle")] == told
-    assert "failed" == known["acme"].mount.state
+    assert [(True, "idle"), (False, "idle")] == seen
+    assert "failed" == files["acme"].mount.state

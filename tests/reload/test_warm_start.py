@@ -1,4 +1,4 @@
-"""A new worker has awake what its siblings have."""
+"""A new worker learns from the other workers of its host, its siblings."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,93 +6,103 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_instances import make_tenant
 
 from servers import DEADLINE_S, wait_until
 from tenantry.host import Host
 from tenantry.observability.control_socket import ControlSocket, workers_folder
 from tenantry.reload import warm_start
-from tenantry.reload.warm_start import accepted_by_siblings, wake_as_siblings
+from tenantry.reload.warm_start import accepted_by_siblings, build_as_siblings
+from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
 from tenantry.settings import HostSettings
 
 
-@pytest.fixture(name="sibling")
-def _sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Return what opens a socket that tells who is awake; closed after the test."""
-    opened: list[ControlSocket] = []
+@pytest.fixture(name="built_by_sibling")
+def _built_by_sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Return a function that opens the control socket of a sibling that has built tenants."""
+    sockets: list[ControlSocket] = []
 
-    def tell(names: Callable[[], Any]) -> None:
-        opened.append(ControlSocket(data_dir, {"awake": lambda: {"names": names()}}))
+    def open_socket(names: Callable[[], Any]) -> None:
+        sockets.append(ControlSocket(data_dir, {"built": lambda: {"names": names()}}))
 
-    yield tell
-    for each in opened:
-        each.close()
-
-
-def test_the_awake_of_the_siblings_are_awake_here(
-    host: Host, write_tenant: Callable[..., Path], sibling: Callable[..., None], data_dir: Path
-) -> None:
-    """And nobody else; a name that is not known here is no matter."""
-    for name in ("acme", "globex"):
-        write_tenant(name)
-    host.load()
-    sibling(lambda: ["gone", "globex"])
-
-    wake_as_siblings(data_dir, lambda: host.router)
-
-    assert {"acme": "idle", "globex": "serving"} == {one.name: one.state for one in host.status()}
+    yield open_socket
+    for socket in sockets:
+        socket.close()
 
 
-def test_a_stopping_process_is_no_sibling(host: Host, write_tenant: Callable[..., Path]) -> None:
-    """Nobody waits for builds while there is no worker left that accepts connections."""
-    write_tenant("acme")
-    host.load()
-    host.router.mounts[0].ensure_instance()
-    before = host.report.awake()
-
-    host.stop()
-
-    assert [{"names": ["acme"]}, {"names": []}] == [before, host.report.awake()]
-
-
-def test_a_sibling_that_hangs_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, sibling: Callable[..., None], data_dir: Path
-) -> None:
-    """The start goes on after `WARM_S`, and nothing more is built then."""
-    monkeypatch.setattr(warm_start, "WARM_S", 0.05)
-    is_over = threading.Event()
-    asked: list[str] = []
-    sibling(lambda: [is_over.wait(), "acme"][1:])
-
-    def mounts() -> Router:
-        asked.append("asked")
-        return Router(lambda *_: ())
-
-    wake_as_siblings(data_dir, mounts)
-    was_asked = list(asked)
-    is_over.set()
-    for thread in threading.enumerate():
-        if thread.name == "tenantry-warm":
-            thread.join()
-
-    assert ([], ["asked"]) == (was_asked, asked)
-
-
-@pytest.fixture(name="asking")
-def _asking() -> Iterator[threading.Event]:
-    """Return what lets siblings that hang answer; whoever asks them has ended after the test."""
+@pytest.fixture(name="released")
+def _released() -> Iterator[threading.Event]:
+    """Return an event that lets siblings answer. The threads that ask end with the test."""
     event = threading.Event()
     yield event
     event.set()
     for thread in threading.enumerate():
-        if thread.name == "tenantry-ask":
+        if thread.name in ("tenantry-ask", "tenantry-warm-start"):
             thread.join()
 
 
-def test_a_new_worker_keeps_the_owner_that_its_siblings_have(
+def test_a_new_worker_builds_what_its_siblings_have_built(
+    host: Host,
+    write_tenant: Callable[..., Path],
+    built_by_sibling: Callable[..., None],
+    data_dir: Path,
+) -> None:
+    """It builds nothing else, and ignores unknown names."""
+    for name in ("acme", "globex"):
+        write_tenant(name)
+    host.load()
+    built_by_sibling(lambda: ["gone", "globex"])
+
+    build_as_siblings(data_dir, host.router)
+
+    states = {status.name: status.state for status in host.status()}
+    assert {"acme": "idle", "globex": "serving"} == states
+
+
+def test_a_stopping_worker_lists_no_built_tenants(
+    host: Host, write_tenant: Callable[..., Path]
+) -> None:
+    """A new worker must not delay its start if no other worker accepts connections."""
+    write_tenant("acme")
+    host.load()
+    host.router.mounts[0].ensure_instance()
+    before = host.report.built()
+
+    host.stop()
+
+    assert [{"names": ["acme"]}, {"names": []}] == [before, host.report.built()]
+
+
+def test_a_sibling_that_hangs_does_not_delay_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+    built_by_sibling: Callable[..., None],
+    released: threading.Event,
+    data_dir: Path,
+) -> None:
+    """Once time is up, no build starts, even if the sibling answers later."""
+    monkeypatch.setattr(warm_start, "BUILD_TIMEOUT_S", 0.05)
+    built_by_sibling(lambda: [released.wait(DEADLINE_S), "acme"][1:])
+    built: list[str] = []
+    mount = Mount("acme", "/acme", lambda tenant: built.append(tenant.name))  # type: ignore[arg-type,func-returns-value]
+    mount.accept(make_tenant(data_dir))
+    router = Router(lambda *_: ())
+    router.replace([mount])
+
+    build_as_siblings(data_dir, router)
+    is_released = released.is_set()
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "tenantry-warm-start":
+            thread.join()
+
+    assert (False, []) == (is_released, built)
+
+
+def test_a_new_worker_accepts_what_its_siblings_have_accepted(
     host: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A newcomer that they refused is refused here too, though its name comes first."""
+    """A tenant that they rejected is rejected here, too, although its name comes first."""
     write_tenant("globex", URL_PREFIX="/shop")
     host.load()
     host._open_control_socket()
@@ -101,7 +111,7 @@ def test_a_new_worker_keeps_the_owner_that_its_siblings_have(
     try:
         newcomer._follow()
         wait_until(newcomer.follower.is_ready.is_set)
-        states = {one.name: one.state for one in newcomer.status()}
+        states = {status.name: status.state for status in newcomer.status()}
     finally:
         newcomer.close()
 
@@ -109,10 +119,10 @@ def test_a_new_worker_keeps_the_owner_that_its_siblings_have(
 
 
 @pytest.mark.parametrize(("only", "expected"), [((), {("acme", "d1")}), (("acme",), set())])
-def test_only_hosts_of_the_same_tenants_tell_whom_they_accepted(
+def test_only_siblings_that_serve_the_same_tenants_count(
     data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str]]
 ) -> None:
-    """To a host that serves chosen tenants it is as if the others were not there."""
+    """For a host with `ONLY`, the other tenants do not exist."""
     answer = {"only": [], "accepted": {"acme": "d1"}}
     sibling = ControlSocket(data_dir, {"accepted": lambda: answer})
     try:
@@ -121,10 +131,10 @@ def test_only_hosts_of_the_same_tenants_tell_whom_they_accepted(
         sibling.close()
 
 
-def test_a_worker_that_starts_tells_nothing_yet(
+def test_a_starting_worker_lists_no_accepted_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """Whom it has accepted may yet be displaced."""
+    """They may still be displaced."""
     write_tenant("acme")
     before = host.report.accepted()["accepted"]
 
@@ -133,40 +143,40 @@ def test_a_worker_that_starts_tells_nothing_yet(
     assert ({}, ["acme"]) == (before, list(host.report.accepted()["accepted"]))
 
 
-def test_a_start_does_not_wait_for_siblings_that_hang(
-    monkeypatch: pytest.MonkeyPatch, asking: threading.Event, data_dir: Path
+def test_without_an_answer_no_tenant_is_preferred(
+    monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """Nobody is preferred then."""
-    monkeypatch.setattr(warm_start, "ACCEPTED_S", 0.02)
+    """The start does not wait for siblings that hang."""
+    monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", 0.02)
     hanging = ControlSocket(
-        data_dir, {"accepted": lambda: asking.wait() and {"only": [], "accepted": {}}}
+        data_dir, {"accepted": lambda: released.wait() and {"only": [], "accepted": {}}}
     )
 
     accepted = accepted_by_siblings(data_dir)
 
-    asking.set()
+    released.set()
     hanging.close()
     assert frozenset() == accepted
 
 
-def test_one_sibling_that_hangs_does_not_silence_the_others(
-    monkeypatch: pytest.MonkeyPatch, asking: threading.Event, data_dir: Path
+def test_one_sibling_that_hangs_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """Each is asked for a short time only."""
-    monkeypatch.setattr(warm_start, "SILENCE_S", 0.02)
-    monkeypatch.setattr(warm_start, "ACCEPTED_S", DEADLINE_S)
+    """Each has only a short time to answer."""
+    monkeypatch.setattr(warm_start, "ACCEPTED_ANSWER_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", DEADLINE_S)
     hanging = ControlSocket(
-        data_dir, {"accepted": lambda: asking.wait() and {"only": [], "accepted": {}}}
+        data_dir, {"accepted": lambda: released.wait() and {"only": [], "accepted": {}}}
     )
     path = workers_folder(data_dir)
     next(path.glob("*.sock")).rename(path / "1.sock")
-    telling = ControlSocket(
+    answering = ControlSocket(
         data_dir, {"accepted": lambda: {"only": [], "accepted": {"acme": "d1"}}}
     )
 
     accepted = accepted_by_siblings(data_dir)
 
-    asking.set()
+    released.set()
     hanging.close()
-    telling.close()
+    answering.close()
     assert {("acme", "d1")} == accepted

@@ -1,20 +1,21 @@
-"""The lanes: real threads and a real loader; what is slow goes on until a test lets it end."""
+"""The reload workers: real threads, a real loader, and jobs that last until a test ends them."""
 
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_instances import empty_app, make_tenant
 
 from conftest import tenant_text
 from servers import DEADLINE_S, wait_until
-from tenantry.reload import workers as lanes_module
+from tenantry.reload import workers as workers_module
 from tenantry.reload.workers import ReloadWorkers
-from tenantry.routing import worker_pool as crew_module
+from tenantry.routing import worker_pool
 from tenantry.routing.instance import Instance
 from tenantry.tenants.catalogue import RejectedTenant
 from tenantry.tenants.file import FileContent, read_content
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
 
 Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 
@@ -26,20 +27,14 @@ def content_of(folder: Path, name: str, text: str) -> FileContent:
     return read_content(path)
 
 
-def some_tenant(name: str = "acme") -> Tenant:
-    """Return a tenant."""
-    values = {"SECRET_KEY": "k" * 32, "BLUEPRINTS": ["landing"]}
-    return parse_tenant(name, values, data_dir=Path("instance"))
-
-
-def instance() -> Instance:
+def build_at_once(_: Tenant) -> Instance:
     """Return an instance that answers nothing."""
-    return Instance(lambda *_: [], lambda: None)
+    return Instance(empty_app, lambda: None)
 
 
 @pytest.fixture(name="start")
 def _start(data_dir: Path) -> Iterator[Start]:
-    """Return a function that starts lanes with a build; closed after the test."""
+    """Return a function that starts workers with a build. They end with the test."""
     started: list[ReloadWorkers] = []
 
     def start(build: Callable[[Tenant], Instance]) -> ReloadWorkers:
@@ -47,94 +42,95 @@ def _start(data_dir: Path) -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for lanes in started:
-        lanes.close()
+    for workers in started:
+        workers.close()
 
 
-def collect_until(lanes: ReloadWorkers, is_so: Callable[[], object]) -> None:
-    """Collect results until it is so."""
+def collect_until(workers: ReloadWorkers, is_true: Callable[[], object]) -> None:
+    """Handle results until a condition is true."""
 
-    def collected() -> bool:
-        for result in lanes.collect():
-            result()
-        return bool(is_so())
+    def collect() -> bool:
+        for handle_result in workers.collect():
+            handle_result()
+        return bool(is_true())
 
-    wait_until(collected)
+    wait_until(collect)
 
 
-def test_a_file_that_hangs_delays_no_other(
+def test_files_that_hang_delay_no_other(
     start: Start, tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four files that hang leave their lanes after the first try; a good one is judged before."""
-    monkeypatch.setattr(lanes_module, "RUN_TIMEOUT_S", 1.0)
-    lanes, order = start(lambda _: instance()), []
+    """Four of them leave their threads after the first timeout. Then a good one is validated."""
+    monkeypatch.setattr(workers_module, "RUN_TIMEOUT_S", 1.0)
+    workers, order = start(build_at_once), []
     for number in range(4):
         hung = content_of(tenants_dir, f"hung{number}", "import signal\nsignal.pause()\n")
-        lanes.judge(hung, lambda v: order.append(type(v)), lambda: True)
+        workers.validate(hung, lambda result: order.append(type(result)), lambda: True)
 
     good = content_of(tenants_dir, "acme", tenant_text())
-    lanes.judge(good, lambda v: order.append(type(v)), lambda: True)
+    workers.validate(good, lambda result: order.append(type(result)), lambda: True)
 
-    collect_until(lanes, lambda: len(order) == 2)
-    assert ([Tenant, RejectedTenant], 0) == (order, lanes.judging)
+    collect_until(workers, lambda: len(order) == 2)
+    assert ([Tenant, RejectedTenant], 0) == (order, workers.validating)
 
 
-def test_what_is_wanted_no_more_is_not_built(start: Start) -> None:
-    """It is asked in the lane, when the build would begin."""
+def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
+    """Its result is None."""
     built: list[str] = []
 
     def build(tenant: Tenant) -> Instance:
         built.append(tenant.name)
-        return instance()
+        return build_at_once(tenant)
 
-    lanes = start(build)
-    done: list[object] = []
-    lanes.build(some_tenant("acme"), done.append, lambda: False)
+    workers, results = start(build), list[object]()
+    workers.build(make_tenant(data_dir, "acme"), results.append, lambda: False)
 
-    lanes.build(some_tenant("globex"), done.append, lambda: True)
+    workers.build(make_tenant(data_dir, "globex"), results.append, lambda: True)
 
-    collect_until(lanes, lambda: len(done) == 2)
-    assert (["globex"], True) == (built, None in done)
+    collect_until(workers, lambda: len(results) == 2)
+    assert (["globex"], True) == (built, None in results)
 
 
-def test_builds_that_are_stuck_stop_no_other(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other threads take the place of those that hang."""
-    monkeypatch.setattr(crew_module, "LATE_AFTER_S", 0.0)
-    released, done = threading.Event(), []
+def test_builds_that_hang_delay_no_other(
+    start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once they are late, other threads run the builds that wait."""
+    monkeypatch.setattr(worker_pool, "LATE_AFTER_S", 0.0)
+    released, results = threading.Event(), []
 
     def build(tenant: Tenant) -> Instance:
         assert tenant.name == "globex" or released.wait(DEADLINE_S)
-        return instance()
+        return build_at_once(tenant)
 
-    lanes = start(build)
+    workers = start(build)
     for _ in range(3):
-        lanes.build(some_tenant("acme"), lambda _: None, lambda: True)
-    lanes.build(some_tenant("globex"), done.append, lambda: True)
+        workers.build(make_tenant(data_dir, "acme"), lambda _: None, lambda: True)
+    workers.build(make_tenant(data_dir, "globex"), results.append, lambda: True)
 
-    collect_until(lanes, lambda: (lanes.relieve(), done)[1])
+    collect_until(workers, lambda: (workers.start_builds(), results)[1])
 
     is_released = released.is_set()
     released.set()
-    assert (1, False) == (len(done), is_released)
+    assert (1, False) == (len(results), is_released)
 
 
 def test_close_does_not_wait_for_a_build_that_hangs(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it makes in the end is closed at once."""
-    monkeypatch.setattr(lanes_module, "CLOSE_PATIENCE_S", 0.0)
+    """An instance that it builds later is closed at once."""
+    monkeypatch.setattr(workers_module, "CLOSE_TIMEOUT_S", 0.0)
     started, released, closed = threading.Event(), threading.Event(), threading.Event()
 
     def build(_: Tenant) -> Instance:
         started.set()
         assert released.wait(DEADLINE_S)
-        return Instance(lambda *_: [], closed.set)
+        return Instance(empty_app, closed.set)
 
-    lanes = start(build)
-    lanes.build(some_tenant(), lambda _: None, lambda: True)
+    workers = start(build)
+    workers.build(make_tenant(data_dir), lambda _: None, lambda: True)
     assert started.wait(DEADLINE_S)
 
-    lanes.close()
+    workers.close()
 
     was_closed = closed.is_set()
     released.set()

@@ -160,7 +160,7 @@ def test_workers_follow_the_operator_state(
     def look(state: OperatorState | None = None) -> None:
         if state is not None:
             write_operator_state(data_dir, "acme", state)
-        host.follower._next_care = 0
+        host.follower._next_housekeeping = 0
         host.follower.step()
 
     write_tenant("acme")

@@ -180,7 +180,7 @@ def test_who_serves_keeps_its_prefix(
     write_tenant("aaa", URL_PREFIX="/acme")
 
     code, lines = plan()
-    host.follower.wake(look=True)
+    host.follower.scan_soon()
     host.follower.catch_up()
 
     assert (1, 1) == (code, len(lines))

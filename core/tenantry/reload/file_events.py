@@ -1,4 +1,4 @@
-"""File events of the tenants folder. They only say when to look; what counts is the content."""
+"""File events of the tenants folder. They only say when to scan it: what counts is the content."""
 
 import logging
 import os
@@ -9,98 +9,114 @@ from pathlib import Path
 import watchfiles
 
 STEP_MS = 20
-"""Quiet that ends a batch of events: one `cp` is one batch."""
+"""A batch of events ends after this much quiet, so one `cp` is one batch."""
 
 BATCH_MS = 100
-"""A batch ends after this at the latest, however many events come."""
+"""Maximum duration of a batch, however many events arrive."""
 
-LOOK_MS = 1000
-"""How often it sees to it that the watched folder is still the one at this path: a folder that was
-replaced, or a link that was turned, tells nothing."""
+FOLDER_CHECK_MS = 1000
+"""Interval of the check whether the path still leads to the watched folder. There is no event when
+the folder is replaced, or when a link to it changes."""
 
 RETRY_S = 1.0
-"""Pause before a folder that is not there is asked for again; the poll sees it as soon."""
+"""Pause before the next attempt to watch a folder that is missing."""
+
+LOCAL_FILE_SYSTEMS = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
+)
+"""File systems that only this machine's kernel writes to, so it knows of every change."""
 
 _logger = logging.getLogger(__name__)
-
-
-LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"})
-"""File systems that only this machine's kernel writes to, which tells of every change."""
 
 
 def watch_folder(
     folder: Path,
     stopping: threading.Event,
     notify: Callable[[], None],
-    trust: Callable[[bool], None] = lambda _: None,
+    set_reliable: Callable[[bool], None] = lambda _: None,
 ) -> None:
-    """Call `notify` after each change in `folder`, until `stopping`; survives its absence.
+    """Watch `folder` until `stopping` is set, also while the folder is missing.
 
-    Where events do not come (network file systems) or cannot be had (out of inotify watches), it
-    does nothing: whoever follows the folder polls it too. `trust` is told whether events come for
-    every change from now on.
+    If there are no events (network file systems, no inotify watch left), nothing happens: the
+    follower also polls the folder.
+
+    Args:
+        folder: the folder.
+        stopping: ends the watch.
+        notify: called after each batch of changes.
+        set_reliable: called with whether every change causes an event from now on.
     """
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each batch of changes
-    is_told = False
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every batch of changes
+    is_logged = False
     while not stopping.is_set():
         try:
-            watched = _identity(folder)
-            is_sure = False
-            for changes in watchfiles.watch(
-                folder,
-                watch_filter=None,
-                stop_event=stopping,
-                step=STEP_MS,
-                debounce=BATCH_MS,
-                rust_timeout=LOOK_MS,
-                yield_on_timeout=True,
-                recursive=False,
-                raise_interrupt=False,
-            ):
-                if changes:
-                    notify()
-                if _identity(folder) != watched:
-                    break
-                if not is_sure and are_events_sure(folder):  # now that the watch is there
-                    is_sure = True
-                    trust(is_sure)
-        except Exception as error:  # noqa: BLE001 - the poll goes on without events
-            if not is_told:
+            _watch_one_folder(folder, stopping, notify, set_reliable)
+        except Exception as error:  # noqa: BLE001 - the follower polls the folder meanwhile
+            if not is_logged:
                 facts = {"folder": str(folder), "reason": str(error)}
                 _logger.warning("tenants_folder.not_watched", extra=facts)
-            is_told = True
+            is_logged = True
             stopping.wait(RETRY_S)
-        trust(False)
+        set_reliable(False)
         notify()
 
 
-def are_events_sure(folder: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether the kernel tells of every change to a file of `folder`, as far as is known.
+def _watch_one_folder(
+    folder: Path,
+    stopping: threading.Event,
+    notify: Callable[[], None],
+    set_reliable: Callable[[bool], None],
+) -> None:
+    """Watch until `stopping` is set or the path leads to another folder."""
+    watched = _identity(folder)
+    is_reliable = False
+    for changes in watchfiles.watch(
+        folder,
+        watch_filter=None,
+        stop_event=stopping,
+        step=STEP_MS,
+        debounce=BATCH_MS,
+        rust_timeout=FOLDER_CHECK_MS,
+        yield_on_timeout=True,
+        recursive=False,
+        raise_interrupt=False,
+    ):
+        if changes:
+            notify()
+        if _identity(folder) != watched:
+            return
+        if not is_reliable and are_events_reliable(folder):  # the watch exists by now
+            is_reliable = True
+            set_reliable(True)
 
-    Not for a network's or a foreign file system, nor when a file of it is mounted by itself.
+
+def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether the kernel reports every change to a file of `folder`, as far as is known.
+
+    It does not if the file system is not local, or if something is mounted inside the folder.
     """
     device, _ = _identity(folder)
-    real = os.path.realpath(folder)
-    kind = ""
+    real_path = os.path.realpath(folder)
+    file_system = ""
     try:
         lines = mount_table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return False
-    for line in lines:  # proc_pid_mountinfo(5): id parent device root place … - type source …
-        mine, _, theirs = line.partition(" - ")
-        _, _, numbers, _, place, *_ = mine.split()
-        if place.startswith(f"{real}/"):
+    for line in lines:  # proc_pid_mountinfo(5): id parent device root mount-point … - type source …
+        left, _, right = line.partition(" - ")
+        _, _, mounted_device, _, mount_point, *_ = left.split()
+        if mount_point.startswith(f"{real_path}/"):
             return False
-        if numbers == f"{os.major(device)}:{os.minor(device)}":
-            kind = theirs.split()[0]
-    return kind in LOCAL
+        if mounted_device == f"{os.major(device)}:{os.minor(device)}":
+            file_system = right.split()[0]
+    return file_system in LOCAL_FILE_SYSTEMS
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what tells the folder at a path from another one that takes its place.
+    """Return what distinguishes the folder from another one at the same path.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no folder.
     """
     info = folder.stat()
     return info.st_dev, info.st_ino

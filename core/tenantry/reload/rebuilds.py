@@ -1,6 +1,6 @@
-"""Builds beside: the next instance of a tenant that serves, tried again when it fails.
+"""Builds of changed tenants, beside the instances that serve. A failed build is repeated.
 
-Swaps nothing: who asked for a build gets what was built.
+Nothing is swapped here: the caller gets each new instance.
 """
 
 import logging
@@ -11,122 +11,139 @@ from dataclasses import dataclass
 from functools import partial
 
 from tenantry.errors import Problem
-from tenantry.reload.workers import Built, ReloadWorkers
+from tenantry.reload.workers import BuildResult, ReloadWorkers
 from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant
 
-STUCK_S = 5.0
-"""A build that takes longer is told as one that hangs. A usual one takes 10 to 125 ms."""
+STUCK_AFTER_S = 5.0
+"""A build that takes longer is reported as stuck. A build usually takes 10 to 125 ms."""
 
-HELD_OF_ONE = 2
-"""Builds of one name at once: a newer content may be what mends one that hangs, but each that hangs
-keeps a thread, and whoever edits the file again and again must not take one each time."""
+MAX_BUILDS_PER_TENANT = 2
+"""Builds of one tenant at once. Newer content may fix a build that hangs, but each build that hangs
+keeps a thread: repeated edits of one file must not take one each."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """A build beside the instance that serves, from its start to its success."""
+    """The build of one content of a tenant, until it succeeds or is canceled."""
 
     mount: Mount
     tenant: Tenant
-    since: float
-    then: Callable[[Instance], None]
+    started_at: float
+    on_built: Callable[[Instance], None]
     is_waiting: bool = False
-    """Whether builds of older content are in its way."""
-    is_over: bool = False
+    """Whether it waits for builds of older content to end."""
+    has_ended: bool = False
+    """Whether it failed and was not started again since."""
     failure: BuildFailure | None = None
 
 
 class Rebuilds:
-    """The builds beside of one process, one of a name at most. One thread uses it.
+    """The rebuilds of one process, at most one wanted per tenant. One thread uses it.
 
-    A build that fails is noted at its mount, and due again after a pause that doubles.
+    A failure is noted at the mount. The build is due again after a pause.
     """
 
-    def __init__(self, lanes: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lanes = lanes
+    def __init__(self, workers: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._workers = workers
         self._clock = clock
         self._rebuilds: dict[str, _Rebuild] = {}
-        self._held: Counter[str] = Counter()  # name → its builds in the lanes, wanted or not
+        self._running: Counter[str] = Counter()  # name → its builds on the workers, wanted or not
 
     @property
     def running(self) -> int:
-        """Builds that are not over yet."""
-        return sum(not one.is_over for one in self._rebuilds.values())
+        """Number of rebuilds that have not ended."""
+        return sum(not rebuild.has_ended for rebuild in self._rebuilds.values())
 
-    def begin(self, mount: Mount, tenant: Tenant, then: Callable[[Instance], None]) -> None:
-        """Build `tenant`, and hand the instance over if the build is still wanted by then.
+    def start(self, mount: Mount, tenant: Tenant, on_built: Callable[[Instance], None]) -> None:
+        """Build `tenant`, and pass the instance on if it is still wanted then.
 
-        It is wanted until `drop`; an older content of the same tenant no more. It waits while
-        `HELD_OF_ONE` builds of older content go on.
+        `cancel`, or a start with other content of the same tenant, makes it unwanted.
         """
-        one = self._rebuilds.get(tenant.name)
-        if one is None or one.tenant is not tenant:
-            one = self._rebuilds[tenant.name] = _Rebuild(mount, tenant, self._clock(), then)
-        one.since, one.then, one.is_over = self._clock(), then, False
-        self._start(one)
+        rebuild = self._rebuilds.get(tenant.name)
+        if rebuild is None or rebuild.tenant is not tenant:
+            rebuild = _Rebuild(mount, tenant, self._clock(), on_built)
+            self._rebuilds[tenant.name] = rebuild
+        elif not rebuild.has_ended:
+            return
+        rebuild.started_at, rebuild.has_ended = self._clock(), False
+        self._submit(rebuild)
 
-    def _start(self, one: _Rebuild) -> None:
-        name = one.tenant.name
-        one.is_waiting = self._held[name] >= HELD_OF_ONE
-        if not one.is_waiting:
-            self._held[name] += 1
-            self._lanes.build(one.tenant, partial(self._ended, one), partial(self._is_wanted, one))
+    def _submit(self, rebuild: _Rebuild) -> None:
+        name = rebuild.tenant.name
+        rebuild.is_waiting = self._running[name] >= MAX_BUILDS_PER_TENANT
+        if not rebuild.is_waiting:
+            self._running[name] += 1
+            self._workers.build(
+                rebuild.tenant, partial(self._end, rebuild), partial(self._is_wanted, rebuild)
+            )
 
-    def drop(self, name: str) -> None:
-        """Forget the build of a name, and its back-off."""
+    def cancel(self, name: str) -> None:
+        """Drop the build of a tenant and its failures."""
         self._rebuilds.pop(name, None)
 
     def due(self) -> list[str]:
-        """Return the names whose failed build is to be tried again; report those that are stuck."""
-        for one in self._rebuilds.values():
-            if not one.is_over and self._clock() - one.since > STUCK_S:
-                _report_stuck(one)
+        """Return the names whose failed build is to be repeated now."""
         now = self._clock()
         return [
             name
-            for name, one in self._rebuilds.items()
-            if one.is_over and one.failure and one.failure.retry_at <= now
+            for name, rebuild in self._rebuilds.items()
+            if rebuild.has_ended and rebuild.failure is not None and rebuild.failure.retry_at <= now
         ]
 
-    def _is_wanted(self, one: _Rebuild) -> bool:
-        return self._rebuilds.get(one.tenant.name) is one
+    def report_stuck(self) -> None:
+        """Log the builds that take too long, and note it at their mounts."""
+        latest_start = self._clock() - STUCK_AFTER_S
+        for rebuild in self._rebuilds.values():
+            if not rebuild.has_ended and rebuild.started_at < latest_start:
+                _report_stuck(rebuild)
 
-    def _ended(self, one: _Rebuild, built: Built) -> None:
-        name = one.tenant.name
-        self._held -= Counter([name])
-        waiting = self._rebuilds.get(name)
-        if waiting is not None and waiting.is_waiting:
-            self._start(waiting)
-        if isinstance(built, BaseException):
-            if self._is_wanted(one):
-                self._note_failure(one, built)
-        elif built is not None and self._is_wanted(one):
-            one.then(built)
-        elif built is not None:
-            built.retire()
+    def _is_wanted(self, rebuild: _Rebuild) -> bool:
+        return self._rebuilds.get(rebuild.tenant.name) is rebuild
 
-    def _note_failure(self, one: _Rebuild, error: BaseException) -> None:
-        tenant = one.tenant
-        one.is_over = True
-        one.failure = BuildFailure.of(error, one.failure, self._clock())
-        if one.failure.count == 1:
+    def _end(self, rebuild: _Rebuild, result: BuildResult) -> None:
+        name = rebuild.tenant.name
+        self._running[name] -= 1
+        if not self._running[name]:
+            del self._running[name]
+        newest = self._rebuilds.get(name)
+        if newest is not None and newest.is_waiting:
+            self._submit(newest)
+        if rebuild is not newest:
+            if isinstance(result, Instance):
+                result.retire()
+        elif isinstance(result, Instance):
+            rebuild.on_built(result)
+        elif result is not None:
+            self._note_failure(rebuild, result)
+
+    def _note_failure(self, rebuild: _Rebuild, error: BaseException) -> None:
+        tenant = rebuild.tenant
+        rebuild.has_ended = True
+        rebuild.failure = BuildFailure.of(error, rebuild.failure, self._clock())
+        if rebuild.failure.count == 1:
             facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
             _logger.error("tenant.reload_failed", exc_info=error, extra=facts)
-        problem = Problem(tenant.file, f"cannot be built: {one.failure.reason}")
-        one.mount.reject(str(problem), tenant.digest)
+        problem = Problem(tenant.file, f"cannot be built: {rebuild.failure.reason}")
+        rebuild.mount.reject(str(problem), tenant.digest)
 
 
-def _report_stuck(one: _Rebuild) -> None:
-    text = f"is being built for over {STUCK_S:g} s; does an endpoint wait while imported?"
-    if one.is_waiting:
-        text = f"waits for {HELD_OF_ONE} builds of older content that hang; `tenantry restart`."
-    reason = str(Problem(one.tenant.file, text))
-    if one.mount.reason != reason:
-        facts = {"tenant": one.tenant.name, "state": "stale", "reason": reason}
+def _report_stuck(rebuild: _Rebuild) -> None:
+    text = (
+        f"its build has taken more than {STUCK_AFTER_S:g} s; check whether an endpoint waits for "
+        "something while it is imported."
+    )
+    if rebuild.is_waiting:
+        text = (
+            f"its build waits for {MAX_BUILDS_PER_TENANT} builds of older content that hang; run "
+            "`tenantry restart`."
+        )
+    reason = str(Problem(rebuild.tenant.file, text))
+    if rebuild.mount.reason != reason:
+        facts = {"tenant": rebuild.tenant.name, "state": "stale", "reason": reason}
         _logger.error("tenant.reload_stuck", extra=facts)
-        one.mount.reject(reason, one.tenant.digest)
+        rebuild.mount.reject(reason, rebuild.tenant.digest)

@@ -1,303 +1,281 @@
-"""Who is admitted: what becomes of each file's verdict beside all the others.
+"""Which tenants are served: the result of each file's validation, weighed against the other files.
 
-Of two that clash
+Two tenants conflict if they claim the same prefix, key or database. Then
 
-- the one that serves goes on serving, whatever their names;
-- at start, when nobody serves here yet, the one goes first that another worker has accepted with
-  the same content: all workers of a host have one owner for each prefix, key and database;
-- where that is so of neither or of both (two workers tell different things), the first by name.
+- a tenant that serves keeps serving, whatever the names are;
+- at start, while nothing serves here, a tenant comes first if another worker has accepted the same
+  content, so that all workers of a host agree on the owner;
+- otherwise, the first by name wins.
 
-Two tenants that swap prefixes clash until one of their files has a free prefix in between.
+Two tenants that swap prefixes conflict until one of their files has a free prefix in between.
 
-Reads no file, asks no worker and routes nothing: `reload` hands the verdicts in and publishes.
+This module reads no file, starts no thread and routes nothing: the follower does.
 """
 
 import logging
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
-from tenantry.grammar import TENANT_NAME
 from tenantry.reload.draining import Draining
+from tenantry.reload.followed_file import DisabledStatus, FollowedFile
 from tenantry.reload.rebuilds import Rebuilds
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
-from tenantry.tenants.catalogue import (
-    DisabledTenant,
-    RejectedTenant,
-    ValidationResult,
-    rejection_of,
-)
+from tenantry.tenants.catalogue import RejectedTenant, ValidationResult, rejection_of
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
+from tenantry.tenants.operator_state import OperatorState
 from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Off:
-    """A tenant that is disabled: as if its file were not there."""
-
-    name: str
-    prefix: str
-    digest: str
-    """SHA-256 of the file's content that was judged last."""
-    endpoints: tuple[str, ...]
-    operator_state: OperatorState = DEFAULT_OPERATOR_STATE
-    reason: str = ""
-    """Why its operator state cannot be read, where that is so."""
-
-
-@dataclass(slots=True)
-class Known:
-    """What is known of one file. 10,000 may be alive."""
-
-    mount: Mount
-    verdict: ValidationResult | None = None
-    operator_state: OperatorState = DEFAULT_OPERATOR_STATE
-
-    @property
-    def is_off(self) -> bool:
-        """Whether it is as if the file were not there."""
-        return self.operator_state.is_disabled or isinstance(self.verdict, DisabledTenant)
-
-    def off(self, reason: str = "") -> Off:
-        """Return what to tell of it while it is off."""
-        verdict = self.verdict
-        if isinstance(verdict, Tenant):
-            place, endpoints = verdict.url_prefix, verdict.blueprints
-        elif isinstance(verdict, DisabledTenant):
-            place, endpoints = verdict.prefix or "", verdict.endpoints
-        else:
-            place, endpoints = "", ()
-        digest = "" if verdict is None else verdict.digest
-        return Off(self.mount.name, place, digest, endpoints, self.operator_state, reason)
-
-    def wanted_prefix(self) -> str | None:
-        """Return where a file that is not accepted would be mounted, as far as that is known."""
-        verdict, name = self.verdict, self.mount.name
-        if isinstance(verdict, Tenant):
-            return verdict.url_prefix
-        if isinstance(verdict, RejectedTenant):
-            return verdict.prefix
-        return f"/{name}" if TENANT_NAME.fullmatch(name) else None
-
-
 class Reconciler:
-    """Every known file and who has which claims. One thread uses it.
+    """Every file of the folder, and the tenants that are accepted. One thread uses it.
 
     Args:
-        new_mount: makes the mount of a name.
-        rebuilds: builds beside what serves.
-        departures: takes the instances that were replaced.
-        is_missing: whether a file is not there just now: a clash with it waits until it is gone
-            for good, or back. Of a file that is renamed, the new name clashes with the old one.
-        park: makes what stands before the mount of a name while it is parked.
+        new_mount: returns a mount for a name.
+        rebuilds: build beside the instances that serve.
+        draining: takes the instances that were replaced.
+        is_missing: whether a file is not there just now. A conflict with its tenant is decided when
+            it is back or gone for good: a renamed file conflicts with its old name.
+        new_quarantine: returns the quarantine for an operator state; None if it is not parked.
     """
 
     def __init__(
         self,
         new_mount: Callable[[str], Mount],
         rebuilds: Rebuilds,
-        departures: Draining,
+        draining: Draining,
+        *,
         is_missing: Callable[[str], bool] = lambda _: False,
-        park: Callable[[str, OperatorState], Quarantine | None] = lambda *_: None,
+        new_quarantine: Callable[[str, OperatorState], Quarantine | None] = lambda *_: None,
     ) -> None:
-        self.known: dict[str, Known] = {}
-        self.claims = AcceptedTenants()
+        self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
-        """Until every file has been judged once; whoever finds that out sets it."""
-        self.accepted_elsewhere: Collection[tuple[str, str]] = ()
-        """Name and digest of what other workers have accepted; heeded at start."""
-        self.are_routes_old = False
-        """Whether there is something to publish; whoever does that resets it."""
-        self.leaving: list[Mount] = []
-        """Mounts to be taken out of the routing, and closed then."""
+        """Whether there are files that were never reconciled. `end_start` resets it."""
+        self.accepted_by_siblings: Collection[tuple[str, str]] = ()
+        """Name and digest of the tenants that other workers have accepted; used at start."""
+        self.is_routing_outdated = False
+        """Whether the mounts must be routed anew. `take_mounts` resets it."""
+        self.withdrawn: list[Mount] = []
+        """Mounts that must leave the routing and then be closed."""
         self._new_mount = new_mount
         self._rebuilds = rebuilds
-        self._departures = departures
+        self._draining = draining
         self._is_missing = is_missing
-        self._park = park
-        self._are_claims_freed = False
-        self._refused: set[str] = set()  # names refused for a clash: it may pass
-        self._postponed: set[str] = set()  # names to decide on anew
+        self._new_quarantine = new_quarantine
+        self._accepted = AcceptedTenants()
+        self._has_freed_claims = False
+        self._conflicting: set[str] = set()  # names rejected for a conflict, which may end
+        self._postponed: set[str] = set()  # names whose conflict is with a missing file
 
     def end_start(self) -> None:
-        """From now on who is accepted stays."""
-        self.is_starting, self.accepted_elsewhere = False, ()
+        """Let every accepted tenant keep its claims from now on."""
+        self.is_starting, self.accepted_by_siblings = False, ()
 
-    def appear(self, name: str) -> None:
-        """Begin with a file that was not there before."""
-        self.known[name] = Known(self._new_mount(name))
-        self.are_routes_old = True
+    # -- what the follower learns ---------------------------------------------------------------
 
-    def disappear(self, name: str) -> None:
-        """End with a file that is gone; its claims are free."""
-        self.leaving.append(self.known.pop(name).mount)
-        self.claims.remove(name)
-        self._call_off(name)
-        self._refused.discard(name)
-        self._postponed.discard(name)
-        self.are_routes_old = self._are_claims_freed = True
+    def add(self, name: str) -> None:
+        """Add a file that was not there before."""
+        self.files[name] = FollowedFile(self._new_mount(name))
+        self.is_routing_outdated = True
+
+    def remove(self, name: str) -> None:
+        """Remove a file that is gone, and free its claims."""
+        self.withdrawn.append(self.files.pop(name).mount)
+        self._accepted.remove(name)
+        self._cancel_build(name)
+        self._conflicting.discard(name)
+        self.is_routing_outdated = self._has_freed_claims = True
         _logger.info("tenant.removed", extra={"tenant": name})
 
-    def note(self, name: str, verdict: ValidationResult) -> None:
-        """Remember the verdict on a file's newest content, to be decided on by `decide`."""
-        self.known[name].verdict = verdict
-        self._call_off(name)  # the back-off is of the old content
+    def set_result(self, name: str, result: ValidationResult) -> None:
+        """Set the result of a file's newest content. `reconcile` acts on it."""
+        self.files[name].result = result
+        self._cancel_build(name)  # with the pause, which belongs to the old content
 
-    def pull(self, name: str, operator_state: OperatorState) -> None:
-        """Heed the state that an operator set."""
-        known = self.known[name]
-        was_off, old, known.operator_state = known.is_off, known.operator_state, operator_state
-        known.mount.operator_maintenance = operator_state.maintenance
-        if (old.parked, old.times_parked) != (operator_state.parked, operator_state.times_parked):
-            known.mount.quarantine = self._park(name, operator_state)
-        if was_off != known.is_off:
-            self.are_routes_old = True
-            self.decide(name)
+    def set_operator_state(self, name: str, state: OperatorState) -> None:
+        """Set the operator state of a tenant, and act on it."""
+        file = self.files[name]
+        old, was_disabled = file.operator_state, file.is_disabled
+        file.operator_state = state
+        file.mount.operator_maintenance = state.maintenance
+        if (old.parked, old.times_parked) != (state.parked, state.times_parked):
+            file.mount.quarantine = self._new_quarantine(name, state)
+        if was_disabled != file.is_disabled:
+            self.is_routing_outdated = True
+            self.reconcile(name)
 
-    def decide(self, name: str) -> None:
-        """Do what the newest verdict on a file asks for, as far as the others let it."""
-        known = self.known[name]
-        verdict = known.verdict
-        self._refused.discard(name)
-        if known.is_off:
-            self._turn_off(known)
-        elif isinstance(verdict, RejectedTenant):
-            self._reject(known, verdict)
-        elif isinstance(verdict, Tenant):
-            self._admit(known, verdict)
+    # -- decisions ------------------------------------------------------------------------------
 
-    def reconsider(self) -> None:
-        """Where something was given up, look again at who was refused because of it, by name."""
+    def reconcile(self, name: str) -> None:
+        """Act on the newest result of a file, as far as the other files allow it."""
+        file = self.files[name]
+        self._conflicting.discard(name)
+        if file.is_disabled:
+            self._disable(file)
+        elif isinstance(file.result, RejectedTenant):
+            self._reject(file, file.result)
+        elif isinstance(file.result, Tenant):
+            self._accept_or_reject(file, file.result)
+
+    def reconcile_again(self) -> None:
+        """Reconcile, by name, the files that may no longer conflict with another one."""
         postponed, self._postponed = sorted(self._postponed), set()
         for name in postponed:
-            contained(name, partial(self.decide, name))
-        while self._are_claims_freed:
-            self._are_claims_freed = False
-            for name in sorted(self._refused):
-                contained(name, partial(self._reconsider_one, self.known[name]))
+            run_step(name, partial(self.reconcile, name))
+        while self._has_freed_claims:
+            self._has_freed_claims = False
+            for name in sorted(self._conflicting):
+                run_step(name, partial(self._reconcile_if_free, self.files[name]))
 
-    def _reconsider_one(self, known: Known) -> None:
-        verdict = known.verdict
-        if known.mount.name not in self._refused or not isinstance(verdict, Tenant):
-            return  # decided on meanwhile
-        clashes = self.claims.conflicts(verdict)
-        if not clashes or self._comes_first(known, verdict, clashes):
-            self._refused.discard(known.mount.name)
-            self._admit(known, verdict)
+    def _reconcile_if_free(self, file: FollowedFile) -> None:
+        name, tenant = file.mount.name, file.result
+        if name not in self._conflicting or not isinstance(tenant, Tenant):
+            return  # reconciled since
+        conflicts = self._accepted.conflicts(tenant)
+        if not conflicts or self._has_precedence(file, tenant, conflicts):
+            self._conflicting.discard(name)
+            self._accept_or_reject(file, tenant)
 
-    def _turn_off(self, known: Known) -> None:
-        """Serve no more, as if the file were not there."""
-        self._call_off(known.mount.name)
-        self.are_routes_old = True
-        if known.mount.tenant is not None or known.mount.reason:
-            self._forget(known)
+    def _disable(self, file: FollowedFile) -> None:
+        self._cancel_build(file.mount.name)
+        self.is_routing_outdated = True
+        if file.mount.tenant is not None or file.mount.reason:
+            self._withdraw(file)
 
-    def _admit(self, known: Known, tenant: Tenant) -> None:
-        clashes = self.claims.conflicts(tenant)
-        if any(self._is_missing(clash.owner) for clash in clashes):
-            self._rebuilds.drop(tenant.name)
+    def _accept_or_reject(self, file: FollowedFile, tenant: Tenant) -> None:
+        conflicts = self._accepted.conflicts(tenant)
+        owners = sorted({conflict.owner for conflict in conflicts})
+        if any(self._is_missing(owner) for owner in owners):
+            self._rebuilds.cancel(tenant.name)
             self._postponed.add(tenant.name)
-        elif clashes and self._comes_first(known, tenant, clashes):
-            owners = sorted({clash.owner for clash in clashes})
+        elif conflicts and self._has_precedence(file, tenant, conflicts):
             for owner in owners:
-                self._forget(self.known[owner])
-            self._serve(known, tenant)
+                self._withdraw(self.files[owner])
+            self._serve(file, tenant)
             for owner in owners:
-                self.decide(owner)
-        elif clashes:
-            self._rebuilds.drop(tenant.name)
-            self._reject(known, rejection_of(tenant, clashes))
-            self._refused.add(tenant.name)
-        elif known.mount.tenant == tenant:  # what was wrong in between is mended
-            known.verdict = known.mount.tenant
-            known.mount.clear_rejection()
+                self.reconcile(owner)
+        elif conflicts:
+            self._rebuilds.cancel(tenant.name)
+            self._reject(file, rejection_of(tenant, conflicts))
+            self._conflicting.add(tenant.name)
+        elif file.mount.tenant == tenant:  # the file has its accepted content again
+            file.result = file.mount.tenant
+            file.mount.clear_rejection()
         else:
-            self._serve(known, tenant)
+            self._serve(file, tenant)
 
-    def _comes_first(self, known: Known, tenant: Tenant, clashes: list[Conflict]) -> bool:
-        """Whether it displaces who was accepted before it, as it may at start."""
-        is_new = self.is_starting and not known.mount.was_built
-        owners = [self.known[clash.owner].mount.tenant for clash in clashes]
-        mine = self._rank(tenant)
-        return is_new and all(mine < self._rank(one) for one in owners if one is not None)
+    def _has_precedence(
+        self, file: FollowedFile, tenant: Tenant, conflicts: list[Conflict]
+    ) -> bool:
+        """Whether a tenant displaces those that were accepted before it, which is for the start."""
+        if not self.is_starting or file.mount.was_built:
+            return False
+        owners = [self.files[conflict.owner].mount.tenant for conflict in conflicts]
+        rank = self._rank(tenant)
+        return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return what tells, of two that clash at start, who goes first: the lower."""
-        return (tenant.name, tenant.digest) not in self.accepted_elsewhere, tenant.name
+        """Return a key: of two tenants that conflict at start, the one with the lower key wins."""
+        return (tenant.name, tenant.digest) not in self.accepted_by_siblings, tenant.name
 
-    def _call_off(self, name: str) -> None:
-        """End what is being built of it."""
-        self._rebuilds.drop(name)
+    def _cancel_build(self, name: str) -> None:
+        self._rebuilds.cancel(name)
         self._postponed.discard(name)
 
-    def _forget(self, known: Known) -> None:
-        """Take a tenant's mount and claims away; its file may get them again."""
-        old = known.mount
-        self._call_off(old.name)
-        known.mount = self._new_mount(old.name)
-        known.mount.operator_maintenance, known.mount.quarantine = (
-            known.operator_state.maintenance,
-            old.quarantine,
-        )
-        self.leaving.append(old)
-        self.claims.remove(old.name)
-        self._are_claims_freed = self.are_routes_old = True
+    def _withdraw(self, file: FollowedFile) -> None:
+        """Take away a tenant's mount and claims. Its file gets a new mount."""
+        old = file.mount
+        self._cancel_build(old.name)
+        file.mount = self._new_mount(old.name)
+        file.mount.operator_maintenance = file.operator_state.maintenance
+        file.mount.quarantine = old.quarantine
+        self.withdrawn.append(old)
+        self._accepted.remove(old.name)
+        self._has_freed_claims = self.is_routing_outdated = True
 
-    def _serve(self, known: Known, tenant: Tenant) -> None:
-        mount = known.mount
-        is_new, prefix = mount.tenant is None, mount.prefix
+    # -- effects --------------------------------------------------------------------------------
+
+    def _serve(self, file: FollowedFile, tenant: Tenant) -> None:
+        mount = file.mount
+        is_new, old_prefix = mount.tenant is None, mount.prefix
         if mount.accept(tenant):
-            self._note_served(tenant, is_new=is_new, prefix=prefix)
+            self._note_served(tenant, is_new=is_new, old_prefix=old_prefix)
         else:
-            self._rebuilds.begin(mount, tenant, partial(self._built, known, tenant))
+            self._rebuilds.start(mount, tenant, partial(self._swap_unless_conflict, mount, tenant))
 
-    def _built(self, known: Known, tenant: Tenant, instance: Instance) -> None:
-        if self.claims.conflicts(tenant):
+    def _swap_unless_conflict(self, mount: Mount, tenant: Tenant, instance: Instance) -> None:
+        if self._accepted.conflicts(tenant):
             instance.retire()
-            self.decide(tenant.name)
-        else:
-            self._swap(known.mount, tenant, instance)
-
-    def _swap(self, mount: Mount, tenant: Tenant, instance: Instance) -> None:
-        prefix, asleep = mount.prefix, mount.instance is None
+            self.reconcile(tenant.name)
+            return
+        old_prefix, was_evicted = mount.prefix, mount.instance is None
         old = mount.swap(tenant, instance)
-        # A change of the file is no use of the tenant: who slept goes on to sleep.
-        if asleep or old is not None:
-            instance.used_at = -math.inf if old is None else old.used_at
+        # A change of the file does not count as a use, so an evicted tenant is evicted again.
         if old is not None:
-            self._departures.add(tenant.name, old)
-        self._note_served(tenant, is_new=False, prefix=prefix)
+            instance.used_at = old.used_at
+            self._draining.add(tenant.name, old)
+        elif was_evicted:
+            instance.used_at = -math.inf
+        self._note_served(tenant, is_new=False, old_prefix=old_prefix)
 
-    def _note_served(self, tenant: Tenant, *, is_new: bool, prefix: str | None) -> None:
-        self._rebuilds.drop(tenant.name)
-        self.claims.add(tenant)
-        self._are_claims_freed |= not is_new  # it may have left its old prefix
-        is_changed = is_new or prefix != tenant.url_prefix
-        self.are_routes_old |= is_changed
+    def _note_served(self, tenant: Tenant, *, is_new: bool, old_prefix: str | None) -> None:
+        self._rebuilds.cancel(tenant.name)
+        self._accepted.add(tenant)
+        if not is_new:
+            self._has_freed_claims = True  # it may have left its old prefix
+        if is_new or old_prefix != tenant.url_prefix:
+            self.is_routing_outdated = True
         event = "tenant.added" if is_new else "tenant.changed"
         _logger.info(event, extra={"tenant": tenant.name, "digest": tenant.digest[:12]})
 
-    def _reject(self, known: Known, rejected: RejectedTenant) -> None:
-        mount = known.mount
+    def _reject(self, file: FollowedFile, rejected: RejectedTenant) -> None:
+        mount = file.mount
         if (mount.digest, mount.reason) != (rejected.digest, rejected.reason):
             state = "stale" if mount.tenant is not None else "failed"
             for problem in rejected.problems:
                 facts = {"tenant": rejected.name, "state": state, "reason": str(problem)}
                 _logger.error("tenant.rejected", extra=facts)
         mount.reject(rejected.reason, rejected.digest)
-        self.are_routes_old |= mount.tenant is None  # its place may be another one now
+        if mount.tenant is None:
+            self.is_routing_outdated = True  # the rejected file may ask for another prefix
+
+    # -- what the follower publishes ------------------------------------------------------------
+
+    def take_mounts(self) -> list[Mount]:
+        """Return the mounts to route to. A rejected file gets its prefix if that is free."""
+        self.is_routing_outdated = False
+        mounts = [file.mount for file in self.files.values() if not file.is_disabled]
+        for mount in mounts:
+            if mount.tenant is None:
+                prefix = self.files[mount.name].wanted_prefix()
+                is_free = prefix is not None and self._accepted.is_free(prefix)
+                mount.prefix = prefix if is_free else None
+        return mounts
+
+    def disabled(self, unreadable: Mapping[str, str]) -> tuple[DisabledStatus, ...]:
+        """Return the disabled tenants.
+
+        Args:
+            unreadable: name → why its operator state cannot be read.
+        """
+        return tuple(
+            file.disabled_status(unreadable.get(name, ""))
+            for name, file in self.files.items()
+            if file.is_disabled
+        )
 
 
-def contained(name: str, act: Callable[[], None]) -> bool:
-    """Do what concerns one tenant: whatever is odd about it, the others get their round."""
+def run_step(name: str, step: Callable[[], None]) -> bool:
+    """Run a step for one tenant, and return whether it succeeded.
+
+    An error is logged, so that the other tenants get their turn.
+    """
     try:
-        act()
+        step()
     except Exception:
         _logger.exception("follower.step_failed", extra={"tenant": name})
         return False

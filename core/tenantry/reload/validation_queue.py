@@ -1,6 +1,6 @@
-"""Which files wait for a verdict, in which order, and the requests that wait for one.
+"""The files that wait for validation, and the requests that wait for a file.
 
-Judges nothing itself (the lanes do) and decides nothing: it tells which verdicts are due.
+The queue only orders the work: `ReloadWorkers` validates, and `Reconciler` acts on the results.
 """
 
 import math
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -16,133 +17,131 @@ from tenantry.routing.mount import Mount
 from tenantry.tenants.catalogue import ValidationResult
 from tenantry.tenants.file import FileContent
 
-VERDICT_PATIENCE_S = 1.0
-"""How long requests wait for the verdict on their tenant's file, from the first one on, while the
-host starts: those of a file that hangs must not hold the threads again and again."""
+MAX_WAIT_S = 1.0
+"""How long requests wait for one file while the host starts, counted from the first request. A file
+that hangs must not occupy the request threads again and again."""
 
 BATCH_S = 0.25
-"""How long a verdict may wait for those on files that changed with it. Of two new tenants that
-clash the first by name is accepted then, in each worker, whichever is judged first."""
+"""How long a result waits for those of files that changed at the same time. If two new tenants
+conflict, each worker then accepts the first one by name, whichever was validated first."""
 
 
 class ValidationQueue:
-    """The files between "has new content" and "was decided on".
+    """The files between a change and the follower's reaction to it.
 
-    One thread uses it, which also collects from `lanes`; only `await_verdict` is for any thread.
+    One thread uses it and collects from `workers`. Only `wait` is for other threads.
 
     Args:
-        lanes: judge the files.
-        then: takes each verdict, with its content, unless there is newer content by then.
-        wake: lets the thread that decides begin its next round; any thread calls it.
-        clock: seconds.
+        workers: validate the files.
+        on_result: called with each result, unless the file has changed again by then.
+        wake: starts the next round of the follower.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        lanes: ReloadWorkers,
-        then: Callable[[FileContent, ValidationResult], None],
+        workers: ReloadWorkers,
+        on_result: Callable[[FileContent, ValidationResult], None],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lanes = lanes
-        self._then = then
+        self._workers = workers
+        self._on_result = on_result
         self._wake = wake
         self._clock = clock
-        self._newest: dict[str, FileContent] = {}  # until its verdict; one on older content is void
-        self._waiting: OrderedDict[str, None] = OrderedDict()
-        self._undecided: set[str] = set()  # names that have a new verdict
-        self._decide_by = math.inf
-        self._unsettled: set[str] = set()  # names on which nothing was decided yet
-        self._urgent: SimpleQueue[str] = SimpleQueue()
-        self._asked: dict[str, float] = {}  # name → when the first request asked for a verdict
-        self._settled = threading.Condition()
+        self._newest: dict[str, FileContent] = {}  # name → content that has no result yet
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet with the workers
+        self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
+        self._with_result: set[str] = set()  # names whose newest result was not taken yet
+        self._take_at = math.inf  # when those are due at the latest
+        self._new: set[str] = set()  # names that were never reconciled
+        self._first_request_at: dict[str, float] = {}  # name → when a request began to wait
+        self._reconciled = threading.Condition()  # notified when a name leaves `_new`
 
     @property
     def is_idle(self) -> bool:
-        """Whether no file is being judged or waits for that."""
-        return not self._waiting and not self._lanes.judging
+        """Whether no file waits for its validation or is being validated."""
+        return not self._waiting and not self._workers.validating
 
     @property
-    def is_all_settled(self) -> bool:
-        """Whether something was decided on each name."""
-        return not self._unsettled
+    def has_new_names(self) -> bool:
+        """Whether there are names that were never reconciled."""
+        return bool(self._new)
 
     @property
-    def decide_by(self) -> float:
-        """When the verdicts that are there are due at the latest; infinite while there is none."""
-        return self._decide_by if self._undecided else math.inf
+    def take_at(self) -> float:
+        """When `take_due` must be called at the latest; infinite if there is no result."""
+        return self._take_at if self._with_result else math.inf
 
-    def appear(self, name: str) -> None:
-        """Begin with a name: its requests wait until something is decided on it."""
-        self._unsettled.add(name)
-        self._asked.pop(name, None)
+    def add_name(self, name: str) -> None:
+        """Add a file that was not there before. Its requests wait until it is reconciled."""
+        self._new.add(name)
+        self._first_request_at.pop(name, None)
 
     def add(self, content: FileContent) -> None:
-        """Have new content judged."""
+        """Have new content validated."""
         name = content.path.stem
         self._newest[name] = content
         self._waiting[name] = None
 
-    def disappear(self, name: str) -> None:
-        """Forget a name; who waits for it waits no more."""
+    def remove(self, name: str) -> None:
+        """Forget a file that is gone, and stop its requests from waiting."""
         self._newest.pop(name, None)
         self._waiting.pop(name, None)
-        self._undecided.discard(name)
-        self.settle(name)
+        self._with_result.discard(name)
+        self.mark_reconciled(name)
 
-    def send(self) -> None:
-        """Hand to the lanes what they have room for, first what requests wait for."""
-        try:
+    def submit(self) -> None:
+        """Pass as many files to the workers as they can validate now, urgent ones first."""
+        while self._waiting and self._workers.can_validate:
+            content = self._newest[self._next_name()]
+            self._workers.validate(
+                content, partial(self._end, content), partial(self._is_newest, content)
+            )
+
+    def _next_name(self) -> str:
+        with suppress(Empty):
             while True:
                 name = self._urgent.get_nowait()
                 if name in self._waiting:
-                    self._waiting.move_to_end(name, last=False)
-        except Empty:
-            pass
-        while self._waiting and self._lanes.has_room:
-            content = self._newest.get(self._waiting.popitem(last=False)[0])
-            if content is not None:
-                judged, is_newest = (
-                    partial(self._judged, content),
-                    partial(self._is_newest, content),
-                )
-                self._lanes.judge(content, judged, is_newest)
+                    del self._waiting[name]
+                    return name
+        return self._waiting.popitem(last=False)[0]
 
     def _is_newest(self, content: FileContent) -> bool:
         return self._newest.get(content.path.stem) is content
 
-    def _judged(self, content: FileContent, verdict: ValidationResult) -> None:
+    def _end(self, content: FileContent, result: ValidationResult) -> None:
         if not self._is_newest(content):
-            return  # the file has changed or gone meanwhile
+            return  # the file has changed or disappeared since
         name = content.path.stem
         del self._newest[name]
-        if not self._undecided:
-            self._decide_by = self._clock() + BATCH_S
-        self._undecided.add(name)
-        self._then(content, verdict)
+        if not self._with_result:
+            self._take_at = self._clock() + BATCH_S
+        self._with_result.add(name)
+        self._on_result(content, result)
 
     def take_due(self, *, is_starting: bool) -> list[str]:
-        """Return the names to decide on now: at start one by one, later a batch in name order."""
-        if not is_starting and not self.is_idle and self._clock() < self._decide_by:
+        """Return the names to reconcile now. At start, each at once; later, batches by name."""
+        if not is_starting and not self.is_idle and self._clock() < self._take_at:
             return []
-        due, self._undecided = sorted(self._undecided), set()
-        return due
+        names, self._with_result = sorted(self._with_result), set()
+        return names
 
-    def settle(self, name: str) -> None:
-        """Something was decided on a name: let the requests go on that wait for it."""
-        if name in self._unsettled:
-            self._unsettled.discard(name)
-            self._asked.pop(name, None)
-            with self._settled:
-                self._settled.notify_all()
+    def mark_reconciled(self, name: str) -> None:
+        """Let the requests continue that wait for this name."""
+        if name in self._new:
+            self._new.discard(name)
+            self._first_request_at.pop(name, None)
+            with self._reconciled:
+                self._reconciled.notify_all()
 
-    def await_verdict(self, mount: Mount) -> None:
-        """Have a tenant's file judged next, and wait for that, for a second at most."""
-        first = self._asked.setdefault(mount.name, self._clock())
-        self._urgent.put(mount.name)
+    def wait(self, mount: Mount) -> None:
+        """Have a tenant's file validated next, and wait until it is reconciled or time is up."""
+        name = mount.name
+        first_at = self._first_request_at.setdefault(name, self._clock())
+        self._urgent.put(name)
         self._wake()
-        with self._settled:
-            self._settled.wait_for(
-                lambda: mount.name not in self._unsettled,
-                max(first + VERDICT_PATIENCE_S - self._clock(), 0),
-            )
+        with self._reconciled:
+            left_s = max(first_at + MAX_WAIT_S - self._clock(), 0)
+            self._reconciled.wait_for(lambda: name not in self._new, left_s)

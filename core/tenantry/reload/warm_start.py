@@ -1,9 +1,9 @@
-"""What a new worker learns from its siblings before it accepts connections.
+"""What a new worker learns from the other workers of its host before it accepts connections.
 
-Whom they have accepted: else it would decide a clash by names where they had decided it by who was
-there first, and one prefix would have two owners. And who is awake with them: else each tenant's
-first request in a new worker waits for a build, 10 to 125 ms each, and after a restart all of them
-do at once.
+It learns which tenants they have accepted. Otherwise, it would decide conflicts by name where the
+others decided by who served first, and one prefix would have two owners. It also learns which
+tenants they have built. Otherwise, the first request of each tenant would wait for a build of 10 to
+125 ms, and after a restart, all of them at once.
 """
 
 import threading
@@ -14,63 +14,61 @@ from pathlib import Path
 from tenantry.observability.control_socket import ask_workers
 from tenantry.routing.router import Router
 
-WARM_S = 2.0
-"""How long a new worker builds before it accepts connections: some 50 to 200 tenants. While it
-does, its siblings serve; the rest is built on first requests."""
+BUILD_TIMEOUT_S = 2.0
+"""How long a new worker builds before it accepts connections: enough for 50 to 200 tenants. The
+other workers serve meanwhile, and first requests build the rest."""
 
-ACCEPTED_S = 1.0
-"""How long a new worker waits at most to hear whom its siblings have accepted: 10,000 tenants take
-0.1 s, of a busy sibling several times that. Whoever hears nothing decides by names."""
+BUILT_ANSWER_TIMEOUT_S = 1.0
+"""How long one worker may take to list the tenants that it has built."""
 
-HEARD_S = 1.0
-"""How long one sibling may take to tell who is awake: one that hangs does not take all of the
-time, for it is to be replaced by this one."""
+ACCEPTED_TIMEOUT_S = 1.0
+"""How long a new worker waits to learn which tenants the others have accepted. 10,000 tenants take
+0.1 s, and several times that if the other worker is busy. Without an answer, names decide."""
 
-SILENCE_S = 0.4
-"""How long for one sibling: one that hangs does not keep the others from being heard."""
+ACCEPTED_ANSWER_TIMEOUT_S = 0.4
+"""How long one worker may take to answer, so that one that hangs leaves time for the others."""
 
 
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[tuple[str, str]]:
-    """Return name and digest of all that other workers over `data_dir` have accepted.
+    """Return name and digest of each tenant that other workers over `data_dir` have accepted.
 
-    Only of those that serve the same tenants (`only`; empty for all), and have judged every file:
-    what a worker has accepted while it starts is not final. Nothing if that takes `ACCEPTED_S`.
+    Only workers that serve the same tenants count (`only`; empty for all), and only after they have
+    validated every file: until then, their decisions are not final.
     """
-    heard: list[frozenset[tuple[str, str]]] = []
+    found: list[frozenset[tuple[str, str]]] = []
 
     def ask() -> None:
-        answers = ask_workers(data_dir, "accepted", SILENCE_S).values()
-        same = [one["accepted"] for one in answers if set(one["only"]) == set(only)]
-        heard.append(frozenset(pair for accepted in same for pair in accepted.items()))
+        answers = ask_workers(data_dir, "accepted", ACCEPTED_ANSWER_TIMEOUT_S).values()
+        same = [answer["accepted"] for answer in answers if set(answer["only"]) == set(only)]
+        found.append(frozenset(pair for accepted in same for pair in accepted.items()))
 
-    asking = threading.Thread(target=ask, name="tenantry-ask", daemon=True)
-    asking.start()
-    asking.join(ACCEPTED_S)
-    return heard[0] if heard else frozenset()
+    _run_at_most(ACCEPTED_TIMEOUT_S, ask, "tenantry-ask")
+    return found[0] if found else frozenset()
 
 
-def wake_as_siblings(data_dir: Path, mounts: Callable[[], Router]) -> None:
-    """Wake what the other workers over `data_dir` have awake, for `WARM_S` at most.
+def build_as_siblings(data_dir: Path, router: Router) -> None:
+    """Build what the other workers over `data_dir` have built.
 
-    A build that hangs is left alone in its thread then, as one of a request would be.
+    After `BUILD_TIMEOUT_S`, no further build starts, and one that hangs goes on by itself.
     """
-    is_over = threading.Event()
-    arguments = (data_dir, mounts, is_over, time.monotonic() + WARM_S)
-    threading.Thread(target=_wake, args=arguments, name="tenantry-warm", daemon=True).start()
-    is_over.wait(WARM_S)
+    deadline = time.monotonic() + BUILD_TIMEOUT_S
 
-
-def _wake(
-    data_dir: Path, mounts: Callable[[], Router], is_over: threading.Event, until: float
-) -> None:
-    try:
-        answers = ask_workers(data_dir, "awake", HEARD_S).values()
-        wanted = dict.fromkeys(name for answer in answers for name in answer["names"])
-        known = {mount.name: mount for mount in mounts().mounts} if wanted else {}
-        for name in wanted:
-            if time.monotonic() >= until:
+    def build() -> None:
+        answers = ask_workers(data_dir, "built", BUILT_ANSWER_TIMEOUT_S).values()
+        names = dict.fromkeys(name for answer in answers for name in answer["names"])
+        mounts = {mount.name: mount for mount in router.mounts} if names else {}
+        for name in names:
+            if time.monotonic() >= deadline:
                 return
-            if name in known and known[name].quarantine is None:  # or it ends every new worker
-                known[name].ensure_instance()
-    finally:
-        is_over.set()
+            # A parked tenant would end each new worker.
+            if name in mounts and mounts[name].quarantine is None:
+                mounts[name].ensure_instance()
+
+    _run_at_most(BUILD_TIMEOUT_S, build, "tenantry-warm-start")
+
+
+def _run_at_most(timeout_s: float, act: Callable[[], None], thread_name: str) -> None:
+    """Call `act` on a thread, and return when it has ended or time is up."""
+    thread = threading.Thread(target=act, name=thread_name, daemon=True)
+    thread.start()
+    thread.join(timeout_s)

@@ -1,8 +1,6 @@
-"""A few threads beside the requests' own, which judge tenant files and build instances.
+"""The threads that validate tenant files and build instances for the follower.
 
-What runs here may be slow or hang: the thread that decides (`reload.Follower`) only asks for
-results and collects them. The threads are daemons: one that hangs stops neither `close()` nor the
-process.
+This work can be slow or hang. The follower's own thread only submits it and collects results.
 """
 
 import time
@@ -23,33 +21,39 @@ from tenantry.tenants.file import FileContent, printable, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader
 from tenantry.tenants.model import Tenant
 
-JUDGES = 4
-"""Files judged at once: enough for two processors, and few loader processes."""
+MAX_VALIDATIONS = 4
+"""Files that are validated at once: enough for two processors, and few loader processes."""
 
-BUILDERS = 2
-"""Instances built at once: they share the interpreter lock with the requests."""
+MAX_BUILDS = 2
+"""Instances that are built at once. They share the interpreter lock with the requests."""
 
-FIRST_TRY_S = 0.5
-"""A file that takes longer is judged again with the loader's whole time, in a lane of its own:
-four files that hang must not hold all lanes for 5 s. A usual file takes 1 ms."""
+FIRST_TIMEOUT_S = 0.5
+"""A file that takes longer is validated again on a thread of its own, with the loader's whole
+timeout. Otherwise, four files that hang would occupy all threads for 5 s. A file usually takes
+1 ms."""
 
-CLOSE_PATIENCE_S = 2.0
-"""How long `close()` waits for jobs that go on: a server gives its worker 30 s to stop."""
+CLOSE_TIMEOUT_S = 2.0
+"""How long `close` waits for running jobs. gunicorn gives a worker 30 s to stop."""
 
-Built = Instance | BaseException | None
-"""None: the build was not begun, for nobody wanted it any more."""
+BuildResult = Instance | BaseException | None
+"""None if the build did not start, because it was no longer wanted."""
 
-Result = Callable[[], None]
-"""What to do with a result; called by whoever collects it."""
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    handle: Callable[[Any], None]
+    value: ValidationResult | BuildResult
 
 
 class ReloadWorkers:
-    """The threads and their loader processes; `close()` ends both. One thread asks and collects.
+    """Worker pools and loader processes. `close` ends both. One thread submits and collects.
+
+    The callbacks `on_result` run on that thread, and `is_wanted` runs on a worker thread.
 
     Args:
-        data_dir: where the tenants' folders are.
-        build: makes an instance; may raise anything.
-        notify: called, from a lane, whenever there is a result to collect.
+        data_dir: contains the folders of the tenants.
+        build: returns an instance; may raise anything.
+        notify: called on a worker thread when there is a result to collect.
     """
 
     def __init__(
@@ -59,151 +63,142 @@ class ReloadWorkers:
         self._build = build
         self._notify = notify
         self._results: SimpleQueue[_Result] = SimpleQueue()
-        self._loaders: SimpleQueue[Loader] = SimpleQueue()  # those that no lane uses now
-        self._judges = WorkerPool("tenantry-judge", JUDGES)
-        self._slow_judge = WorkerPool("tenantry-slow-judge", 1)
-        self._builders = WorkerPool("tenantry-builder", BUILDERS)
-        self._judging = 0
+        self._idle_loaders: SimpleQueue[Loader] = SimpleQueue()
+        self._validators = WorkerPool("tenantry-validator", MAX_VALIDATIONS)
+        self._slow_validator = WorkerPool("tenantry-slow-validator", 1)
+        self._builders = WorkerPool("tenantry-builder", MAX_BUILDS)
+        self._validating = 0
         self._is_closed = False
 
     @property
-    def judging(self) -> int:
-        """Verdicts that are still to be collected."""
-        return self._judging
+    def validating(self) -> int:
+        """Number of files whose first validation has not been collected."""
+        return self._validating
 
     @property
-    def has_room(self) -> bool:
-        """Whether another file would be judged at once."""
-        return self._judging < JUDGES
+    def can_validate(self) -> bool:
+        """Whether a thread is free to validate another file."""
+        return self._validating < MAX_VALIDATIONS
 
-    def judge(
+    def validate(
         self,
         content: FileContent,
-        then: Callable[[ValidationResult], None],
+        on_result: Callable[[ValidationResult], None],
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Judge a file; a slow one again, with more time, where it delays no other.
+        """Validate a file. One that is slow is validated again, unless it has changed by then."""
+        self._validating += 1
+        handle = partial(self._end_first_validation, content, on_result, is_wanted)
+        self._validators.submit(partial(self._validate, content, FIRST_TIMEOUT_S, handle))
 
-        It does not count as being judged then. `is_wanted` is asked in the lane: what has changed
-        meanwhile is not run again, and has no verdict.
-        """
-        self._judging += 1
-        self._judges.submit(partial(self._judge_first, content, then, is_wanted))
+    def _end_first_validation(
+        self,
+        content: FileContent,
+        on_result: Callable[[ValidationResult], None],
+        is_wanted: Callable[[], bool],
+        result: ValidationResult,
+    ) -> None:
+        self._validating -= 1
+        if isinstance(result, RejectedTenant) and result.is_hung:
+            again = partial(self._validate, content, RUN_TIMEOUT_S, on_result, is_wanted)
+            self._slow_validator.submit(again)
+        else:
+            on_result(result)
 
     def build(
-        self, tenant: Tenant, then: Callable[[Built], None], is_wanted: Callable[[], bool]
+        self,
+        tenant: Tenant,
+        on_result: Callable[[BuildResult], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
-        """Build an instance beside the one that serves; `is_wanted` is asked in the lane.
+        """Build an instance beside the one that serves."""
+        self._builders.submit(partial(self._build_instance, tenant, on_result, is_wanted))
 
-        `then` is told however that ends.
-        """
-        self._builders.submit(partial(self._build_one, tenant, then, is_wanted))
-
-    def relieve(self) -> bool:
-        """Let other threads take the place of late ones; whether builds wait all the same."""
+    def start_builds(self) -> bool:
+        """Start builds in place of late ones. Return whether others still wait for a thread."""
         self._builders.start_threads()
         return self._builders.has_waiting_jobs
 
-    def collect(self) -> Iterator[Result]:
-        """Yield what to do with the results that are there."""
+    def collect(self) -> Iterator[Callable[[], None]]:
+        """Yield, for each result, the call that handles it."""
         with suppress(Empty):
             while True:
                 result = self._results.get_nowait()
-                if result.is_of_judge:
-                    self._judging -= 1
-                if result.then is not None:
-                    yield partial(result.then, result.value)
+                yield partial(result.handle, result.value)
 
-    def rest(self) -> None:
-        """End the loader processes that no lane uses; the next file starts one."""
+    def stop_idle_loaders(self) -> None:
+        """End the loader processes that are idle. The next file starts one."""
         with suppress(Empty):
             while True:
-                self._loaders.get_nowait().close()
+                self._idle_loaders.get_nowait().close()
 
     def close(self) -> None:
-        """End the lanes; what waits for one is dropped. Idempotent.
+        """Drop the waiting jobs and stop the threads. Idempotent.
 
-        A job that goes on for longer than `CLOSE_PATIENCE_S` ends by itself, or with the process;
-        what it makes is closed at once.
+        A job that runs longer than `CLOSE_TIMEOUT_S` ends by itself or with the process. An
+        instance that it builds is closed at once.
         """
         self._is_closed = True
-        crews = (self._judges, self._slow_judge, self._builders)
-        for crew in crews:
-            crew.close()
-        until = time.monotonic() + CLOSE_PATIENCE_S
-        for crew in crews:
-            crew.join(until)
+        pools = (self._validators, self._slow_validator, self._builders)
+        for pool in pools:
+            pool.close()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for pool in pools:
+            pool.join(deadline)
         self._drop_results()
 
     def _drop_results(self) -> None:
-        self.rest()
+        self.stop_idle_loaders()
         with suppress(Empty):
             while True:
-                result = self._results.get_nowait()
-                if isinstance(result.value, Instance):
-                    result.value.retire()
+                value = self._results.get_nowait().value
+                if isinstance(value, Instance):
+                    value.retire()
 
-    # -- in the lanes ---------------------------------------------------------------------------
+    # -- on the worker threads ------------------------------------------------------------------
 
-    def _judge_first(
+    def _validate(
         self,
         content: FileContent,
-        then: Callable[[ValidationResult], None],
-        is_wanted: Callable[[], bool],
+        timeout_s: float,
+        handle: Callable[[ValidationResult], None],
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        verdict = self._verdict(content, FIRST_TRY_S)
-        if isinstance(verdict, RejectedTenant) and verdict.is_hung and not self._is_closed:
-            self._slow_judge.submit(partial(self._judge_again, content, then, is_wanted))
-            self._put(_Result(None, None, is_of_judge=True))
-        else:
-            self._put(_Result(then, verdict, is_of_judge=True))
-
-    def _judge_again(
-        self,
-        content: FileContent,
-        then: Callable[[ValidationResult], None],
-        is_wanted: Callable[[], bool],
-    ) -> None:
-        if is_wanted() and not self._is_closed:
-            self._put(_Result(then, self._verdict(content, RUN_TIMEOUT_S)))
-
-    def _verdict(self, content: FileContent, timeout_s: float) -> ValidationResult:
+        if not is_wanted() or self._is_closed:
+            return
         try:
-            loader = self._loaders.get_nowait()
+            loader = self._idle_loaders.get_nowait()
         except Empty:
             loader = Loader(data_dir=self._data_dir)
         try:
             if not content.digest:
                 content = read_content(content.path)
-            return validate_file(content, self._data_dir, loader, timeout_s)
-        except BaseException as error:  # noqa: BLE001 - without a verdict the host is never ready
-            text = f"cannot be judged: {type(error).__name__}; change the file to try again."
+            result = validate_file(content, self._data_dir, loader, timeout_s)
+        except BaseException as error:  # noqa: BLE001 - without a result, the host is never ready
+            text = f"cannot be validated: {type(error).__name__}; change the file to try again."
             problem = Problem(printable(str(content.path)), text)
-            return RejectedTenant(printable(content.path.stem), None, (problem,), content.digest)
+            result = RejectedTenant(printable(content.path.stem), None, (problem,), content.digest)
         finally:
-            self._loaders.put(loader)
+            self._idle_loaders.put(loader)
+        self._put(handle, result)
 
-    def _build_one(
-        self, tenant: Tenant, then: Callable[[Built], None], is_wanted: Callable[[], bool]
+    def _build_instance(
+        self,
+        tenant: Tenant,
+        on_result: Callable[[BuildResult], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
-        built: Built = None
+        result: BuildResult = None
         try:
             if is_wanted() and not self._is_closed:
-                # In a context of its own: what an endpoint's import sets is not this thread's.
-                built = Context().run(self._build, tenant)
-        except BaseException as error:  # noqa: BLE001 - SystemExit of an endpoint's import too
-            built = error
-        self._put(_Result(then, built))
+                # A context of its own: what an endpoint sets while imported stays off this thread.
+                result = Context().run(self._build, tenant)
+        except BaseException as error:  # noqa: BLE001 - an import may raise SystemExit, too
+            result = error
+        self._put(on_result, result)
 
-    def _put(self, result: "_Result") -> None:
-        self._results.put(result)
-        if self._is_closed:  # nobody collects any more
+    def _put(self, handle: Callable[[Any], None], value: ValidationResult | BuildResult) -> None:
+        self._results.put(_Result(handle, value))
+        if self._is_closed:  # nothing collects results any more
             self._drop_results()
         self._notify()
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    then: Callable[[Any], None] | None
-    value: ValidationResult | Built | None
-    is_of_judge: bool = False

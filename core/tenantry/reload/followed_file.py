@@ -1,0 +1,63 @@
+"""What a process knows about one tenant file: its mount, its validation, its operator state."""
+
+from dataclasses import dataclass
+
+from tenantry.grammar import TENANT_NAME
+from tenantry.routing.mount import Mount
+from tenantry.tenants.catalogue import DisabledTenant, RejectedTenant, ValidationResult
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
+
+
+@dataclass(frozen=True)
+class DisabledStatus:
+    """What operators see of a disabled tenant, which has no mount in the routing."""
+
+    name: str
+    prefix: str
+    digest: str
+    """SHA-256 of the content that was validated last."""
+    endpoints: tuple[str, ...]
+    operator_state: OperatorState
+    reason: str
+    """Why the operator state cannot be read; empty if it can."""
+
+
+@dataclass(slots=True)
+class FollowedFile:
+    """The state of one tenant file. There may be 10,000."""
+
+    mount: Mount
+    result: ValidationResult | None = None
+    operator_state: OperatorState = DEFAULT_OPERATOR_STATE
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether the file counts as if it were not there."""
+        return self.operator_state.is_disabled or isinstance(self.result, DisabledTenant)
+
+    def disabled_status(self, reason: str) -> DisabledStatus:
+        """Return what operators see while it is disabled."""
+        prefix, endpoints = "", tuple[str, ...]()
+        if isinstance(self.result, Tenant):
+            prefix, endpoints = self.result.url_prefix, self.result.blueprints
+        elif isinstance(self.result, DisabledTenant):
+            prefix, endpoints = self.result.prefix or "", self.result.endpoints
+        digest = "" if self.result is None else self.result.digest
+        return DisabledStatus(
+            name=self.mount.name,
+            prefix=prefix,
+            digest=digest,
+            endpoints=endpoints,
+            operator_state=self.operator_state,
+            reason=reason,
+        )
+
+    def wanted_prefix(self) -> str | None:
+        """Return the prefix that an unaccepted file asks for, as far as it is known."""
+        if isinstance(self.result, Tenant):
+            return self.result.url_prefix
+        if isinstance(self.result, RejectedTenant):
+            return self.result.prefix
+        name = self.mount.name
+        return f"/{name}" if TENANT_NAME.fullmatch(name) else None
