@@ -15,9 +15,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
+
+from werkzeug.exceptions import HTTPException
 
 MEASUREMENT_AGE_S = 60.0
 """How long a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
@@ -34,8 +37,10 @@ RESERVATION = ".quota-"
 _ENTRY = struct.Struct("<qd")  # bytes in the folder, time of the measurement (seconds since 1970)
 
 
-class QuotaExceededError(Exception):
-    """A tenant's folder would exceed its quota. The text is for the client."""
+class QuotaExceededError(HTTPException):
+    """A tenant's folder would exceed its quota: 507 (RFC 4918 §11.5), also without a handler."""
+
+    code = HTTPStatus.INSUFFICIENT_STORAGE.value
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes

@@ -12,7 +12,6 @@ from flask_restful import Resource, abort, reqparse
 
 from tenantry import FolderQuota, db
 from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
-from tenantry.storage.quota import QuotaExceededError
 
 from .models import (
     PAGE_LIMITS,
@@ -34,7 +33,6 @@ STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     BrokenImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     MissingContentError: HTTPStatus.INTERNAL_SERVER_ERROR,
-    QuotaExceededError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 CACHE_S = 24 * 60 * 60

@@ -1,0 +1,108 @@
+"""The examples in the README for endpoint authors work."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import Client
+
+from tenantry import endpoints
+from tenantry.app.factory import close_app, create_app
+
+README = Path(str(endpoints.__file__)).with_name("README.md")
+EXAMPLE = re.compile(r"`(shop/[\w/]+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)
+ALL = ["shop.notes", "shop.files", "shop.invitations", "shop.stock"]
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder with the packages of the README, which are importable."""
+    for name, text in EXAMPLE.findall(README.read_text(encoding="utf-8")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if path.parent.name != "migrations":
+            (path.parent / "__init__.py").touch()
+    (tmp_path / "shop/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+
+
+def _client(closing: ExitStack, data_dir: Path, name: str = "acme", **keys: Any) -> Client:
+    config = {"APP_NAME": name, "SECRET_KEY": "k" * 32, "BLUEPRINTS": ALL}
+    app = create_app(config | keys, data_dir=data_dir)
+    closing.callback(close_app, app)
+    return Client(app)
+
+
+def test_the_readme_has_all_examples(folder: Path) -> None:
+    """Each package that the README builds has a blueprint."""
+    found = {f"shop.{path.parent.name}" for path in folder.glob("shop/*/blueprint.py")}
+
+    assert set(ALL) == found
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_examples_answer_as_described(data_dir: Path) -> None:
+    """Notes are listed, files respect the quota, and tokens verify at their own tenant."""
+    with ExitStack() as closing:
+        acme = _client(closing, data_dir, QUOTA_BYTES=1_000_000)
+        globex = _client(closing, data_dir, "globex")
+
+        note = acme.post("/notes/", data={"text": "Buy tea"})
+        notes = acme.get("/notes/").get_json(), globex.get("/notes/").get_json()
+        files = [acme.put("/files/a.txt", data=bytes(size)).status_code for size in (10, 1_000_000)]
+        token = acme.post("/invitations/", data={"email": "a@b.org"}).get_json()["token"]
+        accepted = [client.get(f"/invitations/{token}") for client in (acme, globex)]
+
+    assert (201, {"id": 1, "text": "Buy tea"}) == (note.status_code, note.get_json())
+    assert ({"notes": ["Buy tea"]}, {"notes": []}) == notes
+    assert [204, 507] == files
+    assert bytes(10) == (data_dir / "acme/files/a.txt").read_bytes()
+    assert [200, 404] == [answer.status_code for answer in accepted]
+    assert {"email": "a@b.org"} == accepted[0].get_json()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> None:
+    """The view returns what the other service answers."""
+    service = tmp_path / "stock.json"
+    service.write_text("[]", encoding="utf-8")
+    with ExitStack() as closing:
+        acme = _client(closing, data_dir, STOCK_URL=service.as_uri())
+
+        answer = acme.get("/stock/")
+
+    assert "[]" == answer.text
+
+
+@pytest.mark.live
+def test_the_example_tests_pass(folder: Path) -> None:
+    """The test file of the README passes as it is."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "shop/notes/test_notes.py",
+        ],
+        cwd=folder,
+        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "2 passed" in run.stdout, run.stdout
