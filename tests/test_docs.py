@@ -1,4 +1,4 @@
-"""The README and the code agree."""
+"""The documents and the code agree."""
 
 import tomllib
 from pathlib import Path
@@ -9,11 +9,13 @@ from packaging.requirements import Requirement
 
 from tenantry.cli import tenantry
 from tenantry.grammar import RESERVED_SEGMENTS, RESERVED_TENANT_NAMES
+from tenantry.planned import PLANNED_KEYS
 from tenantry.settings import HostSettings, environment_variable
 from tenantry.tenants.model import Tenant
 
 ROOT = Path(__file__).parent.parent
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+TENANTS_README = ROOT.joinpath("tenants/README.md").read_text(encoding="utf-8")
 
 
 def _key_rows() -> list[str]:
@@ -39,23 +41,29 @@ def _shown_default(default: object) -> str:
     return "unset" if default in (None, ()) else f"`{default}`"
 
 
-def _rows_under(heading: str) -> list[str]:
-    table = README.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+def _rows_under(heading: str, document: str = README) -> list[str]:
+    table = document.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
     return table.splitlines()[2:]
 
 
 def test_the_table_of_keys_is_the_code() -> None:
-    """Each key of a tenant file stands in the README with its default and meaning, in order."""
-    assert _key_rows() == _rows_under("key")
+    """`tenants/README.md` has each key with its default and meaning, in the order of the code."""
+    assert _key_rows() == _rows_under("key", TENANTS_README)
+
+
+@pytest.mark.parametrize("key", PLANNED_KEYS)
+def test_every_planned_key_is_documented(key: str) -> None:
+    """`tenants/README.md` names each key that a later version brings."""
+    assert f"`{key}`" in TENANTS_README
 
 
 def test_the_table_of_settings_is_the_code() -> None:
-    """Each host setting stands in the README with its default and meaning, in order."""
+    """The README has each host setting with its default and meaning, in the order of the code."""
     assert _setting_rows() == _rows_under("setting")
 
 
 def test_every_command_is_documented() -> None:
-    """The README's table of commands has exactly the commands that there are."""
+    """The README's table of commands has exactly the commands that exist."""
     documented = {row.split("`")[1].split()[0] for row in _rows_under("command")}
 
     assert isinstance(tenantry, Group)
@@ -64,14 +72,14 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("segment", sorted(RESERVED_SEGMENTS))
 def test_every_reserved_prefix_is_documented(segment: str) -> None:
-    """The README names each prefix that is refused."""
-    assert f"`/{segment}`" in README
+    """`tenants/README.md` names each prefix that is rejected."""
+    assert f"`/{segment}`" in TENANTS_README
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_TENANT_NAMES))
 def test_every_reserved_name_is_documented(name: str) -> None:
-    """The README names each tenant's name that is refused."""
-    assert f"`{name}`" in README
+    """`tenants/README.md` names each tenant's name that is rejected."""
+    assert f"`{name}`" in TENANTS_README
 
 
 def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:

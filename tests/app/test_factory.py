@@ -16,7 +16,8 @@ from werkzeug.test import Client
 from conftest import KEY
 from tenantry.app.factory import close_app, create_app
 from tenantry.errors import EndpointError, TenantFileError
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 Create = Callable[..., Flask]
 

@@ -7,7 +7,8 @@ from flask import Flask
 from conftest import KEY
 from tenantry.audit.finding import AuditedTenant
 from tenantry.host import Host
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 Value("B")  # Werkzeug's debugger creates one. Its memory stays, and is not a leak of a test.
 

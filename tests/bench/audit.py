@@ -28,7 +28,7 @@ from tenantry.cli.audit import audit_folder
 from tenantry.endpoints.loading import available_endpoints
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings
-from tenantry.tenants.model import parse_tenant
+from tenantry.tenants.validation import parse_tenant
 
 ROOT = Path(__file__).parents[2]
 RELOADS = 100

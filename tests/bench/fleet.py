@@ -27,7 +27,8 @@ from loads import Bounds  # noqa: E402
 from postgres import Postgres, running  # noqa: E402
 from tenantry.migrations.fleet_run import downgrade, upgrade  # noqa: E402
 from tenantry.migrations.journal import Journal  # noqa: E402
-from tenantry.tenants.model import Tenant, parse_tenant  # noqa: E402
+from tenantry.tenants.model import Tenant  # noqa: E402
+from tenantry.tenants.validation import parse_tenant  # noqa: E402
 
 DATABASES = 1_000
 SERIAL = 100

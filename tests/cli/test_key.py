@@ -38,7 +38,7 @@ def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
     ("words", "text"),
     [
         (("globex", "mobile"), "tenantry: no tenant named 'globex'; tenants: acme."),
-        (("acme", "a b"), "'a b': expected at most 64 letters, digits"),
+        (("acme", "a b"), "'a b': expected 1 to 64 characters"),
         (("acme",), "Missing argument 'CLIENT'"),
     ],
 )

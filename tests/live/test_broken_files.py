@@ -185,13 +185,13 @@ BROKEN: dict[str, Broken] = {
     ),
     "debug": _keys("'DEBUG': shows the code and its secrets", DEBUG=True),
     "testing": _keys("'TESTING': shows the code and its secrets", TESTING=True),
-    "client-keys": _keys("'CLIENTS['a']': is no hash of a key", CLIENTS={"a": PASSWORD}),
+    "client-keys": _keys("'CLIENTS['a']': is not the hash of a key", CLIENTS={"a": PASSWORD}),
     "client-limits": _keys(
-        "'CLIENTS['a']['endpoints'][0]': 'images' is none of the tenant's 'BLUEPRINTS'",
+        "'CLIENTS['a']['endpoints'][0]': 'images' is not in 'BLUEPRINTS'",
         CLIENTS={"a": {"key": f"sha256:{'0' * 64}", "endpoints": ["images"]}},
     ),
     "issuer-http": _keys(
-        "'OIDC['issuer']': expected a URL with https",
+        "'OIDC['issuer']': expected an https URL",
         OIDC={"issuer": f"http://acme:{PASSWORD}@login.test", "audience": "acme"},
     ),
     "uri-unparsable": _keys("'DATABASE_URI': cannot be parsed", DATABASE_URI=PASSWORD),
@@ -224,7 +224,9 @@ BROKEN: dict[str, Broken] = {
     "blueprints-dict": _keys("'BLUEPRINTS': found dict", BLUEPRINTS={"landing": 1}),
     "blueprints-nested": _keys("'BLUEPRINTS[0]': found list", BLUEPRINTS=[["landing"]]),
     "blueprints-empty": _keys("'BLUEPRINTS': found []", BLUEPRINTS=[]),
-    "blueprints-twice": _keys("'landing' given more than once", BLUEPRINTS=["landing", "landing"]),
+    "blueprints-twice": _keys(
+        "'landing' is listed more than once", BLUEPRINTS=["landing", "landing"]
+    ),
     "blueprints-many": _keys(
         "expected at most 100 endpoints, not 10,000",
         BLUEPRINTS=[f"e{number}" for number in range(10_000)],
@@ -254,22 +256,26 @@ BROKEN: dict[str, Broken] = {
     "prefix-long": _keys(_PREFIX_RULE, URL_PREFIX="/" + "a" * 300),
     "prefix-hyphen": _keys(_PREFIX_RULE, URL_PREFIX="/-a"),
     "same-prefix": _keys(
-        "/acme is the prefix of tenant 'acme' too", URL_PREFIX="/acme", has_place=False
+        "/acme is also the prefix of tenant 'acme'", URL_PREFIX="/acme", has_place=False
     ),
-    "inner-prefix": _keys("lie inside one another", URL_PREFIX="/acme/inner", has_place=False),
-    "outer-prefix": _keys("lie inside one another", URL_PREFIX="/clients", has_place=False),
+    "inner-prefix": _keys(
+        "/acme/inner is inside /acme of tenant", URL_PREFIX="/acme/inner", has_place=False
+    ),
+    "outer-prefix": _keys(
+        "/clients contains /clients/globex of", URL_PREFIX="/clients", has_place=False
+    ),
     "same-secret": _keys(
-        "'SECRET_KEY': is SECRET_KEY of tenant 'acme' too", SECRET_KEY=f"acme-{KEY}"
+        "'SECRET_KEY': is also 'SECRET_KEY' of tenant 'acme'", SECRET_KEY=f"acme-{KEY}"
     ),
     "same-fallback": _keys(
-        "'SECRET_KEY_FALLBACKS[0]': is SECRET_KEY of tenant 'acme' too",
+        "'SECRET_KEY_FALLBACKS[0]': is also 'SECRET_KEY' of tenant 'acme'",
         SECRET_KEY_FALLBACKS=[f"acme-{KEY}"],
     ),
     "same-database": _keys(
-        "is the database of tenant 'globex' too",
+        "is also the database of tenant 'globex'",
         DATABASE_URI="sqlite:///./tenants/../globex.sqlite3?timeout=5",
     ),
-    "linked-database": Broken("is the database of tenant 'globex' too", _linked_database),
+    "linked-database": Broken("is also the database of tenant 'globex'", _linked_database),
 }
 
 ENDPOINTS = {

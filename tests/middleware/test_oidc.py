@@ -23,8 +23,8 @@ from tenantry.host import Host
 from tenantry.middleware.authentication import IssuerDownError, TokenRefusedError
 from tenantry.middleware.issuer import IssuerError
 from tenantry.middleware.oidc import LEEWAY_S, TokenCheck, parse_keys
-from tenantry.tenants.model import parse_tenant
 from tenantry.tenants.openid import OpenId
+from tenantry.tenants.validation import parse_tenant
 
 PLANTED = "planted-by-a-stranger"
 

@@ -24,7 +24,8 @@ from tenantry.errors import TenantryError
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.journal import Journal, Step, journal_file
 from tenantry.migrations.status import MigrationStatus, fleet_status
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 pytestmark = pytest.mark.live
 
@@ -426,7 +427,7 @@ RUN = """\
 import sys
 from pathlib import Path
 from tenantry.migrations.fleet_run import FleetLimits, upgrade
-from tenantry.tenants.model import parse_tenant
+from tenantry.tenants.validation import parse_tenant
 data_dir, jobs, *named = sys.argv[1:]
 fleet = [
     parse_tenant(name, {"SECRET_KEY": name * 40, "BLUEPRINTS": ["corp.shop"], "DATABASE_URI": url},

@@ -9,7 +9,7 @@ from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.migrations.fleet_run import FleetLimits, upgrade
 from tenantry.migrations.process import MigrationProcess, ProcessEndedError
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
-from tenantry.tenants.model import parse_tenant
+from tenantry.tenants.validation import parse_tenant
 
 __all__ = ["write_shop_fixture"]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from conftest import KEY
 from tenantry.routing.instance import Instance
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 
 def make_tenant(data_dir: Path, name: str = "acme", **keys: object) -> Tenant:

@@ -301,7 +301,7 @@ def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     assert [*[("acme", "globex")] * 2, *[("globex2", "acme2")] * 2] == served
     assert {"acme": "stale", "globex": "stale"} == states
     assert [
-        f"'URL_PREFIX': /{owner} is the prefix of tenant {owner!r} too; choose another. To swap "
+        f"'URL_PREFIX': /{owner} is also the prefix of tenant {owner!r}; choose another. To swap "
         "the prefixes of two tenants, first save one of their files with a free prefix."
         for owner in ("globex", "acme")
     ] == reasons

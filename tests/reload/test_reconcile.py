@@ -12,9 +12,9 @@ from tenantry.reload.rebuilds import Rebuilds
 from tenantry.reload.reconcile import Reconciler
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import RejectedTenant, ValidationResult
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
+from tenantry.tenants.validation import RejectedTenant, ValidationResult
 
 AtShop = Callable[[str], Tenant]
 

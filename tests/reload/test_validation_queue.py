@@ -10,8 +10,8 @@ from servers import DEADLINE_S
 from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
 from tenantry.reload.workers import MAX_VALIDATIONS, ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import ValidationResult
 from tenantry.tenants.file import FileContent, read_content
+from tenantry.tenants.validation import ValidationResult
 
 WriteTenant = Callable[..., Path]
 

@@ -13,9 +13,9 @@ from tenantry.reload import workers as workers_module
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing import worker_pool
 from tenantry.routing.instance import Instance
-from tenantry.tenants.catalogue import RejectedTenant
 from tenantry.tenants.file import FileContent, read_content
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import RejectedTenant
 
 Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 

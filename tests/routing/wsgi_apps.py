@@ -10,7 +10,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 from conftest import KEY
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

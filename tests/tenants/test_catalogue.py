@@ -1,4 +1,4 @@
-"""What the tenants folder says, file by file and as a set."""
+"""The tenants folder: each file by itself, and the tenants as a set."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,15 +8,10 @@ import pytest
 
 from conftest import KEY
 from tenantry.errors import Problem
-from tenantry.tenants.catalogue import (
-    Catalogue,
-    DisabledTenant,
-    RejectedTenant,
-    scan_tenants,
-    validate_file,
-)
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
+from tenantry.tenants.validation import DisabledTenant, RejectedTenant, validate_file
 
 WriteTenant = Callable[..., Path]
 Scan = Callable[[], Catalogue]
@@ -34,7 +29,7 @@ def _served(catalogue: Catalogue) -> list[str]:
 
 
 def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Served, rejected or disabled; each in the order of names."""
+    """A file is served, rejected or disabled; each list is in the order of names."""
     write_tenant("globex")
     write_tenant("acme")
     write_tenant("broken", "BLUEPRINTS = [")
@@ -50,10 +45,10 @@ def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) ->
 
 
 @pytest.mark.parametrize("name", ["_acme.py", ".acme.py", "acme.txt", "acme.pyc", "acme", ".py"])
-def test_other_files_are_no_tenants(
+def test_other_files_are_not_tenants(
     scan: Scan, tenants_dir: Path, write_tenant: WriteTenant, name: str
 ) -> None:
-    """Drafts, notes and what editors leave behind are not even looked at."""
+    """Drafts, notes and what editors leave behind are ignored."""
     write_tenant("globex")
     (tenants_dir / name).write_text("(")
 
@@ -65,7 +60,7 @@ def test_other_files_are_no_tenants(
 def test_a_disabled_tenant_is_as_if_it_were_not_there(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """Its prefix, its key and its database are free for another."""
+    """Its prefix, key and database are free for another tenant."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", ENABLED=False, **same)
     write_tenant("globex", **same)
@@ -76,7 +71,7 @@ def test_a_disabled_tenant_is_as_if_it_were_not_there(
 
 
 def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Whatever else its file says; what is wrong is told to whoever asks."""
+    """Whatever else its file says, it is disabled; its problems are kept."""
     globex = write_tenant(
         "globex", "ENABLED = False\nHOOK = print\nBLUEPRINTS = ['landin', 7]\nURL_PREFIX = '/g'\n"
     )
@@ -97,26 +92,26 @@ def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTena
 
 @pytest.mark.parametrize("value", [0, None, "False"])
 def test_only_false_disables(scan: Scan, write_tenant: WriteTenant, value: object) -> None:
-    """What is no bool is a problem of its own: nobody knows what was meant."""
+    """A value that is not a bool is a problem, because its meaning is unknown."""
     write_tenant("acme", f"ENABLED = {value!r}\nSECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n")
 
     assert ["ENABLED"] == [problem.key for problem in scan().problems]
 
 
-def test_of_two_that_clash_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
-    """The other one is told whose it is; which file was written first does not matter."""
+def test_of_two_in_conflict_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
+    """The other one is told what conflicts. Which file was written first does not matter."""
     globex = write_tenant("globex", URL_PREFIX="/same")
     write_tenant("acme", URL_PREFIX="/same")
 
     catalogue = scan()
 
     [problem] = catalogue.problems
-    text = f"{globex}: 'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another."
+    text = f"{globex}: 'URL_PREFIX': /same is also the prefix of tenant 'acme'; choose another."
     assert (["acme"], text) == (_served(catalogue), str(problem)[: len(text)])
 
 
-def test_every_problem_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Refused values, side effects, bad keys and missing endpoints; each once, and its prefix."""
+def test_every_problem_of_a_file_is_reported_at_once(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Values, side effects, invalid keys and missing endpoints are reported once each."""
     text = "import os\nos.umask(0)\nSECRET_KEY = print\nRATE_LIMIT = 7\nURL_PREFIX = '/g'\n"
     write_tenant("globex", f"{text}BLUEPRINTS = ['landin']\n")
 
@@ -131,18 +126,18 @@ def test_every_problem_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: Wri
 @pytest.mark.parametrize(
     ("first", "second"), [("/same", "/sam"), ("/a/b", "/a/c"), ("/a/b", "/a-b"), ("/a/b", "/b/a")]
 )
-def test_prefixes_that_only_look_alike_do_not_clash(
+def test_prefixes_that_only_look_alike_do_not_conflict(
     scan: Scan, write_tenant: WriteTenant, first: str, second: str
 ) -> None:
-    """Whole segments count."""
+    """Prefixes are compared by whole segments."""
     write_tenant("acme", URL_PREFIX=first)
     write_tenant("globex", URL_PREFIX=second)
 
     assert ["acme", "globex"] == _served(scan())
 
 
-def test_a_clash_tells_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Two equal keys are named by their files."""
+def test_a_conflict_shows_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
+    """Two equal keys are named by their tenants."""
     write_tenant("acme", SECRET_KEY=KEY)
     write_tenant("globex", SECRET_KEY=KEY)
 
@@ -150,7 +145,7 @@ def test_a_clash_tells_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
 
 
 def test_a_rejected_file_takes_nothing_from_others(scan: Scan, write_tenant: WriteTenant) -> None:
-    """A file that is not served anyway owns no prefix, no key and no database."""
+    """A file that is not served owns no prefix, key or database."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", BLUEPRINTS=["nowhere"], **same)
     write_tenant("globex", **same)
@@ -158,8 +153,10 @@ def test_a_rejected_file_takes_nothing_from_others(scan: Scan, write_tenant: Wri
     assert ["globex"] == _served(scan())
 
 
-def test_a_clash_with_a_rejected_clash_is_none(scan: Scan, write_tenant: WriteTenant) -> None:
-    """`b` loses to `a` on the key, so `c` keeps the prefix that `b` would have had."""
+def test_a_tenant_rejected_for_a_conflict_owns_nothing(
+    scan: Scan, write_tenant: WriteTenant
+) -> None:
+    """`b` loses to `a` because of the key, so `c` keeps the prefix that `b` asked for."""
     write_tenant("a", SECRET_KEY=KEY)
     write_tenant("b", SECRET_KEY=KEY, URL_PREFIX="/same")
     write_tenant("c", URL_PREFIX="/same")
@@ -167,8 +164,10 @@ def test_a_clash_with_a_rejected_clash_is_none(scan: Scan, write_tenant: WriteTe
     assert ["a", "c"] == _served(scan())
 
 
-def test_every_clash_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Key, database and prefix of another tenant: three lines."""
+def test_every_conflict_of_a_file_is_reported_at_once(
+    scan: Scan, write_tenant: WriteTenant
+) -> None:
+    """Key, database and prefix of another tenant are three problems."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", **same)
     write_tenant("globex", **same)
@@ -190,18 +189,18 @@ def test_every_clash_of_a_file_is_told_in_one_go(scan: Scan, write_tenant: Write
         ("URL_PREFIX = '/acmes'", "/acmes"),
     ],
 )
-def test_a_rejected_file_has_the_place_it_asked_for(
+def test_a_rejected_file_has_the_prefix_that_it_asked_for(
     scan: Scan, write_tenant: WriteTenant, text: str, prefix: str | None
 ) -> None:
-    """Its clients get 503 there; None where a served tenant is at, above or below that place."""
+    """Its clients get 503 there, unless a served tenant is at, above or below that prefix."""
     write_tenant("acme", URL_PREFIX="/acme/shop")
     write_tenant("globex", text)
 
     assert [prefix] == [one.prefix for one in scan().rejected]
 
 
-def test_a_misnamed_file_has_no_place(scan: Scan, tenants_dir: Path) -> None:
-    """What is no name is no prefix; a name that breaks lines is shown escaped."""
+def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
+    """An invalid name is not a prefix, and a name with a line break is shown escaped."""
     (tenants_dir / "A\nb.py").write_text("raise SystemExit")
     (tenants_dir / "secrets.py").write_text("raise SystemExit")
 
@@ -211,7 +210,7 @@ def test_a_misnamed_file_has_no_place(scan: Scan, tenants_dir: Path) -> None:
 
 
 def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Each name that means nothing is a problem, with the nearest that there is."""
+    """Each unknown name in `BLUEPRINTS` is a problem of its own."""
     write_tenant("acme", BLUEPRINTS=["landin", "landing", "no.where", "", "../x", "a\0b", ".."])
 
     keys = [problem.key for problem in scan().problems]
@@ -219,15 +218,15 @@ def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTen
     assert [f"BLUEPRINTS[{place}]" for place in (0, 2, 3, 4, 5, 6)] == keys
 
 
-def test_what_nobody_thought_of_costs_one_tenant(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """A fault of the host's own while it judges a file rejects that file, and tells no value."""
+def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_dir: Path) -> None:
+    """An unexpected error during validation rejects that file, and no value is shown."""
     path = write_tenant("acme")
     content = read_content(path)
-    fault: Any = None  # where a number is due: it stands for a mistake of ours
-    text = "cannot be judged (TypeError): a fault of Tenantry, please report it."
+    no_number: Any = None  # stands for an error in Tenantry's code
+    text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
-    with Loader(timeout_s=fault, data_dir=data_dir) as loader:
-        rejected = validate_file(content, data_dir, loader, fault)
+    with Loader(timeout_s=no_number, data_dir=data_dir) as loader:
+        rejected = validate_file(content, data_dir, loader, no_number)
 
     problem = Problem(str(path), text)
     assert RejectedTenant("acme", "/acme", (problem,), content.digest) == rejected

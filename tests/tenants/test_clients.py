@@ -1,4 +1,4 @@
-"""What a tenant file may say of its clients, and what is said when it may not."""
+"""`CLIENTS` and `OIDC` of a tenant file: valid values, and the problems of invalid ones."""
 
 import re
 from datetime import UTC, datetime
@@ -17,8 +17,9 @@ from tenantry.tenants.clients import (
     key_digest,
     new_client_key,
 )
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
 from tenantry.tenants.openid import OpenId
+from tenantry.tenants.validation import parse_tenant
 
 PLAIN = "a key that must not be shown"
 HASH = hash_client_key(PLAIN)
@@ -41,8 +42,8 @@ def problems(**keys: Any) -> list[str]:
     return []
 
 
-def test_a_key_that_we_make_is_recognisable_and_its_own() -> None:
-    """256 random bits behind a prefix that secret scanners can look for."""
+def test_a_new_key_is_unique_and_recognizable() -> None:
+    """A key is 256 random bits after a prefix that secret scanners can look for."""
     keys = [new_client_key(), new_client_key()]
 
     assert [True, True] == [bool(re.fullmatch(r"tenantry_[0-9a-f]{64}", key)) for key in keys]
@@ -50,12 +51,12 @@ def test_a_key_that_we_make_is_recognisable_and_its_own() -> None:
 
 
 def test_an_open_tenant_has_no_clients() -> None:
-    """Without the keys, or with None, nothing is checked and nothing kept."""
+    """Without `CLIENTS` and `OIDC`, or with None, everybody is let in."""
     assert (None, None) == (parsed().clients, parsed(CLIENTS=None, OIDC=None).oidc)
 
 
 def test_a_client_is_a_hash_or_a_dict() -> None:
-    """Both forms, each limit, a list of keys for rotation, hashes in either case."""
+    """Both forms are parsed, with every limit, several keys and hashes in either case."""
     limited = {"key": [HASH, OTHER], "endpoints": ["images"], "methods": ["GET"]}
 
     tenant = parsed(CLIENTS={"web": HASH.upper().replace("SHA", "sha"), "mobile@eu": limited | {
@@ -77,15 +78,15 @@ def test_a_client_is_a_hash_or_a_dict() -> None:
         ("2020-01-01T00:00Z", datetime(2020, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_an_end_without_a_zone_is_in_utc(written: object, end: datetime) -> None:
-    """A past one too: a tenant must not fail because one of its keys has expired."""
+def test_an_expiry_without_a_zone_is_in_utc(written: object, end: datetime) -> None:
+    """A date in the past is valid too: an expired key must not make a tenant fail."""
     clients = parsed(CLIENTS={"a": {"key": HASH, "expires": written}}).clients
 
     assert clients is not None
     assert end == clients.all[0].expires
 
 
-def test_the_app_and_the_commands_see_a_tenant_files_form() -> None:
+def test_config_has_the_form_of_a_tenant_file() -> None:
     """What `config()` returns could be written into a tenant file again."""
     clients = {
         "web": {"key": [HASH]},
@@ -105,8 +106,8 @@ def test_the_app_and_the_commands_see_a_tenant_files_form() -> None:
     assert HASH not in repr(tenant)
 
 
-def test_an_audience_or_a_claim_may_be_one_value() -> None:
-    """A list means: any of these."""
+def test_an_audience_or_a_claim_can_be_one_value() -> None:
+    """One value means the same as a list of one."""
     oidc = {"issuer": "http://127.0.0.1:80", "audience": "shop", "claims": {"role": "a"}}
 
     assert OpenId("http://127.0.0.1:80", ("shop",), None, (("role", ("a",)),)) == parsed(
@@ -119,33 +120,39 @@ def test_an_audience_or_a_claim_may_be_one_value() -> None:
     [
         ({}, "'CLIENTS': expected a dict of client name → 'sha256:…' with at least one client"),
         (HASH, "'CLIENTS': expected a dict of client name"),
-        ({"mobile": PLAIN}, "'CLIENTS['mobile']': is no hash of a key: expected 'sha256:'"),
+        ({"mobile": PLAIN}, "'CLIENTS['mobile']': is not the hash of a key; expected 'sha256:'"),
         ({"mobile": b"x"}, "'CLIENTS['mobile']': expected 'sha256:…', or a list"),
         ({"mobile": None}, "'CLIENTS['mobile']': expected 'sha256:…', or a list"),
-        ({"mobile": {}}, "'CLIENTS['mobile']': has no 'key'; make one: tenantry key acme mobile."),
-        ({"a b": HASH}, "'CLIENTS': one of the clients' names is none; expected at most 64"),
-        ({7: HASH}, "'CLIENTS': one of the clients' names is none; expected at most 64"),
+        (
+            {"mobile": {}},
+            "'CLIENTS['mobile']': has no 'key'; create a key: tenantry key acme mobile.",
+        ),
+        ({"a b": HASH}, "'CLIENTS': contains an invalid client name; expected 1 to 64"),
+        ({7: HASH}, "'CLIENTS': contains an invalid client name; expected 1 to 64"),
         (
             {new_client_key(): "a"},
-            "'CLIENTS': one of the clients' names is none; expected at most 64",
+            "'CLIENTS': contains an invalid client name; expected 1 to 64",
         ),
-        ({"a": HASH, "b": HASH}, "'CLIENTS['b']': has a key of client 'a' too; give each its own."),
-        ({"a": []}, "'CLIENTS['a']': expected 'sha256:…', or a list of one to 5 such; make one"),
-        ({"a": [HASH, PLAIN]}, "'CLIENTS['a'][1]': is no hash of a key"),
-        ({"a": {"key": PLAIN}}, "'CLIENTS['a']['key']': is no hash of a key"),
-        ({"a": {"key": [PLAIN]}}, "'CLIENTS['a']['key'][0]': is no hash of a key"),
+        (
+            {"a": HASH, "b": HASH},
+            "'CLIENTS['b']': has the same key as client 'a'; give each client its own.",
+        ),
+        ({"a": []}, "'CLIENTS['a']': expected 'sha256:…', or a list of 1 to 5 of them; create"),
+        ({"a": [HASH, PLAIN]}, "'CLIENTS['a'][1]': is not the hash of a key"),
+        ({"a": {"key": PLAIN}}, "'CLIENTS['a']['key']': is not the hash of a key"),
+        ({"a": {"key": [PLAIN]}}, "'CLIENTS['a']['key'][0]': is not the hash of a key"),
         ({"a": {"key": [HASH] * 6}}, "'CLIENTS['a']['key']': expected 'sha256:…', or a list of"),
         (
             {"a": {"key": HASH, "endpoint": ["x"]}},
-            "'CLIENTS['a']['endpoint']': is no key; did you mean 'endpoints'?",
+            "'CLIENTS['a']['endpoint']': unknown key; did you mean 'endpoints'?",
         ),
         (
             {"a": {"key": HASH, 7: 7}},
-            "'CLIENTS['a'][7]': is no key; there are: key, endpoints, methods, expires.",
+            "'CLIENTS['a'][7]': unknown key; expected one of: key, endpoints, methods, expires.",
         ),
         (
             {"a": {"key": HASH, "endpoints": ["image"]}},
-            "'CLIENTS['a']['endpoints'][0]': 'image' is none of the tenant's 'BLUEPRINTS'; did you",
+            "'CLIENTS['a']['endpoints'][0]': 'image' is not in 'BLUEPRINTS'; did you",
         ),
         (
             {"a": {"key": HASH, "endpoints": "images"}},
@@ -153,15 +160,15 @@ def test_an_audience_or_a_claim_may_be_one_value() -> None:
         ),
         (
             {"a": {"key": HASH, "endpoints": []}},
-            "'CLIENTS['a']['endpoints']': expected a list of at least one name; for no limit",
+            "'CLIENTS['a']['endpoints']': expected a list of at least one name; to allow all",
         ),
         (
             {"a": {"key": HASH, "methods": ["get"]}},
-            "'CLIENTS['a']['methods'][0]': 'get' is no method; did you mean 'GET'?",
+            "'CLIENTS['a']['methods'][0]': 'get' is not a method; did you mean 'GET'?",
         ),
         (
             {"a": {"key": HASH, "methods": ["BREW"]}},
-            "'CLIENTS['a']['methods'][0]': 'BREW' is no method; there are: GET, HEAD, POST",
+            "'CLIENTS['a']['methods'][0]': 'BREW' is not a method; expected one of: GET, HEAD",
         ),
         (
             {"a": {"key": HASH, "methods": [7]}},
@@ -182,7 +189,7 @@ def test_an_audience_or_a_claim_may_be_one_value() -> None:
     ],
 )
 def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) -> None:
-    """The place stands there as the operator typed it; a key is never repeated."""
+    """The place reads as an operator would write it, and no key is repeated."""
     found = problems(CLIENTS=clients)
 
     assert [True] == [one.startswith(problem) for one in found], found
@@ -193,15 +200,18 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
     ("oidc", "problem"),
     [
         ("https://a.org", "'OIDC': expected a dict, like {'issuer'"),
-        ({"audience": "a"}, "'OIDC': has no 'issuer'; without it tokens of others would do."),
+        (
+            {"audience": "a"},
+            "'OIDC': has no 'issuer'; without it, tokens for others would be accepted.",
+        ),
         ({"issuer": "https://a.org"}, "'OIDC': has no 'audience'; without it"),
-        ({"issuer": "http://a.org", "audience": "a"}, "'OIDC['issuer']': expected a URL with http"),
-        ({"issuer": "file:///etc", "audience": "a"}, "'OIDC['issuer']': expected a URL with https"),
-        ({"issuer": "https://", "audience": "a"}, "'OIDC['issuer']': expected a URL with https"),
-        ({"issuer": "https://a:b", "audience": "a"}, "'OIDC['issuer']': expected a URL with https"),
-        ({"issuer": "https://[::1", "audience": "a"}, "'OIDC['issuer']': expected a URL with http"),
-        ({"issuer": "https://a\r\n", "audience": "a"}, "'OIDC['issuer']': expected a URL with htt"),
-        ({"issuer": 7, "audience": "a"}, "'OIDC['issuer']': expected a URL with https"),
+        ({"issuer": "http://a.org", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": "file:///etc", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": "https://", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": "https://a:b", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": "https://[::1", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": "https://a\r\n", "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
+        ({"issuer": 7, "audience": "a"}, "'OIDC['issuer']': expected an https URL"),
         (
             {"issuer": "https://u:p@a.org", "audience": "a"},
             "'OIDC['issuer']': expected a URL witho",
@@ -210,15 +220,18 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
             {"issuer": "https://a.org?x", "audience": "a"},
             "'OIDC['issuer']': expected a URL without",
         ),
-        ({"issuer": "https://a.org", "audience": []}, "'OIDC['audience']': expected what tokens"),
-        ({"issuer": "https://a.org", "audience": ["a", 7]}, "'OIDC['audience']': expected what t"),
+        ({"issuer": "https://a.org", "audience": []}, "'OIDC['audience']': expected a string"),
+        (
+            {"issuer": "https://a.org", "audience": ["a", 7]},
+            "'OIDC['audience']': expected a string",
+        ),
         (
             {"issuer": "https://a.org", "audience": "a", "jwks_url": "x"},
-            "'OIDC['jwks_url']': is no key; did you mean 'jwks_uri'?",
+            "'OIDC['jwks_url']': unknown key; did you mean 'jwks_uri'?",
         ),
         (
             {"issuer": "https://a.org", "audience": "a", "jwks_uri": "ftp://a.org"},
-            "'OIDC['jwks_uri']': expected a URL with https",
+            "'OIDC['jwks_uri']': expected an https URL",
         ),
         (
             {"issuer": "https://a.org", "audience": "a", "claims": ["role"]},
@@ -234,23 +247,23 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
         ),
         (
             {"issuer": "https://a.org", "audience": "a", "claims": {"exp": 1}},
-            "'OIDC['claims']['exp']': is checked anyway; remove it",
+            "'OIDC['claims']['exp']': is always checked; remove it",
         ),
         (
             {"issuer": "https://a.org", "audience": "a", "claims": {7: 1}},
-            "'OIDC['claims'][7]': found int; expected a claim's name.",
+            "'OIDC['claims'][7]': found int; expected the name of a claim.",
         ),
     ],
 )
 def test_a_bad_issuer_is_one_problem_with_its_place(oidc: Any, problem: str) -> None:
-    """What would let strangers in, or read keys where anybody can change them, is refused."""
+    """A setting that would let strangers in, or read keys over plain http, is rejected."""
     found = problems(OIDC=oidc)
 
     assert [True] == [one.startswith(problem) for one in found], found
 
 
-def test_every_problem_of_all_clients_is_told_in_one_go() -> None:
-    """One look at the file mends them all."""
+def test_every_problem_of_all_clients_is_reported_at_once() -> None:
+    """One look at the file is enough to fix all clients."""
     clients = {
         "a": PLAIN,
         "b": {"key": PLAIN, "expires": "?", "methods": ["X", "GET", 1]},
@@ -260,13 +273,14 @@ def test_every_problem_of_all_clients_is_told_in_one_go() -> None:
     places = [one.partition(": ")[0] for one in problems(CLIENTS=clients, OIDC={})]
 
     assert [
-        "'CLIENTS'", "'CLIENTS['a']'", "'CLIENTS['b']['key']'", "'CLIENTS['b']['methods'][0]'",
-        "'CLIENTS['b']['methods'][2]'", "'CLIENTS['b']['expires']'", "'OIDC'", "'OIDC'",
+        "'CLIENTS['a']'", "'CLIENTS['b']['key']'", "'CLIENTS['b']['methods'][0]'",
+        "'CLIENTS['b']['methods'][2]'", "'CLIENTS['b']['expires']'", "'CLIENTS'",
+        "'OIDC'", "'OIDC'",
     ] == places  # fmt: skip
 
 
-def test_clients_are_checked_though_the_endpoints_are_bad() -> None:
-    """What `endpoints` may name is not known then, so nothing is said of it."""
+def test_clients_are_checked_although_the_endpoints_are_invalid() -> None:
+    """`endpoints` of a client is not checked then, because the tenant's endpoints are unknown."""
     found = problems(BLUEPRINTS=[], CLIENTS={"a": {"key": HASH, "endpoints": ["x"]}, "b": "x"})
 
     assert ["'BLUEPRINTS'", "'CLIENTS['b']'"] == [one.partition(": ")[0] for one in found]

@@ -18,8 +18,8 @@ from tenantry.host import Host
 from tenantry.observability.control_socket import ControlSocket
 from tenantry.settings import HostSettings
 from tenantry.tenants.diff import describe
-from tenantry.tenants.model import parse_tenant
 from tenantry.tenants.operator_state import OperatorState, write_operator_state
+from tenantry.tenants.validation import parse_tenant
 
 pytestmark = pytest.mark.live
 
@@ -74,10 +74,10 @@ def _with_secret(write_tenant: Callable[..., Path], key: str) -> None:
 
 
 @pytest.mark.usefixtures("serving")
-def test_what_secret_returned_is_not_shown(
+def test_a_value_of_secret_is_not_shown(
     plan: Plan, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Under a name that says nothing, in neither the plan nor a snapshot."""
+    """It is in neither the plan nor a snapshot, whatever the key's name suggests."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -89,10 +89,10 @@ def test_what_secret_returned_is_not_shown(
     assert "hunter2" not in (tmp_path / "snapshot").read_text()
 
 
-def test_a_worker_does_not_tell_what_secret_returned(
+def test_a_worker_does_not_report_a_value_of_secret(
     host: Host, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What serves is told without it, too."""
+    """The description of a served tenant does not contain it either."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -102,7 +102,7 @@ def test_a_worker_does_not_tell_what_secret_returned(
 
 
 def test_odd_values_are_described(tmp_path: Path) -> None:
-    """A secret that is no UTF-8, a number too long to write, one that compares with none."""
+    """A secret that is not UTF-8, a number too long to print and a signaling NaN are described."""
     keys = {"ODD": Decimal("sNaN"), "LONG": 10**5000, "HIDDEN": ["\udcff!" * 9]}
     values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]} | keys
     tenant = parse_tenant("acme", values, data_dir=tmp_path, secrets=["\udcff!" * 9])
@@ -117,7 +117,7 @@ def test_odd_values_are_described(tmp_path: Path) -> None:
 def test_a_disabled_tenant_may_be_broken(
     plan: Plan, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """The host does not look at it: it is no problem, and gone where it was."""
+    """A disabled file is not a problem, and its tenant counts as removed."""
     write_tenant("acme")
     plan("--save", "snapshot")
     write_tenant("acme", SECRET_KEY="short")
@@ -128,7 +128,7 @@ def test_a_disabled_tenant_may_be_broken(
 
 @pytest.mark.usefixtures("serving")
 def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """Other masked values are known to be the same."""
+    """Only the new key is reported; other secrets are known to be the same."""
     write_tenant("acme", MAIL_PASSWORD="hunter2")
     _, before = plan()
     write_tenant("acme", MAIL_PASSWORD="hunter2", SECRET_KEY="k" * 40)
@@ -143,7 +143,7 @@ def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Pat
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
-    """Mode 0600, and nothing is left beside it."""
+    """A snapshot has mode 0600, and no other file is left beside it."""
     folder = tmp_path / "snapshots"
     folder.mkdir()
     plan("--save", str(folder / "one.json"))
@@ -154,7 +154,7 @@ def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
-    """Exit 1 and the reason."""
+    """The exit code is 1, and the line gives the reason."""
     expected = "tenantry: cannot write /nonexistent/x: No such file or directory."
 
     assert (1, [expected]) == plan("--save", "/nonexistent/x")
@@ -162,7 +162,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """The host keeps the old version; nobody is gone."""
+    """The host keeps the old version of a tenant whose new file is rejected."""
     write_tenant("acme", SECRET_KEY="short")
 
     code, (stays, problem) = plan()
@@ -173,10 +173,10 @@ def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., 
 
 
 @pytest.mark.usefixtures("serving")
-def test_who_serves_keeps_its_prefix(
+def test_a_served_tenant_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """A newcomer that is named first is refused, as the host does."""
+    """A new tenant at its prefix is rejected, even if its name comes first."""
     write_tenant("aaa", URL_PREFIX="/acme")
 
     code, lines = plan()
@@ -184,12 +184,16 @@ def test_who_serves_keeps_its_prefix(
     host.follower.catch_up()
 
     assert (1, 1) == (code, len(lines))
-    assert lines[0].startswith("! tenants/aaa.py: 'URL_PREFIX': /acme is the prefix of tenant ")
+    assert lines[0].startswith(
+        "! tenants/aaa.py: 'URL_PREFIX': /acme is also the prefix of tenant "
+    )
 
 
 @pytest.mark.usefixtures("serving")
-def test_who_stays_keeps_its_prefix(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """A prefix is not free while its owner's change is refused, and so on down the line."""
+def test_a_tenant_that_stays_keeps_its_prefix(
+    plan: Plan, write_tenant: Callable[..., Path]
+) -> None:
+    """A prefix is not free while its owner's change is rejected, and so on along the chain."""
     write_tenant("acme", SECRET_KEY="short")
     write_tenant("globex", URL_PREFIX="/acme")
     write_tenant("initech", URL_PREFIX="/globex")
@@ -213,7 +217,7 @@ def test_two_tenants_cannot_swap_prefixes_in_one_save(
 
     remedy = "To swap the prefixes of two tenants, first save one of their files with a free prefix"
     expected = [
-        f"{sign} tenants/{name}.py: 'URL_PREFIX': /{owner} is the prefix of tenant {owner!r} too; "
+        f"{sign} tenants/{name}.py: 'URL_PREFIX': /{owner} is also the prefix of tenant {owner!r}; "
         f"choose another. {remedy}."
         for sign, name, owner in (("!", "acme", "globex"), ("!", "globex", "acme"))
     ]
@@ -223,7 +227,7 @@ def test_two_tenants_cannot_swap_prefixes_in_one_save(
 
 @pytest.mark.usefixtures("serving")
 def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """Its owner moves, and another one comes."""
+    """When a tenant moves, another one can take its prefix."""
     write_tenant("acme", URL_PREFIX="/elsewhere")
     write_tenant("aaa", URL_PREFIX="/acme")
 
@@ -237,7 +241,7 @@ def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..
 def test_an_endpoint_that_fails_is_a_problem(
     plan: Plan, write_tenant: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
-    """Whatever it does to the process that imports it: the tenant stays, exit 1."""
+    """Whatever an endpoint does to its process, the tenant stays and the exit code is 1."""
     package = tmp_path / f"shop_{kind}/orders"
     package.mkdir(parents=True)
     for folder in (package.parent, package):
@@ -256,8 +260,10 @@ def test_an_endpoint_that_fails_is_a_problem(
 
 
 @pytest.mark.usefixtures("serving")
-def test_routes_of_a_new_endpoint(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """What is gained is told with its prefix."""
+def test_routes_of_a_new_endpoint_are_reported(
+    plan: Plan, write_tenant: Callable[..., Path]
+) -> None:
+    """Each new route is reported with its prefix."""
     write_tenant("acme", BLUEPRINTS=["landing", "images"])
 
     code, lines = plan()
@@ -269,7 +275,7 @@ def test_routes_of_a_new_endpoint(plan: Plan, write_tenant: Callable[..., Path])
 def test_a_worker_that_is_not_ready_is_not_compared_with(
     plan: Plan, settings: HostSettings, tenants_dir: Path
 ) -> None:
-    """It does not know all tenants yet: one line, exit 1."""
+    """It does not know all tenants yet, so the command fails with one line."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
     told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})

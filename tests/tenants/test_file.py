@@ -1,4 +1,4 @@
-"""Whether a file is open for writing."""
+"""Whether a tenant file is open for writing."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from tenantry.tenants.file import is_open_for_writing
 
 
-def test_a_file_is_open_for_writing_while_a_writer_has_it_open(tmp_path: Path) -> None:
-    """From its opening to its closing, however long the writer pauses; a reader is none."""
+def test_a_file_is_open_while_a_writer_has_it_open(tmp_path: Path) -> None:
+    """It counts as open until the writer closes it; a reader does not count."""
     path = tmp_path / "acme.py"
     path.touch()
     with path.open():
@@ -22,8 +22,8 @@ def test_a_file_is_open_for_writing_while_a_writer_has_it_open(tmp_path: Path) -
     assert [False, True, False] == [before, during, after]
 
 
-def test_a_writer_is_not_hindered(tmp_path: Path) -> None:
-    """No lease is left behind: whoever opens the file later does not wait."""
+def test_a_writer_is_not_blocked(tmp_path: Path) -> None:
+    """No lease is left behind, so a later writer does not wait."""
     path = tmp_path / "acme.py"
     path.touch()
     is_open_for_writing(str(path))
@@ -32,10 +32,10 @@ def test_a_writer_is_not_hindered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["absent", "."])
-def test_what_cannot_be_known_is_no_writer(
+def test_an_unknown_state_counts_as_not_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """A file that is not there, and what has no leases, are answered for with no error."""
+    """A missing file, or one without leases, is not an error."""
     monkeypatch.chdir(tmp_path)
 
     assert not is_open_for_writing(path)

@@ -1,4 +1,4 @@
-"""The tenants folder: real files, and a clock that is moved by hand."""
+"""The tenants folder: real files, and a clock that the tests move."""
 
 import os
 import time
@@ -18,14 +18,14 @@ from tenantry.tenants.folder import (
 )
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
-"""A little more than it takes: sums of floats are not exact."""
+"""A little more than needed, because sums of floats are not exact."""
 
 GOOD = b"SECRET_KEY = 1\n"
 Write = Callable[[str, bytes], Path]
 
 
 class Clock:
-    """The time, moved by hand."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -36,7 +36,7 @@ class Clock:
 
 
 class Followed:
-    """A folder that is looked at, one look at a time."""
+    """A folder, and one look at a time."""
 
     def __init__(self, path: Path, *, is_old: bool = False, share: float = 1.0) -> None:
         self.path = path
@@ -52,29 +52,29 @@ class Followed:
         return path
 
     def look(self, after_s: float = 0.0) -> FolderChanges:
-        """FolderChanges once, so long after the last time."""
+        """Look once, `after_s` later than the last time."""
         self.clock.now_s += after_s
         return self.folder.look(self.share)
 
-    def told(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
-        """Return what one look tells of changed files."""
+    def reported(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
+        """Return name and content of the files that one look reports as changed."""
         return [(one.path.stem, one.source) for one in self.look(after_s).changed]
 
     def settle(self) -> "Followed":
-        """FolderChanges until everything has been told and nothing can hide."""
+        """Look until everything is reported and no time stamp is recent."""
         for _ in range(3):
             self.look(RECENT_S)
         return self
 
 
-@pytest.fixture(name="followed", params=[1.0, 0.01], ids=["whole", "by turns"])
+@pytest.fixture(name="followed", params=[1.0, 0.01], ids=["all", "round robin"])
 def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
-    """Return a followed folder, empty, not looked at yet; all of it, or one file, at each look."""
+    """Return an empty folder. A look is at all of its files, or at one."""
     return Followed(tenants_dir, share=request.param)
 
 
-def test_a_new_file_is_told_when_it_was_read_twice_the_same(followed: Followed) -> None:
-    """Its name is known at once; its content counts after the settle time."""
+def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
+    """Its name is reported at once, its content after the settle time."""
     followed.write("acme.py", GOOD)
 
     first, early, settled, after = [followed.look(s) for s in (0, SETTLE_S / 2, SETTLE_S, SETTLE_S)]
@@ -85,48 +85,48 @@ def test_a_new_file_is_told_when_it_was_read_twice_the_same(followed: Followed) 
     assert ([], True) == (after.changed, after.is_settled)
 
 
-def test_at_start_an_old_file_is_told_at_once(tenants_dir: Path) -> None:
-    """Of 10,000 files that nobody has touched for long, none is read before it is judged."""
+def test_at_start_an_old_file_is_reported_unread(tenants_dir: Path) -> None:
+    """A file that has not changed for long is reported at the first look, without its content."""
     followed = Followed(tenants_dir, is_old=True)
     followed.write("acme.py", GOOD)
 
-    told = followed.told()
+    reported = followed.reported()
 
-    assert [("acme", b"")] == told
+    assert [("acme", b"")] == reported
 
 
-def test_a_file_told_unread_is_told_again_only_when_its_content_changes(
+def test_a_file_reported_unread_is_reported_again_only_when_its_content_changes(
     tenants_dir: Path,
 ) -> None:
-    """Once its digest has been noted, a touch is no change."""
+    """Once the digest is noted, a touch is not a change."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
     followed.folder.note_digest("acme", read_content(path).digest, is_readable=True)
     path.touch()
 
-    told = [followed.told(SETTLE_S) for _ in range(3)]
+    reported = [followed.reported(SETTLE_S) for _ in range(3)]
 
-    assert [[], [], []] == told
+    assert [[], [], []] == reported
 
 
-def test_a_file_that_changes_before_it_is_noted_is_told(tenants_dir: Path) -> None:
-    """A look has found the new content when the digest of the old one is noted."""
+def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir: Path) -> None:
+    """A digest that is noted late does not hide a newer content that a look has found."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
     digest = read_content(path).digest
     followed.write("acme.py", b"X = 2\n")
-    told = [followed.told()]
+    reported = [followed.reported()]
 
     followed.folder.note_digest("acme", digest, is_readable=True)
 
-    told += [followed.told(SETTLE_S) for _ in range(3)]
-    assert [[], [("acme", b"X = 2\n")], [], []] == told
+    reported += [followed.reported(SETTLE_S) for _ in range(3)]
+    assert [[], [("acme", b"X = 2\n")], [], []] == reported
 
 
 def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
-    """Also when its turn in the round that goes on would come."""
+    """A removed name does not reappear when its turn in the current round comes."""
     followed = Followed(tenants_dir)
     paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
     followed.settle().share = 0.2
@@ -141,58 +141,58 @@ def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
 
 
 def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
-    """A file server's clock may be wrong: a file that appears later has to settle."""
+    """A file that appears later must settle, because a file server's clock can be wrong."""
     followed = Followed(tenants_dir, is_old=True)
     followed.look()
     followed.write("acme.py", GOOD)
 
-    told = [followed.told(), followed.told(SETTLE_S)]
+    reported = [followed.reported(), followed.reported(SETTLE_S)]
 
-    assert [[], [("acme", GOOD)]] == told
+    assert [[], [("acme", GOOD)]] == reported
 
 
-def test_a_half_written_file_is_never_told(followed: Followed) -> None:
-    """While it grows from look to look nothing is told; then all of it."""
-    told = []
+def test_a_half_written_file_is_never_reported(followed: Followed) -> None:
+    """Nothing is reported while the file grows between looks; then, its complete content is."""
+    reported = []
     for end in range(1, len(GOOD) + 1):
         followed.write("acme.py", GOOD[:end])
-        told += followed.told(SETTLE_S)
+        reported += followed.reported(SETTLE_S)
 
-    told += followed.told(SETTLE_S)
+    reported += followed.reported(SETTLE_S)
 
-    assert [("acme", GOOD)] == told
+    assert [("acme", GOOD)] == reported
 
 
-def test_a_changed_file_is_told(followed: Followed) -> None:
-    """Its new content, once."""
+def test_a_changed_file_is_reported(followed: Followed) -> None:
+    """New content is reported once."""
     followed.write("acme.py", GOOD)
     followed.settle().write("acme.py", b"OTHER = 22\n")
 
-    told = [followed.told(SETTLE_S) for _ in range(3)]
+    reported = [followed.reported(SETTLE_S) for _ in range(3)]
 
-    assert [[], [("acme", b"OTHER = 22\n")], []] == told
+    assert [[], [("acme", b"OTHER = 22\n")], []] == reported
 
 
-def test_a_second_change_within_one_time_stamp_is_told(followed: Followed) -> None:
-    """Same size, same time stamps: for a while after a change the content itself is compared."""
+def test_a_second_change_within_one_time_stamp_is_reported(followed: Followed) -> None:
+    """A change of neither size nor time stamps is found, because recent files are read."""
     path = followed.write("acme.py", b"X = 1\n")
     followed.settle()
     stamp = path.stat().st_mtime_ns
     real_stat = os.stat_result(path.stat())
     path.write_bytes(b"X = 2\n")
     os.utime(path, ns=(stamp, stamp))
-    told = [followed.told(SETTLE_S), followed.told(SETTLE_S)]
+    reported = [followed.reported(SETTLE_S), followed.reported(SETTLE_S)]
     signature = followed.folder._files["acme"].signature
     path.write_bytes(b"X = 3\n")
     os.utime(path, ns=(stamp, stamp))
 
     # The change time cannot be set: what was seen of it is set to what will be seen.
     followed.folder._files["acme"].signature = _signature_of(path)
-    told += [followed.told(SETTLE_S), followed.told(SETTLE_S)]
+    reported += [followed.reported(SETTLE_S), followed.reported(SETTLE_S)]
 
     assert signature
     assert real_stat.st_size == path.stat().st_size
-    assert [[], [("acme", b"X = 2\n")], [], [("acme", b"X = 3\n")]] == told
+    assert [[], [("acme", b"X = 2\n")], [], [("acme", b"X = 3\n")]] == reported
 
 
 def _signature_of(path: Path) -> int:
@@ -204,7 +204,7 @@ def _signature_of(path: Path) -> int:
 def test_a_quiet_file_is_not_read_again(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has not changed for a while costs one `stat` a look."""
+    """A look at a file that has not changed for a while is one `stat`."""
     followed.write("acme.py", GOOD)
     followed.settle()
     read: list[Path] = []
@@ -215,8 +215,8 @@ def test_a_quiet_file_is_not_read_again(
     assert [] == read
 
 
-def test_a_touch_without_a_change_is_nothing(followed: Followed) -> None:
-    """Time stamps only say which files to read again."""
+def test_a_touch_is_not_a_change(followed: Followed) -> None:
+    """New time stamps or modes without new content are not reported."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.touch()
@@ -227,8 +227,8 @@ def test_a_touch_without_a_change_is_nothing(followed: Followed) -> None:
     assert [([], [], True)] * 3 == [(one.changed, one.removed, one.is_settled) for one in looks]
 
 
-def test_a_removed_file_is_told_after_a_while(followed: Followed) -> None:
-    """Once, and not before `REMOVAL_S`."""
+def test_a_removed_file_is_reported_after_a_while(followed: Followed) -> None:
+    """A removal is reported once, after `REMOVAL_S`."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -238,8 +238,8 @@ def test_a_removed_file_is_told_after_a_while(followed: Followed) -> None:
     assert [[], [], ["acme"], []] == removed
 
 
-def test_delete_and_rewrite_is_no_removal(followed: Followed) -> None:
-    """An editor that deletes and writes anew changes the file, and nobody is gone."""
+def test_delete_and_rewrite_is_not_a_removal(followed: Followed) -> None:
+    """An editor that deletes a file and writes it again changes it, and removes nothing."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -252,8 +252,8 @@ def test_delete_and_rewrite_is_no_removal(followed: Followed) -> None:
     assert [b"X = 2\n"] == [each.source for one in looks for each in one.changed]
 
 
-def test_a_file_that_is_removed_and_comes_back_appears_anew(followed: Followed) -> None:
-    """With the same content as before, it is told again."""
+def test_a_removed_file_that_comes_back_appears_again(followed: Followed) -> None:
+    """It is reported again, even with the same content as before."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -267,8 +267,8 @@ def test_a_file_that_is_removed_and_comes_back_appears_anew(followed: Followed) 
     assert [GOOD] == [one.source for one in looks[1].changed]
 
 
-def test_a_rename_is_a_file_more_and_later_a_file_less(followed: Followed) -> None:
-    """The new name is told as soon as it has settled, the old one is removed after its while."""
+def test_a_rename_adds_a_file_and_later_removes_one(followed: Followed) -> None:
+    """The new name is reported once it is stable, and the old one is removed after `REMOVAL_S`."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.rename(path.with_name("globex.py"))
@@ -281,7 +281,7 @@ def test_a_rename_is_a_file_more_and_later_a_file_less(followed: Followed) -> No
 
 
 def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
-    """While it is gone a look is an error; when it is back only what differs is told."""
+    """While the folder is gone, a look raises; once it is back, only differences are reported."""
     followed.write("acme.py", GOOD)
     followed.write("globex.py", GOOD)
     followed.settle()
@@ -302,7 +302,7 @@ def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
 
 
 def test_only_named_files_are_followed(tenants_dir: Path) -> None:
-    """It is as if there were no others."""
+    """With `only`, no other file is reported."""
     followed = Followed(tenants_dir)
     followed.folder = TenantsFolder(tenants_dir, ["acme"], clock=followed.clock)
     for name in ("acme.py", "globex.py"):
@@ -315,7 +315,7 @@ def test_only_named_files_are_followed(tenants_dir: Path) -> None:
 
 
 def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
-    """A volume that is not mounted is told as an error; mounted again, it is followed again."""
+    """The mount point of a missing volume is an error until the volume is back."""
     followed.write("acme.py", GOOD)
     followed.settle()
     away = followed.path.with_name("away")
@@ -334,8 +334,8 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
     assert [[]] * 3 == [one.removed for one in looks]
 
 
-def test_another_folder_with_files_is_the_folder(followed: Followed) -> None:
-    """What a folder in its place holds counts as soon as it holds something."""
+def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
+    """A folder that replaces the old one is followed as soon as it contains a file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))
@@ -348,7 +348,7 @@ def test_another_folder_with_files_is_the_folder(followed: Followed) -> None:
 
 
 def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
-    """Who deletes every file means it."""
+    """If all files are deleted in the same folder, all of them are removed."""
     paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
     followed.settle()
     for path in paths:
@@ -360,32 +360,32 @@ def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
 
 
 def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None:
-    """A writer that pauses long after a first half that is a valid file: it is never told (A19)."""
+    """A writer that pauses after a first half that is a valid file is waited for."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     with path.open("wb", buffering=0) as file:
         file.write(b"X = 2\n")
-        while_open = [each for _ in range(3) for each in followed.told(1.0)]
+        while_open = [each for _ in range(3) for each in followed.reported(1.0)]
         file.write(b"Y = 3\n")
 
-    told = [each for _ in range(2) for each in followed.told(SETTLE_S)]
+    reported = [each for _ in range(2) for each in followed.reported(SETTLE_S)]
 
-    assert ([], [("acme", b"X = 2\nY = 3\n")]) == (while_open, told)
+    assert ([], [("acme", b"X = 2\nY = 3\n")]) == (while_open, reported)
 
 
 def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) -> None:
-    """Held open for writing, its content is told when it was the same for `WRITER_PATIENCE_S`."""
+    """Content that stays open for writing counts after `WRITER_PATIENCE_S`."""
     with (followed.path / "acme.py").open("wb", buffering=0) as file:
         file.write(GOOD)
         followed.look()
-        early = followed.told(WRITER_PATIENCE_S - 0.1)
-        late = followed.told(0.2)
+        early = followed.reported(WRITER_PATIENCE_S - 0.1)
+        late = followed.reported(0.2)
 
     assert ([], [("acme", GOOD)]) == (early, late)
 
 
 def test_the_swap_of_a_config_map_is_a_change(followed: Followed) -> None:
-    """Kubernetes turns one link, `..data`; every file is a link through it."""
+    """Kubernetes replaces one link, `..data`, through which every file is a link."""
     for version, source in (("..1", b"X = 1\n"), ("..2", b"X = 2\n")):
         (followed.path / version).mkdir()
         (followed.path / version / "acme.py").write_bytes(source)
@@ -426,40 +426,40 @@ def _writable_by_all(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_directory, _fifo, _dangling, _huge, _writable_by_all])
-def test_what_is_no_tenant_file_is_told_with_its_error(
+def test_an_unreadable_file_is_reported_with_its_error(
     followed: Followed, make: Callable[[Path], None]
 ) -> None:
-    """It blocks nothing, is told once, and mended it is told with its content."""
+    """It is reported once and blocks nothing; once fixed, it is reported with its content."""
     path = followed.path / "acme.py"
     make(path)
-    told = [one for _ in range(5) for one in followed.look(RECENT_S).changed]
+    reported = [one for _ in range(5) for one in followed.look(RECENT_S).changed]
     path.rmdir() if make is _directory else path.unlink()
     path.write_bytes(GOOD)
 
-    mended = [one for _ in range(3) for one in followed.look(SETTLE_S).changed]
+    fixed = [one for _ in range(3) for one in followed.look(SETTLE_S).changed]
 
-    assert ([False], b"") == ([one.error is None for one in told], told[0].source)
-    assert [(None, GOOD)] == [(one.error, one.source) for one in mended]
+    assert ([False], b"") == ([one.error is None for one in reported], reported[0].source)
+    assert [(None, GOOD)] == [(one.error, one.source) for one in fixed]
 
 
-def test_a_file_that_its_folder_made_unreadable_is_told_when_the_folder_is_mended(
+def test_a_file_is_reported_when_its_folder_becomes_safe(
     followed: Followed,
 ) -> None:
-    """The file itself never changes: what cannot be read is read at every look."""
+    """An unreadable file is read at every look, because the file itself does not change."""
     followed.path.chmod(0o777)
     followed.write("acme.py", GOOD)
     refused = [one.error for _ in range(5) for one in followed.look(RECENT_S).changed]
     followed.path.chmod(0o755)
 
-    mended = [one.source for _ in range(2) for one in followed.look(SETTLE_S).changed]
+    fixed = [one.source for _ in range(2) for one in followed.look(SETTLE_S).changed]
 
-    assert (1, [GOOD]) == (len(refused), mended)
+    assert (1, [GOOD]) == (len(refused), fixed)
 
 
 def test_a_file_that_goes_between_list_and_read_is_only_missing(
     tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is told of it: neither an error nor, until `REMOVAL_S`, its end."""
+    """It is reported neither as an error nor, before `REMOVAL_S`, as removed."""
     followed = Followed(tenants_dir)
     path = followed.write("acme.py", GOOD)
     followed.settle()
@@ -475,10 +475,10 @@ def test_a_file_that_goes_between_list_and_read_is_only_missing(
     assert [[], [], ["acme"]] == [one.removed for one in looks]
 
 
-def test_a_file_that_changes_between_list_and_read_is_told_whole(
+def test_a_file_that_changes_between_list_and_read_is_reported_whole(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The content that settles counts, whatever the time stamp was of."""
+    """The content that becomes stable counts, whatever the time stamp belonged to."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     read = folder_module.read_content
@@ -490,16 +490,16 @@ def test_a_file_that_changes_between_list_and_read_is_told_whole(
     path.write_bytes(b"X = 2\n")
     with monkeypatch.context() as changing:
         changing.setattr("tenantry.tenants.folder.read_content", late)
-        told = followed.told(SETTLE_S)
+        reported = followed.reported(SETTLE_S)
 
-    told += [each for _ in range(3) for each in followed.told(SETTLE_S)]
+    reported += [each for _ in range(3) for each in followed.reported(SETTLE_S)]
 
-    assert [("acme", b"X = 3\n")] == told
+    assert [("acme", b"X = 3\n")] == reported
 
 
 @pytest.mark.parametrize("name", [".acme.py", "_acme.py", "acme.pyc", "acme.py~", "acme", ".py"])
-def test_other_files_are_no_tenants(followed: Followed, name: str) -> None:
-    """What begins with `_` or `.`, or does not end in `.py`, is not looked at."""
+def test_other_files_are_not_tenants(followed: Followed, name: str) -> None:
+    """A name that begins with `_` or `.`, or does not end in `.py`, is ignored."""
     followed.write(name, GOOD)
 
     look = followed.look()
@@ -508,7 +508,7 @@ def test_other_files_are_no_tenants(followed: Followed, name: str) -> None:
 
 
 def test_files_are_listed_by_name(followed: Followed) -> None:
-    """`globex` before `globex-2`, though `-` sorts before `.`."""
+    """`globex` comes before `globex-2`, although `-` sorts before `.`."""
     for name in ("globex-2.py", "globex.py", "acme.py"):
         followed.write(name, GOOD)
 
@@ -517,21 +517,21 @@ def test_files_are_listed_by_name(followed: Followed) -> None:
     assert ["acme", "globex", "globex-2"] == names
 
 
-def test_by_turns_a_file_written_in_place_is_told_within_one_round(tenants_dir: Path) -> None:
-    """The folder tells nothing of it; each file has its turn."""
+def test_a_file_written_in_place_is_reported_within_one_round(tenants_dir: Path) -> None:
+    """The folder does not change, so the change is found when the file's turn comes."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)
     followed.settle()
     followed.write("b.py", b"X = 2\n")
 
-    told = [followed.told(SETTLE_S) for _ in range(4 + 1)]
+    reported = [followed.reported(SETTLE_S) for _ in range(4 + 1)]
 
-    assert [("b", b"X = 2\n")] == [one for look in told for one in look]
+    assert [("b", b"X = 2\n")] == [one for look in reported for one in look]
 
 
-def test_by_turns_a_replaced_file_is_told_at_once(tenants_dir: Path) -> None:
-    """The folder itself tells of it, and all are looked at."""
+def test_a_replaced_file_is_reported_at_once(tenants_dir: Path) -> None:
+    """The folder changes, so all files are looked at."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)
@@ -539,16 +539,16 @@ def test_by_turns_a_replaced_file_is_told_at_once(tenants_dir: Path) -> None:
     for name in "bc":
         followed.write(f".{name}.new", b"X = 2\n").replace(tenants_dir / f"{name}.py")
 
-    told = [followed.told(SETTLE_S) for _ in range(2)]
+    reported = [followed.reported(SETTLE_S) for _ in range(2)]
 
-    assert [[], ["b", "c"]] == [sorted(name for name, _ in look) for look in told]
+    assert [[], ["b", "c"]] == [sorted(name for name, _ in look) for look in reported]
 
 
 @pytest.mark.parametrize(("link", "expected"), [(None, False), (os.symlink, True), (os.link, True)])
 def test_a_file_with_another_name_is_noticed(
     followed: Followed, link: Callable[[Path, Path], None] | None, *, expected: bool
 ) -> None:
-    """Of a change there no event of this folder tells."""
+    """A link is noticed, because the folder does not show a change at the other name."""
     target = followed.write("_settings.py", GOOD)
     followed.write("acme.py", GOOD)
     if link is not None:

@@ -1,4 +1,4 @@
-"""From a path to plain data, whatever the file does to the process that runs it."""
+"""Tenant files become plain data, whatever they do to the process that runs them."""
 
 import hashlib
 import os
@@ -23,13 +23,13 @@ GOOD = "BLUEPRINTS = ['landing']\n"
 
 @pytest.fixture(name="loader")
 def _loader(data_dir: Path) -> Iterator[Loader]:
-    """Return a loader; closed after the test."""
+    """Return a loader, and close it after the test."""
     with Loader(data_dir=data_dir) as loader:
         yield loader
 
 
 def _reasons(loader: Loader, path: Path, timeout_s: float | None = None) -> list[str]:
-    """Return what is wrong with the file, without its path; empty when nothing is."""
+    """Return what is wrong with the file, without its path."""
     try:
         problems = loader.load(path, timeout_s=timeout_s).problems
     except TenantFileError as error:
@@ -62,7 +62,7 @@ inf = float("inf")
 
 
 def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Each type of the contract, nested and at its edges, has the same value and the same type."""
+    """Each type that a tenant file can use comes back with the same value and the same type."""
     path = write_tenant("acme", IMPORTS + "".join(f"{k} = {v!r}\n" for k, v in VALUES.items()))
 
     loaded = loader.load(path)
@@ -72,7 +72,7 @@ def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: Wri
 
 
 def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Name, path and digest tell which version of which file this is."""
+    """Name, path and digest identify the file and its version."""
     path = write_tenant("acme")
 
     loaded = loader.load(path)
@@ -82,14 +82,14 @@ def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenan
 
 
 def test_only_upper_case_names_come_back(loader: Loader, write_tenant: WriteTenant) -> None:
-    """What a file imports and computes on the way is its own affair."""
+    """Other names of the file, and what it imports, are ignored."""
     path = write_tenant("acme", "import os\nlower = os.sep\nMixed = 1\n_A1 = 2\nA = lower\n")
 
     assert {"_A1": 2, "A": "/"} == loader.load(path).values
 
 
 def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file knows its own name and path, nothing of the file before, and is no `__main__`."""
+    """A file knows its own name and path, sees nothing of others, and is not `__main__`."""
     loader.load(write_tenant("acme", "import json\njson.LEFT = LEFT = 1\n"))
     path = write_tenant(
         "globex",
@@ -107,7 +107,7 @@ def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: Write
 
 
 def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) -> None:
-    """The file's process is neither this one nor the loader's; what it prints goes nowhere."""
+    """A file runs in a process of its own, and its output is dropped."""
     path = write_tenant(
         "acme", "import os\nprint('x' * 10_000)\nPIDS = [os.getpid(), os.getppid()]"
     )
@@ -118,10 +118,10 @@ def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) 
     assert (True, True) == (first[1] == second[1], first[0] != second[0])
 
 
-def test_a_secret_is_made_in_the_hosts_data_folder(
+def test_a_secret_is_created_in_the_hosts_data_folder(
     loader: Loader, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """`secret(create=True)` in a tenant file writes where the host keeps its data."""
+    """`secret(create=True)` in a tenant file writes to the host's data folder."""
     path = write_tenant(
         "acme", "from tenantry import secret\nA = secret('ACME_KEY', create=True)\n"
     )
@@ -150,7 +150,7 @@ def test_a_secret_is_made_in_the_hosts_data_folder(
 def test_a_loader_outlives_its_files(
     write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
 ) -> None:
-    """A file that kills, hangs or floods its process is refused; the next one loads."""
+    """A file that kills, blocks or floods its process is rejected, and the next one loads."""
     timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
         reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
@@ -163,7 +163,7 @@ def test_a_loader_outlives_its_files(
 def test_a_stopped_loader_is_replaced(
     write_tenant: WriteTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that stops the loader without ending it holds nobody up for long."""
+    """A file that stops the loader process without ending it delays others only briefly."""
     stop = write_tenant("acme", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
     good = write_tenant("globex", GOOD)
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
@@ -178,7 +178,7 @@ def test_a_stopped_loader_is_replaced(
 
 
 def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTenant) -> None:
-    """The next file finds folder, environment and umask as if nothing had been."""
+    """The next file finds the folder, environment and umask unchanged."""
     asks = "import os\nA = [os.getcwd(), os.environ.get('LEFT'), os.umask(0o22)]\nos.umask(A[2])\n"
     before = loader.load(write_tenant("globex", asks)).values
     changes = "import os\nos.chdir('/')\nos.environ['LEFT'] = '1'\nos.umask(0o123)\n"
@@ -192,15 +192,15 @@ def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTen
 @pytest.mark.parametrize(
     "module", ["sqlalchemy", "flask", "multiprocessing", "asyncio", "logging.config"]
 )
-def test_an_ordinary_import_is_no_side_effect(
+def test_an_ordinary_import_is_not_a_side_effect(
     loader: Loader, write_tenant: WriteTenant, module: str
 ) -> None:
-    """Libraries set up what they need; only what a file itself does counts."""
+    """Libraries set up what they need; only what the file itself does counts."""
     assert [] == _reasons(loader, write_tenant("acme", f"import {module}\n"))
 
 
-def test_every_reason_is_told_in_one_go(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Values that are no plain data and side effects stand side by side."""
+def test_every_reason_is_reported_at_once(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Values that are not plain data and side effects are reported together."""
     text = (
         "import os\nclass A: pass\nB = {1: [A()]}\nC = 1\nos.environ['LEFT'] = '1'\nos.umask(0)\n"
     )
@@ -215,8 +215,10 @@ def test_every_reason_is_told_in_one_go(loader: Loader, write_tenant: WriteTenan
     ] == [reason.partition(";")[0] for reason in reasons]
 
 
-def test_good_values_come_back_beside_bad_ones(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A value that is no plain data, or a side effect, hides nothing else that the file says."""
+def test_valid_values_come_back_beside_invalid_ones(
+    loader: Loader, write_tenant: WriteTenant
+) -> None:
+    """A value that is not plain data, or a side effect, does not hide other values."""
     text = "import os\nURL_PREFIX = '/else'\nHOOK = print\nos.umask(0)\n"
 
     loaded = loader.load(write_tenant("acme", text))
@@ -227,10 +229,10 @@ def test_good_values_come_back_beside_bad_ones(loader: Loader, write_tenant: Wri
     )
 
 
-def test_secrets_come_back_apart(
+def test_secrets_are_returned_separately(
     loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `secret` returned is told once, so that it can be masked wherever it stands."""
+    """The values of `secret` are returned, so that they can be redacted everywhere."""
     monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
     text = "from tenantry import secret\nA = [secret('ACME_KEY')]\nB = 'x' + secret('ACME_KEY')\n"
 
@@ -242,8 +244,8 @@ def test_secrets_come_back_apart(
 @pytest.mark.parametrize(
     ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
 )
-def test_an_ending_is_told_as_operators_know_it(code: int, text: str) -> None:
-    """A signal has its name, where it has one; else the exit code counts."""
+def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None:
+    """A signal is described by its name, if it has one, and any other exit by its code."""
     assert text == describe_exit(code)
 
 
@@ -256,10 +258,10 @@ def test_an_ending_is_told_as_operators_know_it(code: int, text: str) -> None:
         "KEY = (",
     ],
 )
-def test_a_message_tells_no_secret(
+def test_a_message_contains_no_secret(
     loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """What `secret` returned is not repeated, whatever the file's exception says."""
+    """The values of `secret` are not repeated, whatever the file's exception says."""
     monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
     path = write_tenant("acme", f"from tenantry import secret\nKEY = secret('ACME_KEY')\n{text}\n")
 
@@ -279,14 +281,14 @@ def test_a_message_tells_no_secret(
     ],
 )
 def test_a_message_is_one_line(loader: Loader, write_tenant: WriteTenant, text: str) -> None:
-    """A message fits a line of a log, however long and wild the file's own is."""
+    """A message fits on a line of a log, whatever the file's exception contains."""
     reasons = _reasons(loader, write_tenant("acme", text))
 
     assert [(True, True)] == [(one.isprintable(), len(one) < 1200) for one in reasons]
 
 
 def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file of a tebibyte is refused as fast as one of two mebibytes."""
+    """A file of one tebibyte is rejected as fast as one of two mebibytes."""
     path = write_tenant("acme", GOOD)
     os.truncate(path, 1 << 40)
 
@@ -296,14 +298,14 @@ def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenan
 
 
 def test_a_file_of_one_mebibyte_is_read(loader: Loader, write_tenant: WriteTenant) -> None:
-    """The limit itself is allowed."""
+    """A file of exactly the maximum size is accepted."""
     path = write_tenant("acme", GOOD + "#" * ((1 << 20) - len(GOOD)))
 
     assert ["BLUEPRINTS"] == list(loader.load(path).values)
 
 
 def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Only a link that leaves the folder is refused; versions may lie in a folder below."""
+    """Only a link that leaves the folder is rejected."""
     path = write_tenant("acme")
     (path.parent / "v2").mkdir()
     path.rename(path.parent / "v2/acme.py")
@@ -312,10 +314,8 @@ def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: Writ
     assert [] == _reasons(loader, path)
 
 
-def test_a_folder_that_everybody_may_write_is_refused(
-    loader: Loader, write_tenant: WriteTenant
-) -> None:
-    """Whoever can put a file there could serve any tenant; the remedy can be pasted."""
+def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
+    """Any user could add a tenant there. The remedy can be pasted."""
     path = write_tenant("acme")
     path.parent.chmod(0o777)
 
@@ -325,8 +325,8 @@ def test_a_folder_that_everybody_may_write_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_an_unreadable_file_is_refused(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Mode 0000: the message says why it cannot be read."""
+def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
+    """The message says why the file cannot be read."""
     path = write_tenant("acme")
     path.chmod(0)
 
@@ -334,7 +334,7 @@ def test_an_unreadable_file_is_refused(loader: Loader, write_tenant: WriteTenant
 
 
 def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """`close` is idempotent; the next file starts a new process, which `close` ends as well."""
+    """`close` is idempotent, and the next file starts a new process, which `close` ends too."""
     path = write_tenant("acme", "import os\nPARENT = os.getppid()\n")
     loader = Loader(data_dir=data_dir)
     first = loader.load(path).values["PARENT"]
@@ -348,10 +348,10 @@ def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: 
     assert [False, False] == [Path(f"/proc/{pid}").exists() for pid in (first, second)]
 
 
-def test_an_endpoints_folder_is_importable_there(
+def test_a_file_can_import_what_the_host_can(
     loader: Loader, write_tenant: WriteTenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file may import what the host can: the search path is the host's."""
+    """The loader process has the host's search path."""
     (tmp_path / "shared_names.py").write_text("LIST = ['landing']\n")
     monkeypatch.syspath_prepend(tmp_path)
     path = write_tenant("acme", "from shared_names import LIST as BLUEPRINTS\n")
@@ -363,7 +363,7 @@ def test_an_endpoints_folder_is_importable_there(
 def test_a_path_is_shown_as_an_operator_would_type_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Relative below the working folder, whole elsewhere; bytes that break a terminal escaped."""
+    """A path is relative below the current folder; unprintable bytes are escaped."""
     monkeypatch.chdir(tmp_path)
     shown = {
         "tenants/acme.py": "tenants/acme.py",

@@ -1,4 +1,4 @@
-"""A tenant: what a file's keys must be, and what is said when they are not."""
+"""The keys of a tenant file: valid values, and the problems of invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from conftest import KEY
 from tenantry.errors import TenantFileError
 from tenantry.planned import PLANNED_KEYS
-from tenantry.tenants.model import KEYS, Tenant, parse_tenant
+from tenantry.tenants.model import KEYS, Tenant
 from tenantry.tenants.problems import is_one_edit_away
+from tenantry.tenants.validation import parse_tenant
 
 GOOD: dict[str, Any] = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
 
@@ -30,7 +31,7 @@ def _problems(name: str = "acme", **keys: Any) -> list[str]:
 
 
 def test_two_keys_are_enough() -> None:
-    """A secret and an endpoint; name, prefix and database come from the file's name."""
+    """A secret and an endpoint are enough; the rest follows from the file's name."""
     tenant = _parse()
 
     assert ("acme", "/acme", "sqlite:////data/acme/acme.sqlite3", ("landing",)) == (
@@ -41,8 +42,8 @@ def test_two_keys_are_enough() -> None:
     )
 
 
-def test_good_values_are_taken() -> None:
-    """Every key of the contract, and any other upper-case name for Flask and its extensions."""
+def test_valid_values_are_accepted() -> None:
+    """Every key of Tenantry is accepted, and any other upper-case name for Flask and extensions."""
     good: list[dict[str, Any]] = [
         {"APP_NAME": "Acmé Ltd"},
         {"URL_PREFIX": "/a/b-1/c_2/0"},
@@ -78,8 +79,9 @@ def test_good_values_are_taken() -> None:
         ("URL_PREFIX", "/a\n", "found '/a\\n'; expected 1 to 4 segments"),
         ("URL_PREFIX", "/healthz", "found '/healthz'; /healthz is reserved for proxies"),
         ("URL_PREFIX", ["/a"], "found list ['/a']; expected a string; write URL_PREFIX = '/acme'."),
-        ("SECRET_KEY", "a" * 31, "has 31 characters, expected at least 32; make one: python -c"),
-        ("SECRET_KEY", " ChangeMe\n", "is a well-known secret; make one: python -c"),
+        ("SECRET_KEY", "a" * 31, "has 31 characters; expected at least 32; create one: python -c"),
+        ("SECRET_KEY", " ChangeMe\n", "is a well-known secret; create one: python -c"),
+        ("SECRET_KEY", KEY.encode(), "found bytes; expected a string; write: from tenantry import"),
         ("SECRET_KEY_FALLBACKS", KEY, "found str; expected a list;"),
         ("BLUEPRINTS", {"landing"}, "found set {'landing'}; expected a list;"),
         ("ENABLED", "no", "found str 'no'; expected True or False; write ENABLED = True."),
@@ -99,6 +101,7 @@ def test_good_values_are_taken() -> None:
         ("DEADLINE_S", 0, "found int 0; expected more than 0; write DEADLINE_S = 30.0."),
         ("DEADLINE_S", float("nan"), "found float nan; expected a finite number;"),
         ("DEADLINE_S", float("inf"), "found float inf; expected a finite number;"),
+        ("DEADLINE_ACTION", "interrupt", "found str 'interrupt'; expected 'report' or 'answer';"),
         ("CLIENTS", {}, "expected a dict of client name → 'sha256:…' with at least one client"),
         ("OIDC", "https://a.org", "expected a dict, like {'issuer': "),
         ("QUOTA_BYTES", "1 GB", "found str '1 GB'; expected an integer;"),
@@ -107,7 +110,7 @@ def test_good_values_are_taken() -> None:
         ("DEBUG", 1, "shows the code and its secrets to clients; remove it. For development: "),
     ],
 )
-def test_a_bad_value_is_one_problem(key: str, value: Any, problem: str) -> None:
+def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> None:
     """Its line has the key in quotes, what was found, what is expected and what to write."""
     problems = _problems(**{key: value})
 
@@ -150,12 +153,12 @@ def test_a_bad_value_is_one_problem(key: str, value: Any, problem: str) -> None:
     ],
 )
 def test_a_problem_inside_a_value_has_its_place(key: str, value: Any, place: str) -> None:
-    """The key stands there as an operator would write it to reach the item."""
+    """The key reads as an operator would write it to reach the item."""
     assert [True] == [one.startswith(place) for one in _problems(**{key: value})]
 
 
-def test_every_problem_is_told_in_one_go() -> None:
-    """Misspelt, unsafe, misnamed and ill-typed: one look at the file mends them all."""
+def test_every_problem_is_reported_at_once() -> None:
+    """One look at the file is enough to fix every kind of problem."""
     problems = _problems("Acme", BLUEPRINT=[], DEBUG=True, URL_PREFIX="a", BLUEPRINTS=[], ENABLED=0)
 
     keys = [
@@ -170,8 +173,8 @@ def test_every_problem_is_told_in_one_go() -> None:
 
 
 @pytest.mark.parametrize("key", ["SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "SECRETKEY"])
-def test_a_problem_tells_no_secret(key: str) -> None:
-    """Values of secret keys are never repeated, of whatever type they are."""
+def test_a_problem_contains_no_secret(key: str) -> None:
+    """Values of secret keys are never repeated, whatever their type."""
     values: list[Any] = ["hunter2", b"hunter2", ["hunter2"], {"hunter2": "hunter2"}]
 
     problems = [_problems(**{key: value}) for value in values]
@@ -179,8 +182,8 @@ def test_a_problem_tells_no_secret(key: str) -> None:
     assert [(True, False)] * 4 == [(bool(one), "hunter2" in str(one)) for one in problems]
 
 
-def test_a_secret_under_another_key_is_not_told() -> None:
-    """However long it is: it is masked before what was found is cut to a line."""
+def test_a_secret_under_another_key_is_not_shown() -> None:
+    """A value is redacted before it is shortened to fit the line."""
     secret = f"hunter2-{KEY * 3}"
     values = GOOD | {"URL_PREFIX": secret, "RATE_LIMIT": f"x{secret}", "APP_NAME": [KEY]}
 
@@ -191,8 +194,8 @@ def test_a_secret_under_another_key_is_not_told() -> None:
     assert "'URL_PREFIX': found '********'; expected" in str(refused.value)
 
 
-def test_a_bad_name_is_refused() -> None:
-    """A name is a folder, a part of cookie names and a prefix: nothing that these would escape."""
+def test_an_invalid_name_is_rejected() -> None:
+    """A name is a folder, a prefix and part of cookie names, so it needs no escapes there."""
     names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]
     rule = (
         "a tenant's name has 1 to 63 characters of a-z, 0-9, _ and -, and begins with a letter; "
@@ -202,15 +205,15 @@ def test_a_bad_name_is_refused() -> None:
     assert {(rule,)} == {tuple(_problems(name)) for name in names}
 
 
-def test_a_name_that_is_the_hosts_own_folder_is_refused() -> None:
+def test_the_name_of_a_folder_of_the_host_is_rejected() -> None:
     """A tenant named `secrets` would own `<data>/secrets`, which holds the keys of all tenants."""
     [problem] = _problems("secrets")
 
     assert problem.startswith("no tenant can be named 'secrets', because the folder <data>/secrets")
 
 
-def test_a_misspelt_key_names_the_one_that_was_meant() -> None:
-    """One edit away from a known key is a mistake, not a key of some extension."""
+def test_a_misspelt_key_names_the_known_one() -> None:
+    """A name one edit away from a known key is a mistake, not a key of an extension."""
     meant = {
         "BLUEPRINT": "BLUEPRINTS",
         "DATABASE_URL": "DATABASE_URI",
@@ -249,7 +252,7 @@ def test_flasks_own_keys_are_never_misspelt(key: str) -> None:
 
 
 def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
-    """Nearness is the same in both directions; equal is not near."""
+    """One edit is the same in both directions, and equal names are not one edit away."""
     others = {"KEYS", "EY", "KAY", "KYE", "EKY", "KEEY", "KEY", "YEK", "KEYED", "SKEYS", "K", ""}
 
     near = {other for other in others if is_one_edit_away("KEY", other)}
@@ -259,7 +262,7 @@ def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
 
 
 def test_a_tenant_is_frozen() -> None:
-    """A tenant is shared between threads: nobody changes it."""
+    """Threads share a tenant, so it cannot be changed."""
     tenant = _parse()
 
     with pytest.raises(ValidationError, match="frozen"):
@@ -267,14 +270,14 @@ def test_a_tenant_is_frozen() -> None:
 
 
 def test_a_tenant_prints_no_secret() -> None:
-    """A log line with a tenant tells neither its keys nor what is meant for extensions."""
+    """Its `repr` contains neither its keys nor the keys of extensions."""
     tenant = _parse(DATABASE_URI="sqlite://a:hunter2@/", MAIL_PASSWORD="hunter2")
 
     assert (False, False) == ("hunter2" in repr(tenant), KEY in repr(tenant))
 
 
 def test_config_is_a_copy_for_flask() -> None:
-    """`app.config` gets every key, lists as lists; changing it changes no tenant."""
+    """`app.config` gets every key, and changing it does not change the tenant."""
     tenant = _parse(MAIL={"to": ["a"]}, SECRET_KEY_FALLBACKS=[KEY[::-1]])
     tenant.config()["MAIL"]["to"].append("b")
     tenant.config()["BLUEPRINTS"].append("b")
@@ -290,8 +293,8 @@ def test_config_is_a_copy_for_flask() -> None:
     )
 
 
-def test_a_developers_tenant_may_debug() -> None:
-    """What runs on a developer's machine may set `DEBUG` and `TESTING`."""
+def test_debug_is_allowed_in_development() -> None:
+    """`DEBUG` and `TESTING` are accepted on a developer's machine."""
     tenant = parse_tenant(
         "acme", GOOD | {"DEBUG": True}, data_dir=Path("/data"), is_development=True
     )

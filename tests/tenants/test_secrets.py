@@ -1,4 +1,4 @@
-"""Where secrets come from, in which order, and how one is made."""
+"""Where secrets come from, in which order, and how one is created."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ Place = Callable[[str], None]
 
 @pytest.fixture(name="places")
 def _places(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Place]:
-    """Return every place of a secret, in the order of the lookup, with a function that fills it."""
+    """Return each place of a secret, in the order of lookup, with a function that fills it."""
     monkeypatch.setattr(tenantry.tenants.secrets, "CONTAINER_SECRETS", str(tmp_path / "run"))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
     for folder in (tmp_path / "run", tmp_path / "credentials", data_dir / "secrets"):
@@ -42,7 +42,7 @@ def _write(path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("first", range(5))
 def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
-    """A place that has the secret comes before all that stand behind it."""
+    """The first place that has the secret counts."""
     for name in list(places)[first:]:
         places[name](f"from {name}\n")
 
@@ -51,10 +51,8 @@ def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 @pytest.mark.parametrize("place", ["variable", "data"])
-def test_a_trailing_newline_is_no_part_of_it(
-    places: dict[str, Place], place: str, end: str
-) -> None:
-    """Editors and `echo` end a file with a newline; other white space is kept."""
+def test_a_trailing_newline_is_removed(places: dict[str, Place], place: str, end: str) -> None:
+    """Editors and `echo` add a newline to a file; other white space is kept."""
     places[place](f" a key {end}")
 
     assert " a key " == secret(NAME)
@@ -63,7 +61,7 @@ def test_a_trailing_newline_is_no_part_of_it(
 def test_an_error_lists_where_it_looked(
     places: dict[str, Place], tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line: the name, each place in order, and what to do; nothing is made."""
+    """One line has the name, each place in order and the remedy; nothing is created."""
     monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "named"))
 
     with pytest.raises(SecretError) as caught:
@@ -85,14 +83,14 @@ def test_an_error_lists_where_it_looked(
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../key", "A B", "1A", "É", "A\n"])
-def test_a_name_that_no_variable_can_have_is_refused(name: str) -> None:
-    """A secret's name never becomes a path of its own."""
+def test_a_name_that_no_variable_can_have_is_rejected(name: str) -> None:
+    """A secret's name cannot lead to another folder."""
     with pytest.raises(SecretError, match="letters, digits and underscores"):
         secret(name)
 
 
-def test_a_file_that_is_no_text_is_named(places: dict[str, Place], data_dir: Path) -> None:
-    """An unreadable secret is an error that names its file, and shows none of its bytes."""
+def test_a_file_that_is_not_text_is_named(places: dict[str, Place], data_dir: Path) -> None:
+    """The error names the file and shows none of its bytes."""
     del places
     path = data_dir / "secrets" / NAME
     path.write_bytes(b"\xff\xfehunter2")
@@ -103,8 +101,8 @@ def test_a_file_that_is_no_text_is_named(places: dict[str, Place], data_dir: Pat
     assert f"secret '{NAME}': cannot read {path}: it is not UTF-8 text." == str(caught.value)
 
 
-def test_create_makes_one_for_the_owner_alone(data_dir: Path) -> None:
-    """A missing secret is made once: 64 hexadecimal digits in a file of mode 0600."""
+def test_create_writes_a_file_for_its_owner_only(data_dir: Path) -> None:
+    """A missing secret is created once: 64 hexadecimal digits in a file of mode 0600."""
     made = secret(NAME, create=True)
 
     path = data_dir / "secrets" / NAME
@@ -114,8 +112,8 @@ def test_create_makes_one_for_the_owner_alone(data_dir: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_create_keeps_what_is_there(places: dict[str, Place], data_dir: Path) -> None:
-    """A secret that is found anywhere is taken; none is made."""
+def test_create_keeps_an_existing_secret(places: dict[str, Place], data_dir: Path) -> None:
+    """A secret that is found anywhere is returned, and none is created."""
     places["systemd"]("an old one")
 
     assert "an old one" == secret(NAME, create=True)
@@ -123,7 +121,7 @@ def test_create_keeps_what_is_there(places: dict[str, Place], data_dir: Path) ->
 
 
 def test_threads_that_create_at_once_get_the_same(data_dir: Path) -> None:
-    """The first whole file wins, and no half-written one is left."""
+    """The first complete file wins, and no partial file is left."""
     start = threading.Barrier(8)
     made: list[str] = []
 
@@ -143,7 +141,7 @@ def test_threads_that_create_at_once_get_the_same(data_dir: Path) -> None:
 
 @pytest.mark.usefixtures("data_dir")
 def test_processes_that_create_at_once_get_the_same() -> None:
-    """Workers and loaders start together: all of them sign with one key."""
+    """Workers and loader processes that start together get the same key."""
     script = f"from tenantry import secret; print(secret({NAME!r}, create=True))"
     processes = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -156,7 +154,7 @@ def test_processes_that_create_at_once_get_the_same() -> None:
 
 
 def test_a_failure_to_create_leaves_nothing(data_dir: Path) -> None:
-    """A folder in the secret's place is an error that names it; no unfinished file stays."""
+    """A folder in the secret's place is an error that names it, and no partial file is left."""
     path = data_dir / "secrets" / NAME
     path.mkdir(parents=True)
 
@@ -166,8 +164,8 @@ def test_a_failure_to_create_leaves_nothing(data_dir: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_named(data_dir: Path) -> None:
-    """The error says which file could not be made, and why."""
+def test_a_folder_that_cannot_be_created_is_named(data_dir: Path) -> None:
+    """The error says which file could not be created, and why."""
     data_dir.write_text("")
 
     with pytest.raises(SecretError) as caught:
@@ -178,8 +176,8 @@ def test_a_folder_that_cannot_be_made_is_named(data_dir: Path) -> None:
     )
 
 
-def test_data_is_in_instance_unless_the_environment_says_so() -> None:
-    """`<data>` is that of the host's settings; an argument comes before both."""
+def test_the_data_folder_defaults_to_instance() -> None:
+    """`<data>` is `instance`, unless the environment or an argument names another folder."""
     found = (secret_file(NAME), secret_file(NAME, "/data"))
 
     assert (f"instance/secrets/{NAME}", f"/data/secrets/{NAME}") == found

@@ -1,4 +1,4 @@
-"""What no two tenants may share: who has what, and what is said to who comes second."""
+"""What two tenants cannot share, and what the second one is told."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 
 from conftest import KEY
 from tenantry.grammar import are_nested
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import AcceptedTenants
+from tenantry.tenants.validation import parse_tenant
 
 OTHER_KEY = KEY[::-1]
 
@@ -18,128 +19,128 @@ def _tenant(name: str, **keys: Any) -> Tenant:
     return parse_tenant(name, values, file=f"tenants/{name}.py", data_dir=Path("/data"))
 
 
-CLASHES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+CONFLICTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"SECRET_KEY": KEY},
         {"SECRET_KEY": KEY},
-        "'SECRET_KEY': is SECRET_KEY of tenant 'acme' too; give this tenant its own.",
+        "'SECRET_KEY': is also 'SECRET_KEY' of tenant 'acme'; give this tenant its own.",
     ),
     (
         {"SECRET_KEY": KEY},
         {"SECRET_KEY_FALLBACKS": [OTHER_KEY, KEY]},
-        "'SECRET_KEY_FALLBACKS[1]': is SECRET_KEY of tenant 'acme' too: sessions that 'acme' signs",
+        "'SECRET_KEY_FALLBACKS[1]': is also 'SECRET_KEY' of tenant 'acme', so sessions of",
     ),
     (
         {"SECRET_KEY_FALLBACKS": [OTHER_KEY, KEY]},
         {"SECRET_KEY": KEY},
-        "'SECRET_KEY': is SECRET_KEY_FALLBACKS[1] of tenant 'acme' too: what this tenant signs now",
+        "'SECRET_KEY': is also 'SECRET_KEY_FALLBACKS[1]' of tenant 'acme', so ses",
     ),
     (
         {"SECRET_KEY_FALLBACKS": [KEY]},
         {"SECRET_KEY_FALLBACKS": [KEY]},
-        "'SECRET_KEY_FALLBACKS[0]': is SECRET_KEY_FALLBACKS[0] of tenant 'acme' too: one of the",
+        "'SECRET_KEY_FALLBACKS[0]': is also 'SECRET_KEY_FALLBACKS[0]' of tenant 'acme'; re",
     ),
     (
         {"DATABASE_URI": "sqlite:///a.db"},
         {"DATABASE_URI": "sqlite:///./a.db"},
-        "'DATABASE_URI': is the database of tenant 'acme' too; give this tenant its own.",
+        "'DATABASE_URI': is also the database of tenant 'acme'; give this tenant its own.",
     ),
     (
         {"URL_PREFIX": "/same"},
         {"URL_PREFIX": "/same"},
-        "'URL_PREFIX': /same is the prefix of tenant 'acme' too; choose another.",
+        "'URL_PREFIX': /same is also the prefix of tenant 'acme'; choose another.",
     ),
     (
         {"URL_PREFIX": "/a"},
         {"URL_PREFIX": "/a/b"},
-        "'URL_PREFIX': /a/b and /a of tenant 'acme' lie inside one another",
+        "'URL_PREFIX': /a/b is inside /a of tenant 'acme', so browsers would",
     ),
     (
         {"URL_PREFIX": "/a/b/c/d"},
         {"URL_PREFIX": "/a"},
-        "'URL_PREFIX': /a and /a/b/c/d of tenant 'acme' lie inside one another",
+        "'URL_PREFIX': /a contains /a/b/c/d of tenant 'acme', so browsers",
     ),
 ]
 
 
-@pytest.mark.parametrize(("has", "claims", "problem"), CLASHES)
-def test_a_clash_names_both_sides(
+@pytest.mark.parametrize(("has", "claims", "problem"), CONFLICTS)
+def test_a_conflict_names_both_sides(
     has: dict[str, Any], claims: dict[str, Any], problem: str
 ) -> None:
-    """Its line has the key here, the key there and the other tenant's name; never the secret."""
-    taken = AcceptedTenants()
-    taken.add(_tenant("acme", **has))
+    """Its line has the key here, the key there and the other tenant's name, but not the secret."""
+    accepted = AcceptedTenants()
+    accepted.add(_tenant("acme", **has))
 
-    clashes = taken.conflicts(_tenant("globex", **claims))
+    conflicts = accepted.conflicts(_tenant("globex", **claims))
 
-    texts = [str(clash.problem).removeprefix("tenants/globex.py: ") for clash in clashes]
+    texts = [str(conflict.problem).removeprefix("tenants/globex.py: ") for conflict in conflicts]
     assert [("acme", True, False)] == [
-        (clash.owner, text.startswith(problem), KEY in text)
-        for clash, text in zip(clashes, texts, strict=True)
+        (conflict.owner, text.startswith(problem), KEY in text)
+        for conflict, text in zip(conflicts, texts, strict=True)
     ]
 
 
-def test_a_tenant_does_not_clash_with_itself() -> None:
-    """Its next version may keep all that it has, its own key among its fallbacks included."""
-    claims = AcceptedTenants()
+def test_a_tenant_does_not_conflict_with_itself() -> None:
+    """A new version can keep all that the old one had, and move its key to the fallbacks."""
+    accepted = AcceptedTenants()
     acme = _tenant("acme", SECRET_KEY=KEY, SECRET_KEY_FALLBACKS=[KEY, OTHER_KEY])
-    claims.add(acme)
+    accepted.add(acme)
 
-    assert [] == claims.conflicts(acme)
+    assert [] == accepted.conflicts(acme)
 
 
-def test_what_was_dropped_is_free() -> None:
-    """Nothing of a tenant that has gone is left, a key that it had twice included."""
-    claims = AcceptedTenants()
-    claims.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
-    claims.remove("acme")
-    claims.remove("acme")
+def test_what_a_removed_tenant_had_is_free() -> None:
+    """Nothing of a removed tenant is left, even if it had the same key twice."""
+    accepted = AcceptedTenants()
+    accepted.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
+    accepted.remove("acme")
+    accepted.remove("acme")
 
     heir = _tenant("globex", SECRET_KEY=f"acme-{KEY}", URL_PREFIX="/a")
 
-    assert ([], True, {}) == (claims.conflicts(heir), claims.is_free("/a"), claims._owners)
+    assert ([], True, {}) == (accepted.conflicts(heir), accepted.is_free("/a"), accepted._owners)
 
 
-def test_a_database_is_free_although_its_link_was_turned(tmp_path: Path) -> None:
-    """And what the link leads to now stays with its own tenant."""
+def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> None:
+    """The file that the link now leads to stays with its own tenant."""
     old, new, link = (tmp_path / name for name in ("old", "new", "link"))
     link.symlink_to(old)
-    claims = AcceptedTenants()
-    claims.add(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
-    claims.add(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
+    accepted = AcceptedTenants()
+    accepted.add(_tenant("acme", DATABASE_URI=f"sqlite:///{link}"))
+    accepted.add(_tenant("globex", DATABASE_URI=f"sqlite:///{new}"))
     link.unlink()
     link.symlink_to(new)
 
-    claims.remove("acme")
+    accepted.remove("acme")
 
     owners = [
         [
-            clash.owner
-            for clash in claims.conflicts(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))
+            conflict.owner
+            for conflict in accepted.conflicts(_tenant("heir", DATABASE_URI=f"sqlite:///{path}"))
         ]
         for path in (old, new)
     ]
     assert [[], ["globex"]] == owners
 
 
-def test_taking_again_gives_back_what_was_there_before() -> None:
-    """A tenant that moves leaves its old prefix and key to others."""
-    claims = AcceptedTenants()
-    claims.add(_tenant("acme", SECRET_KEY=KEY))
-    claims.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
+def test_a_new_version_frees_what_the_old_one_had() -> None:
+    """A tenant that changes its prefix and key leaves the old ones to others."""
+    accepted = AcceptedTenants()
+    accepted.add(_tenant("acme", SECRET_KEY=KEY))
+    accepted.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
 
-    assert [] == claims.conflicts(_tenant("globex", SECRET_KEY=KEY, URL_PREFIX="/acme"))
+    assert [] == accepted.conflicts(_tenant("globex", SECRET_KEY=KEY, URL_PREFIX="/acme"))
 
 
-def test_one_that_lies_above_several_clashes_with_each() -> None:
-    """Else who displaces one of them would be accepted above the others."""
-    claims = AcceptedTenants()
+def test_a_prefix_above_several_conflicts_with_each() -> None:
+    """Otherwise, a tenant that replaces one of them would be accepted above the others."""
+    accepted = AcceptedTenants()
     for name in ("globex", "initech"):
-        claims.add(_tenant(name, URL_PREFIX=f"/shop/{name}"))
+        accepted.add(_tenant(name, URL_PREFIX=f"/shop/{name}"))
 
-    clashes = claims.conflicts(_tenant("acme", URL_PREFIX="/shop"))
+    conflicts = accepted.conflicts(_tenant("acme", URL_PREFIX="/shop"))
 
-    assert ["globex", "initech"] == [clash.owner for clash in clashes]
+    assert ["globex", "initech"] == [conflict.owner for conflict in conflicts]
 
 
 @pytest.mark.parametrize(
@@ -155,5 +156,5 @@ def test_one_that_lies_above_several_clashes_with_each() -> None:
     ],
 )
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
-    """A prefix is inside another where a browser would send the other's cookies to it."""
+    """A prefix is inside another if a browser would send the cookies of the other to it."""
     assert is_so == are_nested(one, other)

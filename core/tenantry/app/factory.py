@@ -36,7 +36,8 @@ from tenantry.storage.memory_budget import (
     DECODING_WAIT_S,
     MemoryBudget,
 )
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import parse_tenant
 
 _EXTENSION = "tenantry"
 

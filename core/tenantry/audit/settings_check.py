@@ -12,7 +12,7 @@ from flask import Flask
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_location
 from tenantry.tenants import secrets
-from tenantry.tenants.fields import check_secret
+from tenantry.tenants.model import check_secret
 
 MIN_DISTINCT_CHARACTERS = 8
 """Of a secret key. 32 random hexadecimal digits have fewer once in 30 million keys."""

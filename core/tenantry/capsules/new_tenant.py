@@ -22,7 +22,6 @@ from tenantry.errors import TenantryError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings
-from tenantry.tenants.catalogue import validate_loaded
 from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
 from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.lookup import scan
@@ -33,6 +32,7 @@ from tenantry.tenants.new_file import (
     write_tenant_file,
 )
 from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file
+from tenantry.tenants.validation import validate_loaded
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from tenantry.migrations.revisions import format_revisions
 from tenantry.migrations.runner import TIMEOUT_S
 from tenantry.migrations.status import MigrationStatus, OnStatus, fleet_status
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import RejectedTenant
 from tenantry.tenants.lookup import scan
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import RejectedTenant
 
 COLUMNS = ("name", "state", "database", "code", "reason")
 

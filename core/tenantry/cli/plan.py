@@ -19,8 +19,9 @@ from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue
 from tenantry.tenants.diff import Change, compare, describe, find_blocked_moves
 from tenantry.tenants.lookup import effective_operator_state, scan
-from tenantry.tenants.model import Tenant, parse_tenant
+from tenantry.tenants.model import Tenant
 from tenantry.tenants.snapshot import read_snapshot, write_snapshot
+from tenantry.tenants.validation import parse_tenant
 
 TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs nothing
 

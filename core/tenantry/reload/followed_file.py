@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from tenantry.grammar import TENANT_NAME
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import DisabledTenant, RejectedTenant, ValidationResult
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
+from tenantry.tenants.validation import DisabledTenant, RejectedTenant, ValidationResult
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
 from tenantry.routing.router import Router
-from tenantry.tenants.catalogue import ValidationResult
 from tenantry.tenants.file import FileContent
 from tenantry.tenants.folder import SETTLE_S, TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -37,6 +36,7 @@ from tenantry.tenants.operator_state import (
     end_trial,
     trial_lock_file,
 )
+from tenantry.tenants.validation import ValidationResult
 
 POLL_S = 1.0
 """Interval of housekeeping, and of folder scans without events (network file systems)."""

@@ -23,10 +23,11 @@ from tenantry.reload.rebuilds import Rebuilds
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
-from tenantry.tenants.catalogue import RejectedTenant, ValidationResult, rejection_of
+from tenantry.tenants.catalogue import rejection_of
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import OperatorState
 from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
+from tenantry.tenants.validation import RejectedTenant, ValidationResult
 
 _logger = logging.getLogger(__name__)
 

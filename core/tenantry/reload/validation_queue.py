@@ -14,8 +14,8 @@ from queue import Empty, SimpleQueue
 
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
-from tenantry.tenants.catalogue import ValidationResult
 from tenantry.tenants.file import FileContent
+from tenantry.tenants.validation import ValidationResult
 
 MAX_WAIT_S = 1.0
 """How long requests wait for one file while the host starts, counted from the first request. A file

@@ -16,10 +16,10 @@ from typing import Any
 from tenantry.errors import Problem
 from tenantry.routing.instance import Instance
 from tenantry.routing.worker_pool import WorkerPool
-from tenantry.tenants.catalogue import RejectedTenant, ValidationResult, validate_file
 from tenantry.tenants.file import FileContent, printable, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.validation import RejectedTenant, ValidationResult, validate_file
 
 MAX_VALIDATIONS = 4
 """Files that are validated at once: enough for two processors, and few loader processes."""
@@ -99,7 +99,7 @@ class ReloadWorkers:
         result: ValidationResult,
     ) -> None:
         self._validating -= 1
-        if isinstance(result, RejectedTenant) and result.is_hung:
+        if isinstance(result, RejectedTenant) and result.has_timed_out:
             again = partial(self._validate, content, RUN_TIMEOUT_S, on_result, is_wanted)
             self._slow_validator.submit(again)
         else:

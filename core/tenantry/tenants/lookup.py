@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.settings import HostSettings
-from tenantry.tenants.catalogue import Catalogue, load_content, scan_tenants, validate_loaded
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.file import list_tenant_files, read_content
 from tenantry.tenants.loader import LoadedFile, Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import OperatorState, read_operator_state
+from tenantry.tenants.validation import load_content, validate_loaded
 
 
 def scan(settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0) -> Catalogue:

@@ -1,11 +1,12 @@
 """A tenant: the validated, frozen content of one tenant file.
 
-The fields are the keys of a tenant file; the README's table is checked against them.
+The fields are the keys of a tenant file. A test checks the table in `tenants/README.md` against
+their descriptions and defaults.
 """
 
 import copy
-from collections.abc import Collection, Mapping
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -16,29 +17,53 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from tenantry.database.url import check_database_url, default_database_url, parse_database_url
-from tenantry.errors import Problem, TenantFileError
-from tenantry.grammar import check_host_name, check_tenant_name, check_url_prefix
-from tenantry.observability.redaction import redact_value, secrets_in
+from tenantry.database.url import check_database_url, parse_database_url
+from tenantry.grammar import check_host_name, check_url_prefix
 from tenantry.tenants.clients import Clients, parse_clients
-from tenantry.tenants.fields import check_maintenance, check_rate_limit, check_secret
 from tenantry.tenants.openid import OpenId, parse_openid
-from tenantry.tenants.problems import problems_of, unknown_keys, unsafe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BLUEPRINTS_LIMIT = 100
-"""Each endpoint costs about 1 ms of every build; a longer list is a mistake."""
+"""Each endpoint adds about 1 ms to every build, so a longer list is a mistake."""
+
+MIN_SECRET_KEY_CHARS = 32
+"""32 hexadecimal digits are 128 bits, the most that Flask's session signer (HMAC-SHA1) can use."""
+
+_HOW_TO_CREATE = "create one: python -c 'import secrets; print(secrets.token_hex(32))'"
+
+_WELL_KNOWN_SECRETS = frozenset({
+    "secret!", "secret", "secretkey", "secret_key", "secret-key", "changeme", "change-me",
+    "change_me", "dev", "development", "test", "testing", "password", "default", "key", "mykey",
+    "you-will-never-guess", "super-secret", "supersecret", "top-secret", "hard to guess string",
+    # examples in Flask's documentation
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
+    '_5#y2l"f4q8z\\n\\xec]/',
+})  # fmt: skip
+
+_RATE = (
+    r"\s*[1-9][0-9]{0,11}\s*(?:/|per)\s*(?:[1-9][0-9]{0,5})?\s*"
+    r"(?:second|minute|hour|day|month|year)s?\s*"
+)
+_RATES = re.compile(rf"{_RATE}(?:[,;|]{_RATE})*", re.IGNORECASE)
+"""The notation of the `limits` library (`limits.util.EXPR`), without zeros."""
 
 
-def _plain_list(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def check_secret(value: str) -> str:
+    """Return a key that is good enough to sign sessions."""
+    if value.strip().lower() in _WELL_KNOWN_SECRETS:
+        raise ValueError(f"is a well-known secret; {_HOW_TO_CREATE}")
+    if len(value) < MIN_SECRET_KEY_CHARS:
+        raise ValueError(
+            f"has {len(value)} characters; expected at least {MIN_SECRET_KEY_CHARS}; "
+            f"{_HOW_TO_CREATE}"
+        )
+    return value
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
@@ -46,24 +71,42 @@ def _check_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_rate_limit(value: str) -> str:
+    if not _RATES.fullmatch(value):
+        raise ValueError(
+            "expected a rate like '100/minute', '5 per 2 seconds' or '10/second; 1000/day', "
+            "in seconds, minutes, hours, days, months or years"
+        )
+    return value
+
+
+def _check_maintenance(value: object) -> object:
+    if not isinstance(value, bool | str):
+        raise ValueError("expected True, False or a message for the clients")  # noqa: TRY004 - pydantic's
+    return value
+
+
+def _list_to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _parse_clients(value: object, info: ValidationInfo) -> Clients | None:
     return parse_clients(value, info.data["name"], info.data.get("blueprints"))
 
 
-_Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+_SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Tenant(BaseModel):
-    """The content of one version of one tenant file. Frozen; shared freely between threads."""
+    """The content of one version of one tenant file. Frozen, so threads can share it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
 
     name: str
-    file: str = Field("", description="The file it came from, as messages show it.")
-    digest: str = Field("", description="SHA-256 of that file's bytes.")
+    file: str = Field("", description="The file's path, as messages show it.")
+    digest: str = Field("", description="SHA-256 of the file's bytes.")
     keys_with_secrets: tuple[str, ...] = Field(
-        (),
-        description="Keys that hold a secret, as only `secret()` could tell.",
+        (), description="Keys that contain a value of `secret()`."
     )
     flask: Mapping[str, Any] = Field(
         default_factory=dict, repr=False, description="Every other key, for `app.config`."
@@ -74,65 +117,67 @@ class Tenant(BaseModel):
         alias="APP_NAME",
         max_length=200,
         examples=["Acme Ltd"],
-        description="What people call it.",
+        description="Display name.",
         json_schema_extra={"default": "the tenant's name"},
     )
     url_prefix: Annotated[str, AfterValidator(check_url_prefix)] = Field(
         alias="URL_PREFIX",
         examples=["/acme"],
-        description="Where it is mounted.",
+        description="Where the tenant is mounted.",
         json_schema_extra={"default": "`/<name>`"},
     )
-    secret_key: _Secret = Field(
+    secret_key: _SecretKey = Field(
         alias="SECRET_KEY",
         examples=[],
-        description="Signs sessions; at least 32 characters, its own.",
+        description="Signs sessions. At least 32 characters, and no other tenant's.",
         json_schema_extra={"default": "required"},
     )
-    secret_key_fallbacks: Annotated[tuple[_Secret, ...], BeforeValidator(_plain_list)] = Field(
-        (),
-        alias="SECRET_KEY_FALLBACKS",
-        description="Old keys that still verify.",
-        json_schema_extra={"default": "`[]`"},
+    secret_key_fallbacks: Annotated[tuple[_SecretKey, ...], BeforeValidator(_list_to_tuple)] = (
+        Field(
+            (),
+            alias="SECRET_KEY_FALLBACKS",
+            description="Old keys that still verify sessions.",
+            json_schema_extra={"default": "`[]`"},
+        )
     )
     database_uri: SecretStr = Field(
         alias="DATABASE_URI",
-        description="SQLAlchemy URL of its own database.",
+        description="SQLAlchemy URL of the tenant's own database.",
         json_schema_extra={"default": "`sqlite:///<data>/<name>/<name>.sqlite3`"},
     )
-    blueprints: Annotated[tuple[str, ...], BeforeValidator(_plain_list)] = Field(
+    blueprints: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = Field(
         alias="BLUEPRINTS",
         examples=[["landing"]],
-        description="Enabled endpoints: `landing` comes with Tenantry; a dotted name is an "
-        "importable package of the same form.",
+        description="Enabled endpoints. A short name, such as `landing`, means an endpoint that "
+        "comes with Tenantry; a dotted name is an importable package of the same form.",
         json_schema_extra={"default": "required"},
     )
     enabled: bool = Field(
         True,
         alias="ENABLED",
         examples=[True],
-        description="`False`: as if the file were not there.",
+        description="`False`: as if the file did not exist.",
     )
-    maintenance: Annotated[bool | str, BeforeValidator(check_maintenance)] = Field(
+    maintenance: Annotated[bool | str, BeforeValidator(_check_maintenance)] = Field(
         False,
         alias="MAINTENANCE",
         examples=["Back at noon."],
-        description="True or a message: every request gets 503 with `Retry-After`.",
+        description="`True` or a message: every request gets 503 with `Retry-After`.",
     )
     max_concurrent_requests: int | None = Field(
         None,
         alias="MAX_CONCURRENT_REQUESTS",
         ge=1,
         examples=[8],
-        description="Requests in flight at once, over all workers.",
+        description="Maximum number of concurrent requests, across all workers. Above it: 503.",
         json_schema_extra={"default": "host setting"},
     )
-    rate_limit: Annotated[str, AfterValidator(check_rate_limit)] | None = Field(
+    rate_limit: Annotated[str, AfterValidator(_check_rate_limit)] | None = Field(
         None,
         alias="RATE_LIMIT",
         examples=["100/minute"],
-        description="Requests per time, in the notation of the `limits` library: `10/second; "
-        "1000/day`.",
+        description="Maximum rate of requests, in the notation of the `limits` library, such as "
+        "`10/second; 1000/day`. Above it: 429.",
         json_schema_extra={"default": "none"},
     )
     max_content_length: int = Field(
@@ -140,18 +185,18 @@ class Tenant(BaseModel):
         alias="MAX_CONTENT_LENGTH",
         ge=0,
         examples=[1048576],
-        description="Bytes of a request body; more gets 413, chunked or not.",
+        description="Maximum size of a request body in bytes, chunked or not. Above it: 413.",
         json_schema_extra={"default": "16 MiB"},
     )
     trusted_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(check_host_name)], ...] | None,
-        BeforeValidator(_plain_list),
+        BeforeValidator(_list_to_tuple),
     ] = Field(
         None,
         alias="TRUSTED_HOSTS",
         examples=[["shop.example.org"]],
-        description="Host names that are answered, without ports (`.a.org`: with subdomains); "
-        "another one gets 400.",
+        description="Host names that the tenant answers to, without ports (`.example.org` includes "
+        "subdomains). Any other name gets 400.",
         json_schema_extra={"default": "host setting"},
     )
     deadline_s: float | None = Field(
@@ -160,29 +205,30 @@ class Tenant(BaseModel):
         gt=0,
         allow_inf_nan=False,
         examples=[30.0],
-        description="Seconds after which a request is reported.",
+        description="Seconds after which a request is reported, and its slot counts as stuck.",
         json_schema_extra={"default": "host setting"},
     )
     deadline_action: Literal["report", "answer"] | None = Field(
         None,
         alias="DEADLINE_ACTION",
         examples=["answer"],
-        description="`report`, or `answer`: the client gets 504 if nothing has been sent yet.",
+        description="What happens then besides the report: `report`, nothing; `answer`, the client "
+        "gets 504 if nothing has been sent yet.",
         json_schema_extra={"default": "host setting"},
     )
     clients: Annotated[Clients | None, PlainValidator(_parse_clients)] = Field(
         None,
         alias="CLIENTS",
         repr=False,
-        description='Client name → `"sha256:…"`, or a dict with `key`, `endpoints`, `methods`, '
-        "`expires`: only these clients get in.",
+        description='Client name → `"sha256:…"`, or a dict with `key` and optionally `endpoints`, '
+        "`methods`, `expires`. Only these clients are let in.",
         json_schema_extra={"default": "none: open"},
     )
     oidc: Annotated[OpenId | None, PlainValidator(parse_openid)] = Field(
         None,
         alias="OIDC",
-        description="`issuer` and `audience`, optionally `jwks_uri` and `claims`: clients with "
-        "such a token get in.",
+        description="`issuer` and `audience`, optionally `jwks_uri` and `claims`. Clients with a "
+        "matching token are let in.",
         json_schema_extra={"default": "none"},
     )
     quota_bytes: int | None = Field(
@@ -190,14 +236,14 @@ class Tenant(BaseModel):
         alias="QUOTA_BYTES",
         ge=1,
         examples=[1073741824],
-        description="Bytes that the tenant's data folder may hold.",
+        description="Maximum size of the tenant's data folder in bytes. Above it, uploads get 507.",
         json_schema_extra={"default": "none"},
     )
     audit_accept: dict[str, str] = Field(
         default_factory=dict,
         alias="AUDIT_ACCEPT",
         examples=[{"finding": "reason"}],
-        description="Finding id → reason: shown as accepted.",
+        description="Finding ID → reason. `audit` shows these findings as accepted.",
         json_schema_extra={"default": "`{}`"},
     )
 
@@ -210,9 +256,10 @@ class Tenant(BaseModel):
             raise ValueError(
                 f"expected at most {BLUEPRINTS_LIMIT} endpoints, not {len(value):,}; remove some"
             )
-        twice = sorted({name for name in value if value.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(map(repr, twice))} given more than once; keep one")
+        duplicates = sorted({name for name in value if value.count(name) > 1})
+        if duplicates:
+            names = ", ".join(map(repr, duplicates))
+            raise ValueError(f"{names} is listed more than once; keep one")
         return value
 
     @field_validator("database_uri")
@@ -223,12 +270,12 @@ class Tenant(BaseModel):
 
     @property
     def database_url(self) -> "URL":
-        """The parsed `DATABASE_URI`; printing it masks the password."""
+        """The parsed `DATABASE_URI`. Its text form masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 
     def config(self) -> dict[str, Any]:
-        """Return a copy of every key for `app.config`, secrets in the clear."""
-        keys = {key: _in_the_clear(getattr(self, field)) for field, key in KEYS.items()}
+        """Return a copy of every key for `app.config`, with readable secrets."""
+        keys = {key: _to_plain(getattr(self, field)) for field, key in KEYS.items()}
         return keys | copy.deepcopy(dict(self.flask))
 
 
@@ -237,106 +284,12 @@ KEYS: Mapping[str, str] = {
 }
 """Field → key, in the order of the documentation."""
 
-_EXAMPLES: Mapping[str, list[Any] | None] = {
-    info.alias: info.examples for info in Tenant.model_fields.values() if info.alias
-}
 
-
-def parse_tenant(
-    name: str,
-    values: Mapping[str, Any],
-    *,
-    file: str = "",
-    digest: str = "",
-    data_dir: Path,
-    secrets: Collection[str] = (),
-    is_development: bool = False,
-) -> Tenant:
-    """Validate the upper-case names of one tenant file.
-
-    Args:
-        name: the stem of its file.
-        values: the keys and what they hold.
-        file: the path that messages name.
-        digest: of the file's bytes.
-        data_dir: where its default database and folder are.
-        secrets: what `secret()` returned to the file.
-        is_development: allow `DEBUG` and `TESTING`.
-
-    Raises:
-        TenantFileError: with every problem at once, in the order of the documentation.
-    """
-    known = set(KEYS.values())
-    problems = list(unknown_keys(file, [key for key in values if key not in known], KEYS.values()))
-    if not is_development:
-        problems += unsafe(name, file, values)
-    prefix = f"/{name}"
-    try:
-        check_tenant_name(name)
-    except ValueError as error:
-        problems.append(Problem(file, f"{error}; rename the file."))
-        prefix = "/a"  # one problem is enough: this file has no place anyway
-    flask = {key: value for key, value in values.items() if key not in known}
-    defaults = {
-        "APP_NAME": name,
-        "URL_PREFIX": prefix,
-        "DATABASE_URI": default_database_url(data_dir, name),
-    }
-    given = {key: values[key] for key in known & values.keys()}
-    try:
-        tenant = Tenant.model_validate(
-            {"name": name, "file": file, "digest": digest, "flask": flask,
-             "keys_with_secrets": _keys_with_secrets(values, secrets)} | defaults | given
-        )  # fmt: skip
-    except ValidationError as error:
-        hidden = [*secrets, *secrets_in(values)]
-        shown = {key: redact_value("", value, hidden) for key, value in values.items()}
-        for details in error.errors():
-            seen = details | {"input": redact_value("", details["input"], hidden)}
-            problems += problems_of(file, shown, seen, _EXAMPLES)
-    if problems:
-        raise TenantFileError(problems)
-    return _compact(tenant)
-
-
-def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
-    """Return the keys of which only the secrets tell that something in them must not be shown."""
-    if not secrets:
-        return ()
-    pairs = [
-        (key, redact_value(key, value), redact_value(key, value, secrets))
-        for key, value in values.items()
-    ]
-    # Not every value can be compared (a signalling NaN); one that nothing is masked in is itself.
-    return tuple(key for key, plain, masked in pairs if plain is not masked and plain != masked)
-
-
-def _compact(tenant: Tenant) -> Tenant:
-    """Return the same tenant in half the memory: 10,000 of them may be known.
-
-    pydantic gives each a dictionary and a set of the fields that were given; attributes that are
-    set one by one share their names with those of all others.
-    """
-    compact = Tenant.__new__(Tenant)
-    for field, value in vars(tenant).items():
-        object.__setattr__(compact, field, _NO_ENTRIES if value == {} else value)
-    for slot, value in (("fields_set", _NOT_TOLD), ("extra", None), ("private", None)):
-        object.__setattr__(compact, f"__pydantic_{slot}__", value)
-    return compact
-
-
-_NO_ENTRIES: Mapping[str, Any] = {}
-"""One for all empty mappings; nobody writes in one, and a read-only one could not be pickled."""
-
-_NOT_TOLD: set[str] = set()
-"""Which fields were given is nowhere asked. A frozen tenant never writes it; copies get theirs."""
-
-
-def _in_the_clear(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, Clients | OpenId):
-        return value.plain()
+        return value.to_config()
     if isinstance(value, tuple):
-        return [_in_the_clear(item) for item in value]
+        return [_to_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value

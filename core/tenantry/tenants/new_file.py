@@ -11,11 +11,11 @@ from pathlib import Path
 from tenantry.errors import TenantryError
 from tenantry.grammar import are_nested
 from tenantry.settings import HostSettings
-from tenantry.tenants.catalogue import DisabledTenant, validate_file
 from tenantry.tenants.file import FileContent, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file
+from tenantry.tenants.validation import DisabledTenant, validate_file
 
 _TEMPLATE = '''\
 """Tenant {name}."""

@@ -1,15 +1,16 @@
-"""What `OIDC` of a tenant file must be, and which addresses keys may be read from."""
+"""`OIDC` of a tenant file: the issuer of tokens, and the URLs that its keys can be read from."""
 
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from tenantry.tenants.problems import Found
+from tenantry.tenants.problems import ProblemCollector
 
-OWN_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
-"""Are checked whatever `claims` says."""
+REGISTERED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
+"""These claims are always checked, so `claims` cannot contain them."""
 
 _URL = re.compile(r"[\x21-\x7e]+")
 
@@ -22,13 +23,12 @@ class OpenId:
 
     issuer: str
     audiences: tuple[str, ...]
-    jwks_uri: str | None = field(default=None, repr=False)
-    """Its query may hold a secret."""
+    jwks_uri: str | None = field(default=None, repr=False)  # its query can contain a secret
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Claim → the values of which one must be there."""
+    """Claim → values, of which a token must have one."""
 
-    def plain(self) -> dict[str, Any]:
-        """Return it in a tenant file's form."""
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings in the form of a tenant file."""
         given: dict[str, Any] = {"issuer": self.issuer, "audience": list(self.audiences)}
         if self.jwks_uri is not None:
             given["jwks_uri"] = self.jwks_uri
@@ -38,29 +38,31 @@ class OpenId:
 
 
 def parse_openid(value: object) -> OpenId | None:
-    """Return where tokens of a tenant come from; None where none are taken."""
+    """Return where a tenant's tokens come from; None if it accepts no tokens."""
     if value is None:
         return None
     if not isinstance(value, dict):
         raise ValueError(  # noqa: TRY004 - pydantic's
             "expected a dict, like {'issuer': 'https://login.example.org', 'audience': 'shop'}"
         )
-    found = Found()
-    found.take_unknown(value, ("issuer", "audience", "jwks_uri", "claims"))
+    problems = ProblemCollector()
+    problems.reject_unknown(value, ("issuer", "audience", "jwks_uri", "claims"))
     for key in ("issuer", "audience"):
         if value.get(key) is None:
-            found.problems.append(("", f"has no {key!r}; without it tokens of others would do"))
-    issuer = found.take_item(value, "issuer", _issuer)
-    audiences = found.take_item(value, "audience", _audiences)
-    jwks_uri = found.take_item(value, "jwks_uri", check_url)
-    claims = found.take_item(value, "claims", _claims)
-    found.end()
-    return OpenId(issuer or "", audiences or (), jwks_uri, claims or ())
+            problems.add("", f"has no {key!r}; without it, tokens for others would be accepted")
+    openid = OpenId(
+        issuer=problems.parse_item(value, "issuer", _parse_issuer) or "",
+        audiences=problems.parse_item(value, "audience", _parse_audiences) or (),
+        jwks_uri=problems.parse_item(value, "jwks_uri", check_url),
+        claims=problems.parse_item(value, "claims", _parse_claims) or (),
+    )
+    problems.raise_if_any()
+    return openid
 
 
 def check_url(value: object, *, is_local_allowed: bool = True) -> str:
-    """Return an address that keys may be read from: https, or http on this machine."""
-    expected = "expected a URL with https (or http on the loopback), like 'https://example.org'"
+    """Return a URL that keys can be read from: https, or http on this machine."""
+    expected = "expected an https URL (or http on the loopback), like 'https://example.org'"
     if not isinstance(value, str) or not _URL.fullmatch(value):
         raise ValueError(expected)
     try:
@@ -72,12 +74,12 @@ def check_url(value: object, *, is_local_allowed: bool = True) -> str:
     if not host or not is_safe or (is_loopback(host) and not is_local_allowed):
         raise ValueError(expected)
     if "@" in parts.netloc or parts.fragment:
-        raise ValueError("expected a URL without a user name, a password and a fragment")
+        raise ValueError("expected a URL without a user name, password or fragment")
     return value
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host's name means this machine."""
+    """Whether a host name means this machine."""
     if host == "localhost":
         return True
     try:
@@ -86,37 +88,40 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def _issuer(value: object) -> str:
+def _parse_issuer(value: object) -> str:
     url = check_url(value)
     if "?" in url:  # OpenID Connect Discovery §3
-        raise ValueError("expected a URL without a query: exactly what tokens have as 'iss'")
+        raise ValueError("expected a URL without a query, exactly as tokens have it in 'iss'")
     return url
 
 
-def _audiences(value: object) -> tuple[str, ...]:
+def _parse_audiences(value: object) -> tuple[str, ...]:
     listed = (value,) if isinstance(value, str) else value
     if isinstance(listed, list | tuple) and listed:
-        texts = tuple(one for one in listed if isinstance(one, str) and one)
+        texts = tuple(item for item in listed if isinstance(item, str) and item)
         if len(texts) == len(listed):
             return texts
-    raise ValueError("expected what tokens for this tenant have as 'aud': a string, or a list")
+    raise ValueError("expected a string or a list of strings, as tokens have it in 'aud'")
 
 
-def _claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ...]:
+def _parse_claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ...]:
     if not isinstance(value, dict):
         raise ValueError("expected a dict of claim → value, like {'role': 'shop'}")  # noqa: TRY004 - pydantic's
-    found = Found()
-    parsed = [(name, found.take(f"[{name!r}]", _claim, name, item)) for name, item in value.items()]
-    found.end()
+    problems = ProblemCollector()
+    parsed = [
+        (name, problems.parse(f"[{name!r}]", partial(_parse_claim, name), item))
+        for name, item in value.items()
+    ]
+    problems.raise_if_any()
     return tuple((name, values or ()) for name, values in parsed)
 
 
-def _claim(name: object, value: object) -> tuple[ClaimValue, ...]:
+def _parse_claim(name: object, value: object) -> tuple[ClaimValue, ...]:
     if not isinstance(name, str):
-        raise ValueError(f"found {type(name).__name__}; expected a claim's name")  # noqa: TRY004 - pydantic's
-    if name in OWN_CLAIMS:
-        raise ValueError("is checked anyway; remove it (see 'issuer' and 'audience')")
+        raise ValueError(f"found {type(name).__name__}; expected the name of a claim")  # noqa: TRY004 - pydantic's
+    if name in REGISTERED_CLAIMS:
+        raise ValueError("is always checked; remove it (see 'issuer' and 'audience')")
     listed = value if isinstance(value, list | tuple) else (value,)
-    if not listed or not all(isinstance(one, str | int | float) for one in listed):
-        raise ValueError("expected a string, a number, True or False, or a list of such")
+    if not listed or not all(isinstance(item, str | int | float) for item in listed):
+        raise ValueError("expected a string, a number, True or False, or a list of them")
     return tuple(listed)

@@ -1,4 +1,4 @@
-"""What is wrong with the keys of a tenant file, in an operator's words. Shows no secret."""
+"""What is wrong with the keys of a tenant file, in an operator's words. No text shows a secret."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -6,14 +6,16 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from tenantry.errors import Problem
+from tenantry.observability.redaction import redact_value
 from tenantry.planned import PLANNED, PLANNED_KEYS
 
 _FLASK_KEYS = frozenset(Flask.default_config)
 
-_SECRET_FIELDS = frozenset(
-    {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"}
-)
+_SECRET_KEYS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"})
 """Their values are never repeated."""
+
+_SHOWN_CHARS = 60
+"""Length of a value in a problem, so that the problem stays readable on one line."""
 
 _EXPECTED: Mapping[str, str] = {
     "bool_type": "True or False",
@@ -23,165 +25,159 @@ _EXPECTED: Mapping[str, str] = {
     "finite_number": "a finite number",
     "greater_than_equal": "at least {ge}",
     "int_type": "an integer",
+    "literal_error": "{expected}",
     "string_too_long": "at most {max_length} characters",
     "string_type": "a string",
     "string_unicode": "text",
     "tuple_type": "a list",
 }
-"""What pydantic's kinds of errors expect, in a tenant file's words."""
-
+"""pydantic's type of an error → what the key expects."""
 
 T = TypeVar("T")
 
 
-class InnerProblems(ValueError):  # noqa: N818 - several at once
-    """What is wrong inside one value: places (`['mobile']['expires']`) and texts."""
+class ValueProblems(ValueError):  # noqa: N818 - several at once
+    """What is wrong inside one value: pairs of a place (`['mobile']['expires']`) and a text."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
 
-class Found:
-    """Collects what is wrong inside one value."""
+class ProblemCollector:
+    """Collects what is wrong inside one value, so that all of it is reported at once."""
 
     def __init__(self) -> None:
-        self.problems: list[tuple[str, str]] = []
+        self._problems: list[tuple[str, str]] = []
 
-    def take(self, place: str, parse: Callable[..., T], *arguments: Any) -> T | None:
-        """Return what `parse` does; None, and the problem kept, where it raises."""
+    def add(self, place: str, text: str) -> None:
+        """Add a problem at a place inside the value."""
+        self._problems.append((place, text))
+
+    def parse(self, place: str, parse: Callable[[Any], T], value: Any) -> T | None:
+        """Return `parse(value)`. If it raises a ValueError, collect it and return None."""
         try:
-            return parse(*arguments)
-        except InnerProblems as error:
-            self.problems += [(place + inner, text) for inner, text in error.problems]
+            return parse(value)
+        except ValueProblems as error:
+            self._problems += [(place + inner, text) for inner, text in error.problems]
         except ValueError as error:
-            self.problems.append((place, str(error)))
+            self._problems.append((place, str(error)))
         return None
 
-    def take_item(self, entry: Mapping[Any, Any], key: str, parse: Callable[..., T]) -> T | None:
-        """Return the parsed item of a dict; None where it is not there, None or bad."""
+    def parse_item(self, entry: Mapping[Any, Any], key: str, parse: Callable[[Any], T]) -> T | None:
+        """Return the parsed item of a dict; None if it is missing, None or invalid."""
         value = entry.get(key)
-        return None if value is None else self.take(f"[{key!r}]", parse, value)
+        return None if value is None else self.parse(f"[{key!r}]", parse, value)
 
-    def take_unknown(self, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
-        """Keep a problem for each key that means nothing."""
+    def reject_unknown(self, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
+        """Add a problem for each unknown key of a dict."""
         for key in entry:
             if key not in known:
-                self.problems.append((f"[{key!r}]", f"is no key; {nearest(key, known)}"))
+                self.add(f"[{key!r}]", f"unknown key; {suggestion(key, known)}")
 
-    def end(self) -> None:
-        """Raise what was found, if anything was."""
-        if self.problems:
-            raise InnerProblems(self.problems)
+    def raise_if_any(self) -> None:
+        """Raise ValueProblems if there are any."""
+        if self._problems:
+            raise ValueProblems(self._problems)
 
 
-def nearest(found: object, known: Iterable[str]) -> str:
-    """Return the one that was meant, or all that there are."""
-    listed = list(known)
-    if isinstance(found, str):
-        near = [one for one in listed if one.lower() == found.lower()]
-        near += [one for one in listed if is_one_edit_away(one, found)]
+def suggestion(name: object, known: Sequence[str]) -> str:
+    """Return the known name that was probably meant, or all known names."""
+    if isinstance(name, str):
+        near = [candidate for candidate in known if candidate.lower() == name.lower()]
+        near += [candidate for candidate in known if is_one_edit_away(candidate, name)]
         if near:
             return f"did you mean {near[0]!r}?"
-    return f"there are: {', '.join(listed)}"
-
-
-def problems_of(
-    file: str,
-    values: Mapping[str, Any],
-    details: Mapping[str, Any],
-    examples: Mapping[str, list[Any] | None],
-) -> list[Problem]:
-    """Return one of pydantic's errors as problems: one, or those inside a value."""
-    error = details.get("ctx", {}).get("error")
-    if isinstance(error, InnerProblems):
-        key = details["loc"][0]
-        texts = [(place, text if text[-1] == "?" else f"{text}.") for place, text in error.problems]
-        return [Problem(file, text, key + place) for place, text in texts]
-    return [ill_valued(file, values, details, examples)]
-
-
-def ill_valued(
-    file: str,
-    values: Mapping[str, Any],
-    details: Mapping[str, Any],
-    examples: Mapping[str, list[Any] | None],
-) -> Problem:
-    """Return one of pydantic's errors as a problem.
-
-    Args:
-        file: the path that messages name.
-        values: what the file says.
-        details: one of `ValidationError.errors()`.
-        examples: key → good values.
-    """
-    key, *inner = details["loc"]
-    place = key + "".join(f"[{part!r}]" for part in inner if part != "[key]")
-    remedy = _remedy(key, examples[key])
-    if details["type"] == "missing":
-        return Problem(file, f"is missing; {remedy}", key)
-    if details["type"] == "value_error":
-        reason = str(details["ctx"]["error"])
-        shown = "" if key in _SECRET_FIELDS else f"found {_short(details['input'])}; "
-        return Problem(file, f"{shown}{reason}.", place)
-    value = details["input"] if inner else values.get(key)
-    found = "None" if value is None else type(value).__name__
-    if value is not None and key not in _SECRET_FIELDS:
-        found += f" {_short(value)}"
-    expected = _EXPECTED.get(details["type"])
-    text = expected.format(**details.get("ctx", {})) if expected else details["msg"]
-    return Problem(file, f"found {found}; expected {text}; {remedy}", place)
+    return f"expected one of: {', '.join(known)}"
 
 
 def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each key of a later version, or one edit away from a known key.
 
-    Every other unknown key is for Flask or an extension.
+    Any other unknown key is for Flask or an extension.
     """
-    names = [*known, *PLANNED_KEYS]
+    known = [*known, *PLANNED_KEYS]
     for key in keys:
         if key in PLANNED_KEYS:
             yield Problem(file, PLANNED, key)
-        elif key not in _FLASK_KEYS:
-            near = next((name for name in names if is_one_edit_away(key, name)), None)
+        elif key not in known and key not in _FLASK_KEYS:
+            near = next((name for name in known if is_one_edit_away(key, name)), None)
             if near:
                 yield Problem(file, f"unknown key; did you mean '{near}'? Rename it.", key)
 
 
-def unsafe(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a problem for each key that shows the inside of an app to its clients."""
+def unsafe_keys(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each key that shows an app's code and secrets to its clients."""
     for key in ("DEBUG", "TESTING"):
         if values.get(key):
-            yield Problem(
-                file,
+            text = (
                 "shows the code and its secrets to clients; remove it. For development: "
-                f"tenantry run {name} -- run --debug",
-                key,
+                f"tenantry run {name} -- run --debug"
             )
+            yield Problem(file, text, key)
 
 
-def is_one_edit_away(one: str, other: str) -> bool:
-    """Whether one insertion, deletion, replacement or swap of neighbours leads to the other."""
-    if one == other or abs(len(one) - len(other)) > 1:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    if start is None:
-        return True
-    rest, rest_other = one[start:], other[start:]
-    return (
-        rest[1:] == rest_other[1:]
-        or rest[1:] == rest_other
-        or rest == rest_other[1:]
-        or (rest[:2] == rest_other[1::-1] and rest[2:] == rest_other[2:])
-    )
+def invalid_value(
+    file: str,
+    values: Mapping[str, Any],
+    error: Mapping[str, Any],
+    examples: Mapping[str, list[Any] | None],
+    secrets: Sequence[str],
+) -> Iterator[Problem]:
+    """Yield what is wrong with one value: one problem, or one for each place inside it.
+
+    Args:
+        file: the path that messages show.
+        values: the file's keys and values.
+        error: one of `ValidationError.errors()`.
+        examples: key → valid values.
+        secrets: texts that must not be shown.
+    """
+    key, *path = error["loc"]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, ValueProblems):
+        for place, text in cause.problems:
+            yield Problem(file, text if text.endswith("?") else f"{text}.", key + place)
+        return
+    remedy = _remedy(key, examples[key])
+    if error["type"] == "missing":
+        yield Problem(file, f"is missing; {remedy}", key)
+        return
+    place = key + "".join(f"[{part!r}]" for part in path if part != "[key]")
+    value = error["input"] if path else values.get(key)
+    shown = "" if key in _SECRET_KEYS else _shorten(repr(redact_value("", value, secrets)))
+    if error["type"] == "value_error":
+        found = f"found {shown}; " if shown else ""
+        yield Problem(file, f"{found}{cause}.", place)
+        return
+    kind = "None" if value is None else f"{type(value).__name__} {shown}".rstrip()
+    expected = _EXPECTED.get(error["type"])
+    text = expected.format(**error.get("ctx", {})) if expected else error["msg"]
+    yield Problem(file, f"found {kind}; expected {text}; {remedy}", place)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"  # noqa: PLR2004 - one line stays readable
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def _remedy(key: str, examples: list[Any] | None) -> str:
     if key == "SECRET_KEY":
-        return 'write SECRET_KEY = secret("…"), after: from tenantry import secret.'
-    return f"write {key} = {examples[0]!r}." if examples else f"see '{key}' in the README."
+        return 'write: from tenantry import secret, then: SECRET_KEY = secret("…").'
+    return f"write {key} = {examples[0]!r}." if examples else f"see '{key}' in tenants/README.md."
+
+
+def is_one_edit_away(name: str, other: str) -> bool:
+    """Whether one insertion, deletion, replacement or swap of neighbors links two names."""
+    if name == other or abs(len(name) - len(other)) > 1:
+        return False
+    pairs = enumerate(zip(name, other, strict=False))
+    start = next((place for place, (a, b) in pairs if a != b), None)
+    if start is None:
+        return True
+    rest, other_rest = name[start:], other[start:]
+    return (
+        rest[1:] == other_rest[1:]
+        or rest[1:] == other_rest
+        or rest == other_rest[1:]
+        or (rest[:2] == other_rest[1::-1] and rest[2:] == other_rest[2:])
+    )

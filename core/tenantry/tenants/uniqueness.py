@@ -1,9 +1,8 @@
-"""What no two tenants may share: secret keys, databases, prefixes. Who has what, and who clashes.
+"""What two tenants cannot share: secret keys, databases and prefixes.
 
-Each question costs the tenant's own few claims, however many tenants there are.
+Each question takes time for the claims of one tenant, however many tenants there are.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,131 +11,118 @@ from tenantry.errors import Problem
 from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
+_Claim = tuple[str, ...]
+"""`("secret", TEXT)` or `("database", …)`: what only one tenant can have."""
+
 
 @dataclass(frozen=True)
 class Conflict:
-    """A claim of one tenant that another has."""
+    """Something that one tenant claims and another has."""
 
     owner: str
-    """The name of the other."""
+    """The name of the other tenant."""
     problem: Problem
 
 
 class AcceptedTenants:
-    """The claims of the accepted tenants. Not thread-safe: one thread decides who is accepted."""
+    """The accepted tenants and what each of them owns. For one thread."""
 
     def __init__(self) -> None:
-        self._owners: dict[bytes, str] = {}  # mark of a secret or database → name
-        self._prefixes: dict[str, str] = {}  # prefix → name
-        self._below: dict[str, set[str]] = {}  # path above prefixes → their names
         self._tenants: dict[str, Tenant] = {}
-        # A tenant is asked about, then taken: each mark is computed once.
-        self._marked: tuple[Tenant | None, tuple[tuple[str, bytes], ...]] = None, ()
+        self._claims: dict[str, tuple[_Claim, ...]] = {}  # by name, as they were when it was added
+        self._owners: dict[_Claim, str] = {}
+        self._prefixes: dict[str, str] = {}  # prefix → name
+        self._below: dict[str, set[str]] = {}  # parent of prefixes → their names
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
-        """Return what `tenant` claims and others have; empty if it may be accepted."""
+        """Return what `tenant` claims and other tenants have. If empty, it can be accepted."""
         found = [
-            Conflict(owner, Problem(tenant.file, self._shared(key, mark, owner), key))
-            for key, mark in self._marks(tenant)
-            if (owner := self._owners.get(mark, tenant.name)) != tenant.name
+            Conflict(owner, Problem(tenant.file, self._text(key, claim, owner), key))
+            for key, claim in _claims(tenant).items()
+            if (owner := self._owners.get(claim, tenant.name)) != tenant.name
         ]
-        return found + list(self._prefix_clash(tenant))
-
-    def _marks(self, tenant: Tenant) -> tuple[tuple[str, bytes], ...]:
-        marked, marks = self._marked
-        if marked is not tenant:
-            marks = tuple(_marks(tenant))
-            self._marked = tenant, marks
-        return marks
-
-    def _shared(self, key: str, mark: bytes, owner: str) -> str:
-        """Say where the other one has it, so that both sides can be looked at."""
-        if key == "DATABASE_URI":
-            return f"is the database of tenant {owner!r} too; give this tenant its own."
-        # The marks are of its SECRET_KEY, of each fallback, of its database if it has one.
-        place = [one for _, one in _marks(self._tenants[owner])].index(mark)
-        other = f"SECRET_KEY_FALLBACKS[{place - 1}]" if place else "SECRET_KEY"
-        text = f"is {other} of tenant {owner!r} too"
-        if key != "SECRET_KEY":
-            if place:
-                return f"{text}: one of the two files copied it; remove it from one."
-            return f"{text}: sessions that {owner!r} signs now would verify here; remove it here."
-        if place:
-            return (
-                f"{text}: what this tenant signs now would verify there; give this tenant its own "
-                "key, or remove it from the fallbacks there if it was copied there."
-            )
-        return f"{text}; give this tenant its own."
+        return found + list(self._prefix_conflicts(tenant))
 
     def add(self, tenant: Tenant) -> None:
-        """Give `tenant` what it claims, instead of what its name had before."""
+        """Accept a tenant, in place of the one that had its name before."""
         self.remove(tenant.name)
+        claims = tuple(_claims(tenant).values())
         self._tenants[tenant.name] = tenant
-        self._owners.update((mark, tenant.name) for _, mark in self._marks(tenant))
+        self._claims[tenant.name] = claims
+        self._owners.update(dict.fromkeys(claims, tenant.name))
         self._prefixes[tenant.url_prefix] = tenant.name
-        for above in parent_prefixes(tenant.url_prefix):
-            self._below.setdefault(above, set()).add(tenant.name)
+        for parent in parent_prefixes(tenant.url_prefix):
+            self._below.setdefault(parent, set()).add(tenant.name)
 
     def remove(self, name: str) -> None:
-        """Free what a name had, if it had anything."""
+        """Free what a tenant has, if there is one."""
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
-        marks = {mark for _, mark in _marks(tenant)}
-        own = {mark for mark in marks if self._owners.get(mark) == name}
-        if own != marks:  # a link on the way to its database was turned meanwhile
-            own = {mark for mark, owner in self._owners.items() if owner == name}
-        for mark in own:
-            del self._owners[mark]
+        for claim in self._claims.pop(name):
+            if self._owners.get(claim) == name:
+                del self._owners[claim]
         del self._prefixes[tenant.url_prefix]
-        for above in parent_prefixes(tenant.url_prefix):
-            names = self._below[above]
+        for parent in parent_prefixes(tenant.url_prefix):
+            names = self._below[parent]
             names.discard(name)
             if not names:
-                del self._below[above]
+                del self._below[parent]
 
     def is_free(self, prefix: str) -> bool:
         """Whether no accepted tenant is at, above or below `prefix`."""
-        return next(self._neighbours(prefix), None) is None
+        return next(self._overlapping(prefix), None) is None
 
-    def _neighbours(self, prefix: str) -> Iterator[str]:
+    def _overlapping(self, prefix: str) -> Iterator[str]:
         for path in (prefix, *parent_prefixes(prefix)):
             if path in self._prefixes:
                 yield self._prefixes[path]
         yield from sorted(self._below.get(prefix, ()))
 
-    def _prefix_clash(self, tenant: Tenant) -> Iterator[Conflict]:
-        for owner in self._neighbours(tenant.url_prefix):
-            if owner == tenant.name:
-                continue
-            text = prefix_conflict(tenant.url_prefix, self._tenants[owner].url_prefix, owner)
-            yield Conflict(owner, Problem(tenant.file, text, "URL_PREFIX"))
+    def _prefix_conflicts(self, tenant: Tenant) -> Iterator[Conflict]:
+        for owner in self._overlapping(tenant.url_prefix):
+            if owner != tenant.name:
+                text = prefix_conflict(tenant.url_prefix, self._tenants[owner].url_prefix, owner)
+                yield Conflict(owner, Problem(tenant.file, text, "URL_PREFIX"))
+
+    def _text(self, key: str, claim: _Claim, owner: str) -> str:
+        if key == "DATABASE_URI":
+            return f"is also the database of tenant {owner!r}; give this tenant its own."
+        owner_claims = _claims(self._tenants[owner]).items()
+        owner_key = next(name for name, other in owner_claims if other == claim)
+        text = f"is also '{owner_key}' of tenant {owner!r}"
+        if key == owner_key == "SECRET_KEY":
+            return f"{text}; give this tenant its own."
+        if owner_key == "SECRET_KEY":
+            return f"{text}, so sessions of {owner!r} would be valid here; remove it here."
+        if key == "SECRET_KEY":
+            return (
+                f"{text}, so sessions of this tenant would be valid there; give this tenant its "
+                f"own key or, if {owner!r} copied it, remove it there."
+            )
+        return f"{text}; remove it from the file that copied it."
 
 
 def prefix_conflict(prefix: str, other: str, owner: str) -> str:
     """Return why a tenant cannot have `prefix` while the tenant `owner` is at `other`."""
     if prefix == other:
         return (
-            f"{prefix} is the prefix of tenant {owner!r} too; choose another. To swap the prefixes "
-            "of two tenants, first save one of their files with a free prefix."
+            f"{prefix} is also the prefix of tenant {owner!r}; choose another. To swap the "
+            "prefixes of two tenants, first save one of their files with a free prefix."
         )
+    relation = "is inside" if prefix.startswith(f"{other}/") else "contains"
     return (
-        f"{prefix} and {other} of tenant {owner!r} lie inside one another, and a "
-        "browser would send the outer one's cookies to the inner one; choose another."
+        f"{prefix} {relation} {other} of tenant {owner!r}, so browsers would send the cookies of "
+        "the outer tenant to the inner one; choose another."
     )
 
 
-def _marks(tenant: Tenant) -> Iterator[tuple[str, bytes]]:
-    """Yield, with its key, what no other tenant may have; hashed, so that no secret lies here."""
-    for key, text in _claimed(tenant):
-        data = text.encode("utf-8", "surrogatepass")
-        yield key, hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _claimed(tenant: Tenant) -> Iterator[tuple[str, str]]:
-    yield "SECRET_KEY", f"secret {tenant.secret_key.get_secret_value()}"
-    for place, old in enumerate(tenant.secret_key_fallbacks):
-        yield f"SECRET_KEY_FALLBACKS[{place}]", f"secret {old.get_secret_value()}"
-    database = database_identity(tenant.database_uri.get_secret_value())
-    if database is not None:
-        yield "DATABASE_URI", f"database {database!r}"
+def _claims(tenant: Tenant) -> dict[str, _Claim]:
+    """Return what no other tenant can have, by key."""
+    claims: dict[str, _Claim] = {"SECRET_KEY": ("secret", tenant.secret_key.get_secret_value())}
+    for place, fallback in enumerate(tenant.secret_key_fallbacks):
+        claims[f"SECRET_KEY_FALLBACKS[{place}]"] = ("secret", fallback.get_secret_value())
+    identity = database_identity(tenant.database_uri.get_secret_value())
+    if identity is not None:
+        claims["DATABASE_URI"] = ("database", *identity)
+    return claims

@@ -1,0 +1,266 @@
+"""From the content of one tenant file to a `Tenant`, or to everything that is wrong with it.
+
+Validation looks at one file by itself. `uniqueness` compares the tenants with each other.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tenantry.database.url import default_database_url
+from tenantry.endpoints.loading import find_endpoint
+from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
+from tenantry.grammar import check_tenant_name, check_url_prefix
+from tenantry.observability.redaction import redact, redact_value, secrets_in
+from tenantry.tenants.file import FileContent, display_path, printable
+from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader
+from tenantry.tenants.model import BLUEPRINTS_LIMIT, KEYS, Tenant
+from tenantry.tenants.problems import invalid_value, unknown_keys, unsafe_keys
+
+_EXAMPLES = {info.alias: info.examples for info in Tenant.model_fields.values() if info.alias}
+
+_NO_ENTRIES: Mapping[str, Any] = {}
+"""Shared by all empty mappings. Nothing writes to it; a read-only mapping cannot be pickled."""
+
+_NO_FIELDS: set[str] = set()
+"""Shared by all tenants as the set of fields that were given, which is never read."""
+
+
+@dataclass(frozen=True)
+class RejectedTenant:
+    """A tenant file that is not served, and every reason."""
+
+    name: str
+    prefix: str | None
+    """Where it would be mounted. None if a served tenant has that prefix."""
+    problems: tuple[Problem, ...]
+    digest: str = ""
+    """SHA-256 of the rejected content."""
+    has_timed_out: bool = False
+    """The file did not finish in time. With more time, it might."""
+
+    @property
+    def reason(self) -> str:
+        """Every problem, on one line."""
+        return " ".join(str(problem) for problem in self.problems)
+
+
+@dataclass(frozen=True)
+class DisabledTenant:
+    """A tenant file with `ENABLED = False`: as if it did not exist, whatever else it says."""
+
+    name: str
+    file: str
+    """The file's path, as messages show it."""
+    prefix: str | None
+    """Where it would be mounted. None if that is unknown."""
+    endpoints: tuple[str, ...]
+    """The endpoints that it names, whether they exist or not."""
+    problems: tuple[Problem, ...] = ()
+    """What has to be fixed before it can be enabled."""
+    digest: str = ""
+
+
+ValidationResult = Tenant | RejectedTenant | DisabledTenant
+"""What one file's content is, by itself."""
+
+
+def validate_file(
+    content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+) -> ValidationResult:
+    """Run and validate one file's content. No content makes this function raise."""
+    path = content.path
+    has_timed_out = False
+    try:
+        return _result(load_content(content, loader, timeout_s), data_dir)
+    except TenantFileError as error:
+        problems = error.problems
+        has_timed_out = isinstance(error, TenantFileTimeoutError)
+    except Exception as error:  # noqa: BLE001 - an error of Tenantry costs only this tenant
+        kind = type(error).__name__
+        text = f"cannot be validated ({kind}). This is an error in Tenantry; please report it."
+        problems = (Problem(display_path(path), text),)
+    name, prefix = printable(path.stem), _prefix(path.stem, {})
+    return RejectedTenant(name, prefix, problems, content.digest, has_timed_out)
+
+
+def load_content(
+    content: FileContent, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+) -> LoadedFile:
+    """Run one file's content, if the file has the name of a tenant.
+
+    Raises:
+        TenantFileError: the file's name is invalid, or it cannot be read or run to its end.
+    """
+    try:
+        check_tenant_name(content.path.stem)
+    except ValueError as error:
+        problem = Problem(display_path(content.path), f"{error}; rename the file.")
+        raise TenantFileError([problem]) from error
+    if content.error is not None:
+        raise content.error
+    return loader.load(content.path, content.source, timeout_s)
+
+
+def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
+    problems: tuple[Problem, ...] = ()
+    try:
+        tenant = validate_loaded(loaded, data_dir)
+        if tenant.enabled:
+            return tenant
+    except TenantFileError as error:
+        problems = error.problems
+    prefix = _prefix(loaded.name, loaded.values)
+    if loaded.values.get("ENABLED") is False:
+        return DisabledTenant(
+            name=loaded.name,
+            file=loaded.file,
+            prefix=prefix,
+            endpoints=tuple(item for item in _blueprints(loaded.values) if isinstance(item, str)),
+            problems=problems,
+            digest=loaded.digest,
+        )
+    return RejectedTenant(loaded.name, prefix, problems, loaded.digest)
+
+
+def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
+    """Return the tenant that a file describes, enabled or not. Its endpoints must exist.
+
+    Raises:
+        TenantFileError: with every problem at once.
+    """
+    problems = list(loaded.problems)
+    tenant: Tenant | None = None
+    try:
+        tenant = parse_tenant(
+            loaded.name,
+            loaded.values,
+            file=loaded.file,
+            digest=loaded.digest,
+            data_dir=data_dir,
+            secrets=loaded.secrets,
+        )
+    except TenantFileError as error:
+        # A value that was not plain data has its problem already; it is not missing as well.
+        reported = {problem.key for problem in problems}
+        problems += [problem for problem in error.problems if problem.key not in reported]
+    problems += _missing_endpoints(loaded.file, _blueprints(loaded.values))
+    if tenant is None or problems:
+        secrets = [*loaded.secrets, *secrets_in(loaded.values)]
+        raise TenantFileError(
+            replace(problem, text=redact(problem.text, secrets)) for problem in problems
+        )
+    return tenant
+
+
+def parse_tenant(
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    file: str = "",
+    digest: str = "",
+    data_dir: Path,
+    secrets: Collection[str] = (),
+    is_development: bool = False,
+) -> Tenant:
+    """Validate the upper-case names of one tenant file, without looking for its endpoints.
+
+    Args:
+        name: the tenant's name.
+        values: the keys and their values.
+        file: the path that messages show.
+        digest: of the file's bytes.
+        data_dir: the folder of the default database.
+        secrets: what `secret()` returned to the file.
+        is_development: allow `DEBUG` and `TESTING`.
+
+    Raises:
+        TenantFileError: with every problem at once, in the order of the documentation.
+    """
+    known = set(KEYS.values())
+    problems = list(unknown_keys(file, values, KEYS.values()))
+    if not is_development:
+        problems += unsafe_keys(name, file, values)
+    prefix = f"/{name}"
+    try:
+        check_tenant_name(name)
+    except ValueError as error:
+        problems.append(Problem(file, f"{error}; rename the file."))
+        prefix = "/a"  # no second problem for the same name
+    fields = {
+        "name": name,
+        "file": file,
+        "digest": digest,
+        "flask": {key: value for key, value in values.items() if key not in known},
+        "keys_with_secrets": _keys_with_secrets(values, secrets),
+        "APP_NAME": name,
+        "URL_PREFIX": prefix,
+        "DATABASE_URI": default_database_url(data_dir, name),
+    }
+    try:
+        tenant = Tenant.model_validate(fields | {key: values[key] for key in known & values.keys()})
+    except ValidationError as error:
+        hidden = [*secrets, *secrets_in(values)]
+        for details in error.errors():
+            problems += invalid_value(file, values, details, _EXAMPLES, hidden)
+    if problems:
+        raise TenantFileError(problems)
+    return _compact(tenant)
+
+
+def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
+    """Return the keys whose names do not say that they contain one of these secrets."""
+    if not secrets:
+        return ()
+    pairs = {
+        key: (redact_value(key, value), redact_value(key, value, secrets))
+        for key, value in values.items()
+    }
+    # `is` first, because not every value can be compared: a signaling NaN raises.
+    return tuple(key for key, (one, other) in pairs.items() if one is not other and one != other)
+
+
+def _compact(tenant: Tenant) -> Tenant:
+    """Return the same tenant in half the memory, 1.3 KiB, because a process can hold 10,000.
+
+    pydantic gives each object a dictionary and a set of the fields that were given. Attributes
+    that are set one by one share their names with all other tenants.
+    """
+    compact = Tenant.__new__(Tenant)
+    for field, value in vars(tenant).items():
+        object.__setattr__(compact, field, _NO_ENTRIES if value == {} else value)
+    for slot, value in (("fields_set", _NO_FIELDS), ("extra", None), ("private", None)):
+        object.__setattr__(compact, f"__pydantic_{slot}__", value)
+    return compact
+
+
+def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
+    """Return where a file that is not served would be mounted; None if that is unknown."""
+    for prefix in (values.get("URL_PREFIX"), f"/{name}"):
+        try:
+            if isinstance(prefix, str):
+                check_tenant_name(name)
+                return check_url_prefix(prefix)
+        except ValueError:
+            continue
+    return None
+
+
+def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
+    """Return the items of `BLUEPRINTS`; none if the key itself has a problem."""
+    blueprints = values.get("BLUEPRINTS")
+    if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
+        return blueprints
+    return ()
+
+
+def _missing_endpoints(file: str, blueprints: Sequence[object]) -> Iterator[Problem]:
+    for place, endpoint in enumerate(blueprints):
+        try:
+            if isinstance(endpoint, str):
+                find_endpoint(endpoint)
+        except EndpointError as error:
+            yield Problem(file, str(error), f"BLUEPRINTS[{place}]")
