@@ -1,6 +1,7 @@
 """What an audit examines and what it reports."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,13 @@ class Finding:
 def finding_id(kind: str, subject: str) -> str:
     """Return an id without spaces or quotes, because it is written in tenant files."""
     return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', subject).strip('-')}"
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return `acme and globex`, or `acme, globex and 3 more`."""
+    if len(names) > 2:  # noqa: PLR2004 - as shown above
+        return f"{names[0]}, {names[1]} and {len(names) - 2} more"
+    return " and ".join(names)
 
 
 def key_location(file: str, key: str) -> str:

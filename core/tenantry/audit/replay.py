@@ -19,7 +19,7 @@ from flask import request_started, session
 from itsdangerous import BadData
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from tenantry.audit.finding import AuditedTenant, Finding, finding_id
+from tenantry.audit.finding import AuditedTenant, Finding, finding_id, join_names
 from tenantry.endpoints.tokens import serializer
 from tenantry.middleware import authentication
 from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
@@ -153,7 +153,7 @@ def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str)
     return Finding(
         id=finding_id("replay", kind),
         tenants=(target, *sources),
-        text=f"{target} accepts a {label} that {', '.join(sources[:3])} issued",
+        text=f"{target} accepts a {label} that {join_names(sources)} issued",
         remedy=remedy,
         paths=tuple(f"{name}: its {label}, sent to {target}, accepted" for name in sources[:2]),
         place=file,

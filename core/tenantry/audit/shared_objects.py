@@ -15,7 +15,7 @@ from types import MethodType, ModuleType
 from blinker import ANY, Signal
 from flask import Flask
 
-from tenantry.audit.finding import AuditedTenant, Finding, finding_id
+from tenantry.audit.finding import AuditedTenant, Finding, finding_id, join_names
 from tenantry.audit.object_graph import TENANTRY, ObjectGraph, ProcessSnapshot
 from tenantry.audit.reference_path import (
     Definition,
@@ -28,6 +28,9 @@ from tenantry.endpoints.loading import LoadedEndpoint, find_endpoint
 
 _EVERY_TENANT = "every tenant"
 """The owner of `sys.modules`, which gives access to the private code of all tenants."""
+
+_LOADED_ENDPOINTS = "tenantry"
+"""Key in `app.extensions` of the endpoints that the app was built with."""
 
 _PATHS_SHOWN = 2
 
@@ -136,7 +139,7 @@ def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
 
 
 def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
-    return list(app.extensions.get("tenantry", ()))
+    return list(app.extensions.get(_LOADED_ENDPOINTS, ()))
 
 
 def _packages(endpoint: str) -> list[str]:
@@ -151,7 +154,9 @@ def _roots(
 ) -> list[Sequence[_Root]]:
     """Return the groups of roots, those first that an endpoint's author knows by name."""
     packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
-    extensions = [(name, item) for name, item in app.extensions.items() if name != "tenantry"]
+    extensions = [
+        (name, item) for name, item in app.extensions.items() if name != _LOADED_ENDPOINTS
+    ]
     return [
         [(f"view {name}", view) for name, view in app.view_functions.items()],
         [
@@ -242,8 +247,8 @@ class _Reporter:
         return Finding(
             id=finding_id("shared", label),
             tenants=tuple(names),
-            text=f"the apps of {len(names)} tenants share a {type(path[-1]).__qualname__}, "
-            f"{label}: what one writes into it, the others see",
+            text=f"the apps of {join_names(names)} share the {type(path[-1]).__qualname__} "
+            f"{label}: each sees what another writes into it",
             remedy="move it to resources.py, which each app has its own copy of; or make it a "
             "tuple, frozenset or types.MappingProxyType, which cannot change",
             paths=descriptions,

@@ -13,7 +13,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +23,13 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
-from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_location
+from tenantry.audit.finding import (
+    AuditedTenant,
+    Finding,
+    finding_id,
+    join_names,
+    key_location,
+)
 from tenantry.database.url import database_identity
 from tenantry.tenants.openid import OpenId
 
@@ -62,8 +68,8 @@ class _Comparison:
     """One kind of value that should differ between tenants."""
 
     kind: str
-    values: Callable[[AuditedTenant], Iterator[tuple[str, object]]]
-    """Yields each value of a tenant with the key that sets it."""
+    values: Callable[[AuditedTenant, Path], Iterable[tuple[str, object]]]
+    """Takes a tenant and the host's `DATA_DIR`; returns pairs of a key and its value."""
     statement: str
     """Follows "'KEY' of acme and 'KEY' of globex"."""
     remedy: str
@@ -71,61 +77,19 @@ class _Comparison:
 
 def compare_values(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterator[Finding]:
     """Yield a finding for each value that two or more tenants have in common."""
-    for comparison in _comparisons(data_dir):
-        yield from _equal_values(comparison, tenants)
+    for comparison in _COMPARISONS:
+        yield from _equal_values(comparison, tenants, data_dir)
     yield from _shared_tokens(tenants)
     yield from _foreign_folders(tenants, data_dir)
 
 
-def _comparisons(data_dir: Path) -> list[_Comparison]:
-    return [
-        _Comparison(
-            kind="shared-secret",
-            values=_secrets,
-            statement="are the same key",
-            remedy="give each tenant its own: "
-            "python -c 'import secrets; print(secrets.token_hex(32))'",
-        ),
-        _Comparison(
-            kind="shared-database",
-            values=lambda audited: databases(audited.app.config),
-            statement="name the same database",
-            remedy="give each tenant its own database, and move its rows there",
-        ),
-        _Comparison(
-            kind="shared-store",
-            values=lambda audited: stores(audited.app.config),
-            statement="name the same store",
-            remedy="give each tenant its own database number or key prefix (CACHE_KEY_PREFIX)",
-        ),
-        _Comparison(
-            kind="shared-folder",
-            values=lambda audited: _folder_identities(audited, data_dir),
-            statement="are the same folder",
-            remedy="give each tenant its own folder, and remove links to another tenant's folder",
-        ),
-        _Comparison(
-            kind="shared-cookie-name",
-            values=lambda audited: iter(
-                [("SESSION_COOKIE_NAME", audited.app.config["SESSION_COOKIE_NAME"])]
-            ),
-            statement="are the same cookie name",
-            remedy="remove SESSION_COOKIE_NAME: the default differs for each tenant",
-        ),
-        _Comparison(
-            kind="shared-client-key",
-            values=_client_keys,
-            statement="are the same key, so the client of one can call the other",
-            remedy="give the client a different key at each tenant: tenantry key NAME CLIENT",
-        ),
-    ]
-
-
-def _equal_values(comparison: _Comparison, tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
+def _equal_values(
+    comparison: _Comparison, tenants: Sequence[AuditedTenant], data_dir: Path
+) -> Iterator[Finding]:
     owners: dict[object, dict[str, str]] = {}
     files = {audited.name: audited.tenant.file for audited in tenants}
     for audited in tenants:
-        for key, value in comparison.values(audited):
+        for key, value in comparison.values(audited, data_dir):
             owners.setdefault(value, {}).setdefault(audited.name, key)
     for keys in owners.values():
         if len(keys) > 1:
@@ -145,7 +109,7 @@ def _equal_values(comparison: _Comparison, tenants: Sequence[AuditedTenant]) -> 
             )
 
 
-def _secrets(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
+def _signing_keys(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
     config = audited.app.config
     named = [(key, value) for key, value in config.items() if _SIGNING_KEY.search(key) and value]
     for number, old_key in enumerate(config["SECRET_KEY_FALLBACKS"] or ()):
@@ -166,6 +130,48 @@ def _client_keys(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
             yield f"CLIENTS[{client.name!r}]", digest
 
 
+_COMPARISONS = (
+    _Comparison(
+        kind="shared-secret",
+        values=lambda audited, _: _signing_keys(audited),
+        statement="are the same key",
+        remedy="give each tenant its own: python -c 'import secrets; print(secrets.token_hex(32))'",
+    ),
+    _Comparison(
+        kind="shared-database",
+        values=lambda audited, _: databases(audited.app.config),
+        statement="name the same database",
+        remedy="give each tenant its own database, and move its rows there",
+    ),
+    _Comparison(
+        kind="shared-store",
+        values=lambda audited, _: stores(audited.app.config),
+        statement="name the same store",
+        remedy="give each tenant its own database number or key prefix (CACHE_KEY_PREFIX)",
+    ),
+    _Comparison(
+        kind="shared-folder",
+        values=_folder_identities,
+        statement="are the same folder",
+        remedy="give each tenant its own folder, and remove links to another tenant's folder",
+    ),
+    _Comparison(
+        kind="shared-cookie-name",
+        values=lambda audited, _: [
+            ("SESSION_COOKIE_NAME", audited.app.config["SESSION_COOKIE_NAME"])
+        ],
+        statement="are the same cookie name",
+        remedy="remove SESSION_COOKIE_NAME: the default differs for each tenant",
+    ),
+    _Comparison(
+        kind="shared-client-key",
+        values=lambda audited, _: _client_keys(audited),
+        statement="are the same key, so the client of one can call the other",
+        remedy="give the client a different key at each tenant: tenantry key NAME CLIENT",
+    ),
+)
+
+
 def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
     """Yield the tenants that accept the same token: one issuer, one audience, equal claims."""
     groups: dict[tuple[str, str], list[tuple[AuditedTenant, OpenId]]] = {}
@@ -184,7 +190,7 @@ def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
             yield Finding(
                 id=finding_id("shared-token", audience),
                 tenants=tuple(files),
-                text=f"{' and '.join([*files][:2])} accept the same tokens: "
+                text=f"{join_names([*files])} accept the same tokens: "
                 f"'issuer' {issuer}, 'audience' {audience!r}",
                 remedy="give each tenant its own 'audience' in OIDC, or 'claims' with values that "
                 "no other tenant requires",
