@@ -1,0 +1,34 @@
+"""The rules name classes of libraries that exist, and treat types as documented."""
+
+import importlib
+from dataclasses import dataclass
+
+import pytest
+
+from tenantry.audit import sharing_rules
+from tenantry.audit.sharing_rules import MAY_BE_SHARED, type_kind, type_names
+
+
+@pytest.mark.parametrize("name", [*MAY_BE_SHARED, *sorted(sharing_rules._LISTENERS)])
+def test_a_class_that_a_rule_names_exists(name: str) -> None:
+    """Some are private: if a library renames one, its rule no longer applies."""
+    module, _, class_name = name.rpartition(".")
+
+    class_ = getattr(importlib.import_module(module), class_name, None)
+
+    assert class_ is not None, f"{module} has no {class_name}; find its new name"
+    assert name == next(type_names(class_))
+
+
+def test_a_frozen_dataclass_is_not_mutable() -> None:
+    """Whether a dataclass is frozen is read from a private attribute of `dataclasses`."""
+
+    @dataclass
+    class Open:
+        value: int
+
+    @dataclass(frozen=True)
+    class Frozen:
+        value: int
+
+    assert ("mutable", "wrapper") == (type_kind(Open), type_kind(Frozen))
