@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,19 +129,27 @@ def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server:
     assert [] == project.marked()
 
 
-def test_a_tenant_file_cannot_import_from_the_project(
-    project: Project, write_project_tenant: Callable[[str], None]
-) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["gunicorn", "-c", "python:tenantry.server.gunicorn_conf", "--bind", "{bind}"],
+        ["waitress-serve", "--listen={bind}", "tenantry.wsgi:application"],
+    ],
+)
+def test_another_server_runs_nothing_of_the_project(project: Project, command: list[str]) -> None:
+    """The program `gunicorn` and another server find the endpoint and run no other module."""
+    with running(command, project.folder) as server:
+        answer = server.get("/globex/orders/")
+
+    assert (200, b"orders") == (answer[0].status, answer[1])
+    assert [] == project.marked()
+
+
+def test_a_tenant_file_cannot_import_from_the_project(project: Project) -> None:
     """The process that runs tenant files does not search the current folder."""
-    write_project_tenant("import config\n")
+    project.write("tenants/acme.py", "import config\n" + tenant_text("acme"))
 
     result = project.run("check", "acme")
 
     assert (1, []) == (result.returncode, project.marked())
     assert "No module named 'config'" in result.stdout
-
-
-@pytest.fixture(name="write_project_tenant")
-def _write_project_tenant(project: Project) -> Callable[[str], None]:
-    """Return a function that puts lines before the tenant file of acme."""
-    return lambda lines: project.write("tenants/acme.py", lines + tenant_text("acme"))
