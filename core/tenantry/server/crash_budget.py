@@ -1,6 +1,6 @@
-"""Strikes: which tenants end workers, and when that is enough to park one. Runs in the master.
+"""The crash budget: which tenants end workers, and when one of them is parked.
 
-Knows no request and runs no tenant's code. Whatever goes wrong here costs a line in the log: the
+It runs in gunicorn's master, and runs no tenant's code. A failure here costs a line in the log; the
 master goes on.
 """
 
@@ -21,11 +21,12 @@ from tenantry.tenants.operator_state import (
 )
 
 LIMIT = 3.0
-"""Strikes within `WINDOW_S`: one worker may be killed by an operator, two by chance."""
+"""Strikes within `WINDOW_S` that park a tenant. One worker can be killed by an operator, two by
+chance."""
 
 OWN = 2
-"""So many of them must be its own, and no shares: one death by chance, while it alone has a request
-in flight, must not park a tenant that is busy beside one that ends workers."""
+"""How many of them must be the tenant's alone. Otherwise, one death by chance, while only this
+tenant has a request in flight, could park a busy tenant beside one that ends workers."""
 
 WINDOW_S = 300.0
 
@@ -40,19 +41,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Record:
-    """What is known of one tenant."""
+    """The strikes of one tenant."""
 
     strikes: deque[tuple[float, float]] = field(default_factory=deque)
-    """When, and how much of a strike: one divided by how many were suspected."""
+    """The time of each strike, and its share: one divided by the number of suspects."""
     times: int = 0
-    """How often it was parked in a row."""
+    """How many times in a row it was parked."""
     parked_at: float = -math.inf
     last_at: float = -math.inf
-    """When its last strike was, be it a share."""
+    """When it got its last strike, or share of one."""
 
 
 class CrashBudget:
-    """The strikes of all tenants, as long as the master lives. For one thread."""
+    """The strikes of all tenants. Lives as long as the master; used by one thread."""
 
     def __init__(self, data_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._data_dir = data_dir
@@ -60,11 +61,10 @@ class CrashBudget:
         self._records: dict[str, _Record] = {}  # of those that ended a worker
 
     def note(self, suspects: Collection[str], reason: str) -> None:
-        """Note that a worker has ended while these were in flight in it; park who has enough.
+        """Record that a worker has ended while the suspects were in flight; park who has enough.
 
-        Each suspect gets an equal share of one strike. Nobody is parked for shares alone: a busy
-        tenant is in flight whoever ends a worker, and it is the guilty one that is there alone, or
-        is known for sure.
+        Each suspect gets an equal share of one strike. No tenant is parked for shares alone,
+        because a busy tenant is in flight whichever tenant ends a worker.
         """
         for name in sorted(suspects):
             share = 1 / len(suspects)
@@ -73,11 +73,11 @@ class CrashBudget:
             )
             try:
                 self._note_one(name, share, reason)
-            except (TenantryError, OSError) as error:  # its next strike tries again
+            except (TenantryError, OSError) as error:  # the next strike tries again
                 _logger.error("tenant.not_parked", extra={"tenant": name, "reason": str(error)})
 
     def has_struck(self, name: str) -> bool:
-        """Whether a tenant has ended a worker lately."""
+        """Whether a tenant has recently ended a worker."""
         record = self._records.get(name)
         return record is not None and self._clock() - record.last_at < WINDOW_S
 
@@ -90,7 +90,7 @@ class CrashBudget:
             record.strikes.popleft()
         is_parked = bool(read_operator_state(self._data_dir, name).parked)
         if is_parked and now - record.parked_at < FIRST_WAIT_S:
-            record.strikes.pop()  # it was a request that ran on
+            record.strikes.pop()  # a request from before it was parked
         elif (_is_a_whole if is_parked else _is_enough)(record.strikes):
             self._park(name, record, reason)
 
@@ -110,7 +110,7 @@ class CrashBudget:
             "reason": f"{reason}; it ended workers",
             "strikes": len(record.strikes),
             "tried_after_s": quarantine_s(operator_state.times_parked),
-            "remedy": f"mend it, then: tenantry enable {name}",
+            "remedy": f"fix it, then run: tenantry enable {name}",
         }
         record.strikes.clear()
         _logger.error("tenant.parked", extra=facts)
@@ -122,5 +122,5 @@ def _is_enough(strikes: Collection[tuple[float, float]]) -> bool:
 
 
 def _is_a_whole(strikes: Collection[tuple[float, float]]) -> bool:
-    """Whether that is enough for one that is parked, and gets a request now and then to try it."""
+    """Whether that is enough to keep a parked tenant parked after a trial request."""
     return sum(share for _, share in strikes) >= 1.0 - _ROUNDING

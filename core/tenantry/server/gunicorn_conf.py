@@ -1,7 +1,7 @@
-"""How gunicorn serves the host: `gunicorn -c config/gunicorn.conf.py`, or `tenantry serve`.
+"""gunicorn's configuration for the host, used by `tenantry serve`.
 
-Every number has its reason; gunicorn's command line overrides each of them. `--bind` on the
-command line replaces both listeners: name the admin listener there too, if it is wanted.
+By hand: `gunicorn -c python:tenantry.server.gunicorn_conf`. gunicorn's command line overrides each
+setting. There, `--bind` replaces both listeners, so name the operators' listener, too.
 """
 
 from tenantry.python_process import search_current_folder_last
@@ -22,70 +22,72 @@ except SettingsError as error:
 
 wsgi_app = "tenantry.wsgi:application"
 
-# The tenants' listener first. A proxy belongs in front of it (TLS, buffering), so: loopback.
+# The tenants' listener comes first. Loopback, because a proxy belongs in front (TLS, buffering).
 bind = ["127.0.0.1:8000"]
 if _settings.admin_bind != "off":
     bind.append(_settings.admin_bind)
 
-# gthread, made safe against slow clients and a tenant's SystemExit.
+# Like gthread, but slow clients hold no thread, and no tenant takes the threads of the others.
 worker_class = "tenantry.server.worker.TenantWorker"
 
-# Two: one goes on while the other restarts. More than one per processor gains nothing (GIL).
+# At least two, so that one serves while the other restarts. More than one per processor gains
+# nothing, because of the interpreter lock.
 workers = max(2, min(os.cpu_count() or 1, 8))
 
-# 8 per worker: a tenant that sleeps in all the threads it may have leaves some to the others;
-# more threads alone do not help a neighbour (972 times its p99 with 32, measured 2026-11).
+# A tenant whose requests sleep in all threads that it may have leaves some for the others. More
+# threads alone do not help its neighbours (972 times their p99 with 32 threads, 2026-11).
 threads = 8
 
-# The host is built in each worker, never in the master: no tenant's code runs there, and a
-# restart of one worker reads the newest code.
+# Each worker builds its own host, so that no tenant's code runs in the master and a new worker
+# reads the newest code.
 preload_app = False
 
-# Longer than nginx keeps an idle upstream connection (60 s), so that the side that closes is
-# never the one that a request is on its way to.
+# Longer than nginx keeps an idle upstream connection (60 s). Otherwise, the worker could close a
+# connection while a request is on its way.
 keepalive = 65
 
-# Seconds without a heartbeat of a worker's main loop. It beats every second however slow the
-# requests are: 16 clients that compute on 8 threads left no more between two beats (1.0 s, on two
-# processors at a load of 16). So long without one means that a tenant holds the interpreter lock,
-# and nobody else on that worker is answered. Three such deaths park the tenant: 13 to 18 s after
-# its first request, with two clients on two workers; with 30 s here it would be over a minute.
+# Seconds without a heartbeat of a worker's main loop. It beats every second, however slow requests
+# are: with 16 clients that compute on 8 threads, two beats were at most 1.0 s apart (two processors
+# at a load of 16). A longer gap means that a request holds the interpreter lock and that this
+# worker answers nobody. Three such deaths park the tenant 13 to 18 s after its first request (two
+# clients, two workers). With 30 s here, it would take over a minute.
 timeout = 5
 
-# Seconds that requests in flight get when a worker stops: as long as a slow request may take.
+# Seconds that requests in flight get when a worker stops: as long as a slow request can take.
 graceful_timeout = 30
 
-# A worker is replaced after so many requests, against slow leaks of tenants' code: half an hour
-# of full load at least. The jitter keeps two workers from stopping at the same time.
+# Requests after which a worker is replaced, against slow leaks in tenants' code: at least half an
+# hour of full load. The jitter keeps workers from stopping at the same time.
 max_requests = 1_000_000
 max_requests_jitter = 1_000_000
 
-# Open connections of one worker, idle ones included: with more than half of the file descriptors
+# Open connections of one worker, including idle ones. With more than half of the file descriptors,
 # a worker died of EMFILE under 200 idle clients (`ulimit -n 64`).
 worker_connections = max(16, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 16))
 
-# The heads that are accepted: what browsers send at most, and nothing that costs to parse.
+# Limits of a request head: what browsers send at most, and nothing that is expensive to parse.
 limit_request_line = 4094
 limit_request_fields = 100
 limit_request_field_size = 8190
 
-# A client's headers change no routing: `SCRIPT_NAME: /acme` on /acme/globex/x would reach globex.
-# Proxies are trusted by TENANTRY_TRUSTED_PROXIES and nowhere else.
+# No header may change the routing: `SCRIPT_NAME: /acme` on /acme/globex/x would reach globex.
+# Only TENANTRY_TRUSTED_PROXIES decides which proxies are trusted.
 forwarder_headers = ""
 header_map = "drop"
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
-# Shared ports reset connections at a reload (gunicorn #3612).
+# With reuse_port, a reload resets connections (gunicorn #3612).
 reuse_port = False
 
-# Its default path is shared by all gunicorns of a user: the last to start takes it, and deletes it.
+# All gunicorns of a user share the default path. The last one to start takes it over and deletes
+# it.
 control_socket_disable = True
 
-# Heartbeat files on a disk stall with the disk.
+# A heartbeat file on a disk stalls when the disk does.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
-# Its lines in the form of all others, on stderr.
+# gunicorn's lines in the form of all others, on stderr.
 logger_class = "tenantry.server.log.GunicornLogger"
 
 
@@ -107,6 +109,6 @@ def on_starting(arbiter: Any) -> None:
 
 
 def child_exit(server: object, worker: Any) -> None:
-    """Let the worker's class see that one is gone, in the master."""
+    """Tell the worker's object in the master that its process has ended."""
     del server
-    getattr(worker, "note_exit", lambda: None)()  # of another class: there is none
+    getattr(worker, "note_exit", lambda: None)()  # other worker classes have none

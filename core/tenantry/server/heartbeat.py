@@ -1,7 +1,7 @@
-"""A worker's heartbeat as the master hears it, and who is to blame when it stands still.
+"""A worker's heartbeat, as the master sees it, and the request to blame if it stops.
 
-A thread that holds the interpreter lock stops the main loop's heart, and all other threads too:
-then it alone uses the processor, which the system tells from outside.
+A thread that holds the interpreter lock stops the main loop and all other threads. Then only this
+thread uses the processor, which the master can see in `/proc`.
 """
 
 import os
@@ -17,37 +17,39 @@ from gunicorn.workers.workertmp import WorkerTmp
 from tenantry.observability.scoreboard import InFlight, Row
 
 TOUCH_S = 0.25
-"""Between two touches of the file at least: the main loop asks for two with each request, and each
-is a word with the system while a thread that has been given a request waits for the interpreter."""
+"""Minimum time between two touches of the file. The main loop asks for two with each request, and
+each is a system call while a request thread waits for the interpreter lock."""
 
 SILENT_S = 1.5
-"""A heart that is well beats every 1.25 s at least: `TOUCH_S`, and a second in which the main loop
-waits for events. From here on the master looks who works."""
+"""Silence from which on the master checks which thread works. A healthy worker beats at least every
+1.25 s: `TOUCH_S`, and one second in which the main loop waits for events."""
 
 KNOWN_PATIENCE_S = 3.0
-"""How long a tenant that has ended a worker lately may hold the lock; others gunicorn's timeout."""
+"""How long a tenant that recently ended a worker may hold the lock; for others, `timeout`
+applies."""
 
 _CLEAR_TICKS = 5
-"""0.05 s of processor time between two looks, about a second apart: less says nothing."""
+"""Minimum processor time of a thread between two checks, which are about a second apart: 0.05 s."""
 
 _CLEAR_LEAD = 2
-"""Who holds the lock works at least so many times as much as the next; two that take turns do
-not, and with turns the heart beats."""
+"""How many times as much as the next thread the blamed thread must work. Two threads that take
+turns do not, and with turns the heart beats."""
 
 _REQUEST = "a request of it"
 
 _USER, _SYSTEM = 11, 12
-"""Places of the times in `/proc/<pid>/task/<tid>/stat`, from the state on (proc(5): 14 and 15)."""
+"""Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state
+(proc(5))."""
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]
-    """The file that a worker touches; the master asks for it every second.
+    """The file that a worker touches. The master checks it every second.
 
     Args:
         cfg: gunicorn's configuration.
-        worker: whose it is; has `pid` once it is forked.
-        row: its place on the board, if it has one.
-        is_known: whether a tenant has ended a worker lately.
+        worker: the worker; it has its `pid` once it is forked.
+        row: its row on the scoreboard, if it has one.
+        is_known: whether a tenant has recently ended a worker.
     """
 
     def __init__(
@@ -61,21 +63,21 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         self._touch_at = 0.0  # on the monotonic clock
         self._ticks: dict[int, int] = {}
         self.silent_s = 0.0
-        """How long the heart had stood still when the master looked last."""
+        """Seconds without a heartbeat when the master checked last."""
         self.culprit: InFlight | None = None
-        """The request whose thread alone works while the heart stands still."""
+        """The request or build whose thread alone works while there is no heartbeat."""
 
     def notify(self) -> None:
-        """Touch the file, in the worker; a few times a second however often it is called."""
+        """Touch the file, in the worker, at most every `TOUCH_S`."""
         now = time.monotonic()
         if now >= self._touch_at:
             self._touch_at = now + TOUCH_S
             super().notify()
 
     def last_update(self) -> float:
-        """Return when it was touched last, on the monotonic clock; look at a silent worker."""
+        """Return when it was touched last (monotonic clock), and check on a silent worker."""
         touched: float = super().last_update()
-        with suppress(Exception):  # the master's round goes on
+        with suppress(Exception):  # the master must go on
             self._look(time.monotonic() - touched)
         return touched
 
@@ -93,16 +95,16 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
             is_known = self._is_known(self.culprit.tenant)
             patience_s = KNOWN_PATIENCE_S if is_known else self._timeout_s
             if silent_s > min(patience_s, self._timeout_s):
-                # gunicorn would send SIGABRT first, for which Python needs the lock.
+                # gunicorn sends SIGABRT first, but Python needs the lock to handle it.
                 os.kill(self._worker.pid, signal.SIGKILL)
 
 
 def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:
-    """Return who may have ended a worker, and how; nobody if it was to end, or had no request.
+    """Return the tenants to blame for the end of a worker, and why.
 
-    It is known where the thread that ended it is (`ended_by`), or who held the lock. A build that
-    had not ended is suspected before all requests: it runs for milliseconds, and the code of an
-    import that ends its process is met by nobody but the builder.
+    Nobody is to blame if the worker was stopping, or if nothing was in flight. The tenant is
+    certain if its thread crashed (`ended_by`) or held the interpreter lock. Otherwise, an
+    unfinished build is suspected before all requests, because it runs only for milliseconds.
     """
     running = [] if row.is_stopping else row.in_flight()
     for one in running:
@@ -120,7 +122,7 @@ def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:
-    """Return the thread that alone has worked; None where that is not clear."""
+    """Return the thread that alone has worked, or None if that is not clear."""
     used = sorted((after[one] - before[one], one) for one in after.keys() & before.keys())
     if not used or used[-1][0] < _CLEAR_TICKS:
         return None
@@ -129,10 +131,10 @@ def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:
 
 
 def _thread_ticks(pid: int) -> dict[int, int]:
-    """Return the processor time that each thread of a process has used, in the system's ticks."""
+    """Return the processor time of each thread of a process, in clock ticks."""
     found = {}
     for stat in Path(f"/proc/{pid}/task").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError, IndexError):  # it has just ended
+        with suppress(OSError, ValueError, IndexError):  # the thread has just ended
             facts = stat.read_bytes().rpartition(b")")[2].split()
             found[int(stat.parent.name)] = int(facts[_USER]) + int(facts[_SYSTEM])
     return found

@@ -1,4 +1,4 @@
-"""gunicorn's own lines in the form of all others: `logger_class` of `config/gunicorn.conf.py`."""
+"""gunicorn's `logger_class`: its lines in the form of all others."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tenantry.settings import read_settings
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Hands gunicorn's lines to the root logger; there is no access log."""
+    """Passes gunicorn's lines to the root logger. It writes no access log."""
 
     def setup(self, cfg: Any) -> None:
-        """Set up logging for this process; again after each reload of gunicorn's configuration."""
+        """Set up logging in this process, and again after each reload of the configuration."""
         super().setup(cfg)
         settings = read_settings()
         configure_logging(settings.log_format, settings.log_level)

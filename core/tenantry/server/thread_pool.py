@@ -1,9 +1,8 @@
-"""The threads that serve requests. Knows nothing of what it gives them.
+"""The threads that serve requests.
 
-With Python's `ThreadPoolExecutor` a job wakes a second thread, which waits in the same queue and
-goes on waiting, and makes a future with a condition of its own: of a small request's processor
-time that was a tenth. Here each thread has a lock to wait for, and who was idle last goes first:
-its stack and its memory are warm.
+With `ThreadPoolExecutor`, each job wakes a second thread for nothing and makes a future, which took
+a tenth of a small request's processor time. Here, each thread waits for its own lock, and the
+thread that became idle last goes first, because its memory is still cached.
 """
 
 import logging
@@ -18,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Seat(Generic[Item]):
-    """Where one thread waits."""
+    """Where one idle thread waits for its next item."""
 
     __slots__ = ("item", "wake")
 
@@ -29,26 +28,24 @@ class _Seat(Generic[Item]):
 
 
 class ThreadPool(Generic[Item]):
-    """At most `size` threads; each starts when it is needed and no other is idle. Thread-safe.
-
-    They are daemons: one that hangs does not keep the process from its end.
+    """At most `size` daemon threads, started when needed. Thread-safe.
 
     Args:
         size: how many items are served at once.
-        serve: called with each item, in a thread; what it raises is logged.
+        serve: called with each item in a thread. Exceptions are logged.
     """
 
     def __init__(self, size: int, serve: Callable[[Item], None]) -> None:
         self._size = size
         self._serve = serve
-        self._lock = threading.RLock()  # protects all below; a signal handler may come in between
+        self._lock = threading.RLock()  # protects everything below; re-entered by signal handlers
         self._count = 0
         self._idle: list[_Seat[Item]] = []
         self._queue: deque[Item] = deque()
         self._is_shut = False
 
     def do(self, item: Item) -> bool:
-        """Have an item served, as soon as a thread is free; whether it will be."""
+        """Serve an item as soon as a thread is free; return False after `shutdown`."""
         with self._lock:
             if self._is_shut:
                 return False
@@ -61,7 +58,7 @@ class ThreadPool(Generic[Item]):
         return True
 
     def shutdown(self, wait: bool = False) -> list[Item]:
-        """Serve nothing more; return what no thread has begun. Nobody is waited for."""
+        """Stop serving; return the items that no thread has begun. Does not wait."""
         del wait
         with self._lock:
             self._is_shut = True
@@ -73,10 +70,10 @@ class ThreadPool(Generic[Item]):
         return left
 
     def _start(self, item: Item) -> bool:
-        """Start another thread with an item; False if there is none to be had, but others are.
+        """Start another thread with an item; False if the system has none left.
 
         Raises:
-            RuntimeError: there is none at all.
+            RuntimeError: there is no thread at all.
         """
         name = f"request-{self._count}"
         thread = threading.Thread(target=self._run, args=(_Seat(item),), name=name, daemon=True)
@@ -95,9 +92,9 @@ class ThreadPool(Generic[Item]):
             seat.item = None
             try:
                 self._serve(item)
-            except BaseException:  # a thread that is lost is missed for ever
+            except BaseException:  # the pool must not lose a thread
                 _logger.exception("worker.request_lost")
-            item = None  # which nobody keeps while its thread waits
+            item = None  # do not keep it alive while the thread is idle
             item = self._next(seat)
 
     def _next(self, seat: _Seat[Item]) -> Item | None:

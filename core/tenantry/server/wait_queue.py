@@ -1,8 +1,7 @@
-"""The waiting room: requests that wait for a slot of their tenant before they cost a thread.
+"""The wait queue: requests that wait for a slot of their tenant before they use a thread.
 
-A plain object that the server asks: it knows no sockets and starts nothing. Without it
-a burst of quick requests would be refused, for all of them are in flight at one moment; and what a
-tenant has in threads would only be known when each of its requests has taken one.
+It knows no sockets and starts nothing; the server calls it. Without it, a burst of quick requests
+would be refused, because all of them are in flight at the same moment.
 """
 
 import threading
@@ -14,41 +13,43 @@ from typing import Generic, TypeVar
 from tenantry.middleware.fair_share import FairShare
 
 WAIT_S = 1.0
-"""How long a request waits at most: quick ones, 1 ms each, get their turn, also behind hundreds of
-others; one behind requests that take seconds is told soon to come again."""
+"""How long a request waits at most. Requests of 1 ms get their turn behind hundreds of others. A
+request behind slow ones soon gets a 503."""
 
 ROOM = 256
-"""Requests of one tenant that may wait in one process: what 1 ms each clears in a quarter of
-`WAIT_S`, and a quarter of the connections that a process may have."""
+"""Maximum number of waiting requests of one tenant in one process. Requests of 1 ms clear it in a
+quarter of `WAIT_S`. It is a quarter of the connections of a process."""
 
 Item = TypeVar("Item")
 
 
 class WaitQueue(Generic[Item]):
-    """Who runs and who waits, first come first served in each tenant, and tenants in turn.
+    """Runs and waits: first come, first served within a tenant, and tenants in turn.
 
     Thread-safe.
 
     Args:
-        share: the rule.
+        share: the rule of fair share.
         clock: seconds.
     """
 
     def __init__(self, share: FairShare, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
         self._clock = clock
-        self._lock = threading.Lock()  # protects all below
-        self._running: dict[str, int] = {}  # only of who has any
+        self._lock = threading.Lock()  # protects everything below
+        self._running: dict[str, int] = {}  # only tenants with a running request
         self._in_flight = 0
-        self._waiting: dict[str, deque[tuple[float, Item]]] = {}  # until when; next in turn first
+        self._waiting: dict[
+            str, deque[tuple[float, Item]]
+        ] = {}  # deadlines; the next in turn comes first
 
     def is_full(self, tenant: str) -> bool:
-        """Whether none of the tenant may wait any more."""
+        """Whether no further request of the tenant may wait."""
         with self._lock:
             return len(self._waiting.get(tenant, ())) >= ROOM
 
     def may_run(self, tenant: str) -> bool:
-        """Whether a request of the tenant that arrives now would run at once."""
+        """Whether a request of the tenant would run at once if it arrived now."""
         with self._lock:
             return self._may_run(tenant)
 
@@ -56,9 +57,9 @@ class WaitQueue(Generic[Item]):
         return tenant not in self._waiting and self._admits(tenant)
 
     def arrive(self, tenant: str | None, item: Item) -> bool:
-        """Let a request in; whether it may run now, else one of those below returns it.
+        """Add a request. Return whether it runs now; otherwise, a later call returns it.
 
-        That of an operator (None) always may: it is counted, for it takes a thread.
+        A request of an operator (None) always runs; it counts, because it uses a thread.
         """
         with self._lock:
             if tenant is None:
@@ -71,7 +72,7 @@ class WaitQueue(Generic[Item]):
         return True
 
     def end(self, tenant: str | None) -> list[Item]:
-        """Note that a request which ran has ended; return those that may run now."""
+        """Record that a running request has ended; return the requests that may run now."""
         with self._lock:
             self._in_flight -= 1
             if tenant is not None:
@@ -83,12 +84,12 @@ class WaitQueue(Generic[Item]):
             return list(self._next()) if self._waiting else []
 
     def ready(self) -> list[Item]:
-        """Return those that may run now, when a rest is over (`left_s`)."""
+        """Return the requests that may run now that a pause is over (see `left_s`)."""
         with self._lock:
             return list(self._next())
 
     def _next(self) -> Iterator[Item]:
-        """Give one to each tenant that may have one, and behind the others, until none may."""
+        """Yield one request of each tenant that may run another, until no tenant may."""
         is_any = True
         while is_any:
             is_any = False
@@ -109,7 +110,7 @@ class WaitQueue(Generic[Item]):
         self._in_flight += 1
 
     def left_s(self) -> float | None:
-        """Return in how many seconds something is due: `ready` or `expired`; None: nobody waits."""
+        """Return the seconds until `ready` or `expired` is due; None if nothing waits."""
         with self._lock:
             if not self._waiting:
                 return None
@@ -119,7 +120,7 @@ class WaitQueue(Generic[Item]):
         return min(max(first - self._clock(), 0.0), *rests, WAIT_S)
 
     def expired(self) -> list[tuple[str, Item]]:
-        """Return who has waited long enough, with its tenant; it is in no longer."""
+        """Remove and return the requests that have waited too long, with their tenants."""
         now, gone = self._clock(), []
         with self._lock:
             for tenant, waiting in list(self._waiting.items()):
