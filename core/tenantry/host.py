@@ -33,7 +33,7 @@ from tenantry.observability.scoreboard import Row, Scoreboard, tag
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect_periodically
 from tenantry.reload.file_events import watch_folder
-from tenantry.reload.follower import Follower, FollowerLimits
+from tenantry.reload.follower import Follower
 from tenantry.reload.warm_start import accepted_by_siblings, build_as_siblings
 from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
@@ -223,12 +223,8 @@ class Host:
         )
 
     def _new_follower(self) -> Follower:
-        settings = self.settings
-        limits = FollowerLimits(
-            settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s
-        )
-        folder = TenantsFolder(settings.tenants_dir, settings.only)
-        return Follower(folder, settings.data_dir, self.router, self.build, limits)
+        folder = TenantsFolder(self.settings.tenants_dir, self.settings.only)
+        return Follower(folder, self.settings, self.router, self.build)
 
     def _start_background(self) -> None:
         """Start the threads that run beside the requests until `close`."""

@@ -18,7 +18,7 @@ from loads import Bounds, Usage, make_site, teller_text, usage
 from werkzeug.test import Client
 
 from tenantry.host import Host
-from tenantry.reload.follower import Follower, FollowerLimits
+from tenantry.reload.follower import Follower
 from tenantry.settings import HostSettings
 from tenantry.tenants.folder import TenantsFolder
 
@@ -75,10 +75,9 @@ class Swaps:
         self._clock = Clock()
         self._follower = self.host.follower = Follower(
             TenantsFolder(settings.tenants_dir, clock=self._clock, wall_clock=self._clock),
-            settings.data_dir,
+            settings,
             self.host.router,
             self.host.build,
-            FollowerLimits(settings.max_active, settings.idle_timeout_s, settings.drain_timeout_s),
             clock=self._clock,
         )
         self._client = Client(self.host.router)

@@ -1,4 +1,4 @@
-"""Tenants come and go on real servers: every worker follows, and nobody else notices."""
+"""Tenants appear, change and disappear on real servers: every worker follows."""
 
 import contextlib
 import os
@@ -27,11 +27,12 @@ pytestmark = pytest.mark.live
 
 GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
 
-Told = tuple[str, ...]
+Words = tuple[str, ...]
+"""What a tenant answers: its name, the version of its file twice, and the pid of the worker."""
 
 
 class Site:
-    """A server over a folder of tenants that tell who they are."""
+    """A server over a folder of tenants that answer with their name and version."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
@@ -46,54 +47,53 @@ class Site:
         return path
 
     def workers(self) -> list[int]:
-        """Return the pids of the workers, which are the master's children."""
+        """Return the pids of the workers, which are the children of the master."""
         master = self.server.process.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return sorted(int(pid) for pid in children.split())
 
-    def ask(self, name: str) -> tuple[int, Told]:
-        """Return the status and the words of one answer, on a connection of its own."""
+    def ask(self, name: str) -> tuple[int, Words]:
+        """Return the status and the words of one response, on a new connection."""
         response, body = self.server.get(f"/{name}/")
-        is_told = response.status == 200
-        return response.status, tuple(body.decode().split()) if is_told else ()
+        return response.status, tuple(body.decode().split()) if response.status == 200 else ()
 
-    def told_by_all(self, name: str) -> set[Told]:
-        """Return what the workers tell, without the pids; empty until every one was met."""
+    def words_of_all(self, name: str) -> set[Words]:
+        """Return the words of all workers, without the pids; empty if one did not answer."""
         with ThreadPoolExecutor(4) as pool:
             found = {words for _, words in pool.map(self.ask, [name] * 12)}
         is_complete = all(found) and {int(words[-1]) for words in found} == set(self.workers())
         return {words[:-1] for words in found} if is_complete else set()
 
     def statuses(self, name: str) -> set[int]:
-        """Return the statuses of many answers: more than enough to meet each worker."""
+        """Return the statuses of many responses, so that each worker has answered."""
         with ThreadPoolExecutor(8) as pool:
             return {status for status, _ in pool.map(self.ask, [name] * 24)}
 
     def wait_for(self, name: str, version: object) -> None:
         """Return when every worker serves this version."""
-        wait_until(lambda: self.told_by_all(name) == {told(name, version)})
+        wait_until(lambda: self.words_of_all(name) == {expected(name, version)})
 
     def wait_for_status(self, name: str, status: int) -> None:
         """Return when every worker answers with this status."""
         wait_until(lambda: self.statuses(name) == {status})
 
 
-def told(name: str, version: object) -> Told:
-    """Return what a tenant tells of itself."""
+def expected(name: str, version: object) -> Words:
+    """Return the words of a tenant, without the pid."""
     return (name, str(version), str(version))
 
 
 @contextlib.contextmanager
 def serving(folder: Path, *options: str, command: list[str] = GUNICORN) -> Iterator[Site]:
     """Serve a folder until the end of the block."""
-    path = {"PYTHONPATH": str(folder)}
-    with running([*command, *options], folder, "/-/readyz", **path) as server:
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    with running([*command, *options], folder, "/-/readyz", PYTHONPATH=path) as server:
         yield Site(server, folder)
 
 
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a gunicorn of 2 workers that all tests share; globex is every test's neighbour."""
+    """Return a gunicorn of two workers that all tests share. It always serves globex."""
     folder = tmp_path_factory.mktemp("site")
     make_site(folder, "globex")
     with serving(folder) as site:
@@ -105,51 +105,51 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_a_tenant_is_added_changed_and_removed(site: Site) -> None:
-    """Each change of the folder is in effect in every worker within 2 s."""
+    """Each change takes effect in every worker within 2 s."""
     took_s = []
-    path = site.tenants / "comer.py"
+    path = site.tenants / "newcomer.py"
     for change in ("added", "changed", "removed"):
         start = time.monotonic()
         if change == "removed":
             path.unlink()
-            site.wait_for_status("comer", 404)
+            site.wait_for_status("newcomer", 404)
         else:
-            site.write("comer", change)
-            site.wait_for("comer", change)
+            site.write("newcomer", change)
+            site.wait_for("newcomer", change)
         took_s.append(time.monotonic() - start)
 
     assert [True] * 3 == [seconds < 2 for seconds in took_s], took_s
 
 
 def test_a_renamed_file_moves_its_tenant(site: Site) -> None:
-    """The new name answers in every worker, the old one no more; its secret moves with it."""
+    """Every worker answers under the new name only. The secret key moves along."""
     path = site.write("before", 1)
     site.wait_for("before", 1)
 
     path.rename(path.with_name("after.py"))
 
     site.wait_for_status("before", 404)
-    wait_until(lambda: site.told_by_all("after") == {("before", "1", "1")})
+    wait_until(lambda: site.words_of_all("after") == {("before", "1", "1")})
 
 
 def test_a_broken_change_keeps_the_last_good_content(site: Site) -> None:
-    """Every worker serves the old content while the file is broken, and the next good one."""
+    """Every worker serves the old content while the file is broken, then the next good one."""
     path = site.write("breaker", 1)
     site.wait_for("breaker", 1)
     texts = ["SECRET_KEY =", "raise SystemExit(3)\n", "import os\nos._exit(0)\n", "VERSION = 2\n"]
     during = set()
     for text in texts:
         path.write_text(text)
-        threading.Event().wait(0.3)  # what is not to happen has no event
-        during |= site.told_by_all("breaker")
+        threading.Event().wait(0.3)  # time in which the broken file would be served
+        during |= site.words_of_all("breaker")
     site.write("breaker", 3)
     site.wait_for("breaker", 3)
 
-    assert {told("breaker", 1)} == during
+    assert {expected("breaker", 1)} == during
 
 
 def test_a_half_written_file_is_not_served(site: Site) -> None:
-    """A writer that pauses where the file compiles but has no BLUEPRINTS: the old serves (A19)."""
+    """A writer pauses where the file compiles but lacks BLUEPRINTS: the old content serves."""
     path = site.write("writer", 1)
     site.wait_for("writer", 1)
     text = teller_text("writer", 2)
@@ -161,15 +161,15 @@ def test_a_half_written_file_is_not_served(site: Site) -> None:
         compile(text[:half], "half", "exec")
         deadline = time.monotonic() + 0.4
         while time.monotonic() < deadline:
-            seen |= site.told_by_all("writer")
+            seen |= site.words_of_all("writer")
         file.write(text[half:])
     site.wait_for("writer", 2)
 
-    assert {told("writer", 1)} == seen
+    assert {expected("writer", 1)} == seen
 
 
-def test_a_file_that_is_valid_in_the_middle_is_not_served_half(site: Site) -> None:
-    """A writer that pauses long in a file whose first half is valid: the old one serves (A19)."""
+def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site) -> None:
+    """While the writer pauses for long, the old content serves."""
     path = site.write("pauser", 1)
     site.wait_for("pauser", 1)
     seen = set()
@@ -178,15 +178,15 @@ def test_a_file_that_is_valid_in_the_middle_is_not_served_half(site: Site) -> No
         file.flush()
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
-            seen |= site.told_by_all("pauser")
+            seen |= site.words_of_all("pauser")
         file.write("VERSION = CHECK = 3\n")
     site.wait_for("pauser", 3)
 
-    assert {told("pauser", 1)} == seen - {()}
+    assert {expected("pauser", 1)} == seen - {()}
 
 
 def test_a_configmap_is_followed(site: Site) -> None:
-    """Kubernetes swaps the link `..data`: 500 files, links into it, change in one rename."""
+    """Kubernetes replaces the link `..data`: 500 files that are links into it change at once."""
     names = [f"mapped{number}" for number in range(500)]
     for version in (1, 2):
         (site.tenants / f"..{version}").mkdir()
@@ -205,17 +205,17 @@ def test_a_configmap_is_followed(site: Site) -> None:
     site.wait_for("globex", 0)
     for name in names[::100]:
         site.wait_for(name, 2)
-    wait_until(lambda: {site.ask(name)[1][:-1] == told(name, 2) for name in names} == {True})
+    wait_until(lambda: {site.ask(name)[1][:-1] == expected(name, 2) for name in names} == {True})
     for name in names:
         (site.tenants / f"{name}.py").unlink()
     site.wait_for_status(names[-1], 404)
 
 
-def test_a_hundred_files_come_in_one_rename(site: Site) -> None:
-    """A folder of other contents in the tenants folder's place: all tenants of it are served.
+def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
+    """Another folder takes the place of the tenants folder: all its tenants are served.
 
-    Until a file is judged a request waits a second for that; on a machine that takes longer its
-    client is told to come again. No other refusal is right.
+    A request waits up to a second until its file is validated. On a slow machine, that may be too
+    short, and the client is told to come back. No other refusal is correct.
     """
     names = [f"crowd{number}" for number in range(100)]
     coming, going = site.folder / "coming", site.folder / "going"
@@ -238,22 +238,22 @@ def test_a_hundred_files_come_in_one_rename(site: Site) -> None:
     site.wait_for("globex", 0)
     site.wait_for_status("crowd99", 404)
 
-    not_judged_yet = b"This application is starting."
-    assert {} == {name: body for name, body in refused.items() if not_judged_yet not in body}
+    not_validated = b"This application is starting."
+    assert {} == {name: body for name, body in refused.items() if not_validated not in body}
 
 
 @pytest.mark.parametrize("is_empty_left", [False, True])
-def test_a_folder_that_vanishes_takes_no_tenant_along(site: Site, is_empty_left: bool) -> None:
-    """While the tenants folder is away the last good state serves; back, it is followed again.
+def test_a_missing_folder_removes_no_tenant(site: Site, is_empty_left: bool) -> None:
+    """While the tenants folder is missing, the last good state serves. Then it is followed again.
 
-    So it is when an empty folder stands in its place, as one does when a volume is unmounted.
+    The same applies while an empty folder is in its place, as when a volume is unmounted.
     """
     away = site.folder / "away"
     site.tenants.rename(away)
     if is_empty_left:
         site.tenants.mkdir()
-    threading.Event().wait(1.2)  # longer than a file must be gone to count as removed, and a poll
-    during = site.told_by_all("globex")
+    threading.Event().wait(1.2)  # longer than a poll and the time after which a file is removed
+    during = site.words_of_all("globex")
     if is_empty_left:
         site.tenants.rmdir()
     away.rename(site.tenants)
@@ -262,15 +262,15 @@ def test_a_folder_that_vanishes_takes_no_tenant_along(site: Site, is_empty_left:
     site.write("globex", 0)
     site.wait_for("globex", 0)
 
-    assert {told("globex", 0)} == during
+    assert {expected("globex", 0)} == during
 
 
 def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
-    """While four files loop for ever, a change of another tenant comes within 2 s."""
+    """While four files loop forever, a change of another tenant takes effect within 2 s."""
     hanging = [site.tenants / f"hanging{number}.py" for number in range(4)]
     for path in hanging:
         path.write_text("while True: pass\n")
-    threading.Event().wait(0.2)  # they are being run
+    threading.Event().wait(0.2)  # time to start running them
     start = time.monotonic()
     site.write("quick", 1)
     site.wait_for("quick", 1)
@@ -282,7 +282,7 @@ def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
 
 
 def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
-    """A body that streams over a swap ends as it began; a new request gets the new version."""
+    """A body that streams during a swap ends as it began. New requests get the new version."""
     site.write("streamer", 1)
     site.wait_for("streamer", 1)
     connection = HTTPConnection("127.0.0.1", site.server.port, timeout=DEADLINE_S)
@@ -298,11 +298,11 @@ def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
     assert (b"streamer 1 1", first) == (first.rpartition(b" ")[0], second)
 
 
-# -- operators' state -----------------------------------------------------------------------------
+# -- operator state -------------------------------------------------------------------------------
 
 
-def test_operator_state_reach_every_worker_and_survive_a_death(site: Site) -> None:
-    """Maintenance and disabled are seen by both workers, and by one that replaces a killed one."""
+def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> None:
+    """Both workers apply maintenance and disabled, and so does the replacement of a killed one."""
     site.write("acme", 1)
     site.wait_for("acme", 1)
     write_operator_state(site.data, "acme", OperatorState(maintenance="Back at noon."))
@@ -319,18 +319,18 @@ def test_operator_state_reach_every_worker_and_survive_a_death(site: Site) -> No
     assert {503} == in_maintenance
 
 
-# -- workers die and restart -----------------------------------------------------------------------
+# -- workers end and restart -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blow", ["kill -9", "HUP"])
-def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, blow: str) -> None:
-    """The replacement serves the healthy tenants, and the broken one once it is mended (A34)."""
+@pytest.mark.parametrize("means", ["kill -9", "HUP"])
+def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> None:
+    """The replacement serves the healthy tenants, and the broken one once it is fixed."""
     path = site.write("broken", 1)
     site.wait_for("broken", 1)
     path.write_text("SECRET_KEY =")
     old = site.workers()
 
-    if blow == "HUP":
+    if means == "HUP":
         os.kill(site.server.process.pid, signal.SIGHUP)
         wait_until(lambda: not set(old) & set(site.workers()))
     else:
@@ -343,11 +343,11 @@ def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, blow: str) -> N
     site.wait_for("broken", 2)
 
     assert {200} == healthy
-    assert broken == ({503} if blow == "HUP" else {200, 503})
+    assert broken == ({503} if means == "HUP" else {200, 503})
 
 
-def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
-    """With `<data>` full, tenants serve, change and survive a worker; operator state stays."""
+def test_a_full_disk_stops_no_tenant(tmp_path: Path) -> None:
+    """With `<data>` full, tenants serve, change and survive a worker. Operator state stays."""
     make_site(tmp_path, "acme", "globex")
     data = tmp_path / "instance"
     data.mkdir()
@@ -370,41 +370,41 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
             site.wait_for("acme", 1)
             site.write("acme", "broken").write_text("SECRET_KEY =")
             site.wait_for_status("globex", 503)
-            acme = site.told_by_all("acme")
+            acme = site.words_of_all("acme")
             write_operator_state(data, "globex", DEFAULT_OPERATOR_STATE)
             site.wait_for("globex", 0)
             left = sorted(path.name for path in (data / "globex").iterdir())
     finally:
         subprocess.run(["umount", "-l", data], check=True)
 
-    assert ({told("acme", 1)}, []) == (acme, left)
+    assert ({expected("acme", 1)}, []) == (acme, left)
 
 
-# -- other ways to serve, other ways to change -----------------------------------------------------
+# -- other ways to serve ---------------------------------------------------------------------------
 
 
 def test_preloaded_workers_follow(tmp_path: Path) -> None:
-    """With `--preload` the host is made in the master; each forked worker follows the folder."""
+    """With `--preload`, the master creates the host. Each forked worker follows the folder."""
     make_site(tmp_path, "acme")
     with serving(tmp_path, "--preload") as site:
         site.write("acme", 1)
         site.wait_for("acme", 1)
         site.write("globex", 1)
         site.wait_for("globex", 1)
-        answers = [site.told_by_all(name) for name in ("acme", "globex")]
+        answers = [site.words_of_all(name) for name in ("acme", "globex")]
 
-    assert [{told("acme", 1)}, {told("globex", 1)}] == answers
+    assert [{expected("acme", 1)}, {expected("globex", 1)}] == answers
 
 
 def test_another_server_follows(tmp_path: Path) -> None:
-    """Under waitress too a tenant is changed, added and removed."""
+    """Under waitress, too, tenants are changed, added and removed."""
     make_site(tmp_path, "acme")
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with serving(tmp_path, command=command) as site:
         site.write("acme", 1)
-        wait_until(lambda: site.ask("acme")[1][:-1] == told("acme", 1))
+        wait_until(lambda: site.ask("acme")[1][:-1] == expected("acme", 1))
         site.write("globex", 1)
-        wait_until(lambda: site.ask("globex")[1][:-1] == told("globex", 1))
+        wait_until(lambda: site.ask("globex")[1][:-1] == expected("globex", 1))
         (site.tenants / "acme.py").unlink()
         wait_until(lambda: site.ask("acme")[0] == 404)
         answers = [site.ask(name)[0] for name in ("acme", "globex")]

@@ -16,11 +16,12 @@ from conftest import KEY
 from servers import DEADLINE_S
 from tenantry.reload import follower as follower_module
 from tenantry.reload.draining import LEAK_CHECK_AFTER_S
-from tenantry.reload.follower import Follower, FollowerLimits
+from tenantry.reload.follower import Follower
 from tenantry.reload.reconcile import Reconciler
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
+from tenantry.settings import HostSettings
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import (
@@ -64,16 +65,16 @@ class App:
 class Followed:
     """A follower whose rounds a test does."""
 
-    def __init__(self, tenants_dir: Path, data_dir: Path, limits: FollowerLimits) -> None:
+    def __init__(self, settings: HostSettings) -> None:
         self.clock = Clock()
-        self.data_dir = data_dir
+        self.data_dir = settings.data_dir
         self.built: list[str] = []
         self.errors: dict[str, Exception] = {}
         self.router = Router(fallback=App("host"))
-        folder = TenantsFolder(tenants_dir, clock=self.clock, wall_clock=lambda: time.time() + 3600)
-        self.follower = Follower(
-            folder, data_dir, self.router, self.build, limits, clock=self.clock
+        folder = TenantsFolder(
+            settings.tenants_dir, clock=self.clock, wall_clock=lambda: time.time() + 3600
         )
+        self.follower = Follower(folder, settings, self.router, self.build, clock=self.clock)
 
     def build(self, tenant: Tenant) -> Instance:
         """Build an instance, or raise the error that a test set for this content."""
@@ -118,13 +119,13 @@ class Followed:
 
 
 @pytest.fixture(name="follow")
-def _follow(tenants_dir: Path, data_dir: Path) -> Iterator[Callable[..., Followed]]:
+def _follow(settings: HostSettings) -> Iterator[Callable[..., Followed]]:
     """Return a function that follows the tenants folder until the test ends."""
     all_followed: list[Followed] = []
 
     def follow(max_active: int = 100, idle_timeout_s: float = 600.0) -> Followed:
-        limits = FollowerLimits(max_active, idle_timeout_s, drain_timeout_s=30.0)
-        all_followed.append(Followed(tenants_dir, data_dir, limits))
+        limits = {"max_active": max_active, "idle_timeout_s": idle_timeout_s}
+        all_followed.append(Followed(settings.model_copy(update=limits)))
         return all_followed[-1]
 
     yield follow

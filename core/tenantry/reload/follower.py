@@ -11,9 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from tenantry.reload.draining import Draining
 from tenantry.reload.eviction import Eviction
@@ -27,6 +25,7 @@ from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
 from tenantry.routing.router import Router
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent
 from tenantry.tenants.folder import SETTLE_S, TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -69,15 +68,6 @@ loader costs 50 ms, a third of the time that a change takes to be served."""
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FollowerLimits:
-    """The host settings that the follower uses; see `HostSettings`."""
-
-    max_active: int
-    idle_timeout_s: float
-    drain_timeout_s: float
-
-
 class Follower:
     """Follows one tenants folder for one process. `stop` ends `run`; then `close` ends the rest.
 
@@ -89,10 +79,9 @@ class Follower:
     def __init__(
         self,
         folder: TenantsFolder,
-        data_dir: Path,
+        settings: HostSettings,
         router: Router,
         build: Callable[[Tenant], Instance],
-        limits: FollowerLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,7 +94,7 @@ class Follower:
         self.on_evicted: Callable[[str], None] = lambda _: None
         """Called with the name of each tenant whose instance was evicted."""
         self._folder = folder
-        self._data_dir = data_dir
+        self._data_dir = settings.data_dir
         self._router = router
         self._build = build
         self._clock = clock
@@ -115,9 +104,11 @@ class Follower:
         self._are_events_reliable = False
         self._is_folder_missing = False
         self._build_pool = BuildPool()
-        self._workers = ReloadWorkers(data_dir, build, self._woken.set)
-        self._draining = Draining(limits.drain_timeout_s, clock)
-        self._eviction = Eviction(limits.max_active, limits.idle_timeout_s, self._draining, clock)
+        self._workers = ReloadWorkers(settings.data_dir, build, self._woken.set)
+        self._draining = Draining(settings.drain_timeout_s, clock)
+        self._eviction = Eviction(
+            settings.max_active, settings.idle_timeout_s, self._draining, clock
+        )
         self._rebuilds = Rebuilds(self._workers, clock)
         self._queue = ValidationQueue(self._workers, self._set_result, self._woken.set, clock)
         self._reconciler = Reconciler(
@@ -127,7 +118,7 @@ class Follower:
             is_missing=folder.is_missing,
             new_quarantine=self._new_quarantine,
         )
-        self._operator_states = OperatorStateWatch(data_dir)
+        self._operator_states = OperatorStateWatch(settings.data_dir)
         self._scanned_at = self._validated_at = -math.inf
         self._next_scan = self._next_housekeeping = self._next_publication = 0.0
         self._unrouted: list[Mount] = []  # have left the routing, and are closed a little later
