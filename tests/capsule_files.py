@@ -1,4 +1,4 @@
-"""Capsules for tests: as another program reads them, and as nobody but an attacker writes them."""
+"""Capsules for tests: read as another program does, and written as an attacker might."""
 
 import hashlib
 import io
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import zstandard
 
-from tenantry.capsules.archive import END, END_BEGINS
+from tenantry.capsules.archive import TRAILER, TRAILER_BEGINNING
 from tenantry.capsules.archive_writer import ArchiveWriter
 
-Parts = Sequence[tuple[str, bytes]]
+Members = Sequence[tuple[str, bytes]]
 
-CONTENTS = {
+METADATA = {
     "format": 1,
     "tenant": "acme",
     "created": "2026-01-02",
@@ -29,29 +29,34 @@ CONFIG = b'{"dict":[["BLUEPRINTS",["landing"]]]}'
 
 
 def quiet(*_: object) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
-def heads(config: bytes = CONFIG, **contents: object) -> Parts:
-    """Return the first two parts of a capsule of a tenant without data."""
-    said = json.dumps(CONTENTS | contents).encode()
-    return [("capsule.json", said), ("config.json", config)]
+def headers(config: bytes = CONFIG, **metadata: object) -> Members:
+    """Return the first two members of a capsule of a tenant without data."""
+    content = json.dumps(METADATA | metadata).encode()
+    return [("capsule.json", content), ("config.json", config)]
 
 
-def archive(parts: Parts, manifest: bytes | None = None) -> bytes:
-    """Return the archive that is in a capsule; `manifest` instead of the right one."""
+def archive(members: Members, manifest: bytes | None = None) -> bytes:
+    """Return the tar archive of a capsule, with this manifest instead of the correct one."""
     packed = io.BytesIO()
-    right = b"".join(
+    correct = b"".join(
         json.dumps(
-            {"name": name, "size_bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()}
+            {
+                "name": name,
+                "size_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
         ).encode()
         + b"\n"
-        for name, one in parts
+        for name, content in members
     )
+    last = ("manifest.jsonl", correct if manifest is None else manifest)
     with tarfile.open(
         fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape"
     ) as tar:
-        for name, content in [*parts, ("manifest.jsonl", right if manifest is None else manifest)]:
+        for name, content in [*members, last]:
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), 0o600
             tar.addfile(info, io.BytesIO(content))
@@ -60,38 +65,38 @@ def archive(parts: Parts, manifest: bytes | None = None) -> bytes:
 
 
 def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> bytes:
-    """Return an archive as a capsule with a good hash.
+    """Return a tar archive as a capsule whose hash is correct.
 
     Args:
         content: the archive.
-        size: what the capsule says that its size is; by default what it is.
-        after: bytes between the archive's frame and the end.
+        size: the size that the trailer states, if not the archive's.
+        after: bytes between the archive's frame and the trailer.
     """
     frame = zstandard.ZstdCompressor(3).compress(content) + after
-    end = END.pack(*END_BEGINS, len(content) if size is None else size)
-    return frame + end + hashlib.sha256(frame + end).digest()
+    trailer = TRAILER.pack(*TRAILER_BEGINNING, len(content) if size is None else size)
+    return frame + trailer + hashlib.sha256(frame + trailer).digest()
 
 
-def parts_of(path: Path) -> dict[str, bytes]:
-    """Return the parts of a capsule, as another program reads it."""
+def members_of(path: Path) -> dict[str, bytes]:
+    """Return the members of a capsule, as another program reads it."""
     with path.open("rb") as file:
         stream = zstandard.ZstdDecompressor().stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
-            files = [(one.name, tar.extractfile(one)) for one in tar]
+            files = [(info.name, tar.extractfile(info)) for info in tar]
             return {name: file.read() for name, file in files if file is not None}
 
 
-def rewritten(path: Path, **changes: bytes) -> Path:
-    """Write a capsule anew, whole by its hashes, with parts replaced or added."""
-    parts = parts_of(path)
-    del parts["manifest.jsonl"]
+def rewrite(path: Path, **changes: bytes) -> Path:
+    """Write a capsule again with correct hashes, and with members replaced or added."""
+    members = members_of(path)
+    del members["manifest.jsonl"]
     with ArchiveWriter(path) as capsule:
-        for name, content in (parts | changes).items():
+        for name, content in (members | changes).items():
             capsule.add(name, content)
     return path
 
 
 def tree(folder: Path) -> Mapping[str, bytes]:
-    """Return the files below a folder."""
+    """Return the content of the files below a folder, by path."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

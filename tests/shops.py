@@ -39,10 +39,11 @@ class Shop(Resource):
 
 def environment(settings: HostSettings) -> dict[str, str]:
     """Return the environment of a command over a test's folders, which finds its endpoints."""
+    paths = [str(settings.data_dir.parent / "code"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
         "TENANTRY_DATA_DIR": str(settings.data_dir),
-        "PYTHONPATH": str(settings.data_dir.parent / "code"),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 
 

@@ -1,34 +1,35 @@
 """Capsules: one tenant as one file, written while the tenant serves, and restored from it.
 
-The commands `backup`, `restore` and `clone` call this package first, through the names below; they
-write the tenant file and its secrets. The package may import `tenants`, `migrations` and what is
-below them, and no other package of their layer. A backup goes through `backup.write_capsule`,
-a restore through `capsule.read_capsule`, which checks every byte, and `restore.restore_capsule`.
-A capsule is untrusted input: nothing in it is run, and nothing is created before all of it has
-been checked.
+The commands `backup`, `restore` and `clone` call this package first, through the names below. It
+may import `tenants`, `migrations` and what is below them, and no other package of its layer. A
+backup is `write_capsule`. A restore is `read_capsule`, which checks every byte and creates nothing,
+then `restore_tenant`, which creates a folder, a database, secrets and the tenant file, or nothing.
+A capsule is untrusted input: nothing in it is run.
 """
 
 from tenantry.capsules.backup import write_capsule
-from tenantry.capsules.capsule import Capsule, CapsuleSummary, ProgressCallback
-from tenantry.capsules.clone import create_clone_database
-from tenantry.capsules.configuration import python_literal, render_tenant_file
+from tenantry.capsules.capsule import Capsule, CapsuleSummary, ProgressCallback, read_capsule
 from tenantry.capsules.new_database import is_server_database
-from tenantry.capsules.reading import read_capsule
-from tenantry.capsules.restore import capsule_branches, restore_capsule
-from tenantry.capsules.staging import RestoreStaging, backup_staging
+from tenantry.capsules.new_tenant import (
+    RestoredTenant,
+    RestoreRequest,
+    new_tenant_staging,
+    restore_tenant,
+)
+from tenantry.capsules.postgres_database import create_clone_database
+from tenantry.capsules.staging import backup_staging
 
 __all__ = [
     "Capsule",
     "CapsuleSummary",
     "ProgressCallback",
-    "RestoreStaging",
+    "RestoreRequest",
+    "RestoredTenant",
     "backup_staging",
-    "capsule_branches",
     "create_clone_database",
     "is_server_database",
-    "python_literal",
+    "new_tenant_staging",
     "read_capsule",
-    "render_tenant_file",
-    "restore_capsule",
+    "restore_tenant",
     "write_capsule",
 ]

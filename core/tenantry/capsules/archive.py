@@ -1,14 +1,16 @@
-"""The file of a capsule, and reading it: parts, their hashes in a manifest, and the hash of it all.
+"""The archive format of a capsule, and reading it.
 
-    zstd frame          a tar archive: the parts in their order, the last one `manifest.jsonl`
-    zstd skippable      the size of that archive, then the SHA-256 of all bytes before this hash;
-                        other programs skip it
+    zstd frame             a tar archive; its last member, `manifest.jsonl`, has the size and the
+                           SHA-256 of each member before it
+    zstd skippable frame   the trailer: the size of the tar archive, then the SHA-256 of all bytes
+                           of the file before this hash; other programs skip it
 
-So `tar --zstd -tf FILE` lists a capsule. zstd, not gzip of the standard library: a backup is made
-on a host that serves, and pictures, which no codec makes smaller, cost gzip twenty times the
-processor. Written and read as streams. What is read is not trusted: names are checked by whoever
-uses them, nothing is unpacked by itself, memory does not grow with what a file claims, and no more
-comes out than it says that there is.
+So `tar --zstd -tf FILE` lists a capsule. The codec is zstd, not gzip, because a backup runs on a
+host that serves: on pictures, which no codec makes smaller, gzip takes twenty times the processor
+time. Both directions are streams.
+
+The input is untrusted. This module unpacks nothing to disk, its memory does not grow with the
+sizes that a file claims, and it reads no more than the trailer promises. Callers check the names.
 """
 
 import hashlib
@@ -27,193 +29,198 @@ from tenantry.errors import TenantryError
 MANIFEST = "manifest.jsonl"
 
 WINDOW_BYTES = 8 << 20
-"""Memory that reading may take for what was said before; level 3 writes windows of 2 MiB."""
+"""Memory for zstd's window when reading; compression level 3 writes windows of 2 MiB."""
 
 NAME_LIMIT_BYTES = 4096
-"""Linux has no longer paths."""
+"""The longest path on Linux."""
 
-COPY_BYTES = 256 << 10
-BLOCK = tarfile.BLOCKSIZE
+CHUNK_BYTES = 256 << 10
+BLOCK_BYTES = tarfile.BLOCKSIZE
 HASH_BYTES = 32
-END = struct.Struct("<4sIQ")
-"""How a skippable frame begins, the length of what follows, and the size of the archive."""
-END_BEGINS = ((0x184D2A5C).to_bytes(4, "little"), 8 + HASH_BYTES)
+TRAILER = struct.Struct("<4sIQ")
+"""The magic number of a skippable frame, the length of its content, the size of the archive."""
+TRAILER_BEGINNING = ((0x184D2A5C).to_bytes(4, "little"), 8 + HASH_BYTES)
 
 
 class CapsuleError(TenantryError):
-    """A file is no whole capsule, or none that can be used here."""
+    """A capsule cannot be written, is damaged, or cannot be used here."""
 
 
 @dataclass
 class ArchiveMember:
-    """A part that is being read; its bytes come once, and in order."""
+    """A file in the archive. Its bytes can be read once, before the next member is read."""
 
     name: str
     size_bytes: int
     mode: int
     mtime: int
     stream: Any
-    left: int
+    unread_bytes: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield its bytes.
+        """Yield the bytes.
 
         Raises:
-            CapsuleError: it is cut.
+            CapsuleError: the archive ends too early.
         """
-        while self.left:
-            chunk = _exactly(self.stream, min(self.left, COPY_BYTES))
-            self.left -= len(chunk)
+        while self.unread_bytes:
+            chunk = _read_exactly(self.stream, min(self.unread_bytes, CHUNK_BYTES))
+            self.unread_bytes -= len(chunk)
             yield chunk
 
     def read(self, limit_bytes: int) -> bytes:
-        """Return all of it.
+        """Return the whole content.
 
         Raises:
-            CapsuleError: it is cut, or larger than it may be.
+            CapsuleError: the archive ends too early, or the content exceeds the limit.
         """
         if self.size_bytes > limit_bytes:
-            raise CapsuleError(f"{self.name!r} is larger than any that Tenantry writes")
+            raise CapsuleError(f"{self.name!r} exceeds the limit of {limit_bytes >> 20} MiB")
         return b"".join(self.chunks())
 
 
 @dataclass(frozen=True)
 class Trailer:
-    """What the end of a capsule says of all that is before it."""
+    """What the end of a capsule states about the bytes before it."""
 
     packed_bytes: int
-    """Of the file, without its end."""
+    """Size of the file without the trailer."""
     size_bytes: int
-    """Of the archive in it."""
+    """Size of the unpacked tar archive."""
     sha256: bytes
 
 
 def verify_trailer(file: IO[bytes]) -> Trailer:
-    """Check the hash of a whole capsule, before anything of it is unpacked; return what it says.
+    """Return the trailer of a capsule after checking the hash of the file; unpacks nothing.
 
     Raises:
-        CapsuleError: it is no whole capsule; the text says what was found.
+        CapsuleError: the trailer is missing, or the hash differs.
     """
-    size = file.seek(0, os.SEEK_END) - END.size - HASH_BYTES
-    file.seek(max(size, 0))
-    end, digest = file.read(END.size), file.read(HASH_BYTES)
-    if size < 0 or END.unpack(end)[:2] != END_BEGINS:
-        _refuse("it is no capsule, or its end is missing")
+    packed_bytes = file.seek(0, os.SEEK_END) - TRAILER.size - HASH_BYTES
+    file.seek(max(packed_bytes, 0))
+    trailer, digest = file.read(TRAILER.size), file.read(HASH_BYTES)
+    if packed_bytes < 0 or TRAILER.unpack(trailer)[:2] != TRAILER_BEGINNING:
+        _refuse("it is not a capsule, or its end is missing")
     file.seek(0)
-    sha256, left = hashlib.sha256(), size + END.size
-    while left and (part := file.read(min(left, COPY_BYTES))):
-        sha256.update(part)
-        left -= len(part)
+    sha256, left = hashlib.sha256(), packed_bytes + TRAILER.size
+    while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+        sha256.update(chunk)
+        left -= len(chunk)
     if left or sha256.digest() != digest:
-        _refuse("its content is not what was written: it has another SHA-256")
-    return Trailer(size, END.unpack(end)[2], digest)
+        _refuse("its content has changed since it was written: the SHA-256 differs")
+    return Trailer(packed_bytes, TRAILER.unpack(trailer)[2], digest)
 
 
-def read_members(file: IO[bytes], seal: Trailer) -> Iterator[ArchiveMember]:
-    """Yield the parts of a capsule, the manifest left out; each is good until the next is asked.
+def read_members(file: IO[bytes], trailer: Trailer) -> Iterator[ArchiveMember]:
+    """Yield the members of a capsule, without the manifest.
 
-    What was yielded is only as the writer wrote it when the last one has been: the manifest comes
-    at the end.
+    The manifest comes last, so members are verified only when the iterator is exhausted.
 
     Args:
         file: open for reading.
-        seal: what `verify_trailer` has returned for it.
+        trailer: what `verify_trailer` returned for this file.
 
     Raises:
-        CapsuleError: it is no whole capsule; the text says what was found.
+        CapsuleError: the archive is damaged.
     """
     file.seek(0)
-    packed: Any = _Limited(file, seal.packed_bytes)
+    packed: Any = _LimitedStream(file, trailer.packed_bytes)
     reader: Any = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).stream_reader(
         packed, read_across_frames=True
     )
     try:
-        yield from _checked(_Limited(reader, seal.size_bytes))
+        yield from _verified_members(_LimitedStream(reader, trailer.size_bytes))
         if reader.read(1):
-            _refuse("it holds more than it says")
+            _refuse("it holds more than its trailer states")
     except (zstandard.ZstdError, tarfile.TarError) as error:
-        raise CapsuleError(f"it is no capsule, or a damaged one ({error})") from error
+        raise CapsuleError(f"it is not a capsule, or it is damaged ({error})") from error
 
 
-def _checked(stream: "_Limited") -> Iterator[ArchiveMember]:
+def _verified_members(stream: "_LimitedStream") -> Iterator[ArchiveMember]:
     expected = hashlib.sha256()
-    for part in _tar_parts(stream):
-        sha256 = hashlib.sha256()
-        if part.name == MANIFEST:
-            for chunk in part.chunks():
-                sha256.update(chunk)
-            if sha256.digest() != expected.digest():
-                _refuse("its parts are not those of its manifest")
-            end = _exactly(stream, -part.size_bytes % BLOCK + 2 * BLOCK)
-            if end.strip(b"\0") or stream.left:
-                _refuse("something comes after its manifest")
+    for member in _tar_members(stream):
+        if member.name == MANIFEST:
+            _verify_manifest(member, stream, expected.digest())
             return
-        part.stream = _Noted(part.stream, sha256)
-        yield part
-        for _ in part.chunks():
-            pass  # what nobody read counts as well
-        expected.update(manifest_line(part.name, part.size_bytes, sha256.hexdigest()))
+        hashing = member.stream = _HashingStream(member.stream)
+        yield member
+        for _ in member.chunks():
+            pass  # bytes that the caller did not read belong to the hash, too
+        expected.update(manifest_line(member.name, member.size_bytes, hashing.sha256.hexdigest()))
     _refuse("it has no manifest")
 
 
-def _tar_parts(stream: Any) -> Iterator[ArchiveMember]:
-    """Yield files only, with GNU's long names: a header decides on memory and no time."""
+def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected: bytes) -> None:
+    sha256 = hashlib.sha256()
+    for chunk in manifest.chunks():
+        sha256.update(chunk)
+    if sha256.digest() != expected:
+        _refuse("its members differ from its manifest")
+    end = _read_exactly(stream, -manifest.size_bytes % BLOCK_BYTES + 2 * BLOCK_BYTES)
+    if end.strip(b"\0") or stream.unread_bytes:
+        _refuse("there is data after its manifest")
+
+
+def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
+    """Yield the regular files of a tar archive with GNU long names; refuse anything else.
+
+    The `tarfile` module is not used for reading because a crafted header makes it allocate memory.
+    """
     long_name: str | None = None
-    while (block := _exactly(stream, BLOCK)).strip(b"\0"):
+    while (block := _read_exactly(stream, BLOCK_BYTES)).strip(b"\0"):
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if info.size < 0:
-            _refuse("a part has a size below nothing")
-        mtime = int(info.mtime)
-        name = long_name or info.name
-        part = ArchiveMember(name, info.size, info.mode & 0o777, mtime, stream, info.size)
+            _refuse("a member has a negative size")
+        name, mode = long_name or info.name, info.mode & 0o777
+        member = ArchiveMember(name, info.size, mode, int(info.mtime), stream, info.size)
         if info.type == tarfile.GNUTYPE_LONGNAME and long_name is None:
-            text = part.read(NAME_LIMIT_BYTES + 1)
+            text = member.read(NAME_LIMIT_BYTES + 1)
             long_name = text.rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif info.type == tarfile.REGTYPE:
-            yield part
+            yield member
             long_name = None
         else:
-            _refuse(f"it holds {part.name!r}, which is no file")
-        _exactly(stream, -info.size % BLOCK)
+            _refuse(f"it holds {name!r}, which is not a regular file")
+        _read_exactly(stream, -info.size % BLOCK_BYTES)
 
 
-class _Limited:
+class _LimitedStream:
     """The first bytes of a stream."""
 
-    def __init__(self, stream: Any, left: int) -> None:
+    def __init__(self, stream: Any, size_bytes: int) -> None:
         self._stream = stream
-        self.left = left
+        self.unread_bytes = size_bytes
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._stream.read(min(size, self.left))
-        self.left -= len(data)
+        data: bytes = self._stream.read(min(size, self.unread_bytes))
+        self.unread_bytes -= len(data)
         return data
 
 
-class _Noted:
-    """A stream, and the hash of what was read from it."""
+class _HashingStream:
+    """A stream, and the hash of the bytes that were read from it."""
 
-    def __init__(self, stream: Any, sha256: Any) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._sha256 = sha256
+        self.sha256 = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
         data: bytes = self._stream.read(size)
-        self._sha256.update(data)
+        self.sha256.update(data)
         return data
 
 
-def manifest_line(name: str, size: int, sha256: str) -> bytes:
-    """Return what the manifest says of a part."""
-    return json.dumps({"name": name, "size_bytes": size, "sha256": sha256}).encode() + b"\n"
+def manifest_line(name: str, size_bytes: int, sha256: str) -> bytes:
+    """Return the manifest's line about one member."""
+    return json.dumps({"name": name, "size_bytes": size_bytes, "sha256": sha256}).encode() + b"\n"
 
 
-def _exactly(stream: Any, size: int) -> bytes:
+def _read_exactly(stream: Any, size: int) -> bytes:
     data: bytes = stream.read(size)
     while len(data) < size:
         more = stream.read(size - len(data))
         if not more:
-            _refuse("it is cut")
+            _refuse("it ends too early")
         data += more
     return data
 

@@ -1,4 +1,4 @@
-"""A tenant becomes a capsule while it serves; no secret goes into it."""
+"""Writing a tenant's capsule while the tenant serves."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -8,24 +8,23 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from tenantry.capsules.archive import CapsuleError
-from tenantry.capsules.archive_writer import ArchiveWriter, ChangedFileError
+from tenantry.capsules.archive_writer import ArchiveWriter, ShrunkFileError
 from tenantry.capsules.capsule import (
     CONFIG,
-    CONTENTS,
-    HEAD_LIMIT_BYTES,
-    PART_BYTES,
+    HEADER_LIMIT_BYTES,
+    METADATA,
+    ROW_CHUNK_BYTES,
     ROW_LIMIT_BYTES,
     CapsuleMetadata,
     CapsuleSummary,
+    CapsuleTable,
     ProgressCallback,
-    TableMetadata,
-    folder_of,
-    sentence,
+    as_sentence,
+    table_folder,
 )
 from tenantry.capsules.configuration import without_secrets
-from tenantry.capsules.json_values import check_form, dump_value
+from tenantry.capsules.json_values import check_structure, dump_value
 from tenantry.capsules.new_database import is_server_database
-from tenantry.capsules.rows import Table
 from tenantry.capsules.snapshot import Snapshot
 from tenantry.capsules.staging import backup_staging
 from tenantry.capsules.tenant_folder import FolderSnapshot
@@ -38,150 +37,182 @@ from tenantry.tenants.model import Tenant
 
 
 def write_capsule(
-    tenant: Tenant, loaded: LoadedFile, data_dir: Path, path: Path, tell: ProgressCallback
-) -> CapsuleSummary:
-    """Write a tenant's capsule, while it serves.
-
-    Rows and files are those of one moment: see `FolderSnapshot`. A file that the app changes
-    in place
-    is what it was when it was read.
-
-    Raises:
-        TenantryError: something cannot be read or written; no capsule was written.
-    """
-    folder = data_dir / tenant.name
-    url = tenant.database_url
-    amounts = CapsuleSummary()
-    try:
-        if not is_server_database(url):
-            check_file_not_lost(url)
-        snapshot = Snapshot(url)
-        with backup_staging(data_dir, tenant.name) as staged, closing(snapshot):
-            copy = FolderSnapshot(folder, staged, _below(folder, url), f"{tenant.name}.sqlite3")
-            tell("looking at files", 0, 0)
-            copy.freeze(snapshot.begin)
-            amounts.left_out = sorted(copy.left_out)
-            tables = snapshot.tables()
-            with ArchiveWriter(path) as capsule:
-                _write_heads(capsule, tenant, loaded, snapshot, tables)
-                for table in tables:
-                    _write_rows(capsule, snapshot, table, amounts, tell)
-                _write_files(capsule, copy.files(), amounts, tell)
-    except TenantryError as error:
-        raise CapsuleError(f"tenant {tenant.name!r}: {sentence(error)}") from error
-    except ChangedFileError as error:
-        text = f"tenant {tenant.name!r}: a file became shorter while it was read; try again."
-        raise CapsuleError(text) from error
-    except Exception as error:
-        text = f"tenant {tenant.name!r}: no capsule was written: {describe_error(error)}."
-        raise CapsuleError(text) from error
-    return amounts
-
-
-def _write_heads(
-    capsule: ArchiveWriter,
     tenant: Tenant,
     loaded: LoadedFile,
-    snapshot: Snapshot,
-    tables: list[Table],
+    data_dir: Path,
+    path: Path,
+    on_progress: ProgressCallback,
+) -> CapsuleSummary:
+    """Write a tenant's capsule and return what it holds.
+
+    Rows and files are those of one moment: see `FolderSnapshot`. A file that the app changes in
+    place has the content that it had when it was read. No secret becomes part of a capsule.
+
+    Args:
+        tenant: may serve meanwhile.
+        loaded: its tenant file.
+        data_dir: `<data>`.
+        path: the capsule; replaced when the new one is complete.
+        on_progress: receives each step.
+
+    Raises:
+        CapsuleError: something cannot be read or written; no capsule was written.
+    """
+    try:
+        return _write(tenant, loaded, data_dir, path, on_progress)
+    except TenantryError as error:
+        raise CapsuleError(f"tenant {tenant.name!r}: {as_sentence(error)}") from error
+    except ShrunkFileError as error:
+        text = f"tenant {tenant.name!r}: a file became shorter while it was read; try again."
+        raise CapsuleError(text) from error
+    except Exception as error:  # whatever the driver or the system raises
+        text = f"tenant {tenant.name!r}: no capsule was written: {describe_error(error)}."
+        raise CapsuleError(text) from error
+
+
+def _write(
+    tenant: Tenant,
+    loaded: LoadedFile,
+    data_dir: Path,
+    path: Path,
+    on_progress: ProgressCallback,
+) -> CapsuleSummary:
+    url, folder, summary = tenant.database_url, data_dir / tenant.name, CapsuleSummary()
+    if not is_server_database(url):
+        check_file_not_lost(url)
+    snapshot = Snapshot(url)
+    with backup_staging(data_dir, tenant.name) as staging, closing(snapshot):
+        files = FolderSnapshot(
+            folder,
+            staging,
+            database=_path_in_folder(folder, url),
+            default_database=f"{tenant.name}.sqlite3",
+        )
+        on_progress("looking at files", 0, 0)
+        files.freeze(snapshot.begin)
+        summary.left_out = sorted(files.left_out)
+        tables = snapshot.tables()
+        with ArchiveWriter(path) as archive:
+            _add_headers(archive, tenant, loaded, snapshot.revisions(), tables)
+            for table in tables:
+                rows = _RowChunks(archive, table, summary, on_progress)
+                for row in snapshot.rows(table):
+                    rows.add(row)
+                rows.flush()
+            _add_files(archive, files.files(), summary, on_progress)
+    return summary
+
+
+def _add_headers(
+    archive: ArchiveWriter,
+    tenant: Tenant,
+    loaded: LoadedFile,
+    revisions: frozenset[str],
+    tables: list[CapsuleTable],
 ) -> None:
+    """Add `capsule.json` and `config.json`."""
     secrets = [*loaded.secrets, tenant.secret_key.get_secret_value()]
-    secrets += [one.get_secret_value() for one in tenant.secret_key_fallbacks]
+    secrets += [key.get_secret_value() for key in tenant.secret_key_fallbacks]
     secrets.append(str(tenant.database_url.password or ""))
     config, secret_keys = without_secrets(loaded.values, secrets)
-    rows = snapshot.revisions()
-    revisions = _by_endpoint(tenant.blueprints, rows)
-    contents = CapsuleMetadata(
+    by_endpoint = _revisions_by_endpoint(tenant.blueprints, revisions)
+    metadata = CapsuleMetadata(
         format=1,
         tenant=tenant.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tenantry=version("tenantry"),
         engine=tenant.database_url.get_backend_name(),
-        revisions=revisions,
-        unknown_revisions=sorted(rows.difference(*revisions.values())),
-        tables=[
-            TableMetadata(name=one.name, columns=[*one.columns], positions={**one.positions})
-            for one in tables
-        ],
+        revisions=by_endpoint,
+        unknown_revisions=sorted(revisions.difference(*by_endpoint.values())),
+        tables=tables,
         secret_keys=secret_keys,
     )
-    for part, text in (
-        (CONTENTS, contents.model_dump_json(indent=2, exclude_defaults=True)),
-        (CONFIG, dump_value(config)),
-    ):
-        capsule.add(part, _head(part, text))
+    _add_header(archive, METADATA, metadata.model_dump_json(indent=2, exclude_defaults=True))
+    _add_header(archive, CONFIG, dump_value(config))
 
 
-def _head(part: str, text: str) -> bytes:
+def _add_header(archive: ArchiveWriter, name: str, text: str) -> None:
     content = text.encode() + b"\n"
     try:
-        check_form(content)
+        check_structure(content)
     except ValueError as error:
-        raise CapsuleError(f"its {part} cannot be read again: {error}") from error
-    if len(content) > HEAD_LIMIT_BYTES:
-        raise CapsuleError(f"its {part} is over {HEAD_LIMIT_BYTES >> 20} MiB")
-    return content
+        raise CapsuleError(f"its {name} is too complex to read again: {error}") from error
+    if len(content) > HEADER_LIMIT_BYTES:
+        raise CapsuleError(f"its {name} exceeds {HEADER_LIMIT_BYTES >> 20} MiB")
+    archive.add(name, content)
 
 
-def _by_endpoint(enabled: tuple[str, ...], rows: frozenset[str]) -> dict[str, list[str]]:
-    """Return what a database is at by endpoint, those included that are not enabled any more."""
+def _revisions_by_endpoint(
+    enabled: tuple[str, ...], revisions: frozenset[str]
+) -> dict[str, list[str]]:
+    """Return a database's revisions by endpoint, including endpoints that are not enabled."""
     found = {}
-    left = rows
     for name in (*enabled, *available_endpoints()):
         for branch in read_branches([name]):
-            if at := left & branch.revisions:
-                found[name] = sorted(at)
-                left -= at
+            if of_branch := revisions & branch.revisions:
+                found[name] = sorted(of_branch)
+                revisions -= of_branch
     return found
 
 
-def _write_rows(
-    capsule: ArchiveWriter,
-    snapshot: Snapshot,
-    table: Table,
-    amounts: CapsuleSummary,
-    tell: ProgressCallback,
-) -> None:
-    count = 0
-    part: list[bytes] = []
-    size, number = 0, 1
+class _RowChunks:
+    """Adds the rows of one table to a capsule, in chunks of about 1 MiB."""
 
-    def end_part() -> None:
-        nonlocal part, size, number
-        content = b"".join(part)
-        capsule.add(f"{folder_of(table.name)}/{number:06}.jsonl", content)
-        amounts.rows_size_bytes += len(content)
-        part, size, number = [], 0, number + 1
-        tell(f"rows of {table.name}", count, 0)
+    def __init__(
+        self,
+        archive: ArchiveWriter,
+        table: CapsuleTable,
+        summary: CapsuleSummary,
+        on_progress: ProgressCallback,
+    ) -> None:
+        self._archive = archive
+        self._table = table
+        self._summary = summary
+        self._on_progress = on_progress
+        self._lines: list[bytes] = []
+        self._size_bytes = 0
+        self._number = 0
+        summary.rows[table.name] = 0
 
-    for row in snapshot.rows(table):
+    def add(self, row: list[object]) -> None:
+        """Add a row."""
         line = dump_value(row).encode() + b"\n"
         if len(line) > ROW_LIMIT_BYTES:
-            raise CapsuleError(f"a row of {table.name} is over {ROW_LIMIT_BYTES >> 20} MiB")
-        part.append(line)
-        size, count = size + len(line), count + 1
-        if size >= PART_BYTES:
-            end_part()
-    if part:
-        end_part()
-    amounts.rows[table.name] = count
+            limit = f"{ROW_LIMIT_BYTES >> 20} MiB"
+            raise CapsuleError(f"a row of table {self._table.name!r} exceeds {limit}")
+        self._lines.append(line)
+        self._size_bytes += len(line)
+        if self._size_bytes >= ROW_CHUNK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are not written yet."""
+        if not self._lines:
+            return
+        self._number += 1
+        name = f"{table_folder(self._table.name)}/{self._number:06}.jsonl"
+        self._archive.add(name, b"".join(self._lines))
+        self._summary.rows[self._table.name] += len(self._lines)
+        self._summary.rows_size_bytes += self._size_bytes
+        self._lines, self._size_bytes = [], 0
+        self._on_progress(f"rows of {self._table.name}", self._summary.rows[self._table.name], 0)
 
 
-def _write_files(
-    capsule: ArchiveWriter,
+def _add_files(
+    archive: ArchiveWriter,
     files: list[tuple[str, Path]],
-    amounts: CapsuleSummary,
-    tell: ProgressCallback,
+    summary: CapsuleSummary,
+    on_progress: ProgressCallback,
 ) -> None:
     for name, path in files:
         with path.open("rb") as file:
-            amounts.files_size_bytes += capsule.add_file(f"files/{name}", file)
-        amounts.files += 1
-        tell("files", amounts.files, len(files))
+            summary.files_size_bytes += archive.add_file(f"files/{name}", file)
+        summary.files += 1
+        on_progress("files", summary.files, len(files))
 
 
-def _below(folder: Path, url: URL) -> str:
-    """Return the path of a SQLite file below a folder; "" if it is not there."""
+def _path_in_folder(folder: Path, url: URL) -> str:
+    """Return the path of a SQLite file below a folder; "" if the database is elsewhere."""
     if is_server_database(url) or not url.database:
         return ""
     path = Path(url.database.removeprefix("file:")).absolute()

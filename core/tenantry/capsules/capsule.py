@@ -1,138 +1,315 @@
-"""What a capsule says of itself, and how much is in it: the words of its two directions.
+"""What a capsule holds, and reading one without creating anything.
 
-    capsule.json                what it is: `CapsuleMetadata`
+    capsule.json                metadata: `CapsuleMetadata`
     config.json                 the keys of the tenant file that hold no secret
-    tables/<table>/000001.jsonl rows, a JSON list per line, about a MiB per part
+    tables/<table>/000001.jsonl rows of a table, one JSON list per line, in chunks of about 1 MiB
     files/<path>                the files of the tenant's folder
 
-The first two come first, in this order: what follows is read by what they say.
+The archive members come in this order, because the first two tell how to read the others.
+The input is untrusted: names, sizes, keys and values must be what Tenantry writes, in the order
+in which it writes them, or reading fails. About 1 MiB of rows is in memory at a time, or one row.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import IO, Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from tenantry.capsules.archive import Trailer
-from tenantry.capsules.configuration import check_key
+from tenantry.capsules.archive import (
+    ArchiveMember,
+    CapsuleError,
+    Trailer,
+    read_members,
+    verify_trailer,
+)
+from tenantry.capsules.configuration import EXCLUDED_KEYS, check_key
+from tenantry.capsules.json_values import check_structure, load_value
+from tenantry.capsules.tenant_folder import checked_path
 
-CONTENTS, CONFIG = "capsule.json", "config.json"
+METADATA, CONFIG = "capsule.json", "config.json"
 
-PART_BYTES = 1 << 20
-"""A part of rows is ended when it is as large."""
+ROW_CHUNK_BYTES = 1 << 20
+"""A chunk of rows ends when it has reached this size."""
 
 ROW_LIMIT_BYTES = 64 << 20
-"""A larger row is refused, on the way out and on the way in: some copies of it are in memory."""
+"""Backup and restore reject a larger row, because they hold several copies of a row in memory."""
 
-HEAD_LIMIT_BYTES = 4 << 20
-"""The same of each of the first two: a tenant file of 1 MiB at most is to be made of it."""
+HEADER_LIMIT_BYTES = 4 << 20
+"""Limit of `capsule.json` and of `config.json`; a tenant file has at most 1 MiB."""
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Is told what is worked on, how much of it is done, and of how much: 0 where that is not known."""
+"""Receives the present step, the amount done, and the total; both are 0 where unknown."""
+
+_ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def _check_shown(text: str) -> str:
-    if _UNSHOWN.search(text):
+def _check_printable(text: str) -> str:
+    if _CONTROL_CHARACTERS.search(text):
         raise ValueError("holds control characters")
     return text
 
 
-Name = Annotated[str, AfterValidator(_check_shown)]
-"""A name that can be shown as it is."""
+Name = Annotated[str, AfterValidator(_check_printable)]
+"""A name that a terminal can show."""
 
 Names = Annotated[list[Name], FailFast()]
-"""The first mistake is enough: each would be an object of its own."""
+"""Validation stops at the first error, because each one takes memory."""
 
 
-class TableMetadata(BaseModel):
+class CapsuleTable(BaseModel):
     """A table, and the order of the values in its rows."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     name: Name
     columns: Names
+    """The stored columns; computed ones are left out."""
     positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
-    """The last number that was given to a row, by column: no other row gets it again."""
+    """The last number that a sequence gave out, by column; its row may have been deleted."""
 
 
-def _check_order(tables: list[TableMetadata]) -> list[TableMetadata]:
-    if any(one.name >= other.name for one, other in pairwise(tables)):
-        raise ValueError("they are not in the order of their names, or one comes twice")
+def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:
+    if any(table.name >= following.name for table, following in pairwise(tables)):
+        raise ValueError("table names are not sorted, or one occurs twice")
     return tables
 
 
 class CapsuleMetadata(BaseModel):
-    """What a capsule says about itself."""
+    """The content of `capsule.json`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     format: Literal[1]
     tenant: Name
     created: Name
+    """ISO 8601 time, UTC."""
     tenantry: Name
-    """The version that wrote it."""
+    """The version that wrote the capsule."""
     engine: Name
-    """Of the database: `sqlite` or `postgresql`."""
+    """The database's: `sqlite` or `postgresql`."""
     revisions: dict[Name, Names]
-    """What the database was at, by endpoint."""
+    """The Alembic revisions of the database, by endpoint."""
     unknown_revisions: Names
-    """Those that belonged to no endpoint any more."""
-    tables: Annotated[list[TableMetadata], FailFast(), AfterValidator(_check_order)]
+    """Revisions that belong to no endpoint of the host that wrote the capsule."""
+    tables: Annotated[list[CapsuleTable], FailFast(), AfterValidator(_check_order)]
     secret_keys: Annotated[list[Annotated[str, AfterValidator(check_key)]], FailFast()]
-    """Keys of the tenant file that are left out."""
+    """Keys of the tenant file that were left out because their values are secret."""
 
     @property
     def target_revisions(self) -> frozenset[str]:
-        """What the restored database is brought to."""
-        return frozenset(one for revisions in self.revisions.values() for one in revisions)
+        """The revisions to which a restore migrates the new database."""
+        return frozenset(name for names in self.revisions.values() for name in names)
 
 
 @dataclass
 class CapsuleSummary:
-    """How much there is."""
+    """How much a capsule holds, or how much of it was restored."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """By table."""
+    """Number of rows, by table."""
     files: int = 0
     rows_size_bytes: int = 0
-    """Of rows, as they stand in the capsule."""
+    """Size of the rows as JSON."""
     files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
-    """What was not taken: what is neither file nor folder, or of a SQLite file that is not the
-    tenant's database; tables that no migration here makes."""
+    """Backup: what is neither a file nor a folder, and SQLite files that are no longer the
+    tenant's database. Restore: tables that no migration creates, and files in the way."""
 
     @property
     def size_bytes(self) -> int:
-        """Of all of it."""
+        """The size of rows and files."""
         return self.rows_size_bytes + self.files_size_bytes
 
 
 @dataclass(frozen=True)
 class Capsule:
-    """A capsule that was read once, and is whole."""
+    """A capsule that `read_capsule` has checked from the first byte to the last."""
 
     path: Path
-    seal: Trailer
+    trailer: Trailer
     metadata: CapsuleMetadata
     config: Mapping[str, Any]
+    """The tenant file's values, by key."""
     summary: CapsuleSummary
-    folders: int
-    """How many its files are in."""
+
+    def members(self, file: IO[bytes]) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
+        """Yield each chunk of rows with its table, then each file with None.
+
+        Args:
+            file: the capsule, open for reading.
+
+        Raises:
+            CapsuleError: the file has changed since it was checked.
+        """
+        if verify_trailer(file) != self.trailer:
+            raise CapsuleError("it changed while it was read")
+        members = read_members(file, self.trailer)
+        next(members)  # capsule.json
+        next(members)  # config.json
+        yield from _in_order(members, self.metadata)
 
 
-def folder_of(table: str) -> str:
-    """Return where the rows of a table are in a capsule."""
+def read_capsule(path: Path, on_progress: ProgressCallback) -> Capsule:
+    """Return a capsule after checking all of it; create nothing.
+
+    Raises:
+        CapsuleError: the file cannot be read, is damaged, or is not what Tenantry writes.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(path, file, on_progress)
+    except OSError as error:
+        raise CapsuleError(f"cannot read {path}: {error.strerror}.") from error
+    except CapsuleError as error:
+        raise CapsuleError(f"{path}: {as_sentence(error)}") from error
+
+
+def _read(path: Path, file: IO[bytes], on_progress: ProgressCallback) -> Capsule:
+    step = "checking the capsule"
+    on_progress(step, 0, 0)
+    trailer = verify_trailer(file)
+    members = read_members(file, trailer)
+    metadata = _read_metadata(next(members, None))
+    config = _read_config(next(members, None))
+    summary = CapsuleSummary(rows={table.name: 0 for table in metadata.tables})
+    for member, table in _in_order(members, metadata):
+        if table is None:
+            summary.files += 1
+            summary.files_size_bytes += member.size_bytes
+        else:
+            summary.rows[table.name] += sum(1 for _ in _lines(member))
+            summary.rows_size_bytes += member.size_bytes
+        on_progress(step, summary.size_bytes, trailer.size_bytes)
+    return Capsule(path, trailer, metadata, config, summary)
+
+
+def _in_order(
+    members: Iterator[ArchiveMember], metadata: CapsuleMetadata
+) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
+    """Yield chunks of rows with their table, then files with None.
+
+    Raises:
+        CapsuleError: a member has an unknown name, occurs twice, or is not in Tenantry's order:
+            rows by table and number, then files by name.
+    """
+    tables = {table_folder(table.name): index for index, table in enumerate(metadata.tables)}
+    previous: tuple[int, int, str] = (-1, 0, "")
+    for member in members:
+        folder, _, name = member.name.rpartition("/")
+        index = tables.get(folder) if _ROW_CHUNK.fullmatch(name) else None
+        if index is None:
+            file_path(member)
+            position = (len(tables), 0, member.name)
+        else:
+            position = (index, len(name), name)
+        if position <= previous:
+            raise CapsuleError(f"it holds {member.name!r} twice, or in the wrong order")
+        previous = position
+        yield member, None if index is None else metadata.tables[index]
+
+
+def _read_metadata(member: ArchiveMember | None) -> CapsuleMetadata:
+    if member is None or member.name != METADATA:
+        raise CapsuleError(f"it does not begin with {METADATA}")
+    try:
+        content = member.read(HEADER_LIMIT_BYTES)
+        check_structure(content)
+        return CapsuleMetadata.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        text = f"{METADATA}: {key!r}: {first['msg']}; a newer version of Tenantry may read it"
+        raise CapsuleError(text) from error
+    except ValueError as error:
+        raise CapsuleError(f"{METADATA}: {error}") from error
+
+
+def _read_config(member: ArchiveMember | None) -> dict[str, Any]:
+    if member is None or member.name != CONFIG:
+        raise CapsuleError(f"{CONFIG} is missing")
+    try:
+        config = load_value(member.read(HEADER_LIMIT_BYTES))
+        for key in config if isinstance(config, dict) else ():
+            check_key(key)
+    except ValueError as error:
+        raise CapsuleError(f"{CONFIG}: {error}") from error
+    if not isinstance(config, dict):
+        raise CapsuleError(f"{CONFIG}: it is not a dict")
+    if excluded := config.keys() & EXCLUDED_KEYS:
+        raise CapsuleError(f"{CONFIG}: {min(excluded)!r} is never part of a capsule")
+    return config
+
+
+def file_path(member: ArchiveMember) -> PurePosixPath:
+    """Return the path of a file below the tenant's folder.
+
+    Raises:
+        CapsuleError: the member is not a file of a tenant.
+    """
+    folder, _, path = member.name.partition("/")
+    if folder != "files":
+        raise CapsuleError(f"it holds {member.name!r}, which this version does not know")
+    try:
+        return checked_path(path)
+    except ValueError as error:
+        raise CapsuleError(str(error)) from error
+
+
+def read_rows(member: ArchiveMember, column_count: int) -> Iterator[list[list[Any]]]:
+    """Yield the rows of a chunk in batches of about 1 MiB of JSON.
+
+    Raises:
+        CapsuleError: a line is not a row of so many columns.
+    """
+    rows: list[list[Any]] = []
+    size = 0
+    for line in _lines(member):
+        rows.append(_parse_row(member, line, column_count))
+        size += len(line)
+        if size >= ROW_CHUNK_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _lines(member: ArchiveMember) -> Iterator[bytes]:
+    """Yield the lines of a chunk of rows."""
+    line = bytearray()
+    for chunk in member.chunks():
+        *endings, beginning = chunk.split(b"\n")
+        for ending in endings:
+            line += ending
+            yield bytes(line)
+            line.clear()
+        line += beginning
+        if len(line) > ROW_LIMIT_BYTES:
+            raise CapsuleError(f"{member.name}: a row exceeds {ROW_LIMIT_BYTES >> 20} MiB")
+    if line:
+        raise CapsuleError(f"{member.name}: the last row is incomplete")
+
+
+def _parse_row(member: ArchiveMember, line: bytes, column_count: int) -> list[Any]:
+    try:
+        row = load_value(line)
+    except ValueError as error:
+        raise CapsuleError(f"{member.name}: {error}") from error
+    if not isinstance(row, list) or len(row) != column_count:
+        raise CapsuleError(f"{member.name}: a row does not have one value for each column")
+    return row
+
+
+def table_folder(table: str) -> str:
+    """Return the folder of a table's rows in the archive."""
     return f"tables/{quote(table, safe='')}"
 
 
-def sentence(error: BaseException) -> str:
-    """Return an error's text with one full stop."""
+def as_sentence(error: BaseException) -> str:
+    """Return an error's text with exactly one full stop."""
     return f"{str(error).rstrip('.')}."

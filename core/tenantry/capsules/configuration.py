@@ -1,4 +1,4 @@
-"""A tenant's configuration for capsules: without secrets, and as a tenant file again."""
+"""The tenant file of a capsule: its keys without secrets, and its text after a restore."""
 
 import math
 import unicodedata
@@ -10,11 +10,11 @@ from typing import Any
 
 from tenantry.observability.redaction import redact_value
 
-NOT_TAKEN = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI")
-"""Each tenant has its own; a restored one gets new ones."""
+EXCLUDED_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI")
+"""Never part of a capsule: a restored tenant gets values of its own."""
 
-GUARDS = ("CLIENTS", "OIDC")
-"""Without these a tenant is open to everybody."""
+ACCESS_KEYS = ("CLIENTS", "OIDC")
+"""Without these keys, a tenant lets everybody in."""
 
 
 def without_secrets(
@@ -23,55 +23,69 @@ def without_secrets(
     """Return the keys of a tenant file that hold no secret, and the names of those that do.
 
     Args:
-        values: what the file says.
-        secrets: further texts that no capsule may hold.
+        values: the tenant file's keys.
+        secrets: more texts that a capsule must not hold.
     """
-    known = [one for one in secrets if one]
-    kept = {key: value for key, value in values.items() if key not in NOT_TAKEN}
-    secret = [key for key, value in kept.items() if redact_value(key, value, known) != value]
-    return {key: value for key, value in kept.items() if key not in secret}, sorted(secret)
+    texts = [text for text in secrets if text]
+    config: dict[str, Any] = {}
+    secret_keys = []
+    for key, value in values.items():
+        if key in EXCLUDED_KEYS:
+            continue
+        if redact_value(key, value, texts) == value:
+            config[key] = value
+        else:
+            secret_keys.append(key)
+    return config, sorted(secret_keys)
 
 
 def check_key(text: object) -> str:
     """Return a key of a tenant file.
 
     Raises:
-        ValueError: it can be none, or would be another one to Python.
+        ValueError: it is not an upper-case name, or Python would read it as another name.
     """
     is_key = isinstance(text, str) and text.isidentifier() and text.isupper()
     if not is_key or unicodedata.normalize("NFKC", str(text)) != text:
-        raise ValueError(f"{text!r} is no key of a tenant file")
+        raise ValueError(f"{text!r} is not a key of a tenant file")
     return text
 
 
 def render_tenant_file(
-    name: str, config: Mapping[str, Any], own: Mapping[str, str], secret_keys: Sequence[str]
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    expressions: Mapping[str, str],
+    secret_keys: Sequence[str],
 ) -> str:
-    """Return the file of a restored tenant.
+    """Return the text of a restored tenant's file.
+
+    A tenant that loses one of `ACCESS_KEYS` is disabled: otherwise it would let everybody in.
 
     Args:
-        name: the tenant's.
-        config: what the capsule says: plain data by good keys.
-        own: key → what Python shall compute: what a tenant has for itself.
-        secret_keys: those that were left out, for the operator to write again.
+        name: the tenant.
+        config: the capsule's keys: plain data.
+        expressions: more keys, with the Python expressions of their values.
+        secret_keys: keys that the capsule left out; a comment asks the operator for them.
     """
-    guards = [key for key in secret_keys if key in GUARDS]
-    taken = {key: value for key, value in config.items() if not (guards and key == "ENABLED")}
-    body = [f"{key} = {python_literal(value)}" for key, value in taken.items()]
-    imports = [line for line, word in _IMPORTS.items() if any(word in one for one in body)]
-    lines = [
-        f'"""Tenant {name}, restored from a capsule."""',
-        "",
-        *imports,
-        *([""] if imports else []),
+    lost_access_keys = [key for key in secret_keys if key in ACCESS_KEYS]
+    keys = [f"{key} = {expression}" for key, expression in expressions.items()]
+    keys += [
+        f"{key} = {python_literal(value)}"
+        for key, value in config.items()
+        if not (lost_access_keys and key == "ENABLED")
     ]
-    lines += ["from tenantry import secret", "", *(f"{key} = {text}" for key, text in own.items())]
-    lines += body
-    lines += [f"# {key} is secret and was in no capsule: write it again." for key in secret_keys]
-    if guards:
-        lines.append(f"ENABLED = False  # without {' and '.join(guards)} it would be open")
-    return "\n".join(lines) + "\n"
+    keys += [f"# {key} is secret and not part of a capsule: set it again." for key in secret_keys]
+    if lost_access_keys:
+        keys.append(f"ENABLED = False  # without {' and '.join(lost_access_keys)}, it is open")
+    imports = [
+        line for line, word in _IMPORTS.items() if any(word in assignment for assignment in keys)
+    ]
+    blocks = [[f'"""Tenant {name}, restored from a capsule."""'], imports, [_SECRET_IMPORT], keys]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
+
+_SECRET_IMPORT = "from tenantry import secret"  # noqa: S105 - an import line
 
 _IMPORTS = {
     "from datetime import datetime": "datetime.fromisoformat(",
@@ -79,14 +93,14 @@ _IMPORTS = {
     "from decimal import Decimal": "Decimal(",
     "from pathlib import Path": "Path(",
 }
-"""What a tenant file imports where a word stands in it."""
+"""Import lines, and the expressions that need them."""
 
 
 def python_literal(value: Any) -> str:
-    """Return Python's text of plain data.
+    """Return plain data as a Python expression.
 
     Raises:
-        TypeError: it is no plain data.
+        TypeError: it is not plain data.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
@@ -96,20 +110,19 @@ def python_literal(value: Any) -> str:
         pairs = (f"{python_literal(key)}: {python_literal(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple | set):
-        opening, closing = _BRACKETS[type(value)]
         items = ", ".join(map(python_literal, value))
-        return f"{opening}{items}{',' * (closing == ')' and len(value) == 1)}{closing}"
-    for kind, write in _OBJECTS.items():
+        if isinstance(value, tuple):
+            return f"({items},)" if len(value) == 1 else f"({items})"
+        return f"[{items}]" if isinstance(value, list) else f"set([{items}])"
+    for kind, write in _EXPRESSIONS.items():
         if isinstance(value, kind):
             return write(value)
-    raise TypeError(f"no plain data: {type(value).__name__}")
+    raise TypeError(f"not plain data: {type(value).__name__}")
 
 
-_BRACKETS = {list: ("[", "]"), tuple: ("(", ")"), set: ("set([", "])")}
-
-_OBJECTS: dict[type, Callable[[Any], str]] = {
-    datetime: lambda one: f"datetime.fromisoformat({one.isoformat()!r})",
-    timedelta: lambda one: f"timedelta({one.days}, {one.seconds}, {one.microseconds})",
-    Decimal: lambda one: f"Decimal({str(one)!r})",
-    Path: lambda one: f"Path({str(one)!r})",
+_EXPRESSIONS: dict[type, Callable[[Any], str]] = {
+    datetime: lambda value: f"datetime.fromisoformat({value.isoformat()!r})",
+    timedelta: lambda value: f"timedelta({value.days}, {value.seconds}, {value.microseconds})",
+    Decimal: lambda value: f"Decimal({str(value)!r})",
+    Path: lambda value: f"Path({str(value)!r})",
 }

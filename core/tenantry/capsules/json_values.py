@@ -1,4 +1,8 @@
-"""Values of rows and of configurations as JSON, exact both ways; reading makes plain data only."""
+"""Plain data as JSON without loss, for the rows and the configuration in a capsule.
+
+Scalars and lists stay as they are; any other value becomes `{tag: content}`. Decoding creates
+plain data only.
+"""
 
 import base64
 import json
@@ -11,17 +15,17 @@ from decimal import Decimal
 from pathlib import Path, PurePath
 from typing import Any
 
-FORM_LIMIT_BYTES = 1 << 20
-"""How much of one value may stand outside its texts: there, three bytes can cost a list of 60."""
+STRUCTURE_LIMIT_BYTES = 1 << 20
+"""Limit of what a value has outside its strings: there, three bytes can become a list of 60."""
 
-_TEXTS = re.compile(rb'"[^"]*"')
+_STRINGS = re.compile(rb'"[^"]*"')
 
 
 def dump_value(value: Any) -> str:
     """Return a value as one line of JSON.
 
     Raises:
-        TypeError: it is no plain data.
+        TypeError: it is not plain data.
     """
     return json.dumps(_tag(value), separators=(",", ":"), allow_nan=False)
 
@@ -30,9 +34,10 @@ def load_value(text: bytes) -> Any:
     """Return the value that `dump_value` wrote.
 
     Raises:
-        ValueError: it did not write this, or it would take far more memory than its text.
+        ValueError: `dump_value` writes nothing like this, or decoding would take far more memory
+            than the text.
     """
-    check_form(text)
+    check_structure(text)
     try:
         return _untag(json.loads(text.decode("ascii")))
     except (
@@ -43,24 +48,24 @@ def load_value(text: bytes) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        raise ValueError(f"no value of a capsule ({type(error).__name__})") from error
+        raise ValueError(f"not a value of a capsule ({type(error).__name__})") from error
 
 
-def check_form(text: bytes) -> None:
-    """Check that JSON can be read in a few times the memory of its texts.
+def check_structure(text: bytes) -> None:
+    """Check that decoding JSON takes at most a few times the memory of its strings.
 
     Raises:
-        ValueError: it can not.
+        ValueError: it would take more.
     """
-    if len(text) > FORM_LIMIT_BYTES:
-        plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
-        in_texts = sum(one.end() - one.start() for one in _TEXTS.finditer(plain))
-        if len(plain) - in_texts > FORM_LIMIT_BYTES:
-            raise ValueError(f"more than {FORM_LIMIT_BYTES >> 20} MiB of it are no texts")
+    if len(text) > STRUCTURE_LIMIT_BYTES:
+        unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
+        in_strings = sum(match.end() - match.start() for match in _STRINGS.finditer(unescaped))
+        if len(unescaped) - in_strings > STRUCTURE_LIMIT_BYTES:
+            limit = f"{STRUCTURE_LIMIT_BYTES >> 20} MiB"
+            raise ValueError(f"it has more than {limit} outside strings")
 
 
 def _tag(value: Any) -> Any:
-    """Turn plain data into JSON: scalars and lists stay, the rest becomes `{tag: content}`."""
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
@@ -72,10 +77,10 @@ def _tag(value: Any) -> Any:
         return {kind.__name__: [_tag(item) for item in value]}
     if isinstance(value, dict):
         return {"dict": [[_tag(key), _tag(item)] for key, item in value.items()]}
-    for known, (name, write, _) in _KINDS.items():
-        if isinstance(value, known):
-            return {name: write(value)}
-    raise TypeError(f"no plain data: {kind.__name__}")
+    for tagged, (tag, write, _) in _TYPES.items():
+        if isinstance(value, tagged):
+            return {tag: write(value)}
+    raise TypeError(f"not plain data: {kind.__name__}")
 
 
 def _untag(value: Any) -> Any:
@@ -83,26 +88,27 @@ def _untag(value: Any) -> Any:
         return [_untag(item) for item in value]
     if not isinstance(value, dict):
         return value
-    ((name, content),) = value.items()
-    return _READERS[name](content)
+    ((tag, content),) = value.items()
+    return _READERS[tag](content)
 
 
-_KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    bytes: ("bytes", lambda one: base64.b64encode(one).decode(), base64.b64decode),
+_TYPES: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    bytes: ("bytes", lambda value: base64.b64encode(value).decode(), base64.b64decode),
     uuid.UUID: ("uuid", str, uuid.UUID),
     Decimal: ("decimal", str, Decimal),
-    datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),  # before date: it is one
+    datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),  # a subclass of date
     date: ("date", date.isoformat, date.fromisoformat),
     time: ("time", time.isoformat, time.fromisoformat),
     timedelta: (
         "timedelta",
-        lambda one: [one.days, one.seconds, one.microseconds],
-        lambda parts: timedelta(*parts),
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda content: timedelta(*content),
     ),
     PurePath: ("path", str, Path),
 }
+"""Tag, writer and reader, by type."""
 
-_READERS: dict[str, Callable[[Any], Any]] = {name: read for name, _, read in _KINDS.values()} | {
+_READERS: dict[str, Callable[[Any], Any]] = {tag: read for tag, _, read in _TYPES.values()} | {
     "float": float,
     "tuple": lambda items: tuple(_untag(item) for item in items),
     "set": lambda items: {_untag(item) for item in items},

@@ -1,6 +1,7 @@
-"""Locks on folders and files: held while a process works in them, let go of when it dies.
+"""Advisory locks on files and folders, by `flock`.
 
-So whoever comes next can tell what a killed process left from what another one works in.
+A process holds a lock while it works in a folder; the kernel releases it when the process dies.
+So the next process can tell what a killed process left from what another one is working on.
 """
 
 import fcntl
@@ -11,48 +12,49 @@ from pathlib import Path
 
 
 @contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """Wait for the lock of a folder, and hold it: what is in it is made, locked and swept by turns.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for the lock of a folder and hold it during the block.
 
-    Without turns, what one has made and not locked yet would be swept by another.
+    Processes create, lock and remove the entries of a folder under this lock: otherwise one could
+    remove what another has created and not yet locked.
     """
-    opened = open_folder(folder)
+    fd = open_folder(folder)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(opened)
+        os.close(fd)
 
 
-def lock(path: Path) -> int:
-    """Lock a file or a folder; return the descriptor that holds the lock until it is closed.
+def lock_exclusively(path: Path) -> int:
+    """Lock a file or a folder; return the descriptor, which holds the lock until it is closed.
 
     Raises:
-        BlockingIOError: somebody else holds it.
-        OSError: it cannot be opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be opened.
     """
-    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:
-        os.close(opened)
+        os.close(fd)
         raise
-    return opened
+    return fd
 
 
 def open_folder(folder: Path) -> int:
-    """Return a descriptor of a folder, for the caller to close.
+    """Return a descriptor of a folder; the caller closes it.
 
     Raises:
-        OSError: it is none, or cannot be read.
+        OSError: the path is not a folder, or it cannot be read.
     """
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the system write the names in a folder to the disk."""
-    opened = open_folder(folder)
+    """Flush the entries of a folder to disk."""
+    fd = open_folder(folder)
     try:
-        os.fsync(opened)
+        os.fsync(fd)
     finally:
-        os.close(opened)
+        os.close(fd)

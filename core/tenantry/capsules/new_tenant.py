@@ -1,6 +1,6 @@
-"""Makes a tenant from a capsule: its file and secrets, besides the folder and the database.
+"""Creating a tenant from a capsule: tenant file, secrets, folder and database, or nothing.
 
-`restore` and `clone` call it. Nothing remains if it fails; see `restore.restore_capsule`.
+The commands `restore` and `clone` call it.
 """
 
 import os
@@ -94,17 +94,17 @@ def restore_tenant(
     request: RestoreRequest,
     staging: RestoreStaging,
     *,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
     before_commit: Callable[[], None],
 ) -> RestoredTenant:
-    """Make a tenant from a capsule.
+    """Create a tenant from a capsule.
 
     Args:
         settings: The host's settings.
         capsule: A capsule that `read_capsule` has checked.
         request: What the operator wants.
         staging: The result of `new_tenant_staging` for the tenant's name.
-        tell: Called with the progress.
+        on_progress: Called with each step.
         before_commit: Called before the tenant file is written; from then on, an interruption
             could leave a tenant file without its data.
 
@@ -126,11 +126,11 @@ def restore_tenant(
     if database.expression:
         expressions["DATABASE_URI"] = database.expression
     text = _tenant_file_text(path, config, expressions, metadata.secret_keys)
-    with restore_capsule(capsule, staging, database.url, tell) as pending:
+    with restore_capsule(capsule, staging, database.url, on_progress) as pending:
         if database.secret_name and database.url is not None:
             url_text = database.url.render_as_string(hide_password=False)
-            pending.add(_secret_path(settings, database.secret_name), url_text + "\n")
-        pending.add(_secret_path(settings, variable), key + "\n")
+            staging.add_file(_secret_path(settings, database.secret_name), url_text + "\n")
+        staging.add_file(_secret_path(settings, variable), key + "\n")
         before_commit()
         with ExitStack() as undo:
             with pending.commit():
@@ -224,7 +224,7 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
 def _tenant_file_text(
     path: Path, config: dict[str, Any], expressions: dict[str, str], secret_keys: list[str]
 ) -> str:
-    text = render_tenant_file(path.stem, config, expressions, secret_keys)
+    text = render_tenant_file(path.stem, config, expressions=expressions, secret_keys=secret_keys)
     if len(text.encode()) > FILE_LIMIT_BYTES:
         limit = f"{FILE_LIMIT_BYTES >> 20} MiB"
         raise TenantryError(f"{path} would be larger than {limit}, the limit of a tenant file.")

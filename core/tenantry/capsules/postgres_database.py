@@ -1,203 +1,207 @@
-"""The database of a server that a capsule is restored into: empty before, and after a failure.
+"""The database of a restored tenant on a PostgreSQL server: empty before, and after a failure.
 
-PostgreSQL, through psycopg. One restore at a time works in a database, or in a schema. What one
-that was killed left there is known by a mark, a table, and removed by the next; nothing else is.
+One restore at a time works in a database, or in one schema of it. A table, the mark, stands there
+as long as the restore has not finished; it lists what the restore has created. So the next restore
+removes what a killed one left, and nothing else.
 """
 
+from contextlib import ExitStack
 from typing import Self
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
-from tenantry.capsules.new_database import DatabaseError, NewDatabase
-from tenantry.capsules.rows import run
+from tenantry.capsules.new_database import DatabaseError, NewDatabase, cleanup_error
+from tenantry.capsules.snapshot import quote
+from tenantry.database.url import with_schema
 from tenantry.errors import TenantryError
 from tenantry.migrations.version_table import describe_error, with_connect_timeout
 
-MARK = "tenantry_restoring"
-"""The table that is there while a database is not whole: what was made in it, by kind and name."""
+MARK_TABLE = "tenantry_restoring"
 
-SHOWN = 3
-"""How much of what is in a database is named when it is refused."""
+SHOWN_OBJECTS = 3
+"""How many objects the message about a database that is not empty names."""
 
 KEEPALIVE_S = 60
-"""The connection that holds the lock says nothing while rows go in, and must not be forgotten."""
+"""Keeps the connection that holds the lock alive: it is idle while another one writes the rows."""
 
-_TURN = "SELECT pg_try_advisory_lock(hashtextextended('tenantry.restore.' || current_schema(), 0))"
-"""An advisory lock is one database's, of which each schema may be a tenant's."""
+_TRY_LOCK = (
+    "SELECT pg_try_advisory_lock(hashtextextended('tenantry.restore.' || current_schema(), 0))"
+)
+"""Advisory locks belong to one database, each schema of which may be a tenant's."""
 
-_HELD = """
-    SELECT made.type, made.identity
-    FROM pg_depend AS held, pg_identify_object(held.classid, held.objid, 0) AS made
+_OBJECTS = """
+    SELECT object.type, object.identity
+    FROM pg_depend AS held, pg_identify_object(held.classid, held.objid, 0) AS object
     WHERE held.refclassid = 'pg_namespace'::regclass AND held.deptype = 'n'
       AND held.refobjid = quote_ident(current_schema())::regnamespace
       AND NOT EXISTS (SELECT FROM pg_depend AS part WHERE part.classid = held.classid
                       AND part.objid = held.objid AND part.deptype IN ('e', 'i'))
 """
-"""What a schema holds, of whatever kind: all that depends on it, without what is an extension's
-(`e`) or a part of something else (`i`)."""
+"""What depends on the schema, of any type, without members of extensions (`e`) and parts of other
+objects (`i`)."""
 
-_WORDS = {
+_DROP_TYPES = {
     "aggregate": "ROUTINE", "function": "ROUTINE", "procedure": "ROUTINE",
     "statistics object": "STATISTICS",
 }  # fmt: skip
-"""What DROP calls them where it has another word."""
+"""The word of a DROP statement, where it differs from the type's name."""
 
-_OWN_PLACE = ("DATABASE", "SCHEMA")
-"""What a clone has made to be in, and drops as a whole."""
+DATABASE, SCHEMA = "DATABASE", "SCHEMA"
+"""What `create_clone_database` creates; the mark lists it, and DROP removes it as a whole."""
 
-Held = frozenset[tuple[str, str]]
-"""Kinds and names."""
+Objects = frozenset[tuple[str, str]]
+"""Types, and identities as SQL writes them."""
 
 
 class NewPostgresDatabase(NewDatabase):
     """An empty database of a server, or an empty schema, until the end of a `with` block.
 
-    What is an extension's counts as nothing. What somebody else makes there while the migrations
-    run, who knows nothing of the lock, cannot be told from what they make; what comes later can.
+    Extensions do not count. Objects that another program creates while the migrations run cannot
+    be told from those of the migrations; objects that it creates later stay.
 
     Args:
-        url: of the database, and of its schema if that is not the usual one.
+        url: names the database, and the schema if it is not the default one.
 
     Raises:
-        DatabaseError: it is of an engine that is not known here.
+        DatabaseError: the engine is not supported.
     """
 
     def __init__(self, url: URL) -> None:
         if url.drivername != "postgresql+psycopg":
             raise DatabaseError(f"{_shown(url)}: use sqlite or postgresql+psycopg.")
         self.url = url
-        self.folder = None
-        self._mark = MARK
-        self._before: Held = frozenset()
-        self._made: Held | None = None
-        self._is_kept = False
+        self.disk_folder = None
+        self._mark = MARK_TABLE
+        self._before: Objects = frozenset()
+        self._migrated: Objects | None = None
+        self._is_committed = False
 
     def __enter__(self) -> Self:
-        remedy = "make it with CREATE DATABASE, or mend the URL"
         try:
-            self._connection = _connected(self.url)
+            self._connection = _connect(self.url)
             try:
-                self._take()
+                self._claim()
             except BaseException:
                 self._connection.close()
                 raise
         except TenantryError:
             raise
         except Exception as error:
-            text = f"{_shown(self.url)} cannot be used: {describe_error(error)}; {remedy}."
-            raise DatabaseError(text) from error
+            text = f"cannot use {_shown(self.url)}: {describe_error(error)}"
+            remedy = "create it with CREATE DATABASE, or correct the URL"
+            raise DatabaseError(f"{text}; {remedy}.") from error
         return self
 
-    def _take(self) -> None:
-        """Lock it, remove what a killed restore left, check that it is empty, and mark it."""
+    def _claim(self) -> None:
+        """Lock the database, remove what a killed restore left, check that it is empty, mark it."""
         connection, shown = self._connection, _shown(self.url)
-        schema = run(connection, "SELECT quote_ident(current_schema())").scalar()
+        schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
         if schema is None:
-            raise DatabaseError(f"{shown}: its schema is not there; run CREATE SCHEMA first.")
-        if not run(connection, _TURN).scalar():
-            raise DatabaseError(f"{shown}: another restore works in it; wait, or name another one.")
-        self._mark = f"{schema}.{MARK}"
-        is_marked = ("table", self._mark) in _held(connection)
+            raise DatabaseError(f"{shown}: its schema does not exist; run CREATE SCHEMA first.")
+        if not connection.exec_driver_sql(_TRY_LOCK).scalar():
+            text = f"{shown}: another restore is using it; wait for it, or name another database."
+            raise DatabaseError(text)
+        self._mark = f"{schema}.{MARK_TABLE}"
+        is_marked = ("table", self._mark) in _list_objects(connection)
         if is_marked:
-            _drop(connection, _noted(connection, self._mark))
-        self._before = _held(connection) - {("table", self._mark)}
+            _drop(connection, _marked_objects(connection))
+        self._before = _list_objects(connection) - {("table", self._mark)}
         names = sorted(f"{kind} {name}" for kind, name in self._before if kind != "extension")
         if names:
-            more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
-            text = f"{shown} is not empty: it holds {', '.join(names[:SHOWN])}{more}"
-            killed = "; a restore that was killed had begun here" * is_marked
-            raise DatabaseError(f"{text}{killed}; name an empty one.")
+            raise DatabaseError(_not_empty(shown, names, is_marked=is_marked))
         if not is_marked:
-            run(connection, f"CREATE TABLE {self._mark} (kind text, name text)")
+            _create_mark(connection)
 
-    def note(self) -> None:
-        """Remember what its migrations have made, here and, for who comes after us, there."""
-        self._made = _held(self._connection) - self._before - {("table", self._mark)}
-        _note(self._connection, self._mark, self._made)
+    def record_migrated(self) -> None:
+        """Note what the migrations have created, in memory and in the mark."""
+        objects = _list_objects(self._connection) - self._before - {("table", self._mark)}
+        self._migrated = objects
+        _add_to_mark(self._connection, objects)
 
-    def keep(self) -> None:
-        """Take the mark away."""
-        run(self._connection, f"DROP TABLE {self._mark}")
-        self._is_kept = True
+    def commit(self) -> None:
+        """Remove the mark."""
+        self._connection.exec_driver_sql(f"DROP TABLE {MARK_TABLE}")
+        self._is_committed = True
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
-            if error is not None or not self._is_kept:
-                self._take_back()
-        except Exception as left:  # noqa: BLE001 - whatever a driver raises
-            text = f"{_shown(self.url)} could not be emptied again: {describe_error(left)}"
-            raise DatabaseError(f"{text}; drop it yourself.") from error
+            if error is not None or not self._is_committed:
+                self._drop_migrated()
+        except Exception as failure:  # noqa: BLE001 - whatever the driver raises
+            text = f"cannot empty {_shown(self.url)}: {describe_error(failure)}; drop it yourself."
+            raise cleanup_error(error, text) from error
         finally:
             self._connection.close()
 
-    def _take_back(self) -> None:
-        with _connected(self.url) as connection:  # the other one may be what has failed
-            made = self._made
-            if made is None:  # the migrations have failed
-                made = _held(connection) - self._before
-            _drop(connection, made | {("table", self._mark)})
+    def _drop_migrated(self) -> None:
+        with _connect(self.url) as connection:  # the first connection may be what has failed
+            objects = self._migrated
+            if objects is None:  # a migration failed
+                objects = _list_objects(connection) - self._before
+            _drop(connection, objects | {("table", self._mark)})
 
 
-def _held(connection: Connection) -> Held:
-    return frozenset((kind, name) for kind, name in run(connection, _HELD))
+def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
+    """Create a database beside a tenant's, or a schema beside its schema; return its URL.
 
-
-def _noted(connection: Connection, mark: str) -> Held:
-    rows = run(connection, f"SELECT kind, name FROM {mark}")  # noqa: S608 - quoted
-    return frozenset((kind, name) for kind, name in rows)
-
-
-def _note(connection: Connection, mark: str, made: Held) -> None:
-    statement = f"INSERT INTO {mark} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
-    lists = ([kind for kind, _ in made], [name for _, name in made])
-    connection.exec_driver_sql(statement, lists)
-
-
-def _drop(connection: Connection, made: Held) -> None:
-    for kind, name in sorted(made):
-        if kind not in _OWN_PLACE:
-            run(connection, f"DROP {_WORDS.get(kind, kind)} IF EXISTS {name} CASCADE")
-
-
-def mark_place(url: URL, kind: str, name: str) -> None:
-    """Mark a database or a schema that was made for a clone; a restore into it takes it away.
+    It is a schema if the tenant's is not the default one. What a killed clone left under this name
+    is dropped first.
 
     Args:
-        url: of the database, and of the schema.
-        kind: `DATABASE` or `SCHEMA`.
-        name: its own.
+        url: the tenant's database, on a server.
+        name: the new database or schema.
+        undo: receives a callback that drops it.
+
+    Raises:
+        DatabaseError: the server refuses.
     """
-    with _connected(url) as connection:
-        run(connection, f"CREATE TABLE {MARK} (kind text, name text)")
-        _note(connection, MARK, frozenset({(kind, name)}))
-
-
-def is_left_place(url: URL, kind: str) -> bool:
-    """Whether a database or a schema is what a killed clone has left, and nobody works in it."""
     try:
-        with _connected(url) as connection:
-            kinds = {noted for noted, _ in _noted(connection, MARK)}
-            return kind in kinds and bool(run(connection, _TURN).scalar())
-    except Exception:  # noqa: BLE001 - there is none, or no mark in it
+        with _connect(url) as connection:
+            schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+            quoted = quote(connection, name)
+    except Exception as error:
+        raise DatabaseError(f"cannot use {_shown(url)}: {describe_error(error)}.") from error
+    if schema == "public":
+        kind, clone_url, drop = DATABASE, url.set(database=name), f"DROP DATABASE {quoted}"
+    else:
+        kind, clone_url = SCHEMA, with_schema(url, name)
+        drop = f"DROP SCHEMA {quoted} CASCADE"
+    if _is_left_by_clone(clone_url, kind):
+        _execute(url, drop)
+    _execute(url, f"CREATE {kind} {quoted}")
+    undo.callback(_execute, url, drop)
+    with _connect(clone_url) as connection:
+        _create_mark(connection)
+        _add_to_mark(connection, frozenset({(kind, name)}))
+    return clone_url
+
+
+def _is_left_by_clone(url: URL, kind: str) -> bool:
+    """Whether a database or schema is what a killed clone left, and no process works in it."""
+    try:
+        with _connect(url) as connection:
+            is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
+            return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
+    except Exception:  # noqa: BLE001 - it does not exist, or has no mark
         return False
 
 
-def execute(url: URL, statement: str) -> None:
-    """Run one statement by itself, as CREATE DATABASE wants it.
+def _execute(url: URL, statement: str) -> None:
+    """Run a statement outside a transaction, as CREATE DATABASE requires.
 
     Raises:
-        DatabaseError: the server refuses it.
+        DatabaseError: the server refuses.
     """
     try:
-        with _connected(url) as connection:
-            run(connection, statement)
+        with _connect(url) as connection:
+            connection.exec_driver_sql(statement)
     except Exception as error:
         text = f"{statement}: {describe_error(error)}; name an empty database with --database."
         raise DatabaseError(text) from error
 
 
-def _connected(url: URL) -> Connection:
-    """Return a connection on which each statement is a transaction of its own; it may be idle."""
+def _connect(url: URL) -> Connection:
+    """Return a connection that commits each statement, and that the server keeps when idle."""
     options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
     engine = create_engine(
         with_connect_timeout(url),
@@ -207,8 +211,46 @@ def _connected(url: URL) -> Connection:
     )
     connection = engine.connect()
     if (connection.dialect.server_version_info or (0,)) >= (14,):
-        run(connection, "SET idle_session_timeout = 0")
+        connection.exec_driver_sql("SET idle_session_timeout = 0")
     return connection
+
+
+def _list_objects(connection: Connection) -> Objects:
+    rows = connection.exec_driver_sql(_OBJECTS)
+    return frozenset((kind, identity) for kind, identity in rows)
+
+
+def _create_mark(connection: Connection) -> None:
+    connection.exec_driver_sql(f"CREATE TABLE {MARK_TABLE} (kind text, name text)")
+
+
+def _marked_objects(connection: Connection) -> Objects:
+    rows = connection.exec_driver_sql(f"SELECT kind, name FROM {MARK_TABLE}")  # noqa: S608
+    return frozenset((kind, identity) for kind, identity in rows)
+
+
+def _add_to_mark(connection: Connection, objects: Objects) -> None:
+    """List objects in the mark, in one statement: a killed process leaves all of them or none."""
+    statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
+    lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
+    connection.exec_driver_sql(statement, lists)
+
+
+def _drop(connection: Connection, objects: Objects) -> None:
+    for kind, identity in sorted(objects):
+        if kind not in (DATABASE, SCHEMA):
+            # The server wrote the identity as SQL; a `%` in it is not a parameter.
+            connection.exec_driver_sql(
+                f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
+                execution_options={"no_parameters": True},
+            )
+
+
+def _not_empty(shown: str, names: list[str], *, is_marked: bool) -> str:
+    more = f" and {len(names) - SHOWN_OBJECTS} more" if len(names) > SHOWN_OBJECTS else ""
+    killed = "; a killed restore had begun here" if is_marked else ""
+    text = f"{shown} is not empty: it holds {', '.join(names[:SHOWN_OBJECTS])}{more}{killed}"
+    return f"{text}; name an empty database."
 
 
 def _shown(url: URL) -> str:

@@ -1,12 +1,12 @@
-"""A capsule becomes a tenant's folder and database, or leaves nothing.
+"""Creating a tenant's folder and database from a capsule, or nothing at all.
 
-Writes no tenant file and no secret: commands do, inside `restore_capsule`.
+The tenant file and its secrets are written by the commands, inside `restore_capsule`.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -16,261 +16,226 @@ from tenantry.capsules.capsule import (
     Capsule,
     CapsuleMetadata,
     CapsuleSummary,
+    CapsuleTable,
     ProgressCallback,
-    TableMetadata,
-    sentence,
+    as_sentence,
+    file_path,
+    read_rows,
 )
 from tenantry.capsules.new_database import NewDatabase, NewDatabaseFile, is_server_database
 from tenantry.capsules.postgres_database import NewPostgresDatabase
-from tenantry.capsules.reading import file_path, parts_again, rows_of
 from tenantry.capsules.row_import import RowImport, importing_rows
-from tenantry.capsules.rows import Table
 from tenantry.capsules.staging import RestoreStaging
-from tenantry.capsules.tenant_folder import is_of_database, lay_out
+from tenantry.capsules.tenant_folder import belongs_to_database, write_file
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.migrations.revisions import Branch, format_revisions, read_branches
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
 from tenantry.migrations.version_table import describe_error
 
 SPARE_BYTES = 64 << 20
-"""What stays free on the disk, for the tenants that serve."""
+"""Stays free on the disk, for the tenants that serve."""
 
 BLOCK_BYTES = 4096
-"""What a file or a folder takes on a disk, however little is in it."""
+"""What a file takes on a disk at least."""
 
 
+@dataclass(frozen=True)
 class PendingRestore:
-    """A tenant's folder and database that are there, and go again unless they are `kept`.
+    """A tenant's folder and database; removed at the end of `restore_capsule` unless committed."""
 
-    Args:
-        amounts: how much there is; what the capsule has and no migration here makes is left out.
-        workplace: where the folder was made.
-        database: the database.
-    """
-
-    def __init__(
-        self, amounts: CapsuleSummary, workplace: RestoreStaging, database: NewDatabase
-    ) -> None:
-        self.summary = amounts
-        self._workplace = workplace
-        self._database = database
-
-    def add(self, path: Path, text: str) -> None:
-        """Write a file below `<data>` that goes with them, for its owner only.
-
-        Raises:
-            TenantryError: it is there.
-        """
-        self._workplace.add(path, text)
+    summary: CapsuleSummary
+    """What was restored."""
+    _staging: RestoreStaging
+    _database: NewDatabase
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Let all stay, if the block does not fail: in it, the tenant file is written.
+        """Keep folder and database unless the block, which writes the tenant file, fails.
 
-        A process that is killed in the block leaves a folder and a database without a tenant file.
-        The other way round, what is swept could be a tenant's.
+        If the process is killed in the block, a folder and a database remain without a tenant
+        file. The reverse order could leave a tenant whose data the next restore removes.
 
         Raises:
-            TenantryError: they cannot stay.
+            TenantryError: they cannot be kept.
         """
-        self._database.keep()
-        with self._workplace.commit():
+        self._database.commit()
+        with self._staging.commit():
             yield
 
 
 @contextmanager
 def restore_capsule(
-    capsule: Capsule, workplace: RestoreStaging, url: URL | None, tell: ProgressCallback
+    capsule: Capsule, staging: RestoreStaging, url: URL | None, on_progress: ProgressCallback
 ) -> Iterator[PendingRestore]:
-    """Make a tenant's folder and database; both are gone again after the block if it fails.
+    """Create a tenant's folder and database; remove them after the block if it fails.
 
     Args:
         capsule: what `read_capsule` returned.
-        workplace: of the tenant to be; nobody else makes it now.
-        url: its database, in which nothing is; None: the default file in its folder.
-        tell: is told how far it is.
+        staging: the staging area of the new tenant.
+        url: its database, which must be empty; None for the default file in its folder.
+        on_progress: receives each step.
 
     Raises:
-        TenantryError: it cannot be done; the text says if anything is left.
+        TenantryError: the restore failed; the text tells if something could not be removed.
     """
     branches = capsule_branches(capsule.metadata)
-    with _taking_back(_database(workplace, url)) as database:
-        _check_room(capsule, workplace.data_dir, database.folder)
-        with _explained(capsule.path):
-            text = database.url.render_as_string(hide_password=False)
+    with _new_database(staging, url) as database:
+        _check_disk_space(capsule, staging.data_dir, database.disk_folder)
+        with _naming_capsule(capsule.path):
             target = MigrationTarget(
-                tenant=workplace.name,
-                url=text,
+                tenant=staging.name,
+                url=database.url.render_as_string(hide_password=False),
                 branches=branches,
-                lock_file=workplace.folder / "lock",
+                lock_file=staging.folder / "lock",
                 destination=capsule.metadata.target_revisions,
             )
-            _migrate(target, tell)
-            database.note()
-            amounts = _fill(capsule, workplace, database, tell)
-            workplace.move()
-        tell("done", 0, 0)
-        yield PendingRestore(amounts, workplace, database)
+            _migrate(target, on_progress)
+            database.record_migrated()
+            summary = _import(capsule, staging, database, on_progress)
+            staging.move_into_place()
+        on_progress("done", 0, 0)
+        yield PendingRestore(summary, staging, database)
 
 
-def capsule_branches(contents: CapsuleMetadata) -> tuple[Branch, ...]:
-    """Return the endpoints whose tables a capsule has, those included that are not enabled.
+def capsule_branches(metadata: CapsuleMetadata) -> tuple[Branch, ...]:
+    """Return the branches of the endpoints that have tables in a capsule, enabled or not.
 
     Raises:
-        CapsuleError: this code does not know what the tables were at.
+        CapsuleError: the installed endpoints do not know a revision of the capsule.
     """
     found: list[Branch] = []
-    for name, revisions in contents.revisions.items():
+    for name, revisions in metadata.revisions.items():
         try:
             branches = read_branches([name])
         except EndpointError as error:
             raise CapsuleError(str(error)) from error
         known = frozenset[str]().union(*(branch.revisions for branch in branches))
         if unknown := frozenset(revisions) - known:
-            names = format_revisions(unknown)
-            text = f"its tables of {name!r} are at {names}, which this code does not know"
-            raise CapsuleError(f"{text}; run the code that does (Tenantry {contents.tenantry!r}).")
+            text = f"the tables of endpoint {name!r} are at {format_revisions(unknown)}"
+            remedy = f"run the code that knows it (Tenantry {metadata.tenantry!r})"
+            raise CapsuleError(f"{text}, which this code does not know; {remedy}.")
         found += branches
     return tuple(found)
 
 
-def _check_room(capsule: Capsule, data_dir: Path, rows_in: Path | None) -> None:
-    """Check that the disks have room for what a capsule says that it holds.
-
-    Raises:
-        CapsuleError: they have not.
-    """
-    amounts = capsule.summary
-    count = amounts.files + capsule.folders
-    needed = {data_dir: amounts.files_size_bytes + count * BLOCK_BYTES}
-    if rows_in is not None:
-        folder = data_dir if rows_in.is_relative_to(data_dir) else rows_in
-        needed[folder] = needed.get(folder, 0) + amounts.rows_size_bytes
-    for folder, size in needed.items():
-        if size > (free := _free(folder)):
-            text = f"{capsule.path} needs {size:,} bytes, and {folder} has {free:,} to spare"
-            raise CapsuleError(f"{text}; make room.")
-    system = os.statvfs(data_dir)
-    if system.f_files and count > system.f_favail:
-        text = f"{capsule.path} holds {count:,} files and folders, and {data_dir} can take"
-        raise CapsuleError(f"{text} {system.f_favail:,} more; make room.")
-
-
-def _check_left(folder: Path | None, part: ArchiveMember) -> None:
-    """Check the same on the way: others write, too, and a database is larger than its rows."""
-    if folder is not None and part.size_bytes > (free := _free(folder)):
-        text = f"{part.name!r} needs {part.size_bytes:,} bytes, and {folder} has {free:,} to spare"
-        raise CapsuleError(f"{text}; make room")
-
-
-def _free(folder: Path) -> int:
-    return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
-
-
-def _database(workplace: RestoreStaging, url: URL | None) -> NewDatabase:
+def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
     if url is None:
-        return NewDatabase(workplace.tenant / f"{workplace.name}.sqlite3")
+        return NewDatabase(staging.tenant_folder / f"{staging.name}.sqlite3")
     return NewPostgresDatabase(url) if is_server_database(url) else NewDatabaseFile(url)
 
 
 @contextmanager
-def _taking_back(database: NewDatabase) -> Iterator[NewDatabase]:
-    """Take back what was made in a database when the block fails, and say if that fails too."""
-    failure: BaseException | None = None
-    try:
-        with database:
-            try:
-                yield database
-            except BaseException as error:
-                failure = error
-                raise
-    except TenantryError as left:
-        if failure is None or left is failure:
-            raise
-        raise CapsuleError(f"{sentence(failure)}\n{left}") from failure
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say of which capsule whatever is raised in the block is."""
+def _naming_capsule(path: Path) -> Iterator[None]:
+    """Put the capsule's path before the text of any error."""
     try:
         yield
     except TenantryError as error:
-        raise CapsuleError(f"{path}: {sentence(error)}") from error
-    except Exception as error:  # whatever a driver or the system raises
+        raise CapsuleError(f"{path}: {as_sentence(error)}") from error
+    except Exception as error:  # whatever the driver or the system raises
         raise CapsuleError(f"{path}: {describe_error(error)}.") from error
 
 
-def _migrate(target: MigrationTarget, tell: ProgressCallback) -> None:
-    """Make the tables as they were when the capsule was made, in a process of its own."""
+def _check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
+    """Check that the disks have space for what a capsule holds.
+
+    Raises:
+        CapsuleError: they do not.
+    """
+    summary = capsule.summary
+    needed = {data_dir: summary.files_size_bytes + summary.files * BLOCK_BYTES}
+    if database_folder is not None:
+        folder = data_dir if database_folder.is_relative_to(data_dir) else database_folder
+        needed[folder] = needed.get(folder, 0) + summary.rows_size_bytes
+    for folder, size_bytes in needed.items():
+        _check_free(folder, size_bytes, str(capsule.path))
+
+
+def _check_free(folder: Path, size_bytes: int, what: str) -> None:
+    free = _free_bytes(folder)
+    if size_bytes > free:
+        text = f"{what} needs {size_bytes:,} bytes, and {folder} has {free:,} free"
+        raise CapsuleError(f"{text}; free some space.")
+
+
+def _free_bytes(folder: Path) -> int:
+    return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
+
+
+def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
+    """Create the tables as they were at the time of the backup, in a separate process."""
     if not target.branches:
         return
-    tell("making tables", 0, 0)
+    on_progress("creating tables", 0, 0)
     with MigrationRunner() as runner:
         result = runner.upgrade(target)
     if result.state not in ("migrated", "unchanged"):
-        raise CapsuleError(f"its tables cannot be made: {result.reason}")
+        raise CapsuleError(f"its tables cannot be created: {result.reason}")
 
 
-def _fill(
-    capsule: Capsule, workplace: RestoreStaging, database: NewDatabase, tell: ProgressCallback
+def _import(
+    capsule: Capsule,
+    staging: RestoreStaging,
+    database: NewDatabase,
+    on_progress: ProgressCallback,
 ) -> CapsuleSummary:
-    """Put rows and files where they belong; rows in one transaction, which ends with the file."""
-    contents, amounts = capsule.metadata, CapsuleSummary()
-    with ExitStack() as ending, capsule.path.open("rb") as file:
-        tables: RowImport | None = None
-        fitting: list[Table] = []
-        if contents.revisions:
-            tables = ending.enter_context(importing_rows(database.url, contents.engine))
-            fitting = _fitting(tables, [_table(one) for one in contents.tables])
-            tables.clear(fitting)
-        amounts.rows = dict.fromkeys((one.name for one in fitting), 0)
-        amounts.left_out = [one.name for one in contents.tables if _table(one) not in fitting]
-        for part, said in parts_again(capsule, file):
-            if said is None:
-                path = file_path(part)
-                if is_of_database(path, f"{workplace.name}.sqlite3"):
-                    amounts.left_out.append(str(path))  # a file that would be its database
-                    continue
-                _check_left(workplace.data_dir, part)
-                lay_out(workplace.tenant, path, part.chunks(), part.mode, part.mtime)
-                amounts.files += 1
-                amounts.files_size_bytes += part.size_bytes
-                tell("files", amounts.files, capsule.summary.files)
-            elif tables is not None and said.name in amounts.rows:
-                _check_left(database.folder, part)
-                amounts.rows[said.name] += _put(tables, part, _table(said))
-                amounts.rows_size_bytes += part.size_bytes
-                done, total = amounts.rows[said.name], capsule.summary.rows[said.name]
-                tell(f"rows of {said.name}", done, total)
-        if tables is not None:
-            tables.finish(fitting)
-    return amounts
+    """Write rows, in one transaction, and files; return what was written."""
+    metadata, total = capsule.metadata, capsule.summary
+    with ExitStack() as transaction, capsule.path.open("rb") as file:
+        rows: RowImport | None = None
+        tables: list[CapsuleTable] = []
+        if metadata.revisions:
+            rows = transaction.enter_context(importing_rows(database.url, metadata.engine))
+            tables = _existing_tables(rows, metadata.tables)
+            rows.clear(tables)
+        summary = CapsuleSummary(
+            rows={table.name: 0 for table in tables},
+            left_out=[table.name for table in metadata.tables if table not in tables],
+        )
+        for member, table in capsule.members(file):
+            if table is None:
+                _import_file(member, staging, summary)
+                on_progress("files", summary.files, total.files)
+            elif rows is not None and table in tables:
+                if database.disk_folder is not None:
+                    _check_free(database.disk_folder, member.size_bytes, repr(member.name))
+                _import_rows(rows, member, table, summary)
+                done = summary.rows[table.name]
+                on_progress(f"rows of {table.name}", done, total.rows[table.name])
+        if rows is not None:
+            rows.finish(tables)
+    return summary
 
 
-def _put(tables: RowImport, part: ArchiveMember, table: Table) -> int:
-    """Put the rows of a part into their table; return how many they are."""
-    count = 0
-    for rows in rows_of(part, len(table.columns)):
-        tables.insert(table, rows)
-        count += len(rows)
-    return count
-
-
-def _table(said: TableMetadata) -> Table:
-    return Table(said.name, tuple(said.columns), said.positions)
-
-
-def _fitting(database: RowImport, tables: list[Table]) -> list[Table]:
-    """Return the tables that the migrations have made.
+def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[CapsuleTable]:
+    """Return the tables of a capsule that the migrations have created.
 
     Raises:
-        CapsuleError: one has other columns than its rows.
+        CapsuleError: a table has other columns than in the capsule.
     """
-    there = database.there()
-    fitting = [table for table in tables if table.name in there]
-    for table in fitting:
-        if other := there[table.name].symmetric_difference(table.columns):
-            text = f"table {table.name!r}: its migrations make other columns than it had"
-            raise CapsuleError(f"{text}: {', '.join(sorted(other))}")
-    return fitting
+    columns = rows.existing_columns()
+    existing = [table for table in tables if table.name in columns]
+    for table in existing:
+        if differing := columns[table.name].symmetric_difference(table.columns):
+            text = f"table {table.name!r}: the migrations create other columns than the capsule has"
+            raise CapsuleError(f"{text}: {', '.join(sorted(differing))}")
+    return existing
+
+
+def _import_file(member: ArchiveMember, staging: RestoreStaging, summary: CapsuleSummary) -> None:
+    path = file_path(member)
+    if belongs_to_database(path, f"{staging.name}.sqlite3"):
+        summary.left_out.append(str(path))  # the new tenant would open it as its database
+        return
+    _check_free(staging.data_dir, member.size_bytes, repr(member.name))
+    write_file(staging.tenant_folder, path, member.chunks(), mode=member.mode, mtime=member.mtime)
+    summary.files += 1
+    summary.files_size_bytes += member.size_bytes
+
+
+def _import_rows(
+    rows: RowImport, member: ArchiveMember, table: CapsuleTable, summary: CapsuleSummary
+) -> None:
+    for batch in read_rows(member, len(table.columns)):
+        rows.insert(table, batch)
+        summary.rows[table.name] += len(batch)
+    summary.rows_size_bytes += member.size_bytes

@@ -1,267 +1,311 @@
-"""The rows of a tenant's database go in: into the tables that its migrations have just made."""
+"""Writing the rows of a capsule into tables that migrations have just created.
+
+PostgreSQL parses text according to the column's type, so it takes SQLite's values as they are.
+SQLite gets PostgreSQL's values in the form in which SQLAlchemy stores them there.
+"""
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import URL, Connection, inspect
+import sqlalchemy as sa
 
-from tenantry.capsules.rows import RowsError, Table, engine_of, numbered, quoted, run, written
+from tenantry.capsules.capsule import CapsuleTable
+from tenantry.capsules.snapshot import (
+    RowsError,
+    autoincrement_position,
+    open_engine,
+    quote,
+    stored_columns,
+)
 from tenantry.migrations.version_table import describe_error
 
-SHOWN = 500
-"""Characters of what a driver says: a value may be among them."""
+MESSAGE_LIMIT = 500
+"""Characters of a value, or of a driver's message, which may quote a value."""
+
+_NOT_DEFERRABLE_KEYS = """
+    SELECT relname, conname
+    FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+    WHERE contype = 'f' AND NOT condeferrable AND conparentid = 0
+      AND connamespace = quote_ident(current_schema())::regnamespace
+"""
 
 _TRIGGERS = """
-    SELECT quote_ident(relname), quote_ident(tgname), tgenabled = 'A'
+    SELECT relname, tgname, tgenabled = 'A'
     FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
     WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
       AND relnamespace = quote_ident(current_schema())::regnamespace
 """
 
 
-class RowImport:
-    """The tables of a database that migrations have just made, in one transaction.
+@contextmanager
+def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
+    """Yield an import; one transaction, which rolls back if the block fails.
 
-    Foreign keys are looked at when all rows are in, so the order of tables and rows is free.
+    Triggers do not run, because the rows already hold what they wrote.
 
     Args:
-        connection: in a transaction.
-        source: the engine that the rows were in.
+        url: the database to write to.
+        source_engine: the engine that the rows come from, `sqlite` or `postgresql`.
+    """
+    with open_engine(url).begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with _sqlite_triggers_dropped(connection):
+                yield SqliteImport(connection, source_engine)
+        else:
+            connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+            with _foreign_keys_deferred(connection), _triggers_disabled(connection):
+                yield PostgresImport(connection)
+
+
+class RowImport(ABC):
+    """An import into one database, within one transaction.
+
+    Foreign keys are checked by `finish`, so tables and rows can come in any order.
     """
 
-    def __init__(self, connection: Connection, source: str) -> None:
+    def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._source = source
-        self._engine = connection.engine
-        self._is_sqlite = connection.dialect.name == "sqlite"
-        self._adapters: dict[str, list[Callable[[Any], Any]]] = {}
 
-    def there(self) -> dict[str, frozenset[str]]:
-        """Return the tables that are there, each with the columns that can be written."""
-        names = inspect(self._connection).get_table_names()
-        return {name: frozenset(written(self._connection, name)) for name in names}
+    def existing_columns(self) -> dict[str, frozenset[str]]:
+        """Return the stored columns of the tables that exist, by table."""
+        names = sa.inspect(self._connection).get_table_names()
+        return {name: frozenset(stored_columns(self._connection, name)) for name in names}
 
-    def clear(self, tables: Sequence[Table]) -> None:
-        """Take out of tables what their migrations have put there."""
-        names = [self._quoted(table.name) for table in tables]
-        if names and not self._is_sqlite:
-            run(self._connection, f"TRUNCATE {', '.join(names)}")
-        for name in names if self._is_sqlite else ():
-            run(self._connection, f"DELETE FROM {name}")  # noqa: S608 - quoted
-
-    def insert(self, table: Table, rows: list[list[Any]]) -> None:
-        """Put rows into a table.
+    def insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None:
+        """Insert rows.
 
         Raises:
-            RowsError: a value has no place in its column.
+            RowsError: a value does not fit its column.
         """
         try:
-            if self._is_sqlite:
-                self._insert(table, rows)
-            else:
-                self._copy(table, rows)
+            self._insert(table, rows)
         except RowsError:
             raise
-        except Exception as error:  # whatever a driver raises
-            raise RowsError(f"table {table.name!r}: {_short(describe_error(error))}") from error
+        except Exception as error:  # whatever the driver raises
+            raise RowsError(f"table {table.name!r}: {_shorten(describe_error(error))}") from error
 
-    def _insert(self, table: Table, rows: list[list[Any]]) -> None:
-        adapters = self._adapters_of(table)
+    @abstractmethod
+    def clear(self, tables: Sequence[CapsuleTable]) -> None:
+        """Delete the rows that migrations inserted."""
+
+    @abstractmethod
+    def finish(self, tables: Sequence[CapsuleTable]) -> None:
+        """Check foreign keys, and let sequences go on after the last number.
+
+        Raises:
+            RowsError: a row refers to a row that does not exist.
+        """
+
+    @abstractmethod
+    def _insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None: ...
+
+
+class SqliteImport(RowImport):
+    """An import into SQLite."""
+
+    def __init__(self, connection: sa.Connection, source_engine: str) -> None:
+        super().__init__(connection)
+        self._is_from_sqlite = source_engine == "sqlite"
+        self._columns: dict[str, list[_SqliteColumn]] = {}
+
+    def clear(self, tables: Sequence[CapsuleTable]) -> None:
+        """Delete all rows of these tables."""
+        for table in tables:
+            self._connection.execute(sa.delete(sa.table(table.name)))
+
+    def _insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None:
+        columns = self._columns_of(table)
         adapted = [
-            tuple(adapt(value) for adapt, value in zip(adapters, row, strict=True)) for row in rows
+            {column.name: column.adapt(value) for column, value in zip(columns, row, strict=True)}
+            for row in rows
         ]
-        marks = ", ".join("?" * len(table.columns))
-        text = f"INSERT INTO {self._named(table)} VALUES ({marks})"  # noqa: S608 - quoted
-        self._connection.exec_driver_sql(text, adapted)
+        self._connection.execute(sa.insert(_core_table(table)), adapted)
 
-    def _copy(self, table: Table, rows: list[list[Any]]) -> None:
+    def _columns_of(self, table: CapsuleTable) -> list["_SqliteColumn"]:
+        if table.name not in self._columns:
+            query = "SELECT name, upper(type) FROM pragma_table_info(?)"
+            rows = self._connection.exec_driver_sql(query, (table.name,))
+            types = {row[0]: row[1] for row in rows}
+            self._columns[table.name] = [
+                _SqliteColumn(
+                    table=table.name,
+                    name=name,
+                    declared_type=types[name],
+                    is_from_sqlite=self._is_from_sqlite,
+                )
+                for name in table.columns
+            ]
+        return self._columns[table.name]
+
+    def finish(self, tables: Sequence[CapsuleTable]) -> None:
+        """Check foreign keys, and advance the counters of AUTOINCREMENT."""
+        query = 'SELECT count(*), min("table") FROM pragma_foreign_key_check'
+        count, name = self._connection.exec_driver_sql(query).one()
+        if count:
+            text = f"{count:,} rows refer to rows that do not exist, for example in {name!r}"
+            raise RowsError(text)
+        for table in tables:
+            self._advance_autoincrement(table)
+
+    def _advance_autoincrement(self, table: CapsuleTable) -> None:
+        last = max(table.positions.values(), default=0)
+        present = autoincrement_position(self._connection, table.name)
+        if present is not None and last > present:
+            run = self._connection.exec_driver_sql
+            run("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
+            run("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, last))
+
+
+class PostgresImport(RowImport):
+    """An import into PostgreSQL, through COPY."""
+
+    def clear(self, tables: Sequence[CapsuleTable]) -> None:
+        """Truncate all tables at once, because they may refer to each other."""
+        if tables:
+            names = ", ".join(quote(self._connection, table.name) for table in tables)
+            self._connection.exec_driver_sql(f"TRUNCATE {names}")
+
+    def _insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None:
+        from psycopg import sql  # noqa: PLC0415 - an optional dependency, loaded by now
+
         driver: Any = self._connection.connection.driver_connection
-        statement = f"COPY {self._named(table)} FROM STDIN"
+        columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), columns)
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
                 try:
                     copy.write_row(row)
                 except Exception:
-                    _check_texts(table, row)
+                    _check_no_nul(table, row)
                     raise
 
-    def _named(self, table: Table) -> str:
-        return f"{self._quoted(table.name)} ({', '.join(map(self._quoted, table.columns))})"
-
-    def finish(self, tables: Sequence[Table]) -> None:
-        """Check foreign keys, and have sequences go on after the rows.
-
-        Raises:
-            RowsError: a row refers to one that is not there.
-        """
-        if self._is_sqlite:
-            query = 'SELECT count(*), min("table") FROM pragma_foreign_key_check'
-            count, name = run(self._connection, query).one()
-            if count:
-                text = f"{count:,} rows refer to rows that are not there, such as some of {name!r}"
-                raise RowsError(text)
-            for table in tables:
-                self._set_number(table)
-            return
+    def finish(self, tables: Sequence[CapsuleTable]) -> None:
+        """Check foreign keys, and advance sequences."""
         self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         for table in tables:
             for column in table.columns:
-                self._set_sequence(table.name, column, table.positions.get(column))
+                self._advance_sequence(table, column)
 
-    def _set_number(self, table: Table) -> None:
-        """Do the same in SQLite, where the table has AUTOINCREMENT."""
-        at, now = max(table.positions.values(), default=0), numbered(self._connection, table.name)
-        if now is not None and at > now:
-            ask = self._connection.exec_driver_sql
-            ask("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
-            ask("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, at))
-
-    def _set_sequence(self, table: str, column: str, position: int | None) -> None:
-        found = self._connection.exec_driver_sql(
-            "SELECT pg_get_serial_sequence(%s, %s)", (self._quoted(table), column)
-        ).scalar()
-        if found is not None:
-            name, own = (self._quoted(one).replace("%", "%%") for one in (column, table))
-            last = f"greatest((SELECT max({name}) FROM {own}), %s::bigint) AS last"  # noqa: S608
-            self._connection.exec_driver_sql(
-                f"SELECT setval(%s, coalesce(last, 1), last IS NOT NULL) FROM (SELECT {last}) AS a",  # noqa: S608
-                (found, position),
-            )
-
-    def _adapters_of(self, table: Table) -> list[Callable[[Any], Any]]:
-        if table.name not in self._adapters:
-            info = run(self._connection, f"PRAGMA table_info({self._quoted(table.name)})")
-            declared = {row[1]: str(row[2]).upper() for row in info}
-            self._adapters[table.name] = [
-                _adapter(f"{table.name}.{name}", declared[name], is_other=self._source != "sqlite")
-                for name in table.columns
-            ]
-        return self._adapters[table.name]
-
-    def _quoted(self, name: str) -> str:
-        return quoted(self._engine, name)
-
-
-@contextmanager
-def importing_rows(url: URL, source: str) -> Iterator[RowImport]:
-    """Yield a database to fill; nothing of it stays if the block fails.
-
-    Args:
-        url: the database.
-        source: the engine that the rows were in.
-    """
-    engine = engine_of(url, "BEGIN IMMEDIATE")
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            with _no_triggers_in_sqlite(connection):
-                yield RowImport(connection, source)
+    def _advance_sequence(self, table: CapsuleTable, column: str) -> None:
+        query = "SELECT pg_get_serial_sequence(quote_ident(%s), %s)"
+        sequence = self._connection.exec_driver_sql(query, (table.name, column)).scalar()
+        if sequence is None:
             return
-        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-        with _deferred_keys(connection), _no_triggers(connection):
-            yield RowImport(connection, source)
+        core_table = _core_table(table)
+        highest = self._connection.scalar(sa.select(sa.func.max(core_table.c[column])))
+        last = max(highest or 0, table.positions.get(column, 0))
+        arguments = (sequence, max(last, 1), last > 0)
+        self._connection.exec_driver_sql("SELECT setval(%s::regclass, %s, %s)", arguments)
+
+
+def _core_table(table: CapsuleTable) -> sa.TableClause:
+    return sa.table(table.name, *(sa.column(name) for name in table.columns))
 
 
 @contextmanager
-def _no_triggers_in_sqlite(connection: Connection) -> Iterator[None]:
-    """Have no trigger do again what its rows say already; SQLite can only drop and make them."""
+def _sqlite_triggers_dropped(connection: sa.Connection) -> Iterator[None]:
+    """Drop the triggers during the block; SQLite cannot disable them."""
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    triggers = run(connection, query).all()
+    triggers = connection.exec_driver_sql(query).all()
     for name, _ in triggers:
-        run(connection, f"DROP TRIGGER {quoted(connection.engine, name)}")
+        connection.exec_driver_sql(f"DROP TRIGGER {quote(connection, name)}")
     yield
     for _, statement in triggers:
-        run(connection, statement)
+        connection.exec_driver_sql(statement)
 
 
 @contextmanager
-def _no_triggers(connection: Connection) -> Iterator[None]:
-    """Do the same in PostgreSQL."""
-    triggers = run(connection, _TRIGGERS).all()
-    for table, name, _ in triggers:
-        run(connection, f"ALTER TABLE {table} DISABLE TRIGGER {name}")
+def _triggers_disabled(connection: sa.Connection) -> Iterator[None]:
+    """Disable PostgreSQL's triggers during the block."""
+
+    def alter(table: str, action: str, trigger: str) -> None:
+        names = quote(connection, table), quote(connection, trigger)
+        connection.exec_driver_sql(f"ALTER TABLE {names[0]} {action} TRIGGER {names[1]}")
+
+    triggers = connection.exec_driver_sql(_TRIGGERS).all()
+    for table, trigger, _ in triggers:
+        alter(table, "DISABLE", trigger)
     yield
-    for table, name, is_always in triggers:
-        how = "ENABLE ALWAYS" if is_always else "ENABLE"
-        run(connection, f"ALTER TABLE {table} {how} TRIGGER {name}")
+    for table, trigger, is_always in triggers:
+        alter(table, "ENABLE ALWAYS" if is_always else "ENABLE", trigger)
 
 
 @contextmanager
-def _deferred_keys(connection: Connection) -> Iterator[None]:
-    """Have PostgreSQL look at foreign keys later; all in the transaction that is open."""
-    keys = connection.exec_driver_sql(
-        "SELECT quote_ident(relname), quote_ident(conname) FROM pg_constraint "
-        "JOIN pg_class ON pg_class.oid = conrelid WHERE contype = 'f' AND NOT condeferrable "
-        "AND conparentid = 0 AND connamespace = quote_ident(current_schema())::regnamespace"
-    ).all()
+def _foreign_keys_deferred(connection: sa.Connection) -> Iterator[None]:
+    """Let PostgreSQL check foreign keys at the end of the transaction, during the block."""
+
+    def alter(table: str, key: str, mode: str) -> None:
+        names = quote(connection, table), quote(connection, key)
+        connection.exec_driver_sql(f"ALTER TABLE {names[0]} ALTER CONSTRAINT {names[1]} {mode}")
+
+    keys = connection.exec_driver_sql(_NOT_DEFERRABLE_KEYS).all()
     for table, key in keys:
-        run(connection, f"ALTER TABLE {table} ALTER CONSTRAINT {key} DEFERRABLE INITIALLY DEFERRED")
+        alter(table, key, "DEFERRABLE INITIALLY DEFERRED")
     yield
     for table, key in keys:
-        run(connection, f"ALTER TABLE {table} ALTER CONSTRAINT {key} NOT DEFERRABLE")
+        alter(table, key, "NOT DEFERRABLE")
 
 
-def _adapter(place: str, declared: str, *, is_other: bool) -> Callable[[Any], Any]:
-    """Return what turns a value into what SQLAlchemy stores in such a column of SQLite.
+@dataclass(frozen=True)
+class _SqliteColumn:
+    """A column of a SQLite table."""
 
-    Args:
-        place: table and column.
-        declared: the column's type, as SQLite was told.
-        is_other: whether the value comes from another engine.
-    """
+    table: str
+    name: str
+    declared_type: str
+    is_from_sqlite: bool
+    """Whether its values come from SQLite."""
 
-    def adapt(value: Any) -> Any:
+    def adapt(self, value: Any) -> Any:
+        """Return a value in the form in which SQLAlchemy stores it.
+
+        Raises:
+            RowsError: SQLite cannot hold the value.
+        """
         if isinstance(value, datetime):
-            value = value if value.tzinfo is None else value.astimezone(UTC)
-            return value.strftime(f"{value.year:04}-%m-%d %H:%M:%S.%f")
+            utc = value if value.tzinfo is None else value.astimezone(UTC)
+            return utc.replace(tzinfo=None).isoformat(" ", "microseconds")
         if isinstance(value, date | time):
             return value.isoformat()
         if isinstance(value, uuid.UUID):
-            return value.hex if declared == "CHAR(32)" else str(value)
+            return value.hex if self.declared_type == "CHAR(32)" else str(value)
         if isinstance(value, Decimal):
-            return str(value) if "CHAR" in declared or declared == "TEXT" else _number(place, value)
+            is_text = "CHAR" in self.declared_type or self.declared_type == "TEXT"
+            return str(value) if is_text else self._number(value)
         if isinstance(value, float) and math.isnan(value):
-            raise _unfit(place, "SQLite", "NaN")
-        if is_other and declared == "DATETIME" and isinstance(value, str):
-            raise _unfit(place, "SQLite", f"interval, as {_short(value)!r} is")
+            raise self._error("NaN")
+        is_text = isinstance(value, str) and not self.is_from_sqlite
+        if is_text and self.declared_type == "DATETIME":  # SQLAlchemy's type for an interval
+            raise self._error(f"interval such as {_shorten(value)!r}")
         return value
 
-    return adapt
+    def _number(self, value: Decimal) -> int | float:
+        with suppress(ValueError, OverflowError):
+            if value == value.to_integral_value() and abs(value) < 1 << 63:
+                return int(value)
+            number = float(value)
+            if Decimal(repr(number)) == value:
+                return number
+        raise self._error(f"exact form of {_shorten(str(value))}")
+
+    def _error(self, what: str) -> RowsError:
+        return RowsError(f"{self.table}.{self.name}: SQLite has no {what}; restore into PostgreSQL")
 
 
-def _number(place: str, value: Decimal) -> int | float:
-    """Return SQLite's form of an exact number.
-
-    Raises:
-        RowsError: it has none.
-    """
-    with suppress(ValueError, OverflowError):
-        if value == value.to_integral_value() and abs(value) < 1 << 63:
-            return int(value)
-        number = float(value)
-        if Decimal(repr(number)) == value:
-            return number
-    raise _unfit(place, "SQLite", f"exact form of {_short(str(value))}")
-
-
-def _check_texts(table: Table, row: list[Any]) -> None:
-    """Check that PostgreSQL can hold the texts of a row.
-
-    Raises:
-        RowsError: it cannot.
-    """
+def _check_no_nul(table: CapsuleTable, row: list[Any]) -> None:
     for name, value in zip(table.columns, row, strict=True):
         if isinstance(value, str) and "\0" in value:
-            raise _unfit(f"{table.name}.{name}", "PostgreSQL", "text with a NUL", "SQLite")
+            place = f"{table.name}.{name}"
+            raise RowsError(f"{place}: PostgreSQL has no text with a NUL; restore into SQLite")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-
-def _unfit(place: str, engine: str, what: str, other: str = "PostgreSQL") -> RowsError:
-    return RowsError(f"{place}: {engine} has no {what}; restore into {other}")
+def _shorten(text: str) -> str:
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"

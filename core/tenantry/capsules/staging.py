@@ -1,7 +1,8 @@
-"""Where capsules and tenants are made: folders below `<data>/.capsules`, on the tenants' disk.
+"""The staging area: folders below `<data>/.capsules`, on the disk of the tenants' folders.
 
-Each is locked while a process works in it. What a killed one left is swept by the next that comes,
-with what it had already put elsewhere below `<data>`; nothing else is. Knows files only.
+Each folder is locked while a process works in it. The next process removes the folders that killed
+ones left, together with what those had already put elsewhere below `<data>`, and nothing else.
+Knows files only.
 """
 
 import os
@@ -13,138 +14,143 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from tenantry.capsules.locks import lock, turn
+from tenantry.capsules.locks import folder_lock, lock_exclusively
 from tenantry.capsules.tenant_folder import RESTORING
 from tenantry.errors import TenantryError
 
-STAGING = ".capsules"
-"""The folder under `<data>`; no tenant has this name."""
+STAGING_FOLDER = ".capsules"
+"""A folder below `<data>`; a tenant cannot have this name."""
 
-_MADE = "made"
-"""A mirror of `<data>`: what has the same content there was put there by this restore."""
+_CREATED = "made"
+"""A folder that mirrors `<data>`: it has a twin of each file that the restore put there."""
 
 
 @contextmanager
 def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder, gone after the block; for one tenant there may be several at once."""
-    parent = _parent(data_dir)
-    with turn(parent):
-        _sweep_all(parent)
+    """Yield an empty folder for a backup of a tenant, and remove it after the block.
+
+    Several backups of one tenant can run at once.
+    """
+    parent = _create_staging_folder(data_dir)
+    with folder_lock(parent):
+        _remove_abandoned(parent)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-        opened = lock(folder)
+        lock = lock_exclusively(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(opened)
+        os.close(lock)
 
 
 class RestoreStaging:
-    """Where one tenant is made, until the end of a `with` block; for one process at a time.
+    """The staging area of one restore, for the length of a `with` block.
 
-    What was made is gone after the block, unless it was `kept`.
+    One process at a time restores a tenant of this name. What the restore created is removed after
+    the block, unless `commit` kept it.
 
     Args:
         data_dir: `<data>`.
-        name: the tenant's.
+        name: the new tenant's name.
     """
 
     def __init__(self, data_dir: Path, name: str) -> None:
         self.name = name
         self.data_dir = data_dir
-        self.folder = data_dir / STAGING / f"{name}{RESTORING}"
-        self.tenant = self.folder / "tenant"
-        """The tenant's folder that is to be."""
-        self._made = self.folder / _MADE
+        self.folder = data_dir / STAGING_FOLDER / f"{name}{RESTORING}"
+        self.tenant_folder = self.folder / "tenant"
+        """The new tenant's folder, until `move_into_place`."""
         self.undo = ExitStack()
-        """Takes back what was made for it elsewhere, unless it is `kept`."""
+        """Callbacks that remove what was created elsewhere; `commit` drops them."""
+        self._created = self.folder / _CREATED
 
     def __enter__(self) -> Self:
-        parent = _parent(self.data_dir)
-        with turn(parent):
-            _sweep_all(parent)
+        parent = _create_staging_folder(self.data_dir)
+        with folder_lock(parent):
+            _remove_abandoned(parent)
             try:
                 self.folder.mkdir(mode=0o700)
             except FileExistsError as error:
-                text = f"another process is making tenant {self.name!r}"
+                text = f"another process is creating tenant {self.name!r}"
                 raise TenantryError(f"{text}; wait for it, or choose another name.") from error
-            self._lock = lock(self.folder)
-        self.tenant.mkdir(mode=0o700)
-        self._made.mkdir(mode=0o700)
+            self._lock = lock_exclusively(self.folder)
+        self.tenant_folder.mkdir(mode=0o700)
+        self._created.mkdir(mode=0o700)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             with self.undo:
-                _sweep(self.folder)
-        except OSError as left:
-            said = "" if error is None else f"{error}\n"
-            text = f"{said}{left.filename or self.folder} could not be removed: {left.strerror}"
-            raise TenantryError(f"{text}; remove it yourself.") from error
+                _remove(self.folder)
+        except OSError as failure:
+            reason = "" if error is None else f"{error}\n"
+            text = f"cannot remove {failure.filename or self.folder}: {failure.strerror}"
+            raise TenantryError(f"{reason}{text}; remove it yourself.") from error
         finally:
             os.close(self._lock)
 
-    def move(self) -> None:
-        """Give the tenant's folder its name.
+    def move_into_place(self) -> None:
+        """Move the tenant's folder to its final path.
 
         Raises:
-            TenantryError: it is there.
+            TenantryError: something exists there.
         """
-        final = self.data_dir / self.name
+        target = self.data_dir / self.name
         token = secrets.token_hex()
-        _write_new(self.tenant / RESTORING, token)
-        twin = self._note(final / RESTORING, token)
+        _write_new(self.tenant_folder / RESTORING, token)
+        twin = self._write_twin(target / RESTORING, token)
         try:
-            final.mkdir(mode=0o700)  # renaming alone would replace an empty folder
+            target.mkdir(mode=0o700)  # a rename alone would replace an empty folder
         except FileExistsError as error:
-            twin.unlink()  # it is somebody else's
-            raise _appeared(final) from error
-        self.tenant.rename(final)
+            twin.unlink()  # the folder belongs to someone else
+            raise _exists_error(target) from error
+        self.tenant_folder.rename(target)
 
-    def add(self, path: Path, text: str) -> None:
-        """Write a file below `<data>` for its owner only.
+    def add_file(self, path: Path, text: str) -> None:
+        """Write a file below `<data>` that only its owner can read.
 
         Raises:
-            TenantryError: it is there.
+            TenantryError: the file exists.
         """
-        twin = self._note(path, text)
+        twin = self._write_twin(path, text)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             _write_new(path, text)
         except FileExistsError as error:
-            twin.unlink()  # it is somebody else's, whatever it holds
-            raise _appeared(path) from error
+            twin.unlink()  # the file belongs to someone else, whatever its content
+            raise _exists_error(path) from error
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Let what was made stay, here and elsewhere, even if this process is killed from now on.
+        """Keep what was created, even if this process is killed from now on.
 
-        If the block fails, nothing stays after all.
+        If the block fails, it is removed after all.
         """
-        kept = self.folder / "kept"
-        self._made.rename(kept)
+        committed = self.folder / "committed"
+        self._created.rename(committed)
         try:
             yield
             (self.data_dir / self.name / RESTORING).unlink(missing_ok=True)
         except BaseException:
-            kept.rename(self._made)
+            committed.rename(self._created)
             raise
         self.undo.pop_all()
 
-    def _note(self, path: Path, text: str) -> Path:
-        twin = self._made / path.relative_to(self.data_dir)
+    def _write_twin(self, path: Path, text: str) -> Path:
+        """Record that a file is about to be created; its content tells it from another's file."""
+        twin = self._created / path.relative_to(self.data_dir)
         twin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_new(twin, text)
         return twin
 
 
-def _parent(data_dir: Path) -> Path:
-    parent = data_dir / STAGING
+def _create_staging_folder(data_dir: Path) -> Path:
+    folder = data_dir / STAGING_FOLDER
     try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise TenantryError(f"cannot make {parent}: {error.strerror}.") from error
-    return parent
+        raise TenantryError(f"cannot create {folder}: {error.strerror}.") from error
+    return folder
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -153,40 +159,42 @@ def _write_new(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _appeared(path: Path) -> TenantryError:
-    return TenantryError(f"{path} is there by now: nothing is restored over it; move it away.")
+def _exists_error(path: Path) -> TenantryError:
+    text = f"{path} was created in the meantime, and restore never overwrites; move it away."
+    return TenantryError(text)
 
 
-def _sweep_all(parent: Path) -> None:
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of processes that have ended."""
     for folder in parent.iterdir():
-        with suppress(OSError):  # somebody works in it, or it is not ours to sweep
-            opened = lock(folder)
+        with suppress(OSError):  # a process works in it, or it is another user's
+            lock = lock_exclusively(folder)
             try:
-                _sweep(folder)
+                _remove(folder)
             finally:
-                os.close(opened)
+                os.close(lock)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove a folder that nobody else works in, with what was put elsewhere and not kept."""
-    made, data_dir = folder / _MADE, folder.parent.parent
-    for twin in [path for path in made.rglob("*") if path.is_file()]:
-        final = data_dir / twin.relative_to(made)
-        is_ours = _is_ours(twin, final)
-        if final.name == RESTORING and is_ours:
-            shutil.rmtree(final.parent)
-        elif final.name == RESTORING:
+def _remove(folder: Path) -> None:
+    """Remove a folder of the staging area, and what its process created and did not commit."""
+    created, data_dir = folder / _CREATED, folder.parent.parent
+    for twin in [path for path in created.rglob("*") if path.is_file()]:
+        path = data_dir / twin.relative_to(created)
+        is_ours = _has_content_of(twin, path)
+        if path.name == RESTORING and is_ours:
+            shutil.rmtree(path.parent)
+        elif path.name == RESTORING:
             with suppress(OSError):
-                final.parent.rmdir()  # made, and killed before anything was in it
+                path.parent.rmdir()  # the process was killed before it moved the tenant's folder
         elif is_ours:
-            final.unlink()
+            path.unlink()
     shutil.rmtree(folder)
 
 
-def _is_ours(twin: Path, final: Path) -> bool:
-    """Whether a file has the content that we gave it, or none yet."""
+def _has_content_of(twin: Path, path: Path) -> bool:
+    """Whether a file has its twin's content, or a killed process had not written to it yet."""
     try:
-        content = final.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return False
-    return content == twin.read_bytes() or (not content and final.name != RESTORING)
+    return content == twin.read_bytes() or (not content and path.name != RESTORING)

@@ -1,6 +1,6 @@
-"""A tenant's folder, for capsules: a copy that fits the rows of a snapshot, and laying one out.
+"""A tenant's folder: a copy of one moment for a backup, and writing files for a restore.
 
-Knows files and locks only: no database, no capsule's form.
+Knows files and locks only: no database, no archive.
 """
 
 import fcntl
@@ -16,125 +16,132 @@ from tenantry.capsules.locks import open_folder
 from tenantry.errors import TenantryError
 
 LOCK_WAIT_S = 5.0
-"""How long all folders together may take to be locked before they are let go for a moment."""
+"""How long locking all folders may take before the snapshot releases them and starts again."""
 
 LOCK_POLL_S = 0.001
-"""How often a lock is asked for: a writer holds it for one rename, so it is soon free again."""
+"""Interval of the attempts to get a lock; a writer holds it for the length of one rename."""
 
 ATTEMPTS = 20
 
 _PAUSE_S = 0.05
-_SPARE_FILES = 64
 
 RESTORING = ".restoring"
-"""A file in a tenant's folder that is not whole yet."""
+"""A file in a tenant's folder that a restore has not finished."""
 
-_OWN = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
-"""What the host keeps in a tenant's folder, for itself."""
+_HOST_FILES = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
+"""Files that the host keeps in a tenant's folder."""
+
+_HOST_PREFIXES = (".quota-", ".operator_state.", ".levers.")
 
 _INCOMING = PurePosixPath("images/incoming")
-"""What is being uploaded and not kept yet."""
+"""Uploads that have not finished."""
+
+_DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal", ".migrating", ".made")
 
 
-def is_of_database(path: PurePosixPath, database: str) -> bool:
-    """Whether a file is a SQLite file, or one that is kept beside it.
+def belongs_to_database(path: PurePosixPath, database: str) -> bool:
+    """Whether a file is a SQLite database file, or one of the files beside it.
 
     Args:
-        path: below the tenant's folder.
-        database: the same of the SQLite file, or "".
+        path: a path below the tenant's folder.
+        database: the path of the SQLite file below that folder; "" if it is elsewhere.
     """
-    ends = ("", "-wal", "-shm", "-journal", ".migrating", ".made")
-    return bool(database) and str(path) in {database + end for end in ends}
+    return bool(database) and str(path) in {database + suffix for suffix in _DATABASE_SUFFIXES}
 
 
 def is_left_out(path: PurePosixPath) -> bool:
-    """Whether a file of a tenant's folder, given by its path there, belongs in no capsule."""
+    """Whether a file, by its path below the tenant's folder, is never part of a capsule."""
     text = str(path)
-    is_operator_state = text.startswith(".operator_state.") and text.endswith(".new")
-    is_own = is_operator_state or text in _OWN or text.startswith(".quota-")
-    return is_own or path.is_relative_to(_INCOMING)
+    is_host_file = text in _HOST_FILES or text.startswith(_HOST_PREFIXES)
+    return is_host_file or path.is_relative_to(_INCOMING)
 
 
 class FolderSnapshot:
-    """A tenant's folder as it was at one moment, in hard links.
+    """A tenant's folder as it was at one moment, as hard links in another folder.
 
-    Why each row of a snapshot has its file: an endpoint adds a file before its row and removes it
-    after its row, both while it holds the lock of the folder that the file is in (`flock`, as
-    `images` does). `freeze` holds the locks of all such folders while the snapshot is begun and
-    the names are read. So of each file that is there then, the row is in the snapshot or has never
-    been, and of each row the file is there; a later removal takes away a name, and the link keeps
-    the bytes. A folder is made under the lock of the one above it, which is held first; where one
-    came all the same, it was not locked, and it is all done once more. Most
-    links are made before, without any lock, so that uploads wait for a look at the names only.
+    It matches the database snapshot: each row that refers to a file has that file. An endpoint
+    adds a file before its row, and removes it after its row, in both cases while it holds the
+    `flock` of the file's folder, as `images` does. `freeze` holds the locks of all these folders
+    while the database snapshot begins and the folder is listed. So every file that exists then
+    either has its row in the snapshot or never had one. A removal after that takes away a name;
+    the hard link keeps the bytes. An endpoint creates a folder under the lock of the parent folder;
+    if a new folder appears nevertheless, it was not locked, and `freeze` starts again. Most links
+    are made before any lock is taken, so uploads wait only while the folder is listed.
 
     Args:
-        folder: the tenant's.
-        copy: an empty folder, on the same disk if it can be: files are copied otherwise.
-        database: the SQLite file's path below `folder`, or "".
-        default: what it would be if the tenant named no database. Where it is another one, it may
-            be left from before: a restored tenant could take its rows for its own.
+        folder: the tenant's folder.
+        copy: an empty folder. On another disk, files are copied instead of linked.
+        database: the path of the SQLite file below `folder`, or "".
+        default_database: the path that the SQLite file has by default. If the tenant uses another
+            database, a file of this name is left out, because a restored tenant would open it.
     """
 
-    def __init__(self, folder: Path, copy: Path, database: str, default: str = "") -> None:
+    def __init__(
+        self, folder: Path, copy: Path, *, database: str = "", default_database: str = ""
+    ) -> None:
         self._folder = folder
         self._copy = copy
         self._database = database
-        self._default = default
+        self._default_database = default_database
         self._linked: dict[str, tuple[int, int, int]] = {}
         self.left_out: list[str] = []
-        """What is neither a file nor a folder, and what is of a database that is not used."""
-
-    def bring_up(self) -> None:
-        """Make the copy what the folder is now."""
-        found = dict(self._walk())
-        for path in self._linked.keys() - found.keys():
-            (self._copy / path).unlink()
-            del self._linked[path]
-        for path, facts in found.items():
-            if self._linked.get(path) != facts and self._link(path):
-                self._linked[path] = facts
+        """Paths that are neither files nor folders, or belong to an unused default database."""
 
     def freeze(self, begin: Callable[[], None]) -> None:
-        """Call `begin`, which begins a snapshot (anew if called again), and fit the copy to it.
+        """Bring the copy to the moment at which `begin` begins the database snapshot.
+
+        `begin` may be called several times; the last call counts.
 
         Raises:
-            TenantryError: the folders are never all free, or new ones come all the time.
+            TenantryError: a folder stayed locked, or new folders kept appearing.
         """
-        self.bring_up()
+        _raise_descriptor_limit()
+        self._update()
         for _ in range(ATTEMPTS):
             try:
                 with ExitStack() as locks:
                     _lock_all(_subfolders(self._folder), locks)
-                    folders = list(self._folders())
-                    _lock_all([one for one in folders if one.parent != self._folder], locks)
+                    folders = list(self._lockable_folders())
+                    _lock_all([path for path in folders if path.parent != self._folder], locks)
                     begin()
-                    self.bring_up()
-                    if list(self._folders()) == folders:
+                    self._update()
+                    if list(self._lockable_folders()) == folders:
                         return
             except BlockingIOError:
-                pass
-            time.sleep(_PAUSE_S)  # whoever waited has a turn
-        text = f"{self._folder}: its folders are locked, or change, all the time; try again later."
+                pass  # a folder was not free in time
+            time.sleep(_PAUSE_S)  # lets waiting writers in
+        text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return the files of the copy, by their paths below the folder, sorted."""
+        """Return each file's path below the tenant's folder, and its copy, sorted."""
         return [(path, self._copy / path) for path in sorted(self._linked)]
 
-    def _folders(self) -> Iterator[Path]:
-        """Yield what endpoints may lock: their own folders, and the folders in those."""
-        for first in _subfolders(self._folder):
-            yield first
-            yield from _subfolders(first)
+    def _update(self) -> None:
+        """Make the copy equal to the folder."""
+        found = dict(self._walk())
+        for path in self._linked.keys() - found.keys():
+            (self._copy / path).unlink()
+            del self._linked[path]
+        for path, identity in found.items():
+            if self._linked.get(path) != identity and self._link(path):
+                self._linked[path] = identity
+
+    def _lockable_folders(self) -> Iterator[Path]:
+        """Yield the folders that endpoints lock: their own, and the folders in those."""
+        for folder in _subfolders(self._folder):
+            yield folder
+            yield from _subfolders(folder)
 
     def _walk(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Yield each file's path, and what changes with its content."""
         self.left_out.clear()
         folders = [""]
         while folders:
-            below = folders.pop()
-            with suppress(FileNotFoundError), os.scandir(self._folder / below) as entries:
+            parent = folders.pop()
+            with suppress(FileNotFoundError), os.scandir(self._folder / parent) as entries:
                 for entry in entries:
-                    path = f"{below}{entry.name}"
+                    path = f"{parent}{entry.name}"
                     if self._is_left_out(PurePosixPath(path)):
                         continue
                     if entry.is_dir(follow_symlinks=False):
@@ -147,51 +154,51 @@ class FolderSnapshot:
                         self.left_out.append(path)
 
     def _is_left_out(self, path: PurePosixPath) -> bool:
-        if is_of_database(path, self._database) or is_left_out(path):
+        if belongs_to_database(path, self._database) or is_left_out(path):
             return True
-        is_old = is_of_database(path, self._default)
-        self.left_out += [str(path)] * is_old
-        return is_old
+        if belongs_to_database(path, self._default_database):
+            self.left_out.append(str(path))
+            return True
+        return False
 
     def _link(self, path: str) -> bool:
-        """Link or copy one file; False if it is gone."""
+        """Link or copy one file; return False if it no longer exists."""
         source, target = self._folder / path, self._copy / path
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        try:
-            os.link(source, target, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        except OSError:  # another disk, or no right to link what somebody else owns
+        with suppress(FileNotFoundError):
             try:
-                shutil.copy2(source, target, follow_symlinks=False)
+                os.link(source, target, follow_symlinks=False)
             except FileNotFoundError:
-                return False
-        return True
+                raise
+            except OSError:  # another disk, or another user's file, which may not be linked
+                shutil.copy2(source, target, follow_symlinks=False)
+            return True
+        return False
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may have: each locked folder takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
-    """Lock folders, shared: two copies do not mind one another.
+    """Take shared locks on folders, so that two backups can run at once.
 
     Raises:
-        BlockingIOError: one is not free in time.
+        BlockingIOError: a folder was not free in time.
     """
-    folders = list(folders)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(folders) + len(os.listdir("/proc/self/fd")) + _SPARE_FILES  # noqa: PTH208
-    if needed > soft:
-        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     deadline = time.monotonic() + LOCK_WAIT_S
     for folder in folders:
         try:
-            opened = open_folder(folder)
+            fd = open_folder(folder)
         except FileNotFoundError:
             continue
-        locks.callback(os.close, opened)
+        locks.callback(os.close, fd)
         while True:
             try:
-                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -201,32 +208,33 @@ def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
 
 def _subfolders(folder: Path) -> list[Path]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        names = sorted(one.name for one in entries if one.is_dir(follow_symlinks=False))
-        return [folder / name for name in names]
+        return sorted(
+            folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)
+        )
     return []
 
 
 def checked_path(text: str) -> PurePosixPath:
-    """Return a file's path out of a capsule, which cannot leave the folder it is laid out in.
+    """Return the path of a file in a capsule, which cannot leave the tenant's folder.
 
     Raises:
-        ValueError: it could, or no capsule of ours holds such a file.
+        ValueError: it could leave the folder, or such a file is never part of a capsule.
     """
     path = PurePosixPath(text)
     if str(path) != text or path.is_absolute() or {"..", "."} & {*path.parts} or "\0" in text:
-        raise ValueError(f"the path {text!r} is none of a tenant's file")
-    if not path.parts or is_left_out(path):
-        raise ValueError(f"the file {text!r} belongs in no capsule")
+        raise ValueError(f"{text!r} is not the path of a file in a tenant's folder")
+    if is_left_out(path):
+        raise ValueError(f"the file {text!r} is never part of a capsule")
     return path
 
 
-def lay_out(
-    folder: Path, path: PurePosixPath, chunks: Iterable[bytes], mode: int, mtime: int
+def write_file(
+    folder: Path, path: PurePosixPath, chunks: Iterable[bytes], *, mode: int, mtime: int
 ) -> None:
-    """Write one file of a capsule below `folder`; what is there is never overwritten.
+    """Write one file of a capsule below `folder`; never overwrite one.
 
     Raises:
-        OSError: it is there, has an impossible name, or the disk is full.
+        OSError: the file exists, its name is impossible, or the disk is full.
     """
     target = folder / path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -37,8 +37,8 @@ def command(name: str, file: Path, is_json: bool) -> None:
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
     _check_target(file, settings.data_dir / name)
-    with interrupting_signals(), capsule_progress(is_json) as tell:
-        summary = write_capsule(tenant, loaded, settings.data_dir, file, tell)
+    with interrupting_signals(), capsule_progress(is_json) as on_progress:
+        summary = write_capsule(tenant, loaded, settings.data_dir, file, on_progress)
     if is_json:
         print_json({"tenant": name, "file": str(file)} | summary_as_json(summary))
     else:

@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from tenantry.capsules import (
+    RestoreRequest,
     backup_staging,
     create_clone_database,
     is_server_database,
+    new_tenant_staging,
     read_capsule,
+    restore_tenant,
     write_capsule,
 )
-from tenantry.capsules.new_tenant import RestoreRequest, new_tenant_staging, restore_tenant
 from tenantry.cli.backup import capsule_progress
 from tenantry.cli.new import checked_by
 from tenantry.cli.output import examples, json_option
@@ -42,13 +44,13 @@ def command(
     tenant, loaded = load_tenant(settings, name)
     with (
         interrupting_signals(),
-        capsule_progress(is_json) as tell,
+        capsule_progress(is_json) as on_progress,
         new_tenant_staging(settings, new) as staging,  # fails before the backup, not after it
         backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")
-        write_capsule(tenant, loaded, settings.data_dir, path, tell)
-        capsule = read_capsule(path, tell)
+        write_capsule(tenant, loaded, settings.data_dir, path, on_progress)
+        capsule = read_capsule(path, on_progress)
         if database is None and is_server_database(tenant.database_url):
             url = create_clone_database(tenant.database_url, new, staging.undo)
             database = url.render_as_string(hide_password=False)
@@ -57,7 +59,7 @@ def command(
             capsule,
             RestoreRequest(new, prefix, database),
             staging,
-            tell=tell,
+            on_progress=on_progress,
             before_commit=ignore_signals,
         )
     print_restored(new, restored, is_json=is_json)

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from tenantry.capsules import read_capsule
-from tenantry.capsules.new_tenant import (
+from tenantry.capsules import (
     RestoredTenant,
     RestoreRequest,
     new_tenant_staging,
+    read_capsule,
     restore_tenant,
 )
 from tenantry.cli.backup import (
@@ -74,12 +74,17 @@ def command(
     existing tenant, folder or database.
     """
     settings = read_settings()
-    with interrupting_signals(), capsule_progress(is_json) as tell:
-        capsule = read_capsule(file, tell)
+    with interrupting_signals(), capsule_progress(is_json) as on_progress:
+        capsule = read_capsule(file, on_progress)
         request = RestoreRequest(name or capsule.metadata.tenant, prefix, database)
         with new_tenant_staging(settings, request.name) as staging:
             restored = restore_tenant(
-                settings, capsule, request, staging, tell=tell, before_commit=ignore_signals
+                settings,
+                capsule,
+                request,
+                staging,
+                on_progress=on_progress,
+                before_commit=ignore_signals,
             )
     print_restored(request.name, restored, is_json=is_json)
 

@@ -99,6 +99,15 @@ def schema_problem(url: "URL", current_schema: str | None) -> str | None:
     )
 
 
+def with_schema(url: "URL", schema: str) -> "URL":
+    """Return a PostgreSQL URL with this schema instead of the one that it names."""
+    options = url.query.get("options", ())
+    words = " ".join((options,) if isinstance(options, str) else options)
+    others = [setting[0] for setting in _SETTING.finditer(words) if not _is_search_path(setting[1])]
+    search_path = f'-csearch_path="{schema}"'
+    return url.update_query_dict({"options": " ".join([*map(str.strip, others), search_path])})
+
+
 def plain_file(text: str) -> Path | None:
     """Return the file of a valid URL that consists of a path only; None for any other URL."""
     plain = _PLAIN_FILE.fullmatch(text)
@@ -183,10 +192,14 @@ def _search_path(url: "URL") -> list[str]:
     text = " ".join((options,) if isinstance(options, str) else options)
     path = "public"
     for name, value in _SETTING.findall(text):
-        if name.lower().replace("-", "_") == "search_path":
+        if _is_search_path(name):
             path = re.sub(r"\\(.)", r"\1", value)  # a backslash escapes a space
     names = [name.strip() for name in path.split(",")]
     return [name[1:-1] if name[:1] == '"' else name.lower() for name in names]
+
+
+def _is_search_path(setting: str) -> bool:
+    return setting.lower().replace("-", "_") == "search_path"
 
 
 def default_database_url(data_dir: Path, name: str) -> str:

@@ -1,7 +1,7 @@
-"""Backup, restore and clone that are killed, or asked to end, wherever they are.
+"""SIGKILL and SIGTERM at any point of backup, restore and clone.
 
-After SIGKILL the same command does it all again, and nothing is left of the first; after SIGTERM
-nothing is left at once.
+After SIGKILL, the next run of the command succeeds, and removes what the first one left. After
+SIGTERM, nothing is left.
 """
 
 import signal
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.live
 
 __all__ = ["write_shop_fixture"]
 
-_ENDS_ITSELF = """\
+_SIGNAL_ITSELF = """\
 import os, sys
 from importlib import import_module
 module, function, number, *sys.argv[1:] = sys.argv[1:]
 owner = import_module(module)
 *classes, name = function.split(".")
-for one in classes:
-    owner = getattr(owner, one)
+for name_of_class in classes:
+    owner = getattr(owner, name_of_class)
 real = getattr(owner, name)
 def ending(*args, **options):
     os.kill(os.getpid(), int(number))
@@ -47,16 +47,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(name="run")
 def _run(settings: HostSettings, tmp_path: Path) -> Run:
-    """Return a function that runs `tenantry`, which gets a signal when it calls something."""
+    """Return a function that runs `tenantry`, and sends it a signal when it calls a function."""
 
     def run(
         *words: str, at: str = "tenantry.cli.main", with_signal: int = 0
     ) -> subprocess.CompletedProcess[str]:
         module, _, function = at.partition(":")
-        begin = [sys.executable, "-c", _ENDS_ITSELF, module, function, str(int(with_signal))]
-        begin = begin if with_signal else [str(Path(sys.executable).with_name("tenantry"))]
+        command = [sys.executable, "-c", _SIGNAL_ITSELF, module, function, str(int(with_signal))]
+        command = command if with_signal else [str(Path(sys.executable).with_name("tenantry"))]
         return subprocess.run(
-            [*begin, *words],
+            [*command, *words],
             cwd=tmp_path,
             env=environment(settings),
             capture_output=True,
@@ -71,7 +71,7 @@ def _run(settings: HostSettings, tmp_path: Path) -> Run:
 def _acme(
     settings: HostSettings, write_shop: WriteShop, write_tenant: Callable[..., Path]
 ) -> Callable[..., None]:
-    """Return a function that makes tenant acme, with rows and a file."""
+    """Return a function that creates tenant acme, with rows and a file."""
 
     def make(**keys: str) -> None:
         write_tenant("acme", BLUEPRINTS=[write_shop(first())], **keys)
@@ -91,16 +91,16 @@ def _acme(
     return make
 
 
-def held(url: str) -> dict[str, int]:
-    """Return the tables of a database, and how many rows are in each."""
+def row_counts(url: str) -> dict[str, int]:
+    """Return the number of rows in each table of a database."""
     with create_engine(url, poolclass=NullPool).connect() as connection:
         names = inspect(connection).get_table_names()
         counts = [connection.exec_driver_sql(f"SELECT count(*) FROM {name}") for name in names]
-        return dict(zip(names, (int(one.scalar_one()) for one in counts), strict=True))
+        return dict(zip(names, (int(count.scalar_one()) for count in counts), strict=True))
 
 
 def found(folder: Path) -> set[str]:
-    """Return what is below a folder, but for the tenant that was there before, and its code."""
+    """Return the files below a folder, without those of tenant acme and its endpoint."""
     names = set(tree(folder)) | {f"{path}" for path in folder.glob("instance/.capsules/*")}
     return {name for name in names if not name.startswith(("code/", "instance/acme/"))}
 
@@ -111,38 +111,38 @@ BACKUP = (
     "archive_writer:ArchiveWriter._publish",
 )
 RESTORE = (
-    ("default", "restore:_fill"),
-    ("default", "row_import:RowImport.finish"),
-    ("default", "staging:RestoreStaging.move"),
-    ("default", "staging:RestoreStaging.add"),
+    ("default", "restore:_import"),
+    ("default", "row_import:SqliteImport.finish"),
+    ("default", "staging:RestoreStaging.move_into_place"),
+    ("default", "staging:RestoreStaging.add_file"),
     ("default", "staging:RestoreStaging.commit"),
-    ("file", "restore:_fill"),
-    ("file", "new_database:NewDatabaseFile.keep"),
+    ("file", "restore:_import"),
+    ("file", "new_database:NewDatabaseFile.commit"),
     ("server", "restore:_migrate"),
-    ("server", "row_import:RowImport.finish"),
-    ("server", "postgres_database:NewPostgresDatabase.keep"),
+    ("server", "row_import:PostgresImport.finish"),
+    ("server", "postgres_database:NewPostgresDatabase.commit"),
     ("database", "restore:capsule_branches"),
-    ("database", "restore:_fill"),
-    ("schema", "restore:_fill"),
+    ("database", "restore:_import"),
+    ("schema", "restore:_import"),
 )
 LAST = (
-    ("file", "staging:RestoreStaging.add"),
-    ("server", "row_import:RowImport.finish"),
-    ("database", "staging:RestoreStaging.add"),
+    ("file", "staging:RestoreStaging.add_file"),
+    ("server", "row_import:PostgresImport.finish"),
+    ("database", "staging:RestoreStaging.add_file"),
 )
 TOO_LATE = (
     ("default", "tenantry.capsules.new_tenant:write_tenant_file", signal.SIGTERM),
-    ("file", "tenantry.capsules.new_database:NewDatabaseFile.keep", signal.SIGHUP),
+    ("file", "tenantry.capsules.new_database:NewDatabaseFile.commit", signal.SIGHUP),
     ("database", "tenantry.capsules.new_tenant:RestoredTenant", signal.SIGINT),
 )
-"""From when the tenant file is about to be there, to when nothing but a report is left to do."""
+"""Points after which the command only has to write the tenant file and to report."""
 
 
 @pytest.mark.parametrize("at", BACKUP)
-def test_a_killed_backup_leaves_nothing_for_long(
+def test_the_next_backup_removes_what_a_killed_one_left(
     acme: Callable[..., None], run: Run, tmp_path: Path, at: str
 ) -> None:
-    """The next one removes the half capsule, and the copy of the folder."""
+    """The unfinished capsule and the copy of the folder go."""
     acme()
     before = found(tmp_path)
 
@@ -154,10 +154,10 @@ def test_a_killed_backup_leaves_nothing_for_long(
     assert (0, {"a"}) == (again.returncode, found(tmp_path) - before), again
 
 
-def test_a_backup_that_is_asked_to_end_leaves_nothing(
+def test_a_terminated_backup_leaves_nothing(
     acme: Callable[..., None], run: Run, tmp_path: Path
 ) -> None:
-    """SIGTERM is an orderly end: neither half a capsule nor a copy stays."""
+    """After SIGTERM, there is neither an unfinished capsule nor a copy of the folder."""
     acme()
     before = found(tmp_path)
 
@@ -170,7 +170,7 @@ def test_a_backup_that_is_asked_to_end_leaves_nothing(
 
 
 class Restore:
-    """A restore of acme as globex, or a clone, into a database of some kind."""
+    """A restore of acme as globex, or a clone, into some kind of database."""
 
     def __init__(
         self, settings: HostSettings, server: Postgres, make: Callable[..., None], to: str
@@ -216,7 +216,7 @@ def _no_globex(postgres_server: Postgres) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), RESTORE)
-def test_a_killed_restore_leaves_nothing_for_long(  # noqa: PLR0917 - fixtures and cases
+def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fixtures and cases
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -224,7 +224,7 @@ def test_a_killed_restore_leaves_nothing_for_long(  # noqa: PLR0917 - fixtures a
     to: str,
     at: str,
 ) -> None:
-    """The next one has a folder, a secret and a database, as if it had been the only one."""
+    """The second restore creates folder, secret and database as if it were the first."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -234,12 +234,12 @@ def test_a_killed_restore_leaves_nothing_for_long(  # noqa: PLR0917 - fixtures a
 
     assert (-signal.SIGKILL, True) == (killed.returncode, bool(left)), killed
     assert (0, restore.files) == (again.returncode, found(folder) - restore.before), again
-    assert {"alembic_version": 1, "goods": 2} == held(restore.url)
+    assert {"alembic_version": 1, "goods": 2} == row_counts(restore.url)
 
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), LAST)
-def test_a_restore_that_is_asked_to_end_leaves_nothing(  # noqa: PLR0917 - fixtures and cases
+def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and cases
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -247,7 +247,7 @@ def test_a_restore_that_is_asked_to_end_leaves_nothing(  # noqa: PLR0917 - fixtu
     to: str,
     at: str,
 ) -> None:
-    """SIGTERM is an orderly end: no folder, secret, file or database of a clone, no table."""
+    """After SIGTERM, there is no folder, secret, file, table, or database of a clone."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -255,7 +255,7 @@ def test_a_restore_that_is_asked_to_end_leaves_nothing(  # noqa: PLR0917 - fixtu
 
     assert (128 + signal.SIGTERM, restore.before) == (ended.returncode, found(folder)), ended
     if to == "server":
-        assert {} == held(restore.url)
+        assert {} == row_counts(restore.url)
     with closing(postgres_server.connect()) as connection:
         assert (
             [] == connection.execute("SELECT FROM pg_database WHERE datname = 'globex'").fetchall()
@@ -264,7 +264,7 @@ def test_a_restore_that_is_asked_to_end_leaves_nothing(  # noqa: PLR0917 - fixtu
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at", "number"), TOO_LATE)
-def test_a_signal_that_is_too_late_takes_nothing_away(  # noqa: PLR0917 - fixtures and cases
+def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and cases
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -273,11 +273,11 @@ def test_a_signal_that_is_too_late_takes_nothing_away(  # noqa: PLR0917 - fixtur
     at: str,
     number: signal.Signals,
 ) -> None:
-    """A tenant that may serve already keeps its folder, its secret and its database."""
+    """A tenant whose file may exist keeps its folder, its secret and its database."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
     made = run(*restore.command, at=at, with_signal=number)
 
     assert (0, restore.files) == (made.returncode, found(folder) - restore.before), made
-    assert {"alembic_version": 1, "goods": 2} == held(restore.url)
+    assert {"alembic_version": 1, "goods": 2} == row_counts(restore.url)

@@ -1,4 +1,4 @@
-"""The database of a server that is restored into: empty before, and after whatever goes wrong."""
+"""A PostgreSQL database for a restored tenant: empty before, and empty after any failure."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -50,7 +50,7 @@ def _url(postgres_url: str) -> URL:
 def _connection(
     postgres_server: Postgres, url: URL
 ) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    """Return a connection of somebody else."""
+    """Return a connection of another program."""
     with closing(postgres_server.connect(str(url.database))) as connection:
         yield connection
 
@@ -59,7 +59,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def held(connection: Connection) -> list[str]:
-    """Return what depends on the schema, by PostgreSQL's own description."""
+    """Return the objects in the schema, as PostgreSQL describes them."""
     rows = connection.execute(
         "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend "
         "WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'public'::regnamespace"
@@ -67,33 +67,33 @@ def held(connection: Connection) -> list[str]:
     return sorted(str(row[0]) for row in rows)
 
 
-def test_what_is_there_is_named_and_stays(url: URL, connection: Connection) -> None:
-    """A database is refused for whatever it holds, of any kind."""
-    told = []
+def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connection) -> None:
+    """A database that holds an object of any type is rejected, and keeps it."""
+    named = []
     for name, statement in KINDS.items():
         connection.execute(statement)
         with pytest.raises(DatabaseError) as refused, NewPostgresDatabase(url):
             pass
-        told.append((name, f"it holds {name}; name an empty one." in str(refused.value)))
+        named.append((name, f"it holds {name}; name an empty database." in str(refused.value)))
         kind, _, identity = name.partition(" public.")
-        connection.execute(f"DROP {kind} {identity}")  # it was there
+        connection.execute(f"DROP {kind} {identity}")  # fails if the object is gone
 
-    assert [(name, True) for name in KINDS] == told
+    assert [(name, True) for name in KINDS] == named
 
 
-def test_what_is_not_kept_goes(url: URL, connection: Connection) -> None:
-    """Whatever migrations have made goes, and what somebody made after them stays."""
+def test_objects_that_are_not_committed_go(url: URL, connection: Connection) -> None:
+    """Objects of the migrations go; an object that another program creates later stays."""
     with NewPostgresDatabase(url) as database:
         for statement in TANGLED:
             connection.execute(statement)
-        database.note()
+        database.record_migrated()
         connection.execute("CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'")
 
     assert ["function mine()"] == held(connection)
 
 
-def test_migrations_that_fail_leave_nothing(url: URL, connection: Connection) -> None:
-    """What they had committed before they failed goes as well."""
+def test_failed_migrations_leave_nothing(url: URL, connection: Connection) -> None:
+    """Objects that a migration committed before another one failed go, too."""
     with NewPostgresDatabase(url):
         for statement in TANGLED:
             connection.execute(statement)
@@ -101,27 +101,27 @@ def test_migrations_that_fail_leave_nothing(url: URL, connection: Connection) ->
     assert [] == held(connection)
 
 
-def test_what_is_kept_stays(url: URL, connection: Connection) -> None:
-    """Nothing but what was made is there in the end; a failure after that takes it back."""
+def test_committed_objects_stay(url: URL, connection: Connection) -> None:
+    """No mark remains; a failure after the commit removes the objects all the same."""
     with suppress(ZeroDivisionError), NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
-        database.note()
-        database.keep()
+        database.record_migrated()
+        database.commit()
         raise ZeroDivisionError
     assert [] == held(connection)
 
     with NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
-        database.note()
-        database.keep()
+        database.record_migrated()
+        database.commit()
     assert ["table t"] == held(connection)
 
 
-def test_an_extension_is_nothing_of_the_tenants(url: URL, connection: Connection) -> None:
-    """One that is there is no reason to refuse, and stays; one that migrations make goes again."""
+def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
+    """An existing extension stays; one that the migrations create goes."""
     with NewPostgresDatabase(url) as database:
         connection.execute("CREATE EXTENSION vector; CREATE TABLE t (v vector)")
-        database.note()
+        database.record_migrated()
     assert [] == held(connection)
 
     connection.execute("CREATE EXTENSION vector")
@@ -131,27 +131,27 @@ def test_an_extension_is_nothing_of_the_tenants(url: URL, connection: Connection
     assert before == held(connection)
 
 
-def test_one_restore_at_a_time(url: URL, connection: Connection) -> None:
-    """A database in which another restore works is refused, and so it is in each of its schemas."""
+def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
+    """A second restore into the same schema is rejected; one into another schema is not."""
     connection.execute("CREATE SCHEMA acme")
     other = url.update_query_dict({"options": "-csearch_path=acme"})
 
     with NewPostgresDatabase(url), NewPostgresDatabase(other):
         for one in (url, other):
             with (
-                pytest.raises(DatabaseError, match="another restore works"),
+                pytest.raises(DatabaseError, match="another restore is using it"),
                 NewPostgresDatabase(one),
             ):
                 pass
 
 
-def test_what_a_killed_restore_left_is_removed(url: URL, connection: Connection) -> None:
-    """The next restore removes what it had noted; what came after that is named, and stays."""
+def test_the_next_restore_removes_what_a_killed_one_left(url: URL, connection: Connection) -> None:
+    """The objects in the mark go; an object that came later is named, and stays."""
     left = NewPostgresDatabase(url).__enter__()
     for statement in TANGLED:
         connection.execute(statement)
-    left.note()
-    left._connection.close()  # as the system does it for a process that is killed
+    left.record_migrated()
+    left._connection.close()  # as the kernel does for a killed process
 
     with NewPostgresDatabase(url):
         assert ["table tenantry_restoring"] == held(connection)
@@ -159,7 +159,7 @@ def test_what_a_killed_restore_left_is_removed(url: URL, connection: Connection)
     NewPostgresDatabase(url).__enter__()._connection.close()
     connection.execute("CREATE TABLE t ()")
 
-    reason = r"it holds table public\.t; a restore that was killed had begun here; name an empty"
+    reason = r"it holds table public\.t; a killed restore had begun here; name an empty"
     with pytest.raises(DatabaseError, match=reason), NewPostgresDatabase(url):
         pass
 
@@ -168,11 +168,11 @@ def test_what_a_killed_restore_left_is_removed(url: URL, connection: Connection)
     ("text", "reason"),
     [
         ("mysql+pymysql://a/b", "use sqlite or postgresql"),
-        ("postgresql+psycopg://postgres@127.0.0.1:1/a", "cannot be used: "),
+        ("postgresql+psycopg://postgres@127.0.0.1:1/a", "cannot use "),
     ],
 )
-def test_what_is_none_is_refused(text: str, reason: str) -> None:
-    """Another engine, or a server that does not answer: one line, without the password."""
+def test_an_unusable_database_is_rejected(text: str, reason: str) -> None:
+    """The error about another engine, or an unreachable server, has no password."""
     url = make_url(text).set(password="MARKER")
 
     with pytest.raises(DatabaseError, match=reason) as refused, NewPostgresDatabase(url):
@@ -181,8 +181,8 @@ def test_what_is_none_is_refused(text: str, reason: str) -> None:
     assert "MARKER" not in str(refused.value)
 
 
-def test_a_schema_that_is_not_there_is_refused(url: URL) -> None:
-    """It is the operator who makes schemas, but for clones."""
+def test_a_missing_schema_is_rejected(url: URL) -> None:
+    """Only `clone` creates schemas."""
     missing = url.update_query_dict({"options": "-csearch_path=missing"})
 
     with (

@@ -1,4 +1,4 @@
-"""Rows go out of a database and into another, of the same engine or the other, as they were."""
+"""Rows keep their values on the way from one database to another, of either engine."""
 
 import math
 import uuid
@@ -16,13 +16,12 @@ from sqlalchemy import NullPool, create_engine
 from postgres import Postgres
 from tenantry.capsules.json_values import dump_value, load_value
 from tenantry.capsules.row_import import importing_rows
-from tenantry.capsules.rows import RowsError
-from tenantry.capsules.snapshot import Snapshot
+from tenantry.capsules.snapshot import RowsError, Snapshot
 
 pytestmark = pytest.mark.live
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
-NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - as a database has it
+NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - as a column without time zone has it
 
 KINDS = {
     "big": (sa.BigInteger, [(1 << 63) - 1, -(1 << 63), 0, None]),
@@ -45,7 +44,7 @@ Databases = Callable[[str], sa.Engine]
 
 @pytest.fixture(name="database")
 def _database(postgres_server: Postgres, tmp_path: Path) -> Databases:
-    """Return a function that makes an empty database of an engine."""
+    """Return a function that creates an empty database of an engine."""
 
     def make(engine: str) -> sa.Engine:
         path = tmp_path / f"{uuid.uuid4()}.sqlite3"
@@ -61,67 +60,65 @@ def table_of(**kinds: Any) -> sa.Table:
     return sa.Table("a%b", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
 
 
-def carry(source: sa.Engine, target: sa.Engine) -> None:
-    """Bring all rows from one database to the other, as a capsule does."""
+def transfer(source: sa.Engine, target: sa.Engine) -> None:
+    """Copy all rows from one database to the other, as backup and restore do."""
     snapshot = Snapshot(source.url)
-    with closing(snapshot), importing_rows(target.url, source.dialect.name) as database:
+    with closing(snapshot), importing_rows(target.url, source.dialect.name) as rows:
         snapshot.begin()
         tables = snapshot.tables()
-        database.clear(tables)
+        rows.clear(tables)
         for table in tables:
             lines = [dump_value(row).encode() for row in snapshot.rows(table)]
             if lines:
-                database.insert(table, [load_value(line) for line in lines])
-        database.finish(tables)
+                rows.insert(table, [load_value(line) for line in lines])
+        rows.finish(tables)
 
 
-@pytest.mark.parametrize("to", [SQLITE, POSTGRES])
-@pytest.mark.parametrize("source", [SQLITE, POSTGRES])
-def test_every_value_arrives(database: Databases, source: str, to: str) -> None:
-    """What an app reads after is what it wrote before, and the next row has a key of its own."""
-    one, two = database(source), database(to)
+@pytest.mark.parametrize("to_engine", [SQLITE, POSTGRES])
+@pytest.mark.parametrize("from_engine", [SQLITE, POSTGRES])
+def test_every_value_arrives(database: Databases, from_engine: str, to_engine: str) -> None:
+    """An app reads what it wrote, and the next row gets a new key."""
+    source, target = database(from_engine), database(to_engine)
     table = table_of(**{name: kind for name, (kind, _) in KINDS.items()})
     length = max(len(values) for _, values in KINDS.values())
     written = [
         {name: values[n] if n < len(values) else None for name, (_, values) in KINDS.items()}
         for n in range(length)
     ]
-    for engine in (one, two):
+    for engine in (source, target):
         table.create(engine)
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.execute(table.insert(), written)
 
-    carry(one, two)
+    transfer(source, target)
 
-    with two.begin() as connection:
+    with target.begin() as connection:
         columns = list(table.c)[1:]
         read = connection.execute(sa.select(*columns).order_by(table.c.id)).mappings().all()
         new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
-    if to == SQLITE:  # which has no zones
+    if to_engine == SQLITE:  # which has no time zones
         written[0]["zoned"] = NAIVE
     assert written == [dict(row) for row in read]
     assert (length + 1,) == tuple(new or ())
 
 
 @pytest.mark.parametrize("is_empty", [False, True])
-@pytest.mark.parametrize(("source", "to"), [(POSTGRES, POSTGRES), (SQLITE, SQLITE)])
-def test_no_number_is_given_twice(
-    database: Databases, source: str, to: str, *, is_empty: bool
-) -> None:
-    """A row that was deleted before keeps its number: no later row gets it, here or there."""
-    one, two = database(source), database(to)
+@pytest.mark.parametrize("engine", [POSTGRES, SQLITE])
+def test_a_key_is_not_used_twice(database: Databases, engine: str, *, is_empty: bool) -> None:
+    """The key of a deleted row is not given to a later row, in the restored database either."""
+    source, target = database(engine), database(engine)
     column = sa.Column("id", sa.Integer, primary_key=True)
     table = sa.Table("a%b", sa.MetaData(), column, sa.Column("flag", sa.Boolean),
                      sqlite_autoincrement=True)  # fmt: skip
-    for engine in (one, two):
-        table.create(engine)
-    with one.begin() as connection:
+    for each in (source, target):
+        table.create(each)
+    with source.begin() as connection:
         connection.execute(table.insert(), [{"flag": True}] * 5)
         connection.execute(table.delete().where(column > (0 if is_empty else 3)))
 
-    carry(one, two)
+    transfer(source, target)
 
-    with two.begin() as connection:
+    with target.begin() as connection:
         new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
     assert (6,) == tuple(new or ())
 
@@ -141,15 +138,15 @@ def test_no_number_is_given_twice(
         ((SQLITE, SQLITE), sa.Text, b"\xff", "table 'a%b' cannot be read: .*decode to UTF-8"),
     ],
 )  # fmt: skip
-def test_what_has_no_place_is_named(
+def test_a_value_that_does_not_fit_is_named(
     database: Databases, way: tuple[str, str], kind: Any, value: object, reason: str
 ) -> None:
-    """A value that the other engine cannot hold is refused with its table, and nothing stays."""
-    one, two = map(database, way)
+    """The error names the table of a value that the other engine cannot hold; no row remains."""
+    source, target = map(database, way)
     table = table_of(value=kind)
-    for engine in (one, two):
+    for engine in (source, target):
         table.create(engine)
-    with one.begin() as connection:
+    with source.begin() as connection:
         if way[0] == SQLITE:
             form = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
             connection.exec_driver_sql(f'INSERT INTO "a%b" VALUES (1, {form})', (value,))
@@ -157,46 +154,46 @@ def test_what_has_no_place_is_named(
             connection.exec_driver_sql('INSERT INTO "a%%b" VALUES (1, %s)', (value,))
 
     with pytest.raises(RowsError, match=reason):
-        carry(one, two)
+        transfer(source, target)
 
-    with two.connect() as connection:
+    with target.connect() as connection:
         assert [] == connection.execute(table.select()).all()
 
 
-def test_odd_values_of_one_engine_stay_in_it(database: Databases) -> None:
-    """What only one engine has goes exactly to another database of it."""
+def test_postgres_values_survive_in_postgres(database: Databases) -> None:
+    """A value that only PostgreSQL has arrives exactly in another PostgreSQL database."""
     kinds = {"i": "interval", "n": "numeric", "d": "double precision", "b": "bit(3)", "a": "int[]"}
     values = ("1 mon -2 days 03:04:05.000006", "NaN", "NaN", "101", "{1,NULL,3}")
-    one, two = database(POSTGRES), database(POSTGRES)
+    source, target = database(POSTGRES), database(POSTGRES)
     columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
     found = []
-    for engine in (one, two):
+    for engine in (source, target):
         with engine.begin() as connection:
             connection.exec_driver_sql(f"CREATE TABLE t ({columns})")
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.exec_driver_sql("INSERT INTO t VALUES (%s, %s, %s, %s, %s)", values)
 
-    carry(one, two)
+    transfer(source, target)
 
-    for engine in (one, two):
+    for engine in (source, target):
         with engine.connect() as connection:
             found.append(connection.exec_driver_sql("SELECT t::text FROM t").scalar())
     assert found[0] == found[1]
 
 
-def test_sqlites_own_typing_stays(database: Databases) -> None:
-    """SQLite lets any value into any column; so does the way back."""
-    one, two = database(SQLITE), database(SQLITE)
+def test_sqlite_values_keep_their_types(database: Databases) -> None:
+    """SQLite stores any value in any column, and so does an import."""
+    source, target = database(SQLITE), database(SQLITE)
     rows = [(1, "no number", b"x"), (2, 1.5, "now"), (3, "2026", 7), (4, "a\0b", None)]
-    for engine in (one, two):
+    for engine in (source, target):
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, b DATETIME)")
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.exec_driver_sql("INSERT INTO t VALUES (?, ?, ?)", rows)
 
-    carry(one, two)
+    transfer(source, target)
 
-    with one.connect() as before, two.connect() as after:
+    with source.connect() as before, target.connect() as after:
         query = "SELECT *, typeof(a), typeof(b) FROM t"
         assert before.exec_driver_sql(query).all() == after.exec_driver_sql(query).all()
 
@@ -214,10 +211,10 @@ TRIGGERS = {
 
 
 @pytest.mark.parametrize("engine", [SQLITE, POSTGRES])
-def test_triggers_do_nothing_twice(database: Databases, engine: str) -> None:
-    """What a trigger has written is among the rows; for new rows it is there again."""
-    one, two = database(engine), database(engine)
-    for each in (one, two):
+def test_triggers_do_not_run_during_an_import(database: Databases, engine: str) -> None:
+    """The rows hold what triggers wrote; triggers run again for new rows."""
+    source, target = database(engine), database(engine)
+    for each in (source, target):
         with each.begin() as connection:
             for statement in (
                 "CREATE TABLE goods (id int)",
@@ -225,47 +222,49 @@ def test_triggers_do_nothing_twice(database: Databases, engine: str) -> None:
                 *TRIGGERS[engine],
             ):
                 connection.exec_driver_sql(statement)
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.exec_driver_sql("INSERT INTO goods VALUES (1), (2), (3)")
         connection.exec_driver_sql("DELETE FROM log WHERE id = 2")
 
-    carry(one, two)
+    transfer(source, target)
 
-    with two.begin() as connection:
+    with target.begin() as connection:
         connection.exec_driver_sql("INSERT INTO goods VALUES (4)")
         found = connection.exec_driver_sql("SELECT * FROM log ORDER BY id").all()
     assert [(1, "?%s"), (3, "?%s"), (4, "?%s")] == [tuple(row) for row in found]
 
 
-def test_rows_of_partitions_are_taken_once(database: Databases) -> None:
-    """A partition's rows are those of its table, and go back to where they were."""
-    one, two = database(POSTGRES), database(POSTGRES)
-    for each in (one, two):
+def test_rows_of_partitions_are_read_once(database: Databases) -> None:
+    """Rows of a partition belong to the partitioned table, and return to their partition."""
+    source, target = database(POSTGRES), database(POSTGRES)
+    for each in (source, target):
         with each.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE t (id int) PARTITION BY RANGE (id)")
             for n in range(2):
                 bounds = f"FROM ({n * 10}) TO ({n * 10 + 10})"
                 connection.exec_driver_sql(f"CREATE TABLE t{n} PARTITION OF t FOR VALUES {bounds}")
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.exec_driver_sql("INSERT INTO t VALUES (1), (2), (11)")
 
-    carry(one, two)
+    transfer(source, target)
 
-    with two.connect() as connection:
+    with target.connect() as connection:
         found = [
             connection.exec_driver_sql(f"SELECT id FROM {name}").all() for name in ("t0", "t1")
         ]
     assert [[(1,), (2,)], [(11,)]] == [[tuple(row) for row in rows] for rows in found]
 
 
-def test_keys_without_their_rows_are_named(database: Databases) -> None:
-    """Rows that refer to nothing are refused, and it is told where they are."""
-    one, two = database(SQLITE), database(SQLITE)
-    for each in (one, two):
+def test_a_broken_foreign_key_is_named(database: Databases) -> None:
+    """The error counts the rows that refer to missing rows, and names a table."""
+    source, target = database(SQLITE), database(SQLITE)
+    for each in (source, target):
         with each.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, up REFERENCES t)")
-    with one.begin() as connection:
+    with source.begin() as connection:
         connection.exec_driver_sql("INSERT INTO t VALUES (1, 9), (2, 8), (3, 1)")
 
-    with pytest.raises(RowsError, match=r"^2 rows refer to rows that are not there, .* of 't'$"):
-        carry(one, two)
+    with pytest.raises(
+        RowsError, match=r"^2 rows refer to rows that do not exist, for example .*'t'$"
+    ):
+        transfer(source, target)
