@@ -20,7 +20,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.app.process_resources import ProcessResources
 from tenantry.app.stack import build_stack
-from tenantry.middleware.accounting import Accounting, NoteRequest
+from tenantry.http.request_record import record_unparsed
+from tenantry.middleware.accounting import Accounting, OnRequestEnd
 from tenantry.middleware.edge import Edge
 from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.migrations.guard import upgrade_default_database
@@ -39,7 +40,7 @@ from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
-from tenantry.server.admission import Admission, OnRefusal
+from tenantry.server.admission import Admission
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
@@ -66,18 +67,17 @@ class Host:
 
     Args:
         settings: the host's settings.
-        on_request_end: called with the record of each request that has ended.
-        on_refusal: called for each request that admission refused before it reached a thread.
+        on_request_end: called with the record of each request that has ended, including those that
+            admission refused before they reached a thread.
     """
 
     def __init__(
         self,
         settings: HostSettings,
-        on_request_end: NoteRequest | None = None,
-        on_refusal: OnRefusal | None = None,
+        on_request_end: OnRequestEnd | None = None,
     ) -> None:
         self.settings = settings
-        self._on_refusal = on_refusal
+        self._on_request_end = on_request_end
         self._lock = threading.Lock()  # protects the start, and the control socket
         self._pid = self._control_socket_pid = 0  # of the process in which each was started
         self._server = ""
@@ -186,7 +186,7 @@ class Host:
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
             self.follower.on_growth = self._freeze
-            self.follower.on_evicted = self.usage.note_sleep
+            self.follower.on_evicted = partial(self.usage.add, sleeps=1)
             self.usage.open(counters_folder(self.settings.data_dir))
             self._start_background()
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
@@ -197,7 +197,7 @@ class Host:
         self.router.replace(())
         self.follower = self._new_follower()
         self._is_stopping = False
-        self.usage.begin_anew()
+        self.usage.reset_after_fork()
         if self._control_socket is not None:
             self._control_socket.leave_to_parent()
             self._control_socket = None
@@ -284,7 +284,7 @@ class Host:
             if row is not None and cell is not None:
                 row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
-            self.usage.note_build(tenant.name, took_ns, is_good=is_good)
+            self.usage.add(tenant.name, build_ns=took_ns, builds=int(is_good))
         wsgi = build_stack(app, tenant, self.settings, resources)
         # A bound method takes a quarter of a closure's memory; thousands of tenants can be awake.
         return Instance(wsgi, MethodType(close_app, app), app)
@@ -326,10 +326,10 @@ class Host:
         return self.report.is_ready
 
     def _note_refusal(self, tenant: str, head: bytes, response: bytes) -> None:
-        bytes_out = len(response) - response.find(b"\r\n\r\n") - 4
-        self.usage.note_request(tenant, False, True, 0, bytes_out, 0, 0)
-        if self._on_refusal is not None:
-            self._on_refusal(tenant, head, response)
+        record = record_unparsed(tenant, head, response)
+        self.usage.add_request(record)
+        if self._on_request_end is not None:
+            self._on_request_end(record)
 
     def _open_control_socket(self) -> None:
         with self._lock:
@@ -357,8 +357,7 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     configure_logging(settings.log_format, settings.log_level)
     if not is_serving or settings.log_level not in {"debug", "info"}:
         return Host(settings)
-    log = AccessLog(settings.log_format)
-    return Host(settings, log, log.turned_away)
+    return Host(settings, AccessLog(settings.log_format))
 
 
 def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":

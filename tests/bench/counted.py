@@ -1,4 +1,4 @@
-"""Whether slots and the ledger are exact: failing, cut and killed requests among the others.
+"""Whether slots and usage counters are exact, with failing, cut and killed requests.
 
     python tests/bench/counted.py [--requests 50000] [--clients 16]
 

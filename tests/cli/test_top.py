@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from commands import Tenantry
+from request_records import request_record
 from tenantry.cli.top import render_table
 from tenantry.errors import TenantryError
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
@@ -18,27 +19,35 @@ from tenantry.observability.usage_rates import UsageRates
 pytestmark = pytest.mark.usefixtures("tenants_dir")
 
 
-@pytest.fixture(name="ledger")
-def _ledger(data_dir: Path) -> Iterator[UsageCounters]:
+@pytest.fixture(name="counters")
+def _counters(data_dir: Path) -> Iterator[UsageCounters]:
     """Return the counters of a process that has served acme twice and globex once."""
-    ledger = UsageCounters()
-    ledger.open(counters_folder(data_dir))
+    counters = UsageCounters()
+    counters.open(counters_folder(data_dir))
     for name in ("globex", "acme", "acme"):
-        ledger.note_request(name, False, False, 1, 10, 2_000_000_000, 500_000_000)
-    yield ledger
-    ledger.close()
+        counters.add_request(
+            request_record(
+                name, bytes_in=1, bytes_out=10, wall_ns=2_000_000_000, processor_ns=500_000_000
+            )
+        )
+    yield counters
+    counters.close()
 
 
 @pytest.fixture(name="moving")
-def _moving(monkeypatch: pytest.MonkeyPatch, ledger: UsageCounters) -> None:
+def _moving(monkeypatch: pytest.MonkeyPatch, counters: UsageCounters) -> None:
     """Make time pass only in `sleep`: one request of acme, three refusals of globex."""
     now = [100.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
-        ledger.note_request("acme", False, False, 0, 100, 3_000_000_000, 1_000_000_000)
+        counters.add_request(
+            request_record("acme", bytes_out=100, wall_ns=3_000_000_000, processor_ns=1_000_000_000)
+        )
         for _ in range(3):
-            ledger.note_request("globex", False, True, 0, 0, 1_000_000, 1_000_000)
+            counters.add_request(
+                request_record("globex", is_refusal=True, wall_ns=1_000_000, processor_ns=1_000_000)
+            )
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -63,13 +72,13 @@ def test_top_shows_rates_per_second(tenantry: Tenantry, sort: str, names: list[s
 
 
 @pytest.mark.usefixtures("moving")
-def test_rates_are_per_worker_or_summed(data_dir: Path, ledger: UsageCounters) -> None:
+def test_rates_are_per_worker_or_summed(data_dir: Path, counters: UsageCounters) -> None:
     """With a row for each worker, rows have its process id; otherwise, workers are summed."""
     other = UsageCounters()
     rates = [UsageRates(counters_folder(data_dir), each, "tenant") for each in (True, False)]
     other.open(counters_folder(data_dir))  # a worker that starts meanwhile
-    for one in (ledger, other):
-        one.note_request("acme", False, False, 0, 0, 1, 1)
+    for one in (counters, other):
+        one.add_request(request_record("acme", wall_ns=1, processor_ns=1))
 
     [[row], [summed]] = [one.rows() for one in rates]
     assert ("worker" in row, "worker" in summed) == (True, False)
@@ -78,7 +87,7 @@ def test_rates_are_per_worker_or_summed(data_dir: Path, ledger: UsageCounters) -
 
 
 @pytest.mark.usefixtures("moving")
-def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, ledger: UsageCounters) -> None:
+def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageCounters) -> None:
     """A tenant is shown for its requests in flight even if none of its requests has ended."""
     reports = {
         os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
@@ -86,7 +95,7 @@ def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, ledger: UsageCou
     }
     folder = counters_folder(data_dir)
     summed, each = (UsageRates(folder, one, "in_flight", lambda: reports) for one in (False, True))
-    ledger.note_request("acme", False, False, 0, 0, 1, 1)
+    counters.add_request(request_record("acme", wall_ns=1, processor_ns=1))
 
     rows = [(row["tenant"], row["in_flight"], row["stuck"]) for row in summed.rows()]
     per_worker = {(row["worker"], row["tenant"], row["in_flight"]) for row in each.rows()}
@@ -108,9 +117,9 @@ def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None
     assert ("acme" in text, "globex" in text, "and 1 more" in text) == (True, False, True)
 
 
-def test_rates_need_a_running_host(data_dir: Path, ledger: UsageCounters) -> None:
+def test_rates_need_a_running_host(data_dir: Path, counters: UsageCounters) -> None:
     """Counters of a host that has ended are one error."""
-    ledger.close()
+    counters.close()
 
     with pytest.raises(TenantryError, match="no host is running with data folder"):
         UsageRates(counters_folder(data_dir), False, "tenant")

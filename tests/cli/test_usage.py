@@ -8,24 +8,29 @@ from pathlib import Path
 import pytest
 
 from commands import Tenantry
+from request_records import request_record
 from tenantry.cli import usage
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
 
 pytestmark = pytest.mark.usefixtures("tenants_dir")
 
 
-@pytest.fixture(name="ledger")
-def _ledger(data_dir: Path) -> Iterator[UsageCounters]:
+@pytest.fixture(name="counters")
+def _counters(data_dir: Path) -> Iterator[UsageCounters]:
     """Return the counters of a process that has served acme twice and globex once."""
-    ledger = UsageCounters()
-    ledger.open(counters_folder(data_dir))
+    counters = UsageCounters()
+    counters.open(counters_folder(data_dir))
     for name in ("globex", "acme", "acme"):
-        ledger.note_request(name, False, False, 1, 10, 2_000_000_000, 500_000_000)
-    yield ledger
-    ledger.close()
+        counters.add_request(
+            request_record(
+                name, bytes_in=1, bytes_out=10, wall_ns=2_000_000_000, processor_ns=500_000_000
+            )
+        )
+    yield counters
+    counters.close()
 
 
-@pytest.mark.usefixtures("ledger")
+@pytest.mark.usefixtures("counters")
 def test_usage_prints_json(tenantry: Tenantry) -> None:
     """There is a row for each tenant, sorted by name, with times in seconds."""
     rows = json.loads(tenantry("usage", "--json").out)
@@ -38,7 +43,7 @@ def test_usage_prints_json(tenantry: Tenantry) -> None:
     assert rows[0]["last_used"].endswith("+00:00")
 
 
-@pytest.mark.usefixtures("ledger")
+@pytest.mark.usefixtures("counters")
 def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
     """CSV has a heading; the lines without options have the same values."""
     rows = [*csv.DictReader(tenantry("usage", "--csv").out.splitlines())]
@@ -48,7 +53,7 @@ def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
     assert [[*row.values()] for row in rows] == [line.split("\t") for line in lines]
 
 
-@pytest.mark.usefixtures("ledger")
+@pytest.mark.usefixtures("counters")
 @pytest.mark.parametrize(
     ("since", "tenants"),
     [("1h", 2), ("7d", 2), ("2001-01-01", 2), ("2001-01-01T00:00+02:00", 2), ("2999-01-01", 0)],

@@ -1,4 +1,4 @@
-"""The host's own answers are problem documents (RFC 9457)."""
+"""Responses from the host are problem documents (RFC 9457)."""
 
 import json
 from http import HTTPStatus
@@ -10,8 +10,8 @@ from tenantry.http.environ import REQUEST_ID
 from tenantry.http.problem import ProblemResponse
 
 
-def test_an_answer_has_the_five_members() -> None:
-    """Type, title, status, detail and the id of the request; status line and length fit."""
+def test_a_response_has_the_five_members() -> None:
+    """The members are type, title, status, detail and request ID; the head matches them."""
     answer = Client(ProblemResponse(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
         "/", environ_overrides={REQUEST_ID: "id-1"}
     )
@@ -28,15 +28,15 @@ def test_an_answer_has_the_five_members() -> None:
     } == json.loads(answer.data)
 
 
-def test_an_answer_is_not_kept_by_caches() -> None:
-    """A refusal of now says nothing about later."""
+def test_caches_do_not_store_a_response() -> None:
+    """A refusal says nothing about later requests."""
     answer = Client(ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
 
     assert "no-store" == answer.headers["Cache-Control"]
 
 
-def test_head_gets_the_head_only() -> None:
-    """An answer to HEAD has the length that GET would get, and no body."""
+def test_a_response_to_head_has_no_body() -> None:
+    """A response to HEAD has the `Content-Length` of GET, and no body."""
     app = ProblemResponse(HTTPStatus.NOT_FOUND, "No.")
 
     head, get = Client(app).head("/"), Client(app).get("/")
@@ -54,8 +54,8 @@ def test_head_gets_the_head_only() -> None:
         (ProblemResponse(HTTPStatus.NOT_FOUND, "-"), "Allow", None),
     ],
 )
-def test_a_header_is_there_when_it_says_something(
+def test_a_header_is_present_only_if_it_is_set(
     answer: ProblemResponse, header: str, value: str | None
 ) -> None:
-    """`Retry-After` and `Allow` appear with the answers that have them."""
+    """`Retry-After` and `Allow` appear only in responses that set them; 0 seconds is a value."""
     assert value == Client(answer).get("/").headers.get(header)

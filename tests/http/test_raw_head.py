@@ -1,4 +1,4 @@
-"""Heads before they are parsed: whose they are, what surely follows, and what is answered."""
+"""Raw heads: which mount they name, whether they are whole, and responses to them."""
 
 import json
 from http import HTTPStatus
@@ -8,12 +8,12 @@ import pytest
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.raw_head import is_whole_request, match_prefix, render_response
 
-PLACES = {"/acme": "acme", "/clients/initech": "initech"}
+MOUNTS = {"/acme": "acme", "/clients/initech": "initech"}
 HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
 
 
 @pytest.mark.parametrize(
-    ("target", "whose"),
+    ("target", "mount"),
     [
         (b"/acme", "acme"),
         (b"/acme/", "acme"),
@@ -34,9 +34,9 @@ HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
         (b"/", None),
     ],
 )
-def test_a_head_tells_whose_it_is(target: bytes, whose: str | None) -> None:
-    """As the dispatcher finds it, or nothing: never another tenant."""
-    assert whose == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", PLACES.get)
+def test_a_head_names_a_mount_or_nothing(target: bytes, mount: str | None) -> None:
+    """It is the mount that the dispatcher would find, or nothing; never another tenant."""
+    assert mount == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", MOUNTS.get)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_a_head_tells_whose_it_is(target: bytes, whose: str | None) -> None:
         (b"GET  /acme/ HTTP/1.1\r\n\r\n", False),
     ],
 )
-def test_only_a_plain_head_is_surely_a_whole_request(head: bytes, is_whole: bool) -> None:
-    """Where a body might follow, no other request is read behind it."""
+def test_only_a_plain_head_is_a_whole_request(head: bytes, is_whole: bool) -> None:
+    """If a body may follow, or the connection may close, the head is not a whole request."""
     assert is_whole == is_whole_request(head)
 
 
-def test_an_answer_is_what_the_host_gives() -> None:
-    """A problem document with the client's request id, and the headers that are asked for."""
+def test_a_response_is_complete() -> None:
+    """It is a problem document with the client's request ID and the added headers."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
     head = HEAD + b"x-request-id: abc-1\r\n\r\n"
 
@@ -80,8 +80,8 @@ def test_an_answer_is_what_the_host_gives() -> None:
     assert ("Full.", "abc-1") == (json.loads(body)["detail"], json.loads(body)["request_id"])
 
 
-def test_head_gets_no_body_and_a_bad_request_id_is_replaced() -> None:
-    """As behind the parser."""
+def test_a_response_to_head_has_no_body_and_replaces_a_bad_request_id() -> None:
+    """The response is the same as for a parsed request."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
     head = b"HEAD /acme/ HTTP/1.1\r\nX-Request-ID: no good\r\n\r\n"
 

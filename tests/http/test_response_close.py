@@ -1,4 +1,4 @@
-"""What is done when the server closes a response's body: once, and in the order of the layers."""
+"""Callbacks for the end of a response run once, in the order of the layers."""
 
 import threading
 from collections.abc import Iterator
@@ -9,46 +9,46 @@ from tenantry.http.response_close import on_close
 
 
 class _Body:
-    """A body that notes that it was closed."""
+    """A body that records that it was closed."""
 
-    def __init__(self, said: list[str]) -> None:
-        self._said = said
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
 
     def __iter__(self) -> Iterator[bytes]:
         return iter([b"one", b"two"])
 
     def close(self) -> None:
-        """Note it."""
-        self._said.append("body")
+        """Record it."""
+        self._events.append("body")
 
 
-@pytest.fixture(name="said")
-def _said() -> list[str]:
+@pytest.fixture(name="events")
+def _events() -> list[str]:
     return []
 
 
-def test_the_ends_come_after_the_body_the_innermost_first(said: list[str]) -> None:
-    """However many layers there are, it is one body around the app's."""
-    inner = on_close(_Body(said), lambda: said.append("inner"))
-    outer = on_close(inner, lambda: said.append("outer"))
+def test_callbacks_run_after_the_body_is_closed_innermost_first(events: list[str]) -> None:
+    """All layers share one body around the app's."""
+    inner = on_close(_Body(events), lambda: events.append("inner"))
+    outer = on_close(inner, lambda: events.append("outer"))
     parts = list(outer)
     outer.close()
 
     assert outer is inner
-    assert ([b"one", b"two"], ["body", "inner", "outer"]) == (parts, said)
+    assert ([b"one", b"two"], ["body", "inner", "outer"]) == (parts, events)
 
 
-def test_closed_twice_it_ends_once(said: list[str]) -> None:
-    """Servers do that; a plain counter of slots went to -1."""
-    body = on_close(_Body(said), lambda: said.append("end"))
+def test_a_second_close_does_nothing(events: list[str]) -> None:
+    """Servers can close a body twice; a plain counter of slots went to -1."""
+    body = on_close(_Body(events), lambda: events.append("callback"))
     body.close()
     body.close()
 
-    assert ["body", "end"] == said
+    assert ["body", "callback"] == events
 
 
-def test_closed_by_two_threads_it_ends_once(said: list[str]) -> None:
-    """While the first one is still closing the body, the second finds nothing to do."""
+def test_two_threads_that_close_run_the_callbacks_once(events: list[str]) -> None:
+    """While the first thread closes the body, the second has nothing to do."""
     closing, go_on = threading.Event(), threading.Event()
 
     class _Slow(_Body):
@@ -56,34 +56,34 @@ def test_closed_by_two_threads_it_ends_once(said: list[str]) -> None:
             closing.set()
             go_on.wait(10)
 
-    body = on_close(_Slow(said), lambda: said.append("end"))
+    body = on_close(_Slow(events), lambda: events.append("callback"))
     first = threading.Thread(target=body.close)
     first.start()
     closing.wait(10)
     body.close()
-    before = list(said)
+    before = list(events)
     go_on.set()
     first.join(10)
 
-    assert ([], ["end"]) == (before, said)
+    assert ([], ["callback"]) == (before, events)
 
 
-def test_a_body_that_fails_to_close_ends_all_the_same(said: list[str]) -> None:
-    """What was taken for the request is given back, and the server hears of the failure."""
+def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
+    """Slots and leases are released, and the exception reaches the server."""
 
     class _Failing(_Body):
         def close(self) -> None:
             raise OSError("no more")
 
-    body = on_close(_Failing(said), lambda: said.append("end"))
+    body = on_close(_Failing(events), lambda: events.append("callback"))
     with pytest.raises(OSError, match="no more"):
         body.close()
 
-    assert ["end"] == said
+    assert ["callback"] == events
 
 
-def test_a_body_without_close_ends_too(said: list[str]) -> None:
-    """A list is a body."""
-    on_close([b"x"], lambda: said.append("end")).close()
+def test_a_body_without_close_runs_the_callbacks(events: list[str]) -> None:
+    """A list is a valid body."""
+    on_close([b"x"], lambda: events.append("callback")).close()
 
-    assert ["end"] == said
+    assert ["callback"] == events

@@ -4,6 +4,7 @@ import contextvars
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
@@ -78,10 +79,10 @@ def answering(
 
 def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: int = 1) -> Counts:
     """Send one request, take so many chunks (None: all), close; return what is counted."""
-    ledger = UsageCounters()
+    counters = UsageCounters()
     environ = create_environ(method="POST", input_stream=BytesIO(body))
     environ["CONTENT_LENGTH"] = str(len(body))
-    response = Accounting(app, ledger)(environ, lambda *_: lambda _: None)
+    response = Accounting(app, counters)(environ, lambda *_: lambda _: None)
     chunks = iter(response)
     try:
         while take is None or take > 0:
@@ -91,7 +92,7 @@ def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: in
         pass
     for _ in range(closes):
         response.close()  # type: ignore[attr-defined]
-    return ledger.counts().get("acme", Counts())
+    return counters.counts().get("acme", Counts())
 
 
 def test_a_request_is_measured() -> None:
@@ -131,16 +132,16 @@ def test_a_failing_body_is_counted_once() -> None:
 
 def test_an_app_that_raises_when_called_is_counted() -> None:
     """And the exception goes on."""
-    ledger = UsageCounters()
+    counters = UsageCounters()
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
         environ[TENANT] = "acme"
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        Accounting(app, ledger)(create_environ(), lambda *_: lambda _: None)
+        Accounting(app, counters)(create_environ(), lambda *_: lambda _: None)
 
-    assert (1, 1) == ledger.counts()["acme"][:2]
+    assert (1, 1) == counters.counts()["acme"][:2]
 
 
 def test_a_refusal_is_no_error() -> None:
@@ -170,11 +171,13 @@ def test_a_504_is_an_error_wherever_it_was_made() -> None:
 
 def test_a_request_for_no_tenant_is_nobodys() -> None:
     """The host's own pages are not counted."""
-    ledger = UsageCounters()
+    counters = UsageCounters()
 
-    run_wsgi_app(Accounting(ProblemResponse(HTTPStatus.NOT_FOUND, "No."), ledger), create_environ())
+    run_wsgi_app(
+        Accounting(ProblemResponse(HTTPStatus.NOT_FOUND, "No."), counters), create_environ()
+    )
 
-    assert {} == ledger.counts()
+    assert {} == counters.counts()
 
 
 @pytest.mark.parametrize("how", ["readline", "readlines", "iter"])
@@ -194,14 +197,14 @@ def test_however_a_body_is_read_it_is_counted(how: str) -> None:
 
 def test_a_body_that_is_closed_by_another_thread_has_no_processor_time() -> None:
     """That thread's clock says nothing of this request."""
-    ledger = UsageCounters()
-    response = Accounting(answering(b"x"), ledger)(create_environ(), lambda *_: lambda _: None)
+    counters = UsageCounters()
+    response = Accounting(answering(b"x"), counters)(create_environ(), lambda *_: lambda _: None)
     b"".join(response)
     thread = threading.Thread(target=response.close)  # type: ignore[attr-defined]
     thread.start()
     thread.join()
 
-    assert (1, 0) == ledger.counts()["acme"][:7:6]
+    assert (1, 0) == counters.counts()["acme"][:7:6]
 
 
 # -- in the host --------------------------------------------------------------------------------
@@ -265,7 +268,7 @@ def test_an_instance_that_falls_asleep_is_counted(
     write_tenant("acme")
     write_tenant("globex")
     host = Host(settings.model_copy(update={"max_active": 1}))
-    host.follower.on_evicted = host.usage.note_sleep
+    host.follower.on_evicted = partial(host.usage.add, sleeps=1)
     host.load()
     for name in ("acme", "globex"):
         Client(host).get(f"/{name}/").close()

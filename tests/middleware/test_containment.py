@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tenantry.http.environ import REQUEST_ID
-from tenantry.http.request_context import current_request
+from tenantry.http.request_record import current_request
 from tenantry.middleware.containment import Containment, ResponseCutError
 from tenantry.observability.logging import LogContext
 

@@ -209,7 +209,7 @@ def test_a_request_lasts_until_its_body_is_closed() -> None:
 def test_the_host_tells_who_is_stuck(
     host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To operators, `list`, `top` and the ledger; its watchdog reports without being asked."""
+    """Operators' pages, `list`, `top` and `usage` show it; the watchdog reports it unasked."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)

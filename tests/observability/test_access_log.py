@@ -1,4 +1,4 @@
-"""One line for each request that has ended."""
+"""The access log: one line for each request that has ended."""
 
 import json
 import re
@@ -16,14 +16,15 @@ from tenantry.host import Host
 from tenantry.http.environ import CLIENT
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.raw_head import render_response
-from tenantry.observability.access_log import AccessLog, to_stderr
+from tenantry.http.request_record import record_unparsed
+from tenantry.observability.access_log import AccessLog, write_stderr
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hash_client_key
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
-SPEAKING = """
+LOGGING_ENDPOINT = """
 import logging
 import threading
 from contextvars import copy_context
@@ -31,14 +32,14 @@ from flask import Blueprint, request
 from tenantry.database.session import db
 from sqlalchemy import text
 
-speaking_bp = Blueprint("speaking", __name__)
+shop_bp = Blueprint("shop", __name__)
 
-@speaking_bp.route("/speak", methods=["GET", "POST"])
-def speak():
+@shop_bp.route("/log", methods=["GET", "POST"])
+def log():
     db.session.execute(text("SELECT 1"))
     body = request.get_data()
-    speaking = lambda: logging.getLogger("some.library").warning("library.spoke")
-    thread = threading.Thread(target=copy_context().run, args=(speaking,))
+    write = lambda: logging.getLogger("some.library").warning("library.logged")
+    thread = threading.Thread(target=copy_context().run, args=(write,))
     thread.start()
     thread.join()
     return body
@@ -47,16 +48,16 @@ def speak():
 Lines = list[dict[str, Any]]
 
 
-@pytest.fixture(name="speaking")
-def _speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the name of an endpoint that asks its database and speaks from a thread."""
-    folder = tmp_path / "corp" / "speaking"
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the name of an endpoint that queries its database and logs from a thread."""
+    folder = tmp_path / "corp" / "shop"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
         (package / "__init__.py").touch()
-    (folder / "blueprint.py").write_text(SPEAKING)
+    (folder / "blueprint.py").write_text(LOGGING_ENDPOINT)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "corp.speaking"
+    yield "corp.shop"
     for name in list(sys.modules):
         if name.partition(".")[0] == "corp":
             del sys.modules[name]
@@ -64,85 +65,86 @@ def _speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(name="lines")
 def _lines() -> list[str]:
-    """Return where the lines of `noting` go."""
+    """Return the list that receives the lines of `client`."""
     return []
 
 
-@pytest.fixture(name="noting")
-def _noting(
-    settings: HostSettings, write_tenant: Callable[..., Path], speaking: str, lines: list[str]
+@pytest.fixture(name="client")
+def _client(
+    settings: HostSettings, write_tenant: Callable[..., Path], shop: str, lines: list[str]
 ) -> Iterator[Client]:
-    """Return a client of a host with an open tenant, one with clients and one at rest."""
-    write_tenant("acme", BLUEPRINTS=["landing", speaking])
+    """Return a client of a host with an open tenant, one with keys, and one in maintenance."""
+    write_tenant("acme", BLUEPRINTS=["landing", shop])
     write_tenant("closed", CLIENTS={"mobile": hash_client_key("the-key")})
     write_tenant("globex", MAINTENANCE=True)
-    written = AccessLog("json", lines.append)
-    host = Host(settings, written, written.turned_away)
+    host = Host(settings, AccessLog("json", lines.append))
     host.load()
     yield Client(host)
     host.close()
 
 
 def parsed(lines: list[str]) -> Lines:
-    """Return what each line says; it must be one line of JSON."""
+    """Return the facts of each line, which must be one line of JSON."""
     assert all(line.endswith("}\n") and line.count("\n") == 1 for line in lines)
     return [json.loads(line) for line in lines]
 
 
-def test_a_line_says_who_asked_for_what_and_what_it_took(noting: Client, lines: list[str]) -> None:
-    """Tenant, request, endpoint, status, bytes, times; and the client's trace."""
+def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -> None:
+    """The facts are tenant, request, endpoint, status, bytes, times and the client's trace."""
     headers = {"X-Request-ID": "id-1", "traceparent": PARENT}
 
-    noting.post("/acme/speak?token=hidden", data=b"12345", headers=headers).close()
+    client.post("/acme/log?token=hidden", data=b"12345", headers=headers).close()
 
     [line] = parsed(lines)
     times = [line.pop(key) for key in ("wall_ms", "processor_ms", "database_ms")]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("timestamp"))
     assert {
         "event": "request.ended", "level": "info", "logger": "tenantry.request",
-        "tenant": "acme", "request_id": "id-1", "trace_id": TRACE, "endpoint": "speaking.speak",
-        "method": "POST", "path": "/acme/speak", "status": 200, "bytes_in": 5, "bytes_out": 5,
+        "tenant": "acme", "request_id": "id-1", "trace_id": TRACE, "endpoint": "shop.log",
+        "method": "POST", "path": "/acme/log", "status": 200, "bytes_in": 5, "bytes_out": 5,
         "queries": 1,
     } == line  # fmt: skip
     assert times[0] > times[2] > 0
 
 
-def test_every_kind_of_answer_has_one(noting: Client, lines: list[str]) -> None:
-    """Served, not found, refused by a layer and by its mount, for nobody; not the host's pages."""
+def test_every_kind_of_response_has_a_line(client: Client, lines: list[str]) -> None:
+    """Served, not found, refused by a layer or a mount, for no tenant; but no page of the host."""
     for path in ("/acme/", "/acme/no", "/closed/", "/globex/", "/nobody/", "/-/livez", "/-/no"):
-        noting.get(path).close()
-    noting.get("/acme/", headers={"Host": "a b"}).close()
+        client.get(path).close()
+    client.get("/acme/", headers={"Host": "a b"}).close()
 
     assert [
         ("acme", 201, "landing.landingpage"), ("acme", 404, ""), ("closed", 401, ""),
         ("globex", 503, ""), ("", 404, ""), ("", 404, ""), ("", 400, ""),
-    ] == [(one["tenant"], one["status"], one["endpoint"]) for one in parsed(lines)]  # fmt: skip
+    ] == [(line["tenant"], line["status"], line["endpoint"]) for line in parsed(lines)]  # fmt: skip
 
 
-def test_a_client_is_named_and_its_key_is_not(noting: Client, lines: list[str]) -> None:
-    """Nothing that a client sends to prove who it is comes into the log, nor any query."""
+def test_a_line_has_the_name_of_a_client_but_not_its_key(client: Client, lines: list[str]) -> None:
+    """Neither credentials nor the query appear in the log."""
     headers = {"X-API-Key": "the-key", "Cookie": "a=the-cookie", "Referer": "http://the-referer/"}
 
-    noting.get("/closed/?key=the-query", headers=headers).close()
+    client.get("/closed/?key=the-query", headers=headers).close()
 
     assert "mobile" == parsed(lines)[0]["client"]
     assert not [secret for secret in ("the-", "query") if secret in lines[0]]
 
 
-def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str]) -> None:
-    """It was not parsed: its line says what its head said, and the id that the client got."""
+def test_a_request_that_is_rejected_before_parsing_has_a_line(
+    client: Client, lines: list[str]
+) -> None:
+    """Its line has the facts of its raw head, and the request ID that the client received."""
     head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
     problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
-    told = render_response(problem, head, keep_alive=True)
-    noting.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
+    response = render_response(problem, head, keep_alive=True)
+    client.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
 
-    noting.application._note_refusal("acme", head, told)
+    client.application._note_refusal("acme", head, response)
 
     usual, line = parsed(lines)
     for one in (usual, line):
         for key in ("timestamp", "wall_ms", "processor_ms"):
             one.pop(key)
-    size = len(told.partition(b"\r\n\r\n")[2])
+    size = len(response.partition(b"\r\n\r\n")[2])
     changed = {
         "tenant": "acme", "request_id": "id-1", "path": "/acme/a\nb", "status": 429,
         "bytes_out": size,
@@ -152,7 +154,7 @@ def test_who_is_refused_at_the_door_has_a_line(noting: Client, lines: list[str])
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
-    """What a path or a method says is shown and not obeyed; it is ASCII."""
+    """Control characters in a path or a method are escaped, and the line is ASCII."""
     host = Host(settings, AccessLog(form, lines.append))
     host.load()
     environ = {
@@ -170,23 +172,27 @@ def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("part", ["a", "\n", "\xf0\x9f\x90\x88", "\\"])
-def test_a_line_fits_into_one_write(
+def test_a_line_fits_in_one_write(
     settings: HostSettings, lines: list[str], form: Any, part: str
 ) -> None:
-    """Of 4 KiB at most, which a pipe takes in one piece: a longer path is cut."""
+    """A long path is truncated, so that the line fits in 4 KiB, which a pipe writes at once."""
     host = Host(settings, AccessLog(form, lines.append))
     host.load()
 
     environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
     Client(host).open("/", environ_overrides=environ).close()
-    AccessLog(form, lines.append).turned_away("acme", b"GET /acme/" + b"%F0" * 4000 + b" ", b"")
+    head = b"GET /acme/" + b"%F0" * 4000 + b" HTTP/1.1\r\n\r\n"
+    response = b"HTTP/1.1 429 Too Many Requests\r\nX-Request-ID: id-1\r\n\r\n"
+    AccessLog(form, lines.append)(record_unparsed("acme", head, response))
 
     assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
 
 
-def test_a_line_for_people(settings: HostSettings, lines: list[str]) -> None:
-    """It has the form of all other lines: moment, level, event, logger, facts."""
+def test_a_console_line_has_the_form_of_all_others(
+    settings: HostSettings, lines: list[str]
+) -> None:
+    """The line has time, level, event, logger and facts."""
     host = Host(settings, AccessLog("console", lines.append))
     host.load()
 
@@ -201,41 +207,41 @@ def test_a_line_for_people(settings: HostSettings, lines: list[str]) -> None:
     host.close()
 
 
-def test_a_line_goes_to_stderr_in_one_piece(capfd: pytest.CaptureFixture[str]) -> None:
-    """And where nobody reads it, no request fails for it."""
-    to_stderr("a line\n")
+def test_a_line_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """`write_stderr` writes the line unchanged."""
+    write_stderr("a line\n")
 
     assert "a line\n" == capfd.readouterr().err
 
 
 @pytest.mark.live
-def test_all_lines_of_a_request_belong_together(
-    start_server: Callable[..., Server], write_tenant: Callable[..., Path], speaking: str
+def test_all_lines_of_a_request_name_it(
+    start_server: Callable[..., Server], write_tenant: Callable[..., Path], shop: str
 ) -> None:
-    """Of a server: the app's line, from a thread, and the request's own name the same request."""
-    write_tenant("acme", BLUEPRINTS=[speaking])
+    """A line that the app logs from a thread, and the access log, name the same request."""
+    write_tenant("acme", BLUEPRINTS=[shop])
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_LOG_FORMAT="json")
     for number in range(5):
-        server.get("/acme/speak", {"X-Request-ID": f"id-{number}", "traceparent": PARENT})
+        server.get("/acme/log", {"X-Request-ID": f"id-{number}", "traceparent": PARENT})
 
     def found() -> Lines:
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-        return [line for line in lines if line["event"] in ("library.spoke", "request.ended")]
+        return [line for line in lines if line["event"] in ("library.logged", "request.ended")]
 
     wait_until(lambda: len(found()) == 10)
     assert [
         (event, "acme", f"id-{number}", TRACE)
         for number in range(5)
-        for event in ("library.spoke", "request.ended")
+        for event in ("library.logged", "request.ended")
     ] == [(line["event"], line["tenant"], line["request_id"], line["trace_id"]) for line in found()]
 
 
 @pytest.mark.live
-def test_there_are_no_lines_above_their_level(
+def test_a_higher_log_level_turns_the_access_log_off(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path]
 ) -> None:
-    """`LOG_LEVEL=warning` has none."""
+    """`LOG_LEVEL=warning` writes no `request.ended` lines."""
     write_tenant("acme")
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_LOG_LEVEL="warning")

@@ -1,4 +1,4 @@
-"""`/-/metrics`, over the ledgers of several processes."""
+"""`/-/metrics`, over the counters files of several processes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,20 +7,23 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 
+from request_records import request_record
 from servers import CONFIG_FILE, Server, free_port
 from tenantry.observability import prometheus as metrics
 from tenantry.observability.prometheus import MetricsPage, bounded
 from tenantry.observability.usage_counters import OVERFLOW, Counts, UsageCounters, counters_folder
-from tenantry.observability.usage_store import fold, usage_file
+from tenantry.observability.usage_store import collect, usage_file
 
 
 def count(data_dir: Path, *tenants: str) -> UsageCounters:
-    """Return the ledger of a process that has served these, each for a second."""
-    ledger = UsageCounters()
-    ledger.open(counters_folder(data_dir))
+    """Return the counters of a process that has served these, each for a second."""
+    counters = UsageCounters()
+    counters.open(counters_folder(data_dir))
     for name in tenants:
-        ledger.note_request(name, False, False, 1, 10, 10**9, 10**8)
-    return ledger
+        counters.add_request(
+            request_record(name, bytes_in=1, bytes_out=10, wall_ns=10**9, processor_ns=10**8)
+        )
+    return counters
 
 
 def series(text: str) -> dict[tuple[str, str], float]:
@@ -35,7 +38,7 @@ def series(text: str) -> dict[tuple[str, str], float]:
 def test_all_processes_count_together(data_dir: Path) -> None:
     """Those that have ended, too: a counter never falls."""
     count(data_dir, "acme", "acme").close()
-    fold(data_dir)
+    collect(data_dir)
     living = count(data_dir, "acme", "globex")
 
     answer = Client(MetricsPage(data_dir)).get("/-/metrics")
@@ -57,9 +60,9 @@ def test_all_processes_count_together(data_dir: Path) -> None:
 
 def test_what_is_in_flight_is_shown(data_dir: Path) -> None:
     """Of who has no series of its own among the rest; and what was overdue or uncounted."""
-    ledger = count(data_dir, "acme")
-    ledger.note_overdue("hung")
-    ledger.note_uncounted("acme")
+    counters = count(data_dir, "acme")
+    counters.add("hung", overdue=1)
+    counters.add("acme", uncounted=1)
 
     page = MetricsPage(data_dir, lambda: {"acme": 2, "hung": 1, "new": 1, "other": 1})
     found = series(Client(page).get("/-/metrics").text)
@@ -73,7 +76,7 @@ def test_what_is_in_flight_is_shown(data_dir: Path) -> None:
         found["tenantry_overdue_requests_total", "hung"],
         found["tenantry_uncounted_requests_total", "acme"],
     )
-    ledger.close()
+    counters.close()
 
 
 def test_of_many_tenants_the_rest_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

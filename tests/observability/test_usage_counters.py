@@ -1,4 +1,4 @@
-"""What each process counts, in a file that outlives it."""
+"""Usage counters: each process counts in a file that survives it."""
 
 import os
 import signal
@@ -9,85 +9,95 @@ from pathlib import Path
 
 import pytest
 
+from request_records import request_record
 from tenantry.observability.usage_counters import (
-    NOTHING,
     OVERFLOW,
+    ZERO,
     Counts,
     UsageCounters,
     lock_if_ended,
     read_counters,
     read_counters_file,
-    total,
+    sum_counts,
 )
 
 COUNTING = """
 import os, sys
 from pathlib import Path
+from tenantry.http.request_record import RequestRecord
 from tenantry.observability.usage_counters import UsageCounters
 
-ledger = UsageCounters()
-ledger.open(Path(sys.argv[1]))
+record = RequestRecord()
+record.tenant = "acme"
+counters = UsageCounters()
+counters.open(Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):
-    ledger.note_request("acme", False, False, 1, 2, 3, 4)
+    counters.add_request(record)
 print("counted", flush=True)
 sys.stdin.read()
 """
 
 
-def note(ledger: UsageCounters, tenant: str = "acme", *, is_error: bool = False) -> None:
-    """Count one request of 10 bytes in and 20 out that took 30 ns, 40 of a processor."""
-    ledger.note_request(tenant, is_error, False, 10, 20, 30, 40)
+def count_request(counters: UsageCounters, tenant: str = "acme", *, is_error: bool = False) -> None:
+    """Count one request: 10 bytes in, 20 bytes out, 30 ns, 40 ns of processor time."""
+    counters.add_request(
+        request_record(
+            tenant, is_error=is_error, bytes_in=10, bytes_out=20, wall_ns=30, processor_ns=40
+        )
+    )
 
 
-def seen(folder: Path) -> dict[str, Counts]:
-    """Return what the one file in the folder says."""
-    [reading] = read_counters(folder)
-    return reading.counts
+def read(folder: Path) -> dict[str, Counts]:
+    """Return the content of the only file in the folder."""
+    [file] = read_counters(folder)
+    return file.counts
 
 
 def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
-    """An open ledger is empty, and says whose it is."""
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
+    """A new file has no rows, and names its process."""
+    counters = UsageCounters()
+    counters.open(tmp_path)
 
-    [reading] = read_counters(tmp_path)
+    [file] = read_counters(tmp_path)
 
-    assert (os.getpid(), {}) == (reading.pid, reading.counts)
-    ledger.close()
+    assert (os.getpid(), {}) == (file.pid, file.counts)
+    counters.close()
 
 
-def test_what_is_counted_can_be_read_by_others(tmp_path: Path) -> None:
-    """Each kind of count has its place in the row of its tenant."""
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
+def test_another_process_can_read_every_count(tmp_path: Path) -> None:
+    """Each count arrives in its own field of its own tenant."""
+    counters = UsageCounters()
+    counters.open(tmp_path)
 
-    note(ledger)
-    note(ledger, is_error=True)
-    ledger.note_request("globex", False, True, 0, 9, 1, 1)
-    ledger.note_query("acme", 7)
-    ledger.note_build("acme", 100, is_good=True)
-    ledger.note_build("acme", 50, is_good=False)
-    ledger.note_sleep("acme")
-    ledger.note_overdue("acme")
+    count_request(counters)
+    count_request(counters, is_error=True)
+    counters.add_request(
+        request_record("globex", is_refusal=True, bytes_out=9, wall_ns=1, processor_ns=1)
+    )
+    counters.add("acme", queries=1, database_ns=7)
+    counters.add("acme", build_ns=100, builds=1)
+    counters.add("acme", build_ns=50)
+    counters.add("acme", sleeps=1)
+    counters.add("acme", overdue=1)
     for _ in range(3):
-        ledger.note_uncounted("acme")
+        counters.add("acme", uncounted=1)
 
-    found = seen(tmp_path)
+    found = read(tmp_path)
     used_ns = found["acme"].used_ns
     assert Counts(2, 1, 0, 20, 40, 60, 80, 7, 1, 150, 1, 1, 1, 3, used_ns) == found["acme"]
     assert (1, 0, 1, 9) == found["globex"][:3] + found["globex"][4:5]
     assert 0 < found["acme"].used_ns <= found["globex"].used_ns
-    ledger.close()
+    counters.close()
 
 
-def test_what_threads_count_at_once_is_exact(tmp_path: Path) -> None:
-    """No request of eight threads is lost."""
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
+def test_threads_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Eight threads count 2,000 requests each; the file has 16,000."""
+    counters = UsageCounters()
+    counters.open(tmp_path)
 
     def work() -> None:
         for _ in range(2_000):
-            note(ledger)
+            count_request(counters)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -95,12 +105,12 @@ def test_what_threads_count_at_once_is_exact(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
 
-    assert (16_000, 160_000) == (seen(tmp_path)["acme"].requests, seen(tmp_path)["acme"].bytes_in)
-    ledger.close()
+    assert (16_000, 160_000) == (read(tmp_path)["acme"].requests, read(tmp_path)["acme"].bytes_in)
+    counters.close()
 
 
-def test_what_a_killed_process_counted_is_there(tmp_path: Path) -> None:
-    """The file says it after `kill -9`, and can be taken then, not before."""
+def test_the_counts_of_a_killed_process_survive(tmp_path: Path) -> None:
+    """The file has all counts after `kill -9`. It can be locked then, but not before."""
     with subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(tmp_path), "1000"],
         stdin=subprocess.PIPE,
@@ -109,71 +119,75 @@ def test_what_a_killed_process_counted_is_there(tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         [path] = tmp_path.glob("*.ledger")
-        taken_before = lock_if_ended(path)
+        locked_before = lock_if_ended(path)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    taken = lock_if_ended(path)
+    fd = lock_if_ended(path)
 
-    assert taken is not None
-    os.close(taken)
-    assert (None, 1000) == (taken_before, seen(tmp_path)["acme"].requests)
+    assert fd is not None
+    os.close(fd)
+    assert (None, 1000) == (locked_before, read(tmp_path)["acme"].requests)
 
 
-def test_a_disk_without_room_costs_the_file_only(
+def test_on_a_full_disk_it_counts_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It counts in memory then, leaves no file behind and says so once."""
+    """No file is left behind, and the log has one line."""
 
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
+    counters = UsageCounters()
+    counters.open(tmp_path)
 
-    note(ledger)
+    count_request(counters)
 
-    assert (1, []) == (ledger.counts()["acme"].requests, [*tmp_path.iterdir()])
-    assert ["ledger.kept_in_memory"] == [record.message for record in caplog.records]
+    assert (1, []) == (counters.counts()["acme"].requests, [*tmp_path.iterdir()])
+    assert ["usage.kept_in_memory"] == [record.message for record in caplog.records]
 
 
 def test_tenants_beyond_the_rows_share_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What they use is counted, though not by name."""
+    """Their requests are counted under `OVERFLOW`."""
     monkeypatch.setattr("tenantry.observability.usage_counters.ROWS", 3)
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
+    counters = UsageCounters()
+    counters.open(tmp_path)
 
     for name in ("a", "b", "c", "d", "a"):
-        note(ledger, name)
+        count_request(counters, name)
 
     assert {"a": 2, "b": 1, OVERFLOW: 2} == {
-        name: counts.requests for name, counts in seen(tmp_path).items()
+        name: counts.requests for name, counts in read(tmp_path).items()
     }
-    ledger.close()
+    counters.close()
 
 
 def test_a_forked_process_counts_for_itself(tmp_path: Path) -> None:
-    """What it inherits is its parent's: after `begin_anew` it writes nothing there."""
-    ledger = UsageCounters()
-    ledger.open(tmp_path)
-    note(ledger)
+    """After `reset_after_fork`, a child process does not write into the file of its parent."""
+    counters = UsageCounters()
+    counters.open(tmp_path)
+    count_request(counters)
     child = os.fork()
     if not child:
-        ledger.begin_anew()
-        note(ledger)
-        os._exit(0 if ledger.counts()["acme"].requests == 1 else 1)
+        status = 1
+        try:
+            counters.reset_after_fork()
+            count_request(counters)
+            status = 0 if counters.counts()["acme"].requests == 1 else 1
+        finally:
+            os._exit(status)
 
     assert 0 == os.waitpid(child, 0)[1]
-    assert 1 == seen(tmp_path)["acme"].requests
-    ledger.close()
+    assert 1 == read(tmp_path)["acme"].requests
+    counters.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 8192])
-def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, content: bytes) -> None:
-    """An empty one is just being made."""
+def test_a_file_of_another_format_is_skipped(tmp_path: Path, content: bytes) -> None:
+    """An empty file is just being created."""
     path = tmp_path / "1-0.ledger"
     path.write_bytes(content)
 
@@ -181,9 +195,9 @@ def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, content: byt
 
 
 def test_counts_add_up() -> None:
-    """Of a sum the last use is the latest; a difference keeps it."""
+    """The sum has the later time of last use; a difference keeps its own."""
     early, late = Counts(requests=2, used_ns=5), Counts(requests=3, errors=1, used_ns=9)
 
-    assert Counts(requests=5, errors=1, used_ns=9) == total([early, late]) == late.plus(early)
+    assert Counts(requests=5, errors=1, used_ns=9) == sum_counts([early, late]) == late.plus(early)
     assert Counts(requests=1, errors=1, used_ns=9) == late.minus(early)
-    assert NOTHING == total([])
+    assert ZERO == sum_counts([])

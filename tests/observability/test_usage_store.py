@@ -1,4 +1,4 @@
-"""What was used, summed up over processes that come, go and are killed."""
+"""Usage over time, while processes start, end and are killed."""
 
 import random
 import signal
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from request_records import request_record
 from servers import wait_until
 from tenantry.errors import TenantryError
 from tenantry.observability import usage_store as usage
@@ -19,14 +20,14 @@ from tenantry.observability.usage_store import (
     DAY,
     HOUR,
     MINUTE,
+    collect,
     collect_periodically,
-    fold,
     totals,
     usage_file,
     used_since,
 )
 
-KILLED_IN_FOLD = """
+KILLED_IN_COLLECTION = """
 import os, signal, sys
 from pathlib import Path
 from tenantry.observability import usage_store as usage
@@ -36,39 +37,44 @@ if sys.argv[2] == "unlink":
     Path.unlink = die
 else:
     setattr(usage, sys.argv[2], die)
-usage.fold(Path(sys.argv[1]))
+usage.collect(Path(sys.argv[1]))
 """
 
-COUNTS_AND_FOLDS = """
+COUNTS_AND_COLLECTS = """
 import sys
 from pathlib import Path
+from tenantry.http.request_record import RequestRecord
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
-from tenantry.observability.usage_store import fold
+from tenantry.observability.usage_store import collect
 
 data_dir = Path(sys.argv[1])
-ledger = UsageCounters()
-ledger.open(counters_folder(data_dir))
+record = RequestRecord()
+record.tenant = "acme"
+counters = UsageCounters()
+counters.open(counters_folder(data_dir))
 for number in range(200):
-    ledger.note_request("acme", False, False, 1, 2, 3, 4)
+    counters.add_request(record)
     if number % 20 == 0:
-        fold(data_dir)
+        collect(data_dir)
 print("counted", flush=True)
 while True:
-    fold(data_dir)
+    collect(data_dir)
 """
 
 
 def count(data_dir: Path, *tenants: str, times: int = 1) -> UsageCounters:
-    """Return the ledger of a process that has served these, each so often, in so many bytes."""
-    ledger = UsageCounters()
-    ledger.open(counters_folder(data_dir))
+    """Return counters with `times` requests of each tenant: 1 byte in, 10 bytes out each."""
+    counters = UsageCounters()
+    counters.open(counters_folder(data_dir))
     for name in tenants * times:
-        ledger.note_request(name, False, False, 1, 10, 100, 1000)
-    return ledger
+        counters.add_request(
+            request_record(name, bytes_in=1, bytes_out=10, wall_ns=100, processor_ns=1000)
+        )
+    return counters
 
 
 def make_older(path: Path) -> None:
-    """Make the file as a release left it that did not know all counts."""
+    """Remove two counts from the database, as if an older release had written it."""
     with closing(sqlite3.connect(path)) as connection:
         for table in ("bucket", "total", "folded"):
             for name in ("overdue", "uncounted"):
@@ -82,26 +88,26 @@ def requests(used: dict[str, Counts]) -> dict[str, int]:
 
 
 def files(data_dir: Path) -> int:
-    """Return how many ledgers there are."""
+    """Return the number of counters files."""
     return len([*counters_folder(data_dir).glob("*.ledger")])
 
 
-def test_before_anything_was_used(data_dir: Path) -> None:
-    """Nothing was, and nothing is made to say so."""
+def test_reading_creates_nothing(data_dir: Path) -> None:
+    """Without a host, there is no usage, and the data folder is not created."""
     assert ({}, {}, False) == (totals(data_dir), used_since(data_dir, 0), data_dir.exists())
 
 
-def test_a_fold_changes_no_total(data_dir: Path) -> None:
-    """However often, before and after the process ends; then its file goes."""
-    ledger = count(data_dir, "acme", "globex", "acme")
+def test_a_collection_changes_no_total(data_dir: Path) -> None:
+    """Totals stay the same however often it runs; the file of an ended process is deleted."""
+    counters = count(data_dir, "acme", "globex", "acme")
     seen = [totals(data_dir)]
     for _ in range(3):
-        fold(data_dir)
+        collect(data_dir)
         seen.append(totals(data_dir))
     living = files(data_dir)
-    ledger.close()
+    counters.close()
     for _ in range(2):
-        fold(data_dir)
+        collect(data_dir)
         seen.append(totals(data_dir))
 
     assert [{"acme": 2, "globex": 1}] * 6 == [requests(each) for each in seen]
@@ -110,15 +116,17 @@ def test_a_fold_changes_no_total(data_dir: Path) -> None:
 
 
 def test_processes_add_up(data_dir: Path) -> None:
-    """Those that live, that were folded, and that ended since."""
+    """Totals include running processes, collected ones, and those that have ended since."""
     first, second = count(data_dir, "acme"), count(data_dir, "acme", "globex")
-    fold(data_dir)
+    collect(data_dir)
     first.close()
-    second.note_request("acme", False, False, 1, 10, 100, 1000)
+    second.add_request(
+        request_record("acme", bytes_in=1, bytes_out=10, wall_ns=100, processor_ns=1000)
+    )
     third = count(data_dir, "acme")
 
     assert {"acme": 4, "globex": 1} == requests(totals(data_dir))
-    fold(data_dir)
+    collect(data_dir)
     assert {"acme": 4, "globex": 1} == requests(totals(data_dir))
     assert 2 == files(data_dir)
     second.close()
@@ -126,64 +134,68 @@ def test_processes_add_up(data_dir: Path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("where", ["_take", "_make_coarser", "_forget", "unlink"])
-def test_a_fold_that_is_killed_doubles_and_loses_nothing(data_dir: Path, where: str) -> None:
-    """`kill -9` before, amid and after what it writes; the next fold does the rest."""
+@pytest.mark.parametrize(
+    "where", ["_add_new_counts", "_merge_old_buckets", "_forget_deleted_files", "unlink"]
+)
+def test_a_killed_collection_doubles_and_loses_nothing(data_dir: Path, where: str) -> None:
+    """After `kill -9` before, during and after its writes, the next collection completes it."""
     count(data_dir, "acme", times=3).close()
 
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_IN_FOLD, str(data_dir), where], check=False
+        [sys.executable, "-c", KILLED_IN_COLLECTION, str(data_dir), where], check=False
     )
 
     after = [requests(totals(data_dir))]
     for _ in range(2):
-        fold(data_dir)
+        collect(data_dir)
         after.append(requests(totals(data_dir)))
     assert -signal.SIGKILL == killed.returncode
     assert ([{"acme": 3}] * 3, 0) == (after, files(data_dir))
 
 
 @pytest.mark.live
-def test_workers_that_are_killed_while_all_fold_lose_nothing(data_dir: Path) -> None:
-    """Six processes count and fold each other's files, and are killed one after the other."""
-    command = [sys.executable, "-c", COUNTS_AND_FOLDS, str(data_dir)]
+def test_workers_that_are_killed_while_all_collect_lose_nothing(data_dir: Path) -> None:
+    """Six processes count and collect each other's files, and are killed one after the other."""
+    command = [sys.executable, "-c", COUNTS_AND_COLLECTS, str(data_dir)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.readline()
-        threading.Event().wait(random.random() / 20)  # somewhere in a fold
+        threading.Event().wait(random.random() / 20)  # at a random point of a collection
         worker.kill()
         worker.wait()
         worker.stdout.close()
 
     seen = requests(totals(data_dir))
-    fold(data_dir)
+    collect(data_dir)
 
     assert ({"acme": 1200}, {"acme": 1200}) == (seen, requests(totals(data_dir)))
     assert 0 == files(data_dir)
 
 
-def test_since_counts_what_was_used_then(data_dir: Path) -> None:
-    """What was folded in its minute, and what is not folded yet."""
-    ledger = count(data_dir, "acme")
+def test_used_since_includes_later_usage_only(data_dir: Path) -> None:
+    """It includes the collected minute that contains the time, and what is not collected yet."""
+    counters = count(data_dir, "acme")
     used_s = totals(data_dir)["acme"].used_ns / 1e9
-    fold(data_dir)
-    folded = used_since(data_dir, used_s), used_since(data_dir, used_s + 2 * MINUTE)
-    ledger.note_request("globex", False, False, 1, 10, 100, 1000)
+    collect(data_dir)
+    collected = used_since(data_dir, used_s), used_since(data_dir, used_s + 2 * MINUTE)
+    counters.add_request(
+        request_record("globex", bytes_in=1, bytes_out=10, wall_ns=100, processor_ns=1000)
+    )
 
-    assert ({"acme": 1}, {}) == tuple(map(requests, folded))
+    assert ({"acme": 1}, {}) == tuple(map(requests, collected))
     assert {"acme": 1, "globex": 1} == requests(used_since(data_dir, used_s))
-    ledger.close()
+    counters.close()
 
 
 def test_old_buckets_become_coarser(data_dir: Path) -> None:
-    """Minutes become hours, and hours days; nothing is lost on the way."""
+    """Minutes merge into hours, hours into days; the sum stays the same."""
     count(data_dir, "acme", times=5).close()
-    fold(data_dir)
+    collect(data_dir)
     used_s = totals(data_dir)["acme"].used_ns / 1e9
     lengths = []
     for days in (0, 4, 70):
-        fold(data_dir, now=used_s + days * DAY)
+        collect(data_dir, now=used_s + days * DAY)
         with closing(sqlite3.connect(usage_file(data_dir))) as connection:
             lengths += connection.execute("SELECT length, requests FROM bucket").fetchall()
 
@@ -192,36 +204,36 @@ def test_old_buckets_become_coarser(data_dir: Path) -> None:
     assert {} == used_since(data_dir, used_s + DAY)
 
 
-def test_what_was_taken_from_a_file_is_forgotten_at_last(data_dir: Path) -> None:
-    """An hour after the file is gone; the totals stay."""
+def test_what_was_collected_from_a_deleted_file_is_forgotten(data_dir: Path) -> None:
+    """It is forgotten an hour after the file is deleted; the totals stay."""
     count(data_dir, "acme").close()
     left = []
     for later_s in (0, 60, 7200):
         now = usage.time.time() + later_s
-        fold(data_dir, now=now)
+        collect(data_dir, now=now)
         with closing(sqlite3.connect(usage_file(data_dir))) as connection:
             left += connection.execute("SELECT count(*) FROM folded").fetchone()
 
     assert ([1, 1, 0], {"acme": 1}) == (left, requests(totals(data_dir)))
 
 
-def test_processes_take_turns(data_dir: Path) -> None:
-    """Who finds that another one has just folded leaves it at that."""
-    ledger = count(data_dir, "acme")
-    fold(data_dir, at_most_every_s=30)
-    ledger.close()
+def test_a_recent_collection_is_not_repeated(data_dir: Path) -> None:
+    """A process does nothing if another one has just collected."""
+    counters = count(data_dir, "acme")
+    collect(data_dir, min_interval_s=30)
+    counters.close()
 
-    fold(data_dir, at_most_every_s=30)
+    collect(data_dir, min_interval_s=30)
 
     assert (1, {"acme": 1}) == (files(data_dir), requests(totals(data_dir)))
 
 
-def test_a_host_folds_by_itself_and_says_once_that_it_cannot(
+def test_a_host_collects_periodically_and_logs_a_failure_once(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no database is one line in the log; when it is mended, it goes on."""
-    monkeypatch.setattr(usage, "FIRST_FOLD_S", 0.0)
-    monkeypatch.setattr(usage, "FOLD_S", 0.001)
+    """A corrupt database is one line in the log; once it is deleted, collecting continues."""
+    monkeypatch.setattr(usage, "FIRST_DELAY_S", 0.0)
+    monkeypatch.setattr(usage, "INTERVAL_S", 0.001)
     count(data_dir, "acme").close()
     usage_file(data_dir).write_bytes(b"no database" * 1000)
     stopping = threading.Event()
@@ -229,30 +241,32 @@ def test_a_host_folds_by_itself_and_says_once_that_it_cannot(
     thread.start()
     wait_until(lambda: bool(caplog.records))
 
-    with pytest.raises(TenantryError, match=r"cannot read the usage in .*; mend or remove it\."):
-        totals(data_dir)
-    usage_file(data_dir).unlink()
-    wait_until(lambda: files(data_dir) == 0)
-    stopping.set()
-    thread.join()
+    try:
+        with pytest.raises(TenantryError, match=r"cannot read the usage database .*: .*delete it"):
+            totals(data_dir)
+        usage_file(data_dir).unlink()
+        wait_until(lambda: files(data_dir) == 0)
+    finally:
+        stopping.set()
+        thread.join()
 
-    assert ["usage.not_folded"] == [record.message for record in caplog.records]
+    assert ["usage.collection_failed"] == [record.message for record in caplog.records]
     assert {"acme": 1} == requests(totals(data_dir))
 
 
-def test_a_file_of_an_older_release_is_read_and_goes_on(data_dir: Path) -> None:
-    """What it does not know is 0 until then; nothing that it knows is lost."""
+def test_a_database_of_an_older_release_is_upgraded(data_dir: Path) -> None:
+    """Counts that it does not have are 0 until the first collection; its own are kept."""
     count(data_dir, "acme", times=2).close()
-    fold(data_dir)
+    collect(data_dir)
     make_older(usage_file(data_dir))
     before = totals(data_dir), used_since(data_dir, 0)
-    ledger = count(data_dir, "acme")
-    ledger.note_overdue("acme")
-    unfolded = totals(data_dir)["acme"]
-    fold(data_dir)
+    counters = count(data_dir, "acme")
+    counters.add("acme", overdue=1)
+    uncollected = totals(data_dir)["acme"]
+    collect(data_dir)
 
     counts = totals(data_dir)["acme"]
     assert [{"acme": 2}] * 2 == [requests(used) for used in before]
     assert (3, 1, 0, 30) == (counts.requests, counts.overdue, counts.uncounted, counts.bytes_out)
-    assert (unfolded, counts) == (counts, used_since(data_dir, 0)["acme"])
-    ledger.close()
+    assert (uncollected, counts) == (counts, used_since(data_dir, 0)["acme"])
+    counters.close()

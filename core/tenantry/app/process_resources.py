@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from tenantry.database.budget import ConnectionBudget
 from tenantry.http.problem import Refusal
-from tenantry.http.request_context import current_request
+from tenantry.http.request_record import current_request
 from tenantry.middleware.authentication import Verify
 from tenantry.middleware.concurrency import Slots
 from tenantry.middleware.deadlines import RunningRequests
@@ -52,7 +52,7 @@ class ProcessResources:
         self.row = row
         self.budget = ConnectionBudget(settings.db_connections)
         self.decoding_memory = MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
-        self.requests = RunningRequests(note_overdue=usage.note_overdue)
+        self.requests = RunningRequests(note_overdue=partial(usage.add, overdue=1))
         self.share = FairShare(threads)
         self.slots = Slots(self.share, row)
         self.note_query = partial(_note_query, usage)
@@ -76,7 +76,7 @@ class ProcessResources:
         with self._lock:
             if self._rates is None:
                 processes = self.row.board.processes if self.row else lambda: 1
-                note = self.usage.note_uncounted
+                note = partial(self.usage.add, uncounted=1)
                 self._rates = RateLimiter(self._rates_url, processes, note_uncounted=note)
             return self._rates
 
@@ -114,8 +114,8 @@ class ProcessResources:
 
 def _note_query(usage: UsageCounters, tenant: str, took_ns: int) -> None:
     """Count a query for its tenant and, if a request made it, for the request."""
-    usage.note_query(tenant, took_ns)
-    context = current_request.get()
-    if context is not None:
-        context.queries += 1
-        context.database_ns += took_ns
+    usage.add(tenant, queries=1, database_ns=took_ns)
+    record = current_request.get()
+    if record is not None:
+        record.queries += 1
+        record.database_ns += took_ns

@@ -2,5 +2,5 @@
 
 It knows WSGI, but neither Flask nor gunicorn, and imports no other package of Tenantry. The server
 calls it first: `raw_head` looks at the first bytes of a request. `middleware.accounting` then opens
-the `RequestContext` and, when the response is closed, writes the `RequestRecord`.
+the `RequestRecord`, and completes it when the response is closed.
 """

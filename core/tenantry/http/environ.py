@@ -11,8 +11,8 @@ REQUEST_ID = "tenantry.request_id"
 TENANT = "tenantry.tenant"
 """The name of the tenant. `Mount` sets it; a request that reaches no mount has none."""
 
-REQUEST_CONTEXT = "tenantry.request_context"
-"""The `RequestContext` of the request."""
+REQUEST_RECORD = "tenantry.request_record"
+"""The `RequestRecord` of the request. `Accounting` sets it."""
 
 REFUSED = "tenantry.refused"
 """Present once the host has answered in place of the app."""

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from tenantry.http.environ import REFUSED, SENT_STATUS, TENANT
-from tenantry.http.request_context import RequestContext, open_request_context
+from tenantry.http.environ import CLIENT, ENDPOINT, REFUSED, REQUEST_ID, SENT_STATUS, TENANT
+from tenantry.http.request_record import RequestRecord, open_record
 from tenantry.observability.usage_counters import UsageCounters
 
 if TYPE_CHECKING:
@@ -19,35 +19,36 @@ if TYPE_CHECKING:
 
 _FAILED = "5"
 
-NoteRequest = Callable[["WSGIEnvironment", RequestContext, str, str, int, int, int, int], None]
-"""Takes the environ, the visit, the path as it came in, the status, bytes in and out, and the
-nanoseconds that it took, on the clock and of the processor."""
+OnRequestEnd = Callable[[RequestRecord], object]
 
 
 class Accounting:
-    """WSGI middleware: counts each request for its tenant in the ledger. Safe in any thread.
+    """WSGI middleware: counts and logs each request when it ends. Thread-safe.
 
-    The tenant is known when the request has reached its mount, which writes it into the environ;
-    a request that reached none is nobody's.
+    A mount writes its tenant into the environ. A request that reaches no mount is logged, but not
+    counted.
 
     Args:
-        app: what is measured.
-        ledger: where it is counted.
-        note: told of every request, a tenant's or not, when it has ended; None for nobody.
+        app: the app to measure.
+        usage: counts the requests of each tenant.
+        on_request_end: called with the record of each request, to log it.
     """
 
     def __init__(
-        self, app: "WSGIApplication", ledger: UsageCounters, note: "NoteRequest | None" = None
+        self,
+        app: "WSGIApplication",
+        usage: UsageCounters,
+        on_request_end: OnRequestEnd | None = None,
     ) -> None:
         self._app = app
-        self.ledger = ledger
-        self.note = note
+        self.usage = usage
+        self.on_request_end = on_request_end
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer as the app does."""
-        response = _Metered(self, environ, start_response)
+        response = _MeasuredResponse(self, environ, start_response)
         try:
             response.body = self._app(environ, response.start)
         except BaseException:
@@ -57,18 +58,29 @@ class Accounting:
         return response
 
 
-class _Metered:
+class _MeasuredResponse:
     """One response, and what it takes, from the call to the server's `close()`."""
 
     __slots__ = (
-        "_begun_ns", "_bytes_out", "_environ", "_input", "_open", "_path", "_processor_ns",
-        "_start_response", "_status", "_thread", "_visit", "body", "is_broken",
+        "_begun_ns",
+        "_bytes_out",
+        "_environ",
+        "_input",
+        "_open",
+        "_path",
+        "_processor_ns",
+        "_record",
+        "_start_response",
+        "_status",
+        "_thread",
+        "body",
+        "is_broken",
     )  # fmt: skip
 
     def __init__(
-        self, metering: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
+        self, accounting: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> None:
-        self._open = [metering]  # taken by who closes first
+        self._open = [accounting]  # taken by who closes first
         self._environ = environ
         self._start_response = start_response
         self._status = ""
@@ -76,7 +88,7 @@ class _Metered:
         self.is_broken = False  # by the app: what the client got is not whole, whatever the status
         self._bytes_out = 0
         self._path: str = environ.get("PATH_INFO", "")  # on its way a mount divides it
-        self._visit = open_request_context(environ)
+        self._record = open_record(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (
             "HTTP_TRANSFER_ENCODING" in environ
@@ -106,7 +118,7 @@ class _Metered:
 
     def close(self) -> None:
         try:
-            metering = self._open.pop()  # atomic: of two that close it, one counts it
+            accounting = self._open.pop()  # atomic: of two that close it, one counts it
         except IndexError:
             return
         # The body knows `start` and so this object: left in a circle, it would wait for the garbage
@@ -115,25 +127,30 @@ class _Metered:
         try:
             getattr(body, "close", _nothing)()
         finally:
-            self._count(metering)
+            self._finish(accounting)
 
-    def _count(self, metering: Accounting) -> None:
-        environ = self._environ
-        tenant = environ.get(TENANT)
-        status, bytes_out = environ.get(SENT_STATUS) or self._status, self._bytes_out
-        bytes_in = 0 if self._input is None else self._input.size
-        is_same = self._thread == threading.get_ident()  # or the clock is another thread's
-        processor_ns = time.thread_time_ns() - self._processor_ns if is_same else 0
-        wall_ns = time.perf_counter_ns() - self._begun_ns
-        if tenant is not None:
-            is_refused = REFUSED in environ
-            is_error = self.is_broken or (not is_refused and status[:1] == _FAILED)
-            metering.ledger.note_request(
-                tenant, is_error, is_refused, bytes_in, bytes_out, wall_ns, processor_ns
-            )
-        if metering.note is not None:
-            path, visit = self._path, self._visit
-            metering.note(environ, visit, path, status, bytes_in, bytes_out, wall_ns, processor_ns)
+    def _finish(self, accounting: Accounting) -> None:
+        environ, record = self._environ, self._record
+        record.tenant = environ.get(TENANT, "")
+        if not record.tenant and accounting.on_request_end is None:
+            return
+        status = environ.get(SENT_STATUS) or self._status
+        record.status = int(status[:3] or 0)
+        record.is_refusal = REFUSED in environ
+        record.is_error = self.is_broken or (not record.is_refusal and status[:1] == _FAILED)
+        record.bytes_in = 0 if self._input is None else self._input.size
+        record.bytes_out = self._bytes_out
+        record.wall_ns = time.perf_counter_ns() - self._begun_ns
+        if self._thread == threading.get_ident():  # else this is the clock of another thread
+            record.processor_ns = time.thread_time_ns() - self._processor_ns
+        if record.tenant:
+            accounting.usage.add_request(record)
+        if accounting.on_request_end is not None:
+            record.request_id = environ.get(REQUEST_ID, "")
+            record.method, record.path = environ["REQUEST_METHOD"], self._path
+            record.endpoint = environ.get(ENDPOINT) or ""
+            record.client = environ.get(CLIENT) or ""
+            accounting.on_request_end(record)
 
 
 def _nothing() -> None:

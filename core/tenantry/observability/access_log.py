@@ -1,13 +1,14 @@
-"""One line in the log for each request that has ended. Knows WSGI only, and nothing of logging.
+"""The access log: one line for each request that has ended.
 
-It is made by hand: through `logging` and structlog a line costs eight times as much. What it says:
+The lines are formatted here, because a line through `logging` and structlog takes eight times as
+long. What a line contains:
 
-- the path without its query, and no header: queries hold tokens, search words and addresses;
-- `client` is the name that stands in `CLIENTS`, or `oidc:SUB`, never a key;
-- everything is ASCII, with what is not, and control characters, escaped as JSON does;
-- a path, or a client's name, that is longer than 1 KiB is cut.
+- The path without its query, and no header: queries contain tokens, search words and addresses.
+- `client` is a name from `CLIENTS`, or `oidc:SUB`; never a key.
+- Only ASCII. Other characters and control characters are escaped as in JSON.
+- At most 1 KiB each of the path and of the client's name.
 
-The host's own pages, which probes ask for all day, have a line only where they fail.
+The host's own pages, which probes request all day, have a line only if they fail.
 """
 
 import os
@@ -16,205 +17,110 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote_to_bytes
+from typing import Literal
 
-from tenantry.http.environ import CLIENT, ENDPOINT, REQUEST_ID, TENANT
-from tenantry.http.request_context import RequestContext
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+from tenantry.http.request_record import RequestRecord
 
 EVENT = "request.ended"
 LOGGER = "tenantry.request"
 
 _OWN_PAGES = "/-/"
-_FAILED = "4"  # "4xx", or later in the alphabet
+_FIRST_ERROR_STATUS = 400
 _STDERR = 2
-_PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blank, quote and equals sign
+_PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blanks, quotes and equals signs
 
 _MAX_CHARS = 1024
-"""Of a path and of a client's name, as they stand in a line: a longer line than `PIPE_BUF`, 4 KiB,
-would be mixed with those of other processes in a pipe."""
+"""Escaped characters of a path or a client's name. A line longer than `PIPE_BUF` (4 KiB) could be
+mixed up with lines of other processes in a pipe."""
 
-_PLAIN_CHARS = 80
-"""That many need no look: each is 12 characters at most when it is escaped."""
-
-_HEAD_END = b"\r\n\r\n"
-_REQUEST_ID_LINE = b"\r\nX-Request-ID: "
-_NO_VISIT = RequestContext()
-_NO_TIME = "0.000"
-
-Write = Callable[[str], object]
+_MAX_UNCHECKED_CHARS = 80
+"""A shorter text fits in any case, because an escaped character has at most 12 characters."""
 
 
-def to_stderr(line: str) -> None:
-    """Write a line where all others go, in one piece."""
-    try:  # noqa: SIM105 - it costs as much as the rest of this
+def write_stderr(line: str) -> None:
+    """Write a line to stderr in one piece."""
+    try:  # noqa: SIM105 - `suppress` takes as long as the rest of this function
         os.write(_STDERR, line.encode("ascii"))
     except OSError:
-        pass  # nobody reads it, or the disk is full: no fault of the request
+        pass  # nobody reads the log, or the disk is full; the request is not at fault
 
 
 class AccessLog:
-    """Writes the lines. Safe in any thread.
+    """Writes the lines. Thread-safe.
 
     Args:
-        form: as people or as machines read them; like all other lines of the log.
-        write: takes one line, with its end.
+        log_format: the form of all log lines.
+        write: takes one line with its line end.
     """
 
-    def __init__(self, form: Literal["console", "json"], write: Write = to_stderr) -> None:
-        self._render = _as_json if form == "json" else _for_people
-        self._write = write
-        self._second = 0, ""  # the last second's text: one tuple, replaced whole
-
-    def __call__(  # noqa: PLR0917 - by place: it is called for each request
-        self,
-        environ: "WSGIEnvironment",
-        visit: RequestContext,
-        path: str,
-        status: str,
-        bytes_in: int,
-        bytes_out: int,
-        wall_ns: int,
-        processor_ns: int,
+    def __init__(
+        self, log_format: Literal["console", "json"], write: Callable[[str], object] = write_stderr
     ) -> None:
-        """Write the line of a request that has ended."""
-        tenant = environ.get(TENANT)
-        if tenant is None and path.startswith(_OWN_PAGES) and status < _FAILED:
+        self._render = _render_json if log_format == "json" else _render_console
+        self._write = write
+        self._second = 0, ""  # the last second and its text; replaced as a whole
+
+    def __call__(self, record: RequestRecord) -> None:
+        """Write the line of a request."""
+        path, client = record.path, record.client
+        if (
+            not record.tenant
+            and path.startswith(_OWN_PAGES)
+            and record.status < _FIRST_ERROR_STATUS
+        ):
             return
-        if not path.isascii():  # PEP 3333: bytes as latin-1
+        if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-        client = environ.get(CLIENT) or ""
-        if len(path) + len(client) > _PLAIN_CHARS:
-            path, client = _cut(path), _cut(client)
-        self._write(
-            self._render(
-                self._now(),
-                tenant or "",
-                environ.get(REQUEST_ID) or "",
-                visit,
-                environ.get(ENDPOINT) or "",
-                environ["REQUEST_METHOD"],
-                path,
-                status[:3] or "0",
-                bytes_in,
-                bytes_out,
-                f"{wall_ns / 1e6:.3f}",
-                f"{processor_ns / 1e6:.3f}",
-                client,
-            )
-        )
+        if len(path) + len(client) > _MAX_UNCHECKED_CHARS:
+            path, client = _truncate(path), _truncate(client)
+        self._write(self._render(record, self._timestamp(), path, client))
 
-    def turned_away(self, tenant: str, head: bytes, answer: bytes) -> None:
-        """Write the line of a request that was refused before it was parsed; it took no time.
-
-        Args:
-            tenant: whose it was.
-            head: its head, which begins with a method and a path.
-            answer: all that it got, request id included.
-        """
-        method, target, _ = head.split(b" ", 2)
-        path = target.partition(b"?")[0]
-        if b"%" in path:
-            path = unquote_to_bytes(path)
-        shown = path.decode("utf-8", "replace")
-        if len(shown) > _PLAIN_CHARS:
-            shown = _cut(shown)
-        end = answer.find(_HEAD_END)
-        start = answer.find(_REQUEST_ID_LINE) + len(_REQUEST_ID_LINE)
-        self._write(
-            self._render(
-                self._now(),
-                tenant,
-                answer[start : answer.find(b"\r", start)].decode("latin-1"),
-                _NO_VISIT,
-                "",
-                method.decode("latin-1"),
-                shown,
-                answer[9:12].decode("latin-1"),
-                0,
-                len(answer) - end - len(_HEAD_END),
-                _NO_TIME,
-                _NO_TIME,
-                "",
-            )
-        )
-
-    def _now(self) -> str:
-        now_ns = time.time_ns()
-        second, rest = divmod(now_ns, 1_000_000_000)
-        known, text = self._second
-        if second != known:
+    def _timestamp(self) -> str:
+        second, rest_ns = divmod(time.time_ns(), 1_000_000_000)
+        last_second, text = self._second
+        if second != last_second:
             text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._second = second, text
-        return f"{text}.{rest // 1000:06d}Z"
+        return f"{text}.{rest_ns // 1000:06d}Z"
 
 
-def _as_json(  # noqa: PLR0917 - as above
-    now: str,
-    tenant: str,
-    request_id: str,
-    visit: RequestContext,
-    endpoint: str,
-    method: str,
-    path: str,
-    status: str,
-    bytes_in: int,
-    bytes_out: int,
-    wall_ms: str,
-    processor_ms: str,
-    client: str,
-) -> str:
-    database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
-    trace = f', "trace_id": "{visit.trace_id}"' if visit.trace_id else ""
-    caller = f', "client": {quoted(client)}' if client else ""
+def _render_json(record: RequestRecord, timestamp: str, path: str, client: str) -> str:
+    trace = f', "trace_id": "{record.trace_id}"' if record.trace_id else ""
+    client_fact = f', "client": {quoted(client)}' if client else ""
     return (
-        f'{{"tenant": "{tenant}", "request_id": "{request_id}", '
-        f'"endpoint": {quoted(endpoint)}, "method": {quoted(method)}, "path": {quoted(path)}, '
-        f'"status": {status}, "bytes_in": {bytes_in}, "bytes_out": {bytes_out}, '
-        f'"wall_ms": {wall_ms}, "processor_ms": {processor_ms}, '
-        f'"database_ms": {database_ms}, "queries": {visit.queries}{caller}{trace}, '
-        f'"event": "{EVENT}", "level": "info", "logger": "{LOGGER}", "timestamp": "{now}"}}\n'
+        f'{{"tenant": "{record.tenant}", "request_id": "{record.request_id}", '
+        f'"endpoint": {quoted(record.endpoint)}, "method": {quoted(record.method)}, '
+        f'"path": {quoted(path)}, "status": {record.status}, '
+        f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, '
+        f'"wall_ms": {record.wall_ns / 1e6:.3f}, "processor_ms": {record.processor_ns / 1e6:.3f}, '
+        f'"database_ms": {record.database_ns / 1e6:.3f}, "queries": {record.queries}'
+        f'{client_fact}{trace}, "event": "{EVENT}", "level": "info", "logger": "{LOGGER}", '
+        f'"timestamp": "{timestamp}"}}\n'
     )
 
 
-def _for_people(  # noqa: PLR0917 - as above
-    now: str,
-    tenant: str,
-    request_id: str,
-    visit: RequestContext,
-    endpoint: str,
-    method: str,
-    path: str,
-    status: str,
-    bytes_in: int,
-    bytes_out: int,
-    wall_ms: str,
-    processor_ms: str,
-    client: str,
-) -> str:
-    database_ms = f"{visit.database_ns / 1e6:.3f}" if visit.queries else _NO_TIME
-    trace = f" trace_id={visit.trace_id}" if visit.trace_id else ""
-    caller = f" client={_plain(client)}" if client else ""
+def _render_console(record: RequestRecord, timestamp: str, path: str, client: str) -> str:
+    trace = f" trace_id={record.trace_id}" if record.trace_id else ""
+    client_fact = f" client={_quote(client)}" if client else ""
     return (
-        f"{now} [info     ] {EVENT:<30} [{LOGGER}] method={_plain(method)} path={_plain(path)} "
-        f"status={status} tenant={tenant} endpoint={_plain(endpoint)} request_id={request_id} "
-        f"bytes_in={bytes_in} bytes_out={bytes_out} wall_ms={wall_ms} "
-        f"processor_ms={processor_ms} database_ms={database_ms} "
-        f"queries={visit.queries}{caller}{trace}\n"
+        f"{timestamp} [info     ] {EVENT:<30} [{LOGGER}] method={_quote(record.method)} "
+        f"path={_quote(path)} status={record.status} tenant={record.tenant} "
+        f"endpoint={_quote(record.endpoint)} request_id={record.request_id} "
+        f"bytes_in={record.bytes_in} bytes_out={record.bytes_out} "
+        f"wall_ms={record.wall_ns / 1e6:.3f} processor_ms={record.processor_ns / 1e6:.3f} "
+        f"database_ms={record.database_ns / 1e6:.3f} queries={record.queries}"
+        f"{client_fact}{trace}\n"
     )
 
 
-def _cut(text: str) -> str:
-    """Return the beginning of a text that is too long once it is escaped."""
-    shown = text
-    while (size := len(quoted(shown))) > _MAX_CHARS:
-        shown = shown[: len(shown) * _MAX_CHARS // size]
-    return shown if shown is text else f"{shown}…"
+def _truncate(text: str) -> str:
+    """Return the beginning of a text that is too long when escaped."""
+    short = text
+    while (size := len(quoted(short))) > _MAX_CHARS:
+        short = short[: len(short) * _MAX_CHARS // size]
+    return short if short is text else f"{short}…"
 
 
-def _plain(text: str) -> str:
-    """Return a text as it is, or quoted where that could be taken for something else."""
+def _quote(text: str) -> str:
+    """Return a text unchanged, or quoted if it could be mistaken for something else."""
     return text if _PLAIN.fullmatch(text) else quoted(text)

@@ -14,8 +14,8 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict
 
-from tenantry.http.environ import REQUEST_CONTEXT, REQUEST_ID
-from tenantry.http.request_context import RequestContext, current_request
+from tenantry.http.environ import REQUEST_ID, REQUEST_RECORD
+from tenantry.http.request_record import RequestRecord, current_request
 from tenantry.observability.redaction import (
     Config,
     redact,
@@ -91,11 +91,11 @@ def configure_logging(log_format: Literal["console", "json"], level: str) -> Non
 
 def _add_request(_logger: object, _method: str, facts: EventDict) -> EventDict:
     """Add the tenant, the request ID and the trace of the current request."""
-    context = current_request.get()
-    if context is not None:
-        facts["tenant"], facts["request_id"] = context.tenant, context.request_id
-        if context.trace_id:
-            facts["trace_id"] = context.trace_id
+    record = current_request.get()
+    if record is not None:
+        facts["tenant"], facts["request_id"] = record.tenant, record.request_id
+        if record.trace_id:
+            facts["trace_id"] = record.trace_id
     return facts
 
 
@@ -194,9 +194,9 @@ class LogContext:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
         """Set the request's own `contextvars` context, which `Containment` made and drops."""
-        context = environ.get(REQUEST_CONTEXT) or RequestContext()
-        context.tenant, context.request_id = self._tenant, environ.get(REQUEST_ID, "")
-        current_request.set(context)
+        record = environ.get(REQUEST_RECORD) or RequestRecord()
+        record.tenant, record.request_id = self._tenant, environ.get(REQUEST_ID, "")
+        current_request.set(record)
         if self._config is not None:
             set_secret_scope(self._config)
         return self._app(environ, start_response)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tenantry.errors import TenantryError
 from tenantry.http.problem import ProblemResponse
-from tenantry.observability.usage_counters import OVERFLOW, Counts, total
+from tenantry.observability.usage_counters import OVERFLOW, Counts, sum_counts
 from tenantry.observability.usage_store import totals
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def bounded(used: Mapping[str, Counts]) -> dict[str, Counts]:
     named = [(name, counts) for name, counts in busy.items() if name not in {REST, OVERFLOW}]
     shown = dict(named[:SHOWN])
     rest = [counts for name, counts in busy.items() if name not in shown]
-    return shown | ({REST: total(rest)} if rest else {})
+    return shown | ({REST: sum_counts(rest)} if rest else {})
 
 
 def exposed(used: Mapping[str, Counts], in_flight: Mapping[str, int]) -> bytes:

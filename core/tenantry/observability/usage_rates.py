@@ -9,9 +9,9 @@ from typing import Any
 
 from tenantry.errors import TenantryError
 from tenantry.observability.usage_counters import (
-    NOTHING,
+    ZERO,
     Counts,
-    Reading,
+    ProcessCounts,
     lock_if_ended,
     read_counters,
 )
@@ -67,16 +67,16 @@ class UsageRates:
         """Return the rates since the last call, for tenants with usage or requests in flight."""
         after, read_at = self._read(), time.monotonic()
         used: dict[Key, Counts] = {}
-        for path, reading in after.items():
+        for path, file in after.items():
             before = self._before.get(path)
-            for tenant, counts in reading.counts.items():
-                key = tenant, reading.pid if self._is_per_worker else None
-                earlier = NOTHING if before is None else before.counts.get(tenant, NOTHING)
-                used[key] = used.get(key, NOTHING).plus(counts.minus(earlier))
+            for tenant, counts in file.counts.items():
+                key = tenant, file.pid if self._is_per_worker else None
+                earlier = ZERO if before is None else before.counts.get(tenant, ZERO)
+                used[key] = used.get(key, ZERO).plus(counts.minus(earlier))
         seconds = max(read_at - self._read_at, 1e-3)
         self._before, self._read_at = after, read_at
         current = self._current()
-        used |= {key: NOTHING for key in current if key not in used}
+        used |= {key: ZERO for key in current if key not in used}
         rows = [
             _row(key, current.get(key, Counter()), counts, seconds)
             for key, counts in used.items()
@@ -96,8 +96,8 @@ class UsageRates:
                     found.setdefault(key, Counter())[column] += number
         return found
 
-    def _read(self) -> dict[Path, Reading]:
-        return {reading.path: reading for reading in read_counters(self._folder)}
+    def _read(self) -> dict[Path, ProcessCounts]:
+        return {file.path: file for file in read_counters(self._folder)}
 
 
 def columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,12 +1,12 @@
-"""Usage: what each tenant used since ever and since when, over deaths and restarts of processes.
+"""Usage over time: what each tenant has used, over deaths and restarts of processes.
 
-The ledgers of all processes are folded into `<data>/.usage/usage.sqlite3`, each count exactly
-once: what has been taken from a file stands in the same transaction as what it was added to, so
-`kill -9` at any moment doubles and loses nothing. Anybody may fold, a hung process's file too; a
-file is removed when its process is gone and all of it is folded. (A power cut may cost what was
-counted since the last fold.)
+`<data>/.usage/usage.sqlite3` collects the counters files of all processes. Each count arrives
+exactly once: the transaction that adds counts to the totals also notes how much of each file it has
+collected. So `kill -9` at any moment neither doubles nor loses a count. Any process can collect any
+file, even that of a process that hangs. A file is deleted when its process has ended and all its
+counts are collected. A power cut can lose what was counted since the last collection.
 
-Buckets are minutes at first, hours after two days and days after two months, in UTC.
+Usage is kept by the minute for two days, by the hour for two months, then by the day, in UTC.
 """
 
 import contextlib
@@ -15,253 +15,274 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from tenantry.errors import TenantryError
 from tenantry.observability.usage_counters import (
-    NOTHING,
+    ZERO,
     Counts,
-    Reading,
+    ProcessCounts,
+    counters_files,
     counters_folder,
     lock_if_ended,
     read_counters,
 )
 
-FOLD_S = 60.0
-"""Between two folds: how much a power cut may cost, and how fine `since` can be."""
+INTERVAL_S = 60.0
+"""Seconds between collections: how much a power cut can lose, and the resolution of `since`."""
 
-FIRST_FOLD_S = 5.0
-"""How long a process waits for its first: those that it replaces have ended by then."""
+FIRST_DELAY_S = 5.0
+"""Seconds until a process first collects. By then, the processes that it replaces have ended."""
 
-WAIT_S = 30.0
-"""How long one fold waits for another: each takes milliseconds."""
+LOCK_TIMEOUT_S = 30.0
+"""Seconds that one collection waits for another. Each takes milliseconds."""
 
-KEPT_S = 3600.0
-"""How long it is known what was taken from a file that is gone: who reads the files first and the
-totals then must not count it twice."""
+DELETED_FILE_KEPT_S = 3600.0
+"""Seconds that the database remembers what it collected from a deleted file. A reader that reads
+the files first and the totals then must not count it twice."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-_COARSER = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
-"""Buckets of this length become that long when they are so old."""
+_MERGES = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
+"""Buckets of the first length merge into buckets of the second at this age, in seconds."""
 
-_SUMMED = Counts._fields[:-1]
-_COLUMNS = ", ".join(Counts._fields)
-_DEFINED = ", ".join(f"{name} INTEGER NOT NULL" for name in Counts._fields)
-_MARKS = ", ".join("?" * len(Counts._fields))
-_SUMS = ", ".join([*(f"sum({name})" for name in _SUMMED), "max(used_ns)"])
-_ADDED = ", ".join(
-    [*(f"{name} = {name} + excluded.{name}" for name in _SUMMED),
-     "used_ns = max(used_ns, excluded.used_ns)"]
-)  # fmt: skip
-_REPLACED = ", ".join(f"{name} = excluded.{name}" for name in Counts._fields)
-
+_COUNTS = Counts._fields
+_DEFINITIONS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _COUNTS)
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS bucket (   -- start in seconds since the epoch, length in seconds
-    start INTEGER NOT NULL, length INTEGER NOT NULL, tenant TEXT NOT NULL, {_DEFINED},
+    start INTEGER NOT NULL, length INTEGER NOT NULL, tenant TEXT NOT NULL, {_DEFINITIONS},
     PRIMARY KEY (length, start, tenant)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS total (    -- in the order of their first traffic
-    id INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, {_DEFINED}
+CREATE TABLE IF NOT EXISTS total (    -- ordered by first traffic
+    id INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, {_DEFINITIONS}
 );
-CREATE TABLE IF NOT EXISTS folded (   -- what was taken from each file
-    file TEXT NOT NULL, tenant TEXT NOT NULL, {_DEFINED}, seen REAL NOT NULL,
+CREATE TABLE IF NOT EXISTS folded (   -- what has been collected from each file
+    file TEXT NOT NULL, tenant TEXT NOT NULL, {_DEFINITIONS}, seen REAL NOT NULL,
     PRIMARY KEY (file, tenant)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS fold (at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS fold (at REAL NOT NULL);   -- the time of the last collection
 """
 
 _logger = logging.getLogger(__name__)
 
-Folded = dict[tuple[str, str], Counts]
-"""What was taken from each file, by its name and the tenant's."""
+Collected = dict[tuple[str, str], Counts]
+"""What has been collected, by the names of the file and the tenant."""
 
 
 def usage_file(data_dir: Path) -> Path:
-    """Return where usage is kept."""
+    """Return the path of the database."""
     return counters_folder(data_dir) / "usage.sqlite3"
 
 
+# -- collecting -----------------------------------------------------------------------------------
+
+
 def collect_periodically(data_dir: Path, stopping: threading.Event) -> None:
-    """Fold every now and then until `stopping`; what fails is logged once, and tried again."""
+    """Collect once a minute until `stopping` is set. Logs the first of several failures."""
     is_failing = False
-    pause_s = FIRST_FOLD_S
+    pause_s = FIRST_DELAY_S
     while not stopping.wait(pause_s):
-        pause_s = FOLD_S
+        pause_s = INTERVAL_S
         try:
-            fold(data_dir, at_most_every_s=FOLD_S / 2)  # another process may have done it
+            collect(data_dir, min_interval_s=INTERVAL_S / 2)
             is_failing = False
         except (OSError, sqlite3.Error) as error:
             if not is_failing:
-                _logger.error("usage.not_folded", extra={"reason": str(error)})
+                _logger.error("usage.collection_failed", extra={"reason": str(error)})
             is_failing = True
 
 
-def fold(data_dir: Path, *, now: float | None = None, at_most_every_s: float = 0.0) -> None:
-    """Take what is new from the ledgers of all processes, and remove those of the dead.
+def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float = 0.0) -> None:
+    """Add the new counts of all processes to the database, and delete files of ended processes.
+
+    Args:
+        data_dir: the host's data folder.
+        now: seconds since the epoch; the present time if None.
+        min_interval_s: does nothing if the last collection, by any process, is more recent.
 
     Raises:
-        OSError, sqlite3.Error: the folder cannot be written; what was not taken stays for the next.
+        OSError, sqlite3.Error: the folder is not writable. The next collection adds what is
+            missing.
     """
     now = time.time() if now is None else now
     folder = counters_folder(data_dir)
-    with closing(_open(folder / "usage.sqlite3")) as connection, contextlib.ExitStack() as held:
-        with _transaction(connection):
-            _add_new_counts(connection)
+    with closing(_open(usage_file(data_dir))) as connection, contextlib.ExitStack() as locks:
+        with connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
+            _add_missing_columns(connection)
             last = connection.execute("SELECT max(at) FROM fold").fetchone()[0] or 0.0
-            if 0 <= now - last < at_most_every_s:
+            if 0 <= now - last < min_interval_s:
                 return
-            # Inside the transaction: what somebody else folds is there, or not begun.
-            ended = _take_hold(folder, held)
-            readings = read_counters(folder)
-            _take(connection, readings, now)
+            # Inside the transaction, so that no other collection is under way.
+            ended = _lock_ended_files(folder, locks)
+            files = read_counters(folder)
+            _add_new_counts(connection, files, now)
             seen = [(now, path.name) for path in ended]
             connection.executemany("UPDATE folded SET seen = ? WHERE file = ?", seen)
-            _make_coarser(connection, now)
-            _forget(connection, {one.path.name for one in readings}, now)
+            _merge_old_buckets(connection, now)
+            _forget_deleted_files(connection, {file.path.name for file in files}, now)
             connection.execute("DELETE FROM fold")
             connection.execute("INSERT INTO fold VALUES (?)", (now,))
-        for path in ended:  # all of it is folded, and nobody adds to it
+        for path in ended:
             path.unlink(missing_ok=True)
 
 
-def _take_hold(folder: Path, held: contextlib.ExitStack) -> list[Path]:
-    """Return the files of processes that are gone, each held for this fold alone."""
+def _lock_ended_files(folder: Path, locks: contextlib.ExitStack) -> list[Path]:
+    """Return the files of ended processes, locked until `locks` closes."""
     ended = []
-    for path in sorted(folder.glob("*.ledger")):
+    for path in counters_files(folder):
         fd = lock_if_ended(path)
         if fd is not None:
-            held.callback(os.close, fd)
+            locks.callback(os.close, fd)
             ended.append(path)
     return ended
 
 
-def _take(connection: sqlite3.Connection, readings: Iterable[Reading], now: float) -> None:
-    taken = _folded(connection)
-    for reading in readings:
-        file = reading.path.name
-        for tenant, counts in reading.counts.items():
-            if counts == taken.get((file, tenant)):
+def _add_new_counts(
+    connection: sqlite3.Connection, files: Iterable[ProcessCounts], now: float
+) -> None:
+    collected = _read_collected(connection)
+    for file in files:
+        name = file.path.name
+        for tenant, counts in file.counts.items():
+            before = collected.get((name, tenant), ZERO)
+            if counts == before:
                 continue
-            new = counts.minus(taken.get((file, tenant), NOTHING))
-            used = min(counts.used_ns / 1e9, now) or now  # it may have ended long ago
-            start = int(used) // MINUTE * MINUTE
-            connection.execute(
-                f"INSERT INTO bucket (start, length, tenant, {_COLUMNS}) "
-                f"VALUES (?, ?, ?, {_MARKS}) ON CONFLICT DO UPDATE SET {_ADDED}",
-                (start, MINUTE, tenant, *new),
-            )
-            connection.execute(
-                f"INSERT INTO total (tenant, {_COLUMNS}) VALUES (?, {_MARKS}) "
-                f"ON CONFLICT DO UPDATE SET {_ADDED}",
-                (tenant, *new),
-            )
-            connection.execute(
-                f"INSERT INTO folded (file, tenant, {_COLUMNS}, seen) VALUES (?, ?, {_MARKS}, ?) "
-                f"ON CONFLICT DO UPDATE SET {_REPLACED}",
-                (file, tenant, *counts, now),
-            )
+            new = counts.minus(before)
+            used_s = min(counts.used_ns / 1e9, now) or now  # the last use can be long ago
+            start = int(used_s) // MINUTE * MINUTE
+            _add(connection, "bucket", {"start": start, "length": MINUTE, "tenant": tenant}, new)
+            _add(connection, "total", {"tenant": tenant}, new)
+            _add(connection, "folded", {"file": name, "tenant": tenant, "seen": now}, new)
 
 
-def _make_coarser(connection: sqlite3.Connection, now: float) -> None:
-    for length, longer, age in _COARSER:
-        until = int(now - age) // longer * longer
-        where = "FROM bucket WHERE length = ? AND start < ?"
+def _add(
+    connection: sqlite3.Connection, table: str, key: Mapping[str, object], counts: Counts
+) -> None:
+    """Add counts to the row with this key, or insert it."""
+    values = {**key, **counts._asdict()}
+    connection.execute(
+        f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
+        f"ON CONFLICT DO UPDATE SET {_additions()}",
+        tuple(values.values()),
+    )
+
+
+def _additions() -> str:
+    """Return the SQL that adds the excluded row's counts; `used_ns` is the later one."""
+    sums = [f"{name} = {name} + excluded.{name}" for name in _COUNTS if name != "used_ns"]
+    return ", ".join([*sums, "used_ns = max(used_ns, excluded.used_ns)"])
+
+
+def _sums(columns: Iterable[str]) -> str:
+    """Return the SQL that adds up the counts of a group; `used_ns` is the latest one."""
+    return ", ".join(f"{'max' if name == 'used_ns' else 'sum'}({name})" for name in columns)
+
+
+def _merge_old_buckets(connection: sqlite3.Connection, now: float) -> None:
+    for length, longer, age_s in _MERGES:
+        end = int(now - age_s) // longer * longer
+        old = "FROM bucket WHERE length = ? AND start < ?"
         connection.execute(
-            f"INSERT INTO bucket (start, length, tenant, {_COLUMNS}) "
-            f"SELECT start / {longer} * {longer} AS since, {longer}, tenant, {_SUMS} "
-            f"{where} GROUP BY since, tenant ON CONFLICT DO UPDATE SET {_ADDED}",
-            (length, until),
+            f"INSERT INTO bucket (start, length, tenant, {', '.join(_COUNTS)}) "
+            f"SELECT start / {longer} * {longer} AS since, {longer}, tenant, {_sums(_COUNTS)} "
+            f"{old} GROUP BY since, tenant ON CONFLICT DO UPDATE SET {_additions()}",
+            (length, end),
         )
-        connection.execute(f"DELETE {where}", (length, until))
+        connection.execute(f"DELETE {old}", (length, end))
 
 
-def _forget(connection: sqlite3.Connection, files: set[str], now: float) -> None:
-    for (file,) in connection.execute(
-        "SELECT file FROM folded GROUP BY file HAVING max(seen) < ?", (now - KEPT_S,)
-    ).fetchall():
-        if file not in files:
+def _forget_deleted_files(connection: sqlite3.Connection, present: set[str], now: float) -> None:
+    last_seen = connection.execute("SELECT file, max(seen) FROM folded GROUP BY file").fetchall()
+    for file, seen in last_seen:
+        if file not in present and seen < now - DELETED_FILE_KEPT_S:
             connection.execute("DELETE FROM folded WHERE file = ?", (file,))
 
 
-# -- what was used --------------------------------------------------------------------------------
+def _add_missing_columns(connection: sqlite3.Connection) -> None:
+    """Bring a database of an older release up to date."""
+    for name in set(_COUNTS).difference(_count_columns(connection)):
+        for table in ("bucket", "total", "folded"):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+
+
+# -- reading --------------------------------------------------------------------------------------
 
 
 def totals(data_dir: Path) -> dict[str, Counts]:
-    """Return what each tenant used since ever, up to now, in the order of their first traffic.
+    """Return what each tenant has used in all, up to now, ordered by first traffic.
 
-    It writes nothing, so it works on a full disk and while a process hangs.
+    This writes nothing, so it works on a full disk and while a process hangs.
 
     Raises:
-        TenantryError: the file is there and cannot be read.
+        TenantryError: the database exists but cannot be read.
     """
-    return _with_unfolded(data_dir, f"SELECT tenant, {_COLUMNS} FROM total ORDER BY id", (), 0.0)
+    return _with_uncollected(data_dir, since=None)
 
 
 def used_since(data_dir: Path, since: float) -> dict[str, Counts]:
-    """Return what each tenant used since then (seconds since the epoch), in the order of names.
+    """Return what each tenant has used since then, ordered by name.
 
-    A bucket counts if it began then or later, and so does the one that `since` is in.
+    Args:
+        data_dir: the host's data folder.
+        since: seconds since the epoch. The bucket that contains this moment counts in full.
 
     Raises:
-        TenantryError: the file is there and cannot be read.
+        TenantryError: the database exists but cannot be read.
     """
-    query = f"SELECT tenant, {_SUMS} FROM bucket WHERE start + length > ? GROUP BY tenant"
-    return dict(sorted(_with_unfolded(data_dir, query, (since,), since).items()))
+    return dict(sorted(_with_uncollected(data_dir, since).items()))
 
 
-def _with_unfolded(
-    data_dir: Path, query: str, values: tuple[float, ...], since: float
-) -> dict[str, Counts]:
-    # The files first: what is folded meanwhile is in the totals, and known to be taken from them.
-    readings = read_counters(counters_folder(data_dir))
-    found, taken = _read(usage_file(data_dir), query, values)
-    for reading in readings:
-        for tenant, counts in reading.counts.items():
-            new = counts.minus(taken.get((reading.path.name, tenant), NOTHING))
-            is_since = counts.used_ns / 1e9 >= since or not counts.used_ns
-            if is_since and any(new[:-1]):
-                found[tenant] = found.get(tenant, NOTHING).plus(new)
+def _with_uncollected(data_dir: Path, since: float | None) -> dict[str, Counts]:
+    # Files first: counts that are collected in between are then known to be collected.
+    files = read_counters(counters_folder(data_dir))
+    found, collected = _read_database(usage_file(data_dir), since)
+    for file in files:
+        for tenant, counts in file.counts.items():
+            new = counts.minus(collected.get((file.path.name, tenant), ZERO))
+            is_recent = not counts.used_ns or counts.used_ns / 1e9 >= (since or 0.0)
+            if is_recent and new != ZERO._replace(used_ns=new.used_ns):
+                found[tenant] = found.get(tenant, ZERO).plus(new)
     return found
 
 
-def _read(path: Path, query: str, values: tuple[float, ...]) -> tuple[dict[str, Counts], Folded]:
+def _read_database(path: Path, since: float | None) -> tuple[dict[str, Counts], Collected]:
     if not path.exists():
         return {}, {}
     try:
         with closing(_connect(path)) as connection:
-            connection.execute("BEGIN")  # both of one moment
-            rows = connection.execute(_as_known(connection, query), values)
-            return {tenant: Counts(*row) for tenant, *row in rows}, _folded(connection)
+            connection.execute("BEGIN")  # one snapshot for both queries
+            columns = _count_columns(connection)
+            if since is None:
+                query = f"SELECT tenant, {', '.join(columns)} FROM total ORDER BY id"
+                rows = connection.execute(query)
+            else:
+                query = f"SELECT tenant, {_sums(columns)} FROM bucket WHERE start + length > ?"
+                rows = connection.execute(f"{query} GROUP BY tenant", (since,))
+            found = {tenant: _counts(columns, values) for tenant, *values in rows}
+            return found, _read_collected(connection)
     except sqlite3.Error as error:
-        text = f"cannot read the usage in {path}: {error}; mend or remove it."
-        raise TenantryError(text) from error
+        raise TenantryError(
+            f"cannot read the usage database {path}: {error}. Restore it from a backup, or delete "
+            "it to start from zero."
+        ) from error
 
 
-def _folded(connection: sqlite3.Connection) -> Folded:
-    query = _as_known(connection, f"SELECT file, tenant, {_COLUMNS} FROM folded")
-    rows = connection.execute(query)
-    return {(file, tenant): Counts(*counts) for file, tenant, *counts in rows}
+def _read_collected(connection: sqlite3.Connection) -> Collected:
+    columns = _count_columns(connection)
+    rows = connection.execute(f"SELECT file, tenant, {', '.join(columns)} FROM folded")
+    return {(file, tenant): _counts(columns, values) for file, tenant, *values in rows}
 
 
-def _new_counts(connection: sqlite3.Connection) -> list[str]:
-    """Return the counts that a file of an older release does not have."""
-    known = {column[1] for column in connection.execute("PRAGMA table_info(total)")}
-    return [name for name in Counts._fields if name not in known]
+def _count_columns(connection: sqlite3.Connection) -> list[str]:
+    """Return the counts that the database has; one of an older release has fewer."""
+    columns = {column[1] for column in connection.execute("PRAGMA table_info(total)")}
+    return [name for name in _COUNTS if name in columns]
 
 
-def _as_known(connection: sqlite3.Connection, query: str) -> str:
-    """Return a query that asks for 0 in the place of what the file does not have."""
-    for name in _new_counts(connection):
-        query = query.replace(name, "0")
-    return query
-
-
-def _add_new_counts(connection: sqlite3.Connection) -> None:
-    for name in _new_counts(connection):
-        for table in ("bucket", "total", "folded"):
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+def _counts(columns: Sequence[str], values: Sequence[int]) -> Counts:
+    return Counts(**dict(zip(columns, values, strict=True)))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -269,7 +290,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # a ledger is removed after it
+        connection.execute("PRAGMA synchronous=FULL")  # counters files are deleted afterwards
         connection.executescript(_SCHEMA)
     except BaseException:
         connection.close()
@@ -278,15 +299,4 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+    return sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)

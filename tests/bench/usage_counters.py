@@ -1,15 +1,15 @@
-"""What the ledger and the request line cost a landing request.
+"""What the usage counters and the access log cost a landing request.
 
-    python tests/bench/ledger.py [--rounds 4] [--windows 30] [--requests 200]
+    python tests/bench/usage_counters.py [--rounds 4] [--windows 30] [--requests 200]
 
 Gunicorns of one worker each, with the shipped configuration and one tenant or app: the host with
-all that is on, lines as JSON to a file; a host that counts one request and not the next, as its
-query says, so that both sides of the ledger are in one process: between two, where their objects
-lie is worth more than the bound; the bare Flask app with the same endpoint and gunicorn's access
-log to a file, in gunicorn's own threaded worker, as who has no Tenantry runs it; and, for who wants
-to know what is the worker's and what the host's, the same in ours. They take turns in short
-windows; figures are processor time per request, of all the worker's threads, out of `/proc`: the
-first decile of the windows, because what else runs on the machine only adds to it.
+everything on, and lines as JSON to a file; a host that counts a request or not, depending on its
+query, so that both sides are in one process (between two processes, where their objects lie makes
+more difference than the bound); the bare Flask app with the same endpoint and gunicorn's access log
+to a file, in gunicorn's own threaded worker; and the bare app in Tenantry's worker, to tell the
+cost of the worker from that of the host. They take turns in short windows. The figures are the
+processor time of all threads of the worker per request, from `/proc`: the first decile of the
+windows, because other load on the machine only adds to it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ application.register_blueprint(landing_bp, url_prefix="/acme")
 
 SIDES = {
     "all": ("all", COUNTED),
-    "ledger": ("switch", COUNTED),
+    "counters": ("switch", COUNTED),
     "neither": ("switch", UNCOUNTED),
     "bare": ("bare", COUNTED),
     "bare in our worker": ("bare in our worker", COUNTED),
@@ -71,9 +71,9 @@ def main() -> None:
     for side, each in costs.items():
         print(f"  {side:<18}{1e6 * first_decile(each):7.1f} µs of processor per request, "
               f"median {1e6 * statistics.median(each):7.1f} µs")  # fmt: skip
-    bounds.check("the ledger alone ÷ neither", ratio(costs, "ledger", "neither"), 1.03)
+    bounds.check("the counters alone ÷ neither", ratio(costs, "counters", "neither"), 1.03)
     bounds.check("all ÷ the bare app with an access log", ratio(costs, "all", "bare"), 1.08)
-    print(f"  ledger and line ÷ neither: {ratio(costs, 'all', 'neither'):.3f}")
+    print(f"  counters and access log ÷ neither: {ratio(costs, 'all', 'neither'):.3f}")
     print(f"  all ÷ the bare app in our worker: {ratio(costs, 'all', 'bare in our worker'):.3f}")
     bounds.end()
 

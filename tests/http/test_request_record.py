@@ -1,4 +1,4 @@
-"""Which traces are taken up, and what is passed on."""
+"""The record of a request: its trace, and the headers for requests to other services."""
 
 from contextvars import Context, copy_context
 from threading import Thread
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tenantry.http.environ import REQUEST_CONTEXT
-from tenantry.http.request_context import current_request, open_request_context, outgoing_headers
+from tenantry.http.environ import REQUEST_RECORD
+from tenantry.http.request_record import current_request, open_record, outgoing_headers
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -18,13 +18,13 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
     [PARENT, f"00-{TRACE}-b7ad6b7169203331-00", f"01-{TRACE}-b7ad6b7169203331-09-more",
      f"cc-{TRACE}-b7ad6b7169203331-01"],
 )  # fmt: skip
-def test_a_valid_trace_is_taken_up(parent: str) -> None:
-    """The app gets it as it came; later versions may say more than we know."""
+def test_a_valid_trace_is_recorded(parent: str) -> None:
+    """The app receives the header unchanged; later versions may append fields."""
     environ = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
-    context = open_request_context(environ)
+    record = open_record(environ)
 
-    assert (TRACE, context) == (context.trace_id, environ[REQUEST_CONTEXT])
+    assert (TRACE, record) == (record.trace_id, environ[REQUEST_RECORD])
     assert (parent, "a=1") == (environ["HTTP_TRACEPARENT"], environ["HTTP_TRACESTATE"])
 
 
@@ -35,28 +35,28 @@ def test_a_valid_trace_is_taken_up(parent: str) -> None:
      f"00-{TRACE}-b7ad6b7169203331", f" {PARENT}", f"{PARENT}\n", f"0-{TRACE}-b7ad6b7169203331-01",
      f"01-{TRACE}-b7ad6b7169203331-01x", f"00-{TRACE[:-1]}ü-b7ad6b7169203331-01"],
 )  # fmt: skip
-def test_an_invalid_trace_is_dropped(parent: str) -> None:
-    """W3C Trace Context §3.2.2: neither header is taken up, and the app sees neither."""
+def test_an_invalid_trace_is_removed(parent: str) -> None:
+    """W3C Trace Context §3.2.2: neither header is recorded, and the app sees neither."""
     environ: dict[str, Any] = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
-    context = open_request_context(environ)
+    record = open_record(environ)
 
-    assert (["tenantry.request_context"], "", "") == (
+    assert (["tenantry.request_record"], "", "") == (
         [*environ],
-        context.trace_id,
-        context.traceparent,
+        record.trace_id,
+        record.traceparent,
     )
 
 
-def test_a_request_passes_on_what_it_came_with() -> None:
-    """Its id always, its trace where it has one; in a thread with its context too."""
+def test_outgoing_headers_name_the_current_request() -> None:
+    """They have its ID and its trace, if any; also in a thread with a copy of the context."""
     seen = []
 
     def serve() -> None:
         for environ in ({}, {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=1"}):
-            context = open_request_context(environ)
-            context.request_id = "id-1"
-            current_request.set(context)
+            record = open_record(environ)
+            record.request_id = "id-1"
+            current_request.set(record)
             seen.append(outgoing_headers())
         thread = Thread(target=copy_context().run, args=(lambda: seen.append(outgoing_headers()),))
         thread.start()
