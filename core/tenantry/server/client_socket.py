@@ -1,8 +1,7 @@
-"""Patience: how long a thread waits for a client in all, for a request and for its answer.
+"""A client's socket, with limits on how long a thread waits for the client.
 
-Knows sockets only.
-A time-out of each read begins anew with each byte: eight clients that sent one a second held the
-eight threads of a worker for as long as they liked.
+The limits apply to the whole request and to the whole response. With a timeout for each read, eight
+clients that sent one byte a second held the eight threads of a worker for as long as they liked.
 """
 
 import errno
@@ -13,44 +12,43 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 30.0
-"""How long a thread waits for its client in all, in each direction: nobody sends or takes nothing
-for so long who is still there."""
+"""How long a thread waits for its client in total, in each direction."""
 
 LEAST_BYTES_PER_S = 1024
-"""Each so many bytes earn another second: what a bad telephone line carries."""
+"""Each time this many bytes move, the client gets another second: a bad mobile connection."""
 
 NOTICED_S = 0.05
-"""Who waited less to go on writing did not wait for the client, but for its turn with the
-interpreter lock: the system wakes a writer when a good part of its buffer is free."""
+"""Shorter waits for sending do not count: the thread waited for the interpreter lock, not for the
+client."""
 
 HELD_BYTES = 65536
-"""What is sent together with the head of an answer, at most: more would cost a copy of it."""
+"""Maximum size of a first chunk that is sent together with the head; a larger one is not copied."""
 
 _NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_HEAD = b"HTTP/1."  # how one begins, or a part of a body
-_INTERIM = b"1"  # the status class of one that is not the last to its request
+_HEAD = b"HTTP/1."  # the start of a response head
+_INTERIM = b"1"  # the status class of interim responses
 _BODILESS = (b"204", b"304")
 _EMPTY = b"\r\ncontent-length: 0\r\n"
 
 
 def _wait(raw: Any, event: int, seconds: float) -> bool:
-    """Wait until a socket can be read or written; whether it can."""
+    """Wait until a socket can be read or written; return whether it can."""
     poll = select.poll()
     poll.register(raw, event)
     return bool(poll.poll(seconds * 1000))
 
 
 class PatientSocket:
-    """A client's socket, as the threads use it that serve its requests, one at a time.
+    """A client's socket for the thread that serves its current request.
 
-    The socket itself never blocks: the main loop waits for many, and to change that for each
-    request and back is a system call each. What a thread has to wait for it waits for here.
+    The socket itself never blocks, because the main loop also uses it. Changing that for each
+    request would take two system calls. This class waits instead.
 
     Args:
         raw: the socket.
-        clock: seconds.
-        wait: waits until the socket can be read or written (`select.POLLIN`, `POLLOUT`), or so
-            many seconds have passed; tells whether it can.
+        clock: monotonic seconds.
+        wait: waits until the socket can be read or written (`select.POLLIN`, `POLLOUT`) or the
+            seconds have passed; returns whether it can.
     """
 
     __slots__ = (
@@ -73,10 +71,10 @@ class PatientSocket:
         self.begin()
 
     def begin(self, *, holds_head: bool = False) -> None:
-        """Begin a request: the client has all its time before it.
+        """Begin a request. The client's time starts again.
 
         Args:
-            holds_head: whether the head of its answer waits for the body that it announces.
+            holds_head: whether a response head is sent together with the start of its body.
         """
         self._holds_head = holds_head
         self.received_bytes = self.sent_bytes = 0
@@ -87,7 +85,7 @@ class PatientSocket:
         return getattr(self.raw, name)
 
     def gettimeout(self) -> float | None:
-        """Return how long a single wait may take; None: as long as there is patience."""
+        """Return how long a single wait may take; None for only the total limit."""
         return self._timeout_s
 
     def settimeout(self, seconds: float | None) -> None:
@@ -95,7 +93,7 @@ class PatientSocket:
         self._timeout_s = seconds
 
     def setblocking(self, flag: bool) -> None:
-        """Wait, or do not."""
+        """Wait in each call, or never."""
         self._timeout_s = None if flag else 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -119,19 +117,18 @@ class PatientSocket:
                 return data
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Send it all, as `sendall` does; return its size."""
+        """Send all of `data`, like `sendall`; return its size."""
         self.sendall(data, flags)
         return len(data)
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
-        """Send it all; the head of an answer with what comes after it, or by `flush`.
+        """Send all of `data`. A response head waits for the first bytes of its body, or `flush`.
 
-        The server writes head and body one after another: sent at once they are one packet, and
-        one call. A server is to wait with the head for the first bytes of the body (PEP 3333).
-        One that announces none goes at once: the app may have work left for after its answer.
+        Head and body then go out in one packet and one call (PEP 3333 allows it). A head without a
+        body goes out at once, because the app can have more work to do.
 
         Raises:
-            ConnectionResetError: the client takes it too slowly.
+            ConnectionResetError: the client reads too slowly.
         """
         if self._holds_head and _announces_body(data):
             self._held, self._holds_head = data, False
@@ -144,17 +141,17 @@ class PatientSocket:
         self._send(data, flags)
 
     def flush(self) -> None:
-        """Send the head that waits for a body which has not come.
+        """Send a head that still waits for its body.
 
         Raises:
-            ConnectionResetError: the client takes it too slowly.
+            ConnectionResetError: the client reads too slowly.
         """
         if self._held:
             data, self._held = self._held, b""
             self._send(data, 0)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a file, by the system itself; each wait is bounded, and not all together."""
+        """Send a file with `os.sendfile`. Each wait is limited, but not their total."""
         self.flush()
         self.raw.settimeout(PATIENCE_S)
         try:
@@ -178,7 +175,7 @@ class PatientSocket:
                     return
                 left = memoryview(left)[size:]
         except TimeoutError as error:
-            reason = "the client takes its answer too slowly"
+            reason = "the client reads its response too slowly"
             raise ConnectionResetError(errno.ECONNRESET, reason) from error
 
     def _wait_to_send(self, why: OSError) -> None:
@@ -195,7 +192,7 @@ class PatientSocket:
         """Wait for the client.
 
         Raises:
-            TimeoutError: it did not do its part in time.
+            TimeoutError: the client did not act in time.
         """
         if isinstance(why, ssl.SSLWantReadError):
             event = select.POLLIN
@@ -207,17 +204,17 @@ class PatientSocket:
 
 
 def _announces_body(data: bytes) -> bool:
-    """Whether it is the head of an answer, the last one to its request, that a body follows."""
+    """Whether the data is the head of a final response with a body."""
     if not data.startswith(_HEAD) or data[9:10] == _INTERIM or data[9:12] in _BODILESS:
         return False
     return _EMPTY not in data.lower()
 
 
 def _left_s(moved_bytes: int, waited_s: float) -> float:
-    """Return how long it may still take.
+    """Return the seconds that the client still has.
 
     Raises:
-        TimeoutError: it has taken too long.
+        TimeoutError: it has none left.
     """
     left_s = PATIENCE_S + moved_bytes / LEAST_BYTES_PER_S - waited_s
     if left_s <= 0:

@@ -1,14 +1,12 @@
-"""A gunicorn worker: gthread, made safe against slow clients. Knows gunicorn only.
+"""gunicorn's gthread worker, made safe against slow clients.
 
-Seen with plain gthread (gunicorn 26 and 27): sixteen half-sent request heads hold every thread for
-as long as the clients like; twenty clients that keep their socket open after `Connection: close`
-stop the accept loop for 40 s; an exception that is no `Exception` ends the worker.
+With plain gthread (gunicorn 26 and 27), sixteen half-sent request heads hold every thread for as
+long as the clients like, twenty clients that keep their socket open after `Connection: close` stop
+the accept loop for 40 s, and an exception that is not an `Exception` ends the worker.
 
-Here a connection costs a thread only from its whole request head on: heads are collected, and
-closed connections are drained, in the main loop and without waiting.
-
-Private methods of `ThreadWorker` are overridden: `tests/test_worker.py` runs each attack on a real
-server, on the oldest and the newest gunicorn that we allow.
+Here, a connection uses a thread only once its request head is complete. The main loop collects
+heads and drains closed connections without waiting. This overrides private methods of
+`ThreadWorker`. `tests/server/test_worker.py` runs each attack on a real server.
 """
 
 import errno
@@ -32,34 +30,36 @@ from tenantry.server.client_socket import PatientSocket
 from tenantry.server.thread_pool import ThreadPool
 
 HEAD_TIMEOUT_S = 10.0
-"""From the first moment of a connection, or of its next request, to the end of the head."""
+"""From the start of a connection, or of its next request, to the end of the head."""
 
 HEAD_LIMIT_BYTES = 65536
-"""A whole head. gunicorn's own limits add up to 820 kB, and it does not count the headers that
-`header_map = "drop"` drops: 60,000 of them held the interpreter lock for 1.0 s."""
+"""Maximum size of a head. gunicorn's own limits allow 820 kB, and do not count the headers that
+`header_map = "drop"` removes: 60,000 of them held the interpreter lock for 1.0 s."""
 
 LINGER_S = 2.0
-"""How long a closed connection is drained, so that the client gets the end of its answer and no
-reset (RFC 9112 §9.6); gunicorn waits as long, but blocks its accept loop."""
+"""How long a closed connection is drained, so that the client gets the end of its response and not
+a reset (RFC 9112 §9.6). gunicorn waits as long, but blocks its accept loop."""
 
 LINGER_LIMIT_BYTES = 1 << 20
-"""What a client may still send after its answer: no more than a loopback buffer holds."""
+"""Maximum bytes that a client may still send after its response: what a loopback buffer holds."""
 
 DRAIN_S = 0.05
-"""How long a thread waits for the rest of a body that the app did not read: it is there, or the
+"""How long a thread waits for the rest of a body that the app did not read. After that, the
 connection is closed. gunicorn waits 5 s, in the thread."""
 
 ROOM_AFTER_S = 1.0
-"""When there is no room for another connection, one that has sent no request for so long goes."""
+"""When there is no room for another connection, one that was idle for this long is closed."""
 
 ROOM_CONNECTIONS = 8
-"""How many of each kind go at once, the oldest first."""
+"""How many connections of each kind are closed at once, the oldest first."""
 
 HEAD_END = b"\r\n\r\n"
-"""After it the body begins (RFC 9112 §2.1)."""
+"""The end of a head (RFC 9112 §2.1)."""
 
-TOO_LARGE = ProblemResponse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large.")
-TOO_SLOW = ProblemResponse(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+TOO_LARGE = ProblemResponse(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request head is too large."
+)
+TOO_SLOW = ProblemResponse(HTTPStatus.REQUEST_TIMEOUT, "The request arrived too slowly.")
 
 _RECEIVE_BYTES = 65536
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -67,18 +67,18 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A client's connection; owned by the main loop, lent to a thread for each request.
+    """A client's connection, owned by the main loop and lent to a thread for each request.
 
-    `sock` is for the thread and waits for the client; `raw`, for the main loop, never does.
+    The thread uses `sock`, which waits for the client; the main loop uses `raw`, which never does.
     """
 
     head = b""
-    """What has come of the next request's head while no thread has the connection."""
+    """The part of the next request that has arrived while no thread has the connection."""
     searched_bytes = 0
-    """How much of it is known not to hold its end."""
+    """How much of it has been searched for the end of the head."""
     drained_bytes = 0
     tenant: str | None = None
-    """Whose the request that runs or waits is, where that is known; noted by `TenantWorker`."""
+    """The tenant of the request that runs or waits, if known. `TenantWorker` sets it."""
 
     def __init__(self, cfg: Any, raw: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, PatientSocket(raw), client, server)
@@ -86,7 +86,7 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
-    """Waits for slow clients without a thread; lives as long as its process."""
+    """Waits for slow clients without a thread. Lives as long as its process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,20 +94,20 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
 
     def get_thread_pool(self) -> ThreadPool[TConn]:
-        """Return the threads that serve requests; gunicorn keeps them as `tpool`."""
+        """Return the threads that serve requests, which gunicorn keeps as `tpool`."""
         return ThreadPool(self.cfg.threads, self._serve)
 
-    # -- what a worker may do otherwise -------------------------------------------------------
+    # -- what `TenantWorker` overrides --------------------------------------------------------
 
     def take_turn(self, conn: Connection) -> None:
-        """Do what is next for a connection whose request head is whole."""
+        """Continue with a connection whose request head is complete."""
         self.hand_over(conn)
 
     def end_turn(self, conn: TConn) -> None:
-        """Do what is next when a request has ended; in the thread that ran it."""
+        """Called when a request has ended, in the thread that ran it."""
 
     def is_answered(self, _conn: Connection, _head: bytes) -> bool:
-        """Answer a kept-alive connection's next request, if it needs no thread."""
+        """Answer the next request of a kept-alive connection if it needs no thread."""
         return False
 
     # -- a request's head, in the main loop ---------------------------------------------------
@@ -125,25 +125,25 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             if error.errno in _OUT_OF_RESOURCES:
                 self.log.warning("%s; raise `ulimit -n` or lower worker_connections.", error)
                 self._accepts_from = time.monotonic() + ROOM_AFTER_S
-                self.set_accept_enabled(False)  # or the listener, readable still, wakes us at once
+                self.set_accept_enabled(False)  # or the readable listener wakes us at once
                 return
             raise
         self.nr_conns += 1
         self.await_head(Connection(self.cfg, sock, address, listener.getsockname()), b"")
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Accept connections or not; not while there are no file descriptors for them."""
+        """Enable accepting, unless there are no file descriptors for new connections."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
-        """Begin the next request of a kept-alive connection: mostly its head is there."""
+        """Begin the next request of a kept-alive connection. Usually, its head has arrived."""
         if not isinstance(conn, Connection):  # under TLS: a thread reads it
             super().on_client_socket_readable(conn, client)
             return
         try:
             head = client.recv(_RECEIVE_BYTES)
         except OSError:
-            head = b""  # whatever it is, the next look finds it again
+            head = b""  # the next read finds the error again
         is_whole = head.endswith(HEAD_END) and head.count(HEAD_END) == 1
         if is_whole and self.is_answered(conn, head):
             return
@@ -155,12 +155,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.await_head(conn, head)
 
     def await_head(self, conn: Connection, head: bytes) -> None:
-        """Wait for the rest of a request's head, of which this has come."""
+        """Wait for the rest of a request head of which `head` has arrived."""
         conn.head, conn.searched_bytes = head, 0
         conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
         self.pending_conns.append(conn)
         self.poller.register(conn.raw, selectors.EVENT_READ, partial(self._on_head_bytes, conn))
-        self._on_head_bytes(conn, conn.raw)  # it is there already, most of the time
+        self._on_head_bytes(conn, conn.raw)  # usually, it has already arrived
 
     def _on_head_bytes(self, conn: Connection, client: socket.socket) -> None:
         try:
@@ -175,14 +175,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         end = conn.head.find(HEAD_END, max(0, seen - 3))
         if end > HEAD_LIMIT_BYTES or (end < 0 and len(conn.head) > HEAD_LIMIT_BYTES):
             self._refuse(conn, TOO_LARGE)
-        elif end >= 0 or _BARE_LF.search(conn.head, seen):  # which gunicorn refuses at once
+        elif end >= 0 or _BARE_LF.search(conn.head, seen):  # gunicorn refuses this at once
             self._leave_poller(conn, self.pending_conns)
             self.take_turn(conn)
         elif is_at_end:
             self.end_waiting(conn, self.pending_conns)
 
     def hand_over(self, conn: Connection) -> None:
-        """Give the connection to a thread, which parses the head: it has not to wait for it."""
+        """Give the connection, with its complete head, to a thread, which parses it."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.head)
@@ -195,7 +195,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.linger(conn)
 
     def murder_pending(self) -> None:
-        """Answer 408 where a head did not come in time, and end what has lingered long enough."""
+        """Answer 408 to heads that are too slow, and close what has lingered long enough."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
             self._end_pending(self.pending_conns[0])
@@ -204,7 +204,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if self.nr_conns >= self.worker_connections or now < self._accepts_from:
             self._make_room(now)
 
-    # -- heads that do not come -----------------------------------------------------------------
+    # -- slow heads -----------------------------------------------------------------------------
 
     def _end_pending(self, conn: TConn) -> None:
         if isinstance(conn, Connection) and conn.head and self.alive:
@@ -213,10 +213,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.end_waiting(conn, self.pending_conns)
 
     def _make_room(self, now: float) -> None:
-        """Close what waits for nothing, so that slow clients do not keep all others out.
+        """Close idle connections, so that slow clients do not keep the others out.
 
-        Done here and not in `accept`, where events of these connections may be under way; on
-        copies, because threads add to one of the queues, and `islice` would notice.
+        Not in `accept`, where events of these connections may be pending. On copies, because
+        threads add to one of the queues.
         """
         waiting_s = (
             (self.lingering_conns, LINGER_S),
@@ -230,35 +230,34 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                     self._accepts_from = 0.0
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """A stopping worker: idle connections go by `deadline`, those that sent nothing too."""
-        idle = self.keepalived_conns.copy()  # to which threads add
+        """Close idle connections of a stopping worker by `deadline`, even without a request."""
+        idle = self.keepalived_conns.copy()  # threads add to it
         for conn in (*idle, *self.pending_conns):
             conn.timeout = min(conn.timeout, deadline)
 
     # -- the request, in a thread ---------------------------------------------------------------
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Give a request to a thread. Safe in any thread, as `hand_over` is."""
+        """Give a request to a thread. Thread-safe, like `hand_over`."""
         if not self.tpool.do(conn):
             self.method_queue.defer(self.drop, conn)  # the worker has ended
 
     def _serve(self, conn: TConn) -> None:
-        """Serve one request; the main loop is told only where the connection cannot just stay.
+        """Serve one request. Involve the main loop only if the connection does not just stay open.
 
-        To wake it for each request, and to wait for the interpreter meanwhile, took a tenth of a
-        small request's processor time.
+        Waking it for each request took a tenth of a small request's processor time.
         """
         is_kept = self.handle(conn)
         self.end_turn(conn)
         if is_kept and isinstance(conn, Connection) and self.alive and not _has_sent_more(conn):
             self.keep(conn)
             return
-        served: Future[Any] = Future()  # which gunicorn's `finish_request` asks for
+        served: Future[Any] = Future()  # gunicorn's `finish_request` expects it
         served.set_result(is_kept)
         self.method_queue.defer(self.finish_request, conn, served)
 
     def handle(self, conn: TConn) -> Any:
-        """Serve one request; whatever it raises ends here."""
+        """Serve one request. No exception leaves this method."""
         try:
             return super().handle(conn)
         except BaseException:
@@ -266,7 +265,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
-        """Run the app; a client that reads or sends too slowly gives the thread back."""
+        """Run the app. If the client reads or sends too slowly, the thread is freed."""
         if not isinstance(conn.sock, PatientSocket):  # under TLS, the first time
             conn.sock = conn.parser.unreader.sock = PatientSocket(conn.sock)
         conn.sock.begin(holds_head=req.method != "HEAD")
@@ -278,11 +277,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if not keepalive:
             return False
         if _is_read(conn.parser.mesg.body):
-            return True  # whatever the time: a thread may not have run for longer than `DRAIN_S`
+            return True  # however late: the thread may not have run for longer than `DRAIN_S`
         return bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer a request that is no HTTP as the host does: problem document, request id."""
+        """Answer a malformed request with a problem document and a request ID."""
         recorded = _Recorder()
         super().handle_error(req, recorded, addr, exc)
         parts = recorded.sent.split(b" ", 2)
@@ -296,20 +295,20 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         send_problem(raw, ProblemResponse(status, f"The request {what}."))
 
     def keep(self, conn: Connection) -> None:
-        """Let the main loop wait for the connection's next request. Safe in any thread."""
+        """Let the main loop wait for the connection's next request. Thread-safe."""
         conn.set_timeout()
         self.keepalived_conns.append(conn)
         wanted = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # it is the main loop's now
+        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # now the main loop's
         if not self.alive:
-            # The worker has begun to stop, and may have told those that it keeps; if the next
-            # request is on its way already, its head has so long, too.
+            # The worker is stopping, and may already have limited its idle connections. A request
+            # that is on its way gets the same time for its head.
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
 
     # -- after the request, in the main loop ----------------------------------------------------
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Let a connection end without waiting for it, or go on with what it has sent already."""
+        """Let a connection end without waiting, or continue with what it has already sent."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, fs)
         elif not fs.result():
@@ -320,11 +319,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
 
     def linger(self, conn: Connection) -> None:
-        """Close a connection when the client has, or after `LINGER_S`."""
+        """Close a connection when the client has closed it, or after `LINGER_S`."""
         try:
             conn.raw.shutdown(socket.SHUT_WR)
         except OSError:
-            self.drop(conn)  # the client has gone
+            self.drop(conn)  # the client has left
             return
         conn.timeout = time.monotonic() + LINGER_S
         self.lingering_conns.append(conn)
@@ -340,7 +339,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.end_waiting(conn, self.lingering_conns)
 
     def end_waiting(self, conn: TConn, waiting: deque[Any]) -> None:
-        """Close a connection that waits in the poller, and in this queue."""
+        """Close a connection that waits in the poller and in `waiting`."""
         self._leave_poller(conn, waiting)
         self.drop(conn)
 
@@ -349,29 +348,29 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.poller.unregister(conn.sock)
 
     def drop(self, conn: TConn) -> None:
-        """Close a connection that waits nowhere."""
+        """Close a connection that is in no queue."""
         self.nr_conns -= 1
         conn.close()
 
 
 def _has_sent_more(conn: Connection) -> bool:
-    """Whether some of the next request came with this one; no poller tells of that."""
+    """Whether a part of the next request arrived with this one; the poller does not see it."""
     return bool(conn.parser.unreader.buf.getvalue())
 
 
 def _is_read(body: Any) -> bool:
-    """Whether the app has read a request's body to its end, or there was none.
+    """Whether the app has read the request body to its end, or there was none.
 
-    gunicorn's `finish_body` asks the clock first: on a busy machine it closed connections of which
-    the answer had said that they stay, and the client's next request on it was lost.
+    gunicorn's `finish_body` checks the time first. On a busy machine, it closed connections after
+    the response had promised to keep them, and the client's next request was lost.
     """
-    reader = body.reader  # of a body with a length, or of a chunked one
+    reader = body.reader  # for a body with a length or a chunked body
     is_at_end = getattr(reader, "length", None) == 0 or getattr(reader, "parser", body) is None
     return is_at_end and not body.failed and not body.buf.tell()
 
 
 class _Recorder:
-    """Stands in for the socket while gunicorn writes its HTML error page."""
+    """Replaces the socket while gunicorn writes its HTML error page."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -384,9 +383,9 @@ class _Recorder:
 
 
 def send_problem(client: socket.socket, problem: ProblemResponse) -> None:
-    """Answer with a problem document, without waiting, on a connection that closes then."""
+    """Send a problem document without waiting. The connection closes afterwards."""
     try:
         client.setblocking(False)
         client.sendall(render_response(problem, b"", keep_alive=False))
     except OSError:
-        pass  # the client has gone, or does not read
+        pass  # the client has left or does not read

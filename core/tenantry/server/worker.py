@@ -1,9 +1,8 @@
 """The gunicorn worker: one tenant's requests do not take the threads of the others.
 
-An app that has a `door` (our host) says there, in the main loop, whose a request is: it gets a
-thread when it is its tenant's turn, or is refused without one. What is in flight is on a board in
-shared memory, so that the master knows who was when a worker dies. Knows gunicorn only; slow
-clients are the affair of `patient_worker`.
+The main loop asks the host's `admission` which tenant a request is for. The request gets a thread
+when it is its tenant's turn, or is refused without one. The scoreboard in shared memory shows what
+is in flight, so that the master knows it when a worker dies. `patient_worker` handles slow clients.
 """
 
 import logging
@@ -30,26 +29,26 @@ from tenantry.settings import read_settings
 BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
 )
-"""To requests that wait for a worker whose threads are all held."""
+"""For requests that wait for a worker whose threads are all stuck."""
 
 STUCK_LOOK_S = 1.0
-"""Between two looks whether a request could get a thread at all."""
+"""Interval between two checks whether any thread is free."""
 
 GIVE_UP_S = 2
-"""How long a worker whose threads are all stuck still answers 503: as long as gunicorn gives idle
-connections to send the request that may be under way."""
+"""How long a worker whose threads are all stuck still answers 503: the time that gunicorn gives
+idle connections to send a request that may be on its way."""
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread that computes keeps the interpreter lock when others want it. Beside a tenant
-that computes 50 ms per request without a rest, 32 clients, another one had 0.71 of its calm
-throughput and 1.5 times its p99; with Python's own 5 ms 0.29 and 4.8 times, with 1 ms 0.31 and 2
-times."""
+"""How long a thread that computes keeps the interpreter lock while others wait for it. Beside a
+tenant with 32 clients that computes 50 ms per request without a pause, another tenant had 0.71 of
+its calm throughput and 1.5 times its p99. With Python's default of 5 ms, it had 0.29 and 4.8 times;
+with 1 ms, 0.31 and 2 times."""
 
 _logger = logging.getLogger(__name__)
 
 
 class TenantWorker(PatientWorker):
-    """`worker_class` of `config/gunicorn.conf.py`."""
+    """gunicorn's `worker_class`. It lives in the master until the fork, then in its own process."""
 
     tmp: Heartbeat
 
@@ -59,7 +58,8 @@ class TenantWorker(PatientWorker):
         self._next_stuck_look = 0.0  # on the monotonic clock
         self.admission: Any = None
         self.room: WaitQueue[Connection] | None = None
-        # In the master, before the fork; one board for all workers, those after a HUP too.
+        # In the master, before the fork: one scoreboard for all workers, including those after a
+        # HUP.
         self.app.board = getattr(self.app, "board", None) or Scoreboard()
         self.row: Row | None = self.app.board.claim()
         self.tmp.close()
@@ -71,25 +71,24 @@ class TenantWorker(PatientWorker):
         return strikes is not None and strikes.has_struck(tenant)
 
     def init_process(self) -> None:
-        """Begin, in the new process."""
+        """Start in the new process."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the host, and let the heart beat meanwhile.
+        """Load the host. Another thread keeps the heartbeat going meanwhile.
 
-        Each tenant file that hangs costs 5 s, and a worker whose heart stands still for `timeout`
-        is killed: seven such files would stop the host for ever.
+        Each tenant file that hangs takes 5 s, and gunicorn kills a worker that is silent for
+        `timeout`. A few such files would otherwise keep every worker from starting.
         """
         self.crash_report.enable()
         is_loaded = threading.Event()
-        heart = threading.Thread(target=self._beat_until, args=(is_loaded,), name="heart")
+        heart = threading.Thread(target=self._beat_until, args=(is_loaded,), name="heartbeat")
         heart.start()
         try:
             super().load_wsgi()
             start = getattr(self.wsgi, "start", None)
             if start is not None:
-                # An app that wants to know that its process serves now: our host.
                 start("gunicorn", row=self.row, threads=self.cfg.threads)
         finally:
             is_loaded.set()
@@ -99,7 +98,7 @@ class TenantWorker(PatientWorker):
             self.room = WaitQueue(self.admission.share)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to stop; the app learns it before its last requests have finished."""
+        """Begin to stop, and tell the host before its last requests have finished."""
         stop = getattr(getattr(self, "wsgi", None), "stop", None)
         if stop is not None:
             stop()
@@ -107,14 +106,15 @@ class TenantWorker(PatientWorker):
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """End now."""
+        """Stop now."""
         self._note_stopping()
         super().handle_quit(sig, frame)
 
     def note_exit(self) -> None:
-        """Note who may have ended this worker, and let another have its place on the board.
+        """Record who may have ended this worker, and free its row on the scoreboard.
 
-        In the master, when it is gone. Raises nothing: the master would end with all its workers.
+        The master calls it when the process is gone. It raises nothing, because an exception would
+        end the master and all workers.
         """
         if self.row is None:
             self.crash_report.close()
@@ -126,7 +126,7 @@ class TenantWorker(PatientWorker):
                 app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
                 app.strikes.note(suspects, reason)
         except Exception:
-            _logger.exception("worker.exit_not_judged")
+            _logger.exception("worker.blame_failed")
         finally:
             self.row.free()
             self.crash_report.close()
@@ -142,7 +142,7 @@ class TenantWorker(PatientWorker):
     # -- whose turn it is, in the main loop ----------------------------------------------------
 
     def is_answered(self, conn: Connection, head: bytes) -> bool:
-        """Refuse a kept-alive connection's next request; it stays in the poller meanwhile."""
+        """Refuse the next request of a kept-alive connection, which stays in the poller."""
         tenant = None if self.admission is None else conn.tenant
         refusal = None if tenant is None else self.admission.refusal(tenant)
         if refusal is None or not self.alive:
@@ -153,7 +153,7 @@ class TenantWorker(PatientWorker):
         self.admission.on_refusal(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
-        self.keepalived_conns.append(conn)  # they are in the order of their time
+        self.keepalived_conns.append(conn)  # the queue is in the order of their timeouts
         try:
             is_sent = conn.raw.send(data) == len(data)
         except OSError:
@@ -163,9 +163,9 @@ class TenantWorker(PatientWorker):
         return True
 
     def take_turn(self, conn: Connection) -> None:
-        """Give the connection to a thread when it is its tenant's turn."""
+        """Give the connection to a thread, or let it wait for its tenant's turn."""
         conn.tenant = None
-        if self.room is not None and isinstance(conn, Connection):  # not under TLS, uncounted there
+        if self.room is not None and isinstance(conn, Connection):  # not TLS
             if not self.admission.is_operators(conn.server):
                 tenant = conn.tenant = self.admission.whose(conn.head)
                 if (refusal := self._refusal(self.room, tenant)) is not None:
@@ -176,7 +176,7 @@ class TenantWorker(PatientWorker):
         self.hand_over(conn)
 
     def _refusal(self, room: WaitQueue[Connection], tenant: str) -> Refusal | None:
-        """Return what answers the tenant's next request at once, without a thread."""
+        """Return the response that refuses the tenant's next request without a thread, if any."""
         if tenant == LIVENESS:
             return None if room.may_run(tenant) else (self.admission.live, [])
         refusal: Refusal | None = self.admission.refusal(tenant)
@@ -191,7 +191,7 @@ class TenantWorker(PatientWorker):
         problem: ProblemResponse,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Answer without a thread; the connection stays open where it is sure what follows."""
+        """Answer without a thread. The connection stays open if its next request is certain."""
         end = conn.head.find(HEAD_END) + len(HEAD_END)
         head, rest = conn.head[:end], conn.head[end:]
         has_room = len(self.keepalived_conns) < self.max_keepalived
@@ -203,18 +203,18 @@ class TenantWorker(PatientWorker):
             is_sent = conn.raw.send(data) == len(data)
         except OSError:
             is_sent = False
-        if not is_sent:  # the client has gone, or does not read
+        if not is_sent:  # the client has left or does not read
             self.drop(conn)
         elif not is_kept:
             self.linger(conn)
         elif rest:
-            self.method_queue.defer(self.await_head, conn, rest)  # after who is waiting now
+            self.method_queue.defer(self.await_head, conn, rest)  # after those that wait now
         else:
             conn.head = b""
             self.keep(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for events, and no longer than the next request may wait for its turn."""
+        """Wait for events, but no longer than the next request may wait for its turn."""
         left_s = None if self.room is None else self.room.left_s()
         super().wait_for_and_dispatch_events(timeout if left_s is None else min(timeout, left_s))
         if self.room is not None and left_s is not None:
@@ -224,22 +224,22 @@ class TenantWorker(PatientWorker):
                 self._turn_away(conn, tenant, self.admission.busy(tenant))
 
     def end_turn(self, conn: TConn) -> None:
-        """Let the next request of the tenant have its turn."""
+        """Start the requests that may run now that this one has ended."""
         if self.room is None or not isinstance(conn, Connection):
             return
         others = self.room.end(conn.tenant)
         for other in others:
             self.hand_over(other)
         if not others and self.room.left_s() is not None:
-            self.method_queue.defer(lambda: None)  # when is due what waits? a rest may have begun
+            self.method_queue.defer(lambda: None)  # wake the main loop: a pause may have begun
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
         if not self._is_given_up:
-            self._note_stopping()  # it may have come to the end of its `max_requests`
+            self._note_stopping()  # it may have reached `max_requests`
 
     def handle(self, conn: TConn) -> Any:
-        """Serve one request, in a thread; the main loop has found that it is its tenant's turn."""
+        """Serve one request that the main loop has admitted, in a thread."""
         if self.room is not None and isinstance(conn, Connection):
             self.admission.let_in(conn.tenant)
         return super().handle(conn)
@@ -247,13 +247,13 @@ class TenantWorker(PatientWorker):
     # -- when all threads are stuck -------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until the end; threads that are stuck are not waited for."""
+        """Serve until the end, without waiting for stuck threads."""
         super().run()
         if self._is_given_up:
-            os._exit(1)  # which is no orderly end: who holds the threads gets a strike
+            os._exit(1)  # not a normal end: the tenants that hold the threads get strikes
 
     def murder_pending(self) -> None:
-        """End what has waited long enough; look now and then whether any thread is left."""
+        """End what has waited too long, and check every second whether any thread is free."""
         super().murder_pending()
         now = time.monotonic()
         if now >= self._next_stuck_look and self.alive:
@@ -261,9 +261,9 @@ class TenantWorker(PatientWorker):
             self._look_for_threads()
 
     def _look_for_threads(self) -> None:
-        """Give up when each thread has a request that hangs in its app, over its deadline.
+        """Give up if each thread has a request that hangs in its app, over its deadline.
 
-        What is queued is answered 503, in the main loop, and another worker comes.
+        The main loop then answers 503 to queued requests, and gunicorn starts another worker.
         """
         count_held = getattr(getattr(self, "wsgi", None), "count_held_threads", lambda: 0)
         if count_held() < self.cfg.threads:
@@ -276,7 +276,7 @@ class TenantWorker(PatientWorker):
             self.enqueue_req(conn)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Give a request to a thread; where none will ever be free, refuse it."""
+        """Give a request to a thread; refuse it if no thread will become free."""
         if self._is_given_up and isinstance(conn, Connection):
             self.method_queue.defer(self._give_up, conn)
         else:
