@@ -301,7 +301,7 @@ def test_the_end_of_a_worker_never_ends_the_master(
 
     claimed = row.board.claim()
     assert claimed is not None
-    assert (["worker.exit_not_judged"], row._number) == (
+    assert (["worker.blame_failed"], row._number) == (
         [record.message for record in caplog.records],
         claimed._number,
     )
