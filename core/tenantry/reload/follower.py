@@ -188,10 +188,11 @@ class Follower:
         if self._is_scan_requested or self._clock() >= self._next_scan:
             self._scan_folder()
         for handle_result in self._workers.collect():
-            run_step("", handle_result)
+            run_step(handle_result)
         self._reconciler.reconcile_again()
         self._reconcile_due()
         self._queue.submit()
+        self._workers.start_builds()
         if self._clock() >= self._next_housekeeping:
             self._do_housekeeping()
         self._reconciler.reconcile_again()
@@ -206,7 +207,7 @@ class Follower:
         due_at = [self._next_scan, self._next_housekeeping, self._queue.take_at]
         if self._reconciler.is_routing_outdated:
             due_at.append(self._next_publication)
-        if self._workers.start_builds():
+        if self._workers.has_waiting_builds:
             due_at.append(self._clock() + LATE_BUILD_CHECK_S)
         return max(min(due_at) - self._clock(), 0)
 
@@ -232,9 +233,9 @@ class Follower:
         interval_s = POLL_S if is_reliable or is_small else PARTIAL_SCAN_S
         self._next_scan = self._clock() + (interval_s if changes.is_settled else SETTLE_S)
         for name in changes.appeared:
-            run_step(name, partial(self._add, name))
+            run_step(partial(self._add, name), tenant=name)
         for name in changes.removed:
-            run_step(name, partial(self._remove, name))
+            run_step(partial(self._remove, name), tenant=name)
         for content in changes.changed:
             if content.path.stem in self._reconciler.files:
                 self._queue.add(content)
@@ -260,7 +261,7 @@ class Follower:
 
     def _reconcile_due(self) -> None:
         for name in self._queue.take_due(is_starting=self._reconciler.is_starting):
-            if not run_step(name, partial(self._reconciler.reconcile, name)):
+            if not run_step(partial(self._reconciler.reconcile, name), tenant=name):
                 mount = self._reconciler.files[name].mount
                 mount.reject("This is a bug in Tenantry; please report it. See the log.", "")
             self._queue.mark_reconciled(name)
@@ -291,13 +292,13 @@ class Follower:
         names = self._reconciler.files
         share = 1.0 if len(names) <= SMALL_FOLDER else POLL_S / SLOW_SCAN_S
         for name, state in self._operator_states.look(names, share):
-            run_step(name, partial(self._reconciler.set_operator_state, name, state))
+            run_step(partial(self._reconciler.set_operator_state, name, state), tenant=name)
         self._rebuilds.report_stuck()
         for name in self._rebuilds.due():
-            run_step(name, partial(self._reconciler.reconcile, name))
+            run_step(partial(self._reconciler.reconcile, name), tenant=name)
         self._build_pool.start_threads()
-        run_step("", self._draining.check)
-        run_step("", self._evict)
+        run_step(self._draining.check)
+        run_step(self._evict)
 
     def _evict(self) -> None:
         for name in self._eviction.check():

@@ -79,7 +79,9 @@ class Rebuilds:
         if not rebuild.is_waiting:
             self._running[name] += 1
             self._workers.build(
-                rebuild.tenant, partial(self._end, rebuild), partial(self._is_wanted, rebuild)
+                rebuild.tenant,
+                partial(self._handle_result, rebuild),
+                partial(self._is_wanted, rebuild),
             )
 
     def cancel(self, name: str) -> None:
@@ -105,7 +107,7 @@ class Rebuilds:
     def _is_wanted(self, rebuild: _Rebuild) -> bool:
         return self._rebuilds.get(rebuild.tenant.name) is rebuild
 
-    def _end(self, rebuild: _Rebuild, result: BuildResult) -> None:
+    def _handle_result(self, rebuild: _Rebuild, result: BuildResult) -> None:
         name = rebuild.tenant.name
         self._running[name] -= 1
         if not self._running[name]:

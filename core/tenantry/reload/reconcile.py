@@ -126,11 +126,11 @@ class Reconciler:
         """Reconcile, by name, the files that may no longer conflict with another one."""
         postponed, self._postponed = sorted(self._postponed), set()
         for name in postponed:
-            run_step(name, partial(self.reconcile, name))
+            run_step(partial(self.reconcile, name), tenant=name)
         while self._has_freed_claims:
             self._has_freed_claims = False
             for name in sorted(self._conflicting):
-                run_step(name, partial(self._reconcile_if_free, self.files[name]))
+                run_step(partial(self._reconcile_if_free, self.files[name]), tenant=name)
 
     def _reconcile_if_free(self, file: FollowedFile) -> None:
         name, tenant = file.mount.name, file.result
@@ -270,14 +270,14 @@ class Reconciler:
         )
 
 
-def run_step(name: str, step: Callable[[], None]) -> bool:
-    """Run a step for one tenant, and return whether it succeeded.
+def run_step(step: Callable[[], None], *, tenant: str = "") -> bool:
+    """Run one step of a round, and return whether it succeeded.
 
-    An error is logged, so that the other tenants get their turn.
+    An error is logged, and does not keep other tenants from their steps.
     """
     try:
         step()
     except Exception:
-        _logger.exception("follower.step_failed", extra={"tenant": name})
+        _logger.exception("follower.step_failed", extra={"tenant": tenant} if tenant else None)
         return False
     return True

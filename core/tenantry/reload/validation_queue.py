@@ -96,7 +96,7 @@ class ValidationQueue:
         while self._waiting and self._workers.can_validate:
             content = self._newest[self._next_name()]
             self._workers.validate(
-                content, partial(self._end, content), partial(self._is_newest, content)
+                content, partial(self._handle_result, content), partial(self._is_newest, content)
             )
 
     def _next_name(self) -> str:
@@ -111,7 +111,7 @@ class ValidationQueue:
     def _is_newest(self, content: FileContent) -> bool:
         return self._newest.get(content.path.stem) is content
 
-    def _end(self, content: FileContent, result: ValidationResult) -> None:
+    def _handle_result(self, content: FileContent, result: ValidationResult) -> None:
         if not self._is_newest(content):
             return  # the file has changed or disappeared since
         name = content.path.stem

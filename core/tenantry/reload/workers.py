@@ -114,10 +114,14 @@ class ReloadWorkers:
         """Build an instance beside the one that serves."""
         self._builders.submit(partial(self._build_instance, tenant, on_result, is_wanted))
 
-    def start_builds(self) -> bool:
-        """Start builds in place of late ones. Return whether others still wait for a thread."""
-        self._builders.start_threads()
+    @property
+    def has_waiting_builds(self) -> bool:
+        """Whether builds wait for a thread. Then call `start_builds` again a little later."""
         return self._builders.has_waiting_jobs
+
+    def start_builds(self) -> None:
+        """Start the builds that wait, in place of late ones."""
+        self._builders.start_threads()
 
     def collect(self) -> Iterator[Callable[[], None]]:
         """Yield, for each result, the call that handles it."""
