@@ -47,12 +47,12 @@ class LazyGroup(click.Group):
         reject_later(args)
         return super().resolve_command(ctx, args)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None if there is no command of that name."""
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Import and return a command."""
         if cmd_name not in COMMANDS:
-            if near := difflib.get_close_matches(cmd_name, COMMANDS, n=1):
-                ctx.fail(f"no command {cmd_name!r}; did you mean {near[0]!r}?")
-            return None
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see: tenantry --help."
+            ctx.fail(f"no command {cmd_name!r}; {hint}")
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
 
