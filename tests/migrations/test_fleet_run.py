@@ -1,8 +1,6 @@
 """Fleet runs over real databases: they continue past failures, resume, and do not collide."""
 
 import contextlib
-import io
-import json
 import os
 import signal
 import sqlite3
@@ -18,8 +16,6 @@ from sqlalchemy import NullPool, create_engine, inspect
 from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
-from tenantry.cli import main
-from tenantry.cli.db import progress
 from tenantry.errors import TenantryError
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.journal import Journal, Step, journal_file
@@ -514,95 +510,3 @@ while os.path.exists({str(stop)!r}) and len(open({str(log)!r}).readlines()) == 2
     back = downgrade(fleet, data_dir, None, ONE)
     assert {"a1": "downgraded", "b2": "downgraded", "c3": "downgraded"} == states(back.results)
     assert [{"alembic_version"}] * 3 == [tables(one) for one in fleet]
-
-
-# -- the command --------------------------------------------------------------------------------
-
-
-@pytest.fixture(name="tenantry")
-def _tenantry(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs a command in process: exit code, stdout, stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tenantry", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-@pytest.mark.usefixtures("data_dir")
-def test_the_fleet_is_upgraded_and_shown(
-    write_shop: WriteShop,
-    write_tenant: Callable[..., Path],
-    tenantry: Callable[..., tuple[int, str, str]],
-) -> None:
-    """`upgrade --all` reports failures, `status` repeats them, `downgrade` undoes the rest."""
-    write_shop(first(), second("if name.startswith('globex'): raise ValueError('no')"))
-    for name in ("acme", "globex"):
-        write_tenant(name, BLUEPRINTS=["corp.shop"])
-    write_tenant("initech")
-    write_tenant("broken", "SECRET_KEY = 1 +")
-
-    code, out, err = tenantry("db", "upgrade", "--all", "--jobs", "1")
-    status_code, status, _ = tenantry("db", "status", "--all", "--json")
-    _, back, _ = tenantry("db", "downgrade", "--all")
-
-    failed = "globex\tfailed\tnothing\tnothing\tValueError: no; the database was left as it was."
-    assert (1, "acme\tupgraded\tnothing\tshop_2\t\n") == (code, out)
-    assert failed in err
-    assert "4 tenants (run 1): 2 failed, 1 no tables, 1 upgraded." in err
-    found = {row["tenant"]: (row["state"], row["reason"][:17]) for row in json.loads(status)}
-    assert (1, ("at head", ""), ("behind", "run 1: ValueError"), ("no tables", "")) == (
-        status_code, found["acme"], found["globex"], found["initech"]
-    )  # fmt: skip
-    assert "failed" == found["broken"][0]
-    assert "acme\tdowngraded\tshop_2\tnothing\t" in back
-
-
-class Terminal(io.StringIO):
-    """A stderr that claims to be a terminal."""
-
-    def isatty(self) -> bool:
-        """Return True."""
-        return True
-
-
-def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar counts every database; only a problem gets a line."""
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-
-    with progress(3, is_json=False, worth=("upgraded", "failed")) as tell:
-        tell(MigrationStatus("acme", "upgraded"))
-        tell(MigrationStatus("globex", "failed", reason="no"))
-
-    shown = terminal.getvalue()
-    assert [True, True, False] == ["2/3" in shown, "globex: failed: no" in shown, "acme" in shown]
-
-
-@pytest.mark.usefixtures("data_dir")
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["upgrade"], "name tenants with --tenant NAME, or take every one with --all"),
-        (["status", "--all", "--tenant", "acme"], "name tenants with --tenant NAME, or"),
-        (["upgrade", "--tenant", "nobody"], "no tenant named 'nobody'; tenants: acme."),
-    ],
-)
-def test_misuse_exits_2(
-    words: list[str],
-    text: str,
-    write_tenant: Callable[..., Path],
-    tenantry: Callable[..., tuple[int, str, str]],
-) -> None:
-    """Neither, both, or unknown tenants are rejected before anything changes."""
-    write_tenant("acme")
-
-    code, _, err = tenantry("db", *words)
-
-    assert (2, True) == (code, text in err), err
