@@ -1,7 +1,4 @@
-"""An endpoint with tables for tests: `corp.shop`, at `/`, written into a folder of the test.
-
-`/` needs no table and reads one all the same: what guards tables is asked first.
-"""
+"""An endpoint with tables for tests: `corp.shop`, at `/shop`, written into a folder of the test."""
 
 import importlib
 import os
@@ -38,7 +35,7 @@ class Shop(Resource):
 
 
 def environment(settings: HostSettings) -> dict[str, str]:
-    """Return the environment of a command over a test's folders, which finds its endpoints."""
+    """Return the environment for a command that uses a test's folders and endpoints."""
     paths = [str(settings.data_dir.parent / "code"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
@@ -48,7 +45,7 @@ def environment(settings: HostSettings) -> dict[str, str]:
 
 
 def first(revision: str = "shop_1", table: str = "goods") -> str:
-    """Return a revision that makes a table."""
+    """Return a revision that creates a table."""
     return f"""\
 import sqlalchemy as sa
 from alembic import op
@@ -63,9 +60,9 @@ def downgrade():
 
 
 def second(body: str = "", revision: str = "shop_2", after: str = "shop_1") -> str:
-    """Return a revision that makes another table, and then does what `body` says.
+    """Return a revision that creates another table, and then runs `body`.
 
-    `body` knows the tenant by `name`, the name of its database.
+    In `body`, `name` is the name of the database.
     """
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     return f"""\
@@ -85,11 +82,11 @@ def downgrade():
 
 @contextmanager
 def writing_shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteShop]:
-    """Yield a function that writes the endpoint's revisions, and returns its name.
+    """Yield a function that writes the endpoint with these revisions, and returns its name.
 
-    `write(one, two)` writes the two as its only ones; again, it replaces them.
+    A second call replaces the revisions.
     """
-    folder.mkdir()  # before it is looked into: import remembers what is not there
+    folder.mkdir()  # first, because the import system caches a missing folder
     monkeypatch.syspath_prepend(folder)
 
     def write(*revisions: str, name: str = "shop") -> str:

@@ -158,7 +158,7 @@ def kill_in_the_middle(bounds: Bounds, folder: Path, server: Postgres, fleet: li
     began = time.monotonic()
     downgrade(fleet, folder / "data")
     print(
-        f"all taken back in {time.monotonic() - began:.1f} s; kill -9 in the middle …", flush=True
+        f"all downgraded in {time.monotonic() - began:.1f} s; kill -9 in the middle …", flush=True
     )
     run = start_and_kill(folder, fleet)
     killed, there = journaled(folder, run), sum(applied(server, one.name) == 1 for one in fleet)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from tenantry.migrations.locks import migration_lock
-from tenantry.migrations.process import MigrationReply, MigrationRequest
+from tenantry.migrations.process import MigrationReply, MigrationRequest, OnStart
 from tenantry.migrations.revisions import (
     Branch,
     RevisionStatus,
@@ -34,9 +34,6 @@ from tenantry.migrations.version_table import (
     read_versions_on,
     with_connect_timeout,
 )
-
-OnStart = Callable[[frozenset[str]], None]
-"""Called under the lock with the database's revisions, before the database is changed."""
 
 OnCommit = Callable[[], None]
 """Called before each COMMIT. If this process dies in it, nobody knows whether it took effect."""
@@ -72,16 +69,14 @@ def migrate(
         if _is_done(status, request):
             return MigrationReply("unchanged", sorted(status.current))
         on_start(status.current)
-        commits = _count_commits(connection, on_commit)
+        commits = _CommitCounter(connection, on_commit)
         try:
             _run_alembic(connection, branches, lambda script: _steps(script, status, request))
         except BaseException as error:  # noqa: BLE001 - a migration may raise anything
-            return MigrationReply(
-                "failed",
-                reason=describe_error(error),
-                is_rolled_back=connection.dialect.name in TRANSACTIONAL_ENGINES
-                and len(commits) == (1 if _is_rejected_commit(error) else 0),
-            )
+            commits_total = commits.count - (1 if _is_rejected_commit(error) else 0)
+            is_rolled_back = connection.dialect.name in TRANSACTIONAL_ENGINES and commits_total == 0
+            reason = describe_error(error)
+            return MigrationReply("failed", reason=reason, is_rolled_back=is_rolled_back)
         return MigrationReply("migrated", sorted(destination))
 
 
@@ -111,21 +106,22 @@ def _is_done(status: RevisionStatus, request: MigrationRequest) -> bool:
     return status.current == frozenset(request.destination)
 
 
-def _count_commits(connection: Connection, on_commit: OnCommit) -> list[None]:
-    """Return a list that grows by one with each COMMIT on the connection, before it is sent."""
-    commits: list[None] = []
+class _CommitCounter:
+    """Counts the COMMITs on a connection, before each is sent."""
 
-    def note_commit(_: Connection) -> None:
-        on_commit()
-        commits.append(None)
+    def __init__(self, connection: Connection, on_commit: OnCommit) -> None:
+        self.count = 0
+        self._on_commit = on_commit
+        event.listen(connection, "commit", self._note_commit)
+        event.listen(connection, "before_cursor_execute", self._note_statement)
 
-    def note_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    def _note_commit(self, _: Connection) -> None:
+        self._on_commit()
+        self.count += 1
+
+    def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
         if _COMMIT.match(statement):  # for example, op.execute("COMMIT")
-            note_commit(connection)
-
-    event.listen(connection, "commit", note_commit)
-    event.listen(connection, "before_cursor_execute", note_statement)
-    return commits
+            self._note_commit(connection)
 
 
 def _is_rejected_commit(error: BaseException) -> bool:

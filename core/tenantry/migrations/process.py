@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +17,9 @@ from typing import Any, Literal
 from tenantry.python_process import describe_exit, python_command
 
 MigrationState = Literal["migrated", "unchanged", "ahead", "unreachable", "failed"]
+
+OnStart = Callable[[frozenset[str]], None]
+"""Called under the database's lock with its revisions, before the database is changed."""
 
 
 @dataclass(frozen=True)

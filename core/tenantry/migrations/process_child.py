@@ -14,8 +14,8 @@ import threading
 from dataclasses import asdict
 
 from tenantry.migrations.locks import DatabaseLockedError
-from tenantry.migrations.migrate import OnCommit, OnStart, migrate
-from tenantry.migrations.process import MigrationReply, MigrationRequest
+from tenantry.migrations.migrate import OnCommit, migrate
+from tenantry.migrations.process import MigrationReply, MigrationRequest, OnStart
 from tenantry.migrations.revisions import read_branches
 from tenantry.migrations.version_table import describe_error
 

@@ -4,7 +4,7 @@ Whatever a migration does to that process, the runner returns a result.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from tenantry.migrations.process import (
     MigrationReply,
     MigrationRequest,
     MigrationState,
+    OnStart,
     ProcessEndedError,
 )
 from tenantry.migrations.revisions import Branch, compare, format_revisions, heads_of
@@ -28,8 +29,6 @@ LOCK_TIMEOUT_S = 60.0
 
 START_TIMEOUT_S = 30.0
 """Time, on top of the wait for the lock, in which the process must start and connect."""
-
-OnStart = Callable[[frozenset[str]], None]
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class MigrationRunner:
 
         Args:
             target: the database.
-            on_start: called under the database's lock with its revisions, before it is changed.
+            on_start: called before the database is changed.
         """
         return self._run(target, target.destination, on_start=on_start)
 
