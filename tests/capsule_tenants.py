@@ -18,7 +18,7 @@ from tenantry.capsules.restore import restore_capsule
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.cli import main
 from tenantry.settings import HostSettings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 
 RunCommand = Callable[..., tuple[int, str, str]]
 

@@ -24,8 +24,8 @@ from postgres import Postgres
 from shops import write_shop_fixture
 from tenantry.capsules.json_values import dump_value
 from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.file import FILE_LIMIT_BYTES
-from tenantry.tenants.lookup import load_tenant
 
 pytestmark = pytest.mark.live
 

@@ -19,7 +19,7 @@ from postgres import Postgres
 from shops import WriteShop, environment, first, write_shop_fixture
 from tenantry.capsules import write_capsule
 from tenantry.settings import HostSettings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 
 pytestmark = pytest.mark.live
 

@@ -13,7 +13,7 @@ from postgres import Postgres
 from servers import free_port
 from tenantry.cli.serve import start_report
 from tenantry.settings import HostSettings
-from tenantry.tenants.lookup import scan
+from tenantry.tenants.catalogue import scan_tenants
 
 
 @pytest.mark.live
@@ -148,7 +148,7 @@ def test_no_endpoint_stops_check_or_serve(
     if is_check:
         report = tenantry("check").out
     else:
-        report = "\n".join(start_report(settings, scan(settings), "127.0.0.1:80"))
+        report = "\n".join(start_report(settings, scan_tenants(settings), "127.0.0.1:80"))
 
     end = "ends its process (exit code 0); fix the endpoint."
     wrong = [

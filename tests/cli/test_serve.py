@@ -11,7 +11,7 @@ from commands import Tenantry
 from servers import free_port
 from tenantry.cli.serve import start_report
 from tenantry.settings import HostSettings
-from tenantry.tenants.lookup import scan
+from tenantry.tenants.catalogue import scan_tenants
 
 
 @pytest.mark.usefixtures("acme", "data_dir")
@@ -21,7 +21,7 @@ def test_the_start_report_names_tenants_and_problems(
     """The report says where each tenant answers, and why a file is rejected."""
     write_tenant("broken", text="1 +")
 
-    lines = start_report(settings, scan(settings), "127.0.0.1:80")
+    lines = start_report(settings, scan_tenants(settings), "127.0.0.1:80")
 
     assert f"1 tenant from {settings.tenants_dir}:" == lines[0]
     assert "  acme  http://127.0.0.1:80/acme/" in lines

@@ -1,6 +1,6 @@
 """The tenants folder: each file by itself, and the tenants as a set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 
 from conftest import KEY
 from tenantry.errors import Problem
+from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
@@ -18,10 +19,9 @@ Scan = Callable[[], Catalogue]
 
 
 @pytest.fixture(name="scan")
-def _scan(tenants_dir: Path, data_dir: Path) -> Iterator[Scan]:
+def _scan(settings: HostSettings) -> Scan:
     """Return a function that reads the tenants folder."""
-    with Loader(data_dir=data_dir) as loader:
-        yield lambda: scan_tenants(tenants_dir, data_dir, loader)
+    return lambda: scan_tenants(settings)
 
 
 def _served(catalogue: Catalogue) -> list[str]:

@@ -22,9 +22,9 @@ from tenantry.errors import TenantryError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
 from tenantry.tenants.loader import LoadedFile
-from tenantry.tenants.lookup import scan
 from tenantry.tenants.new_file import (
     check_prefix_is_free,
     check_secret_is_used,
@@ -205,7 +205,7 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
     except ValueError as error:
         raise TenantryError(f"--database: {error}.") from error
     identity = database_identity(text)
-    for tenant in scan(settings).tenants:
+    for tenant in scan_tenants(settings).tenants:
         if database_identity(tenant.database_uri.get_secret_value()) == identity:
             raise TenantryError(
                 f"--database: this is the database of tenant {tenant.name!r}; choose another."

@@ -18,9 +18,9 @@ from tenantry.cli.output import count, examples, json_option, print_json, print_
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.catalogue import tenant_files
 from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
-from tenantry.tenants.lookup import tenant_files
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant, validate_file
 

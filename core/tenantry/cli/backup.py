@@ -20,7 +20,7 @@ from tenantry.cli.output import (
 from tenantry.cli.signals import interrupting_signals
 from tenantry.errors import TenantryError
 from tenantry.settings import read_settings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 
 
 @click.command("backup", epilog=examples("tenantry backup shop shop.capsule"))

@@ -14,8 +14,7 @@ from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.lookup import scan
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     only if you name it.
     """
     settings = read_settings()
-    catalogue = scan(settings)
+    catalogue = scan_tenants(settings)
     known = sorted(catalogue_names(catalogue))
     for name in names:
         if name not in known:

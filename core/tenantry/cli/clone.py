@@ -21,7 +21,7 @@ from tenantry.cli.restore import database_option, prefix_option, print_restored
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.grammar import check_tenant_name
 from tenantry.settings import read_settings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 
 
 @click.command("clone", epilog=examples("tenantry clone shop shop-test"))

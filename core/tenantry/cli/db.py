@@ -25,7 +25,7 @@ from tenantry.migrations.revisions import format_revisions
 from tenantry.migrations.runner import TIMEOUT_S
 from tenantry.migrations.status import MigrationStatus, OnStatus, fleet_status
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.lookup import scan
+from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant
 
@@ -137,7 +137,7 @@ def _chosen_tenants(
     """Return the chosen tenants, and a failure for each one whose file is rejected."""
     if bool(names) == is_all:
         raise click.UsageError("choose tenants with --tenant NAME, or all tenants with --all.")
-    catalogue = scan(settings)
+    catalogue = scan_tenants(settings)
     enabled = {tenant.name: tenant for tenant in catalogue.tenants + catalogue.rejected}
     known = sorted([*enabled, *(tenant.name for tenant in catalogue.disabled)])
     for name in names:

@@ -4,8 +4,8 @@ import click
 
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.settings import read_settings
+from tenantry.tenants.catalogue import check_tenant_exists
 from tenantry.tenants.clients import check_client_name, hash_client_key, new_client_key
-from tenantry.tenants.lookup import check_tenant_exists
 
 
 def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:

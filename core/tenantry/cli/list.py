@@ -11,9 +11,9 @@ from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.lookup import effective_operator_state, scan
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.operator_state import effective_operator_state
 
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
@@ -42,7 +42,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}
     workers = read_workers(settings.data_dir)
-    rows = serving_rows(workers) if workers else folder_rows(settings, scan(settings))
+    rows = serving_rows(workers) if workers else folder_rows(settings, scan_tenants(settings))
     if is_json:
         print_json(rows)
     else:
@@ -108,7 +108,7 @@ def describe_state(row: dict[str, Any]) -> str:
 
 
 def _tenant_row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
-    operator_state, problem = effective_operator_state(settings, tenant.name)
+    operator_state, problem = effective_operator_state(settings.data_dir, tenant.name)
     state = "failed" if operator_state.parked else "idle"
     if tenant.maintenance or operator_state.maintenance:
         state = "maintenance"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tenantry.settings import read_settings
-from tenantry.tenants.lookup import check_tenant_exists
+from tenantry.tenants.catalogue import check_tenant_exists
 from tenantry.tenants.operator_state import OperatorState, change_operator_state
 
 

@@ -16,11 +16,17 @@ from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import Problem, TenantryError
 from tenantry.observability.control_socket import ask_workers
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.diff import Change, compare, describe, find_blocked_moves
-from tenantry.tenants.lookup import effective_operator_state, scan
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
+from tenantry.tenants.diff import (
+    Change,
+    compare,
+    describe,
+    find_blocked_moves,
+    read_snapshot,
+    write_snapshot,
+)
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.snapshot import read_snapshot, write_snapshot
+from tenantry.tenants.operator_state import effective_operator_state
 from tenantry.tenants.validation import parse_tenant
 
 TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs nothing
@@ -104,9 +110,10 @@ def read_folder(
             return 2
         return int(describe(tenant, salt) != old[tenant.name])
 
-    catalogue = scan(settings, rank=rank)
+    catalogue = scan_tenants(settings, rank=rank)
     states = {
-        tenant.name: effective_operator_state(settings, tenant.name) for tenant in catalogue.tenants
+        tenant.name: effective_operator_state(settings.data_dir, tenant.name)
+        for tenant in catalogue.tenants
     }
     tenants = {
         tenant.name: tenant
@@ -130,7 +137,7 @@ def _file_problems(
     """Return each tenant whose newest file would not be served → the reasons."""
     found: dict[str, list[str]] = {}
     for rejected in catalogue.rejected:
-        if not effective_operator_state(settings, rejected.name)[0].is_disabled:
+        if not effective_operator_state(settings.data_dir, rejected.name)[0].is_disabled:
             found.setdefault(rejected.name, []).extend(map(str, rejected.problems))
     built = find_build_problems(changed, settings.data_dir, only_endpoints=only_endpoints)
     for tenant, problem in built:

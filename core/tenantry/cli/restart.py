@@ -10,7 +10,7 @@ from tenantry.errors import TenantryError
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.lookup import scan
+from tenantry.tenants.catalogue import scan_tenants
 
 SERVING_STATES = frozenset({"serving", "idle", "stale"})
 """States of the tenants that a restart must not lose."""
@@ -57,7 +57,7 @@ def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) 
 
     A stale tenant is one of them, because a new worker does not know its last good version.
     """
-    catalogue = scan(settings)
+    catalogue = scan_tenants(settings)
     found = [
         (rejected.name, problem) for rejected in catalogue.rejected for problem in rejected.problems
     ]

@@ -7,7 +7,7 @@ import click
 from tenantry.app.factory import close_app, create_app
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.model import Tenant
 
 

@@ -12,7 +12,7 @@ from tenantry.app.factory import close_app, create_app
 from tenantry.cli.output import examples
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.settings import read_settings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -11,8 +11,7 @@ from tenantry.cli.output import count, examples
 from tenantry.errors import Problem, TenantryError
 from tenantry.server.listeners import Listener, SameListenerError, check_listeners
 from tenantry.settings import HostSettings, environment_variable, read_settings
-from tenantry.tenants.catalogue import Catalogue
-from tenantry.tenants.lookup import check_tenant_exists, scan
+from tenantry.tenants.catalogue import Catalogue, check_tenant_exists, scan_tenants
 
 GUNICORN_CONFIG = "python:tenantry.server.gunicorn_conf"
 
@@ -67,7 +66,7 @@ def command(
     settings = read_settings()
     for name in settings.only:
         check_tenant_exists(settings, name)
-    catalogue = scan(settings)
+    catalogue = scan_tenants(settings)
     listeners = [Listener("--bind", bind)]
     if settings.admin_bind != "off":
         listeners.append(Listener(environment_variable("admin_bind"), settings.admin_bind))

@@ -8,7 +8,7 @@ import click
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.redaction import MASK, redact_value
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.lookup import load_tenant
+from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.model import KEYS, Tenant
 
 _SECRET_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")

@@ -15,8 +15,8 @@ from tenantry.observability.control_socket import (
     starting_workers,
 )
 from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import tenant_files
 from tenantry.tenants.file import read_content
-from tenantry.tenants.lookup import tenant_files
 from tenantry.tenants.operator_state import read_operator_state
 
 WAIT_TIMEOUT_S = 60.0

@@ -1,15 +1,27 @@
-"""The catalogue: what the tenants folder says, as a set. It builds nothing and serves nothing."""
+"""The catalogue: what the tenants folder says, as a set. It builds nothing and serves nothing.
 
-from collections.abc import Callable, Collection, Iterable
+Commands read the folder through this module: one tenant by name, or all of them. A function that
+runs tenant files starts a loader process, and ends it before it returns.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tenantry.errors import Problem
+from tenantry.errors import Problem, TenantryError, UnknownTenantError
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import list_tenant_files, read_content
-from tenantry.tenants.loader import Loader
+from tenantry.tenants.loader import LoadedFile, Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import AcceptedTenants, Conflict
-from tenantry.tenants.validation import DisabledTenant, RejectedTenant, validate_file
+from tenantry.tenants.validation import (
+    DisabledTenant,
+    RejectedTenant,
+    ValidationResult,
+    load_content,
+    validate_file,
+    validate_loaded,
+)
 
 CONFLICTS_SHOWN = 8
 """Maximum number of conflicts in one rejection. A prefix can be above those of 10,000 tenants."""
@@ -30,28 +42,29 @@ class Catalogue:
 
 
 def scan_tenants(
-    folder: Path,
-    data_dir: Path,
-    loader: Loader,
-    only: Collection[str] = (),
-    *,
-    rank: Callable[[Tenant], int] = lambda _: 0,
+    settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0
 ) -> Catalogue:
-    """Validate every tenant file of a folder, and compare the tenants with each other.
+    """Validate every tenant file that this host serves, and compare the tenants with each other.
 
     Args:
-        folder: the tenants folder.
-        data_dir: the host's data folder.
-        loader: runs the files.
-        only: names to read, as if no other file existed. Empty: all.
+        settings: the host's settings.
         rank: of two tenants in conflict, the one with the lower rank is accepted, else the first
             in name order.
 
     Raises:
-        OSError: the folder cannot be read.
+        TenantryError: the folder cannot be read.
     """
-    paths = [path for path in list_tenant_files(folder) if not only or path.stem in only]
-    results = [validate_file(read_content(path), data_dir, loader) for path in paths]
+    paths = tenant_files(settings.tenants_dir)
+    with Loader(data_dir=settings.data_dir) as loader:
+        results = [
+            validate_file(read_content(path), settings.data_dir, loader)
+            for path in paths
+            if not settings.only or path.stem in settings.only
+        ]
+    return _catalogue(results, rank)
+
+
+def _catalogue(results: Sequence[ValidationResult], rank: Callable[[Tenant], int]) -> Catalogue:
     valid = [result for result in results if isinstance(result, Tenant)]
     rejected = [result for result in results if isinstance(result, RejectedTenant)]
     accepted = AcceptedTenants()
@@ -82,3 +95,42 @@ def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -
     if rejected.prefix is None or accepted.is_free(rejected.prefix):
         return rejected
     return replace(rejected, prefix=None)
+
+
+def load_tenant(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
+    """Return one tenant, enabled or not, and the values that its file sets.
+
+    Raises:
+        UnknownTenantError: the tenant has no file.
+        TenantFileError: the file is rejected.
+    """
+    check_tenant_exists(settings, name)
+    with Loader(data_dir=settings.data_dir) as loader:
+        loaded = load_content(read_content(settings.tenants_dir / f"{name}.py"), loader)
+    return validate_loaded(loaded, settings.data_dir), loaded
+
+
+def check_tenant_exists(settings: HostSettings, name: str) -> None:
+    """Check that a tenant has a file, valid or not.
+
+    Raises:
+        UnknownTenantError: it has none.
+    """
+    names = [path.stem for path in tenant_files(settings.tenants_dir)]
+    if name not in names:
+        raise UnknownTenantError(name, names)
+
+
+def tenant_files(folder: Path) -> list[Path]:
+    """Return the tenant files of a folder, sorted by name.
+
+    Raises:
+        TenantryError: the folder cannot be read.
+    """
+    try:
+        return list_tenant_files(folder)
+    except OSError as error:
+        raise TenantryError(
+            f"cannot read the folder {folder}: {error.strerror}; "
+            "create it, or set TENANTRY_TENANTS_DIR to another folder."
+        ) from error

@@ -1,16 +1,22 @@
 """What a changed tenants folder would change: descriptions of tenants, and how two sets differ.
 
+`tenantry plan` compares the folder with what a host serves, or with a saved snapshot.
+
 A description contains no secret. It has a fingerprint of each, which shows that a secret has
 changed and not what it is. Compare only descriptions that were made with the same random `salt`.
 """
 
 import hashlib
 import hmac
+import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tenantry.errors import TenantryError
 from tenantry.grammar import are_nested
 from tenantry.observability.redaction import MASK, redact_value
 from tenantry.tenants.model import Tenant
@@ -146,3 +152,43 @@ def find_blocked_moves(
         if not free:
             return reasons
         current |= {name: moving.pop(name) for name in free}
+
+
+def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
+    """Write descriptions to a file (mode 0600), completely or not at all.
+
+    Short secrets can be guessed from their fingerprints and the salt, so only the file's owner may
+    read it.
+
+    Raises:
+        TenantryError: the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump({"salt": salt, "tenants": tenants}, file, indent=2)
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return a snapshot's salt and its tenants.
+
+    Raises:
+        TenantryError: the file is not a snapshot.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        salt, tenants = str(document["salt"]), dict(document["tenants"])
+        compare(tenants, tenants, lambda _: ())  # fails if a description is malformed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TenantryError(
+            f"{path} is not a snapshot; create one with: tenantry plan --save FILE."
+        ) from error
+    return salt, tenants

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tenantry.errors import TenantryError
-from tenantry.tenants.round_robin import RoundRobin
+from tenantry.tenants.folder import RoundRobin
 
 _FILE_NAME = "operator_state.json"
 
@@ -111,6 +111,17 @@ _FIELD_TYPES = {
     "parked": str,
     "times_parked": int,
 }
+
+
+def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, str]:
+    """Return a tenant's state and, if its file cannot be read, the reason.
+
+    A tenant whose state cannot be read counts as disabled, as in a host that starts.
+    """
+    try:
+        return read_operator_state(data_dir, name), ""
+    except TenantryError as error:
+        return OperatorState(is_disabled=True), f"tenant {name!r} is disabled: {error}"
 
 
 def _content(data_dir: Path, name: str) -> bytes | None:
