@@ -13,7 +13,12 @@ from werkzeug.test import create_environ, run_wsgi_app
 import redis_server
 from servers import wait_until
 from tenantry.middleware.rate_limit import LOOK_AGAIN_S, RateLimit, RateLimiter
-from tenantry.middleware.rate_storage import PRUNE_AT, REDIS_TIMEOUT_S, TOLD_EVERY_S, SharedStorage
+from tenantry.middleware.rate_storage import (
+    LOG_INTERVAL_S,
+    PRUNE_AT,
+    REDIS_TIMEOUT_S,
+    SharedStorage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -190,8 +195,11 @@ def _redis() -> Iterator[redis_server.Redis]:
 
 
 @pytest.fixture(name="two")
-def _two(redis: redis_server.Redis) -> Iterator[tuple[RateLimiter, RateLimiter]]:
-    """Return what two workers have, on one empty Redis."""
+def _two(
+    redis: redis_server.Redis, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[RateLimiter, RateLimiter]]:
+    """Return the limiters of two workers, on one empty Redis that may be slow."""
+    monkeypatch.setattr("tenantry.middleware.rate_storage.REDIS_TIMEOUT_S", 5.0)
     redis.say(b"FLUSHALL\r\n")
     both = RateLimiter(redis.url, lambda: 2), RateLimiter(redis.url, lambda: 2)
     yield both
@@ -271,7 +279,7 @@ def test_who_is_lost_again_and_again_is_told_now_and_then(
         storage.unanswered_total += 5
         storage._note_lost(TimeoutError())
         wait_until(lambda: not storage._is_lost)
-    clock.now += TOLD_EVERY_S
+    clock.now += LOG_INTERVAL_S
     storage._note_lost(TimeoutError())
     wait_until(lambda: not storage._is_lost)
     storage.close()

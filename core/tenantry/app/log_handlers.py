@@ -1,9 +1,9 @@
-"""The process's log stays the host's, whatever an endpoint does to it while it is set up.
+"""Protects the process's logging set-up from endpoints while they are set up.
 
-`logging.config.dictConfig`, used as Flask's documentation has it, takes the host's handler off the
-root logger and disables every logger that there is: host and tenants would be silent. So all that
-is not the tenant's own (`tenant.NAME` and below) is put back as it was, and one warning says which
-endpoint it was. What runs later, in requests, is not watched.
+`logging.config.dictConfig`, used as in Flask's documentation, removes the host's handler from the
+root logger and disables all existing loggers: the host and all tenants would be silent. So
+everything outside the tenant's own loggers (`tenant.NAME` and below) is restored, and a warning
+names the endpoint. Changes that an endpoint makes later, in requests, are not undone.
 """
 
 import logging
@@ -15,44 +15,44 @@ from typing import Any
 from flask.logging import default_handler
 
 Added = tuple[logging.Logger, logging.Handler]
-"""A handler, and the logger that it was added to."""
+"""A handler and the logger that it was added to."""
 
 _ALL_TENANTS = "tenant"
-"""The logger above those of all tenants: its handlers would hear each of them."""
+"""The parent of all tenants' loggers. A handler of it would get the lines of every tenant."""
 
 _REMEDY = (
-    "the process's log is the host's: let the endpoint set up current_app.logger only, and give "
-    "dictConfig 'disable_existing_loggers': False and no 'root'"
+    "the process's log belongs to the host: let the endpoint configure current_app.logger only, "
+    "and give dictConfig 'disable_existing_loggers': False and no 'root'"
 )
 
 _logger = logging.getLogger(__name__)
 
 
 class HostLog:
-    """What the host's part of the log was before endpoints were set up. Thread-safe.
+    """The logging set-up of the host, as it was before endpoints were set up. Thread-safe.
 
-    Builds may run at once. All go by the state from before the first of them, so that none takes
-    for the host's what a neighbour has just done.
+    Concurrent builds all restore the state from before the first of them, so that none takes
+    another tenant's change for the host's.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all below, and every restoring
+        self._lock = threading.Lock()  # protects everything below, and each restore
         self._watches: list[LogWatch] = []
-        self._state: _State | None = None  # while there are watches
+        self._state: _State | None = None  # only while there are watches
         self._owners: dict[logging.Handler, list[str]] = {}
 
     @contextmanager
     def watching(self, tenant: str, added: list[Added]) -> Iterator["LogWatch"]:
-        """Watch over the set-up of one tenant's endpoints; at its end all is as it was.
+        """Watch the set-up of one tenant's endpoints, and restore the host's log at its end.
 
         Args:
             tenant: its name.
-            added: gets the handlers that the endpoints add, for `release`.
+            added: receives the handlers that the endpoints add, for `release`.
         """
         with self._lock:
-            unusual = _unusual()
-            watch = LogWatch(self, tenant, added, unusual)
-            self._state = self._state or _State(unusual)
+            configured = _configured()
+            watch = LogWatch(self, tenant, added, configured)
+            self._state = self._state or _State(configured)
             self._watches.append(watch)
         try:
             yield watch
@@ -64,7 +64,7 @@ class HostLog:
                     self._state = None
 
     def restore(self, watch: "LogWatch") -> None:
-        """Put back what is not the tenant's, note the handlers that were added, and tell."""
+        """Restore what is not the tenant's, record added handlers, and log a warning."""
         with self._lock:
             changed = set() if self._state is None else {*self._restore(self._state, watch)}
             others = [str(one) for one in self._watches if one is not watch]
@@ -80,7 +80,7 @@ class HostLog:
 
         changed = [*state.restore_process(), *state.restore_loggers(is_own)]
         own = []
-        for logger in _unusual():
+        for logger in _configured():
             owner = _owner(logger.name)
             if logger.disabled and logger not in state.disabled:
                 if owner == watch.tenant:
@@ -88,11 +88,11 @@ class HostLog:
                 else:
                     logger.disabled = False
                     changed.append("disabled loggers")
-            is_private = "@" in logger.name  # then its handlers go with its package
+            is_private = "@" in logger.name  # its handlers are removed with its package
             if owner in (None, watch.tenant) and not is_private:
                 changed += self._note_added(logger, watch)
         if changed:
-            for logger in own:  # it was no choice then, but a sweep
+            for logger in own:  # disabled with all the others, not on purpose
                 logger.disabled = False
         else:
             state.disabled.update(own)
@@ -100,7 +100,7 @@ class HostLog:
 
     def _note_added(self, logger: logging.Logger, watch: "LogWatch") -> Iterator[str]:
         for handler in [one for one in logger.handlers if one not in watch.known]:
-            if handler is not default_handler:  # Flask's own, one for all apps
+            if handler is not default_handler:  # Flask's own, which all apps share
                 watch.known.add(handler)
                 watch.added.append((logger, handler))
                 self._owners.setdefault(handler, []).append(watch.tenant)
@@ -109,7 +109,7 @@ class HostLog:
                 yield f"handlers of {logger.name}"
 
     def release(self, tenant: str, added: Sequence[Added]) -> None:
-        """Remove and close what a tenant's app has added; later, where a neighbour may have."""
+        """Remove and close the handlers that a tenant's app added and no other tenant did."""
         closed = []
         with self._lock:
             for logger, handler in added:
@@ -127,44 +127,44 @@ class HostLog:
 
 
 class LogWatch:
-    """One build, while its endpoints are set up. Used by one thread."""
+    """One build while its endpoints are set up. Used by one thread."""
 
     def __init__(
-        self, log: HostLog, tenant: str, added: list[Added], unusual: Iterable[logging.Logger]
+        self, log: HostLog, tenant: str, added: list[Added], configured: Iterable[logging.Logger]
     ) -> None:
         self._log = log
         self.tenant = tenant
         self.endpoint = ""
-        """The one that is being set up."""
+        """The endpoint that is being set up."""
         self.added = added
-        self.known = {handler for one in unusual for handler in one.handlers}
-        """The handlers that were there before, or are in `added`."""
+        self.known = {handler for one in configured for handler in one.handlers}
+        """The handlers that existed before, or are in `added`."""
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.endpoint}"
 
     def begin(self, endpoint: str) -> None:
-        """Note which endpoint is set up from here on; what the one before has done is undone."""
+        """Start to watch an endpoint, after undoing what the previous one changed."""
         self.end()
         self.endpoint = endpoint
 
     def end(self) -> None:
-        """Put back what the endpoint has changed and what is not its tenant's."""
+        """Undo what the endpoint changed outside its tenant's loggers."""
         if self.endpoint:
             self._log.restore(self)
 
 
 class _State:
-    """How the host's part of the log was."""
+    """The recorded state of the host's logging set-up."""
 
-    def __init__(self, unusual: Iterable[logging.Logger]) -> None:
+    def __init__(self, configured: Iterable[logging.Logger]) -> None:
         self._disable = logging.root.manager.disable
         self._handlers = [(one, _facts(one)) for one in logging.root.handlers]
         self._loggers = {one: _LoggerState(one) for one in _hosts()}
-        self.disabled = {one for one in unusual if one.disabled}
+        self.disabled = {one for one in configured if one.disabled}
 
     def restore_process(self) -> Iterator[str]:
-        """Put back what concerns all loggers; yield what was changed."""
+        """Restore what concerns all loggers; yield what was changed."""
         if logging.root.manager.disable != self._disable:
             logging.disable(self._disable)
             yield "logging.disable"
@@ -175,23 +175,23 @@ class _State:
                 yield "handlers of root"
 
     def restore_loggers(self, is_own: Callable[[logging.Handler], bool]) -> Iterator[str]:
-        """Put back the host's loggers and those of libraries; yield what was changed.
+        """Restore the loggers of the host and of libraries; yield what was changed.
 
         Args:
-            is_own: whether a handler is the tenant's, which may remove it.
+            is_own: whether a handler belongs to the tenant, which may remove it.
         """
         for logger, was in self._loggers.items():
             yield from was.restore(logger, is_own)
 
     def forget(self, logger: logging.Logger, handler: logging.Handler) -> None:
-        """Never put back a handler: it is closed."""
+        """Do not restore a handler that is closed."""
         was = self._loggers.get(logger)
         if was is not None and handler in was.handlers:
             was.handlers.remove(handler)
 
 
 class _LoggerState:
-    """How one logger was."""
+    """The recorded state of one logger."""
 
     __slots__ = ("_disabled", "_filters", "_level", "_propagate", "handlers")
 
@@ -205,7 +205,7 @@ class _LoggerState:
     def restore(
         self, logger: logging.Logger, is_own: Callable[[logging.Handler], bool]
     ) -> Iterator[str]:
-        """Put it back; yield what was changed."""
+        """Restore it; yield what was changed."""
         there = logger.handlers
         wanted = [one for one in self.handlers if one in there or not is_own(one)]
         if any(one not in there for one in wanted):
@@ -229,8 +229,8 @@ def _facts(handler: logging.Handler) -> tuple[int, logging.Formatter | None, lis
     return handler.level, handler.formatter, handler.filters[:]
 
 
-def _unusual() -> list[logging.Logger]:
-    """Return the loggers that are disabled or have handlers: few of what may be thousands."""
+def _configured() -> list[logging.Logger]:
+    """Return the loggers that are disabled or have handlers: few of possibly thousands."""
     return [
         one
         for one in (logging.root, *logging.root.manager.loggerDict.values())
@@ -239,8 +239,8 @@ def _unusual() -> list[logging.Logger]:
 
 
 def _hosts() -> list[logging.Logger]:
-    """Return the loggers that are no tenant's."""
-    logging.getLogger(_ALL_TENANTS)  # so that it is there
+    """Return the loggers that belong to no tenant."""
+    logging.getLogger(_ALL_TENANTS)  # creates it
     found = [
         one
         for name, one in list(logging.root.manager.loggerDict.items())
@@ -250,7 +250,7 @@ def _hosts() -> list[logging.Logger]:
 
 
 def _owner(name: str) -> str | None:
-    """Return the tenant whose own a logger is; None for the host's and the libraries'."""
+    """Return the tenant that a logger belongs to; None for the host and libraries."""
     if "@" in name:  # an endpoint's private package, like `shop@acme-1.resources`
         return name.partition(".")[0].partition("@")[2].rpartition("-")[0]
     first, _, rest = name.partition(".")
@@ -258,4 +258,4 @@ def _owner(name: str) -> str | None:
 
 
 host_log = HostLog()
-"""Process-wide, as `logging` is."""
+"""Process-wide, like `logging`."""

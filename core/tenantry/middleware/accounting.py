@@ -1,8 +1,7 @@
-"""Measures every request, whoever answers it: the outermost layer of the host. Knows WSGI only.
+"""Accounting: measures every request, whatever answers it.
 
-Outermost, so that what is refused on the way to an app is counted too: by the mount (maintenance,
-a failed build) and by each layer around the app. A request is counted once, when the server closes
-its body, also if that was streamed, cut or failed.
+It is the outermost layer of the host, so that it also counts what a mount or a layer refuses. A
+request counts once, when the server closes the body of its response, however the response ends.
 """
 
 import threading
@@ -59,7 +58,7 @@ class Accounting:
 
 
 class _MeasuredResponse:
-    """One response, and what it takes, from the call to the server's `close()`."""
+    """One response, measured from the call of the app to the server's `close()`."""
 
     __slots__ = (
         "_begun_ns",
@@ -80,14 +79,14 @@ class _MeasuredResponse:
     def __init__(
         self, accounting: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> None:
-        self._open = [accounting]  # taken by who closes first
+        self._open = [accounting]  # the first `close` takes it
         self._environ = environ
         self._start_response = start_response
         self._status = ""
         self.body: Iterable[bytes] = ()
-        self.is_broken = False  # by the app: what the client got is not whole, whatever the status
+        self.is_broken = False  # the app raised, so the response is incomplete
         self._bytes_out = 0
-        self._path: str = environ.get("PATH_INFO", "")  # on its way a mount divides it
+        self._path: str = environ.get("PATH_INFO", "")  # a mount changes it later
         self._record = open_record(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (
@@ -101,7 +100,7 @@ class _MeasuredResponse:
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
-        """Be the app's `start_response`."""
+        """Record the status. The app calls this as `start_response`."""
         self._status = status
         if exc_info is None:
             return self._start_response(status, headers)
@@ -112,17 +111,17 @@ class _MeasuredResponse:
             for chunk in self.body:
                 self._bytes_out += len(chunk)
                 yield chunk
-        except Exception:  # not where the server gives up: that closes the generator
+        except Exception:  # not GeneratorExit: then the server has given up
             self.is_broken = True
             raise
 
     def close(self) -> None:
         try:
-            accounting = self._open.pop()  # atomic: of two that close it, one counts it
+            accounting = self._open.pop()  # atomic, so that one of two calls counts the request
         except IndexError:
             return
-        # The body knows `start` and so this object: left in a circle, it would wait for the garbage
-        # collector, at 30 µs for each request.
+        # The body refers to `start`, and so to this object. A reference cycle would leave it to the
+        # garbage collector, which takes 30 µs per request.
         body, self.body = self.body, ()
         try:
             getattr(body, "close", _nothing)()
@@ -140,9 +139,9 @@ class _MeasuredResponse:
         record.is_error = self.is_broken or (not record.is_refusal and status[:1] == _FAILED)
         record.bytes_in = 0 if self._input is None else self._input.size
         record.bytes_out = self._bytes_out
-        record.wall_ns = time.perf_counter_ns() - self._begun_ns
-        if self._thread == threading.get_ident():  # else this is the clock of another thread
+        if self._thread == threading.get_ident():  # another thread has another clock
             record.processor_ns = time.thread_time_ns() - self._processor_ns
+        record.wall_ns = time.perf_counter_ns() - self._begun_ns
         if record.tenant:
             accounting.usage.add_request(record)
         if accounting.on_request_end is not None:
@@ -154,11 +153,11 @@ class _MeasuredResponse:
 
 
 def _nothing() -> None:
-    """Stand in for the `close` of a body that has none."""
+    """Replace the `close` of a body that has none."""
 
 
 class _Input:
-    """A request's body that counts what is read of it; it has what PEP 3333 asks for, no more."""
+    """A request body that counts the bytes read from it, with the methods of PEP 3333."""
 
     __slots__ = ("_stream", "size")
 

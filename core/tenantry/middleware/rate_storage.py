@@ -1,8 +1,8 @@
-"""Where rates are counted: in this process, or in a Redis that may be gone.
+"""Where rates are counted: in this process, or in a Redis that may be unavailable.
 
-Both count a sliding window: the current window's requests, and those of the one before by how much
-of it is still in sight. That takes two numbers per rate, where the exact window of the `limits`
-library takes one per request: 30 MiB for a rate of a million per day.
+Both count a sliding window: the requests of the current window, and a part of those of the previous
+window, as large as the part that the sliding window still covers. This takes two numbers per rate.
+The exact window of the `limits` library takes one per request: 30 MiB for a million per day.
 """
 
 import logging
@@ -17,56 +17,59 @@ from limits.storage.base import SlidingWindowCounterSupport, Storage
 from limits.storage.redis import RedisStorage
 
 REDIS_TIMEOUT_S = 0.02
-"""How long a request may wait for an answer of Redis, in 1 ms usually; the first that waits in vain
-spares it to all others."""
+"""How long a request waits for Redis, which usually takes 1 ms. After the first timeout, no other
+request waits."""
 
 PROBE_TIMEOUT_S = 1.0
-"""How long the probe of a lost Redis may take: nobody waits for it."""
+"""How long the probe of a lost Redis may take. No request waits for it."""
 
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 2.0
-"""Between two probes; they double up to this, so that one that is back is used within 3 s."""
+"""Pauses between probes double up to this, so that a recovered Redis is used within 3 s."""
 
-TOLD_EVERY_S = 10.0
-"""One that is lost and found again and again is told that often at most."""
+LOG_INTERVAL_S = 10.0
+"""Minimum time between two log lines about a Redis that keeps failing and recovering."""
 
 PRUNE_AT = 4096
-"""Rates in memory before those of windows long past are forgotten."""
+"""Number of rates in memory above which those of old windows are forgotten."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a storage knows of one rate."""
+    """The counts of one rate."""
 
     previous: int
-    """Requests in the window before."""
+    """Requests in the previous window."""
     previous_s: float
-    """How much of it is still in sight."""
+    """Seconds of the previous window that the sliding window still covers."""
     current: int
     left_s: float
-    """Until the next window begins."""
+    """Seconds until the next window begins."""
 
 
 class MonotonicStorage(Storage, SlidingWindowCounterSupport):
-    """Counts in this process. Thread-safe.
+    """Counts in this process, on a monotonic clock. Thread-safe.
 
-    The library's own goes by the time of day: when that jumps, tenants are locked or let in.
+    The library's own storage uses the time of day: when that jumps, it locks tenants out or lets
+    them in.
     """
 
-    STORAGE_SCHEME = None  # it has no URL
+    STORAGE_SCHEME = None  # no URL
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._lock = threading.Lock()  # protects what follows
-        self._counts: dict[str, tuple[int, int, int, int]] = {}  # window, its length, 2 counts
+        self._lock = threading.Lock()  # protects `_counts`
+        self._counts: dict[
+            str, tuple[int, int, int, int]
+        ] = {}  # window number and length, previous and current count
 
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
-        """Count `amount` more, if they fit."""
+        """Count `amount` more requests if they fit."""
         with self._lock:
             previous, previous_s, current, _ = self._window(key, expiry)
             if int(previous * previous_s / expiry) + current + amount > limit:
@@ -78,7 +81,7 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         return True
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return the count of the window before, its seconds in sight, and the current one's."""
+        """Return count and seconds of the previous and of the current window."""
         with self._lock:
             return self._window(key, expiry)
 
@@ -102,15 +105,15 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """It raises nothing."""
+        """Required by the interface; it raises nothing."""
         return ValueError
 
     def check(self) -> bool:
-        """It is always there."""
+        """Return True: it is always available."""
         return True
 
     def reset(self) -> int:
-        """Forget all; return how many."""
+        """Forget all rates; return how many."""
         with self._lock:
             count = len(self._counts)
             self._counts = {}
@@ -121,22 +124,22 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         self.clear_sliding_window(key, 0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Fixed windows are not counted here."""
+        """Not supported: fixed windows are not counted here."""
         raise NotImplementedError
 
     def get(self, key: str) -> int:
-        """Fixed windows are not counted here."""
+        """Not supported: fixed windows are not counted here."""
         raise NotImplementedError
 
     def get_expiry(self, key: str) -> float:
-        """Fixed windows are not counted here."""
+        """Not supported: fixed windows are not counted here."""
         raise NotImplementedError
 
 
 class SharedStorage:
-    """Counts in a Redis, which all workers and hosts share. Thread-safe; `close()` ends its thread.
+    """Counts in a Redis that all workers and hosts share. Thread-safe; `close()` ends its thread.
 
-    While Redis does not answer in time, nobody asks it: requests pass, and a thread looks for it.
+    After a timeout, requests are admitted uncounted, and a thread probes Redis until it responds.
 
     Args:
         url: `redis://…` or `rediss://…`.
@@ -152,15 +155,16 @@ class SharedStorage:
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self.unanswered_total = 0
-        """Requests that passed uncounted; a few may be missing, for nobody counts under a lock."""
-        self._told_at = -math.inf  # that it is lost; of whoever notes it, then of the thread
-        self._told_total = 0
-        """How many requests had passed when it was told last that it is found."""
+        """Requests that were admitted uncounted; approximate, because it is counted without a
+        lock."""
+        self._logged_at = -math.inf  # when the log last said that Redis is lost
+        self._logged_total = 0
+        """The value of `unanswered_total` when the log last said that Redis is found."""
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count one more, if it fits; return whether it did and what there is then.
+        """Count one more request if it fits; return whether it did, and the counts.
 
-        None: Redis is lost.
+        Returns None while Redis is lost.
         """
         if self._is_lost:
             self.unanswered_total += 1
@@ -169,8 +173,8 @@ class SharedStorage:
             has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
             found = self._storage.get_sliding_window(key, expiry_s)
             if not has_fit and _is_from_the_future(found, expiry_s):
-                # Redis goes by its machine's time of day. That was set back: without this the
-                # tenant would be locked for as long.
+                # The clock of the Redis machine was set back. Without this, the tenant would be
+                # locked out for as long.
                 self._storage.clear_sliding_window(key, expiry_s)
                 has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
                 found = self._storage.get_sliding_window(key, expiry_s)
@@ -186,43 +190,43 @@ class SharedStorage:
                 return
             self._is_lost = True
             reason = type(error).__name__
-            is_told = self._tell_lost(reason)
-            arguments = (reason, is_told)
+            is_logged = self._log_lost(reason)
+            arguments = (reason, is_logged)
             self._thread = threading.Thread(
                 target=self._look, args=arguments, name="tenantry-rates", daemon=True
             )
             self._thread.start()
 
-    def _tell_lost(self, reason: str) -> bool:
-        """Tell it, unless that was told just now."""
+    def _log_lost(self, reason: str) -> bool:
+        """Log it, unless the log has just said so."""
         now = self._clock()
-        if now - self._told_at < TOLD_EVERY_S:
+        if now - self._logged_at < LOG_INTERVAL_S:
             return False
-        self._told_at = now
+        self._logged_at = now
         _logger.error("rates.storage_lost", extra={"reason": reason})
         return True
 
-    def _look(self, reason: str, is_told: bool) -> None:
-        """Probe until Redis counts again; in a thread."""
+    def _look(self, reason: str, is_logged: bool) -> None:
+        """Probe Redis until it responds. Runs in a thread."""
         pause_s = FIRST_PAUSE_S
         while not self._is_over.wait(pause_s):
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
             if not self._is_found():
-                is_told = is_told or self._tell_lost(reason)
+                is_logged = is_logged or self._log_lost(reason)
                 continue
-            passed = self.unanswered_total - self._told_total
+            passed = self.unanswered_total - self._logged_total
             self._is_lost = False
-            if is_told:
-                self._told_total += passed
+            if is_logged:
+                self._logged_total += passed
                 _logger.warning("rates.storage_found", extra={"passed_requests": passed})
             return
 
     def _is_found(self) -> bool:
-        """Whether it counts, and soon enough for a request: else it would be lost at the next."""
+        """Whether Redis counts, and fast enough for a request."""
         try:
-            self._probe.incr("probe", 1)  # and not a ping: a full or a read-only one answers
+            self._probe.incr("probe", 1)  # not a ping, which a full or read-only Redis answers
             begun = time.monotonic()
-            self._probe.incr("probe", 1)  # on a connection that is there now
+            self._probe.incr("probe", 1)  # on the connection that is open now
         except self._probe.base_exceptions:
             return False
         return time.monotonic() - begun < REDIS_TIMEOUT_S
@@ -234,12 +238,12 @@ class SharedStorage:
             thread = self._thread
         if thread is not None:
             thread.join()
-        for one in (self._storage, self._probe):
-            one.storage.close()
+        for storage in (self._storage, self._probe):
+            storage.storage.close()
 
 
 class OwnStorage:
-    """Counts in this process, by a clock that does not jump. Thread-safe."""
+    """Counts in this process. Thread-safe."""
 
     unanswered_total = 0
 
@@ -247,12 +251,12 @@ class OwnStorage:
         self._storage = MonotonicStorage(clock=clock)
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count one more, if it fits; return whether it did and what there is then."""
+        """Count one more request if it fits; return whether it did, and the counts."""
         has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
         return has_fit, _window(self._storage.get_sliding_window(key, expiry_s), expiry_s)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 def _redis(url: str, timeout_s: float) -> RedisStorage:
@@ -262,7 +266,7 @@ def _redis(url: str, timeout_s: float) -> RedisStorage:
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),  # its own choice is three more tries, with pauses
+        "retry": Retry(NoBackoff(), 0),  # the default is three retries with pauses
     }
     return RedisStorage(url, key_prefix="tenantry", **options)
 
