@@ -34,6 +34,11 @@ _LOADED_ENDPOINTS = "tenantry"
 
 _PATHS_SHOWN = 2
 
+_OBJECT_REMEDY = (
+    "move it to resources.py, which each app has its own copy of; or make it a tuple, frozenset or "
+    "types.MappingProxyType, which cannot change"
+)
+
 _LOG_SETUP = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 _Root = tuple[str, object]
@@ -238,19 +243,25 @@ class _Reporter:
         self, paths: Mapping[str, Sequence[object]], names: Sequence[str]
     ) -> Finding:
         path = next(iter(paths.values()))
+        type_name = type(path[-1]).__qualname__
         descriptions = self._descriptions(paths.items())
         definition = find_definition(path, self.snapshot)
         label = definition.label if definition else descriptions[0].partition(": ")[2]
         place = definition.place if definition else ""
+        text = (
+            f"the apps of {join_names(names)} share the {type_name} {label}: each sees what "
+            "another writes into it"
+        )
+        remedy = _OBJECT_REMEDY
         if not definition and label.startswith("log "):
             place = self._log_setup(self.modules[names[0]])
+            text = f"{type_name}, a {label}, receives the log records of {join_names(names)}"
+            remedy = "add it to app.logger instead"
         return Finding(
             id=finding_id("shared", label),
             tenants=tuple(names),
-            text=f"the apps of {join_names(names)} share the {type(path[-1]).__qualname__} "
-            f"{label}: each sees what another writes into it",
-            remedy="move it to resources.py, which each app has its own copy of; or make it a "
-            "tuple, frozenset or types.MappingProxyType, which cannot change",
+            text=text,
+            remedy=remedy,
             paths=descriptions,
             place=place,
         )
@@ -286,7 +297,7 @@ class _Reporter:
             yield Finding(
                 id=finding_id("reaches", label),
                 tenants=tuple(sorted({name for name, _ in members} | (owners & self.apps.keys()))),
-                text=f"the app of {name} references private code of "
+                text=f"the app of {name} references endpoint code that belongs to "
                 f"{self.snapshot.owner(path[-1])}, through {label}",
                 remedy="do not look for other apps: use current_app; connect signals with "
                 "sender=app, and add log handlers to app.logger",
