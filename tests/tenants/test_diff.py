@@ -283,5 +283,5 @@ def test_a_worker_that_is_not_ready_is_not_compared_with(
     code, lines = plan()
     told.close()
 
-    assert (1, 1, True) == (code, len(lines), "no worker has judged" in lines[0])
+    assert (1, 1, True) == (code, len(lines), "no worker has evaluated" in lines[0])
     assert KEY not in lines[0]

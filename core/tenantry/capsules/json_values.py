@@ -1,19 +1,14 @@
 """Plain data as JSON without loss, for the rows and the configuration in a capsule.
 
-Scalars and lists stay as they are; any other value becomes `{tag: content}`. Decoding creates
-plain data only.
+`tenants.plain_data` defines the form of a value. Here, decoding is also bounded, because a capsule
+can come from anywhere.
 """
 
-import base64
 import json
-import math
 import re
-import uuid
-from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from pathlib import Path, PurePath
 from typing import Any
+
+from tenantry.tenants.plain_data import tag, untag
 
 STRUCTURE_LIMIT_BYTES = 1 << 20
 """Limit of what a value has outside its strings: there, three bytes can become a list of 60."""
@@ -27,7 +22,11 @@ def dump_value(value: Any) -> str:
     Raises:
         TypeError: it is not plain data.
     """
-    return json.dumps(_tag(value), separators=(",", ":"), allow_nan=False)
+    try:
+        tagged = tag(value)
+    except TypeError as error:
+        raise TypeError(f"not plain data: {error}") from error
+    return json.dumps(tagged, separators=(",", ":"), allow_nan=False)
 
 
 def load_value(text: bytes) -> Any:
@@ -39,7 +38,7 @@ def load_value(text: bytes) -> Any:
     """
     check_structure(text)
     try:
-        return _untag(json.loads(text.decode("ascii")))
+        return untag(json.loads(text.decode("ascii")))
     except (
         ArithmeticError,
         AttributeError,
@@ -63,54 +62,3 @@ def check_structure(text: bytes) -> None:
         if len(unescaped) - in_strings > STRUCTURE_LIMIT_BYTES:
             limit = f"{STRUCTURE_LIMIT_BYTES >> 20} MiB"
             raise ValueError(f"it has more than {limit} outside strings")
-
-
-def _tag(value: Any) -> Any:
-    kind = type(value)
-    if value is None or kind in (bool, int, str):
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"float": str(value)}
-    if kind is list:
-        return [_tag(item) for item in value]
-    if kind in (tuple, set):
-        return {kind.__name__: [_tag(item) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[_tag(key), _tag(item)] for key, item in value.items()]}
-    for tagged, (tag, write, _) in _TYPES.items():
-        if isinstance(value, tagged):
-            return {tag: write(value)}
-    raise TypeError(f"not plain data: {kind.__name__}")
-
-
-def _untag(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_untag(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((tag, content),) = value.items()
-    return _READERS[tag](content)
-
-
-_TYPES: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    bytes: ("bytes", lambda value: base64.b64encode(value).decode(), base64.b64decode),
-    uuid.UUID: ("uuid", str, uuid.UUID),
-    Decimal: ("decimal", str, Decimal),
-    datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),  # a subclass of date
-    date: ("date", date.isoformat, date.fromisoformat),
-    time: ("time", time.isoformat, time.fromisoformat),
-    timedelta: (
-        "timedelta",
-        lambda value: [value.days, value.seconds, value.microseconds],
-        lambda content: timedelta(*content),
-    ),
-    PurePath: ("path", str, Path),
-}
-"""Tag, writer and reader, by type."""
-
-_READERS: dict[str, Callable[[Any], Any]] = {tag: read for tag, _, read in _TYPES.values()} | {
-    "float": float,
-    "tuple": lambda items: tuple(_untag(item) for item in items),
-    "set": lambda items: {_untag(item) for item in items},
-    "dict": lambda pairs: {_untag(key): _untag(item) for key, item in pairs},
-}
