@@ -126,10 +126,10 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
 # -- requests in flight -------------------------------------------------------------------------
 
 
-def test_a_build_is_on_the_board(host: Host, write_tenant: WriteTenant) -> None:
+def test_a_build_is_on_the_scoreboard(host: Host, write_tenant: WriteTenant) -> None:
     """The master can tell who was being built when a worker ended; afterwards it is gone."""
     write_tenant("acme")
-    row = Scoreboard().claim()
+    row = Scoreboard().claim_row()
     assert row is not None
     host.start(row=row)
     assert host.follower.is_ready.wait(DEADLINE_S)
@@ -152,13 +152,13 @@ def test_a_forked_process_begins_before_it_answers(
     """Until it has its own of everything, its other threads wait: the parent's folder is ready."""
     host.load()
     host._pid = -1  # as in a process that was forked from this one
-    claim, is_begun = Scoreboard.claim, []
+    claim, is_begun = Scoreboard.claim_row, []
 
-    def look(board: Scoreboard) -> Row | None:
+    def look(scoreboard: Scoreboard) -> Row | None:
         is_begun.append(host._pid == os.getpid())
-        return claim(board)
+        return claim(scoreboard)
 
-    monkeypatch.setattr(Scoreboard, "claim", look)
+    monkeypatch.setattr(Scoreboard, "claim_row", look)
     host.start()
 
     assert ([False], True) == (is_begun, host._pid == os.getpid())
@@ -168,7 +168,7 @@ def test_a_forked_process_has_the_place_that_its_server_gives_it(host: Host) -> 
     """And not the parent's, nor one of its own."""
     host.load()
     host._pid = -1
-    row = Scoreboard().claim()
+    row = Scoreboard().claim_row()
     host.start(row=row)
 
     assert row is host.resources.row is not None

@@ -30,7 +30,7 @@ from tenantry.observability.control_socket import ControlSocket
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.prometheus import MetricsPage
 from tenantry.observability.redaction import secret_scope
-from tenantry.observability.scoreboard import Row, Scoreboard, tag
+from tenantry.observability.scoreboard import Row, Scoreboard
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect_periodically
 from tenantry.reload.file_events import watch_folder
@@ -179,7 +179,7 @@ class Host:
                 return
             if self._pid:
                 self._begin_in_fork()
-            row = row or Scoreboard().claim()
+            row = row or Scoreboard().claim_row()
             threads = self._server_threads
             self._begin_with(ProcessResources(self.settings, self.usage, threads=threads, row=row))
             self._pid = os.getpid()  # from here on, other threads do not wait for this one
@@ -276,7 +276,7 @@ class Host:
         is_good = False
         resources = self.resources
         row = resources.row
-        cell = None if row is None else row.enter(tag(tenant.name), is_build=True)
+        cell = None if row is None else row.enter(tenant.name, is_build=True)
         try:
             app = self._checked_app(tenant, resources, is_migrating=is_migrating)
             is_good = True

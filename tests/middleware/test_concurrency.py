@@ -11,16 +11,16 @@ from werkzeug.test import create_environ, run_wsgi_app
 from servers import DEADLINE_S
 from tenantry.middleware.concurrency import ConcurrencyLimit, Slots
 from tenantry.middleware.fair_share import FairShare
-from tenantry.observability.scoreboard import Row, Scoreboard, tag
+from tenantry.observability.scoreboard import Row, Scoreboard
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-ACME, GLOBEX = tag("acme"), tag("globex")
+ACME, GLOBEX = "acme", "globex"
 
 
-def _row(board: Scoreboard) -> Row:
-    row = board.claim()
+def _row(scoreboard: Scoreboard) -> Row:
+    row = scoreboard.claim_row()
     assert row is not None
     return row
 
@@ -201,20 +201,20 @@ def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
 
 def test_a_bound_holds_over_all_processes() -> None:
     """Of two processes that may have three together, the second gets one beside two."""
-    board = Scoreboard()
-    mine, other = (Slots(FairShare(None), _row(board)) for _ in range(2))
+    scoreboard = Scoreboard()
+    mine, other = (Slots(FairShare(None), _row(scoreboard)) for _ in range(2))
     held = [other.take(ACME, 3), other.take(ACME, 3)]
 
     taken = [mine.take(ACME, 3), mine.take(ACME, 3)]
 
     assert [True, False] == [slot is not None for slot in taken]
-    assert 3 == board.count(ACME)
+    assert 3 == scoreboard.count_requests(ACME)
     assert mine.take(GLOBEX, 3) is not None
     assert all(held)
 
 
 def test_a_bound_holds_without_a_board() -> None:
-    """More processes than the board has rows: each bounds its own."""
+    """More processes than the scoreboard has rows: each bounds its own."""
     slots = Slots(FairShare(None))
 
     taken = [slots.take(ACME, 2) for _ in range(3)]

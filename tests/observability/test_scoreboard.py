@@ -1,111 +1,129 @@
-"""The board: what is in flight in which process, readable when that process is dead."""
+"""The scoreboard: what is in flight in which process, readable even when that process is dead."""
 
 import os
 import signal
 import threading
 
-from tenantry.observability.scoreboard import CELLS, ROWS, Row, Scoreboard, tag
-
-ACME, GLOBEX = tag("acme"), tag("globex")
+from tenantry.observability.scoreboard import CELLS, ROWS, Row, Scoreboard
 
 
-def _row(board: Scoreboard) -> Row:
-    row = board.claim()
+def _row(scoreboard: Scoreboard) -> Row:
+    row = scoreboard.claim_row()
     assert row is not None
     return row
 
 
-def test_a_request_is_on_the_board_from_enter_to_leave() -> None:
-    """Its tenant, its thread, and how many the tenant has in flight."""
-    board = Scoreboard()
-    row = _row(board)
+def test_a_request_is_in_flight_from_enter_to_leave() -> None:
+    """Its row shows its tenant and its thread, and the scoreboard counts it."""
+    scoreboard = Scoreboard()
+    row = _row(scoreboard)
 
-    cell = row.enter(ACME)
-    during = [(one.tenant, one.thread_id) for one in row.in_flight()], board.count(ACME)
+    cell = row.enter("acme")
+    shown = [(each.tenant, each.thread_id, each.thread_ident) for each in row.in_flight()]
+    counts = [scoreboard.count_requests("acme")]
     row.leave(cell)
+    counts.append(scoreboard.count_requests("acme"))
 
-    assert ([("acme", threading.get_native_id())], 1) == during
-    assert ([], 0) == (row.in_flight(), board.count(ACME))
+    assert [("acme", threading.get_native_id(), threading.get_ident())] == shown
+    assert ([], [1, 0]) == (row.in_flight(), counts)
 
 
 def test_requests_are_counted_over_all_processes() -> None:
-    """Each tenant's own, whichever row they are in."""
-    board = Scoreboard()
-    rows = [_row(board), _row(board)]
+    """Each tenant has its own count, over all rows."""
+    scoreboard = Scoreboard()
+    rows = [_row(scoreboard), _row(scoreboard)]
     for row in rows:
-        row.enter(ACME)
-    rows[1].enter(GLOBEX)
+        row.enter("acme")
+    rows[1].enter("globex")
 
-    assert (2, 1) == (board.count(ACME), board.count(GLOBEX))
-    assert {"acme": 2, "globex": 1} == board.in_flight()
+    assert {"acme": 2, "globex": 1} == scoreboard.requests_in_flight()
+    assert (2, 1) == tuple(map(scoreboard.count_requests, ("acme", "globex")))
 
 
-def test_a_build_is_shown_and_takes_no_slot() -> None:
-    """Beside a request of the same tenant."""
-    board = Scoreboard()
-    row = _row(board)
+def test_a_name_that_begins_another_is_counted_apart() -> None:
+    """Requests of `acme-2` are not requests of `acme`, even in a cell that `acme-2` has used."""
+    scoreboard = Scoreboard()
+    row = _row(scoreboard)
 
-    cell = row.enter(ACME, is_build=True)
-    row.enter(ACME)
-    during = sorted((one.tenant, one.is_build) for one in row.in_flight()), board.count(ACME)
+    row.leave(row.enter("acme-2"))
+    row.enter("acme")
+    row.enter("acme-2")
+
+    assert {"acme": 1, "acme-2": 1} == scoreboard.requests_in_flight()
+    assert 1 == scoreboard.count_requests("acme")
+
+
+def test_a_build_is_shown_but_not_counted() -> None:
+    """A build is shown beside a request of the same tenant, and takes no slot."""
+    scoreboard = Scoreboard()
+    row = _row(scoreboard)
+
+    cell = row.enter("acme", is_build=True)
+    row.enter("acme")
+    shown = sorted((each.tenant, each.is_build) for each in row.in_flight())
+    counts = scoreboard.count_requests("acme"), scoreboard.requests_in_flight()
     row.leave(cell)
 
-    assert ([("acme", False), ("acme", True)], 1) == during
-    assert {"acme": 1} == board.in_flight()
-    assert [False] == [one.is_build for one in row.in_flight()]
+    assert [("acme", False), ("acme", True)] == shown
+    assert (1, {"acme": 1}) == counts
+    assert [False] == [each.is_build for each in row.in_flight()]
 
 
-def test_what_a_killed_process_had_in_flight_is_known() -> None:
-    """The memory is shared: `kill -9` takes nothing from it."""
-    board = Scoreboard()
-    row = _row(board)
+def test_the_requests_of_a_killed_process_are_known() -> None:
+    """After `kill -9` of a child process, its row still shows its request."""
+    row = _row(Scoreboard())
     child = os.fork()
     if not child:
-        row.enter(GLOBEX)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            row.enter("globex")
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)  # whatever happens, the child must not run the other tests
+    status = os.waitpid(child, 0)[1]
 
-    assert (["globex"], False) == ([one.tenant for one in row.in_flight()], row.is_stopping)
+    assert signal.SIGKILL == os.WTERMSIG(status)
+    assert (["globex"], False) == ([each.tenant for each in row.in_flight()], row.is_stopping)
 
 
-def test_a_freed_row_is_claimed_empty() -> None:
-    """Whoever gets the row of a dead process does not get its requests."""
-    board = Scoreboard()
-    row = _row(board)
-    row.enter(ACME)
+def test_a_row_is_empty_when_it_is_claimed_again() -> None:
+    """A process does not inherit the requests of the dead process that had its row."""
+    scoreboard = Scoreboard()
+    row = _row(scoreboard)
+    row.enter("acme")
     row.stop()
 
     row.free()
-    again = _row(board)
+    again = _row(scoreboard)
 
-    assert ([], False, 0) == (again.in_flight(), again.is_stopping, board.count(ACME))
+    assert ([], False) == (again.in_flight(), again.is_stopping)
+    assert 0 == scoreboard.count_requests("acme")
 
 
-def test_processes_that_serve_are_counted() -> None:
-    """Not those that are about to stop, nor those that are gone."""
-    board = Scoreboard()
-    stopping, gone, _ = _row(board), _row(board), _row(board)
+def test_only_serving_processes_are_counted() -> None:
+    """Processes that are stopping or gone do not count."""
+    scoreboard = Scoreboard()
+    stopping, gone, _ = _row(scoreboard), _row(scoreboard), _row(scoreboard)
     stopping.stop()
     gone.free()
 
-    assert 1 == board.processes()
+    assert 1 == scoreboard.serving_processes()
 
 
-def test_more_than_the_board_can_show_are_served_unseen() -> None:
-    """Neither a full row nor a full board is an error."""
-    board = Scoreboard()
-    row = _row(board)
-    cells = [row.enter(ACME) for _ in range(CELLS + 1)]
-    rows = [board.claim() for _ in range(ROWS)]
+def test_a_full_scoreboard_is_not_an_error() -> None:
+    """Requests beyond the cells of a row, and processes beyond the rows, are not shown."""
+    scoreboard = Scoreboard()
+    row = _row(scoreboard)
+    cells = [row.enter("acme") for _ in range(CELLS + 1)]
+    rows = [scoreboard.claim_row() for _ in range(ROWS)]
 
     assert (None, None) == (rows[-1], cells[-1])
-    assert CELLS == board.count(ACME)
+    assert CELLS == scoreboard.count_requests("acme")
 
 
 def test_the_longest_name_fits() -> None:
-    """63 characters, as the contract allows."""
+    """A tenant's name can have 63 characters."""
     row = _row(Scoreboard())
 
-    row.enter(tag("a" * 63))
+    row.enter("a" * 63)
 
-    assert ["a" * 63] == [one.tenant for one in row.in_flight()]
+    assert ["a" * 63] == [each.tenant for each in row.in_flight()]

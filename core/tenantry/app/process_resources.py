@@ -65,7 +65,7 @@ class ProcessResources:
 
     def in_flight(self) -> Mapping[str, int]:
         """Return the number of requests in flight per tenant, in all processes of the server."""
-        return self.slots.in_use() if self.row is None else self.row.board.in_flight()
+        return self.slots.in_use() if self.row is None else self.row.scoreboard.requests_in_flight()
 
     # -- rates ----------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class ProcessResources:
 
         with self._lock:
             if self._rates is None:
-                processes = self.row.board.processes if self.row else lambda: 1
+                processes = self.row.scoreboard.serving_processes if self.row else lambda: 1
                 note = partial(self.usage.add, uncounted=1)
                 self._rates = RateLimiter(self._rates_url, processes, note_uncounted=note)
             return self._rates

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.response_close import on_close
 from tenantry.middleware.fair_share import FairShare
-from tenantry.observability.scoreboard import Row, Tag, tag
+from tenantry.observability.scoreboard import Row
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -78,16 +78,15 @@ class Slots:
         """
         self._admitted.tenant = tenant
 
-    def take(self, whose: Tag, most: int | None) -> Slot | None:
+    def take(self, tenant: str, most: int | None) -> Slot | None:
         """Take a slot for a request on this thread; None if the tenant may not have another.
 
         Args:
-            whose: the tenant.
+            tenant: the tenant's name.
             most: its maximum over all processes of the scoreboard; None for no maximum. Two
                 requests that arrive at the same moment may both be refused, but there is never one
                 too many.
         """
-        tenant = whose.tenant
         is_admitted = getattr(self._admitted, "tenant", None) == tenant
         with self._lock:
             count = self._counts.get(tenant, 0)
@@ -95,9 +94,9 @@ class Slots:
                 return None
             self._counts[tenant] = count + 1
             self._in_flight += 1
-        slot = Slot(tenant, None if self._row is None else self._row.enter(whose))
+        slot = Slot(tenant, None if self._row is None else self._row.enter(tenant))
         if most is not None:
-            seen = 0 if self._row is None else self._row.board.count(whose)
+            seen = 0 if self._row is None else self._row.scoreboard.count_requests(tenant)
             if max(seen, count + 1) > most:
                 self.release(slot)
                 return None
@@ -143,19 +142,19 @@ class Slots:
 class ConcurrencyLimit:
     """WSGI middleware: a request gets a slot of its tenant, or 503 at once. Thread-safe."""
 
-    __slots__ = ("_app", "_most", "_slots", "_whose")
+    __slots__ = ("_app", "_most", "_slots", "_tenant")
 
     def __init__(self, app: "WSGIApplication", slots: Slots, tenant: str, most: int | None) -> None:
         self._app = app
         self._slots = slots
-        self._whose = tag(tenant)
+        self._tenant = tenant
         self._most = most
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Call the app with a slot taken; the `close()` of the body releases it."""
-        slot = self._slots.take(self._whose, self._most)
+        slot = self._slots.take(self._tenant, self._most)
         if slot is None:
             return BUSY(environ, start_response)
         release = partial(self._slots.release, slot)

@@ -108,7 +108,7 @@ def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[
     """
     running = [] if row.is_stopping else row.in_flight()
     for one in running:
-        if one.ident == ended_by:
+        if one.thread_ident == ended_by:
             return [one.tenant], f"{'its build' if one.is_build else _REQUEST} ended a worker"
     culprit = heartbeat.culprit
     if culprit is not None and culprit in running:

@@ -60,8 +60,8 @@ class TenantWorker(PatientWorker):
         self.room: WaitQueue[Connection] | None = None
         # In the master, before the fork: one scoreboard for all workers, including those after a
         # HUP.
-        self.app.board = getattr(self.app, "board", None) or Scoreboard()
-        self.row: Row | None = self.app.board.claim()
+        self.app.scoreboard = getattr(self.app, "scoreboard", None) or Scoreboard()
+        self.row: Row | None = self.app.scoreboard.claim_row()
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg, self, self.row, self._has_struck)
         self.crash_report = CrashReport()
