@@ -151,7 +151,7 @@ def test_a_database_that_is_down_stops_only_endpoints_with_tables(
     assert 'database "nowhere" does not exist' in host.status()[0].database
 
 
-def test_a_tenant_without_tables_has_no_gate(data_dir: Path) -> None:
+def test_a_tenant_without_tables_has_no_guard(data_dir: Path) -> None:
     """An app without tables reads no revisions."""
     app = create_app({"SECRET_KEY": "k3y-" * 10, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
 
@@ -174,7 +174,7 @@ def _app(tmp_path: Path) -> Flask:
 
 
 @pytest.fixture(name="guard")
-def _gate(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> MigrationGuard:
+def _guard(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> MigrationGuard:
     """Return the guard of a database that is not the default one, with a clock set by the test."""
     branches = read_branches([write_shop(first())])
     target = migration_target("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)

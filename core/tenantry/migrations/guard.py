@@ -165,7 +165,7 @@ class MigrationGuard:
         problem = self._describe(status)
         if problem and problem != self.problem:
             extra = {"tenant": self._target.tenant, "reason": problem}
-            _logger.warning("database.not_at_head", extra=extra)
+            _logger.warning("database.mismatch_found", extra=extra)
         self.problem = problem
 
     def _read_status(self) -> RevisionStatus:

@@ -164,7 +164,7 @@ class MigrationRunner:
         except (ProcessEndedError, TimeoutError) as error:
             reply = self._lost_reply(target, progress, error)
         except BaseException:
-            self._close_process()  # it waits for a line that will not come
+            self._close_process()  # the process waits for a line that will not come
             raise
         return _result(target, destination, progress.before, reply)
 
@@ -199,7 +199,8 @@ class MigrationRunner:
         if not exit_status:
             reason = f"cannot start a process for its migration: {error.__cause__}"
         elif isinstance(error, TimeoutError):
-            reason = f"its migration did not finish in {progress.timeout_s:g} s"
+            verb = "start" if progress.before is None else "finish"
+            reason = f"its migration did not {verb} in {progress.timeout_s:g} s"
         else:
             reason = f"its migration ended its process ({exit_status})"
         is_transactional = target.url.startswith(("postgresql", "sqlite"))
