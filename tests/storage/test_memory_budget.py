@@ -1,9 +1,15 @@
 """A memory budget bounds what all tenants of a process use together."""
 
 import threading
+from pathlib import Path
 
+from flask import Flask
+
+from conftest import KEY
 from servers import DEADLINE_S, wait_until
-from tenantry.storage.memory_budget import MemoryBudget
+from tenantry.host import Host
+from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
+from tenantry.tenants.validation import parse_tenant
 
 
 def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
@@ -53,3 +59,18 @@ def test_a_reservation_waits_for_others_to_end() -> None:
     thread.join()
 
     assert (False, True) == (was_reserved, reserved.is_set())
+
+
+def test_all_apps_of_a_host_share_one_budget(host: Host, data_dir: Path) -> None:
+    """A small file of one tenant may decode to as much memory as the process has for all."""
+    instances = []
+    for name in ("acme", "globex"):
+        keys = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]}
+        instances.append(host.build(parse_tenant(name, keys, data_dir=data_dir)))
+
+    apps = [instance.app() for instance in instances if instance.app is not None]
+    budgets = {app.extensions[DECODING_MEMORY] for app in apps if isinstance(app, Flask)}
+    for instance in instances:
+        instance.retire()
+
+    assert (2, {host.resources.decoding_memory}) == (len(apps), budgets)

@@ -130,6 +130,8 @@ class ConnectionBudget:
         Raises:
             ConnectionsExhaustedError: nothing became available within `wait_s`.
         """
+        if not must_open and (connection := self._take_newest(pool)):
+            return connection
         waiter = _Waiter(pool, must_open, prefers_own=not must_open)
         with self._locked():
             if not self._try_to_serve(waiter):
@@ -137,6 +139,14 @@ class ConnectionBudget:
         if not waiter.granted.is_set():
             self._wait(waiter)
         return waiter.grant
+
+    def _take_newest(self, pool: "BudgetPool") -> "ConnectionPoolEntry | None":
+        """Return the pool's newest idle connection, if any: all that most requests need."""
+        self._reset_after_fork()
+        with self._lock:
+            connection = self._take_idle(pool, pool.idle[-1]) if pool.idle else None
+        self._accept_if_free()
+        return connection
 
     def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
         """Take a connection back: it becomes idle, or goes to a waiter."""
