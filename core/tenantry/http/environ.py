@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 REQUEST_ID = "tenantry.request_id"
 """The ID of the request. `Edge` sets it before anything can answer."""
 
+PATH_TAIL = "tenantry.path_tail"
+"""The part of the path after the segments that can be a prefix. A mount appends it again."""
+
 TENANT = "tenantry.tenant"
 """The name of the tenant. `Mount` sets it; a request that reaches no mount has none."""
 

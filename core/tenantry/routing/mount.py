@@ -14,7 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
-from tenantry.http.environ import TENANT
+from tenantry.http.environ import PATH_TAIL, TENANT
 from tenantry.http.problem import ProblemResponse
 from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.build_pool import BuildPool, PendingBuild
@@ -152,6 +152,7 @@ class Mount:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer with the instance; 503 if there is none."""
+        environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
         environ[TENANT] = self.name
         tenant, quarantine = self.tenant, self.quarantine
         maintenance = self.operator_maintenance or (tenant is not None and tenant.maintenance)
