@@ -12,6 +12,7 @@ from capsule_files import Members, archive, headers, quiet, sealed
 from tenantry.capsules import Capsule, read_capsule
 from tenantry.capsules.archive import CapsuleError
 from tenantry.capsules.capsule import HEADER_LIMIT_BYTES, ROW_CHUNK_BYTES, read_rows
+from tenantry.capsules.configuration import render_tenant_file
 from tenantry.capsules.json_values import STRUCTURE_LIMIT_BYTES, dump_value, load_value
 from tenantry.capsules.tenant_folder import checked_path
 
@@ -57,6 +58,23 @@ def test_other_json_is_rejected(text: str) -> None:
     """Whatever the JSON is, decoding returns plain data or raises ValueError."""
     with pytest.raises(ValueError, match="not a value of a capsule"):
         load_value(text.encode())
+
+
+def test_a_restored_tenant_file_has_the_same_values() -> None:
+    """Python computes equal values from the text of a restored tenant's file."""
+    config = {
+        "NUMBERS": (1, -0.5, float("inf"), Decimal("1.10"), True, None),
+        "TEXTS": ["'\"\\\n\ud800ä", b"\0\xff", Path("x")],
+        "TIMES": {
+            "a": timedelta(1, 2, 3),
+            (1,): {datetime.fromisoformat("2026-01-02T03:04+02:00")},
+        },
+    }
+    values: dict[str, object] = {}
+
+    exec(render_tenant_file("acme", config, expressions={}, secret_keys=[]), values)
+
+    assert config == {key: values[key] for key in config}
 
 
 @pytest.mark.parametrize("item", ["[]", '""', '"a\\"\\\\"'])

@@ -19,6 +19,7 @@ from tenantry.capsules.archive import (
     MANIFEST,
     TRAILER,
     TRAILER_BEGINNING,
+    CapsuleError,
     manifest_line,
 )
 from tenantry.capsules.locks import lock_exclusively, sync_folder
@@ -27,10 +28,6 @@ COMPRESSION_LEVEL = 3
 """zstd's default: higher levels cost several times the processor time for a few percent."""
 
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
-
-
-class ShrunkFileError(Exception):
-    """A file became shorter while it was read."""
 
 
 class ArchiveWriter:
@@ -79,7 +76,7 @@ class ArchiveWriter:
         """Add an open file, up to its present size; return that size in bytes.
 
         Raises:
-            ShrunkFileError: the file became shorter while it was read.
+            CapsuleError: the file became shorter while it was read.
         """
         info, sha256 = os.fstat(file.fileno()), hashlib.sha256()
         mode, mtime = info.st_mode & 0o777, int(info.st_mtime)
@@ -88,7 +85,7 @@ class ArchiveWriter:
         while left:
             chunk = file.read(min(left, CHUNK_BYTES))
             if not chunk:
-                raise ShrunkFileError
+                raise CapsuleError(f"{name!r} became shorter while it was read; try again")
             sha256.update(chunk)
             self._write(chunk)
             left -= len(chunk)

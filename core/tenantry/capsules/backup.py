@@ -1,14 +1,16 @@
 """Writing a tenant's capsule while the tenant serves."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL
 
 from tenantry.capsules.archive import CapsuleError
-from tenantry.capsules.archive_writer import ArchiveWriter, ShrunkFileError
+from tenantry.capsules.archive_writer import ArchiveWriter
 from tenantry.capsules.capsule import (
     CONFIG,
     HEADER_LIMIT_BYTES,
@@ -19,7 +21,7 @@ from tenantry.capsules.capsule import (
     CapsuleSummary,
     CapsuleTable,
     ProgressCallback,
-    as_sentence,
+    naming_errors,
     table_folder,
 )
 from tenantry.capsules.configuration import without_secrets
@@ -29,9 +31,8 @@ from tenantry.capsules.snapshot import Snapshot
 from tenantry.capsules.staging import backup_staging
 from tenantry.capsules.tenant_folder import FolderSnapshot
 from tenantry.endpoints.loading import available_endpoints
-from tenantry.errors import TenantryError
 from tenantry.migrations.revisions import read_branches
-from tenantry.migrations.version_table import check_file_not_lost, describe_error
+from tenantry.migrations.version_table import check_file_not_lost
 from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.model import Tenant
 
@@ -58,30 +59,12 @@ def write_capsule(
     Raises:
         CapsuleError: something cannot be read or written; no capsule was written.
     """
-    try:
-        return _write(tenant, loaded, data_dir, path, on_progress)
-    except TenantryError as error:
-        raise CapsuleError(f"tenant {tenant.name!r}: {as_sentence(error)}") from error
-    except ShrunkFileError as error:
-        text = f"tenant {tenant.name!r}: a file became shorter while it was read; try again."
-        raise CapsuleError(text) from error
-    except Exception as error:  # whatever the driver or the system raises
-        text = f"tenant {tenant.name!r}: no capsule was written: {describe_error(error)}."
-        raise CapsuleError(text) from error
-
-
-def _write(
-    tenant: Tenant,
-    loaded: LoadedFile,
-    data_dir: Path,
-    path: Path,
-    on_progress: ProgressCallback,
-) -> CapsuleSummary:
-    url, folder, summary = tenant.database_url, data_dir / tenant.name, CapsuleSummary()
-    if not is_server_database(url):
-        check_file_not_lost(url)
-    snapshot = Snapshot(url)
-    with backup_staging(data_dir, tenant.name) as staging, closing(snapshot):
+    folder, url, summary = data_dir / tenant.name, tenant.database_url, CapsuleSummary()
+    with (
+        naming_errors(f"tenant {tenant.name!r}"),
+        closing(_open_snapshot(url)) as snapshot,
+        backup_staging(data_dir, tenant.name) as staging,
+    ):
         files = FolderSnapshot(
             folder,
             staging,
@@ -95,12 +78,15 @@ def _write(
         with ArchiveWriter(path) as archive:
             _add_headers(archive, tenant, loaded, snapshot.revisions(), tables)
             for table in tables:
-                rows = _RowChunks(archive, table, summary, on_progress)
-                for row in snapshot.rows(table):
-                    rows.add(row)
-                rows.flush()
+                _add_rows(archive, table, snapshot.rows(table), summary, on_progress)
             _add_files(archive, files.files(), summary, on_progress)
     return summary
+
+
+def _open_snapshot(url: URL) -> Snapshot:
+    if not is_server_database(url):
+        check_file_not_lost(url)
+    return Snapshot(url)
 
 
 def _add_headers(
@@ -155,47 +141,37 @@ def _revisions_by_endpoint(
     return found
 
 
-class _RowChunks:
-    """Adds the rows of one table to a capsule, in chunks of about 1 MiB."""
+def _add_rows(
+    archive: ArchiveWriter,
+    table: CapsuleTable,
+    rows: Iterator[list[Any]],
+    summary: CapsuleSummary,
+    on_progress: ProgressCallback,
+) -> None:
+    summary.rows[table.name] = 0
+    for number, lines in enumerate(_row_chunks(table, rows), 1):
+        content = b"".join(lines)
+        archive.add(f"{table_folder(table.name)}/{number:06}.jsonl", content)
+        summary.rows[table.name] += len(lines)
+        summary.rows_size_bytes += len(content)
+        on_progress(f"rows of {table.name}", summary.rows[table.name], 0)
 
-    def __init__(
-        self,
-        archive: ArchiveWriter,
-        table: CapsuleTable,
-        summary: CapsuleSummary,
-        on_progress: ProgressCallback,
-    ) -> None:
-        self._archive = archive
-        self._table = table
-        self._summary = summary
-        self._on_progress = on_progress
-        self._lines: list[bytes] = []
-        self._size_bytes = 0
-        self._number = 0
-        summary.rows[table.name] = 0
 
-    def add(self, row: list[object]) -> None:
-        """Add a row."""
+def _row_chunks(table: CapsuleTable, rows: Iterator[list[Any]]) -> Iterator[list[bytes]]:
+    """Yield rows as lines of JSON, about 1 MiB at a time."""
+    lines, size = [], 0
+    for row in rows:
         line = dump_value(row).encode() + b"\n"
         if len(line) > ROW_LIMIT_BYTES:
             limit = f"{ROW_LIMIT_BYTES >> 20} MiB"
-            raise CapsuleError(f"a row of table {self._table.name!r} exceeds {limit}")
-        self._lines.append(line)
-        self._size_bytes += len(line)
-        if self._size_bytes >= ROW_CHUNK_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows that are not written yet."""
-        if not self._lines:
-            return
-        self._number += 1
-        name = f"{table_folder(self._table.name)}/{self._number:06}.jsonl"
-        self._archive.add(name, b"".join(self._lines))
-        self._summary.rows[self._table.name] += len(self._lines)
-        self._summary.rows_size_bytes += self._size_bytes
-        self._lines, self._size_bytes = [], 0
-        self._on_progress(f"rows of {self._table.name}", self._summary.rows[self._table.name], 0)
+            raise CapsuleError(f"a row of table {table.name!r} exceeds {limit}")
+        lines.append(line)
+        size += len(line)
+        if size >= ROW_CHUNK_BYTES:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
 
 
 def _add_files(

@@ -12,6 +12,7 @@ in which it writes them, or reading fails. About 1 MiB of rows is in memory at a
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,8 @@ from tenantry.capsules.archive import (
 from tenantry.capsules.configuration import EXCLUDED_KEYS, check_key
 from tenantry.capsules.json_values import check_structure, load_value
 from tenantry.capsules.tenant_folder import checked_path
+from tenantry.errors import TenantryError
+from tenantry.migrations.version_table import describe_error
 
 METADATA, CONFIG = "capsule.json", "config.json"
 
@@ -162,12 +165,11 @@ def read_capsule(path: Path, on_progress: ProgressCallback) -> Capsule:
         CapsuleError: the file cannot be read, is damaged, or is not what Tenantry writes.
     """
     try:
-        with path.open("rb") as file:
-            return _read(path, file, on_progress)
+        file = path.open("rb")
     except OSError as error:
         raise CapsuleError(f"cannot read {path}: {error.strerror}.") from error
-    except CapsuleError as error:
-        raise CapsuleError(f"{path}: {as_sentence(error)}") from error
+    with file, naming_errors(str(path)):
+        return _read(path, file, on_progress)
 
 
 def _read(path: Path, file: IO[bytes], on_progress: ProgressCallback) -> Capsule:
@@ -308,6 +310,21 @@ def _parse_row(member: ArchiveMember, line: bytes, column_count: int) -> list[An
 def table_folder(table: str) -> str:
     """Return the folder of a table's rows in the archive."""
     return f"tables/{quote(table, safe='')}"
+
+
+@contextmanager
+def naming_errors(subject: str) -> Iterator[None]:
+    """Put a subject before the text of any error of the block.
+
+    Raises:
+        CapsuleError: the block failed.
+    """
+    try:
+        yield
+    except TenantryError as error:
+        raise CapsuleError(f"{subject}: {as_sentence(error)}") from error
+    except Exception as error:  # whatever the driver or the system raises
+        raise CapsuleError(f"{subject}: {describe_error(error)}.") from error
 
 
 def as_sentence(error: BaseException) -> str:

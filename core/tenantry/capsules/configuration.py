@@ -1,11 +1,8 @@
 """The tenant file of a capsule: its keys without secrets, and its text after a restore."""
 
-import math
+import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from decimal import Decimal
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tenantry.observability.redaction import redact_value
@@ -71,16 +68,14 @@ def render_tenant_file(
     lost_access_keys = [key for key in secret_keys if key in ACCESS_KEYS]
     keys = [f"{key} = {expression}" for key, expression in expressions.items()]
     keys += [
-        f"{key} = {python_literal(value)}"
+        f"{key} = {value!r}"
         for key, value in config.items()
         if not (lost_access_keys and key == "ENABLED")
     ]
     keys += [f"# {key} is secret and not part of a capsule: set it again." for key in secret_keys]
     if lost_access_keys:
         keys.append(f"ENABLED = False  # without {' and '.join(lost_access_keys)}, it is open")
-    imports = [
-        line for line, word in _IMPORTS.items() if any(word in assignment for assignment in keys)
-    ]
+    imports = [line for line, name in _IMPORTS.items() if any(map(name.search, keys))]
     blocks = [[f'"""Tenant {name}, restored from a capsule."""'], imports, [_SECRET_IMPORT], keys]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
@@ -88,41 +83,9 @@ def render_tenant_file(
 _SECRET_IMPORT = "from tenantry import secret"  # noqa: S105 - an import line
 
 _IMPORTS = {
-    "from datetime import datetime": "datetime.fromisoformat(",
-    "from datetime import timedelta": "timedelta(",
-    "from decimal import Decimal": "Decimal(",
-    "from pathlib import Path": "Path(",
+    "import datetime": re.compile(r"\bdatetime\."),
+    "from decimal import Decimal": re.compile(r"\bDecimal\("),
+    "from math import inf, nan": re.compile(r"\b(inf|nan)\b"),
+    "from pathlib import PosixPath": re.compile(r"\bPosixPath\("),
 }
-"""Import lines, and the expressions that need them."""
-
-
-def python_literal(value: Any) -> str:
-    """Return plain data as a Python expression.
-
-    Raises:
-        TypeError: it is not plain data.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float({str(value)!r})"
-    if value is None or isinstance(value, bool | int | float | str | bytes):
-        return repr(value)
-    if isinstance(value, dict):
-        pairs = (f"{python_literal(key)}: {python_literal(item)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, list | tuple | set):
-        items = ", ".join(map(python_literal, value))
-        if isinstance(value, tuple):
-            return f"({items},)" if len(value) == 1 else f"({items})"
-        return f"[{items}]" if isinstance(value, list) else f"set([{items}])"
-    for kind, write in _EXPRESSIONS.items():
-        if isinstance(value, kind):
-            return write(value)
-    raise TypeError(f"not plain data: {type(value).__name__}")
-
-
-_EXPRESSIONS: dict[type, Callable[[Any], str]] = {
-    datetime: lambda value: f"datetime.fromisoformat({value.isoformat()!r})",
-    timedelta: lambda value: f"timedelta({value.days}, {value.seconds}, {value.microseconds})",
-    Decimal: lambda value: f"Decimal({str(value)!r})",
-    Path: lambda value: f"Path({str(value)!r})",
-}
+"""What the `repr` of plain data needs. A word inside a string adds an import that is not needed."""

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from tenantry.capsules.capsule import Capsule, CapsuleSummary, ProgressCallback
-from tenantry.capsules.configuration import python_literal, render_tenant_file
+from tenantry.capsules.configuration import render_tenant_file
 from tenantry.capsules.restore import capsule_branches, restore_capsule
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.database.url import database_identity, parse_database_url
@@ -213,7 +213,7 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
     if is_secret_name:
         return _Database(url, "", f"secret({request.database!r})")
     if redact_value("", text) == text:  # no password in it
-        return _Database(url, "", python_literal(url.render_as_string(hide_password=False)))
+        return _Database(url, "", repr(url.render_as_string(hide_password=False)))
     variable = secret_variable(request.name).replace("_SECRET_KEY", "_DATABASE_URI")
     if os.path.lexists(path := _secret_path(settings, variable)):
         raise TenantryError(f"{path} exists; move it away.")

@@ -18,8 +18,8 @@ from tenantry.capsules.capsule import (
     CapsuleSummary,
     CapsuleTable,
     ProgressCallback,
-    as_sentence,
     file_path,
+    naming_errors,
     read_rows,
 )
 from tenantry.capsules.new_database import NewDatabase, NewDatabaseFile, is_server_database
@@ -27,10 +27,9 @@ from tenantry.capsules.postgres_database import NewPostgresDatabase
 from tenantry.capsules.row_import import RowImport, importing_rows
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.capsules.tenant_folder import belongs_to_database, write_file
-from tenantry.errors import EndpointError, TenantryError
+from tenantry.errors import EndpointError
 from tenantry.migrations.revisions import Branch, format_revisions, read_branches
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
-from tenantry.migrations.version_table import describe_error
 
 SPARE_BYTES = 64 << 20
 """Stays free on the disk, for the tenants that serve."""
@@ -81,7 +80,7 @@ def restore_capsule(
     branches = capsule_branches(capsule.metadata)
     with _new_database(staging, url) as database:
         _check_disk_space(capsule, staging.data_dir, database.disk_folder)
-        with _naming_capsule(capsule.path):
+        with naming_errors(str(capsule.path)):
             target = MigrationTarget(
                 tenant=staging.name,
                 url=database.url.render_as_string(hide_password=False),
@@ -122,17 +121,6 @@ def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
     if url is None:
         return NewDatabase(staging.tenant_folder / f"{staging.name}.sqlite3")
     return NewPostgresDatabase(url) if is_server_database(url) else NewDatabaseFile(url)
-
-
-@contextmanager
-def _naming_capsule(path: Path) -> Iterator[None]:
-    """Put the capsule's path before the text of any error."""
-    try:
-        yield
-    except TenantryError as error:
-        raise CapsuleError(f"{path}: {as_sentence(error)}") from error
-    except Exception as error:  # whatever the driver or the system raises
-        raise CapsuleError(f"{path}: {describe_error(error)}.") from error
 
 
 def _check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
