@@ -46,7 +46,7 @@ _HOST_HEADER = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
 )
 
-_MAX_PORT = 65_535
+MAX_PORT = 65_535
 
 
 def check_tenant_name(value: str) -> str:
@@ -107,7 +107,7 @@ def check_host_name(value: str) -> str:
 def is_host_header(value: str) -> bool:
     """Whether a `Host` header is well-formed (RFC 9110 §7.2); a port and a final dot may follow."""
     match = _HOST_HEADER.fullmatch(value)
-    return match is not None and int(match[1] or 0) <= _MAX_PORT
+    return match is not None and int(match[1] or 0) <= MAX_PORT
 
 
 def _is_ipv6(value: str) -> bool:

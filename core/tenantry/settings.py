@@ -15,12 +15,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tenantry.grammar import check_host_name
+from tenantry.grammar import MAX_PORT, check_host_name
 from tenantry.planned import PLANNED, PLANNED_SETTINGS
 
 PREFIX = "TENANTRY_"
-
-_MAX_PORT = 65_535
 
 _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
@@ -179,7 +177,7 @@ def parse_bind(value: str) -> tuple[str, int]:
         address = str(ipaddress.ip_address(host))
     except ValueError:
         raise ValueError("expected an IP address and a port, like 127.0.0.1:8001") from None
-    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= _MAX_PORT):
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= MAX_PORT):
         raise ValueError("expected a port from 1 to 65535 after the colon")
     return address, int(port)
 

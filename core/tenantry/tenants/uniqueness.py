@@ -3,6 +3,7 @@
 Each question takes time for the claims of one tenant, however many tenants there are.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ from tenantry.errors import Problem
 from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
-_Claim = tuple[str, ...]
-"""`("secret", TEXT)` or `("database", …)`: what only one tenant can have."""
+_Claim = bytes
+"""The hash of a secret or of a database's identity. A process can hold those of 10,000 tenants."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class AcceptedTenants:
 
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
-        self._claims: dict[str, tuple[_Claim, ...]] = {}  # by name, as they were when it was added
         self._owners: dict[_Claim, str] = {}
         self._prefixes: dict[str, str] = {}  # prefix → name
         self._below: dict[str, set[str]] = {}  # parent of prefixes → their names
@@ -46,10 +46,8 @@ class AcceptedTenants:
     def add(self, tenant: Tenant) -> None:
         """Accept a tenant, in place of the one that had its name before."""
         self.remove(tenant.name)
-        claims = tuple(_claims(tenant).values())
         self._tenants[tenant.name] = tenant
-        self._claims[tenant.name] = claims
-        self._owners.update(dict.fromkeys(claims, tenant.name))
+        self._owners.update(dict.fromkeys(_claims(tenant).values(), tenant.name))
         self._prefixes[tenant.url_prefix] = tenant.name
         for parent in parent_prefixes(tenant.url_prefix):
             self._below.setdefault(parent, set()).add(tenant.name)
@@ -59,9 +57,12 @@ class AcceptedTenants:
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
-        for claim in self._claims.pop(name):
-            if self._owners.get(claim) == name:
-                del self._owners[claim]
+        claims = set(_claims(tenant).values())
+        if any(self._owners.get(claim) != name for claim in claims):
+            # A link in the path of its database has changed since the tenant was added.
+            claims = {claim for claim, owner in self._owners.items() if owner == name}
+        for claim in claims:
+            del self._owners[claim]
         del self._prefixes[tenant.url_prefix]
         for parent in parent_prefixes(tenant.url_prefix):
             names = self._below[parent]
@@ -119,10 +120,14 @@ def prefix_conflict(prefix: str, other: str, owner: str) -> str:
 
 def _claims(tenant: Tenant) -> dict[str, _Claim]:
     """Return what no other tenant can have, by key."""
-    claims: dict[str, _Claim] = {"SECRET_KEY": ("secret", tenant.secret_key.get_secret_value())}
+    claims = {"SECRET_KEY": _claim("secret", tenant.secret_key.get_secret_value())}
     for place, fallback in enumerate(tenant.secret_key_fallbacks):
-        claims[f"SECRET_KEY_FALLBACKS[{place}]"] = ("secret", fallback.get_secret_value())
+        claims[f"SECRET_KEY_FALLBACKS[{place}]"] = _claim("secret", fallback.get_secret_value())
     identity = database_identity(tenant.database_uri.get_secret_value())
     if identity is not None:
-        claims["DATABASE_URI"] = ("database", *identity)
+        claims["DATABASE_URI"] = _claim("database", *identity)
     return claims
+
+
+def _claim(*parts: str) -> _Claim:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
