@@ -337,7 +337,7 @@ class Host:
                 return
             self._control_socket_pid = os.getpid()
             try:
-                self._control_socket = ControlSocket(self.settings.data_dir, self.report.answers)
+                self._control_socket = ControlSocket(self.settings.data_dir, self.report.commands)
             except OSError as error:  # serving goes on, but `tenantry list` cannot see this process
                 reason = f"cannot open the control socket: {error}"
                 _logger.error("control_socket.open_failed", extra={"reason": reason})

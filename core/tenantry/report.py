@@ -45,8 +45,8 @@ class HostReport:
         self._server = server
 
     @property
-    def answers(self) -> Mapping[str, Callable[..., Any]]:
-        """The method for each request on the control socket."""
+    def commands(self) -> Mapping[str, Callable[..., Any]]:
+        """The method for each command on the control socket."""
         return {
             "list": self.listing, "plan": self.plan, "load": self.in_flight,
             "ready": self.ready, "built": self.built, "accepted": self.accepted,

@@ -1,4 +1,4 @@
-"""What each worker tells on its socket."""
+"""Workers answer commands on their control sockets."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from tenantry.observability.control_socket import (
     workers_folder,
 )
 
-TOLD: dict[str, Any] = {
+ANSWER: dict[str, Any] = {
     "master": 7,
     "is_ready": True,
     "mounts": [{"name": "acme"}],
@@ -29,17 +29,17 @@ TOLD: dict[str, Any] = {
 }
 
 
-@pytest.fixture(name="status_socket")
-def _status_socket(data_dir: Path) -> Iterator[ControlSocket]:
-    """Return a socket of this process; closed after the test."""
-    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
+@pytest.fixture(name="control")
+def _control(data_dir: Path) -> Iterator[ControlSocket]:
+    """Return the control socket of this process; closed after the test."""
+    opened = ControlSocket(data_dir, {"list": lambda: ANSWER})
     yield opened
     opened.close()
 
 
-@pytest.mark.usefixtures("status_socket")
-def test_a_worker_tells(data_dir: Path) -> None:
-    """Whoever asks gets what the worker tells, with its process id."""
+@pytest.mark.usefixtures("control")
+def test_a_worker_answers(data_dir: Path) -> None:
+    """A client gets the answer of the worker, with its process ID."""
     expected = WorkerStatus(
         os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},), server="gunicorn"
     )
@@ -47,14 +47,14 @@ def test_a_worker_tells(data_dir: Path) -> None:
     assert [expected] == read_workers(data_dir)
 
 
-def test_a_forked_process_leaves_it_to_its_parent(
-    status_socket: ControlSocket, data_dir: Path
+def test_a_forked_process_leaves_the_socket_to_its_parent(
+    control: ControlSocket, data_dir: Path
 ) -> None:
-    """The parent tells on; a process that only closes its own files takes nothing away."""
+    """The parent still answers after the child has closed its copy."""
     child = os.fork()
     if not child:
         try:
-            status_socket.leave_to_parent()
+            control.leave_to_parent()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -62,10 +62,10 @@ def test_a_forked_process_leaves_it_to_its_parent(
     assert [os.getpid()] == [worker.pid for worker in read_workers(data_dir)]
 
 
-def test_it_goes_on_after_a_moment_without_file_descriptors(
+def test_a_lack_of_file_descriptors_is_temporary(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says so once, and answers when one is free again."""
+    """The log has one line, and the worker answers when a descriptor is free again."""
     failures = [OSError(errno.EMFILE, "Too many open files")] * 3
 
     class Failing(socket.socket):
@@ -74,18 +74,20 @@ def test_it_goes_on_after_a_moment_without_file_descriptors(
                 raise failures.pop()
             return super().accept()
 
-    monkeypatch.setattr("tenantry.observability.control_socket.PAUSE_S", 0.0)
+    monkeypatch.setattr("tenantry.observability.control_socket.RETRY_PAUSE_S", 0.0)
     monkeypatch.setattr(socket, "socket", Failing)
-    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
+    opened = ControlSocket(data_dir, {"list": lambda: ANSWER})
     workers = read_workers(data_dir)
     opened.close()
 
     assert ([], 1) == (failures, len(workers))
-    assert 1 == caplog.text.count("status.silent")
+    assert 1 == caplog.text.count("control_socket.accept_failed")
 
 
-def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asked in between would be refused, and remove the socket for ever."""
+def test_a_socket_is_not_visible_before_it_listens(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client in between would be refused, and delete the socket."""
     found: list[Path] = []
 
     class Watched(socket.socket):
@@ -94,23 +96,25 @@ def test_nobody_finds_it_before_it_listens(data_dir: Path, monkeypatch: pytest.M
             super().listen(*args)
 
     monkeypatch.setattr(socket, "socket", Watched)
-    opened = ControlSocket(data_dir, {"list": lambda: TOLD})
+    opened = ControlSocket(data_dir, {"list": lambda: ANSWER})
     workers = read_workers(data_dir)
     opened.close()
 
     assert ([], 1) == (found, len(workers))
 
 
-def test_a_closed_worker_is_gone(status_socket: ControlSocket, data_dir: Path) -> None:
-    """After `close()`, called twice or not, nobody answers and no file is left."""
-    status_socket.close()
-    status_socket.close()
+def test_a_closed_socket_is_deleted(control: ControlSocket, data_dir: Path) -> None:
+    """After `close()`, which can be called twice, there is no answer and no file."""
+    control.close()
+    control.close()
 
     assert ([], []) == (read_workers(data_dir), list(workers_folder(data_dir).iterdir()))
 
 
-def test_a_killed_worker_is_left_out(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket of a process that is no more is removed by the next who asks."""
+def test_the_socket_of_a_killed_worker_is_deleted(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next client deletes the socket of a process that has ended."""
     folder = workers_folder(data_dir)
     folder.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
@@ -120,31 +124,31 @@ def test_a_killed_worker_is_left_out(data_dir: Path, monkeypatch: pytest.MonkeyP
     assert ([], []) == (read_workers(data_dir), list(folder.iterdir()))
 
 
-def test_a_worker_that_answers_nonsense_is_left_out(data_dir: Path) -> None:
-    """An answer that ends in the middle is none."""
-    told = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})  # no JSON: it breaks off
+def test_a_worker_without_a_complete_answer_is_left_out(data_dir: Path) -> None:
+    """An incomplete answer is ignored."""
+    control = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})  # not JSON
 
     workers = read_workers(data_dir)
-    told.close()
+    control.close()
 
     assert [] == workers
 
 
-def test_no_host_is_no_worker(data_dir: Path) -> None:
-    """Without a folder of sockets there is nobody to ask."""
+def test_without_a_host_there_are_no_workers(data_dir: Path) -> None:
+    """The folder of the sockets need not exist."""
     assert [] == read_workers(data_dir)
 
 
-@pytest.mark.usefixtures("status_socket")
-def test_only_the_owner_may_ask(data_dir: Path) -> None:
-    """The folder of the sockets is closed to other users."""
+@pytest.mark.usefixtures("control")
+def test_only_the_owner_can_connect(data_dir: Path) -> None:
+    """Other users have no access to the folder of the sockets."""
     assert 0o700 == workers_folder(data_dir).stat().st_mode & 0o777
 
 
-def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
-    """A data folder may lie deeper than a socket's address has room for."""
+def test_a_data_folder_can_have_a_long_path(tmp_path: Path) -> None:
+    """A path can be longer than the address of a Unix socket."""
     deep = tmp_path.joinpath(*["a" * 40] * 4)
-    opened = ControlSocket(deep, {"list": lambda: TOLD})
+    opened = ControlSocket(deep, {"list": lambda: ANSWER})
 
     workers = read_workers(deep)
     opened.close()
@@ -154,30 +158,30 @@ def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.fixture(name="children")
 def _children() -> Iterator[list[int]]:
-    """Return two processes of one command line and one of another; ended after the test."""
+    """Return two processes with one command line, and one with another; ended after the test."""
     codes = ["input()", "input()", "input('')"]
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for code in codes
     ]
     commands = [Path(f"/proc/{each.pid}/cmdline") for each in started]
-    wait_until(lambda: all(command.read_bytes() for command in commands))  # empty while it begins
+    wait_until(lambda: all(command.read_bytes() for command in commands))  # empty at first
     yield [each.pid for each in started]
     for each in started:
         each.communicate()
 
 
-def test_a_worker_that_does_not_tell_yet_is_known(children: list[int]) -> None:
-    """A young process of the same master and command line as one that tells."""
-    telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
+def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
+    """It is a new process with the master and command line of a worker that answers."""
+    answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
-    assert {children[1]} == starting_workers([telling])
+    assert {children[1]} == starting_workers([answering])
 
 
-def test_an_old_process_that_does_not_tell_is_no_worker(
+def test_an_old_process_without_a_socket_is_not_a_worker(
     children: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UWSGI's router, for one: nobody waits for it."""
-    monkeypatch.setattr("tenantry.observability.control_socket.BIRTH_S", 0.0)
-    telling = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
+    """An example is the router of uWSGI; no command waits for it."""
+    monkeypatch.setattr("tenantry.observability.control_socket.STARTUP_S", 0.0)
+    answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
-    assert set() == starting_workers([telling])
+    assert set() == starting_workers([answering])

@@ -1,4 +1,4 @@
-"""Every log line is one event, and names the tenant and the request that it belongs to."""
+"""Every log line is one event, and names its tenant and its request."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ Logged = Callable[[], list[str]]
 
 @pytest.fixture(autouse=True)
 def _same_logging_after() -> Iterator[None]:
-    """Leave the process's logging as it was."""
+    """Restore the logging of the process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -28,7 +28,7 @@ def _same_logging_after() -> Iterator[None]:
 
 @pytest.fixture(name="logged")
 def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """Return a function that returns the lines on stderr since it was called last."""
+    """Return a function that returns the lines on stderr since its last call."""
 
     def logged() -> list[str]:
         return capsys.readouterr().err.splitlines()
@@ -37,17 +37,17 @@ def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
-    """Return what each line says; every line must be JSON."""
+    """Return the facts of each line, which must be JSON."""
     return [json.loads(line) for line in lines]
 
 
 def host_handlers() -> int:
-    """Return how many of our handlers the root logger has."""
+    """Return the number of the host's handlers on the root logger."""
     return sum(isinstance(handler, _HostHandler) for handler in logging.getLogger().handlers)
 
 
 def raised(reason: str) -> ValueError:
-    """Return an exception that has a stack, with a secret in a local variable."""
+    """Return an exception with a stack that has a secret in a local variable."""
     key = "a local secret"
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the one of this line
         int(key)
@@ -55,7 +55,7 @@ def raised(reason: str) -> ValueError:
 
 
 def serve(log: Callable[[], object]) -> None:
-    """Run one request of acme during which `log` is called."""
+    """Run one request of acme that calls `log`."""
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         log()
@@ -69,8 +69,8 @@ def serve(log: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     "name", ["tenant.acme", "tenantry.routing.mount", "sqlalchemy.engine", "root"]
 )
-def test_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
-    """A line that is logged during a request carries both, whoever logs it."""
+def test_a_line_of_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
+    """Every line that is logged during a request has both, whichever logger it uses."""
     configure_logging("json", "info")
 
     serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
@@ -88,7 +88,7 @@ def test_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
 
 
 def test_a_json_line_stays_one_line(logged: Logged) -> None:
-    """Line breaks, a stack and values that are no JSON do not break the form."""
+    """Line breaks, a stack and values that are not JSON stay in one line."""
     configure_logging("json", "info")
     logger = logging.getLogger("tenant.acme")
 
@@ -103,7 +103,7 @@ def test_a_json_line_stays_one_line(logged: Logged) -> None:
 
 
 def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
-    """Control characters of a path, or of a message, are shown and not obeyed."""
+    """Control characters in a path or a message are escaped."""
     configure_logging("console", "info")
 
     logging.getLogger("tenant.acme").info("on %s", "/a\n\x1b[31mb", extra={"path": "/\x9b\x1b[2J"})
@@ -117,8 +117,8 @@ def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
 FORGED = "2026-11-22T20:00:00Z [info     ] request.ended tenant=globex"
 
 
-def test_an_exception_forges_no_line(logged: Logged) -> None:
-    """Nor does a stack: what stands below a line is indented, and obeys no control character."""
+def test_an_exception_cannot_forge_a_line(logged: Logged) -> None:
+    """Text below a line, such as a stack, is indented, and control characters are escaped."""
     configure_logging("console", "info")
     error = raised(f"no\n{FORGED}\n\x1b[31m\u2028red")
 
@@ -133,8 +133,8 @@ def test_an_exception_forges_no_line(logged: Logged) -> None:
     assert r"  \x1b[31m\u2028red" in lines
 
 
-def test_extras_change_nothing_that_a_line_says(logged: Logged) -> None:
-    """A library that hands on what a client sent cannot name another tenant or request."""
+def test_extra_does_not_change_facts_of_a_line(logged: Logged) -> None:
+    """A library that logs what a client sent cannot name another tenant or request."""
     configure_logging("json", "info")
     extra = {"tenant": "globex", "request_id": "id-2", "event": "none", "timestamp": 0, "level": 1}
 
@@ -151,8 +151,8 @@ def test_extras_change_nothing_that_a_line_says(logged: Logged) -> None:
     assert extra == {key: during[f"extra_{key}"] for key in extra}
 
 
-def test_a_console_line_has_the_stack(logged: Logged) -> None:
-    """People read the stack as Python prints it, without the values of local variables."""
+def test_a_console_line_has_a_stack(logged: Logged) -> None:
+    """It is the stack as Python prints it, without the values of local variables."""
     configure_logging("console", "info")
 
     logging.getLogger("tenant.acme").error("request.failed", exc_info=raised("the reason"))
@@ -165,7 +165,7 @@ def test_a_console_line_has_the_stack(logged: Logged) -> None:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console", "json"]) -> None:
-    """Libraries tell where they could not connect to: in messages, facts and exceptions."""
+    """Passwords in URLs are redacted in messages, facts and exceptions."""
     configure_logging(form, "info")
     url = "redis://app:Hunter2@cache/0 or https://h/x?page=2&api_key=Hunter2#x"
 
@@ -180,7 +180,7 @@ def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console"
 def test_the_level_is_the_least_severe_that_is_logged(
     logged: Logged, level: str, expected: list[str]
 ) -> None:
-    """Lines below the level do not appear."""
+    """Lines below the level are dropped."""
     configure_logging("json", level)
     logger = logging.getLogger("tenant.acme")
 
@@ -191,8 +191,8 @@ def test_the_level_is_the_least_severe_that_is_logged(
     assert expected == [line["level"] for line in parsed(logged())]
 
 
-def test_a_second_set_up_replaces_the_first(logged: Logged) -> None:
-    """However often logging is configured, there is one handler, and each event is one line."""
+def test_a_second_call_replaces_the_first(logged: Logged) -> None:
+    """After several calls, there is one handler, and each event is one line."""
     for form in ("json", "console", "json"):
         configure_logging(form, "info")
 
@@ -201,8 +201,8 @@ def test_a_second_set_up_replaces_the_first(logged: Logged) -> None:
     assert (1, ["once"]) == (host_handlers(), [line["event"] for line in parsed(logged())])
 
 
-def test_handlers_of_others_stay() -> None:
-    """A handler that the server or a test put on the root logger is not ours to remove."""
+def test_other_handlers_stay() -> None:
+    """A handler that the server or a test added to the root logger is kept."""
     other = logging.NullHandler()
     logging.getLogger().addHandler(other)
 

@@ -1,4 +1,4 @@
-"""`/-/metrics`, over the counters files of several processes."""
+"""`/-/metrics`, from the counters files of several processes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,13 @@ from werkzeug.test import Client
 from request_records import request_record
 from servers import CONFIG_FILE, Server, free_port
 from tenantry.observability import prometheus as metrics
-from tenantry.observability.prometheus import MetricsPage, bounded
+from tenantry.observability.prometheus import MetricsPage, limit_tenants
 from tenantry.observability.usage_counters import OVERFLOW, Counts, UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect, usage_file
 
 
 def count(data_dir: Path, *tenants: str) -> UsageCounters:
-    """Return the counters of a process that has served these, each for a second."""
+    """Return counters with a request of one second for each of these tenants."""
     counters = UsageCounters()
     counters.open(counters_folder(data_dir))
     for name in tenants:
@@ -27,7 +27,7 @@ def count(data_dir: Path, *tenants: str) -> UsageCounters:
 
 
 def series(text: str) -> dict[tuple[str, str], float]:
-    """Return each value of a page by metric and tenant."""
+    """Return the values of a page by metric and tenant."""
     return {
         (sample.name, sample.labels["tenant"]): sample.value
         for family in text_string_to_metric_families(text)
@@ -35,8 +35,8 @@ def series(text: str) -> dict[tuple[str, str], float]:
     }
 
 
-def test_all_processes_count_together(data_dir: Path) -> None:
-    """Those that have ended, too: a counter never falls."""
+def test_metrics_cover_all_processes(data_dir: Path) -> None:
+    """Ended processes are included, so that a counter never falls."""
     count(data_dir, "acme", "acme").close()
     collect(data_dir)
     living = count(data_dir, "acme", "globex")
@@ -58,8 +58,8 @@ def test_all_processes_count_together(data_dir: Path) -> None:
     living.close()
 
 
-def test_what_is_in_flight_is_shown(data_dir: Path) -> None:
-    """Of who has no series of its own among the rest; and what was overdue or uncounted."""
+def test_requests_in_flight_are_shown(data_dir: Path) -> None:
+    """Tenants without series count for `other`; overdue and uncounted requests have counters."""
     counters = count(data_dir, "acme")
     counters.add("hung", overdue=1)
     counters.add("acme", uncounted=1)
@@ -79,21 +79,21 @@ def test_what_is_in_flight_is_shown(data_dir: Path) -> None:
     counters.close()
 
 
-def test_of_many_tenants_the_rest_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first to have traffic are shown; who had none is nowhere, who is called `other` is."""
-    monkeypatch.setattr(metrics, "SHOWN", 2)
+def test_tenants_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The earliest tenants are shown; others, and a tenant called `other`, are summed up."""
+    monkeypatch.setattr(metrics, "MAX_TENANTS", 2)
     names = ("b", "silent", "other", "a", "c", OVERFLOW)
     used = {name: Counts(requests=len(name) % 6, builds=1) for name in names}
 
-    shown = bounded(used)
+    shown = limit_tenants(used)
 
     assert {"b": 1, "a": 1, "other": 5 + 1 + len(OVERFLOW) % 6} == {
         name: counts.requests for name, counts in shown.items()
     }
 
 
-def test_usage_that_cannot_be_read_is_503(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says why."""
+def test_an_unreadable_database_is_a_503(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the reason."""
     count(data_dir, "acme").close()
     usage_file(data_dir).write_bytes(b"no database" * 1000)
 
@@ -106,10 +106,10 @@ def test_usage_that_cannot_be_read_is_503(data_dir: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.live
-def test_only_the_operators_listener_has_them(
+def test_only_the_operators_listener_serves_metrics(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path]
 ) -> None:
-    """On the tenants' one it is 404."""
+    """On the tenants' listener, the page is a 404."""
     write_tenant("acme")
     admin = free_port()
     server = start_server(

@@ -1,4 +1,4 @@
-"""A marker stands in every secret, and nowhere else: output, logs, files, answers, objects."""
+"""No output, log, file, response or object contains a secret; a marker in each proves it."""
 
 import gc
 import json
@@ -30,16 +30,16 @@ MARK = "PLANTED"
 TAIL = "0123456789abcdef0123456789abcdef"
 CLIENT_KEY = f"tenantry_{MARK}-client-{TAIL}"
 
-FAILING = """
+FAILING_ENDPOINT = """
 import threading
 
 from flask import current_app
 
-SHARED = "SECRET_KEY", "API_TOKEN", "BROKER", "SIGNER", "WORD"
+NAMES = "SECRET_KEY", "API_TOKEN", "BROKER", "SIGNER", "WORD"
 
-def told():
+def secrets():
     keys = current_app.config
-    return [keys.get(one, "") for one in SHARED] + [keys["MAIL"]["password"]]
+    return [keys.get(name, "") for name in NAMES] + [keys["MAIL"]["password"]]
 
 @shop_bp.get("/fail")
 def fail():
@@ -50,19 +50,19 @@ def fail():
 def connect():
     raise OSError("cannot reach redis://:{mark}/broker@127.0.0.1/0 or http://h/x?api_key={mark}")
 
-@shop_bp.get("/tell")
-def tell():
-    for text in told():
+@shop_bp.get("/log")
+def log():
+    for text in secrets():
         current_app.logger.warning("login with %s", text, extra={{"sent": [text]}})
     app = current_app._get_current_object()
-    one = threading.Thread(target=tell_later, args=(app,))
-    one.start()
-    one.join()
-    raise ValueError("told " + " ".join(told()))
+    thread = threading.Thread(target=log_later, args=(app,))
+    thread.start()
+    thread.join()
+    raise ValueError("has " + " ".join(secrets()))
 
-def tell_later(app):
+def log_later(app):
     with app.app_context():
-        app.logger.warning("told %s", told())
+        app.logger.warning("has %s", secrets())
 
 @shop_bp.get("/end")
 def end():
@@ -70,10 +70,10 @@ def end():
 
 @shop_bp.get("/stream")
 def stream():
-    texts = told()
+    texts = secrets()
     def parts():
         yield "a"
-        raise ValueError("told " + " ".join(texts))
+        raise ValueError("has " + " ".join(texts))
     return parts()
 """
 
@@ -81,7 +81,7 @@ REFUSING = """
 @refusing_bp.record_once
 def log_in(state):
     state.app.logger.warning("login with %s", state.app.config["API_TOKEN"])
-    raise ValueError("told " + state.app.config["API_TOKEN"])
+    raise ValueError("has " + state.app.config["API_TOKEN"])
 """
 
 LATE = """
@@ -89,14 +89,14 @@ from flask import current_app
 
 @late_bp.before_app_request
 def log_in():
-    raise ValueError("told " + current_app.config["API_TOKEN"])
+    raise ValueError("has " + current_app.config["API_TOKEN"])
 """
 
-TELLING = "fail", "connect", "tell", "end", "stream"
+PATHS = "fail", "connect", "log", "end", "stream"
 
 
-def secrets_of(name: str) -> dict[str, object]:
-    """Return keys of a tenant file that hold a secret each."""
+def secret_keys(name: str) -> dict[str, object]:
+    """Return keys of a tenant file, each of which contains a secret."""
     return {
         "SECRET_KEY": f"{MARK}-{name}-{TAIL}",
         "SECRET_KEY_FALLBACKS": [f"{MARK}-{name}-old-{TAIL}"],
@@ -121,26 +121,28 @@ def _serving(
     write_tenant: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Client:
-    """Return a client of a host with a tenant that fails, and three that cannot be built."""
+    """Return a client of a host with one tenant that fails and three that cannot be built."""
     monkeypatch.setenv("ACME_WORD", f"{MARK}-word-{TAIL}")
-    shop = leaks.write_endpoint(corp, "shop", blueprint=FAILING.format(mark=MARK))
+    shop = leaks.write_endpoint(corp, "shop", blueprint=FAILING_ENDPOINT.format(mark=MARK))
     broken = leaks.write_endpoint(corp, "broken", resources="1 / 0\n")
     oidc = {"issuer": "http://127.0.0.1:9/", "audience": "shop"}
     oidc["jwks_uri"] = f"http://127.0.0.1:9/keys?code={MARK}"
     url = f"postgresql+psycopg://acme:{MARK}-database@127.0.0.1:9/acme"
-    text = tenant_text("acme", **secrets_of("acme"), BLUEPRINTS=[shop], OIDC=oidc, DATABASE_URI=url)
+    text = tenant_text(
+        "acme", **secret_keys("acme"), BLUEPRINTS=[shop], OIDC=oidc, DATABASE_URI=url
+    )
     write_tenant("acme", f"from tenantry import secret\nWORD = secret('ACME_WORD')\n{text}")
     more = {"CLIENTS": None, "BLUEPRINTS": [broken], "DATABASE_URI": f"{url}2"}
-    write_tenant("globex", **secrets_of("globex") | more)
+    write_tenant("globex", **secret_keys("globex") | more)
     for name, lines in (("refusing", REFUSING), ("late", LATE)):
         endpoint = leaks.write_endpoint(corp, name, blueprint=lines)
-        write_tenant(name, **secrets_of(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]})
+        write_tenant(name, **secret_keys(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]})
     host.load()
     return Client(host)
 
 
-def asked(client: Client) -> Client:
-    """Ask in good and in failing ways."""
+def send_requests(client: Client) -> Client:
+    """Send requests that succeed and requests that fail."""
     for headers in (
         {"X-API-Key": CLIENT_KEY},
         {"X-API-Key": f"{CLIENT_KEY}-ended"},
@@ -153,64 +155,69 @@ def asked(client: Client) -> Client:
     return client
 
 
-def test_no_object_of_ours_prints_a_secret(serving: Client) -> None:
-    """Whatever is alive while a host serves, fails and refuses: its `repr` is without."""
-    asked(serving)
+def test_no_object_of_tenantry_prints_a_secret(serving: Client) -> None:
+    """The `repr` of every object that exists after good and failing requests has no secret."""
+    send_requests(serving)
 
-    ours = [one for one in gc.get_objects() if type(one).__module__.startswith("tenantry.")]
+    ours = [each for each in gc.get_objects() if type(each).__module__.startswith("tenantry.")]
 
-    printed = {type(one).__qualname__: repr(one) for one in ours if MARK in repr(one)}
+    printed = {type(each).__qualname__: repr(each) for each in ours if MARK in repr(each)}
     assert ({}, True) == (printed, len(ours) > 50)
 
 
-def test_a_stack_with_its_local_variables_tells_no_secret(
+def test_a_stack_with_local_variables_has_no_secret(
     serving: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a reporter of errors would send away: of a view that fails, of a build that fails."""
-    asked(serving)
+    """An error reporter could send such stacks of a failing view and a failing build."""
+    send_requests(serving)
 
     stacks = [
-        "".join(traceback.TracebackException(*one.exc_info, capture_locals=True).format())
-        for one in caplog.records
-        if one.exc_info and one.exc_info[0]
+        "".join(traceback.TracebackException(*each.exc_info, capture_locals=True).format())
+        for each in caplog.records
+        if each.exc_info and each.exc_info[0]
     ]
 
-    failed = [one for one in stacks if "the reason" in one or "ZeroDivisionError" in one]
-    assert [True, True] == [any(word in one for one in failed) for word in ("the reason", "1 / 0")]
-    assert [] == [line for one in failed for line in one.splitlines() if MARK in line]
+    failed = [each for each in stacks if "the reason" in each or "ZeroDivisionError" in each]
+    assert [True, True] == [
+        any(word in each for each in failed) for word in ("the reason", "1 / 0")
+    ]
+    assert [] == [line for each in failed for line in each.splitlines() if MARK in line]
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_what_endpoints_tell_is_without_secrets(
+def test_what_endpoints_log_is_redacted(
     form: Literal["console", "json"],
     serving: Client,
     host: Host,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In log lines, tracebacks and reasons: of a request, a build and a first request."""
+    """Log lines, tracebacks and reasons of requests and builds have no secrets."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     configure_logging(form, "debug")
-    for path in [f"/acme/{one}" for one in TELLING] + ["/refusing/", "/late/"]:
-        with suppress(ConnectionError), serving.get(path, headers={"X-API-Key": CLIENT_KEY}) as one:
-            assert one.status_code >= 500 or path == "/acme/stream"
+    for path in [f"/acme/{each}" for each in PATHS] + ["/refusing/", "/late/"]:
+        with (
+            suppress(ConnectionError),
+            serving.get(path, headers={"X-API-Key": CLIENT_KEY}) as each,
+        ):
+            assert each.status_code >= 500 or path == "/acme/stream"
     root.handlers[:], level = before
     root.setLevel(level)
 
     lines = capsys.readouterr().err.splitlines()
-    reasons = {one.name: one.explanation for one in host.router.mounts}
+    reasons = {each.name: each.explanation for each in host.router.mounts}
     assert [] == [line for line in [*lines, *reasons.values()] if MARK in line]
     assert 6 <= sum("login with ********" in line for line in lines)
-    assert 4 <= sum("ValueError: told ********" in line for line in lines)
-    assert f"told {MASK}" in reasons["late"]
-    assert f"ValueError: told {MASK} (blueprint.py:" in reasons["refusing"]
+    assert 4 <= sum("ValueError: has ********" in line for line in lines)
+    assert f"has {MASK}" in reasons["late"]
+    assert f"ValueError: has {MASK} (blueprint.py:" in reasons["refusing"]
 
 
 # -- commands and servers -------------------------------------------------------------------------
 
 
 class Site:
-    """Folders with a marker in every secret, and everything that was produced there."""
+    """Folders with a marker in every secret, and all output that was produced there."""
 
     def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -232,7 +239,7 @@ class Site:
         (self.folder / f"tenants/{name}.py").write_text(text, encoding="utf-8")
 
     def run(self, *words: str, **environ: str) -> None:
-        """Run a command in this process; keep what it and the processes that it starts print."""
+        """Run a command in this process; keep its output and that of its child processes."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (self.environ | environ).items():
                 patch.setenv(name, value)
@@ -244,11 +251,11 @@ class Site:
         self.keep(" ".join(words), "".join(self._capfd.readouterr()).encode())
 
     def keep(self, where: str, what: bytes) -> None:
-        """Note what was produced."""
+        """Keep output."""
         self.produced[where] = self.produced.get(where, b"") + what
 
-    def told(self) -> dict[str, list[str]]:
-        """Return the lines that tell a secret, by where they were found."""
+    def leaks(self) -> dict[str, list[str]]:
+        """Return the lines with a secret, by where they were found."""
         for path in sorted(self.folder.rglob("*")):
             is_secret = "secrets" in path.parts or path.is_relative_to(self.folder / "tenants")
             if path.is_file() and not is_secret and path.suffix != ".py":
@@ -261,29 +268,29 @@ class Site:
 
 
 def hit(data: bytes) -> bool:
-    """Whether something holds a marker."""
+    """Whether the data contains a marker."""
     return MARK.encode() in data
 
 
 def readable(data: bytes) -> bytes:
-    """Return what a file holds, also if it is compressed."""
+    """Return the content of a file, decompressed if necessary."""
     with suppress(zstandard.ZstdError):
         return zstandard.ZstdDecompressor().stream_reader(data).read()
     return data
 
 
 def files(site: Site, database: str, issuer: str) -> None:
-    """Write tenants that are good, that fail late, and that are rejected for each secret."""
-    shop = leaks.write_endpoint(site.folder, "shop", blueprint=FAILING.format(mark=MARK))
+    """Write tenants that are valid, that fail late, and that are rejected for each secret."""
+    shop = leaks.write_endpoint(site.folder, "shop", blueprint=FAILING_ENDPOINT.format(mark=MARK))
     broken = leaks.write_endpoint(site.folder, "broken", resources="1 / 0\n")
     for name, text in (("refusing", REFUSING), ("late", LATE)):
         endpoint = leaks.write_endpoint(site.folder, name, blueprint=text)
-        keys = secrets_of(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]}
+        keys = secret_keys(name) | {"CLIENTS": None, "BLUEPRINTS": [endpoint]}
         site.write(name, tenant_text(name, **keys))
     (site.folder / "instance/secrets/ACME_KEY").write_text(f"{MARK}-acme-{TAIL}")
     (site.folder / "instance/secrets/ACME_KEY").chmod(0o600)
     oidc = {"issuer": issuer, "audience": "shop", "jwks_uri": f"{issuer}/keys?code={MARK}"}
-    keys = secrets_of("acme") | {
+    keys = secret_keys("acme") | {
         "DATABASE_URI": database,
         "OIDC": oidc,
         "BLUEPRINTS": ["images", shop],
@@ -291,18 +298,18 @@ def files(site: Site, database: str, issuer: str) -> None:
     text = tenant_text("acme", **keys | {"SECRET_KEY": None})
     reads = "from tenantry import secret\nSECRET_KEY = secret('ACME_KEY')\n"
     site.write("acme", f"{reads}WORD = 'is ' + secret('ACME_WORD')\n{text}")
-    good = secrets_of("globex") | {"CLIENTS": None, "BLUEPRINTS": ["images", shop]}
+    good = secret_keys("globex") | {"CLIENTS": None, "BLUEPRINTS": ["images", shop]}
     site.write("globex", tenant_text("globex", **good))
     down = f"postgresql+psycopg://acme:{MARK}-database@127.0.0.1:9/acme"
     late = {"DATABASE_URI": down, "BLUEPRINTS": ["images", shop]}
-    site.write("down", tenant_text("down", **secrets_of("down") | late))
-    site.write("broken", tenant_text("broken", **secrets_of("broken"), BLUEPRINTS=[broken]))
+    site.write("down", tenant_text("down", **secret_keys("down") | late))
+    site.write("broken", tenant_text("broken", **secret_keys("broken"), BLUEPRINTS=[broken]))
     for number, lines in enumerate(rejected()):
         site.write(f"bad{number}", f"BLUEPRINTS = ['landing']\n{lines}\n")
 
 
 def rejected() -> Iterator[str]:
-    """Yield the lines of files that are rejected because of what stands where a secret does."""
+    """Yield the lines of tenant files that are rejected for a problem beside a secret."""
     key, short = f"{MARK}-{TAIL}", f"{MARK}"
     yield f"SECRET_KEY = '{short}'"
     yield f"SECRET_KEY = ['{key}']"
@@ -334,7 +341,7 @@ COMMANDS = (
     "plan --save saved.json", "plan --against saved.json", "audit", "audit --json",
     "db status --all", "db upgrade --all", "db status --all --json", "backup acme acme.capsule",
     "backup globex globex.capsule", "backup down down.capsule", "get /globex/images/",
-    *(f"get /globex/{one}" for one in TELLING[:-1]), "routes refusing", "routes late",
+    *(f"get /globex/{one}" for one in PATHS[:-1]), "routes refusing", "routes late",
     "get /down/images/", "get /acme/shop/",
     f"get /acme/fail --header X-API-Key:{CLIENT_KEY}", "run acme -- routes",
     "run bad3 -- routes", "key acme mobile", "maintenance on globex --message later",
@@ -346,12 +353,12 @@ COMMANDS = (
 OF_A_HOST = "list --wait", "list --json", "plan", "maintenance on globex", "disable down", "restart"
 
 
-def ask_server(site: Site, server: Server, token: str) -> None:
-    """Ask a server in good and failing ways, and its workers."""
+def send_to_server(site: Site, server: Server, token: str) -> None:
+    """Send requests and commands that succeed and that fail to a server and its workers."""
     bearer = {"Authorization": f"Bearer {token}"}
     headers = [{}, {"X-API-Key": CLIENT_KEY}, {"X-API-Key": f"{CLIENT_KEY}-ended"}, bearer]
     headers += [{"X-API-Key": f"{MARK}-x"}, {"Authorization": f"Basic {MARK}"}, {"Cookie": MARK}]
-    paths = "shop/", *TELLING, "images/", "none", f"?key={MARK}"
+    paths = "shop/", *PATHS, "images/", "none", f"?key={MARK}"
     for name in ("acme", "globex", "down", "broken", "refusing", "late", "bad3", "copy", "again"):
         for path in paths:
             for one in headers:
@@ -377,7 +384,7 @@ def ask_server(site: Site, server: Server, token: str) -> None:
 def _site(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
-    """Return the folders; afterwards logging and imports are as they were."""
+    """Return the folders; restore logging and imports after the test."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
     monkeypatch.syspath_prepend(tmp_path)
@@ -398,28 +405,28 @@ def _issuer(site: Site, postgres_url: str) -> Iterator[Issuer]:
 
 
 @pytest.mark.live
-def test_no_command_tells_a_secret(site: Site, issuer: Issuer) -> None:
-    """Through good and failing paths, at the loudest log level; nor does a file that it wrote."""
+def test_no_command_shows_a_secret(site: Site, issuer: Issuer) -> None:
+    """Commands that succeed or fail, at log level `debug`, print and write no secret."""
     del issuer
     for words in COMMANDS:
         site.run(*words.split())
     site.run("list", TENANTRY_ADMIN_TOKEN=MARK)
     site.run("list", TENANTRY_RATE_LIMIT_STORAGE=f"reddis://:{MARK}@h")
 
-    assert {} == site.told()
+    assert {} == site.leaks()
     assert {"acme.capsule", "globex.capsule", "saved.json"} <= site.produced.keys()
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_no_server_tells_a_secret(site: Site, issuer: Issuer, form: str) -> None:
-    """Neither in its log nor in an answer, to clients, operators and commands; nor its files."""
+def test_no_server_shows_a_secret(site: Site, issuer: Issuer, form: str) -> None:
+    """Its log, its files, and its responses to clients, operators and commands have no secret."""
     token = issuer.token(sub="ada", secret=MARK)
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
     with running(command, site.folder, **site.environ, TENANTRY_LOG_FORMAT=form) as server:
-        ask_server(site, server, token)
+        send_to_server(site, server, token)
         for words in OF_A_HOST:
             site.run(*words.split())
 
-    assert {} == site.told()
+    assert {} == site.leaks()
     assert [] == [where for where, what in site.produced.items() if token[-20:].encode() in what]

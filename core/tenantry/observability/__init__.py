@@ -1,1 +1,6 @@
-"""observability."""
+"""What operators see: logs, usage, metrics, the scoreboard and the workers' control sockets.
+
+It imports `http` and `errors`, and knows neither Flask nor gunicorn. The server and each
+command first call `logging`. For each request, `middleware.accounting` then calls `usage_counters`
+and `access_log`.
+"""

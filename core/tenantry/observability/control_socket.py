@@ -1,7 +1,7 @@
-"""What each worker serves, told on a Unix socket of its own under `<data>/.workers/`.
+"""Control sockets: each worker answers commands on a Unix socket under `<data>/.workers/`.
 
-A socket and not a file: what it tells is never old, a full disk does not matter, and a worker that
-was killed simply does not answer. Only the user that runs the host can connect (mode 0700).
+A socket, unlike a file, never has outdated content, needs no disk space, and falls silent when its
+worker is killed. Only the user that runs the host can connect (mode 0700).
 """
 
 import contextlib
@@ -18,74 +18,78 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 5.0
-"""How long a worker may take to tell, and a client to read: 10,000 tenants take 0.1 s."""
+"""Time limit for a worker to answer and for a client to read. 10,000 tenants take 0.1 s."""
 
-PAUSE_S = 1.0
-"""How long nobody is answered after one could not be: a file descriptor may be free by then."""
+RETRY_PAUSE_S = 1.0
+"""Pause after a failed `accept`. By then, a file descriptor may be free."""
 
-BIRTH_S = 10.0
-"""How old a worker may get before it tells: importing takes one second, and the host waits three
-more at most before it accepts connections."""
+STARTUP_S = 10.0
+"""Time limit for a new worker to open its socket. Imports take one second, and a host waits at most
+three more before it accepts connections."""
 
-_STARTED = 19
-"""Place of a process's start in `/proc/<pid>/stat`, counted from its state (proc(5): field 22)."""
+_START_TIME = 19
+"""The index of a process's start time in `/proc/<pid>/stat` after its name (proc(5), field 22)."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What one worker said."""
+    """What one worker serves."""
 
     pid: int
     master: int
-    """The process that would start another one in its place."""
+    """The process that starts a replacement for the worker."""
     is_ready: bool
-    """Whether it has judged every tenant file once."""
+    """Whether the worker has validated every tenant file once."""
     mounts: tuple[dict[str, Any], ...]
     """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
     only: tuple[str, ...] = ()
     """The tenants that its host serves; empty for all."""
     server: str = ""
-    """`gunicorn` where `TenantWorker` runs it; else nobody knows what its parent process is."""
+    """`gunicorn` for a `TenantWorker`. For other servers, the master may be any process."""
 
 
 def workers_folder(data_dir: Path) -> Path:
-    """Return where the sockets are; no tenant's name begins with a dot."""
+    """Return the folder of the sockets."""
     return data_dir / ".workers"
 
 
 class ControlSocket:
-    """The socket of this process, and the thread that answers on it; `close()` ends both.
+    """The socket of this process, and the thread that answers on it. `close()` ends both.
 
     Args:
-        data_dir: where the socket is made.
-        answers: question → what makes the answer, which JSON can take; called with the words that
-            follow the question.
+        data_dir: the host's data folder.
+        commands: the function for each command; it gets the words after the command, and returns
+            JSON data.
+
+    Raises:
+        OSError: the socket cannot be created.
     """
 
-    def __init__(self, data_dir: Path, answers: Mapping[str, Callable[..., Any]]) -> None:
-        self._answers = answers
+    def __init__(self, data_dir: Path, commands: Mapping[str, Callable[..., Any]]) -> None:
+        self._commands = commands
         self._name = f"{os.getpid()}.sock"
         self._folder = workers_folder(data_dir)
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _short(self._folder) as short:
-                unheard = short / f"{os.getpid()}.new"  # who asks removes what nobody listens on
-                unheard.unlink(missing_ok=True)
-                self._listener.bind(str(unheard))
+            with _short_path(self._folder) as folder:
+                # Clients delete a `.sock` that refuses connections, so it must listen first.
+                temporary = folder / f"{os.getpid()}.new"
+                temporary.unlink(missing_ok=True)
+                self._listener.bind(str(temporary))
                 self._listener.listen()
-                unheard.replace(short / self._name)
+                temporary.replace(folder / self._name)
         except OSError:
             self._listener.close()
             raise
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="tenantry-status", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="tenantry-control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more. Idempotent."""
+        """Stop answering, and delete the socket. Idempotent."""
         self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
@@ -95,85 +99,107 @@ class ControlSocket:
             (self._folder / self._name).unlink()
 
     def leave_to_parent(self) -> None:
-        """Let it go in a process that was forked; the parent goes on to answer on it."""
+        """Close the copy of a forked process; the parent keeps answering."""
         self._listener.close()
 
     def _serve(self) -> None:
-        has_told = False
+        is_failing = False
         while not self._closing.is_set():
             try:
                 client, _ = self._listener.accept()
-            except OSError as error:
-                if not has_told and not self._closing.is_set():  # no file descriptor is free
-                    _logger.error("status.silent", extra={"reason": str(error)})
-                has_told = True
-                self._closing.wait(PAUSE_S)
+            except OSError as error:  # for example, no file descriptor is free
+                if not is_failing and not self._closing.is_set():
+                    _logger.error("control_socket.accept_failed", extra={"reason": str(error)})
+                is_failing = True
+                self._closing.wait(RETRY_PAUSE_S)
                 continue
-            has_told = False
+            is_failing = False
             with client:
-                try:
-                    client.settimeout(ANSWER_TIMEOUT_S)
-                    question, *words = client.recv(64).decode().split() or [""]
-                    answer = self._answers.get(question)
-                    if answer is not None:
-                        client.sendall(json.dumps(answer(*words)).encode())
-                except OSError:
-                    pass  # the client has gone
-                except Exception:
-                    _logger.exception("status.failed")
+                self._answer(client)
+
+    def _answer(self, client: socket.socket) -> None:
+        try:
+            client.settimeout(ANSWER_TIMEOUT_S)
+            command, *words = client.recv(64).decode().split() or [""]
+            run = self._commands.get(command)
+            if run is not None:
+                client.sendall(json.dumps(run(*words)).encode())
+        except OSError:
+            pass  # the client has disconnected
+        except Exception:
+            _logger.exception("control_socket.command_failed")
+
+
+# -- clients --------------------------------------------------------------------------------------
 
 
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
-    """Ask every worker of the hosts over `data_dir` what it serves."""
+    """Return what each worker of the hosts with this data folder serves."""
     return read_all_workers(data_dir)[0]
 
 
 def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
-    """Return what each worker serves, and the processes that listen but do not answer."""
-    answers = _ask_all(data_dir, "list")
+    """Return what each worker serves, and the process IDs of workers that do not answer."""
+    answers = _ask_all(data_dir, "list", ANSWER_TIMEOUT_S)
     workers = [
         WorkerStatus(
-            pid,
-            said["master"],
-            said["is_ready"],
-            tuple(said["mounts"]),
-            tuple(said["only"]),
-            said["server"],
+            pid=pid,
+            master=answer["master"],
+            is_ready=answer["is_ready"],
+            mounts=tuple(answer["mounts"]),
+            only=tuple(answer["only"]),
+            server=answer["server"],
         )
-        for pid, said in answers.items()
-        if said
+        for pid, answer in answers.items()
+        if answer
     ]
-    return workers, [pid for pid, said in answers.items() if not said]
+    return workers, [pid for pid, answer in answers.items() if not answer]
+
+
+def ask_workers(
+    data_dir: Path, command: str, timeout_s: float | None = None
+) -> dict[int, dict[str, Any]]:
+    """Return the answer of each worker by its process ID.
+
+    Workers that do not answer in time are left out.
+
+    Args:
+        data_dir: the host's data folder.
+        command: the command and its words.
+        timeout_s: the time limit for each worker; `ANSWER_TIMEOUT_S` if None.
+    """
+    answers = _ask_all(data_dir, command, timeout_s or ANSWER_TIMEOUT_S)
+    return {pid: answer for pid, answer in answers.items() if answer}
 
 
 def starting_workers(workers: Collection[WorkerStatus]) -> set[int]:
-    """Return the siblings of `workers` that were started lately and do not tell yet.
+    """Return the process IDs of siblings of `workers` that have not opened their socket yet.
 
-    A sibling is a process of the same master with the same command line. An older one that does
-    not tell never will: a process of the server's own (uWSGI's router), or a full disk.
+    A sibling has the same master and the same command line. If it is older than `STARTUP_S`, it is
+    not a worker (uWSGI's router, for example), or it could not create its socket.
     """
-    telling = {worker.pid for worker in workers}
-    commands = {_read(f"/proc/{pid}/cmdline") for pid in telling}
+    answering = {worker.pid for worker in workers}
     masters = {worker.master for worker in workers}
+    commands = {_read(f"/proc/{pid}/cmdline") for pid in answering}
     children = {pid for master in masters for pid in child_processes(master)}
     return {
         pid
-        for pid in children - telling - masters
-        if _read(f"/proc/{pid}/cmdline") in commands and _age_s(pid) < BIRTH_S
+        for pid in children - answering - masters
+        if _read(f"/proc/{pid}/cmdline") in commands and _age_s(pid) < STARTUP_S
     }
 
 
 def child_processes(parent: int) -> list[int]:
-    """Return the processes that this one has started and not outlived; none if it has ended."""
+    """Return the running child processes of a process; none if it has ended."""
     return [int(pid) for pid in _read(f"/proc/{parent}/task/{parent}/children").split()]
 
 
 def _age_s(pid: int) -> float:
-    """Return the seconds since a process was started; infinite when it has ended."""
-    facts = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    if len(facts) <= _STARTED or facts[0] == b"Z":
+    """Return the seconds since a process started; infinite if it has ended."""
+    stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if len(stat) <= _START_TIME or stat[0] == b"Z":
         return math.inf
-    started_s = int(facts[_STARTED]) / os.sysconf("SC_CLK_TCK")
+    started_s = int(stat[_START_TIME]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
 
 
@@ -184,51 +210,38 @@ def _read(path: str) -> bytes:
         return b""  # the process has ended
 
 
-def ask_workers(
-    data_dir: Path, question: str, timeout_s: float = ANSWER_TIMEOUT_S
-) -> dict[int, dict[str, Any]]:
-    """Return each worker's answer by its process id.
-
-    Those that do not answer in `timeout_s` are left out.
-    """
-    told = _ask_all(data_dir, question, timeout_s)
-    return {pid: answer for pid, answer in told.items() if answer}
-
-
-def _ask_all(
-    data_dir: Path, question: str, timeout_s: float = ANSWER_TIMEOUT_S
-) -> dict[int, dict[str, Any]]:
-    """Return each worker's answer, empty if it gives none; those that are no more are left out."""
+def _ask_all(data_dir: Path, command: str, timeout_s: float) -> dict[int, dict[str, Any]]:
+    """Return the answer of each worker; empty if it gave none. Ended workers are left out."""
     paths = sorted(workers_folder(data_dir).glob("*.sock"))
-    answers = {int(path.stem): _ask(path, question, timeout_s) for path in paths}
+    answers = {int(path.stem): _ask(path, command, timeout_s) for path in paths}
     return {pid: answer for pid, answer in answers.items() if answer is not None}
 
 
-def _ask(path: Path, question: str, timeout_s: float) -> dict[str, Any] | None:
-    with socket.socket(socket.AF_UNIX) as connection, _short(path.parent) as short:
+def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
+    with socket.socket(socket.AF_UNIX) as connection, _short_path(path.parent) as folder:
         connection.settimeout(timeout_s)
         try:
-            connection.connect(str(short / path.name))
+            connection.connect(str(folder / path.name))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # of a worker that was killed
+            path.unlink(missing_ok=True)  # its worker was killed
             return None
         except OSError:
             return None
         parts = []
         with contextlib.suppress(OSError):
-            connection.sendall(question.encode())
+            connection.sendall(command.encode())
             while part := connection.recv(1 << 16):
                 parts.append(part)
     try:
-        said: dict[str, Any] = json.loads(b"".join(parts))
+        answer: dict[str, Any] = json.loads(b"".join(parts))
     except ValueError:
-        return {}  # it ended in the middle, or was silent
-    return said
+        return {}  # no answer, or an incomplete one
+    return answer
 
 
 @contextlib.contextmanager
-def _short(folder: Path) -> Iterator[Path]:
-    """Name a folder in few characters: a socket's address has room for 107."""
+def _short_path(folder: Path) -> Iterator[Path]:
+    """Yield a short path of a folder: the address of a Unix socket has at most 107 characters."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield Path(f"/proc/self/fd/{fd}")
