@@ -1,5 +1,6 @@
 """The documents and the code agree."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -7,14 +8,18 @@ import pytest
 from click import Group
 from packaging.requirements import Requirement
 
+from request_records import request_record
 from tenantry.cli import tenantry
+from tenantry.cli.usage import COLUMNS
 from tenantry.grammar import RESERVED_SEGMENTS, RESERVED_TENANT_NAMES
+from tenantry.observability.access_log import AccessLog
 from tenantry.planned import PLANNED_KEYS
 from tenantry.settings import HostSettings, environment_variable
 from tenantry.tenants.model import Tenant
 
 ROOT = Path(__file__).parent.parent
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+CONFIG_README = ROOT.joinpath("config/README.md").read_text(encoding="utf-8")
 TENANTS_README = ROOT.joinpath("tenants/README.md").read_text(encoding="utf-8")
 
 
@@ -58,8 +63,17 @@ def test_every_planned_key_is_documented(key: str) -> None:
 
 
 def test_the_table_of_settings_is_the_code() -> None:
-    """The README has each host setting with its default and meaning, in the order of the code."""
-    assert _setting_rows() == _rows_under("setting")
+    """`config/README.md` has each setting with its default and meaning, in the code's order."""
+    assert _setting_rows() == _rows_under("setting", CONFIG_README)
+
+
+def test_every_usage_column_and_log_fact_is_documented() -> None:
+    """`config/README.md` names each column of `tenantry usage`, and shows each logged fact."""
+    lines: list[str] = []
+    AccessLog("json", lines.append)(request_record())
+
+    assert [] == [column for column in COLUMNS[1:] if f"`{column}`" not in CONFIG_README]
+    assert [] == [fact for fact in json.loads(lines[0]) if f'"{fact}": ' not in CONFIG_README]
 
 
 def test_every_command_is_documented() -> None:
