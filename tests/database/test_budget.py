@@ -8,7 +8,7 @@ import pytest
 
 import tenantry.database.budget
 from servers import wait_until
-from tenantry.database.budget import MAX_OWN_WAIT_S, ConnectionBudget, Eviction
+from tenantry.database.budget import MAX_OWN_WAIT_S, ConnectionBudget, EvictedConnection
 from tenantry.database.errors import ConnectionCounts, ConnectionsExhaustedError
 
 
@@ -63,7 +63,9 @@ def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
     grants = [budget.acquire(initech), budget.acquire(initech)]
 
     assert [("acme", "a1"), ("globex", "g1")] == [
-        (grant.pool.owner, grant.connection) for grant in grants if isinstance(grant, Eviction)
+        (grant.pool.owner, grant.connection)
+        for grant in grants
+        if isinstance(grant, EvictedConnection)
     ]
     assert {"initech": ConnectionCounts(2, 0), "acme": ConnectionCounts(0, 1)} == budget.counts()
     assert (3, ["a2"], []) == (budget.open_count, acme.idle, globex.idle)
@@ -107,7 +109,7 @@ def test_waiters_are_served_in_order(
     budget.release(globex)
 
     assert "a1" == first
-    assert isinstance(second, Eviction)
+    assert isinstance(second, EvictedConnection)
     assert ("acme", "a1") == (second.pool.owner, second.connection)
     assert (None, 1) == (waiting[2].result(), budget.open_count)
 
@@ -135,7 +137,7 @@ def test_a_pool_waits_for_its_own_connection_before_it_evicts_anothers(
         budget._waiters,
         budget.counts(),
     )
-    assert isinstance(second, Eviction)
+    assert isinstance(second, EvictedConnection)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_the_wait_for_an_own_connection_follows_the_average_checkout(
 
     grant = budget.acquire(acme)
 
-    assert isinstance(grant, Eviction)
+    assert isinstance(grant, EvictedConnection)
     assert [own_wait_s, 5.0 - own_wait_s] == waits
 
 
@@ -198,7 +200,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
     budget.release(acme)
 
     assert waiting[0].result() is None
-    assert isinstance(waiting[1].result(), Eviction)
+    assert isinstance(waiting[1].result(), EvictedConnection)
     assert {"initech": ConnectionCounts(2, 0), "acme": ConnectionCounts(1, 0)} == budget.counts()
 
 
@@ -214,7 +216,7 @@ def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
 
     grant = budget.acquire(FakePool("acme"))
 
-    assert isinstance(grant, Eviction)
+    assert isinstance(grant, EvictedConnection)
     assert {"acme": ConnectionCounts(2, 0)} == budget.counts()
 
 
@@ -226,7 +228,7 @@ def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool)
 
     grant = budget.acquire(acme, must_open=True)
 
-    assert isinstance(grant, Eviction)
+    assert isinstance(grant, EvictedConnection)
     assert ("a1", 1) == (grant.connection, budget.open_count)
 
 

@@ -36,7 +36,7 @@ MAX_OWN_WAIT_S = 0.25
 
 
 @dataclass(eq=False)
-class Eviction:
+class EvictedConnection:
     """A permit, and the idle connection that its receiver must close before it opens one."""
 
     pool: "BudgetPool"
@@ -51,10 +51,10 @@ class _Waiter:
     must_open: bool
     prefers_own: bool
     """Whether it still waits for its own pool's connections instead of evicting one."""
-    grant: "ConnectionPoolEntry | Eviction | None" = None
+    grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 
-    def serve(self, grant: "ConnectionPoolEntry | Eviction | None") -> None:
+    def serve(self, grant: "ConnectionPoolEntry | EvictedConnection | None") -> None:
         self.grant = grant
         self.granted.set()
 
@@ -118,10 +118,10 @@ class ConnectionBudget:
 
     def acquire(
         self, pool: "BudgetPool", *, must_open: bool = False
-    ) -> "ConnectionPoolEntry | Eviction | None":
+    ) -> "ConnectionPoolEntry | EvictedConnection | None":
         """Return an idle connection of the pool, or a permit to open one.
 
-        A permit is None, or an `Eviction` whose connection must be closed first.
+        A permit is None, or an `EvictedConnection`, which must be closed first.
 
         Args:
             pool: the pool that needs a connection.
@@ -247,12 +247,12 @@ class ConnectionBudget:
         del self._idle[connection]
         return connection
 
-    def _evict_oldest_for(self, pool: "BudgetPool") -> Eviction:
+    def _evict_oldest_for(self, pool: "BudgetPool") -> EvictedConnection:
         connection, owner = next(iter(self._idle.items()))
         self._take_idle(owner, connection)
         self._add_permits(owner, -1)
         self._add_permits(pool, 1)
-        return Eviction(owner, connection)
+        return EvictedConnection(owner, connection)
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class ConnectionBudget:
 
     def _return_grant(self, waiter: _Waiter) -> None:
         grant = waiter.grant
-        if isinstance(grant, Eviction):  # its connection is still open: it is idle again
+        if isinstance(grant, EvictedConnection):  # its connection is still open: it is idle again
             with self._locked():
                 self._add_permits(waiter.pool, -1)
                 self._add_permits(grant.pool, 1)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from tenantry.database.budget import ConnectionBudget, Eviction
+from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
@@ -209,7 +209,7 @@ class BudgetPool(Pool):
         except ConnectionsExhaustedError as error:
             _logger.error("database.connections_exhausted", extra={"reason": str(error)})
             raise DatabaseDownError(1, BUSY) from error
-        if not isinstance(grant, Eviction):
+        if not isinstance(grant, EvictedConnection):
             return grant
         try:
             grant.pool.close_evicted(grant.connection)
