@@ -1,0 +1,131 @@
+"""The private APIs of our dependencies that Tenantry uses. This is their only list.
+
+A private API can change in any release, so each library here has an upper bound in pyproject.toml.
+gunicorn's are checked by the tests of the worker.
+"""
+
+import json.encoder
+import logging
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.runtime.migration import MigrationStep
+from packaging.requirements import Requirement
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, Pool
+from werkzeug.routing import Map, Rule
+
+from tenantry.tenants.model import Tenant
+
+ROOT = Path(__file__).parent.parent
+
+
+def _bound_rule() -> Rule:
+    """Return a rule that Werkzeug has compiled."""
+    rule = Rule("/<name>")
+    Map([rule])
+    return rule
+
+
+def _pool() -> Pool:
+    return NullPool(lambda: pytest.fail("nothing connects"))
+
+
+PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
+    "Rule._compile_builder": (
+        "werkzeug", "app.lazy_rule replaces it, to compile URL builders on first use",
+        lambda: Rule._compile_builder,
+    ),
+    "Rule._build": (
+        "werkzeug", "app.lazy_rule sets it to the compiled builder", lambda: _bound_rule()._build,
+    ),
+    "Rule._build_unknown": (
+        "werkzeug", "app.lazy_rule sets it to the compiled builder",
+        lambda: _bound_rule()._build_unknown,
+    ),
+    "Pool._do_get": (
+        "sqlalchemy", "database.pool takes connections from the process's budget",
+        lambda: Pool._do_get,
+    ),
+    "Pool._do_return_conn": (
+        "sqlalchemy", "database.pool returns connections to the process's budget",
+        lambda: Pool._do_return_conn,
+    ),
+    **{
+        f"Pool.{name}": (
+            "sqlalchemy", "database.pool copies the option when SQLAlchemy recreates the pool",
+            lambda name=name: hasattr(_pool(), name),
+        )
+        for name in ("_recycle", "_pre_ping", "_orig_logging_name", "_reset_on_return", "_dialect")
+    },
+    "DBAPIError.statement": (
+        "sqlalchemy", "migrations.guard takes an error without a statement for a rejected COMMIT",
+        lambda: DBAPIError(None, None, Exception("commit")).statement is None,
+    ),
+    "MigrationStep.upgrade_from_script": (
+        "alembic", "migrations.migrate runs revisions without an env.py",
+        lambda: MigrationStep.upgrade_from_script,
+    ),
+    "BaseModel.__pydantic_fields_set__": (
+        "pydantic", "tenants.validation shares it between tenants, which halves their memory",
+        lambda: Tenant.__pydantic_fields_set__,
+    ),
+    "logging._lock": (
+        "", "endpoints.loading removes the loggers of an unloaded endpoint under it",
+        lambda: logging._lock,
+    ),
+    "Logger.manager.loggerDict": (
+        "", "app.log_handlers and audit look at every logger",
+        lambda: logging.Logger.manager.loggerDict,
+    ),
+    "json.encoder.encode_basestring_ascii": (
+        "", "the access log and problem responses quote text with it",
+        lambda: json.encoder.encode_basestring_ascii("\u00e9") == '"\\u00e9"',
+    ),
+}  # fmt: skip
+"""Name → the library (empty: Python's standard library), the reason, and what fails without it."""
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_api_is_still_there(name: str) -> None:
+    """Every private API of the list exists in the installed version."""
+    library, reason, look_up = PRIVATE[name]
+    try:
+        found = look_up()
+    except AttributeError:
+        found = False
+
+    assert found is not False, (
+        f"{name} of {library or 'Python'} is gone. {reason}. Find another way, or lower the upper "
+        "bound in pyproject.toml."
+    )
+
+
+def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
+    """A new minor version cannot be installed before somebody has tried it."""
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounded = {
+        requirement.name
+        for requirement in map(Requirement, project["dependencies"])
+        if any(one.operator in ("<", "<=") for one in requirement.specifier)
+    }
+
+    assert {library for library, _, _ in PRIVATE.values() if library} <= bounded
+
+
+def test_no_private_name_is_used_beside_the_list() -> None:
+    """Each access that the linter had to be told about is in the list."""
+    documented = {"_current_frames"}  # of `sys`, documented by Python
+    listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
+    own = {"_opened"}  # of another object of the same class
+    used = set()
+    for path in (ROOT / "core").rglob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "noqa: SLF001" in line:
+                code = line.partition("#")[0]
+                used |= set(re.findall(r"\.(_[a-z]\w*)", code))
+
+    assert used <= listed | own
