@@ -13,7 +13,7 @@ import pytest
 from tenantry.http.environ import REQUEST_ID
 from tenantry.http.request_record import current_request
 from tenantry.middleware.containment import Containment, ResponseCutError
-from tenantry.observability.logging import LogContext
+from tenantry.middleware.log_context import LogContext
 
 PLAIN = [("Content-Type", "text/plain")]
 

@@ -11,7 +11,8 @@ import structlog
 from werkzeug.test import Client
 
 from tenantry.http.environ import REQUEST_ID
-from tenantry.observability.logging import LogContext, _HostHandler, configure_logging
+from tenantry.middleware.log_context import LogContext
+from tenantry.observability.logging import _HostHandler, configure_logging
 
 Logged = Callable[[], list[str]]
 

@@ -19,8 +19,8 @@ from tenantry.middleware.concurrency import ConcurrencyLimit
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.cookies import CookieConfinement
 from tenantry.middleware.deadlines import Deadlines
+from tenantry.middleware.log_context import LogContext
 from tenantry.middleware.trusted_hosts import TrustedHosts
-from tenantry.observability.logging import LogContext
 from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 

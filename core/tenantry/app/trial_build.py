@@ -37,7 +37,7 @@ Routes = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class BuildFailure:
+class TrialFailure:
     """Why a tenant cannot be built."""
 
     text: str
@@ -67,7 +67,7 @@ def find_build_problems(
     failed = {
         trial.blueprints[0]: result
         for trial, result in zip(trials, _build_all(trials, data_dir), strict=True)
-        if isinstance(result, BuildFailure)
+        if isinstance(result, TrialFailure)
     }
     fatal = {name: failure for name, failure in failed.items() if failure.is_fatal}
     to_build = [
@@ -86,17 +86,17 @@ def find_build_problems(
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
     """Return the routes of each tenant, in order; none for a tenant that cannot be built."""
     results = _build_all(tenants, data_dir)
-    return [() if isinstance(result, BuildFailure) else result for result in results]
+    return [() if isinstance(result, TrialFailure) else result for result in results]
 
 
 def _problems(
-    tenant: Tenant, result: BuildFailure | Routes | None, fatal: Mapping[str, BuildFailure]
+    tenant: Tenant, result: TrialFailure | Routes | None, fatal: Mapping[str, TrialFailure]
 ) -> Iterator[Problem]:
     for index, name in enumerate(tenant.blueprints):
         if name in fatal:
             text = f"endpoint {name!r} {fatal[name].text}; fix the endpoint."
             yield Problem(tenant.file, text, f"BLUEPRINTS[{index}]")
-    if not isinstance(result, BuildFailure):
+    if not isinstance(result, TrialFailure):
         return
     if result.endpoint in tenant.blueprints:
         index = tenant.blueprints.index(result.endpoint)
@@ -105,13 +105,13 @@ def _problems(
         yield Problem(tenant.file, f"cannot be built: {result.text}")
 
 
-def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[BuildFailure | Routes]:
+def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | Routes]:
     """Return the result of each tenant's build, in order."""
-    results: list[BuildFailure | Routes] = []
+    results: list[TrialFailure | Routes] = []
     while len(results) < len(tenants):
         with _Child(tenants[len(results) :], data_dir) as child:
             if not child.is_ready():
-                failure = BuildFailure("the process for trial builds does not start")
+                failure = TrialFailure("the process for trial builds does not start")
                 return results + [failure] * (len(tenants) - len(results))
             results += child.results()
     return results
@@ -154,7 +154,7 @@ class _Child:
         """Wait for the child's start, and return whether it has started."""
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
-    def results(self) -> Iterator[BuildFailure | Routes]:
+    def results(self) -> Iterator[TrialFailure | Routes]:
         """Yield the result of each build, up to the one that ends or hangs the child."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
@@ -163,10 +163,10 @@ class _Child:
                 result = (
                     tuple(map(str, answer["routes"]))
                     if "routes" in answer
-                    else BuildFailure(answer["text"], answer["endpoint"])
+                    else TrialFailure(answer["text"], answer["endpoint"])
                 )
             except (ValueError, LookupError, TypeError):  # no line, or one that an endpoint wrote
-                yield BuildFailure(self._describe_end(), is_fatal=True)
+                yield TrialFailure(self._describe_end(), is_fatal=True)
                 return
             yield result
 

@@ -14,21 +14,16 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict
 
-from tenantry.http.environ import REQUEST_ID, REQUEST_RECORD
-from tenantry.http.request_record import RequestRecord, current_request
+from tenantry.http.request_record import current_request
 from tenantry.observability.redaction import (
-    Config,
     redact,
     redact_credentials,
     redact_in_scope,
     secrets_in_scope,
-    set_secret_scope,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    pass
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters, and Unicode characters that end a line or change its direction."""
@@ -172,31 +167,3 @@ def _escape(text: str) -> str:
 def _indent(text: str) -> str:
     """Indent each line, so that none looks like a log line of its own."""
     return "\n".join(f"  {_escape(line)}" for line in text.strip("\n").split("\n"))
-
-
-class LogContext:
-    """WSGI middleware: gives every line that is logged during a request its tenant and request.
-
-    Args:
-        app: the app.
-        tenant: the name of the tenant.
-        config: the app's configuration, whose secrets are redacted.
-    """
-
-    __slots__ = ("_app", "_config", "_tenant")
-
-    def __init__(self, app: "WSGIApplication", tenant: str, config: Config | None = None) -> None:
-        self._app = app
-        self._tenant = tenant
-        self._config = config
-
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> "Iterable[bytes]":
-        """Set the request's own `contextvars` context, which `Containment` made and drops."""
-        record = environ.get(REQUEST_RECORD) or RequestRecord()
-        record.tenant, record.request_id = self._tenant, environ.get(REQUEST_ID, "")
-        current_request.set(record)
-        if self._config is not None:
-            set_secret_scope(self._config)
-        return self._app(environ, start_response)

@@ -1,0 +1,39 @@
+"""Log context: every line that is logged during a request names its tenant and request."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tenantry.http.environ import REQUEST_ID, REQUEST_RECORD
+from tenantry.http.request_record import RequestRecord, current_request
+from tenantry.observability.redaction import Config, set_secret_scope
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class LogContext:
+    """WSGI middleware: gives every line that is logged during a request its tenant and request.
+
+    Args:
+        app: the app.
+        tenant: the name of the tenant.
+        config: the app's configuration, whose secrets are redacted.
+    """
+
+    __slots__ = ("_app", "_config", "_tenant")
+
+    def __init__(self, app: "WSGIApplication", tenant: str, config: Config | None = None) -> None:
+        self._app = app
+        self._tenant = tenant
+        self._config = config
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> "Iterable[bytes]":
+        """Set the request's own `contextvars` context, which `Containment` made and drops."""
+        record = environ.get(REQUEST_RECORD) or RequestRecord()
+        record.tenant, record.request_id = self._tenant, environ.get(REQUEST_ID, "")
+        current_request.set(record)
+        if self._config is not None:
+            set_secret_scope(self._config)
+        return self._app(environ, start_response)
