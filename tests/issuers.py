@@ -26,7 +26,7 @@ class Issuer:
     def __init__(self, url: str) -> None:
         self.url = url
         self.keys: list[Key] = [new_key("one")]
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
         self.replies: dict[str, tuple[int, dict[str, str], bytes]] = {}
         """Path → what is answered there instead: status, headers, body."""
         self.may_answer = threading.Event()
@@ -34,7 +34,7 @@ class Issuer:
 
     def reply(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Return what is answered at a path."""
-        self.asked.append(path)
+        self.requested_paths.append(path)
         self.may_answer.wait()
         if path in self.replies:
             return self.replies[path]

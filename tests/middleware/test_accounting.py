@@ -1,4 +1,4 @@
-"""Every request is counted once, whoever answers it and however it ends."""
+"""Every request is counted once, whatever answers it and however it ends."""
 
 import contextvars
 import sys
@@ -37,10 +37,10 @@ from tenantry.database.session import db
 storing_bp = Blueprint("storing", __name__)
 
 @storing_bp.get("/")
-def ask():
+def select():
     for _ in range(3):
         db.session.execute(text("SELECT 1"))
-    return "asked"
+    return "done"
 
 @storing_bp.get("/many")
 def many():
@@ -61,7 +61,7 @@ def wrong():
 def answering(
     *chunks: bytes, status: str = "200 OK", fail: type[BaseException] | None = None
 ) -> App:
-    """Return an app that reaches the mount of acme and answers in chunks, failing at the end."""
+    """Return an app of acme that answers in chunks and raises `fail` after them."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         environ[TENANT] = "acme"
@@ -78,7 +78,7 @@ def answering(
 
 
 def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: int = 1) -> Counts:
-    """Send one request, take so many chunks (None: all), close; return what is counted."""
+    """Send a request, read `take` chunks (None: all), close the response, and return the counts."""
     counters = UsageCounters()
     environ = create_environ(method="POST", input_stream=BytesIO(body))
     environ["CONTENT_LENGTH"] = str(len(body))
@@ -95,8 +95,8 @@ def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: in
     return counters.counts().get("acme", Counts())
 
 
-def test_a_request_is_measured() -> None:
-    """Bytes that were read and sent, time on the clock and of the processor."""
+def test_bytes_and_times_are_counted() -> None:
+    """Counts include the bytes read and sent, wall time and processor time."""
     counts = measured(answering(b"one", b"four"), body=b"sent body")
 
     assert (1, 0, 0, 5, 7) == counts[:5]
@@ -106,32 +106,32 @@ def test_a_request_is_measured() -> None:
 @pytest.mark.parametrize(
     ("status", "errors"), [("200 OK", 0), ("404 NOT FOUND", 0), ("500 E", 1), ("503 U", 1)]
 )
-def test_an_answer_of_5xx_is_an_error(status: str, errors: int) -> None:
-    """A 404 may be what the client wanted to know."""
+def test_only_a_5xx_is_an_error(status: str, errors: int) -> None:
+    """A 404 does not count as an error, because it can be what the client wanted to know."""
     counts = measured(answering(status=status))
 
     assert (1, errors, 0) == counts[:3]
 
 
 def test_a_cut_response_is_counted_once_with_what_was_sent() -> None:
-    """The client left after the first of three chunks; the server closes twice."""
+    """A client that leaves after one chunk counts once with that chunk, though closed twice."""
     counts = measured(answering(b"one", b"two", b"six"), take=1, closes=2)
 
     assert (1, 0, 0, 0, 3) == counts[:5]
 
 
-def test_a_response_that_is_never_begun_is_counted() -> None:
-    """The server closes without a chunk."""
+def test_an_unread_response_is_counted() -> None:
+    """A request counts although the server closes the response without reading a chunk."""
     assert 1 == measured(answering(b"one"), take=0).requests
 
 
 def test_a_failing_body_is_counted_once() -> None:
-    """What it raises reaches the server; it is an error, whatever the status said."""
+    """A body that raises counts as one error, whatever its status."""
     assert (1, 1, 0, 0, 3) == measured(answering(b"one", fail=OSError), closes=2)[:5]
 
 
-def test_an_app_that_raises_when_called_is_counted() -> None:
-    """And the exception goes on."""
+def test_an_app_that_raises_is_counted() -> None:
+    """An exception of the app counts as one error and is passed on."""
     counters = UsageCounters()
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
@@ -144,8 +144,8 @@ def test_an_app_that_raises_when_called_is_counted() -> None:
     assert (1, 1) == counters.counts()["acme"][:2]
 
 
-def test_a_refusal_is_no_error() -> None:
-    """What the host answers in the app's place is counted apart."""
+def test_a_refusal_is_not_an_error() -> None:
+    """A refusal by the host is counted separately from errors of the app."""
     refusal = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now.")
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -155,22 +155,22 @@ def test_a_refusal_is_no_error() -> None:
     assert (1, 0, 1) == measured(app)[:3]
 
 
-def test_a_504_is_an_error_wherever_it_was_made() -> None:
-    """By the host in the app's place, or sent past the server while the app hangs."""
+def test_a_504_is_always_an_error() -> None:
+    """A 504 counts as an error, whether the host returns it or sends it while the app hangs."""
 
     def timed_out(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ[TENANT] = "acme"
         return TIMED_OUT(environ, start_response)
 
-    def past(environ: dict[str, Any], _: object) -> Iterable[bytes]:
+    def sent_directly(environ: dict[str, Any], _: object) -> Iterable[bytes]:
         environ[TENANT], environ[SENT_STATUS] = "acme", "504"
         return []
 
-    assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (timed_out, past)]
+    assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (timed_out, sent_directly)]
 
 
-def test_a_request_for_no_tenant_is_nobodys() -> None:
-    """The host's own pages are not counted."""
+def test_a_request_for_no_tenant_is_not_counted() -> None:
+    """Requests for the host's own pages are not counted."""
     counters = UsageCounters()
 
     run_wsgi_app(
@@ -181,8 +181,8 @@ def test_a_request_for_no_tenant_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize("how", ["readline", "readlines", "iter"])
-def test_however_a_body_is_read_it_is_counted(how: str) -> None:
-    """Lines too."""
+def test_body_bytes_are_counted_however_they_are_read(how: str) -> None:
+    """`readline`, `readlines` and iteration count their bytes."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ[TENANT] = "acme"
@@ -195,8 +195,8 @@ def test_however_a_body_is_read_it_is_counted(how: str) -> None:
     assert (4 if how == "readline" else 7) == measured(app, body=b"one\nsix").bytes_in
 
 
-def test_a_body_that_is_closed_by_another_thread_has_no_processor_time() -> None:
-    """That thread's clock says nothing of this request."""
+def test_closing_on_another_thread_counts_no_processor_time() -> None:
+    """That thread's CPU clock says nothing about this request."""
     counters = UsageCounters()
     response = Accounting(answering(b"x"), counters)(create_environ(), lambda *_: lambda _: None)
     b"".join(response)
@@ -212,7 +212,7 @@ def test_a_body_that_is_closed_by_another_thread_has_no_processor_time() -> None
 
 @pytest.fixture(name="storing")
 def _storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the name of an endpoint that asks its database three times."""
+    """Return the name of an endpoint that queries its database."""
     folder = tmp_path / "corp" / "storing"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
@@ -228,7 +228,7 @@ def _storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_host_counts_every_kind_of_answer(
     host: Host, client: Client, write_tenant: Callable[..., Path]
 ) -> None:
-    """Served, refused by its mount (maintenance, a broken file) and by a layer around its app."""
+    """Served requests and refusals by mounts and layers are counted for their tenant."""
     write_tenant("acme")
     write_tenant("broken", "x = = 1\n")
     write_tenant("closed", CLIENTS={"mobile": f"sha256:{0:064}"})
@@ -249,7 +249,7 @@ def test_the_host_counts_every_kind_of_answer(
 def test_queries_count_for_their_tenant(
     host: Host, client: Client, write_tenant: Callable[..., Path], storing: str
 ) -> None:
-    """Good and bad ones, of many rows and of no parameters, each once, with the time it took."""
+    """Each query, including a failed one, counts once for its tenant, with its time."""
     write_tenant("acme", BLUEPRINTS=[storing])
     host.load()
 
@@ -261,10 +261,8 @@ def test_queries_count_for_their_tenant(
     assert 0 < counts.database_ns < counts.wall_ns
 
 
-def test_an_instance_that_falls_asleep_is_counted(
-    settings: HostSettings, write_tenant: Callable[..., Path]
-) -> None:
-    """Of two where one may be awake, the first is let go."""
+def test_an_eviction_is_counted(settings: HostSettings, write_tenant: Callable[..., Path]) -> None:
+    """If one instance may be active, the second tenant's request evicts the first one."""
     write_tenant("acme")
     write_tenant("globex")
     host = Host(settings.model_copy(update={"max_active": 1}))
@@ -281,10 +279,10 @@ def test_an_instance_that_falls_asleep_is_counted(
     host.close()
 
 
-def test_a_host_that_serves_has_a_file(
+def test_a_serving_host_has_a_counters_file(
     host: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """One that only answers a command has none."""
+    """A host that only runs a command writes no counters file."""
     write_tenant("acme")
     folder = counters_folder(settings.data_dir)
     before = [*folder.glob("*")]

@@ -1,4 +1,4 @@
-"""Who gets into a tenant: the gate alone, and in a host."""
+"""Authentication of a tenant's clients: the layer alone, and in a host."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from tenantry.tenants.clients import Clients, hash_client_key, parse_clients
 KEYS = {name: f"tenantry_{name * 8}" for name in ("web", "old", "new", "ended", "shop", "reader")}
 FILE = {
     "web": hash_client_key(KEYS["web"]),
-    "turning": [hash_client_key(KEYS["new"]), hash_client_key(KEYS["old"])],
+    "rotating": [hash_client_key(KEYS["new"]), hash_client_key(KEYS["old"])],
     "ended": {"key": hash_client_key(KEYS["ended"]), "expires": "2020-01-01"},
     "shop": {"key": hash_client_key(KEYS["shop"]), "endpoints": ["corp.shop"]},
     "reader": {"key": hash_client_key(KEYS["reader"]), "methods": ["GET"]},
@@ -63,7 +63,7 @@ def clients(**file: object) -> Clients:
 
 
 def verify(token: str) -> dict[str, Any]:
-    """Stand for the check of tokens: some are good, some not, for some there are no keys."""
+    """Stand in for the token check: the token's text selects the outcome."""
     match token:
         case "down":
             raise IssuerDownError(7)
@@ -81,13 +81,13 @@ Send = Callable[..., TestResponse]
 
 @pytest.fixture(name="seen")
 def _seen() -> list[dict[str, Any]]:
-    """Return the environs that the app was called with."""
+    """Return the environs with which the app was called."""
     return []
 
 
 @pytest.fixture(name="send")
 def _send(seen: list[dict[str, Any]]) -> Send:
-    """Return a function that sends a request with these headers through a gate."""
+    """Return a function that sends a request with these headers through the layer."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         seen.append(environ)
@@ -100,7 +100,7 @@ def _send(seen: list[dict[str, Any]]) -> Send:
     def send(
         path: str = "/", method: str = "GET", *, file: Any = None, **headers: str
     ) -> TestResponse:
-        gate = Authentication(
+        layer = Authentication(
             app,
             realm="/acme",
             clients=clients(**(file or {})),
@@ -108,13 +108,13 @@ def _send(seen: list[dict[str, Any]]) -> Send:
             endpoint_of=endpoint_of,
         )
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return HttpClient(gate).open(path, method=method, headers=named)
+        return HttpClient(layer).open(path, method=method, headers=named)
 
     return send
 
 
 def answer(response: TestResponse) -> tuple[int, str | None]:
-    """Return the status and what a client is asked for."""
+    """Return the status and the challenge of a response, without its realm."""
     challenge = response.headers.get("WWW-Authenticate", "").removeprefix('Bearer realm="/acme"')
     return response.status_code, challenge.removeprefix(", ") or None
 
@@ -131,10 +131,10 @@ SCOPE = 'error="insufficient_scope"'
         ("X_API_Key", "{}"),
     ],
 )
-def test_a_key_lets_in_and_goes_no_further(
+def test_a_valid_key_is_accepted_and_removed(
     send: Send, seen: list[dict[str, Any]], header: str, value: str
 ) -> None:
-    """The app sees the client's name, and the key nowhere in the environ."""
+    """The app gets the client's name, and the environ does not contain the key."""
     response = send(**{header: value.format(KEYS["web"])})
 
     assert (200, ["web"]) == (response.status_code, [environ[CLIENT] for environ in seen])
@@ -142,17 +142,17 @@ def test_a_key_lets_in_and_goes_no_further(
 
 
 @pytest.mark.parametrize("key", ["old", "new"])
-def test_two_keys_let_in_while_one_replaces_the_other(
+def test_both_keys_are_accepted_during_a_rotation(
     send: Send, seen: list[dict[str, Any]], key: str
 ) -> None:
-    """Rotation: both are good until the operator removes one."""
+    """A client with an old and a new key can use both until the operator removes one."""
     send(X_API_Key=KEYS[key])
 
-    assert ["turning"] == [environ[CLIENT] for environ in seen]
+    assert ["rotating"] == [environ[CLIENT] for environ in seen]
 
 
 @pytest.mark.parametrize(
-    ("headers", "asked"),
+    ("headers", "challenge"),
     [
         ({}, None),
         ({"Authorization": ""}, None),
@@ -172,13 +172,13 @@ def test_two_keys_let_in_while_one_replaces_the_other(
         ({"Authorization": f"Token {KEYS['web']}"}, None),
     ],
 )
-def test_nobody_else_gets_in(
-    send: Send, seen: list[dict[str, Any]], headers: dict[str, str], asked: str | None
+def test_a_request_without_a_valid_key_is_401(
+    send: Send, seen: list[dict[str, Any]], headers: dict[str, str], challenge: str | None
 ) -> None:
-    """401 as a problem document, with a challenge (RFC 6750 §3); the app is not called."""
+    """The response is a problem document with a challenge (RFC 6750 §3); the app is not called."""
     response = send(**headers)
 
-    assert (401, asked, []) == (*answer(response), seen)
+    assert (401, challenge, []) == (*answer(response), seen)
     assert "application/problem+json" == response.content_type
     assert response.headers["WWW-Authenticate"].startswith('Bearer realm="/acme"')
 
@@ -197,30 +197,30 @@ def test_nobody_else_gets_in(
         ("web", "DELETE", "/", (200, None)),
     ],
 )
-def test_a_limited_key_is_for_its_part(
+def test_a_limited_key_works_for_its_endpoints_and_methods(
     send: Send, key: str, method: str, path: str, expected: tuple[int, str | None]
 ) -> None:
-    """403 where the key is right and the endpoint or the method is not its own."""
+    """A valid key gets 403 for other endpoints and methods than its own."""
     assert expected == answer(send(path, method, X_API_Key=KEYS[key]))
 
 
 def test_a_preflight_is_refused() -> None:
-    """It carries no key, and would run the app for strangers."""
-    gate = Authentication(
+    """A CORS preflight gets 401, because it carries no key and would run the app for anyone."""
+    layer = Authentication(
         pytest.fail, realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
     )
     headers = {"Origin": "https://else.test", "Access-Control-Request-Method": "GET"}
 
-    assert 401 == HttpClient(gate).options("/", headers=headers).status_code
+    assert 401 == HttpClient(layer).options("/", headers=headers).status_code
 
 
-def test_a_key_ends_when_it_expires() -> None:
-    """At that moment, by the clock of the host."""
+def test_a_key_is_refused_from_its_expiry_on() -> None:
+    """A key works until one second before its expiry, and is refused at that moment."""
     ends = clients(web={"key": FILE["web"], "expires": "2027-01-31T00:00Z"})
     moment = ends.all[0].expires
     assert moment is not None
     now = [moment.timestamp() - 1]
-    gate = Authentication(
+    layer = Authentication(
         lambda _, start: start("200 OK", []) and [],  # type: ignore[arg-type, return-value]
         realm="/acme",
         clients=ends,
@@ -230,31 +230,29 @@ def test_a_key_ends_when_it_expires() -> None:
     )
     statuses = []
     for _ in range(2):
-        statuses.append(HttpClient(gate).get("/", headers={"X-API-Key": KEYS["web"]}).status_code)
+        statuses.append(HttpClient(layer).get("/", headers={"X-API-Key": KEYS["web"]}).status_code)
         now[0] += 1
 
     assert [200, 401] == statuses
 
 
-def test_a_token_lets_in_where_there_are_keys_too(send: Send, seen: list[dict[str, Any]]) -> None:
-    """The app gets its claims, and not the token; the name cannot be taken for a client's."""
+def test_a_token_is_accepted_beside_keys(send: Send, seen: list[dict[str, Any]]) -> None:
+    """The app gets the claims but not the token, and the name `oidc:ada` cannot be a client's."""
     send(Authorization=f"Bearer {TOKEN}")
 
     assert [("oidc:ada", "shop")] == [(one[CLIENT], one[CLAIMS]["role"]) for one in seen]
     assert TOKEN not in str(seen)
 
 
-def test_an_issuer_that_is_down_is_no_fault_of_the_client(send: Send) -> None:
-    """503 and when to come again: it may well have a good token."""
+def test_an_issuer_that_is_down_is_503(send: Send) -> None:
+    """If the token cannot be verified now, the client gets 503 with `Retry-After`."""
     response = send(Authorization="Bearer down")
 
     assert (503, "7") == (response.status_code, response.headers["Retry-After"])
 
 
-def test_beside_an_api_key_the_apps_own_authorization_passes(
-    send: Send, seen: list[dict[str, Any]]
-) -> None:
-    """An app may know users of its own; a client's key that is sent twice still goes no further."""
+def test_authorization_passes_beside_an_api_key(send: Send, seen: list[dict[str, Any]]) -> None:
+    """With `X-API-Key`, the app gets `Authorization`, unless it contains a client's key as well."""
     for value in ("Basic YTpi", "Bearer of-the-app", f"Bearer {KEYS['new']}"):
         send(X_API_Key=KEYS["web"], Authorization=value)
 
@@ -264,7 +262,7 @@ def test_beside_an_api_key_the_apps_own_authorization_passes(
 
 
 def test_every_key_is_compared(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However early one fits, so that the time tells nothing."""
+    """The key is compared with all keys, so the response time reveals nothing."""
     compared = []
 
     def compare(one: bytes, other: bytes) -> bool:
@@ -304,7 +302,7 @@ def test_every_key_is_compared(send: Send, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_refusal_is_logged_without_the_key(
     send: Send, caplog: pytest.LogCaptureFixture, headers: dict[str, str], facts: dict[str, Any]
 ) -> None:
-    """One line, with the client's name where it is known; what a forged token says is no name."""
+    """The log line has the client's name if it is verified; a forged token's is only `claimed`."""
     send(**headers)
 
     (record,) = caplog.records
@@ -319,7 +317,7 @@ def test_a_refusal_is_logged_without_the_key(
 
 @pytest.fixture(name="shop")
 def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the name of an endpoint that shows what it sees of a request."""
+    """Return the name of an endpoint that returns what it sees of a request."""
     folder = tmp_path / "corp" / "shop"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
@@ -348,7 +346,7 @@ def _closed(shop: str, write_tenant: Callable[..., Path], host: Host, client: Ht
 
 
 def test_a_url_belongs_to_the_endpoint_that_answers_it(closed: Send) -> None:
-    """Routed as the app routes it; what no endpoint answers, the app answers by itself."""
+    """Authentication finds the endpoint as Flask does; URLs of no endpoint reach the app."""
     expected = {
         ("GET", "/acme/shop/7"): 200,
         ("HEAD", "/acme/shop/7"): 200,
@@ -370,11 +368,11 @@ def test_a_url_belongs_to_the_endpoint_that_answers_it(closed: Send) -> None:
         for method, path in expected
     }
 
-    assert (expected, len(expected) - 1) == (found, len(seen))  # one never reached the app
+    assert (expected, len(expected) - 1) == (found, len(seen))  # one of them is 403
 
 
 def test_the_app_sees_the_client_and_not_its_key(closed: Send) -> None:
-    """Neither in its headers nor anywhere else in the environ."""
+    """A view gets the client's name, and the key is not in the request's headers."""
     response = closed("/acme/shop/7", "shop")
 
     assert ("shop", False) == (response.get_json()["client"], KEYS["shop"] in response.text)
@@ -383,7 +381,7 @@ def test_the_app_sees_the_client_and_not_its_key(closed: Send) -> None:
 def test_a_body_of_a_refused_client_is_not_read(
     shop: str, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """A stranger's upload costs nothing."""
+    """A request without a key is refused before its body is read."""
     write_tenant("acme", BLUEPRINTS=[shop], CLIENTS=FILE)
     host.load()
 
@@ -401,7 +399,7 @@ def test_a_body_of_a_refused_client_is_not_read(
 def test_an_open_tenant_keeps_its_own_authorization(
     shop: str, write_tenant: Callable[..., Path], host: Host, client: HttpClient
 ) -> None:
-    """Without clients there is no gate: its headers are the app's business."""
+    """For a tenant without clients, `Authorization` reaches the app unchanged."""
     write_tenant("acme", BLUEPRINTS=[shop])
     host.load()
     environ = {"tenantry.client": "open"}
@@ -413,10 +411,10 @@ def test_an_open_tenant_keeps_its_own_authorization(
     assert "Bearer mine" == response.get_json()["headers"]["Authorization"]
 
 
-def test_a_key_of_one_tenant_is_worth_nothing_at_another(
+def test_a_key_of_another_tenant_is_401(
     write_tenant: Callable[..., Path], host: Host, client: HttpClient
 ) -> None:
-    """Each tenant knows its own clients only."""
+    """Each tenant accepts the keys of its own clients only."""
     for name in ("acme", "globex"):
         write_tenant(name, CLIENTS={"web": hash_client_key(f"key of {name}")})
     host.load()
@@ -430,10 +428,10 @@ def test_a_key_of_one_tenant_is_worth_nothing_at_another(
     assert [201, 401, 401, 201] == list(statuses.values())
 
 
-def test_lines_of_a_request_name_its_client(
+def test_log_lines_of_a_request_name_its_client(
     closed: Send, shop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is logged during the request; here the app fails."""
+    """A line that is logged during the request has the client's name."""
     del shop
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -452,10 +450,10 @@ def test_lines_of_a_request_name_its_client(
 
 
 @pytest.mark.live
-def test_behind_a_real_server(
+def test_keys_are_read_correctly_behind_gunicorn(
     write_tenant: Callable[..., Path], start_server: Callable[..., Server]
 ) -> None:
-    """A header comes as the gate reads it, or not at all, and twice is no key."""
+    """A header with underscores, and a header sent twice, do not count as a key."""
     write_tenant("acme", CLIENTS={"web": FILE["web"]})
     server = start_server(["gunicorn", "-c", CONFIG_FILE, "--workers", "1", "--bind", "{bind}"])
     key = KEYS["web"]

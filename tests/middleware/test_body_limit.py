@@ -1,4 +1,4 @@
-"""An app gets a whole body within the limit, or the client gets 413."""
+"""An app gets a whole request body within the limit, or the client gets 413."""
 
 import io
 import logging
@@ -59,7 +59,7 @@ def body_of(reader: str, size_bytes: int) -> bytes:
 def post(
     app: App, path: str, body: bytes | io.RawIOBase, *, length: str | None = None
 ) -> TestResponse:
-    """Send a POST as gunicorn hands it on: with the declared length, or chunked where None."""
+    """Send a POST as gunicorn passes it on: with this `Content-Length`, or chunked if None."""
     environ = {
         "CONTENT_TYPE": FORM,
         "CONTENT_LENGTH": length or "",
@@ -72,7 +72,7 @@ def post(
 
 
 def outcome(answer: TestResponse) -> tuple[int, str]:
-    """Return the status, and the text or the title of the host's problem document."""
+    """Return the status, and the response's text or the title of its problem document."""
     if answer.mimetype == "application/problem+json":
         return answer.status_code, str(answer.get_json()["title"])
     return answer.status_code, answer.text
@@ -84,7 +84,7 @@ TOO_LARGE = (413, "Request Entity Too Large")
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 def test_a_body_of_exactly_the_limit_reaches_the_app_whole(reader: str, is_chunked: bool) -> None:
-    """The limit itself is allowed, however the app reads and the client sends."""
+    """A body as large as the limit reaches the app complete, however it is sent and read."""
     length = None if is_chunked else str(LIMIT)
 
     answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT), length=length)
@@ -95,7 +95,7 @@ def test_a_body_of_exactly_the_limit_reaches_the_app_whole(reader: str, is_chunk
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 def test_one_byte_over_the_limit_is_413(reader: str, is_chunked: bool) -> None:
-    """One byte more is refused; the app never takes the first part for the whole."""
+    """A body one byte over the limit gets 413 instead of reaching the app truncated."""
     length = None if is_chunked else str(LIMIT + 1)
 
     answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT + 1), length=length)
@@ -105,8 +105,10 @@ def test_one_byte_over_the_limit_is_413(reader: str, is_chunked: bool) -> None:
 
 @pytest.mark.parametrize("path", ["ignores", "streams"])
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
-def test_the_app_is_not_asked_about_a_body_over_the_limit(path: str, is_chunked: bool) -> None:
-    """It is 413 for an app that would not read the body, or only while it answers."""
+def test_a_body_over_the_limit_is_413_even_if_the_app_ignores_it(
+    path: str, is_chunked: bool
+) -> None:
+    """The host answers 413 for apps that do not read the body, or read it while they stream."""
     length = None if is_chunked else "21"
 
     answer = post(BodyLimit(flask_app(), LIMIT), path, b"x" * 21, length=length)
@@ -115,14 +117,14 @@ def test_the_app_is_not_asked_about_a_body_over_the_limit(path: str, is_chunked:
 
 
 def test_a_chunked_body_streams_through_an_app_that_echoes_it() -> None:
-    """A body that is read while the response streams is whole."""
+    """An app that reads a chunked body while it streams the response gets the whole body."""
     answer = post(BodyLimit(flask_app(), LIMIT), "streams", b"x" * LIMIT)
 
     assert (200, "x" * LIMIT) == outcome(answer)
 
 
 def test_a_large_chunked_body_is_closed_with_the_response() -> None:
-    """A body too large for memory is whole, and its temporary file goes with the request."""
+    """A body too large for memory arrives whole; its temporary file closes with the response."""
     size = MEMORY_BYTES + 1
     bodies: list[IO[bytes]] = []
 
@@ -137,7 +139,7 @@ def test_a_large_chunked_body_is_closed_with_the_response() -> None:
 
 
 def test_a_chunked_body_is_closed_when_the_app_fails() -> None:
-    """An exception out of the app passes through and leaves no file open."""
+    """The body's file is closed although the app raises."""
     bodies: list[IO[bytes]] = []
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
@@ -150,20 +152,20 @@ def test_a_chunked_body_is_closed_when_the_app_fails() -> None:
 
 
 class EndlessBody(io.RawIOBase):
-    """A body that never ends; counts what is read of it."""
+    """A body that never ends. It counts the bytes that are read."""
 
     def __init__(self) -> None:
         self.read_bytes = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return as many bytes as asked for."""
+        """Return as many bytes as requested."""
         assert size >= 0, "read without a bound"
         self.read_bytes += size
         return b"x" * size
 
 
 def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
-    """A client that never stops sending costs the limit and one byte."""
+    """The host reads one byte more than the limit from a body that never ends, then answers 413."""
     body = EndlessBody()
 
     answer = post(BodyLimit(flask_app(), LIMIT), "get_data", body)
@@ -173,7 +175,7 @@ def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
-    """Where the client leaves, gunicorn ends the stream: the app must not take that for the end."""
+    """A body shorter than its `Content-Length` gets 400, because the client left before its end."""
     answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, 10), length="20")
 
     assert 400 == answer.status_code
@@ -183,7 +185,7 @@ def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
     "error", [ChunkMissingTerminator(b"x"), InvalidChunkSize(b"zz"), NoMoreData()], ids=repr
 )
 def test_a_chunked_body_that_is_cut_is_400(error: Exception) -> None:
-    """Where chunks are malformed or the client leaves, gunicorn's stream raises."""
+    """Malformed chunks and a client that leaves within a chunk get 400."""
 
     class Cut(io.RawIOBase):
         def read(self, _: int = -1, /) -> bytes:
@@ -195,8 +197,8 @@ def test_a_chunked_body_that_is_cut_is_400(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("length", ["five", "-1", "+5", "5 ", "0x5", "5,5", "\u0665", "9" * 5000])
-def test_a_length_that_is_no_number_is_400(length: str) -> None:
-    """A `Content-Length` that cannot be compared is refused, whatever server is in front."""
+def test_an_invalid_content_length_is_400(length: str) -> None:
+    """A `Content-Length` that is not a plain decimal number gets 400, whatever the server."""
     answer = post(BodyLimit(flask_app(), LIMIT), "ignores", b"12345", length=length)
 
     assert (400, "Bad Request") == outcome(answer)
@@ -211,17 +213,17 @@ def test_a_length_that_is_no_number_is_400(length: str) -> None:
         (b"x", "1", TOO_LARGE),
     ],
 )
-def test_a_limit_of_0_allows_no_body_at_all(
+def test_a_limit_of_0_allows_empty_bodies_only(
     body: bytes, length: str | None, expected: tuple[int, str]
 ) -> None:
-    """`MAX_CONTENT_LENGTH = 0` means none, and not no limit."""
+    """`MAX_CONTENT_LENGTH = 0` rejects every non-empty body. It does not mean "no limit"."""
     answer = post(BodyLimit(flask_app(0), 0), "get_data", body, length=length)
 
     assert expected == outcome(answer)
 
 
 def test_a_body_of_declared_length_is_read_by_the_app_only() -> None:
-    """An answer that needs no body does not wait for one."""
+    """The host does not read a body with a `Content-Length` that the app ignores."""
     body = EndlessBody()
 
     answer = post(BodyLimit(flask_app(), LIMIT), "ignores", body, length="20")
@@ -229,8 +231,8 @@ def test_a_body_of_declared_length_is_read_by_the_app_only() -> None:
     assert ((200, "not read"), 0) == (outcome(answer), body.read_bytes)
 
 
-def test_a_stream_that_nobody_ends_is_not_read() -> None:
-    """Without a length, and without a server that ends the stream, there is no body (PEP 3333)."""
+def test_a_body_of_unknown_length_counts_as_empty() -> None:
+    """Without a length, on a server that does not end the stream, nothing is read (PEP 3333)."""
     body = EndlessBody()
     environ = {"CONTENT_LENGTH": "", "wsgi.input": body}
 

@@ -1,4 +1,4 @@
-"""Slots: taken before the app is called, given back exactly once, however the request ends."""
+"""Slots: taken before the app is called, and released exactly once, however the request ends."""
 
 import threading
 import time
@@ -26,14 +26,14 @@ def _row(scoreboard: Scoreboard) -> Row:
 
 
 def good(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Answer."""
+    """Answer 200."""
     del environ
     start_response("200 OK", [])
     return [b"good"]
 
 
 def failing(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Raise before an answer, something that is no Exception."""
+    """Raise `SystemExit`, which is not an `Exception`, instead of answering."""
     del environ, start_response
     raise SystemExit(3)
 
@@ -47,19 +47,19 @@ def streaming(environ: "WSGIEnvironment", start_response: "StartResponse") -> It
 
 
 class FailingBody:
-    """A body that fails while it is read, and when it is closed."""
+    """A body that raises while it is read and when it is closed."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Fail after the first part."""
+        """Raise after the first chunk."""
         yield b"one"
         raise ValueError("read")
 
     def close(self) -> None:
-        """Fail."""
+        """Raise."""
         raise OSError("closed")
 
 
-def _ask(app: "WSGIApplication") -> Any:
+def _call(app: "WSGIApplication") -> Any:
     return app(create_environ(), lambda *_: lambda _: None)
 
 
@@ -67,7 +67,7 @@ def _close(body: Any) -> None:
     getattr(body, "close", lambda: None)()
 
 
-# -- taken and given back ------------------------------------------------------------------------
+# -- taken and released ---------------------------------------------------------------------------
 
 
 def _read_all(body: Any) -> None:
@@ -86,11 +86,11 @@ def _close_twice(body: Any) -> None:
 
 @pytest.mark.parametrize("end", [_read_all, _close_unread, _close_twice])
 def test_a_slot_is_held_until_the_body_is_closed(end: Callable[[Any], None]) -> None:
-    """Read to its end or cut by the client, closed once or twice."""
+    """The slot is released on close, whether the body is read or not, and closed once or twice."""
     row = _row(Scoreboard())
     slots = Slots(FairShare(8), row)
 
-    body = _ask(ConcurrencyLimit(good, slots, "acme", None))
+    body = _call(ConcurrencyLimit(good, slots, "acme", None))
     during = slots.in_use(), [one.tenant for one in row.in_flight()]
     end(body)
 
@@ -98,31 +98,31 @@ def test_a_slot_is_held_until_the_body_is_closed(end: Callable[[Any], None]) -> 
     assert ({}, []) == (slots.in_use(), row.in_flight())
 
 
-def test_a_stream_that_the_client_cuts_gives_its_slot_back() -> None:
-    """It is held while the body streams."""
+def test_a_cut_stream_releases_its_slot() -> None:
+    """A stream holds its slot until it is closed, even if it was not read to its end."""
     slots = Slots(FairShare(8))
 
-    body = _ask(ConcurrencyLimit(streaming, slots, "acme", None))
+    body = _call(ConcurrencyLimit(streaming, slots, "acme", None))
     parts = next(iter(body)), slots.in_use()
     _close(body)
 
     assert ((b"one", {"acme": 1}), {}) == (parts, slots.in_use())
 
 
-def test_an_app_that_raises_gives_its_slot_back() -> None:
-    """Also what is no Exception."""
+def test_an_app_that_raises_releases_its_slot() -> None:
+    """The slot is released although the app raises `SystemExit`."""
     slots = Slots(FairShare(8))
 
     with pytest.raises(SystemExit):
-        _ask(ConcurrencyLimit(failing, slots, "acme", None))
+        _call(ConcurrencyLimit(failing, slots, "acme", None))
 
     assert {} == slots.in_use()
 
 
-def test_a_body_that_fails_gives_its_slot_back() -> None:
-    """Its `close` may fail, too."""
+def test_a_body_that_raises_releases_its_slot() -> None:
+    """The slot is released although both the iteration and `close()` raise."""
     slots = Slots(FairShare(8))
-    body = _ask(ConcurrencyLimit(lambda *_: FailingBody(), slots, "acme", None))
+    body = _call(ConcurrencyLimit(lambda *_: FailingBody(), slots, "acme", None))
 
     with pytest.raises(ValueError, match="read"):
         list(body)
@@ -132,18 +132,18 @@ def test_a_body_that_fails_gives_its_slot_back() -> None:
     assert {} == slots.in_use()
 
 
-def test_many_at_once_leave_no_slot_taken() -> None:
-    """Eight threads, good and failing requests, and every second body closed twice."""
+def test_concurrent_requests_release_every_slot() -> None:
+    """After many requests on eight threads, some failing or closed twice, no slot is taken."""
     row = _row(Scoreboard())
     slots = Slots(FairShare(None), row)
-    gates = [
+    layers = [
         ConcurrencyLimit(app, slots, name, None) for app in (good, failing) for name in ("a", "b")
     ]
 
     def work() -> None:
         for turn in range(400):
             try:
-                body = _ask(gates[turn % 4])
+                body = _call(layers[turn % 4])
             except SystemExit:
                 continue
             _close(body)
@@ -162,11 +162,14 @@ def test_many_at_once_leave_no_slot_taken() -> None:
 # -- refused ---------------------------------------------------------------------------------------
 
 
-def test_over_its_share_a_tenant_gets_503_at_once() -> None:
-    """The app is not called; other tenants are admitted; with a slot given back it is, too."""
+def test_a_tenant_over_its_share_gets_503() -> None:
+    """The app is not called and other tenants are admitted.
+
+    After a release it is admitted again.
+    """
     slots = Slots(FairShare(4))
     acme, globex = (ConcurrencyLimit(good, slots, name, None) for name in ("acme", "globex"))
-    held = [_ask(acme), _ask(acme)]
+    held = [_call(acme), _call(acme)]
 
     refused, status, headers = run_wsgi_app(acme, create_environ())
     other = run_wsgi_app(globex, create_environ(), buffered=True)[1]
@@ -178,8 +181,8 @@ def test_over_its_share_a_tenant_gets_503_at_once() -> None:
     assert b"requests in progress" in b"".join(refused)
 
 
-def test_who_was_let_in_is_not_asked_again() -> None:
-    """The server has asked for its tenant, and others have come to their threads meanwhile."""
+def test_an_admitted_request_is_not_checked_again() -> None:
+    """A request that the server admitted gets its slot although the share is used up by then."""
     slots = Slots(FairShare(2), _row(Scoreboard()))
     assert slots.take(ACME, None) is not None
     assert slots.take(ACME, None) is None
@@ -190,8 +193,8 @@ def test_who_was_let_in_is_not_asked_again() -> None:
     assert slots.take(ACME, None) is not None
 
 
-def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
-    """Of the share alone the server has asked."""
+def test_an_admitted_request_must_still_fit_its_bound() -> None:
+    """The server checks the share only, so `MAX_CONCURRENT_REQUESTS` still applies."""
     slots = Slots(FairShare(8), _row(Scoreboard()))
     slots.let_in("acme")
     assert slots.take(ACME, 1) is not None
@@ -200,7 +203,7 @@ def test_who_was_let_in_may_not_have_more_than_its_bound() -> None:
 
 
 def test_a_bound_holds_over_all_processes() -> None:
-    """Of two processes that may have three together, the second gets one beside two."""
+    """With a bound of three, a process admits one request beside two of another process."""
     scoreboard = Scoreboard()
     mine, other = (Slots(FairShare(None), _row(scoreboard)) for _ in range(2))
     held = [other.take(ACME, 3), other.take(ACME, 3)]
@@ -213,8 +216,8 @@ def test_a_bound_holds_over_all_processes() -> None:
     assert all(held)
 
 
-def test_a_bound_holds_without_a_board() -> None:
-    """More processes than the scoreboard has rows: each bounds its own."""
+def test_a_bound_holds_without_a_scoreboard_row() -> None:
+    """A process without a row on the scoreboard applies the bound to its own requests."""
     slots = Slots(FairShare(None))
 
     taken = [slots.take(ACME, 2) for _ in range(3)]
@@ -223,8 +226,8 @@ def test_a_bound_holds_without_a_board() -> None:
     assert {"acme": 2} == slots.in_use()
 
 
-def test_what_requests_compute_counts() -> None:
-    """Their thread's processor seconds go to the share of their tenant."""
+def test_processor_time_counts_for_the_tenant() -> None:
+    """The processor time of a request's thread counts in its tenant's share."""
     share = FairShare(8)
     slots = Slots(share)
     slot = slots.take(ACME, None)
@@ -237,22 +240,22 @@ def test_what_requests_compute_counts() -> None:
     assert 0 < used_s <= share._use["acme"][0]
 
 
-def test_what_requests_compute_counts_while_they_run() -> None:
-    """Another thread notes it; one that waits adds nothing, and nothing counts twice."""
+def test_processor_time_counts_while_a_request_runs() -> None:
+    """`note_running` counts the time so far; waiting adds nothing, and nothing counts twice."""
     share = FairShare(8)
     slots = Slots(share)
     has_computed, go_on = threading.Event(), threading.Event()
-    told = []
+    used_times_s: list[float] = []
 
     def run() -> None:
         slot = slots.take(ACME, None)
         assert slot is not None
         sum(range(1_000_000))
-        told.append(time.thread_time() - slot.processor_begun_s)
+        used_times_s.append(time.thread_time() - slot.processor_begun_s)
         has_computed.set()
         go_on.wait(DEADLINE_S)
         slots.release(slot)
-        told.append(time.thread_time() - slot.processor_begun_s)
+        used_times_s.append(time.thread_time() - slot.processor_begun_s)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -264,14 +267,14 @@ def test_what_requests_compute_counts_while_they_run() -> None:
     thread.join()
     slots.note_running()
 
-    assert told[0] <= first[0]
+    assert used_times_s[0] <= first[0]
     assert 0 == first[1]
-    assert share._use["acme"][0] <= told[1]
+    assert share._use["acme"][0] <= used_times_s[1]
     assert {} == slots._running
 
 
-def test_a_refused_request_says_nothing_of_what_requests_compute() -> None:
-    """Else a tenant that computes would seem to have many short requests."""
+def test_a_refused_request_does_not_change_the_use() -> None:
+    """Otherwise a tenant that computes would seem to have many short requests."""
     share = FairShare(8)
     slots = Slots(share)
     held = slots.take(ACME, 1)

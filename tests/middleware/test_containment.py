@@ -1,4 +1,4 @@
-"""Whatever a tenant's app does, the server sees a whole response, a 500 or a cut connection."""
+"""Whatever a tenant's app does, the server gets a whole response, a 500 or a cut connection."""
 
 import contextvars
 import decimal
@@ -24,7 +24,7 @@ Head = tuple[str, list[tuple[str, str]]]
 
 
 class Server:
-    """A WSGI server without a network: runs one request and keeps what it would send."""
+    """A WSGI server without a network. It runs one request and keeps what it would send."""
 
     def __init__(self, app: App, method: str = "GET") -> None:
         self.heads: list[Head] = []
@@ -50,18 +50,18 @@ class Server:
 
     @property
     def status(self) -> str:
-        """The one status that was sent."""
+        """The only status that was sent."""
         [(status, _)] = self.heads
         return status
 
     @property
     def body(self) -> bytes:
-        """What was sent after the head."""
+        """The bytes that were sent after the headers."""
         return b"".join(self.chunks)
 
 
 class Body:
-    """A body of which every part can raise."""
+    """A body that raises the exceptions among its chunks and counts calls of `close()`."""
 
     def __init__(self, *chunks: object) -> None:
         self.chunks = iter(chunks)
@@ -94,7 +94,7 @@ def answering(
 
 
 def is_internal_error(server: Server) -> bool:
-    """Whether the server sent the host's own 500, whole, and nothing else."""
+    """Return whether the server sent exactly one response: the host's own complete 500."""
     [(status, headers)] = server.heads
     facts = dict(headers)
     document = json.loads(server.body)
@@ -106,8 +106,8 @@ def is_internal_error(server: Server) -> bool:
     )
 
 
-def test_a_good_response_passes_through() -> None:
-    """Status, headers and body of an app that keeps the rules reach the server unchanged."""
+def test_a_correct_response_passes_unchanged() -> None:
+    """Status, headers and body of a correct app reach the server unchanged."""
     server = Server(answering(b"one", b"two")).send()
 
     assert [("200 OK", PLAIN)] == server.heads
@@ -115,8 +115,8 @@ def test_a_good_response_passes_through() -> None:
 
 
 @pytest.mark.parametrize("error", WHATEVER, ids=repr)
-def test_whatever_the_call_raises_becomes_a_500(error: BaseException) -> None:
-    """An exception out of the app's call, `SystemExit` included, is the host's 500."""
+def test_an_exception_of_the_app_is_a_500(error: BaseException) -> None:
+    """Any exception of the app's call, including `SystemExit`, becomes the host's 500."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)
@@ -128,8 +128,8 @@ def test_whatever_the_call_raises_becomes_a_500(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", WHATEVER, ids=repr)
-def test_whatever_iter_raises_becomes_a_500(error: BaseException) -> None:
-    """An exception out of `iter(body)` is the host's 500, and the body is closed."""
+def test_an_exception_of_iter_is_a_500(error: BaseException) -> None:
+    """Any exception of `iter(body)` becomes the host's 500, and the body is closed."""
 
     class Broken(Body):
         def __iter__(self) -> "Body":
@@ -148,20 +148,20 @@ def test_whatever_iter_raises_becomes_a_500(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", WHATEVER, ids=repr)
-def test_whatever_the_body_raises_before_its_first_chunk_becomes_a_500(
+def test_an_exception_before_the_first_byte_is_a_500(
     error: BaseException,
 ) -> None:
-    """Empty chunks are no chunks: until the first byte the head has not been sent."""
+    """Empty chunks do not send the headers, so an exception after them still becomes a 500."""
     server = Server(answering(b"", b"", error)).send()
 
     assert is_internal_error(server)
 
 
 @pytest.mark.parametrize("error", WHATEVER, ids=repr)
-def test_whatever_the_body_raises_after_its_first_chunk_cuts_the_connection(
+def test_an_exception_after_the_first_byte_cuts_the_connection(
     error: BaseException,
 ) -> None:
-    """Once bytes are out, the client must see that the response is not whole."""
+    """Once bytes are sent, only a cut connection shows that the response is incomplete."""
     server = Server(answering(b"one", error, b"two"))
 
     with pytest.raises(ResponseCutError):
@@ -171,10 +171,10 @@ def test_whatever_the_body_raises_after_its_first_chunk_cuts_the_connection(
 
 
 @pytest.mark.parametrize("error", WHATEVER, ids=repr)
-def test_whatever_close_raises_is_logged_once_and_swallowed(
+def test_an_exception_of_close_is_logged_and_suppressed(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The response is out when `close()` fails: it stays whole, and the operator is told."""
+    """An exception of `close()` is logged once, and the response stays complete."""
 
     class Broken(Body):
         def close(self) -> None:
@@ -193,7 +193,7 @@ def test_whatever_close_raises_is_logged_once_and_swallowed(
 
 
 def test_the_apps_close_runs_once() -> None:
-    """A server that closes a response twice runs the app's `close()` once."""
+    """If the server closes a response twice, the app's `close()` runs once."""
     body = Body(b"one")
 
     def app(_: object, start_response: App) -> Iterable[object]:
@@ -206,8 +206,8 @@ def test_the_apps_close_runs_once() -> None:
     assert 1 == body.closed
 
 
-def test_a_body_is_closed_although_the_server_never_reads_it() -> None:
-    """A client that left before the first byte leaves nothing open."""
+def test_an_unread_body_is_closed() -> None:
+    """The body is closed if the client leaves before the first byte."""
     body = Body(b"one")
 
     def app(_: object, start_response: App) -> Iterable[object]:
@@ -225,8 +225,8 @@ def test_a_body_is_closed_although_the_server_never_reads_it() -> None:
     [None, 7, "text", ["text"], [bytearray(b"x")], [None], [b"", None, b"x"]],
     ids=repr,
 )
-def test_a_body_that_is_no_iterable_of_bytes_becomes_a_500(body: object) -> None:
-    """What PEP 3333 does not allow fails in the tenant and not in the server."""
+def test_a_body_that_is_not_an_iterable_of_bytes_is_a_500(body: object) -> None:
+    """A body that PEP 3333 does not allow becomes a 500 instead of an error in the server."""
 
     def app(_: object, start_response: App) -> object:
         start_response("200 OK", PLAIN)
@@ -238,15 +238,15 @@ def test_a_body_that_is_no_iterable_of_bytes_becomes_a_500(body: object) -> None
 
 
 def test_an_empty_body_is_a_response() -> None:
-    """The head is sent at the end of a body without a byte."""
+    """For a body without a byte, the headers are sent at its end."""
     server = Server(answering(b"", status="302 Found", headers=[("Location", "/x/")])).send()
 
     assert [("302 Found", [("Location", "/x/")])] == server.heads
     assert [] == server.chunks
 
 
-def test_an_app_may_wait_with_its_head_behind_empty_bytes() -> None:
-    """Until the first byte that is one (PEP 3333)."""
+def test_start_response_may_follow_empty_chunks() -> None:
+    """An app may call `start_response` as late as before its first non-empty chunk (PEP 3333)."""
 
     def late(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield b""
@@ -262,7 +262,7 @@ def test_an_app_may_wait_with_its_head_behind_empty_bytes() -> None:
 def test_an_app_that_never_calls_start_response_gets_a_500(
     body: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bytes without a head are no response, and the log says why."""
+    """A body without `start_response` becomes a 500, and the log gives the reason."""
     server = Server(lambda _environ, _start_response: body).send()
 
     assert is_internal_error(server)
@@ -270,7 +270,7 @@ def test_an_app_that_never_calls_start_response_gets_a_500(
 
 
 def test_an_app_that_calls_start_response_twice_gets_a_500() -> None:
-    """Two heads without `exc_info` are a mistake of the app."""
+    """A second `start_response` without `exc_info` becomes a 500."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)
@@ -282,8 +282,8 @@ def test_an_app_that_calls_start_response_twice_gets_a_500() -> None:
     assert is_internal_error(server)
 
 
-def test_exc_info_replaces_a_head_that_is_not_sent() -> None:
-    """With `exc_info` the second head wins as long as no byte is out (PEP 3333)."""
+def test_exc_info_replaces_headers_that_are_not_sent() -> None:
+    """With `exc_info`, a second `start_response` wins until the first byte is sent (PEP 3333)."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)
@@ -295,8 +295,8 @@ def test_exc_info_replaces_a_head_that_is_not_sent() -> None:
     assert [("400 Bad Request", PLAIN)] == server.heads
 
 
-def test_exc_info_cuts_the_connection_when_the_head_is_sent() -> None:
-    """After the first byte `start_response` raises what it was given (PEP 3333)."""
+def test_exc_info_cuts_the_connection_after_the_first_byte() -> None:
+    """After the first byte, `start_response` raises the exception in `exc_info` (PEP 3333)."""
     seen: list[BaseException] = []
 
     def app(_: object, start_response: App) -> Iterator[bytes]:
@@ -335,8 +335,8 @@ _BAD_STATUSES = [
 
 
 @pytest.mark.parametrize("status", _BAD_STATUSES, ids=repr)
-def test_a_status_that_is_no_final_http_status_becomes_a_500(status: Any) -> None:
-    """A status line that would break the response, or is an interim one, never leaves."""
+def test_an_invalid_or_interim_status_is_a_500(status: Any) -> None:
+    """A status line that is malformed or has an interim code is never sent."""
     server = Server(answering(b"one", status=status)).send()
 
     assert is_internal_error(server)
@@ -371,23 +371,23 @@ def test_a_status_with_or_without_a_reason_passes(status: str) -> None:
     ],
     ids=lambda header: repr(header)[:40],
 )
-def test_a_header_that_is_no_http_becomes_a_500(header: Any) -> None:
-    """A header with a line break, or of the wrong type, is never sent."""
+def test_an_invalid_header_is_a_500(header: Any) -> None:
+    """A header with a line break, a wrong type or an invalid length is never sent."""
     server = Server(answering(b"one", headers=[header])).send()
 
     assert is_internal_error(server)
 
 
-def test_two_different_content_lengths_become_a_500() -> None:
-    """Two lengths are how one response is smuggled into another."""
+def test_two_different_content_lengths_are_a_500() -> None:
+    """Two lengths would allow response splitting, so they become a 500."""
     lengths = [("Content-Length", "3"), ("content-length", "4")]
     server = Server(answering(b"one", headers=lengths)).send()
 
     assert is_internal_error(server)
 
 
-def test_what_was_checked_is_what_is_sent() -> None:
-    """Changing the list of headers after `start_response` changes nothing."""
+def test_changing_the_header_list_later_has_no_effect() -> None:
+    """The checked headers are sent, although the app changes its list after `start_response`."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         headers = list(PLAIN)
@@ -401,8 +401,8 @@ def test_what_was_checked_is_what_is_sent() -> None:
 
 
 @pytest.mark.parametrize("name", ["Transfer-Encoding", "Connection", "Keep-Alive", "Upgrade"])
-def test_hop_by_hop_headers_are_left_to_the_server(name: str) -> None:
-    """What an app copied from another server's response does not garble this one."""
+def test_hop_by_hop_headers_are_removed(name: str) -> None:
+    """Hop-by-hop headers that an app copied from another response are removed."""
     server = Server(answering(b"one", headers=[*PLAIN, (name, "chunked")])).send()
 
     assert [("200 OK", PLAIN)] == server.heads
@@ -411,7 +411,7 @@ def test_hop_by_hop_headers_are_left_to_the_server(name: str) -> None:
 def test_a_body_shorter_than_its_length_cuts_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A proxy would wait for the rest and take it from the next response."""
+    """Otherwise a proxy would take the missing bytes from the next response."""
     server = Server(answering(b"one", headers=[("Content-Length", "5")]))
 
     with pytest.raises(ResponseCutError):
@@ -423,10 +423,10 @@ def test_a_body_shorter_than_its_length_cuts_the_connection(
 
 
 @pytest.mark.parametrize("chunks", [[b"onetwo"], [b"on", b"etwo"], [b"one", b"two", b"three"]])
-def test_a_body_longer_than_its_length_is_cut_to_it(
+def test_a_body_longer_than_its_length_is_truncated(
     chunks: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A proxy would take the rest for the beginning of the next response."""
+    """A proxy would take the extra bytes for the next response, so they are not sent."""
     server = Server(answering(*chunks, headers=[("Content-Length", "3")])).send()
 
     assert b"one" == server.body
@@ -436,7 +436,7 @@ def test_a_body_longer_than_its_length_is_cut_to_it(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
 def test_a_response_without_a_body_may_declare_any_length(method: str, status: str) -> None:
-    """HEAD, 204 and 304 have no body, whatever they declare (RFC 9110 §6.4.1)."""
+    """Responses to HEAD, 204 and 304 have no body, whatever they declare (RFC 9110 §6.4.1)."""
     chunks = [b"hello"] if (method, status) == ("GET", "200 OK") else []
     headers = [("Content-Length", "5")]
 
@@ -446,22 +446,22 @@ def test_a_response_without_a_body_may_declare_any_length(method: str, status: s
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content")])
-def test_a_body_where_none_may_be_is_dropped(method: str, status: str) -> None:
-    """Bytes after such a head would be read as the next response."""
+def test_a_body_that_is_not_allowed_is_dropped(method: str, status: str) -> None:
+    """The body of a 204 or of a response to HEAD is dropped, or it would be the next response."""
     server = Server(answering(b"one", b"two", status=status), method).send()
 
     assert (status, []) == (server.status, server.chunks)
 
 
 def test_a_failed_head_request_gets_a_500_without_a_body() -> None:
-    """The host's own 500 keeps the rules of HEAD too."""
+    """The host's own 500 for a HEAD request has no body."""
     server = Server(answering(ValueError("no")), "HEAD").send()
 
     assert ("500 Internal Server Error", b"") == (server.status, server.body)
 
 
-def test_written_bytes_come_before_yielded_ones() -> None:
-    """What the app hands to `write()` is sent in the order in which it was written."""
+def test_written_and_yielded_bytes_keep_their_order() -> None:
+    """Bytes passed to `write()` are sent in order with those that the body yields."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         write = start_response("200 OK", PLAIN)
@@ -482,8 +482,8 @@ def test_written_bytes_come_before_yielded_ones() -> None:
     assert [b"1", b"2", b"3", b"4", b"5", b"6"] == server.chunks
 
 
-def test_written_bytes_of_a_call_that_fails_are_not_sent() -> None:
-    """A failure in the call is a 500, although the app has written already."""
+def test_written_bytes_are_not_sent_if_the_call_fails() -> None:
+    """An app that raises after calling `write()` gets a 500, because nothing has been sent yet."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)(b"half")
@@ -494,8 +494,8 @@ def test_written_bytes_of_a_call_that_fails_are_not_sent() -> None:
     assert is_internal_error(server)
 
 
-def test_the_head_is_sent_with_the_first_chunk() -> None:
-    """Neither the call nor an empty chunk sends the head; the first byte does."""
+def test_the_headers_are_sent_with_the_first_byte() -> None:
+    """Neither the app's call nor an empty chunk sends the headers; the first byte does."""
     server = Server(answering(b"", b"one"))
     before = list(server.heads)
 
@@ -504,56 +504,56 @@ def test_the_head_is_sent_with_the_first_chunk() -> None:
     assert ([], [("200 OK", PLAIN)]) == (before, server.heads)
 
 
-_mood: contextvars.ContextVar[str] = contextvars.ContextVar("mood", default="calm")
+_variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="default")
 
 
 def test_a_request_leaves_nothing_in_the_thread() -> None:
-    """Context variables and decimal precision that one request sets are not seen by the next."""
+    """The next request does not see context variables and decimal precision of an earlier one."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)
-        seen = f"{_mood.get()} {decimal.getcontext().prec}"
-        _mood.set("secret of acme")
+        seen = f"{_variable.get()} {decimal.getcontext().prec}"
+        _variable.set("secret of acme")
         decimal.getcontext().prec = 3
         return [seen.encode()]
 
     first, second = Server(app).send(), Server(app).send()
 
-    assert (b"calm 28", b"calm 28") == (first.body, second.body)
-    assert ("calm", 28) == (_mood.get(), decimal.getcontext().prec)
+    assert (b"default 28", b"default 28") == (first.body, second.body)
+    assert ("default", 28) == (_variable.get(), decimal.getcontext().prec)
 
 
 def test_body_and_close_run_in_the_context_of_the_call() -> None:
-    """What the call sets in a context variable is there while its body streams and is closed."""
+    """A context variable that the app's call sets is seen by the body's iteration and `close()`."""
     seen: list[str] = []
 
-    class Moody(Body):
+    class VariableBody(Body):
         def __next__(self) -> object:
-            seen.append(_mood.get())
+            seen.append(_variable.get())
             return super().__next__()
 
         def close(self) -> None:
-            seen.append(_mood.get())
+            seen.append(_variable.get())
 
     def app(_: object, start_response: App) -> Iterable[object]:
         start_response("200 OK", PLAIN)
-        _mood.set("acme's")
-        return Moody(b"one")
+        _variable.set("acme's")
+        return VariableBody(b"one")
 
     Server(app).send()
 
     assert ["acme's"] * 3 == seen
 
 
-def test_two_responses_interleave_on_one_thread() -> None:
-    """A thread that reads two bodies in turn keeps their contexts apart."""
+def test_two_responses_on_one_thread_keep_their_contexts() -> None:
+    """A thread that reads two bodies alternately keeps their context variables apart."""
 
     def app_of(name: str) -> App:
         def app(_: object, start_response: App) -> Generator[bytes]:
             start_response("200 OK", PLAIN)
-            _mood.set(name)
+            _variable.set(name)
             yield b"head "
-            yield _mood.get().encode()
+            yield _variable.get().encode()
 
         return app
 
@@ -568,7 +568,7 @@ def test_two_responses_interleave_on_one_thread() -> None:
 def test_the_log_line_has_stack_tenant_and_request(
     during: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line per failure, on the tenant's logger, with everything an operator looks for."""
+    """A failure is one line on the tenant's logger: stack, tenant, request ID, method and path."""
     merged: list[tuple[str, str]] = []
 
     class Spy(logging.Filter):
@@ -605,8 +605,8 @@ def test_the_log_line_has_stack_tenant_and_request(
     assert [("acme", "id-1")] == merged
 
 
-def test_a_broken_log_filter_costs_its_line_only() -> None:
-    """A tenant's own filter on its logger may raise: the client still gets the 500."""
+def test_a_failing_log_filter_does_not_prevent_the_500() -> None:
+    """If a tenant's own filter on its logger raises, the client still gets the 500."""
 
     def broken(_: logging.LogRecord) -> bool:
         raise SystemExit(3)
@@ -621,8 +621,8 @@ def test_a_broken_log_filter_costs_its_line_only() -> None:
     assert is_internal_error(server)
 
 
-def test_a_recursion_without_end_becomes_a_500() -> None:
-    """A stack overflow of the app ends in its request."""
+def test_an_endless_recursion_is_a_500() -> None:
+    """An app that exceeds the recursion limit gets a 500, and the limit stays the same."""
 
     def app(environ: object, start_response: App) -> object:
         return app(environ, start_response)

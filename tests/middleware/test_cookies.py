@@ -1,4 +1,4 @@
-"""What a tenant's response says about cookies stays under the tenant's own prefix."""
+"""A tenant's response can set cookies under the tenant's own prefix only."""
 
 import logging
 from typing import Any
@@ -22,7 +22,7 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
 
 
 @pytest.mark.parametrize(
-    ("sent", "leaves"),
+    ("sent", "expected"),
     [
         ("a=1", "a=1; Path=/acme"),
         ("a=1; Path=/", "a=1; Path=/acme"),
@@ -37,30 +37,30 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
         ("a=1; Domain=example.org; Secure", "a=1; Secure; Path=/acme"),
         ("a=1; DOMAIN = .example.org", "a=1; Path=/acme"),
         ("a=; Max-Age=0", "a=; Max-Age=0; Path=/acme"),
-        ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),  # browsers take none so long
+        ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),  # longer than browsers accept
         ("session_globex=bogus; Path=/globex", "session_globex=bogus; Path=/acme"),
         ("=__Host-a=1", None),
         ("a", None),
         ("", None),
     ],
 )
-def test_a_cookie_is_confined(sent: str, leaves: str | None) -> None:
-    """Its path is inside the tenant's root and it has no domain; a cookie without a name goes."""
-    assert leaves == confined_cookie(sent, "/acme")
+def test_a_cookie_is_confined_to_the_tenants_root(sent: str, expected: str | None) -> None:
+    """The cookie gets a path inside the root and no domain. A cookie without a name is dropped."""
+    assert expected == confined_cookie(sent, "/acme")
 
 
 @pytest.mark.parametrize(("root", "path"), [("", "/"), ("/behind/acme", "/behind/acme")])
-def test_the_root_is_that_of_the_request(root: str, path: str) -> None:
-    """It is right behind a proxy's prefix, and for an app that is mounted nowhere."""
+def test_the_root_comes_from_the_request(root: str, path: str) -> None:
+    """The cookie path follows a proxy's prefix, and is `/` for an app mounted at the root."""
     assert [f"a=1; Path={path}"] == answer([("Set-Cookie", "a=1")], root).headers.getlist(
         "Set-Cookie"
     )
 
 
-def test_no_more_cookies_than_the_next_request_can_carry(
+def test_cookies_over_the_size_limit_are_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of three that would make every answer a 431 the first leaves, and the log says so."""
+    """Cookies that would make every later request a 431 are dropped, and the log says how many."""
     cookies = [("Set-Cookie", f"{name}={'x' * 3900}") for name in "abc"]
 
     kept = answer(cookies).headers.getlist("Set-Cookie")
@@ -71,10 +71,10 @@ def test_no_more_cookies_than_the_next_request_can_carry(
     ]
 
 
-def test_a_cookie_that_is_too_large_takes_no_other_with_it(
+def test_a_cookie_over_the_limit_does_not_affect_later_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A session that is set behind it, and one that fits exactly, leave."""
+    """After an oversized cookie, a session cookie and one that exactly fits are still sent."""
     rest = "b=" + "x" * (COOKIES_BYTES - len("b=; Path=/acme") - len("session=1; Path=/acme"))
     cookies = [("Set-Cookie", one) for one in ("a=" + "x" * 7000, "session=1", rest, "c=1")]
 
@@ -93,8 +93,8 @@ def test_a_cookie_that_is_too_large_takes_no_other_with_it(
         ([("X-Other", "1")], []),
     ],
 )
-def test_who_gets_a_cookie_shares_no_cache(headers: Headers, caching: list[str]) -> None:
-    """A response that sets one and says nothing about caching is private."""
+def test_a_response_with_a_cookie_is_private(headers: Headers, caching: list[str]) -> None:
+    """A response that sets a cookie and has no caching headers gets `Cache-Control: private`."""
     assert caching == answer(headers).headers.getlist("Cache-Control")
 
 
@@ -102,6 +102,6 @@ def test_who_gets_a_cookie_shares_no_cache(headers: Headers, caching: list[str])
     "Accept-CH", "Alt-Svc", "Clear-Site-Data", "NEL", "Origin-Agent-Cluster", "Report-To",
     "Service-Worker-Allowed", "Set-Cookie2", "Strict-Transport-Security",
 ])  # fmt: skip
-def test_what_acts_on_the_whole_origin_does_not_leave(name: str) -> None:
-    """A tenant can neither move, report, answer, change nor forget what is its neighbours'."""
+def test_headers_that_affect_the_whole_origin_are_removed(name: str) -> None:
+    """A tenant cannot send headers that would also apply to other tenants of the same origin."""
     assert name not in answer([(name, '"*"'), ("X-Other", "1")]).headers

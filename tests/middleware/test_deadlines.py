@@ -1,4 +1,4 @@
-"""Deadlines: who runs too long is reported once, with the stack of its own thread."""
+"""Deadlines: an overdue request is reported once, with the stack of its thread."""
 
 import logging
 import socket
@@ -18,7 +18,7 @@ from tenantry.middleware.deadlines import Deadlines, RunningRequests
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     now_s = 0.0
 
@@ -28,8 +28,8 @@ class Clock:
 
 
 @contextmanager
-def asked(app: Any) -> Iterator[None]:
-    """Send one request on a thread of its own; it has ended when the block has."""
+def sending_request(app: Any) -> Iterator[None]:
+    """Send one request on its own thread, which has ended when the block has."""
     thread = threading.Thread(target=lambda: Client(app).get("/slow?key=secret").close())
     thread.start()
     try:
@@ -39,33 +39,33 @@ def asked(app: Any) -> Iterator[None]:
 
 
 class Waiting:
-    """A WSGI app whose requests wait for `go_on`."""
+    """A WSGI app that blocks each request until `go_on` is set."""
 
     def __init__(self) -> None:
-        self.has_come, self.go_on = threading.Event(), threading.Event()
-        self.config: dict[str, object] = {}  # as a Flask app has one
+        self.is_reached, self.go_on = threading.Event(), threading.Event()
+        self.config: dict[str, object] = {}  # because `build_stack` takes a Flask app
 
     def __call__(self, _: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer when `go_on` is set."""
-        self.stand_still("a local secret")
+        self.block("a local secret")
         start_response("200 OK", [])
         return [b"done"]
 
-    def stand_still(self, _key: str) -> None:
-        """Say that it has come, and wait."""
-        self.has_come.set()
+    def block(self, _key: str) -> None:
+        """Set `is_reached`, and wait."""
+        self.is_reached.set()
         self.go_on.wait(DEADLINE_S)
 
 
 def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With tenant, method, path, age and where its thread stands; no query and no variables."""
+    """The log line has tenant, method, path, age and stack, but no query and no variables."""
     clock, app = Clock(), Waiting()
     noted: list[str] = []
     requests = RunningRequests(clock=clock, note_overdue=noted.append)
     layer = Deadlines(app, requests, "acme", 5.0)
 
-    with asked(layer):
-        assert app.has_come.wait(DEADLINE_S)
+    with sending_request(layer):
+        assert app.is_reached.wait(DEADLINE_S)
         for clock.now_s in (4.9, 5.1, 60.0):
             requests.check()
         app.go_on.set()
@@ -76,61 +76,61 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
         facts[key] for key in ("message", "tenant", "method", "path", "age_s")
     )
     assert ["acme"] == noted
-    assert "in stand_still <" in facts["stack"]
+    assert "in block <" in facts["stack"]
     assert "test_deadlines" in facts["stack"].rpartition(" < ")[2]
     assert "secret" not in str(facts)
 
 
-def test_it_counts_as_stuck_until_it_ends() -> None:
-    """Not before its deadline, and not afterwards."""
+def test_a_request_is_stuck_from_its_deadline_to_its_end() -> None:
+    """A request counts as stuck after its deadline until it ends."""
     clock, app = Clock(), Waiting()
     requests = RunningRequests(clock=clock)
-    told = []
+    reported = []
 
-    with asked(Deadlines(app, requests, "acme", 5.0)):
-        assert app.has_come.wait(DEADLINE_S)
+    with sending_request(Deadlines(app, requests, "acme", 5.0)):
+        assert app.is_reached.wait(DEADLINE_S)
         for clock.now_s in (0.0, 6.0):
             requests.check()
-            told.append(dict(requests.stuck()))
+            reported.append(dict(requests.stuck()))
         app.go_on.set()
 
-    assert [{}, {"acme": 1}, {}] == [*told, dict(requests.stuck())]
+    assert [{}, {"acme": 1}, {}] == [*reported, dict(requests.stuck())]
 
 
 class Connection:
-    """Stands in for the client's: tells how much has gone out."""
+    """Stands in for the client's connection, and says how much has been sent."""
 
     sent_bytes = 0
 
 
-def test_a_stream_that_hangs_holds_its_thread() -> None:
-    """Also when a part of it has gone out; not while more does, before each deadline."""
+def test_a_hanging_stream_holds_its_thread() -> None:
+    """A stream counts as hanging when it has sent nothing for a whole deadline."""
     clock, app, connection = Clock(), Waiting(), Connection()
     requests = RunningRequests(clock=clock)
     layer = Deadlines(_streaming(app), requests, "acme", 5.0)
-    told = []
+    reported = []
 
-    def ask() -> None:
+    def send() -> None:
         environ = create_environ() | {"gunicorn.socket": connection}
         run_wsgi_app(layer, environ, buffered=True)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=send)
     thread.start()
-    assert app.has_come.wait(DEADLINE_S)
+    assert app.is_reached.wait(DEADLINE_S)
     for clock.now_s, connection.sent_bytes in ((4.0, 1), (6.0, 1), (10.0, 2), (14.9, 2), (15, 2)):
         requests.check()
-        told.append(requests.held_threads())
+        reported.append(requests.held_threads())
     app.go_on.set()
     thread.join()
 
-    assert [0, 0, 0, 0, 1] == told
+    assert [0, 0, 0, 0, 1] == reported
 
 
 def _streaming(app: Waiting) -> Any:
     def answer(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:
         start_response("200 OK", [])
         yield b"one"
-        app.stand_still("")
+        app.block("")
         yield b"two"
 
     return answer
@@ -153,13 +153,13 @@ def _module(name: str, code: str, **names: object) -> dict[str, Any]:
         (["acme"], True),
     ],
 )
-def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool) -> None:
-    """It reads a body that does not come, in the server's code: it is reported, and no more."""
-    clock, lock, has_come = Clock(), threading.Lock(), threading.Event()
+def test_waiting_for_the_client_is_not_hanging(modules: list[str], is_held: bool) -> None:
+    """A thread that reads a body in the server's code is reported but does not count as held."""
+    clock, lock, is_reached = Clock(), threading.Lock(), threading.Event()
     requests = RunningRequests(clock=clock)
     *outer, innermost = modules
-    code = "def read():\n    has_come()\n    act()\n"
-    read = _module(innermost, code, act=lock.acquire, has_come=has_come.set)["read"]
+    code = "def read():\n    is_reached()\n    act()\n"
+    read = _module(innermost, code, act=lock.acquire, is_reached=is_reached.set)["read"]
     for name in reversed(outer):
         read = _module(name, "def read():\n    act()\n", act=read)["read"]
 
@@ -169,8 +169,8 @@ def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool
         return []
 
     lock.acquire()
-    with asked(Deadlines(app, requests, "acme", 5.0)):
-        assert has_come.wait(DEADLINE_S)
+    with sending_request(Deadlines(app, requests, "acme", 5.0)):
+        assert is_reached.wait(DEADLINE_S)
         clock.now_s = 6.0
 
         def is_as_expected() -> bool:
@@ -185,7 +185,7 @@ def test_who_waits_for_its_client_has_not_hung(modules: list[str], is_held: bool
 
 
 def test_a_request_lasts_until_its_body_is_closed() -> None:
-    """A second `close` ends nothing, an app that raises ends it at once."""
+    """A request ends when its body is first closed, or when the app raises."""
     requests, seen = RunningRequests(), []
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
@@ -206,10 +206,10 @@ def test_a_request_lasts_until_its_body_is_closed() -> None:
     assert requests.stuck().total() == 0
 
 
-def test_the_host_tells_who_is_stuck(
+def test_the_host_reports_stuck_requests(
     host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Operators' pages, `list`, `top` and `usage` show it; the watchdog reports it unasked."""
+    """The watchdog logs an overdue request, and status, listing and usage show it."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
@@ -218,20 +218,20 @@ def test_the_host_tells_who_is_stuck(
     assert tenant is not None
     layer = build_stack(app, tenant, host.settings, host.resources)  # type: ignore[arg-type]
 
-    with caplog.at_level(logging.WARNING), asked(layer):
+    with caplog.at_level(logging.WARNING), sending_request(layer):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
-        told = [mount["stuck"] for mount in host.report.listing()["mounts"]]
+        reported = [mount["stuck"] for mount in host.report.listing()["mounts"]]
         load, in_flight = host.report.in_flight(), host.resources.in_flight()
         app.go_on.set()
 
-    assert [1] == told
+    assert [1] == reported
     assert ({"in_flight": {"acme": 1}, "stuck": {"acme": 1}}, {"acme": 1}) == (load, in_flight)
     assert 1 == host.usage.counts()["acme"].overdue
     assert ["request.overdue"] == [record.message for record in caplog.records]
 
 
 class _ClientSocket:
-    """Stands in for the worker's: its `raw` is what the server writes to."""
+    """Stands in for the worker's client socket. The server writes to its `raw`."""
 
     sent_bytes = 0
 
@@ -239,7 +239,7 @@ class _ClientSocket:
         self.raw = raw
 
 
-def _ask_over(layer: Deadlines, raw: socket.socket, failures: list[BaseException]) -> None:
+def _send_over(layer: Deadlines, raw: socket.socket, failures: list[BaseException]) -> None:
     environ = create_environ("/slow") | {"gunicorn.socket": _ClientSocket(raw)}
     try:
         run_wsgi_app(layer, environ, buffered=True)
@@ -248,15 +248,15 @@ def _ask_over(layer: Deadlines, raw: socket.socket, failures: list[BaseException
 
 
 def test_an_overdue_request_is_answered_once() -> None:
-    """With `answer`, the client gets 504 at the deadline, and the app's own answer goes nowhere."""
+    """With `answer`, the client gets 504 at the deadline; the app's later response is discarded."""
     clock, app, failures = Clock(), Waiting(), list[BaseException]()
     requests = RunningRequests(clock=clock)
     layer = Deadlines(app, requests, "acme", 5.0, is_answering=True)
     server_end, client_end = socket.socketpair()
     with server_end, client_end:
-        thread = threading.Thread(target=_ask_over, args=(layer, server_end, failures))
+        thread = threading.Thread(target=_send_over, args=(layer, server_end, failures))
         thread.start()
-        assert app.has_come.wait(DEADLINE_S)
+        assert app.is_reached.wait(DEADLINE_S)
         for clock.now_s in (4.9, 5.1, 9.0):
             requests.check()
         received = client_end.makefile("rb").read()
@@ -268,16 +268,16 @@ def test_an_overdue_request_is_answered_once() -> None:
     assert (1, 0, 1) == (stuck, requests.stuck().total(), len(failures))
 
 
-def test_a_response_that_has_begun_is_not_answered() -> None:
-    """With `answer`, a request whose head is out is only reported."""
+def test_a_started_response_gets_no_504() -> None:
+    """With `answer`, a request is only reported if its headers have been sent."""
     clock, app, failures = Clock(), Waiting(), list[BaseException]()
     requests = RunningRequests(clock=clock)
     layer = Deadlines(_streaming(app), requests, "acme", 5.0, is_answering=True)
     server_end, client_end = socket.socketpair()
     with server_end, client_end:
-        thread = threading.Thread(target=_ask_over, args=(layer, server_end, failures))
+        thread = threading.Thread(target=_send_over, args=(layer, server_end, failures))
         thread.start()
-        assert app.has_come.wait(DEADLINE_S)
+        assert app.is_reached.wait(DEADLINE_S)
         clock.now_s = 6.0
         requests.check()
         stuck = requests.stuck().total()

@@ -1,4 +1,4 @@
-"""The front door and the check of host names, on WSGI functions of a few lines."""
+"""The edge layer and the check of host names, on WSGI functions of a few lines."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tenants(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Tell what reached the tenants' side."""
+    """Return what reaches the tenants' side."""
     seen = {
         "side": "tenants",
         "request_id": environ[REQUEST_ID],
@@ -30,7 +30,7 @@ def tenants(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iter
 
 
 def operators(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Tell that the operators' side was reached."""
+    """Answer for the operators' side."""
     del environ
     start_response("200 OK", [("Content-Type", "application/json")])
     return [b'{"side": "operators"}']
@@ -38,7 +38,7 @@ def operators(environ: "WSGIEnvironment", start_response: "StartResponse") -> It
 
 @pytest.fixture(name="client")
 def _client() -> Client:
-    """Return a client of a front door with no admin listener."""
+    """Return a client of an edge without an admin listener."""
     return Client(Edge(tenants, operators, None))
 
 
@@ -46,8 +46,8 @@ def _client() -> Client:
 
 
 @pytest.mark.parametrize("sent", ["a", "A.b-c_9", "x" * 128])
-def test_a_good_request_id_is_kept(client: Client, sent: str) -> None:
-    """A client's id is the app's id, and the response's only one."""
+def test_a_valid_request_id_is_kept(client: Client, sent: str) -> None:
+    """The app and the response get the client's ID, and the response has no other."""
     answer = client.get("/", headers={"X-Request-ID": sent})
 
     seen = answer.get_json()
@@ -56,8 +56,8 @@ def test_a_good_request_id_is_kept(client: Client, sent: str) -> None:
 
 
 @pytest.mark.parametrize("sent", [None, "", "a b", "a\tb", "x" * 129, "ä", "a,b", "٣"])
-def test_another_request_id_is_made_anew(client: Client, sent: str | None) -> None:
-    """Without a good id the app sees, and the response carries, 32 hexadecimal digits."""
+def test_an_invalid_request_id_is_replaced(client: Client, sent: str | None) -> None:
+    """The app and the response get a new ID of 32 hexadecimal digits."""
     environ = {} if sent is None else {"HTTP_X_REQUEST_ID": sent}
 
     answer = client.get("/", environ_overrides=environ)
@@ -66,15 +66,15 @@ def test_another_request_id_is_made_anew(client: Client, sent: str | None) -> No
     assert (len(bytes.fromhex(request_id)), answer.get_json()["header"]) == (16, request_id)
 
 
-def test_each_request_has_an_id_of_its_own(client: Client) -> None:
-    """Two requests without an id get two."""
+def test_each_request_gets_its_own_id(client: Client) -> None:
+    """Ten requests without an ID get ten different ones."""
     ids = {client.get("/").headers["X-Request-ID"] for _ in range(10)}
 
     assert len(ids) == 10
 
 
-def test_an_app_may_start_its_response_anew() -> None:
-    """`exc_info` reaches the server, which decides whether it is too late (PEP 3333)."""
+def test_exc_info_is_passed_to_the_server() -> None:
+    """The server decides whether it is too late to replace the headers (PEP 3333)."""
     error = ValueError("late")
     started: list[Any] = []
 
@@ -88,17 +88,17 @@ def test_an_app_may_start_its_response_anew() -> None:
     assert (started[0], started[2]) == ("500 Oh", (ValueError, error, None))
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refused requests ----------------------------------------------------------------------------
 
 
-def _statuses(app: "WSGIApplication", **environ: Any) -> int:
-    """Return the status of the answer to a GET whose environ has these keys, or not where None."""
+def _status(app: "WSGIApplication", **environ: Any) -> int:
+    """Return the status for a GET with these environ keys. A key that is None is left out."""
     request = EnvironBuilder("/").get_environ() | environ
     kept = {key: value for key, value in request.items() if value is not None}
     return int(run_wsgi_app(app, kept, buffered=True)[1].split()[0])
 
 
-FRONT = Edge(tenants, operators, None)
+EDGE = Edge(tenants, operators, None)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ FRONT = Edge(tenants, operators, None)
         *("[::1]", "[::1]:80", "[::ffff:1.2.3.4]", "my_service:80", "a" * 253),
     ],
 )
-def test_a_host_name_and_a_port_are_a_host(host: str) -> None:
-    """Names, addresses and ports as RFC 9110 has them pass."""
-    assert _statuses(FRONT, HTTP_HOST=host) == 200
+def test_a_valid_host_header_passes(host: str) -> None:
+    """Names, addresses and ports that RFC 9110 allows are accepted."""
+    assert _status(EDGE, HTTP_HOST=host) == 200
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_a_host_name_and_a_port_are_a_host(host: str) -> None:
         *("[]", "[::1", "::1", "[::1]x", "[v1.x]", "a" * 254),
     ],
 )
-def test_anything_else_is_no_host(host: str) -> None:
-    """What could lead a URL astray that is made of it gets 400."""
-    assert _statuses(FRONT, HTTP_HOST=host) == 400
+def test_an_invalid_host_header_is_400(host: str) -> None:
+    """A `Host` that could redirect a URL built from it gets 400."""
+    assert _status(EDGE, HTTP_HOST=host) == 400
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])
 def test_http_1_1_needs_a_host(protocol: str, status: int) -> None:
-    """Only HTTP/1.0 goes without one (RFC 9112 §3.2)."""
-    assert _statuses(FRONT, HTTP_HOST=None, SERVER_PROTOCOL=protocol) == status
+    """Only HTTP/1.0 allows a request without `Host` (RFC 9112 §3.2)."""
+    assert _status(EDGE, HTTP_HOST=None, SERVER_PROTOCOL=protocol) == status
 
 
 @pytest.mark.parametrize(
@@ -170,39 +170,41 @@ def test_http_1_1_needs_a_host(protocol: str, status: int) -> None:
         ("SCRIPT_NAME", "/p\n", 400),
     ],
 )
-def test_what_leads_elsewhere_is_refused(key: str, value: str | None, status: int) -> None:
-    """A tunnel, a scheme that is not HTTP's, and a prefix that is no path get no further."""
-    assert _statuses(FRONT, **{key: value}) == status
+def test_an_unsafe_method_scheme_or_prefix_is_refused(
+    key: str, value: str | None, status: int
+) -> None:
+    """CONNECT gets 405; a scheme other than HTTP's and a prefix that is not a path get 400."""
+    assert _status(EDGE, **{key: value}) == status
 
 
 def test_a_refusal_is_a_problem_document_with_an_id(client: Client) -> None:
-    """Also the front door's own answers tell the request's id, twice."""
+    """The edge's own response has the request ID in a header and in its body."""
     answer = client.get("/", headers={"Host": "a/b@c", "X-Request-ID": "mine"})
 
     assert (answer.mimetype, answer.headers["X-Request-ID"]) == ("application/problem+json", "mine")
     assert json.loads(answer.data)["request_id"] == "mine"
 
 
-def test_a_405_says_which_methods_there_are(client: Client) -> None:
-    """RFC 9110 §15.5.6 wants `Allow`."""
+def test_a_405_lists_the_allowed_methods(client: Client) -> None:
+    """A 405 has the `Allow` header (RFC 9110 §15.5.6)."""
     answer = client.open("/", method="CONNECT")
 
     assert answer.headers["Allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
 
 
-def test_a_client_does_not_say_who_it_is(client: Client) -> None:
-    """`Remote-User` is no identity: the apps never see it."""
+def test_remote_user_is_removed(client: Client) -> None:
+    """Apps never see a `Remote-User` header, because any client can send one."""
     assert client.get("/", headers={"Remote-User": "admin"}).get_json()["user"] is None
 
 
-def test_a_prefix_loses_the_slash_at_its_end(client: Client) -> None:
-    """`X-Forwarded-Prefix: /p/`, as people write it, is `/p`."""
+def test_a_trailing_slash_of_a_prefix_is_removed(client: Client) -> None:
+    """The common `X-Forwarded-Prefix: /p/` means `/p`."""
     answer = client.get("/", environ_overrides={"SCRIPT_NAME": "/p/"})
 
     assert answer.get_json()["script_name"] == "/p"
 
 
-# -- the two sides ---------------------------------------------------------------------------------
+# -- tenants or operators ------------------------------------------------------------------------
 
 
 @pytest.fixture(name="connection")
@@ -229,7 +231,7 @@ def _connection() -> Iterator[socket.socket]:
 def test_the_listener_decides_the_side(
     connection: socket.socket, address: str, port_offset: int, side: str
 ) -> None:
-    """Operators' pages are answered on the admin listener's address and port, and nowhere else."""
+    """Operators' pages answer on the address and port of the admin listener only."""
     admin = (address, connection.getsockname()[1] + port_offset)
     client = Client(Edge(tenants, operators, admin))
 
@@ -239,8 +241,8 @@ def test_the_listener_decides_the_side(
 
 
 @pytest.mark.parametrize("has_unix_socket", [True, False])
-def test_no_host_header_makes_an_admin_listener(has_unix_socket: bool) -> None:
-    """On a unix socket, or under another server, a port in the Host header opens nothing."""
+def test_a_host_header_does_not_reach_operators_pages(has_unix_socket: bool) -> None:
+    """The admin port in `Host` has no effect on a UNIX socket or under another server."""
     client = Client(Edge(tenants, operators, ("127.0.0.1", 8001)))
     one, other = socket.socketpair()
     with one, other:
@@ -278,15 +280,15 @@ def _app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[byte
         (("[::1]",), "[::1]:8000", 200),
     ],
 )
-def test_only_listed_hosts_are_answered(
+def test_only_trusted_hosts_are_accepted(
     names: tuple[str, ...], host: str | None, status: int
 ) -> None:
-    """A name stands for itself, one with a leading dot for its subdomains too; none: for all."""
-    assert _statuses(TrustedHosts(_app, names), HTTP_HOST=host) == status
+    """A name matches itself, a leading dot includes subdomains, and an empty list allows all."""
+    assert _status(TrustedHosts(_app, names), HTTP_HOST=host) == status
 
 
-def test_a_refusal_does_not_say_which_hosts_there_are() -> None:
-    """The 400 of an unknown host names no host."""
+def test_a_refusal_does_not_list_the_trusted_hosts() -> None:
+    """The 400 for an unknown host contains no host name."""
     answer = Client(TrustedHosts(_app, ("acme.test",))).get("/", headers={"Host": "evil.test"})
 
     assert (b"acme" in answer.data, b"evil" in answer.data) == (False, False)

@@ -1,4 +1,4 @@
-"""The fair share: who may have another request in flight, asked with numbers."""
+"""The fair share: how many requests a tenant may have in flight, for given numbers."""
 
 import math
 
@@ -18,8 +18,8 @@ class Clock:
 
 
 @pytest.mark.parametrize(("noisy", "each"), [(1, 4), (2, 3), (3, 2), (7, 1)])
-def test_noisy_tenants_leave_a_thread_to_who_has_none(noisy: int, each: int) -> None:
-    """However many of up to 7 take what they can of 8 threads, a quiet one still gets in."""
+def test_noisy_tenants_leave_a_thread_for_a_quiet_one(noisy: int, each: int) -> None:
+    """When up to 7 tenants take all they can of 8 threads, a quiet tenant is admitted."""
     share = FairShare(8)
     own = dict.fromkeys(range(noisy), 0)
     has_got = True
@@ -34,18 +34,18 @@ def test_noisy_tenants_leave_a_thread_to_who_has_none(noisy: int, each: int) -> 
     assert share.admits("quiet", 0, sum(own.values()))
 
 
-def test_nobody_is_refused_where_the_threads_are_not_known() -> None:
-    """Only gunicorn tells how many there are."""
+def test_all_requests_are_admitted_if_the_thread_count_is_unknown() -> None:
+    """Only gunicorn states the number of threads; without it, there is no limit."""
     assert FairShare(None).admits("acme", 10_000, 10_000)
 
 
-def test_nobody_gets_a_thread_that_is_not_there() -> None:
-    """All are taken: who has none waits, too."""
+def test_no_request_is_admitted_while_all_threads_are_busy() -> None:
+    """While all threads are busy, even a tenant without requests must wait."""
     assert not FairShare(8).admits("acme", 0, 8)
 
 
-def test_a_tenant_that_computes_gets_one_slot_while_others_have_traffic() -> None:
-    """And as many as others again when it computes no more, or the others are quiet."""
+def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
+    """It gets as many slots as others again when it stops computing or the others are idle."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("acme", 0.8)
@@ -59,8 +59,8 @@ def test_a_tenant_that_computes_gets_one_slot_while_others_have_traffic() -> Non
 
 
 @pytest.mark.parametrize(("others_s", "rest_s"), [(0.5, 0.2), (0.1, 0.08)])
-def test_a_tenant_that_computes_rests_between_its_requests(others_s: float, rest_s: float) -> None:
-    """As long as a request took, or less where the others need less than half of the time."""
+def test_a_cpu_heavy_tenant_pauses_between_requests(others_s: float, rest_s: float) -> None:
+    """It pauses for its last request's time, or less if others use less than half of the time."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", others_s)
@@ -73,8 +73,8 @@ def test_a_tenant_that_computes_rests_between_its_requests(others_s: float, rest
     assert ((rest_s, False), (0.0, True)) == ((round(before[0], 6), before[1]), after)
 
 
-def test_many_short_requests_are_not_heavy() -> None:
-    """A popular tenant, of 1 ms per request, keeps its slots."""
+def test_many_short_requests_are_not_cpu_heavy() -> None:
+    """A popular tenant with 1 ms per request keeps its slots."""
     share = FairShare(8, clock=Clock())
     share.note_used("globex", 0.1)
     for _ in range(800):
@@ -83,8 +83,8 @@ def test_many_short_requests_are_not_heavy() -> None:
     assert share.admits("acme", 1, 1)
 
 
-def test_processor_seconds_fade() -> None:
-    """So much per second, again and again, is the same share however long it goes on."""
+def test_processor_time_decays() -> None:
+    """A constant rate of processor time is a constant share, however long it lasts."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 1000.0)
@@ -96,8 +96,8 @@ def test_processor_seconds_fade() -> None:
     assert share._use["acme"][0] == pytest.approx(0.2 / (1 - math.exp(-1)))
 
 
-def test_what_computes_is_heavy_before_it_ends() -> None:
-    """It counts as it goes, and what is noted then does not count once more at the end."""
+def test_a_running_request_already_counts_as_cpu_heavy() -> None:
+    """Processor time counts while a request runs, and is not counted again at its end."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 0.05)
@@ -109,8 +109,8 @@ def test_what_computes_is_heavy_before_it_ends() -> None:
     assert (True, False, 0.3) == (before, during, pytest.approx(share._use["acme"][0]))
 
 
-def test_tenants_that_use_nothing_any_more_are_forgotten() -> None:
-    """What is remembered does not grow with all that ever had a request."""
+def test_idle_tenants_are_forgotten() -> None:
+    """Records of idle tenants are deleted, so memory use does not grow with all tenants."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     for number in range(FORGET_AFTER):

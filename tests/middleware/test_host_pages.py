@@ -1,4 +1,4 @@
-"""The host's own pages, over a list of statuses."""
+"""The host's own pages, for given tenant statuses."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ PARKED = replace(SERVING, state="failed", reason="parked: why", is_parked=True)
 def client_of(
     *mounts: MountStatus, is_all_known: bool = True, is_for_operators: bool = False
 ) -> Client:
-    """Return a client of the pages."""
+    """Return a client of the host's pages."""
     return Client(
         HostPages(lambda: mounts, lambda: is_all_known, is_for_operators=is_for_operators)
     )
@@ -25,7 +25,7 @@ def client_of(
 
 @pytest.mark.parametrize("mounts", [[], [SERVING], [FAILED]])
 def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> None:
-    """It does not depend on any tenant: a restart would not mend one."""
+    """Liveness does not depend on tenants, because a restart would not repair one."""
     answer = client_of(*mounts).get("/-/livez")
 
     assert (200, {"status": "live"}) == (answer.status_code, answer.get_json())
@@ -52,14 +52,14 @@ def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> Non
 def test_readyz_counts_states_and_is_503_when_one_failed(
     mounts: list[MountStatus], status: int, page: dict[str, Any]
 ) -> None:
-    """Clients see counts per state and no names; who is parked counts, and keeps nobody out."""
+    """Clients get counts per state without names; a parked tenant counts but does not cause 503."""
     answer = client_of(*mounts).get("/-/readyz")
 
     assert (status, page) == (answer.status_code, answer.get_json())
 
 
 def test_operators_see_names_and_reasons() -> None:
-    """On the admin listener `readyz` lists each mount."""
+    """On the admin listener, `readyz` lists each mount with its state and reason."""
     answer = client_of(IDLE, FAILED, is_for_operators=True).get("/-/readyz")
 
     shown = [
@@ -75,8 +75,11 @@ def test_operators_see_names_and_reasons() -> None:
 @pytest.mark.parametrize(
     ("path", "status"), [("/acme/", 503), ("/", 503), ("/-/nothing", 404), ("/-/livez", 200)]
 )
-def test_while_files_are_unjudged_an_unknown_path_is_503(path: str, status: int) -> None:
-    """It may be a tenant's that is not known yet; the host's own paths are all known."""
+def test_an_unknown_path_is_503_until_all_files_are_validated(path: str, status: int) -> None:
+    """Until then, the path may belong to a tenant not loaded yet.
+
+    The host's own paths are known.
+    """
     answer = client_of(is_all_known=False).get(path)
 
     assert (status, "1" if status == 503 else None) == (
@@ -85,8 +88,8 @@ def test_while_files_are_unjudged_an_unknown_path_is_503(path: str, status: int)
     )
 
 
-def test_readyz_is_503_until_every_file_is_judged() -> None:
-    """A load balancer sends nobody before that."""
+def test_readyz_is_503_until_every_file_is_validated() -> None:
+    """A load balancer sends no requests before every tenant file has been validated."""
     answer = client_of(SERVING, is_all_known=False).get("/-/readyz")
 
     assert (503, "not ready") == (answer.status_code, answer.get_json()["status"])
@@ -95,23 +98,23 @@ def test_readyz_is_503_until_every_file_is_judged() -> None:
 @pytest.mark.parametrize("path", ["/", "/-/", "/-", "/-/livez/", "/-/metrics", "/livez", "/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_any_other_path_is_404(path: str, method: str) -> None:
-    """There is nothing else, whatever the method."""
+    """Every other path is 404, whatever the method."""
     answer = client_of(SERVING).open(path, method=method)
 
     assert (404, "application/problem+json") == (answer.status_code, answer.mimetype)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
-def test_the_pages_can_only_be_read(method: str) -> None:
-    """Another method than GET and HEAD is 405 and says so."""
+def test_methods_other_than_get_and_head_are_405(method: str) -> None:
+    """A page answers any other method with 405 and `Allow: GET, HEAD`."""
     answer = client_of(SERVING).open("/-/readyz", method=method)
 
     assert (405, "GET, HEAD") == (answer.status_code, answer.headers["Allow"])
 
 
 @pytest.mark.parametrize("path", ["/-/livez", "/-/readyz"])
-def test_head_gets_the_head_only(path: str) -> None:
-    """A probe by HEAD learns the status; nothing of it is cached."""
+def test_head_gets_the_headers_without_the_body(path: str) -> None:
+    """HEAD gets the status and headers of GET. Responses must not be cached."""
     client = client_of(FAILED)
 
     head, get = client.head(path), client.get(path)

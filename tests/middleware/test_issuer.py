@@ -1,4 +1,4 @@
-"""An issuer's keys: read in bounds, kept, read again in time; no request waits for long."""
+"""Reading an issuer's keys: size limits, deadlines, caching, refresh and back-off."""
 
 import contextlib
 import datetime as dt
@@ -38,7 +38,7 @@ from tenantry.tenants.openid import OpenId
 
 @pytest.fixture(name="real")
 def _real() -> Iterator[RealIssuer]:
-    """Return an issuer that answers."""
+    """Return a running issuer."""
     with running_issuer() as issuer:
         yield issuer
 
@@ -46,8 +46,8 @@ def _real() -> Iterator[RealIssuer]:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def test_keys_are_found_by_discovery_or_where_the_file_says(real: RealIssuer) -> None:
-    """With `jwks_uri` the issuer is asked for nothing else."""
+def test_keys_are_found_by_discovery_or_at_jwks_uri(real: RealIssuer) -> None:
+    """Without `jwks_uri`, two requests find the keys; with it, one request does."""
     openid = OpenId(real.url, ("shop",))
 
     found = [
@@ -56,7 +56,7 @@ def test_keys_are_found_by_discovery_or_where_the_file_says(real: RealIssuer) ->
     ]
 
     assert [["one"], ["one"]] == [[key["kid"] for key in keys] for keys in found]
-    assert [DISCOVERY, "/keys?v=1", "/keys?v=1"] == real.asked
+    assert [DISCOVERY, "/keys?v=1", "/keys?v=1"] == real.requested_paths
 
 
 def _discovery(**changes: Any) -> Callable[[str], bytes]:
@@ -86,10 +86,10 @@ def _discovery(**changes: Any) -> Callable[[str], bytes]:
         ("/keys?v=1", (404, {}, b""), "/keys?v=1 answers 404"),
     ],
 )
-def test_an_answer_that_is_of_no_use_is_told_with_its_address(
+def test_an_unusable_answer_is_an_error_with_its_url(
     real: RealIssuer, path: str, reply: tuple[int, dict[str, str], Any], reason: str
 ) -> None:
-    """Nothing of it is taken, nothing else is asked."""
+    """An answer with a bad status, size or content raises an error that names its URL."""
     status, headers, body = reply
     real.replies[path] = status, headers, body(real.url) if callable(body) else body
 
@@ -99,15 +99,15 @@ def test_an_answer_that_is_of_no_use_is_told_with_its_address(
     assert real.url in str(raised.value)
 
 
-def test_an_issuer_that_is_not_there_is_told() -> None:
-    """A refused connection is no stack trace."""
+def test_a_refused_connection_is_an_issuer_error() -> None:
+    """A refused connection raises `IssuerError` instead of `OSError`."""
     with pytest.raises(IssuerError, match=r"cannot be read: .*refused"):
         read_document(f"http://127.0.0.1:{free_port()}/")
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", b"x"])
-def test_an_answer_in_drops_has_one_deadline(part: bytes) -> None:
-    """A socket's own time-out would begin again with every byte, and never end."""
+def test_a_slow_answer_has_one_deadline(part: bytes) -> None:
+    """An issuer that sends a byte now and then cannot extend the time-out of the whole answer."""
     done = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -157,10 +157,8 @@ def _certificate(folder: Path) -> Path:
     return path
 
 
-def test_https_is_believed_only_with_a_good_certificate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that nobody vouches for is refused; with its authority known, the keys are read."""
+def test_https_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of an unknown authority is rejected; one of a trusted authority is accepted."""
     path = _certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
@@ -186,11 +184,11 @@ def test_https_is_believed_only_with_a_good_certificate(
     assert {"keys": []} == document
 
 
-# -- keeping ------------------------------------------------------------------------------------
+# -- caching ------------------------------------------------------------------------------------
 
 
-class Kept:
-    """An issuer whose clock and whose answers the test sets; counts the readings."""
+class CachedIssuer:
+    """An issuer with a clock and answers that the test sets; it counts the readings."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -201,79 +199,79 @@ class Kept:
         self.issuer: Issuer[set[str]] = Issuer(self.read, "acme", clock=lambda: self.now)
 
     def read(self) -> set[str]:
-        """Return the keys, as soon as it may."""
+        """Return the keys, or raise the error, once `may_read` is set."""
         self.readings += 1
         self.may_read.wait()
         if isinstance(self.keys, Exception):
             raise self.keys
         return self.keys
 
-    def ask(self, kid: str = "one") -> set[str] | None:
-        """Return what is known to a request with that key."""
+    def keys_for(self, kid: str = "one") -> set[str] | None:
+        """Return the keys that a request with this key ID gets."""
         return self.issuer.keys(lambda keys: kid in keys)
 
     def settle(self) -> None:
-        """Wait until nothing is being read."""
+        """Wait until no reading is in progress."""
         wait_until(lambda: self.issuer._reading is None)
 
 
 def test_keys_are_read_once_for_many_requests() -> None:
-    """The first request waits for them; the next ones find them."""
-    kept = Kept()
+    """The first request reads the keys, and later requests use the cached ones."""
+    cached = CachedIssuer()
 
-    assert [{"one"}] * 3 == [kept.ask() for _ in range(3)]
-    assert 1 == kept.readings
-
-
-def test_an_unknown_key_is_looked_for_now_and_then_only() -> None:
-    """Anybody can make up a key's name: the issuer hears of it every 30 s at most."""
-    kept = Kept()
-    kept.ask()
-    kept.keys = {"one", "two"}
-
-    early = [kept.ask("two") for _ in range(5)]
-    kept.now += UNKNOWN_PAUSE_S
-    late = [kept.ask("two") for _ in range(5)]
-
-    assert ([{"one"}] * 5, [{"one", "two"}] * 5, 2) == (early, late, kept.readings)
+    assert [{"one"}] * 3 == [cached.keys_for() for _ in range(3)]
+    assert 1 == cached.readings
 
 
-def test_keys_are_read_again_while_requests_go_on() -> None:
-    """After five minutes; nobody waits for it, and a key that is withdrawn ends."""
-    kept = Kept()
-    kept.ask()
-    kept.keys = {"two"}
-    kept.now += REFRESH_S
-    kept.may_read.clear()
+def test_unknown_keys_cause_one_reading_per_pause() -> None:
+    """Unknown key IDs make the host read the keys again once in `UNKNOWN_PAUSE_S` at most."""
+    cached = CachedIssuer()
+    cached.keys_for()
+    cached.keys = {"one", "two"}
 
-    meanwhile = kept.ask()
-    kept.may_read.set()
-    kept.settle()
+    early = [cached.keys_for("two") for _ in range(5)]
+    cached.now += UNKNOWN_PAUSE_S
+    late = [cached.keys_for("two") for _ in range(5)]
 
-    assert ({"one"}, {"two"}, 2) == (meanwhile, kept.ask("two"), kept.readings)
+    assert ([{"one"}] * 5, [{"one", "two"}] * 5, 2) == (early, late, cached.readings)
 
 
-def test_old_keys_are_read_again_first() -> None:
-    """A tenant that nobody asked for an hour does not begin with keys of then."""
-    kept = Kept()
-    kept.ask()
-    kept.keys = {"two"}
-    kept.now += OLD_S
+def test_keys_are_refreshed_in_the_background() -> None:
+    """After `REFRESH_S`, requests use the cached keys until the new ones have been read."""
+    cached = CachedIssuer()
+    cached.keys_for()
+    cached.keys = {"two"}
+    cached.now += REFRESH_S
+    cached.may_read.clear()
 
-    assert {"two"} == kept.ask("one")
+    meanwhile = cached.keys_for()
+    cached.may_read.set()
+    cached.settle()
+
+    assert ({"one"}, {"two"}, 2) == (meanwhile, cached.keys_for("two"), cached.readings)
 
 
-def test_known_keys_go_on_while_the_issuer_is_away(caplog: pytest.LogCaptureFixture) -> None:
-    """However long; each attempt that fails is a line."""
-    kept = Kept()
-    kept.ask()
-    kept.keys = IssuerError("http://issuer.test cannot be read: away")
+def test_old_keys_are_refreshed_before_use() -> None:
+    """The first request after `OLD_S` waits for new keys instead of using the cached ones."""
+    cached = CachedIssuer()
+    cached.keys_for()
+    cached.keys = {"two"}
+    cached.now += OLD_S
+
+    assert {"two"} == cached.keys_for("one")
+
+
+def test_cached_keys_stay_valid_while_the_issuer_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    """Cached keys stay in use while the issuer is down, and each failed reading is logged."""
+    cached = CachedIssuer()
+    cached.keys_for()
+    cached.keys = IssuerError("http://issuer.test cannot be read: away")
     found = []
     for _ in range(3):
-        kept.now += OLD_S
-        found.append(kept.ask())
+        cached.now += OLD_S
+        found.append(cached.keys_for())
 
-    assert ([{"one"}] * 3, 4) == (found, kept.readings)
+    assert ([{"one"}] * 3, 4) == (found, cached.readings)
     lines = [one for one in caplog.records if one.levelno == logging.ERROR]
     reasons = {vars(line)["reason"] for line in lines}
     assert {"http://issuer.test cannot be read: away"} == reasons
@@ -282,49 +280,49 @@ def test_known_keys_go_on_while_the_issuer_is_away(caplog: pytest.LogCaptureFixt
     ]
 
 
-def test_an_issuer_that_is_down_is_asked_in_growing_pauses() -> None:
-    """Between them requests are told at once when to come again; the pauses end at a minute."""
-    kept = Kept()
-    kept.keys = OSError()
+def test_the_pause_doubles_while_the_issuer_is_down() -> None:
+    """The pause between readings doubles up to `MAX_BACK_OFF_S`, and `Retry-After` states it."""
+    cached = CachedIssuer()
+    cached.keys = OSError()
     pauses = []
     for _ in range(8):
-        assert None is kept.ask()
-        assert None is kept.ask()
-        pauses.append(kept.issuer.retry_after_s())
-        kept.now += pauses[-1]
+        assert None is cached.keys_for()
+        assert None is cached.keys_for()
+        pauses.append(cached.issuer.retry_after_s())
+        cached.now += pauses[-1]
 
-    assert ([1, 2, 4, 8, 16, 32, 60, MAX_BACK_OFF_S], 8) == (pauses, kept.readings)
-
-
-def test_an_issuer_that_is_back_is_believed_again() -> None:
-    """With the next attempt."""
-    kept = Kept()
-    kept.keys = OSError()
-    kept.ask()
-    kept.keys = {"one"}
-    kept.now += 1
-
-    assert {"one"} == kept.ask()
+    assert ([1, 2, 4, 8, 16, 32, 60, MAX_BACK_OFF_S], 8) == (pauses, cached.readings)
 
 
-def test_requests_wait_for_a_slow_issuer_only_while_the_reading_is_young(
+def test_a_recovered_issuer_is_used_again() -> None:
+    """The first reading after the pause succeeds, and requests get the keys."""
+    cached = CachedIssuer()
+    cached.keys = OSError()
+    cached.keys_for()
+    cached.keys = {"one"}
+    cached.now += 1
+
+    assert {"one"} == cached.keys_for()
+
+
+def test_requests_wait_for_a_slow_issuer_for_patience_s_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One thread reads; a request that comes later than `PATIENCE_S` does not wait at all."""
+    """A request that comes more than `PATIENCE_S` after a reading started does not wait for it."""
     monkeypatch.setattr(tenantry.middleware.issuer, "PATIENCE_S", 0.01)
-    kept = Kept()
-    kept.may_read.clear()
-    first = kept.ask()
-    kept.now += 1
+    cached = CachedIssuer()
+    cached.may_read.clear()
+    first = cached.keys_for()
+    cached.now += 1
     monkeypatch.setattr(threading.Event, "wait", _no_wait)
 
-    later = [kept.ask() for _ in range(20)]
+    later = [cached.keys_for() for _ in range(20)]
 
     monkeypatch.undo()
-    retry_after_s = kept.issuer.retry_after_s()
-    kept.may_read.set()
-    kept.settle()
-    assert (None, [None] * 20, 1, 1) == (first, later, retry_after_s, kept.readings)
+    retry_after_s = cached.issuer.retry_after_s()
+    cached.may_read.set()
+    cached.settle()
+    assert (None, [None] * 20, 1, 1) == (first, later, retry_after_s, cached.readings)
 
 
 def _no_wait(_: threading.Event, timeout: float | None = None) -> bool:
@@ -332,18 +330,18 @@ def _no_wait(_: threading.Event, timeout: float | None = None) -> bool:
     return False
 
 
-def test_a_machine_without_threads_is_as_one_without_an_issuer(
+def test_a_reading_without_a_thread_counts_as_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The request is answered; the next attempt may have more luck."""
-    kept = Kept()
+    """If no thread can be started, the request gets no keys, and a later reading succeeds."""
+    cached = CachedIssuer()
 
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
-        assert None is kept.ask()
-    kept.now += 1
+        assert None is cached.keys_for()
+    cached.now += 1
 
-    assert {"one"} == kept.ask()
+    assert {"one"} == cached.keys_for()

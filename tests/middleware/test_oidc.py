@@ -1,4 +1,4 @@
-"""Which tokens let their bearer in: of a real issuer, and of everybody else."""
+"""Verification of OpenID Connect tokens: good ones of a real issuer, and many kinds of bad ones."""
 
 import base64
 import json
@@ -31,30 +31,30 @@ PLANTED = "planted-by-a-stranger"
 
 @pytest.fixture(name="issuers", scope="module")
 def _issuers() -> Iterator[dict[str, Issuer]]:
-    """Return two issuers that answer; the tests leave them as they are."""
+    """Return two running issuers. Tests must not change them."""
     with ExitStack() as running:
         yield {name: running.enter_context(running_issuer()) for name in ("acme", "globex")}
 
 
 @pytest.fixture(name="issuer")
 def _issuer(issuers: dict[str, Issuer]) -> Issuer:
-    """Return the issuer of acme."""
+    """Return acme's issuer."""
     return issuers["acme"]
 
 
 @pytest.fixture(name="check")
 def _check(issuer: Issuer) -> TokenCheck:
-    """Return the check of tokens of acme, for the audience `shop`, with a claim."""
+    """Return acme's token check, for the audiences `shop` and `shop-2`."""
     return check_of(issuer)
 
 
 def check_of(issuer: Issuer, **values: Any) -> TokenCheck:
-    """Return a check of tokens of an issuer."""
+    """Return a check for tokens of an issuer."""
     return TokenCheck(OpenId(issuer.url, ("shop", "shop-2"), **values), "acme")
 
 
 def refusal(check: TokenCheck, token: str) -> TokenRefusedError:
-    """Return why a token is refused."""
+    """Return the error with which a token is refused."""
     with pytest.raises(TokenRefusedError) as raised:
         check(token)
     return raised.value
@@ -70,10 +70,10 @@ KEYS: dict[str, Callable[[], Key]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # while it signs
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # raised by signing
 @pytest.mark.parametrize("algorithm", KEYS)
-def test_a_good_token_of_each_kind_of_key_lets_in(algorithm: str) -> None:
-    """The keys are read from the issuer over the network."""
+def test_a_token_signed_with_each_kind_of_key_is_accepted(algorithm: str) -> None:
+    """A token is accepted for each algorithm; the key is read from the issuer over HTTP."""
     with running_issuer() as issuer:
         issuer.keys.append(KEYS[algorithm]())
         token = issuer.token(issuer.keys[1], header={"alg": algorithm})
@@ -81,8 +81,8 @@ def test_a_good_token_of_each_kind_of_key_lets_in(algorithm: str) -> None:
         assert "ada" == check_of(issuer)(token)["sub"]
 
 
-def test_what_issuers_really_send_lets_in(issuer: Issuer, check: TokenCheck) -> None:
-    """Several audiences, the type of access tokens, headers that mean nothing to us, no `nbf`."""
+def test_variants_that_real_issuers_send_are_accepted(issuer: Issuer, check: TokenCheck) -> None:
+    """Several audiences, `at+JWT`, unknown headers and a missing `nbf` are accepted."""
     token = issuer.token(
         header={"typ": "at+JWT", "x5t": "AAAA", "nonce": "n"}, aud=["other", "shop-2"], nbf=None
     )
@@ -90,8 +90,10 @@ def test_what_issuers_really_send_lets_in(issuer: Issuer, check: TokenCheck) -> 
     assert ["other", "shop-2"] == check(token)["aud"]
 
 
-def test_the_only_key_needs_no_name(issuer: Issuer, check: TokenCheck) -> None:
-    """An issuer with one key may leave `kid` out (OpenID Connect Core §10.1)."""
+def test_a_token_without_kid_is_accepted_if_there_is_one_key(
+    issuer: Issuer, check: TokenCheck
+) -> None:
+    """An issuer with one key may leave out `kid` (OpenID Connect Core §10.1)."""
     assert "ada" == check(issuer.token(header={"kid": None}))["sub"]
 
 
@@ -117,10 +119,10 @@ def test_the_only_key_needs_no_name(issuer: Issuer, check: TokenCheck) -> None:
         ({"header": {"typ": "logout+jwt"}}, "its typ is not that of an access token"),
     ],
 )
-def test_a_token_for_something_else_is_refused(
+def test_a_token_for_another_purpose_is_refused(
     issuer: Issuer, check: TokenCheck, changes: dict[str, Any], reason: str
 ) -> None:
-    """Another time, audience, issuer or purpose, though the signature is good."""
+    """A signed token is refused if its time, audience, issuer, subject or type is wrong."""
     now = int(time.time())
     times = {
         name: now + value
@@ -136,8 +138,10 @@ def test_a_token_for_something_else_is_refused(
 
 
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
-def test_clocks_may_differ_a_little(issuer: Issuer, check: TokenCheck, claim: str) -> None:
-    """By less than `LEEWAY_S`, in either direction."""
+def test_clocks_may_differ_by_less_than_leeway_s(
+    issuer: Issuer, check: TokenCheck, claim: str
+) -> None:
+    """A token is accepted if its time is wrong by less than `LEEWAY_S`."""
     offset = 10 - LEEWAY_S if claim == "exp" else LEEWAY_S - 10
 
     assert "ada" == check(issuer.token(**{claim: int(time.time()) + offset}))["sub"]
@@ -155,10 +159,10 @@ def test_clocks_may_differ_a_little(issuer: Issuer, check: TokenCheck, claim: st
         ({"role": [["shop"]], "ok": True}, False),
     ],
 )
-def test_claims_that_the_tenant_asks_for_must_be_there(
+def test_required_claims_must_be_there(
     issuer: Issuer, found: dict[str, Any], is_good: bool
 ) -> None:
-    """One of the values, or a list with one of them; each claim that is asked for."""
+    """Each required claim must be one of the required values, or a list that contains one."""
     check = check_of(issuer, claims=(("role", ("shop", "admin")), ("ok", (True,))))
     token = issuer.token(**found)
 
@@ -172,7 +176,7 @@ def _unsigned(issuer: Issuer, algorithm: object) -> str:
     return f"{part({'alg': algorithm, 'kid': 'one'})}.{part(issuer.claims(sub=PLANTED))}."
 
 
-def _by_public_key(issuer: Issuer) -> str:
+def _signed_with_public_key(issuer: Issuer) -> str:
     """Sign with the public key, which everybody has, as if it were a shared secret."""
     secret = OctKey.import_key(json.dumps(issuer.keys[0].as_dict(private=False)).encode())
     return issuer.token(secret, header={"alg": "HS256", "kid": "one"}, sub=PLANTED)
@@ -193,36 +197,38 @@ def _claims(issuer: Issuer) -> bytes:
 FORGED: dict[str, Callable[[Issuer], str]] = {
     "none": lambda issuer: _unsigned(issuer, "none"),
     "None": lambda issuer: _unsigned(issuer, "None"),
-    "no algorithm": lambda issuer: _unsigned(issuer, None),
-    "a list of algorithms": lambda issuer: _unsigned(issuer, ["ES256"]),
-    "no signature": lambda issuer: _unsigned(issuer, "ES256"),
-    "HS256 by the public key": _by_public_key,
+    "alg missing": lambda issuer: _unsigned(issuer, None),
+    "alg is a list": lambda issuer: _unsigned(issuer, ["ES256"]),
+    "signature missing": lambda issuer: _unsigned(issuer, "ES256"),
+    "HS256 with the public key": _signed_with_public_key,
     "another kind of key": lambda issuer: _unsigned(issuer, "RS256") + "AAAA",
-    "tampered": _tampered,
-    "another key of that name": lambda issuer: issuer.token(new_key("one"), sub=PLANTED),
-    "an unknown key": lambda issuer: issuer.token(new_key("else"), sub=PLANTED),
-    "a key of its own": lambda issuer: issuer.token(
+    "payload replaced": _tampered,
+    "another key with a known kid": lambda issuer: issuer.token(new_key("one"), sub=PLANTED),
+    "unknown kid": lambda issuer: issuer.token(new_key("else"), sub=PLANTED),
+    "key in the header": lambda issuer: issuer.token(
         key := new_key("mine"), header={"jwk": key.as_dict(private=False)}, sub=PLANTED
     ),
-    "a key from elsewhere": lambda issuer: issuer.token(
+    "key URL in the header": lambda issuer: issuer.token(
         new_key("mine"), header={"jku": "http://127.0.0.1:9/keys"}, sub=PLANTED
     ),
-    "kid no text": lambda issuer: issuer.signed({"alg": "ES256", "kid": ["one"]}, _claims(issuer)),
+    "kid is a list": lambda issuer: issuer.signed(
+        {"alg": "ES256", "kid": ["one"]}, _claims(issuer)
+    ),
     "crit": lambda issuer: issuer.signed(HEADER | {"crit": ["x"], "x": 1}, _claims(issuer)),
     "b64": lambda issuer: issuer.signed(HEADER | {"crit": ["b64"], "b64": 0}, _claims(issuer)),
-    "typ no text": lambda issuer: issuer.signed(HEADER | {"typ": []}, _claims(issuer)),
-    "header no object": lambda _: f"{part('alg')}.{part({})}.AAAA",
-    "header a number": lambda _: f"{part(7)}.{part({})}.AAAA",
-    "header no base64": lambda _: "!!!.!!!.!!!",
-    "header huge": lambda _: f"{part({'alg': 'ES256', 'x': 'x' * 5000})}.{part({})}.AAAA",
-    "header deep": lambda _: f"{part(b'[' * 1500)}.{part({})}.AAAA",
+    "typ is a list": lambda issuer: issuer.signed(HEADER | {"typ": []}, _claims(issuer)),
+    "header is a string": lambda _: f"{part('alg')}.{part({})}.AAAA",
+    "header is a number": lambda _: f"{part(7)}.{part({})}.AAAA",
+    "header is not base64": lambda _: "!!!.!!!.!!!",
+    "header too large": lambda _: f"{part({'alg': 'ES256', 'x': 'x' * 5000})}.{part({})}.AAAA",
+    "header too deep": lambda _: f"{part(b'[' * 1500)}.{part({})}.AAAA",
     "two parts": lambda _: "a.b",
     "five parts": lambda _: "a.b.c.d.e",
-    "dots": lambda _: "..",
-    "no ASCII": lambda _: "é.é.é",
-    "payload no object": lambda issuer: issuer.signed(HEADER, b"[1]"),
-    "payload no JSON": lambda issuer: issuer.signed(HEADER, b"\xff"),
-    "payload deep": lambda issuer: issuer.signed(HEADER, b"[" * 90_000),
+    "only dots": lambda _: "..",
+    "not ASCII": lambda _: "é.é.é",
+    "payload is a list": lambda issuer: issuer.signed(HEADER, b"[1]"),
+    "payload is not JSON": lambda issuer: issuer.signed(HEADER, b"\xff"),
+    "payload too deep": lambda issuer: issuer.signed(HEADER, b"[" * 90_000),
 }
 
 
@@ -230,26 +236,26 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
 def test_a_token_that_the_issuer_did_not_sign_is_refused(
     issuer: Issuer, check: TokenCheck, kind: str
 ) -> None:
-    """Whatever its header says; whose it says it is, is told as claimed, and nothing else of it."""
+    """A forged token is refused; its subject is reported only as claimed, and nothing else is."""
     error = refusal(check, FORGED[kind](issuer))
 
     assert ("", True) == (error.client, error.claimed in ("", "ada", PLANTED))
     assert PLANTED not in str(error)
 
 
-def test_a_bad_token_costs_the_issuer_nothing(issuer: Issuer, check: TokenCheck) -> None:
-    """It is asked once for its keys, however many keys are made up."""
+def test_bad_tokens_cause_no_requests_to_the_issuer(issuer: Issuer, check: TokenCheck) -> None:
+    """Twenty tokens with made-up key IDs cause no further request for the issuer's keys."""
     check(issuer.token())
-    before = len(issuer.asked)
+    before = len(issuer.requested_paths)
     for number in range(20):
         refusal(check, issuer.token(new_key(f"made-up-{number}")))
         refusal(check, _unsigned(issuer, "none"))
 
-    assert before == len(issuer.asked)
+    assert before == len(issuer.requested_paths)
 
 
-def test_a_new_key_of_the_issuer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rotation: tokens of the new key are good at once, of the old one until it is withdrawn."""
+def test_a_rotated_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of a new key are accepted at once, and tokens of the old key until it is removed."""
     monkeypatch.setattr(tenantry.middleware.issuer, "UNKNOWN_PAUSE_S", 0.0)
     with running_issuer() as issuer:
         check = check_of(issuer)
@@ -265,7 +271,7 @@ def test_a_new_key_of_the_issuer_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_known_keys_verify_while_the_issuer_is_down() -> None:
-    """A stopped issuer stops nobody; where nothing is known yet, nothing can be said."""
+    """While the issuer is down, a check with cached keys works; one without says when to retry."""
     with running_issuer() as stopped:
         known, fresh = check_of(stopped), check_of(stopped)
         known(stopped.token())
@@ -276,8 +282,8 @@ def test_known_keys_verify_while_the_issuer_is_down() -> None:
     assert 1 == raised.value.retry_after_s
 
 
-def test_keys_that_cannot_verify_are_left_out() -> None:
-    """Secrets, keys for encryption, weak ones, unknown kinds: they do not spoil the good one."""
+def test_unusable_keys_are_skipped() -> None:
+    """Secrets, encryption keys, weak and unknown keys are skipped; the good key is kept."""
     good = new_key("good").as_dict(private=False)
     weak = {"kty": "RSA", "kid": "weak", "n": base64.urlsafe_b64encode(b"\xff" * 128).decode()}
     others: list[dict[str, Any]] = [
@@ -298,11 +304,11 @@ def test_keys_that_cannot_verify_are_left_out() -> None:
 
 
 @pytest.mark.live
-def test_a_host_without_tokens_does_not_load_what_checks_them() -> None:
-    """That would be 10 MiB in each worker."""
-    asks = "import sys, tenantry.host; sys.exit('joserfc' in sys.modules)"
+def test_a_host_without_oidc_does_not_import_joserfc() -> None:
+    """Importing the host does not import `joserfc`, which takes 10 MiB in each worker."""
+    code = "import sys, tenantry.host; sys.exit('joserfc' in sys.modules)"
 
-    assert 0 == subprocess.run([sys.executable, "-c", asks], check=False).returncode
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
 
 
 # -- in a host ----------------------------------------------------------------------------------
@@ -327,8 +333,8 @@ def _send(
     return send
 
 
-def test_a_token_is_good_at_its_own_tenant_only(issuers: dict[str, Issuer], send: Send) -> None:
-    """Not where there is another issuer, nor where the same issuer means another audience."""
+def test_a_token_is_accepted_by_its_own_tenant_only(issuers: dict[str, Issuer], send: Send) -> None:
+    """A token is refused by a tenant with another issuer, or with another audience."""
     statuses = {
         (at, of): send(issuer.token(), at)
         for at in ("acme", "globex", "initech")
@@ -340,7 +346,7 @@ def test_a_token_is_good_at_its_own_tenant_only(issuers: dict[str, Issuer], send
 
 
 def test_forged_tokens_are_401(issuer: Issuer, send: Send) -> None:
-    """Never a 500; those with bytes that no header has are left out."""
+    """Each forged token gets 401."""
     tokens = [forge(issuer) for kind, forge in FORGED.items()]
 
     assert {401} == {send(token) for token in tokens}
@@ -366,15 +372,15 @@ def test_forged_tokens_are_401(issuer: Issuer, send: Send) -> None:
         ),
     )
 )
-def test_whatever_comes_as_a_token_is_401(send: Send, token: str) -> None:
-    """Any text, and any header of the right form."""
+def test_any_text_as_a_token_is_401(send: Send, token: str) -> None:
+    """Random text and random headers and payloads get 401, never 500."""
     assert 401 == send(token)
 
 
-def test_a_rebuilt_tenant_goes_on_with_the_keys_that_are_known(
+def test_a_rebuilt_tenant_keeps_the_cached_keys(
     write_tenant: Callable[..., Path], host: Host, client: Client
 ) -> None:
-    """A change of its file while the issuer is down stops no client."""
+    """After its file changes while the issuer is down, a tenant still accepts tokens."""
     statuses = []
     with running_issuer() as issuer:
         for name in ("Acme", "Acme Ltd"):
@@ -386,13 +392,13 @@ def test_a_rebuilt_tenant_goes_on_with_the_keys_that_are_known(
             issuer.replies = dict.fromkeys(
                 ("/.well-known/openid-configuration", "/keys?v=1"), (500, {}, b"")
             )
-        asked = len(issuer.asked)
+        request_count = len(issuer.requested_paths)
 
-    assert ([201, 201], 2) == (statuses, asked)
+    assert ([201, 201], 2) == (statuses, request_count)
 
 
-def test_a_claim_that_changes_its_type_is_another_check(host: Host, tmp_path: Path) -> None:
-    """1 and True are equal in Python; a token that has one has not the other."""
+def test_a_required_claim_of_another_type_is_another_check(host: Host, tmp_path: Path) -> None:
+    """1, 1.0 and True are equal in Python, but each gets its own check."""
     checks = []
     for value in (1, True, 1.0, 1):
         openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}

@@ -1,4 +1,4 @@
-"""Rates: in this process by a clock that does not jump, and in a real Redis that comes and goes."""
+"""Rate limits: counted in this process by a monotonic clock, or in a real Redis that fails."""
 
 import logging
 import signal
@@ -38,19 +38,19 @@ class Clock:
 
 
 def good(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
-    """Answer."""
+    """Answer 200."""
     del environ
     start_response("200 OK", [("X-App", "good")])
     return [b"good"]
 
 
-def _ask(gate: RateLimit) -> tuple[int, "Headers"]:
-    _, status, headers = run_wsgi_app(gate, create_environ(), buffered=True)
+def _request(layer: RateLimit) -> tuple[int, "Headers"]:
+    _, status, headers = run_wsgi_app(layer, create_environ(), buffered=True)
     return int(status[:3]), headers
 
 
-def _statuses(gate: RateLimit, count: int) -> list[int]:
-    return [_ask(gate)[0] for _ in range(count)]
+def _statuses(layer: RateLimit, count: int) -> list[int]:
+    return [_request(layer)[0] for _ in range(count)]
 
 
 def _hits(rates: RateLimiter, rate: str, count: int, tenant: str = "acme") -> int:
@@ -62,11 +62,14 @@ def _hits(rates: RateLimiter, rate: str, count: int, tenant: str = "acme") -> in
 # -- in this process -------------------------------------------------------------------------------
 
 
-def test_over_its_rate_a_tenant_gets_429() -> None:
-    """With `Retry-After` and the `RateLimit` headers; within it the app answers, with those too."""
-    gate = RateLimit(good, RateLimiter("memory://", lambda: 1, clock=Clock()), "acme", "2/minute")
+def test_a_tenant_over_its_rate_gets_429() -> None:
+    """A request over the rate gets 429 with `Retry-After`.
 
-    first, second, third = _ask(gate), _ask(gate), _ask(gate)
+    All responses have `RateLimit` headers.
+    """
+    layer = RateLimit(good, RateLimiter("memory://", lambda: 1, clock=Clock()), "acme", "2/minute")
+
+    first, second, third = _request(layer), _request(layer), _request(layer)
 
     assert [200, 200, 429] == [first[0], second[0], third[0]]
     assert [("good", "2", "1", "60"), ("good", "2", "0", "60"), (None, "2", "0", "60")] == [
@@ -81,30 +84,30 @@ def test_over_its_rate_a_tenant_gets_429() -> None:
 NAMES = ("Limit", "Remaining", "Reset")
 
 
-def test_tenants_are_counted_apart() -> None:
-    """One over its rate costs another one nothing."""
+def test_tenants_are_counted_separately() -> None:
+    """A tenant over its rate does not use up another tenant's."""
     rates = RateLimiter("memory://", lambda: 1, clock=Clock())
 
     assert (3, 3) == (_hits(rates, "3/minute", 5), _hits(rates, "3/minute", 5, "globex"))
 
 
-def test_requests_go_out_of_sight_by_and_by() -> None:
-    """Half a window later half of the last window's requests count still."""
+def test_the_window_slides() -> None:
+    """Half a window later, half of the previous window's requests still count."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
     full = _hits(rates, "10/minute", 20)
     clock.now += 59.9
-    late = _hits(rates, "10/minute", 20)
+    late_in_window = _hits(rates, "10/minute", 20)
     clock.now += 30.1
-    half = _hits(rates, "10/minute", 20)
+    half_later = _hits(rates, "10/minute", 20)
     clock.now += 180.0
-    anew = _hits(rates, "10/minute", 20)
+    much_later = _hits(rates, "10/minute", 20)
 
-    assert (10, 0, 5, 10) == (full, late, half, anew)
+    assert (10, 0, 5, 10) == (full, late_in_window, half_later, much_later)
 
 
-def test_several_rates_hold_together() -> None:
-    """Two per second, and three per minute: whichever is used up refuses."""
+def test_every_one_of_several_rates_holds() -> None:
+    """With `2/second; 3/minute`, a request is refused as soon as either rate is used up."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
     per_second = _hits(rates, "2/second; 3/minute", 3)
@@ -114,33 +117,33 @@ def test_several_rates_hold_together() -> None:
 
 
 @pytest.mark.parametrize(("processes", "part"), [(1, 10), (2, 5), (3, 3), (20, 1)])
-def test_in_memory_each_process_counts_its_part(processes: int, part: int) -> None:
-    """Together no more than the rate, but for one request each."""
+def test_in_memory_each_process_admits_its_share(processes: int, part: int) -> None:
+    """Each of N processes admits the rate divided by N, but at least one request."""
     rates = RateLimiter("memory://", lambda: processes, clock=Clock())
 
     assert part == _hits(rates, "10/minute", 20)
 
 
-def test_who_is_told_when_to_come_again_is_let_in_then() -> None:
-    """Not before: until that moment every request is refused."""
+def test_a_request_after_retry_after_is_admitted() -> None:
+    """Requests are refused until the time in `Retry-After`, and admitted from then on."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
-    gate = RateLimit(good, rates, "acme", "3/minute")
-    _statuses(gate, 3)
-    clock.now += 80.0  # two thirds of that window are in sight
-    admitted = _statuses(gate, 2)
-    wait_s = int(_ask(gate)[1]["Retry-After"])
+    layer = RateLimit(good, rates, "acme", "3/minute")
+    _statuses(layer, 3)
+    clock.now += 80.0  # two thirds of the previous window still count
+    admitted = _statuses(layer, 2)
+    wait_s = int(_request(layer)[1]["Retry-After"])
     clock.now += wait_s - 1.01
-    before = _ask(gate)[0]
+    before = _request(layer)[0]
     clock.now += 1.02
 
-    assert ([200, 429], 429, 200) == (admitted, before, _ask(gate)[0])
+    assert ([200, 429], 429, 200) == (admitted, before, _request(layer)[0])
 
 
-def test_a_clock_that_jumps_locks_nobody_and_lets_nobody_in(
+def test_a_jump_of_the_system_clock_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An hour forth or back on the machine's clock: the same requests are admitted."""
+    """After the system clock jumps by hours, the same requests are admitted and refused."""
     rates = RateLimiter("memory://", lambda: 1)
     before = _hits(rates, "3/hour", 5)
     now = time.time()
@@ -152,8 +155,8 @@ def test_a_clock_that_jumps_locks_nobody_and_lets_nobody_in(
     assert (3, [(0, 3), (0, 3)]) == (before, jumped)
 
 
-def test_rates_of_long_ago_are_forgotten() -> None:
-    """What is remembered does not grow with all tenants that ever had a request."""
+def test_old_counts_are_deleted() -> None:
+    """Counts of windows in the past are deleted, so memory use does not grow with all tenants."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
     for number in range(PRUNE_AT):
@@ -165,8 +168,8 @@ def test_rates_of_long_ago_are_forgotten() -> None:
     assert 1 == len(rates._storage._storage._counts)  # type: ignore[union-attr]
 
 
-def test_who_is_over_is_known_without_counting() -> None:
-    """For a second at most; then the next request is counted, for the rate may be another one."""
+def test_a_tenant_over_its_rate_is_known_without_counting() -> None:
+    """For up to `LOOK_AGAIN_S`, `known_over` knows the refusal without counting another request."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
     unknown = rates.known_over("acme")
@@ -189,7 +192,7 @@ def test_who_is_over_is_known_without_counting() -> None:
 
 @pytest.fixture(name="redis", scope="module")
 def _redis() -> Iterator[redis_server.Redis]:
-    """Return a real Redis."""
+    """Return a real Redis server."""
     with redis_server.running() as server:
         yield server
 
@@ -198,7 +201,7 @@ def _redis() -> Iterator[redis_server.Redis]:
 def _two(
     redis: redis_server.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RateLimiter, RateLimiter]]:
-    """Return the limiters of two workers, on one empty Redis that may be slow."""
+    """Return the limiters of two workers that share an empty Redis. A slow answer does not fail."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.REDIS_TIMEOUT_S", 5.0)
     redis.say(b"FLUSHALL\r\n")
     both = RateLimiter(redis.url, lambda: 2), RateLimiter(redis.url, lambda: 2)
@@ -208,13 +211,13 @@ def _two(
 
 
 def test_redis_counts_over_all_processes(two: tuple[RateLimiter, RateLimiter]) -> None:
-    """Exactly the rate, however the requests fall to two workers."""
+    """Two workers that share a Redis together admit exactly the rate."""
     admitted = sum(_hits(two[number % 2], "25/hour", 1) for number in range(40))
 
     assert 25 == admitted
 
 
-def _ask_until_it_counts(rates: RateLimiter) -> None:
+def _wait_until_it_counts(rates: RateLimiter) -> None:
     wait_until(lambda: rates.hit("probe", parse_many("1/hour")) is not None)
 
 
@@ -226,7 +229,7 @@ def test_without_redis_requests_pass(
     *,
     is_frozen: bool,
 ) -> None:
-    """Dead or silent: logged once, counted, and it counts again when Redis is back."""
+    """While Redis is dead or frozen, requests pass, are counted as such, and one line is logged."""
     rates, _ = two
     noted: list[str] = []
     rates._note_uncounted = noted.append
@@ -236,7 +239,7 @@ def test_without_redis_requests_pass(
     unanswered = rates.unanswered_total
     uncounted = noted.copy()
     redis.send_signal(signal.SIGCONT) if is_frozen else redis.start_again()
-    _ask_until_it_counts(rates)
+    _wait_until_it_counts(rates)
 
     assert (1, 50, 50) == (before, passed, unanswered)
     assert ["acme"] * 50 == uncounted
@@ -244,10 +247,10 @@ def test_without_redis_requests_pass(
     assert ["rates.storage_lost", "rates.storage_found"] == events
 
 
-def test_a_slow_redis_is_lost_until_it_is_fast(
+def test_a_slow_redis_stays_lost_until_it_is_fast(
     redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or it would be lost again at the next request, four times a second."""
+    """Redis stays lost until probes are faster than `REDIS_TIMEOUT_S`, so it does not flap."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.FIRST_PAUSE_S", 0.01)
     storage = SharedStorage(redis.url)
     probed = []
@@ -268,10 +271,10 @@ def test_a_slow_redis_is_lost_until_it_is_fast(
     assert ["rates.storage_lost", "rates.storage_found"] == [one.message for one in caplog.records]
 
 
-def test_who_is_lost_again_and_again_is_told_now_and_then(
+def test_repeated_losses_are_logged_once_per_interval(
     redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once in ten seconds, with all that passed meanwhile."""
+    """A flapping Redis is logged once per `LOG_INTERVAL_S`, with all uncounted requests."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.FIRST_PAUSE_S", 0.01)
     clock = Clock()
     storage = SharedStorage(redis.url, clock=clock)
@@ -284,13 +287,13 @@ def test_who_is_lost_again_and_again_is_told_now_and_then(
     wait_until(lambda: not storage._is_lost)
     storage.close()
 
-    told = [(one.message.rpartition("_")[2], vars(one).get("passed_requests"))
+    logged = [(one.message.rpartition("_")[2], vars(one).get("passed_requests"))
             for one in caplog.records]  # fmt: skip
-    assert [("lost", None), ("found", 5), ("lost", None), ("found", 10)] == told
+    assert [("lost", None), ("found", 5), ("lost", None), ("found", 10)] == logged
 
 
-def test_nobody_asks_a_lost_redis(redis: redis_server.Redis) -> None:
-    """The first request finds out; those behind it do not wait, not even a moment."""
+def test_requests_do_not_wait_for_a_lost_redis(redis: redis_server.Redis) -> None:
+    """Only the first request waits for the frozen Redis; the next 100 never call it."""
     storage = SharedStorage(redis.url)
     redis.send_signal(signal.SIGSTOP)
     first = storage.acquire("x", 1, 60)
@@ -303,10 +306,10 @@ def test_nobody_asks_a_lost_redis(redis: redis_server.Redis) -> None:
     assert ([None] * 101, 101) == ([first, *others], storage.unanswered_total)
 
 
-def test_a_clock_of_redis_that_was_set_back_locks_nobody(
+def test_a_redis_clock_set_back_does_not_lock_a_tenant_out(
     redis: redis_server.Redis, two: tuple[RateLimiter, RateLimiter]
 ) -> None:
-    """What was counted in its future is forgotten: else a tenant would wait as long."""
+    """A count that expires too late, because the clock of Redis was set back, is dropped."""
     rates, _ = two
     _hits(rates, "2/minute", 3)
     key = b"tenantry:{LIMITER/acme/2/1/minute}"
@@ -315,14 +318,14 @@ def test_a_clock_of_redis_that_was_set_back_locks_nobody(
     assert (b":1\r\n", 2) == (set_back, _hits(rates, "2/minute", 3))
 
 
-def test_a_failed_command_is_no_failed_request(
+def test_requests_pass_while_redis_is_read_only(
     redis: redis_server.Redis, two: tuple[RateLimiter, RateLimiter]
 ) -> None:
-    """A Redis that only reads, after a failover: requests pass, until it writes again."""
+    """While Redis is a read-only replica, as after a failover, requests pass."""
     rates, _ = two
     redis.say(b"REPLICAOF 127.0.0.1 1\r\n")
     passed = _hits(rates, "1/hour", 5)
     redis.say(b"REPLICAOF NO ONE\r\n")
-    _ask_until_it_counts(rates)
+    _wait_until_it_counts(rates)
 
     assert 5 == passed
