@@ -1,4 +1,4 @@
-"""The one factory: from whatever describes a tenant to a Flask app of its own."""
+"""The app factory: from any description of a tenant to its own Flask app."""
 
 import logging
 import threading
@@ -30,17 +30,17 @@ GOOD: Mapping[str, Any] = {
 
 
 class ConfigClass:
-    """The tutorial's form."""
+    """A class with upper-case names, as in Flask's tutorial."""
 
     APP_NAME = "acme"
     SECRET_KEY = KEY
-    BLUEPRINTS = ["landing"]  # noqa: RUF012 - as people write it
+    BLUEPRINTS = ["landing"]  # noqa: RUF012 - as in Flask's tutorial
     PROPAGATE_EXCEPTIONS = True
-    lower_case = "no key"
+    lower_case = "not a key"
 
 
 class ConfigObject(ConfigClass):
-    """The same, with a key that is computed."""
+    """The same class with a computed key."""
 
     @property
     def APP_NAME(self) -> str:  # type: ignore[override]  # noqa: N802
@@ -56,9 +56,9 @@ def _module() -> types.ModuleType:
 
 @pytest.fixture(name="create")
 def _create(data_dir: Path) -> Iterator[Create]:
-    """Return `create_app` over the data folder, and over `GOOD` with keys replaced.
+    """Return `create_app` for the data folder, and by default for `GOOD` with keys replaced.
 
-    `create(config)` or `create(SECRET_KEY="…")`; the apps are closed after the test.
+    Call `create(config)` or `create(SECRET_KEY="…")`. The apps are closed after the test.
     """
     apps: list[Flask] = []
 
@@ -71,7 +71,7 @@ def _create(data_dir: Path) -> Iterator[Create]:
         close_app(app)
 
 
-# -- what it takes ------------------------------------------------------------------------------
+# -- input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def _create(data_dir: Path) -> Iterator[Create]:
     ],
     ids=lambda config: type(config).__name__,
 )
-def test_every_form_of_configuration_makes_an_app(create: Create, config: object) -> None:
+def test_every_form_of_configuration_is_accepted(create: Create, config: object) -> None:
     """A tenant, module, class, instance or mapping with upper-case names gives the same app."""
     app = create(config)
 
@@ -112,10 +112,8 @@ def test_every_form_of_configuration_makes_an_app(create: Create, config: object
         (type("_", (), {}), "app"),
     ],
 )
-def test_the_tenants_name_comes_from_what_describes_it(
-    create: Create, config: Any, name: str
-) -> None:
-    """`APP_NAME` where a name can be made of it, else the name of the class or module."""
+def test_the_name_comes_from_app_name_or_the_class(create: Create, config: Any, name: str) -> None:
+    """The name comes from `APP_NAME` if possible, and otherwise from the class or module."""
     values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
     if isinstance(config, dict):
         config |= values
@@ -128,8 +126,8 @@ def test_the_tenants_name_comes_from_what_describes_it(
     assert (f"tenant.{name}", f"/{name}") == (app.name, app.config["URL_PREFIX"])
 
 
-def test_a_class_from_a_shell_has_no_file(create: Create) -> None:
-    """A class that was typed into an interpreter is taken; messages say its name."""
+def test_an_error_in_a_class_without_a_file_has_its_name(create: Create) -> None:
+    """A class typed into an interpreter has no file, so the message names the class."""
     space: dict[str, Any] = {"__name__": "__nowhere__"}
     exec("class Typed:\n SECRET_KEY = 'short'\n BLUEPRINTS = ['landing']", space)
 
@@ -139,8 +137,8 @@ def test_a_class_from_a_shell_has_no_file(create: Create) -> None:
     assert str(refused.value).startswith("Typed: 'SECRET_KEY': ")
 
 
-def test_messages_name_the_file_of_a_class(create: Create) -> None:
-    """Whoever wrote the class finds the file and the key."""
+def test_an_error_in_a_class_has_its_file(create: Create) -> None:
+    """The message names the file of the class and the key."""
 
     class Broken(ConfigClass):
         SECRET_KEY = "short"
@@ -151,7 +149,7 @@ def test_messages_name_the_file_of_a_class(create: Create) -> None:
     assert f"{__file__}: 'SECRET_KEY': " in str(refused.value)
 
 
-def test_development_keys_are_a_developers_to_set(create: Create) -> None:
+def test_an_object_may_set_development_keys(create: Create) -> None:
     """Unlike a tenant file, an object may set `DEBUG` and `TESTING`."""
     app = create(DEBUG=True, TESTING=True)
 
@@ -159,7 +157,7 @@ def test_development_keys_are_a_developers_to_set(create: Create) -> None:
 
 
 def test_values_are_copies(create: Create) -> None:
-    """What one app does to its configuration reaches neither the source nor another app."""
+    """A change to one app's configuration affects neither its source nor another app."""
     source = {**GOOD, "MAIL": {"to": ["ops"]}, "BLUEPRINTS": ["landing"]}
     acme, globex = create(source), create({**source, "APP_NAME": "globex"})
 
@@ -170,8 +168,8 @@ def test_values_are_copies(create: Create) -> None:
     assert ({"to": ["ops"]}, ["landing"]) == (globex.config["MAIL"], globex.config["BLUEPRINTS"])
 
 
-def test_a_tenants_values_are_copies(create: Create) -> None:
-    """Two apps of one tenant, the old version and the new, share nothing that can change."""
+def test_two_apps_of_a_tenant_share_no_mutable_value(create: Create) -> None:
+    """A change to the old app's configuration does not affect the new app or the tenant."""
     tenant: Tenant = parse_tenant("acme", {**GOOD, "MAIL": []}, data_dir=Path("instance"))
     old, new = create(tenant), create(tenant)
 
@@ -181,7 +179,7 @@ def test_a_tenants_values_are_copies(create: Create) -> None:
 
 
 class Properties(ConfigClass):
-    """Keys that have a value on an instance only."""
+    """A class with keys that have a value on an instance only."""
 
     @property
     def MAIL(self) -> str:  # noqa: N802
@@ -199,7 +197,7 @@ class Properties(ConfigClass):
 
 
 def test_a_property_of_a_class_is_refused(create: Create) -> None:
-    """A property or function is no value: each is named with its key and the remedy."""
+    """A property or function of a class is an error that names its key and the remedy."""
     with pytest.raises(TenantFileError) as refused:
         create(Properties)
 
@@ -212,8 +210,8 @@ def test_a_property_of_a_class_is_refused(create: Create) -> None:
     ] == lines
 
 
-def test_a_property_of_an_instance_is_its_value(create: Create) -> None:
-    """An instance computes its keys."""
+def test_a_property_of_an_instance_gives_its_value(create: Create) -> None:
+    """Properties of an instance are computed."""
 
     class Instance(Properties):
         FAX = "2"  # type: ignore[assignment]
@@ -224,13 +222,13 @@ def test_a_property_of_an_instance_is_its_value(create: Create) -> None:
 
 
 def test_a_value_that_cannot_be_copied_is_refused(create: Create) -> None:
-    """It would be shared between apps: the message names the key."""
+    """The app would share the value with others, so the error names its key."""
     with pytest.raises(TenantFileError, match="'MAIL': found a lock that cannot be copied"):
         create(MAIL=threading.Lock())
 
 
 def test_every_flask_key_reaches_the_app(create: Create) -> None:
-    """Each key of Flask's own configuration, and of any extension, is in `app.config`."""
+    """Each key of Flask's configuration, and of an extension, is in `app.config`."""
     keys: dict[str, Any] = {
         key: value for key, value in Flask.default_config.items() if key not in GOOD
     }
@@ -242,19 +240,19 @@ def test_every_flask_key_reaches_the_app(create: Create) -> None:
     assert keys == {key: app.config[key] for key in keys}
 
 
-# -- what it makes ------------------------------------------------------------------------------
+# -- the app -----------------------------------------------------------------------------------
 
 
-def test_two_apps_share_no_logger(create: Create) -> None:
-    """An app's logger bears its tenant's name, so a handler of one hears no other."""
+def test_each_app_has_its_own_logger(create: Create) -> None:
+    """An app's logger has its tenant's name, so a handler of one gets no records of another."""
     acme, globex = create(), create(APP_NAME="globex")
 
     assert ["tenant.acme", "tenant.globex"] == [acme.logger.name, globex.logger.name]
     assert logging.getLogger("tenant.acme") is acme.logger
 
 
-def test_an_app_lives_in_its_own_folder(create: Create, data_dir: Path) -> None:
-    """Instance path and root are `<data>/<name>`, which is there and closed to others."""
+def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
+    """Instance path and root path are `<data>/<name>`, which is created with mode 0700."""
     app = create()
 
     assert (str(data_dir / "acme"),) * 2 == (app.instance_path, app.root_path)
@@ -262,14 +260,14 @@ def test_an_app_lives_in_its_own_folder(create: Create, data_dir: Path) -> None:
 
 
 def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:
-    """Nothing of the tenant's folder is served unless it has a folder `static`."""
+    """Nothing of the tenant's folder is served if it has no folder `static`."""
     app = create()
 
     assert ["landing.landingpage"] == [rule.endpoint for rule in app.url_map.iter_rules()]
 
 
 def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
-    """`<data>/<name>/static` is served under `/static/`, and nothing beside it."""
+    """`<data>/<name>/static` is served under `/static/`, and no file outside it."""
     (data_dir / "acme/static").mkdir(parents=True)
     (data_dir / "acme/static/logo.txt").write_text("acme's")
     (data_dir / "acme/acme.sqlite3").write_text("secret")
@@ -280,13 +278,13 @@ def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
 
 
 def test_a_failing_endpoint_leaves_no_app(create: Create) -> None:
-    """The error names the endpoint; what was loaded before it goes (the leak check looks)."""
+    """The error names the endpoint, and the endpoints loaded before it are unloaded."""
     with pytest.raises(EndpointError, match="no endpoint named 'lnding'"):
         create(BLUEPRINTS=["landing", "lnding"])
 
 
-def test_an_app_without_a_host_checks_its_trusted_hosts_itself(create: Create) -> None:
-    """Where nothing stands before it, Flask refuses what the list has not."""
+def test_an_app_without_a_host_checks_trusted_hosts(create: Create) -> None:
+    """Without the host's layers, Flask rejects host names that are not listed."""
     client = Client(create(TRUSTED_HOSTS=["acme.test"]))
 
     assert 201 == client.get("/", base_url="http://acme.test").status_code
@@ -298,7 +296,7 @@ def test_an_app_without_a_host_checks_its_trusted_hosts_itself(create: Create) -
 
 
 def with_session(app: Flask) -> Flask:
-    """Give the app a login, and a page that tells who is logged in."""
+    """Add a login and pages that show the user and a URL, and return the app."""
 
     @app.get("/login")
     def login() -> str:
@@ -317,8 +315,8 @@ def with_session(app: Flask) -> Flask:
 
 
 @pytest.mark.parametrize("root", ["", "/acme", "/behind/proxy/acme"])
-def test_a_session_cookie_stays_under_the_root_of_its_request(create: Create, root: str) -> None:
-    """Name and path of the cookie are the tenant's own, also behind a proxy's prefix."""
+def test_a_session_cookie_has_the_root_of_its_request(create: Create, root: str) -> None:
+    """The cookie has the tenant's name, and the request's root as its path, proxy or not."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url=f"http://localhost{root}/").headers["Set-Cookie"]
@@ -327,18 +325,18 @@ def test_a_session_cookie_stays_under_the_root_of_its_request(create: Create, ro
     assert ["HttpOnly", f"Path={root or '/'}", "SameSite=Lax"] == sorted(cookie.split("; ")[1:])
 
 
-def test_a_session_that_is_asked_for_varies_with_the_cookie(create: Create) -> None:
-    """Empty or not: a cache must not answer others with it. Who does not ask costs nothing."""
+def test_reading_the_session_adds_vary_cookie(create: Create) -> None:
+    """A response that depends on the session, even an empty one, must not be cached for others."""
     app = with_session(create())
     client = Client(app)
 
-    said = [client.get(path).headers.get("Vary") for path in ("/who", "/")]
+    vary = [client.get(path).headers.get("Vary") for path in ("/who", "/")]
 
-    assert ["Cookie", None] == said
+    assert ["Cookie", None] == vary
 
 
-def test_an_app_aborts_with_codes_of_its_own(create: Create) -> None:
-    """The map of codes is each app's, made when it is needed."""
+def test_each_app_has_its_own_abort_codes(create: Create) -> None:
+    """A code that is added to one app's `aborter` is unknown to another."""
     acme, globex = create(), create()
     acme.aborter.mapping[499] = NotFound
 
@@ -348,8 +346,8 @@ def test_an_app_aborts_with_codes_of_its_own(create: Create) -> None:
         globex.aborter(499)
 
 
-def test_a_session_cookie_is_secure_where_the_request_is(create: Create) -> None:
-    """What came over HTTPS goes back over HTTPS only."""
+def test_a_session_cookie_of_an_https_request_is_secure(create: Create) -> None:
+    """The cookie of a response over HTTPS has the attribute `Secure`."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url="https://localhost/acme/").headers["Set-Cookie"]
@@ -358,7 +356,7 @@ def test_a_session_cookie_is_secure_where_the_request_is(create: Create) -> None
 
 
 def test_a_configured_cookie_path_is_kept(create: Create) -> None:
-    """`SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` of a tenant win."""
+    """A tenant's own `SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` are used."""
     app = create(SESSION_COOKIE_PATH="/acme/shop", SESSION_COOKIE_NAME="mine")
 
     cookie = Client(with_session(app)).get("/login").headers["Set-Cookie"]
@@ -373,8 +371,10 @@ def _cookie_of(app: Flask) -> str:
 
 
 @pytest.mark.parametrize(("tenant", "user"), [("acme", "ada"), ("globex", "None")])
-def test_a_session_is_not_accepted_next_door(create: Create, tenant: str, user: str) -> None:
-    """With the same key, and the cookie copied by hand, a session verifies at its tenant only."""
+def test_a_copied_session_is_valid_at_its_own_tenant_only(
+    create: Create, tenant: str, user: str
+) -> None:
+    """A session copied to a tenant with the same key is not accepted there."""
     stolen = _cookie_of(with_session(create()))
     app = with_session(create(APP_NAME=tenant))
 
@@ -386,7 +386,7 @@ def test_a_session_is_not_accepted_next_door(create: Create, tenant: str, user: 
 
 
 def test_a_session_signed_with_an_old_key_is_accepted(create: Create) -> None:
-    """`SECRET_KEY_FALLBACKS` verify what was signed before the key was changed."""
+    """`SECRET_KEY_FALLBACKS` verify sessions that were signed before the key changed."""
     old = _cookie_of(with_session(create(SECRET_KEY="o" * 32)))
     app = with_session(create(SECRET_KEY_FALLBACKS=["o" * 32]))
 
@@ -395,8 +395,8 @@ def test_a_session_signed_with_an_old_key_is_accepted(create: Create) -> None:
     assert "ada" == answer.text
 
 
-def test_urls_stay_under_the_root(create: Create) -> None:
-    """`url_for` knows the prefix, during a request and outside one."""
+def test_urls_have_the_prefix(create: Create) -> None:
+    """`url_for` adds the tenant's prefix, during a request and outside one."""
     app = with_session(create(SERVER_NAME="localhost"))
 
     inside = Client(app).get("/where", base_url="http://localhost/acme/").text
@@ -419,7 +419,7 @@ def test_urls_stay_under_the_root(create: Create) -> None:
     ],
 )
 def test_redirects_of_routing_are_relative(create: Create, path: str, location: str) -> None:
-    """A missing or doubled slash is mended without a word of the `Host` header."""
+    """A redirect that adds or removes a slash does not depend on the `Host` header."""
     app = create()
     app.add_url_rule("/shop/", view_func=lambda: "shop")
     app.add_url_rule("/list/<name>/", "list", view_func=lambda name: name)
@@ -432,8 +432,8 @@ def test_redirects_of_routing_are_relative(create: Create, path: str, location: 
 
 
 @pytest.mark.parametrize("path", ["//evil.test", "//evil.test/..", "///evil.test"])
-def test_a_redirect_at_the_root_leads_to_no_other_host(create: Create, path: str) -> None:
-    """An app that is mounted nowhere redirects to one slash, not to `//evil`."""
+def test_a_redirect_at_the_root_stays_on_the_host(create: Create, path: str) -> None:
+    """An app mounted at the root redirects `//evil.test` to a path, not to another host."""
     app = create()
     app.add_url_rule("/<path:rest>/", "rest", view_func=lambda rest: rest)
     environ = {"PATH_INFO": path, "SCRIPT_NAME": ""}

@@ -1,6 +1,6 @@
-"""What goes wrong between Flask apps in one process does not go wrong here: tenants of one host.
+"""The tenants of a host are isolated from each other where plain Flask apps in one process are not.
 
-What can only be found, not cured, is in test_audit.py; what a tenant file does, in test_loader.py.
+See test_audit.py for leaks that are only detected, and test_loader.py for tenant files.
 """
 
 import gc
@@ -48,13 +48,13 @@ def cookies(name, size, count):
 
 @pytest.fixture(name="shop")
 def _shop(corp: Path) -> str:
-    """Return the name of an endpoint with a login, and a view that sets cookies for everybody."""
+    """Return the name of an endpoint with a login, and a view that sets origin-wide cookies."""
     return leaks.write_endpoint(corp, "shop", blueprint=LOGIN)
 
 
 @pytest.fixture(name="visit")
 def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> Callable[..., str]:
-    """Return a function that visits one of two tenants with one browser, and returns the text."""
+    """Return a function that gets a path of one of two tenants with one browser, and its text."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[shop])
     host.load()
@@ -64,8 +64,8 @@ def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> 
 # -- cookies ------------------------------------------------------------------------------------
 
 
-def test_two_logins_in_one_browser_do_not_meet(visit: Callable[..., str]) -> None:
-    """A login at one tenant is none at the next, and neither ends the other."""
+def test_logins_at_two_tenants_are_independent(visit: Callable[..., str]) -> None:
+    """A login at one tenant is not valid at another, and neither ends the other."""
     visit("/acme/login/ada")
     before = visit("/globex/who")
     visit("/globex/login/bob")
@@ -73,28 +73,28 @@ def test_two_logins_in_one_browser_do_not_meet(visit: Callable[..., str]) -> Non
     assert ("nobody", "ada", "bob") == (before, visit("/acme/who"), visit("/globex/who"))
 
 
-def test_a_neighbour_cannot_plant_a_session(visit: Callable[..., str]) -> None:
-    """A cookie of that name that a neighbour sets for the whole origin stays with the neighbour."""
+def test_a_tenant_cannot_set_another_tenants_session(visit: Callable[..., str]) -> None:
+    """A cookie with another tenant's name, set for the whole origin, is not sent to that tenant."""
     visit("/acme/login/ada")
     visit("/globex/set/session_acme/9/1")
 
     assert "ada" == visit("/acme/who")
 
 
-def test_a_neighbours_large_cookies_are_not_sent_here(
+def test_large_cookies_are_not_sent_to_other_tenants(
     visit: Callable[..., str], client: Client
 ) -> None:
-    """Three of them made every tenant answer 431."""
+    """Three large cookies of one tenant once made every tenant answer 431."""
     visit("/acme/login/ada")
     visit("/globex/set/large/3900/3")
 
     assert 200 > len(client.get("/acme/who").request.headers["Cookie"])
 
 
-def test_a_browser_sends_the_cookies_of_one_tenant(
+def test_a_browser_sends_the_cookies_of_one_tenant_only(
     shop: str, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """However many it is logged in at."""
+    """A browser with logins at 20 tenants sends one session cookie."""
     for number in range(20):
         write_tenant(f"t{number}", BLUEPRINTS=[shop])
     host.load()
@@ -107,12 +107,12 @@ def test_a_browser_sends_the_cookies_of_one_tenant(
     assert 1024 > len(sent)
 
 
-# -- what apps hold -----------------------------------------------------------------------------
+# -- state of apps -----------------------------------------------------------------------------
 
 
 @pytest.fixture(name="app_of")
 def _app_of(data_dir: Path) -> Iterator[Callable[..., Flask]]:
-    """Return a function that builds a tenant's app; closed after the test."""
+    """Return a function that builds a tenant's app. The apps are closed after the test."""
     apps: list[Flask] = []
 
     def make(name: str, *endpoints: str, **keys: object) -> Flask:
@@ -126,7 +126,7 @@ def _app_of(data_dir: Path) -> Iterator[Callable[..., Flask]]:
 
 
 def api_of(app: Flask) -> Api:
-    """Return the Flask-RESTful Api of an app's own copy of the endpoint."""
+    """Return the Flask-RESTful `Api` of an app's own copy of the endpoint."""
     package = app.extensions["tenantry"][0].package
     api: Api = sys.modules[f"{package}.blueprint"].__dict__["shop_api"]
     return api
@@ -137,31 +137,31 @@ shop_api = Api(shop_bp)
 """
 
 
-class Late(Resource):
-    """A resource that is added late."""
+class LateResource(Resource):
+    """A resource that is added after the app was built."""
 
     def get(self) -> str:
         """Answer."""
         return "late"
 
 
-def test_each_api_knows_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """An Api that was registered on three apps in turn knew the last one, and that one's key."""
+def test_each_api_belongs_to_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
+    """A shared `Api` would know the last of three apps only, and its secret key."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     apps = [app_of(one, name) for one in ("acme", "globex", "initech")]
 
     assert apps == [api_of(app).blueprint_setup.app for app in apps]
 
 
-def test_what_one_app_does_to_its_api_the_next_does_not_see(
+def test_changes_to_one_apps_api_do_not_affect_another(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """Neither a resource that is added late, nor another form of its answers."""
+    """A resource added late and a changed representation affect one app only."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     acme, globex = app_of("acme", name), app_of("globex", name)
     rules = [str(rule) for rule in globex.url_map.iter_rules()]
 
-    api_of(acme).add_resource(Late, "/late")
+    api_of(acme).add_resource(LateResource, "/late")
     api_of(acme).representations["application/json"] = pytest.fail
 
     assert ("/late" in str(acme.url_map), rules) == (
@@ -171,10 +171,10 @@ def test_what_one_app_does_to_its_api_the_next_does_not_see(
     assert b"1\n" == Client(globex).get("/shop/").data
 
 
-def test_a_setting_that_a_library_changes_is_not_the_neighbours(
+def test_a_changed_setting_does_not_affect_another_app(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """In debug mode Flask-RESTful writes into the RESTFUL_JSON of the app's configuration."""
+    """In debug mode, Flask-RESTful changes `RESTFUL_JSON` in the app's configuration."""
     resources = "\nPage.get = lambda self: {'a': 1}\n"
     name = leaks.write_endpoint(corp, "shop", resources=resources)
     keys = {"RESTFUL_JSON": {"sort_keys": True}}
@@ -185,10 +185,10 @@ def test_a_setting_that_a_library_changes_is_not_the_neighbours(
     assert [b'{\n    "a": 1\n}\n', b'{"a": 1}\n'] == answers
 
 
-def test_a_blueprint_that_is_written_to_is_one_apps(
+def test_changes_to_a_blueprint_do_not_affect_another_app(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """What Flask does not notice, it hit every app that was built later."""
+    """A hook and a template folder set on one app's blueprint do not affect an app built later."""
     name = leaks.write_endpoint(corp, "shop")
     acme = app_of("acme", name)
     own = acme.extensions["tenantry"][0].blueprint
@@ -201,8 +201,8 @@ def test_a_blueprint_that_is_written_to_is_one_apps(
     assert later.extensions["tenantry"][0].blueprint.template_folder is None
 
 
-def test_a_key_that_is_changed_while_serving_is_one_apps(app_of: Callable[..., Flask]) -> None:
-    """Nor is it the tenant's next app's: that one has what the file says."""
+def test_a_key_changed_while_serving_affects_one_app(app_of: Callable[..., Flask]) -> None:
+    """Neither another tenant's app nor the tenant's next app gets the changed `SECRET_KEY`."""
     acme = app_of("acme", "landing")
     acme.config.update(SECRET_KEY="changed")
 
@@ -211,27 +211,27 @@ def test_a_key_that_is_changed_while_serving_is_one_apps(app_of: Callable[..., F
     assert [f"globex-{KEY}", f"acme-{KEY}"] == keys
 
 
-def test_an_endpoint_that_is_named_in_two_ways_is_refused(app_of: Callable[..., Flask]) -> None:
-    """The message names it."""
+def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Flask]) -> None:
+    """The message names the endpoint."""
     with pytest.raises(EndpointError, match=r"'tenantry\.endpoints\.landing' fails to register"):
         app_of("acme", "landing", "tenantry.endpoints.landing")
 
 
-# -- one request inside another, and what is left of it -------------------------------------------
+# -- nested requests, and what a request leaves behind ---------------------------------------------
 
 
-def test_a_request_to_a_neighbour_inside_a_request_is_clean(app_of: Callable[..., Flask]) -> None:
-    """Each has its own `g`, before and after."""
+def test_a_nested_request_to_another_app_has_its_own_g(app_of: Callable[..., Flask]) -> None:
+    """The inner request does not see `g` of the outer one, which keeps its own."""
     acme, globex = app_of("acme", "landing"), app_of("globex", "landing")
     globex.add_url_rule("/own", "own", lambda: str(g.get("user")))
 
-    def ask() -> str:
+    def nested() -> str:
         g.user = "ada"
         return f"{Client(globex).get('/own').text} {g.user}"
 
-    acme.add_url_rule("/ask", "ask", ask)
+    acme.add_url_rule("/nested", "nested", nested)
 
-    assert "None ada" == Client(acme).get("/ask").text
+    assert "None ada" == Client(acme).get("/nested").text
 
 
 PUSHING = """
@@ -267,36 +267,36 @@ def catch(error):
 def _status_of(
     corp: Path, host: Host, client: Client, write_tenant: WriteTenant
 ) -> Callable[[str], tuple[int, str]]:
-    """Return a function that asks a host whose tenant acme leaves, raises and catches things."""
+    """Return a function that gets a path of a host with a tenant that leaves and raises things."""
     pushing = leaks.write_endpoint(corp, "shop", blueprint=PUSHING)
     write_tenant("acme", BLUEPRINTS=[pushing])
     write_tenant("globex")
     host.load()
 
-    def ask(path: str) -> tuple[int, str]:
+    def get(path: str) -> tuple[int, str]:
         with client.get(path) as answer:
             return answer.status_code, answer.mimetype
 
-    return ask
+    return get
 
 
-def test_a_context_that_is_left_pushed_ends_with_its_request(
+def test_a_context_left_pushed_ends_with_its_request(
     status_of: Callable[[str], Any], client: Client
 ) -> None:
-    """The next request on that thread finds nothing of it."""
+    """The next request on that thread does not see the app context."""
     status_of("/acme/push")
 
     assert "None" == client.get("/acme/left").text
 
 
-def test_what_a_teardown_raises_is_that_requests_500(status_of: Callable[[str], Any]) -> None:
-    """The host answers for it, and the neighbour goes on."""
+def test_an_exception_of_a_teardown_is_a_500(status_of: Callable[[str], Any]) -> None:
+    """The host answers 500 for that request, and another tenant is served."""
     assert (500, "application/problem+json") == status_of("/acme/torn")
     assert (201, "application/json") == status_of("/globex/")
 
 
-def test_an_error_handler_for_everything_is_one_apps(status_of: Callable[[str], Any]) -> None:
-    """The neighbour's and the host's own 404 are as ever."""
+def test_a_handler_for_all_errors_affects_one_app(status_of: Callable[[str], Any]) -> None:
+    """Another tenant's 404 and the host's stay the same."""
     assert [418, 404, 404] == [
         status_of(path)[0] for path in ("/acme/none", "/globex/none", "/none")
     ]
@@ -317,10 +317,10 @@ def keep():
 """
 
 
-def test_what_a_thread_keeps_for_one_tenant_the_next_does_not_see(
+def test_a_thread_local_belongs_to_one_tenant(
     corp: Path, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A `threading.local` of an endpoint is one per tenant, on whichever thread it serves."""
+    """A `threading.local` of an endpoint is one per tenant, on every thread."""
     keeping = leaks.write_endpoint(corp, "shop", blueprint=KEEPING)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[keeping])
@@ -331,8 +331,10 @@ def test_what_a_thread_keeps_for_one_tenant_the_next_does_not_see(
     assert ["None", "None", "/acme"] == seen
 
 
-def test_a_url_outside_a_request_is_the_tenants(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """In a job of `tenantry run`: with a SERVER_NAME, and under the tenant's prefix."""
+def test_a_url_outside_a_request_has_the_tenants_prefix(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """`url_for` in a job of `tenantry run` uses `SERVER_NAME` and the tenant's prefix."""
     name = leaks.write_endpoint(corp, "shop")
     keys = {"SERVER_NAME": "h.example.org", "URL_PREFIX": "/a/acme"}
     with app_of("acme", name, **keys).app_context():
@@ -344,8 +346,8 @@ def test_a_url_outside_a_request_is_the_tenants(corp: Path, app_of: Callable[...
 # -- templates and logs -----------------------------------------------------------------------
 
 
-def test_a_template_shows_no_key(app_of: Callable[..., Flask]) -> None:
-    """Neither by name nor all at once; what is no secret it shows."""
+def test_a_template_shows_no_secret(app_of: Callable[..., Flask]) -> None:
+    """Secrets are redacted, by name and in the whole configuration; other values are shown."""
     old, password = f"old-{KEY}", "Hunter2"
     url = f"sqlite:////nowhere/acme.sqlite3?password={password}"
     keys = {"SECRET_KEY_FALLBACKS": [old], "DATABASE_URI": url, "MAPS": {"key": 7}, "ECHO": old}
@@ -362,10 +364,10 @@ def test_a_template_shows_no_key(app_of: Callable[..., Flask]) -> None:
     assert ("size" in shown, url) == (True, app.config["DATABASE_URI"])
 
 
-def test_a_template_shows_nothing_that_secret_returned_under_another_name(
+def test_a_template_redacts_values_made_from_secret(
     host: Host, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the loader knows that it is one."""
+    """A value that contains what `secret()` returned is redacted under any key."""
     monkeypatch.setenv("ACME_WORD", "Hunter2-Hunter2")
     text = "from tenantry import secret\nWORD = 'is ' + secret('ACME_WORD')\n"
     write_tenant("acme", f"SECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n{text}")
@@ -395,8 +397,8 @@ def add(state):
 """
 
 
-def test_log_handlers_go_with_the_app_that_added_them(corp: Path, data_dir: Path) -> None:
-    """Each build added one, with an open file (the leak check looks); a new app keeps its own."""
+def test_log_handlers_are_removed_with_their_app(corp: Path, data_dir: Path) -> None:
+    """After each rebuild, the logger has the new app's handler only, and no file stays open."""
     name = leaks.write_endpoint(corp, "shop", blueprint=LOGGING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     logger = logging.getLogger("tenant.acme")
@@ -415,7 +417,7 @@ def test_log_handlers_go_with_the_app_that_added_them(corp: Path, data_dir: Path
 def test_a_tenant_may_have_a_modules_name(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Its file hides no module from the next one: the folder is not where modules are found."""
+    """A tenant file `json.py` does not hide the module `json` from other tenant files."""
     write_tenant("json")
     text = f"import json\nSECRET_KEY = json.loads('\"{KEY}\"')\nBLUEPRINTS = ['landing']\n"
     write_tenant("zebra", text)
@@ -426,44 +428,46 @@ def test_a_tenant_may_have_a_modules_name(
 
 # -- signals ------------------------------------------------------------------------------------
 
-HEARING = """
+RECEIVING = """
 from functools import partial
 
 from flask import request_started
 
-heard = []
+received = []
 
-def hear(sender, **_):
-    heard.append(sender.name)
+def receive(sender, **_):
+    received.append(sender.name)
 
-class Ear:
-    def hear(self, sender, **_):
-        heard.append(sender.name)
+class Receiver:
+    def receive(self, sender, **_):
+        received.append(sender.name)
 
-ear, part = Ear(), partial(lambda _, sender, **more: heard.append(sender.name), 1)
-request_started.connect(hear)
-request_started.connect(ear.hear)
+receiver, part = Receiver(), partial(lambda _, sender, **more: received.append(sender.name), 1)
+request_started.connect(receive)
+request_started.connect(receiver.receive)
 request_started.connect(part, weak=False)
 """
 
 
-def test_who_hears_a_signal_hears_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """`request_started.connect(f)` without a sender heard the requests of every tenant."""
-    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+def test_a_receiver_gets_signals_of_its_own_app_only(
+    corp: Path, app_of: Callable[..., Flask]
+) -> None:
+    """A receiver connected without a sender gets the signals of its own tenant's app."""
+    name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     acme, globex = app_of("acme", name), app_of("globex", name)
     for app in (acme, globex, app_of("initech", "landing")):
         Client(app).get("/shop/").close()
 
-    heard = [
-        sys.modules[f"{app.extensions['tenantry'][0].package}.resources"].__dict__["heard"]
+    received = [
+        sys.modules[f"{app.extensions['tenantry'][0].package}.resources"].__dict__["received"]
         for app in (acme, globex)
     ]
-    assert [["tenant.acme"] * 3, ["tenant.globex"] * 3] == heard
+    assert [["tenant.acme"] * 3, ["tenant.globex"] * 3] == received
 
 
-def test_who_hears_a_signal_goes_with_its_app(corp: Path, data_dir: Path) -> None:
-    """Also where it is held strongly: it kept every closed app alive."""
-    name = leaks.write_endpoint(corp, "shop", resources=HEARING)
+def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> None:
+    """A closed app can be freed, although one of its receivers was connected with `weak=False`."""
+    name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     before = len(request_started.receivers)
     app = create_app(values, data_dir=data_dir)
@@ -475,15 +479,17 @@ def test_who_hears_a_signal_goes_with_its_app(corp: Path, data_dir: Path) -> Non
     assert (before + 3, before, None) == (during, len(request_started.receivers), gone())
 
 
-def test_who_hears_a_named_signal_of_everybody_is_refused(
+def test_a_receiver_of_a_global_named_signal_is_refused(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """Blinker keeps it for the whole process, and nobody knows who sends it."""
-    text = "\nimport blinker\n\ndef hear(sender): ...\n\nblinker.signal('sold').connect(hear)\n"
+    """Blinker keeps a named signal for the whole process, and its sender is unknown."""
+    text = (
+        "\nimport blinker\n\ndef receive(sender): ...\n\nblinker.signal('sold').connect(receive)\n"
+    )
     name = leaks.write_endpoint(corp, "shop", resources=text)
 
     with pytest.raises(
-        EndpointError, match=r"hear \(resources\.py:13\) receives the signal 'sold'"
+        EndpointError, match=r"receive \(resources\.py:13\) receives the signal 'sold'"
     ):
         app_of("acme", name)
 

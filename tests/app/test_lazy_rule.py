@@ -1,4 +1,4 @@
-"""Late rules: the same URLs as Werkzeug's own rules build, compiled when first asked for."""
+"""Lazy rules build the same URLs as Werkzeug's rules, and compile them on first use."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ VALUES: list[dict[str, Any]] = [
 
 
 def app_with(rule_class: type[Rule]) -> Flask:
-    """Return an app with all the rules, of one class."""
+    """Return an app with all rules, of one rule class."""
 
     class App(Flask):
         url_rule_class = rule_class
@@ -49,7 +49,7 @@ def app_with(rule_class: type[Rule]) -> Flask:
 
 
 def urls(app: Flask) -> list[str]:
-    """Return what `url_for` gives for every rule and all values, twice: the first one compiles."""
+    """Return the results of `url_for` for every rule and all values, twice; the first compiles."""
     found = []
     with app.test_request_context("/", base_url="http://localhost/acme"):
         for _ in range(2):
@@ -62,8 +62,8 @@ def urls(app: Flask) -> list[str]:
     return found
 
 
-def test_urls_are_those_of_werkzeug() -> None:
-    """Converters, defaults, query, subdomain, odd names; and what cannot be built."""
+def test_urls_are_the_same_as_werkzeugs() -> None:
+    """Converters, defaults, queries, subdomains and unusual names give the same URLs and errors."""
     expected = urls(app_with(Rule))
 
     assert expected == urls(app_with(LazyRule))
@@ -74,7 +74,7 @@ def test_urls_are_those_of_werkzeug() -> None:
 def test_a_builder_is_compiled_once_and_on_first_use(
     monkeypatch: pytest.MonkeyPatch, *, append_unknown: bool
 ) -> None:
-    """Building the app and matching compile none."""
+    """Building the app and matching a request compile no URL builder."""
     compiled: list[bool] = []
     compile_builder = Rule._compile_builder
 

@@ -1,4 +1,4 @@
-"""What an endpoint does to the process's log while it is set up is undone, and told."""
+"""Changes that an endpoint makes to the process's logging during set-up are undone and reported."""
 
 import gc
 import logging
@@ -32,7 +32,10 @@ Build = Callable[..., Flask]
 
 @pytest.fixture(name="build")
 def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
-    """Return a function that builds an app with an endpoint of that text; closed after the test."""
+    """Return a function that builds an app with this endpoint.
+
+    The apps are closed after the test.
+    """
     apps = []
 
     def build(name: str, text: str = "", *, blueprint: str = "", **keys: object) -> Flask:
@@ -51,7 +54,7 @@ def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
 
 @pytest.fixture(name="library")
 def _library() -> Iterator[logging.Logger]:
-    """Return a library's logger; afterwards it is as new."""
+    """Return a library's logger. It is reset after the test."""
     logger = logging.getLogger("corp.audit")
     yield logger
     for handler in logger.handlers[:]:
@@ -61,16 +64,16 @@ def _library() -> Iterator[logging.Logger]:
     logger.disabled, logger.propagate = False, True
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Return the facts of each warning about it."""
+def warnings(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return the fields of each `log.restored` warning."""
     return [vars(one) for one in caplog.records if one.getMessage() == "log.restored"]
 
 
 @pytest.mark.parametrize("where", ["import", "registration", "failure"])
-def test_a_dict_config_silences_nobody(
+def test_a_dict_config_does_not_silence_the_host(
     where: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Flask's documentation has it; host and neighbours log on, and one warning names it."""
+    """After an endpoint calls `dictConfig`, the host and other tenants still log."""
     neighbour, root = build("globex").logger, logging.getLogger()
     before = root.handlers[:], root.level
 
@@ -83,17 +86,17 @@ def test_a_dict_config_silences_nobody(
         with pytest.raises(EndpointError):
             build("acme", f"{DICT_CONFIG}1 / 0\n")
 
-    neighbour.warning("still heard")
-    logging.getLogger("tenantry.host").warning("still heard")
+    neighbour.warning("still logged")
+    logging.getLogger("tenantry.host").warning("still logged")
     assert before == (root.handlers, root.level)
-    assert 2 == sum(one.getMessage() == "still heard" for one in caplog.records)
-    facts = [(one["tenant"], one["endpoint"], one["changed"]) for one in told(caplog)]
+    assert 2 == sum(one.getMessage() == "still logged" for one in caplog.records)
+    facts = [(one["tenant"], one["endpoint"], one["changed"]) for one in warnings(caplog)]
     changed = ["disabled loggers", "handlers of root", "level of root"]
     assert [("acme", "corp.e0", changed)] == facts
-    assert "current_app.logger" in told(caplog)[0]["remedy"]
+    assert "current_app.logger" in warnings(caplog)[0]["remedy"]
 
 
-FLASKS = """from flask.logging import default_handler
+DEFAULT_HANDLER = """from flask.logging import default_handler
 logging.getLogger().addHandler(default_handler)"""
 
 
@@ -111,14 +114,14 @@ logging.getLogger().addHandler(default_handler)"""
         ("logging.getLogger('tenantry').propagate = False", "propagation of tenantry"),
         ("logging.getLogger('tenantry.host').disabled = True", "disabled loggers"),
         ("logging.getLogger('tenant.globex').disabled = True", "disabled loggers"),
-        (FLASKS, "handlers of root"),
+        (DEFAULT_HANDLER, "handlers of root"),
     ],
 )  # fmt: skip
-def test_what_is_the_hosts_is_put_back(
+def test_changes_to_the_hosts_logging_are_undone(
     text: str, changed: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each setting of the root logger and of what is no tenant's."""
-    build("globex").logger.warning("is there")
+    """Each setting of the root logger, and of loggers not the tenant's own, is restored."""
+    build("globex").logger.warning("exists")
     root, host = logging.getLogger(), logging.getLogger("tenantry")
 
     def state() -> list[object]:
@@ -132,11 +135,13 @@ def test_what_is_the_hosts_is_put_back(
 
     assert before == state()
     assert [] == logging.getLogger("tenant").handlers
-    assert [[changed]] == [one["changed"] for one in told(caplog)]
+    assert [[changed]] == [one["changed"] for one in warnings(caplog)]
 
 
-def test_what_is_the_tenants_own_stays(build: Build, caplog: pytest.LogCaptureFixture) -> None:
-    """Its logger, those below, and those of its modules; nothing is told."""
+def test_changes_to_a_tenants_own_loggers_are_kept(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app's logger, loggers below it, and those of its modules keep their settings."""
     app = build(
         "acme",
         "import logging\n"
@@ -147,7 +152,7 @@ def test_what_is_the_tenants_own_stays(build: Build, caplog: pytest.LogCaptureFi
 
     own = logging.getLogger(f"{app.extensions['tenantry'][0].package}.resources")
     sub = logging.getLogger("tenant.acme.sub")
-    assert (10, True, 20, []) == (app.logger.level, sub.disabled, own.level, told(caplog))
+    assert (10, True, 20, []) == (app.logger.level, sub.disabled, own.level, warnings(caplog))
     app.logger.setLevel(logging.NOTSET)
     sub.disabled = False
 
@@ -162,11 +167,11 @@ logging.getLogger("corp.audit").addHandler(Own(__file__ + ".log"))
 """
 
 
-def test_a_handler_of_a_librarys_logger_goes_with_its_app(
+def test_a_handler_on_a_librarys_logger_is_removed_with_its_app(
     build: Build, library: logging.Logger, corp: Path, data_dir: Path
 ) -> None:
-    """Ten rebuilds left ten, with an open file and an app each, and each line ten times."""
-    build("globex").logger.warning("is there")
+    """Without this, ten rebuilds leave ten handlers with an open file and an app each."""
+    build("globex").logger.warning("exists")
     name = leaks.write_endpoint(corp, "adding", resources=ADDING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     gone, counts = [], []
@@ -182,10 +187,10 @@ def test_a_handler_of_a_librarys_logger_goes_with_its_app(
     assert [None, None, None] == [one() for one in gone]
 
 
-def test_a_rebuild_may_configure_its_librarys_logger_again(
+def test_a_rebuild_may_configure_a_librarys_logger_again(
     build: Build, library: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The handler of the app before goes, as dictConfig has it; nothing is told."""
+    """The old app's handler is replaced, as by `dictConfig`, and nothing is reported."""
     config = DICT_CONFIG.replace('"root": {', '"loggers": {"corp.audit": {')
     config = config.replace("True", "False").replace(', "level": "CRITICAL"}', "}}")
     apps = [build("acme", config) for _ in range(2)]
@@ -193,33 +198,33 @@ def test_a_rebuild_may_configure_its_librarys_logger_again(
     for app in apps:
         close_app(app)
 
-    assert (1, 0, []) == (count, len(library.handlers), told(caplog))
+    assert (1, 0, []) == (count, len(library.handlers), warnings(caplog))
 
 
-def test_builds_at_once_go_by_the_state_before_them(library: logging.Logger) -> None:
-    """One that begins while another has changed the log does not take that for the host's."""
+def test_concurrent_builds_restore_the_state_before_both(library: logging.Logger) -> None:
+    """A build that begins after another changed the logging does not take that for the host's."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     root = logging.getLogger()
-    before, hearing = root.level, logging.NullHandler()
+    before, handler = root.level, logging.NullHandler()
     with log.watching("acme", added["acme"]) as acme:
         acme.begin("landing")
         root.setLevel(60)
         library.disabled = True
         with log.watching("globex", added["globex"]) as globex:
             globex.begin("landing")
-            library.addHandler(hearing)
+            library.addHandler(handler)
         level = root.level
         root.setLevel(60)
 
     assert (before, before, False) == (level, root.level, library.disabled)
-    assert [[(library, hearing)], [(library, hearing)]] == [*added.values()]
+    assert [[(library, handler)], [(library, handler)]] == [*added.values()]
 
 
 @pytest.mark.parametrize("first", ["acme", "globex"])
-def test_a_handler_that_may_be_either_tenants_stays_for_both(
+def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
     first: str, library: logging.Logger
 ) -> None:
-    """It was added while both were built: it goes with the last of them."""
+    """A handler added while two tenants were built is removed with the last of them."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     watches = [log.watching(name, list_) for name, list_ in added.items()]
     with watches[0] as acme, watches[1] as globex:
@@ -235,8 +240,8 @@ def test_a_handler_that_may_be_either_tenants_stays_for_both(
     assert [1, 0] == counts
 
 
-def test_a_handler_that_is_closed_meanwhile_is_not_put_back(library: logging.Logger) -> None:
-    """A neighbour's app ends while an endpoint is set up."""
+def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger) -> None:
+    """Another tenant's app closes while an endpoint is set up, and its handler stays removed."""
     log, added = HostLog(), []  # type: ignore[var-annotated]
     with log.watching("globex", added) as globex:
         globex.begin("landing")
@@ -248,8 +253,8 @@ def test_a_handler_that_is_closed_meanwhile_is_not_put_back(library: logging.Log
     assert [] == library.handlers
 
 
-def test_flasks_own_handler_is_nobodys(build: Build) -> None:
-    """Where an app logs without a host, Flask adds one that all apps share; it is never closed."""
+def test_flasks_default_handler_is_never_closed(build: Build) -> None:
+    """Flask shares its default handler among all apps, so closing an app does not remove it."""
     logger = logging.getLogger("tenant.acme")
     logger.addHandler(default_handler)
     close_app(build("acme", "from flask import current_app\n"))

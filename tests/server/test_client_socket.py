@@ -1,4 +1,4 @@
-"""How long a thread waits for a client in all: driven by a clock that the client's bytes move."""
+"""How long a thread waits for a client in total, on a clock that the client's bytes advance."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ EMPTY = b"HTTP/1.1 202 ACCEPTED\r\ncontent-length: 0\r\nX: y\r\n\r\n"
 
 
 class SlowClient:
-    """A socket that is ready for a read or a write after so many seconds each, and never before."""
+    """A socket that becomes ready `takes_s` seconds after each wait for it begins."""
 
     def __init__(self, takes_s: float, step_bytes: int) -> None:
         self.now_s = 0.0
@@ -32,22 +32,22 @@ class SlowClient:
         self._is_ready = False
 
     def setblocking(self, flag: bool) -> None:
-        """See that it never blocks."""
+        """Check that the socket never blocks."""
         assert not flag
 
     def recv(self, size: int, _flags: int) -> bytes:
-        """Return the next bytes, once they are there."""
+        """Return the next bytes, if they are there."""
         self._end_ready()
         return b"x" * min(size, self._step_bytes)
 
     def send(self, data: bytes, _flags: int) -> int:
-        """Take the next bytes, once there is room."""
+        """Accept the next bytes, if there is space."""
         self._end_ready()
         self.sent.append(bytes(data[: self._step_bytes]))
         return len(self.sent[-1])
 
     def wait(self, seconds: float) -> bool:
-        """Let time go by until it is ready."""
+        """Advance the clock until the socket is ready, or by `seconds`."""
         self.now_s += min(self._takes_s, seconds)
         self._is_ready = self._takes_s <= seconds
         return self._is_ready
@@ -75,10 +75,10 @@ def _send(sock: PatientSocket) -> None:
 @pytest.mark.parametrize(
     ("act", "error"), [(_receive, TimeoutError), (_send, ConnectionResetError)]
 )
-def test_a_client_that_trickles_is_let_go(
+def test_a_client_that_is_too_slow_is_disconnected(
     act: Callable[[PatientSocket], None], error: type[Exception]
 ) -> None:
-    """A byte a second is no reason to wait on: after half a minute the thread is free."""
+    """A client that sends or reads a byte a second holds its thread for `PATIENCE_S` only."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
 
@@ -92,8 +92,10 @@ def test_a_client_that_trickles_is_let_go(
 
 
 @pytest.mark.parametrize("act", [_receive, lambda sock: sock.sendall(b"x" * LEAST_BYTES_PER_S)])
-def test_a_slow_client_that_goes_on_is_waited_for(act: Callable[[PatientSocket], None]) -> None:
-    """At the least rate a body, and an answer, may take as long as they do."""
+def test_a_client_at_the_minimum_rate_is_never_disconnected(
+    act: Callable[[PatientSocket], None],
+) -> None:
+    """At `LEAST_BYTES_PER_S`, a request or a response of any size may take as long as it needs."""
     client = SlowClient(1.0, LEAST_BYTES_PER_S)
     sock = _patient(client)
 
@@ -103,8 +105,8 @@ def test_a_slow_client_that_goes_on_is_waited_for(act: Callable[[PatientSocket],
     assert 1000 == round(client.now_s)
 
 
-def test_a_large_answer_in_one_piece_may_take_its_time() -> None:
-    """Its time-out is not that of the whole piece."""
+def test_a_large_chunk_may_take_longer_than_the_patience() -> None:
+    """A response of 10 MB in one chunk is sent whole, although it takes 100 s."""
     client = SlowClient(1.0, 100_000)
     data = bytes(range(250)) * 40_000
 
@@ -113,8 +115,8 @@ def test_a_large_answer_in_one_piece_may_take_its_time() -> None:
     assert (data, 100) == (b"".join(client.sent), round(client.now_s))
 
 
-def test_waiting_for_the_interpreter_is_not_held_against_a_client() -> None:
-    """A stream of many small parts, on a busy machine."""
+def test_waits_below_noticed_s_do_not_count() -> None:
+    """Thousands of very short waits, as on a busy machine, do not disconnect the client."""
     client = SlowClient(NOTICED_S / 2, 1)
     sock = _patient(client)
 
@@ -124,8 +126,8 @@ def test_waiting_for_the_interpreter_is_not_held_against_a_client() -> None:
     assert 10_000 == sock.sent_bytes
 
 
-def test_the_two_directions_have_their_own_time() -> None:
-    """Who has sent a large body may take its answer slowly."""
+def test_reading_and_writing_have_separate_time_limits() -> None:
+    """A client that took long to send its request may also take long to read the response."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     for _ in range(20):
@@ -136,8 +138,8 @@ def test_the_two_directions_have_their_own_time() -> None:
     assert (20, 20) == (sock.received_bytes, sock.sent_bytes)
 
 
-def test_a_new_request_has_all_the_time_before_it() -> None:
-    """What a client took for its last one is forgotten."""
+def test_a_new_request_gets_the_full_time() -> None:
+    """The time that earlier requests on a connection took does not count."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     for _ in range(10):
@@ -149,8 +151,8 @@ def test_a_new_request_has_all_the_time_before_it() -> None:
     assert 400 == round(client.now_s)
 
 
-def test_a_single_wait_may_be_bounded() -> None:
-    """The rest of a body that nobody read gets some time, and no more."""
+def test_settimeout_bounds_a_single_wait() -> None:
+    """`settimeout` bounds how long the rest of an unread body is waited for."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     sock.settimeout(0.5)
@@ -178,16 +180,18 @@ def test_a_single_wait_may_be_bounded() -> None:
     ids=[
         "head and body",
         "a stream",
-        "talk of heads",
+        "body that looks like headers",
         "no content",
         "empty",
         "a large body",
-        "go on",
+        "continue",
         "early hints",
     ],
 )
-def test_an_answer_begins_with_one_packet(parts: list[bytes], packets: list[bytes]) -> None:
-    """A head waits for the first bytes of the body that it announces, and nothing else waits."""
+def test_headers_are_sent_with_the_first_bytes_of_the_body(
+    parts: list[bytes], packets: list[bytes]
+) -> None:
+    """Headers wait for the first bytes of the body that they announce; nothing else waits."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
     sock.begin(holds_head=True)
@@ -197,8 +201,8 @@ def test_an_answer_begins_with_one_packet(parts: list[bytes], packets: list[byte
     assert packets == client.sent
 
 
-def test_a_head_whose_body_never_comes_is_sent_in_the_end() -> None:
-    """The app announced a body, and gave none."""
+def test_flush_sends_headers_without_a_body() -> None:
+    """Headers that announce a body are sent at the end, although the app yields none."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
     sock.begin(holds_head=True)
@@ -209,8 +213,8 @@ def test_a_head_whose_body_never_comes_is_sent_in_the_end() -> None:
     assert ([], [HEAD]) == (before, client.sent)
 
 
-def test_the_answer_to_a_head_request_waits_for_nothing() -> None:
-    """It has no body, whatever it announces."""
+def test_headers_of_a_response_to_head_are_sent_at_once() -> None:
+    """A response to HEAD has no body, so its headers do not wait."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
     sock.begin(holds_head=False)
@@ -219,8 +223,8 @@ def test_the_answer_to_a_head_request_waits_for_nothing() -> None:
     assert [HEAD] == client.sent
 
 
-def test_a_file_comes_after_its_head(tmp_path: Path) -> None:
-    """Also where the system sends it by itself."""
+def test_a_file_is_sent_after_its_headers(tmp_path: Path) -> None:
+    """`sendfile` sends the waiting headers before the file."""
     file = tmp_path / "file"
     file.write_bytes(b"x" * (1 << 20))
     ours, theirs = socket.socketpair()
@@ -240,8 +244,8 @@ def test_a_file_comes_after_its_head(tmp_path: Path) -> None:
         assert HEAD + b"x" * (1 << 20) == received
 
 
-def test_a_real_client_is_waited_for() -> None:
-    """In both directions, on a socket that does not block."""
+def test_sending_and_receiving_wait_for_a_real_client() -> None:
+    """A non-blocking socket sends 1 MiB and receives five bytes as the client reads and writes."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(DEADLINE_S)

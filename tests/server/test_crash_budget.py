@@ -1,4 +1,4 @@
-"""Strikes: who is to blame for a dead worker, and who is parked for it."""
+"""The crash budget: which tenant is blamed for a dead worker, and when a tenant is parked."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ ACME, GLOBEX = "acme", "globex"
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     now_s = 1000.0
 
@@ -43,14 +43,14 @@ def _clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(name="strikes")
-def _strikes(data_dir: Path, clock: Clock) -> CrashBudget:
-    """Return strikes over the data folder."""
+@pytest.fixture(name="budget")
+def _budget(data_dir: Path, clock: Clock) -> CrashBudget:
+    """Return a crash budget over the data folder."""
     return CrashBudget(data_dir, clock=clock)
 
 
-def are_parked(data_dir: Path) -> list[str]:
-    """Return who of the two is parked."""
+def parked_tenants(data_dir: Path) -> list[str]:
+    """Return which of the two tenants are parked."""
     return [name for name in ("acme", "globex") if read_operator_state(data_dir, name).parked]
 
 
@@ -68,94 +68,90 @@ ALONE, BOTH = ["acme"], ["acme", "globex"]
         ([BOTH] * 2 + [ALONE] * 2, ["acme"]),
     ],
 )
-def test_three_strikes_park(
-    strikes: CrashBudget, data_dir: Path, deaths: list[list[str]], parked: list[str]
+def test_a_tenant_is_parked_after_three_deaths(
+    budget: CrashBudget, data_dir: Path, deaths: list[list[str]], parked: list[str]
 ) -> None:
-    """Of several in flight each has a share, and nobody is parked for shares alone."""
+    """A death with several suspects counts partly for each, and such parts alone never park."""
     for suspects in deaths:
-        strikes.note(suspects, "the reason")
+        budget.note(suspects, "the reason")
 
-    assert parked == are_parked(data_dir)
+    assert parked == parked_tenants(data_dir)
 
 
-def test_strikes_are_forgotten(strikes: CrashBudget, data_dir: Path, clock: Clock) -> None:
-    """Three within five minutes count, by a clock that nobody sets."""
+def test_old_deaths_do_not_count(budget: CrashBudget, data_dir: Path, clock: Clock) -> None:
+    """Only deaths within `WINDOW_S`, on a monotonic clock, count."""
     for clock.now_s in (0.0, 200.0, WINDOW_S + 1):
-        strikes.note(ALONE, "the reason")
+        budget.note(ALONE, "the reason")
 
-    assert [] == are_parked(data_dir)
+    assert [] == parked_tenants(data_dir)
 
 
-def test_parking_again_lasts_longer(strikes: CrashBudget, data_dir: Path, clock: Clock) -> None:
-    """A try that ends a worker counts; what was in flight when it was parked does not."""
+def test_parking_again_lasts_longer(budget: CrashBudget, data_dir: Path, clock: Clock) -> None:
+    """A death after a period of parking counts at once; one right after parking does not count."""
     times = []
     for clock.now_s in (0.0, 1.0, 2.0, 3.0, 70.0, 200.0):
-        strikes.note(ALONE, "the reason")
+        budget.note(ALONE, "the reason")
         times.append(read_operator_state(data_dir, "acme").times_parked)
 
     assert [0, 0, 1, 1, 2, 3] == times
     assert "parked: the reason" == read_operator_state(data_dir, "acme").parked
 
 
-def test_who_is_parked_stays_longer_for_a_whole_strike_only(
-    strikes: CrashBudget, data_dir: Path, clock: Clock
+def test_shared_deaths_extend_parking_only_when_they_add_up(
+    budget: CrashBudget, data_dir: Path, clock: Clock
 ) -> None:
-    """Of shares, as many as make one: a try beside others may not have been it."""
+    """After parking, two deaths with two suspects each count like one."""
     times = []
     for clock.now_s, suspects in enumerate([ALONE] * 3):
-        strikes.note(suspects, "why")
+        budget.note(suspects, "why")
     for clock.now_s in (70.0, 130.0, 131.0, 200.0, 300.0):
-        strikes.note(BOTH, "why")
+        budget.note(BOTH, "why")
         times.append(read_operator_state(data_dir, "acme").times_parked)
 
     assert [1, 2, 2, 2, 3] == times
 
 
-def test_other_operator_state_stays_when_a_tenant_is_parked(
-    strikes: CrashBudget, data_dir: Path
-) -> None:
-    """An operator's message is not lost."""
+def test_parking_keeps_other_operator_state(budget: CrashBudget, data_dir: Path) -> None:
+    """An operator's maintenance message is kept when the tenant is parked."""
     write_operator_state(data_dir, "acme", OperatorState(maintenance="Back at noon."))
 
     for _ in range(3):
-        strikes.note(ALONE, "why")
+        budget.note(ALONE, "why")
 
     assert OperatorState("Back at noon.", False, "parked: why", 1) == read_operator_state(
         data_dir, "acme"
     )
 
 
-def test_a_broken_data_folder_breaks_no_master(
-    strikes: CrashBudget, data_dir: Path, caplog: pytest.LogCaptureFixture
+def test_a_broken_data_folder_does_not_stop_the_master(
+    budget: CrashBudget, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged; who has enough strikes is parked at the next when the folder is mended."""
+    """The failure is logged, and the tenant is parked at its next death after the repair."""
     data_dir.write_text("no folder")
     for _ in range(4):
-        strikes.note(ALONE, "the reason")
+        budget.note(ALONE, "the reason")
     logged = {record.message for record in caplog.records}
     data_dir.unlink()
 
-    strikes.note(ALONE, "the reason")
+    budget.note(ALONE, "the reason")
 
     assert {"tenant.struck", "tenant.not_parked"} == logged
-    assert ["acme"] == are_parked(data_dir)
+    assert ["acme"] == parked_tenants(data_dir)
 
 
-def test_operator_state_that_cannot_be_read_is_left_alone(
-    strikes: CrashBudget, data_dir: Path
-) -> None:
-    """Whatever is in the file, an operator has to look at it."""
+def test_unreadable_operator_state_is_not_overwritten(budget: CrashBudget, data_dir: Path) -> None:
+    """A file that cannot be parsed stays as it is, for an operator to look at."""
     path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text("nonsense")
 
     for _ in range(4):
-        strikes.note(ALONE, "the reason")
+        budget.note(ALONE, "the reason")
 
     assert "nonsense" == path.read_text()
 
 
-# -- who is to blame ------------------------------------------------------------------------------
+# -- blame ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(name="row")
@@ -174,10 +170,10 @@ def _heartbeat(row: Row) -> Any:
     heartbeat.close()
 
 
-def test_a_heart_beats_a_few_times_a_second(
+def test_the_heartbeat_is_limited_to_a_few_per_second(
     heartbeat: Heartbeat, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often the main loop comes round; the first time at once."""
+    """The heartbeat file is touched at once, and then not at every turn of the main loop."""
     touched: list[float] = []
     monkeypatch.setattr(time, "monotonic", clock)
     monkeypatch.setattr(WorkerTmp, "notify", lambda _: touched.append(clock.now_s))
@@ -187,10 +183,10 @@ def test_a_heart_beats_a_few_times_a_second(
     assert [1.0, 1.3, 2.0] == touched
 
 
-def test_all_in_flight_are_suspected(row: Row, heartbeat: Heartbeat) -> None:
-    """Each tenant once."""
-    for whose in (GLOBEX, ACME, GLOBEX):
-        row.enter(whose)
+def test_all_tenants_in_flight_are_suspects(row: Row, heartbeat: Heartbeat) -> None:
+    """Each tenant with requests in flight is a suspect once."""
+    for tenant in (GLOBEX, ACME, GLOBEX):
+        row.enter(tenant)
 
     suspects, reason = blame(row, heartbeat)
 
@@ -198,10 +194,10 @@ def test_all_in_flight_are_suspected(row: Row, heartbeat: Heartbeat) -> None:
 
 
 @pytest.mark.parametrize("is_build", [False, True])
-def test_whose_thread_ended_the_worker_is_to_blame(
+def test_the_tenant_of_the_crashed_thread_is_blamed(
     row: Row, heartbeat: Heartbeat, *, is_build: bool
 ) -> None:
-    """Nobody else; where the thread is not on the scoreboard, all are suspected."""
+    """If the thread has no request on the scoreboard, all tenants in flight are suspects."""
     row.enter(ACME, is_build=is_build)
     thread = threading.Thread(target=row.enter, args=(GLOBEX,))
     thread.start()
@@ -213,8 +209,8 @@ def test_whose_thread_ended_the_worker_is_to_blame(
     assert (1 if is_build else 2) == len(blame(row, heartbeat, -1)[0])
 
 
-def test_who_is_being_built_is_suspected_first(row: Row, heartbeat: Heartbeat) -> None:
-    """Code of an import ends a process; requests of others are there at any time."""
+def test_a_tenant_being_built_is_the_only_suspect(row: Row, heartbeat: Heartbeat) -> None:
+    """Imports can end a process, whereas requests are in flight at any time."""
     row.enter(GLOBEX)
     cell = row.enter(ACME, is_build=True)
 
@@ -225,37 +221,37 @@ def test_who_is_being_built_is_suspected_first(row: Row, heartbeat: Heartbeat) -
     assert ["globex"] == blame(row, heartbeat)[0]
 
 
-def test_nobody_is_to_blame_for_an_orderly_end(row: Row, heartbeat: Heartbeat) -> None:
-    """A worker that was to stop, with requests or without."""
+def test_no_tenant_is_blamed_for_a_planned_stop(row: Row, heartbeat: Heartbeat) -> None:
+    """A worker that was told to stop has no suspects, although requests are in flight."""
     row.enter(ACME)
     row.stop()
 
     assert [] == blame(row, heartbeat)[0]
 
 
-def test_who_works_while_the_heart_stands_still_is_to_blame(row: Row, heartbeat: Heartbeat) -> None:
-    """The others in flight are not; and nobody is while the heart beats."""
-    is_over, has_begun = threading.Event(), threading.Event()
+def test_the_busy_thread_of_a_frozen_worker_is_blamed(row: Row, heartbeat: Heartbeat) -> None:
+    """The tenant whose thread uses the CPU is blamed, until the main loop runs again."""
+    stop, started = threading.Event(), threading.Event()
     row.enter(GLOBEX)
 
     def work() -> None:
         row.enter(ACME)
-        has_begun.set()
-        while not is_over.is_set():
+        started.set()
+        while not stop.is_set():
             sum(range(1000))
 
     thread = threading.Thread(target=work)
     thread.start()
-    has_begun.wait()
+    started.wait()
 
     def is_found() -> bool:
         heartbeat._look(2.0)
-        is_over.wait(0.2)
+        stop.wait(0.2)
         return heartbeat.culprit is not None
 
     wait_until(is_found)
     suspects, reason = blame(row, heartbeat)
-    is_over.set()
+    stop.set()
     thread.join()
     heartbeat._look(0.5)
 
@@ -263,10 +259,10 @@ def test_who_works_while_the_heart_stands_still_is_to_blame(row: Row, heartbeat:
     assert "a request of it held the interpreter lock for 2 s" == reason
 
 
-def test_a_held_worker_is_killed_when_its_time_is_over(
+def test_a_frozen_worker_is_killed_at_the_timeout(
     row: Row, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sooner one that has ended a worker lately; without a culprit gunicorn decides."""
+    """A tenant that ended a worker recently gets less time; without a culprit, gunicorn decides."""
     killed: list[tuple[object, ...]] = []
     monkeypatch.setattr("tenantry.server.heartbeat.os.kill", lambda *call: killed.append(call))
     monkeypatch.setattr("tenantry.server.heartbeat._busiest", lambda *_: threading.get_native_id())
@@ -284,13 +280,13 @@ def test_a_held_worker_is_killed_when_its_time_is_over(
     assert [0, 0, 1, 1, 2] == counts
 
 
-def test_the_end_of_a_worker_never_ends_the_master(
+def test_an_error_in_blaming_does_not_stop_the_master(
     row: Row,
     heartbeat: Heartbeat,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever fails is logged, and the place on the scoreboard is free."""
+    """An error is logged, and the worker's row on the scoreboard is released."""
     row.enter(ACME)
     worker = TenantWorker.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()
@@ -306,8 +302,8 @@ def test_the_end_of_a_worker_never_ends_the_master(
 # -- operator state --------------------------------------------------------------------------------
 
 
-def test_a_file_of_an_older_release_is_read(data_dir: Path) -> None:
-    """It has no word about parking."""
+def test_operator_state_of_an_older_release_is_read(data_dir: Path) -> None:
+    """A file without the fields for parking is valid."""
     path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text('{"maintenance": true, "is_disabled": false}')

@@ -1,4 +1,4 @@
-"""The crash report names the thread that crashed, and is read when the process is gone."""
+"""The crash report names the thread that crashed, and can be read after the process has ended."""
 
 import ctypes
 import faulthandler
@@ -21,7 +21,7 @@ def _report() -> Iterator[CrashReport]:
 
 
 def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool, int]:
-    """Run `act` in a thread of a child; return whether that thread is named, and the exit code."""
+    """Run `act` in a child's thread; return whether the report names it, and the exit code."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -56,5 +56,5 @@ def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool
 def test_a_crashed_thread_is_named(
     report: CrashReport, act: Callable[[], object], is_named: bool, code: int
 ) -> None:
-    """A fatal signal names its thread; an exit and a SIGKILL do not."""
+    """A fatal signal names its thread; `os._exit` and SIGKILL name none."""
     assert (is_named, code) == _end_in_thread(report, act)

@@ -1,4 +1,4 @@
-"""The threads that serve requests: who goes next, how many there are, and how they end."""
+"""The threads that serve requests: which one is next, how many there are, and how they end."""
 
 import threading
 from collections.abc import Iterator
@@ -9,33 +9,33 @@ from servers import DEADLINE_S, wait_until
 from tenantry.server.thread_pool import ThreadPool
 
 
-class _Served:
-    """What is served, each when it is told to end."""
+class _Work:
+    """Items that threads work on, until the test ends each of them."""
 
     def __init__(self) -> None:
         self.by: dict[str, threading.Thread] = {}
         self._ends: dict[str, threading.Event] = {}
 
     def serve(self, item: str) -> None:
-        """Begin with an item, and go on until its end."""
+        """Work on an item until the test ends it."""
         end = self._ends[item] = threading.Event()
         self.by[item] = threading.current_thread()
         end.wait(DEADLINE_S)
 
     def end(self, item: str) -> None:
-        """Let an item end."""
+        """Wait until the item has a thread, then end it."""
         wait_until(lambda: item in self.by)
         self._ends[item].set()
 
 
 @pytest.fixture(name="served")
-def _served() -> _Served:
-    return _Served()
+def _served() -> _Work:
+    return _Work()
 
 
 @pytest.fixture(name="threads")
-def _threads(served: _Served) -> Iterator[ThreadPool[str]]:
-    """Return two threads; what is in them ends with the test."""
+def _threads(served: _Work) -> Iterator[ThreadPool[str]]:
+    """Return a pool of two threads. Its items end with the test."""
     threads = ThreadPool(2, served.serve)
     yield threads
     threads.shutdown()
@@ -47,10 +47,8 @@ def _idle(threads: ThreadPool[str]) -> int:
     return len(threads._idle)
 
 
-def test_as_many_as_there_are_threads_are_served_at_once(
-    threads: ThreadPool[str], served: _Served
-) -> None:
-    """The third waits, and comes when one has ended."""
+def test_an_item_waits_until_a_thread_is_free(threads: ThreadPool[str], served: _Work) -> None:
+    """Two threads work on two items; the third starts when one of them ends."""
     for item in "abc":
         threads.do(item)
     wait_until(lambda: len(served.by) == 2)
@@ -62,8 +60,10 @@ def test_as_many_as_there_are_threads_are_served_at_once(
     assert served.by["a"] is served.by["c"]
 
 
-def test_who_was_idle_last_goes_first(threads: ThreadPool[str], served: _Served) -> None:
-    """A third request, after two at once, is served by the thread of the one that ended last."""
+def test_the_most_recently_idle_thread_is_used_first(
+    threads: ThreadPool[str], served: _Work
+) -> None:
+    """The next item goes to the thread that became idle last."""
     for item in "ab":
         threads.do(item)
     for number, item in enumerate("ab", start=1):
@@ -75,8 +75,8 @@ def test_who_was_idle_last_goes_first(threads: ThreadPool[str], served: _Served)
     assert served.by["b"] is served.by["c"]
 
 
-def test_one_at_a_time_needs_one_thread(threads: ThreadPool[str], served: _Served) -> None:
-    """No other is started while one is idle."""
+def test_an_idle_thread_is_reused(threads: ThreadPool[str], served: _Work) -> None:
+    """While a thread is idle, no other is started."""
     for item in "abc":
         threads.do(item)
         served.end(item)
@@ -85,8 +85,10 @@ def test_one_at_a_time_needs_one_thread(threads: ThreadPool[str], served: _Serve
     assert 1 == len(set(served.by.values()))
 
 
-def test_who_has_not_begun_comes_back(threads: ThreadPool[str], served: _Served) -> None:
-    """At the end what waits is told of, what runs goes on, and nothing more is taken."""
+def test_shutdown_returns_items_that_have_not_started(
+    threads: ThreadPool[str], served: _Work
+) -> None:
+    """Running items continue, waiting items are returned, and new items are refused."""
     for item in "abcd":
         threads.do(item)
     wait_until(lambda: len(served.by) == 2)
@@ -95,8 +97,8 @@ def test_who_has_not_begun_comes_back(threads: ThreadPool[str], served: _Served)
     assert {"a", "b"} == set(served.by)
 
 
-def test_idle_threads_end_with_the_shutdown(threads: ThreadPool[str], served: _Served) -> None:
-    """And the others after what they serve."""
+def test_threads_end_after_shutdown(threads: ThreadPool[str], served: _Work) -> None:
+    """Idle threads end at once, and busy ones after their items."""
     threads.do("a")
     served.end("a")
     wait_until(lambda: _idle(threads) == 1)
@@ -111,10 +113,10 @@ def test_idle_threads_end_with_the_shutdown(threads: ThreadPool[str], served: _S
     assert [False] * 3 == [thread.is_alive() for thread in served.by.values()]
 
 
-def test_without_another_thread_to_be_had_a_request_waits(
-    threads: ThreadPool[str], served: _Served, monkeypatch: pytest.MonkeyPatch
+def test_an_item_waits_if_no_thread_can_be_started(
+    threads: ThreadPool[str], served: _Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system has a limit; those that are there serve all. With none it is said."""
+    """Existing threads serve all items; without any thread, `do` raises."""
 
     def fail(_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -131,8 +133,8 @@ def test_without_another_thread_to_be_had_a_request_waits(
         ThreadPool(2, served.serve).do("c")
 
 
-def test_a_thread_outlives_what_it_serves(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever comes out of it, `SystemExit` too, is logged."""
+def test_a_thread_survives_an_exception(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of an item, including `SystemExit`, is logged, and the thread continues."""
     served = []
 
     def fail_once(item: str) -> None:

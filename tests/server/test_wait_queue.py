@@ -1,4 +1,4 @@
-"""The waiting room: who runs, who waits, and for how long; driven step by step."""
+"""The wait queue: which request runs, which waits, and for how long. Driven step by step."""
 
 from tenantry.middleware.fair_share import FairShare
 from tenantry.server.wait_queue import ROOM, WAIT_S, WaitQueue
@@ -14,102 +14,102 @@ class Clock:
         return self.now
 
 
-def test_over_its_share_a_tenant_waits_and_others_run() -> None:
-    """Of 4 threads a noisy tenant gets two; a quiet one still gets in."""
-    room = WaitQueue[str](FairShare(4))
+def test_a_tenant_over_its_share_waits() -> None:
+    """Of four threads, a busy tenant gets two, and another tenant is still admitted."""
+    queue = WaitQueue[str](FairShare(4))
 
-    noisy = [room.arrive("noisy", str(number)) for number in range(3)]
+    noisy = [queue.arrive("noisy", str(number)) for number in range(3)]
 
     assert [True, True, False] == noisy
-    assert room.arrive("quiet", "q")
+    assert queue.arrive("quiet", "q")
 
 
-def test_first_come_first_served() -> None:
-    """A request that ends lets in the one of its tenant that has waited the longest."""
-    room = WaitQueue[str](FairShare(4))
+def test_requests_of_a_tenant_run_in_order() -> None:
+    """When a request ends, the oldest waiting request of its tenant runs."""
+    queue = WaitQueue[str](FairShare(4))
     for number in range(5):
-        room.arrive("acme", str(number))
+        queue.arrive("acme", str(number))
 
-    assert [["2"], ["3"], ["4"], [], []] == [room.end("acme") for _ in range(5)]
+    assert [["2"], ["3"], ["4"], [], []] == [queue.end("acme") for _ in range(5)]
 
 
-def test_who_comes_later_is_behind_who_waits() -> None:
-    """Also when it would be admitted by itself, for the others have ended."""
+def test_a_new_request_does_not_overtake_a_waiting_one() -> None:
+    """A new request waits behind an earlier one, although there are free threads by then."""
     share = FairShare(2)
-    room = WaitQueue[str](share)
-    room.arrive("acme", "runs")
-    room.arrive("acme", "first")
+    queue = WaitQueue[str](share)
+    queue.arrive("acme", "runs")
+    queue.arrive("acme", "first")
     share.threads = 8
 
-    assert not room.arrive("acme", "second")
-    assert ["first", "second"] == room.end("acme")
+    assert not queue.arrive("acme", "second")
+    assert ["first", "second"] == queue.end("acme")
 
 
-def test_tenants_have_their_turns() -> None:
-    """With all threads taken, the next two go to two tenants that wait, not both to the first."""
-    room = WaitQueue[str](FairShare(2))
-    room.arrive(None, "x")
-    room.arrive(None, "y")
+def test_waiting_tenants_take_turns() -> None:
+    """When threads become free, waiting tenants run one request each in turn."""
+    queue = WaitQueue[str](FairShare(2))
+    queue.arrive(None, "x")
+    queue.arrive(None, "y")
     for tenant in ("acme", "globex"):
         for number in range(2):
-            room.arrive(tenant, f"{tenant}{number}")
+            queue.arrive(tenant, f"{tenant}{number}")
 
-    turns = [room.end(None), room.end(None), room.end("acme"), room.end("globex")]
+    turns = [queue.end(None), queue.end(None), queue.end("acme"), queue.end("globex")]
 
     assert [["acme0"], ["globex0"], ["acme1"], ["globex1"]] == turns
 
 
-def test_who_waits_too_long_is_let_go() -> None:
-    """The room tells when, and whom; nobody else leaves it."""
+def test_a_request_expires_after_wait_s() -> None:
+    """The queue says when the next request expires, and only expired requests are removed."""
     clock = Clock()
-    room = WaitQueue[str](FairShare(1), clock=clock)
-    room.arrive("acme", "runs")
-    room.arrive("acme", "early")
+    queue = WaitQueue[str](FairShare(1), clock=clock)
+    queue.arrive("acme", "runs")
+    queue.arrive("acme", "early")
     clock.now += 0.4
-    room.arrive("globex", "late")
+    queue.arrive("globex", "late")
 
-    left_s = room.left_s()
-    before = room.expired()
+    left_s = queue.left_s()
+    before = queue.expired()
     clock.now += 0.6
-    after = room.expired()
+    after = queue.expired()
 
     assert (WAIT_S, []) == (round((left_s or 0) + 0.4, 6), before)
     assert [("acme", "early")] == after
-    assert ["late"] == room.end("acme")
-    assert room.left_s() is None
+    assert ["late"] == queue.end("acme")
+    assert queue.left_s() is None
 
 
-def test_who_rests_runs_when_its_rest_is_over() -> None:
-    """The room tells when that is, and then lets the next one in, though no other has ended."""
+def test_a_pausing_tenant_runs_when_its_pause_ends() -> None:
+    """The queue says when the pause ends, and then releases the request."""
     clock = Clock()
     share = FairShare(8, clock=clock)
-    room = WaitQueue[str](share, clock=clock)
+    queue = WaitQueue[str](share, clock=clock)
     share.note_used("globex", 0.5)
     share.note_used("acme", 0.5, took_s=0.2)
-    is_in = room.arrive("acme", "next")
+    is_admitted = queue.arrive("acme", "next")
 
-    left_s, before = room.left_s(), room.ready()
+    left_s, before = queue.left_s(), queue.ready()
     clock.now += 0.2
-    after = room.ready()
+    after = queue.ready()
 
-    assert (False, 0.2, []) == (is_in, round(left_s or 0, 6), before)
+    assert (False, 0.2, []) == (is_admitted, round(left_s or 0, 6), before)
     assert ["next"] == after
 
 
-def test_the_room_of_a_tenant_is_bounded() -> None:
-    """One tenant's is full, another one's is not."""
-    room = WaitQueue[int](FairShare(1))
+def test_the_queue_of_each_tenant_is_bounded() -> None:
+    """One tenant's full queue does not fill another tenant's."""
+    queue = WaitQueue[int](FairShare(1))
     for number in range(ROOM + 1):
-        room.arrive("acme", number)
+        queue.arrive("acme", number)
 
-    assert (True, False) == (room.is_full("acme"), room.is_full("globex"))
+    assert (True, False) == (queue.is_full("acme"), queue.is_full("globex"))
 
 
-def test_nothing_is_kept_of_a_tenant_without_requests() -> None:
-    """After thousands of tenants the room is as empty as before."""
-    room = WaitQueue[int](FairShare(8))
+def test_the_queue_keeps_no_record_of_idle_tenants() -> None:
+    """After requests of 1,000 tenants have ended, the queue holds nothing."""
+    queue = WaitQueue[int](FairShare(8))
     for number in range(1000):
-        room.arrive(str(number), number)
-        room.end(str(number))
+        queue.arrive(str(number), number)
+        queue.end(str(number))
 
-    assert ({}, {}, 0) == (room._running, room._waiting, room._in_flight)
+    assert ({}, {}, 0) == (queue._running, queue._waiting, queue._in_flight)

@@ -1,7 +1,7 @@
 """The worker against slow, hostile and unlucky clients: a real gunicorn, one worker, four threads.
 
-The app is ten lines of WSGI, not a tenant: what holds here holds whatever is served. Steps that
-depend on a clock are driven one by one, on a worker that is not started.
+The app is a short WSGI function, so the results hold for whatever is served. Steps that depend on
+a clock are driven one by one, on a worker that is not started.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
 from tenantry.http.problem import ProblemResponse
 from tenantry.middleware.fair_share import FairShare
-from tenantry.server import patient_worker as room
+from tenantry.server import patient_worker
 from tenantry.server.admission import Admission
 from tenantry.server.patient_worker import Connection
 from tenantry.server.wait_queue import WAIT_S, WaitQueue
@@ -81,7 +81,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def connected(server: Server, count: int, data: bytes) -> Iterator[list[socket.socket]]:
-    """Hold `count` connections, each of which has sent `data`."""
+    """Hold `count` connections that have each sent `data`."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         clients = [
@@ -98,7 +98,7 @@ def _pid(server: Server) -> bytes:
 
 
 def _quiet_requests(server: Server) -> list[bytes]:
-    """Return the answers to a quiet client's next 20 requests, each on its own connection."""
+    """Return the responses to 20 requests of a quiet client, each on its own connection."""
     return [server.get("/quiet")[1] for _ in range(20)]
 
 
@@ -110,15 +110,15 @@ ALL_20 = [b"/quiet"] * 20
 
 @dataclass(frozen=True)
 class Attack:
-    """What a crowd of clients sends before it falls silent."""
+    """What many clients send before they fall silent."""
 
     count: int
     data: bytes
 
 
 ATTACKS = {
-    "half heads": Attack(64, GET),
-    "silent sockets": Attack(200, b""),
+    "incomplete headers": Attack(64, GET),
+    "silent connections": Attack(200, b""),
     "kept open after close": Attack(40, GET + b"Connection: close\r\n\r\n"),
     "malformed and kept open": Attack(40, b"nonsense\r\n\r\n"),
     "too large and kept open": Attack(40, GET + b"X: " + b"a" * 100_000),
@@ -130,8 +130,8 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_slow_clients_cost_a_quiet_client_nothing(server: Server, attack: Attack) -> None:
-    """Whatever a crowd sends and leaves open, a quiet client's requests are answered."""
+def test_slow_clients_do_not_delay_a_quiet_client(server: Server, attack: Attack) -> None:
+    """A quiet client is served, and the worker survives, whatever many clients leave open."""
     pid = _pid(server)
 
     with connected(server, attack.count, attack.data):
@@ -140,21 +140,21 @@ def test_slow_clients_cost_a_quiet_client_nothing(server: Server, attack: Attack
     assert (answers, _pid(server)) == (ALL_20, pid)
 
 
-def test_dripping_clients_cost_a_quiet_client_nothing(server: Server) -> None:
-    """64 clients send a byte of their heads each before every request of the quiet client."""
+def test_clients_that_send_byte_by_byte_do_not_delay_a_quiet_client(server: Server) -> None:
+    """64 clients send one byte of their headers before every request of the quiet client."""
     answers = []
 
-    with connected(server, 64, GET + b"X: ") as dripping:
+    with connected(server, 64, GET + b"X: ") as slow_clients:
         for _ in range(20):
-            for client in dripping:
+            for client in slow_clients:
                 client.sendall(b"a")
             answers.append(server.get("/quiet")[1])
 
     assert answers == ALL_20
 
 
-def test_a_client_that_does_not_read_costs_a_quiet_client_nothing(server: Server) -> None:
-    """Refusals to clients that never read them wait for nobody."""
+def test_clients_that_do_not_read_do_not_delay_a_quiet_client(server: Server) -> None:
+    """Refusals that clients never read delay no other client."""
     with connected(server, 40, b"nonsense\r\n\r\n" * 1000):
         answers = _quiet_requests(server)
 
@@ -173,7 +173,7 @@ def _receive(client: socket.socket, end: bytes) -> bytes:
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
-    """Requests that come in one packet are answered one after the other."""
+    """Requests in one packet get their responses in order."""
     requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(20))
 
     with connected(server, 1, requests) as (client,):
@@ -183,7 +183,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert bodies == [b"%d" % number for number in range(20)]
 
 
-def test_the_head_and_the_body_may_come_byte_by_byte(server: Server) -> None:
+def test_a_request_may_arrive_byte_by_byte(server: Server) -> None:
     """A client that sends one byte at a time is served."""
     request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -197,7 +197,7 @@ def test_the_head_and_the_body_may_come_byte_by_byte(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/ignored"])
-def test_a_connection_is_used_again(server: Server, path: str) -> None:
+def test_a_connection_is_reused(server: Server, path: str) -> None:
     """A kept-alive connection serves the next request, whether the app read the body or not."""
     with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)) as client:
         client.request("POST", path, body=b"hello")
@@ -211,7 +211,7 @@ def test_a_connection_is_used_again(server: Server, path: str) -> None:
 
 
 def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
-    """Half a connection that is closed does not lose the answer."""
+    """A client that closes its sending side still gets the response."""
     with connected(server, 1, GET + b"\r\n") as (client,):
         client.shutdown(socket.SHUT_WR)
         received = _receive(client, b"/quiet")
@@ -219,13 +219,13 @@ def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
     assert received.endswith(b"\r\n\r\n/quiet")
 
 
-# -- what would end a worker -----------------------------------------------------------------------
+# -- faults and shutdown ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
 @pytest.mark.parametrize("when", ["raise", "stream"])
-def test_no_exception_of_the_app_ends_the_worker(server: Server, when: str, error: str) -> None:
-    """What is no `Exception` ends its own request; the worker serves on."""
+def test_no_exception_of_the_app_stops_the_worker(server: Server, when: str, error: str) -> None:
+    """`SystemExit` and other `BaseException`s end their own request only."""
     pid = _pid(server)
 
     with connected(
@@ -237,8 +237,8 @@ def test_no_exception_of_the_app_ends_the_worker(server: Server, when: str, erro
 
 
 @pytest.mark.live
-def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
-    """200 clients and 64 descriptors: the silent ones go, a quiet client is answered."""
+def test_a_worker_out_of_file_descriptors_keeps_serving(tmp_path: Path) -> None:
+    """With 64 descriptors and 200 silent clients, the silent ones are closed and others served."""
     (tmp_path / "app.py").write_text(APP)
     words = [program(COMMAND[0]), *COMMAND[1:]]
     command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *words]
@@ -254,8 +254,8 @@ def test_a_worker_without_file_descriptors_serves_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-def test_a_stop_waits_for_no_idle_connection(tmp_path: Path) -> None:
-    """A server that is told to stop ends, though clients keep connections open."""
+def test_a_stop_does_not_wait_for_idle_connections(tmp_path: Path) -> None:
+    """After SIGTERM the server ends, although clients keep connections open."""
     (tmp_path / "app.py").write_text(APP)
 
     with (
@@ -275,7 +275,7 @@ def test_a_stop_waits_for_no_idle_connection(tmp_path: Path) -> None:
 
 
 class _Worker(TenantWorker):
-    """A worker whose threads are a list."""
+    """A worker that puts requests into a list instead of a thread."""
 
     def __init__(self, cfg: Config, listener: socket.socket) -> None:
         log = logging.getLogger("gunicorn.error")
@@ -310,22 +310,24 @@ def _worker(listener: socket.socket) -> Iterator[_Worker]:
 
 
 class _SlowApp:
-    """Stands in for gunicorn's application: loads only once the worker's heart has beaten."""
+    """Stands in for gunicorn's application. It loads once the heartbeat has been sent."""
 
     def __init__(self) -> None:
-        self.has_beaten = threading.Event()
+        self.heartbeat_sent = threading.Event()
 
     def wsgi(self) -> bool:
-        return self.has_beaten.wait(DEADLINE_S)
+        return self.heartbeat_sent.wait(DEADLINE_S)
 
 
-def test_the_heart_beats_while_the_host_loads(
+def test_the_heartbeat_continues_while_the_host_loads(
     worker: _Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load that takes longer than gunicorn's timeout is not the end of the worker."""
+    """A load that takes longer than gunicorn's timeout does not end the worker."""
     worker.app = _SlowApp()
-    monkeypatch.setattr(worker, "notify", worker.app.has_beaten.set)
-    monkeypatch.setattr(worker.crash_report, "enable", lambda: None)  # this process goes on
+    monkeypatch.setattr(worker, "notify", worker.app.heartbeat_sent.set)
+    monkeypatch.setattr(
+        worker.crash_report, "enable", lambda: None
+    )  # enabling it would affect this process
 
     worker.load_wsgi()
 
@@ -334,7 +336,7 @@ def test_the_heart_beats_while_the_host_loads(
 
 @pytest.fixture(name="client")
 def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]:
-    """Return a client whose connection the worker has accepted."""
+    """Return a client with a connection that the worker has accepted."""
     with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
         worker.accept(listener)
         yield client
@@ -346,29 +348,29 @@ def _pending(worker: _Worker) -> Connection:
     return conn
 
 
-def _events(worker: _Worker) -> None:
+def _dispatch_events(worker: _Worker) -> None:
     worker.wait_for_and_dispatch_events(DEADLINE_S)
 
 
 @pytest.mark.parametrize("cut", [1, len(GET) - 3, len(GET) - 1, len(HEAD) - 1])
-def test_a_head_in_two_packets_is_handed_over_whole(
+def test_a_request_split_into_two_packets_is_handed_over_whole(
     worker: _Worker, client: socket.socket, cut: int
 ) -> None:
-    """Where a head is cut makes no difference; until its end it costs no thread."""
+    """The request takes no thread until its headers are complete, wherever they are split."""
     client.sendall(HEAD[:cut])
-    _events(worker)
+    _dispatch_events(worker)
     before = len(worker.handed_over)
     client.sendall(HEAD[cut:])
-    _events(worker)
+    _dispatch_events(worker)
 
     (conn,) = worker.handed_over
     assert (before, next(conn.parser).path) == (0, "/quiet")
 
 
-def test_a_head_that_never_ends_gets_408(worker: _Worker, client: socket.socket) -> None:
-    """When the time of a half head is up, its client is told so and is not waited for."""
+def test_incomplete_headers_get_408(worker: _Worker, client: socket.socket) -> None:
+    """At the time-out the client gets 408, and its connection lingers without a thread."""
     client.sendall(GET)
-    _events(worker)
+    _dispatch_events(worker)
     _pending(worker).timeout = 0.0
 
     worker.murder_pending()
@@ -377,8 +379,8 @@ def test_a_head_that_never_ends_gets_408(worker: _Worker, client: socket.socket)
     assert (len(worker.pending_conns), len(worker.lingering_conns)) == (0, 1)
 
 
-def test_a_connection_that_sends_nothing_is_closed(worker: _Worker, client: socket.socket) -> None:
-    """When the time of a silent connection is up, it ends without a word."""
+def test_a_silent_connection_is_closed(worker: _Worker, client: socket.socket) -> None:
+    """At the time-out, a connection without a byte is closed without a response."""
     _pending(worker).timeout = 0.0
 
     worker.murder_pending()
@@ -386,13 +388,15 @@ def test_a_connection_that_sends_nothing_is_closed(worker: _Worker, client: sock
     assert (client.recv(65536), worker.nr_conns) == (b"", 0)
 
 
-def test_a_lingering_connection_ends_in_time(worker: _Worker, client: socket.socket) -> None:
-    """A client that keeps its end open after the last answer is let go."""
+def test_a_lingering_connection_is_closed_at_its_timeout(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """A connection that the client keeps open after the last response is closed."""
     client.sendall(HEAD)
-    _events(worker)
-    last_answer: Future[bool] = Future()
-    last_answer.set_result(False)
-    worker.finish_request(worker.handed_over.pop(), last_answer)
+    _dispatch_events(worker)
+    last_response: Future[bool] = Future()
+    last_response.set_result(False)
+    worker.finish_request(worker.handed_over.pop(), last_response)
     (conn,) = worker.lingering_conns
     conn.timeout = 0.0
 
@@ -401,29 +405,29 @@ def test_a_lingering_connection_ends_in_time(worker: _Worker, client: socket.soc
     assert (len(worker.lingering_conns), worker.nr_conns) == (0, 0)
 
 
-def test_a_kept_connection_never_wakes_the_main_loop(
+def test_keeping_a_connection_does_not_wake_the_main_loop(
     worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that has served a request leaves its connection to the poller by itself."""
+    """The thread that has served a request returns the connection to the poller by itself."""
     client.sendall(HEAD)
-    _events(worker)
+    _dispatch_events(worker)
     (conn,) = worker.handed_over
     monkeypatch.setattr(worker, "handle", lambda conn: bool(next(conn.parser)))
     worker._serve(conn)
     client.sendall(HEAD)
-    _events(worker)
+    _dispatch_events(worker)
 
-    assert worker.method_queue.fileno() is None, "a word to the main loop would have failed"
+    assert worker.method_queue.fileno() is None, "calling the main loop would have failed"
     assert [conn, conn] == worker.handed_over
 
 
-def test_a_stopping_worker_keeps_a_connection_for_a_moment_only(
+def test_a_stopping_worker_keeps_a_connection_only_briefly(
     worker: _Worker, client: socket.socket
 ) -> None:
-    """A thread that has looked before the stop leaves it among those that end soon."""
+    """A connection returned after the stop is closed after `STOP_KEEPALIVE_LINGER`."""
     worker.cfg.set("keepalive", 65)
     client.sendall(HEAD)
-    _events(worker)
+    _dispatch_events(worker)
     (conn,) = worker.handed_over
     worker.alive = False
     worker.keep(conn)
@@ -431,9 +435,9 @@ def test_a_stopping_worker_keeps_a_connection_for_a_moment_only(
     assert conn.timeout <= time.monotonic() + STOP_KEEPALIVE_LINGER
 
 
-def test_a_full_worker_lets_go_what_has_waited(worker: _Worker, client: socket.socket) -> None:
-    """With as many connections as there may be, one that has been silent for a second goes."""
-    _pending(worker).timeout -= room.ROOM_AFTER_S
+def test_a_full_worker_closes_silent_connections(worker: _Worker, client: socket.socket) -> None:
+    """At the connection limit, a connection that has been silent for `ROOM_AFTER_S` is closed."""
+    _pending(worker).timeout -= patient_worker.ROOM_AFTER_S
     worker.worker_connections = 1
 
     worker.murder_pending()
@@ -441,11 +445,11 @@ def test_a_full_worker_lets_go_what_has_waited(worker: _Worker, client: socket.s
     assert (client.recv(65536), worker.nr_conns) == (b"", 0)
 
 
-@pytest.mark.parametrize("waited_s", [0.0, room.ROOM_AFTER_S])
-def test_a_worker_with_room_keeps_what_waits(
+@pytest.mark.parametrize("waited_s", [0.0, patient_worker.ROOM_AFTER_S])
+def test_a_worker_below_its_limit_keeps_silent_connections(
     worker: _Worker, client: socket.socket, waited_s: float
 ) -> None:
-    """While there is room, a slow client has its whole time."""
+    """Below the connection limit, a slow client has its full time."""
     _pending(worker).timeout -= waited_s
 
     worker.murder_pending()
@@ -454,8 +458,8 @@ def test_a_worker_with_room_keeps_what_waits(
 
 
 @pytest.mark.usefixtures("client")
-def test_a_full_worker_keeps_who_has_just_come(worker: _Worker) -> None:
-    """With as many connections as there may be, a client still has a second for its head."""
+def test_a_full_worker_keeps_new_connections(worker: _Worker) -> None:
+    """At the connection limit, a client still has a second to send its headers."""
     worker.worker_connections = 1
 
     worker.murder_pending()
@@ -464,10 +468,10 @@ def test_a_full_worker_keeps_who_has_just_come(worker: _Worker) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_without_resources_nothing_is_accepted_for_a_while(
+def test_the_worker_stops_accepting_without_resources(
     worker: _Worker, listener: socket.socket, code: int
 ) -> None:
-    """The main loop does not spin on a listener that it cannot accept from."""
+    """The main loop does not spin on a listener from which it cannot accept."""
 
     class Exhausted:
         def accept(self) -> None:
@@ -476,30 +480,30 @@ def test_without_resources_nothing_is_accepted_for_a_while(
     worker.set_accept_enabled(True)
 
     worker.accept(Exhausted())  # type: ignore[arg-type]
-    worker.set_accept_enabled(True)  # as the main loop does in its next turn
+    worker.set_accept_enabled(True)  # as in the main loop's next iteration
 
     assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
 
 
-def test_a_kept_connection_under_tls_is_read_by_a_thread(
+def test_a_kept_tls_connection_is_read_by_a_thread(
     worker: _Worker, listener: socket.socket
 ) -> None:
-    """Its bytes are no head: the main loop leaves them to gunicorn."""
+    """The main loop leaves encrypted bytes to gunicorn, because they are not HTTP headers."""
     with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
         conn = TConn(worker.cfg, *listener.accept(), listener.getsockname())
         worker.keepalived_conns.append(conn)
         wanted = partial(worker.on_client_socket_readable, conn)
         worker.poller.register(conn.sock, selectors.EVENT_READ, wanted)
         client.sendall(b"x")
-        _events(worker)
+        _dispatch_events(worker)
 
     assert [conn] == worker.handed_over
 
 
-def test_tls_is_left_to_gunicorn(
+def test_a_tls_connection_gets_a_thread_at_once(
     worker: _Worker, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A handshake blocks, so a TLS connection gets a thread at once, as in gunicorn."""
+    """A TLS handshake blocks, so gunicorn's own connection class handles it in a thread."""
     monkeypatch.setattr(Config, "is_ssl", True)
 
     with socket.create_connection(listener.getsockname()):
@@ -515,7 +519,7 @@ BODY_CHUNKED = (
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "is_read", "stays"),
+    ("request_bytes", "is_read", "is_kept"),
     [
         (HEAD, False, True),
         (BODY_5, True, True),
@@ -524,36 +528,36 @@ BODY_CHUNKED = (
         (BODY_CHUNKED, False, False),
     ],
 )
-def test_a_connection_without_unread_bytes_stays_however_late_its_thread_is(
+def test_a_connection_without_unread_bytes_is_kept(
     worker: _Worker,
     client: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     *,
     request_bytes: bytes,
     is_read: bool,
-    stays: bool,
+    is_kept: bool,
 ) -> None:
-    """The answer has announced it: a busy processor is no reason to close it all the same."""
-    monkeypatch.setattr(room, "DRAIN_S", -1.0)  # the thread did not run while the time passed
+    """The response has announced keep-alive, so a late thread is no reason to close."""
+    monkeypatch.setattr(patient_worker, "DRAIN_S", -1.0)  # as if the thread ran too late
     client.sendall(request_bytes)
-    _events(worker)
+    _dispatch_events(worker)
     conn = worker.handed_over[-1]
     conn.sock.setblocking(True)
     request = next(conn.parser)
     if is_read:
         request.body.read()
 
-    assert stays == worker._keepalive_after(conn, keepalive=True)
+    assert is_kept == worker._keepalive_after(conn, keepalive=True)
 
 
-# -- whose turn it is ------------------------------------------------------------------------------
+# -- admission -------------------------------------------------------------------------------------
 
 ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.fixture(name="admission")
-def _door(worker: _Worker) -> Admission:
-    """Return the admission of a host with one tenant and one thread, which is taken."""
+def _admission(worker: _Worker) -> Admission:
+    """Return the admission of a host with one tenant and one thread, which is busy."""
     mounts = {"/acme": SimpleNamespace(name="acme")}
     admission = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
     worker.admission, worker.room, worker.alive = admission, WaitQueue(admission.share), True
@@ -561,67 +565,65 @@ def _door(worker: _Worker) -> Admission:
     return admission
 
 
-@pytest.fixture(name="turned_away")
-def _turned_away(admission: Admission) -> list[str]:
-    """Return whose requests the admission refused."""
-    turned_away: list[str] = []
-    admission.on_refusal = lambda tenant, *_: turned_away.append(tenant)
-    return turned_away
+@pytest.fixture(name="refused")
+def _refused(admission: Admission) -> list[str]:
+    """Return a list of the tenants with requests that the admission refuses."""
+    refused: list[str] = []
+    admission.on_refusal = lambda tenant, *_: refused.append(tenant)
+    return refused
 
 
-def _wait_in_vain(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clock go on by as long as a request may wait, and the worker look at it."""
+def _expire_waiting(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advance the clock by `WAIT_S`, and let the worker check the queue."""
     assert worker.room is not None
     later = time.monotonic() + WAIT_S
     monkeypatch.setattr(worker.room, "_clock", lambda: later)
-    _events(worker)
+    _dispatch_events(worker)
 
 
-def test_who_is_nobodys_waits_for_a_turn_too(
-    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+def test_requests_for_no_tenant_wait_too(
+    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests for paths of no tenant wait like those of one, and are no tenant's refusals."""
+    """They wait like a tenant's, and their refusal does not count for a tenant."""
     client.sendall(HEAD)
-    _events(worker)
+    _dispatch_events(worker)
     before = len(worker.handed_over)
-    _wait_in_vain(worker, monkeypatch)
+    _expire_waiting(worker, monkeypatch)
 
     assert client.recv(65536).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert (0, [], []) == (before, worker.handed_over, turned_away)
+    assert (0, [], []) == (before, worker.handed_over, refused)
 
 
-def test_livez_is_answered_while_every_thread_is_taken(
-    worker: _Worker, client: socket.socket, turned_away: list[str]
+def test_livez_is_answered_while_all_threads_are_busy(
+    worker: _Worker, client: socket.socket, refused: list[str]
 ) -> None:
-    """By the main loop, in the words of the page itself; the connection stays."""
+    """The main loop answers with the page's own content, and the connection is kept."""
     for _ in range(2):
         client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        _events(worker)
+        _dispatch_events(worker)
         head, _, body = client.recv(65536).partition(b"\r\n\r\n")
 
         assert (b"HTTP/1.1 200 OK", {"status": "live"}) == (head[:15], json.loads(body))
         assert b"\r\nContent-Type: application/json\r\n" in head
-    assert ([], []) == (worker.handed_over, turned_away)
+    assert ([], []) == (worker.handed_over, refused)
 
 
 @pytest.mark.usefixtures("admission")
 def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
-    """Then it tells that the threads serve, too."""
+    """If a thread is free it answers, which shows that threads serve."""
     assert worker.room is not None
     worker.room.end("globex")
     client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
-    _events(worker)
+    _dispatch_events(worker)
 
     assert ["/-/livez"] == [next(conn.parser).path for conn in worker.handed_over]
 
 
 @pytest.mark.usefixtures("admission")
-def test_a_request_waits_for_its_turn_without_a_thread(
-    worker: _Worker, client: socket.socket
-) -> None:
-    """When another request has ended it is handed over, whole."""
+def test_a_waiting_request_takes_no_thread(worker: _Worker, client: socket.socket) -> None:
+    """When another request ends, the waiting one is handed over complete."""
     client.sendall(ACME)
-    _events(worker)
+    _dispatch_events(worker)
     before = len(worker.handed_over)
     ended = Connection.__new__(Connection)
     ended.tenant = "globex"
@@ -632,96 +634,98 @@ def test_a_request_waits_for_its_turn_without_a_thread(
 
 
 @pytest.mark.usefixtures("admission")
-def test_a_rest_that_begins_in_a_thread_is_told_to_the_main_loop(
+def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
     worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would sleep over the moment in which who waits may go on."""
-    told: list[object] = []
-    monkeypatch.setattr(worker.method_queue, "defer", told.append)
+    """Otherwise the main loop would sleep past the end of the pause."""
+    deferred: list[object] = []
+    monkeypatch.setattr(worker.method_queue, "defer", deferred.append)
     client.sendall(ACME)
-    _events(worker)
+    _dispatch_events(worker)
     assert worker.room is not None
     ended = Connection.__new__(Connection)
     ended.tenant = "globex"
-    with monkeypatch.context() as rest:
-        rest.setattr(worker.room, "end", lambda _: [])
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.room, "end", lambda _: [])
         worker.end_turn(ended)
-    before = len(told)
+    before = len(deferred)
     worker.end_turn(ended)
 
-    assert (1, 1, 1) == (before, len(told), len(worker.handed_over))
+    assert (1, 1, 1) == (before, len(deferred), len(worker.handed_over))
 
 
-def test_who_has_waited_in_vain_is_told_so_and_may_ask_again(
-    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+def test_an_expired_request_gets_503_and_keeps_its_connection(
+    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 with `Retry-After`, without a thread; the connection stays for the next request."""
+    """It gets `Retry-After` without a thread, and the connection serves the next request."""
     client.sendall(ACME)
-    _events(worker)
-    _wait_in_vain(worker, monkeypatch)
+    _dispatch_events(worker)
+    _expire_waiting(worker, monkeypatch)
     first = client.recv(65536)
     client.sendall(ACME)
-    _events(worker)
+    _dispatch_events(worker)
     assert worker.room is not None
 
     assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 1\r\n" in first
-    assert (["acme"], []) == (turned_away, worker.handed_over)
-    assert worker.room.left_s() == WAIT_S  # the second one is in
+    assert (["acme"], []) == (refused, worker.handed_over)
+    assert worker.room.left_s() == WAIT_S  # the second request waits
     worker.handed_over += worker.room.end("globex")
 
 
-def test_a_refused_request_with_a_body_ends_its_connection(
-    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+def test_refusing_a_request_with_a_body_closes_the_connection(
+    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What follows is not read as another request."""
+    """The unread body must not be read as another request."""
     client.sendall(b"POST /acme/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
-    _events(worker)
-    _wait_in_vain(worker, monkeypatch)
+    _dispatch_events(worker)
+    _expire_waiting(worker, monkeypatch)
 
     answer = client.recv(65536)
     assert b"\r\nConnection: close\r\n" in answer
-    assert (["acme"], 1) == (turned_away, len(worker.lingering_conns))
+    assert (["acme"], 1) == (refused, len(worker.lingering_conns))
 
 
-def test_who_is_over_its_rate_costs_no_thread(
-    worker: _Worker, client: socket.socket, admission: Admission, turned_away: list[str]
+def test_a_tenant_over_its_rate_takes_no_thread(
+    worker: _Worker, client: socket.socket, admission: Admission, refused: list[str]
 ) -> None:
-    """Its requests are answered one after the other on the same connection."""
+    """Its requests get 429 one after the other on the same connection."""
     admission.refusal = {"acme": TOO_MANY}.get
     answers = []
     for _ in range(3):
         client.sendall(ACME)
-        _events(worker)
+        _dispatch_events(worker)
         answers.append(client.recv(65536).partition(b"\r\n")[0])
 
     assert [b"HTTP/1.1 429 Too Many Requests"] * 3 == answers
-    assert (["acme"] * 3, []) == (turned_away, worker.handed_over)
+    assert (["acme"] * 3, []) == (refused, worker.handed_over)
 
 
-def test_what_came_behind_a_refused_request_is_read_next(
-    worker: _Worker, client: socket.socket, turned_away: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_pipelined_request_after_a_refused_one_is_checked_by_itself(
+    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two requests in one packet: the second one is asked about by itself."""
+    """Of two requests in one packet, the first is refused and the second is handed over."""
     deferred: list[Callable[[], None]] = []
     monkeypatch.setattr(worker.method_queue, "defer", lambda *one: deferred.append(partial(*one)))
     client.sendall(ACME + HEAD)
-    _events(worker)
-    _wait_in_vain(worker, monkeypatch)
+    _dispatch_events(worker)
+    _expire_waiting(worker, monkeypatch)
     assert worker.room is not None
     worker.room.end("globex")
     for one in deferred:
         one()
 
     (conn,) = worker.handed_over
-    assert (["acme"], "/quiet") == (turned_away, next(conn.parser).path)
+    assert (["acme"], "/quiet") == (refused, next(conn.parser).path)
 
 
-def test_the_operators_listener_has_no_tenants(worker: _Worker, client: socket.socket) -> None:
-    """What comes in there is never counted or refused as a tenant's."""
-    admission = Admission(FairShare(1), lambda _: pytest.fail("asked"), lambda _: True)
+def test_requests_on_the_admin_listener_belong_to_no_tenant(
+    worker: _Worker, client: socket.socket
+) -> None:
+    """A request on the admin listener is never counted or refused as a tenant's."""
+    admission = Admission(FairShare(1), lambda _: pytest.fail("was called"), lambda _: True)
     worker.admission, worker.room = admission, WaitQueue(admission.share)
     client.sendall(ACME)
-    _events(worker)
+    _dispatch_events(worker)
 
     assert [None] == [conn.tenant for conn in worker.handed_over]
