@@ -1,4 +1,4 @@
-"""Counts the calls of Tenantry's own functions, in all threads, for tests and benchmarks."""
+"""Counts calls of Tenantry's own functions in all threads, for tests and benchmarks."""
 
 import sys
 import threading
@@ -15,9 +15,9 @@ _PACKAGE = str(Path(str(tenantry.__file__)).parent)
 
 @contextmanager
 def counting_calls() -> Iterator[Counter[str]]:
-    """Count calls by `module.function` until the end of the block; endpoints are left out.
+    """Count calls by `module.function` until the end of the block, except those of endpoints.
 
-    Threads that run already are not seen; a request in process starts none of them.
+    Calls in threads that already run do not count.
     """
     counts: Counter[str] = Counter()
     seen_names: dict[object, str] = {}

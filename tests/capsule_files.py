@@ -1,4 +1,4 @@
-"""Capsules for tests: read as another program does, and written as an attacker might."""
+"""Capsules for tests: read as another program reads them, and written as an attacker might."""
 
 import hashlib
 import io

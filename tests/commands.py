@@ -1,4 +1,4 @@
-"""Commands of `tenantry`, run in the process of a test."""
+"""Runs commands of `tenantry` in the test's process."""
 
 import logging
 import sys
@@ -26,7 +26,7 @@ Tenantry = Callable[..., Result]
 
 @contextmanager
 def command_runner(capfd: pytest.CaptureFixture[str]) -> Iterator[Tenantry]:
-    """Yield a function that runs a command; logging and `sys.path` are restored."""
+    """Yield a function that runs a command. Logging and `sys.path` are restored."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
 

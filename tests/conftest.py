@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a folder for tenants, real servers, and a check that nothing leaks."""
+"""Fixtures of all tests: a tenants folder, real servers, and a check that nothing leaks."""
 
 import contextlib
 import gc
@@ -25,26 +25,29 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 def tenant_text(name: str = "acme", **keys: object) -> str:
-    """Return a good tenant file, with keys replaced (`repr`), or left out where None."""
+    """Return a valid tenant file.
+
+    A key replaces its default (`repr`), or removes it if it is None.
+    """
     values: dict[str, object] = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return "".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave a file out whose tests are all live where none of those is to run: 0.1 s for each."""
+    """Skip files with live tests only, unless live tests are selected: 0.1 s per file."""
     is_out = config.getoption("markexpr") == "not live" and collection_path.suffix == ".py"
     return (is_out and "\npytestmark = pytest.mark.live\n" in collection_path.read_text()) or None
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported out of the collections of the leak check: 70 ms less per test."""
+    """Keep imported objects out of the leak check's collections: 70 ms less per test."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _no_tenantry_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings of whoever runs it."""
+    """Hide the settings of the shell that runs the tests."""
     for name in list(os.environ):
         if name.startswith("TENANTRY_"):
             monkeypatch.delenv(name)
@@ -52,9 +55,9 @@ def _no_tenantry_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_log_context() -> Iterator[None]:
-    """A layer that a test calls by itself binds in the test's own context: the next has a new one.
+    """Clear log context after a test that calls a layer directly.
 
-    In the host `Containment` gives each request one of its own.
+    In the host, `Containment` gives each request its own context.
     """
     yield
     structlog.contextvars.clear_contextvars()
@@ -62,13 +65,13 @@ def _own_log_context() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _leak_detector() -> Iterator[None]:
-    """Fail a test that leaves a context, a thread, a file descriptor or a private module behind."""
-    gc.collect()  # what an earlier test dropped
-    gc.freeze()  # what is left outlives this test: its collections need not look at it
-    before = _held()
+    """Fail a test that leaves a context, thread, file descriptor or private module behind."""
+    gc.collect()  # objects that an earlier test dropped
+    gc.freeze()  # the rest outlives this test, so its collections can skip it
+    before = _resources()
     yield
     deadline = time.monotonic() + DEADLINE_S
-    while _is_more(after := _held(), before) and time.monotonic() < deadline:
+    while _is_more(after := _resources(), before) and time.monotonic() < deadline:
         gc.collect()
         threading.Event().wait(0.01)  # a thread or a socket of a server that has just stopped
     assert _cv_app.get(None) is None, "a test left a Flask context pushed"
@@ -77,8 +80,8 @@ def _leak_detector() -> Iterator[None]:
     )
 
 
-def _held() -> tuple[int, int, int]:
-    private = "\n".join(sys.modules).count("@")  # in one go: names come and go in threads
+def _resources() -> tuple[int, int, int]:
+    private = "\n".join(sys.modules).count("@")  # in one step, because threads add and remove names
     return (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), private)
 
 
@@ -88,7 +91,7 @@ def _is_more(after: tuple[int, ...], before: tuple[int, ...]) -> bool:
 
 @pytest.fixture(name="data_dir")
 def _data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty data folder, named in the environment."""
+    """Return an empty data folder, which the environment names."""
     folder = tmp_path / "instance"
     monkeypatch.setenv("TENANTRY_DATA_DIR", str(folder))
     return folder
@@ -96,7 +99,7 @@ def _data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(name="tenants_dir")
 def _tenants_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty tenants folder, named in the environment."""
+    """Return an empty tenants folder, which the environment names."""
     folder = tmp_path / "tenants"
     folder.mkdir()
     monkeypatch.setenv("TENANTRY_TENANTS_DIR", str(folder))
@@ -105,7 +108,7 @@ def _tenants_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(name="corp")
 def _corp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder from which endpoints of `corp` are imported; see `leaks`."""
+    """Return the folder from which endpoints of `corp` are imported. See `leaks`."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
@@ -165,9 +168,9 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 @pytest.fixture(name="host")
 def _host(settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """Return a host that has not read its tenants folder yet; closed after the test.
+    """Return a host that has not read its tenants folder yet. It is closed after the test.
 
-    It validates one file at a time, in one loader process instead of four, which takes 30 ms less.
+    It validates in one loader process instead of four, which takes 30 ms less.
     """
     monkeypatch.setattr(workers, "MAX_VALIDATIONS", 1)
     host = Host(settings)
@@ -177,7 +180,7 @@ def _host(settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 
 @pytest.fixture(name="client")
 def _client(host: Host) -> Client:
-    """Return a client of that host, in process."""
+    """Return a client of that host, in this process."""
     return Client(host)
 
 
@@ -201,7 +204,7 @@ def _start_server(
 def _postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
     """Return a PostgreSQL server that all processes of this test run share.
 
-    Name it, or `postgres_url`, as an argument: asked for later, its files look like a leak.
+    Request it, or `postgres_url`, as an argument. If it starts later, its files look like a leak.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,4 +1,4 @@
-"""A tenant that does what holds, ends or slows a worker: what live tests and benchmarks serve."""
+"""A tenant that hangs, crashes or computes, for live tests and benchmarks."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ hanging_bp = Blueprint("hanging", __name__)
 
 
 @hanging_bp.route("/")
-def well():
+def index():
     return str(os.getpid())
 
 
@@ -60,7 +60,7 @@ def compute(seconds):
 
 
 def make_hanging_site(folder: Path, **keys: dict[str, object]) -> Path:
-    """Make the endpoint's package and a tenants folder, which is returned: a tenant per word."""
+    """Create the endpoint and a tenant per keyword, and return the tenants folder."""
     package = folder / "stuck/hanging"
     package.mkdir(parents=True)
     for init in (folder / "stuck/__init__.py", package / "__init__.py"):

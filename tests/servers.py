@@ -1,4 +1,4 @@
-"""Real servers for tests: started on free ports of the loopback, and gone after the test."""
+"""Real servers for tests, started on free ports of the loopback and stopped after the test."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 DEADLINE_S = 60.0
-"""How long a test waits for an event before it fails; every wait ends with the event."""
+"""Time that a test waits for an event before it fails. A wait ends as soon as the event occurs."""
 
 CONFIG_FILE = str(Path(__file__).parents[1] / "config/gunicorn.conf.py")
 
 
 class Server:
-    """A real server process on a free port of the loopback; stopped by whoever started it."""
+    """A real server process on a free port of the loopback. Whoever started it stops it."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
@@ -30,7 +30,7 @@ class Server:
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, *, port: int = 0
     ) -> tuple[HTTPResponse, bytes]:
-        """Send one GET on a connection of its own."""
+        """Send one GET on a new connection."""
         connection = HTTPConnection("127.0.0.1", port or self.port, timeout=DEADLINE_S)
         with contextlib.closing(connection):
             connection.request("GET", path, headers=dict(headers or {}))
@@ -38,7 +38,7 @@ class Server:
             return response, response.read()
 
     def send(self, data: bytes) -> bytes:
-        """Send raw bytes and return all that comes back until the server closes or is silent."""
+        """Send raw bytes, and return what the server sends until it closes or is silent for 2 s."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall(data)
             received = b""
@@ -48,7 +48,7 @@ class Server:
             return received
 
     def stop(self) -> None:
-        """End the server and everything that it started."""
+        """Stop the server and all processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -59,7 +59,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -70,10 +70,10 @@ def free_port() -> int:
 def running(
     command: list[str], folder: Path, ready_path: str = "/-/livez", **environ: str
 ) -> Iterator[Server]:
-    """Run a server in `folder` until the end of the block, and nothing of it any longer.
+    """Run a server and its children in `folder` until the end of the block.
 
-    `{bind}` and `{port}` in the command are replaced; its first word is a program of this
-    environment, or of the system. The environment has `environ` and no other setting of ours.
+    `{bind}` and `{port}` in the command are replaced. Its first word is a program of this
+    environment or of the system. Of Tenantry's settings, only those in `environ` are set.
     """
     port = free_port()
     words = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]
@@ -108,38 +108,38 @@ def program(name: str) -> str:
     return str(beside) if beside.exists() else str(shutil.which(name))
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Return as soon as it is so; fail when it is not in time."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition is true. Fail after `DEADLINE_S`."""
     deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
         threading.Event().wait(0.05)
 
 
 @contextlib.contextmanager
 def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Do each work in a thread until it ends by itself, or after the block, by its event."""
-    is_over = threading.Event()
-    threads = [threading.Thread(target=work, args=(is_over,)) for work in works]
+    """Run each function in a thread until it returns, or until the block's end sets its event."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=work, args=(stop,)) for work in works]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        is_over.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
 
 def answers_at(server: Server, path: str) -> bool:
-    """Whether the server answers at `path` with a good status."""
+    """Return whether the server answers at `path` with a status below 300."""
     with contextlib.suppress(OSError):
         return server.get(path)[0].status < 300
     return False
 
 
 def group(leader: int) -> list[int]:
-    """Return the processes of a group that still run."""
+    """Return the running processes of a process group."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

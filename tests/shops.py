@@ -1,4 +1,4 @@
-"""An endpoint with tables for tests: `corp.shop`, at `/shop`, written into a folder of the test."""
+"""An endpoint with tables for tests: `corp.shop`, at `/shop`, written to a folder of the test."""
 
 import importlib
 import os

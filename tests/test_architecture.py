@@ -1,4 +1,4 @@
-"""The import contract is checked by a machine, and the machine notices."""
+"""The import contracts are checked by import-linter, and a violation is detected."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(name="copy")
 def _copy(tmp_path: Path) -> Path:
-    """Return a copy of the code that a test may spoil."""
+    """Return a copy of the code that a test may change."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "core/tenantry", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -40,8 +40,8 @@ def _layers() -> list[set[str]]:
     return [set(layer.split(" | ")) for layer in contract["layers"]]
 
 
-def test_imports_only_go_down(copy: Path) -> None:
-    """The code keeps its import contracts."""
+def test_the_code_keeps_its_import_contracts(copy: Path) -> None:
+    """Packages import only downward."""
     result = _lint_imports(copy)
 
     assert (0, True) == (result.returncode, " 0 broken" in result.stdout), result.stdout
@@ -60,8 +60,8 @@ def test_imports_only_go_down(copy: Path) -> None:
         ("endpoints/landing/models.py", "import tenantry.endpoints.images.models"),
     ],
 )
-def test_a_planted_import_is_noticed(copy: Path, module: str, planted: str) -> None:
-    """An import that goes up, sideways or out of its package breaks a contract."""
+def test_a_forbidden_import_is_detected(copy: Path, module: str, planted: str) -> None:
+    """An import upward, sideways or out of its package breaks a contract."""
     path = copy / "core/tenantry" / module
     path.write_text(f"{path.read_text()}\n{planted}\n")
 
@@ -70,17 +70,17 @@ def test_a_planted_import_is_noticed(copy: Path, module: str, planted: str) -> N
     assert (1, True) == (result.returncode, " BROKEN" in result.stdout), result.stdout
 
 
-def test_a_package_without_a_layer_is_noticed(copy: Path) -> None:
-    """A new package must get its layer."""
+def test_a_module_without_a_layer_is_detected(copy: Path) -> None:
+    """A new top-level module needs a layer in the contract."""
     (copy / "core/tenantry/utils.py").write_text("")
 
     assert _lint_imports(copy).returncode == 1
 
 
-def test_there_are_at_most_ten_layers_over_all_packages() -> None:
-    """The contract can be read aloud, and it names every package and top-level module."""
+def test_at_most_ten_layers_contain_all_packages() -> None:
+    """The contract is short enough to read aloud, and names every package and top-level module."""
     layers = _layers()
-    there = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 
-    assert there - {"__init__", "__pycache__"} == set().union(*layers)
+    assert modules - {"__init__", "__pycache__"} == set().union(*layers)
     assert len(layers) <= 10

@@ -16,7 +16,7 @@ MAX_CALLS = 70
 def test_a_landing_request_calls_few_of_our_functions(
     settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A request to an awake tenant, counted and logged, calls at most `MAX_CALLS` of them."""
+    """A counted and logged request to an active tenant calls at most `MAX_CALLS` functions."""
     write_tenant("acme")
     host = create_host(settings, is_serving=True)
     host.load()

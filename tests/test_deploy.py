@@ -1,4 +1,4 @@
-"""The examples of deployment, checked by the tools that they are for."""
+"""The deployment examples, checked by the tools that use them."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ CONFIG = Path(__file__).parent.parent / "config"
 
 
 def _tool(name: str, package: str) -> str:
-    """Return the path of a tool; without it the test is skipped, and in CI it fails."""
+    """Return the path of a tool. If it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
         text = f"{name} is missing: apt-get install {package}"
@@ -76,8 +76,8 @@ def _connect(port: int) -> HTTPConnection:
     return connection
 
 
-def test_the_unit_is_valid(tmp_path: Path) -> None:
-    """The unit gives systemd nothing to complain of, once its program is there."""
+def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
+    """`systemd-analyze verify` reports nothing."""
     tool = _tool("systemd-analyze", "systemd")
     program = Path(sys.executable).with_name("tenantry")
     text = (CONFIG / "tenantry.service").read_text()
@@ -92,8 +92,8 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     assert (0, "") == (result.returncode, result.stderr)
 
 
-def test_the_proxy_is_valid(tmp_path: Path) -> None:
-    """The site gives nginx nothing to complain of."""
+def test_the_nginx_site_is_valid(tmp_path: Path) -> None:
+    """`nginx -t` accepts the site."""
     tool = _tool("nginx", "nginx-light")
     config = _nginx_config(tmp_path, 8000, 8080)
 
@@ -107,12 +107,12 @@ def test_the_proxy_is_valid(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_tenant_answers_through_the_proxy(
+def test_a_tenant_answers_through_nginx(
     start_server: Callable[..., Server],
     start_nginx: Callable[[int], int],
     write_tenant: Callable[..., Path],
 ) -> None:
-    """Through nginx a tenant answers, and its redirect stays under its prefix."""
+    """A tenant's redirect stays under its prefix, and the host's own pages are 404."""
     write_tenant("acme")
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_TRUSTED_PROXIES="1")

@@ -1,4 +1,4 @@
-"""The host as its clients see it, in process."""
+"""The host as its clients see it, in this process."""
 
 import gc
 import json
@@ -41,7 +41,7 @@ def leave():
 @faulty_bp.get("/stream")
 def stream():
     def body():
-        logging.getLogger("some.library").warning("library.spoke")
+        logging.getLogger("some.library").warning("library.logged")
         yield "one"
     return Response(body())
 
@@ -53,7 +53,7 @@ def size():
 
 @pytest.fixture(name="faulty")
 def _faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the name of an endpoint whose views fail."""
+    """Return the name of an endpoint with views that fail."""
     folder = tmp_path / "corp" / "faulty"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
@@ -68,7 +68,10 @@ def _faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(name="logged")
 def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
-    """Return a function that returns the JSON lines on stderr; logging is as before afterwards."""
+    """Return a function that returns the JSON lines on stderr.
+
+    Logging is restored after the test.
+    """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
 
@@ -87,7 +90,7 @@ def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
 def test_each_tenant_answers_under_its_own_prefix(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Two tenants of one host answer their own landing pages."""
+    """Two tenants of one host return their own landing pages."""
     write_tenant("acme")
     write_tenant("globex", URL_PREFIX="/clients/globex")
     host.load()
@@ -102,7 +105,7 @@ def test_each_tenant_answers_under_its_own_prefix(
 def test_a_path_under_no_prefix_is_404(
     host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
-    """Only a whole-segment, same-case prefix reaches a tenant; the rest is the host's 404."""
+    """Only a whole-segment, same-case prefix reaches a tenant; any other path is the host's 404."""
     write_tenant("acme")
     host.load()
 
@@ -111,10 +114,10 @@ def test_a_path_under_no_prefix_is_404(
     assert (404, "application/problem+json") == (answer.status_code, answer.mimetype)
 
 
-def test_a_prefix_without_its_slash_redirects_below_itself(
+def test_a_prefix_without_a_slash_redirects(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """`/acme` leads to `/acme/` without a word of the `Host` header."""
+    """`/acme` redirects to `/acme/`, and the `Location` does not contain the `Host` header."""
     write_tenant("acme")
     host.load()
 
@@ -126,8 +129,8 @@ def test_a_prefix_without_its_slash_redirects_below_itself(
 # -- requests in flight -------------------------------------------------------------------------
 
 
-def test_a_build_is_on_the_scoreboard(host: Host, write_tenant: WriteTenant) -> None:
-    """The master can tell who was being built when a worker ended; afterwards it is gone."""
+def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: WriteTenant) -> None:
+    """If a worker dies, the master can tell which tenant was being built."""
     write_tenant("acme")
     row = Scoreboard().claim_row()
     assert row is not None
@@ -146,26 +149,26 @@ def test_a_build_is_on_the_scoreboard(host: Host, write_tenant: WriteTenant) -> 
     assert ([("acme", True)], []) == (seen, row.in_flight())
 
 
-def test_a_forked_process_begins_before_it_answers(
+def test_a_forked_process_starts_before_it_serves(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it has its own of everything, its other threads wait: the parent's folder is ready."""
+    """Its threads wait until it has its own resources, although its parent had loaded tenants."""
     host.load()
     host._pid = -1  # as in a process that was forked from this one
-    claim, is_begun = Scoreboard.claim_row, []
+    claim, started = Scoreboard.claim_row, []
 
     def look(scoreboard: Scoreboard) -> Row | None:
-        is_begun.append(host._pid == os.getpid())
+        started.append(host._pid == os.getpid())
         return claim(scoreboard)
 
     monkeypatch.setattr(Scoreboard, "claim_row", look)
     host.start()
 
-    assert ([False], True) == (is_begun, host._pid == os.getpid())
+    assert ([False], True) == (started, host._pid == os.getpid())
 
 
-def test_a_forked_process_has_the_place_that_its_server_gives_it(host: Host) -> None:
-    """And not the parent's, nor one of its own."""
+def test_a_forked_process_uses_the_scoreboard_row_of_its_server(host: Host) -> None:
+    """It uses neither the parent's row nor claims a new one."""
     host.load()
     host._pid = -1
     row = Scoreboard().claim_row()
@@ -181,7 +184,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
     faulty: str,
     bounds: tuple[int | None, int | None, int],
 ) -> None:
-    """By its own key, or by the host setting; a new version of its file begins no new count."""
+    """The tenant's key or the host's setting is the bound; a reload does not reset the count."""
     key, setting, bound = bounds
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key)
     host = Host(settings.model_copy(update={"max_concurrent_requests": setting}))
@@ -205,7 +208,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
 def test_a_tenant_over_its_rate_gets_429(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Known from then on without a thread; a new version of its file with a higher rate counts."""
+    """From then on it is refused without a thread, until a new file has a higher rate."""
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
@@ -225,7 +228,7 @@ def test_a_tenant_over_its_rate_gets_429(
 
 @pytest.fixture(name="mixed")
 def _mixed(write_tenant: WriteTenant) -> None:
-    """Write a good, a broken, a disabled and a resting tenant, and two that clash."""
+    """Write a valid, a broken, a disabled and a paused tenant, and two with the same prefix."""
     write_tenant("acme")
     write_tenant("broken", "SECRET_KEY = = 1\n")
     write_tenant("clash", URL_PREFIX="/acme")
@@ -238,10 +241,10 @@ def _mixed(write_tenant: WriteTenant) -> None:
     ("path", "status"),
     [("/acme/", 201), ("/broken/", 503), ("/clash/", 404), ("/disabled/", 404), ("/globex/", 503)],
 )
-def test_a_bad_file_costs_its_own_tenant_only(
+def test_a_bad_file_affects_its_own_tenant_only(
     host: Host, client: Client, path: str, status: int
 ) -> None:
-    """Beside a broken, a disabled, a resting and a clashing tenant the good one serves."""
+    """A valid tenant serves beside broken, disabled, paused and conflicting ones."""
     host.load()
 
     answer = client.get(path)
@@ -252,8 +255,8 @@ def test_a_bad_file_costs_its_own_tenant_only(
 
 
 @pytest.mark.usefixtures("mixed")
-def test_status_tells_every_mount_in_the_order_of_names(host: Host) -> None:
-    """Operators see state and reason of each; a disabled tenant is as if it were not there."""
+def test_status_lists_mounts_by_name(host: Host) -> None:
+    """Operators see each mount's state and reason; a disabled tenant is not listed."""
     host.load()
 
     status = host.status()
@@ -270,7 +273,7 @@ def test_status_tells_every_mount_in_the_order_of_names(host: Host) -> None:
 
 @pytest.mark.usefixtures("mixed")
 def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
-    """One failed tenant makes the host not ready, and clients learn no names."""
+    """A failed tenant makes the host not ready, and clients see no names."""
     host.load()
     client.get("/acme/")
 
@@ -286,7 +289,7 @@ def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
 def test_readyz_is_200_when_none_failed(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Idle, disabled and resting tenants are as they should be."""
+    """Idle, disabled and paused tenants are not failures."""
     write_tenant("acme")
     write_tenant("globex", MAINTENANCE=True)
     write_tenant("disabled", ENABLED=False)
@@ -301,7 +304,7 @@ def test_readyz_is_200_when_none_failed(
 
 
 def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client) -> None:
-    """An empty folder is no failure."""
+    """An empty tenants folder is not a failure."""
     host.load()
 
     statuses = [client.get(path).status_code for path in ("/-/livez", "/-/readyz", "/")]
@@ -309,10 +312,10 @@ def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client)
     assert [200, 200, 404] == statuses
 
 
-def test_an_endpoint_that_fails_to_build_costs_its_own_tenant_only(
+def test_an_endpoint_that_exits_affects_its_own_tenant_only(
     host: Host, client: Client, write_tenant: WriteTenant, faulty: str, tmp_path: Path
 ) -> None:
-    """An endpoint that exits at import is a failed mount with its line; the neighbour serves."""
+    """Its tenant fails with the endpoint's line as the reason; another tenant is served."""
     (tmp_path / "corp/faulty/blueprint.py").write_text("raise SystemExit(3)\n")
     write_tenant("acme", BLUEPRINTS=[faulty])
     write_tenant("globex")
@@ -334,7 +337,7 @@ def test_an_endpoint_that_fails_to_build_costs_its_own_tenant_only(
 
 
 def test_close_ends_every_instance(host: Host, client: Client, write_tenant: WriteTenant) -> None:
-    """After `close()`, however often, no private module is left and tenants answer 503."""
+    """After one or two calls of `close()`, no private module is left, and tenants answer 503."""
     write_tenant("acme")
     write_tenant("broken", "x = = 1\n")
     host.load()
@@ -347,8 +350,8 @@ def test_close_ends_every_instance(host: Host, client: Client, write_tenant: Wri
     assert 503 == client.get("/acme/").status_code
 
 
-def test_close_leaves_frozen_what_others_froze(host: Host) -> None:
-    """A host that did not serve has frozen nothing; all of it again is a tenth of a second."""
+def test_close_unfreezes_nothing_that_others_froze(host: Host) -> None:
+    """A host that did not serve froze no objects, and unfreezing all of them would take 0.1 s."""
     host.load()
     before = gc.get_freeze_count()
 
@@ -367,7 +370,7 @@ def test_a_failing_view_is_flasks_500(
     faulty: str,
     logged: Logged,
 ) -> None:
-    """Without `PROPAGATE_EXCEPTIONS` Flask answers and logs, in the name of tenant and request."""
+    """Without `PROPAGATE_EXCEPTIONS`, Flask answers 500 and logs with tenant and request ID."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty])
     host.load()
@@ -394,7 +397,7 @@ def test_an_exception_that_leaves_flask_stops_at_the_mount(
     path: str,
     error: str,
 ) -> None:
-    """With `PROPAGATE_EXCEPTIONS` the host answers 500 and logs once: stack, tenant, request."""
+    """With `PROPAGATE_EXCEPTIONS`, the host answers 500 and logs stack, tenant and request ID."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty], PROPAGATE_EXCEPTIONS=True)
     host.load()
@@ -412,20 +415,20 @@ def test_an_exception_that_leaves_flask_stops_at_the_mount(
     assert "blueprint.py" in line["exception"]
 
 
-def test_a_line_that_is_logged_while_the_body_streams_names_its_request(
+def test_a_line_logged_while_the_body_streams_has_its_request(
     client: Client,
     host: Host,
     write_tenant: WriteTenant,
     faulty: str,
     logged: Logged,
 ) -> None:
-    """Any logger's line carries tenant and request to the end of the response, and none after."""
+    """Any logger's line has tenant and request ID until the end of the response, and not after."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty])
     host.load()
 
     client.get("/acme/stream", headers={"X-Request-ID": "id-1"}, buffered=True)
-    logging.getLogger("some.library").warning("library.spoke")
+    logging.getLogger("some.library").warning("library.logged")
 
     during, after = logged()
     assert ("acme", "id-1") == (during["tenant"], during["request_id"])
@@ -437,7 +440,7 @@ def test_a_rejected_file_is_logged_with_its_reason(
     write_tenant: WriteTenant,
     logged: Logged,
 ) -> None:
-    """An operator finds each problem of each file as a line of its own."""
+    """Each problem of a tenant file is a log line of its own."""
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     host = create_host(settings.model_copy(update={"log_format": "json"}))
@@ -452,7 +455,7 @@ def test_a_rejected_file_is_logged_with_its_reason(
 
 
 @pytest.mark.parametrize(
-    ("of_tenant", "of_host", "asked", "status"),
+    ("of_tenant", "of_host", "sent", "status"),
     [
         (None, (), "anything.test", 201),
         (None, ("shop.test",), "shop.test:8000", 201),
@@ -465,21 +468,21 @@ def test_a_rejected_file_is_logged_with_its_reason(
         (["[::1]"], (), "[::1]:8000", 201),
     ],
 )
-def test_a_tenants_trusted_hosts_win_over_the_hosts(
+def test_a_tenants_trusted_hosts_replace_the_hosts(
     *,
     settings: HostSettings,
     write_tenant: WriteTenant,
     of_tenant: list[str] | None,
     of_host: tuple[str, ...],
-    asked: str,
+    sent: str,
     status: int,
 ) -> None:
-    """Another host name than the listed ones gets 400; the tenant's list replaces the host's."""
+    """A host name that is not in the list that applies gets 400."""
     write_tenant("acme", TRUSTED_HOSTS=of_tenant)
     host = Host(settings.model_copy(update={"trusted_hosts": of_host}))
     host.load()
 
-    answer = Client(host).get("/acme/", headers={"Host": asked})
+    answer = Client(host).get("/acme/", headers={"Host": sent})
     host.close()
 
     assert status == answer.status_code
@@ -487,7 +490,7 @@ def test_a_tenants_trusted_hosts_win_over_the_hosts(
 
 @pytest.mark.parametrize(("size_bytes", "expected"), [(20, (200, "20")), (21, (413, None))])
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
-def test_a_tenants_own_body_limit_holds(
+def test_a_tenants_body_limit_applies(
     *,
     client: Client,
     host: Host,
@@ -510,10 +513,10 @@ def test_a_tenants_own_body_limit_holds(
     assert expected == (answer.status_code, text)
 
 
-def test_forwarded_headers_are_believed_of_as_many_proxies_as_are_trusted(
+def test_forwarded_headers_need_a_trusted_proxy(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """With no trusted proxy they mean nothing; with one, its prefix is in front of ours."""
+    """Without a trusted proxy they are ignored; with one, its prefix precedes the tenant's."""
     write_tenant("acme")
     locations = []
     for count in (0, 1):

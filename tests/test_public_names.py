@@ -1,4 +1,4 @@
-"""The names that tenant files and endpoints import are there, and cost nothing until used."""
+"""Names that tenant files and endpoints import exist, and import nothing until they are used."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import tenantry
 
 
 @pytest.mark.parametrize("name", tenantry.__all__)
-def test_each_public_name_is_there(name: str) -> None:
+def test_each_public_name_exists(name: str) -> None:
     """Every name in `__all__` can be imported."""
     assert getattr(tenantry, name) is not None
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from telling import make_site, teller_text
+from versioned_site import make_site, versioned_tenant_text
 
-__all__ = ["make_site", "teller_text"]
+__all__ = ["make_site", "versioned_tenant_text"]
 
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 

@@ -29,7 +29,7 @@ from loads import (
     make_site,
     percentile,
     serving,
-    teller_text,
+    versioned_tenant_text,
     wait_until,
 )
 
@@ -60,7 +60,7 @@ def take(blow: str, folder: Path, bounds: Bounds) -> None:
     """Print what the healthy tenants' clients saw in calm windows and under blows."""
     tenants = make_site(folder)
     for name in ("acme", *NAMES):
-        (tenants / f"{name}.py").write_text(teller_text(name, 0))
+        (tenants / f"{name}.py").write_text(versioned_tenant_text(name, 0))
     calm: list[Window] = []
     struck: list[Window] = []
     only_work: list[Window] = []

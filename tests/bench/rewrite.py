@@ -23,8 +23,8 @@ from loads import (
     make_site,
     percentile,
     serving,
-    teller_text,
     usage,
+    versioned_tenant_text,
     wait_until,
 )
 
@@ -53,7 +53,7 @@ class Rewriter:
         for number in range(REWRITES):
             next_at = time.perf_counter() + self._period_s
             version = next(self._versions)
-            text = teller_text("acme", version)
+            text = versioned_tenant_text("acme", version)
             if number in BROKEN:
                 breaks = (text[: len(text) // 2], "raise ValueError('no')\n" + text)
                 self._path.write_text(breaks[number % 2])
@@ -88,7 +88,7 @@ def main(period_s: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tenants = make_site(Path(folder))
         for name in NAMES:
-            (tenants / f"{name}.py").write_text(teller_text(name, 0))
+            (tenants / f"{name}.py").write_text(versioned_tenant_text(name, 0))
         with serving(Path(folder)) as server:
             server.wait_for("/-/readyz", 200)
             wait_until(lambda: len(server.workers()) == 2)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from loads import Bounds, Usage, make_site, teller_text, usage
+from loads import Bounds, Usage, make_site, usage, versioned_tenant_text
 from werkzeug.test import Client
 
 from tenantry.host import Host
@@ -87,7 +87,7 @@ class Swaps:
         """Swap so many times, each seen by a request."""
         for _ in range(count):
             self._version += 1
-            text = teller_text("acme", self._version)
+            text = versioned_tenant_text("acme", self._version)
             if self._version % BROKEN_EVERY == 0:
                 self._path.write_text("raise ValueError\n" + text)
                 self._step_until_state("stale")

@@ -269,7 +269,7 @@ def test_a_page_continues_after_the_last_one(client: Client) -> None:
 
     first = client.get("/images/?limit=3")
     upload(client, name="new")
-    client.delete(f"/images/{images[4]['id']}")  # the one that the cursor stands at
+    client.delete(f"/images/{images[4]['id']}")  # the image to which the cursor points
     second = client.get(f"/images/?limit=2&cursor={first.get_json()['next']}")
     third = client.get(f"/images/?limit=2&cursor={second.get_json()['next']}")
 

@@ -11,7 +11,7 @@ from tenantry.http.problem import ProblemResponse
 
 
 def test_a_response_has_the_five_members() -> None:
-    """The members are type, title, status, detail and request ID; the head matches them."""
+    """The members are type, title, status, detail and request ID; the headers match them."""
     answer = Client(ProblemResponse(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
         "/", environ_overrides={REQUEST_ID: "id-1"}
     )

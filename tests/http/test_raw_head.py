@@ -1,4 +1,4 @@
-"""Raw heads: which mount they name, whether they are whole, and responses to them."""
+"""Raw request heads: the mount that they name, whether they are complete, and responses to them."""
 
 import json
 from http import HTTPStatus

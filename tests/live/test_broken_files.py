@@ -1,7 +1,7 @@
-"""Every way in which a tenant file was seen to be broken: the others serve, the operator is told.
+"""Tenant files that are broken in every way seen so far do not affect other tenants.
 
-One corpus of broken files lies beside good tenants. `tenantry check` names each of them, the start
-of the server is not stopped by any, and clients of a broken one learn nothing but 503.
+`tenantry check` reports each file, a server starts despite all of them, and clients of a broken
+tenant get a 503 without the reason.
 """
 
 import json
@@ -25,37 +25,37 @@ PASSWORD = "hunter2-hunter2"
 
 @dataclass(frozen=True)
 class Broken:
-    """One kind of broken file."""
+    """A kind of broken tenant file."""
 
-    says: str
-    """What its line of the report must hold."""
+    message: str
+    """Text that its line of the report must contain."""
     write: Callable[[Path], object]
-    """Makes the file."""
-    has_place: bool = True
-    """Whether `/<name>` is its own; else its name, or its prefix, leaves it none."""
+    """Creates the file."""
+    has_prefix: bool = True
+    """Whether `/<name>` belongs to the tenant; otherwise its name or prefix is invalid."""
 
 
-def _text(says: str, text: str) -> Broken:
-    return Broken(says, lambda path: path.write_text(text, encoding="utf-8"))
+def _text(message: str, text: str) -> Broken:
+    return Broken(message, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _bytes(says: str, content: bytes) -> Broken:
-    return Broken(says, lambda path: path.write_bytes(content))
+def _bytes(message: str, content: bytes) -> Broken:
+    return Broken(message, lambda path: path.write_bytes(content))
 
 
-def _keys(says: str, *, has_place: bool = True, **keys: object) -> Broken:
-    """A good file but for these keys; None leaves one out."""
-    return Broken(says, lambda path: path.write_text(tenant_text(path.stem, **keys)), has_place)
+def _keys(message: str, *, has_prefix: bool = True, **keys: object) -> Broken:
+    """A valid file except for these keys. A key that is None is left out."""
+    return Broken(message, lambda path: path.write_text(tenant_text(path.stem, **keys)), has_prefix)
 
 
-def _runs(says: str, *lines: str) -> Broken:
-    """A file that would be good, but runs these lines first."""
+def _runs(message: str, *lines: str) -> Broken:
+    """A file that runs these lines first, and is valid otherwise."""
     good = f'SECRET_KEY = "{KEY}"\nBLUEPRINTS = ["landing"]\n'
-    return _text(says, "\n".join(lines) + "\n" + good)
+    return _text(message, "\n".join(lines) + "\n" + good)
 
 
 def _misnamed() -> Broken:
-    return _keys("a tenant's name has 1 to 63 characters", has_place=False)
+    return _keys("a tenant's name has 1 to 63 characters", has_prefix=False)
 
 
 def _links_to(target: str) -> Callable[[Path], object]:
@@ -81,7 +81,7 @@ def _linked_database(path: Path) -> None:
 _PREFIX_RULE = "'URL_PREFIX': found"
 
 BROKEN: dict[str, Broken] = {
-    # what is no Python, or does not run to its end
+    # files that are not Python, or do not run to their end
     "syntax": _text(":1: syntax error: '(' was never closed", "SECRET_KEY = (\n"),
     "indent": _text(":2: syntax error: unexpected indent", "A = 1\n  B = 2\n"),
     "raises": _text(":2: ZeroDivisionError: division by zero", "A = 1\nB = A / 0\n"),
@@ -92,7 +92,7 @@ BROKEN: dict[str, Broken] = {
         ":2: no secret 'NO_SUCH_KEY'. Looked at: environment variable NO_SUCH_KEY",
         "from tenantry import secret\nSECRET_KEY = secret('NO_SUCH_KEY')\n",
     ),
-    "tells-secret": _text(
+    "secret-in-error": _text(
         ":2: ValueError: …", f'SECRET_KEY = "{KEY}"\nraise ValueError(SECRET_KEY)'
     ),
     "exit-0": _runs(":1: ends its process (SystemExit 0)", "raise SystemExit(0)"),
@@ -114,7 +114,7 @@ BROKEN: dict[str, Broken] = {
         "    except OSError: pass",
         "os._exit(0)",
     ),
-    # what is not a regular file
+    # files that cannot be read
     "empty": _text("'SECRET_KEY': is missing", ""),
     "large": _bytes("is larger than 1 MiB (2,097,152 bytes)", b"#" * (2 << 20)),
     "nul": _bytes("syntax error: source code", b"A = 1\0\n"),
@@ -129,10 +129,10 @@ BROKEN: dict[str, Broken] = {
     "9lives": _misnamed(),
     "two.dots": _misnamed(),
     "n" * 64: _misnamed(),
-    "secrets": _keys("no tenant can be named 'secrets'", has_place=False),
+    "secrets": _keys("no tenant can be named 'secrets'", has_prefix=False),
     "new\nline": _misnamed(),
-    "\udcff": _misnamed(),  # no UTF-8: byte 0xff
-    # what it does to its process
+    "\udcff": _misnamed(),  # not UTF-8: byte 0xff
+    # files that change their process
     "chdir": _runs("changes the working directory", "import os", "os.chdir('/')"),
     "environ": _runs("changes os.environ['PATH']", "import os", "os.environ['PATH'] = ''"),
     "search-path": _runs("changes sys.path", "import sys", "sys.path.append('/')"),
@@ -242,7 +242,7 @@ BROKEN: dict[str, Broken] = {
         "endpoint 'extra.ending' ends its process (exit code 0)", BLUEPRINTS=["extra.ending"]
     ),
     "endpoint-registers": _keys("fails to register: OSError", BLUEPRINTS=["extra.registering"]),
-    # prefixes, and what another tenant has
+    # prefixes, and values of another tenant
     "prefix-reserved": _keys("/admin is reserved for proxies", URL_PREFIX="/admin/panel"),
     "prefix-static": _keys("/static is reserved for proxies", URL_PREFIX="/static"),
     "prefix-slash": _keys(_PREFIX_RULE, URL_PREFIX="/a/"),
@@ -256,13 +256,13 @@ BROKEN: dict[str, Broken] = {
     "prefix-long": _keys(_PREFIX_RULE, URL_PREFIX="/" + "a" * 300),
     "prefix-hyphen": _keys(_PREFIX_RULE, URL_PREFIX="/-a"),
     "same-prefix": _keys(
-        "/acme is also the prefix of tenant 'acme'", URL_PREFIX="/acme", has_place=False
+        "/acme is also the prefix of tenant 'acme'", URL_PREFIX="/acme", has_prefix=False
     ),
     "inner-prefix": _keys(
-        "/acme/inner is inside /acme of tenant", URL_PREFIX="/acme/inner", has_place=False
+        "/acme/inner is inside /acme of tenant", URL_PREFIX="/acme/inner", has_prefix=False
     ),
     "outer-prefix": _keys(
-        "/clients contains /clients/globex of", URL_PREFIX="/clients", has_place=False
+        "/clients contains /clients/globex of", URL_PREFIX="/clients", has_prefix=False
     ),
     "same-secret": _keys(
         "'SECRET_KEY': is also 'SECRET_KEY' of tenant 'acme'", SECRET_KEY=f"acme-{KEY}"
@@ -296,7 +296,7 @@ GOOD = {"acme": "/acme", "globex": "/clients/globex", "with-bom": "/with-bom", "
 
 
 def _write_corpus(folder: Path) -> None:
-    """Make `tenants` with the good and the broken files, and the endpoints that they name."""
+    """Create `tenants` with the valid and the broken files, and the endpoints that they name."""
     tenants = folder / "tenants"
     tenants.mkdir(exist_ok=True)
     (tenants / "acme.py").write_text(tenant_text("acme"))
@@ -318,9 +318,9 @@ def _write_corpus(folder: Path) -> None:
 def _checking(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start `tenantry check` and return it with its output; five seconds of it are a timeout.
+    """Start `tenantry check` and return it with its output file.
 
-    It runs beside the first test, which starts the server.
+    It takes five seconds because of a timeout, so it runs during the first test.
     """
     folder = tmp_path_factory.mktemp("broken")
     _write_corpus(folder)
@@ -341,7 +341,7 @@ def _checking(
 
 @pytest.fixture(name="report", scope="module")
 def _report(checking: tuple[subprocess.Popen[bytes], Path]) -> list[str]:
-    """Return the lines that `tenantry check` printed."""
+    """Return the lines that `tenantry check` prints."""
     process, output = checking
     process.wait(DEADLINE_S)
     return output.read_text().splitlines()
@@ -351,65 +351,67 @@ def _file(name: str) -> str:
     return f"tenants/{printable(name)}.py:"
 
 
-def test_a_server_starts_beside_every_broken_file(
+def test_a_server_starts_despite_every_broken_file(
     tmp_path: Path,
-    tenants_dir: Path,  # noqa: ARG001 - the server finds it in the environment
+    tenants_dir: Path,  # noqa: ARG001 - the server gets it from the environment
     start_server: Callable[..., Server],
 ) -> None:
-    """Good tenants answer 201; every broken one answers the same 503, and not a word why."""
+    """Valid tenants answer 201; every broken one answers the same 503 without a reason."""
     _write_corpus(tmp_path)
-    places = [f"/{name}/" for name, broken in BROKEN.items() if broken.has_place]
+    paths = [f"/{name}/" for name, broken in BROKEN.items() if broken.has_prefix]
     refusal = (503, "application/problem+json", True, "This application is not available.")
 
     server = start_server(["tenantry", "serve", "--bind", "{bind}", "--workers", "1"])
 
-    every = [*places, *(f"{prefix}/" for prefix in GOOD.values())]
-    wait_until(lambda: not any(b"is starting." in server.get(place)[1] for place in every))
+    all_paths = [*paths, *(f"{prefix}/" for prefix in GOOD.values())]
+    wait_until(lambda: not any(b"is starting." in server.get(path)[1] for path in all_paths))
     assert dict.fromkeys(GOOD.values(), 201) == {
         prefix: server.get(f"{prefix}/")[0].status for prefix in GOOD.values()
     }
-    assert dict.fromkeys(places, refusal) == {place: _refusal(server, place) for place in places}
+    assert dict.fromkeys(paths, refusal) == {path: _refusal(server, path) for path in paths}
     log = server.log.read_text()
     assert [] == [name for name in BROKEN if f"rejected: {_file(name)}" not in log]
     assert (False, False) == (KEY in log, PASSWORD in log)
 
 
-def _refusal(server: Server, place: str) -> tuple[int, str | None, bool, str]:
-    """Return what a client learns: status, type, whether it is told when to come again, detail."""
-    response, body = server.get(place)
+def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
+    """Return what a client sees: status, type, whether there is a `Retry-After`, and detail."""
+    response, body = server.get(path)
     document = json.loads(body)
-    told = {"type", "title", "status", "detail", "request_id"}
-    assert told == document.keys()
+    members = {"type", "title", "status", "detail", "request_id"}
+    assert members == document.keys()
     retry_after = response.getheader("Retry-After", "")
     media_type = response.getheader("Content-Type")
     return response.status, media_type, retry_after.isdigit(), document["detail"]
 
 
-def test_check_names_each_in_one_line(report: list[str]) -> None:
-    """One line has the file and what its kind of fault must say."""
-    told = {
-        name: sum(_file(name) in line and broken.says in line for line in report)
+def test_check_reports_each_file_in_one_line(report: list[str]) -> None:
+    """One line of the report has the file and the text for its kind of fault."""
+    found = {
+        name: sum(_file(name) in line and broken.message in line for line in report)
         for name, broken in BROKEN.items()
     }
 
-    assert dict.fromkeys(BROKEN, 1) == told
+    assert dict.fromkeys(BROKEN, 1) == found
 
 
-def test_check_names_nothing_else(report: list[str]) -> None:
-    """No line is about a good file, none is a part of another, and the last one counts."""
+def test_check_reports_nothing_else(report: list[str]) -> None:
+    """No line is about a valid file or continues another, and the last line has the counts."""
     files = {line.partition(".py:")[0] for line in report[:-1]}
 
     assert {_file(name).removesuffix(".py:") for name in BROKEN} == files
     assert f"{len(BROKEN) + len(GOOD)} tenants, {len(BROKEN)} with problems." == report[-1]
 
 
-def test_check_tells_no_secret(report: list[str]) -> None:
-    """Neither keys nor passwords of the broken files are in the report."""
+def test_check_prints_no_secret(report: list[str]) -> None:
+    """The report contains no key and no password of the broken files."""
     assert [] == [line for line in report if KEY in line or PASSWORD in line]
 
 
-def test_check_fails(checking: tuple[subprocess.Popen[bytes], Path], report: list[str]) -> None:
-    """A folder with problems is exit code 1."""
-    del report  # it is read when the command has ended
+def test_check_exits_with_1(
+    checking: tuple[subprocess.Popen[bytes], Path], report: list[str]
+) -> None:
+    """The exit code for a folder with problems is 1."""
+    del report  # reading it waits for the command
 
     assert 1 == checking[0].returncode

@@ -1,4 +1,4 @@
-"""Crowds on a real server with tenants: whatever they do, a quiet tenant is answered."""
+"""Floods of requests on a real server with tenants: a quiet tenant is still served."""
 
 import contextlib
 import os
@@ -20,34 +20,34 @@ CLIENTS = 24
 
 
 @contextlib.contextmanager
-def asking(server: Server, path: str) -> Iterator[None]:
-    """Let clients ask for a path without a pause until the end of the block."""
-    have_begun = threading.Barrier(CLIENTS + 1)
+def flooding(server: Server, path: str) -> Iterator[None]:
+    """Let clients request a path without a pause until the end of the block."""
+    all_connected = threading.Barrier(CLIENTS + 1)
 
-    def ask(is_over: threading.Event) -> None:
+    def request(stop: threading.Event) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
-            have_begun.wait(DEADLINE_S)
-            while not is_over.is_set():
+            all_connected.wait(DEADLINE_S)
+            while not stop.is_set():
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 if not client.recv(65536):
                     return
 
-    with in_threads(*[ask] * CLIENTS):
-        have_begun.wait(DEADLINE_S)
+    with in_threads(*[request] * CLIENTS):
+        all_connected.wait(DEADLINE_S)
         yield
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/%6eoisy/", "/-/livez", "/-/readyz"])
-def test_requests_of_nobody_starve_nobody(tmp_path: Path, path: str) -> None:
-    """A flood of them takes no more threads than one tenant gets."""
+def test_a_flood_for_no_tenant_does_not_starve_tenants(tmp_path: Path, path: str) -> None:
+    """Requests for no tenant take no more threads together than one tenant gets."""
     make_hanging_site(tmp_path, quiet={}, noisy={})
-    with running(COMMAND, tmp_path, "/quiet/") as server, asking(server, path):
+    with running(COMMAND, tmp_path, "/quiet/") as server, flooding(server, path):
         answers = [server.get(one)[0].status for _ in range(20) for one in ("/quiet/", "/-/livez")]
 
     assert [200] * 40 == answers
 
 
-PATIENT_FOR_A_SECOND = """
+PATIENCE_OF_A_SECOND = """
 from tenantry.server import client_socket as patience
 from tenantry.wsgi import application
 
@@ -57,7 +57,7 @@ patience.PATIENCE_S = 1.0
 
 @contextlib.contextmanager
 def trickling(server: Server, paths: list[str]) -> Iterator[Iterator[bytes]]:
-    """Send requests with chunked bodies that never end; yield what each of them gets."""
+    """Send requests with chunked bodies that never end, and yield the start of each response."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         clients = [stack.enter_context(socket.create_connection(address)) for _ in paths]
@@ -84,14 +84,14 @@ def _trickle_until_answered(client: socket.socket, clients: list[socket.socket])
     return answer
 
 
-def test_bodies_that_trickle_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
-    """They have all eight threads: livez is answered all the same, and soon everybody.
+def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
+    """While slow bodies hold all eight threads, livez is answered, and soon other requests are.
 
-    One of each tenant: these get a thread each, in whatever order they come.
+    Each body is for another tenant, because every tenant gets one thread.
     """
     names = [*"abcdefg", "quiet"]
     make_hanging_site(tmp_path, **{name: {} for name in names})
-    (tmp_path / "app.py").write_text(PATIENT_FOR_A_SECOND)
+    (tmp_path / "app.py").write_text(PATIENCE_OF_A_SECOND)
     paths = [f"/{name}/" for name in names]
     with running([*COMMAND, "app:application"], tmp_path, "/quiet/") as server:
         for path in paths:
@@ -104,25 +104,25 @@ def test_bodies_that_trickle_hold_a_worker_only_for_a_while(tmp_path: Path) -> N
     assert (200, 200) == (live, quiet)
 
 
-def test_streams_that_hang_are_the_end_of_their_worker(tmp_path: Path) -> None:
-    """Their clients have gone, their generators sleep: another worker comes, and answers."""
+def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path) -> None:
+    """The clients have left and the generators sleep; a new worker serves other tenants."""
     make_hanging_site(tmp_path, **{name: {"DEADLINE_S": 0.3} for name in ("a", "b", "quiet")})
     with running([*COMMAND, "--threads", "2"], tmp_path, "/quiet/") as server:
         before = server.get("/quiet/")[1]
         for name in ("a", "b"):
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-                told = b""
-                while not told.endswith(b"x\r\n"):  # before, its client's end would be its own
-                    told += client.recv(4096)
+                received = b""
+                while not received.endswith(b"x\r\n"):  # so that the client leaves a running stream
+                    received += client.recv(4096)
         wait_until(lambda: "worker.given_up" in server.log.read_text())
         wait_until(lambda: answers_at(server, "/quiet/"))
 
         assert before != server.get("/quiet/")[1]
 
 
-def test_a_request_that_computes_for_long_counts_while_it_runs(tmp_path: Path) -> None:
-    """Its tenant gets no second slot beside it while others have traffic."""
+def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
+    """While other tenants have traffic, its tenant gets no second slot."""
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
         server.get("/acme/")
@@ -135,4 +135,4 @@ def test_a_request_that_computes_for_long_counts_while_it_runs(tmp_path: Path) -
                 return server.get("/acme/")[0].status == 503
 
             wait_until(is_heavy)
-            os.killpg(server.process.pid, signal.SIGKILL)  # nobody waits for the end of it
+            os.killpg(server.process.pid, signal.SIGKILL)  # do not wait for its end

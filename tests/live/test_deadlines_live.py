@@ -1,4 +1,4 @@
-"""DEADLINE_ACTION = "answer" on a real server: clients are answered in time; nothing is lost."""
+"""`DEADLINE_ACTION = "answer"` on real servers."""
 
 import json
 import os
@@ -15,24 +15,24 @@ pytestmark = pytest.mark.live
 
 
 def test_clients_get_504_at_the_deadline(tmp_path: Path) -> None:
-    """The overdue request goes on, counted as stuck; the next requests are served."""
+    """The overdue request continues and counts as stuck, and the next requests are served."""
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "answer"})
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     with running(command, tmp_path, "/acme/") as server:
         answers = [server.get(path) for path in (f"/acme/sleep/{DEADLINE_S}", "/acme/")]
-        listed = [program("tenantry"), "list", "--json"]
-        said = subprocess.run(listed, cwd=tmp_path, capture_output=True, check=True).stdout
-        os.killpg(server.process.pid, signal.SIGKILL)  # nobody waits for the sleeping request
+        command = [program("tenantry"), "list", "--json"]
+        listed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+        os.killpg(server.process.pid, signal.SIGKILL)  # do not wait for the sleeping request
 
     assert [504, 200] == [response.status for response, _ in answers]
     response, body = answers[0]
     assert "close" == response.headers["Connection"]
     assert json.loads(body)["request_id"] == response.headers["X-Request-ID"] != ""
-    assert [1] == [worker["stuck"] for worker in json.loads(said)[0]["workers"]]
+    assert [1] == [worker["stuck"] for worker in json.loads(listed)[0]["workers"]]
 
 
-def test_another_server_says_that_it_only_reports(tmp_path: Path) -> None:
-    """Waitress cannot answer past its thread: the host says so when it starts."""
+def test_another_server_logs_that_it_cannot_answer(tmp_path: Path) -> None:
+    """Waitress cannot answer before its thread does, so the host says so when it starts."""
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "answer"})
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with running(command, tmp_path, "/acme/") as server:

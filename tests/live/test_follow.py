@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from servers import CONFIG_FILE, DEADLINE_S, Server, running, wait_until
-from telling import make_site, teller_text
 from tenantry.errors import TenantryError
 from tenantry.tenants.operator_state import (
     DEFAULT_OPERATOR_STATE,
     OperatorState,
     write_operator_state,
 )
+from versioned_site import make_site, versioned_tenant_text
 
 pytestmark = pytest.mark.live
 
@@ -43,7 +43,7 @@ class Site:
     def write(self, name: str, version: object, folder: Path | None = None) -> Path:
         """Write a tenant file, as `cp` does."""
         path = (folder or self.tenants) / f"{name}.py"
-        path.write_text(teller_text(name, version))
+        path.write_text(versioned_tenant_text(name, version))
         return path
 
     def workers(self) -> list[int]:
@@ -52,7 +52,7 @@ class Site:
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return sorted(int(pid) for pid in children.split())
 
-    def ask(self, name: str) -> tuple[int, Words]:
+    def get(self, name: str) -> tuple[int, Words]:
         """Return the status and the words of one response, on a new connection."""
         response, body = self.server.get(f"/{name}/")
         return response.status, tuple(body.decode().split()) if response.status == 200 else ()
@@ -60,14 +60,14 @@ class Site:
     def words_of_all(self, name: str) -> set[Words]:
         """Return the words of all workers, without the pids; empty if one did not answer."""
         with ThreadPoolExecutor(4) as pool:
-            found = {words for _, words in pool.map(self.ask, [name] * 12)}
+            found = {words for _, words in pool.map(self.get, [name] * 12)}
         is_complete = all(found) and {int(words[-1]) for words in found} == set(self.workers())
         return {words[:-1] for words in found} if is_complete else set()
 
     def statuses(self, name: str) -> set[int]:
         """Return the statuses of many responses, so that each worker has answered."""
         with ThreadPoolExecutor(8) as pool:
-            return {status for status, _ in pool.map(self.ask, [name] * 24)}
+            return {status for status, _ in pool.map(self.get, [name] * 24)}
 
     def wait_for(self, name: str, version: object) -> None:
         """Return when every worker serves this version."""
@@ -152,7 +152,7 @@ def test_a_half_written_file_is_not_served(site: Site) -> None:
     """A writer pauses where the file compiles but lacks BLUEPRINTS: the old content serves."""
     path = site.write("writer", 1)
     site.wait_for("writer", 1)
-    text = teller_text("writer", 2)
+    text = versioned_tenant_text("writer", 2)
     half = text.index("BLUEPRINTS")
     seen = set()
     with path.open("w") as file:
@@ -174,7 +174,7 @@ def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site)
     site.wait_for("pauser", 1)
     seen = set()
     with path.open("w") as file:
-        file.write(teller_text("pauser", 2))
+        file.write(versioned_tenant_text("pauser", 2))
         file.flush()
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
@@ -205,7 +205,7 @@ def test_a_configmap_is_followed(site: Site) -> None:
     site.wait_for("globex", 0)
     for name in names[::100]:
         site.wait_for(name, 2)
-    wait_until(lambda: {site.ask(name)[1][:-1] == expected(name, 2) for name in names} == {True})
+    wait_until(lambda: {site.get(name)[1][:-1] == expected(name, 2) for name in names} == {True})
     for name in names:
         (site.tenants / f"{name}.py").unlink()
     site.wait_for_status(names[-1], 404)
@@ -232,7 +232,7 @@ def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
         response, body = site.server.get(f"/{name}/")
         if response.status != 200:
             refused[name] = body
-    wait_until(lambda: {site.ask(name)[0] for name in names} == {200})
+    wait_until(lambda: {site.get(name)[0] for name in names} == {200})
     site.tenants.rename(coming)
     going.rename(site.tenants)
     site.wait_for("globex", 0)
@@ -402,11 +402,11 @@ def test_another_server_follows(tmp_path: Path) -> None:
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with serving(tmp_path, command=command) as site:
         site.write("acme", 1)
-        wait_until(lambda: site.ask("acme")[1][:-1] == expected("acme", 1))
+        wait_until(lambda: site.get("acme")[1][:-1] == expected("acme", 1))
         site.write("globex", 1)
-        wait_until(lambda: site.ask("globex")[1][:-1] == expected("globex", 1))
+        wait_until(lambda: site.get("globex")[1][:-1] == expected("globex", 1))
         (site.tenants / "acme.py").unlink()
-        wait_until(lambda: site.ask("acme")[0] == 404)
-        answers = [site.ask(name)[0] for name in ("acme", "globex")]
+        wait_until(lambda: site.get("acme")[0] == 404)
+        answers = [site.get(name)[0] for name in ("acme", "globex")]
 
     assert [404, 200] == answers

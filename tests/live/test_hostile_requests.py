@@ -1,7 +1,7 @@
-"""What no well-meaning client sends, byte for byte, to a real server.
+"""Requests that only a hostile client sends, byte for byte, to a real server.
 
-Two tenants: acme serves; globex is in maintenance, so that its 503 betrays a request that went
-astray. What the host itself answers is a problem document; what acme answers is not.
+Tenant acme serves. Tenant globex is in maintenance, so its 503 reveals a misrouted request.
+Responses of the host are problem documents; those of acme are not.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--workers", "1", "--bind", "{bind}"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -34,13 +34,13 @@ class Answer:
 
     @property
     def by(self) -> str:
-        """Who answered: the `host`, or the only tenant that serves."""
+        """The author of the response: the `host`, or `acme`, the only tenant that serves."""
         is_problem = self.headers["content-type"] == "application/problem+json"
         return "host" if is_problem else "acme"
 
 
 def send(address: Address, data: bytes) -> Answer:
-    """Send raw bytes and then nothing more; return the first response."""
+    """Send raw bytes, close the sending side, and return the first response."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as connection:
         connection.settimeout(DEADLINE_S)
@@ -54,7 +54,7 @@ def send(address: Address, data: bytes) -> Answer:
 
 
 def get(address: Address, target: bytes, *headers: bytes) -> Answer:
-    """Send one GET, with a good Host unless `headers` has one."""
+    """Send one GET, with a valid `Host` unless `headers` has one."""
     is_named = any(header.lower().startswith(b"host:") for header in headers)
     lines = [b"GET " + target + b" HTTP/1.1", *([] if is_named else [HOST]), *headers, b"", b""]
     return send(address, b"\r\n".join(lines))
@@ -75,7 +75,7 @@ def _admin_port() -> int:
 def _listeners(
     tmp_path_factory: pytest.TempPathFactory, admin_port: int
 ) -> Iterator[dict[str, Address]]:
-    """Return where one server listens for tenants' clients: on TCP and on a unix socket."""
+    """Return the addresses of a server's tenant listeners: TCP, and a UNIX socket."""
     folder = tmp_path_factory.mktemp("hostile")
     _write_tenants(folder)
     path = str(folder / "tenantry.sock")
@@ -97,13 +97,13 @@ def _unix(listeners: dict[str, Address]) -> Address:
 
 @pytest.fixture(name="address", params=["tcp", "unix"])
 def _each_listener(request: pytest.FixtureRequest, listeners: dict[str, Address]) -> Address:
-    """Return a TCP address, then a unix socket, whose peers gunicorn would trust."""
+    """Return a TCP address, then a UNIX socket, the peers of which gunicorn trusts by default."""
     return listeners[request.param]
 
 
 @pytest.fixture(name="proxied", scope="module")
 def _proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """Return the address of a server that trusts one proxy, and one host name."""
+    """Return the address of a server that trusts one proxy and one host name."""
     folder = tmp_path_factory.mktemp("proxied")
     _write_tenants(folder)
     settings = {"TENANTRY_TRUSTED_PROXIES": "1", "TENANTRY_TRUSTED_HOSTS": "acme.test"}
@@ -111,7 +111,7 @@ def _proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
         yield "127.0.0.1", server.port
 
 
-# -- which side a path reaches ---------------------------------------------------------------------
+# -- routing of paths ----------------------------------------------------------------------------
 
 NOT_FOUND = (404, "host")
 MALFORMED = (400, "host")
@@ -165,16 +165,19 @@ MALFORMED = (400, "host")
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_a_path_reaches_its_tenant_or_nobody(
+def test_a_path_reaches_its_tenant_or_none(
     tcp: Address, target: bytes, expected: tuple[int, str]
 ) -> None:
-    """Only a whole-segment prefix, decoded once, reaches acme; nothing else leads anywhere."""
+    """Only a whole-segment prefix, decoded once, reaches acme.
+
+    Every other path reaches no tenant.
+    """
     answer = get(tcp, target)
 
     assert (answer.status, answer.by) == expected
 
 
-# -- what is no request ----------------------------------------------------------------------------
+# -- malformed requests ----------------------------------------------------------------------------
 
 
 def _request(first_line: bytes, *headers: bytes) -> bytes:
@@ -226,8 +229,8 @@ def _with(*headers: bytes) -> bytes:
         pytest.param(_with(b"X: " + b"a" * 200_000), 431, id="header of 200,000 bytes"),
     ],
 )
-def test_what_is_no_request_is_refused(tcp: Address, data: bytes, status: int) -> None:
-    """Bytes that two servers could read in two ways get a problem document with a request id."""
+def test_a_malformed_request_is_refused(tcp: Address, data: bytes, status: int) -> None:
+    """Bytes that servers could interpret differently get a problem document with a request ID."""
     answer = send(tcp, data)
 
     assert (answer.status, answer.by) == (status, "host")
@@ -245,7 +248,7 @@ def test_what_is_no_request_is_refused(tcp: Address, data: bytes, status: int) -
     ],
 )
 def test_a_malformed_host_is_refused(tcp: Address, host: bytes) -> None:
-    """A Host that is no host name and port gets 400, and stands nowhere in the answer."""
+    """A `Host` that is not a host name and port gets 400, and the response has no `Location`."""
     answer = get(tcp, b"/acme", b"Host: " + host)
 
     assert (answer.status, answer.by, answer.headers.get("location")) == (400, "host", None)
@@ -267,14 +270,14 @@ def test_a_malformed_host_is_refused(tcp: Address, host: bytes) -> None:
 def test_a_redirect_does_not_echo_the_host(
     tcp: Address, target: bytes, host: bytes, location: str
 ) -> None:
-    """Where a redirect leads is relative, whatever the client calls the host."""
+    """A redirect is relative, whatever the client sends as `Host`."""
     answer = get(tcp, target, b"Host: " + host)
 
     assert (answer.status, answer.headers["location"]) == (308, location)
     assert b"evil" not in answer.body
 
 
-# -- what a client may not say about itself --------------------------------------------------------
+# -- headers that a client must not control ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -295,10 +298,10 @@ def test_a_redirect_does_not_echo_the_host(
         (b"/acme", (308, "acme", "/acme/")),
     ],
 )
-def test_a_clients_headers_change_no_routing(
+def test_a_clients_headers_do_not_change_routing(
     address: Address, header: bytes, target: bytes, expected: tuple[int, str, str | None]
 ) -> None:
-    """No header moves a request to another tenant or a redirect elsewhere, on no listener."""
+    """No header sends a request to another tenant or a redirect to another host."""
     answer = get(address, target, header)
 
     assert (answer.status, answer.by, answer.headers.get("location")) == expected
@@ -307,7 +310,7 @@ def test_a_clients_headers_change_no_routing(
 def test_a_port_in_the_host_does_not_open_the_operators_pages(
     unix: Address, admin_port: int
 ) -> None:
-    """On a unix socket gunicorn takes SERVER_PORT from the Host header; the host does not."""
+    """On a UNIX socket, gunicorn takes SERVER_PORT from `Host`, but the host ignores it."""
     answer = get(unix, b"/-/readyz", b"Host: 127.0.0.1:%d" % admin_port)
 
     assert (answer.status, "mounts" in json.loads(answer.body)) == (200, False)
@@ -316,7 +319,7 @@ def test_a_port_in_the_host_does_not_open_the_operators_pages(
 @pytest.mark.parametrize("target", [b"/acme/", b"/nobody/"])
 @pytest.mark.parametrize("sent", [b"a", b"A.b-c_9", b"x" * 128])
 def test_a_clients_request_id_is_kept(tcp: Address, target: bytes, sent: bytes) -> None:
-    """1 to 128 characters of `[A-Za-z0-9._-]` come back, from a tenant and from the host."""
+    """1 to 128 characters of `[A-Za-z0-9._-]` are returned, by a tenant and by the host."""
     answer = get(tcp, target, b"X-Request-ID: " + sent)
 
     assert answer.headers["x-request-id"] == sent.decode()
@@ -324,14 +327,14 @@ def test_a_clients_request_id_is_kept(tcp: Address, target: bytes, sent: bytes) 
 
 @pytest.mark.parametrize("target", [b"/acme/", b"/nobody/"])
 @pytest.mark.parametrize("sent", [b"", b"a b", b"x" * 129, b"\xe4", b'"', b"a\r\nX-Request-ID: b"])
-def test_another_request_id_is_replaced(tcp: Address, target: bytes, sent: bytes) -> None:
-    """What could forge a log line is not kept: the response has an id of the host."""
+def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: bytes) -> None:
+    """An ID that could forge a log line is replaced with an ID of the host."""
     answer = get(tcp, target, b"X-Request-ID: " + sent)
 
     assert len(answer.headers["x-request-id"]) == 32
 
 
-# -- behind a proxy that is trusted ----------------------------------------------------------------
+# -- behind a trusted proxy -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,10 +355,10 @@ def test_another_request_id_is_replaced(tcp: Address, target: bytes, sent: bytes
         ([b"SCRIPT_NAME: /p"], 308, "/acme/"),
     ],
 )
-def test_a_trusted_proxys_headers_count(
+def test_headers_of_a_trusted_proxy_are_used(
     proxied: Address, headers: list[bytes], status: int, location: str | None
 ) -> None:
-    """With one trusted proxy its last word counts for prefix, host and scheme, if well-formed."""
+    """The proxy's last value for prefix, host and scheme is used if it is well-formed."""
     answer = get(proxied, b"/acme", *headers)
 
     assert (answer.status, answer.headers.get("location")) == (status, location)

@@ -1,4 +1,4 @@
-"""What operators do with a running host: list, maintenance, disable, plan, restart."""
+"""Operators' commands for a running host: list, maintenance, disable, plan and restart."""
 
 import contextlib
 import hashlib
@@ -101,7 +101,7 @@ def _server(site: Site) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(site: Site, server: Server) -> Iterator[None]:
+def _restore(site: Site, server: Server) -> Iterator[None]:
     """Undo what a test changed, and wait until the host follows."""
     del server
     yield
@@ -120,7 +120,7 @@ def test_list_shows_each_worker(site: Site) -> None:
     assert [keys] * 2 == [set(report) for report in site.rows()["acme"]["workers"]]
 
 
-def test_wait_returns_when_all_serve_the_folder(site: Site, server: Server) -> None:
+def test_list_wait_returns_when_all_workers_serve_the_folder(site: Site, server: Server) -> None:
     """After `list --wait`, every worker reports the new content's digest; the exit code is 0."""
     site.write("acme", MAINTENANCE=True)
 
@@ -130,7 +130,7 @@ def test_wait_returns_when_all_serve_the_folder(site: Site, server: Server) -> N
     assert 503 == server.get("/acme/")[0].status
 
 
-def test_wait_ends_with_1_when_they_cannot(site: Site, server: Server) -> None:
+def test_list_wait_exits_with_1_for_a_rejected_file(site: Site, server: Server) -> None:
     """A rejected file keeps the old version serving; the exit code of `list --wait` is 1."""
     server.get("/acme/")
     site.write("acme", SECRET_KEY="short")
@@ -154,7 +154,7 @@ def test_maintenance_reaches_every_worker(site: Site, server: Server) -> None:
     assert 201 == server.get("/acme/")[0].status
 
 
-def test_a_disabled_tenant_is_not_there(site: Site, server: Server) -> None:
+def test_a_disabled_tenant_is_404(site: Site, server: Server) -> None:
     """After `disable`, every worker answers 404, until `enable` undoes it."""
     site.run("disable", "acme")
     _wait_for_states(site, "disabled")
@@ -166,7 +166,7 @@ def test_a_disabled_tenant_is_not_there(site: Site, server: Server) -> None:
     assert 201 == server.get("/acme/")[0].status
 
 
-def test_plan_against_what_serves(site: Site, tmp_path: Path) -> None:
+def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None:
     """`plan` in a changed folder shows what would change, and no secret."""
     changed = Site(tmp_path)
     changed.tenants.mkdir()
@@ -193,8 +193,8 @@ def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
     assert Result(0, "No changes.\n", "") == plan
 
 
-def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
-    """A snapshot holds no secret, and a plan against it names problems, with exit code 1."""
+def test_plan_compares_with_a_snapshot(site: Site, tmp_path: Path) -> None:
+    """A snapshot contains no secret, and a plan against it reports problems with exit code 1."""
     snapshot = tmp_path / "snapshot.json"
     site.run("plan", "--save", str(snapshot))
     site.write("globex", BLUEPRINTS=["landin"])
@@ -207,28 +207,28 @@ def test_plan_against_a_snapshot(site: Site, tmp_path: Path) -> None:
 
 
 def test_restart_replaces_every_worker_without_a_failed_request(site: Site, server: Server) -> None:
-    """New workers start before the old ones end: every request meanwhile is answered."""
+    """New workers start before the old ones end, so every request meanwhile is served."""
     before = set(site.reports("acme", "pid"))
-    is_over = threading.Event()
+    stop = threading.Event()
     statuses: list[int] = []
-    client = threading.Thread(target=_ask_until, args=(is_over, server, statuses))
+    client = threading.Thread(target=_request_until, args=(stop, server, statuses))
     client.start()
 
     restart = site.run("restart")
 
-    is_over.set()
+    stop.set()
     client.join()
     assert (0, {201}) == (restart.code, set(statuses))
     assert set() == before.intersection(site.reports("acme", "pid"))
 
 
-def _ask_until(is_over: threading.Event, server: Server, statuses: list[int]) -> None:
-    while not is_over.is_set():
+def _request_until(stop: threading.Event, server: Server, statuses: list[int]) -> None:
+    while not stop.is_set():
         statuses.append(server.get("/globex/")[0].status)
 
 
-def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
-    """A tenant that one worker has built is built in every new one before its first request."""
+def test_restart_builds_active_tenants_in_new_workers(site: Site, server: Server) -> None:
+    """A tenant that one worker has built is built in every new worker before its first request."""
     server.get("/acme/")
 
     site.run("restart")
@@ -237,10 +237,10 @@ def test_restart_wakes_what_was_awake(site: Site, server: Server) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_restart_with_code_that_cannot_be_imported_touches_nothing(
+def test_restart_does_nothing_if_the_code_cannot_be_imported(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line says why; with such code, gunicorn ends with all its workers."""
+    """One line gives the reason; otherwise gunicorn would end with all its workers."""
     before = [worker.pid for worker in read_workers(site.data)]
     (tmp_path / "watchfiles.py").write_text("raise RuntimeError('half a release')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -252,7 +252,7 @@ def test_restart_with_code_that_cannot_be_imported_touches_nothing(
     assert before == [worker.pid for worker in read_workers(site.data)]
 
 
-def test_wait_waits_for_a_worker_that_is_being_started(site: Site, server: Server) -> None:
+def test_list_wait_waits_for_a_starting_worker(site: Site, server: Server) -> None:
     """`list --wait` waits for a worker that replaces a killed one and has no socket yet."""
     old = {worker.pid for worker in read_workers(site.data)}
     killed = min(old)

@@ -1,4 +1,4 @@
-"""Tenants that end workers, on a real gunicorn: parked, while nobody else's requests fail."""
+"""Tenants that end workers of a real gunicorn are parked, and other tenants are served."""
 
 import contextlib
 import http.client
@@ -27,38 +27,38 @@ def _server(tmp_path: Path) -> Iterator[Server]:
     """Return a server of two workers with the tenants acme and globex."""
     make_hanging_site(tmp_path, acme={}, globex={})
     with running(COMMAND, tmp_path, ready_path="/acme/") as server:
-        wait_until(lambda: 200 == _ask(server, "/globex/"))
+        wait_until(lambda: 200 == _status(server, "/globex/"))
         yield server
 
 
 def _list(folder: Path) -> list[dict[str, Any]]:
     command = [program("tenantry"), "list", "--json"]
-    said = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
-    rows: list[dict[str, Any]] = json.loads(said.stdout)
+    listed = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
+    rows: list[dict[str, Any]] = json.loads(listed.stdout)
     return rows
 
 
-def _ask(server: Server, path: str) -> int:
-    """Return the status of one GET; 0 where the worker ended."""
+def _status(server: Server, path: str) -> int:
+    """Return the status of one GET, or 0 if the worker ended."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         return server.get(path)[0].status
     return 0
 
 
-def _asking(
+def _requesting(
     server: Server, path: str, clients: int, *, pause_s: float = 0.0
 ) -> contextlib.AbstractContextManager[None]:
-    """Let clients ask for a path again and again until the end of the block."""
+    """Let clients request a path repeatedly until the end of the block."""
 
-    def ask(is_over: threading.Event) -> None:
-        while not is_over.wait(pause_s):
-            _ask(server, path)
+    def request(stop: threading.Event) -> None:
+        while not stop.wait(pause_s):
+            _status(server, path)
 
-    return in_threads(*[ask] * clients)
+    return in_threads(*[request] * clients)
 
 
 def _pids(server: Server) -> list[int]:
-    """Return the workers."""
+    """Return the process IDs of the workers."""
     return child_processes(server.process.pid)
 
 
@@ -71,15 +71,17 @@ def _log(server: Server) -> str:
 
 
 @pytest.mark.parametrize("path", ["/acme/exit", "/acme/kill"])
-def test_who_ends_three_workers_is_parked(server: Server, tmp_path: Path, path: str) -> None:
-    """503 in every worker, told by `list` and in the log; `enable` lets it back; no other fails."""
-    told = [_ask(server, path) for _ in range(3)]
+def test_a_tenant_that_ends_three_workers_is_parked(
+    server: Server, tmp_path: Path, path: str
+) -> None:
+    """Every worker answers 503 until `enable`. `list` has the reason, and other tenants serve."""
+    statuses = [_status(server, path) for _ in range(3)]
     wait_until(lambda: ["failed"] == [row["state"] for row in _list(tmp_path)][:1])
-    wait_until(lambda: {503} == {_ask(server, "/acme/") for _ in range(9)})
+    wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})
     [acme, globex] = _list(tmp_path)
-    others = {_ask(server, "/globex/") for _ in range(9)}
+    others = {_status(server, "/globex/") for _ in range(9)}
 
-    assert ([0, 0, 0], {200}) == (told, others)
+    assert ([0, 0, 0], {200}) == (statuses, others)
     assert ("failed", "parked: a worker ended while a request of it was in flight") == (
         acme["state"],
         acme["reason"],
@@ -87,22 +89,22 @@ def test_who_ends_three_workers_is_parked(server: Server, tmp_path: Path, path: 
     assert (True, "") == (globex["state"] in {"idle", "serving"}, globex["reason"])
     assert 1 == _log(server).count("tenant.parked")
     subprocess.run([program("tenantry"), "enable", "acme"], cwd=tmp_path, check=True)
-    wait_until(lambda: {200} == {_ask(server, "/acme/") for _ in range(9)})
+    wait_until(lambda: {200} == {_status(server, "/acme/") for _ in range(9)})
 
 
-def test_who_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path) -> None:
-    """Two clients repeat a request that hangs both workers; then nobody's request fails."""
-    with _asking(server, "/acme/regex", 2, pause_s=0.1):
+def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path) -> None:
+    """After two clients have hung both workers repeatedly, requests of other tenants succeed."""
+    with _requesting(server, "/acme/regex", 2, pause_s=0.1):
         wait_until(lambda: "tenant.parked" in _log(server))
-        wait_until(lambda: {503} == {_ask(server, "/acme/") for _ in range(9)})
-        others = {_ask(server, "/globex/") for _ in range(50)}
+        wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})
+        others = {_status(server, "/globex/") for _ in range(50)}
 
     assert {200} == others
     assert "held the interpreter lock" in _operator_state(tmp_path).read_text()
 
 
-def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
-    """Not its neighbour, whose requests are in flight all the time; nor does the server end."""
+def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -> None:
+    """Another tenant, with requests in flight all the time, is not parked."""
     tenants = make_hanging_site(tmp_path, acme={}, globex={})
     package = tmp_path / "stuck/bad"
     package.mkdir()
@@ -111,8 +113,8 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
     acme = tenants / "acme.py"
     acme.write_text(acme.read_text().replace("hanging", "bad"))
     with running(COMMAND, tmp_path, ready_path="/globex/") as server:
-        with _asking(server, "/globex/sleep/0.3", 3):
-            wait_until(lambda: _ask(server, "/acme/") == 503 and "tenant.parked" in _log(server))
+        with _requesting(server, "/globex/sleep/0.3", 3):
+            wait_until(lambda: _status(server, "/acme/") == 503 and "tenant.parked" in _log(server))
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
     assert parked["acme"].startswith("parked: a worker ended while it was being built")
@@ -122,10 +124,10 @@ def test_who_ends_workers_while_it_is_built_is_parked(tmp_path: Path) -> None:
 def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
     server: Server, tmp_path: Path
 ) -> None:
-    """The tenant whose thread crashed is parked; the busy one beside it gets no share."""
-    with _asking(server, "/globex/sleep/0.3", 6):
+    """The tenant of the crashed thread is parked, and the busy tenant beside it is not blamed."""
+    with _requesting(server, "/globex/sleep/0.3", 6):
         for _ in range(3):
-            wait_until(lambda: _ask(server, "/acme/crash") == 0)
+            wait_until(lambda: _status(server, "/acme/crash") == 0)
         wait_until(lambda: "tenant.parked" in _log(server))
     reasons = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
@@ -133,16 +135,16 @@ def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
     assert ("", 3) == (reasons["globex"], _log(server).count("tenant.struck"))
 
 
-def test_those_in_flight_together_share_a_strike(tmp_path: Path) -> None:
-    """Three workers killed under two tenants park neither."""
+def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
+    """After three workers were killed with requests of two tenants, neither is parked."""
     make_hanging_site(tmp_path, acme={}, globex={})
     command, names = [*COMMAND[:-1], "1"], ("acme", "globex")
     with running(command, tmp_path, "/acme/", TENANTRY_DEADLINE_S="0.1") as server:
         for _ in range(3):
-            # A new worker opens its doors after 0.5 s, be all tenants known by then or not.
-            wait_until(lambda: {200} == {_ask(server, f"/{name}/") for name in names})
+            # A new worker accepts requests after 0.5 s, even if it has not loaded all tenants.
+            wait_until(lambda: {200} == {_status(server, f"/{name}/") for name in names})
             clients = [
-                threading.Thread(target=_ask, args=(server, f"/{name}/sleep/{2 * DEADLINE_S}"))
+                threading.Thread(target=_status, args=(server, f"/{name}/sleep/{2 * DEADLINE_S}"))
                 for name in names
             ]
             for client in clients:
@@ -152,14 +154,14 @@ def test_those_in_flight_together_share_a_strike(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             for client in clients:
                 client.join()
-            wait_until(lambda: 200 == _ask(server, "/globex/"))
+            wait_until(lambda: 200 == _status(server, "/globex/"))
 
         assert (6, 0) == (_log(server).count("tenant.struck"), _log(server).count("tenant.parked"))
 
 
 def _stuck(folder: Path) -> list[int]:
-    """Return how many requests of each tenant are stuck."""
-    return [sum(told["stuck"] for told in row.get("workers", [])) for row in _list(folder)]
+    """Return the number of stuck requests of each tenant."""
+    return [sum(worker["stuck"] for worker in row.get("workers", [])) for row in _list(folder)]
 
 
 def _hup(server: Server, _folder: Path) -> None:
@@ -181,37 +183,37 @@ def _restart(_server: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [_hup, _term_workers, _quit_workers, _restart])
-def test_an_orderly_end_is_no_strike(
+def test_no_tenant_is_blamed_for_a_planned_stop(
     server: Server, tmp_path: Path, end: Callable[[Server, Path], None]
 ) -> None:
-    """Whatever was in flight: HUP, TERM or QUIT to the workers, `tenantry restart`."""
+    """HUP, TERM or QUIT to the workers, and `tenantry restart`, count against no tenant."""
     old = set(_pids(server))
-    asking = threading.Thread(target=_ask, args=(server, "/acme/sleep/2.0"))
-    asking.start()
+    client = threading.Thread(target=_status, args=(server, "/acme/sleep/2.0"))
+    client.start()
     end(server, tmp_path)
     wait_until(lambda: not old & set(_pids(server)) and len(_pids(server)) == 2)
-    asking.join()
+    client.join()
 
     assert "tenant.struck" not in _log(server)
 
 
-def test_a_worker_that_has_served_enough_gets_no_strike(tmp_path: Path) -> None:
-    """`max_requests` ends it with a request in flight."""
+def test_no_tenant_is_blamed_for_max_requests(tmp_path: Path) -> None:
+    """`max_requests` ends a worker with a request in flight, which counts against no tenant."""
     make_hanging_site(tmp_path, acme={})
     options = ["--max-requests", "20", "--max-requests-jitter", "0"]
     with running([*COMMAND, *options], tmp_path, ready_path="/acme/") as server:
         old = set(_pids(server))
         while old & set(_pids(server)):
-            _ask(server, "/acme/sleep/0.01")
+            _status(server, "/acme/sleep/0.01")
 
         assert "tenant.struck" not in _log(server)
 
 
-def _kept_to(server: Server, pid: int) -> http.client.HTTPConnection:
-    """Return a connection that one worker keeps open."""
+def _connection_to(server: Server, pid: int) -> http.client.HTTPConnection:
+    """Return a kept-alive connection to this worker."""
     found: list[http.client.HTTPConnection] = []
 
-    def is_there() -> bool:
+    def is_connected() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)
         connection.request("GET", "/globex/")
         if int(connection.getresponse().read()) == pid:
@@ -220,35 +222,35 @@ def _kept_to(server: Server, pid: int) -> http.client.HTTPConnection:
         connection.close()
         return False
 
-    wait_until(is_there)
+    wait_until(is_connected)
     return found[0]
 
 
-def test_a_worker_whose_threads_are_all_stuck_is_replaced(tmp_path: Path) -> None:
-    """Who waits for a thread of it gets 503; requests of the other worker go on to their end."""
+def test_a_worker_with_all_threads_stuck_is_replaced(tmp_path: Path) -> None:
+    """Requests that wait for its threads get 503; requests in the other worker finish."""
     make_hanging_site(tmp_path, acme={}, globex={})
     command = [*COMMAND, "--threads", "2"]
     with running(command, tmp_path, "/globex/", TENANTRY_DEADLINE_S="1") as server:
         wait_until(lambda: 2 == len(child_processes(server.process.pid)))
-        wait_until(lambda: 200 == _ask(server, "/acme/"))
+        wait_until(lambda: 200 == _status(server, "/acme/"))
         stuck, other = child_processes(server.process.pid)
-        going_on = _kept_to(server, other)
-        held = [_kept_to(server, stuck) for _ in range(3)]
-        going_on.request("GET", "/globex/sleep/6.0")
+        unaffected = _connection_to(server, other)
+        held = [_connection_to(server, stuck) for _ in range(3)]
+        unaffected.request("GET", "/globex/sleep/6.0")
         for connection, path in zip(
             held, ("/acme/sleep/60.0", "/globex/sleep/60.0", "/globex/"), strict=True
         ):
             connection.request("GET", path)
 
         refused = held[2].getresponse()
-        later = {_ask(server, "/globex/") for _ in range(9)}
-        told = going_on.getresponse().status
+        later = {_status(server, "/globex/") for _ in range(9)}
+        finished = unaffected.getresponse().status
         wait_until(lambda: stuck not in child_processes(server.process.pid))
         wait_until(lambda: 2 == len(child_processes(server.process.pid)))
-        for connection in (going_on, *held):
+        for connection in (unaffected, *held):
             connection.close()
 
-        assert (503, "1", 200) == (refused.status, refused.headers["Retry-After"], told)
+        assert (503, "1", 200) == (refused.status, refused.headers["Retry-After"], finished)
         assert {200} == later - {503}
-        assert 2 == _log(server).count("tenant.struck")  # a share for each
+        assert 2 == _log(server).count("tenant.struck")  # half of the blame for each
         assert "worker.given_up" in _log(server)

@@ -1,4 +1,4 @@
-"""Whole servers: the same host under gunicorn, uWSGI, waitress and Flask's development server."""
+"""The same host under gunicorn, uWSGI, waitress and Flask's development server."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def _worker_pids(server: Server) -> list[int]:
 
 
 def _page(server: Server, path: str, *, port: int = 0) -> tuple[int, object]:
-    """Return the status and the JSON document at `path`."""
+    """Return the status and the JSON document of a path."""
     response, body = server.get(path, port=port)
     return response.status, json.loads(body)
 
@@ -36,7 +36,7 @@ def _write_tenants(folder: Path, **texts: str) -> None:
 
 @pytest.fixture(name="two_tenants")
 def _two_tenants(tmp_path: Path) -> Path:
-    """Return a folder with a tenants folder in it: acme and globex."""
+    """Return a folder that contains a tenants folder with acme and globex."""
     _write_tenants(tmp_path, acme=tenant_text("acme"), globex=tenant_text("globex"))
     return tmp_path
 
@@ -56,7 +56,7 @@ def _two_tenants(tmp_path: Path) -> Path:
     ids=lambda command: str(command[0]),
 )
 def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -> None:
-    """The answer of the tutorial's landing page is the same under uWSGI and waitress."""
+    """The tutorial's landing page has the same response under uWSGI and waitress."""
     with running(command, two_tenants) as server:
         response, body = server.get("/acme/?name=Ada")
 
@@ -73,8 +73,8 @@ def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> N
     assert answers == [(201, {"hello": "Ada", "info": INFO})] * 2
 
 
-def test_chosen_tenants_have_a_host_of_their_own(two_tenants: Path) -> None:
-    """`serve --only acme` serves acme, and reports it; globex is as if it were not there."""
+def test_serve_only_serves_the_chosen_tenants(two_tenants: Path) -> None:
+    """`serve --only acme` serves and reports acme; globex is 404."""
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1", "--only", "acme"]
 
     with running(command, two_tenants) as server:
@@ -96,7 +96,7 @@ def _admin_port() -> int:
 
 @pytest.fixture(name="served", scope="module")
 def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterator[Server]:
-    """Return a server of a good acme and a broken globex, with both listeners."""
+    """Return a server with a valid acme, a broken globex and both listeners."""
     folder = tmp_path_factory.mktemp("served")
     initech = tenant_text("initech", ENABLED=False)
     _write_tenants(folder, acme=tenant_text("acme"), globex=GLOBEX_IS_BROKEN, initech=initech)
@@ -106,7 +106,7 @@ def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterat
         yield server
 
 
-def test_operators_are_told_names_and_reasons(served: Server, admin_port: int) -> None:
+def test_operators_see_names_and_reasons(served: Server, admin_port: int) -> None:
     """`/-/readyz` on the admin listener says which tenant is not ready, and why."""
     status, page = _page(served, "/-/readyz", port=admin_port)
 
@@ -117,8 +117,8 @@ def test_operators_are_told_names_and_reasons(served: Server, admin_port: int) -
     assert "tenants/globex.py" in globex["reason"]
 
 
-def test_clients_are_told_counts_only(served: Server) -> None:
-    """`/-/readyz` on the tenants' listener gives no name and no reason."""
+def test_clients_see_counts_only(served: Server) -> None:
+    """`/-/readyz` on the tenants' listener contains no name and no reason."""
     status, page = _page(served, "/-/readyz")
 
     assert isinstance(page, dict)
@@ -127,7 +127,7 @@ def test_clients_are_told_counts_only(served: Server) -> None:
 
 
 def test_gunicorn_serves_the_host(served: Server) -> None:
-    """`tenantry serve` answers the tutorial's landing page."""
+    """`tenantry serve` returns the tutorial's landing page."""
     status, page = _page(served, "/acme/?name=Ada")
 
     assert (status, page) == (201, {"hello": "Ada", "info": INFO})
@@ -137,25 +137,25 @@ def test_gunicorn_serves_the_host(served: Server) -> None:
 def test_no_tenant_is_served_on_the_admin_listener(
     served: Server, admin_port: int, path: str
 ) -> None:
-    """The operators' origin is no tenant's: cookies and scripts never meet."""
+    """Operators' pages have their own origin, which shares no cookie or script with tenants."""
     assert served.get(path, port=admin_port)[0].status == 404
 
 
 @pytest.mark.parametrize("path", ["/-/admin/", "/-/admin", "/-/metrics", "/-/", "/-/readyz/"])
 def test_no_operators_page_is_served_on_the_tenants_listener(served: Server, path: str) -> None:
-    """Whoever reaches the tenants reaches no page for operators."""
+    """Operators' pages are 404 on the tenants' listener."""
     assert served.get(path)[0].status == 404
 
 
 def test_a_host_header_does_not_open_the_operators_pages(served: Server, admin_port: int) -> None:
-    """Which side answers follows from the listener, not from what the client calls it."""
+    """The listener decides which pages are served, not the `Host` header."""
     response, body = served.get("/-/readyz", {"Host": f"127.0.0.1:{admin_port}"})
 
     assert (response.status, "mounts" in json.loads(body)) == (503, False)
 
 
 def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
-    """The first lines name every tenant's URL, each rejected or disabled file, the admin page."""
+    """The first lines list tenants' URLs, rejected and disabled files, and the admin page."""
     log = served.log.read_text()
     report, _, _ = log.partition("Starting gunicorn")
     lines = report.splitlines()
@@ -169,11 +169,11 @@ def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
     assert "disabled: tenants/initech.py" in lines
 
 
-# -- what goes wrong at start and later ------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------
 
 
-def test_a_taken_port_is_one_line(two_tenants: Path) -> None:
-    """A port that somebody listens on is named, with the remedy, and the exit code is 1."""
+def test_a_port_in_use_is_one_line(two_tenants: Path) -> None:
+    """The error names the port in one line, and the exit code is 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -191,8 +191,8 @@ def test_a_taken_port_is_one_line(two_tenants: Path) -> None:
     assert f"cannot listen on {bind}" in done.stderr
 
 
-def test_an_empty_folder_and_no_admin_listener(tmp_path: Path) -> None:
-    """Without any tenant the host is ready, and `TENANTRY_ADMIN_BIND=off` opens no second port."""
+def test_an_empty_folder_is_served_without_an_admin_listener(tmp_path: Path) -> None:
+    """Without tenants the host is ready, and `TENANTRY_ADMIN_BIND=off` opens no second port."""
     (tmp_path / "clients").mkdir()
     settings = {"TENANTRY_TENANTS_DIR": str(tmp_path / "clients"), "TENANTRY_ADMIN_BIND": "off"}
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
@@ -205,12 +205,15 @@ def test_an_empty_folder_and_no_admin_listener(tmp_path: Path) -> None:
     assert (log.count("Listening at"), "for operators" in log) == (1, False)
 
 
-@pytest.mark.parametrize("blow", ["SIGHUP to the master", "SIGKILL to the worker"])
-def test_a_broken_file_does_not_stop_a_restart(served: Server, blow: str) -> None:
-    """New workers boot while a tenant file is broken; its neighbour answers, the master stays."""
+@pytest.mark.parametrize("means", ["SIGHUP to the master", "SIGKILL to the worker"])
+def test_a_broken_file_does_not_stop_a_restart(served: Server, means: str) -> None:
+    """With a broken tenant file, new workers start and serve other tenants.
+
+    The master continues.
+    """
     (old,) = _worker_pids(served)
 
-    if blow.startswith("SIGHUP"):
+    if means.startswith("SIGHUP"):
         os.kill(served.process.pid, signal.SIGHUP)
     else:
         os.kill(old, signal.SIGKILL)

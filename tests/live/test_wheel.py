@@ -1,4 +1,4 @@
-"""Tenantry as people install it: from a wheel, without the repository."""
+"""Tenantry installed from a wheel, without the repository."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(name="bin_dir", scope="module")
 def _bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the programs of an environment that holds the built wheel and what it requires."""
+    """Return the `bin` folder of an environment with the built wheel and its requirements."""
     folder = tmp_path_factory.mktemp("installed")
     wheels = str(folder / "wheels")
     _run(folder, sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, str(ROOT))
@@ -41,7 +41,7 @@ def _run(folder: Path, *command: str) -> None:
 def test_a_wheel_serves_a_new_tenant(
     bin_dir: Path, tmp_path: Path, endpoint: str, path: str, status: int
 ) -> None:
-    """In an empty folder, `new` and `serve` are enough, for an endpoint with migrations too."""
+    """In an empty folder, `new` and `serve` suffice, also for an endpoint with migrations."""
     tenantry = str(bin_dir / "tenantry")
     _run(tmp_path, tenantry, "new", "shop", "--endpoint", endpoint)
     command = [tenantry, "serve", "--bind", "{bind}", "--workers", "1"]

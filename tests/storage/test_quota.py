@@ -19,7 +19,7 @@ LEDGER_BYTES = 16
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     now = 1e9
 
