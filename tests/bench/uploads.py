@@ -36,7 +36,7 @@ UPLOADS = 500
 CLIENTS = 8
 KILLS = 5
 TENANT = f"SECRET_KEY = {'acme-' * 8!r}\nBLUEPRINTS = ['images']\n"
-ORPHANS = ("file without an image", "upload that never ended")
+ORPHANS = ("file without an image", "abandoned upload")
 
 
 class Uploads:
