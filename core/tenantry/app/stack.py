@@ -1,7 +1,7 @@
 """The stack: the layers that a request passes between its instance and the tenant's app.
 
 One list gives their order. What a layer shares with those of other tenants comes from the
-`ProcessResources`. Remove a layer by deleting its line here and its file.
+`ProcessResources`.
 """
 
 import logging
