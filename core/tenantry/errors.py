@@ -3,7 +3,7 @@
 TenantryError                  something that an operator or a developer can fix
 ├── TenantFileError            a tenant file is rejected; holds every Problem
 │   └── TenantFileTimeoutError it did not finish in time
-├── EndpointError              an endpoint does not exist, or fails to import or register
+├── EndpointError              an endpoint is missing or invalid, or fails to import or register
 └── UnknownTenantError         a command names a tenant that has no file
 """
 
@@ -51,7 +51,7 @@ class TenantFileTimeoutError(TenantFileError):
 
 
 class EndpointError(TenantryError):
-    """An endpoint does not exist, lacks the form of one, or fails to import or register.
+    """An endpoint does not exist, is not a valid endpoint package, or fails to import or register.
 
     `name` is the endpoint as `BLUEPRINTS` spells it.
     """

@@ -161,7 +161,7 @@ class Host:
     def serve_only(self, tenants: Iterable[Tenant]) -> list[Mount]:
         """Serve exactly these tenants, from no folder; return their mounts in the same order.
 
-        For commands that inspect: the mounts are idle, and no build migrates a database.
+        For commands that only inspect: mounts start idle, and builds run no migrations.
         """
         build = partial(self.build, is_migrating=False)
         self._pid = os.getpid()

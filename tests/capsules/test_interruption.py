@@ -273,7 +273,7 @@ def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and cases
     at: str,
     number: signal.Signals,
 ) -> None:
-    """A tenant whose file may exist keeps its folder, its secret and its database."""
+    """A tenant whose file may already have been written keeps its folder, secret and database."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 

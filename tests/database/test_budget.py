@@ -33,7 +33,7 @@ def _globex() -> FakePool:
 
 @pytest.fixture(name="in_background")
 def _in_background() -> Iterator[ThreadPoolExecutor]:
-    """Return threads that acquire connections; they end with the test."""
+    """Return threads that acquire connections, closed when the test ends."""
     with ThreadPoolExecutor() as threads:
         yield threads
 

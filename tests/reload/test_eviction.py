@@ -36,7 +36,7 @@ def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> 
 def test_the_least_recently_used_are_evicted(
     data_dir: Path, max_active: int, idle_timeout_s: float, expected: str
 ) -> None:
-    """They are too many, or were idle for too long. Another check changes nothing."""
+    """Too many are built, or they were idle too long. Another check changes nothing."""
     clock = Clock()
     eviction = Eviction(max_active, idle_timeout_s, Draining(30.0), clock)
     mounts = []

@@ -58,7 +58,7 @@ class AcmeRebuilds:
 
 @pytest.fixture(name="acme")
 def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
-    """Return rebuilds that end with the test."""
+    """Return rebuilds, closed when the test ends."""
     acme = AcmeRebuilds(data_dir)
     yield acme
     acme.workers.close()

@@ -42,7 +42,7 @@ class Validation:
 
 @pytest.fixture(name="validation")
 def _validation(data_dir: Path) -> Iterator[Validation]:
-    """Return a queue whose workers end with the test."""
+    """Return a queue whose workers are closed when the test ends."""
     validation = Validation(data_dir)
     yield validation
     validation.workers.close()

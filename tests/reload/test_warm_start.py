@@ -33,7 +33,7 @@ def _built_by_sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], 
 
 @pytest.fixture(name="released")
 def _released() -> Iterator[threading.Event]:
-    """Return an event that lets siblings answer. The threads that ask end with the test."""
+    """Return an event that lets siblings answer. The waiting threads end when the test ends."""
     event = threading.Event()
     yield event
     event.set()

@@ -34,7 +34,7 @@ def build_at_once(_: Tenant) -> Instance:
 
 @pytest.fixture(name="start")
 def _start(data_dir: Path) -> Iterator[Start]:
-    """Return a function that starts workers with a build. They end with the test."""
+    """Return a function that starts workers with a build. They close when the test ends."""
     started: list[ReloadWorkers] = []
 
     def start(build: Callable[[Tenant], Instance]) -> ReloadWorkers:

@@ -17,7 +17,7 @@ from tenantry.routing.build_pool import (
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return threads that end with the test."""
+    """Return threads, closed when the test ends."""
     with ThreadPoolExecutor(MAX_LONG_WAITS) as threads:
         yield threads
 

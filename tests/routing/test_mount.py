@@ -59,7 +59,7 @@ class SlowBuild:
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return sixteen threads that end with the test."""
+    """Return sixteen threads, closed when the test ends."""
     with ThreadPoolExecutor(16) as threads:
         yield threads
 

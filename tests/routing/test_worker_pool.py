@@ -40,7 +40,7 @@ class HangingJobs:
 
 @pytest.fixture(name="jobs")
 def _jobs() -> Iterator[HangingJobs]:
-    """Return jobs that end with the test."""
+    """Return jobs, closed when the test ends."""
     jobs = HangingJobs()
     yield jobs
     jobs.pool.close()

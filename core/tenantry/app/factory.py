@@ -289,7 +289,10 @@ def _upper_case(config: object) -> dict[str, Any]:
 
 
 def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
-    """Replace each value by a copy; yield a problem if it is not a value or cannot be copied."""
+    """Replace each value with a copy.
+
+    Yield a problem for anything that is not plain data or cannot be copied.
+    """
     for key, value in values.items():
         if isinstance(value, property | cached_property):
             remedy = "pass an instance of the class, or write a plain value."

@@ -1,4 +1,4 @@
-"""What the tenants of one process share, each with the rule that keeps the tenants apart.
+"""Resources that all tenants of a process share, and how each keeps the tenants apart.
 
 These are the database connections, the memory for decoding images, the slots and rates of requests,
 the running requests, and the keys that verify tokens. `app.stack` hands each app its part.

@@ -126,8 +126,8 @@ class ObjectGraph:
     def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
         """Add what the roots reference, breadth first, one group of roots after the other.
 
-        Roots of the last group are entered only from that group. This is for the app: nearly
-        everything references it, and a path through it says little.
+        Roots of the last group are entered only from that group. This is for the app: almost
+        everything references it, so such a path says little.
         """
         *groups, last = root_groups
         last = [root for root in last if self._add(root, None)]
@@ -198,7 +198,7 @@ def own_dict(thing: object) -> dict[str, object] | None:
 
 
 def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
-    """Yield the objects that `thing` references and that may be entered."""
+    """Yield the objects that `thing` references and the walk may follow."""
     kind = snapshot.kind(thing)
     if kind == "class":
         found = _class_members(thing, snapshot)

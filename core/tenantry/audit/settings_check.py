@@ -275,7 +275,7 @@ def _one_process(tenants: Sequence[AuditedTenant]) -> Finding:
         id="one-process",
         tenants=tuple(audited.name for audited in tenants),
         text="the tenants share one process: the code of one can read the others' secrets and use "
-        "up their processor time",
+        "up their CPU time",
         remedy="to separate a tenant, serve it alone: tenantry serve --only NAME",
         is_note=True,
     )

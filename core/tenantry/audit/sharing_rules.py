@@ -147,7 +147,8 @@ PROCESS_FUNCTIONS = frozenset({
 """Functions that change the whole process."""
 
 LOGGER_METHODS = frozenset({"setLevel", "removeHandler", "removeFilter"})
-"""Methods that change a logger. Handlers and filters that are added are found as objects."""
+"""Methods that change a logger. The comparison of objects finds added handlers and
+filters."""
 
 CONTAINER_METHODS = frozenset({
     "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft",

@@ -7,7 +7,7 @@
 
 So `tar --zstd -tf FILE` lists a capsule. The codec is zstd, not gzip, because a backup runs on a
 host that serves: on pictures, which no codec makes smaller, gzip takes ten to twenty times the
-processor time. Both directions are streams.
+CPU time. Both directions are streams.
 
 The input is untrusted. This module unpacks nothing to disk, its memory does not grow with the
 sizes that a file claims, and it reads no more than the trailer promises. Callers check the names.

@@ -25,7 +25,7 @@ from tenantry.capsules.archive import (
 from tenantry.capsules.locks import lock_exclusively, sync_folder
 
 COMPRESSION_LEVEL = 3
-"""zstd's default: higher levels cost several times the processor time for a few percent."""
+"""zstd's default: higher levels cost several times the CPU time for a few percent."""
 
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 

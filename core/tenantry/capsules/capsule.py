@@ -46,7 +46,7 @@ HEADER_LIMIT_BYTES = 4 << 20
 """Limit of `capsule.json` and of `config.json`; a tenant file has at most 1 MiB."""
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Receives the present step, the amount done, and the total; both are 0 where unknown."""
+"""Called with the current step, the amount done and the total; the last two are 0 if unknown."""
 
 _ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -153,8 +153,8 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
     """Return the path of the new tenant file.
 
     Raises:
-        TenantryError: A file, folder or secret of this name exists, or `secret` would return
-            another value than the fresh one.
+        TenantryError: A file, folder or secret of this name exists, or `secret` would find
+            another value first.
     """
     path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
     for existing in (path, settings.data_dir / name, _secret_path(settings, variable)):

@@ -122,9 +122,9 @@ class RestoreStaging:
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Keep what was created, even if this process is killed from now on.
+        """Commit what was created: it stays even if the process is killed after this call.
 
-        If the block fails, it is removed after all.
+        If the block fails, what was created is removed after all.
         """
         committed = self.folder / "committed"
         self._created.rename(committed)

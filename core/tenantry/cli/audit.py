@@ -99,7 +99,7 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
 def _built(
     host: Host, tenants: Sequence[Tenant]
 ) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
-    """Build the tenants in a host of their own, until the end of the block."""
+    """Build the tenants in a temporary host, which closes with the `with` block."""
     audited: list[AuditedTenant] = []
     failed: list[Finding] = []
     pairs = [prepare_for_audit(tenant) for tenant in tenants]

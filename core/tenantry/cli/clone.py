@@ -1,4 +1,4 @@
-"""`tenantry clone`: makes a second tenant with the same data, and its own secret and database."""
+"""`tenantry clone`: creates a second tenant with the same data, and its own secret and database."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Copy a tenant under a new name.
 
-    Makes tenant NEW with the data of tenant NAME, which may serve meanwhile. NEW has a fresh
+    Creates tenant NEW with the data of tenant NAME, which may keep serving. NEW has a fresh
     secret, its own prefix and its own database. For a tenant on SQLite, that is a SQLite file.
     For a tenant on PostgreSQL, it is a new database on the same server, or a new schema if NAME
     has a schema of its own.

@@ -1,4 +1,4 @@
-"""`tenantry restore`: makes a tenant from a capsule; never over an existing one."""
+"""`tenantry restore`: creates a tenant from a capsule. Never overwrites an existing one."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def _check_database(text: str) -> str:
 def command(
     *, file: Path, name: str | None, prefix: str | None, database: str | None, is_json: bool
 ) -> None:
-    """Make a tenant from a capsule.
+    """Create a tenant from a capsule.
 
     Checks the whole capsule FILE before it creates anything. The tenant gets a fresh secret. A
     tenant that had PostgreSQL needs a new, empty database there. Never restores over an

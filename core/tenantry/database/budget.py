@@ -27,7 +27,7 @@ shorter than clients and proxies wait."""
 OWN_WAIT_CHECKOUTS = 10
 """How long a pool waits for one of its own connections before it closes another tenant's idle one,
 as a multiple of its average checkout. Waiting costs no other tenant anything; opening a connection
-costs 5 to 10 ms of processor time, and the other tenant then has to do the same. A multiple adapts
+costs 5 to 10 ms of CPU time, and the other tenant then has to do the same. A multiple adapts
 to the load: a checkout takes 5 ms, or 50 ms on a busy machine. A fixed wait of 0.1 s was too short
 there: throughput was 0.4 to 0.9 of that with one pool for each tenant."""
 
@@ -50,7 +50,7 @@ class _Waiter:
     pool: "BudgetPool"
     must_open: bool
     prefers_own: bool
-    """Whether it still waits for its own pool's connections instead of evicting one."""
+    """Whether it still prefers a connection of its own pool to evicting another pool's."""
     grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 

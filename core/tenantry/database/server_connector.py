@@ -167,8 +167,8 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
     """Read and drop what the server sends; return whether it closes the connection in time.
 
-    PostgreSQL leaves that to the exit of the server process, which has stopped counting as a
-    connection by then.
+    PostgreSQL closes the socket only when the backend exits; by then, the backend no longer counts
+    as a connection.
     """
     deadline = time.monotonic() + timeout_s
     while _is_readable(descriptor, deadline - time.monotonic()):

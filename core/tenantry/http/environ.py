@@ -18,7 +18,7 @@ REQUEST_RECORD = "tenantry.request_record"
 """The `RequestRecord` of the request. `Accounting` sets it."""
 
 REFUSED = "tenantry.refused"
-"""Present once the host has answered in place of the app."""
+"""Present once the host has answered instead of the app."""
 
 SENT_STATUS = "tenantry.sent_status"
 """The status line that the client has already received: at the deadline, the server sends a 504

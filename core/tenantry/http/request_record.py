@@ -51,14 +51,14 @@ class RequestRecord:
     is_error = False
     """A 5xx that is not a refusal, or a response that broke off."""
     is_refusal = False
-    """The host answered in place of the app."""
+    """The host answered instead of the app."""
     bytes_in = 0
     """Bytes of the request body that were read."""
     bytes_out = 0
     """Bytes of the response body that were handed to the server."""
     wall_ns = 0
     processor_ns = 0
-    """Processor time of the request's thread."""
+    """CPU time of the request's thread."""
 
     def read_trace(self, environ: "WSGIEnvironment") -> None:
         """Take the trace from a valid `traceparent`; remove an invalid one from the environ.

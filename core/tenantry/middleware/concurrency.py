@@ -45,7 +45,7 @@ class Slot:
         self.begun_at = time.monotonic()
         self.processor_begun_s = time.thread_time()
         self.noted_s = 0.0
-        """Processor seconds that the fair share has counted while the request runs."""
+        """CPU seconds of this request that fair share has already counted."""
 
 
 class Slots:
@@ -123,7 +123,7 @@ class Slots:
                 self.share.note_used(tenant, used_s, took_s, noted_s=slot.noted_s)
 
     def note_running(self) -> None:
-        """Count the processor seconds of requests that still run. Call it regularly.
+        """Count the CPU seconds of requests that still run. Call it regularly.
 
         Without it, a request that computes for ten seconds counts nothing for ten seconds.
         """

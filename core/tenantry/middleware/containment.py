@@ -6,10 +6,11 @@
 - The call, the body and its `close()` run in an empty `contextvars.Context`, so that the next
   request on the thread does not see what this one left in context variables or in the decimal
   context. A copy of the thread's context would share mutable objects such as decimal's.
-- The checked head goes to the server with the first chunk of the body, so that a failure before it
-  can still be answered. A body shorter than its `Content-Length` closes the connection, and a
-  longer one is cut. Otherwise, a proxy could mix the end of this response with the beginning of
-  another tenant's response.
+- The validated status and headers go to the server with the first body chunk, so an earlier failure
+  can still become an error response.
+- A body shorter than its `Content-Length` closes the connection, and a longer one is cut.
+  Otherwise, a proxy could mix the end of this response with the beginning of another tenant's
+  response.
 """
 
 import errno

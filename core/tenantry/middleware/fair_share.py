@@ -10,32 +10,32 @@ import time
 from collections.abc import Callable
 
 MEMORY_S = 1.0
-"""Time constant with which processor seconds are forgotten: after it, a third still counts."""
+"""Time constant with which CPU seconds are forgotten: after it, a third still counts."""
 
 HEAVY = 0.4
-"""Share of this process's processor seconds above which a tenant is heavy, while others have
+"""Share of this process's CPU seconds above which a tenant is heavy, while others have
 traffic and its requests compute long. A heavy tenant gets one slot and pauses between requests,
 because each thread that computes makes every other request wait for the interpreter lock."""
 
 HEAVY_S = 0.15
-"""Processor seconds within `MEMORY_S` below which no tenant is heavy."""
+"""CPU seconds within `MEMORY_S` below which no tenant is heavy."""
 
 LONG_S = 0.005
-"""Processor seconds per request that count as long: ten times the worker's switch interval.
+"""CPU seconds per request that count as long: ten times the worker's switch interval.
 Shorter requests hardly delay others, however many there are."""
 
 WAITING = 4
-"""How many times its processor seconds a request can take because it waits for the processor. What
+"""How many times its CPU seconds a request can take because it waits for the processor. What
 it takes beyond that, it waits for something else."""
 
 TRAFFIC = 0.005
-"""Processor seconds within `MEMORY_S` from which on the other tenants count as having traffic."""
+"""CPU seconds within `MEMORY_S` from which on the other tenants count as having traffic."""
 
 FORGET_AFTER = 1024
 """Number of remembered tenants above which those with next to no use are forgotten."""
 
 _Use = tuple[float, float, float]
-"""Fading processor seconds, fading number of requests, and the time of both. A plain tuple, because
+"""Fading CPU seconds, fading number of requests, and the time of both. A plain tuple, because
 a request replaces two of them and a named tuple takes ten times as long to make."""
 
 _NO_USE: _Use = (0.0, 0.0, 0.0)
@@ -82,20 +82,20 @@ class FairShare:
         return 0.0 if until is None else max(until - self._clock(), 0.0)
 
     def note_running(self, tenant: str, seconds: float) -> None:
-        """Count processor seconds of a request that still runs."""
+        """Count CPU seconds of a request that still runs."""
         self._add(tenant, seconds, 0, self._clock())
 
     def note_used(
         self, tenant: str, seconds: float, took_s: float = 0.0, *, noted_s: float = 0.0
     ) -> None:
-        """Count the processor seconds of a request that has ended.
+        """Count the CPU seconds of a request that has ended.
 
         A heavy tenant then pauses for as long as the request took, or for less if the other tenants
         need less than half of the processor.
 
         Args:
             tenant: its name.
-            seconds: processor seconds of the request.
+            seconds: CPU seconds of the request.
             took_s: seconds from its start to its end.
             noted_s: how many of the `seconds` were counted while it ran.
         """
@@ -125,7 +125,7 @@ class FairShare:
         return self._others_of_heavy(tenant) > 0
 
     def _others_of_heavy(self, tenant: str) -> float:
-        """Return the others' share of the processor seconds; 0 if the tenant is not heavy."""
+        """Return the others' share of the CPU seconds; 0 if the tenant is not heavy."""
         use = self._use.get(tenant)
         if use is None or use[0] < LONG_S * use[1]:
             return 0.0

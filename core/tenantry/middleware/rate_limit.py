@@ -185,7 +185,7 @@ def _decide(has_fit: bool, window: Window, limit: int, window_s: int) -> RateDec
 
 
 def _wait_s(window: Window, limit: int, window_s: int) -> float:
-    """Return the seconds until a request can fit again."""
+    """Return the seconds until the limit admits another request."""
     room = limit - 1 - window.current
     if room < 0 or not window.previous:
         return window.left_s

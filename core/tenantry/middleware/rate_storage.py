@@ -222,7 +222,7 @@ class SharedStorage:
             return
 
     def _is_found(self) -> bool:
-        """Whether Redis counts, and fast enough for a request."""
+        """Whether Redis answers fast enough to count each request."""
         try:
             self._probe.incr("probe", 1)  # not a ping, which a full or read-only Redis answers
             begun = time.monotonic()

@@ -283,7 +283,7 @@ class Journal:
 def _unfinished_run(
     connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
 ) -> int | None:
-    """Return the last run if it continues, after adding the endpoints that it did not have."""
+    """Return the last run if it can be resumed, with new endpoints added."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
     if row is None:
         return None

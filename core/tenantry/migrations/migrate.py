@@ -120,7 +120,7 @@ class _CommitCounter:
         self.count += 1
 
     def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
-        if _COMMIT.match(statement):  # for example, op.execute("COMMIT")
+        if _COMMIT.match(statement):  # the migration runs op.execute("COMMIT"), for example
             self._note_commit(connection)
 
 

@@ -39,11 +39,11 @@ _SECONDS = 1e-9
 _COUNTERS = (
     ("requests", 1, "requests", "Requests that have ended, including refusals."),
     ("errors", 1, "errors", "5xx responses that are not refusals, and incomplete responses."),
-    ("refusals", 1, "refusals", "Responses of the host in place of the app."),
+    ("refusals", 1, "refusals", "Responses that the host sent instead of the app."),
     ("bytes_in", 1, "request_bytes", "Bytes of request bodies that were read."),
     ("bytes_out", 1, "response_bytes", "Bytes of response bodies."),
     ("wall_ns", _SECONDS, "request_seconds", "Time from the request's head to its last byte."),
-    ("processor_ns", _SECONDS, "processor_seconds", "Processor time of its requests' threads."),
+    ("processor_ns", _SECONDS, "processor_seconds", "CPU time of its requests' threads."),
     ("database_ns", _SECONDS, "database_seconds", "Duration of database queries."),
     ("queries", 1, "queries", "Database queries."),
     ("build_ns", _SECONDS, "build_seconds", "Duration of builds of instances."),

@@ -41,14 +41,14 @@ class Counts(NamedTuple):
     errors: int = 0
     """5xx responses that are not refusals, and responses that broke off."""
     refusals: int = 0
-    """Responses of the host in place of the app."""
+    """Responses that the host sent instead of the app."""
     bytes_in: int = 0
     """Bytes of request bodies that were read."""
     bytes_out: int = 0
     """Bytes of response bodies that were handed to the server."""
     wall_ns: int = 0
     processor_ns: int = 0
-    """Processor time of the threads that ran its requests."""
+    """CPU time of the threads that ran its requests."""
     database_ns: int = 0
     queries: int = 0
     build_ns: int = 0

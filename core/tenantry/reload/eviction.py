@@ -1,4 +1,4 @@
-"""Eviction: closes instances that are idle for too long or, of too many, least recently used."""
+"""Closes instances that were idle too long and, above the maximum, the least recently used."""
 
 import time
 from collections.abc import Callable

@@ -44,7 +44,8 @@ def watch_folder(
         folder: the folder.
         stopping: ends the watch.
         notify: called after each batch of changes.
-        set_reliable: called with whether every change causes an event from now on.
+        set_reliable: called with True once every change causes an event, and with False if changes
+            can be missed.
     """
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every batch of changes
     is_logged = False

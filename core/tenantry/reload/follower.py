@@ -48,7 +48,8 @@ FULL_SCAN_S = 1.5
 """Time in which partial scans cover a large folder. A change takes effect within 2 s."""
 
 PARTIAL_SCAN_S = 0.25
-"""Interval of partial scans, so that none delays requests for long: 10,000 files take 45 ms."""
+"""Interval between partial scans. A full scan of 10,000 files takes 45 ms, which would delay
+requests."""
 
 SLOW_SCAN_S = 60.0
 """Time in which partial scans cover a folder whose events are reliable, in case an event was lost.

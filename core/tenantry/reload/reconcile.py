@@ -98,7 +98,7 @@ class Reconciler:
         self._cancel_build(name)  # with the pause, which belongs to the old content
 
     def set_operator_state(self, name: str, state: OperatorState) -> None:
-        """Set the operator state of a tenant, and act on it."""
+        """Set and apply a tenant's operator state."""
         file = self.files[name]
         old, was_disabled = file.operator_state, file.is_disabled
         file.operator_state = state
@@ -188,7 +188,7 @@ class Reconciler:
         self._postponed.discard(name)
 
     def _withdraw(self, file: FollowedFile) -> None:
-        """Take away a tenant's mount and claims. Its file gets a new mount."""
+        """Remove a tenant's mount and claims. Its file gets a new mount."""
         old = file.mount
         self._cancel_build(old.name)
         file.mount = self._new_mount(old.name)

@@ -50,10 +50,10 @@ class ValidationQueue:
         self._wake = wake
         self._clock = clock
         self._newest: dict[str, FileContent] = {}  # name → content that has no result yet
-        self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet with the workers
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet given to the workers
         self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
         self._with_result: set[str] = set()  # names whose newest result was not taken yet
-        self._take_at = math.inf  # when those are due at the latest
+        self._take_at = math.inf  # latest time to take them
         self._new: set[str] = set()  # names that were never reconciled
         self._first_request_at: dict[str, float] = {}  # name → when a request began to wait
         self._reconciled = threading.Condition()  # notified when a name leaves `_new`

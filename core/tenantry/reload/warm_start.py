@@ -1,9 +1,9 @@
 """What a new worker learns from the other workers of its host before it accepts connections.
 
-It learns which tenants they have accepted. Otherwise, it would decide conflicts by name where the
-others decided by who served first, and one prefix would have two owners. It also learns which
-tenants they have built. Otherwise, the first request of each tenant would wait for a build of 10 to
-125 ms, and after a restart, all of them at once.
+It learns which tenants they have accepted. Otherwise, it would resolve conflicts by name, although
+the others resolved them by who served first, and one prefix would have two owners. It also learns
+which tenants they have built. Otherwise, each tenant's first request waits 10 to 125 ms for a
+build; after a restart, all of them wait at once.
 """
 
 import threading

@@ -14,7 +14,7 @@ MAX_PAUSE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class BuildFailure:
-    """The latest of one or more failed builds of the same content, in a row."""
+    """The latest of one or more consecutive failed builds of the same content."""
 
     reason: str
     """The text of the exception on one line, without secrets."""

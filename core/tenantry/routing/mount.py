@@ -92,7 +92,7 @@ class Mount:
         self.digest = ""
         """SHA-256 of the content that was validated last, accepted or not."""
         self.operator_maintenance: bool | str = False
-        """Maintenance that an operator switched on: true, or a message for the clients."""
+        """Maintenance mode set by an operator: True, or a message for the clients."""
         self.quarantine: Quarantine | None = None
         """Admits few requests while the tenant is parked; None if it is not."""
         self.since = time.time()

@@ -1,7 +1,8 @@
-"""Quarantine: a parked tenant gets no requests, except a trial request now and then.
+"""Quarantine: a parked tenant gets no requests except an occasional trial request.
 
 Each process measures the time on its own monotonic clock, from when it learned that the tenant is
-parked, so a jump of the wall clock releases nobody. Only one process of a host tries at a time.
+parked. A jump of the wall clock therefore releases no tenant. Only one process of a host runs a
+trial at a time.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ MAX_WAIT_S = 3600.0
 """Each failed trial doubles the wait, up to this."""
 
 MAX_TRIAL_S = 30.0
-"""A trial that takes longer has failed, whatever its response is."""
+"""A trial that takes longer has failed, whatever its response."""
 
 MIN_RETRY_AFTER_S = 1.0
 """`Retry-After` while another request is the trial."""
@@ -41,9 +42,9 @@ class Quarantine:
 
     Args:
         reason: why the tenant is parked.
-        times: how often it was parked in a row.
+        times: number of consecutive times it was parked.
         lock_file: locked by the process that runs the trial.
-        report: called with whether a trial succeeded; tells all processes.
+        report: called with the trial's result; publishes it to all processes.
         clock: monotonic seconds.
     """
 
@@ -63,7 +64,7 @@ class Quarantine:
         self._lock_file = lock_file
         self._report = report
         self._clock = clock
-        self._saw_trial = False  # whether the mark of a trial that did not end was seen
+        self._saw_trial = False  # whether it saw the mark of a trial that did not end
         self._due_at = clock() + quarantine_s(times)
 
     @property
@@ -91,9 +92,9 @@ class Quarantine:
         return Trial(fd, self._end_trial, self._clock)
 
     def _mark_trial(self, fd: int) -> bool:
-        """Write to the lock file that the trial of this round begins. Return whether it may.
+        """Mark in the lock file that this round's trial begins. Return whether it may begin.
 
-        If the file has that mark already, an earlier trial ended its process, and the master is
+        If the file already has that mark, an earlier trial ended its process, and the master is
         about to park the tenant for longer. If it does not, the next due request is a trial.
         """
         mark = str(self.times).encode()
@@ -116,11 +117,12 @@ class Quarantine:
 
 
 class Trial:
-    """One request that tries out a parked tenant. The `close()` of its body ends it.
+    """One request that tests a parked tenant. The `close()` of its body ends it.
 
     Args:
         fd: the locked file; the trial closes it.
-        note_end: called with whether the trial succeeded; None if the app was not called.
+        note_end: called with True if the trial succeeded, False if it failed, and None if the app
+            was not called.
         clock: monotonic seconds.
     """
 
@@ -160,9 +162,9 @@ class Trial:
             self._note_end(is_good)
             os.ftruncate(fd, 0)
         finally:
-            os.close(fd)  # which unlocks it
+            os.close(fd)  # unlocks it
 
 
 def quarantine_s(times: int) -> float:
-    """Return the seconds until the next trial of a tenant that was parked `times` in a row."""
+    """Return the seconds until the next trial after `times` consecutive parkings."""
     return min(FIRST_WAIT_S * 2.0 ** min(max(times - 1, 0), 10), MAX_WAIT_S)

@@ -46,7 +46,7 @@ class _Record:
     strikes: deque[tuple[float, float]] = field(default_factory=deque)
     """The time of each strike, and its share: one divided by the number of suspects."""
     times: int = 0
-    """How many times in a row it was parked."""
+    """Number of consecutive times it was parked."""
     parked_at: float = -math.inf
     last_at: float = -math.inf
     """When it got its last strike, or share of one."""

@@ -29,7 +29,7 @@ KNOWN_PATIENCE_S = 3.0
 applies."""
 
 _CLEAR_TICKS = 5
-"""Minimum processor time of a thread between two checks, which are about a second apart: 0.05 s."""
+"""Minimum CPU time of a thread between two checks, which are about a second apart: 0.05 s."""
 
 _CLEAR_LEAD = 2
 """How many times as much as the next thread the blamed thread must work. Two threads that take
@@ -49,16 +49,16 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         cfg: gunicorn's configuration.
         worker: the worker; it has its `pid` once it is forked.
         row: its row on the scoreboard, if it has one.
-        is_known: whether a tenant has recently ended a worker.
+        has_struck: whether a tenant recently ended a worker.
     """
 
     def __init__(
-        self, cfg: Any, worker: Any, row: Row | None, is_known: Callable[[str], bool]
+        self, cfg: Any, worker: Any, row: Row | None, has_struck: Callable[[str], bool]
     ) -> None:
         super().__init__(cfg)
         self._worker = worker
         self._row = row
-        self._is_known = is_known
+        self._is_known = has_struck
         self._timeout_s: float = cfg.timeout
         self._touch_at = 0.0  # on the monotonic clock
         self._ticks: dict[int, int] = {}
@@ -92,8 +92,8 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
             found = [one for one in self._row.in_flight() if one.thread_id == thread]
             self.culprit = found[0] if found else None
         if self.culprit is not None and self._timeout_s:
-            is_known = self._is_known(self.culprit.tenant)
-            patience_s = KNOWN_PATIENCE_S if is_known else self._timeout_s
+            has_struck = self._is_known(self.culprit.tenant)
+            patience_s = KNOWN_PATIENCE_S if has_struck else self._timeout_s
             if silent_s > min(patience_s, self._timeout_s):
                 # gunicorn sends SIGABRT first, but Python needs the lock to handle it.
                 os.kill(self._worker.pid, signal.SIGKILL)
@@ -131,7 +131,7 @@ def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:
 
 
 def _thread_ticks(pid: int) -> dict[int, int]:
-    """Return the processor time of each thread of a process, in clock ticks."""
+    """Return the CPU time of each thread of a process, in clock ticks."""
     found = {}
     for stat in Path(f"/proc/{pid}/task").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):  # the thread has just ended

@@ -245,7 +245,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _serve(self, conn: TConn) -> None:
         """Serve one request. Involve the main loop only if the connection does not just stay open.
 
-        Waking it for each request took a tenth of a small request's processor time.
+        Waking it for each request took a tenth of a small request's CPU time.
         """
         is_kept = self.handle(conn)
         self.end_turn(conn)
@@ -299,7 +299,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.set_timeout()
         self.keepalived_conns.append(conn)
         wanted = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)  # now the main loop's
+        # From here on, the main loop owns the connection.
+        self.poller.register(conn.raw, selectors.EVENT_READ, wanted)
         if not self.alive:
             # The worker is stopping, and may already have limited its idle connections. A request
             # that is on its way gets the same time for its head.

@@ -1,7 +1,7 @@
 """The threads that serve requests.
 
 With `ThreadPoolExecutor`, each job wakes a second thread for nothing and makes a future, which took
-a tenth of a small request's processor time. Here, each thread waits for its own lock, and the
+a tenth of a small request's CPU time. Here, each thread waits for its own lock, and the
 thread that became idle last goes first, because its memory is still cached.
 """
 

@@ -44,7 +44,7 @@ class WaitQueue(Generic[Item]):
         ] = {}  # deadlines; the next in turn comes first
 
     def is_full(self, tenant: str) -> bool:
-        """Whether no further request of the tenant may wait."""
+        """Whether the tenant's queue is full."""
         with self._lock:
             return len(self._waiting.get(tenant, ())) >= ROOM
 
@@ -57,7 +57,7 @@ class WaitQueue(Generic[Item]):
         return tenant not in self._waiting and self._admits(tenant)
 
     def arrive(self, tenant: str | None, item: Item) -> bool:
-        """Add a request. Return whether it runs now; otherwise, a later call returns it.
+        """Return True if the request may run now; if not, it waits, and a later call returns it.
 
         A request of an operator (None) always runs; it counts, because it uses a thread.
         """

@@ -44,7 +44,7 @@ class OperatorState:
     parked: str = ""
     """Why the host parked the tenant; empty if it did not."""
     times_parked: int = 0
-    """How often in a row. Each time doubles the wait before the next trial."""
+    """Number of consecutive times it was parked. Each doubles the wait before the next trial."""
 
 
 DEFAULT_OPERATOR_STATE = OperatorState()
@@ -177,7 +177,7 @@ def change_operator_state(
 
 
 def end_trial(data_dir: Path, name: str, *, is_good: bool) -> None:
-    """Unpark a tenant after a good trial; after a bad one, park it for longer.
+    """Unpark a tenant after a successful trial; otherwise, extend its quarantine.
 
     Raises:
         TenantryError: the state cannot be read or written; it is unchanged.

@@ -224,10 +224,10 @@ def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> t
 
 
 def _compact(tenant: Tenant) -> Tenant:
-    """Return the same tenant in half the memory, 1.3 KiB, because a process can hold 10,000.
+    """Return an equal tenant in 1.3 KiB, half the memory, because a process can hold 10,000.
 
-    pydantic gives each object a dictionary and a set of the fields that were given. Attributes
-    that are set one by one share their names with all other tenants.
+    pydantic keeps a dict and a field set on each object. Attributes that are set one by one share
+    their names with all other tenants.
     """
     compact = Tenant.__new__(Tenant)
     for field, value in vars(tenant).items():

@@ -101,7 +101,7 @@ class ImageConsistencyModel:
                 yield Inconsistency("image with a damaged file", str(row.id))
 
     def _altered(self, digits: str) -> list[Inconsistency]:
-        """Find files of the right size with the wrong hash. Most are read without the lock."""
+        """Find files of the right size with the wrong hash. Reads most files without the lock."""
         with self._session.begin():
             rows = self._rows(digits)
         content = {(row.sha256, row.size_bytes) for row in rows}

@@ -32,7 +32,7 @@ MAX_SCANS = 30
 
 JPEG_PIXEL_BYTES = 1
 JPEG_IN_MEMORY_PIXEL_BYTES = 8
-WEBP_PIXEL_BYTES = 20  # measured: 16 to inspect an image, 19 for a thumbnail
+WEBP_PIXEL_BYTES = 20  # bytes per pixel, measured: 16 to inspect an image, 19 for a thumbnail
 OTHER_PIXEL_BYTES = 12  # with transparency
 """Memory that decoding takes for each pixel, up to a thumbnail."""
 
