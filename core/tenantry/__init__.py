@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tenantry.database.session import db
     from tenantry.endpoints.tokens import serializer
+    from tenantry.files.quota import FolderQuota
     from tenantry.http.request_record import outgoing_headers
-    from tenantry.storage.quota import FolderQuota
     from tenantry.tenants.secrets import secret
 
 __all__ = ["FolderQuota", "db", "outgoing_headers", "secret", "serializer"]
 
 _HOMES = {
-    "FolderQuota": ("tenantry.storage.quota", "FolderQuota"),
+    "FolderQuota": ("tenantry.files.quota", "FolderQuota"),
     "db": ("tenantry.database.session", "db"),
     "outgoing_headers": ("tenantry.http.request_record", "outgoing_headers"),
     "secret": ("tenantry.tenants.secrets", "secret"),

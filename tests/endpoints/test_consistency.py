@@ -20,7 +20,7 @@ from tenantry.database.session import db
 from tenantry.endpoints.images.consistency import ImageConsistencyModel
 from tenantry.endpoints.images.content_store import ContentStore
 from tenantry.endpoints.images.models import ImageModel, ImageRepoModel, MissingContentError
-from tenantry.storage.memory_budget import DECODING_BYTES, MemoryBudget
+from tenantry.files.memory_budget import DECODING_BYTES, MemoryBudget
 
 ONE, TWO = picture("PNG"), picture("JPEG")
 DAY_S = 86_400

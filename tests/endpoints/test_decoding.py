@@ -12,7 +12,7 @@ from image_files import TYPES, animation, encoded, picture
 from tenantry.endpoints.images.decoding import Inspection, draw_thumbnail, inspect_image
 from tenantry.endpoints.images.errors import BrokenImageError, BusyError, ImageError, WrongTypeError
 from tenantry.endpoints.images.formats import FORMATS, MAX_PIXELS, MAX_SCANS
-from tenantry.storage.memory_budget import DECODING_BYTES, MemoryBudget
+from tenantry.files.memory_budget import DECODING_BYTES, MemoryBudget
 
 FILES = {
     **{kind: picture(kind) for kind in TYPES},

@@ -25,7 +25,7 @@ from image_tables import downgrade, migrate
 from tenantry.app.factory import close_app, create_app
 from tenantry.database.budget import ConnectionBudget
 from tenantry.endpoints.images.models import Base
-from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
+from tenantry.files.memory_budget import DECODING_MEMORY, MemoryBudget
 
 ONE = picture("JPEG")
 UNKNOWN = "/images/01a20372-c35a-77dc-bd17-3bf6f6e524dc"

@@ -25,17 +25,17 @@ from tenantry.database.session import NoteQuery, close_database, open_database
 from tenantry.endpoints.loading import load_endpoint, registration_errors
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
-from tenantry.grammar import TENANT_NAME
-from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
-from tenantry.migrations.guard import MigrationGuard, add_migration_guard
-from tenantry.observability.redaction import secret_scope
-from tenantry.settings import read_settings
-from tenantry.storage.memory_budget import (
+from tenantry.files.memory_budget import (
     DECODING_BYTES,
     DECODING_MEMORY,
     DECODING_WAIT_S,
     MemoryBudget,
 )
+from tenantry.grammar import TENANT_NAME
+from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
+from tenantry.migrations.guard import MigrationGuard, add_migration_guard
+from tenantry.observability.redaction import secret_scope
+from tenantry.settings import read_settings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
 

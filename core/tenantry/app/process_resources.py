@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from tenantry.database.budget import ConnectionBudget
+from tenantry.files.memory_budget import DECODING_BYTES, DECODING_WAIT_S, MemoryBudget
 from tenantry.http.problem import Refusal
 from tenantry.http.request_record import current_request
 from tenantry.middleware.authentication import Verify
@@ -20,7 +21,6 @@ from tenantry.middleware.fair_share import FairShare
 from tenantry.observability.scoreboard import Row
 from tenantry.observability.usage_counters import UsageCounters
 from tenantry.settings import HostSettings
-from tenantry.storage.memory_budget import DECODING_BYTES, DECODING_WAIT_S, MemoryBudget
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.openid import OpenId
 

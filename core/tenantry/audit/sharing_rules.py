@@ -38,7 +38,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.sql.functions._FunctionGenerator": "`func` creates SQL functions and keeps none",
     "sqlalchemy.event.attr._ClsLevelDispatch": "listeners of a whole class; SQLAlchemy keeps them",
     "tenantry.database.budget.ConnectionBudget": "limits the connections of all tenants",
-    "tenantry.storage.memory_budget.MemoryBudget": "limits the memory of all tenants",
+    "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
 }
 """Types whose instances two apps may share, subclasses included, each with the reason. Any other

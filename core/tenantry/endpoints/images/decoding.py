@@ -20,7 +20,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from tenantry.storage.memory_budget import MemoryBudget
+from tenantry.files.memory_budget import MemoryBudget
 
 from .errors import BrokenImageError, BusyError, ImageError, WrongTypeError
 from .formats import (

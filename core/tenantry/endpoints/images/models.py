@@ -24,7 +24,7 @@ from typing import IO, Any
 from sqlalchemy import BigInteger, MetaData, String, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from tenantry.storage.memory_budget import MemoryBudget
+from tenantry.files.memory_budget import MemoryBudget
 
 from .content_store import ContentStore, Shard
 from .decoding import THUMBNAIL_PX, draw_thumbnail, inspect_image

@@ -11,7 +11,7 @@ from flask import Response, current_app, request, send_file, url_for
 from flask_restful import Resource, abort, reqparse
 
 from tenantry import FolderQuota, db
-from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
+from tenantry.files.memory_budget import DECODING_MEMORY, MemoryBudget
 
 from .models import (
     PAGE_LIMITS,

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tenantry.capsules.tenant_folder import is_left_out
-from tenantry.storage.quota import (
+from tenantry.files.quota import (
     FULL_MEASUREMENT_AGE_S,
     LEDGER,
     MEASUREMENT_AGE_S,

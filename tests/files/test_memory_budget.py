@@ -7,8 +7,8 @@ from flask import Flask
 
 from conftest import KEY
 from servers import DEADLINE_S, wait_until
+from tenantry.files.memory_budget import DECODING_MEMORY, MemoryBudget
 from tenantry.host import Host
-from tenantry.storage.memory_budget import DECODING_MEMORY, MemoryBudget
 from tenantry.tenants.validation import parse_tenant
 
 
