@@ -47,6 +47,20 @@ def test_an_endpoint_without_migrations_has_no_branch() -> None:
     assert () == read_branches(["landing"])
 
 
+@pytest.mark.parametrize("raised", ["SystemExit(7)", "ValueError('no')"])
+def test_reading_revisions_imports_no_package(
+    write_shop: WriteShop, tmp_path: Path, raised: str
+) -> None:
+    """A package above an endpoint may raise at import. It must not end a command for all."""
+    name = write_shop(first())
+    (tmp_path / "code/corp/__init__.py").write_text(f"raise {raised}")
+
+    (branch,) = read_branches([name])
+
+    assert {"shop_1"} == branch.heads
+    assert "corp" not in sys.modules
+
+
 def test_a_new_revision_file_is_read(write_shop: WriteShop) -> None:
     """The cache of a folder ends when its files change."""
     name = write_shop(first())

@@ -5,7 +5,6 @@ of tenants reads revisions at every build. `process_child` executes them.
 """
 
 import ast
-import importlib.util
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenantry.endpoints.loading import available_endpoints, find_endpoint
+from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
 
 RevisionState = Literal["at head", "behind", "ahead"]
@@ -131,8 +131,7 @@ def describe_unknown(status: RevisionStatus) -> str:
 
 
 def _branches_of(endpoint: str) -> Iterator[Branch]:
-    spec = importlib.util.find_spec(find_endpoint(endpoint))
-    for package in () if spec is None else spec.submodule_search_locations or ():
+    for package in folders_of(find_endpoint(endpoint)):
         folder = Path(package, "migrations")
         try:
             with os.scandir(folder) as entries:
