@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,34 @@ def test_a_fleet_is_upgraded_and_downgraded(
     )  # fmt: skip
     assert "failed" == found["broken"][0]
     assert "acme\tdowngraded\tshop_2\tnothing\t" in downgraded.out
+
+
+@pytest.mark.usefixtures("data_dir")
+@pytest.mark.parametrize(("jobs", "state"), [("1", "unreachable"), ("2", "behind")])
+def test_status_reads_as_many_databases_at_once_as_jobs(
+    *,
+    write_shop: WriteShop,
+    write_tenant: WriteTenant,
+    tenantry: Tenantry,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: str,
+    state: str,
+) -> None:
+    """With one job, two reads that wait for each other fail."""
+    write_shop(first())
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=["corp.shop"])
+    both = threading.Barrier(2, timeout=10 if jobs == "2" else 0.1)
+
+    def read(_: object) -> frozenset[str]:
+        both.wait()
+        return frozenset()
+
+    monkeypatch.setattr("tenantry.migrations.status.read_versions", read)
+
+    status = tenantry("db", "status", "--all", "--jobs", jobs, "--json")
+
+    assert [state] * 2 == [row["state"] for row in json.loads(status.out)]
 
 
 class Terminal(io.StringIO):

@@ -23,7 +23,7 @@ from tenantry.migrations.fleet_run import JOBS, FleetLimits, FleetReport, downgr
 from tenantry.migrations.journal import Journal, JournalError, journal_file
 from tenantry.migrations.revisions import format_revisions
 from tenantry.migrations.runner import TIMEOUT_S
-from tenantry.migrations.status import MigrationStatus, OnStatus, fleet_status
+from tenantry.migrations.status import READ_THREADS, MigrationStatus, OnStatus, fleet_status
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.model import Tenant
@@ -43,11 +43,14 @@ def _options(command: _Command) -> _Command:
         "--tenant", "names", metavar="NAME", multiple=True, help="This tenant; may be repeated."
     )
     is_all = click.option("--all", "is_all", is_flag=True, help="Every enabled tenant.")
-    jobs = click.option(
-        "--jobs", metavar="N", type=click.IntRange(1, 64), default=JOBS, show_default=True,
-        help="Databases to migrate at once, 1 to 64.",
+    return names(is_all(json_option(command)))
+
+
+def _jobs_option(default: int, verb: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        "--jobs", metavar="N", type=click.IntRange(1, 64), default=default, show_default=True,
+        help=f"Databases to {verb} at once, 1 to 64.",
     )  # fmt: skip
-    return names(is_all(jobs(json_option(command))))
 
 
 _timeout_option = click.option(
@@ -63,16 +66,16 @@ def command() -> None:
 
 @command.command("status", epilog=examples("tenantry db status --all"))
 @_options
+@_jobs_option(READ_THREADS, "read")
 def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> None:
     """Show the revision of each database.
 
     Exit code 1 if a database is not at the head of its code.
     """
-    del jobs  # status starts no processes; the option exists because all subcommands have it
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
     with progress(len(tenants), is_json) as tell:
-        found = fleet_status(tenants, settings.data_dir, tell)
+        found = fleet_status(tenants, settings.data_dir, tell, threads=jobs)
     failures = _failures_of_last_runs(settings)
     outcomes = sorted([*found, *rejected], key=lambda outcome: outcome.tenant)
     rows = [_with_failure(outcome, failures) for outcome in outcomes]
@@ -85,6 +88,7 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
 
 @command.command("upgrade", epilog=examples("tenantry db upgrade --all --jobs 8"))
 @_options
+@_jobs_option(JOBS, "migrate")
 @_timeout_option
 def upgrade_(
     names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool, timeout_s: float
@@ -104,6 +108,7 @@ def upgrade_(
 
 @command.command("downgrade", epilog=examples("tenantry db downgrade --all --run 7"))
 @_options
+@_jobs_option(JOBS, "migrate")
 @_timeout_option
 @click.option(
     "--run", metavar="N", type=click.IntRange(min=1),

@@ -18,7 +18,7 @@ from tenantry.migrations.version_table import describe_unreachable, read_version
 from tenantry.tenants.model import Tenant
 
 READ_THREADS = 8
-"""Databases that are read at once. A thread mostly waits for a server."""
+"""Databases that are read at once by default. A thread mostly waits for a server."""
 
 SAMPLE_SIZE = 8
 """If this many tenants, spread over the fleet, are all behind, an upgrade assumes the same of the
@@ -53,7 +53,11 @@ _ReadBranches = Callable[[tuple[str, ...]], tuple[Branch, ...]]
 
 
 def fleet_status(
-    tenants: Iterable[Tenant], data_dir: Path, on_status: OnStatus | None = None
+    tenants: Iterable[Tenant],
+    data_dir: Path,
+    on_status: OnStatus | None = None,
+    *,
+    threads: int = READ_THREADS,
 ) -> list[MigrationStatus]:
     """Read the state of each tenant's database, by one connection each.
 
@@ -61,13 +65,14 @@ def fleet_status(
         tenants: the tenants to read.
         data_dir: the folder of the journal and of the default databases.
         on_status: called in this thread with each status, as soon as it is known.
+        threads: number of databases to read at once.
 
     Returns:
         The statuses, in the order of `tenants`.
     """
     read_once = lru_cache(read_branches)
     data_dir = data_dir.absolute()
-    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="tenantry-status") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="tenantry-status") as pool:
         futures = [pool.submit(_status, tenant, data_dir, read_once) for tenant in tenants]
         for status in as_they_complete(pool, futures):
             if on_status is not None:
