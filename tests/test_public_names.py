@@ -6,12 +6,22 @@ import sys
 import pytest
 
 import tenantry
+from tenantry.planned import PLANNED_NAMES
 
 
 @pytest.mark.parametrize("name", tenantry.__all__)
 def test_each_public_name_exists(name: str) -> None:
     """Every name in `__all__` can be imported."""
     assert getattr(tenantry, name) is not None
+
+
+@pytest.mark.parametrize("name", PLANNED_NAMES)
+def test_a_planned_name_is_rejected(name: str) -> None:
+    """A planned name raises an error that says so. No package of ours has that name."""
+    with pytest.raises(AttributeError, match=f"tenantry.{name} comes with a later version"):
+        getattr(tenantry, name)
+    with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
+        exec(f"from tenantry import {name}")
 
 
 def test_secret_imports_nothing_heavy() -> None:

@@ -25,10 +25,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - not for who asks for nothing
+    from importlib import import_module  # noqa: PLC0415 - `import tenantry` itself needs nothing
 
+    if name not in _HOMES:
+        planned = import_module("tenantry.planned")
+        if name in planned.PLANNED_NAMES:
+            raise AttributeError(f"tenantry.{name} {planned.PLANNED}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
     value = globals()[name] = getattr(import_module(module), attribute)
     return value

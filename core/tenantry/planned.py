@@ -1,4 +1,4 @@
-"""Keys and settings of later versions.
+"""Keys, settings and public names of later versions.
 
 They are documented, but this version cannot honor them. They are rejected by name, because a
 tenant that asks for `ISOLATION = "process"` and is served without it would be unprotected.
@@ -36,6 +36,9 @@ PLANNED_SETTINGS = (
     "storage",
 )
 """Host settings, as `HostSettings` would name its fields."""
+
+PLANNED_NAMES = ("current_tenant", "storage", "tenant", "testing")
+"""Attributes of `tenantry`."""
 
 PLANNED = "comes with a later version of Tenantry; remove it."
 """What the rejection of such a name says."""
