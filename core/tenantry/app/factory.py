@@ -22,7 +22,7 @@ from tenantry.app.lazy_rule import LazyRule
 from tenantry.app.log_handlers import Added, host_log
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import NoteQuery, close_database, open_database
-from tenantry.endpoints.loading import load_endpoint, registration_errors
+from tenantry.endpoints.loading import LOADED_ENDPOINTS, load_endpoint, registration_errors
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.files.memory_budget import (
@@ -38,8 +38,6 @@ from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
-
-_EXTENSION = "tenantry"
 
 
 class TenantSessions(SecureCookieSessionInterface):
@@ -170,7 +168,7 @@ def create_app(
     app.extensions[DECODING_MEMORY] = decoding_memory or MemoryBudget(
         DECODING_BYTES, DECODING_WAIT_S
     )
-    app.extensions[_EXTENSION] = []
+    app.extensions[LOADED_ENDPOINTS] = []
     added: list[Added] = []
     try:
         with secret_scope(app.config), host_log.watching(tenant.name, added) as watch:
@@ -188,7 +186,7 @@ def create_app(
 
 def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: str) -> None:
     endpoint = load_endpoint(name, tenant)
-    app.extensions[_EXTENSION].append(endpoint)
+    app.extensions[LOADED_ENDPOINTS].append(endpoint)
     if guard is not None:
         guard.protect(name, endpoint.blueprint)
     with registration_errors(name):
@@ -222,7 +220,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
     It routes as the app does. It returns "" for a route that belongs to no endpoint (`static`), and
     None without a route: the app answers such a request with a redirect, 404 or 405.
     """
-    loaded = app.extensions[_EXTENSION]
+    loaded = app.extensions[LOADED_ENDPOINTS]
     names = {one.blueprint.name: name for one, name in zip(loaded, tenant.blueprints, strict=True)}
 
     def endpoint_of(environ: dict[str, Any]) -> str | None:
@@ -238,7 +236,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 def close_app(app: Flask) -> None:
     """Free what `create_app` made. Idempotent. The app must no longer serve requests."""
-    for endpoint in reversed(app.extensions.pop(_EXTENSION, [])):
+    for endpoint in reversed(app.extensions.pop(LOADED_ENDPOINTS, [])):
         endpoint.unload()
     close_database(app)
     if isinstance(app, TenantApp):

@@ -24,13 +24,10 @@ from tenantry.audit.reference_path import (
     qualified_name,
     relative_path,
 )
-from tenantry.endpoints.loading import LoadedEndpoint, find_endpoint
+from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint, find_endpoint
 
 _EVERY_TENANT = "every tenant"
 """The owner of `sys.modules`, which gives access to the private code of all tenants."""
-
-_LOADED_ENDPOINTS = "tenantry"
-"""Key in `app.extensions` of the endpoints that the app was built with."""
 
 _PATHS_SHOWN = 2
 
@@ -144,7 +141,7 @@ def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
 
 
 def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
-    return list(app.extensions.get(_LOADED_ENDPOINTS, ()))
+    return list(app.extensions.get(LOADED_ENDPOINTS, ()))
 
 
 def _packages(endpoint: str) -> list[str]:
@@ -159,9 +156,7 @@ def _roots(
 ) -> list[Sequence[_Root]]:
     """Return the groups of roots, those first that an endpoint's author knows by name."""
     packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
-    extensions = [
-        (name, item) for name, item in app.extensions.items() if name != _LOADED_ENDPOINTS
-    ]
+    extensions = [(name, item) for name, item in app.extensions.items() if name != LOADED_ENDPOINTS]
     return [
         [(f"view {name}", view) for name, view in app.view_functions.items()],
         [

@@ -28,6 +28,9 @@ from tenantry.observability.redaction import redact_in_scope
 _PACKAGE = __name__.rpartition(".")[0]
 """The package of the endpoints with short names."""
 
+LOADED_ENDPOINTS = "tenantry"
+"""Key in `app.extensions` of the `LoadedEndpoint`s that an app was built with."""
+
 _serial = itertools.count(1)  # numbers private packages; calling next() on it is atomic
 
 
