@@ -348,13 +348,15 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
 
     Args:
         settings: the settings of the environment if None.
-        is_serving: whether requests come from clients; then each is a line in the log.
+        is_serving: whether requests come from clients; then each is a line in the log. A command
+            that only inspects logs warnings, unless the log level is `debug`.
 
     Raises:
         SettingsError: a `TENANTRY_…` variable is unknown or has a wrong type.
     """
     settings = settings or read_settings()
-    configure_logging(settings.log_format, settings.log_level)
+    is_quiet = not is_serving and settings.log_level == "info"
+    configure_logging(settings.log_format, "warning" if is_quiet else settings.log_level)
     if not is_serving or settings.log_level not in {"debug", "info"}:
         return Host(settings)
     return Host(settings, AccessLog(settings.log_format))

@@ -12,9 +12,11 @@ from commands import Tenantry
 @pytest.mark.usefixtures("acme")
 def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
     """`get` prints status line, headers and body like HTTP."""
-    head, _, body = tenantry("get", "/acme/?name=Ada").out.partition("\n\n")
+    result = tenantry("get", "/acme/?name=Ada")
 
+    head, _, body = result.out.partition("\n\n")
     assert ("HTTP/1.1 201 CREATED", "Ada") == (head.splitlines()[0], json.loads(body)["hello"])
+    assert "" == result.err
 
 
 @pytest.mark.usefixtures("acme")
