@@ -11,6 +11,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def one_line(error: BaseException, *, with_type: bool = False) -> str:
+    """Return the text of any exception on one line. It may contain secrets.
+
+    Args:
+        error: the exception. Its own `__str__` may raise anything.
+        with_type: whether the name of its type comes first: `ValueError: no`. Without a text, that
+            name is returned in any case.
+    """
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001 - the type is all that can be said of it
+        text = ""
+    return f"{name}: {text}" if text and with_type else text or name
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with one tenant file. Its text is one line."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.errors import EndpointError
-from tenantry.observability.redaction import redact_in_scope, secret_scope
+from tenantry.observability.redaction import one_line_in_scope, secret_scope
 from tenantry.tenants.loader_child import read_frame
 from tenantry.tenants.model import Tenant
 
@@ -55,13 +55,5 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
     except EndpointError as error:
         return {"text": str(error), "endpoint": error.name}
     except BaseException as error:  # noqa: BLE001 - an app may raise anything
-        return {"text": _text(error), "endpoint": None}
+        return {"text": one_line_in_scope(error, with_type=True), "endpoint": None}
     return {"routes": routes}
-
-
-def _text(error: BaseException) -> str:
-    try:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-    except BaseException:  # noqa: BLE001 - its own __str__ may raise
-        return type(error).__name__
-    return redact_in_scope(text.removesuffix(":"), error)

@@ -21,6 +21,7 @@ from tenantry.database.errors import DatabaseDownError, DatabaseFullError
 from tenantry.database.file_connector import FILE_IDENTITY, FileConnector, file_identity
 from tenantry.database.pool import BudgetPool
 from tenantry.database.server_connector import ServerConnector
+from tenantry.errors import one_line
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write to SQLite waits for another write to finish."""
@@ -209,6 +210,5 @@ def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
     elif context.is_disconnect or code in _SQLITE_DOWN | _POSTGRES_DOWN:
         translated = DatabaseDownError(1)
     if translated is not None:
-        reason = " ".join(str(error).split())
-        _logger.error("database.failed", extra={"tenant": owner, "reason": reason})
+        _logger.error("database.failed", extra={"tenant": owner, "reason": one_line(error)})
     return translated

@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from tenantry.database.engine import connect_arguments, is_in_memory
 from tenantry.database.url import SCHEMA_QUERY, schema_problem
+from tenantry.errors import one_line
 
 _IDENTITY_QUERY = """
 SELECT pg_postmaster_start_time()::text, oid::text, current_schema()
@@ -57,7 +58,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
                 return DatabaseProbe(schema_problem(url, answer), _server_identity(connection))
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own for bad options
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
-        text = " ".join(str(cause or error).split()) or type(error).__name__
+        text = one_line(cause or error)
         return DatabaseProbe(text.replace(str(url.password), "***") if url.password else text)
     return DatabaseProbe()
 

@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from tenantry.database.circuit_breaker import SLOW_S, CircuitBreaker
 from tenantry.database.errors import DatabaseDownError
+from tenantry.errors import one_line
 
 CLOSE_TIMEOUT_S = 2.0
 """How long to wait until the server process of a closed connection ends. That takes about 2 ms, or
@@ -182,5 +183,5 @@ def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
 
 def _masked_line(error: BaseException, password: str) -> str:
     """Return the text of an error as one line, without the password."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text.replace(password, "***") if password else text

@@ -23,7 +23,7 @@ from flask import Blueprint
 from tenantry.endpoints.private_modules import folders_of, plain_name, private_name
 from tenantry.endpoints.signal_receivers import disconnect_receivers
 from tenantry.errors import EndpointError
-from tenantry.observability.redaction import redact_in_scope
+from tenantry.observability.redaction import one_line_in_scope
 
 _PACKAGE = __name__.rpartition(".")[0]
 """The package of the endpoints with short names."""
@@ -130,11 +130,7 @@ def _suggestion(name: str) -> str:
 
 
 def _failure(name: str, what: str, error: BaseException) -> str:
-    try:
-        text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        text = redact_in_scope(text)
-    except BaseException:  # noqa: BLE001 - the endpoint's own __str__ may raise anything
-        text = type(error).__name__
+    text = one_line_in_scope(error, with_type=True)
     return (
         f"endpoint {name!r} {what}: {text}{_location(error, _package_of(name))}; fix the endpoint."
     )

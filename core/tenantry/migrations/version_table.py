@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenantry.database.url import schema_problem
-from tenantry.errors import TenantryError
+from tenantry.errors import TenantryError, one_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -106,11 +106,7 @@ def _is_missing_table(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Return an exception's type and text on one line, without SQLAlchemy's statement and links."""
     cause = getattr(error, "orig", None) or error
-    try:
-        text = " ".join(f"{type(cause).__name__}: {cause}".split()).removesuffix(":")
-    except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise
-        text = type(cause).__name__
-    return text.rstrip(".")
+    return one_line(cause, with_type=True).rstrip(".")
 
 
 def describe_unreachable(error: BaseException) -> str:

@@ -24,6 +24,8 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
+from tenantry.errors import one_line
+
 MASK = "********"
 
 MIN_SECRET_CHARS = 8
@@ -166,6 +168,14 @@ def secrets_in_scope(error: object = None) -> list[str]:
 def redact_in_scope(text: str, error: object = None) -> str:
     """Return a text without the secrets of the current scope, and of that of an exception."""
     return redact(text, secrets_in_scope(error))
+
+
+def one_line_in_scope(error: BaseException, *, with_type: bool = False) -> str:
+    """Return `one_line(error)` without the secrets of the current scope and of the error's."""
+    try:
+        return redact_in_scope(one_line(error, with_type=with_type), error)
+    except BaseException:  # noqa: BLE001 - a configuration may hold objects of an endpoint's class
+        return type(error).__name__
 
 
 def _flask_config() -> Config | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from tenantry.observability.redaction import redact_in_scope
+from tenantry.observability.redaction import one_line_in_scope
 
 FIRST_PAUSE_S = 1.0
 """Pause after the first failed build: about the time in which a restarted database is back."""
@@ -27,14 +27,4 @@ class BuildFailure:
         """Return the failure that follows `previous`, with twice its pause."""
         count = 1 if previous is None else previous.count + 1
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, 10), MAX_PAUSE_S)
-        return cls(_one_line(error), count, now + pause_s)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the text of an exception, or the name of its type if it has no text."""
-    name = type(error).__name__
-    try:
-        text = " ".join(str(error).split())
-        return redact_in_scope(text, error) or name
-    except BaseException:  # noqa: BLE001 - the exception's own `__str__` may raise anything
-        return name
+        return cls(one_line_in_scope(error), count, now + pause_s)
