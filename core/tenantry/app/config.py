@@ -11,9 +11,7 @@ from typing import Any
 from flask import Config
 
 from tenantry.database.url import parse_database_url
-from tenantry.observability.redaction import MASK, redact_value
-
-_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS")
+from tenantry.observability.redaction import MASK, SECRET_KEYS, redact_value
 
 
 class MaskedConfig(Config):
@@ -38,7 +36,7 @@ class Shown(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         value = self._config[key]
-        if key in _KEYS or key in self._config.hidden:
+        if key in SECRET_KEYS or key in self._config.hidden:
             return MASK if value else value
         return redact_value("", value, _known(self._config))
 

@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tenantry.observability.redaction import redact_value
+from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
-EXCLUDED_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI")
+EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
 """Never part of a capsule: a restored tenant gets values of its own."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")

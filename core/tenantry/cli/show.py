@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from tenantry.cli.output import examples, json_option, print_json, print_table
-from tenantry.observability.redaction import MASK, redact_value
+from tenantry.observability.redaction import MASK, SIGNING_KEYS, redact_value
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.model import KEYS, Tenant
 
-_SECRET_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
-_HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s")
+_HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "deadline_action")
+"""Fields of a tenant that the host setting of the same name stands in for."""
 
 
 @click.command("show", epilog=examples("tenantry show shop"))
@@ -48,7 +48,7 @@ def effective_config(
     if tenant.database_url.password:
         hidden.append(tenant.database_url.password)
     config = {key: redact_value(key, value, hidden) for key, value in values.items()}
-    config |= {key: MASK for key in _SECRET_KEYS if values[key]}
+    config |= {key: MASK for key in SIGNING_KEYS if values[key]}
     return {"name": tenant.name, "file": tenant.file, "digest": tenant.digest} | config
 
 

@@ -37,6 +37,13 @@ MIN_PASSWORD_CHARS = 6
 MIN_REPLACED_CHARS = 4
 """A shorter secret is redacted only where it is the whole value, not inside other text."""
 
+SIGNING_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
+"""The keys of a tenant file whose values sign sessions and tokens."""
+
+SECRET_KEYS = (*SIGNING_KEYS, "CLIENTS")
+"""The keys of a tenant file whose values are secret, whatever `_SECRET_NAME` says of their names.
+`tenants.loader_child` may import nothing, and has a list of words instead."""
+
 Config = Mapping[str, Any]
 
 # -- what is a secret -----------------------------------------------------------------------------
@@ -50,7 +57,6 @@ _SECRET_NAME = re.compile(
     r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
     r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
 )
-_SECRET_KEYS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "CLIENTS"})
 _WORD = re.compile(r"[^\s\"']+")
 _USER = re.compile(r"://[^/\s:@]*:")
 _PRIVATE_KEY = re.compile(
@@ -69,7 +75,7 @@ def secrets_in(config: Config) -> list[str]:
     They are under secret names, under the keys in the configuration's `hidden` attribute (see
     `MaskedConfig`), and in URLs.
     """
-    keys = _SECRET_KEYS.union(getattr(config, "hidden", ()))
+    keys = {*SECRET_KEYS, *getattr(config, "hidden", ())}
     found: set[str] = set()
     for key, value in list(config.items()):
         if not isinstance(value, _NOT_TEXT):

@@ -204,7 +204,8 @@ def _redact(text: str, secrets: list[str], namespace: dict[str, Any]) -> str:
 
 
 def _is_secret_name(key: object) -> bool:
-    words = ("SECRET", "KEY", "TOKEN", "PASS", "DATABASE_URI")  # importing `redaction` takes 5 ms
+    # Like `redaction`, but shorter: to import that takes 5 ms.
+    words = ("SECRET", "KEY", "TOKEN", "PASS", "DATABASE_URI")
     return isinstance(key, str) and key.isupper() and any(word in key for word in words)
 
 

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from tenantry.errors import Problem
-from tenantry.observability.redaction import redact_value
+from tenantry.observability.redaction import SECRET_KEYS, redact_value
 from tenantry.planned import PLANNED, PLANNED_KEYS
 
 _FLASK_KEYS = frozenset(Flask.default_config)
 
-_SECRET_KEYS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "CLIENTS", "OIDC"})
-"""Their values are never repeated."""
+_NEVER_SHOWN = frozenset({*SECRET_KEYS, "DATABASE_URI", "OIDC"})
+"""Keys whose values no problem repeats: a wrong URL or issuer can contain a password anywhere."""
 
 _SHOWN_CHARS = 60
 """Length of a value in a problem, so that the problem stays readable on one line."""
@@ -145,7 +145,7 @@ def invalid_value(
         return
     place = key + "".join(f"[{part!r}]" for part in path if part != "[key]")
     value = error["input"] if path else values.get(key)
-    shown = "" if key in _SECRET_KEYS else _shorten(repr(redact_value("", value, secrets)))
+    shown = "" if key in _NEVER_SHOWN else _shorten(repr(redact_value("", value, secrets)))
     if error["type"] == "value_error":
         found = f"found {shown}; " if shown else ""
         yield Problem(file, f"{found}{cause}.", place)
