@@ -101,7 +101,7 @@ def test_a_later_command_or_option_is_rejected_by_name(
     """What the next versions bring is neither unknown nor ignored; the exit code is 2."""
     result = tenantry(*words)
 
-    text = f"tenantry: {name!r} comes with a later version of Tenantry.\n"
+    text = f"tenantry: {name!r} comes with a later version of Tenantry; see: tenantry --help.\n"
     assert Result(2, "", text) == result
 
 

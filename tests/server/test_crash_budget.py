@@ -94,7 +94,10 @@ def test_parking_again_lasts_longer(budget: CrashBudget, data_dir: Path, clock: 
         times.append(read_operator_state(data_dir, "acme").times_parked)
 
     assert [0, 0, 1, 1, 2, 3] == times
-    assert "parked: the reason" == read_operator_state(data_dir, "acme").parked
+    assert (
+        "parked: the reason; fix it, then run: tenantry enable acme"
+        == read_operator_state(data_dir, "acme").parked
+    )
 
 
 def test_shared_deaths_extend_parking_only_when_they_add_up(
@@ -118,9 +121,8 @@ def test_parking_keeps_other_operator_state(budget: CrashBudget, data_dir: Path)
     for _ in range(3):
         budget.note(ALONE, "why")
 
-    assert OperatorState("Back at noon.", False, "parked: why", 1) == read_operator_state(
-        data_dir, "acme"
-    )
+    reason = "parked: why; fix it, then run: tenantry enable acme"
+    assert OperatorState("Back at noon.", False, reason, 1) == read_operator_state(data_dir, "acme")
 
 
 def test_a_broken_data_folder_does_not_stop_the_master(
@@ -190,7 +192,10 @@ def test_all_tenants_in_flight_are_suspects(row: Row, heartbeat: Heartbeat) -> N
 
     suspects, reason = blame(row, heartbeat)
 
-    assert (["acme", "globex"], True) == (suspects, reason.endswith("with those of 1 others"))
+    assert (["acme", "globex"], True) == (
+        suspects,
+        reason.endswith("in flight, and 1 other tenant's"),
+    )
 
 
 @pytest.mark.parametrize("is_build", [False, True])
@@ -256,7 +261,7 @@ def test_the_busy_thread_of_a_frozen_worker_is_blamed(row: Row, heartbeat: Heart
     heartbeat._look(0.5)
 
     assert (["acme"], None) == (suspects, heartbeat.culprit)
-    assert "a request of it held the interpreter lock for 2 s" == reason
+    assert "one of its requests held the interpreter lock for 2 s" == reason
 
 
 def test_a_frozen_worker_is_killed_at_the_timeout(
@@ -272,8 +277,8 @@ def test_a_frozen_worker_is_killed_at_the_timeout(
     heartbeat._look(6.0)
     counts.append(len(killed))
     row.enter(ACME)
-    for silent_s, is_known in ((4.0, False), (5.1, False), (2.9, True), (3.1, True)):
-        heartbeat._is_known = lambda _, is_known=is_known: is_known
+    for silent_s, has_struck in ((4.0, False), (5.1, False), (2.9, True), (3.1, True)):
+        heartbeat._has_struck = lambda _, has_struck=has_struck: has_struck
         heartbeat._look(silent_s)
         counts.append(len(killed))
 

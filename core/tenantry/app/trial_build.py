@@ -102,7 +102,8 @@ def _problems(
         index = tenant.blueprints.index(result.endpoint)
         yield Problem(tenant.file, result.text, f"BLUEPRINTS[{index}]")
     else:
-        yield Problem(tenant.file, f"cannot be built: {result.text}")
+        remedy = f"for the traceback, run: tenantry get {tenant.url_prefix}/"
+        yield Problem(tenant.file, f"cannot be built: {result.text.rstrip('.')}; {remedy}")
 
 
 def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | Routes]:

@@ -91,7 +91,11 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
             elif isinstance(result, RejectedTenant):
                 rejected.append(_not_audited(result.name, result.reason, str(path)))
             elif names:
-                rejected.append(_not_audited(result.name, "it is disabled.", str(path)))
+                rejected.append(
+                    _not_audited(
+                        result.name, "it is disabled; set ENABLED = True in its file.", str(path)
+                    )
+                )
     return tenants, rejected
 
 
@@ -122,7 +126,13 @@ def _built(
 
 def _not_audited(name: str, reason: str, file: str) -> Finding:
     text = f"cannot be audited: {reason}"
-    return Finding("not-audited", (name,), text, f"fix it; see: tenantry check {name}", place=file)
+    return Finding(
+        "not-audited",
+        (name,),
+        text,
+        f"fix it, then check it with: tenantry check {name}",
+        place=file,
+    )
 
 
 def _merge_notes(findings: Sequence[Finding]) -> list[Finding]:

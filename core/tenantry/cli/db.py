@@ -149,7 +149,9 @@ def _chosen_tenants(
         if name not in known:
             raise UnknownTenantError(name, known)
         if name not in enabled:
-            raise click.UsageError(f"tenant {name!r} is disabled; enable it first.")
+            raise click.UsageError(
+                f"tenant {name!r} is disabled; set ENABLED = True in its file first."
+            )
     chosen = [tenant for name, tenant in enabled.items() if is_all or name in names]
     tenants = [tenant for tenant in chosen if isinstance(tenant, Tenant)]
     rejected = [

@@ -69,13 +69,13 @@ def command(
             _print(response, body, is_json=is_json)
     except ResponseCutError as error:  # raised before the first part of the body
         raise TenantryError(
-            f"{path}: no answer: {error.strerror}; the log line of the request says why."
+            f"{path}: no answer: {error.strerror}; for the reason, see the log lines above."
         ) from None
     finally:
         host.close()
     if cut:
         raise TenantryError(
-            f"{path}: the answer is incomplete: {cut}; the log line of the request says why."
+            f"{path}: the answer is incomplete: {cut}; for the reason, see the log lines above."
         )
     sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
 

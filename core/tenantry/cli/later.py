@@ -39,4 +39,6 @@ def reject_later(words: Sequence[str]) -> None:
     if later and not options.intersection(later):
         return
     found = " ".join([command, *(word for word in later if word in options)])
-    raise click.UsageError(f"{found!r} comes with a later version of Tenantry.")
+    raise click.UsageError(
+        f"{found!r} comes with a later version of Tenantry; see: tenantry --help."
+    )

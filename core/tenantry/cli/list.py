@@ -48,7 +48,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
     else:
         cells = [
             [row["name"], row["prefix"], describe_state(row), ", ".join(row["endpoints"]),
-             row["reason"]]
+             row["reason"] or _database_reason(row)]
             for row in rows
         ]  # fmt: skip
         print_table(COLUMNS, cells)
@@ -105,6 +105,12 @@ def describe_state(row: dict[str, Any]) -> str:
         return f"{row['state']}{notes}"
     each = ", ".join(f"{report['pid']} {report['state']}" for report in reports)
     return f"{row['state']} ({each}){notes}"
+
+
+def _database_reason(row: dict[str, Any]) -> str:
+    """Return what the first worker that has a problem with the database says; "" if none has."""
+    reports = (report["database"] for report in row.get("workers", []))
+    return next((f"database {text}" for text in reports if text), "")
 
 
 def _tenant_row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:

@@ -173,11 +173,17 @@ class MigrationGuard:
             with self._observe_engine().connect() as connection:
                 return compare(self._target.branches, read_versions_on(connection))
         except HTTPException as error:
-            self.problem = f"down: {describe_error(error.__cause__ or error)}."
+            self.problem = self._describe_down(error.__cause__ or error)
             raise
         except Exception as error:
-            self.problem = f"down: {describe_error(error)}."
+            self.problem = self._describe_down(error)
             raise DatabaseDownError(RECHECK_S) from error
+
+    def _describe_down(self, error: BaseException) -> str:
+        return (
+            f"down: {describe_error(error)}; start the database, or correct 'DATABASE_URI'. Check "
+            f"with: tenantry check {self._target.tenant}."
+        )
 
     def _observe_engine(self) -> "Engine":
         """Return the app's engine; from the first call on, the guard sees its errors."""

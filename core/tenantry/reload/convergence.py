@@ -48,10 +48,10 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
         if has_converged and not silent and not starting_workers(workers):
             return _unserved(workers)
         if time.monotonic() >= deadline:
-            worker = f"worker {silent[0]} does not answer" if silent else "a worker differs from it"
+            cause = f"worker {silent[0]} does not answer" if silent else "a worker is still behind"
             raise TenantryError(
-                f"the tenants folder is not served after {WAIT_TIMEOUT_S:g} s: {worker}; "
-                "see: tenantry list."
+                f"the workers do not serve the newest tenant files after {WAIT_TIMEOUT_S:g} s: "
+                f"{cause}; see: tenantry list, and the host's log."
             )
         time.sleep(POLL_S)
 

@@ -98,10 +98,11 @@ class CrashBudget:
         now = self._clock()
         is_again = now - record.parked_at < MAX_WAIT_S + WINDOW_S
         times = record.times + 1 if is_again else 1
+        remedy = f"fix it, then run: tenantry enable {name}"
 
         def park(state: OperatorState) -> OperatorState:
             again = max(times, state.times_parked + 1 if state.parked else 1)
-            return replace(state, parked=f"parked: {reason}", times_parked=again)
+            return replace(state, parked=f"parked: {reason}; {remedy}", times_parked=again)
 
         operator_state = change_operator_state(self._data_dir, name, park, LOCK_WAIT_S)
         record.times, record.parked_at = operator_state.times_parked, now
@@ -110,7 +111,7 @@ class CrashBudget:
             "reason": f"{reason}; it ended workers",
             "strikes": len(record.strikes),
             "tried_after_s": quarantine_s(operator_state.times_parked),
-            "remedy": f"fix it, then run: tenantry enable {name}",
+            "remedy": remedy,
         }
         record.strikes.clear()
         _logger.error("tenant.parked", extra=facts)

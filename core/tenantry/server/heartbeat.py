@@ -35,7 +35,7 @@ _CLEAR_LEAD = 2
 """How many times as much as the next thread the blamed thread must work. Two threads that take
 turns do not, and with turns the heart beats."""
 
-_REQUEST = "a request of it"
+_REQUEST = "one of its requests"
 
 _USER, _SYSTEM = 11, 12
 """Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state
@@ -58,7 +58,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         super().__init__(cfg)
         self._worker = worker
         self._row = row
-        self._is_known = has_struck
+        self._has_struck = has_struck
         self._timeout_s: float = cfg.timeout
         self._touch_at = 0.0  # on the monotonic clock
         self._ticks: dict[int, int] = {}
@@ -92,7 +92,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
             found = [one for one in self._row.in_flight() if one.thread_id == thread]
             self.culprit = found[0] if found else None
         if self.culprit is not None and self._timeout_s:
-            has_struck = self._is_known(self.culprit.tenant)
+            has_struck = self._has_struck(self.culprit.tenant)
             patience_s = KNOWN_PATIENCE_S if has_struck else self._timeout_s
             if silent_s > min(patience_s, self._timeout_s):
                 # gunicorn sends SIGABRT first, but Python needs the lock to handle it.
@@ -116,9 +116,16 @@ def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[
         return [culprit.tenant], f"{what} held the interpreter lock for {held_s} s"
     builders = sorted({one.tenant for one in running if one.is_build})
     names = builders or sorted({one.tenant for one in running})
-    others = "" if len(names) < 2 else f" with those of {len(names) - 1} others"  # noqa: PLR2004 - it was alone
     what = "it was being built" if builders else f"{_REQUEST} was in flight"
-    return names, f"a worker ended while {what}{others}"
+    return names, f"a worker ended while {what}{_and_others(len(names) - 1, bool(builders))}"
+
+
+def _and_others(number: int, is_build: bool) -> str:
+    if number < 1:
+        return ""
+    tenants = "1 other tenant" if number == 1 else f"{number} other tenants"
+    owner = "" if is_build else "'s" if number == 1 else "'"
+    return f", and {tenants}{owner}"
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:

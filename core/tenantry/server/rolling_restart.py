@@ -67,7 +67,10 @@ def check_new_code() -> None:
     output = trial.communicate()[1].strip()
     if trial.returncode:
         reason = output.splitlines()[-1] if output else f"exit code {trial.returncode}"
-        raise TenantryError(f"the new code cannot be imported: {reason}; nothing was restarted.")
+        raise TenantryError(
+            f"the new code cannot be imported: {reason}; nothing was restarted. Fix the code, then "
+            "repeat the command."
+        )
 
 
 def replace_workers(data_dir: Path, workers: Sequence[WorkerStatus]) -> None:
@@ -110,7 +113,8 @@ def _send(master: int, number: signal.Signals) -> None:
         os.kill(master, number)
     except (ProcessLookupError, PermissionError) as error:
         raise TenantryError(
-            f"cannot signal the gunicorn master {master}: {error.strerror}."
+            f"cannot signal the gunicorn master {master}: {error.strerror}; run this command as "
+            "the user of the host."
         ) from error
 
 
