@@ -34,7 +34,7 @@ _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class Edge:
-    """The outermost WSGI layer. Thread-safe.
+    """The WSGI layer between `Accounting`, which counts its refusals, and the router. Thread-safe.
 
     Args:
         tenants: answers requests on the tenants' listeners.

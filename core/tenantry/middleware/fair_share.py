@@ -44,7 +44,8 @@ _NO_USE: _Use = (0.0, 0.0, 0.0)
 class FairShare:
     """Decides whether a tenant may have another request in flight. Lives as long as the process.
 
-    Any thread may ask without a lock, because what `admits` reads is replaced, never changed.
+    Any thread may call `admits` without a lock: it uses only single dict operations, which are
+    atomic, and the values in the dicts are tuples and numbers, which do not change.
     `note_used` and `note_running` must be called by one thread at a time.
 
     Args:
