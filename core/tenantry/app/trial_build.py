@@ -143,9 +143,8 @@ class _Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(
-            ProcessLookupError
-        ):  # the whole session, with processes that endpoints started
+        with suppress(ProcessLookupError):  # it has already ended
+            # The whole session, with processes that endpoints started.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._stdin.close()
         self._stdout.close()

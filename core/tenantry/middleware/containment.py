@@ -185,10 +185,8 @@ class _Response:
         self._start_response(status, headers)
 
     def _drop_body(self) -> None:
-        self._written, self._chunks = (
-            [],
-            iter(()),
-        )  # a new list: a thread of the app may still write
+        self._written = []  # a new list: a thread of the app may still write to the old one
+        self._chunks = iter(())
 
     def _fail(self, during: str) -> None:
         """Log the current exception, and replace the response by a 500.

@@ -62,9 +62,8 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()  # protects `_counts`
-        self._counts: dict[
-            str, tuple[int, int, int, int]
-        ] = {}  # window number and length, previous and current count
+        # Key → number and length of the window, count of the window before, count of this one.
+        self._counts: dict[str, tuple[int, int, int, int]] = {}
 
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
@@ -21,9 +21,6 @@ from tenantry.observability.redaction import (
     redact_in_scope,
     secrets_in_scope,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters, and Unicode characters that end a line or change its direction."""

@@ -39,9 +39,8 @@ class WaitQueue(Generic[Item]):
         self._lock = threading.Lock()  # protects everything below
         self._running: dict[str, int] = {}  # only tenants with a running request
         self._in_flight = 0
-        self._waiting: dict[
-            str, deque[tuple[float, Item]]
-        ] = {}  # deadlines; the next in turn comes first
+        # Tenant → its requests with their deadlines. The tenant whose turn is next comes first.
+        self._waiting: dict[str, deque[tuple[float, Item]]] = {}
 
     def is_full(self, tenant: str) -> bool:
         """Whether the tenant's queue is full."""

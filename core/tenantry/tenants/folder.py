@@ -167,9 +167,8 @@ class TenantsFolder:
         return True
 
     def _names(self) -> set[str]:
-        info = (
-            self.path.stat()
-        )  # before the scan: if the folder is replaced now, the next look sees
+        # Before the scan: if the folder is replaced in between, the next look notices.
+        info = self.path.stat()
         with os.scandir(self.path) as entries:
             names, links = set(), False
             for entry in entries:
