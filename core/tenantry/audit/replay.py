@@ -276,7 +276,7 @@ class _Target:
             kinds.append("session")
         if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
             kinds.append("flash")
-        with suppress(BadData):
+        with suppress(BadData):  # as it should be: another tenant's token does not verify
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]
@@ -290,7 +290,7 @@ def _send(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
     """Send a request and discard the body; return the status code, or "" if there is none."""
     try:
         _, status, _ = run_wsgi_app(wsgi, environ, buffered=True)
-    except Exception:
+    except Exception:  # an app may raise anything; without an answer, there is nothing to compare
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
         return ""
     return status[:3]

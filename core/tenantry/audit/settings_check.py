@@ -237,14 +237,14 @@ def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
 def _has_mode(path: str | Path, mode: int) -> bool:
     try:
         return bool(Path(path).stat().st_mode & mode)
-    except OSError:
+    except OSError:  # it does not exist, or this user cannot reach it
         return False
 
 
 def _read_text(file: str) -> str:
     try:
         return Path(file).read_text("utf-8", "replace")
-    except OSError:
+    except OSError:  # an app without a tenant file, or one that was deleted meanwhile
         return ""
 
 

@@ -272,7 +272,7 @@ def file_identity(path: Path) -> Identity:
     """Return the device and inode of a file or folder; its real path if it does not exist."""
     try:
         status = path.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it does not exist, or has a NUL in its name
         return (os.path.realpath(str(path).replace("\0", "")),)
     return (status.st_dev, status.st_ino)
 
@@ -351,5 +351,5 @@ def _address(host: str) -> str:
     try:
         address = min(str(info[4][0]) for info in socket.getaddrinfo(host, None))
         return "localhost" if ipaddress.ip_address(address).is_loopback else address
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # unknown here, or not a host name at all
         return host.lower()

@@ -195,6 +195,6 @@ def _has_content_of(twin: Path, path: Path) -> bool:
     """Whether a file has its twin's content, or a killed process had not written to it yet."""
     try:
         content = path.read_bytes()
-    except OSError:
+    except OSError:  # what cannot be read is not deleted either
         return False
     return content == twin.read_bytes() or (not content and path.name != RESTORING)

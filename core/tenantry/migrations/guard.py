@@ -127,7 +127,7 @@ class MigrationGuard:
             return response
         db.session.close()  # `check` needs a connection, and the pool may have only this one
         if not self.is_open:
-            with suppress(DatabaseDownError):
+            with suppress(DatabaseDownError):  # `problem` says so, and the answer is 503
                 self.check()
         return _behind_response() if self.problem else response
 

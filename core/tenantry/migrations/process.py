@@ -109,7 +109,7 @@ class MigrationProcess:
     def kill(self) -> None:
         """Kill the process and whatever its migrations started. Idempotent and thread-safe."""
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it has just ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 

@@ -91,11 +91,11 @@ class ControlSocket:
     def close(self) -> None:
         """Stop answering, and delete the socket. Idempotent."""
         self._closing.set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a second `close` finds a closed socket
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
         self._listener.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # clients delete a socket that nobody answers on
             (self._folder / self._name).unlink()
 
     def leave_to_parent(self) -> None:
@@ -225,10 +225,10 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)  # its worker was killed
             return None
-        except OSError:
+        except OSError:  # its worker has just ended, or belongs to another user
             return None
         parts = []
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # too late, or cut off: what has arrived decides below
             connection.sendall(command.encode())
             while part := connection.recv(1 << 16):
                 parts.append(part)

@@ -102,7 +102,7 @@ def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
 def _end_added_workers(master: int, count: int) -> None:
     """End workers one after the other: of two equal pending signals, a process receives one."""
     for _ in range(count):
-        with suppress(TenantryError):
+        with suppress(TenantryError):  # the error that led here is raised; end the others too
             workers = child_processes(master)
             _send(master, signal.SIGTTOU)
             _wait_for("a worker to end", partial(_has_at_most, workers, len(workers) - 1))

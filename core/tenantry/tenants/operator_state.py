@@ -126,7 +126,7 @@ def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, 
 
 def _content(data_dir: Path, name: str) -> bytes | None:
     for file_name in (_FILE_NAME, _FORMER_FILE_NAME):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # usually, the state is the default
             return (data_dir / name / file_name).read_bytes()
     return None
 
@@ -231,7 +231,7 @@ def _replace_file(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may not exist, and the first error matters
             unfinished.unlink()
         raise
 
