@@ -37,7 +37,7 @@ def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
         closed.append(instance.is_closed)
 
     [record] = caplog.records
-    assert ([False, True], 0) == (closed, draining.draining)
+    assert ([False, True], []) == (closed, draining._draining)
     assert ("acme", 1) == (record.__dict__["tenant"], record.__dict__["cut_requests"])
 
 
@@ -48,7 +48,7 @@ def test_close_closes_what_drains() -> None:
 
     draining.close()
 
-    assert (True, 0) == (instance.is_closed, draining.draining)
+    assert (True, []) == (instance.is_closed, draining._draining)
 
 
 def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":

@@ -86,7 +86,7 @@ class Followed:
 
     def is_busy(self) -> bool:
         """Whether a worker thread has a job."""
-        return bool(self.follower._workers.validating or self.follower._rebuilds.running)
+        return bool(self.follower._workers.validating or self.follower._rebuilds._running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
         """Do rounds for some time. The jobs of worker threads take no time."""

@@ -64,11 +64,6 @@ class Draining:
         self._collect_at = 0.0
         self._unfreeze_at = -math.inf
 
-    @property
-    def draining(self) -> int:
-        """Number of instances that still finish requests."""
-        return len(self._draining)
-
     def add(self, name: str, instance: Instance) -> None:
         """Add a retired instance of the tenant `name`."""
         self._draining.append((name, instance, self._clock() + self._drain_timeout_s))

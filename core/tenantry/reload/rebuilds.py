@@ -54,11 +54,6 @@ class Rebuilds:
         self._rebuilds: dict[str, _Rebuild] = {}
         self._running: Counter[str] = Counter()  # name → its builds on the workers, wanted or not
 
-    @property
-    def running(self) -> int:
-        """Number of rebuilds that have not ended."""
-        return sum(not rebuild.has_ended for rebuild in self._rebuilds.values())
-
     def start(self, mount: Mount, tenant: Tenant, on_built: Callable[[Instance], None]) -> None:
         """Build `tenant`, and pass the instance on if it is still wanted then.
 
