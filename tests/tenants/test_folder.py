@@ -14,9 +14,9 @@ from tenantry.tenants.folder import (
     REMOVAL_S,
     WRITER_PATIENCE_S,
     FolderChanges,
-    RoundRobin,
     TenantsFolder,
 )
+from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
 """A little more than needed, because sums of floats are not exact."""

@@ -19,6 +19,7 @@ from tenantry.tenants.file import (
     is_tenant_file_name,
     read_content,
 )
+from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = 0.1
 """Time between the two equal reads that make content stable. Editors and `cp` write faster."""
@@ -252,25 +253,3 @@ class TenantsFolder:
 def _signature(info: os.stat_result) -> int:
     """Return a number that changes when the content does, unless both have the same time stamp."""
     return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode))
-
-
-class RoundRobin:
-    """Takes many names in turns, so that a look at 10,000 tenants is never long. For one thread."""
-
-    def __init__(self) -> None:
-        self._left: list[str] = []
-
-    def take(self, names: Collection[str], share: float) -> list[str]:
-        """Return the next `share` (0 to 1) of `names`.
-
-        Every name has had its turn once the shares add up to 1. A new name waits for the next
-        round, and a name that is gone is left out.
-        """
-        if share >= 1:
-            self._left = []
-            return list(names)
-        count = math.ceil(share * len(names))
-        if not self._left:
-            self._left = list(names)
-        taken, self._left = self._left[-count:], self._left[:-count]
-        return [name for name in taken if name in names]

@@ -5,7 +5,8 @@ small parts of the standard library.
 
 The two processes exchange frames over stdin and stdout: four bytes of length (big-endian), then
 JSON. A request is two frames: its parameters, then the file's bytes. Because each file runs in a
-fork, what it does to its process cannot reach the next file.
+fork, what it does to its process cannot reach the next file. `app.trial_build` sends its request in
+the same frame; `read_frame` and `write_frame` are public for it and for `loader`.
 """
 
 from __future__ import annotations

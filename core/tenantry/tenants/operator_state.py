@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tenantry.errors import TenantryError
-from tenantry.tenants.folder import RoundRobin
+from tenantry.tenants.round_robin import RoundRobin
 
 _FILE_NAME = "operator_state.json"
 
