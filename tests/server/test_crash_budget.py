@@ -13,9 +13,9 @@ from gunicorn.workers.workertmp import WorkerTmp
 
 from servers import wait_until
 from tenantry.observability.scoreboard import Row, Scoreboard
-from tenantry.server.crash_budget import WINDOW_S, CrashBudget
+from tenantry.server.crash_budget import WINDOW_S, CrashBudget, blame
 from tenantry.server.crash_report import CrashReport
-from tenantry.server.heartbeat import Heartbeat, blame
+from tenantry.server.heartbeat import Heartbeat
 from tenantry.server.worker import TenantWorker
 from tenantry.tenants.operator_state import (
     DEFAULT_OPERATOR_STATE,

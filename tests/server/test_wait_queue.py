@@ -1,7 +1,7 @@
 """The wait queue: which request runs, which waits, and for how long. Driven step by step."""
 
 from tenantry.middleware.fair_share import FairShare
-from tenantry.server.wait_queue import ROOM, WAIT_S, WaitQueue
+from tenantry.server.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
 
 
 class Clock:
@@ -99,7 +99,7 @@ def test_a_pausing_tenant_runs_when_its_pause_ends() -> None:
 def test_the_queue_of_each_tenant_is_bounded() -> None:
     """One tenant's full queue does not fill another tenant's."""
     queue = WaitQueue[int](FairShare(1))
-    for number in range(ROOM + 1):
+    for number in range(MAX_WAITING + 1):
         queue.arrive("acme", number)
 
     assert (True, False) == (queue.is_full("acme"), queue.is_full("globex"))

@@ -436,8 +436,8 @@ def test_a_stopping_worker_keeps_a_connection_only_briefly(
 
 
 def test_a_full_worker_closes_silent_connections(worker: _Worker, client: socket.socket) -> None:
-    """At the connection limit, a connection that has been silent for `ROOM_AFTER_S` is closed."""
-    _pending(worker).timeout -= patient_worker.ROOM_AFTER_S
+    """At the connection limit, a connection that was idle for `CLOSE_IDLE_AFTER_S` is closed."""
+    _pending(worker).timeout -= patient_worker.CLOSE_IDLE_AFTER_S
     worker.worker_connections = 1
 
     worker.murder_pending()
@@ -445,7 +445,7 @@ def test_a_full_worker_closes_silent_connections(worker: _Worker, client: socket
     assert (client.recv(65536), worker.nr_conns) == (b"", 0)
 
 
-@pytest.mark.parametrize("waited_s", [0.0, patient_worker.ROOM_AFTER_S])
+@pytest.mark.parametrize("waited_s", [0.0, patient_worker.CLOSE_IDLE_AFTER_S])
 def test_a_worker_below_its_limit_keeps_silent_connections(
     worker: _Worker, client: socket.socket, waited_s: float
 ) -> None:
@@ -560,8 +560,8 @@ def _admission(worker: _Worker) -> Admission:
     """Return the admission of a host with one tenant and one thread, which is busy."""
     mounts = {"/acme": SimpleNamespace(name="acme")}
     admission = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
-    worker.admission, worker.room, worker.alive = admission, WaitQueue(admission.share), True
-    worker.room.arrive("globex", Connection.__new__(Connection))
+    worker.admission, worker.wait_queue, worker.alive = admission, WaitQueue(admission.share), True
+    worker.wait_queue.arrive("globex", Connection.__new__(Connection))
     return admission
 
 
@@ -575,9 +575,9 @@ def _refused(admission: Admission) -> list[str]:
 
 def _expire_waiting(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Advance the clock by `WAIT_S`, and let the worker check the queue."""
-    assert worker.room is not None
+    assert worker.wait_queue is not None
     later = time.monotonic() + WAIT_S
-    monkeypatch.setattr(worker.room, "_clock", lambda: later)
+    monkeypatch.setattr(worker.wait_queue, "_clock", lambda: later)
     _dispatch_events(worker)
 
 
@@ -611,8 +611,8 @@ def test_livez_is_answered_while_all_threads_are_busy(
 @pytest.mark.usefixtures("admission")
 def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
     """If a thread is free it answers, which shows that threads serve."""
-    assert worker.room is not None
-    worker.room.end("globex")
+    assert worker.wait_queue is not None
+    worker.wait_queue.end("globex")
     client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
     _dispatch_events(worker)
 
@@ -642,11 +642,11 @@ def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
     monkeypatch.setattr(worker.method_queue, "defer", deferred.append)
     client.sendall(ACME)
     _dispatch_events(worker)
-    assert worker.room is not None
+    assert worker.wait_queue is not None
     ended = Connection.__new__(Connection)
     ended.tenant = "globex"
     with monkeypatch.context() as patched:
-        patched.setattr(worker.room, "end", lambda _: [])
+        patched.setattr(worker.wait_queue, "end", lambda _: [])
         worker.end_turn(ended)
     before = len(deferred)
     worker.end_turn(ended)
@@ -664,13 +664,13 @@ def test_an_expired_request_gets_503_and_keeps_its_connection(
     first = client.recv(65536)
     client.sendall(ACME)
     _dispatch_events(worker)
-    assert worker.room is not None
+    assert worker.wait_queue is not None
 
     assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 1\r\n" in first
     assert (["acme"], []) == (refused, worker.handed_over)
-    assert worker.room.left_s() == WAIT_S  # the second request waits
-    worker.handed_over += worker.room.end("globex")
+    assert worker.wait_queue.left_s() == WAIT_S  # the second request waits
+    worker.handed_over += worker.wait_queue.end("globex")
 
 
 def test_refusing_a_request_with_a_body_closes_the_connection(
@@ -710,8 +710,8 @@ def test_a_pipelined_request_after_a_refused_one_is_checked_by_itself(
     client.sendall(ACME + HEAD)
     _dispatch_events(worker)
     _expire_waiting(worker, monkeypatch)
-    assert worker.room is not None
-    worker.room.end("globex")
+    assert worker.wait_queue is not None
+    worker.wait_queue.end("globex")
     for one in deferred:
         one()
 
@@ -724,7 +724,7 @@ def test_requests_on_the_admin_listener_belong_to_no_tenant(
 ) -> None:
     """A request on the admin listener is never counted or refused as a tenant's."""
     admission = Admission(FairShare(1), lambda _: pytest.fail("was called"), lambda _: True)
-    worker.admission, worker.room = admission, WaitQueue(admission.share)
+    worker.admission, worker.wait_queue = admission, WaitQueue(admission.share)
     client.sendall(ACME)
     _dispatch_events(worker)
 

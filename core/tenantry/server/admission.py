@@ -55,7 +55,7 @@ class Admission:
         self.on_refusal = on_refusal
         self._at = at
 
-    def whose(self, head: bytes) -> str:
+    def tenant_of(self, head: bytes) -> str:
         """Return the tenant that a request head clearly names, or `LIVENESS`, or `NO_TENANT`."""
         mount = match_prefix(head, self._at)
         if mount is not None:

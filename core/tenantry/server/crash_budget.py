@@ -1,4 +1,4 @@
-"""The crash budget: which tenants end workers, and when one of them is parked.
+"""The crash budget: which tenants are to blame for ended workers, and when one is parked.
 
 It runs in gunicorn's master, and runs no tenant's code. A failure here costs a line in the log; the
 master goes on.
@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenantry.errors import TenantryError
+from tenantry.observability.scoreboard import Row
 from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_WAIT_S, quarantine_s
+from tenantry.server.heartbeat import Heartbeat
 from tenantry.tenants.operator_state import (
     OperatorState,
     change_operator_state,
@@ -36,6 +38,8 @@ after no worker."""
 
 _ROUNDING = 1e-9
 
+_REQUEST = "one of its requests"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -50,6 +54,35 @@ class _Record:
     parked_at: float = -math.inf
     last_at: float = -math.inf
     """When it got its last strike, or share of one."""
+
+
+def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:
+    """Return the tenants to blame for the end of a worker, and why.
+
+    Nobody is to blame if the worker was stopping, or if nothing was in flight. The tenant is
+    certain if its thread crashed (`ended_by`) or held the interpreter lock. Otherwise, an
+    unfinished build is suspected before all requests, because it runs only for milliseconds.
+    """
+    running = [] if row.is_stopping else row.in_flight()
+    for one in running:
+        if one.thread_ident == ended_by:
+            return [one.tenant], f"{'its build' if one.is_build else _REQUEST} ended a worker"
+    culprit = heartbeat.culprit
+    if culprit is not None and culprit in running:
+        held_s, what = round(heartbeat.silent_s), "its build" if culprit.is_build else _REQUEST
+        return [culprit.tenant], f"{what} held the interpreter lock for {held_s} s"
+    builders = sorted({one.tenant for one in running if one.is_build})
+    names = builders or sorted({one.tenant for one in running})
+    what = "it was being built" if builders else f"{_REQUEST} was in flight"
+    return names, f"a worker ended while {what}{_and_others(len(names) - 1, bool(builders))}"
+
+
+def _and_others(number: int, is_build: bool) -> str:
+    if number < 1:
+        return ""
+    tenants = "1 other tenant" if number == 1 else f"{number} other tenants"
+    owner = "" if is_build else "'s" if number == 1 else "'"
+    return f", and {tenants}{owner}"
 
 
 class CrashBudget:

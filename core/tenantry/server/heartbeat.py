@@ -1,4 +1,4 @@
-"""A worker's heartbeat, as the master sees it, and the request to blame if it stops.
+"""A worker's heartbeat, as the master sees it, and the request that holds it up.
 
 A thread that holds the interpreter lock stops the main loop and all other threads. Then only this
 thread uses the processor, which the master can see in `/proc`.
@@ -24,7 +24,7 @@ SILENT_S = 1.5
 """Silence from which on the master checks which thread works. A healthy worker beats at least every
 1.25 s: `TOUCH_S`, and one second in which the main loop waits for events."""
 
-KNOWN_PATIENCE_S = 3.0
+STRUCK_PATIENCE_S = 3.0
 """How long a tenant that recently ended a worker may hold the lock; for others, `timeout`
 applies."""
 
@@ -34,8 +34,6 @@ _CLEAR_TICKS = 5
 _CLEAR_LEAD = 2
 """How many times as much as the next thread the blamed thread must work. Two threads that take
 turns do not, and with turns the heart beats."""
-
-_REQUEST = "one of its requests"
 
 _USER, _SYSTEM = 11, 12
 """Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state
@@ -93,39 +91,10 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
             self.culprit = found[0] if found else None
         if self.culprit is not None and self._timeout_s:
             has_struck = self._has_struck(self.culprit.tenant)
-            patience_s = KNOWN_PATIENCE_S if has_struck else self._timeout_s
+            patience_s = STRUCK_PATIENCE_S if has_struck else self._timeout_s
             if silent_s > min(patience_s, self._timeout_s):
                 # gunicorn sends SIGABRT first, but Python needs the lock to handle it.
                 os.kill(self._worker.pid, signal.SIGKILL)
-
-
-def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:
-    """Return the tenants to blame for the end of a worker, and why.
-
-    Nobody is to blame if the worker was stopping, or if nothing was in flight. The tenant is
-    certain if its thread crashed (`ended_by`) or held the interpreter lock. Otherwise, an
-    unfinished build is suspected before all requests, because it runs only for milliseconds.
-    """
-    running = [] if row.is_stopping else row.in_flight()
-    for one in running:
-        if one.thread_ident == ended_by:
-            return [one.tenant], f"{'its build' if one.is_build else _REQUEST} ended a worker"
-    culprit = heartbeat.culprit
-    if culprit is not None and culprit in running:
-        held_s, what = round(heartbeat.silent_s), "its build" if culprit.is_build else _REQUEST
-        return [culprit.tenant], f"{what} held the interpreter lock for {held_s} s"
-    builders = sorted({one.tenant for one in running if one.is_build})
-    names = builders or sorted({one.tenant for one in running})
-    what = "it was being built" if builders else f"{_REQUEST} was in flight"
-    return names, f"a worker ended while {what}{_and_others(len(names) - 1, bool(builders))}"
-
-
-def _and_others(number: int, is_build: bool) -> str:
-    if number < 1:
-        return ""
-    tenants = "1 other tenant" if number == 1 else f"{number} other tenants"
-    owner = "" if is_build else "'s" if number == 1 else "'"
-    return f", and {tenants}{owner}"
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:

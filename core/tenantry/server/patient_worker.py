@@ -47,10 +47,10 @@ DRAIN_S = 0.05
 """How long a thread waits for the rest of a body that the app did not read. After that, the
 connection is closed. gunicorn waits 5 s, in the thread."""
 
-ROOM_AFTER_S = 1.0
+CLOSE_IDLE_AFTER_S = 1.0
 """When there is no room for another connection, one that was idle for this long is closed."""
 
-ROOM_CONNECTIONS = 8
+CLOSE_AT_ONCE = 8
 """How many connections of each kind are closed at once, the oldest first."""
 
 HEAD_END = b"\r\n\r\n"
@@ -124,7 +124,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 return
             if error.errno in _OUT_OF_RESOURCES:
                 self.log.warning("%s; raise `ulimit -n` or lower worker_connections.", error)
-                self._accepts_from = time.monotonic() + ROOM_AFTER_S
+                self._accepts_from = time.monotonic() + CLOSE_IDLE_AFTER_S
                 self.set_accept_enabled(False)  # or the readable listener wakes us at once
                 return
             raise
@@ -224,8 +224,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             (self.keepalived_conns, self.cfg.keepalive),
         )
         for waiting, limit_s in waiting_s:
-            for conn in list(islice(waiting.copy(), ROOM_CONNECTIONS)):
-                if conn.timeout - limit_s <= now - ROOM_AFTER_S:
+            for conn in list(islice(waiting.copy(), CLOSE_AT_ONCE)):
+                if conn.timeout - limit_s <= now - CLOSE_IDLE_AFTER_S:
                     self.end_waiting(conn, waiting)
                     self._accepts_from = 0.0
 

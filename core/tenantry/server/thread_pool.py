@@ -16,13 +16,15 @@ Item = TypeVar("Item")
 _logger = logging.getLogger(__name__)
 
 
-class _Seat(Generic[Item]):
-    """Where one idle thread waits for its next item."""
+class _IdleThread(Generic[Item]):
+    """Where one thread waits for its next item while it is idle."""
 
     __slots__ = ("item", "wake")
 
     def __init__(self, item: Item | None) -> None:
         self.item = item
+        # Protects no data. It is locked from the start, so the thread waits for it; releasing it
+        # wakes the thread.
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -40,7 +42,7 @@ class ThreadPool(Generic[Item]):
         self._serve = serve
         self._lock = threading.RLock()  # protects everything below; re-entered by signal handlers
         self._count = 0
-        self._idle: list[_Seat[Item]] = []
+        self._idle: list[_IdleThread[Item]] = []
         self._queue: deque[Item] = deque()
         self._is_shut = False
 
@@ -50,9 +52,9 @@ class ThreadPool(Generic[Item]):
             if self._is_shut:
                 return False
             if self._idle:
-                seat = self._idle.pop()
-                seat.item = item
-                seat.wake.release()
+                idle_thread = self._idle.pop()
+                idle_thread.item = item
+                idle_thread.wake.release()
             elif self._count == self._size or not self._start(item):
                 self._queue.append(item)
         return True
@@ -64,8 +66,8 @@ class ThreadPool(Generic[Item]):
             self._is_shut = True
             left = list(self._queue)
             self._queue.clear()
-            for seat in self._idle:
-                seat.wake.release()
+            for idle_thread in self._idle:
+                idle_thread.wake.release()
             self._idle.clear()
         return left
 
@@ -76,7 +78,9 @@ class ThreadPool(Generic[Item]):
             RuntimeError: there is no thread at all.
         """
         name = f"request-{self._count}"
-        thread = threading.Thread(target=self._run, args=(_Seat(item),), name=name, daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(_IdleThread(item),), name=name, daemon=True
+        )
         try:
             thread.start()
         except RuntimeError:
@@ -86,23 +90,23 @@ class ThreadPool(Generic[Item]):
         self._count += 1
         return True
 
-    def _run(self, seat: _Seat[Item]) -> None:
-        item = seat.item
+    def _run(self, idle_thread: _IdleThread[Item]) -> None:
+        item = idle_thread.item
         while item is not None:
-            seat.item = None
+            idle_thread.item = None
             try:
                 self._serve(item)
             except BaseException:  # the pool must not lose a thread
                 _logger.exception("worker.request_lost")
             item = None  # do not keep it alive while the thread is idle
-            item = self._next(seat)
+            item = self._next(idle_thread)
 
-    def _next(self, seat: _Seat[Item]) -> Item | None:
+    def _next(self, idle_thread: _IdleThread[Item]) -> Item | None:
         with self._lock:
             if self._queue:
                 return self._queue.popleft()
             if self._is_shut:
                 return None
-            self._idle.append(seat)
-        seat.wake.acquire()
-        return seat.item
+            self._idle.append(idle_thread)
+        idle_thread.wake.acquire()
+        return idle_thread.item

@@ -16,7 +16,7 @@ WAIT_S = 1.0
 """How long a request waits at most. Requests of 1 ms get their turn behind hundreds of others. A
 request behind slow ones soon gets a 503."""
 
-ROOM = 256
+MAX_WAITING = 256
 """Maximum number of waiting requests of one tenant in one process. Requests of 1 ms clear it in a
 quarter of `WAIT_S`. It is a quarter of the connections of a process."""
 
@@ -45,7 +45,7 @@ class WaitQueue(Generic[Item]):
     def is_full(self, tenant: str) -> bool:
         """Whether the tenant's queue is full."""
         with self._lock:
-            return len(self._waiting.get(tenant, ())) >= ROOM
+            return len(self._waiting.get(tenant, ())) >= MAX_WAITING
 
     def may_run(self, tenant: str) -> bool:
         """Whether a request of the tenant would run at once if it arrived now."""

@@ -19,9 +19,9 @@ from gunicorn.workers.gthread import TConn
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.http.raw_head import LIVENESS, NO_TENANT, is_whole_request, render_response
 from tenantry.observability.scoreboard import Row, Scoreboard
-from tenantry.server.crash_budget import CrashBudget
+from tenantry.server.crash_budget import CrashBudget, blame
 from tenantry.server.crash_report import CrashReport
-from tenantry.server.heartbeat import Heartbeat, blame
+from tenantry.server.heartbeat import Heartbeat
 from tenantry.server.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
 from tenantry.server.wait_queue import WaitQueue
 from tenantry.settings import read_settings
@@ -57,7 +57,7 @@ class TenantWorker(PatientWorker):
         self._is_given_up = False
         self._next_stuck_look = 0.0  # on the monotonic clock
         self.admission: Any = None
-        self.room: WaitQueue[Connection] | None = None
+        self.wait_queue: WaitQueue[Connection] | None = None
         # In the master, before the fork: one scoreboard for all workers, including those after a
         # HUP.
         self.app.scoreboard = getattr(self.app, "scoreboard", None) or Scoreboard()
@@ -95,7 +95,7 @@ class TenantWorker(PatientWorker):
             heart.join()
         self.admission = getattr(self.wsgi, "admission", None)
         if self.admission is not None:
-            self.room = WaitQueue(self.admission.share)
+            self.wait_queue = WaitQueue(self.admission.share)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop, and tell the host before its last requests have finished."""
@@ -147,7 +147,7 @@ class TenantWorker(PatientWorker):
         refusal = None if tenant is None else self.admission.refusal(tenant)
         if refusal is None or not self.alive:
             return False
-        if not is_whole_request(head) or self.admission.whose(head) != tenant:
+        if not is_whole_request(head) or self.admission.tenant_of(head) != tenant:
             return False
         data = render_response(refusal[0], head, refusal[1], keep_alive=True)
         self.admission.on_refusal(tenant, head, data)
@@ -165,22 +165,22 @@ class TenantWorker(PatientWorker):
     def take_turn(self, conn: Connection) -> None:
         """Give the connection to a thread, or let it wait for its tenant's turn."""
         conn.tenant = None
-        if self.room is not None and isinstance(conn, Connection):  # not TLS
+        if self.wait_queue is not None and isinstance(conn, Connection):  # not TLS
             if not self.admission.is_operators(conn.server):
-                tenant = conn.tenant = self.admission.whose(conn.head)
-                if (refusal := self._refusal(self.room, tenant)) is not None:
+                tenant = conn.tenant = self.admission.tenant_of(conn.head)
+                if (refusal := self._refusal(self.wait_queue, tenant)) is not None:
                     self._turn_away(conn, tenant, *refusal)
                     return
-            if not self.room.arrive(conn.tenant, conn):
+            if not self.wait_queue.arrive(conn.tenant, conn):
                 return
         self.hand_over(conn)
 
-    def _refusal(self, room: WaitQueue[Connection], tenant: str) -> Refusal | None:
+    def _refusal(self, wait_queue: WaitQueue[Connection], tenant: str) -> Refusal | None:
         """Return the response that refuses the tenant's next request without a thread, if any."""
         if tenant == LIVENESS:
-            return None if room.may_run(tenant) else (self.admission.live, [])
+            return None if wait_queue.may_run(tenant) else (self.admission.live, [])
         refusal: Refusal | None = self.admission.refusal(tenant)
-        if refusal is None and room.is_full(tenant):
+        if refusal is None and wait_queue.is_full(tenant):
             return self.admission.busy(tenant), []
         return refusal
 
@@ -215,22 +215,22 @@ class TenantWorker(PatientWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, but no longer than the next request may wait for its turn."""
-        left_s = None if self.room is None else self.room.left_s()
+        left_s = None if self.wait_queue is None else self.wait_queue.left_s()
         super().wait_for_and_dispatch_events(timeout if left_s is None else min(timeout, left_s))
-        if self.room is not None and left_s is not None:
-            for conn in self.room.ready():
+        if self.wait_queue is not None and left_s is not None:
+            for conn in self.wait_queue.ready():
                 self.hand_over(conn)
-            for tenant, conn in self.room.expired():
+            for tenant, conn in self.wait_queue.expired():
                 self._turn_away(conn, tenant, self.admission.busy(tenant))
 
     def end_turn(self, conn: TConn) -> None:
         """Start the requests that may run now that this one has ended."""
-        if self.room is None or not isinstance(conn, Connection):
+        if self.wait_queue is None or not isinstance(conn, Connection):
             return
-        others = self.room.end(conn.tenant)
+        others = self.wait_queue.end(conn.tenant)
         for other in others:
             self.hand_over(other)
-        if not others and self.room.left_s() is not None:
+        if not others and self.wait_queue.left_s() is not None:
             self.method_queue.defer(lambda: None)  # wake the main loop: a pause may have begun
 
     def _cap_keepalive(self, deadline: float) -> None:
@@ -240,7 +240,7 @@ class TenantWorker(PatientWorker):
 
     def handle(self, conn: TConn) -> Any:
         """Serve one request that the main loop has admitted, in a thread."""
-        if self.room is not None and isinstance(conn, Connection):
+        if self.wait_queue is not None and isinstance(conn, Connection):
             self.admission.let_in(conn.tenant)
         return super().handle(conn)
 
