@@ -162,6 +162,32 @@ def test_no_endpoint_stops_check_or_serve(
     assert len(wrong) == report.count(".py: ")
 
 
+FAILS_ON_FIRST_REQUEST = """
+from flask import Blueprint
+failing_bp = Blueprint("failing", __name__)
+@failing_bp.before_app_request
+def connect():
+    raise ValueError("no driver")
+"""
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("data_dir")
+def test_check_names_the_line_of_an_endpoint_that_fails_on_its_first_request(
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+) -> None:
+    """It also names the command that prints the traceback."""
+    endpoint = write_endpoint("failing", FAILS_ON_FIRST_REQUEST)
+    write_tenant("acme", BLUEPRINTS=[endpoint])
+
+    cause = f"ValueError: no driver (endpoint {endpoint!r}, blueprint.py:6)"
+    remedy = "for the traceback, run: tenantry get /acme/"
+    expected = f"tenants/acme.py: cannot be built: {cause}; {remedy}"
+    assert expected == tenantry("check").out.strip()
+
+
 @pytest.mark.live
 @pytest.mark.usefixtures("data_dir")
 def test_check_finds_values_that_flask_rejects(

@@ -103,7 +103,7 @@ def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
 
     doubled = [min(FIRST_PAUSE_S * 2**count, MAX_PAUSE_S) for count in range(8)]
     assert doubled == pauses
-    assert "cannot be built: no such table" in acme.mount.reason
+    assert "cannot be built: ValueError: no such table; see" in acme.mount.reason
 
 
 def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:

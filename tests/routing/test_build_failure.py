@@ -2,7 +2,10 @@
 
 import pytest
 
+from tenantry.errors import EndpointError
 from tenantry.routing.build_failure import FIRST_PAUSE_S, MAX_PAUSE_S, BuildFailure
+
+SEE_LOG = "; see the traceback in the log."
 
 
 class SilentError(Exception):
@@ -15,13 +18,14 @@ class SilentError(Exception):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ValueError("no\n driver"), "no driver"),
-        (KeyError(), "KeyError"),
-        (SilentError(), "SilentError"),
+        (ValueError("no\n driver"), f"ValueError: no driver{SEE_LOG}"),
+        (EndpointError("shop", "fix the endpoint."), "fix the endpoint."),
+        (KeyError(), f"KeyError{SEE_LOG}"),
+        (SilentError(), f"SilentError{SEE_LOG}"),
     ],
 )
-def test_the_reason_is_the_text_of_the_exception(error: Exception, reason: str) -> None:
-    """It is on one line; without a usable text, it is the name of the type."""
+def test_the_reason_is_the_type_and_text_of_the_exception(error: Exception, reason: str) -> None:
+    """It is on one line. An error of Tenantry says what to do, so nothing is added."""
     assert reason == BuildFailure.of(error, None, now=0.0).reason
 
 

@@ -197,12 +197,12 @@ def test_whatever_a_build_raises_is_a_503(
 
 
 def test_a_failed_mount_shows_operators_the_reason() -> None:
-    """The reason is the text of the exception."""
+    """The reason is the type and the text of the exception."""
     mount = make_mount(make_tenant(), failing(ValueError("no driver")))
 
     mount.ensure_instance()
 
-    assert "no driver" == mount.reason
+    assert "ValueError: no driver; see the traceback in the log." == mount.reason
 
 
 def test_a_failed_build_is_not_repeated_before_its_pause_ends() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.app.factory import check_app, close_app, create_app
+from tenantry.endpoints.loading import describe_failure
 from tenantry.errors import EndpointError
-from tenantry.observability.redaction import one_line_in_scope, secret_scope
+from tenantry.observability.redaction import secret_scope
 from tenantry.tenants.loader_child import read_frame
 from tenantry.tenants.model import Tenant
 
@@ -55,5 +56,5 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
     except EndpointError as error:
         return {"text": str(error), "endpoint": error.name}
     except BaseException as error:  # noqa: BLE001 - an app may raise anything
-        return {"text": one_line_in_scope(error, with_type=True), "endpoint": None}
+        return {"text": describe_failure(error, tenant.blueprints), "endpoint": None}
     return {"routes": routes}

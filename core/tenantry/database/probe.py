@@ -59,7 +59,8 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own for bad options
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = one_line(cause or error)
-        return DatabaseProbe(text.replace(str(url.password), "***") if url.password else text)
+        text = text.replace(str(url.password), "***") if url.password else text
+        return DatabaseProbe(f"{text}; start the database, or correct the URL")
     return DatabaseProbe()
 
 
@@ -76,7 +77,7 @@ def _creation_problem(path: Path) -> str | None:
     if not folder.is_dir():
         return f"there is no folder {folder} for its file; create it"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"its file cannot be created: this user cannot write to {folder}"
+        return f"this user cannot write to {folder}, where its file has to be created; allow it"
     if path.with_name(f"{path.name}.made").exists():
         return f"its file {path} is gone; restore it, or also delete {path.name}.made"
     return None

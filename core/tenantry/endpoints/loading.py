@@ -13,7 +13,7 @@ import logging
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from flask import Blueprint
 
 from tenantry.endpoints.private_modules import folders_of, plain_name, private_name
 from tenantry.endpoints.signal_receivers import disconnect_receivers
-from tenantry.errors import EndpointError
+from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -114,6 +114,22 @@ def registration_errors(name: str) -> Iterator[None]:
         raise EndpointError(name, _failure(name, "fails to register", error)) from error
 
 
+def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
+    """Return why a tenant cannot be built, on one line and without secrets.
+
+    If the code of one of the endpoints raised the error, the text names the line:
+    `ValueError: no driver (endpoint 'shop', blueprint.py:3)`. An error of Tenantry needs neither
+    its type nor a line.
+    """
+    if isinstance(error, TenantryError):
+        return one_line_in_scope(error)
+    text = one_line_in_scope(error, with_type=True)
+    for name in endpoints:
+        if place := _location(error, _package_of(name)):
+            return f"{text} (endpoint {name!r}, {place})"
+    return text
+
+
 def _is_dotted_name(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
 
@@ -131,20 +147,19 @@ def _suggestion(name: str) -> str:
 
 def _failure(name: str, what: str, error: BaseException) -> str:
     text = one_line_in_scope(error, with_type=True)
-    return (
-        f"endpoint {name!r} {what}: {text}{_location(error, _package_of(name))}; fix the endpoint."
-    )
+    place = _location(error, _package_of(name))
+    return f"endpoint {name!r} {what}: {text}{f' ({place})' if place else ''}; fix the endpoint."
 
 
 def _location(error: BaseException, package: str) -> str:
-    """Return the innermost line of the endpoint in a traceback, such as ` (resources.py:3)`."""
+    """Return the innermost line of the endpoint in a traceback, such as `resources.py:3`."""
     location = ""
     if isinstance(error, SyntaxError):
         return location  # its text names the line; the traceback has only the import of the file
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = plain_name(frame.f_globals.get("__name__", ""))
         if module == package or module.startswith(f"{package}."):
-            location = f" ({Path(frame.f_code.co_filename).name}:{line})"
+            location = f"{Path(frame.f_code.co_filename).name}:{line}"
     return location
 
 

@@ -121,7 +121,8 @@ class Rebuilds:
     def _note_failure(self, rebuild: _Rebuild, error: BaseException) -> None:
         tenant = rebuild.tenant
         rebuild.has_ended = True
-        rebuild.failure = BuildFailure.of(error, rebuild.failure, self._clock())
+        now = self._clock()
+        rebuild.failure = BuildFailure.of(error, rebuild.failure, now, tenant.blueprints)
         if rebuild.failure.count == 1:
             facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
             _logger.error("tenant.reload_failed", exc_info=error, extra=facts)

@@ -220,8 +220,9 @@ class Mount:
         with self._lock:
             self._pending_build = None
             is_wanted = tenant is not None and self.tenant is tenant and not self._is_closed
-            if is_wanted and error is not None:
-                self._failure = BuildFailure.of(error, self._failure, self._clock())
+            if tenant is not None and is_wanted and error is not None:
+                now = self._clock()
+                self._failure = BuildFailure.of(error, self._failure, now, tenant.blueprints)
             elif is_wanted:
                 self._failure, self.was_built = None, True
                 self._instance, instance = instance, None
