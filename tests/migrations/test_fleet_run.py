@@ -252,7 +252,9 @@ def test_only_what_a_run_applied_is_downgraded(
 
     early = downgrade([acme], data_dir, 1, ONE)
     back = downgrade([acme, globex], data_dir, None, ONE)
-    with pytest.raises(TenantryError, match="run 2 is downgraded already; name --run 1"):
+    with pytest.raises(
+        TenantryError, match="run 2 is downgraded already; to undo run 1, use --run 1"
+    ):
         downgrade([acme, globex], data_dir, None, ONE)
     earlier = downgrade([acme, globex], data_dir, 1, ONE)
 
@@ -260,7 +262,9 @@ def test_only_what_a_run_applied_is_downgraded(
     assert (2, {"acme": "downgraded", "globex": "downgraded"}) == (back.run, states(back.results))
     assert (1, {"acme": "downgraded"}) == (earlier.run, states(earlier.results))
     assert ({"alembic_version"},) * 2 == (tables(acme), tables(globex))
-    with pytest.raises(TenantryError, match="run 2 is downgraded already; so are all earlier runs"):
+    with pytest.raises(
+        TenantryError, match="run 2 is downgraded already, and so are all earlier runs"
+    ):
         downgrade([acme, globex], data_dir, None, ONE)
 
 

@@ -216,7 +216,7 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
         return _Database(url, "", repr(url.render_as_string(hide_password=False)))
     variable = secret_variable(request.name).replace("_SECRET_KEY", "_DATABASE_URI")
     if os.path.lexists(path := _secret_path(settings, variable)):
-        raise TenantryError(f"{path} exists; move it away.")
+        raise TenantryError(f"{path} exists, and restore never overwrites a secret; move it away.")
     check_secret_is_used(variable, f"set it to the new URL and use --database {variable}")
     return _Database(url, variable, f"secret({variable!r})")
 
@@ -227,7 +227,10 @@ def _tenant_file_text(
     text = render_tenant_file(path.stem, config, expressions=expressions, secret_keys=secret_keys)
     if len(text.encode()) > FILE_LIMIT_BYTES:
         limit = f"{FILE_LIMIT_BYTES >> 20} MiB"
-        raise TenantryError(f"{path} would be larger than {limit}, the limit of a tenant file.")
+        raise TenantryError(
+            f"{path} would be larger than {limit}, the limit of a tenant file; shorten "
+            "the values in the original tenant's file."
+        )
     return text
 
 

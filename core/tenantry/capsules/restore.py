@@ -157,7 +157,7 @@ def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
     with MigrationRunner() as runner:
         result = runner.upgrade(target)
     if result.state not in ("migrated", "unchanged"):
-        raise CapsuleError(f"its tables cannot be created: {result.reason}")
+        raise CapsuleError(f"the migrations cannot create its tables: {result.reason}")
 
 
 def _import(
@@ -204,8 +204,10 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
     existing = [table for table in tables if table.name in columns]
     for table in existing:
         if differing := columns[table.name].symmetric_difference(table.columns):
-            text = f"table {table.name!r}: the migrations create other columns than the capsule has"
-            raise CapsuleError(f"{text}: {', '.join(sorted(differing))}")
+            raise CapsuleError(
+                f"table {table.name!r}: the capsule and the migrations differ in the columns "
+                f"{', '.join(sorted(differing))}; restore with the code that wrote the capsule"
+            )
     return existing
 
 

@@ -162,7 +162,9 @@ def open_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         path = (url.database or "").removeprefix("file:")
         if path in ("", ":memory:") or url.query.get("mode") == "memory":
-            raise RowsError("a database in memory exists in one process only")
+            raise RowsError(
+                "a database in memory exists only in its process; use a file for tenants to back up"
+            )
         # sqlite3 would begin transactions at the first write, which is too late for a snapshot.
         options: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)

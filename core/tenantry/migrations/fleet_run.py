@@ -199,7 +199,9 @@ def downgrade(
     """
     notify = on_status or _ignore
     if not journal_file(data_dir).exists():
-        raise TenantryError(f"no run to downgrade: there is no journal in {data_dir}.")
+        raise TenantryError(
+            f"no run to downgrade: no `tenantry db upgrade` has run with data folder {data_dir}."
+        )
     with Journal(data_dir) as journal:
         run = _run_to_downgrade(journal, run)
         if run is None:
@@ -236,8 +238,12 @@ def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
         raise TenantryError(f"no run {requested} to downgrade; runs: {numbers}.")
     last, remaining = journal.last_applied()
     if requested is None and last != remaining:
-        remedy = "so are all earlier runs" if remaining is None else f"name --run {remaining}"
-        raise TenantryError(f"run {last} is downgraded already; {remedy}.")
+        rest = (
+            ", and so are all earlier runs"
+            if remaining is None
+            else f"; to undo run {remaining}, use --run {remaining}"
+        )
+        raise TenantryError(f"run {last} is downgraded already{rest}.")
     return requested or last
 
 
