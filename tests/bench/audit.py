@@ -1,4 +1,4 @@
-"""Measures what the audit finds, and how long it takes.
+"""Findings of the audit, and how long it takes.
 
     python tests/bench/audit.py [samples] [fifty] [reloads] [leaks] [replay] [many]
 
@@ -42,9 +42,9 @@ def main() -> None:
     }  # fmt: skip
     parser = argparse.ArgumentParser(description="What the audit finds, and how long it takes.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; or all")
-    asked = parser.parse_args().parts or [*parts]
+    chosen = parser.parse_args().parts or [*parts]
     bounds = Bounds()
-    for name in asked:
+    for name in chosen:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             (Path(folder) / "tenants").mkdir()

@@ -1,32 +1,34 @@
-"""200 tenants with a PostgreSQL database each, in one process with 20 connections for all.
+"""Throughput of 200 tenants with a PostgreSQL database each, on 20 connections for all.
 
     python tests/bench/budget.py [--tenants 200] [--seconds 4] [--rounds 10] [LOAD…]
 
-Beside them, in the same worker of 8 threads, 200 tenants that have a pool each that grows as it
-likes, over databases of their own: between two processes of the same code lie up to 7 %, which is
-more than the data layer costs. The two sides take turns, and each turn is compared with its
-neighbour, so that noise of the machine meets both alike. The loads, from eight clients at once:
+They are compared with 200 tenants in the same worker of 8 threads that each have an unbounded pool
+of their own, on databases of their own. One process serves both sides, because two processes of
+the same code differ by up to 7 %, which is more than the data layer costs. The sides take turns,
+and each turn is compared with its neighbour, so that noise of the machine affects both alike.
+Eight clients send each load:
 
-- visits: 10 requests to a tenant, then to the next, in turn to all, in an order of the client's
-  own. So do people use applications: a page and what it asks for, a form, the next page; ten is a
-  short visit. That all tenants are visited equally often is worse for us than what is usual;
-- popular: visits too, each to any tenant, the n-th most popular 1/n as often as the first, as
-  traffic of many sites is (Zipf; Breslau et al. 1999): the first 20 of 200 get 61 % of it;
-- hot: single requests to 20 tenants at random, after all have had traffic. It has no order that a
-  turn would begin anew, so its turns are forty times as many and as short: they compare better,
-  for the machine changes its pace from one second to the next.
+- visits: 10 requests to one tenant, then to the next, until all had their turn, in an order of the
+  client's own. This is how people use applications: a page with its assets, a form, the next page.
+  Ten is a short visit, and visiting all tenants equally often is worse for the budget than usual;
+- popular: visits again, but the n-th most popular tenant gets 1/n as many as the first, like the
+  traffic of many sites (Zipf; Breslau et al. 1999). The first 20 of 200 get 61 % of the visits;
+- hot: single requests to 20 tenants at random, after all have had traffic. This load has no order
+  that a turn would restart, so its turns are split into forty parts. Short turns compare better,
+  because the speed of the machine changes from one second to the next.
 
-Two more loads are held to their connections and to no failed request, and not to a throughput;
-nobody ever sends a second request, so they say what a connection costs (5 ms of the database
-server's processor, 2 of ours, where a whole request costs 2):
+Bounds: at least the part of the unbounded throughput in `BOUNDS`, at most 20 connections, as the
+database server counts them all the time, and no failed request. Two more loads have no bound on
+throughput. In these no client sends a second request to a tenant, so they show the cost of a new
+connection (5 ms of the database server's processor time and 2 ms of the worker's; a whole request
+costs 2 ms):
 
-- single: each request to any tenant by popularity. 55 % of them need a new connection. An order of
-  closing that knew the future would still open one for 32 % (Belady 1966);
-- worst: every request to another tenant, each in turn.
+- single: each request goes to any tenant by popularity. 55 % of them need a new connection. Even
+  an eviction order that knew the future would open one for 32 % (Belady 1966);
+- worst: each request goes to another tenant, in turn.
 
-During each, the server's own count of connections is read all the time. Beside requests per second
-it prints what a request costs: processor time of the worker and of the database server. On a
-machine with nothing else to do both say the same; on a busy one only the second means something.
+It also prints the processor time per request of the worker and of the database server. On an idle
+machine this agrees with the requests per second; on a busy one only the processor time counts.
 """
 
 import argparse
@@ -49,16 +51,16 @@ CLIENTS = 8
 LIMIT = 20
 
 REQUESTS_PER_VISIT = 10
-"""Requests that a client sends to one tenant before it goes on to the next."""
+"""Requests that a client sends to one tenant before it sends some to the next."""
 
 SIDES = ("ours", "free")
-"""What the names of a side's tenants, and of their databases, begin with."""
+"""Prefixes of the names of each side's tenants and databases."""
 
 PARTS = {"hot": 40}
-"""Into how many parts the turns of a load are cut."""
+"""Number of parts into which the turns of a load are split."""
 
 BOUNDS = {"visits": 0.6, "popular": 0.6, "hot": 0.95, "single": None, "worst": None}
-"""How much of the unbounded throughput each load must have at least; None: it is only printed."""
+"""Minimum part of the unbounded throughput per load. None: it is only printed."""
 
 
 def main() -> None:
@@ -68,13 +70,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("loads", nargs="*", metavar="LOAD", help=f"{', '.join(BOUNDS)}; or all")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     bounds = Bounds()
-    with rows.running(max_connections="400") as server, site(server, asked.tenants) as running:
+    with rows.running(max_connections="400") as server, site(server, arguments.tenants) as running:
         for load in BOUNDS:
-            if not asked.loads or load in asked.loads:
+            if not arguments.loads or load in arguments.loads:
                 with server.connect() as watcher:
-                    compare(load, running, server, watcher, bounds, asked)
+                    compare(load, running, server, watcher, bounds, arguments)
     bounds.end()
 
 
@@ -85,23 +87,23 @@ def names_of(side: str, count: int) -> list[str]:
 
 def compare(  # noqa: PLR0917
     load: str, running: Server, server: rows.Postgres,
-    watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, asked: argparse.Namespace,
+    watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, arguments: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Run a load against both sides in turns; print throughputs, costs and their ratios."""
+    """Run a load against both sides in turn; print throughputs, costs and their ratios."""
     per_second: tuple[list[float], list[float]] = ([], [])
     used_s, answered = [0.0, 0.0], [0, 0]
     most = [0, 0]
     failures = 0
     parts = PARTS.get(load, 1)
-    seconds = asked.seconds / parts
-    for turn, side in itertools.product(range(-parts, asked.rounds * parts), (0, 1)):
+    seconds = arguments.seconds / parts
+    for turn, side in itertools.product(range(-parts, arguments.rounds * parts), (0, 1)):
         before_s = cpu_s(running, server)
         with watching(watcher, SIDES[side]) as seen:
-            names = names_of(SIDES[side], asked.tenants)
+            names = names_of(SIDES[side], arguments.tenants)
             done, failed = drive(running.port, load, names, seconds, turn)
         failures += failed
         most[side] = max(most[side], *seen)
-        if turn >= 0:  # the first turns wake the tenants
+        if turn >= 0:  # the first turns build the tenants
             per_second[side].append(done / seconds)
             used_s[side] += cpu_s(running, server) - before_s
             answered[side] += done
@@ -110,7 +112,7 @@ def compare(  # noqa: PLR0917
     costs = [1000 * used / count for used, count in zip(used_s, answered, strict=True)]
     print(f"{load}: {rates[0]:.0f}/s with {most[0]} connections; unbounded {rates[1]:.0f}/s with "
           f"{most[1]}; ours is {rate:.2f} of it")  # fmt: skip
-    print(f"{load}: {costs[0]:.2f} ms of processor time, unbounded {costs[1]:.2f} ms; "
+    print(f"{load}: {costs[0]:.2f} ms of processor time per request, unbounded {costs[1]:.2f} ms; "
           f"by that ours is {costs[1] / costs[0]:.2f} of it")  # fmt: skip
     bounds.check(f"{load}: most connections", most[0], LIMIT)
     bounds.check(f"{load}: failed requests", failures, 0)
@@ -119,32 +121,32 @@ def compare(  # noqa: PLR0917
 
 
 def cpu_s(running: Server, server: rows.Postgres) -> float:
-    """Return the processor seconds that the worker and the database server have had."""
+    """Return the processor seconds that the worker and the database server have used."""
     ticks = 0
     for pid in [*running.workers(), server.pid, *children(server.pid)]:
-        with contextlib.suppress(OSError):  # it has ended: its parent has its times
+        with contextlib.suppress(OSError):  # it has ended, and its parent has its times
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(int(one) for one in stat[11:15])  # its own, and its ended children's
+            ticks += sum(int(one) for one in stat[11:15])  # of the process and its ended children
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def drive(port: int, load: str, names: list[str], seconds: float, turn: int = 0) -> tuple[int, int]:
-    """Ask for `seconds` with every client; return how many answers were good and how many not."""
+    """Send requests with every client for `seconds`; count good and bad responses."""
     good, bad = [0] * CLIENTS, [0] * CLIENTS
     end = time.perf_counter() + seconds
 
-    def ask(number: int) -> None:
-        asked = tenants_of(load, names, number + (CLIENTS * turn if load in PARTS else 0))
+    def request(number: int) -> None:
+        names_in_order = tenants_of(load, names, number + (CLIENTS * turn if load in PARTS else 0))
         with contextlib.closing(Connection(port)) as connection:
             while time.perf_counter() < end:
-                status, body = connection.get(f"/{next(asked)}/")
+                status, body = connection.get(f"/{next(names_in_order)}/")
                 if (status, body) == (200, b"good"):
                     good[number] += 1
                 else:
                     bad[number] += 1
                     print(status, body[:200])
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -153,7 +155,7 @@ def drive(port: int, load: str, names: list[str], seconds: float, turn: int = 0)
 
 
 def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
-    """Yield whom a client asks, one request after the other."""
+    """Yield the tenant of each request of a client."""
     chance = random.Random(seed)
     if load == "hot":
         return iter(lambda: chance.choice(names[:LIMIT]), None)
@@ -168,16 +170,16 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> Iterator[list[int]]:
-    """Count the clients of a side's databases until the end of the block."""
+    """Record the number of clients of a side's databases until the end of the block."""
     seen = [0]
-    is_over = threading.Event()
+    stop = threading.Event()
     query = (
         "SELECT count(*) FROM pg_stat_activity "
         f"WHERE backend_type = 'client backend' AND datname LIKE '{side}%'"
     )
 
     def watch() -> None:
-        while not is_over.wait(0.03):
+        while not stop.wait(0.03):
             row = connection.execute(query).fetchone()
             seen.append(int(str(row[0])) if row else 0)
 
@@ -186,7 +188,7 @@ def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> I
     try:
         yield seen
     finally:
-        is_over.set()
+        stop.set()
         thread.join()
 
 

@@ -1,13 +1,13 @@
-"""A backup under write load, restored elsewhere: every row and byte, on SQLite and on PostgreSQL.
+"""Backups under write load, restored elsewhere: every row and file is correct.
 
     python tests/bench/capsules.py [BACKUPS]
 
-One gunicorn, 2 workers of 8 threads; acme has the images endpoint. Clients upload and delete
-images without a pause while `tenantry backup` runs, several times over. Each capsule is restored
-into another host's folders, on the engine that the tenant had, and on the other one. Then each row
-must have its file with the hash and the size that the row says, each file its row, and the counts
-must be those that the backup promised. How long uploads waited at most is shown, calm and while
-the backups ran. At last: what zstd costs against gzip on the pictures of this run.
+One gunicorn, 2 workers of 8 threads; acme has the images endpoint, on SQLite and then on
+PostgreSQL. Clients upload and delete images without a pause while `tenantry backup` runs several
+times. Each capsule is restored into another host's folders, on both engines. Bounds: each row has
+a file with its hash and size, each file has a row, the counts are those that the backup reported,
+and no upload is refused. Without a bound, it prints the longest upload before and during the
+backups, and the cost of zstd and gzip for the pictures of this run.
 """
 
 import contextlib
@@ -39,17 +39,17 @@ BACKUPS = 3
 CLIENTS = 4
 IMAGES = 300
 KEPT = 10
-"""Images that a client keeps; it deletes the oldest of more."""
+"""Images that a client keeps. It deletes older ones."""
 
 PROGRAM = str(Path(sys.executable).with_name("tenantry"))
 
 
 class Load:
-    """Clients that upload and delete, until the end of a `with` block."""
+    """Clients that upload and delete images until the end of a `with` block."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._is_over = threading.Event()
+        self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(CLIENTS)]
         self.waits_s: list[float] = []
         self.wrong: list[int] = []
@@ -60,30 +60,30 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
+        self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
         kept: list[str] = []
         pictures = [picture("PNG", (60, 40)) for _ in range(5)]
-        while not self._is_over.is_set():
+        while not self._stop.is_set():
             data = pictures[len(self.waits_s) % 5] + os.urandom(
                 8
             )  # noise after its end: another file
             started_at = time.perf_counter()
-            status, body = ask(self._port, "POST", "/acme/images/", data)
+            status, body = request(self._port, "POST", "/acme/images/", data)
             self.waits_s.append(time.perf_counter() - started_at)
             if status != http.HTTPStatus.CREATED:
                 self.wrong.append(status)
                 continue
             kept.append(json.loads(body)["id"])
             if len(kept) > KEPT:
-                ask(self._port, "DELETE", f"/acme/images/{kept.pop(0)}")
+                request(self._port, "DELETE", f"/acme/images/{kept.pop(0)}")
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; return status and body."""
+def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Send one request on a new connection; return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, body)
@@ -92,7 +92,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 def tenantry(folder: Path, *words: str) -> Any:
-    """Run a command in a site and return what it prints."""
+    """Run a command in a folder and return the JSON that it prints."""
     done = subprocess.run(
         [PROGRAM, *words, "--json"], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -101,8 +101,8 @@ def tenantry(folder: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def faults(url: str, folder: Path, promised: Any) -> int:
-    """Return how many rows and files of a restored tenant are not what was promised."""
+def count_faults(url: str, folder: Path, reported: Any) -> int:
+    """Return the number of rows and files of a restored tenant that are wrong."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         query = "SELECT sha256, size_bytes FROM images"
@@ -112,7 +112,7 @@ def faults(url: str, folder: Path, promised: Any) -> int:
     wrong = sum(hashes.get(sha256) != sha256 for sha256, _ in rows)
     wrong += sum(len(contents.get(sha256, b"")) != size for sha256, size in rows)
     wrong += len(contents.keys() - {sha256 for sha256, _ in rows})
-    return wrong + (len(rows) != promised["rows"]["images"]) + (len(contents) != promised["files"])
+    return wrong + (len(rows) != reported["rows"]["images"]) + (len(contents) != reported["files"])
 
 
 def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) -> None:
@@ -131,11 +131,11 @@ def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) ->
         with serving(folder) as host:
             host.wait_for("/acme/images/", 200)
             for _ in range(IMAGES):
-                ask(host.port, "POST", "/acme/images/", picture("JPEG", (300, 300)))
+                request(host.port, "POST", "/acme/images/", picture("JPEG", (300, 300)))
             with Load(host.port) as load:
                 wait_until(lambda: len(load.waits_s) > 50)
                 calm_s, started = max(load.waits_s), len(load.waits_s)
-                promised = [
+                reported = [
                     tenantry(folder, "backup", "acme", str(other / f"{n}.capsule"))
                     for n in range(backups)
                 ]
@@ -144,7 +144,7 @@ def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) ->
         print(f"{engine}: {uploads} uploads during {backups} backups")
         print(f"  the slowest took {busy_s * 1000:.0f} ms; {calm_s * 1000:.0f} ms before them")
         wrong = 0
-        for number, one in enumerate(promised):
+        for number, one in enumerate(reported):
             rows, files = one["rows"]["images"], one["files"]
             print(f"  capsule {number}: {rows} rows, {files} files, {one['size_bytes']:,} bytes")
             for to in ("sqlite", "postgresql"):
@@ -152,16 +152,16 @@ def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) ->
                 words = ("--database", database) if to == "postgresql" else ()
                 tenantry(other, "restore", f"{number}.capsule", "--as", new, *words)
                 data = other / "instance" / new
-                wrong += faults(
+                wrong += count_faults(
                     database if words else f"sqlite:///{data}/{new}.sqlite3", data / "images", one
                 )
-        bounds.check(f"{engine}: rows and files that are not as promised", wrong, 0)
+        bounds.check(f"{engine}: rows and files that are wrong", wrong, 0)
         if engine == "sqlite":
             codecs(folder / "instance/acme/images")
 
 
 def codecs(folder: Path) -> None:
-    """Show what packing the pictures of a folder costs."""
+    """Print what compressing the images of a folder costs."""
     content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     for name, pack in (
         ("zstd 3", zstandard.ZstdCompressor(3).compress),
@@ -170,8 +170,8 @@ def codecs(folder: Path) -> None:
         started_at = time.process_time()
         size = len(pack(content))
         took_s = time.process_time() - started_at
-        took = f"{took_s * 1000:.0f} ms of processor"
-        print(f"  {name}: {len(content):,} bytes of pictures to {size:,} in {took}")
+        took = f"{took_s * 1000:.0f} ms of processor time"
+        print(f"  {name}: {len(content):,} bytes of images to {size:,} in {took}")
 
 
 def main(backups: int) -> None:

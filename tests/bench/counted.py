@@ -1,13 +1,13 @@
-"""Whether slots and usage counters are exact, with failing, cut and killed requests.
+"""Slots and usage counters are exact, despite failing, cut and killed requests.
 
     python tests/bench/counted.py [--requests 50000] [--clients 16]
 
-Two workers of 8 threads, one tenant. Of the requests 5 % fail in the app (they raise, raise
-`SystemExit`, or break off inside a chunked stream), 5 % are cut by the client after the first part
-of the answer; the others are served. In the middle one worker is killed with `kill -9`. Then what
-the clients sent and the server accepted is compared with what `usage` says, and no slot may be in
-use. What the killed worker had in flight, a request for each of its threads at most, may have been
-answered and not counted, or counted and not answered.
+Two workers of 8 threads, one tenant. Of the requests, 5 % fail in the app (it raises, raises
+`SystemExit`, or breaks off inside a chunked stream), and 5 % are cut by the client after the first
+part of the response. In the middle, one worker is killed with `kill -9`. Then the requests that
+clients sent are compared with `usage`. Bounds: no slot is in use, and the counts are exact, except
+for the requests that the killed worker had in flight (at most one per thread), which may have been
+answered but not counted, or counted but not answered.
 """
 
 import argparse
@@ -65,41 +65,41 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--clients", type=int, default=16)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         site = make_site(Path(folder))
         with serving(site, WORKERS, TENANTRY_LOG_LEVEL="warning") as server:
             server.wait_for("/acme/good", 200)
-            answered, lost = drive(server, asked.requests, asked.clients)
+            answered, lost = drive(server, arguments.requests, arguments.clients)
             wait_until(lambda: counted(site)[0] >= sum(answered.values()) - THREADS)
             settle(site)
             in_use = slots_in_use(server, site)
-        compare(answered, lost, counted(site), in_use, asked.clients)
+        compare(answered, lost, counted(site), in_use, arguments.clients)
 
 
 def slots_in_use(server: Server, site: Path) -> int:
-    """Return the slots in use in all workers, that one too which came for the killed one."""
+    """Return the slots in use in all workers, including the one that replaced the killed worker."""
 
-    def told() -> dict[int, dict[str, object]]:
+    def answers() -> dict[int, dict[str, object]]:
         return ask_workers(site / "instance", "list")
 
-    wait_until(lambda: len(server.workers()) == WORKERS and {*server.workers()} <= {*told()})
-    return sum(sum(said["in_flight"].values()) for said in told().values())  # type: ignore[attr-defined]
+    wait_until(lambda: len(server.workers()) == WORKERS and {*server.workers()} <= {*answers()})
+    return sum(sum(one["in_flight"].values()) for one in answers().values())  # type: ignore[attr-defined]
 
 
 def compare(
     answered: Counter[str], lost: int, counts: tuple[int, int], in_use: int, most_lost: int
 ) -> None:
-    """Print what was counted beside what was sent."""
+    """Print the counted and the sent requests."""
     bounds = Bounds()
     requests, errors = counts
-    sent = sum(answered.values()) + 1  # the one that waited for the server
+    sent = sum(answered.values()) + 1  # including the one that waited for the server
     failed = answered["fail"] + answered["leave"] + answered["broken"]
     print(f"  {dict(answered)}, {lost} lost with the killed worker; load {os.getloadavg()[0]:.1f}")
     print(f"  counted: {requests} requests, {errors} errors")
-    bounds.check("answered, and not counted", sent - requests, THREADS)
-    bounds.check("counted, and not answered", requests - sent, lost)
-    bounds.check("errors that are not counted", failed - errors, THREADS)
+    bounds.check("answered but not counted", sent - requests, THREADS)
+    bounds.check("counted but not answered", requests - sent, lost)
+    bounds.check("errors that were not counted", failed - errors, THREADS)
     bounds.check("errors that were not answered", errors - failed, lost)
     bounds.check("requests that got no answer", lost, most_lost)
     bounds.check("slots in use afterwards", in_use, 0)
@@ -107,14 +107,17 @@ def compare(
 
 
 def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], int]:
-    """Send all, kill a worker in the middle; return the answered by kind, and how many got none."""
+    """Send all requests, and kill a worker midway.
+
+    Count those with a response and those without.
+    """
     answered: Counter[str] = Counter()
     lost = 0
     lock = threading.Lock()
     left = iter(random.Random(6).choices(KINDS, WEIGHTS, k=requests))
     killing = iter([requests // 2])
 
-    def ask() -> None:
+    def request() -> None:
         nonlocal lost
         while True:
             with lock:
@@ -128,7 +131,7 @@ def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], in
                 if sum(answered.values()) == requests // 2 and next(killing, 0):
                     os.kill(server.workers()[0], signal.SIGKILL)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=request) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -137,7 +140,7 @@ def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], in
 
 
 def send(port: int, kind: str) -> bool:
-    """Send one request on a connection of its own; say whether its answer began and ended well."""
+    """Send one request on a new connection; return whether it got a response."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as one:
         head = f"GET /acme/{kind} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         one.sendall(head.encode())
@@ -151,31 +154,31 @@ def send(port: int, kind: str) -> bool:
 
 
 def settle(site: Path) -> None:
-    """Wait until nothing more is counted: what clients cut ends a moment later."""
+    """Wait until the counts no longer change, because cut requests end a moment later."""
     seen = [(-1, -1)]
 
-    def rests() -> bool:
+    def is_settled() -> bool:
         seen.append(counted(site))
         return seen[-1] == seen[-2]
 
-    wait_until(rests, every_s=1.0)
+    wait_until(is_settled, every_s=1.0)
 
 
 def counted(site: Path) -> tuple[int, int]:
-    """Return the requests and errors of the tenant."""
+    """Return the counted requests and errors of the tenant."""
     counts = totals(site / "instance").get("acme")
     return (0, 0) if counts is None else (counts.requests, counts.errors)
 
 
 def make_site(folder: Path) -> Path:
-    """Make the endpoint and the tenant."""
-    package = folder / "said/kinds"
+    """Create the endpoint and the tenant."""
+    package = folder / "demo/kinds"
     package.mkdir(parents=True)
-    for init in (folder / "said/__init__.py", package / "__init__.py"):
+    for init in (folder / "demo/__init__.py", package / "__init__.py"):
         init.write_text("")
     (package / "blueprint.py").write_text(ENDPOINT)
     (folder / "tenants").mkdir()
-    text = f"SECRET_KEY = {'-' * 40!r}\nBLUEPRINTS = ['said.kinds']\n"
+    text = f"SECRET_KEY = {'-' * 40!r}\nBLUEPRINTS = ['demo.kinds']\n"
     (folder / "tenants/acme.py").write_text(text)
     return folder
 

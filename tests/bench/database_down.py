@@ -98,7 +98,8 @@ def silent(server: rows.Postgres) -> Iterator[None]:
 @contextlib.contextmanager
 def frozen(server: rows.Postgres) -> Iterator[None]:
     """Stop all processes of a server."""
-    with stopped([server.pid]), stopped(children(server.pid)):  # first what would start others
+    # The postmaster first, because it starts other processes.
+    with stopped([server.pid]), stopped(children(server.pid)):
         yield
 
 
@@ -124,7 +125,10 @@ def after_first_time_out(visitors: list[Visitor]) -> list[float]:
 def run(
     host: Server, seconds: float, fault: contextlib.AbstractContextManager[None]
 ) -> tuple[list[float], list[Visitor]]:
-    """Visit all tenants during a fault; return the others' seconds, and the visitors of `down`."""
+    """Request all tenants during a fault.
+
+    Return the others' seconds, and the visitors of `down`.
+    """
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
     with in_threads(*(visitor.visit_until for visitor in [*others, *down])), fault:

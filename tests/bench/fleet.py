@@ -1,11 +1,12 @@
-"""What it costs to migrate a fleet of PostgreSQL databases, against Alembic's own commands.
+"""Cost of migrating a fleet of PostgreSQL databases, compared with Alembic's own commands.
 
     python tests/bench/fleet.py [DATABASES]
 
-Prints the time of a fleet upgrade, and of one with nothing to apply, each against a serial loop
-over `alembic.command.upgrade` (a part of it before the fleet and a part after, scaled); then what
-is left by `kill -9` in the middle and done by a second run, counted from the journal and from the
-databases. 1,000 databases take some minutes and, for that time, 10 GB of disk.
+Measures a fleet upgrade, and one with nothing to apply, against a serial loop over
+`alembic.command.upgrade`. Half of the loop runs before the fleet and half after it, and its time is
+scaled to the number of databases. Bounds: at most 0.5 and 0.05 times the loop. Then a run is killed
+with `kill -9` in the middle and a second run finishes. According to the journal and the databases,
+each database must be migrated exactly once. 1,000 databases take some minutes and 10 GB of disk.
 """
 
 import os
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]  # where the tests' own modules are
+sys.path[:0] = [str(Path(__file__).parents[1])]  # for the tests' own modules
 
 import psycopg  # noqa: E402
 from alembic import command  # noqa: E402
@@ -32,7 +33,7 @@ from tenantry.tenants.validation import parse_tenant  # noqa: E402
 
 DATABASES = 1_000
 SERIAL = 100
-"""How many databases the serial loop does, before the fleet and again after it."""
+"""Databases in each half of the serial loop, before the fleet and after it."""
 
 REVISION = """\
 import sqlalchemy as sa
@@ -72,7 +73,7 @@ upgrade(pickle.loads(sys.stdin.buffer.read()), Path(sys.argv[1]))
 
 
 def main() -> None:
-    """Make the databases; migrate them one by one, as a fleet, and with a kill in the middle."""
+    """Create the databases, migrate them serially and as a fleet, and kill a run."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else DATABASES
     bounds = Bounds()
     with tempfile.TemporaryDirectory() as name, running() as server:
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 def write_code(folder: Path) -> None:
-    """Write the endpoint, and the environment that Alembic's own commands want."""
+    """Write the endpoint, and the environment that Alembic's commands need."""
     migrations = folder / "corp" / "shop" / "migrations"
     migrations.mkdir(parents=True)
     for file in ("../../__init__.py", "../__init__.py", "../blueprint.py"):
@@ -100,7 +101,7 @@ def write_code(folder: Path) -> None:
 
 
 def tenant(folder: Path, server: Postgres, name: str) -> Tenant:
-    """Return a tenant whose database is called as it is."""
+    """Return a tenant with a database of the same name."""
     values = {
         "SECRET_KEY": f"{name}-" * 12,
         "BLUEPRINTS": ["corp.shop"],
@@ -110,7 +111,7 @@ def tenant(folder: Path, server: Postgres, name: str) -> Tenant:
 
 
 def make_databases(server: Postgres, names: list[str]) -> None:
-    """Create them, each 7 MB: copied as files, without a line in the log for each page."""
+    """Create databases of 7 MB each, copied as files to keep the write-ahead log small."""
     began = time.monotonic()
     with server.connect() as connection:
         for name in names:
@@ -121,7 +122,7 @@ def make_databases(server: Postgres, names: list[str]) -> None:
 def compare(
     bounds: Bounds, folder: Path, server: Postgres, fleet: list[Tenant], serial: list[str]
 ) -> None:
-    """Upgrade the fleet, and look at it again, between the two halves of the serial loop."""
+    """Upgrade the fleet twice, between the two halves of the serial loop."""
     half = len(serial) // 2
     first_s = loop(folder, server, serial[:half])
     fleet_s, states = timed(fleet, folder)
@@ -135,7 +136,7 @@ def compare(
 
 
 def loop(folder: Path, server: Postgres, names: Iterable[str]) -> float:
-    """Return the seconds that Alembic's own command takes, one database after the other."""
+    """Return the seconds that Alembic's command takes, one database after the other."""
     began = time.monotonic()
     for name in names:
         config = Config()
@@ -147,34 +148,34 @@ def loop(folder: Path, server: Postgres, names: Iterable[str]) -> float:
 
 
 def timed(fleet: list[Tenant], folder: Path) -> tuple[float, dict[str, int]]:
-    """Return the seconds of a fleet upgrade, and how many tenants ended in which state."""
+    """Return the seconds of a fleet upgrade, and the number of tenants in each final state."""
     began = time.monotonic()
     report = upgrade(fleet, folder / "data")
     return time.monotonic() - began, dict(Counter(one.state for one in report.results))
 
 
 def kill_in_the_middle(bounds: Bounds, folder: Path, server: Postgres, fleet: list[Tenant]) -> None:
-    """Take all back, kill an upgrade when half is done, and let another one finish."""
+    """Downgrade all, kill an upgrade when half is done, and let another one finish."""
     began = time.monotonic()
     downgrade(fleet, folder / "data")
     print(
         f"all downgraded in {time.monotonic() - began:.1f} s; kill -9 in the middle …", flush=True
     )
     run = start_and_kill(folder, fleet)
-    killed, there = journaled(folder, run), sum(applied(server, one.name) == 1 for one in fleet)
-    print(f"killed: journal {killed}, databases at head {there}")
+    killed, at_head = journaled(folder, run), sum(applied(server, one.name) == 1 for one in fleet)
+    print(f"killed: journal {killed}, databases at head {at_head}")
     _, states = timed(fleet, folder)
     print(f"second run: {states}")
     wrong = sum(applied(server, one.name) != 1 for one in fleet)
-    left = len(fleet) - there
+    left = len(fleet) - at_head
     bounds.check("databases not migrated exactly once", wrong, 0)
     bounds.check("second run: migrated beyond what was left", abs(states["upgraded"] - left), 0)
     not_done = len(fleet) - journaled(folder, run).get("done", 0)
-    bounds.check("steps of the run that the journal has not as done", not_done, 0)
+    bounds.check("steps of the run that the journal does not show as done", not_done, 0)
 
 
 def start_and_kill(folder: Path, fleet: list[Tenant]) -> int:
-    """Return the run that was killed when it had done half of the fleet."""
+    """Return the ID of a run that was killed when half of the fleet was done."""
     import pickle  # noqa: PLC0415 - for our own process
 
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -195,13 +196,13 @@ def start_and_kill(folder: Path, fleet: list[Tenant]) -> int:
 
 
 def journaled(folder: Path, run: int) -> dict[str, int]:
-    """Return how many steps of a run are in which state."""
+    """Return the number of a run's steps in each state."""
     with Journal(folder / "data") as journal:
         return dict(Counter(step.state for step in journal.steps(run)))
 
 
 def applied(server: Postgres, name: str) -> int:
-    """Return how often the migration is applied in a database."""
+    """Return how often the migration was applied to a database."""
     with server.connect(name) as connection:
         try:
             rows = connection.execute("SELECT count(*) FROM applied").fetchone()

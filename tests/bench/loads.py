@@ -1,4 +1,4 @@
-"""What the benchmarks share: tenants that say who they are, real servers, keep-alive clients."""
+"""Shared by the benchmarks: tenants that return their version, real servers, keep-alive clients."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ __all__ = ["make_site", "versioned_tenant_text"]
 
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 
-# `timeout` ends a benchmark so: its servers end with it.
+# `timeout` sends SIGTERM. Exit normally, so that the servers are stopped.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -39,7 +39,7 @@ def landing_text(name: str) -> str:
 
 @dataclass
 class Server:
-    """A gunicorn on the loopback, since `started_at`; stopped by whoever started it."""
+    """A gunicorn on the loopback, started at `started_at`. Whoever started it stops it."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -47,11 +47,11 @@ class Server:
     started_at: float
 
     def workers(self) -> list[int]:
-        """Return the pids of its workers, which are the master's children."""
+        """Return the process IDs of its workers, which are the master's children."""
         return children(self.process.pid)
 
     def status(self, path: str) -> int:
-        """Return the status of one GET on a connection of its own; 0 when there is none."""
+        """Return the status of one GET on a new connection, or 0 if there is none."""
         with contextlib.suppress(OSError), contextlib.closing(Connection(self.port)) as connection:
             return connection.get(path)[0]
         return 0
@@ -59,7 +59,7 @@ class Server:
     def wait_for(
         self, path: str, status: int, deadline_s: float = 60.0, every_s: float = 0.01
     ) -> None:
-        """Ask until `path` answers with `status`."""
+        """Send requests until `path` answers with `status`."""
         try:
             wait_until(lambda: self.status(path) == status, deadline_s, every_s)
         except SystemExit as error:
@@ -68,7 +68,7 @@ class Server:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process; none of one that has ended."""
+    """Return the child processes of a process, or none if it has ended."""
     with contextlib.suppress(OSError):
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
@@ -76,7 +76,7 @@ def children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def serving(folder: Path, workers: int = 2, *options: str, **environ: str) -> Iterator[Server]:
-    """Serve `folder` by gunicorn until the end of the block; it may not answer yet."""
+    """Serve `folder` with gunicorn until the end of the block. It may not answer yet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -108,12 +108,14 @@ def serving(folder: Path, workers: int = 2, *options: str, **environ: str) -> It
             process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], deadline_s: float = 60.0, every_s: float = 0.01) -> None:
-    """Return as soon as it is so; end the benchmark when it is not in time."""
+def wait_until(
+    condition: Callable[[], bool], deadline_s: float = 60.0, every_s: float = 0.01
+) -> None:
+    """Return as soon as the condition is true. End the benchmark at the deadline."""
     deadline = time.perf_counter() + deadline_s
-    while not is_so():
+    while not condition():
         if time.perf_counter() > deadline:
-            raise SystemExit(f"waited {deadline_s:g} s in vain")
+            raise SystemExit(f"timed out after {deadline_s:g} s")
         time.sleep(every_s)
 
 
@@ -121,33 +123,33 @@ def wait_until(is_so: Callable[[], bool], deadline_s: float = 60.0, every_s: flo
 
 
 class Connection:
-    """One HTTP/1.1 connection, kept alive; cheap, so that the client costs less than the server."""
+    """A keep-alive HTTP/1.1 connection that takes less processor time than the server."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.has_answered = False
-        """Whether anything has come on it: else a broken connection is a failed request."""
+        """Whether a response has arrived. If not, a broken connection is a failed request."""
         self.is_over = False
-        """Whether the server has said that it closes it."""
+        """Whether the server has announced that it closes the connection."""
         self.retry_after_s = 0
-        """When the last answer asked to come again; 0: at once."""
+        """`Retry-After` of the last response, or 0."""
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of one GET.
 
         Raises:
-            OSError: the connection ended first; `EOFError`, inside an answer.
+            OSError: the connection ended before the response; `EOFError`, within it.
         """
-        self.ask(path)
-        return self.answer()
+        self.send(path)
+        return self.receive()
 
-    def ask(self, path: str) -> None:
+    def send(self, path: str) -> None:
         """Send one GET."""
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
-    def answer(self) -> tuple[int, bytes]:
-        """Return status and body of what was asked; raises as `get` does."""
+    def receive(self) -> tuple[int, bytes]:
+        """Return status and body of the next response. Raises the same errors as `get`."""
         data = b""
         while b"\r\n\r\n" not in data:
             data = self._more(data)
@@ -169,36 +171,36 @@ class Connection:
         raise EOFError("cut") if data or is_answering else ConnectionResetError("closed")
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._socket.close()
 
 
 @dataclass
 class Answer:
-    """One answer of a tenant's own endpoint."""
+    """One response of a tenant's own endpoint."""
 
     at: float
     """When it was complete."""
     seconds: float
-    said: tuple[str, ...]
+    words: tuple[str, ...]
 
 
 @dataclass
 class Client:
-    """A keep-alive client of one tenant; asks again and again until told to stop.
+    """A keep-alive client of one tenant that sends requests until it is stopped.
 
-    A connection that the server closed while it was idle is opened anew and the request sent
-    again, as every HTTP client does; its seconds go on. That is counted as `reconnects`.
+    If the server has closed an idle connection, the client reconnects and sends the request again,
+    as every HTTP client does. The time includes both attempts, and `reconnects` counts them.
     """
 
     port: int
     tenant: str
     pause_s: float
     worker: int = 0
-    """The pid of the worker that its first connection should reach; 0: any."""
+    """Process ID of the worker that its first connection must reach; 0: any."""
     expected_status: int = 200
     is_keeping: bool = True
-    """Whether its next request goes on the same connection."""
+    """Whether it reuses its connection."""
     answers: list[Answer] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: list[tuple[float, str]] = field(default_factory=list)
@@ -209,25 +211,25 @@ class Client:
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
-        """Connect to the wanted worker and begin."""
+        """Connect to the chosen worker and start sending requests."""
         wait_until(self._has_reached_worker)
         self._thread.start()
 
     def _has_reached_worker(self) -> bool:
         self._drop()
         self._connection = Connection(self.port)
-        told = self._connection.get(f"/{self.tenant}/")[1].split()
-        return self.worker in (0, int(told[-1]))
+        words = self._connection.get(f"/{self.tenant}/")[1].split()
+        return self.worker in (0, int(words[-1]))
 
     def stop(self) -> None:
-        """End after the request that is under way."""
+        """Stop after the current request."""
         self._stopping.set()
         self._thread.join()
         if self._connection is not None:
             self._connection.close()
 
     def seconds(self, windows: Sequence[tuple[float, float]]) -> list[float]:
-        """Return the seconds of each answer that began inside one of the windows."""
+        """Return the seconds of each response with a request that began in one of the windows."""
         return [
             one.seconds
             for one in self.answers
@@ -238,21 +240,21 @@ class Client:
         while not self._stopping.wait(self.pause_s):
             start = time.perf_counter()
             try:
-                status, body = self._ask()
+                status, body = self._request()
             except (OSError, EOFError) as error:
                 self.failures.append((time.perf_counter(), f"{type(error).__name__} {error}"))
                 self._drop()
                 continue
             now = time.perf_counter()
-            said = tuple(body.decode().split())
+            words = tuple(body.decode().split())
             if status != self.expected_status:
                 self.failures.append((now, f"{status} {body[:200]!r}"))
-            elif status == 200 and (said[0] != self.tenant or said[1] != said[2]):
-                self.failures.append((now, f"mixed {said}"))
+            elif status == 200 and (words[0] != self.tenant or words[1] != words[2]):
+                self.failures.append((now, f"mixed {words}"))
             else:
-                self.answers.append(Answer(now, now - start, said))
+                self.answers.append(Answer(now, now - start, words))
 
-    def _ask(self) -> tuple[int, bytes]:
+    def _request(self) -> tuple[int, bytes]:
         while True:
             if self._connection is None:
                 self._connection = Connection(self.port)
@@ -277,7 +279,7 @@ class Client:
 
 @contextlib.contextmanager
 def load(clients: Sequence[Client]) -> Iterator[None]:
-    """Keep the clients asking until the end of the block."""
+    """Let the clients send requests until the end of the block."""
     for client in clients:
         client.start()
     try:
@@ -291,7 +293,7 @@ def load(clients: Sequence[Client]) -> Iterator[None]:
 
 
 def percentile(times: Sequence[float], percent: int) -> float:
-    """Return a percentile of at least two times."""
+    """Return a percentile of at least two values."""
     return statistics.quantiles(times, n=100)[percent - 1]
 
 
@@ -299,12 +301,12 @@ def describe(times: Sequence[float]) -> str:
     """Return count, p50, p99 and maximum in milliseconds."""
     figures = (statistics.median(times), percentile(times, 99), max(times))
     text = "p50 {:.1f} ms  p99 {:.1f} ms  max {:.1f} ms".format(*(1000 * x for x in figures))
-    return f"{len(times):>6} answers  {text}"
+    return f"{len(times):>6} responses  {text}"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds."""
+    """The resources of a process."""
 
     rss_kib: int
     threads: int
@@ -316,7 +318,7 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """Return what a process of this user holds now."""
+    """Return the current resources of a process of this user."""
     status = Path(f"/proc/{pid}/status").read_text()
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     rss, threads = (
@@ -328,20 +330,20 @@ def usage(pid: int) -> Usage:
 
 
 class Bounds:
-    """The bounds of a benchmark: prints each figure beside its own, and remembers misses."""
+    """The bounds of a benchmark. Prints each figure beside its bound, and remembers misses."""
 
     def __init__(self) -> None:
         self._missed: list[str] = []
 
     def check(self, what: str, figure: float, bound: float, unit: str = "") -> None:
-        """Print a figure that may be at most `bound`."""
-        is_held = figure <= bound
-        if not is_held:
+        """Print a figure, which may be at most `bound`."""
+        is_met = figure <= bound
+        if not is_met:
             self._missed.append(what)
-        verdict = "held" if is_held else "MISSED"
+        verdict = "met" if is_met else "MISSED"
         print(f"{verdict:<7}{what}: {figure:.4g}{unit} (bound {bound:g}{unit})", flush=True)
 
     def end(self) -> None:
-        """Exit 1 if a bound was missed."""
+        """Exit with 1 if a bound was missed."""
         if self._missed:
             raise SystemExit(f"missed: {'; '.join(self._missed)}")

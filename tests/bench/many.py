@@ -1,12 +1,15 @@
-"""What 10,000 tenants cost one worker against 10, and each request against 1 tenant.
+"""Cost of 10,000 tenants in one worker, compared with 10 tenants, and per request with 1 tenant.
 
     python tests/bench/many.py [--tenants N] [--awake N] [--poll] [start] [memory] [cost]
 
-Prints the time from exec to the first 201 of one tenant, and until `/-/readyz` says 200; resident
-memory per tenant, asleep and awake; the cost per request, in windows on two servers by turns. The
-whole takes some minutes: 10,000 files are judged twice, to the end, and three times in part. With
-fewer tenants the figures per tenant say less: what is the same for all is shared by fewer. With
-`--poll` one file is a link, so that no event is trusted: as on a network file system.
+Parts and bounds: `start` is the time from exec to the first 201 of one tenant (at most 2 times
+that of 10 tenants). `memory` is the resident memory per tenant, at most 3 KiB without a request
+and 30 KiB after one. `cost` is the processor time per request, in windows on two servers in turn
+(at most 1.05 times that of 1 tenant). The time until `/-/readyz` says 200 is printed, too.
+
+The whole takes some minutes, because 10,000 files are validated twice completely and three times
+partly. With fewer tenants the figures per tenant say less, because fewer share the fixed cost.
+With `--poll` one file is a link, so that events are not trusted, as on a network file system.
 """
 
 import argparse
@@ -30,48 +33,50 @@ READY_S = 900.0
 
 
 def main() -> None:
-    """Start, weigh, wake, ask."""
-    asked = arguments()
-    bounds, many = Bounds(), asked.tenants
+    """Run the chosen parts."""
+    chosen = arguments()
+    bounds, many = Bounds(), chosen.tenants
     with tempfile.TemporaryDirectory() as folder:
         sites = {count: make_site(Path(folder, str(count)), count) for count in (1, FEW, many)}
-        if asked.poll:
+        if chosen.poll:
             linked = sites[many] / "tenants/t1.py"
             linked.symlink_to(linked.rename(linked.with_name("_t1.py")).name)
         time.sleep(3)
-        if "start" in asked.parts:
+        if "start" in chosen.parts:
             ratio = first_answers(sites[FEW], sites[many])
             bounds.check(f"exec to first 201: {many} ÷ {FEW} tenants", ratio, 2)
-        if "memory" in asked.parts:
+        if "memory" in chosen.parts:
             base_kib = memory_of_few(sites[FEW])
-            asleep_kib, awake_kib = memory(sites[many], many, asked.awake)
+            asleep_kib, awake_kib = memory(sites[many], many, chosen.awake)
             per_tenant_kib = (asleep_kib - base_kib) / (many - FEW)
             bounds.check("memory per tenant without a request", per_tenant_kib, 3, " KiB")
-            per_tenant_kib = (awake_kib - asleep_kib) / asked.awake
-            bounds.check(f"memory per tenant awake, of {asked.awake}", per_tenant_kib, 30, " KiB")
-        if "cost" in asked.parts:
+            per_tenant_kib = (awake_kib - asleep_kib) / chosen.awake
+            bounds.check(f"memory per tenant awake, of {chosen.awake}", per_tenant_kib, 30, " KiB")
+        if "cost" in chosen.parts:
             ratio = cost(sites[1], sites[many], many)
             bounds.check(f"cost per request: {many} ÷ 1 tenants", ratio, 1.05)
     bounds.end()
 
 
 def arguments() -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the command-line arguments."""
     parts = ["start", "memory", "cost"]
     parser = argparse.ArgumentParser(description="What many tenants cost one worker.")
-    parser.add_argument("--tenants", type=int, default=MANY, help="how many are many")
-    parser.add_argument("--awake", type=int, default=AWAKE, help="how many of them are woken")
-    parser.add_argument("--poll", action="store_true", help="trust no events")
+    parser.add_argument("--tenants", type=int, default=MANY, help="number of tenants")
+    parser.add_argument(
+        "--awake", type=int, default=AWAKE, help="number of them that get a request"
+    )
+    parser.add_argument("--poll", action="store_true", help="do not trust file events")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; or all")
-    asked = parser.parse_args()
-    asked.parts = asked.parts or parts
-    if not set(asked.parts) <= set(parts) or not FEW < asked.awake <= asked.tenants:
+    chosen = parser.parse_args()
+    chosen.parts = chosen.parts or parts
+    if not set(chosen.parts) <= set(parts) or not FEW < chosen.awake <= chosen.tenants:
         parser.error(f"expected parts of {parts}, and {FEW} < awake <= tenants")
-    return asked
+    return chosen
 
 
 def make_site(folder: Path, count: int) -> Path:
-    """Make a folder of so many tenants, t0 among them."""
+    """Create a folder with `count` tenants, including t0."""
     tenants = folder / "tenants"
     tenants.mkdir(parents=True)
     for number in range(count):
@@ -80,7 +85,7 @@ def make_site(folder: Path, count: int) -> Path:
 
 
 def first_answers(few: Path, many: Path) -> float:
-    """Return how much longer the first answer takes with many tenants, by turns."""
+    """Return the time to the first response with many tenants, divided by that with few."""
     times: dict[Path, list[float]] = {few: [], many: []}
     for _ in range(START_ROUNDS):
         for site in (few, many):
@@ -94,7 +99,7 @@ def first_answers(few: Path, many: Path) -> float:
 
 
 def memory_of_few(few: Path) -> int:
-    """Return KiB of a worker with few tenants."""
+    """Return the KiB of a worker with few tenants."""
     with ready(few) as (server, _):
         base = usage(worker_of(server)).rss_kib
     print(f"  worker: {base} KiB with {FEW}")
@@ -102,7 +107,7 @@ def memory_of_few(few: Path) -> int:
 
 
 def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
-    """Return KiB of a worker whose tenants have had no request, and when some of them serve."""
+    """Return the KiB of a worker before any request, and after a request to `awake` tenants."""
     with ready(many) as (server, ready_s):
         worker = worker_of(server)
         asleep_kib = usage(worker).rss_kib
@@ -120,13 +125,13 @@ def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
 
 
 def cost(one: Path, many: Path, count: int) -> float:
-    """Return what a request costs beside many tenants ÷ beside none, by turns.
+    """Return the processor time of a request with many tenants, divided by that with one.
 
-    That is all the processor time of the worker meanwhile, what it does beside requests included:
-    seconds on the clock tell as much only on a machine with nothing else to do.
+    It includes all processor time of the worker, also for its background work. Wall time would be
+    comparable on an idle machine only.
     """
     taken = {count: 0.0, 1: 0.0}
-    asked = {count: 0, 1: 0}
+    request_counts = {count: 0, 1: 0}
     cpu = {count: 0.0, 1: 0.0}
     medians: dict[int, list[float]] = {count: [], 1: []}
     with ready(one) as (alone, _), ready(many) as (crowd, _):
@@ -141,28 +146,28 @@ def cost(one: Path, many: Path, count: int) -> float:
                 times = window(connection)
                 cpu[each] += cpu_s(worker_of(servers[each])) - before
                 taken[each] += sum(times)
-                asked[each] += len(times)
+                request_counts[each] += len(times)
                 medians[each].append(statistics.median(times))
-        resting = {each: resting_cpu(server) for each, server in servers.items()}
+        idle = {each: idle_cpu(server) for each, server in servers.items()}
         for connection in connections.values():
             connection.close()
     for each, seconds in taken.items():
-        clock = f"{1e6 * seconds / asked[each]:.0f} µs on the clock"
+        clock = f"{1e6 * seconds / request_counts[each]:.0f} µs on the clock"
         median = f"median {1e6 * statistics.median(medians[each]):.0f} µs"
-        print(f"  {each:>5} tenants: {asked[each]} requests, {clock}, {median}, "
-              f"{1e6 * cpu[each] / asked[each]:.0f} µs of CPU; "
-              f"at rest {100 * resting[each]:.1f} % of a processor")  # fmt: skip
-    return cpu[count] / asked[count] / (cpu[1] / asked[1])
+        print(f"  {each:>5} tenants: {request_counts[each]} requests, {clock}, {median}, "
+              f"{1e6 * cpu[each] / request_counts[each]:.0f} µs of CPU; "
+              f"idle {100 * idle[each]:.1f} % of a processor")  # fmt: skip
+    return cpu[count] / request_counts[count] / (cpu[1] / request_counts[1])
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor seconds that a process's threads have had, to the microsecond."""
+    """Return the processor seconds that a process's threads have used, to the microsecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def window(connection: Connection) -> list[float]:
-    """Return the seconds of each request, one after the other, for a while."""
+    """Return the seconds of each request, one after the other, for `WINDOW_S`."""
     times = []
     end = time.perf_counter() + WINDOW_S
     while (start := time.perf_counter()) < end:
@@ -173,8 +178,8 @@ def window(connection: Connection) -> list[float]:
     return times
 
 
-def resting_cpu(server: Server) -> float:
-    """Return the share of a processor that a worker takes while nobody asks."""
+def idle_cpu(server: Server) -> float:
+    """Return the share of a processor that an idle worker uses."""
     worker = worker_of(server)
     before = cpu_s(worker)
     time.sleep(5)
@@ -182,13 +187,16 @@ def resting_cpu(server: Server) -> float:
 
 
 def ready_cpu(pid: int) -> str:
-    """Return what the worker itself has computed so far, as text."""
+    """Return the processor time that the worker has used so far, as text."""
     return f"{usage(pid).cpu_s:.1f} s of the worker's CPU"
 
 
 @contextlib.contextmanager
 def ready(site: Path) -> Iterator[tuple[Server, float]]:
-    """Serve by one worker; the block begins when all files are judged and the worker rests."""
+    """Serve with one worker.
+
+    The block begins when all files are validated and the worker is idle.
+    """
     with serving(site, 1) as server:
         server.wait_for("/-/livez", 200)
         server.wait_for("/-/readyz", 200, READY_S, every_s=0.2)
@@ -198,7 +206,7 @@ def ready(site: Path) -> Iterator[tuple[Server, float]]:
 
 
 def worker_of(server: Server) -> int:
-    """Return the pid of the one worker."""
+    """Return the process ID of the only worker."""
     (worker,) = server.workers()
     return worker
 

@@ -1,13 +1,14 @@
-"""What noisy tenants do to a quiet one: its p99 and throughput beside them, against calm windows.
+"""A quiet tenant beside noisy ones: its p99 and throughput, compared with calm windows.
 
-    python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [sleep1] [sleep2] [sleep3] [hole]
-        [compute] [nobody]
+    python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [sleep1] [sleep2] [sleep3] [silent]
+        [compute] [no_tenant]
 
-One gunicorn, 2 workers of 8 threads, for all. The quiet tenant has 4 clients that ask without a
-pause, and each of their requests must be served; a noisy one has 32 that honour `Retry-After`: it
-sleeps 5 s per request, or its database accepts connections and says nothing, or it computes 50 ms;
-or the 32 ask for a path that is no tenant's. Each kind of client is a process of its own. A calm
-window stands before and behind each noisy one.
+One gunicorn for all, 2 workers of 8 threads. The quiet tenant has 4 clients that send requests
+without a pause. A noisy tenant has 32 clients that honour `Retry-After`. It sleeps 5 s per request
+(one to three such tenants), has a database that accepts connections but never replies, or computes
+for 50 ms. With `no_tenant`, the 32 clients request a path that belongs to no tenant. Clients of
+each kind have their own process. Each noisy window is between two calm ones. Bounds: the ratios in
+`CASES`, and no request of the quiet tenant fails.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from loads import Bounds, Connection, Server, describe, landing_text, percentile
 QUIET_CLIENTS = 4
 NOISY_CLIENTS = 32
 RAMP_S = 2.0
-"""From the first request of the noisy ones until we look: their first are under way by then."""
+"""Time between the first noisy request and the measurement."""
 
 NOISY = """\
 import time
@@ -55,7 +56,7 @@ def compute():
 
 @dataclass(frozen=True)
 class Case:
-    """Who is noisy, and what the quiet one may lose by it."""
+    """The noisy tenants' paths, and the bounds for the quiet tenant."""
 
     paths: tuple[str, ...]
     p99_ratio: float
@@ -66,69 +67,78 @@ CASES = {
     "sleep1": Case(("/n1/sleep",), 2, 0.9),
     "sleep2": Case(("/n1/sleep", "/n2/sleep"), 2, 0.9),
     "sleep3": Case(("/n1/sleep", "/n2/sleep", "/n3/sleep"), 2, 0.9),
-    "hole": Case(("/hole/",), 2, 0.9),
+    "silent": Case(("/silent/",), 2, 0.9),
     "compute": Case(("/n1/compute",), 5, 0.5),
-    # Quick ones: they, and those who ask them, get their part of the processor.
-    "nobody": Case(("/nobodys/",), 5, 0.2),
+    # These requests are quick: they and their clients use their share of the processors.
+    "no_tenant": Case(("/nothing/",), 5, 0.2),
 }
 Answers = list[tuple[float, int]]
-"""Seconds and status of each."""
+"""Seconds and status of each response."""
 
 
 def main() -> None:
-    """Measure what was asked for, and print."""
+    """Measure the chosen cases, and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("cases", nargs="*", choices=[[], *CASES])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     bounds = Bounds()
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as hole:
-        make_site(Path(folder), hole.getsockname()[1])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0)) as silent_socket,
+    ):
+        make_site(Path(folder), silent_socket.getsockname()[1])
         with serving(Path(folder), 2) as server:
             for path in ("/quiet/", "/n1/", "/n2/", "/n3/"):
                 server.wait_for(path, 201 if path == "/quiet/" else 404)
-            ask(server.port, "/quiet/", 16, 1.0)  # it is awake in both workers then
-            for name in asked.cases or CASES:
-                measure(name, server, bounds, asked)
+            # Both workers must have built the quiet tenant.
+            request_from_process(server.port, "/quiet/", 16, 1.0)
+            for name in arguments.cases or CASES:
+                measure(name, server, bounds, arguments)
     bounds.end()
 
 
-def make_site(folder: Path, hole: int) -> None:
-    """Make the tenants: a quiet one, three noisy ones, one whose database is a hole."""
+def make_site(folder: Path, silent_port: int) -> None:
+    """Create the tenants: a quiet one, three noisy ones, and one with a silent database."""
     tenants = rows.make_site(folder)
-    package = folder / "said/noisy"
+    package = folder / "demo/noisy"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "blueprint.py").write_text(NOISY)
     (tenants / "quiet.py").write_text(landing_text("quiet"))
     for name in ("n1", "n2", "n3"):
-        text = landing_text(name).replace("landing", "said.noisy")
+        text = landing_text(name).replace("landing", "demo.noisy")
         (tenants / f"{name}.py").write_text(text)
-    url = f"postgresql+psycopg://x:x@127.0.0.1:{hole}/x"
-    (tenants / "hole.py").write_text(rows.tenant_text("hole", url))
+    url = f"postgresql+psycopg://x:x@127.0.0.1:{silent_port}/x"
+    (tenants / "silent.py").write_text(rows.tenant_text("silent", url))
 
 
-def measure(name: str, server: Server, bounds: Bounds, asked: argparse.Namespace) -> None:
-    """Take windows by turns, and print both sides and their ratios."""
+def measure(name: str, server: Server, bounds: Bounds, arguments: argparse.Namespace) -> None:
+    """Measure windows in turn, and print both sides and their ratios."""
     case = CASES[name]
-    calm: list[Answers] = [ask(server.port, "/quiet/", QUIET_CLIENTS, asked.seconds)]
+    calm: list[Answers] = [
+        request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)
+    ]
     beside: list[Answers] = []
     noise: Counter[int] = Counter()
-    for _ in range(asked.rounds):
-        with noisy(server.port, case.paths) as heard:
+    for _ in range(arguments.rounds):
+        with noisy(server.port, case.paths) as statuses:
             time.sleep(RAMP_S)
-            beside.append(ask(server.port, "/quiet/", QUIET_CLIENTS, asked.seconds))
-        noise.update(heard)
-        calm.append(ask(server.port, "/quiet/", QUIET_CLIENTS, asked.seconds))
+            beside.append(
+                request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)
+            )
+        noise.update(statuses)
+        calm.append(request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds))
     sides = [[one for window in side for one in window] for side in (calm, beside)]
     times = [[seconds for seconds, status in side if status == 201] for side in sides]
     windows = (len(calm), len(beside))
     rates = [
-        len(served) / count / asked.seconds for served, count in zip(times, windows, strict=True)
+        len(served) / count / arguments.seconds
+        for served, count in zip(times, windows, strict=True)
     ]
     refused = [sum(status != 201 for _, status in side) for side in sides]
-    print(f"{name}, load average {os.getloadavg()[0]:.1f}; noisy ones: {dict(noise)}")
+    print(f"{name}, load average {os.getloadavg()[0]:.1f}; noisy tenants: {dict(noise)}")
     for what, one, rate, count in zip(("calm", "beside"), times, rates, refused, strict=True):
         print(f"  {what:<7}{describe(one)}  {rate:.0f}/s, {count} not served")
     ratio = percentile(times[1], 99) / percentile(times[0], 99)
@@ -136,14 +146,14 @@ def measure(name: str, server: Server, bounds: Bounds, asked: argparse.Namespace
     bounds.check(
         f"{name}: throughput calm ÷ beside", rates[0] / rates[1], 1 / case.throughput_ratio
     )
-    bounds.check(f"{name}: requests of the quiet one not served", sum(refused), 0)
+    bounds.check(f"{name}: requests of the quiet tenant not served", sum(refused), 0)
 
 
-def ask(port: int, path: str, clients: int, seconds: float) -> Answers:
-    """Ask for so long from a process of its own, and return the answers."""
+def request_from_process(port: int, path: str, clients: int, seconds: float) -> Answers:
+    """Send requests from a separate process for some seconds, and return the responses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_ask_all, args=(port, [path] * clients, seconds, theirs))
+    process = context.Process(target=_request_all, args=(port, [path] * clients, seconds, theirs))
     process.start()
     answers: Answers = ours.recv()
     process.join()
@@ -152,11 +162,11 @@ def ask(port: int, path: str, clients: int, seconds: float) -> Answers:
 
 @contextlib.contextmanager
 def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
-    """Keep the clients of noisy tenants asking until the end of the block; then count statuses."""
+    """Send requests to noisy tenants until the end of the block, then count statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     all_paths = [path for path in paths for _ in range(NOISY_CLIENTS)]
-    process = context.Process(target=_ask_all, args=(port, all_paths, 0.0, theirs))
+    process = context.Process(target=_request_all, args=(port, all_paths, 0.0, theirs))
     process.start()
     statuses: Counter[int] = Counter()
     try:
@@ -167,27 +177,27 @@ def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
         process.join()
 
 
-def _ask_all(port: int, paths: list[str], seconds: float, pipe: object) -> None:
-    """Be the process: one thread per path, for so long or (0) until a word comes."""
-    is_over = threading.Event()
+def _request_all(port: int, paths: list[str], seconds: float, pipe: object) -> None:
+    """Run one thread per path, for `seconds` or, if 0, until the pipe has a message."""
+    stop = threading.Event()
     answers: Answers = []
-    arguments = [(port, path, is_over, answers) for path in paths]
-    threads = [threading.Thread(target=_ask_one, args=one) for one in arguments]
+    arguments = [(port, path, stop, answers) for path in paths]
+    threads = [threading.Thread(target=_request_one, args=one) for one in arguments]
     for thread in threads:
         thread.start()
     if seconds:
         time.sleep(seconds)
     else:
         pipe.recv()  # type: ignore[attr-defined]
-    is_over.set()
+    stop.set()
     for thread in threads:
         thread.join()
     pipe.send(answers)  # type: ignore[attr-defined]
 
 
-def _ask_one(port: int, path: str, is_over: threading.Event, answers: Answers) -> None:
+def _request_one(port: int, path: str, stop: threading.Event, answers: Answers) -> None:
     connection = Connection(port)
-    while not is_over.is_set():
+    while not stop.is_set():
         start = time.perf_counter()
         try:
             status = connection.get(path)[0]
@@ -197,7 +207,7 @@ def _ask_one(port: int, path: str, is_over: threading.Event, answers: Answers) -
         if not status or connection.is_over:
             connection.close()
             connection = Connection(port)
-        is_over.wait(connection.retry_after_s)
+        stop.wait(connection.retry_after_s)
     connection.close()
 
 

@@ -1,19 +1,20 @@
-"""What a request that reads one row costs, beside a bare Flask app with an engine of its own.
+"""Cost of a request that reads one row: a tenant compared with a bare Flask app.
 
     python tests/bench/one_row.py [--rounds 40]
 
-Two gunicorns with the same settings, one worker each, which log a line per request to a file, are
-asked by one client in turns of 50 requests: a tenant in all the layers that the host puts around
-it, and a bare app with the same view, a secret key as every app has one, and one engine on
-SQLAlchemy's own pool, in gunicorn's own threaded worker, as who has no Tenantry runs it; on SQLite
-in a file, opened with the same pragmas, and on PostgreSQL. That is the bound: the whole request.
-Two more comparisons tell where the cost is: with the bare app in our worker, and with the same
-tenant, in the same layers, with an engine of its own in the place of `db`: what the budget and the
-guards alone cost.
+Two gunicorns with the same settings and one worker each log a line per request to a file. One
+client sends 50 requests to each in turn. The first serves a tenant in all layers of the host. The
+second serves a bare app with the same view, a secret key, one engine with SQLAlchemy's own pool,
+and gunicorn's threaded worker, as it would run without Tenantry. Both read SQLite (a file, opened
+with the same pragmas), then PostgreSQL. Bound: the tenant takes at most 1.10 times the processor
+time of the bare app's worker.
 
-What is bound is the processor time of the workers, of the quieter quarter of the turns, which other
-work on the machine disturbs least. Beside it stand the medians of how long the client waited, which
-on a busy machine say who was let on a processor.
+Two more comparisons, without a bound, show where the cost is: with the bare app in Tenantry's
+worker, and with the same tenant on an engine of its own instead of `db`, which shows the cost of
+the connection budget and its guards.
+
+The figures are means of the quarter of the turns with the least processor time, because other work
+on the machine disturbs these least. The printed waiting times of the client depend on the load.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from many import cpu_s
 from sqlalchemy import create_engine, text
 
 TURN = 50
-BARE_APP, BARE_IN_OURS = "a bare app", "a bare app in our worker"
+BARE_APP, BARE_IN_OUR_WORKER = "a bare app", "a bare app in our worker"
 
 BARE = """\
 from flask import Flask
@@ -74,15 +75,17 @@ def main() -> None:
             ("sqlite", f"sqlite:///{site}/rows.db"),
             ("postgresql", server.url("rows")),
         ):
-            for number, beside in enumerate((BARE_APP, BARE_IN_OURS, "an engine of its own")):
-                ratio = compare(site / name / str(number), name, url, beside, rounds)
-                bound = 1.10 if beside == BARE_APP else float("inf")
-                bounds.check(f"{name}: beside {beside}", ratio, bound)
+            for number, other_side in enumerate(
+                (BARE_APP, BARE_IN_OUR_WORKER, "an engine of its own")
+            ):
+                ratio = compare(site / name / str(number), name, url, other_side, rounds)
+                bound = 1.10 if other_side == BARE_APP else float("inf")
+                bounds.check(f"{name}: beside {other_side}", ratio, bound)
     bounds.end()
 
 
-def compare(folder: Path, name: str, url: str, beside: str, rounds: int) -> float:
-    """Return what a request costs at the tenant ÷ beside; print both, and the waiting."""
+def compare(folder: Path, name: str, url: str, other_side: str, rounds: int) -> float:
+    """Return the cost of a request at the tenant, divided by the other side's. Print both."""
     tenants = rows.make_site(folder)
     (tenants / f"{name}.py").write_text(rows.tenant_text(name, url))
     (folder / "bare.py").write_text(BARE.format(url=url))
@@ -90,15 +93,15 @@ def compare(folder: Path, name: str, url: str, beside: str, rounds: int) -> floa
     (rows.make_site(other, rows.UNBOUNDED) / f"{name}.py").write_text(rows.tenant_text(name, url))
     path = f"/{name}/"
     log = str(folder / "access.log")
-    is_bare = beside in (BARE_APP, BARE_IN_OURS)
+    is_bare = other_side in (BARE_APP, BARE_IN_OUR_WORKER)
     options = ["bare:app", "--access-logfile", log] if is_bare else []
-    options += ["-k", "gthread"] if beside == BARE_APP else []
+    options += ["-k", "gthread"] if other_side == BARE_APP else []
     other_path = "/" if options else path
     with serving(folder, 1) as host, serving(folder if options else other, 1, *options) as bare:
         host.wait_for(path, 200)
         bare.wait_for(other_path, 200)
         (ours, ours_cpu), (theirs, theirs_cpu) = measure((host, path), (bare, other_path), rounds)
-    print(f"{name}: of the workers' processors {ours_cpu * 1e6:.0f} µs, {beside} "
+    print(f"{name}: of the workers' processors {ours_cpu * 1e6:.0f} µs, {other_side} "
           f"{theirs_cpu * 1e6:.0f} µs; the client waited {ours * 1e6:.0f} and "
           f"{theirs * 1e6:.0f} µs ({ours / theirs:.2f})")  # fmt: skip
     return ours_cpu / theirs_cpu
@@ -108,7 +111,7 @@ Side = tuple[Server, str]
 
 
 def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
-    """Ask both in turns; return for each the median seconds of a request, and of a processor."""
+    """Send requests to both in turn; return the seconds and processor seconds of each side."""
     taken: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])
     with (
@@ -119,8 +122,8 @@ def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
             for side, (connection, (server, path)) in enumerate(((one, ours), (other, theirs))):
                 (worker,) = server.workers()
                 before = cpu_s(worker)
-                took = [_ask(connection, path) for _ in range(TURN)]
-                if turn >= 2:  # the first turns warm caches up
+                took = [_request(connection, path) for _ in range(TURN)]
+                if turn >= 2:  # the first turns warm up caches
                     taken[side].append(statistics.median(took))
                     cpu[side].append((cpu_s(worker) - before) / TURN)
     quiet = max(rounds // 4, 1)
@@ -128,7 +131,7 @@ def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
     return list(zip(*means, strict=True))
 
 
-def _ask(connection: Connection, path: str) -> float:
+def _request(connection: Connection, path: str) -> float:
     start = time.perf_counter()
     answer = connection.get(path)
     took = time.perf_counter() - start

@@ -1,10 +1,10 @@
-"""A tenant holds the interpreter lock in a regular expression: parked, and nobody else fails then.
+"""A tenant that holds the interpreter lock is parked, and then no other tenant's request fails.
 
     python tests/bench/parked.py [--seconds 60]
 
-One gunicorn, 2 workers of 8 threads. Two clients of `acme` ask for its regular expression again
-and again; four clients of `globex` ask for a page. Figures: when `acme` was answered 503 by both
-clients' requests, and what of `globex` failed before and after.
+One gunicorn, 2 workers of 8 threads. Two clients of `acme` request a view with a catastrophic
+regular expression repeatedly, while four clients of `globex` request a page. Bounds: `acme` is
+parked within 20 s, and no request of `globex` fails after that.
 """
 
 import argparse
@@ -26,21 +26,21 @@ sys.path.append(str(Path(__file__).parents[1]))
 from hanging import make_hanging_site
 
 PATIENCE_S = 30.0
-"""A client's own time-out: longer than a worker may hang."""
+"""A client's time-out, which is longer than a worker may hang."""
 
 
 @dataclass
-class Asker:
-    """A client that opens a connection per request, and notes what each came to, and when."""
+class RepeatingClient:
+    """A client that opens a connection per request and records every outcome."""
 
     port: int
     path: str
     pause_s: float
     answers: list[tuple[float, int, float]] = field(default_factory=list)
-    """When it began, the status (0: no answer), and its seconds."""
+    """Start time, status (0: no response) and duration of each request, in seconds."""
 
     def run(self, until: float) -> None:
-        """Ask until then."""
+        """Send requests until this time."""
         while time.monotonic() < until:
             began = time.monotonic()
             status = 0
@@ -77,9 +77,9 @@ def main() -> None:
 
 
 def measure(port: int, seconds: float, bounds: Bounds) -> None:
-    """Let all ask at once; print when the one was parked, and what of the other failed."""
-    hostile = [Asker(port, "/acme/regex", 0.1) for _ in range(2)]
-    quiet = [Asker(port, "/globex/", 0.05) for _ in range(4)]
+    """Run all clients; print when acme was parked, and failed requests of globex."""
+    hostile = [RepeatingClient(port, "/acme/regex", 0.1) for _ in range(2)]
+    quiet = [RepeatingClient(port, "/globex/", 0.05) for _ in range(4)]
     began = time.monotonic()
     threads = [
         threading.Thread(target=one.run, args=(began + seconds,)) for one in (*hostile, *quiet)
@@ -94,12 +94,12 @@ def measure(port: int, seconds: float, bounds: Bounds) -> None:
     answers = [answer for one in quiet for answer in one.answers]
     failed = [at - began for at, status, _ in answers if status != 200]
     after = [took for at, _, took in answers if at > parked]
-    print(f"globex: {len(answers)} requests, {len(failed)} failed before the quarantine:",
+    print(f"globex: {len(answers)} requests, {len(failed)} failed before acme was parked:",
           [round(at, 1) for at in failed][:20])  # fmt: skip
     print(f"globex afterwards: {describe(after) if len(after) > 1 else 'nothing'}")
     bounds.check("parked after", parked - began, 20.0, " s")
     late = [at for at in failed if at + began > parked]
-    bounds.check("failed requests of the other afterwards", len(late), 0)
+    bounds.check("failed requests of globex afterwards", len(late), 0)
 
 
 if __name__ == "__main__":

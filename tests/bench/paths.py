@@ -1,10 +1,11 @@
-"""What generated paths do to the host: whose they are, how they end, what they cost.
+"""Routing of generated paths: which tenant answers, with which status, and at what cost.
 
     python tests/bench/paths.py [--paths 100000] [--seed 1]
 
-The whole host in process, four tenants with the landing endpoint, and one that marks every
-response with its tenant. The cost of a path is the least of its runs; the plain one is asked
-beside it again and again.
+The whole host in one process, with four tenants that have the landing endpoint and an endpoint
+that adds the tenant to every response. Bounds: no path reaches the wrong tenant, no response is
+500 or above, and the slowest path costs at most 20 times as much as a plain one. The cost of a
+path is the minimum of several runs, interleaved with runs of the plain path.
 """
 
 import argparse
@@ -27,11 +28,11 @@ SLOWER = 20
 RUNS = 7
 CHUNK = 100
 
-MARKING = """\
+TENANT_HEADER = """\
 from flask import Blueprint, current_app
-marking_bp = Blueprint("marking", __name__)
+header_bp = Blueprint("header", __name__)
 
-@marking_bp.after_app_request
+@header_bp.after_app_request
 def mark(response):
     response.headers["X-Tenant"] = current_app.config["URL_PREFIX"]
     return response
@@ -44,7 +45,7 @@ ODD = (
 
 
 def make_path(dice: random.Random) -> str:
-    """Return a path of up to the 4,094 bytes that the server takes."""
+    """Return a random path of up to 4,094 bytes, the maximum of the server."""
     words = [part for prefix in PREFIXES for part in prefix.split("/")[1:]] + list(ODD)
     kind = dice.random()
     if kind < 0.1:
@@ -57,14 +58,14 @@ def make_path(dice: random.Random) -> str:
 
 
 def owner_of(path: str) -> str:
-    """Return the prefix of the tenant that must answer; empty for the host."""
+    """Return the prefix of the tenant that must answer, or an empty string for the host."""
     for prefix in PREFIXES:
         if path == prefix or path.startswith(f"{prefix}/"):
             return prefix
     return ""
 
 
-def ask(host: Host, path: str) -> tuple[int, str, float]:
+def get(host: Host, path: str) -> tuple[int, str, float]:
     """Return the status, the tenant that answered, and the processor seconds."""
     environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": ""})
     began = time.thread_time()
@@ -74,54 +75,54 @@ def ask(host: Host, path: str) -> tuple[int, str, float]:
 
 
 def cost(host: Host, path: str) -> float:
-    """Return what the path costs, divided by what the plain one does."""
-    pairs = [(ask(host, path)[2], ask(host, PLAIN)[2]) for _ in range(RUNS)]
+    """Return the cost of a path, divided by that of the plain path."""
+    pairs = [(get(host, path)[2], get(host, PLAIN)[2]) for _ in range(RUNS)]
     return min(each for each, _ in pairs) / min(plain for _, plain in pairs)
 
 
 def run(host: Host, count: int, seed: int) -> None:
-    """Ask, compare and print."""
+    """Request paths, compare the results, and print."""
     dice = random.Random(seed)
     bounds = Bounds()
     wrong: list[str] = []
     statuses: Counter[int] = Counter()
     slowest = (0.0, "")
     for _ in range(0, count, CHUNK):
-        plain_s = min(ask(host, PLAIN)[2] for _ in range(RUNS))
+        plain_s = min(get(host, PLAIN)[2] for _ in range(RUNS))
         for path in (make_path(dice) for _ in range(CHUNK)):
-            status, told, took_s = ask(host, path)
+            status, tenant, took_s = get(host, path)
             statuses[status] += 1
-            if told != owner_of(path):
+            if tenant != owner_of(path):
                 wrong.append(path)
-            if took_s > slowest[0] * plain_s:  # once may be the machine: asked again by turns
+            if took_s > slowest[0] * plain_s:  # may be noise, so measure it again
                 slowest = max(slowest, (cost(host, path), path))
     print(f"{count} paths, seed {seed}; by status: {dict(sorted(statuses.items()))}")
     print(f"the slowest: {slowest[1][:60]!r}, {len(slowest[1])} bytes")
-    bounds.check("paths at the wrong tenant", len(wrong), 0)
-    bounds.check("answers of 500 and above", sum(statuses[s] for s in statuses if s >= 500), 0)
+    bounds.check("paths that reached the wrong tenant", len(wrong), 0)
+    bounds.check("responses of 500 and above", sum(statuses[s] for s in statuses if s >= 500), 0)
     bounds.check("the slowest path ÷ the plain one", slowest[0], SLOWER)
     bounds.end()
 
 
 def main() -> None:
-    """Make the site and run."""
+    """Create the tenants and run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--paths", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
-        package = site / "said/marking"
+        package = site / "demo/header"
         package.mkdir(parents=True)
-        (site / "said/__init__.py").touch()
+        (site / "demo/__init__.py").touch()
         (package / "__init__.py").touch()
-        (package / "blueprint.py").write_text(MARKING)
+        (package / "blueprint.py").write_text(TENANT_HEADER)
         tenants = site / "tenants"
         tenants.mkdir()
         for number, prefix in enumerate(PREFIXES):
             (tenants / f"t{number}.py").write_text(
                 f"URL_PREFIX = {prefix!r}\nSECRET_KEY = {f'{number}-' * 32!r}\n"
-                "BLUEPRINTS = ['said.marking', 'landing']\n"
+                "BLUEPRINTS = ['demo.header', 'landing']\n"
             )
         sys.path.insert(0, folder)
         host = Host(HostSettings(tenants_dir=tenants, data_dir=site / "data", admin_bind="off"))

@@ -1,15 +1,18 @@
-"""What a tenant over its rate costs: processor time per refusal, and its neighbour's throughput.
+"""A tenant over its rate: processor time per refusal, and another tenant's throughput beside it.
 
     python tests/bench/refusals.py [--rounds 40] [--seconds 0.8]
 
-Cost: one worker; by turns windows of landing requests that are served, on one connection, and of
-some that are refused, a flood on 32: after a refusal a connection is not looked at for a moment.
-Neighbour: two workers, a quiet tenant with 4 clients that ask without a pause, beside one that gets
-20 times its rate, from clients that do not heed `Retry-After`; and calm: then those clients ask as
-much of another process, which answers with the same few bytes, for they share the processors with
-the server and take a tenth of them by themselves (the third figure, with nothing beside it, tells).
-The windows of one kind differ by half, for connections fall to the two workers as it happens: so
-many short ones are taken.
+Cost: one worker. Windows of served landing requests on one connection alternate with windows of
+refused requests on 32 connections, because a connection is not read for a moment after a refusal.
+Bound: a refusal takes at most 15 % of the processor time of a served request.
+
+Throughput: two workers, and a quiet tenant with 4 clients that send requests without a pause.
+Beside it, a limited tenant gets 20 times its rate from clients that ignore `Retry-After`. In calm
+windows these clients send as much to another process, which returns the same few bytes, because
+the clients alone take a tenth of the processors. Bound: the quiet tenant keeps at least 90 % of
+its calm throughput. Its throughput without other clients is printed without a bound. Windows of
+one kind differ by half, depending on how connections are spread over the workers, so there are
+many short ones.
 """
 
 import argparse
@@ -28,14 +31,14 @@ from pathlib import Path
 
 from loads import Bounds, Connection, landing_text, serving
 from many import cpu_s, worker_of
-from neighbours import ask
+from neighbours import request_from_process
 
 RATE = 10
-"""Requests per second of the limited tenant; its clients share the processors with the server."""
+"""Rate of the limited tenant, in requests per second."""
 TIMES = 20
 CLIENTS = 16
 FLOOD = 32
-"""Connections, where a refusal's cost is measured."""
+"""Connections for measuring the cost of a refusal."""
 
 
 def main() -> None:
@@ -43,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.8)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     bounds = Bounds()
     with tempfile.TemporaryDirectory() as folder:
         tenants = Path(folder, "tenants")
@@ -51,12 +54,12 @@ def main() -> None:
         (tenants / "quiet.py").write_text(landing_text("quiet"))
         for name, rate in (("limited", f"{RATE}/second"), ("over", "1/day")):
             (tenants / f"{name}.py").write_text(landing_text(name) + f"RATE_LIMIT = {rate!r}\n")
-        cost(Path(folder), asked, bounds)
-        neighbour(Path(folder), asked, bounds)
+        cost(Path(folder), arguments, bounds)
+        neighbour(Path(folder), arguments, bounds)
     bounds.end()
 
 
-def cost(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
+def cost(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> None:
     """Compare the worker's processor time per served and per refused request."""
     taken: dict[int, list[float]] = {201: [], 429: []}
     with serving(folder, 1) as server:
@@ -67,10 +70,10 @@ def cost(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
             each = [Connection(server.port) for _ in range(FLOOD)]
             for connection in each:
                 stack.callback(connection.close)
-            for _ in range(asked.rounds):
-                for path, wanted, used in (("/quiet/", 201, each[:1]), ("/over/", 429, each)):
-                    cost_s = window_cost_s(worker, used, path, wanted, asked.seconds / 2)
-                    taken[wanted].append(cost_s)
+            for _ in range(arguments.rounds):
+                for path, expected, used in (("/quiet/", 201, each[:1]), ("/over/", 429, each)):
+                    cost_s = window_cost_s(worker, used, path, expected, arguments.seconds / 2)
+                    taken[expected].append(cost_s)
     medians = {status: statistics.median(one) for status, one in taken.items()}
     print(f"load average {os.getloadavg()[0]:.1f}; "
           f"served {1e6 * medians[201]:.0f} µs, refused {1e6 * medians[429]:.0f} µs")  # fmt: skip
@@ -78,31 +81,31 @@ def cost(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def window_cost_s(
-    worker: int, connections: list[Connection], path: str, wanted: int, seconds: float
+    worker: int, connections: list[Connection], path: str, expected: int, seconds: float
 ) -> float:
-    """Ask on all connections at once, for so long; return the processor time of a request."""
+    """Send requests on all connections for some seconds; return the processor time of each."""
     before, count = cpu_s(worker), 0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for connection in connections:
-            connection.ask(path)
+            connection.send(path)
         for connection in connections:
-            status = connection.answer()[0]
-            if status != wanted:
+            status = connection.receive()[0]
+            if status != expected:
                 raise SystemExit(f"{path} answered {status}")
         count += len(connections)
     return (cpu_s(worker) - before) / count
 
 
-def neighbour(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
-    """Compare the quiet tenant's throughput, calm and beside the one over its rate."""
+def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> None:
+    """Compare the quiet tenant's throughput in calm windows and beside the limited tenant."""
     served: dict[str, list[int]] = {"alone": [], "calm": [], "beside": []}
     noise, not_served = Counter[int](), 0
 
     def window() -> int:
-        """Return how many of the quiet one's requests were served."""
+        """Return the number of the quiet tenant's served requests."""
         nonlocal not_served
-        answers = ask(server.port, "/quiet/", 4, asked.seconds)
+        answers = request_from_process(server.port, "/quiet/", 4, arguments.seconds)
         count = sum(status == 201 for _, status in answers)
         not_served += len(answers) - count
         return count
@@ -110,26 +113,26 @@ def neighbour(folder: Path, asked: argparse.Namespace, bounds: Bounds) -> None:
     with serving(folder, 2) as server, refusing_elsewhere() as elsewhere:
         server.wait_for("/quiet/", 201)
         for path in ("/quiet/", "/limited/"):
-            ask(server.port, path, 16, 1.0)  # awake in both workers then
-        for _ in range(asked.rounds):
+            request_from_process(server.port, path, 16, 1.0)  # so that both workers have built it
+        for _ in range(arguments.rounds):
             served["alone"].append(window())
             with flood(elsewhere, Counter()):
                 served["calm"].append(window())
             with flood(server.port, noise):
                 served["beside"].append(window())
-    alone, calm, beside = (statistics.mean(one) / asked.seconds for one in served.values())
-    seconds = asked.rounds * asked.seconds
-    told = {status: f"{count / seconds:.0f}/s" for status, count in noise.items()}
+    alone, calm, beside = (statistics.mean(one) / arguments.seconds for one in served.values())
+    seconds = arguments.rounds * arguments.seconds
+    rates = {status: f"{count / seconds:.0f}/s" for status, count in noise.items()}
     print(f"load average {os.getloadavg()[0]:.1f}; alone {alone:.0f}/s, calm {calm:.0f}/s, "
-          f"beside {beside:.0f}/s; limited to {RATE}/s: {told}")  # fmt: skip
+          f"beside {beside:.0f}/s; limited to {RATE}/s: {rates}")  # fmt: skip
     bounds.check("throughput calm ÷ beside", calm / beside, 1 / 0.9)
     print(f"  throughput alone ÷ beside: {alone / beside:.3f}")
-    bounds.check("requests of the quiet one not served", not_served, 0)
+    bounds.check("requests of the quiet tenant not served", not_served, 0)
 
 
 @contextlib.contextmanager
 def refusing_elsewhere() -> Iterator[int]:
-    """Run a process that refuses whatever comes, until the end of the block; yield its port."""
+    """Run a process that refuses every request until the end of the block; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = get_context("fork").Process(target=_refuse_all, args=(listener,), daemon=True)
         process.start()
@@ -159,12 +162,12 @@ def _refuse_all(listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def flood(port: int, noise: Counter[int]) -> Iterator[None]:
-    """Send 20 times the limited tenant's rate until the end of the block; count statuses."""
+    """Send 20 times the limited tenant's rate until the end of the block, and count statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_flood, args=(port, theirs))
     process.start()
-    ours.recv()  # all its connections have been answered
+    ours.recv()  # wait until all its connections have had a response
     try:
         yield
     finally:
@@ -174,15 +177,15 @@ def flood(port: int, noise: Counter[int]) -> Iterator[None]:
 
 
 def _flood(port: int, pipe: object) -> None:
-    is_over, is_under_way = threading.Event(), threading.Barrier(CLIENTS + 1)
+    stop, all_connected = threading.Event(), threading.Barrier(CLIENTS + 1)
     statuses: list[int] = []
 
     def send() -> None:
         connection = Connection(port)
         connection.get("/limited/")
-        is_under_way.wait()
+        all_connected.wait()
         due, pause_s = time.perf_counter(), CLIENTS / (RATE * TIMES)
-        while not is_over.is_set():
+        while not stop.is_set():
             statuses.append(connection.get("/limited/")[0])
             due = max(due + pause_s, time.perf_counter() - pause_s)
             time.sleep(max(due - time.perf_counter(), 0.0))
@@ -191,10 +194,10 @@ def _flood(port: int, pipe: object) -> None:
     threads = [threading.Thread(target=send) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    is_under_way.wait()
+    all_connected.wait()
     pipe.send("ready")  # type: ignore[attr-defined]
     pipe.recv()  # type: ignore[attr-defined]
-    is_over.set()
+    stop.set()
     for thread in threads:
         thread.join()
     pipe.send(dict(Counter(statuses)))  # type: ignore[attr-defined]

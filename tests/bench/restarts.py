@@ -1,13 +1,16 @@
-"""What a healthy tenant's clients see when workers restart or die while a neighbour is broken.
+"""Clients of healthy tenants while workers restart or die and another tenant is broken.
 
-    python tests/bench/restarts.py [BLOW…]
+    python tests/bench/restarts.py [CASE…]
 
-One gunicorn, 2 workers of 8 threads; globex and initech have keep-alive clients and ones that
-connect anew for each request; acme's file is broken. The blows: `restart` (the command), `HUP`,
-`USR2` (a binary upgrade, then TERM of the old master), `kill` (-9 of a worker). Each is dealt
-several times to one server, between calm windows, so that noise of the machine meets both sides.
-Beside a restart there are windows in which only its work is done, in processes that serve nobody:
-the code is imported three times (the trial, two workers). Waits in these are the processors'.
+One gunicorn, 2 workers of 8 threads. globex and initech have keep-alive clients and clients that
+open a connection per request. The file of acme is broken. Cases: `restart` (the command), `HUP`,
+`USR2` (a binary upgrade, then TERM to the old master) and `kill` (-9 of a worker). Each happens
+several times on one server, between calm windows, so that noise of the machine affects both sides
+alike. Bounds: no request of a healthy tenant fails (with `kill`, none later than 2 s after it),
+and with `restart` the longest wait and the p99 are at most 3 times the calm p99.
+
+For `restart`, more windows do only its work, in processes that serve no requests: the code is
+imported three times (a trial and two workers). They show which part of the waits is processor load.
 """
 
 import os
@@ -41,28 +44,28 @@ AFTER_S = 2.0
 ROUNDS = 5
 WAIT_RATIO = 3
 LATE_S = 2.0
-"""What a killed worker had in hand may fail at once, but nothing any more after this (A34)."""
+"""Time after which a killed worker causes no more failures. Its own requests fail at once."""
 
 NAMES = ("globex", "initech")
 Window = tuple[float, float]
 
 
-def main(blows: list[str]) -> None:
-    """Deal each blow on a server of its own."""
+def main(names: list[str]) -> None:
+    """Run each case on a new server."""
     bounds = Bounds()
-    for blow in blows or BLOWS:
+    for case in names or CASES:
         with tempfile.TemporaryDirectory() as folder:
-            take(blow, Path(folder), bounds)
+            measure(case, Path(folder), bounds)
     bounds.end()
 
 
-def take(blow: str, folder: Path, bounds: Bounds) -> None:
-    """Print what the healthy tenants' clients saw in calm windows and under blows."""
+def measure(case: str, folder: Path, bounds: Bounds) -> None:
+    """Print what clients of healthy tenants saw in calm windows and during the case."""
     tenants = make_site(folder)
     for name in ("acme", *NAMES):
         (tenants / f"{name}.py").write_text(versioned_tenant_text(name, 0))
     calm: list[Window] = []
-    struck: list[Window] = []
+    busy: list[Window] = []
     only_work: list[Window] = []
     with serving(folder, 2, "--pid", str(folder / "pid")) as server:
         server.wait_for("/-/readyz", 200)
@@ -76,52 +79,52 @@ def take(blow: str, folder: Path, bounds: Bounds) -> None:
             time.sleep(1)
             for _ in range(ROUNDS):
                 calm.append(window(lambda: time.sleep(CALM_S)))
-                if blow == "restart":
+                if case == "restart":
                     only_work.append(window(lambda: (work(folder), time.sleep(AFTER_S))))
-                struck.append(window(lambda: (BLOWS[blow](server, folder), time.sleep(AFTER_S))))
+                busy.append(window(lambda: (CASES[case](server, folder), time.sleep(AFTER_S))))
         end_all(server, folder)
-    report(blow, clients, calm, struck, bounds)
+    report(case, clients, calm, busy, bounds)
     if only_work:
         times = [x for one in clients for x in one.seconds(only_work)]
-        print(f"  only the work of a restart, nothing restarted:\n         {describe(times)}")
+        print(f"  only the work of a restart:\n         {describe(times)}")
 
 
 def report(
-    blow: str, clients: list[Client], calm: list[Window], struck: list[Window], bounds: Bounds
+    case: str, clients: list[Client], calm: list[Window], busy: list[Window], bounds: Bounds
 ) -> None:
-    """Print the figures, each beside its bound where it has one."""
-    calm_s, struck_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, struck))
-    print(f"{blow}, {ROUNDS} times:\n  calm   {describe(calm_s)}\n  struck {describe(struck_s)}")
-    p99, is_killed = percentile(calm_s, 99), blow == "kill"
-    for each in struck:
+    """Print the figures, with their bounds if they have one."""
+    calm_s, busy_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, busy))
+    print(f"{case}, {ROUNDS} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
+    p99, is_killed = percentile(calm_s, 99), case == "kill"
+    for each in busy:
         longest = max(x for one in clients for x in one.seconds([each]))
         print(f"    took {each[1] - each[0] - AFTER_S:.1f} s, longest wait {1000 * longest:.1f} ms")
     failures = [one for client in clients for one in client.failures]
     for at, text in failures[:5]:
-        print(f"  failed at {at - struck[0][0]:.2f} s: {text}")
-    late = [at for at, _ in failures if not any(0 <= at - s < LATE_S for s, _ in struck)]
+        print(f"  failed at {at - busy[0][0]:.2f} s: {text}")
+    late = [at for at, _ in failures if not any(0 <= at - s < LATE_S for s, _ in busy)]
     if is_killed:
         print(f"  failed at once, in the killed worker: {len(failures) - len(late)}")
-        bounds.check(f"{blow}: failed from {LATE_S:g} s after it on", len(late), 0)
+        bounds.check(f"{case}: failed later than {LATE_S:g} s after it", len(late), 0)
     else:
-        bounds.check(f"{blow}: failed requests of healthy tenants", len(failures), 0)
+        bounds.check(f"{case}: failed requests of healthy tenants", len(failures), 0)
     print(f"  longest calm wait ÷ calm p99: {max(calm_s) / p99:.2f}")
-    if blow == "restart":
-        bounds.check(f"{blow}: longest wait ÷ calm p99", max(struck_s) / p99, WAIT_RATIO)
-        bounds.check(f"{blow}: p99 ÷ calm p99", percentile(struck_s, 99) / p99, WAIT_RATIO)
+    if case == "restart":
+        bounds.check(f"{case}: longest wait ÷ calm p99", max(busy_s) / p99, WAIT_RATIO)
+        bounds.check(f"{case}: p99 ÷ calm p99", percentile(busy_s, 99) / p99, WAIT_RATIO)
     else:
-        print(f"  longest wait ÷ calm p99: {max(struck_s) / p99:.2f}")
+        print(f"  longest wait ÷ calm p99: {max(busy_s) / p99:.2f}")
 
 
-def window(act: Callable[[], object]) -> Window:
-    """Do it; return from when to when."""
+def window(function: Callable[[], object]) -> Window:
+    """Call a function, and return its start and end."""
     start = time.perf_counter()
-    act()
+    function()
     return start, time.perf_counter()
 
 
 def restart(server: Server, folder: Path) -> None:
-    """Replace the workers as an operator does."""
+    """Replace the workers with `tenantry restart`."""
     old = server.workers()
     tenantry = str(Path(sys.executable).with_name("tenantry"))
     subprocess.run(
@@ -132,13 +135,13 @@ def restart(server: Server, folder: Path) -> None:
 
 
 def work(folder: Path) -> None:
-    """Do what a restart costs the processors, and restart nothing."""
+    """Do the work of a restart without restarting anything."""
     for _ in range(3):
         subprocess.run([sys.executable, "-c", "import tenantry.wsgi"], cwd=folder, check=True)
 
 
 def hang_up(server: Server, folder: Path) -> None:
-    """Reload gunicorn: every worker replaced."""
+    """Replace all workers with SIGHUP."""
     del folder
     old = server.workers()
     os.kill(server.process.pid, signal.SIGHUP)
@@ -146,7 +149,7 @@ def hang_up(server: Server, folder: Path) -> None:
 
 
 def upgrade(server: Server, folder: Path) -> None:
-    """Start a second master on the same sockets, then end the first, and the other way around."""
+    """Start a second master on the same sockets, and then stop the first one."""
     old = master(folder)
     os.kill(old, signal.SIGUSR2)
     wait_until(lambda: (folder / "pid.2").exists() and (folder / "pid.2").read_text() != "")
@@ -159,13 +162,13 @@ def upgrade(server: Server, folder: Path) -> None:
 
 
 def kill_worker(server: Server, folder: Path) -> None:
-    """End a worker as the kernel does when memory is short."""
+    """Kill a worker, as the kernel does when memory is short."""
     del folder
     os.kill(server.workers()[0], signal.SIGKILL)
 
 
 def master(folder: Path) -> int:
-    """Return the pid of the gunicorn that owns the sockets now; 0 while it changes."""
+    """Return the process ID of the master that owns the sockets, or 0 during a change."""
     try:
         return int((folder / "pid").read_text())
     except (OSError, ValueError):
@@ -173,13 +176,13 @@ def master(folder: Path) -> int:
 
 
 def end_all(server: Server, folder: Path) -> None:
-    """End a master that took the first one's place."""
+    """Stop a master that replaced the first one."""
     if (last := master(folder)) not in (0, server.process.pid):
         os.kill(last, signal.SIGTERM)
         wait_until(lambda: not Path(f"/proc/{last}").exists(), 40)
 
 
-BLOWS: dict[str, Callable[[Server, Path], None]] = {
+CASES: dict[str, Callable[[Server, Path], None]] = {
     "restart": restart, "HUP": hang_up, "USR2": upgrade, "kill": kill_worker,
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
-"""What rewriting one tenant 200 times does to it and to its neighbours, under keep-alive load.
+"""One tenant file is rewritten 200 times: its clients and other tenants', under keep-alive load.
 
     python tests/bench/rewrite.py [SECONDS BETWEEN REWRITES]
 
 One gunicorn, 2 workers of 8 threads; acme, globex and initech have two clients per worker each.
-Rounds of 20 rewrites of acme (two of them broken) take turns with calm windows of equal length, so
-that noise of the machine meets both sides alike. Every answer names its tenant and its version
-twice: first and last line of the file.
+Rounds of 20 rewrites of acme, two of them broken, alternate with calm windows of the same length,
+so that noise of the machine affects both sides alike. Every response has the tenant's name and its
+version twice, from the first and the last line of the file. Bounds: no response fails or mixes
+versions, no worker dies, the other tenants' p99 is at most 1.25 times that of calm windows, and
+the median from a rewrite to its first response is at most 0.3 s.
 """
 
 import statistics
@@ -38,7 +40,7 @@ Windows = list[tuple[float, float]]
 
 
 class Rewriter:
-    """Rewrites acme; remembers when which version was written."""
+    """Rewrites acme's file, and records when each version was written."""
 
     def __init__(self, path: Path, clients: list[Client], period_s: float) -> None:
         self._path, self._period_s = path, period_s
@@ -49,7 +51,7 @@ class Rewriter:
         self.seen_by_all_s: list[float] = []
 
     def round(self) -> None:
-        """Rewrite as often as a round has it; a good version is awaited in every worker."""
+        """Rewrite the file `REWRITES` times; wait until every worker serves each valid version."""
         for number in range(REWRITES):
             next_at = time.perf_counter() + self._period_s
             version = next(self._versions)
@@ -66,25 +68,27 @@ class Rewriter:
         self.last = version
         self.written_at[version] = time.perf_counter()
         try:
-            wait_until(lambda: all(one.answers[-1].said[1] == version for one in self._clients), 10)
+            wait_until(
+                lambda: all(one.answers[-1].words[1] == version for one in self._clients), 10
+            )
         except SystemExit:
-            print(version, [(one.answers[-1].said, one.failures[-1:]) for one in self._clients])
+            print(version, [(one.answers[-1].words, one.failures[-1:]) for one in self._clients])
             for log in self._path.parents[1].glob("*.log"):
                 print(log.read_text()[-3000:])
             raise
         self.seen_by_all_s.append(time.perf_counter() - self.written_at[version])
 
     def first_answers(self) -> list[float]:
-        """Return the seconds from each good rewrite to the first answer of its version."""
+        """Return the seconds from each valid rewrite to the first response with its version."""
         first: dict[str, float] = {}
         for answer in (answer for client in self._clients for answer in client.answers):
-            version = answer.said[1]
+            version = answer.words[1]
             first[version] = min(first.get(version, answer.at), answer.at)
         return [first[version] - at for version, at in self.written_at.items()]
 
 
 def main(period_s: float) -> None:
-    """Serve, load, rewrite, print."""
+    """Serve, send requests, rewrite and print."""
     with tempfile.TemporaryDirectory() as folder:
         tenants = make_site(Path(folder))
         for name in NAMES:
@@ -106,32 +110,32 @@ def main(period_s: float) -> None:
                 time.sleep(2)
                 after = [usage(pid) for pid in workers]
             is_same = workers == server.workers()
-    print(f"{len(rewriter.written_at)} good rewrites, one per {period_s:g} s at the most")
+    print(f"{len(rewriter.written_at)} valid rewrites, one per {period_s:g} s at the most")
     for pid, old, new in zip(workers, before, after, strict=True):
         print(f"  worker {pid}: before {old}; after {new}")
     report(clients, rewriter, calm, busy)
     bounds = Bounds()
-    bounds.check("failed, dropped or mixed answers", count_failures(clients), 0)
-    wrong = sum(one.answers[-1].said[1] != rewriter.last for one in clients[:4])
-    bounds.check("connections that end on older content", wrong, 0)
+    bounds.check("failed, dropped or mixed responses", count_failures(clients), 0)
+    wrong = sum(one.answers[-1].words[1] != rewriter.last for one in clients[:4])
+    bounds.check("connections with older content at the end", wrong, 0)
     bounds.check("workers that died", int(not is_same), 0)
     others = clients[4:]
     ratio = p99(others, busy) / p99(others, calm)
     bounds.check("the others' p99 while swapping ÷ calm", ratio, 1.25)
     first = statistics.median(rewriter.first_answers())
-    bounds.check("median from written to first answer", first, 0.3, " s")
+    bounds.check("median from rewrite to first response", first, 0.3, " s")
     bounds.end()
 
 
 def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
-    """Return the calm windows and those in which acme was rewritten."""
+    """Return the calm windows, and those in which acme was rewritten."""
     calm: Windows = []
     busy: Windows = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         rewriter.round()
         busy.append((start, time.perf_counter()))
-        time.sleep(0.5)  # what the last rewrite left to do belongs to neither side
+        time.sleep(0.5)  # work left by the last rewrite belongs to neither side
         start = time.perf_counter()
         time.sleep(busy[-1][1] - busy[-1][0])
         calm.append((start, time.perf_counter()))
@@ -139,16 +143,16 @@ def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
 
 
 def report(clients: list[Client], rewriter: Rewriter, calm: Windows, busy: Windows) -> None:
-    """Print what has no bound."""
+    """Print figures without a bound."""
     for what, some in (("acme", clients[:4]), ("others", clients[4:])):
         for name, windows in (("calm", calm), ("swapping", busy)):
             times = [x for one in some for x in one.seconds(windows)]
             print(f"  {what:<7}{name:<9}{describe(times)}")
     first = rewriter.first_answers()
-    print(f"  written to first answer: median {statistics.median(first):.3f}, "
+    print(f"  rewrite to first response: median {statistics.median(first):.3f}, "
           f"p99 {percentile(first, 99):.3f}, max {max(first):.3f} s")  # fmt: skip
     seen = rewriter.seen_by_all_s
-    print(f"  written to every connection: median {statistics.median(seen):.3f}, "
+    print(f"  rewrite to every connection: median {statistics.median(seen):.3f}, "
           f"max {max(seen):.3f} s")  # fmt: skip
     ratios = [
         p99(clients[4:], [b]) / p99(clients[4:], [c]) for b, c in zip(busy, calm, strict=True)
@@ -157,12 +161,12 @@ def report(clients: list[Client], rewriter: Rewriter, calm: Windows, busy: Windo
 
 
 def p99(clients: list[Client], windows: Windows) -> float:
-    """Return the p99 of all answers of some clients in some windows."""
+    """Return the p99 of all responses to some clients in some windows."""
     return percentile([x for one in clients for x in one.seconds(windows)], 99)
 
 
 def count_failures(clients: list[Client]) -> int:
-    """Return how many requests of all clients failed, were dropped or mixed; show the first."""
+    """Return the number of failed, dropped or mixed responses, and print the first ones."""
     failures = [
         f"{one.tenant} {text}" for one in clients for _, text in one.failures + one.reconnects
     ]

@@ -1,4 +1,4 @@
-"""What the benchmarks of databases share: tenants with a row in a database each, and a server."""
+"""Shared by the database benchmarks: tenants with one row in a database each, and a server."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ rows_bp = Blueprint("rows", __name__)
 def read():
     return db.session.execute(text("SELECT x FROM t")).scalar_one()
 """
-"""Answers what the one row of the tenant's table says."""
+"""Returns the value in the only row of the tenant's table."""
 
 UNBOUNDED = """\
 from flask import Blueprint, current_app
@@ -41,35 +41,35 @@ def read():
     with Session(engines[0]) as session:
         return session.execute(text("SELECT x FROM t")).scalar_one()
 """
-"""The same, on a pool of each tenant's own that grows as it likes."""
+"""The same, on an unbounded pool of each tenant's own."""
 
 
 def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:
-    """Make the endpoint package and an empty tenants folder, which is returned."""
+    """Create the endpoint package and an empty tenants folder, which is returned."""
     add_endpoint(folder, "rows", blueprint)
     (folder / "tenants").mkdir()
     return folder / "tenants"
 
 
 def add_endpoint(folder: Path, name: str, blueprint: str) -> None:
-    """Make the endpoint package `said.NAME`."""
-    package = folder / "said" / name
+    """Create the endpoint package `demo.NAME`."""
+    package = folder / "demo" / name
     package.mkdir(parents=True)
-    for init in (folder / "said/__init__.py", package / "__init__.py"):
+    for init in (folder / "demo/__init__.py", package / "__init__.py"):
         init.write_text("")
     (package / "blueprint.py").write_text(blueprint.replace("rows_bp", f"{name}_bp"))
 
 
 def tenant_text(name: str, url: str, endpoint: str = "rows") -> str:
-    """Return the file of a tenant with that database."""
+    """Return the file of a tenant with this database."""
     return (
         f"SECRET_KEY = {name + '-' * 32!r}\nDATABASE_URI = {url!r}\n"
-        f"BLUEPRINTS = ['said.{endpoint}']\n"
+        f"BLUEPRINTS = ['demo.{endpoint}']\n"
     )
 
 
 def make_template(server: Postgres) -> None:
-    """Make the database that `make_database` copies."""
+    """Create the database that `make_database` copies."""
     server.new_database("rows")
     with server.connect("rows") as connection:
         connection.execute("CREATE TABLE t (x TEXT)")
@@ -77,5 +77,5 @@ def make_template(server: Postgres) -> None:
 
 
 def make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: str) -> None:
-    """Make a database with the one row."""
+    """Create a database with one row."""
     connection.execute(f'CREATE DATABASE "{name}" TEMPLATE rows STRATEGY file_copy')

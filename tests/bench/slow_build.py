@@ -1,10 +1,11 @@
-"""What a tenant whose build sleeps 2 s does to a warm neighbour: prints p50, p99, max and ratios.
+"""A tenant with a build of 2 s: what it does to the response times of a warm tenant.
 
     python tests/bench/slow_build.py
 
-One gunicorn, 2 workers of 8 threads. Each round takes a calm window and a window in which a fresh
-slow tenant gets 1 or 32 clients at once, both of the same length, so that noise of the machine
-meets both sides alike.
+One gunicorn, 2 workers of 8 threads. Each round has a calm window, and one of the same length in
+which a new slow tenant gets 1 or 32 clients at once, so that noise of the machine affects both
+sides alike. Bounds: the warm tenant's p99 is at most 1.5 times that of calm windows, and its
+slowest request takes at most 0.5 s.
 """
 
 import os
@@ -26,16 +27,16 @@ BUILD_S = 2.0
 PORT = 8765
 RATIO = 1.5
 SLOWEST_S = 0.5
-"""Twice `SHORT_WAIT_S`, the time for which 32 requests that wait for a build occupy all threads."""
+"""Twice `SHORT_WAIT_S`, for which 32 requests that wait for a build occupy all threads."""
 
 
 def main() -> None:
-    """Measure with 1 and with 32 clients at the slow tenant."""
+    """Measure with 1 and with 32 clients of the slow tenant."""
     bounds = Bounds()
     for clients in (1, 32):
         with tempfile.TemporaryDirectory() as folder, serving(Path(folder)):
             calm, beside = measure(clients)
-        print(f"{clients:>2} clients at the tenant that builds for {BUILD_S:g} s:")
+        print(f"{clients:>2} clients of the tenant that builds for {BUILD_S:g} s:")
         print(f"  calm   {describe(calm)}\n  beside {describe(beside)}")
         ratio = percentile(beside, 99) / percentile(calm, 99)
         bounds.check(f"{clients} clients: p99 beside ÷ calm", ratio, RATIO)
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def measure(clients: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of each request of the warm tenant, calm and beside slow builds."""
+    """Return the seconds of each request of the warm tenant, in calm windows and beside builds."""
     calm: list[float] = []
     beside: list[float] = []
     request("/globex/")
@@ -62,7 +63,7 @@ def measure(clients: int) -> tuple[list[float], list[float]]:
 
 
 def window() -> list[float]:
-    """Ask the warm tenant again and again, on a new connection each time."""
+    """Request the warm tenant repeatedly, on a new connection each time."""
     times = []
     end = time.perf_counter() + WINDOW_S
     while (start := time.perf_counter()) < end:
@@ -72,7 +73,7 @@ def window() -> list[float]:
 
 
 def request(path: str, expected: int = 201) -> None:
-    """Send one GET; with `expected`, fail on another status."""
+    """Send one GET. Fail on another status than `expected`, unless it is 0."""
     connection = HTTPConnection("127.0.0.1", PORT, timeout=60)
     try:
         connection.request("GET", path)
@@ -118,7 +119,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 
 def wait_until_it_answers() -> None:
-    """Return as soon as the host lives."""
+    """Return as soon as the host answers."""
     for _ in range(500):
         try:
             request("/-/livez", 200)

@@ -1,10 +1,11 @@
-"""What 2,000 swaps of one tenant leave behind in a process: memory, threads, file descriptors.
+"""Memory, threads and file descriptors of a process after 2,000 swaps of one tenant.
 
     python tests/bench/swaps.py
 
-In process and without waiting: the follower of the tenants folder is driven round by round, by a
-clock that jumps. Each swap is a whole one: the file rewritten, run by the loader process, the app
-built beside the old one, swapped; then a request tells the version. Every 20th content is broken.
+In one process and without waiting: the follower of the tenants folder is driven step by step with
+a clock that jumps. Each swap is complete: the file is rewritten and run by the loader process, the
+app is built beside the old one and replaces it, and a request returns the version. Every 20th
+content is broken first. Bounds: 2,048 KiB of growth in memory; no additional thread or descriptor.
 """
 
 import gc
@@ -28,11 +29,14 @@ REPORT_EVERY = 500
 BROKEN_EVERY = 20
 JUMP_S = 0.3
 GROWTH_KIB = 2048
-"""What 2,000 swaps may add to the resident memory: 1 KiB each, which is the allocator's noise."""
+"""Growth of resident memory that 2,000 swaps may cause: 1 KiB each, the allocator's noise."""
 
 
 class Clock:
-    """Seconds that pass when told to; as the monotonic clock and as the file system's."""
+    """A clock that the benchmark sets.
+
+    It stands in for the monotonic and the file system's clock.
+    """
 
     def __init__(self) -> None:
         self.now = time.time() + 10
@@ -43,17 +47,17 @@ class Clock:
 
 
 def main() -> None:
-    """Swap, and print what is held after every 500."""
+    """Swap, and print the resources after every 500 swaps."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         swaps = Swaps(folder)
         swaps.do(WARM_UP)
-        first = last = held()
+        first = last = resources()
         print(f"  after {WARM_UP:>5} swaps: {first}")
         begun = time.perf_counter()
         for done in range(REPORT_EVERY, SWAPS + 1, REPORT_EVERY):
             swaps.do(REPORT_EVERY)
-            last = held()
+            last = resources()
             print(f"  after {WARM_UP + done:>5} swaps: {last}", flush=True)
         print(f"  {1000 * (time.perf_counter() - begun) / SWAPS:.1f} ms per swap")
         bounds = Bounds()
@@ -65,7 +69,7 @@ def main() -> None:
 
 
 class Swaps:
-    """A host over a folder of its own, whose follower is driven by hand."""
+    """A host with a follower that is driven by hand, over its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = make_site(folder) / "acme.py"
@@ -84,7 +88,7 @@ class Swaps:
         self._version = 0
 
     def do(self, count: int) -> None:
-        """Swap so many times, each seen by a request."""
+        """Swap `count` times, and check each with a request."""
         for _ in range(count):
             self._version += 1
             text = versioned_tenant_text("acme", self._version)
@@ -98,7 +102,7 @@ class Swaps:
         self._clock.now += JUMP_S
         self._follower.scan_soon()
         self._follower.step()
-        time.sleep(0.0005)  # a worker thread runs now
+        time.sleep(0.0005)  # let a worker thread run
 
     def _step_until_state(self, state: str) -> None:
         for _ in range(5_000):
@@ -116,8 +120,8 @@ class Swaps:
         raise SystemExit(f"version {self._version} was never served: {self.host.status()}")
 
 
-def held() -> Usage:
-    """Return what this process holds when the garbage is gone."""
+def resources() -> Usage:
+    """Return the resources of this process after a garbage collection."""
     gc.collect()
     return usage(os.getpid())
 

@@ -1,13 +1,13 @@
-"""What kill -9 of a worker in the middle of 500 uploads costs: no image that got a 201.
+"""Uploads while workers are killed with `kill -9`: no image with a 201 is lost or incomplete.
 
     python tests/bench/uploads.py [KILLS]
 
 One gunicorn, 2 workers of 8 threads; acme has the images endpoint on SQLite. Eight clients upload
-500 images of random noise; every now and then all workers are killed, whatever they do, and
-gunicorn starts new ones. A tenant under which workers die is parked: as an operator who knows
-better would, the benchmark lets it back at once. Then each image that got a 201 is fetched and
-compared; each that is listed is fetched too, so none is half there; and `images check` finds
-nothing worse than files without an image.
+500 images of random noise. From time to time all workers are killed, and gunicorn starts new ones.
+A tenant with requests in flight in killed workers is parked, so the benchmark enables it at once,
+as an operator would. Then every image with a 201, and every listed image, is fetched and compared.
+Bounds: no image is lost or incomplete, and `images check` finds nothing worse than files without
+an image.
 """
 
 import contextlib
@@ -40,26 +40,26 @@ ORPHANS = ("file without an image", "abandoned upload")
 
 
 class Uploads:
-    """The uploads of all clients, and what came of them."""
+    """The uploads of all clients, and their outcomes."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.kept: dict[str, str] = {}
-        """Id → hash of what was sent, of each that got a 201."""
+        """ID → hash of the sent bytes, for each upload with a 201."""
         self.cut = 0
-        self.told_later = 0
+        self.retries = 0
         self.refused: list[str] = []
 
     def send(self, number: int) -> None:
-        """Upload one image, once; again while the answer is to come later."""
+        """Upload one image. A 503 is retried; a cut connection is not."""
         kind = ("PNG", "JPEG", "WEBP")[number % 3]
         data = picture(kind, (200 + number % 7 * 100, 300))
         try:
-            status, body = ask(self.port, "POST", f"/acme/images/?name={number}", data)
+            status, body = request(self.port, "POST", f"/acme/images/?name={number}", data)
             while status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-                self.told_later += 1
+                self.retries += 1
                 time.sleep(0.1)
-                status, body = ask(self.port, "POST", f"/acme/images/?name={number}", data)
+                status, body = request(self.port, "POST", f"/acme/images/?name={number}", data)
         except (OSError, http.client.HTTPException):
             self.cut += 1
             return
@@ -70,12 +70,12 @@ class Uploads:
 
     @property
     def done(self) -> int:
-        """How many have ended, well or not."""
+        """The number of uploads that have ended, successfully or not."""
         return len(self.kept) + self.cut + len(self.refused)
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; return status and body."""
+def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Send one request on a new connection; return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, body)
@@ -84,7 +84,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 def kill_workers(server: Server, uploads: Uploads, kills: int, folder: Path) -> None:
-    """Kill all workers `kills` times, evenly over the uploads, each time a moment after another."""
+    """Kill all workers `kills` times, spread evenly over the uploads, at random moments."""
     program = str(Path(sys.executable).with_name("tenantry"))
     for number in range(1, kills + 1):
         wait_until(lambda number=number: uploads.done >= number * UPLOADS // (kills + 1))
@@ -93,17 +93,18 @@ def kill_workers(server: Server, uploads: Uploads, kills: int, folder: Path) -> 
         for pid in old:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(lambda old=old: not set(old) & set(server.workers()))  # the master has judged
+        # The master must have recorded the deaths before `enable`.
+        wait_until(lambda old=old: not set(old) & set(server.workers()))
         subprocess.run(
             [program, "enable", "acme"], cwd=folder, check=True, stdout=subprocess.DEVNULL
         )
 
 
 def listed(port: int) -> dict[str, str]:
-    """Return id → hash of every image of the list, page by page."""
+    """Return ID → hash of every listed image, page by page."""
     found, cursor = {}, ""
     while cursor is not None:
-        _, body = ask(port, "GET", f"/acme/images/?limit=100{cursor and '&cursor=' + cursor}")
+        _, body = request(port, "GET", f"/acme/images/?limit=100{cursor and '&cursor=' + cursor}")
         page = json.loads(body)
         found |= {image["id"]: image["sha256"] for image in page["images"]}
         cursor = page["next"]
@@ -111,13 +112,13 @@ def listed(port: int) -> dict[str, str]:
 
 
 def content_hash(port: int, image_id: str) -> str:
-    """Return the hash of an image's bytes as they come now."""
-    status, body = ask(port, "GET", f"/acme/images/{image_id}/content")
+    """Return the hash of an image's current bytes."""
+    status, body = request(port, "GET", f"/acme/images/{image_id}/content")
     return hashlib.sha256(body).hexdigest() if status == http.HTTPStatus.OK else str(status)
 
 
 def check(folder: Path) -> list[str]:
-    """Return what `images check` finds."""
+    """Return findings of `images check` other than orphans."""
     program = str(Path(sys.executable).with_name("tenantry"))
     done = subprocess.run(
         [program, "run", "acme", "--", "images", "check", "--older-than", "0"],
@@ -128,7 +129,7 @@ def check(folder: Path) -> list[str]:
 
 
 def main(kills: int) -> None:
-    """Serve, upload, kill, compare."""
+    """Serve, upload, kill and compare."""
     bounds = Bounds()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -147,18 +148,18 @@ def main(kills: int) -> None:
             took_s = time.perf_counter() - started_at
             killer.join()
             server.wait_for("/acme/images/", 200)
-            there = listed(server.port)
-            hashes = {image_id: content_hash(server.port, image_id) for image_id in there}
+            found = listed(server.port)
+            hashes = {image_id: content_hash(server.port, image_id) for image_id in found}
         wrong = check(folder)
     print(f"{UPLOADS} uploads in {took_s:.1f} s, all workers killed {kills} times")
-    print(f"  201: {len(uploads.kept)}, cut: {uploads.cut}, listed: {len(there)}")
-    print(f"  told to come later: {uploads.told_later}")
-    print("  other answers:", uploads.refused[:3], "; wrong:", wrong[:3])
+    print(f"  201: {len(uploads.kept)}, cut: {uploads.cut}, listed: {len(found)}")
+    print(f"  retried after a 503: {uploads.retries}")
+    print("  other responses:", uploads.refused[:3], "; wrong:", wrong[:3])
     lost = sum(hashes.get(image_id) != sha256 for image_id, sha256 in uploads.kept.items())
-    bounds.check("images with a 201 that are not there, whole", lost, 0)
-    half = sum(hashes[image_id] != sha256 for image_id, sha256 in there.items())
-    bounds.check("images that are listed and not whole", half, 0)
-    bounds.check("answers but 201", len(uploads.refused), 0)
+    bounds.check("images with a 201 that are lost or incomplete", lost, 0)
+    half = sum(hashes[image_id] != sha256 for image_id, sha256 in found.items())
+    bounds.check("listed images that are incomplete", half, 0)
+    bounds.check("responses other than 201", len(uploads.refused), 0)
     bounds.check("findings worse than orphan files", len(wrong), 0)
     bounds.check("kills that hit no upload", int(kills > 0 and uploads.cut == 0), 0)
     bounds.end()

@@ -27,10 +27,10 @@ class Visitor:
     tenant: str
     replies: list[Reply] = field(default_factory=list)
 
-    def visit_until(self, is_over: threading.Event) -> None:
+    def visit_until(self, stop: threading.Event) -> None:
         """Send one request after another."""
         connection = Connection(self.port)
-        while not is_over.wait(PAUSE_S):
+        while not stop.wait(PAUSE_S):
             start = time.perf_counter()
             try:
                 status, _ = connection.get(f"/{self.tenant}/")
