@@ -29,7 +29,7 @@ _URL_PREFIX = re.compile(rf"(?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}}")
 RESERVED_SEGMENTS = frozenset(
     {"admin", "health", "healthz", "livez", "metrics", "readyz", "static"}
 )
-"""First segments that proxies, scrapers and probes in front of the host use."""
+"""First path segments that are reserved for proxies, scrapers and probes in front of the host."""
 
 FORWARDED_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 """`X-Forwarded-Prefix` of a trusted proxy, without a final slash. An empty segment is not allowed,

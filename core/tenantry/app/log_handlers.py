@@ -184,7 +184,7 @@ class _State:
             yield from was.restore(logger, is_own)
 
     def forget(self, logger: logging.Logger, handler: logging.Handler) -> None:
-        """Do not restore a handler that is closed."""
+        """Forget a closed handler, so that `restore` does not add it again."""
         was = self._loggers.get(logger)
         if was is not None and handler in was.handlers:
             was.handlers.remove(handler)

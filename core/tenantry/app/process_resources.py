@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 
 
 class ProcessResources:
-    """The shared resources of one process. A forked process needs its own. Thread-safe.
+    """The shared resources of one process. A forked process needs new ones. Thread-safe.
 
-    `close()` ends what runs by itself. Connections close with the apps that use them.
+    `close()` stops the background threads. Connections close with the apps that use them.
 
     Args:
         settings: the host's settings.
         usage: counts what each tenant uses.
-        threads: the number of requests that the server runs at once here; None if unknown.
-        row: where the scoreboard shows the requests of this process; None for nowhere.
+        threads: the number of requests that the server runs at once in this process; None if
+            unknown.
+        row: the scoreboard's row for the requests of this process; None if there is none.
     """
 
     def __init__(

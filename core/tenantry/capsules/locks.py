@@ -13,10 +13,10 @@ from pathlib import Path
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for the lock of a folder and hold it during the block.
+    """Wait for a folder's lock and hold it during the block.
 
-    Processes create, lock and remove the entries of a folder under this lock: otherwise one could
-    remove what another has created and not yet locked.
+    Processes hold it while they create, lock or remove entries of the folder. Otherwise, one could
+    remove an entry that another has created but not yet locked.
     """
     fd = open_folder(folder)
     try:

@@ -1,8 +1,7 @@
 """The database of a restored tenant on a PostgreSQL server: empty before, and after a failure.
 
-One restore at a time works in a database, or in one schema of it. A table, the mark, stands there
-as long as the restore has not finished; it lists what the restore has created. So the next restore
-removes what a killed one left, and nothing else.
+Only one restore at a time can use a database, or one schema of it. Until it finishes, a table in
+it, the mark, lists what it has created. If it is killed, the next restore removes exactly that.
 """
 
 from contextlib import ExitStack
@@ -230,7 +229,7 @@ def _marked_objects(connection: Connection) -> Objects:
 
 
 def _add_to_mark(connection: Connection, objects: Objects) -> None:
-    """List objects in the mark, in one statement: a killed process leaves all of them or none."""
+    """Add objects to the mark in one statement, so a killed process leaves all of them or none."""
     statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
     lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
     connection.exec_driver_sql(statement, lists)
@@ -239,7 +238,7 @@ def _add_to_mark(connection: Connection, objects: Objects) -> None:
 def _drop(connection: Connection, objects: Objects) -> None:
     for kind, identity in sorted(objects):
         if kind not in (DATABASE, SCHEMA):
-            # The server wrote the identity as SQL; a `%` in it is not a parameter.
+            # The identity is SQL text from the server; a `%` in it is not a parameter.
             connection.exec_driver_sql(
                 f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
                 execution_options={"no_parameters": True},

@@ -55,7 +55,7 @@ class RowsError(TenantryError):
 class Snapshot:
     """A database as of the last call of `begin`; other processes may write meanwhile.
 
-    For one thread. The caller closes it.
+    Use it from one thread. The caller closes it.
 
     Raises:
         RowsError: the database is in memory, or its engine is not supported.

@@ -88,7 +88,7 @@ class FolderSnapshot:
         """Paths that are neither files nor folders, or belong to an unused default database."""
 
     def freeze(self, begin: Callable[[], None]) -> None:
-        """Bring the copy to the moment at which `begin` begins the database snapshot.
+        """Update the copy to the moment at which `begin` starts the database snapshot.
 
         `begin` may be called several times; the last call counts.
 

@@ -149,7 +149,7 @@ class ConnectionBudget:
         return connection
 
     def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
-        """Take a connection back: it becomes idle, or goes to a waiter."""
+        """Take back a connection, which becomes idle or goes to a waiting call."""
         self._returned.append((pool, connection))
         self._accept_if_free()
 
@@ -186,11 +186,11 @@ class ConnectionBudget:
                 self._lock.release()
 
     def _reset_after_fork(self) -> None:
-        """Start from nothing in a forked process. uWSGI forks without calling Python's hooks."""
+        """Reset all counts in a forked process. uWSGI forks without calling Python's hooks."""
         process = os.getpid()
         if self._process == process:
             return
-        # The parent's locks may be held forever in this process, so it needs one of its own.
+        # A lock that the parent held at the fork stays locked here, so this process needs its own.
         with self._fork_locks.setdefault(process, threading.Lock()):
             if self._process != process:
                 self._inherited += self._idle

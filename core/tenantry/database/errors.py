@@ -39,7 +39,7 @@ class DatabaseDownError(HTTPException):
 
 
 class DatabaseFullError(DatabaseDownError):
-    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5). Reads go on."""
+    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5). Reads work."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
     status = HTTPStatus.INSUFFICIENT_STORAGE

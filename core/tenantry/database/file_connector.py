@@ -39,7 +39,7 @@ class FileConnector:
         self._is_logged = False
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if the file existed before and is gone; an open connection is checked later.
+        """Raise if the file is gone although it existed. An open connection is checked later.
 
         Raises:
             DatabaseDownError: the file is gone.

@@ -92,7 +92,7 @@ class ServerConnector:
             if self._breaker.fail():
                 self._log("database.down", _masked_line(error, self._password))
             raise DatabaseDownError(self._breaker.pause_s or 1) from error
-        except BaseException:  # raised by a signal handler of the server
+        except BaseException:  # a signal handler of the server raised it
             self._breaker.fail()
             raise
         self._is_silent = False

@@ -46,13 +46,13 @@ class Database:
         self._url = url
         self._budget = budget
         self._note_query = note_query
-        self._lock = threading.Lock()  # protects the two below
+        self._lock = threading.Lock()  # protects `_engine` and `_is_closed`
         self._engine: Engine | None = None
         self._is_closed = False
 
     @property
     def engine(self) -> "Engine":
-        """The engine, made on first use; it connects when needed.
+        """The engine, created on first use. It opens connections when they are needed.
 
         Raises:
             RuntimeError: the database is closed.

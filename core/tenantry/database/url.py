@@ -26,7 +26,7 @@ _BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
 the URL, so the URL would not show which database is used, and the password would be visible."""
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
-"""The only value of `host` in the query part, in the form that SQLAlchemy splits."""
+"""The only form in which the query part can give a `host`: SQLAlchemy splits it."""
 
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 

@@ -37,7 +37,7 @@ def folders_of(package: str) -> list[str]:
     top, *rest = package.split(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # `__main__` and similar modules have no spec
+    except ValueError:  # raised for `__main__` and similar modules, which have no spec
         return []
     path = top
     for part in rest:
@@ -127,7 +127,7 @@ class _PrivateImports(ast.NodeTransformer):
         self._parent = f"{self._package}.{parent}".rstrip(".")
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
-        """Make a `from … import` of the endpoint's package private."""
+        """Redirect a `from … import` of the endpoint's package to the private copy."""
         name = "." * node.level + (node.module or "")
         module = importlib.util.resolve_name(name, self._parent)
         if self._is_own(module):

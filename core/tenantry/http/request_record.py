@@ -63,8 +63,8 @@ class RequestRecord:
     def read_trace(self, environ: "WSGIEnvironment") -> None:
         """Take the trace from a valid `traceparent`; remove an invalid one from the environ.
 
-        The header is passed on unchanged. A new span would leave a gap in the client's trace,
-        because the host exports no spans.
+        The app receives the header unchanged. The host exports no spans, so a span of its own
+        would leave a gap in the client's trace.
         """
         parent = environ[_PARENT]
         found = _TRACE.fullmatch(parent)

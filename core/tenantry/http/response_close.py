@@ -50,4 +50,4 @@ class ClosingBody:
         finally:
             for callback in self.callbacks:
                 callback()
-            self.callbacks.clear()  # they refer to objects that refer to this body
+            self.callbacks.clear()  # breaks the cycle from this body through the callbacks

@@ -139,7 +139,7 @@ class _MeasuredResponse:
         record.is_error = self.is_broken or (not record.is_refusal and status[:1] == _FAILED)
         record.bytes_in = 0 if self._input is None else self._input.size
         record.bytes_out = self._bytes_out
-        if self._thread == threading.get_ident():  # another thread has another clock
+        if self._thread == threading.get_ident():  # the CPU clock is the thread's own
             record.processor_ns = time.thread_time_ns() - self._processor_ns
         record.wall_ns = time.perf_counter_ns() - self._begun_ns
         if record.tenant:

@@ -40,8 +40,8 @@ Claims = Mapping[str, Any]
 Verify = Callable[[str], Claims]
 """Returns the claims of a token, including `sub`. Raises one of the two errors below."""
 EndpointOf = Callable[["WSGIEnvironment"], str | None]
-"""Returns the endpoint of a request, as in `BLUEPRINTS`; "" for a route of the app that belongs to
-none of them; None if there is no route, so that the app will answer 404 or 405."""
+"""Returns the endpoint of a request, as in `BLUEPRINTS`. Returns "" for a route of the app that
+belongs to no endpoint, and None without a route: the app then answers 404 or 405."""
 
 
 class TokenRefusedError(Exception):

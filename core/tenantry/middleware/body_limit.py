@@ -1,8 +1,8 @@
 """Body limit: refuses request bodies over a tenant's `MAX_CONTENT_LENGTH`.
 
-An app never gets a truncated body. Werkzeug 3.1.9 on gunicorn 27.0.1 truncated a chunked body at
-`MAX_CONTENT_LENGTH`, and any body when the client disconnected, and the app took it for complete.
-It also refused a body of exactly the limit when the app read it in parts.
+An app never gets a truncated body. Without this layer, Werkzeug 3.1.9 on gunicorn 27.0.1 truncates
+a chunked body at `MAX_CONTENT_LENGTH`, and any body when the client disconnects, and the app takes
+it for complete. It also refuses a body of exactly the limit if the app reads it in parts.
 """
 
 import re

@@ -53,7 +53,7 @@ class Slots:
 
     Args:
         share: the rule of fair share in this process.
-        row: where the scoreboard shows the requests of this process; None for nowhere.
+        row: the scoreboard's row for the requests of this process; None if there is none.
     """
 
     def __init__(self, share: FairShare, row: Row | None = None) -> None:

@@ -142,7 +142,7 @@ def _run_alembic(
     script = _script_directory(tuple(branch.folder for branch in branches))
     engine = connection.dialect.name
     # Alembic passes the rows of alembic_version to `fn`, and raises if it does not know one. The
-    # table may have rows of former endpoints, so the steps come from the known revisions only.
+    # table can have rows of former endpoints, so only the known revisions give the steps.
     with EnvironmentContext(Config(), script, fn=lambda *_: list(steps(script))) as environment:
         environment.configure(
             connection=connection, transactional_ddl=engine in TRANSACTIONAL_ENGINES

@@ -99,7 +99,7 @@ def compare(branches: Collection[Branch], versions: Collection[str]) -> Revision
 
 
 def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
-    """Leave out the revisions of the endpoints that come with Tenantry."""
+    """Return the revisions that do not belong to an endpoint that comes with Tenantry."""
     if not revisions:
         return revisions
     bundled = read_branches(available_endpoints())

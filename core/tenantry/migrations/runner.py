@@ -78,10 +78,10 @@ class MigrationResult:
 
 @dataclass
 class _Progress:
-    """How far the migration of one database has come."""
+    """The progress of one database's migration."""
 
     timeout_s: float
-    """The time limit of the present phase."""
+    """The time limit of the current phase."""
     before: frozenset[str] | None = None
     """The database's revisions, once the migration has started."""
     has_committed: bool = False
@@ -91,8 +91,8 @@ class _Progress:
 class MigrationRunner:
     """Migrates one database at a time, until the end of a `with` block, which ends its process.
 
-    The process starts with the first database, and again after a migration has ended it. For one
-    thread; only `kill()` may be called from another.
+    The process starts with the first database, and again after a migration has ended it. Use it
+    from one thread; only `kill()` may be called from another.
     """
 
     def __init__(

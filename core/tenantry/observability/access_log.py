@@ -42,7 +42,7 @@ def write_stderr(line: str) -> None:
     try:  # noqa: SIM105 - `suppress` takes as long as the rest of this function
         os.write(_STDERR, line.encode("ascii"))
     except OSError:
-        pass  # nobody reads the log, or the disk is full; the request is not at fault
+        pass  # nothing reads stderr, or the disk is full: no reason for the request to fail
 
 
 class AccessLog:

@@ -51,7 +51,7 @@ class Scoreboard:
     def claim_row(self) -> "Row | None":
         """Return a free row for a process that is about to start; None if there is none.
 
-        Only the master may call this, or a process that shares its scoreboard with no other.
+        Call this only in the master, or in a process that does not share its scoreboard.
         """
         for start in range(0, ROWS * _ROW_BYTES, _ROW_BYTES):
             if self._memory[start] == _FREE:
@@ -110,7 +110,7 @@ class Row:
         thread_id, ident = threading.get_native_id(), threading.get_ident()
         name, started_ns = tenant.encode(), time.monotonic_ns()
         _CELL.pack_into(self._memory, start, _EMPTY, thread_id, ident, started_ns, name)
-        self._memory[start] = _BUILD if is_build else _REQUEST  # last: from now on it counts
+        self._memory[start] = _BUILD if is_build else _REQUEST  # last: makes the cell count
         return cell
 
     def leave(self, cell: int) -> None:
@@ -119,7 +119,7 @@ class Row:
         self._unused.appendleft(cell)
 
     def in_flight(self) -> list[InFlight]:
-        """Return the requests and builds in flight, in no order."""
+        """Return the requests and builds in flight, in no particular order."""
         return _read_row(self._memory)
 
     def stop(self) -> None:

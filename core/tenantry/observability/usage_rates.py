@@ -84,7 +84,9 @@ class UsageRates:
         ]
         rows.sort(key=lambda row: (row["tenant"], row.get("worker", 0)))
         if self._sort != "tenant":
-            rows.sort(key=lambda row: row[self._sort], reverse=True)  # stable: then by name
+            rows.sort(
+                key=lambda row: row[self._sort], reverse=True
+            )  # stable: ties stay sorted by name
         return rows
 
     def _current(self) -> dict[Key, Counter[str]]:

@@ -252,7 +252,7 @@ def _read_database(path: Path, since: float | None) -> tuple[dict[str, Counts], 
         return {}, {}
     try:
         with closing(_connect(path)) as connection:
-            connection.execute("BEGIN")  # one snapshot for both queries
+            connection.execute("BEGIN")  # both queries read one snapshot
             columns = _count_columns(connection)
             if since is None:
                 query = f"SELECT tenant, {', '.join(columns)} FROM total ORDER BY id"
@@ -290,7 +290,9 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # counters files are deleted afterwards
+        connection.execute(
+            "PRAGMA synchronous=FULL"
+        )  # durable, because the counters files are then deleted
         connection.executescript(_SCHEMA)
     except BaseException:
         connection.close()

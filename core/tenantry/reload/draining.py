@@ -84,7 +84,7 @@ class Draining:
         self._check_for_leaks(now)
 
     def close(self) -> None:
-        """Close all instances, whatever is in flight."""
+        """Close all instances, even those with requests in flight."""
         for _, instance, _ in self._draining:
             instance.close_now()
         self._draining = []

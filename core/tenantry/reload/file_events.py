@@ -15,8 +15,8 @@ BATCH_MS = 100
 """Maximum duration of a batch, however many events arrive."""
 
 FOLDER_CHECK_MS = 1000
-"""Interval of the check whether the path still leads to the watched folder. There is no event when
-the folder is replaced, or when a link to it changes."""
+"""How often to check that the path still leads to the watched folder. No event reports that the
+folder was replaced, or that a link to it changed."""
 
 RETRY_S = 1.0
 """Pause before the next attempt to watch a folder that is missing."""

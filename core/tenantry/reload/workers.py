@@ -131,7 +131,7 @@ class ReloadWorkers:
                 yield partial(result.handle, result.value)
 
     def stop_idle_loaders(self) -> None:
-        """End the loader processes that are idle. The next file starts one."""
+        """Stop the idle loader processes. The next file starts a new one."""
         with suppress(Empty):
             while True:
                 self._idle_loaders.get_nowait().close()

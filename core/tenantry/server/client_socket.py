@@ -25,7 +25,7 @@ HELD_BYTES = 65536
 """Maximum size of a first chunk that is sent together with the head; a larger one is not copied."""
 
 _NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_HEAD = b"HTTP/1."  # the start of a response head
+_HEAD = b"HTTP/1."  # how a response head starts
 _INTERIM = b"1"  # the status class of interim responses
 _BODILESS = (b"204", b"304")
 _EMPTY = b"\r\ncontent-length: 0\r\n"

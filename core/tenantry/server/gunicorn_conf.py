@@ -49,11 +49,11 @@ keepalive = 65
 # Seconds without a heartbeat of a worker's main loop. It beats every second, however slow requests
 # are: with 16 clients that compute on 8 threads, two beats were at most 1.0 s apart (two processors
 # at a load of 16). A longer gap means that a request holds the interpreter lock and that this
-# worker answers nobody. Three such deaths park the tenant 13 to 18 s after its first request (two
+# worker answers nothing. Three such deaths park the tenant 13 to 18 s after its first request (two
 # clients, two workers). With 30 s here, it would take over a minute.
 timeout = 5
 
-# Seconds that requests in flight get when a worker stops: as long as a slow request can take.
+# Seconds that requests in flight have to finish when a worker stops: enough for slow requests.
 graceful_timeout = 30
 
 # Requests after which a worker is replaced, against slow leaks in tenants' code: at least half an
@@ -87,7 +87,7 @@ control_socket_disable = True
 # A heartbeat file on a disk stalls when the disk does.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
-# gunicorn's lines in the form of all others, on stderr.
+# Writes gunicorn's log lines to stderr, in the same format as all others.
 logger_class = "tenantry.server.log.GunicornLogger"
 
 

@@ -75,7 +75,7 @@ class Connection(TConn):  # type: ignore[misc]
     head = b""
     """The part of the next request that has arrived while no thread has the connection."""
     searched_bytes = 0
-    """How much of it has been searched for the end of the head."""
+    """Number of bytes of `head` that have been searched for its end."""
     drained_bytes = 0
     tenant: str | None = None
     """The tenant of the request that runs or waits, if known. `TenantWorker` sets it."""
@@ -114,7 +114,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection and wait for its head without a thread."""
-        if self.cfg.is_ssl:  # the handshake blocks: it needs a thread
+        if self.cfg.is_ssl:  # the TLS handshake blocks, so it needs a thread
             super().accept(listener)
             return
         try:
@@ -231,7 +231,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Close idle connections of a stopping worker by `deadline`, even without a request."""
-        idle = self.keepalived_conns.copy()  # threads add to it
+        idle = self.keepalived_conns.copy()  # a copy, because threads add connections meanwhile
         for conn in (*idle, *self.pending_conns):
             conn.timeout = min(conn.timeout, deadline)
 
@@ -320,7 +320,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
 
     def linger(self, conn: Connection) -> None:
-        """Close a connection when the client has closed it, or after `LINGER_S`."""
+        """Close a connection once the client closes it, or after `LINGER_S`."""
         try:
             conn.raw.shutdown(socket.SHUT_WR)
         except OSError:

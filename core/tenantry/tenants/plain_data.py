@@ -93,7 +93,7 @@ def _tag_scalar(value: Any, scalars: Collection[str]) -> object:
 
 
 def untag(value: Any) -> Any:
-    """Return the data that `tag` got.
+    """Return the data that was passed to `tag`.
 
     Raises:
         Exception: `tag` did not write the value. Which exception is raised depends on the value.

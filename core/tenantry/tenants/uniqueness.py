@@ -26,7 +26,7 @@ class Conflict:
 
 
 class AcceptedTenants:
-    """The accepted tenants and what each of them owns. For one thread."""
+    """The accepted tenants and what each of them owns. Use it from one thread."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
@@ -35,7 +35,7 @@ class AcceptedTenants:
         self._below: dict[str, set[str]] = {}  # parent of prefixes → their names
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
-        """Return what `tenant` claims and other tenants have. If empty, it can be accepted."""
+        """Return the claims of `tenant` that other tenants own. Without any, it can be accepted."""
         found = [
             Conflict(owner, Problem(tenant.file, self._text(key, claim, owner), key))
             for key, claim in _claims(tenant).items()

@@ -63,7 +63,7 @@ class ImageConsistencyModel:
         self._is_thorough = is_thorough
 
     def inconsistencies(self) -> Iterator[Inconsistency]:
-        """Yield what is wrong, one shard after the other; fix it if asked to.
+        """Yield each inconsistency, shard by shard; fix it if the check may fix.
 
         Raises:
             MissingContentError: there are rows, but no files at all. Probably a volume is not

@@ -56,7 +56,7 @@ def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
     """
     with _opened(path, memory, is_new=True) as (format_, image):
         inspection = Inspection(format_, *image.size)
-        image.draft("RGB", (1, 1))  # for a JPEG: reads all of it, but takes less memory
+        image.draft("RGB", (1, 1))  # reads all of a JPEG, but takes less memory
         image.load()
     return inspection
 
@@ -64,8 +64,8 @@ def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
 def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[bytes, str]:
     """Return a smaller image without metadata, and its media type. Images are never enlarged.
 
-    A JPEG's thumbnail is a JPEG, turned as its EXIF data says. Any other is a PNG of the first
-    frame.
+    A JPEG's thumbnail is a JPEG, rotated according to its EXIF data. The thumbnail of any other
+    format is a PNG of the first frame.
 
     Args:
         path: a file that `inspect_image` accepted.
@@ -93,12 +93,12 @@ def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[byte
 def _opened(
     path: Path, memory: MemoryBudget, *, is_new: bool
 ) -> Iterator[tuple[Format, ImageFile]]:
-    """Yield an image that is not decoded yet; the block has memory to decode it.
+    """Yield an image that is not decoded yet, with the memory to decode it reserved.
 
     Args:
         path: the file.
         memory: the memory budget for decoding.
-        is_new: make the checks of its format, too.
+        is_new: also check what its format requires.
     """
     with path.open("rb") as file, _mapped(path) as data, ExitStack() as reservation:
         format_ = format_of(data)
