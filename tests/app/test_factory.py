@@ -211,7 +211,7 @@ def test_a_property_of_a_class_is_refused(create: Create) -> None:
 
 
 def test_a_property_of_an_instance_gives_its_value(create: Create) -> None:
-    """Properties of an instance are computed."""
+    """Properties and cached properties of an instance are computed and become keys."""
 
     class Instance(Properties):
         FAX = "2"  # type: ignore[assignment]

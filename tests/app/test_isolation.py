@@ -212,7 +212,7 @@ def test_a_key_changed_while_serving_affects_one_app(app_of: Callable[..., Flask
 
 
 def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Flask]) -> None:
-    """The message names the endpoint."""
+    """`landing` and `tenantry.endpoints.landing` are the same endpoint, and the error names it."""
     with pytest.raises(EndpointError, match=r"'tenantry\.endpoints\.landing' fails to register"):
         app_of("acme", "landing", "tenantry.endpoints.landing")
 
@@ -283,7 +283,7 @@ def _status_of(
 def test_a_context_left_pushed_ends_with_its_request(
     status_of: Callable[[str], Any], client: Client
 ) -> None:
-    """The next request on that thread does not see the app context."""
+    """An app context that a view pushes and leaves is not seen by the thread's next request."""
     status_of("/acme/push")
 
     assert "None" == client.get("/acme/left").text

@@ -107,10 +107,7 @@ def compare(
 
 
 def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], int]:
-    """Send all requests, and kill a worker midway.
-
-    Count those with a response and those without.
-    """
+    """Send all requests, kill a worker midway, and count requests with and without a response."""
     answered: Counter[str] = Counter()
     lost = 0
     lock = threading.Lock()

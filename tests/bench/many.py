@@ -193,10 +193,7 @@ def ready_cpu(pid: int) -> str:
 
 @contextlib.contextmanager
 def ready(site: Path) -> Iterator[tuple[Server, float]]:
-    """Serve with one worker.
-
-    The block begins when all files are validated and the worker is idle.
-    """
+    """Serve with one worker, and yield when all files are validated and the worker is idle."""
     with serving(site, 1) as server:
         server.wait_for("/-/livez", 200)
         server.wait_for("/-/readyz", 200, READY_S, every_s=0.2)

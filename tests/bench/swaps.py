@@ -33,10 +33,7 @@ GROWTH_KIB = 2048
 
 
 class Clock:
-    """A clock that the benchmark sets.
-
-    It stands in for the monotonic and the file system's clock.
-    """
+    """A clock that the benchmark sets, for the monotonic and for the file system's time."""
 
     def __init__(self) -> None:
         self.now = time.time() + 10

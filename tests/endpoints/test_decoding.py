@@ -149,7 +149,7 @@ def test_webp_has_a_lower_maximum(path: Path, data: bytes) -> None:
 def test_each_image_reserves_the_memory_of_its_decoding(
     path: Path, kind: str, pixel_bytes: int
 ) -> None:
-    """A JPEG that is read row by row takes the least."""
+    """Inspection reserves 1 byte per pixel for a JPEG, and up to 20 for a WebP."""
     path.write_bytes(FILES[kind])
 
     def is_enough(size_bytes: int) -> bool:
@@ -166,7 +166,7 @@ def test_each_image_reserves_the_memory_of_its_decoding(
 
 
 def test_an_image_may_have_the_maximum_of_pixels(path: Path) -> None:
-    """The maximum itself is allowed."""
+    """An image of exactly 25,000,000 pixels is accepted."""
     path.write_bytes(encoded(Image.new("1", (5_000, MAX_PIXELS // 5_000)), "PNG"))
 
     assert Inspection(FORMATS["image/png"], 5_000, 5_000) == inspect_image(path, MEMORY)
@@ -206,7 +206,7 @@ def test_a_thumbnail_is_upright_and_has_no_exif_data(path: Path) -> None:
 
 
 def test_a_thumbnail_is_never_larger_than_its_image(path: Path) -> None:
-    """Nothing is enlarged."""
+    """A thumbnail of 1024 pixels of a smaller image has the image's size."""
     path.write_bytes(FILES["PNG"])
 
     assert (60, 40) == Image.open(BytesIO(draw_thumbnail(path, 1024, MEMORY)[0])).size

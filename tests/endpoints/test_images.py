@@ -196,7 +196,7 @@ def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
 def test_a_rejected_upload_is_not_stored(
     client: Client, data_dir: Path, data: bytes, status: int, message: str
 ) -> None:
-    """The error says why, and neither a row nor a file is left."""
+    """The error gives the reason, and neither a row nor a file is left."""
     is_form = data.startswith(b"--")
     content_type = "multipart/form-data; boundary=x" if is_form else "image/jpeg"
 
@@ -443,7 +443,7 @@ def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> No
 def test_an_image_deleted_during_a_request_is_unknown(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
 ) -> None:
-    """A request that finds the row, but no longer the file, gets 404."""
+    """A request that finds the row but no longer the file gets 404."""
     image = upload(client)
     opened = open
 

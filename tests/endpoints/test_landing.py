@@ -40,12 +40,12 @@ def test_the_page_is_read_only(client: Client, method: str) -> None:
 
 
 def test_a_name_in_the_body_is_ignored(client: Client) -> None:
-    """Only the query string counts."""
+    """A name in a JSON body has no effect; only the query string counts."""
     answer = client.get("/", json={"name": "Ada"})
 
     assert "guest" == answer.get_json()["hello"]
 
 
 def test_the_model_works_without_an_app() -> None:
-    """The greeting does not need Flask."""
+    """`LandingModel` gives the greeting without Flask."""
     assert {"hello": "Ada", "info": INFO} == LandingModel("Ada").greeting()

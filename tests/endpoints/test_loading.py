@@ -347,7 +347,7 @@ def test_an_unknown_endpoint_is_rejected(write_endpoint: WriteEndpoint, name: st
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    """A misspelled name gets a suggestion."""
+    """The error for `lnading` suggests `landing`."""
     with pytest.raises(EndpointError) as refused:
         find_endpoint("lnading")
 
@@ -371,7 +371,7 @@ def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteE
 def test_a_blueprint_with_another_name_is_rejected(
     write_endpoint: WriteEndpoint, text: str
 ) -> None:
-    """The error has the line to write."""
+    """The error contains the line that the author must write."""
     name = write_endpoint(blueprint=text)
 
     with pytest.raises(EndpointError) as refused:

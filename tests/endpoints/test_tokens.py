@@ -37,7 +37,7 @@ def token_of(app: Flask) -> str:
 
 
 def test_a_token_verifies_at_its_own_tenant(app_of: AppOf) -> None:
-    """The signed data are returned."""
+    """A token that the tenant's app signed returns its data."""
     app = app_of("acme")
     token = token_of(app)
 

@@ -29,7 +29,7 @@ def test_a_response_has_the_five_members() -> None:
 
 
 def test_caches_do_not_store_a_response() -> None:
-    """A refusal says nothing about later requests."""
+    """A refusal has `no-store`, because it says nothing about later requests."""
     answer = Client(ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
 
     assert "no-store" == answer.headers["Cache-Control"]

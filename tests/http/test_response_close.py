@@ -28,7 +28,7 @@ def _events() -> list[str]:
 
 
 def test_callbacks_run_after_the_body_is_closed_innermost_first(events: list[str]) -> None:
-    """All layers share one body around the app's."""
+    """`on_close` wraps the app's body once, and runs callbacks of inner layers first."""
     inner = on_close(_Body(events), lambda: events.append("inner"))
     outer = on_close(inner, lambda: events.append("outer"))
     parts = list(outer)
@@ -83,7 +83,7 @@ def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
 
 
 def test_a_body_without_close_runs_the_callbacks(events: list[str]) -> None:
-    """A list is a valid body."""
+    """A body that is a list, which has no `close`, runs the callbacks too."""
     on_close([b"x"], lambda: events.append("callback")).close()
 
     assert ["callback"] == events

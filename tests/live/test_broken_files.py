@@ -411,7 +411,7 @@ def test_check_prints_no_secret(report: list[str]) -> None:
 def test_check_exits_with_1(
     checking: tuple[subprocess.Popen[bytes], Path], report: list[str]
 ) -> None:
-    """The exit code for a folder with problems is 1."""
+    """`tenantry check` exits with 1 if a file has a problem."""
     del report  # reading it waits for the command
 
     assert 1 == checking[0].returncode

@@ -169,7 +169,7 @@ def test_a_half_written_file_is_not_served(site: Site) -> None:
 
 
 def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site) -> None:
-    """While the writer pauses for long, the old content serves."""
+    """While the writer pauses for 3 s after a valid half, the old content serves."""
     path = site.write("pauser", 1)
     site.wait_for("pauser", 1)
     seen = set()

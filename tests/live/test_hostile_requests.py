@@ -168,10 +168,7 @@ MALFORMED = (400, "host")
 def test_a_path_reaches_its_tenant_or_none(
     tcp: Address, target: bytes, expected: tuple[int, str]
 ) -> None:
-    """Only a whole-segment prefix, decoded once, reaches acme.
-
-    Every other path reaches no tenant.
-    """
+    """A whole-segment prefix, decoded once, reaches acme; any other path reaches no tenant."""
     answer = get(tcp, target)
 
     assert (answer.status, answer.by) == expected

@@ -187,7 +187,7 @@ def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None
 
 
 def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
-    """It says so in one line, with exit code 0."""
+    """`plan` of an unchanged folder prints `No changes.` and exits with 0."""
     plan = site.run("plan")
 
     assert Result(0, "No changes.\n", "") == plan

@@ -143,7 +143,7 @@ def test_no_tenant_is_served_on_the_admin_listener(
 
 @pytest.mark.parametrize("path", ["/-/admin/", "/-/admin", "/-/metrics", "/-/", "/-/readyz/"])
 def test_no_operators_page_is_served_on_the_tenants_listener(served: Server, path: str) -> None:
-    """Operators' pages are 404 on the tenants' listener."""
+    """On the tenants' listener, operators' pages such as `/-/metrics` are 404."""
     assert served.get(path)[0].status == 404
 
 
@@ -207,10 +207,7 @@ def test_an_empty_folder_is_served_without_an_admin_listener(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("means", ["SIGHUP to the master", "SIGKILL to the worker"])
 def test_a_broken_file_does_not_stop_a_restart(served: Server, means: str) -> None:
-    """With a broken tenant file, new workers start and serve other tenants.
-
-    The master continues.
-    """
+    """With a broken file, new workers start and serve other tenants, and the master continues."""
     (old,) = _worker_pids(served)
 
     if means.startswith("SIGHUP"):

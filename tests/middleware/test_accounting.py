@@ -196,7 +196,7 @@ def test_body_bytes_are_counted_however_they_are_read(how: str) -> None:
 
 
 def test_closing_on_another_thread_counts_no_processor_time() -> None:
-    """That thread's CPU clock says nothing about this request."""
+    """If another thread closes the response, its CPU clock cannot measure this request."""
     counters = UsageCounters()
     response = Accounting(answering(b"x"), counters)(create_environ(), lambda *_: lambda _: None)
     b"".join(response)

@@ -414,7 +414,7 @@ def test_an_open_tenant_keeps_its_own_authorization(
 def test_a_key_of_another_tenant_is_401(
     write_tenant: Callable[..., Path], host: Host, client: HttpClient
 ) -> None:
-    """Each tenant accepts the keys of its own clients only."""
+    """Of two tenants with a key each, each accepts its own key only."""
     for name in ("acme", "globex"):
         write_tenant(name, CLIENTS={"web": hash_client_key(f"key of {name}")})
     host.load()

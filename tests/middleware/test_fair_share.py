@@ -45,7 +45,7 @@ def test_no_request_is_admitted_while_all_threads_are_busy() -> None:
 
 
 def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
-    """It gets as many slots as others again when it stops computing or the others are idle."""
+    """A tenant that uses most of the CPU gets one slot, until it stops or the others are idle."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("acme", 0.8)

@@ -346,7 +346,7 @@ def test_a_token_is_accepted_by_its_own_tenant_only(issuers: dict[str, Issuer], 
 
 
 def test_forged_tokens_are_401(issuer: Issuer, send: Send) -> None:
-    """Each forged token gets 401."""
+    """Each forged token gets 401 from a host, never 500."""
     tokens = [forge(issuer) for kind, forge in FORGED.items()]
 
     assert {401} == {send(token) for token in tokens}

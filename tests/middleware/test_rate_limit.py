@@ -85,7 +85,7 @@ NAMES = ("Limit", "Remaining", "Reset")
 
 
 def test_tenants_are_counted_separately() -> None:
-    """A tenant over its rate does not use up another tenant's."""
+    """One tenant's requests do not count against another tenant's rate."""
     rates = RateLimiter("memory://", lambda: 1, clock=Clock())
 
     assert (3, 3) == (_hits(rates, "3/minute", 5), _hits(rates, "3/minute", 5, "globex"))

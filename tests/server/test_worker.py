@@ -676,7 +676,7 @@ def test_an_expired_request_gets_503_and_keeps_its_connection(
 def test_refusing_a_request_with_a_body_closes_the_connection(
     worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unread body must not be read as another request."""
+    """The connection is closed, so that the unread body is not read as another request."""
     client.sendall(b"POST /acme/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
     _dispatch_events(worker)
     _expire_waiting(worker, monkeypatch)
