@@ -130,7 +130,7 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.has_answered = False
         """Whether a response has arrived. If not, a broken connection is a failed request."""
-        self.is_over = False
+        self.is_closing = False
         """Whether the server has announced that it closes the connection."""
         self.retry_after_s = 0
         """`Retry-After` of the last response, or 0."""
@@ -159,7 +159,7 @@ class Connection:
         while len(body) < size:
             body = self._more(body, is_answering=True)
         self.has_answered = True
-        self.is_over = b"connection: close" in head.lower()
+        self.is_closing = b"connection: close" in head.lower()
         retry_after = _RETRY_AFTER.search(head)
         self.retry_after_s = int(retry_after[1]) if retry_after else 0
         return int(head[9:12]), body
@@ -267,7 +267,7 @@ class Client:
                 self.reconnects.append((time.perf_counter(), f"dropped: {error}"))
                 self._drop()
                 continue
-            if connection.is_over or not self.is_keeping:
+            if connection.is_closing or not self.is_keeping:
                 self._drop()
             return answer
 

@@ -204,7 +204,7 @@ def _request_one(port: int, path: str, stop: threading.Event, answers: Answers) 
         except (OSError, EOFError):
             status = 0
         answers.append((time.perf_counter() - start, status))
-        if not status or connection.is_over:
+        if not status or connection.is_closing:
             connection.close()
             connection = Connection(port)
         stop.wait(connection.retry_after_s)

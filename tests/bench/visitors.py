@@ -40,7 +40,7 @@ class Visitor:
                 continue
             now = time.perf_counter()
             self.replies.append(Reply(now, now - start, status))
-            if connection.is_over:
+            if connection.is_closing:
                 connection.close()
                 connection = Connection(self.port)
         connection.close()

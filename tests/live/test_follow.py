@@ -215,7 +215,7 @@ def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
     """Another folder takes the place of the tenants folder: all its tenants are served.
 
     A request waits up to a second until its file is validated. On a slow machine, that may be too
-    short, and the client is told to come back. No other refusal is correct.
+    short, and the client gets a `Retry-After`. No other refusal is correct.
     """
     names = [f"crowd{number}" for number in range(100)]
     coming, going = site.folder / "coming", site.folder / "going"

@@ -227,7 +227,7 @@ def test_a_tenant_being_built_is_the_only_suspect(row: Row, heartbeat: Heartbeat
 
 
 def test_no_tenant_is_blamed_for_a_planned_stop(row: Row, heartbeat: Heartbeat) -> None:
-    """A worker that was told to stop has no suspects, although requests are in flight."""
+    """A worker that is stopped deliberately has no suspects, although requests are in flight."""
     row.enter(ACME)
     row.stop()
 
