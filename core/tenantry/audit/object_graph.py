@@ -121,7 +121,7 @@ class ObjectGraph:
         self._tenant = tenant
         self._snapshot = snapshot
         self._parents: dict[int, tuple[object, int]] = {}
-        """id → the object, and the id of the object that references it; 0 for a root."""
+        """id → the object, and the id of its referrer (0 for a root)."""
 
     def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
         """Add what the roots reference, breadth first, one group of roots after the other.

@@ -1,4 +1,4 @@
-"""`tenantry audit`: what crosses between tenants."""
+"""`tenantry audit`: finds what leaks between tenants, and what they share by mistake."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ MAX_NAMES = 3
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
-    """Find what crosses between tenants.
+    """Find what leaks between tenants.
 
     Looks at the tenants NAME…, or all: shared objects, replayed sessions and keys, databases,
     folders, cookies. Builds the tenants in this process. Exit code 1 if there is a finding that

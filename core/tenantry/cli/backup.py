@@ -77,7 +77,7 @@ def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
 
 
 def print_left_out(summary: CapsuleSummary) -> None:
-    """Print on stderr what the capsule could not hold, or the restored tenant does not have."""
+    """Print on stderr each file or table that was not saved or not restored."""
     for name in summary.left_out:
         click.echo(f"tenantry: left out: {name if name.isprintable() else repr(name)}", err=True)
 

@@ -1,4 +1,4 @@
-"""`tenantry check`: whether every tenant loads, validates, builds and reaches its database."""
+"""`tenantry check`: checks that every tenant loads, validates, builds and reaches its database."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -36,7 +36,7 @@ def command(
     """Copy a tenant under a new name.
 
     Creates tenant NEW with the data of tenant NAME, which may keep serving. NEW has a fresh
-    secret, its own prefix and its own database. For a tenant on SQLite, that is a SQLite file.
+    secret, its own prefix and its own database. For a tenant on SQLite, this is a new file.
     For a tenant on PostgreSQL, it is a new database on the same server, or a new schema if NAME
     has a schema of its own.
     """

@@ -1,4 +1,4 @@
-"""`tenantry db`: migrates the tenants' databases, all with `--all` or those that are named."""
+"""`tenantry db`: migrates the databases of all tenants (`--all`) or of named ones."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""`tenantry enable`: serves a tenant again that was disabled or parked."""
+"""`tenantry enable`: serves a disabled or parked tenant again."""
 
 import click
 

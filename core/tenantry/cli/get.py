@@ -1,4 +1,4 @@
-"""`tenantry get`: sends one request through the real stack, in this process."""
+"""`tenantry get`: sends one request through the full stack, in this process."""
 
 import re
 import sys
@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Send one request, without a server.
 
-    Sends a request for PATH through the real stack in this process, and prints status, headers
-    and body. Exit code 1 if the status is 400 or above.
+    Sends a request for PATH through the full stack in this process, and prints the status, the
+    headers and the body. Exit code 1 if the status is 400 or above.
     """
     host = create_host()
     host.load()

@@ -21,7 +21,7 @@ WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
 """What each worker reports of a tenant; `--json` has it for each worker."""
 
 WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
-"""Where workers differ, the first of these is shown. `idle` comes before `serving`, because a
+"""If workers differ, the first of these is shown. `idle` comes before `serving`, because a
 worker is idle until its own first request."""
 
 

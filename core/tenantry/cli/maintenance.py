@@ -14,7 +14,9 @@ from tenantry.cli.output import examples
 )
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @click.argument("name")
-@click.option("--message", metavar="TEXT", help="What the answer says.  [default: nothing]")
+@click.option(
+    "--message", metavar="TEXT", help="Text for the clients.  [default: Down for maintenance.]"
+)
 def command(switch: str, name: str, message: str | None) -> None:
     """Start or end a tenant's maintenance.
 

@@ -96,7 +96,7 @@ def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:
         raise TenantryError(
             "no worker has evaluated all tenant files yet; wait with: tenantry list --wait."
         )
-    # All workers of one host give the same answer; a host may serve only some of the tenants.
+    # All workers of a host answer alike. Several hosts may each serve some of the tenants.
     return {name: description for tenants in ready for name, description in tenants.items()}
 
 
@@ -105,7 +105,7 @@ def read_folder(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the description of each enabled, valid tenant, and the problems by tenant."""
 
-    def rank(tenant: Tenant) -> int:  # as in a host: what serves comes first, new tenants last
+    def rank(tenant: Tenant) -> int:  # as in a host: serving tenants come first, new ones last
         if tenant.name not in old:
             return 2
         return int(describe(tenant, salt) != old[tenant.name])

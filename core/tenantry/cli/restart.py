@@ -1,4 +1,4 @@
-"""`tenantry restart`: replaces the workers of the running host by workers with new code."""
+"""`tenantry restart`: replaces the workers of the running host with workers that run new code."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ SERVING_STATES = frozenset({"serving", "idle", "stale"})
     "--force", "is_forced", is_flag=True, help="Restart even if tenants that serve now would fail."
 )
 def command(is_forced: bool) -> None:
-    """Replace all workers by new ones.
+    """Replace all workers with new ones.
 
     Starts workers with new code, then stops the old ones; no request fails or waits. First
     imports the new code, reads all tenant files and builds each endpoint. Refuses to restart if

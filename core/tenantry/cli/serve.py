@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Serve all tenants with gunicorn.
 
-    Runs gunicorn with the configuration that comes with Tenantry. First prints which tenant
-    answers where, and each problem. A broken tenant file never stops the start. Changed tenant
+    Runs gunicorn with the configuration that comes with Tenantry. First prints each tenant's
+    address and each problem. A broken tenant file never stops the start. Changed tenant
     files take effect within 2 s, without a restart.
     """
     if only:
@@ -97,7 +97,7 @@ def _replace_process(arguments: list[str]) -> None:
 
 
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:
-    """Return the lines that say which tenant answers where, and which problems there are."""
+    """Return a line for each tenant's address and for each problem."""
     origin = f"{bind}:" if bind.startswith("unix:") else f"http://{bind}"
     rows = [(tenant.name, f"{origin}{tenant.url_prefix}/") for tenant in catalogue.tenants]
     width = max((len(name) for name, _ in rows), default=0)

@@ -39,8 +39,8 @@ def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> No
     """Show live usage per tenant.
 
     Shows requests, errors, processor, database and bytes per second. `in_flight` and `stuck`
-    (over their deadline) are counts of the moment. Times are shares: `processor` 0.5 is half a
-    processor, `busy` 3 is three requests in flight. A request counts when it has ended. Runs on
+    (over their deadline) are current counts. Times are shares: `processor` 0.5 is half a
+    processor, `busy` 3 is three requests in flight. A request counts once it has ended. Runs on
     a terminal until Ctrl-C; otherwise, prints once.
     """
     data_dir = read_settings().data_dir

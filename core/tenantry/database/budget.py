@@ -78,13 +78,15 @@ class ConnectionBudget:
         self.limit = limit
         self.wait_s = wait_s
         self._clock = clock
-        self._inherited: list[object] = []  # a parent's connections: references that prevent close
+        self._inherited: list[
+            object
+        ] = []  # the parent's connections, kept so that they are not closed
         self._fork_locks: dict[int, threading.Lock] = {}  # process → guards its `_reset`
         self._process = os.getpid()
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # protects all below, and each pool's `idle`
+        self._lock = threading.Lock()  # protects everything below, and each pool's `idle`
         self._open = 0
         self._permits: Counter[BudgetPool] = Counter()
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()  # oldest first
@@ -175,10 +177,10 @@ class ConnectionBudget:
         with self._lock:
             self._accept_returned()
             yield
-        self._accept_if_free()  # something may have come back while the lock was held
+        self._accept_if_free()  # something may have been returned while the lock was held
 
     def _accept_if_free(self) -> None:
-        """Accept what came back, unless another thread holds the lock and will do so."""
+        """Accept what was returned, unless another thread holds the lock and will do it."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._accept_returned()
@@ -269,7 +271,7 @@ class ConnectionBudget:
             if not waiter.granted.wait(own_wait_s):
                 self._accept_eviction(waiter)
                 waiter.granted.wait(self.wait_s - own_wait_s)
-        except BaseException:  # raised by a signal handler of the server
+        except BaseException:  # a signal handler of the server raised it
             if self._stop_waiting(waiter):
                 self._return_grant(waiter)
             raise

@@ -32,7 +32,9 @@ class CircuitBreaker:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Condition()  # protects all below; notified when an attempt ends
+        self._lock = (
+            threading.Condition()
+        )  # protects everything below; notified when an attempt ends
         self._failures = 0
         self._retry_at = 0.0
         self._is_probing = False

@@ -1,4 +1,4 @@
-"""Makes the engine of one tenant: its pool, its driver options, its error translation.
+"""Creates the engine of one tenant: its pool, driver options and error translation.
 
 This module and the ones that it uses import SQLAlchemy, which takes 0.3 s. Import it only when an
 engine is needed.

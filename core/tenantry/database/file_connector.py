@@ -46,7 +46,7 @@ class FileConnector:
         """
         if not must_open or file_identity(self._path):
             return
-        # Deleting the marker, too, means: start with an empty database.
+        # An operator who deletes the marker, too, wants to start with an empty database.
         was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
         if not was_lost:
             return

@@ -20,7 +20,7 @@ from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
-"""Average checkout of a pool that has not measured any: that of a usual request."""
+"""Average checkout time of a pool that has not measured any: that of a usual request."""
 
 CHECKED_IN_AT = "tenantry.checked_in_at"
 """Key of `ConnectionPoolEntry.info`: `time.monotonic` at the last check-in."""

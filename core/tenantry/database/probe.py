@@ -30,7 +30,7 @@ class DatabaseProbe:
     problem: str | None = None
     """Why the database cannot be used, in one line without the password; None if it can be."""
     server_identity: tuple[str, ...] | None = None
-    """Equal for two URLs of one database; None if the server does not say."""
+    """Equal for two URLs of the same database; None if the server does not report it."""
 
 
 def probe_database(owner: str, url_text: str) -> DatabaseProbe:

@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS step (
 
 
 class JournalError(TenantryError):
-    """The journal cannot be created, read or written. Only the present record is lost."""
+    """The journal cannot be created, read or written. Only the current record is lost."""
 
 
 @dataclass(frozen=True)

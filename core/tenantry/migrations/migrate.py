@@ -36,7 +36,7 @@ from tenantry.migrations.version_table import (
 )
 
 OnCommit = Callable[[], None]
-"""Called before each COMMIT. If this process dies in it, nobody knows whether it took effect."""
+"""Called before each COMMIT. If this process dies during it, its effect is unknown."""
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
 """The engines that can roll back DDL. On SQLite, this requires the events that `_connect` adds."""
@@ -127,7 +127,7 @@ class _CommitCounter:
 def _is_rejected_commit(error: BaseException) -> bool:
     """Return whether the engine answered COMMIT with an error.
 
-    If the connection was lost, nobody knows whether the COMMIT took effect.
+    If the connection was lost, it is unknown whether the COMMIT took effect.
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False

@@ -70,7 +70,7 @@ class MigrationProcess:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     python_command(f"from {__package__}.process_child import main; main()"),
                     stdin=child_socket.fileno(),
-                    stdout=subprocess.DEVNULL,  # migrations may print; stderr is shown
+                    stdout=subprocess.DEVNULL,  # discards what migrations print; stderr is shown
                     start_new_session=True,  # so that `kill` also ends what a migration started
                 )
         except OSError as error:

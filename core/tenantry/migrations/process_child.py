@@ -62,6 +62,6 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
 def _end_with_parent(fd: int) -> None:
     """End this process, and whatever its migrations started, when the parent is gone."""
     poll = select.poll()
-    poll.register(fd, 0)  # no event except that the other end is closed
+    poll.register(fd, 0)  # only reports that the other end is closed
     poll.poll()
     os.killpg(0, signal.SIGKILL)

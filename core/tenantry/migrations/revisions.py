@@ -73,7 +73,7 @@ def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
 
 
 def heads_of(branches: Iterable[Branch]) -> frozenset[str]:
-    """Return the heads of all branches."""
+    """Return the head revisions of all branches."""
     return frozenset[str]().union(*(branch.heads for branch in branches))
 
 

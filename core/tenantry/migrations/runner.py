@@ -164,7 +164,7 @@ class MigrationRunner:
         except (ProcessEndedError, TimeoutError) as error:
             reply = self._lost_reply(target, progress, error)
         except BaseException:
-            self._close_process()  # the process waits for a line that will not come
+            self._close_process()  # the process still waits for a reply
             raise
         return _result(target, destination, progress.before, reply)
 

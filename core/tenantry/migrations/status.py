@@ -38,7 +38,7 @@ class MigrationStatus:
     tenant: str
     state: TenantState
     before: frozenset[str] = frozenset()
-    """The database's revisions before a run. Without a run, its present revisions."""
+    """The database's revisions before a run. Without a run, its current revisions."""
     after: frozenset[str] = frozenset()
     """The database's revisions after a run. Without a run, the heads of the code."""
     reason: str = ""

@@ -58,9 +58,9 @@ class Draining:
     def __init__(self, drain_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        self._draining: list[tuple[str, Instance, float]] = []  # with its deadline
+        self._draining: list[tuple[str, Instance, float]] = []  # each with its deadline
         self._closed_apps: list[_ClosedApp] = []
-        self._frozen_apps: list[_ClosedApp] = []  # closed ones that the collector skips
+        self._frozen_apps: list[_ClosedApp] = []  # closed apps that the collector skips
         self._collect_at = 0.0
         self._unfreeze_at = -math.inf
 

@@ -8,7 +8,7 @@ from tenantry.reload.draining import Draining
 from tenantry.routing.mount import Mount
 
 GROWTH = 20
-"""This many more instances than before are reported as growth. Until then, a full garbage
+"""Number of additional instances that count as growth. Until then, a full garbage
 collection, one after each change of a tenant, takes about 1 ms longer for each of them."""
 
 
@@ -44,7 +44,7 @@ class Eviction:
         self._built.put(mount)
 
     def check(self) -> list[str]:
-        """Evict what is due, but no instance with a request in flight. Return the tenants."""
+        """Evict the due instances that have no request in flight. Return their tenants."""
         while not self._built.empty():
             self._active.add(self._built.get())
         used = [

@@ -19,7 +19,7 @@ FOLDER_CHECK_MS = 1000
 folder was replaced, or that a link to it changed."""
 
 RETRY_S = 1.0
-"""Pause before the next attempt to watch a folder that is missing."""
+"""Pause between attempts to watch a missing folder."""
 
 LOCAL_FILE_SYSTEMS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
@@ -35,7 +35,7 @@ def watch_folder(
     notify: Callable[[], None],
     set_reliable: Callable[[bool], None] = lambda _: None,
 ) -> None:
-    """Watch `folder` until `stopping` is set, also while the folder is missing.
+    """Watch `folder` until `stopping` is set, even while the folder is missing.
 
     If there are no events (network file systems, no inotify watch left), nothing happens: the
     follower also polls the folder.

@@ -33,7 +33,7 @@ class FollowedFile:
 
     @property
     def is_disabled(self) -> bool:
-        """Whether the file counts as if it were not there."""
+        """Whether the tenant is disabled, as if its file did not exist."""
         return self.operator_state.is_disabled or isinstance(self.result, DisabledTenant)
 
     def disabled_status(self, reason: str) -> DisabledStatus:
@@ -54,7 +54,7 @@ class FollowedFile:
         )
 
     def wanted_prefix(self) -> str | None:
-        """Return the prefix that an unaccepted file asks for, as far as it is known."""
+        """Return the prefix that an unaccepted file claims, if it is known."""
         if isinstance(self.result, Tenant):
             return self.result.url_prefix
         if isinstance(self.result, RejectedTenant):

@@ -60,7 +60,7 @@ PUBLISH_INTERVAL_S = 0.25
 takes 15 ms."""
 
 LATE_BUILD_CHECK_S = 0.25
-"""Interval of rounds while builds wait for a thread: a late build may give its place away."""
+"""Interval between rounds while builds wait for a thread, which a late build may free."""
 
 LOADER_IDLE_S = 10.0
 """Loader processes end this long after the last file. Changes often come together, and starting a
@@ -87,7 +87,7 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_ready = threading.Event()
-        """Set when every file was reconciled once."""
+        """Set once every file has been reconciled."""
         self.disabled: tuple[DisabledStatus, ...] = ()
         """The disabled tenants. Replaced as a whole."""
         self.on_growth: Callable[[], None] = lambda: None
@@ -130,7 +130,7 @@ class Follower:
     # -- control --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do rounds until `stop`. The error of a round is logged, and the next one follows."""
+        """Do rounds until `stop`. An error in a round is logged, and the next round follows."""
         while not self._is_stopping:
             try:
                 wait_s = self.step()
@@ -141,7 +141,7 @@ class Follower:
             self._woken.clear()
 
     def catch_up(self) -> None:
-        """Do rounds on the calling thread until every file is reconciled or the folder missing."""
+        """Do rounds on this thread until every file is reconciled or the folder is missing."""
         while True:
             wait_s = self.step()
             if self.is_ready.is_set() or self._is_folder_missing:
@@ -172,7 +172,7 @@ class Follower:
         self._woken.set()
 
     def close(self) -> None:
-        """Stop the worker threads and close every instance, whatever is in flight. Idempotent.
+        """Stop the worker threads and close every instance, even in use. Idempotent.
 
         `run` must have returned, and the server must have waited for its requests.
         """

@@ -38,7 +38,7 @@ class _Rebuild:
     is_waiting: bool = False
     """Whether it waits for builds of older content to end."""
     has_ended: bool = False
-    """Whether it failed and was not started again since."""
+    """Whether it failed and has not been started again since."""
     failure: BuildFailure | None = None
 
 
@@ -55,7 +55,7 @@ class Rebuilds:
         self._running: Counter[str] = Counter()  # name → its builds on the workers, wanted or not
 
     def start(self, mount: Mount, tenant: Tenant, on_built: Callable[[Instance], None]) -> None:
-        """Build `tenant`, and pass the instance on if it is still wanted then.
+        """Build `tenant`, and pass on the instance if it is still wanted.
 
         `cancel`, or a start with other content of the same tenant, makes it unwanted.
         """
@@ -93,7 +93,7 @@ class Rebuilds:
         ]
 
     def report_stuck(self) -> None:
-        """Log the builds that take too long, and note it at their mounts."""
+        """Log the builds that take too long, and show that as their mounts' reason."""
         latest_start = self._clock() - STUCK_AFTER_S
         for rebuild in self._rebuilds.values():
             if not rebuild.has_ended and rebuild.started_at < latest_start:

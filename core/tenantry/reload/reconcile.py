@@ -39,8 +39,8 @@ class Reconciler:
         new_mount: returns a mount for a name.
         rebuilds: build beside the instances that serve.
         draining: takes the instances that were replaced.
-        is_missing: whether a file is not there just now. A conflict with its tenant is decided when
-            it is back or gone for good: a renamed file conflicts with its old name.
+        is_missing: whether a file is missing at the moment. A conflict with its tenant is decided
+            when it is back or gone for good: a renamed file conflicts with its old name.
         new_quarantine: returns the quarantine for an operator state; None if it is not parked.
     """
 
@@ -55,11 +55,11 @@ class Reconciler:
     ) -> None:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
-        """Whether there are files that were never reconciled. `end_start` resets it."""
+        """Whether some files have never been reconciled. `end_start` resets it."""
         self.accepted_by_siblings: Collection[tuple[str, str]] = ()
         """Name and digest of the tenants that other workers have accepted; used at start."""
         self.is_routing_outdated = False
-        """Whether the mounts must be routed anew. `take_mounts` resets it."""
+        """Whether a new routing snapshot is needed. `take_mounts` resets it."""
         self.withdrawn: list[Mount] = []
         """Mounts that must leave the routing and then be closed."""
         self._new_mount = new_mount
@@ -73,7 +73,7 @@ class Reconciler:
         self._postponed: set[str] = set()  # names whose conflict is with a missing file
 
     def end_start(self) -> None:
-        """Let every accepted tenant keep its claims from now on."""
+        """End the start: from now on, every accepted tenant keeps its claims."""
         self.is_starting, self.accepted_by_siblings = False, ()
 
     # -- what the follower learns ---------------------------------------------------------------
@@ -112,7 +112,7 @@ class Reconciler:
     # -- decisions ------------------------------------------------------------------------------
 
     def reconcile(self, name: str) -> None:
-        """Act on the newest result of a file, as far as the other files allow it."""
+        """Apply the newest result of a file, unless it conflicts with other files."""
         file = self.files[name]
         self._conflicting.discard(name)
         if file.is_disabled:
@@ -172,7 +172,7 @@ class Reconciler:
     def _has_precedence(
         self, file: FollowedFile, tenant: Tenant, conflicts: list[Conflict]
     ) -> bool:
-        """Whether a tenant displaces those that were accepted before it, which is for the start."""
+        """Whether a tenant displaces those accepted before it, which happens only at start."""
         if not self.is_starting or file.mount.was_built:
             return False
         owners = [self.files[conflict.owner].mount.tenant for conflict in conflicts]
@@ -180,7 +180,7 @@ class Reconciler:
         return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return a key: of two tenants that conflict at start, the one with the lower key wins."""
+        """Return the sort key by which the lowest of the tenants that conflict at start wins."""
         return (tenant.name, tenant.digest) not in self.accepted_by_siblings, tenant.name
 
     def _cancel_build(self, name: str) -> None:

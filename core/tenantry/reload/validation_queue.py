@@ -54,7 +54,7 @@ class ValidationQueue:
         self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
         self._with_result: set[str] = set()  # names whose newest result has not been taken yet
         self._take_at = math.inf  # latest time to take them
-        self._new: set[str] = set()  # names that were never reconciled
+        self._new: set[str] = set()  # names that have never been reconciled
         self._first_request_at: dict[str, float] = {}  # name → when a request began to wait
         self._reconciled = threading.Condition()  # notified when a name leaves `_new`
 
@@ -65,12 +65,12 @@ class ValidationQueue:
 
     @property
     def has_new_names(self) -> bool:
-        """Whether there are names that were never reconciled."""
+        """Whether some names have never been reconciled."""
         return bool(self._new)
 
     @property
     def take_at(self) -> float:
-        """When `take_due` must be called at the latest; infinite if there is no result."""
+        """Latest time to call `take_due`; infinite if there is no result."""
         return self._take_at if self._with_result else math.inf
 
     def add_name(self, name: str) -> None:

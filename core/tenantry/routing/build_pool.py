@@ -16,8 +16,8 @@ LONG_WAIT_S = 20.0
 With a database to migrate, on a machine with five times the work that it can do, one took 12 s."""
 
 MAX_LONG_WAITS = 2
-"""Requests of a process that may wait that long, each for a different build. A worker with four
-threads has two left, whatever hangs."""
+"""Requests of a process that may wait that long, each for a different build. Even if these hang, a
+worker with four threads has two left."""
 
 SHORT_WAIT_S = 0.25
 """Maximum age of a build for which every other request keeps waiting. During this time it occupies

@@ -98,7 +98,7 @@ class Mount:
         self.since = time.time()
         """When the newest content was validated, in seconds since the epoch."""
         self.was_built = False
-        """Whether there was ever an instance. From then on, no content replaces it unbuilt."""
+        """Whether there was ever an instance. From then on, only built content is accepted."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
@@ -188,7 +188,7 @@ class Mount:
     # -- first builds ---------------------------------------------------------------------------
 
     def ensure_instance(self) -> ProblemResponse | None:
-        """Have an instance built if there is none, and wait for it. Return a 503 if it is late."""
+        """Start a build if there is no instance, and wait for it. Return a 503 if it is late."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:
@@ -271,7 +271,7 @@ class Mount:
         self._set_validated(tenant.digest, "")
 
     def reject(self, reason: str, digest: str) -> None:
-        """Note why the newest content is not served. What is served stays."""
+        """Note why the newest content is not served. The instance keeps serving."""
         with self._lock:
             self._set_validated(digest, reason)
 

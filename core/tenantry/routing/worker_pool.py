@@ -22,7 +22,7 @@ Job = Callable[[], None]
 
 
 class WorkerPool:
-    """A few daemon threads that run jobs in order. Thread-safe. `close` ends it.
+    """A few daemon threads that run jobs in order. Thread-safe. `close` ends them.
 
     A thread starts when a job needs it, and ends when no job waits.
 

@@ -36,7 +36,7 @@ class Admission:
     """
 
     live = LIVE
-    """Answers liveness probes while no thread is free: the worker has not hung."""
+    """Answers liveness probes even while no thread is free, because the worker still works."""
 
     def __init__(
         self,

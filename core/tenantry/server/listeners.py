@@ -90,7 +90,7 @@ def _listen(listener: Listener) -> socket.socket:
 
 
 def _check_unix_socket(path: Path) -> None:
-    """Check the folder, the length of the path, and that no server listens there."""
+    """Check the folder and the length of the path, and that no server listens there."""
     if not path.parent.is_dir():
         raise OSError(0, f"there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):

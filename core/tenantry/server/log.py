@@ -1,4 +1,4 @@
-"""gunicorn's `logger_class`: its lines in the form of all others."""
+"""gunicorn's `logger_class`: writes its lines in the format of all others."""
 
 from typing import Any
 

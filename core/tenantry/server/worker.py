@@ -29,7 +29,7 @@ from tenantry.settings import read_settings
 BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
 )
-"""For requests that wait for a worker whose threads are all stuck."""
+"""Response to requests that wait in a worker whose threads are all stuck."""
 
 STUCK_LOOK_S = 1.0
 """Interval between two checks whether any thread is free."""

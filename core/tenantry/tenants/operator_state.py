@@ -61,7 +61,7 @@ def operator_state_lock_file(data_dir: Path) -> Path:
 
 
 def trial_lock_file(data_dir: Path, name: str) -> Path:
-    """Return the file that is locked while one request tries out a parked tenant."""
+    """Return the file that is locked while one request tests a parked tenant."""
     return data_dir / name / "parked.lock"
 
 
@@ -163,8 +163,8 @@ def change_operator_state(
     Args:
         data_dir: the host's data folder.
         name: the tenant's name.
-        change: turns the present state into the new one. It is called under the lock.
-        wait_s: seconds to wait for another process's change; None waits without a limit.
+        change: turns the current state into the new one. It is called under the lock.
+        wait_s: seconds to wait for another process's change; None means without limit.
 
     Raises:
         TenantryError: the state cannot be read or written, or another process holds the lock for
@@ -242,7 +242,7 @@ def _change_marker(data_dir: Path) -> Path:
 
 
 class OperatorStateWatch:
-    """Reports which tenants' states have changed. For one thread."""
+    """Reports which tenants' states have changed. Use it from one thread."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
