@@ -7,8 +7,12 @@ TenantryError                  something that an operator or a developer can fix
 └── UnknownTenantError         a command names a tenant that has no file
 """
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+SHOWN_TENANTS = 10
+"""Existing tenants that the error about an unknown one names."""
 
 
 def one_line(error: BaseException, *, with_type: bool = False) -> str:
@@ -86,6 +90,12 @@ class UnknownTenantError(TenantryError):
         super().__init__(name, self.existing)
 
     def __str__(self) -> str:
-        """Return the unknown name and the names that exist."""
-        tenants = ", ".join(self.existing) or "none"
-        return f"no tenant named {self.name!r}; tenants: {tenants}."
+        """Return the unknown name, the nearest name, and some of the names that exist."""
+        if not self.existing:
+            return f"no tenant named {self.name!r}; create one with: tenantry new {self.name}."
+        nearest = difflib.get_close_matches(self.name, self.existing, n=1)
+        question = f"did you mean {nearest[0]!r}? Tenants" if nearest else "tenants"
+        shown = ", ".join(self.existing[:SHOWN_TENANTS])
+        more = len(self.existing) - SHOWN_TENANTS
+        rest = f" and {more:,} more; see: tenantry list." if more > 0 else "."
+        return f"no tenant named {self.name!r}; {question}: {shown}{rest}"

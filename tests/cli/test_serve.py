@@ -37,7 +37,7 @@ def test_serve_rejects_an_unknown_tenant(
 
     result = tenantry("serve", "--only", "acne")
 
-    text = "tenantry: no tenant named 'acne'; tenants: acme.\n"
+    text = "tenantry: no tenant named 'acne'; did you mean 'acme'? Tenants: acme.\n"
     assert (2, "", text) == (result.code, result.out, result.err)
 
 

@@ -72,7 +72,7 @@ class TenantSessions(SecureCookieSessionInterface):
 
 
 class LazyAborter(Aborter):
-    """Makes its map of exceptions at the first `abort`. Few apps need these 1.1 KiB."""
+    """Builds its map of exceptions at the first `abort`. Few apps need these 1.1 KiB."""
 
     def __init__(
         self,

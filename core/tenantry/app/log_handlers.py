@@ -240,7 +240,7 @@ def _configured() -> list[logging.Logger]:
 
 def _hosts() -> list[logging.Logger]:
     """Return the loggers that belong to no tenant."""
-    logging.getLogger(_ALL_TENANTS)  # creates it
+    logging.getLogger(_ALL_TENANTS)  # creates the logger if it does not exist
     found = [
         one
         for name, one in list(logging.root.manager.loggerDict.items())

@@ -71,7 +71,7 @@ class ProcessResources:
     # -- rates ----------------------------------------------------------------------------------
 
     def rates(self) -> "RateLimiter":
-        """Return the limiter of all tenants' rates, made on first use."""
+        """Return the limiter of all tenants' rates, created on first use."""
         from tenantry.middleware.rate_limit import RateLimiter  # noqa: PLC0415 - takes 0.3 s
 
         with self._lock:

@@ -1,6 +1,6 @@
 """The stack: the layers that a request passes between its instance and the tenant's app.
 
-One list gives their order. What a layer shares with those of other tenants comes from the
+One list gives their order. What a layer shares with the layers of other tenants comes from the
 `ProcessResources`.
 """
 

@@ -325,7 +325,7 @@ def _servers(scheme: str, text: str) -> Iterator[tuple[str, str, str, str]]:
             part = SplitResult("", server, "", "", "")
             address = _address(part.hostname or "localhost")
             yield kind, address, str(part.port or default_port), database
-    except ValueError:  # such as a port that is not a number
+    except ValueError:  # for example, the port is not a number
         yield "unknown", text, "", ""
 
 
@@ -351,5 +351,5 @@ def _address(host: str) -> str:
     try:
         address = min(str(info[4][0]) for info in socket.getaddrinfo(host, None))
         return "localhost" if ipaddress.ip_address(address).is_loopback else address
-    except (OSError, ValueError):  # unknown here, or not a host name at all
+    except (OSError, ValueError):  # an unknown name, or not a host name
         return host.lower()

@@ -34,7 +34,7 @@ class ArchiveWriter:
     """Writes one capsule; lives for one `with` block.
 
     The file appears under its name, replacing an older one, when the block ends without an
-    exception. Otherwise nothing of it remains. Entering also removes unfinished capsules of this
+    exception. Otherwise, nothing of it remains. Entering also removes unfinished capsules of this
     name that killed processes left.
 
     Args:
@@ -73,7 +73,7 @@ class ArchiveWriter:
         self._note(name, len(content), hashlib.sha256(content).hexdigest())
 
     def add_file(self, name: str, file: IO[bytes]) -> int:
-        """Add an open file, up to its present size; return that size in bytes.
+        """Add an open file, up to its current size; return that size in bytes.
 
         Raises:
             CapsuleError: the file became shorter while it was read.

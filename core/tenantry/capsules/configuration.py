@@ -11,7 +11,7 @@ EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
 """Never part of a capsule: a restored tenant gets values of its own."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")
-"""Without these keys, a tenant lets everybody in."""
+"""Keys without which a tenant admits every client."""
 
 
 def without_secrets(
@@ -57,7 +57,7 @@ def render_tenant_file(
 ) -> str:
     """Return the text of a restored tenant's file.
 
-    A tenant that loses one of `ACCESS_KEYS` is disabled: otherwise it would let everybody in.
+    A tenant that loses one of `ACCESS_KEYS` is disabled: otherwise, it would admit every client.
 
     Args:
         name: the tenant.

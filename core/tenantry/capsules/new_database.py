@@ -85,7 +85,8 @@ class NewDatabaseFile(NewDatabase):
         try:
             with folder_lock(parent):
                 if self._building_folder.exists():
-                    os.close(lock_exclusively(self._building_folder))  # its process has ended
+                    # The folder's process has ended.
+                    os.close(lock_exclusively(self._building_folder))
                     self._remove_building()
                 if os.path.lexists(self._path):
                     raise DatabaseError(f"{self._path} already exists; name a new file.")

@@ -37,13 +37,14 @@ from tenantry.tenants.validation import validate_loaded
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What the operator wants of the new tenant."""
+    """What the operator asked for."""
 
     name: str
     prefix: str | None = None
-    """None: the capsule's prefix, or `/NAME` under a new name."""
+    """None means the capsule's prefix, or `/NAME` under a new name."""
     database: str | None = None
-    """A URL, or the name of a secret that holds one; None: a SQLite file in the data folder."""
+    """A URL, or the name of a secret that holds one; None means a SQLite file in
+    the data folder."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RestoredTenant:
 @dataclass(frozen=True)
 class _Database:
     url: URL | None = None
-    """None: the default SQLite file."""
+    """None means the default SQLite file."""
     secret_name: str = ""
     """The secret to create for a URL with a password; empty if none is needed."""
     expression: str = ""
@@ -168,7 +169,7 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
 
 
 def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
-    """Return the capsule's configuration with the prefix and the name that are wanted."""
+    """Return the capsule's configuration with the requested prefix and name."""
     config = dict(capsule.config)
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name

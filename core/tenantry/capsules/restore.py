@@ -214,7 +214,7 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
 def _import_file(member: ArchiveMember, staging: RestoreStaging, summary: CapsuleSummary) -> None:
     path = file_path(member)
     if belongs_to_database(path, f"{staging.name}.sqlite3"):
-        summary.left_out.append(str(path))  # the new tenant would open it as its database
+        summary.left_out.append(str(path))  # left out: the new tenant would open it as its database
         return
     _check_free(staging.data_dir, member.size_bytes, repr(member.name))
     write_file(staging.tenant_folder, path, member.chunks(), mode=member.mode, mtime=member.mtime)

@@ -98,7 +98,7 @@ class RowImport(ABC):
 
     @abstractmethod
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and let sequences go on after the last number.
+        """Check foreign keys, and advance sequences past the last number.
 
         Raises:
             RowsError: a row refers to a row that does not exist.

@@ -23,7 +23,7 @@ from tenantry.migrations.version_table import (
 VERSION_TABLE = "alembic_version"
 
 FETCHED_ROWS = 50
-"""Rows that are fetched from the database at a time; each may have megabytes."""
+"""Rows that are fetched from the database at a time; a row can have megabytes."""
 
 BUSY_TIMEOUT_S = 30
 """How long SQLite waits for another process's lock."""
@@ -80,7 +80,8 @@ class Snapshot:
             connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1")  # takes the snapshot
         else:
             connection.exec_driver_sql("BEGIN")
-            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")  # the same
+            # This takes the snapshot, too.
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
 
     def revisions(self) -> frozenset[str]:
         """Return the database's Alembic revisions."""

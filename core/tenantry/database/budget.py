@@ -78,9 +78,8 @@ class ConnectionBudget:
         self.limit = limit
         self.wait_s = wait_s
         self._clock = clock
-        self._inherited: list[
-            object
-        ] = []  # the parent's connections, kept so that they are not closed
+        # The parent's connections, kept so that they are not closed.
+        self._inherited: list[object] = []
         self._fork_locks: dict[int, threading.Lock] = {}  # process → guards its `_reset`
         self._process = os.getpid()
         self._reset()

@@ -32,9 +32,8 @@ class CircuitBreaker:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = (
-            threading.Condition()
-        )  # protects everything below; notified when an attempt ends
+        # Protects everything below. Notified when an attempt ends.
+        self._lock = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
         self._is_probing = False

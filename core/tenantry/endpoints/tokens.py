@@ -18,6 +18,7 @@ def serializer(purpose: str) -> URLSafeTimedSerializer:
         RuntimeError: there is no app context.
     """
     config = current_app.config
-    keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]  # the last one signs
+    # itsdangerous signs with the last key.
+    keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]
     salt = f"tenantry.token.{current_app.import_name}.{purpose}"
     return URLSafeTimedSerializer(keys, salt=salt)

@@ -86,7 +86,7 @@ class _MeasuredResponse:
         self.body: Iterable[bytes] = ()
         self.is_broken = False  # the app raised, so the response is incomplete
         self._bytes_out = 0
-        self._path: str = environ.get("PATH_INFO", "")  # a mount changes it later
+        self._path: str = environ.get("PATH_INFO", "")  # before a mount changes it
         self._record = open_record(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (

@@ -34,7 +34,7 @@ _clock_of_thread = getattr(time, "pthread_getcpuclockid", None)  # missing on ma
 
 
 class Slot:
-    """One request in flight. `Slots.take` makes it; `Slots.release` ends it, once."""
+    """One request in flight. `Slots.take` creates it; `Slots.release` ends it, once."""
 
     __slots__ = ("begun_at", "cell", "noted_s", "processor_begun_s", "tenant", "thread")
 

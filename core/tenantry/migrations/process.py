@@ -56,8 +56,8 @@ class ProcessEndedError(Exception):
 class MigrationProcess:
     """A running process that migrates one database after the other, until `close()`.
 
-    It first imports Alembic, which takes 0.6 s. It ends by itself if its parent dies. For one
-    thread; only `kill()` may be called from another.
+    It first imports Alembic, which takes 0.6 s. It ends by itself if its parent dies. Use it
+    from one thread; only `kill()` may be called from another.
 
     Raises:
         ProcessEndedError: the process cannot be started.

@@ -46,10 +46,10 @@ def write_stderr(line: str) -> None:
 
 
 class AccessLog:
-    """Writes the lines. Thread-safe.
+    """Writes the lines of the access log. Thread-safe.
 
     Args:
-        log_format: the form of all log lines.
+        log_format: the format of all log lines.
         write: takes one line with its line end.
     """
 

@@ -95,7 +95,7 @@ class ControlSocket:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
         self._listener.close()
-        with contextlib.suppress(OSError):  # clients delete a socket that nobody answers on
+        with contextlib.suppress(OSError):  # clients delete a socket that no process answers on
             (self._folder / self._name).unlink()
 
     def leave_to_parent(self) -> None:
@@ -228,7 +228,8 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
         except OSError:  # its worker has just ended, or belongs to another user
             return None
         parts = []
-        with contextlib.suppress(OSError):  # too late, or cut off: what has arrived decides below
+        # If the answer is late or cut off, the check below decides on what has arrived.
+        with contextlib.suppress(OSError):
             connection.sendall(command.encode())
             while part := connection.recv(1 << 16):
                 parts.append(part)

@@ -142,7 +142,7 @@ def _cell_start(cell: int) -> int:
 
 def _used_cells(row: memoryview) -> Iterator[tuple[int, int, int, int, bytes]]:
     states = bytes(row[_STATE_BYTES :: _CELL.size])
-    for cell, state in enumerate(states.rstrip(b"\0")):  # cells are used from the first on
+    for cell, state in enumerate(states.rstrip(b"\0")):  # the first cells are used first
         if state != _EMPTY:
             yield _CELL.unpack_from(row, _cell_start(cell))
 

@@ -129,7 +129,7 @@ class UsageCounters:
         """
         try:
             fd, path = _create_file(folder)
-        except OSError as error:  # for example a full disk; the process must serve all the same
+        except OSError as error:  # for example, the disk is full; the process must still serve
             facts = {"folder": str(folder), "reason": error.strerror}
             _logger.error("usage.kept_in_memory", extra=facts)
             self.close()
@@ -142,7 +142,7 @@ class UsageCounters:
 
     def reset_after_fork(self) -> None:
         """Discard the counts and the file of the parent process, in a forked process."""
-        self._lock = threading.Lock()  # a thread of the parent may have held it
+        self._lock = threading.Lock()  # a thread of the parent may have held the old one
         self.close()
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class UsageCounters:
             return self._rows.get(OVERFLOW) or self._new_row(OVERFLOW)
         start = _end(count)
         self._bytes[start : start + _NAME_BYTES] = tenant.encode().ljust(_NAME_BYTES, b"\0")
-        self._words[_ROW_COUNT] = count + 1  # last, because readers see the row from now on
+        self._words[_ROW_COUNT] = count + 1  # last: makes the row visible to readers
         row = self._rows[tenant] = (start + _NAME_BYTES) // _WORD_BYTES
         return row
 

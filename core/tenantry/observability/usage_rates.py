@@ -21,7 +21,7 @@ RATES = {
     "processor": "processor_ns", "busy": "wall_ns", "database": "database_ns",
     "queries": "queries", "bytes_in": "bytes_in", "bytes_out": "bytes_out",
 }  # fmt: skip
-"""Column → the counter of which it is the rate per second. The rate of a time is a share: 0.5 is
+"""Column → the counter whose rate per second it shows. The rate of a time is a share: 0.5 is
 half a processor, or one request in flight for half of the time."""
 
 CURRENT = ("in_flight", "stuck")
@@ -84,9 +84,8 @@ class UsageRates:
         ]
         rows.sort(key=lambda row: (row["tenant"], row.get("worker", 0)))
         if self._sort != "tenant":
-            rows.sort(
-                key=lambda row: row[self._sort], reverse=True
-            )  # stable: ties stay sorted by name
+            # The sort is stable, so ties stay sorted by name.
+            rows.sort(key=lambda row: row[self._sort], reverse=True)
         return rows
 
     def _current(self) -> dict[Key, Counter[str]]:

@@ -1,4 +1,4 @@
-"""Usage over time: what each tenant has used, over deaths and restarts of processes.
+"""Usage over time: what each tenant has used, across crashes and restarts of processes.
 
 `<data>/.usage/usage.sqlite3` collects the counters files of all processes. Each count arrives
 exactly once: the transaction that adds counts to the totals also notes how much of each file it has
@@ -150,7 +150,7 @@ def _add_new_counts(
             if counts == before:
                 continue
             new = counts.minus(before)
-            used_s = min(counts.used_ns / 1e9, now) or now  # the last use can be long ago
+            used_s = min(counts.used_ns / 1e9, now) or now  # the last use may be long ago
             start = int(used_s) // MINUTE * MINUTE
             _add(connection, "bucket", {"start": start, "length": MINUTE, "tenant": tenant}, new)
             _add(connection, "total", {"tenant": tenant}, new)
@@ -290,9 +290,8 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(
-            "PRAGMA synchronous=FULL"
-        )  # durable, because the counters files are then deleted
+        # Durable, because the counters files are then deleted.
+        connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(_SCHEMA)
     except BaseException:
         connection.close()

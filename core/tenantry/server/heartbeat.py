@@ -21,8 +21,8 @@ TOUCH_S = 0.25
 each is a system call while a request thread waits for the interpreter lock."""
 
 SILENT_S = 1.5
-"""Silence from which on the master checks which thread works. A healthy worker beats at least every
-1.25 s: `TOUCH_S`, and one second in which the main loop waits for events."""
+"""Seconds of silence after which the master checks which thread works. A healthy worker beats at
+least every 1.25 s: `TOUCH_S`, and one second in which the main loop waits for events."""
 
 STRUCK_PATIENCE_S = 3.0
 """How long a tenant that recently ended a worker may hold the lock; for others, `timeout`
@@ -32,8 +32,8 @@ _CLEAR_TICKS = 5
 """Minimum CPU time of a thread between two checks, which are about a second apart: 0.05 s."""
 
 _CLEAR_LEAD = 2
-"""How many times as much as the next thread the blamed thread must work. Two threads that take
-turns do not, and with turns the heart beats."""
+"""The blamed thread must use this many times the CPU time of the next one. If two threads take
+turns, neither does, and the main loop gets turns, too."""
 
 _USER, _SYSTEM = 11, 12
 """Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state

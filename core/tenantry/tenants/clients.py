@@ -70,11 +70,11 @@ class Client:
     name: str
     digests: tuple[bytes, ...]
     endpoints: tuple[str, ...] | None = None
-    """The endpoints that it may use, as `BLUEPRINTS` names them. None: all."""
+    """The endpoints that it may use, as `BLUEPRINTS` names them. None means all."""
     methods: tuple[str, ...] | None = None
-    """The HTTP methods that it may use. None: all."""
+    """The HTTP methods that it may use. None means all."""
     expires: datetime | None = None
-    """When the client stops being let in. Aware."""
+    """When the client's access ends. Timezone-aware."""
 
     def to_config(self) -> dict[str, Any]:
         """Return the entry in the form of a tenant file."""

@@ -2,8 +2,8 @@
 
 `tenantry plan` compares the folder with what a host serves, or with a saved snapshot.
 
-A description contains no secret. It has a fingerprint of each, which shows that a secret has
-changed and not what it is. Compare only descriptions that were made with the same random `salt`.
+A description contains no secret. It has a fingerprint of each, which shows whether the secret has
+changed, but not what it is. Compare only descriptions that were made with the same random `salt`.
 """
 
 import hashlib

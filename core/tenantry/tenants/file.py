@@ -26,7 +26,7 @@ class FileContent:
 
     path: Path
     digest: str = ""
-    """SHA-256 of the source or of the error, in hexadecimal. Empty: not read yet."""
+    """SHA-256 of the source or of the error, in hexadecimal. Empty if not read yet."""
     source: bytes = b""
     error: TenantFileError | None = None
 
@@ -48,7 +48,7 @@ def is_tenant_file_name(name: str) -> bool:
 
 
 def read_content(path: Path) -> FileContent:
-    """Return a tenant file's present content, or why it cannot be read."""
+    """Return a tenant file's current content, or why it cannot be read."""
     try:
         source = read_tenant_file(path)
     except TenantFileError as error:

@@ -53,7 +53,7 @@ class FolderChanges:
     """New names. Their content may not be stable yet."""
     removed: list[str] = field(default_factory=list)
     is_settled: bool = True
-    """False: some content is not stable yet. Look again after `SETTLE_S`."""
+    """False if some content is not stable yet. Then look again after `SETTLE_S`."""
 
 
 @dataclass(slots=True)
@@ -74,11 +74,11 @@ class _File:
 
 
 class TenantsFolder:
-    """Remembers what it has reported of a folder, and reports what is new. For one thread.
+    """Remembers what it has reported of a folder, and reports what is new. Use it from one thread.
 
     Args:
         path: the folder. It may vanish and come back.
-        only: names to follow, as if no other file existed. Empty: all.
+        only: names to follow, as if no other file existed. Empty means all.
         clock: seconds, to measure time spans.
         wall_clock: seconds since the epoch, to compare with time stamps of files.
     """
@@ -138,7 +138,7 @@ class TenantsFolder:
         else:
             names = self._restless.union(self._round_robin.take(self._files, share)) - self._gone
         for name in names:
-            with contextlib.suppress(OSError):  # the path cannot be shown now: at the next look
+            with contextlib.suppress(OSError):  # the next look resolves the path again
                 self._look_at(name, changes)
         for name in list(self._gone):
             self._note_missing(name, changes)

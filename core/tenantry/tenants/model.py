@@ -33,7 +33,7 @@ BLUEPRINTS_LIMIT = 100
 """Each endpoint adds about 1 ms to every build, so a longer list is a mistake."""
 
 MIN_SECRET_KEY_CHARS = 32
-"""32 hexadecimal digits are 128 bits: too many to find the key by trying."""
+"""32 hexadecimal digits are 128 bits: too many to guess."""
 
 _HOW_TO_CREATE = "create one: python -c 'import secrets; print(secrets.token_hex(32))'"
 

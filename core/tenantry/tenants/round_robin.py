@@ -1,11 +1,11 @@
-"""Round robin: a look at many tenants, spread over several short looks."""
+"""Round robin: spreads a look at many tenants over several short looks."""
 
 import math
 from collections.abc import Collection
 
 
 class RoundRobin:
-    """Takes many names in turns, so that a look at 10,000 tenants is never long. For one thread."""
+    """Takes many names in turns: a look at 10,000 tenants stays short. Use it from one thread."""
 
     def __init__(self) -> None:
         self._left: list[str] = []

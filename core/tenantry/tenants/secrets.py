@@ -11,7 +11,7 @@ CONTAINER_SECRETS = "/run/secrets"
 """Where Docker, Podman and Kubernetes mount secrets by convention."""
 
 NEW_SECRET_BYTES = 32
-"""Randomness of a new secret: 256 bits, twice what is too much to find by trying."""
+"""Randomness of a new secret: 256 bits. Half of that is already too much to guess."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -36,7 +36,8 @@ WEBP_PIXEL_BYTES = 20  # bytes per pixel, measured: 16 to inspect an image, 19 f
 OTHER_PIXEL_BYTES = 12  # with transparency
 """Memory that decoding takes for each pixel, up to a thumbnail."""
 
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # no stuffing, filling or restart
+# Stuffing, fill bytes and restart markers do not count.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN = b"\xda"
 _END_OF_IMAGE = b"\xd9"
 

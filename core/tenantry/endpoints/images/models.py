@@ -124,7 +124,7 @@ class ImageRepoModel:
         self._store = ContentStore(folder)
 
     def add(self, body: IO[bytes], name: str, memory: MemoryBudget) -> ImageModel:
-        """Store the image in a stream. Equal uploads are two images that share one file.
+        """Store the image in a stream. Two equal uploads are two images that share one file.
 
         Raises:
             BadRequestError: the name is too long.
