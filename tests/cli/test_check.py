@@ -204,7 +204,7 @@ def test_check_finds_values_that_flask_rejects(
 def test_check_skips_a_disabled_tenant_unless_it_is_named(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """Without its name, a disabled tenant is as if its file were not there."""
+    """`check` skips a disabled tenant unless it is named."""
     write_tenant("acme")
     write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
 

@@ -171,7 +171,7 @@ def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures a
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
     answers: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A restart between two requests fails none; right after a request, it may fail one."""
+    """A restart between two requests breaks none; right after a request, it may break one."""
     monkeypatch.setattr(server_connector, "FRESH_S", fresh_s)
     name = make_url(app.config["DATABASE_URI"]).database
     with postgres_server.connect() as connection:

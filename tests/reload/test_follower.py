@@ -168,7 +168,7 @@ def test_nothing_is_built_before_its_first_request(
 def test_a_broken_change_is_not_served_and_logged_once(
     follow: Follow, write_tenant: WriteTenant, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old instance serves, stale. When the old content is back, nothing is built."""
+    """The old instance keeps serving. When the old content is back, nothing is built."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()

@@ -237,7 +237,7 @@ def test_retry_after_is_the_rest_of_the_pause_rounded_up() -> None:
 
 
 def test_a_successful_build_clears_the_failure() -> None:
-    """The mount serves and has no reason any more."""
+    """Then the mount serves and shows no reason."""
     clock = Clock()
     mount = make_mount(make_tenant(), recovering(ValueError("no"), ValueError("no")), clock=clock)
     for _ in range(2):

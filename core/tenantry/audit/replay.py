@@ -38,7 +38,7 @@ _SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signe
 _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
-"""Answers that the host gives before it looks at the client key."""
+"""Statuses of responses that the host sends before it checks the client key."""
 
 
 class Acceptance(NamedTuple):
@@ -196,7 +196,7 @@ class _Target:
     def __init__(self, audited: AuditedTenant, host_name: str) -> None:
         self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
         self.has_answered_early = False
-        """Whether the host answered a request before it looked at the client key."""
+        """Whether the host answered a request before it checked the client key."""
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
@@ -276,7 +276,7 @@ class _Target:
             kinds.append("session")
         if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
             kinds.append("flash")
-        with suppress(BadData):  # as it should be: another tenant's token does not verify
+        with suppress(BadData):  # as intended: another tenant's token does not verify
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]

@@ -201,7 +201,7 @@ class _App:
             self._labels.setdefault(id(root), f"{audited.name}: {label}")
 
     def build_graph(self) -> ObjectGraph:
-        """Return the app's graph, and do not keep it."""
+        """Return the app's graph without keeping it."""
         graph = ObjectGraph(self._name, self._snapshot)
         graph.walk([[root for _, root in group] for group in self._root_groups])
         return graph

@@ -21,7 +21,7 @@ def without_secrets(
 
     Args:
         values: the tenant file's keys.
-        secrets: more texts that a capsule must not hold.
+        secrets: further texts that a capsule must not hold.
     """
     texts = [text for text in secrets if text]
     config: dict[str, Any] = {}

@@ -35,7 +35,7 @@ class NewDatabase:
     """
 
     disk_folder: Path | None
-    """A folder on the disk that the rows go to; None for a server."""
+    """A folder on the disk to which the rows are written; None for a server."""
 
     def __init__(self, path: Path) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))

@@ -21,7 +21,8 @@ LATER = {
     "secret": (),
     "storage": (),
 }
-"""Command → its options, arguments and subcommands that come later; empty: all of it does."""
+"""Command → its options, arguments and subcommands that come later. An empty tuple means that the
+whole command comes later."""
 
 
 def reject_later(words: Sequence[str]) -> None:

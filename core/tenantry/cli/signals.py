@@ -11,7 +11,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interrupting_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that it undoes its work.
+    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that the block cleans up.
 
     The command then exits with 128 plus the signal's number. After `ignore_signals`, the block
     can no longer be interrupted.
@@ -23,8 +23,8 @@ def interrupting_signals() -> Iterator[None]:
     def interrupt(number: int, _: object) -> None:
         received.append(number)
         for other in handled:
-            signal.signal(other, signal.SIG_IGN)  # a second signal would interrupt the undoing
-        raise KeyboardInterrupt  # database drivers stop waiting on it
+            signal.signal(other, signal.SIG_IGN)  # a second signal would interrupt the cleanup
+        raise KeyboardInterrupt  # database drivers stop waiting when it is raised
 
     for number in handled:
         signal.signal(number, interrupt)

@@ -18,7 +18,7 @@ from tenantry.observability.usage_rates import CURRENT, RATES, UsageRates, colum
 from tenantry.settings import read_settings
 
 ANSWER_TIMEOUT_S = 0.5
-"""Time limit for a worker to report its requests in flight; one that hangs shows none."""
+"""Time limit for a worker to report its requests in flight; a worker that hangs shows none."""
 
 OTHER_LINES = 3
 """Lines of the terminal without a tenant: heading, caption, prompt."""
@@ -70,7 +70,7 @@ def _watch(rates: UsageRates, interval_s: float) -> None:
 
 
 def render_table(rows: list[dict[str, Any]], height: int) -> Table:
-    """Return a table of the first `height` rows, with the number of the others."""
+    """Return a table of the first `height` rows, and the number of rows left out."""
     caption = f"and {len(rows) - height} more" if len(rows) > height else "Ctrl-C ends"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     for column in columns(rows):

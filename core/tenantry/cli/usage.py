@@ -25,7 +25,7 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Return the moment as seconds since the epoch."""
+    """Return a point in time as seconds since the epoch."""
     if text is None:
         return None
     if span := _SPAN.fullmatch(text):
@@ -55,7 +55,7 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
     """Show usage totals per tenant.
 
-    Sums over all processes, including those that have ended. Times are seconds. Usage is kept
+    Adds up all processes, including ended ones. Times are seconds. Usage is kept
     by the minute for two days, by the hour for two months, and then by the day in UTC. The
     period that contains --since counts as a whole.
     """

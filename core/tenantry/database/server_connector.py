@@ -66,7 +66,7 @@ class ServerConnector:
             raise DatabaseDownError(pause_s)
 
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
-        """Return False if the server has sent something on an idle connection: a farewell or EOF.
+        """Return False if the server has sent a last message or EOF on an idle connection.
 
         A connection that was in use until just now is not checked.
         """

@@ -43,7 +43,7 @@ class RequestRecord:
     path = ""
     """As in the WSGI environ: without the query; bytes as latin-1 (PEP 3333)."""
     endpoint = ""
-    """The Flask endpoint."""
+    """The Flask endpoint that it matched."""
     client = ""
     """The client's name as in `CLIENTS`, or `oidc:SUB`."""
     status = 0

@@ -46,7 +46,7 @@ class Accounting:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer as the app does."""
+        """Call the app, and measure its response."""
         response = _MeasuredResponse(self, environ, start_response)
         try:
             response.body = self._app(environ, response.start)

@@ -108,7 +108,7 @@ class Slots:
         tenant = slot.tenant
         if self._row is not None and slot.cell is not None:
             self._row.leave(slot.cell)
-        is_same_thread = slot.thread == threading.get_ident()  # another one has another clock
+        is_same_thread = slot.thread == threading.get_ident()  # the CPU clock is the thread's own
         used_s = time.thread_time() - slot.processor_begun_s if is_same_thread else 0.0
         took_s = time.monotonic() - slot.begun_at
         with self._lock:

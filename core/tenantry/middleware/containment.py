@@ -151,7 +151,7 @@ class _Response:
                 chunk: Any = written.pop(0)
             else:
                 chunk = self._context.run(next, self._chunks, _END)
-                if written:  # the app wrote while it made this chunk: that comes first
+                if written:  # what the app wrote meanwhile comes first
                     if chunk is not _END:
                         written.append(chunk)
                     continue
@@ -189,7 +189,7 @@ class _Response:
         self._chunks = iter(())
 
     def _fail(self, during: str) -> None:
-        """Log the current exception, and replace the response by a 500.
+        """Log the current exception, and replace the response with a 500.
 
         Raises:
             ResponseCutError: the head has already been sent.

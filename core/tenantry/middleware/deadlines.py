@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TICK_S = 0.25
-"""Interval between two checks, and so the longest delay of a report. A check takes about 10 µs."""
+"""Interval between two checks, and the longest delay of a report. A check takes about 10 µs."""
 
 STACK_FRAMES = 30
 """Frames in a report, innermost first. Flask and the layers around it account for about 15."""
 
 _OUTERMOST = frozenset({__name__, "tenantry.middleware.containment"})
-"""A reported stack ends at these modules: what lies outside them is the server's."""
+"""A reported stack ends at these modules, because the frames outside them are the server's."""
 
 _SOCKETS = frozenset({"tenantry.server.client_socket", "socket", "ssl"})
 """Modules that read and write a socket. Their caller decides whether it is the client's socket."""

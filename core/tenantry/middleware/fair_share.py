@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 MEMORY_S = 1.0
-"""Time constant with which CPU seconds are forgotten: after it, a third still counts."""
+"""Time constant of the decay of CPU seconds: after this time, a third still counts."""
 
 HEAVY = 0.4
 """Share of this process's CPU seconds above which a tenant is heavy, while others have
@@ -29,14 +29,14 @@ WAITING = 4
 it takes beyond that, it waits for something else."""
 
 TRAFFIC = 0.005
-"""CPU seconds within `MEMORY_S` from which on the other tenants count as having traffic."""
+"""The other tenants have traffic if they used at least so many CPU seconds within `MEMORY_S`."""
 
 FORGET_AFTER = 1024
-"""Number of remembered tenants above which those with next to no use are forgotten."""
+"""Number of remembered tenants above which those that used almost nothing are forgotten."""
 
 _Use = tuple[float, float, float]
 """Fading CPU seconds, fading number of requests, and the time of both. A plain tuple, because
-a request replaces two of them and a named tuple takes ten times as long to make."""
+a request replaces two of them, and creating a named tuple takes ten times as long."""
 
 _NO_USE: _Use = (0.0, 0.0, 0.0)
 

@@ -26,7 +26,8 @@ from tenantry.observability.redaction import redact_value
 from tenantry.tenants.openid import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
-"""Age at which keys are refreshed while requests still use them. A withdrawn key so ends soon."""
+"""Age at which keys are refreshed while requests still use them. A withdrawn key then
+soon stops working."""
 
 OLD_S = 3600.0
 """Age at which a request waits for new keys first. A tenant that was asleep can have such keys."""
@@ -76,7 +77,7 @@ class Issuer(Generic[Keys]):
         self._read = read
         self._tenant = tenant
         self._clock = clock
-        self._lock = threading.Lock()  # protects all below
+        self._lock = threading.Lock()  # protects everything below
         self._keys: Keys | None = None
         self._read_at = 0.0
         self._next_at = -math.inf  # no reading before

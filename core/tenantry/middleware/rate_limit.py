@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 LOOK_AGAIN_S = 1.0
-"""How long a tenant counts as over its rate without another look, at most, because its file can
+"""Maximum time for which a tenant counts as over its rate without another check. Its file can
 change meanwhile."""
 
 _DETAIL = "This application receives more requests than its rate limit allows."
@@ -63,11 +63,11 @@ class _Over(NamedTuple):
     """A tenant over its rate."""
 
     until: float
-    """When to look again."""
+    """When to check again."""
     back_at: float
     decision: RateDecision
     refusal: Refusal
-    """The same for each request of a flood."""
+    """The response, created once for all requests of a flood."""
 
 
 class RateLimiter:

@@ -173,7 +173,7 @@ class SharedStorage:
             found = self._storage.get_sliding_window(key, expiry_s)
             if not has_fit and _is_from_the_future(found, expiry_s):
                 # The clock of the Redis machine was set back. Without this, the tenant would be
-                # locked out for as long.
+                # locked out for the same time.
                 self._storage.clear_sliding_window(key, expiry_s)
                 has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
                 found = self._storage.get_sliding_window(key, expiry_s)

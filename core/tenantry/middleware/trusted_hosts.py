@@ -15,7 +15,7 @@ HOST_IS_CHECKED = "tenantry.host_is_checked"
 of the same list rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
 
 NOT_SERVED = ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here.")
-"""Names none of the names that are served."""
+"""The response to an unknown host name. It reveals no name that is served."""
 
 _PORT = re.compile(r":\d+$")
 
@@ -25,7 +25,7 @@ class TrustedHosts:
 
     Args:
         app: the wrapped application.
-        names: host names without ports; `.example.org` includes subdomains. Empty: any name.
+        names: host names without ports; `.example.org` includes subdomains. Empty means any name.
     """
 
     __slots__ = ("_app", "_names")

@@ -1,6 +1,6 @@
 """Keeps requests from tables that do not match the code, in one app.
 
-While the database is behind the code, the guard answers requests to endpoints with tables by 503.
+While the database is behind the code, requests to endpoints with tables get 503.
 Once the database is at head, the guard costs no query. It reads the revisions again after a
 statement that misses a table or a column.
 

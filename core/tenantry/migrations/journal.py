@@ -174,7 +174,7 @@ class Journal:
         )
 
     def record_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why a migration failed, unless a run at the same time has done it."""
+        """Record why a migration failed, unless a concurrent run has applied it."""
         self._execute(
             "UPDATE step SET state = 'failed', reason = ?, changed = ? "
             "WHERE run = ? AND tenant = ? AND state != 'done'",

@@ -138,7 +138,7 @@ class Trial:
     def answer(
         self, app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer with the app."""
+        """Call the app, and record the status of its response."""
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
             self._status = status[:3]

@@ -211,7 +211,7 @@ def _announces_body(data: bytes) -> bool:
 
 
 def _left_s(moved_bytes: int, waited_s: float) -> float:
-    """Return the seconds that the client still has.
+    """Return the seconds that the client has left.
 
     Raises:
         TimeoutError: it has none left.

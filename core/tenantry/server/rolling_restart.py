@@ -100,7 +100,7 @@ def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
 
 
 def _end_added_workers(master: int, count: int) -> None:
-    """End workers one after the other: of two equal pending signals, a process receives one."""
+    """End workers one by one, because a process receives only one of two equal pending signals."""
     for _ in range(count):
         with suppress(TenantryError):  # the error that led here is raised; end the others too
             workers = child_processes(master)

@@ -48,7 +48,7 @@ def read_frame(fd: int) -> bytes | None:
 
 
 def write_frame(fd: int, payload: bytes) -> None:
-    """Write one frame. Raises OSError if nobody reads from the other end."""
+    """Write one frame. Raises OSError if the other end is closed."""
     _write(fd, _LENGTH.pack(len(payload)) + payload)
 
 

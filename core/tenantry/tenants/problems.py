@@ -82,7 +82,7 @@ class ProblemCollector:
 
 
 def suggestion(name: object, known: Sequence[str]) -> str:
-    """Return the known name that was probably meant, or all known names."""
+    """Return a question with the nearest known name, or a list of all known names."""
     if isinstance(name, str):
         near = [candidate for candidate in known if candidate.lower() == name.lower()]
         near += [candidate for candidate in known if is_one_edit_away(candidate, name)]

@@ -153,7 +153,8 @@ class ImageRepoModel:
     def page(self, limit: int, cursor: str | None) -> tuple[list[ImageModel], str | None]:
         """Return images, newest first, and the cursor of the next page if there is one.
 
-        A page continues after the last one, whatever was added or deleted in between.
+        A page continues after the last image of the page before, even if images were added or
+        deleted meanwhile.
 
         Raises:
             BadRequestError: the cursor is invalid.
