@@ -60,7 +60,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = one_line(cause or error)
         text = text.replace(str(url.password), "***") if url.password else text
-        return DatabaseProbe(f"{text}; start the database, or correct the URL")
+        return DatabaseProbe(f"{text.rstrip('.?')}; start the database, or correct the URL")
     return DatabaseProbe()
 
 

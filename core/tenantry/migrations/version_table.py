@@ -104,14 +104,20 @@ def _is_missing_table(error: BaseException) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception's type and text on one line, without SQLAlchemy's statement and links."""
+    """Return an exception's type and text on one line, without SQLAlchemy's statement and links.
+
+    The text has no final punctuation, because a remedy follows it. libpq's ends with a question.
+    """
     cause = getattr(error, "orig", None) or error
-    return one_line(cause, with_type=True).rstrip(".")
+    return one_line(cause, with_type=True).rstrip(".?")
 
 
 def describe_unreachable(error: BaseException) -> str:
     """Return the reason of a status `unreachable`."""
-    return f"cannot read the database: {describe_error(error)}."
+    text = f"cannot read the database: {describe_error(error)}"
+    if isinstance(error, TenantryError):  # whose text says what to do
+        return f"{text}."
+    return f"{text}; start the database, or correct 'DATABASE_URI'."
 
 
 def sqlite_file_exists(url: "URL") -> bool:
