@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 from tenantry.database.errors import DatabaseDownError
 from tenantry.database.session import Database, database_of, db
 from tenantry.database.url import default_database_url
+from tenantry.errors import TenantryError
 from tenantry.http.problem import ProblemResponse
 from tenantry.migrations.revisions import (
     RevisionStatus,
@@ -180,6 +181,8 @@ class MigrationGuard:
             raise DatabaseDownError(RECHECK_S) from error
 
     def _describe_down(self, error: BaseException) -> str:
+        if isinstance(error, TenantryError):  # whose text says what to do
+            return f"down: {describe_error(error)}."
         return (
             f"down: {describe_error(error)}; start the database, or correct 'DATABASE_URI'. Check "
             f"with: tenantry check {self._target.tenant}."
