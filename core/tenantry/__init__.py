@@ -1,7 +1,7 @@
 """Tenantry: many isolated Flask apps, one for each client group, in one gunicorn.
 
-The public names. They are imported on first use: a tenant file's `from tenantry import secret`
-runs in a process that starts in milliseconds.
+The package imports each public name on first use, because a tenant file's `from tenantry import
+secret` runs in a process that starts in milliseconds.
 """
 
 from typing import TYPE_CHECKING, Any

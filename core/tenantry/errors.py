@@ -1,8 +1,8 @@
-"""What can go wrong, as a tree.
+"""The exceptions of Tenantry, as a tree of classes.
 
 TenantryError                  something that an operator or a developer can fix
 ├── TenantFileError            a tenant file is rejected; holds every Problem
-│   └── TenantFileTimeoutError it did not finish in time
+│   └── TenantFileTimeoutError a tenant file did not finish in time
 ├── EndpointError              an endpoint is missing or invalid, or fails to import or register
 └── UnknownTenantError         a command names a tenant that has no file
 """
@@ -12,35 +12,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHOWN_TENANTS = 10
-"""Existing tenants that the error about an unknown one names."""
+"""Number of existing tenants that the error about an unknown tenant names."""
 
 
 def one_line(error: BaseException, *, with_type: bool = False) -> str:
-    """Return the text of any exception on one line. It may contain secrets.
+    """Return the text of any exception on one line. The text may contain secrets.
 
     Args:
-        error: the exception. Its own `__str__` may raise anything.
-        with_type: whether the name of its type comes first: `ValueError: no`. Without a text, that
-            name is returned in any case.
+        error: the exception. The exception's own `__str__` may raise anything.
+        with_type: whether the name of the exception's type comes first: `ValueError: no`. For an
+            exception without a text, the function always returns the name of the type.
     """
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 - the type is all that can be said of it
+    except BaseException:  # noqa: BLE001 - `__str__` can raise anything; the name of the type remains
         text = ""
     return f"{name}: {text}" if text and with_type else text or name
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one tenant file. Its text is one line."""
+    """One mistake in one tenant file, described in one line."""
 
     file: str
-    """The file's path, as the operator would type it."""
+    """The path of the tenant file, as the operator would type the path."""
     text: str
-    """What was found and what to do. It never contains a secret."""
+    """What the tenant file contains and how to fix the mistake, without secrets."""
     key: str | None = None
-    """The key, as the file spells it: `BLUEPRINTS[1]`."""
+    """The key with the mistake, spelled as in the tenant file: `BLUEPRINTS[1]`."""
     line: int | None = None
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Problem:
 
 
 class TenantryError(Exception):
-    """Something that an operator or a developer can fix. Its text says what and how."""
+    """An error that an operator or a developer can fix. The error's text says how."""
 
 
 class TenantFileError(TenantryError):
@@ -67,7 +67,7 @@ class TenantFileError(TenantryError):
 
 
 class TenantFileTimeoutError(TenantFileError):
-    """A tenant file did not finish in the time that it had."""
+    """The code of a tenant file did not finish within the time limit."""
 
 
 class EndpointError(TenantryError):

@@ -1,28 +1,29 @@
 """The grammar of names: tenants, URL prefixes and host names.
 
-This is the only definition of each. Operators write these names in tenant files, in settings and on
-the command line; requests carry them. A `check_…` function returns the name or raises `ValueError`.
-The error says what is expected. The caller adds where the name stands and, unless it is secret,
-the name itself.
+No other module defines the grammar of a name. Operators write names in tenant files, in settings
+and on the command line; requests contain names in paths and headers. A `check_…` function returns a
+valid name, or raises a `ValueError` that says what is expected. The caller of a `check_…` function
+adds the place of the name and, unless the name is secret, the name.
 """
 
 import ipaddress
 import re
 
 TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-"""A tenant's name. It is also the stem of a file, a folder under `<data>` and part of a cookie's
-name, so none of them has to escape it."""
+"""A tenant's name. The name of a file, of a folder under `<data>` and of a cookie can contain a
+tenant's name without escapes."""
 
 RESERVED_TENANT_NAMES = frozenset({"secrets"})
-"""Folders under `<data>` that belong to the host."""
+"""Names of folders under `<data>` that belong to the host, so no tenant can have such a name."""
 
 PREFIX_SEGMENT = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""Lower case only, so that no two prefixes differ in case. No character needs a URL escape."""
+"""One segment of a URL prefix. A segment has no upper-case letters, so two prefixes never differ
+only in case. No character of a segment needs a URL escape."""
 
 PREFIX_SEGMENTS = 4
-"""The maximum number of segments of a prefix. The router looks at no more of a path, because
-Werkzeug's dispatcher takes time quadratic in their number: 5.35 ms for 2,000 segments against
-2.8 µs for one (Werkzeug 3.1.9)."""
+"""The maximum number of segments of a URL prefix. The router reads only this many segments of a
+path, because the time of Werkzeug's dispatcher is quadratic in the number of segments: 5.35 ms for
+2,000 segments, 2.8 µs for one segment (Werkzeug 3.1.9)."""
 
 _URL_PREFIX = re.compile(rf"(?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}}")
 
@@ -32,8 +33,8 @@ RESERVED_SEGMENTS = frozenset(
 """First path segments that are reserved for proxies, scrapers and probes in front of the host."""
 
 FORWARDED_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
-"""`X-Forwarded-Prefix` of a trusted proxy, without a final slash. An empty segment is not allowed,
-because a link to `//evil.test` leads to another host."""
+"""A valid `X-Forwarded-Prefix` header of a trusted proxy, without a final slash. The header may not
+contain an empty segment, because a link to `//evil.test` leads to another host."""
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 """One label of a host name. Container networks use names with an underscore."""
@@ -64,7 +65,7 @@ def check_tenant_name(value: str) -> str:
 
 
 def check_url_prefix(value: str) -> str:
-    """Return a valid prefix, such as `/acme`."""
+    """Return a valid URL prefix, such as `/acme`."""
     if not _URL_PREFIX.fullmatch(value):
         raise ValueError(
             f"expected 1 to {PREFIX_SEGMENTS} segments, like '/acme' or '/clients/acme', without "
@@ -80,12 +81,12 @@ def check_url_prefix(value: str) -> str:
 
 
 def are_nested(prefix: str, other: str) -> bool:
-    """Whether two prefixes are equal, or one lies inside the other."""
+    """Whether two URL prefixes are equal or nested, like `/clients` and `/clients/acme`."""
     return f"{prefix}/".startswith(f"{other}/") or f"{other}/".startswith(f"{prefix}/")
 
 
 def parent_prefixes(prefix: str) -> list[str]:
-    """Return the prefixes above `/a/b/c`: `/a/b` and `/a`."""
+    """Return the parents of a URL prefix: `/a/b` and `/a` for `/a/b/c`."""
     parts = prefix.split("/")
     return ["/".join(parts[:end]) for end in range(len(parts) - 1, 1, -1)]
 

@@ -1,7 +1,8 @@
-"""The host: all mounts of one process and the host's own pages, and how the parts fit together.
+"""The host: the WSGI application of one process, with all mounts and the host's own pages.
 
-A request meets the parts in this order: ProxyFix (only with `TENANTRY_TRUSTED_PROXIES`) →
-accounting → edge → router → mount → instance → the layers of `app.stack` → the tenant's app.
+A request passes the parts of the host in the following order: ProxyFix (only with
+`TENANTRY_TRUSTED_PROXIES`) → accounting → edge → router → mount → instance → the layers of
+`app.stack` → the tenant's app.
 """
 
 import gc
@@ -49,26 +50,28 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 START_PATIENCE_S = 0.5
-"""How long a starting process waits until every tenant file is validated: enough for about fifty
-tenants. With more, it starts to serve and validates the rest meanwhile."""
+"""Seconds that a starting process waits for the validation of every tenant file, enough for about
+fifty tenants. With more tenants, the process starts to serve before every tenant file is
+validated."""
 
 SIBLINGS_PATIENCE_S = 2.0
-"""The same while other workers serve. On an overloaded machine, a worker that replaced a dead one
-refused requests that the others would have answered."""
+"""Seconds that a starting process waits for the validation of every tenant file while other workers
+serve. On an overloaded machine, a worker that replaced a dead worker refused requests that the
+other workers could answer."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Host:
-    """The WSGI application to serve. It lives as long as its process.
+    """The WSGI application that a server runs. A host lives as long as its process.
 
-    Each process that serves calls `start()` once; a process that was forked from it and did not is
-    started by its first request. `close()` ends everything, if the process does not simply end.
+    Each process that serves calls `start()` once. A forked process that did not call `start()`
+    starts the host at its first request. `close()` ends the threads and instances of the host.
 
     Args:
         settings: the host's settings.
-        on_request_end: called with the record of each request that has ended, including those that
-            admission refused before they reached a thread.
+        on_request_end: called with the record of each request that has ended, including requests
+            that admission refused before a thread ran them.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class Host:
     ) -> None:
         self.settings = settings
         self._on_request_end = on_request_end
-        self._lock = threading.Lock()  # protects the start, and the control socket
-        self._pid = self._control_socket_pid = 0  # of the process in which each was started
+        self._lock = threading.Lock()  # protects the start of the host, and the control socket
+        # Process IDs at the start of the host and of the control socket.
+        self._pid = self._control_socket_pid = 0
         self._server = ""
         self._server_threads: int | None = None
         self._background: list[threading.Thread] = []
@@ -118,14 +122,15 @@ class Host:
     def start(
         self, server: str = "", *, row: Row | None = None, threads: int | None = None
     ) -> None:
-        """Follow the tenants folder in this process. Call it before the first request.
+        """Follow the tenants folder in this process. Call `start` before the first request.
 
-        When it returns, the folder is known and the tenants that are built in other workers are
-        built here, or the time limits for both have passed.
+        When `start` returns, this process has read the tenants folder and built the tenants that
+        other workers have built, unless a time limit has passed.
 
         Args:
-            server: the name of the server that runs this process; `tenantry restart` needs it.
-            row: this process's row on the server's scoreboard; None for a scoreboard of its own.
+            server: the name of the server that runs this process, for `tenantry restart`.
+            row: this process's row on the server's scoreboard; if None, the process creates its own
+                scoreboard.
             threads: the number of requests that the server runs at once; None if unknown.
         """
         self._server, self._server_threads = server, threads
@@ -134,11 +139,11 @@ class Host:
         self._open_control_socket()
 
     def stop(self) -> None:
-        """Record that this process is about to end: new workers no longer learn from it."""
+        """Record that this process is about to end, so new workers no longer ask this process."""
         self._is_stopping = True
 
     def close(self) -> None:
-        """Stop following and close every instance. Idempotent."""
+        """Stop following the tenants folder and close every instance. Idempotent."""
         self._closing.set()
         self.follower.stop()
         for thread in self._background:
@@ -154,14 +159,15 @@ class Host:
         self.resources.close()
 
     def load(self) -> None:
-        """Validate the tenants folder once, on this thread, without following it."""
+        """Validate the tenants folder once, on the calling thread, and ignore later changes."""
         self._pid = os.getpid()
         self.follower.catch_up()
 
     def serve_only(self, tenants: Iterable[Tenant]) -> list[Mount]:
-        """Serve exactly these tenants, from no folder; return their mounts in the same order.
+        """Serve only `tenants`, without a tenants folder; return their mounts in the same order.
 
-        For commands that only inspect: mounts start idle, and builds run no migrations.
+        Commands that only inspect tenants call `serve_only`: mounts start idle, and builds run no
+        migrations.
         """
         build = partial(self.build, is_migrating=False)
         self._pid = os.getpid()
@@ -182,7 +188,8 @@ class Host:
             row = row or Scoreboard().claim_row()
             threads = self._server_threads
             self._begin_with(ProcessResources(self.settings, self.usage, threads=threads, row=row))
-            self._pid = os.getpid()  # from here on, other threads do not wait for this one
+            # After this assignment, other threads do not wait for the start.
+            self._pid = os.getpid()
             accepted = accepted_by_siblings(self.settings.data_dir, self.settings.only)
             self.follower.prefer(accepted)
             self.follower.on_growth = self._freeze
@@ -193,7 +200,7 @@ class Host:
         self._check_deadline_action()
 
     def _begin_in_fork(self) -> None:
-        """Start afresh in a forked process. What the parent made continues in the parent."""
+        """Reset the host in a forked process, where the threads of the parent do not run."""
         self.router.replace(())
         self.follower = self._new_follower()
         self._is_stopping = False
@@ -212,7 +219,8 @@ class Host:
             only=self.settings.only,
             server=self._server,
         )
-        # For a server that asks before it runs a request. It reads this after `start`.
+        # Tenantry's gunicorn worker reads `admission` after `start`, and asks `admission` before a
+        # thread runs a request.
         self.admission = Admission(
             resources.share,
             self.router.at,
@@ -227,7 +235,7 @@ class Host:
         return Follower(folder, self.settings, self.router, self.build)
 
     def _start_background(self) -> None:
-        """Start the threads that run beside the requests until `close`."""
+        """Start the background threads of the host, which run until `close`."""
         follower, closing, resources = self.follower, self._closing, self.resources
         targets: dict[str, Callable[[], None]] = {
             "follower": follower.run,
@@ -248,13 +256,13 @@ class Host:
             thread.start()
 
     def _freeze(self) -> None:
-        """Take long-lived objects out of garbage collection: it takes 1.1 s over 10,000 apps."""
+        """Exclude long-lived objects from garbage collection (1.1 s with 10,000 apps)."""
         self._has_frozen = True
-        gc.collect()  # only what came since the last time
+        gc.collect()  # collects only objects created since the last freeze
         gc.freeze()
 
     def _check_deadline_action(self) -> None:
-        """Warn if `DEADLINE_ACTION = "answer"` acts as `report`: not under Tenantry's worker."""
+        """Warn if `DEADLINE_ACTION = "answer"` only reports, without Tenantry's worker."""
         if self._server == "gunicorn":
             return
         served = [mount.tenant for mount in self.router.mounts if mount.tenant is not None]
@@ -267,10 +275,10 @@ class Host:
     # -- build ----------------------------------------------------------------------------------
 
     def build(self, tenant: Tenant, *, is_migrating: bool = True) -> Instance:
-        """Build the instance of one tenant: its app, checked, inside its layers.
+        """Build and check the app of one tenant, and return an instance: the app inside its layers.
 
         Raises:
-            Exception: whatever the app's endpoints raise, on import or at the check.
+            Exception: any exception that the app's endpoints raise, on import or at the check.
         """
         begun_ns = time.perf_counter_ns()
         is_good = False
@@ -312,11 +320,11 @@ class Host:
     # -- what this process reports --------------------------------------------------------------
 
     def status(self) -> list[MountStatus]:
-        """Return the state of every mount, in the order of names."""
+        """Return the state of every mount, sorted by tenant name."""
         return self.report.statuses()
 
     def count_held_threads(self) -> int:
-        """Return the number of threads that are held by apps that hang."""
+        """Return the number of threads that run a request of an app that hangs."""
         return self.resources.requests.held_threads()
 
     def _in_flight(self) -> Mapping[str, int]:
@@ -338,18 +346,21 @@ class Host:
             self._control_socket_pid = os.getpid()
             try:
                 self._control_socket = ControlSocket(self.settings.data_dir, self.report.commands)
-            except OSError as error:  # serving goes on, but `tenantry list` cannot see this process
+            except (
+                OSError
+            ) as error:  # the process serves, but `tenantry list` cannot see the process
                 reason = f"cannot open the control socket: {error}"
                 _logger.error("control_socket.open_failed", extra={"reason": reason})
 
 
 def create_host(settings: HostSettings | None = None, *, is_serving: bool = False) -> Host:
-    """Set up logging and return the host of this process, not yet started.
+    """Set up logging, and return the host of this process before its start.
 
     Args:
-        settings: the settings of the environment if None.
-        is_serving: whether requests come from clients; then each is a line in the log. A command
-            that only inspects logs warnings, unless the log level is `debug`.
+        settings: the host's settings; if None, the settings from the environment.
+        is_serving: whether requests come from clients, so that the log has a line for each request.
+            A command that only inspects tenants logs only warnings, unless the log level is
+            `debug`.
 
     Raises:
         SettingsError: a `TENANTRY_…` variable is unknown or has a wrong type.

@@ -1,7 +1,8 @@
 """Keys, settings and public names of later versions.
 
-They are documented, but this version cannot honor them. They are rejected by name, because a
-tenant that asks for `ISOLATION = "process"` and is served without it would be unprotected.
+The documentation mentions planned keys, but this version cannot apply planned keys. The host
+rejects a planned key by name, because a tenant with `ISOLATION = "process"` would be unprotected if
+the host ignored the key.
 """
 
 PLANNED_KEYS = (
@@ -21,7 +22,7 @@ PLANNED_KEYS = (
     "API_DOCS",
     "DATABASE_OPTIONS",
 )
-"""Keys of a tenant file."""
+"""Keys of a tenant file that a later version of Tenantry supports."""
 
 PLANNED_SETTINGS = (
     "app_dir",
@@ -35,10 +36,11 @@ PLANNED_SETTINGS = (
     "advertise",
     "storage",
 )
-"""Host settings, as `HostSettings` would name its fields."""
+"""Host settings that a later version of Tenantry supports, spelled like fields of
+`HostSettings`."""
 
 PLANNED_NAMES = ("current_tenant", "storage", "tenant", "testing")
-"""Attributes of `tenantry`."""
+"""Attributes of the package `tenantry` that a later version of Tenantry has."""
 
 PLANNED = "comes with a later version of Tenantry; remove it."
-"""What the rejection of such a name says."""
+"""The end of the message that rejects a planned name."""

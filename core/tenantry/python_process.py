@@ -1,9 +1,10 @@
 """The module search path of the processes that Tenantry starts.
 
 A project's folder holds modules with common names, such as `config.py`, `rich.py` and
-`sitecustomize.py`. None of them may hide a library, or run because a command or the host starts in
-that folder. So the current folder comes last on `sys.path`, where a tenant's endpoints are still
-found. The process that runs tenant files does not search it at all.
+`sitecustomize.py`. Such a module may not hide a library, or run only because a command or the host
+starts in the project's folder. So the current folder comes last on `sys.path`: Python still finds a
+tenant's endpoints, but after all libraries. The process that runs tenant files does not search the
+current folder.
 """
 
 import os
@@ -16,7 +17,7 @@ _SET_PATH = "import sys; sys.path[:] = sys.argv.pop(1).splitlines()"
 
 
 def search_current_folder_last() -> None:
-    """Move the current folder to the end of `sys.path`, or append it."""
+    """Move the current folder to the end of `sys.path`, or append the current folder."""
     here = [entry for entry in sys.path if _is_current_folder(entry)]
     sys.path[:] = [entry for entry in sys.path if entry not in here] + (here or [os.getcwd()])
 
@@ -31,7 +32,8 @@ def library_path() -> list[str]:
 def python_command(code: str, *arguments: str) -> list[str]:
     """Return the command that runs `code` in a new Python process, with this process's `sys.path`.
 
-    `PYTHONPATH` cannot pass the path on, because Python searches it for a `sitecustomize.py`.
+    `PYTHONPATH` cannot pass `sys.path` on, because Python searches every folder of `PYTHONPATH` for
+    a `sitecustomize.py`.
     """
     path = "\n".join(entry or os.getcwd() for entry in sys.path)
     # -P: Python does not put the current folder first on sys.path.
@@ -39,7 +41,7 @@ def python_command(code: str, *arguments: str) -> list[str]:
 
 
 def python_executable() -> str:
-    """Return the Python interpreter; under uWSGI, `sys.executable` is uWSGI itself."""
+    """Return the path of the Python interpreter. Under uWSGI, `sys.executable` is uWSGI."""
     if Path(sys.executable).name.startswith("python"):
         return sys.executable
     return str(Path(sysconfig.get_path("scripts"), "python3"))

@@ -1,4 +1,4 @@
-"""What a process reports of itself: to commands on its control socket, and on the host's pages."""
+"""The report of one process, for commands on its control socket and for the host's pages."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +16,14 @@ from tenantry.tenants.operator_state import OperatorState
 
 
 class HostReport:
-    """The report of one process. Thread-safe. Everything but `statuses` returns JSON data.
+    """The report of one process. Thread-safe. Every method except `statuses` returns JSON data.
 
     Args:
-        router: the mounts.
+        router: has the mounts of the process.
         follower: follows the tenants folder.
-        resources: what the tenants share.
-        is_stopping: whether the process is about to end.
-        only: the tenants that the host serves; empty for all.
+        resources: the resources that the tenants of the process share.
+        is_stopping: returns whether the process is about to end.
+        only: the names of the tenants that the host serves; empty if the host serves all tenants.
         server: the name of the server that runs the process.
     """
 
@@ -58,12 +58,12 @@ class HostReport:
         return self._follower.is_ready.is_set()
 
     def statuses(self) -> list[MountStatus]:
-        """Return the state of every mount, in the order of names."""
+        """Return the state of every mount, sorted by tenant name."""
         stuck = self._resources.requests.stuck()
         return [_status(mount, stuck[mount.name]) for mount in self._router.mounts]
 
     def listing(self) -> dict[str, Any]:
-        """Return what `tenantry list` shows."""
+        """Return the state of the process and of every tenant, for `tenantry list`."""
         return {
             "master": os.getppid(),
             "is_ready": self.is_ready,
@@ -75,24 +75,24 @@ class HostReport:
         }
 
     def in_flight(self) -> dict[str, Any]:
-        """Return what `tenantry top` shows."""
+        """Return the requests in flight and the stuck requests per tenant, for `tenantry top`."""
         resources = self._resources
         return {"in_flight": resources.slots.in_use(), "stuck": resources.requests.stuck()}
 
     def ready(self) -> dict[str, Any]:
-        """Return what `tenantry restart` polls; equally cheap with any number of tenants."""
+        """Return whether the process is ready, for `tenantry restart`, in constant time."""
         return {"master": os.getppid(), "is_ready": self.is_ready}
 
     def accepted(self) -> dict[str, Any]:
-        """Return the digests of the accepted files, for workers that start now."""
+        """Return the digest of each accepted tenant file, for workers that are starting."""
         tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
         accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
         return {"only": self._only, "accepted": accepted}
 
     def built(self) -> dict[str, Any]:
-        """Return the names of the tenants that are built here, the most recently used first.
+        """Return the names of the tenants with an instance in this process, last used first.
 
-        A process that is about to end returns none: new workers no longer learn from it.
+        A process that is about to end returns no names, so new workers do not copy its instances.
         """
         if self._is_stopping():
             return {"names": []}
@@ -101,7 +101,7 @@ class HostReport:
         return {"names": [name for _, name in sorted(built, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
-        """Return a description of every served tenant, with which `tenantry plan` compares."""
+        """Return a description of every served tenant, for the comparison of `tenantry plan`."""
         tenants = [mount.tenant for mount in self._router.mounts if mount.tenant is not None]
         descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
         return {"is_ready": self.is_ready, "tenants": descriptions}

@@ -1,7 +1,7 @@
 """The host's settings, read from `TENANTRY_…` environment variables.
 
-Each field's description gives its unit and its reason. A test checks the documented table of
-settings against the descriptions.
+The description of each field of `HostSettings` gives the unit and the reason of the setting. A test
+checks the documented table of settings against the descriptions.
 """
 
 import difflib
@@ -24,11 +24,11 @@ _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
 
 _SECRET_FIELDS = frozenset({"rate_limit_storage"})
-"""Their values can contain a password. No message repeats them."""
+"""Fields that can contain a password. No message repeats the value of a secret field."""
 
 
 class SettingsError(ValueError):
-    """A `TENANTRY_…` variable is unknown or invalid. One line names each of them and the remedy."""
+    """A `TENANTRY_…` variable is unknown or invalid. The text names the variable and the remedy."""
 
 
 class HostSettings(BaseSettings):
@@ -168,8 +168,8 @@ def parse_bind(value: str) -> tuple[str, int]:
     """Split `IP:PORT` into an IP address and a port.
 
     Raises:
-        ValueError: the value has another form. No name but `localhost` is accepted, because the
-            address that a name resolves to is unknown before the listener is open.
+        ValueError: the value has another form. `localhost` is the only accepted host name, because
+            the address of another name is unknown before the listener is open.
     """
     host, _, port = value.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
@@ -183,11 +183,12 @@ def parse_bind(value: str) -> tuple[str, int]:
 
 
 def _check_redis(url: str) -> None:
-    """Reject a URL that no connection can be made from. Otherwise, every tenant would fail."""
+    """Reject a Redis URL that the Redis library cannot use, because every tenant would fail."""
     from redis import ConnectionPool  # noqa: PLC0415 - an extra, and 0.1 s
 
     try:
-        ConnectionPool.from_url(url).make_connection()  # does not connect yet
+        # Creates a connection object, but does not connect.
+        ConnectionPool.from_url(url).make_connection()
     except (ValueError, TypeError, AttributeError):
         # The library's own message can contain the password.
         raise ValueError(_STORAGE_EXPECTED) from None
@@ -197,7 +198,8 @@ def read_settings() -> HostSettings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: variables are unknown or invalid. The error names all of them.
+        SettingsError: variables are unknown or invalid. The error names every unknown or invalid
+            variable.
     """
     problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
@@ -225,7 +227,8 @@ def _field(name: str) -> str:
 def _unknown(name: str) -> str:
     if _field(name) in PLANNED_SETTINGS:
         return f"{name}: {PLANNED}"
-    # Compared without the prefix, which would make any two names look alike.
+    # The comparison ignores the prefix `TENANTRY_`, because a common prefix makes any two names
+    # similar.
     fields = [*HostSettings.model_fields, *PLANNED_SETTINGS]
     close = difflib.get_close_matches(_field(name), fields, n=1)
     if close:

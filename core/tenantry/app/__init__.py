@@ -1,6 +1,7 @@
-"""From a tenant to its Flask app and the layers around it.
+"""The package that builds a tenant's Flask app and the layers around the app.
 
-`factory` builds the app, `stack` puts the layers around it, and `process_resources` holds what the
-tenants of a process share. It may import all packages below it, but none of its own layer. `Host`
-calls it first, for each build; commands call the factory directly.
+`factory` builds the app, `stack` puts the layers around it, and `process_resources` holds the
+resources that the tenants of a process share. The package `app` may import every lower package, but
+no package of its own layer. `Host` calls the package `app` for each build; commands call the
+factory directly.
 """

@@ -1,7 +1,8 @@
-"""An app's configuration, which hides its secrets where it is shown.
+"""A Flask configuration that masks secrets in templates, logs and error reports.
 
-Flask passes `app.config` to every template, and logs and error reports print it. In both, secrets
-appear as `********`. Code that reads `app.config` gets the values of the tenant file.
+Flask passes `app.config` to every template, and logs and error reports can print `app.config`.
+Templates, logs and error reports show each secret as `********`. Code that reads `app.config` gets
+the values of the tenant file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,10 @@ from tenantry.observability.redaction import MASK, SECRET_KEYS, redact_value
 
 
 class MaskedConfig(Config):
-    """Flask's configuration with a `repr` without secrets. Lives as long as its app."""
+    """Flask's configuration with a `repr` without secrets, which lives as long as its app."""
 
     hidden: tuple[str, ...] = ()
-    """Keys whose value is secret although their name does not suggest it."""
+    """Keys with a secret value and a name that does not look secret."""
 
     def __repr__(self) -> str:
         shown = {key: redact_value(key, value) for key, value in Shown(self).items()}
@@ -28,7 +29,8 @@ class MaskedConfig(Config):
 class Shown(Mapping[str, Any]):
     """The `config` of templates: a view that masks Tenantry's keys and passwords.
 
-    Unlike in logs, a name such as `MAPS_KEY` masks nothing, because pages do show such keys.
+    Templates see the value of a key such as `MAPS_KEY`, which logs mask, because a page shows such
+    a key on purpose.
     """
 
     def __init__(self, config: MaskedConfig) -> None:
@@ -51,9 +53,9 @@ class Shown(Mapping[str, Any]):
 
 
 def _known(config: Mapping[str, Any]) -> list[str]:
-    """Return the secrets that are masked in any value."""
+    """Return the app's signing keys and database password, which `Shown` masks in every value."""
     known = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
-    with suppress(ValueError):  # an endpoint changed it
+    with suppress(ValueError):  # an endpoint changed `DATABASE_URI`
         known.append(parse_database_url(str(config.get("DATABASE_URI"))).password)
     texts = [one.decode("latin-1") if isinstance(one, bytes) else one for one in known]
     return [one for one in texts if isinstance(one, str) and one]

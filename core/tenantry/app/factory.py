@@ -43,8 +43,8 @@ from tenantry.tenants.validation import parse_tenant
 class TenantSessions(SecureCookieSessionInterface):
     """Flask's signed cookie sessions, confined to one tenant.
 
-    The path of the cookie is the root of the request, which is also right behind a proxy that adds
-    a prefix. The salt of the signature contains the tenant's name, so that a session of another
+    The path of the session cookie is the root of the request, because a proxy in front can add a
+    prefix. The salt of the signature contains the tenant's name, so that a session of another
     tenant with the same key does not verify.
     """
 
@@ -52,50 +52,50 @@ class TenantSessions(SecureCookieSessionInterface):
         self.salt = f"tenantry.session.{tenant}"
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """Return the session. Without a cookie, it is empty and needs no serializer."""
+        """Return the session of a request, which is empty without a session cookie."""
         if self.get_cookie_name(app) not in request.cookies:
             return self.session_class()
         return super().open_session(app, request)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Set the cookie, unless the session is unused."""
+        """Set the session cookie, unless the app has not used the session."""
         if session or session.accessed or session.modified:
             super().save_session(app, session, response)
 
     def get_cookie_path(self, app: Flask) -> str:
-        """Return the configured path, or the root of the current request."""
+        """Return the configured path of the session cookie, or the root of the current request."""
         return app.config["SESSION_COOKIE_PATH"] or request.root_path or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """Return whether the cookie is for HTTPS only: if configured, or on an HTTPS request."""
+        """Whether the session cookie is for HTTPS only: if configured, or on an HTTPS request."""
         return app.config["SESSION_COOKIE_SECURE"] or request.is_secure
 
 
 class LazyAborter(Aborter):
-    """Builds its map of exceptions at the first `abort`. Few apps need these 1.1 KiB."""
+    """An `Aborter` that builds its map of exceptions (1.1 KiB) at the first `abort`."""
 
     def __init__(
         self,
         mapping: dict[int, type[HTTPException]] | None = None,
         extra: dict[int, type[HTTPException]] | None = None,
     ) -> None:
-        """Keep the arguments for the map."""
+        """Keep the arguments from which `mapping` builds the map of exceptions."""
         self._given = mapping, extra
 
     @cached_property
     def mapping(self) -> dict[int, type[HTTPException]]:  # type: ignore[override]
-        """The map of this app."""
+        """The map from status codes to exceptions of this app."""
         return Aborter(*self._given).mapping
 
 
 class TenantRequest(Request):
-    """Flask's request. Flask checks its host only if `TrustedHosts` has not."""
+    """A Flask request that does not check the host name again after `TrustedHosts`."""
 
     _trusted_hosts: list[str] | None = None
 
     @property
     def trusted_hosts(self) -> list[str] | None:
-        """The names that Flask checks; None if `TrustedHosts` has checked the host."""
+        """The host names that Flask accepts; None if `TrustedHosts` has checked the host name."""
         return None if HOST_IS_CHECKED in self.environ else self._trusted_hosts
 
     @trusted_hosts.setter
@@ -110,20 +110,21 @@ class TenantApp(Flask):
     config_class = MaskedConfig
     config: MaskedConfig
     log_handlers: tuple[Added, ...] = ()
-    """Handlers that its set-up added to loggers, which the tenant's next app also uses."""
+    """Handlers that the set-up of the app added to loggers. The tenant's next app uses the same
+    loggers."""
     request_class = TenantRequest
     url_rule_class = LazyRule
 
     def create_jinja_environment(self) -> Environment:
-        """Return the environment. It copies the dict that Jinja shares, and shows no secret."""
+        """Return a Jinja environment that masks secrets and shares no dict with another app."""
         environment = super().create_jinja_environment()
         environment.globals["config"] = Shown(self.config)
-        key = "json.dumps_kwargs"  # the only mutable policy
+        key = "json.dumps_kwargs"  # the only mutable value in Jinja's policies
         environment.policies[key] = dict(environment.policies[key])
         return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise it; the location of a redirect is relative (RFC 9110 §10.2.2)."""
+        """Raise the routing exception. A redirect gets a relative location (RFC 9110 §10.2.2)."""
         error = request.routing_exception
         if isinstance(error, RequestRedirect):
             _, _, path, query, _ = urlsplit(error.new_url)
@@ -143,21 +144,22 @@ def create_app(
 
     Args:
         config: a tenant, or a module, a class (`class ConfigClass: APP_NAME = …`), a mapping or any
-            object with upper-case attributes. All but a tenant are validated like a tenant file,
-            but may set `DEBUG` and `TESTING`. The values are copied.
-        data_dir: the folder of the tenants' folders; `TENANTRY_DATA_DIR` if None.
-        budget: counts its database connections; a budget of its own, of
-            `TENANTRY_DB_CONNECTIONS`, if None.
-        decoding_memory: the memory that its endpoints may use to decode images; a budget of its
-            own when None.
-        note_query: called after each query with the tenant's name and the nanoseconds it took.
+            object with upper-case attributes. Every `config` except a `Tenant` is validated like a
+            tenant file, but may set `DEBUG` and `TESTING`. The app gets copies of the values.
+        data_dir: the folder that contains the tenants' folders; `TENANTRY_DATA_DIR` if None.
+        budget: limits the app's database connections; if None, a new budget of
+            `TENANTRY_DB_CONNECTIONS` connections.
+        decoding_memory: limits the memory in which the app's endpoints decode images; if None, a
+            new budget of the default size.
+        note_query: called after each database query with the tenant's name and the query's
+            nanoseconds.
 
     Returns:
-        The app with the enabled endpoints registered. Call `close_app` if it ends before the
+        The app with the enabled endpoints registered. Call `close_app` if the app ends before the
         process.
 
     Raises:
-        TenantFileError: `config` has problems; the error names all of them.
+        TenantFileError: `config` has problems; the error names every problem.
         EndpointError: an endpoint does not exist, or fails to import or register.
     """
     data_dir = (data_dir or read_settings().data_dir).absolute()
@@ -195,10 +197,10 @@ def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: s
 
 
 def check_app(app: Flask) -> None:
-    """Send the app a first request that runs no view. It ends Flask's set-up phase.
+    """Send the app a first request that runs no view and ends Flask's set-up phase.
 
     Raises:
-        BaseException: whatever the app raises during the request.
+        BaseException: any exception that the app raises during the request.
     """
     raised: list[BaseException] = []
 
@@ -217,8 +219,9 @@ def check_app(app: Flask) -> None:
 def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], str | None]:
     """Return a function that returns the endpoint of a request, from its WSGI environ.
 
-    It routes as the app does. It returns "" for a route that belongs to no endpoint (`static`), and
-    None without a route: the app answers such a request with a redirect, 404 or 405.
+    The returned function routes like the app. The returned function returns "" for a route that
+    belongs to no endpoint (`static`), and None for a request without a route, which the app answers
+    with a redirect, 404 or 405.
     """
     loaded = app.extensions[LOADED_ENDPOINTS]
     names = {one.blueprint.name: name for one, name in zip(loaded, tenant.blueprints, strict=True)}
@@ -235,7 +238,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 
 def close_app(app: Flask) -> None:
-    """Free what `create_app` made. Idempotent. The app must no longer serve requests."""
+    """Free the resources of an app from `create_app`, which must serve no requests. Idempotent."""
     for endpoint in reversed(app.extensions.pop(LOADED_ENDPOINTS, [])):
         endpoint.unload()
     close_database(app)
@@ -245,9 +248,9 @@ def close_app(app: Flask) -> None:
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite does not make it
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite does not create the folder
     app = TenantApp(
-        f"tenant.{tenant.name}",  # also names the logger, so that no two tenants share one
+        f"tenant.{tenant.name}",  # also the name of the logger, so no two tenants share a logger
         root_path=str(folder),
         instance_path=str(folder),
         static_folder="static" if (folder / "static").is_dir() else None,
@@ -273,14 +276,14 @@ def _tenant_of(config: object, data_dir: Path) -> Tenant:
 
 
 def _file_of(config: object) -> str:
-    """Return the name for messages: the file of a module or class, else the type."""
+    """Return a configuration's name for messages: the file of a module or class, or the type."""
     module = sys.modules.get(config.__module__) if isinstance(config, type) else config
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     return str(file or getattr(config, "__name__", type(config).__name__))
 
 
 def _upper_case(config: object) -> dict[str, Any]:
-    """Return the upper-case names and their values, not copied."""
+    """Return the upper-case names of a configuration with their values, not copied."""
     if isinstance(config, Mapping):
         return {key: config[key] for key in config if isinstance(key, str) and key.isupper()}
     return {key: getattr(config, key) for key in dir(config) if key.isupper()}
@@ -289,7 +292,7 @@ def _upper_case(config: object) -> dict[str, Any]:
 def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
     """Replace each value with a copy.
 
-    Yield a problem for anything that is not plain data or cannot be copied.
+    Yield a problem for each value that is not plain data or that cannot be copied.
     """
     for key, value in values.items():
         if isinstance(value, property | cached_property):
@@ -306,7 +309,7 @@ def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _name_of(config: object, values: Mapping[str, Any]) -> str:
-    """Return a tenant's name for a class or module: its `APP_NAME` or its own name."""
+    """Return a tenant's name for a class or module: the `APP_NAME`, or the name in Python."""
     own = getattr(config, "__name__", type(config).__name__).rpartition(".")[2]
     for text in (values.get("APP_NAME"), own):
         if isinstance(text, str):

@@ -1,7 +1,7 @@
 """A URL rule that compiles its URL builders on first use.
 
-Matching is unchanged. Most rules never build a URL, and the builders are nearly all of a rule's
-cost: with 100 rules, 55 to 125 ms and 0.65 MB of an app's build.
+`LazyRule` matches requests like Werkzeug's `Rule`. Most URL rules never build a URL, and the URL
+builders are the main cost of a rule: with 100 rules, 55 to 125 ms and 0.65 MB of an app's build.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from collections.abc import Callable
 from werkzeug.routing import Rule
 
 # Private to Werkzeug 3.1: `Rule.compile` calls `_compile_builder` twice and binds the results to
-# `_build` and `_build_unknown`, which only `build` calls. A test compares with Werkzeug's own rule.
+# `_build` and `_build_unknown`, which only `build` calls. A test compares `LazyRule` with
+# Werkzeug's `Rule`.
 
 
 class LazyRule(Rule):
-    """For `Flask.url_rule_class`. Thread-safe: two threads may compile the same builder twice."""
+    """A value for `Flask.url_rule_class`. Thread-safe: two threads may compile a builder twice."""
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
         return _build_with_unknown_lazy if append_unknown else _build_lazy

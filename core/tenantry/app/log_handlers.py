@@ -1,9 +1,10 @@
-"""Protects the process's logging set-up from endpoints while they are set up.
+"""Protects the logging set-up of the process while endpoints are set up.
 
 `logging.config.dictConfig`, used as in Flask's documentation, removes the host's handler from the
-root logger and disables all existing loggers: the host and all tenants would be silent. So
-everything outside the tenant's own loggers (`tenant.NAME` and below) is restored, and a warning
-names the endpoint. Changes that an endpoint makes later, in requests, are not undone.
+root logger and disables all existing loggers, so the host and all tenants would log nothing. After
+the set-up of an endpoint, the host restores every logger outside the tenant's own loggers
+(`tenant.NAME` and `tenant.NAME.…`) and logs a warning with the name of the endpoint. The host does
+not undo a change that an endpoint makes later, in a request.
 """
 
 import logging
@@ -15,10 +16,11 @@ from typing import Any
 from flask.logging import default_handler
 
 Added = tuple[logging.Logger, logging.Handler]
-"""A handler and the logger that it was added to."""
+"""A logger, and a handler that an endpoint added to the logger."""
 
 _ALL_TENANTS = "tenant"
-"""The parent of all tenants' loggers. A handler of it would get the lines of every tenant."""
+"""Name of the parent of all tenants' loggers. A handler of the parent logger would get the lines of
+every tenant."""
 
 _REMEDY = (
     "the process's log belongs to the host: let the endpoint configure current_app.logger only, "
@@ -29,24 +31,24 @@ _logger = logging.getLogger(__name__)
 
 
 class HostLog:
-    """The logging set-up of the host, as it was before endpoints were set up. Thread-safe.
+    """The logging set-up of the host before endpoints are set up. Thread-safe.
 
-    Concurrent builds all restore the state from before the first of them, so that none takes
-    another tenant's change for the host's.
+    Concurrent builds all restore the state from before the first of the concurrent builds, so no
+    build records a change of another tenant as the state of the host.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects everything below, and each restore
+        self._lock = threading.Lock()  # protects all attributes, and each restore
         self._watches: list[LogWatch] = []
-        self._state: _State | None = None  # only while there are watches
+        self._state: _State | None = None  # None while no build is watched
         self._owners: dict[logging.Handler, list[str]] = {}
 
     @contextmanager
     def watching(self, tenant: str, added: list[Added]) -> Iterator["LogWatch"]:
-        """Watch the set-up of one tenant's endpoints, and restore the host's log at its end.
+        """Watch the set-up of one tenant's endpoints, and restore the host's log at the end.
 
         Args:
-            tenant: its name.
+            tenant: the name of the tenant.
             added: receives the handlers that the endpoints add, for `release`.
         """
         with self._lock:
@@ -64,7 +66,7 @@ class HostLog:
                     self._state = None
 
     def restore(self, watch: "LogWatch") -> None:
-        """Restore what is not the tenant's, record added handlers, and log a warning."""
+        """Restore the loggers outside the tenant, record added handlers, and log a warning."""
         with self._lock:
             changed = set() if self._state is None else {*self._restore(self._state, watch)}
             others = [str(one) for one in self._watches if one is not watch]
@@ -88,11 +90,12 @@ class HostLog:
                 else:
                     logger.disabled = False
                     changed.append("disabled loggers")
-            is_private = "@" in logger.name  # its handlers are removed with its package
+            # The endpoint's package removes the handlers of its logger.
+            is_private = "@" in logger.name
             if owner in (None, watch.tenant) and not is_private:
                 changed += self._note_added(logger, watch)
         if changed:
-            for logger in own:  # disabled with all the others, not on purpose
+            for logger in own:  # disabled together with all other loggers, not on purpose
                 logger.disabled = False
         else:
             state.disabled.update(own)
@@ -100,7 +103,7 @@ class HostLog:
 
     def _note_added(self, logger: logging.Logger, watch: "LogWatch") -> Iterator[str]:
         for handler in [one for one in logger.handlers if one not in watch.known]:
-            if handler is not default_handler:  # Flask's own, which all apps share
+            if handler is not default_handler:  # Flask's own handler, which all apps share
                 watch.known.add(handler)
                 watch.added.append((logger, handler))
                 self._owners.setdefault(handler, []).append(watch.tenant)
@@ -109,7 +112,7 @@ class HostLog:
                 yield f"handlers of {logger.name}"
 
     def release(self, tenant: str, added: Sequence[Added]) -> None:
-        """Remove and close the handlers that a tenant's app added and no other tenant did."""
+        """Remove and close the handlers that only the app of `tenant` added."""
         closed = []
         with self._lock:
             for logger, handler in added:
@@ -127,7 +130,7 @@ class HostLog:
 
 
 class LogWatch:
-    """One build while its endpoints are set up. Used by one thread."""
+    """One build during the set-up of its endpoints. Only one thread uses a watch."""
 
     def __init__(
         self, log: HostLog, tenant: str, added: list[Added], configured: Iterable[logging.Logger]
@@ -138,18 +141,18 @@ class LogWatch:
         """The endpoint that is being set up."""
         self.added = added
         self.known = {handler for one in configured for handler in one.handlers}
-        """The handlers that existed before, or are in `added`."""
+        """The handlers that existed before the build, or are in `added`."""
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.endpoint}"
 
     def begin(self, endpoint: str) -> None:
-        """Start to watch an endpoint, after undoing what the previous one changed."""
+        """Undo the changes of the previous endpoint, and start to watch `endpoint`."""
         self.end()
         self.endpoint = endpoint
 
     def end(self) -> None:
-        """Undo what the endpoint changed outside its tenant's loggers."""
+        """Undo the endpoint's changes outside the tenant's loggers."""
         if self.endpoint:
             self._log.restore(self)
 
@@ -164,7 +167,7 @@ class _State:
         self.disabled = {one for one in configured if one.disabled}
 
     def restore_process(self) -> Iterator[str]:
-        """Restore what concerns all loggers; yield what was changed."""
+        """Restore the state that all loggers share; yield the name of each restored part."""
         if logging.root.manager.disable != self._disable:
             logging.disable(self._disable)
             yield "logging.disable"
@@ -175,16 +178,17 @@ class _State:
                 yield "handlers of root"
 
     def restore_loggers(self, is_own: Callable[[logging.Handler], bool]) -> Iterator[str]:
-        """Restore the loggers of the host and of libraries; yield what was changed.
+        """Restore the loggers of the host and of libraries; yield the name of each restored part.
 
         Args:
-            is_own: whether a handler belongs to the tenant, which may remove it.
+            is_own: returns whether a handler belongs to the tenant, which may remove its own
+                handler.
         """
         for logger, was in self._loggers.items():
             yield from was.restore(logger, is_own)
 
     def forget(self, logger: logging.Logger, handler: logging.Handler) -> None:
-        """Forget a closed handler, so that `restore` does not add it again."""
+        """Forget a closed handler, so that `restore` does not add the closed handler again."""
         was = self._loggers.get(logger)
         if was is not None and handler in was.handlers:
             was.handlers.remove(handler)
@@ -205,7 +209,7 @@ class _LoggerState:
     def restore(
         self, logger: logging.Logger, is_own: Callable[[logging.Handler], bool]
     ) -> Iterator[str]:
-        """Restore it; yield what was changed."""
+        """Restore the logger; yield the name of each restored part."""
         there = logger.handlers
         wanted = [one for one in self.handlers if one in there or not is_own(one)]
         if any(one not in there for one in wanted):
@@ -230,7 +234,7 @@ def _facts(handler: logging.Handler) -> tuple[int, logging.Formatter | None, lis
 
 
 def _configured() -> list[logging.Logger]:
-    """Return the loggers that are disabled or have handlers: few of possibly thousands."""
+    """Return the loggers that are disabled or have handlers."""
     return [
         one
         for one in (logging.root, *logging.root.manager.loggerDict.values())
@@ -240,7 +244,7 @@ def _configured() -> list[logging.Logger]:
 
 def _hosts() -> list[logging.Logger]:
     """Return the loggers that belong to no tenant."""
-    logging.getLogger(_ALL_TENANTS)  # creates the logger if it does not exist
+    logging.getLogger(_ALL_TENANTS)  # creates the parent logger if necessary
     found = [
         one
         for name, one in list(logging.root.manager.loggerDict.items())
@@ -258,4 +262,4 @@ def _owner(name: str) -> str | None:
 
 
 host_log = HostLog()
-"""Process-wide, like `logging`."""
+"""The host's logging set-up, shared by the whole process like the module `logging`."""

@@ -1,7 +1,8 @@
-"""Resources that all tenants of a process share, and how each keeps the tenants apart.
+"""Resources that all tenants of a process share.
 
-These are the database connections, the memory for decoding images, the slots and rates of requests,
-the running requests, and the keys that verify tokens. `app.stack` hands each app its part.
+The shared resources are the database connections, the memory for decoding images, the slots and
+rates of requests, the running requests, and the keys that verify tokens. `app.stack` gives each app
+access to the shared resources.
 """
 
 import threading
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 
 
 class ProcessResources:
-    """The shared resources of one process. A forked process needs new ones. Thread-safe.
+    """The shared resources of one process. Thread-safe. A forked process needs new resources.
 
-    `close()` stops the background threads. Connections close with the apps that use them.
+    `close()` stops the background threads. A database connection closes with the app that uses the
+    connection.
 
     Args:
         settings: the host's settings.
         usage: counts what each tenant uses.
-        threads: the number of requests that the server runs at once in this process; None if
-            unknown.
-        row: the scoreboard's row for the requests of this process; None if there is none.
+        threads: the number of requests that the server runs at once in this process; None if the
+            number is unknown.
+        row: the scoreboard's row for the requests of this process; None if the process has no row.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class ProcessResources:
     # -- rates ----------------------------------------------------------------------------------
 
     def rates(self) -> "RateLimiter":
-        """Return the limiter of all tenants' rates, created on first use."""
+        """Return the rate limiter of all tenants, and create the rate limiter on first use."""
         from tenantry.middleware.rate_limit import RateLimiter  # noqa: PLC0415 - takes 0.3 s
 
         with self._lock:
@@ -82,27 +84,28 @@ class ProcessResources:
             return self._rates
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return the response to a tenant that is certainly over its rate; None if it is not."""
+        """Return a 429 response if the tenant is certainly over its rate limit, or None."""
         return None if self._rates is None else self._rates.known_over(tenant)
 
     @property
     def uncounted_total(self) -> int:
-        """Requests that were admitted uncounted because the rate storage did not respond."""
+        """Number of requests without a count, because the rate storage did not respond."""
         return 0 if self._rates is None else self._rates.unanswered_total
 
     # -- tokens ---------------------------------------------------------------------------------
 
     def token_check(self, tenant: Tenant) -> Verify | None:
-        """Return the check of a tenant's tokens; None if it accepts none.
+        """Return the check of a tenant's tokens; None if the tenant accepts no tokens.
 
-        A rebuilt instance gets the same check, with the issuer's keys that it has read.
+        A rebuilt instance gets the same token check, so the check keeps the issuer's keys.
         """
         if tenant.oidc is None:
             return None
         from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - takes 10 MiB
 
-        key = tenant.name, repr(tenant.oidc), tenant.oidc  # repr, because 1 == True
-        # Two builds at the same time may make two checks, which each read the keys.
+        key = tenant.name, repr(tenant.oidc), tenant.oidc  # `repr`, because 1 == True
+        # Two builds at the same time may create two token checks, and each token check reads the
+        # keys.
         check = self._token_checks.get(key) or TokenCheck(tenant.oidc, tenant.name)
         self._token_checks[key] = check
         return check
@@ -114,7 +117,7 @@ class ProcessResources:
 
 
 def _note_query(usage: UsageCounters, tenant: str, took_ns: int) -> None:
-    """Count a query for its tenant and, if a request made it, for the request."""
+    """Count a query for its tenant and, if a request made the query, for the request."""
     usage.add(tenant, queries=1, database_ns=took_ns)
     record = current_request.get()
     if record is not None:

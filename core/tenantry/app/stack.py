@@ -1,7 +1,7 @@
 """The stack: the layers that a request passes between its instance and the tenant's app.
 
-One list gives their order. What a layer shares with the layers of other tenants comes from the
-`ProcessResources`.
+One list gives the order of the layers. A layer shares the `ProcessResources` with the layers of
+other tenants.
 """
 
 import logging
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 def build_stack(
     app: Flask, tenant: Tenant, settings: HostSettings, resources: ProcessResources
 ) -> "WSGIApplication":
-    """Return a tenant's app inside its layers. The result raises only `ResponseCutError`.
+    """Return a tenant's app inside its layers, which raise only `ResponseCutError`.
 
     Args:
         app: the app, built from the tenant.
-        tenant: its keys win over the host's settings.
+        tenant: the tenant, which has keys that override the host's settings.
         settings: the host's settings.
-        resources: those of the process that serves the app.
+        resources: the shared resources of the process that serves the app.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
     most, names = tenant.max_concurrent_requests, tenant.trusted_hosts
@@ -74,7 +74,7 @@ def build_stack(
 def _rate_limit(tenant: Tenant, resources: ProcessResources) -> "list[Layer]":
     if tenant.rate_limit is None:
         return []
-    # The import takes 0.3 s, which only a host with a rate limit pays.
+    # The import takes 0.3 s, so only a host with a rate limit imports `rate_limit`.
     from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415
 
     rates = resources.rates()

@@ -1,8 +1,8 @@
 """Trial builds: builds tenants in a child process, because an endpoint may end or hang its process.
 
-The child (`trial_build_process.py`) builds one tenant after the other and writes one line for each.
-If a line is missing, the tenant that it was building ended or hung the child, and a new child
-builds the rest.
+The child (`trial_build_process.py`) builds one tenant after another and writes one line for each
+tenant. If the line of a tenant is missing, the tenant ended or hung the child process, and a new
+child process builds the remaining tenants.
 """
 
 import json
@@ -24,13 +24,15 @@ from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
 BUILD_TIMEOUT_S = 10.0
-"""Time limit of one build. A usual build takes 5 ms; importing a large library takes seconds."""
+"""Seconds that one trial build may take. A usual build takes 5 ms; importing a large library takes
+seconds."""
 
 START_TIMEOUT_S = 30.0
-"""Time limit for the child's start. Importing Flask takes 0.5 s on an idle machine."""
+"""Seconds that the child process may take to start. Importing Flask takes 0.5 s on an idle
+machine."""
 
 EXIT_TIMEOUT_S = 1.0
-"""How long to wait for the exit status of a child that has closed its pipe."""
+"""Seconds to wait for the exit status of a child process that has closed its pipe."""
 
 Routes = tuple[str, ...]
 """The routes of a built tenant, without its prefix, such as `GET /images/`."""
@@ -38,22 +40,23 @@ Routes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """Why a tenant cannot be built."""
+    """The reason that a tenant cannot be built."""
 
     text: str
     endpoint: str | None = None
-    """The endpoint that caused it, if one did."""
+    """The endpoint that caused the failure, or None."""
     is_fatal: bool = False
-    """Whether the build ended or hung its process."""
+    """Whether the build ended or hung the child process."""
 
 
 def find_build_problems(
     tenants: Sequence[Tenant], data_dir: Path, *, only_endpoints: bool = False
 ) -> Iterator[tuple[Tenant, Problem]]:
-    """Yield each problem that building the tenants shows, with its tenant.
+    """Build `tenants`, and yield each problem together with its tenant.
 
-    First builds each endpoint alone, with the first tenant that enables it. So an endpoint that
-    hangs costs `BUILD_TIMEOUT_S` once, however many tenants enable it.
+    `find_build_problems` first builds each endpoint alone, with the first tenant that enables the
+    endpoint. So an endpoint that hangs costs `BUILD_TIMEOUT_S` only once, even if many tenants
+    enable the endpoint.
 
     Args:
         tenants: The tenants to build.
@@ -84,7 +87,7 @@ def find_build_problems(
 
 
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
-    """Return the routes of each tenant, in order; none for a tenant that cannot be built."""
+    """Return the routes of each tenant, in order; no routes for a tenant that cannot be built."""
     results = _build_all(tenants, data_dir)
     return [() if isinstance(result, TrialFailure) else result for result in results]
 
@@ -107,7 +110,7 @@ def _problems(
 
 
 def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | Routes]:
-    """Return the result of each tenant's build, in order."""
+    """Return the result of each tenant's trial build, in the order of `tenants`."""
     results: list[TrialFailure | Routes] = []
     while len(results) < len(tenants):
         with _Child(tenants[len(results) :], data_dir) as child:
@@ -119,7 +122,7 @@ def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure |
 
 
 class _Child:
-    """The child process, until the end of a `with` block. Not thread-safe."""
+    """The child process of trial builds, until the end of a `with` block. Not thread-safe."""
 
     def __init__(self, tenants: Sequence[Tenant], data_dir: Path) -> None:
         self._tenants = tenants
@@ -136,15 +139,15 @@ class _Child:
         if stdin is None or stdout is None:
             raise RuntimeError("the child process has no pipes")
         self._stdin, self._stdout = stdin, stdout
-        with suppress(BrokenPipeError):  # it did not start, so `is_ready` returns False
+        with suppress(BrokenPipeError):  # the child did not start, so `is_ready` returns False
             write_frame(stdin.fileno(), pickle.dumps((tenants, data_dir.absolute())))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):  # it has already ended
-            # The whole session, with processes that endpoints started.
+        with suppress(ProcessLookupError):  # the child has already ended
+            # The child's whole session includes processes that endpoints started.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._stdin.close()
         self._stdout.close()
@@ -155,7 +158,7 @@ class _Child:
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
     def results(self) -> Iterator[TrialFailure | Routes]:
-        """Yield the result of each build, up to the one that ends or hangs the child."""
+        """Yield the result of each build, up to the first build that ends or hangs the child."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
             try:
@@ -165,13 +168,13 @@ class _Child:
                     if "routes" in answer
                     else TrialFailure(answer["text"], answer["endpoint"])
                 )
-            except (ValueError, LookupError, TypeError):  # no line, or one that an endpoint wrote
+            except (ValueError, LookupError, TypeError):  # no line, or a line from an endpoint
                 yield TrialFailure(self._describe_end(), is_fatal=True)
                 return
             yield result
 
     def _next_answer(self, timeout_s: float) -> bytes | None:
-        """Return the next line, or None if the child ends or the time limit passes."""
+        """Return the child's next line, or None if the child ends or the time limit passes."""
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._stdout.fileno(), select.POLLIN)

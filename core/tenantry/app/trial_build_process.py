@@ -1,8 +1,8 @@
 """The child process of trial builds; `trial_build.py` starts it, and no other module imports it.
 
-Reads one frame from stdin: the pickled tenants and the data folder. Writes `{}` when it has
-started, and then one line of JSON for each tenant: `{"routes"}`, or `{"text", "endpoint"}` if the
-build failed. An endpoint may do anything to this process.
+The child process reads one frame from stdin: the pickled tenants and the data folder. The child
+process writes `{}` after its start, and then one line of JSON for each tenant: `{"routes"}`, or
+`{"text", "endpoint"}` if the build failed. An endpoint may do anything to the child process.
 """
 
 import gc
@@ -21,11 +21,11 @@ from tenantry.tenants.model import Tenant
 
 
 def main() -> None:
-    """Build each tenant that stdin names, then exit."""
+    """Build each tenant from stdin, write the results, and exit."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(null, fd)  # what endpoints print must not reach the parent
+        os.dup2(null, fd)  # the output of endpoints must not reach the parent
     request = read_frame(requests)
     if request is None:
         return
@@ -34,11 +34,11 @@ def main() -> None:
     os.write(answers, b"{}\n")
     for tenant in tenants:
         os.write(answers, json.dumps(build(tenant, data_dir)).encode() + b"\n")
-    os._exit(0)  # does not wait for threads and exit functions of endpoints
+    os._exit(0)  # `os._exit` does not wait for threads and exit functions of endpoints
 
 
 def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
-    """Build a tenant's app as a host does, close it, and return its routes or the failure."""
+    """Build and close a tenant's app, and return the app's routes or the failure."""
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:

@@ -1,6 +1,6 @@
 """HTTP without a framework: problem responses, raw request heads, and per-request state.
 
-It knows WSGI, but neither Flask nor gunicorn, and imports no other package of Tenantry. The server
-calls it first: `raw_head` looks at the first bytes of a request. `middleware.accounting` then opens
-the `RequestRecord`, and completes it when the response is closed.
+The package `http` imports neither Flask nor gunicorn, and no package of Tenantry. The server calls
+`raw_head` with the first bytes of a request. `middleware.accounting` then opens the
+`RequestRecord`, and completes it when the response is closed.
 """

@@ -6,39 +6,40 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 REQUEST_ID = "tenantry.request_id"
-"""The ID of the request. `Edge` sets it before anything can answer."""
+"""The ID of the request. `Edge` sets the request ID before any layer can answer."""
 
 PATH_TAIL = "tenantry.path_tail"
-"""The part of the path after the segments that can be a prefix. A mount appends it again."""
+"""The rest of a long path after the segments that can be a prefix. A mount appends the rest to
+`PATH_INFO`."""
 
 TENANT = "tenantry.tenant"
-"""The name of the tenant. `Mount` sets it; a request that reaches no mount has none."""
+"""The name of the tenant, set by `Mount`. A request that reaches no mount has no tenant."""
 
 REQUEST_RECORD = "tenantry.request_record"
-"""The `RequestRecord` of the request. `Accounting` sets it."""
+"""The `RequestRecord` of the request, set by `Accounting`."""
 
 REFUSED = "tenantry.refused"
-"""Present once the host has answered instead of the app."""
+"""Key that is present once the host has answered a request instead of the app."""
 
 SENT_STATUS = "tenantry.sent_status"
-"""The status line that the client has already received: at the deadline, the server sends a 504
-itself, and the status of the app's later response no longer matters."""
+"""The status line that the client has already received. At the deadline, the host sends a 504, and
+ignores the status of the app's later response."""
 
 CLIENT = "tenantry.client"
 """The name of the client as in `CLIENTS`, or `oidc:SUB` for a client with a token."""
 
 ENDPOINT = "tenantry.endpoint"
-"""The Flask endpoint that the request matched. Set when the response starts, because Flask removes
-its request from the environ before the body is closed."""
+"""The Flask endpoint that the request matched. `Containment` sets the endpoint at the start of the
+response, because Flask removes its request from the environ before the body is closed."""
 
 _WERKZEUG_REQUEST = "werkzeug.request"
 
 
 def matched_endpoint(environ: "WSGIEnvironment") -> str:
-    """Return the Flask endpoint that a request in progress matched; empty if none.
+    """Return the Flask endpoint that a request in progress matched, or an empty string.
 
-    Werkzeug keeps its `Request` in the environ, and Flask sets its `url_rule`. This reads plain
-    data, so that no code of the app runs.
+    Werkzeug keeps its `Request` in the environ, and Flask sets the `url_rule` of the `Request`.
+    `matched_endpoint` reads only plain data, so no code of the app runs.
     """
     request = environ.get(_WERKZEUG_REQUEST)
     rule = getattr(request, "__dict__", {}).get("url_rule")

@@ -1,7 +1,7 @@
 """Responses from the host itself: `application/problem+json` (RFC 9457).
 
-A response never contains a path of the machine, a stack, or a reason that tells one client about
-another.
+A response of the host never contains a path of the machine, a stack trace, or information about
+another client.
 """
 
 import json
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProblemResponse:
-    """A WSGI app that refuses or fails every request in the same way."""
+    """A WSGI app that answers every request with the same problem document."""
 
     status: HTTPStatus
     detail: str
-    """One sentence for the client."""
+    """One sentence that tells the client about the problem."""
     retry_after_s: int | None = None
     allow: str | None = None
-    """The allowed methods, for a 405."""
+    """The value of the `Allow` header, for a 405."""
     authenticate: str | None = None
-    """The challenge, for a 401 or 403 (RFC 9110 §11.6.1)."""
+    """The value of the `WWW-Authenticate` header, for a 401 or 403 (RFC 9110 §11.6.1)."""
     is_refusal: bool = True
-    """Whether the host kept the request from the app. If not, the app is at fault."""
+    """Whether the host kept the request from the app. False means that the app is at fault."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Respond as a WSGI app."""
+        """Answer one request with the problem document."""
         if self.is_refusal:
             environ[REFUSED] = True
         body = self.body(environ)
@@ -44,7 +44,7 @@ class ProblemResponse:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line, and the headers for a body of this size."""
+        """Return the status line, and the headers for a body of `size_bytes` bytes."""
         headers = [
             ("Content-Type", "application/problem+json"),
             ("Content-Length", str(size_bytes)),
@@ -59,10 +59,10 @@ class ProblemResponse:
         return self._status_line, headers
 
     def body(self, environ: "WSGIEnvironment") -> bytes:
-        """Return the JSON document: type, title, status, detail, request_id."""
+        """Return the JSON document with `type`, `title`, `status`, `detail` and `request_id`."""
         return f"{self._start_of_body}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
 
-    # Cached, because a flood of requests can get the same response.
+    # The properties are cached, because a flood of requests can get the same response.
 
     @cached_property
     def _status_line(self) -> str:
@@ -80,7 +80,7 @@ class ProblemResponse:
 
 
 Refusal = tuple[ProblemResponse, list[tuple[str, str]]]
-"""A response and the headers that are added to its own."""
+"""A problem response, and headers to add to the response."""
 
 INTERNAL_ERROR = ProblemResponse(
     HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -1,7 +1,7 @@
-"""A request head before it is parsed: which mount it names, and a response that needs no parser.
+"""Functions that read an unparsed request head, and render a response without a parser.
 
-The server's main loop calls these functions, so each takes one or two microseconds. When a head is
-ambiguous, they say so, and the request takes the slow path through the parser and a thread.
+The server's main loop calls the functions of this module, so each function takes one or two
+microseconds. A request with an ambiguous head goes to a thread, which parses the head.
 """
 
 import os
@@ -14,17 +14,17 @@ from tenantry.http.environ import REQUEST_ID
 from tenantry.http.problem import ProblemResponse
 
 NO_TENANT = ""
-"""Used as the tenant when a head does not clearly name one. All these requests together get the
-share of one tenant. Without that limit, twelve clients that requested unknown paths took every
-thread of a worker."""
+"""The tenant of requests with a head that does not clearly name a tenant. All requests of
+`NO_TENANT` together get the share of one tenant. Without a limit, twelve clients that requested
+unknown paths took every thread of a worker."""
 
 LIVENESS = "/-/livez"
-"""Used as the tenant of requests for this page."""
+"""The path of the liveness page, and the tenant of requests for the liveness page."""
 
 _PREFIX = re.compile(
     rf"[A-Z]{{1,16}} ((?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}})(?=[/? ])".encode()
 )
-"""The method, and the part of the path that can be a prefix. It contains no escapes."""
+"""The method of a request, and the part of the path that can be a URL prefix, without escapes."""
 
 _REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n")
 _KEEP_ALIVE = b"\nconnection: keep-alive\r\n"
@@ -36,11 +36,11 @@ Found = TypeVar("Found")
 
 
 def match_prefix(head: bytes, look_up: Callable[[str], Found | None]) -> Found | None:
-    """Return what the longest known prefix of the path leads to; None if that is not clear.
+    """Return the result of `look_up` for the longest known prefix of the path, or None.
 
     Args:
-        head: the head from its first byte on; it can be incomplete.
-        look_up: returns what a prefix leads to, if anything.
+        head: the request head from the first byte on; the head can be incomplete.
+        look_up: returns the value for a URL prefix, or None for an unknown prefix.
     """
     match = _PREFIX.match(head)
     prefix = match[1].decode() if match else ""
@@ -53,10 +53,10 @@ def match_prefix(head: bytes, look_up: Callable[[str], Found | None]) -> Found |
 
 
 def is_whole_request(head: bytes) -> bool:
-    """Whether this complete head is certainly a complete request, so that another may follow it.
+    """Whether a complete request head is certainly a complete request without a body.
 
-    It is not if a body may follow, if the connection may be meant to close, or if a line is
-    malformed.
+    The result is False if a body may follow the head, if the connection may close after the
+    request, or if a line is malformed.
     """
     lower = head.lower()  # a regular expression that ignores case takes 10 µs more
     return (
@@ -75,7 +75,7 @@ def render_response(
     *,
     keep_alive: bool,
 ) -> bytes:
-    """Return the complete response to a request that is not parsed.
+    """Return the complete response to an unparsed request.
 
     Args:
         problem: the response.

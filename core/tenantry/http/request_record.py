@@ -1,8 +1,8 @@
-"""One request: its trace and what its queries take while it is served, and all facts at its end.
+"""The record of one request: the trace, the number and time of queries, and the result.
 
-`middleware.accounting` opens the record and completes it. Usage counters and the access log then
-read it. `LogContext` makes it the `current_request`, which also reaches threads that the app starts
-with a copy of the context.
+`middleware.accounting` opens the record and completes the record at the end of the request. Then
+usage counters and the access log read the record. `LogContext` sets the record as the
+`current_request`, which also reaches threads that the app starts with a copy of the context.
 """
 
 import re
@@ -19,39 +19,39 @@ _PARENT, _STATE = "HTTP_TRACEPARENT", "HTTP_TRACESTATE"
 _TRACE = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
-"""W3C Trace Context §3.2. Versions after 00 may append more fields."""
+"""A `traceparent` header (W3C Trace Context §3.2). Versions after 00 may append more fields."""
 
 
 class RequestRecord:
-    """One request. It holds no reference to the environ, the app or the body."""
+    """The record of one request, without a reference to the environ, the app or the body."""
 
-    # Defaults of the class, because a call with 18 arguments takes 20 times as long.
+    # The class has the defaults, because a call with 18 arguments takes 20 times as long.
     tenant = ""
-    """Empty if the request reached no tenant."""
+    """The name of the tenant; empty if the request reached no tenant."""
     request_id = ""
     trace_id = ""
-    """The trace that the client started; empty if it started none."""
+    """The ID of the trace that the client started; empty if the client started no trace."""
     traceparent = ""
     tracestate = ""
     queries = 0
-    """For the access log only: if two threads of one request add at once, one query can be lost.
-    `UsageCounters` counts exactly."""
+    """Number of database queries, for the access log only. If two threads of one request add a
+    query at once, the record can lose a query. `UsageCounters` counts every query."""
     database_ns = 0
 
-    # Set when the request has ended
+    # `Accounting` sets the following attributes at the end of the request.
     method = ""
     path = ""
-    """As in the WSGI environ: without the query; bytes as latin-1 (PEP 3333)."""
+    """The path as in the WSGI environ: without the query, and bytes as latin-1 (PEP 3333)."""
     endpoint = ""
-    """The Flask endpoint that it matched."""
+    """The Flask endpoint that the request matched."""
     client = ""
     """The client's name as in `CLIENTS`, or `oidc:SUB`."""
     status = 0
-    """0 if the app did not start a response."""
+    """The status of the response; 0 if the app did not start a response."""
     is_error = False
-    """A 5xx that is not a refusal, or a response that broke off."""
+    """Whether the response is a 5xx that is not a refusal, or broke off."""
     is_refusal = False
-    """The host answered instead of the app."""
+    """Whether the host answered instead of the app."""
     bytes_in = 0
     """Bytes of the request body that were read."""
     bytes_out = 0
@@ -61,9 +61,9 @@ class RequestRecord:
     """CPU time of the request's thread."""
 
     def read_trace(self, environ: "WSGIEnvironment") -> None:
-        """Take the trace from a valid `traceparent`; remove an invalid one from the environ.
+        """Record the trace of a valid `traceparent`; remove an invalid header from the environ.
 
-        The app receives the header unchanged. The host exports no spans, so a span of its own
+        The app receives the header unchanged. The host exports no spans, so a span of the host
         would leave a gap in the client's trace.
         """
         parent = environ[_PARENT]
@@ -77,11 +77,11 @@ class RequestRecord:
 
 
 current_request: ContextVar[RequestRecord | None] = ContextVar("tenantry.request", default=None)
-"""The request that this context serves; None outside a request."""
+"""The record of the request that the current context serves; None outside a request."""
 
 
 def open_record(environ: "WSGIEnvironment") -> RequestRecord:
-    """Return the record of a request that has just arrived, and put it into the environ."""
+    """Create and return the record of a new request, and put the record into the environ."""
     record = environ[REQUEST_RECORD] = RequestRecord()
     if _PARENT in environ:
         record.read_trace(environ)
@@ -93,8 +93,8 @@ def record_unparsed(tenant: str, head: bytes, response: bytes) -> RequestRecord:
 
     Args:
         tenant: the name of the tenant.
-        head: the head of the request; starts with a valid method and path.
-        response: the complete response; it has an `X-Request-ID`.
+        head: the head of the request, which starts with a valid method and path.
+        response: the complete response, which has an `X-Request-ID` header.
     """
     method, target, _ = head.split(b" ", 2)
     response_head, _, body = response.partition(b"\r\n\r\n")
@@ -111,10 +111,10 @@ def record_unparsed(tenant: str, head: bytes, response: bytes) -> RequestRecord:
 
 
 def outgoing_headers() -> dict[str, str]:
-    """Return the headers that tie a request to another service to the current request.
+    """Return headers that link a request to another service with the current request.
 
-    For endpoints, and for threads that run in a copy of the request's context. Empty outside a
-    request.
+    Endpoints, and threads that run in a copy of the request's context, can call `outgoing_headers`.
+    Outside a request, the result is empty.
     """
     record = current_request.get()
     if record is None:
