@@ -1,6 +1,7 @@
-"""Checks a set of built tenants for leaks: what they share, and what exposes one to strangers.
+"""Checks built tenants for shared objects, keys and folders, and for unsafe settings.
 
-`tenantry audit` calls `prepare_for_audit` on each tenant, builds it, and passes it to `audit`.
-May import the packages below it (`middleware`, `tenants`, `endpoints`, …), but no sibling such as
-`app` or `server`, and not `host`: the caller passes the host as a WSGI application.
+`tenantry audit` calls `prepare_for_audit` on each tenant, builds each tenant's app, and passes the
+built tenants to `audit`. The `audit` package may import `middleware`, `tenants`, `endpoints` and
+lower packages, but not `app`, `server` or `host`. The caller of `audit` passes the host as a WSGI
+application.
 """

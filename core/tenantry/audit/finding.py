@@ -1,4 +1,4 @@
-"""What an audit examines and what it reports."""
+"""The input of an audit (`AuditedTenant`) and the output of an audit (`Finding`)."""
 
 import re
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class AuditedTenant:
     tenant: Tenant
     app: Flask
     wsgi: "WSGIApplication"
-    """The host, which routes a request through the full stack to the app."""
+    """The host's WSGI application, which routes requests through all middleware to the app."""
     client_key: str = field(default="", repr=False)
-    """The key of an authorized client; empty if the tenant has no `CLIENTS`."""
+    """The key of a client in the tenant's `CLIENTS`; empty if the tenant has no `CLIENTS`."""
 
     @property
     def name(self) -> str:
@@ -33,23 +33,31 @@ class AuditedTenant:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that tenants share, or that exposes a tenant. Never contains a secret."""
+    """A value that tenants share, or a setting that exposes a tenant.
+
+    A finding never contains a secret.
+    """
 
     id: str
-    """The key in `AUDIT_ACCEPT`. The same in every run."""
+    """The key that accepts the finding in `AUDIT_ACCEPT`. Every audit uses the same id."""
     tenants: tuple[str, ...]
     text: str
-    """What was found, on one line."""
+    """A description of the problem on one line."""
     remedy: str
-    """What to do about it."""
+    """The action that fixes the problem."""
     paths: tuple[str, ...] = ()
     """The reference path from each of the first two tenants: `acme: view … → _cache`."""
     place: str = ""
-    """Where it is, such as `corp/shop/models.py:3` or a tenant file. Empty if unknown."""
+    """File and line of the problem, such as `corp/shop/models.py:3`, or a tenant file.
+
+    The place is empty if the file is unknown.
+    """
     is_note: bool = False
-    """Worth knowing, but often intended. A note never fails the audit."""
+    """Whether the finding describes a state that is often intended. A note never fails the
+    audit."""
     accepted: str = ""
-    """The reason given in `AUDIT_ACCEPT`."""
+    """The reason that `AUDIT_ACCEPT` gives for the finding; empty if the finding is not
+    accepted."""
 
     @property
     def is_problem(self) -> bool:
@@ -58,13 +66,13 @@ class Finding:
 
 
 def finding_id(kind: str, subject: str) -> str:
-    """Return an id without spaces or quotes, because it is written in tenant files."""
+    """Return an id without spaces or quotes, because tenant files contain the ids of findings."""
     return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', subject).strip('-')}"
 
 
 def join_names(names: Sequence[str]) -> str:
     """Return `acme and globex`, or `acme, globex and 3 more`."""
-    if len(names) > 2:  # noqa: PLR2004 - as shown above
+    if len(names) > 2:  # noqa: PLR2004 - the docstring shows both forms
         return f"{names[0]}, {names[1]} and {len(names) - 2} more"
     return " and ".join(names)
 
@@ -72,8 +80,9 @@ def join_names(names: Sequence[str]) -> str:
 def key_location(file: str, key: str) -> str:
     """Return the line on which a tenant file sets a key, such as `tenants/acme.py:3`.
 
-    For an item of a key, such as `CLIENTS['web']`, this is the item's own line if there is one.
-    Without a matching line, returns only the file.
+    For an item of a key, such as `CLIENTS['web']`, the function returns the item's line, or the
+    key's line if no line contains the item. If no line sets the key, the function returns only the
+    file.
     """
     name, _, item = key.partition("[")
     try:

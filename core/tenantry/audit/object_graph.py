@@ -1,11 +1,12 @@
-"""The objects that one app references: one graph for each app. Knows Python, not Flask.
+"""Builds the graph of the objects that one app references. This module does not import Flask.
 
-Looks from outside only: at what `gc.get_referents` returns, and at the namespaces of modules and
-classes. Reads no attribute of an instance, runs no property and resolves no proxy, so it runs no
-code of a tenant. It calls `type(x)` instead of `isinstance` for that reason.
+The walk runs no code of a tenant, because the walk only calls `gc.get_referents` and reads the
+namespaces of modules and classes. The walk reads no attribute of an instance, runs no property and
+resolves no proxy. The walk calls `type(x)` because `isinstance(x, …)` can run a tenant's code.
 
-Does not enter modules and classes of the standard library, of installed packages and of Tenantry:
-their globals are shared by design. Instances of their classes are entered.
+The walk does not enter modules and classes of the standard library, of installed packages and of
+Tenantry, because all tenants share library globals by design. The walk does enter instances of
+library classes.
 """
 
 import ast
@@ -29,11 +30,11 @@ TENANTRY = "tenantry"
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
     "__warningregistry__", "__conditional_annotations__",
-    # Written by enum, abc, typing and pydantic:
+    # The modules enum, abc, typing and pydantic write the following names.
     "_abc_impl", "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_",
     "_unhashable_values_", "_unhashable_values_map_", "_field_defaults", "model_config",
 })  # fmt: skip
-"""Names in modules and classes that Python or a library maintains, not the endpoint's author."""
+"""Names in modules and classes that Python or a library assigns, not the endpoint's author."""
 
 _LRU_CACHE = type(functools.lru_cache(bool))
 _LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
@@ -45,21 +46,27 @@ class _Empty:
 
 @dataclass(frozen=True)
 class ProcessSnapshot:
-    """What the process contains. Create it when all apps are built."""
+    """The apps, packages and modules of the process.
+
+    Create the snapshot after all apps are built.
+    """
 
     apps: Mapping[int, str]
-    """id of an app → its tenant."""
+    """id of an app → name of the app's tenant."""
     private_packages: Mapping[str, str]
-    """An endpoint's private package → the tenant that it is a copy for."""
+    """An endpoint's private package → the tenant that the private package is a copy for."""
     packages: frozenset[str]
-    """Packages of the enabled endpoints, and their top packages: tenant code wherever installed."""
+    """Packages and top packages of the enabled endpoints.
+
+    The modules of `packages` are tenant code, even in a library folder.
+    """
     modules: dict[int, str] = field(default_factory=lambda: dict(_namespace_ids()))
     """id of a module's namespace → the module's name."""
     _kinds: dict[type, TypeKind] = field(default_factory=dict)
     _tenant_code: dict[str, bool] = field(default_factory=dict)
 
     def kind(self, thing: object) -> TypeKind:
-        """Return how the graph treats an object."""
+        """Return how the object graph treats an object."""
         type_ = type(thing)
         kind = self._kinds.get(type_)
         if kind is None:
@@ -67,7 +74,7 @@ class ProcessSnapshot:
         return kind
 
     def is_tenant_code(self, module: str) -> bool:
-        """Whether a module is neither Tenantry's nor a library's."""
+        """Whether a module belongs neither to Tenantry nor to a library."""
         found = self._tenant_code.get(module)
         if found is None:
             found = self._tenant_code[module] = self._is_tenant_code(module)
@@ -83,7 +90,7 @@ class ProcessSnapshot:
         return not is_ours and isinstance(file, str) and not file.startswith(_library_folders())
 
     def owner(self, thing: object) -> str | None:
-        """Return the tenant that an app, or private code, belongs to; None for anything else."""
+        """Return the tenant that an app or private code belongs to; None for other objects."""
         if id(thing) in self.apps:
             return self.apps[id(thing)]
         module = self.module_of(thing)
@@ -93,7 +100,7 @@ class ProcessSnapshot:
         return self.private_packages.get(package) or package.partition("@")[2].rpartition("-")[0]
 
     def module_of(self, thing: object) -> str:
-        """Return the module of a class, a function or a module's namespace; "" for others."""
+        """Return the module name of a class, function or module namespace; "" for other objects."""
         kind = self.kind(thing)
         name: object = self.modules.get(id(thing))
         if kind == "class":
@@ -104,30 +111,30 @@ class ProcessSnapshot:
 
 
 class ObjectGraph:
-    """What one app references. Keeps all these objects alive.
+    """The objects that one app references. The graph keeps all its objects alive.
 
     Args:
         tenant: the app's tenant.
-        snapshot: the process in which it was built.
+        snapshot: the process in which the app was built.
     """
 
     def __init__(self, tenant: str, snapshot: ProcessSnapshot) -> None:
         self.mutable: set[int] = set()
-        """ids of mutable objects, valid while the app lives."""
+        """ids of the mutable objects in the graph. The ids are valid while the app lives."""
         self.foreign: list[int] = []
-        """ids of apps and private code of other tenants."""
+        """ids of the objects in the graph that are apps or private code of other tenants."""
         self.modules: set[str] = set()
-        """Names of the modules that were entered."""
+        """Names of the modules that the walk entered."""
         self._tenant = tenant
         self._snapshot = snapshot
         self._parents: dict[int, tuple[object, int]] = {}
-        """id → the object, and the id of its referrer (0 for a root)."""
+        """id of an object → the object, and the id of the object's referrer (0 for a root)."""
 
     def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
-        """Add what the roots reference, breadth first, one group of roots after the other.
+        """Add the objects that the roots reference, breadth first, one group of roots at a time.
 
-        Roots of the last group are entered only from that group. This is for the app: almost
-        everything references it, so such a path says little.
+        The walk enters a root of the last group only from the last group. The last group holds the
+        app: almost every object references the app, so a path through the app explains little.
         """
         *groups, last = root_groups
         last = [root for root in last if self._add(root, None)]
@@ -136,7 +143,10 @@ class ObjectGraph:
         self._spread(last)
 
     def path_to(self, key: int) -> list[object]:
-        """Return the objects from a root to the object with this id; empty if it is not here."""
+        """Return the objects from a root to the object with the id `key`.
+
+        The list is empty if the graph does not contain the object.
+        """
         path = []
         while key in self._parents:
             thing, key = self._parents[key]
@@ -152,7 +162,7 @@ class ObjectGraph:
             )
 
     def _add(self, thing: object, parent: object) -> bool:
-        """Record an object; return whether its references are to be followed."""
+        """Record an object; return whether the walk follows the object's references."""
         key, kind, snapshot = id(thing), self._snapshot.kind(thing), self._snapshot
         if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
@@ -177,7 +187,7 @@ def is_private(module: str) -> bool:
 
 
 def namespace_of(module: object) -> dict[str, object]:
-    """Return a module's namespace. Does not load a lazily loaded module."""
+    """Return a module's namespace without loading a lazily loaded module."""
     namespace: dict[str, object] = object.__getattribute__(module, "__dict__")
     return namespace
 
@@ -208,7 +218,9 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
         found = [weakref.ref.__call__(thing)]  # type: ignore[arg-type]
     elif id(thing) in snapshot.modules:
         found = [value for name, value in copied_items(thing) if name not in _NO_STATE]
-    elif type(thing) is types.MappingProxyType:  # skip the dict, which often has no other reference
+    elif (
+        type(thing) is types.MappingProxyType
+    ):  # skip the proxied dict, which often has no other referrer
         found = [item for behind in gc.get_referents(thing) for item in gc.get_referents(behind)]
     elif kind == "listeners":
         found = _listeners(thing)
@@ -220,7 +232,10 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
 
 
 def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
-    """Return members, bases, and the module if a method could not lead to it."""
+    """Return the members and bases of a class.
+
+    The list includes the module of the class if no method of the class references the module.
+    """
     members = [
         value
         for name, value in copied_items(vars(class_))
@@ -233,7 +248,7 @@ def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
 
 
 def _is_own(thing: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether it is a function of the tenants' code."""
+    """Whether an object is a function of the tenants' code."""
     return snapshot.kind(thing) == "function" and snapshot.is_tenant_code(snapshot.module_of(thing))
 
 
@@ -260,7 +275,7 @@ def _may_enter(thing: object, snapshot: ProcessSnapshot) -> bool:
 
 
 def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether it is the `__dict__` of a function, a partial or an object that cannot change."""
+    """Whether an object is the `__dict__` of a function, a partial or an immutable wrapper."""
     kind = snapshot.kind(parent)
     if kind == "function" or issubclass(type(parent), functools.partial):
         return True
@@ -268,20 +283,20 @@ def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) 
 
 
 def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether it is a library's instance without any state, such as `missing`."""
+    """Whether an object is a library's instance without state, such as Jinja's `missing`."""
     type_ = type(thing)
     if type_.__module__ == "builtins" or snapshot.is_tenant_code(type_.__module__):
         return False
     if next(type_names(type_)) in _LOCKS:
         return False
-    if type_.__basicsize__ > _Empty.__basicsize__:  # it has slots, or a buffer of a C type
+    if type_.__basicsize__ > _Empty.__basicsize__:  # instances have slots or a C buffer
         return False
     referents = gc.get_referents(thing)
     return len(referents) == 1 and referents[0] is type_
 
 
 def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:
-    """Return the cells of outer variables that a function of the tenants' code assigns."""
+    """Return the cells of the outer variables that a function of the tenants' code assigns."""
     if not function.__closure__ or not snapshot.is_tenant_code(snapshot.module_of(function)):
         return []
     code = function.__code__
@@ -292,10 +307,10 @@ def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:
 
 @functools.lru_cache(maxsize=1024)
 def _nonlocal_names(file: str) -> frozenset[tuple[str, str]]:
-    """Return function and variable for each `nonlocal` statement in a file."""
+    """Return the names of function and variable for each `nonlocal` statement in a file."""
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
-    except (OSError, SyntaxError, ValueError):  # made by exec(), or changed since
+    except (OSError, SyntaxError, ValueError):  # exec() made the code, or the file has changed
         return frozenset()
     functions = [
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -1,6 +1,6 @@
-"""Describes how an app references an object, and where in the source that object is defined.
+"""Describes the path from an app to an object, and finds the source line that defines the object.
 
-A description reads `view shop.page → Page.get → module models → _cache`.
+An example of a description is `view shop.page → Page.get → module models → _cache`.
 """
 
 import ast
@@ -21,7 +21,7 @@ from tenantry.audit.object_graph import (
 )
 
 KEY_CHARACTERS = 40
-"""Characters of a dictionary's key that a description shows."""
+"""Maximum number of characters of a dictionary key that a description shows."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,19 @@ class Definition:
 
     module: str
     name: str
-    """The name inside the module: `_cache`, `ShopModel.seen`."""
+    """The object's name inside the module, such as `_cache` or `ShopModel.seen`."""
 
     @property
     def label(self) -> str:
-        """The name with the last two parts of the module: `shop.models._cache`."""
+        """The object's name after the last two parts of the module: `shop.models._cache`."""
         return ".".join([*plain_name(self.module).split(".")[-2:], self.name])
 
     @property
     def place(self) -> str:
-        """File and line, such as `corp/shop/models.py:3`; only the file if the line is unknown."""
+        """File and line of the definition, such as `corp/shop/models.py:3`.
+
+        If the line is unknown, the place is only the file.
+        """
         file = getattr(sys.modules.get(self.module), "__file__", None)
         if not isinstance(file, str):
             return self.module
@@ -60,17 +63,17 @@ def qualified_name(thing: object) -> str:
 
 
 def relative_path(file: str) -> str:
-    """Return a path relative to the working directory, if the file is below it."""
+    """Return a path relative to the working directory, or an outside path unchanged."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) -> str:
-    """Return the path in the words of the source, without steps that only Python sees.
+    """Return a description of a path that shows only the names in source code.
 
     Args:
-        path: the objects from a root to the one to describe.
-        root: the root's label: `acme: view shop.page`.
+        path: the objects from a root to the described object.
+        root: the root's label, such as `acme: view shop.page`.
         snapshot: the process.
     """
     pieces = [root]
@@ -86,10 +89,10 @@ def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) 
 
 
 def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Definition | None:
-    """Return where the last object of a path is defined, in a shared module if possible.
+    """Return the definition of the last object of a path, in a shared module if possible.
 
-    If no name leads to it directly, returns the nearest definition on the path; None if the
-    tenants' code defines nothing on it.
+    If no source code names the last object, the function returns the nearest definition on the
+    path. If the tenants' code defines no object on the path, the function returns None.
     """
     if definition := _shared_definition(path[-1], snapshot):
         return definition
@@ -103,7 +106,7 @@ def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Defini
         module = snapshot.module_of(parent)
         if snapshot.kind(parent) == "function" and snapshot.is_tenant_code(module):
             return Definition(module, qualified_name(parent))
-        # An object that a library made, such as the cache around a function.
+        # A library can create the parent, such as the cache around a function.
         if definition := _shared_definition(parent, snapshot):
             return definition
     return None
@@ -122,9 +125,10 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
 
 
 def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
-    """Return the name that an object has itself.
+    """Return the name of a module, class or function on a path.
 
-    Returns "" for a step to leave out, and None for an object that only its parent names.
+    The function returns "" for an object that the description omits, and None for an object that
+    only the parent object names.
     """
     kind = snapshot.kind(thing)
     module = snapshot.modules.get(id(thing))
@@ -135,7 +139,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
     if kind == "class":
         return str(getattr(thing, "__name__", "class"))
     if isinstance(thing, types.FunctionType):
-        # A library's wrapper has the module of the function that it wraps.
+        # A library's wrapper function has the `__module__` of the wrapped function.
         is_shared = not is_private(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
         if not (is_shared or snapshot.is_tenant_code(snapshot.module_of(thing))):
             return ""
@@ -145,7 +149,10 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
 
 
 def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
-    """Return the name that the parent gives to the last object; "" for a step to leave out."""
+    """Return the name that the parent gives to the path's last object.
+
+    The function returns "" for an object that the description omits.
+    """
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)
     if id(parent) in snapshot.modules:
@@ -164,7 +171,7 @@ def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
 
 
 def _item_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
-    """Return the name of a dictionary's item: that of an attribute if it is a `__dict__`."""
+    """Return the name of a dictionary's item: `['x']`, or `.x` in an instance's `__dict__`."""
     *above, parent, thing = path
     key = _key_of(thing, dict.items(parent))  # type: ignore[arg-type]
     if above and _own_dict_is(above[-1], parent, snapshot):
@@ -189,7 +196,7 @@ def _key_of(value: object, items: Iterable[tuple[Any, object]]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _binding_lines(file: str) -> Mapping[str, int]:
-    """Return the line that first binds each name of a module and of its classes and functions."""
+    """Return the first line that binds each name in a module, and in its classes and functions."""
     lines: dict[str, int] = {}
     try:
         tree = ast.parse(Path(file).read_bytes(), file)

@@ -1,12 +1,12 @@
-"""Sends what one tenant signed, and its client key, to every other tenant.
+"""Sends each tenant's session, signed token and client key to every other tenant.
 
-Each tenant signs a session with a flash message in it, and a token (`tenantry.serializer`). One
-request to each tenant carries a session of another; while it runs, the app opens what all others
-signed. The request asks for a page that does not exist, so it runs a view only if the tenant has a
-catch-all route.
+Each tenant signs a session that contains a flash message, and signs a token with
+`tenantry.serializer`. One request to each tenant carries the session of another tenant. During the
+request, the app opens the sessions and tokens of all other tenants. The request asks for a page
+that does not exist, so the request runs a view only if the tenant has a catch-all route.
 
-The host knows only the hashes of client keys. `prepare_for_audit` therefore adds a client to each
-tenant that has `CLIENTS`, and the key of that client is sent to every other tenant.
+The host stores only the hashes of client keys. `prepare_for_audit` therefore adds a client to each
+tenant that has `CLIENTS`. The replay sends the key of the added client to every other tenant.
 """
 
 import logging
@@ -34,11 +34,11 @@ _SESSION_ITEM = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
 
 _SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signed token"}
-"""Kind in a finding's id → what the finding calls it."""
+"""Kind of signed value in a finding's id → name of the kind in the finding's text."""
 _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
-"""Statuses of responses that the host sends before it checks the client key."""
+"""Status codes that the host can send before the host checks the client key."""
 
 
 class Acceptance(NamedTuple):
@@ -54,12 +54,15 @@ class ReplayResult:
     """The outcome of all replays."""
 
     pair_count: int = 0
-    """Ordered pairs of tenants that were tried."""
+    """Number of ordered pairs of tenants that the replay tried."""
     accepted: list[Acceptance] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
-    """Tenants that reject their own values too, or answer too early: their refusals say nothing."""
+    """Tenants that reject their own values, or answer 429 or 503 before authentication.
+
+    The replay proves nothing about an unproven tenant.
+    """
     unauthenticated: list[str] = field(default_factory=list)
-    """Tenants with `CLIENTS` or `OIDC` whose app is reached without a key."""
+    """Tenants with `CLIENTS` or `OIDC` that let a request without a key reach the app."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,16 @@ class _SignedValues:
     tenant: str
     cookie_name: str
     session: str
-    """The cookie's value; empty if the app's sessions are not Flask's signed cookies."""
+    """The session cookie's value; empty if the app does not use Flask's signed cookies."""
     token: str
 
 
 def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
     """Return the tenant to build for an audit, and the key of a client added for the audit.
 
-    The tenant is out of maintenance and has no limits, whose answers would come before
-    authentication. Without `CLIENTS`, the key is empty: adding a client would close an open tenant.
+    The returned tenant is not in maintenance and has no limits, because maintenance and limits
+    reject requests before authentication. If the tenant has no `CLIENTS`, the key is empty, because
+    a client would make an open tenant require keys.
     """
     unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
     tenant = tenant.model_copy(update=unlimited)
@@ -87,11 +91,11 @@ def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
 
 
 def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) -> ReplayResult:
-    """Send the values of every tenant to every other one.
+    """Send the session, token and client key of every tenant to every other tenant.
 
     Args:
         tenants: built tenants.
-        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any.
+        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any host name.
     """
     result = ReplayResult()
     signed = [_sign(audited) for audited in tenants]
@@ -113,11 +117,11 @@ def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) 
 
 
 def replay_findings(result: ReplayResult, files: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield a finding for each tenant, and kind of value, that accepts what others issued.
+    """Yield a finding for each tenant, and kind of value, that accepts other tenants' values.
 
     Args:
         result: the outcome of the replays.
-        files: tenant → its file.
+        files: tenant → the tenant file.
     """
     sources: dict[tuple[str, str], list[str]] = {}
     for kind, source, target in result.accepted:
@@ -162,7 +166,7 @@ def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str)
 
 @contextmanager
 def _refusals_not_logged() -> Iterator[None]:
-    """Keep the refused keys out of the log: it would get a line for each pair of tenants."""
+    """Keep refused keys out of the log, because the log would get a line per pair of tenants."""
 
     def reject(_: logging.LogRecord) -> bool:
         return False
@@ -191,7 +195,7 @@ def _sign(audited: AuditedTenant) -> _SignedValues:
 
 
 class _Target:
-    """The tenant that values of others are sent to."""
+    """The tenant that the replay sends other tenants' values to."""
 
     def __init__(self, audited: AuditedTenant, host_name: str) -> None:
         self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
@@ -205,20 +209,20 @@ class _Target:
         builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host_name}/")
         self._host_environ = builder.get_environ()
         builder.close()
-        # For the app itself, past the host's stack.
+        # Requests with `_app_environ` go directly to the app and bypass the host's middleware.
         self._app_environ = self._host_environ | {
             "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True,
         }  # fmt: skip
 
     def accepts_own(self, own: _SignedValues) -> bool:
-        """Whether the tenant admits its own client and accepts all that it signed itself."""
+        """Whether the tenant accepts its own client key, session, flash message and token."""
         own_key = self._audited.client_key
         if own_key and not self.admits(own_key):
             return False
         return {item.kind for item in self.accepted([own])} == {*_SIGNED_KINDS}
 
     def accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
-        """Return which client keys of other tenants let a request through to this app."""
+        """Return which client keys of other tenants let a request reach the target's app."""
         return [
             Acceptance(_CLIENT_KEY, source.name, self._audited.name)
             for source in tenants
@@ -226,7 +230,7 @@ class _Target:
         ]
 
     def admits(self, key: str) -> bool:
-        """Whether a request with this client key reaches the app; empty means without a key."""
+        """Whether a request with the client key reaches the app; "" means without a key."""
         is_reached = False
 
         def note_reached(_: object, **__: object) -> None:
@@ -241,7 +245,8 @@ class _Target:
     def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
         """Return which signed values the app accepts.
 
-        The request carries the first session. The app opens the others while it handles it.
+        The request carries the session of `values[0]`. The app opens the other sessions while the
+        app handles the request.
         """
         found: list[Acceptance] | None = None
 
@@ -261,12 +266,12 @@ class _Target:
                 self._audited.wsgi,
                 self._host_environ | cookie | _key_header(self._audited.client_key),
             )
-            if found is None:  # the host refused it: the tenant has OIDC but no CLIENTS
+            if found is None:  # host refused the request: OIDC without CLIENTS
                 _send(self._app.wsgi_app, self._app_environ | cookie)
         return found or []
 
     def _cookie_header(self, values: _SignedValues) -> dict[str, str]:
-        # An attacker can also send the session under this tenant's cookie name.
+        # An attacker can also send a session under the target tenant's cookie name.
         names = (values.cookie_name, self._cookie_name)
         return {"HTTP_COOKIE": "; ".join(f"{name}={values.session}" for name in names)}
 
@@ -276,7 +281,7 @@ class _Target:
             kinds.append("session")
         if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
             kinds.append("flash")
-        with suppress(BadData):  # as intended: another tenant's token does not verify
+        with suppress(BadData):  # another tenant's token must not verify
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]
@@ -287,10 +292,10 @@ def _key_header(key: str) -> dict[str, str]:
 
 
 def _send(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
-    """Send a request and discard the body; return the status code, or "" if there is none."""
+    """Send a request and return the response's status code; "" if the app raises."""
     try:
         _, status, _ = run_wsgi_app(wsgi, environ, buffered=True)
-    except Exception:  # an app may raise anything; without an answer, there is nothing to compare
+    except Exception:  # an app may raise any exception; the caller treats "" as no response
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
         return ""
     return status[:3]

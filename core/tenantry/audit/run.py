@@ -1,9 +1,8 @@
 """Runs all checks on a set of built tenants and applies `AUDIT_ACCEPT`.
 
-The checks ask four questions. Which objects can two apps both change (`shared_objects`,
-`source_scan`)? Does a tenant accept what another one signed (`replay`)? Which keys, databases and
-folders do two tenants have in common (`shared_values`)? Which settings of a tenant are unsafe
-(`settings_check`)?
+`shared_objects` and `source_scan` find objects that two apps can change. `replay` finds tenants
+that accept another tenant's session, token or client key. `shared_values` finds keys, databases and
+folders that two tenants have in common. `settings_check` finds unsafe settings of a tenant.
 
 An audit finds mistakes, not malice, because all tenants share one memory and one interpreter.
 """
@@ -27,14 +26,15 @@ def audit(
     trusted_hosts: Sequence[str] = (),
     known_listeners: frozenset[int] = frozenset(),
 ) -> list[Finding]:
-    """Return every finding, problems first. Changes no data.
+    """Return every finding, problems first. The audit changes no tenant's data.
 
     Args:
-        tenants: built tenants, as `prepare_for_audit` changes them. They must not receive other
-            requests during the audit.
+        tenants: tenants that were changed by `prepare_for_audit` and then built. The tenants must
+            not receive other requests during the audit.
         data_dir: the host's `DATA_DIR`.
         trusted_hosts: the host's `TRUSTED_HOSTS`.
-        known_listeners: `process_listeners()` from before the first tenant was built.
+        known_listeners: the result of `process_listeners()` from before the first tenant was
+            built.
     """
     findings = [*_run_checks(tenants, data_dir, trusted_hosts, known_listeners)]
     findings = _mark_accepted(findings, tenants)
@@ -48,7 +48,8 @@ def _run_checks(
     trusted_hosts: Sequence[str],
     known_listeners: frozenset[int],
 ) -> Iterator[Finding]:
-    # The replay comes first because its requests create what apps create lazily, such as templates.
+    # The replay runs first, because the replay's requests make apps create their lazy objects, such
+    # as templates.
     result = replay(tenants, trusted_hosts)
     yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
     objects = compare_objects(tenants, known_listeners)
@@ -62,9 +63,10 @@ def _run_checks(
 
 
 def _mark_accepted(findings: Sequence[Finding], tenants: Sequence[AuditedTenant]) -> list[Finding]:
-    """Return the findings without duplicates, each with the reason for which it is accepted.
+    """Return the findings without duplicates, and fill in `Finding.accepted`.
 
-    A finding is accepted if all of its tenants accept it: no tenant can accept for another.
+    A finding is accepted only if `AUDIT_ACCEPT` of every tenant in the finding has the finding's
+    id, because no tenant can accept a risk for another tenant.
     """
     accepts = {audited.name: audited.tenant.audit_accept for audited in tenants}
     unique: dict[tuple[str, tuple[str, ...]], Finding] = {}

@@ -1,4 +1,4 @@
-"""Unsafe settings of each tenant, and, as notes, what tenants of one process always share."""
+"""Finds unsafe settings of each tenant, and lists as notes what all tenants of a process share."""
 
 import os
 import re
@@ -15,17 +15,20 @@ from tenantry.tenants import secrets
 from tenantry.tenants.model import check_secret
 
 MIN_DISTINCT_CHARACTERS = 8
-"""Of a secret key. 32 random hexadecimal digits have fewer once in 30 million keys."""
+"""Minimum number of different characters in a secret key.
+
+Of 30 million keys of 32 random hexadecimal digits, one key has fewer different characters.
+"""
 
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 _SEARCHABLE_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
-"""Of a folder: other users can open a file in it whose name they know."""
+"""Mode bits of a folder that let other users open a file in the folder by name."""
 _MAX_WSGI_LAYERS = 20
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A setting of an app that is unsafe."""
+    """A test that detects an unsafe setting of an app."""
 
     id: str
     key: str
@@ -37,12 +40,14 @@ class _Rule:
 def check_settings(
     tenants: Sequence[AuditedTenant], data_dir: Path, trusted_hosts: Sequence[str]
 ) -> Iterator[Finding]:
-    """Yield unsafe settings for each tenant. Those that may be intended are notes.
+    """Yield a finding for each unsafe setting of each tenant.
+
+    Findings about settings that may be intended are notes.
 
     Args:
         tenants: built tenants.
         data_dir: the host's `DATA_DIR`, which holds the folder of secrets.
-        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any.
+        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any host name.
     """
     texts = {audited.name: _read_text(audited.tenant.file) for audited in tenants}
     for audited in tenants:
@@ -168,7 +173,7 @@ def _weak_keys(audited: AuditedTenant) -> Iterator[Finding]:
 
 
 def _weakness(secret_key: str) -> str:
-    """Return why a key is weak; empty if it is not."""
+    """Return why a secret key is weak; "" for a strong key."""
     try:
         check_secret(secret_key)
     except ValueError as error:
@@ -194,9 +199,9 @@ def _key_in_file(audited: AuditedTenant, text: str) -> Iterator[Finding]:
 def _readable_secrets(
     tenants: Sequence[AuditedTenant], data_dir: Path, texts: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Yield the files of secrets that other users of the machine can read.
+    """Yield a finding for each secret file that other users of the machine can read.
 
-    Outside `<data>/secrets`, only files that a tenant file names count.
+    Secret files outside `<data>/secrets` are checked only if a tenant file names the secret.
     """
     for name, path in _secret_files(data_dir):
         word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
@@ -204,7 +209,7 @@ def _readable_secrets(
         is_own = path.parent == data_dir / "secrets"
         if not _has_mode(path, _READABLE_BY_OTHERS) or not (users or is_own):
             continue
-        # Docker mounts secrets like this, and a container often has no other users.
+        # Docker mounts secrets with mode 0444, and a container often has no other users.
         is_note = path.parent == Path(secrets.CONTAINER_SECRETS)
         yield Finding(
             id=finding_id("readable-secret", name),
@@ -221,7 +226,7 @@ def _readable_secrets(
 
 
 def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
-    """Yield each name for `secret()`, with its file, that other users of the machine can reach."""
+    """Yield the name and the file of each secret that other users of the machine can reach."""
     for variable, file in os.environ.items():
         if variable.endswith("_FILE"):
             yield variable.removesuffix("_FILE"), Path(file)
@@ -230,7 +235,7 @@ def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
         folders.append(Path(mounted))
     for folder in folders:
         if _has_mode(folder, _SEARCHABLE_BY_OTHERS):
-            with suppress(OSError):  # this user cannot list it
+            with suppress(OSError):  # the current user cannot list the folder
                 yield from ((path.name, path) for path in sorted(folder.iterdir()))
 
 
@@ -304,14 +309,20 @@ def _one_origin(
 
 
 def _share_host(own: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether both answer under some host name. An empty list means any name."""
+    """Whether two lists of trusted hosts have a host name in common.
+
+    An empty list means any host name.
+    """
     if not own or not others:
         return True
     return any(_overlap(name.lower(), other.lower()) for name in own for other in others)
 
 
 def _overlap(first: str, second: str) -> bool:
-    """Whether a name matches both. `.a.org` matches `a.org` and all names below it."""
+    """Whether a host name exists that matches both patterns.
+
+    The pattern `.a.org` matches `a.org` and all subdomains of `a.org`.
+    """
     return (
         first == second
         or (first.startswith(".") and f".{second.lstrip('.')}".endswith(first))

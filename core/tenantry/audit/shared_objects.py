@@ -1,7 +1,8 @@
 """Finds mutable objects that two apps reference, and private code that another app references.
 
-Builds one object graph for each app and compares the ids in it. Only the graphs of the apps in a
-finding are built a second time, to describe the paths; 200 graphs would not fit in memory.
+The comparison builds an object graph for each app, keeps only the ids of the objects, and compares
+the ids. To describe the paths of a finding, the comparison builds the graphs of the finding's apps
+again, because the graphs of 200 apps would not fit in memory.
 """
 
 import logging
@@ -27,7 +28,7 @@ from tenantry.audit.reference_path import (
 from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint, find_endpoint
 
 _EVERY_TENANT = "every tenant"
-"""The owner of `sys.modules`, which gives access to the private code of all tenants."""
+"""Name of the owner of `sys.modules`, which gives access to the private code of all tenants."""
 
 _PATHS_SHOWN = 2
 
@@ -39,16 +40,16 @@ _OBJECT_REMEDY = (
 _LOG_SETUP = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 _Root = tuple[str, object]
-"""The label of an object at which a graph begins, and the object."""
+"""The label of an object at which an object graph begins, and the object."""
 
 
 @dataclass(frozen=True)
 class ObjectComparison:
-    """What comparing the object graphs gives."""
+    """The result of comparing the object graphs of all apps."""
 
     snapshot: ProcessSnapshot
     modules: Mapping[str, frozenset[str]]
-    """Tenant → the modules that its app references."""
+    """Tenant → the modules that the tenant's app references."""
     findings: tuple[Finding, ...]
 
 
@@ -59,8 +60,8 @@ def compare_objects(
 
     Args:
         tenants: built tenants.
-        known_listeners: `process_listeners()` from before the first tenant was built. These are
-            the host's own.
+        known_listeners: the result of `process_listeners()` from before the first tenant was
+            built. The known listeners belong to the host.
     """
     snapshot = _snapshot(tenants)
     listeners = [root for root in _listeners() if _listener_id(root[1]) not in known_listeners]
@@ -86,22 +87,22 @@ def compare_objects(
 
 
 def process_listeners() -> frozenset[int]:
-    """Identify the signal receivers and log handlers that are called for every app.
+    """Return the ids of the signal receivers, log handlers and log filters that every app calls.
 
-    Call it before the tenants are built, and pass the result to `audit`.
+    Call `process_listeners` before the tenants are built, and pass the result to `audit`.
     """
     return frozenset(_listener_id(listener) for _, listener in _listeners())
 
 
 def _listener_id(listener: object) -> int:
-    # Each access to a method creates another object.
+    # Each access to a bound method creates another object, so the id of the instance is used.
     return id(listener.__self__ if type(listener) is MethodType else listener)
 
 
 def _listeners() -> Iterator[_Root]:
     for signal in _signals():
         yield from ((_signal_label(signal), receiver) for receiver in signal.receivers_for(ANY))
-    # logging has no public list of its loggers.
+    # The module `logging` has no public list of loggers.
     for logger in [logging.root, *list(logging.Logger.manager.loggerDict.values())]:
         if isinstance(logger, logging.Logger) and not logger.name.startswith("tenant."):
             yield from ((f"log handler of {logger.name}", item) for item in logger.handlers)
@@ -109,7 +110,7 @@ def _listeners() -> Iterator[_Root]:
 
 
 def _signals() -> list[Signal]:
-    """Return the signals that are a global of some module, including Flask's."""
+    """Return the signals that are a global variable of a module, including Flask's signals."""
     signals: dict[int, Signal] = {}
     for module in list(sys.modules.values()):
         for value in list(vars(module).values()) if type(module) is ModuleType else ():
@@ -154,7 +155,7 @@ def _packages(endpoint: str) -> list[str]:
 def _roots(
     app: Flask, listeners: Sequence[_Root], signals: Iterable[Signal]
 ) -> list[Sequence[_Root]]:
-    """Return the groups of roots, those first that an endpoint's author knows by name."""
+    """Return the groups of roots, starting with roots that an endpoint's author knows by name."""
     packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
     extensions = [(name, item) for name, item in app.extensions.items() if name != LOADED_ENDPOINTS]
     return [
@@ -172,7 +173,7 @@ def _roots(
 
 
 def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[_Root]:
-    """Yield the signal receivers and log handlers that are called for this app only."""
+    """Yield the signal receivers and log handlers that only the given app calls."""
     for signal in signals:
         for_all_apps = {_listener_id(receiver) for receiver in signal.receivers_for(ANY)}
         for receiver in signal.receivers_for(app):
@@ -184,7 +185,7 @@ def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[_Root]:
 
 
 class _App:
-    """One app, where its object graph begins, and the paths in it."""
+    """One app with the roots of the app's object graph and the paths in the graph."""
 
     def __init__(
         self,
@@ -201,19 +202,19 @@ class _App:
             self._labels.setdefault(id(root), f"{audited.name}: {label}")
 
     def build_graph(self) -> ObjectGraph:
-        """Return the app's graph without keeping it."""
+        """Return a new object graph of the app. The `_App` does not keep the graph."""
         graph = ObjectGraph(self._name, self._snapshot)
         graph.walk([[root for _, root in group] for group in self._root_groups])
         return graph
 
     def path_to(self, key: int) -> list[object]:
-        """Return the path to an object; empty if the app no longer references it."""
+        """Return the path to an object; empty if the app no longer references the object."""
         if self._graph is None:
             self._graph = self.build_graph()
         return self._graph.path_to(key)
 
     def describe(self, path: Sequence[object]) -> str:
-        """Return one of the app's paths in words."""
+        """Return a description of one of the app's paths, such as `acme: view … → _cache`."""
         return describe_path(path, self._labels[id(path[0])], self._snapshot)
 
 
@@ -223,12 +224,12 @@ class _Reporter:
 
     apps: Mapping[str, _App]
     shared: Mapping[int, Sequence[str]]
-    """id of a mutable object → the tenants whose apps reference it."""
+    """id of a mutable object → the tenants with an app that references the object."""
     modules: Mapping[str, frozenset[str]]
     snapshot: ProcessSnapshot
 
     def shared_objects(self) -> Iterator[Finding]:
-        """Yield each shared object, without those that are only referenced by another one."""
+        """Yield a finding for each shared object that is not part of another shared object."""
         for key, names in self.shared.items():
             paths = {name: self.apps[name].path_to(key) for name in names[:_PATHS_SHOWN]}
             if all(paths.values()) and not all(map(self._is_part_of_shared, paths.values())):
@@ -276,7 +277,7 @@ class _Reporter:
         """Yield a finding for each definition that references another tenant's private code.
 
         Args:
-            foreign: tenant, and id of an app or of private code of another tenant.
+            foreign: pairs of a tenant and the id of an app, or private code, of another tenant.
         """
         groups: dict[str, list[tuple[str, list[object]]]] = {}
         for name, key in foreign:
@@ -304,7 +305,7 @@ class _Reporter:
         return tuple(self.apps[name].describe(path) for name, path in paths)
 
     def _is_part_of_shared(self, path: Sequence[object]) -> bool:
-        """Whether the path leads through a shared object, and through no code after it."""
+        """Whether the path contains a shared object, and no code after the shared object."""
         for thing in path[-2::-1]:
             if id(thing) in self.shared:
                 return True
@@ -314,7 +315,7 @@ class _Reporter:
         return False
 
     def _referrer(self, path: Sequence[object]) -> Definition | None:
-        """Return the nearest definition on the path, or that of the object at its end."""
+        """Return the nearest definition on the path, or the definition of the last object."""
         definition = find_definition(path, self.snapshot) if len(path) > 1 else None
         thing = path[-1]
         if definition is None and self.snapshot.kind(thing) in ("class", "function"):

@@ -1,11 +1,13 @@
-"""Values that two tenants have in common: keys, databases, folders, names and cookies.
+"""Finds keys, databases, folders, names and cookies that two tenants have in common.
 
-Reads the configuration of the built apps, because an endpoint may have changed what the tenant
-file says. Does not compare names of Prometheus metrics: a metric that two tenants share is an
-object, and a second metric of the same name makes the build fail.
+The comparison reads the configuration of the built apps, because an endpoint may have changed a
+value from the tenant file. The comparison ignores names of Prometheus metrics, because
+`shared_objects` finds a shared metric, and because a second metric of the same name makes the
+build of the app fail.
 
-Two spellings of one database, store or folder are equal: links are followed, host names are
-resolved, and defaults that a URL omits are filled in. Opens no connection, but queries DNS.
+Two spellings of the same database, store or folder are equal: the comparison follows links,
+resolves host names, and fills in the defaults that a URL omits. The comparison queries DNS but
+opens no connection to a database or store.
 """
 
 import functools
@@ -40,9 +42,12 @@ _FOLDER_KEY = re.compile(
     r"^(?!APPLICATION_ROOT$)(?!.*(?:API|COOKIE|DOCS|HEALTH|METRICS|ROUTE|SWAGGER|URL)).*"
     r"_(?:FOLDER|DIR|DIRECTORY|ROOT|PATH|DEST)$"
 )
-"""Keys that name a folder. The excluded words mark keys that hold a path of a URL."""
+"""Pattern of configuration keys that name a folder.
+
+The excluded words mark keys that hold the path of a URL.
+"""
 _CODE_FOLDER_KEY = re.compile(r"STATIC|TEMPLATE")
-"""Folders that tenants may share, because a relative path is relative to the code."""
+"""Pattern of keys of folders that tenants may share if the path is relative to the code."""
 _PREFIX_KEY = re.compile(r"(?:^|_)(?:KEY_?)?PREFIX$")
 _REDIS_HOST_KEY = re.compile(r"(.*REDIS)_HOST")
 
@@ -58,7 +63,7 @@ _STORE_SCHEMES: Mapping[str, tuple[str, int, str]] = {
     "amqp": ("amqp", 5672, ""),
     "amqps": ("amqp", 5671, ""),
 }
-"""URL scheme → the kind of server, its default port and its default database."""
+"""URL scheme of a store → the kind of server, the default port and the default database."""
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 
@@ -69,9 +74,9 @@ class _Comparison:
 
     kind: str
     values: Callable[[AuditedTenant, Path], Iterable[tuple[str, object]]]
-    """Takes a tenant and the host's `DATA_DIR`; returns pairs of a key and its value."""
+    """Function that takes a tenant and the host's `DATA_DIR` and returns (key, value) pairs."""
     statement: str
-    """Follows "'KEY' of acme and 'KEY' of globex"."""
+    """Text that completes the finding's sentence "'KEY' of acme and 'KEY' of globex …"."""
     remedy: str
 
 
@@ -173,7 +178,7 @@ _COMPARISONS = (
 
 
 def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
-    """Yield the tenants that accept the same token: one issuer, one audience, equal claims."""
+    """Yield a finding for each issuer and audience for which tenants accept the same token."""
     groups: dict[tuple[str, str], list[tuple[AuditedTenant, OpenId]]] = {}
     for audited in tenants:
         if (openid := audited.tenant.oidc) is not None:
@@ -200,7 +205,7 @@ def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
 
 
 def _require_different_claims(first: OpenId, second: OpenId) -> bool:
-    """Whether no token can satisfy both: one claim has no value that both accept."""
+    """Whether no token can satisfy both tenants, because a required claim has no common value."""
     wanted = [
         {name: {(type(value), value) for value in values} for name, values in openid.claims}
         for openid in (first, second)
@@ -228,9 +233,12 @@ def _foreign_folders(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterat
 
 
 def databases(config: Config) -> Iterator[tuple[str, Identity]]:
-    """Yield key and identity of each database: a file's inode, or server, name and schema."""
+    """Yield the key and the identity of each database.
+
+    The identity is a file's device and inode, or a server's address, database name and schema.
+    """
     for key, text, _ in _texts(config):
-        # Celery prefixes SQLAlchemy URLs with db+.
+        # Celery adds the prefix `db+` to SQLAlchemy URLs.
         url = re.sub(r"^(?:db\+)?postgres:", "postgresql:", text).removeprefix("db+")
         scheme, separator, _ = url.partition("://")
         is_database = (
@@ -244,7 +252,7 @@ def databases(config: Config) -> Iterator[tuple[str, Identity]]:
 
 
 def stores(config: Config) -> Iterator[tuple[str, Identity]]:
-    """Yield key and identity of each Redis, memcached, MongoDB or AMQP database.
+    """Yield the key and the identity of each Redis, memcached, MongoDB or AMQP database.
 
     The identity includes the key prefix, such as `CACHE_KEY_PREFIX` for `CACHE_REDIS_URL`.
     """
@@ -260,7 +268,10 @@ def stores(config: Config) -> Iterator[tuple[str, Identity]]:
 
 
 def folders(config: Config) -> Iterator[tuple[str, Path]]:
-    """Yield key and absolute path of each folder. Relative paths start at the working directory."""
+    """Yield the key and the absolute path of each folder in a configuration.
+
+    Relative paths start at the working directory.
+    """
     for key, value in config.items():
         if value and isinstance(value, str | Path) and _FOLDER_KEY.search(key):
             path = Path(value)
@@ -269,16 +280,19 @@ def folders(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def file_identity(path: Path) -> Identity:
-    """Return the device and inode of a file or folder; its real path if it does not exist."""
+    """Return the device and inode of a file or folder; the real path of a missing file."""
     try:
         status = path.stat()
-    except (OSError, ValueError):  # it does not exist, or has a NUL in its name
+    except (OSError, ValueError):  # the file does not exist, or the path has a NUL
         return (os.path.realpath(str(path).replace("\0", "")),)
     return (status.st_dev, status.st_ino)
 
 
 def _texts(config: Config) -> Iterator[tuple[str, str, Config]]:
-    """Yield key, text and enclosing mapping, down to `SQLALCHEMY_BINDS['x']['url']`."""
+    """Yield the key, the text and the enclosing mapping of each text in a configuration.
+
+    The deepest texts are values such as `SQLALCHEMY_BINDS['x']['url']`.
+    """
     for key, value in config.items():
         if not isinstance(value, Mapping):
             if text := _text(value):
@@ -306,12 +320,12 @@ def _database_identity(url: str) -> Identity | None:
             return ("sqlite", *file_identity(Path(identity[1])))
         backend, host, *rest = identity
         return (backend, _address(host), *rest)
-    except (ArgumentError, ValueError):  # an extension's own kind of URL is equal only to itself
+    except (ArgumentError, ValueError):  # a non-SQLAlchemy URL is compared as text
         return ("unknown", url)
 
 
 def _servers(scheme: str, text: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield kind, address, port and database for each server in a store's URL."""
+    """Yield the kind, address, port and database of each server in a store's URL."""
     kind, default_port, default_database = _STORE_SCHEMES[scheme]
     try:
         url = urlsplit(text)
@@ -325,12 +339,12 @@ def _servers(scheme: str, text: str) -> Iterator[tuple[str, str, str, str]]:
             part = SplitResult("", server, "", "", "")
             address = _address(part.hostname or "localhost")
             yield kind, address, str(part.port or default_port), database
-    except ValueError:  # for example, the port is not a number
+    except ValueError:  # the URL is invalid, for example in the port
         yield "unknown", text, "", ""
 
 
 def _key_prefix(key: str, siblings: Config) -> str:
-    """Return the prefix of the store's keys that is configured beside its URL."""
+    """Return the key prefix that the configuration sets beside a store's URL."""
     group = "" if "[" in key else key.partition("_")[0] + "_"
     for name, value in siblings.items():
         if (
@@ -345,11 +359,11 @@ def _key_prefix(key: str, siblings: Config) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _address(host: str) -> str:
-    """Return the first address of a host name; the name itself if it does not resolve."""
-    if host.startswith("/"):  # a socket's folder
+    """Return the lowest address of a host name; the name itself if DNS has no address."""
+    if host.startswith("/"):  # the host is the folder of a Unix socket
         return os.path.realpath(host)
     try:
         address = min(str(info[4][0]) for info in socket.getaddrinfo(host, None))
         return "localhost" if ipaddress.ip_address(address).is_loopback else address
-    except (OSError, ValueError):  # an unknown name, or not a host name
+    except (OSError, ValueError):  # the host name is unknown or invalid
         return host.lower()

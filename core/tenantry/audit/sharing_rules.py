@@ -1,6 +1,6 @@
-"""What tenants may share, and what they must not change: the rules as tables.
+"""Tables of the types that tenants may share and of the functions that tenants must not call.
 
-Looks at types only, and runs no code of theirs.
+The functions of this module inspect only types and run no code of a tenant.
 """
 
 import contextvars
@@ -41,8 +41,10 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
 }
-"""Types whose instances two apps may share, subclasses included, each with the reason. Any other
-mutable object that two apps reference is a finding."""
+"""Types → the reason why two apps may share instances of the type and of subclasses of the type.
+
+The audit reports a mutable object of another type if two apps reference the object.
+"""
 
 TypeKind = Literal[
     "immutable", "wrapper", "weakref", "class", "module", "function", "descriptor", "listeners",
@@ -50,10 +52,10 @@ TypeKind = Literal[
 ]  # fmt: skip
 """How the object graph treats the instances of a type:
 
-- immutable: not entered.
-- wrapper: cannot change itself, but can hold a mutable object, so it is entered.
-- listeners: a list of listeners that SQLAlchemy keeps. Only the listeners are entered.
-- mutable: a finding if two apps reference it.
+- immutable: the walk does not enter the object.
+- wrapper: the object cannot change but can hold a mutable object, so the walk enters the object.
+- listeners: SQLAlchemy keeps the list of listeners. The walk enters only the listeners.
+- mutable: the audit reports the object if two apps reference the object.
 """
 
 _IMMUTABLE = (
@@ -65,14 +67,21 @@ _IMMUTABLE = (
     struct.Struct, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
     ipaddress.IPv6Network, weakref.ProxyType, weakref.CallableProxyType,
 )  # fmt: skip
-"""Weak proxies are included because entering one would resolve it."""
+"""Types with instances that the walk does not enter.
+
+The table includes weak proxies, because entering a weak proxy would resolve the proxy.
+"""
 
 _WRAPPERS = (
     tuple, frozenset, types.MethodType, types.CellType, types.BuiltinFunctionType,
     types.MappingProxyType, functools.partial, operator.attrgetter, operator.itemgetter,
     operator.methodcaller, enum.Enum, contextvars.ContextVar,
 )  # fmt: skip
-"""A member of an enumeration can hold a mutable value, and a ContextVar a mutable default."""
+"""Types with instances that cannot change but can hold a mutable object.
+
+For example, an enumeration's member can have a mutable value, and a `ContextVar` can have a mutable
+default.
+"""
 
 _WRAPPERS_BY_NAME = frozenset({
     "_collections._tuplegetter", "collections._tuplegetter",
@@ -82,15 +91,21 @@ _WRAPPERS_BY_NAME = frozenset({
     "sqlalchemy.util._immutabledict_cy.immutabledict",
     "sqlalchemy.cyextension.immutabledict.immutabledict",  # SQLAlchemy 2.0
 })  # fmt: skip
-"""They reject changes, or keep what is written in a ContextVar."""
+"""Names of library types that reject changes or store changes in a `ContextVar`."""
 
 _LISTENERS = frozenset({
     "sqlalchemy.event.base._Dispatch", "sqlalchemy.event.attr._InstanceLevelDispatch",
 })  # fmt: skip
-"""SQLAlchemy shares these between all engines and pools that have no listeners."""
+"""Names of SQLAlchemy's listener collections.
+
+All engines and pools without listeners share the same collections.
+"""
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
-"""Only the functions in them are entered. In Python 3.11, a cached_property also holds a lock."""
+"""Types of descriptors. The walk enters only the functions in a descriptor.
+
+In Python 3.11, a `cached_property` also holds a lock.
+"""
 
 
 @dataclass(frozen=True)
@@ -147,15 +162,18 @@ PROCESS_FUNCTIONS = frozenset({
 """Functions that change the whole process."""
 
 LOGGER_METHODS = frozenset({"setLevel", "removeHandler", "removeFilter"})
-"""Methods that change a logger. The comparison of objects finds added handlers and
-filters."""
+"""Methods that change a logger.
+
+The set does not need `addHandler` and `addFilter`, because `shared_objects` finds added handlers
+and filters.
+"""
 
 CONTAINER_METHODS = frozenset({
     "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft",
     "insert", "intersection_update", "pop", "popitem", "popleft", "remove", "reverse",
     "setdefault", "sort", "symmetric_difference_update", "update", "__delitem__", "__setitem__",
 })  # fmt: skip
-"""Methods that change a container."""
+"""Methods that change a list, dict, set, deque or bytearray."""
 
 
 def type_kind(type_: type) -> TypeKind:  # noqa: PLR0911 - one return for each kind

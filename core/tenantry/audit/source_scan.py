@@ -1,7 +1,8 @@
-"""Finds code that can change what tenants share, before it runs.
+"""Finds lines of source code that can change what tenants share, before the code runs.
 
-Reads the source of the modules that the apps reference. Looks up each name in the module as it is
-now; calls nothing and reads no attribute of an instance, so it runs no code of a tenant.
+The scan parses the modules that the apps reference and looks up each name in the loaded module. The
+scan runs no code of a tenant, because the scan calls no function of a module and reads no attribute
+of an instance.
 """
 
 import ast
@@ -41,18 +42,18 @@ class _Issue:
 
     kind: IssueKind
     subject: str
-    """What the line changes or reads: `shop.models.last`."""
+    """The object that the line changes or reads, such as `shop.models.last`."""
     line: int
 
 
 def scan_sources(
     snapshot: ProcessSnapshot, modules: Mapping[str, frozenset[str]]
 ) -> Iterator[Finding]:
-    """Yield a finding for each such line.
+    """Yield a finding for each line of the modules that can affect other tenants.
 
     Args:
         snapshot: the process.
-        modules: tenant → the modules that its app references.
+        modules: tenant → the modules that the tenant's app references.
     """
     issues: dict[str, list[_Issue]] = {}
     users: dict[tuple[str, str], list[str]] = {}
@@ -88,7 +89,7 @@ def _finding(issue: _Issue, module: str, file: str, tenants: Sequence[str]) -> F
 def _scan(file: str, module: str, snapshot: ProcessSnapshot) -> list[_Issue]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
-    except (OSError, SyntaxError, ValueError):  # compiled code, or changed since it was loaded
+    except (OSError, SyntaxError, ValueError):  # the file is compiled code, or has changed
         return []
     scanner = _Scanner(module, tree, snapshot)
     scanner.visit(tree)
@@ -99,8 +100,9 @@ class _Scanner(ast.NodeVisitor):
     """Collects the issues of one module.
 
     Args:
-        module: its name in `sys.modules`; for a private module, any tenant's copy.
-        tree: its source.
+        module: the module's name in `sys.modules`; for a private module, the name of any tenant's
+            copy.
+        tree: the syntax tree of the module's source.
         snapshot: the process.
     """
 
@@ -140,7 +142,7 @@ class _Scanner(ast.NodeVisitor):
                 self._add_own(_constant(node.slice), node)
             self._check_change(node.value)
         elif ast.unparse(node) == "sys.modules[__name__]":
-            return  # the module itself
+            return  # `sys.modules[__name__]` is the scanned module
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -162,7 +164,7 @@ class _Scanner(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_With(self, node: ast.With) -> None:
-        """Record where `catch_warnings` restores the filters."""
+        """Record the blocks in which `warnings.catch_warnings` restores the warning filters."""
         before = self._restores_warnings
         calls = [item.context_expr for item in node.items]
         self._restores_warnings |= any(
@@ -192,7 +194,7 @@ class _Scanner(ast.NodeVisitor):
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_function  # noqa: N815 - ast's
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        """Record in which class its methods are."""
+        """Record the name of the class while visiting the methods of the class."""
         self._names.classes.append(node.name)
         self.generic_visit(node)
         self._names.classes.pop()
@@ -221,7 +223,7 @@ class _Scanner(ast.NodeVisitor):
             self._add(CHANGES_SHARED, Definition(module, container.name).label, node)
 
     def _shared_logger(self, node: ast.expr) -> str:
-        """Return a label if it is a logger, but not this module's own or a tenant's."""
+        """Return a label if the expression is a logger of another module and not of a tenant."""
         value: Any = self._names.resolve(node).value
         name = str(value.name) if issubclass(type(value), logging.Logger) else ""
         if isinstance(node, ast.Call):
@@ -236,7 +238,10 @@ class _Scanner(ast.NodeVisitor):
         return f"logger {name}"
 
     def _shared_label(self, node: ast.expr) -> str:
-        """Return the label of a module, class or function that all apps share; "" for others."""
+        """Return the label of a module, class or function that all apps share.
+
+        For other expressions, the method returns "".
+        """
         value = self._names.resolve(node).value
         if value is None or self._is_import_time():
             return ""
@@ -250,7 +255,7 @@ class _Scanner(ast.NodeVisitor):
         return Definition(module, qualified_name(value)).label if is_shared else ""
 
     def _is_import_time(self) -> bool:
-        """Whether this line of a shared module runs once, when it is imported."""
+        """Whether the current line of a shared module runs only during the module's import."""
         return self._is_shared and not self._names.locals
 
     def _add_own(self, name: str, node: ast.expr) -> None:
@@ -262,13 +267,13 @@ class _Scanner(ast.NodeVisitor):
 
 @dataclass(frozen=True)
 class _Reference:
-    """What an expression refers to. Unknown parts are empty."""
+    """The object that an expression refers to. Unknown fields are empty."""
 
     value: object = None
     module: str = ""
-    """The module that holds it, or the module itself."""
+    """The name of the module that holds the object, or of the module that is the object."""
     name: str = ""
-    """The name inside the module: `Resource.method_decorators`."""
+    """The object's name inside the module, such as `Resource.method_decorators`."""
 
     @property
     def full_name(self) -> str:
@@ -280,9 +285,9 @@ class _Names:
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         self.classes: list[str] = []
-        """The classes around the current node."""
+        """Names of the classes that enclose the current node."""
         self.locals: list[set[str]] = []
-        """The names that each function around the current node binds."""
+        """For each function that encloses the current node, the names that the function binds."""
         self._module = module
         self._globals = namespace_of(sys.modules[module])
         self._imports: dict[str, _Reference] = {}
@@ -296,11 +301,11 @@ class _Names:
                 self._assigned_attributes.add(ast.unparse(node))
 
     def imported(self, name: str) -> _Reference:
-        """Return what an import binds to a name."""
+        """Return the object that an import statement binds to a name."""
         return self._imports.get(name, _Reference())
 
     def resolve(self, node: ast.expr) -> _Reference:
-        """Return what a name or a dotted name refers to now."""
+        """Return the object that a name or dotted name refers to in the loaded module."""
         if isinstance(node, ast.Name):
             if any(node.id in names for names in self.locals):
                 return _Reference()
@@ -326,7 +331,7 @@ class _Names:
         return _Reference(None, parent.full_name, node.attr) if parent.module else _Reference()
 
     def _class_of_self(self, node: ast.Attribute) -> object:
-        """Return the class if the attribute is one of the class around a method."""
+        """Return the enclosing class if a method accesses an attribute of the class; else None."""
         text = ast.unparse(node.value)
         is_instance = text == "self" and ast.unparse(node) in self._assigned_attributes
         if len(self.classes) != 1 or is_instance or text not in ("self", *_CLASS_EXPRESSIONS):
@@ -342,7 +347,7 @@ class _Names:
         package = str(self._globals.get("__package__") or "")
         try:
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-        except ImportError:  # it fails when it runs, too
+        except ImportError:  # the import statement also fails at run time
             return
         for alias in node.names:
             value: object = sys.modules.get(f"{module}.{alias.name}")
