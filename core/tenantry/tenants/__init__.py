@@ -1,8 +1,9 @@
-"""Tenants: from a tenant file to a validated `Tenant`, and what is set for a tenant outside it.
+"""Tenants: validated tenant files, and the state that operators set for a tenant.
 
-The package runs tenant files in a process of their own (`loader`), validates what they set
-(`validation`), compares the tenants with each other (`uniqueness`), follows the folder while it
-changes (`folder`) and keeps the state that operators set (`operator_state`). It imports `endpoints`
-and the packages below, and nothing that builds or serves an app. `reload.Follower` calls it first
-when a host starts; commands go through `catalogue`.
+The package runs tenant files in a loader process (`loader`), validates the keys of tenant files
+(`validation`), compares the tenants with each other (`uniqueness`), follows changes of the tenants
+folder (`folder`) and keeps the state that operators set (`operator_state`). `tenants` imports
+`endpoints` and the packages that `endpoints` may import, but no package that builds or serves an
+app. When a host starts, `reload.Follower` is the first caller of `tenants`; commands read tenants
+through `catalogue`.
 """

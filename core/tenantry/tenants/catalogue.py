@@ -1,7 +1,7 @@
-"""The catalogue: what the tenants folder says, as a set. It builds nothing and serves nothing.
+"""The catalogue: all tenants of the tenants folder. The catalogue builds and serves no app.
 
-Commands read the folder through this module: one tenant by name, or all of them. A function that
-runs tenant files starts a loader process, and ends it before it returns.
+Commands read one tenant or all tenants through the catalogue. A catalogue function that runs tenant
+files starts a loader process, and ends the loader process before the function returns.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,12 +24,12 @@ from tenantry.tenants.validation import (
 )
 
 CONFLICTS_SHOWN = 8
-"""Maximum number of conflicts in one rejection. A prefix can be above those of 10,000 tenants."""
+"""Maximum number of conflicts in one rejection. One prefix can conflict with 10,000 tenants."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """One look at the tenants folder. Every file is in exactly one of the three."""
+    """One scan of the tenants folder: each tenant file is accepted, rejected or disabled."""
 
     tenants: tuple[Tenant, ...] = ()
     rejected: tuple[RejectedTenant, ...] = ()
@@ -44,12 +44,12 @@ class Catalogue:
 def scan_tenants(
     settings: HostSettings, *, rank: Callable[[Tenant], int] = lambda _: 0
 ) -> Catalogue:
-    """Validate every tenant file that this host serves, and compare the tenants with each other.
+    """Validate every tenant file that the host serves, and compare the tenants with each other.
 
     Args:
         settings: the host's settings.
-        rank: of two tenants in conflict, the one with the lower rank is accepted, else the first
-            in name order.
+        rank: of two tenants in conflict, the tenant with the lower rank is accepted; at equal rank,
+            the first tenant in name order.
 
     Raises:
         TenantryError: the folder cannot be read.
@@ -68,7 +68,8 @@ def _catalogue(results: Sequence[ValidationResult], rank: Callable[[Tenant], int
     valid = [result for result in results if isinstance(result, Tenant)]
     rejected = [result for result in results if isinstance(result, RejectedTenant)]
     accepted = AcceptedTenants()
-    for tenant in sorted(valid, key=rank):  # stable: within a rank, the order of names
+    # The sort is stable: tenants of equal rank stay in name order.
+    for tenant in sorted(valid, key=rank):
         if conflicts := accepted.conflicts(tenant):
             rejected.append(rejection_of(tenant, conflicts))
         else:
@@ -85,24 +86,24 @@ def _catalogue(results: Sequence[ValidationResult], rank: Callable[[Tenant], int
 
 
 def rejection_of(tenant: Tenant, conflicts: Iterable[Conflict]) -> RejectedTenant:
-    """Return the rejection of a tenant that conflicts with accepted ones."""
+    """Return the rejection of a tenant that conflicts with accepted tenants."""
     problems = tuple(conflict.problem for conflict in conflicts)[:CONFLICTS_SHOWN]
     return RejectedTenant(tenant.name, tenant.url_prefix, problems, tenant.digest)
 
 
 def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -> RejectedTenant:
-    """Remove the prefix if an accepted tenant is at, above or below it."""
+    """Remove a rejected tenant's prefix if the prefix overlaps with that of an accepted tenant."""
     if rejected.prefix is None or accepted.is_free(rejected.prefix):
         return rejected
     return replace(rejected, prefix=None)
 
 
 def load_tenant(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
-    """Return one tenant, enabled or not, and the values that its file sets.
+    """Return one tenant, enabled or disabled, and the values that the tenant file sets.
 
     Raises:
         UnknownTenantError: the tenant has no file.
-        TenantFileError: the file is rejected.
+        TenantFileError: the tenant file is rejected.
     """
     check_tenant_exists(settings, name)
     with Loader(data_dir=settings.data_dir) as loader:
@@ -114,7 +115,7 @@ def check_tenant_exists(settings: HostSettings, name: str) -> None:
     """Check that a tenant has a file, valid or not.
 
     Raises:
-        UnknownTenantError: it has none.
+        UnknownTenantError: the tenant has no file.
     """
     names = [path.stem for path in tenant_files(settings.tenants_dir)]
     if name not in names:

@@ -1,7 +1,7 @@
-"""`CLIENTS` of a tenant file: who may use the tenant, and the hashes of their keys.
+"""`CLIENTS` of a tenant file: the clients of a tenant, and the hashes of their keys.
 
-`parse_clients` returns a frozen value, or raises with everything that is wrong. No text contains a
-key.
+`parse_clients` returns a frozen value, or raises with every problem of `CLIENTS`. No error message
+contains a client key.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from typing import Any
 from tenantry.tenants.problems import ProblemCollector, suggestion
 
 KEY_PREFIX = "tenantry_"
-"""Begins each key that we create, so that secret scanners find a key that was committed."""
+"""Prefix of each generated client key, by which secret scanners find a committed key."""
 
 KEY_BYTES = 32
-"""Randomness of a key: 256 bits."""
+"""Random bytes in a client key: 256 bits."""
 
 CLIENTS_LIMIT = 500
-"""Each key adds a comparison of 0.2 µs to every request. For a longer list, use `OIDC`."""
+"""Maximum number of client keys: each adds 0.2 µs to every request. More clients need `OIDC`."""
 
 KEYS_LIMIT = 5
-"""Maximum number of keys of one client: the new one, the old one and a few spare ones."""
+"""Maximum number of keys of one client: a new key, an old key and a few spare keys."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# Without a colon, because `oidc:` begins the names of clients that have a token.
+# A client name has no colon, because `oidc:` begins the names of clients that have a token.
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 _NAME_RULE = (
@@ -46,16 +46,16 @@ def new_client_key() -> str:
 
 
 def key_digest(key: bytes) -> bytes:
-    """Return the SHA-256 of a key, which is all that a tenant file contains of it.
+    """Return the SHA-256 of a client key. A tenant file contains the hash, never the key.
 
-    A slow password hash would add 100 ms to every request, and would not protect better: nobody
-    can guess 256 random bits.
+    A slow password hash would add 100 ms to every request without better protection, because the
+    256 random bits of a client key cannot be guessed.
     """
     return hashlib.sha256(key).digest()
 
 
 def hash_client_key(key: str) -> str:
-    """Return a key in the form of a tenant file: `sha256:…`."""
+    """Return a client key's hash as a tenant file contains it: `sha256:…`."""
     return _file_form(key_digest(key.encode()))
 
 
@@ -70,14 +70,15 @@ class Client:
     name: str
     digests: tuple[bytes, ...]
     endpoints: tuple[str, ...] | None = None
-    """The endpoints that it may use, as `BLUEPRINTS` names them. None means all."""
+    """The endpoints that the client may use, by their names in `BLUEPRINTS`. None means all
+    endpoints."""
     methods: tuple[str, ...] | None = None
-    """The HTTP methods that it may use. None means all."""
+    """The HTTP methods that the client may use. None means all methods."""
     expires: datetime | None = None
     """When the client's access ends. Timezone-aware."""
 
     def to_config(self) -> dict[str, Any]:
-        """Return the entry in the form of a tenant file."""
+        """Return the `CLIENTS` entry as a tenant file contains it."""
         limits = {
             "endpoints": None if self.endpoints is None else list(self.endpoints),
             "methods": None if self.methods is None else list(self.methods),
@@ -94,29 +95,29 @@ class Clients:
     all: tuple[Client, ...]
 
     def to_config(self) -> dict[str, Any]:
-        """Return the clients in the form of a tenant file."""
+        """Return `CLIENTS` as a tenant file contains it."""
         return {client.name: client.to_config() for client in self.all}
 
 
 def is_client_name(value: object) -> bool:
-    """Whether a client can have this name."""
+    """Whether a text is a valid client name."""
     return isinstance(value, str) and _CLIENT_NAME.fullmatch(value) is not None
 
 
 def check_client_name(value: str) -> str:
-    """Return a valid client name."""
+    """Return the client name, or raise ValueError if the name is invalid."""
     if not is_client_name(value):
         raise ValueError(_NAME_RULE)
     return value
 
 
 def parse_clients(value: object, tenant: str, endpoints: Sequence[str] | None) -> Clients | None:
-    """Return the clients of a tenant; None if it is open.
+    """Return the clients of a tenant; None if the tenant is open to everyone.
 
     Args:
-        value: `CLIENTS` of the file.
+        value: `CLIENTS` of the tenant file.
         tenant: the tenant's name, for the commands in error messages.
-        endpoints: its `BLUEPRINTS`; None if they are invalid.
+        endpoints: the tenant's `BLUEPRINTS`; None if `BLUEPRINTS` is invalid.
     """
     if value is None:
         return None
@@ -177,7 +178,7 @@ def _parse_client(name: str, tenant: str, endpoints: Sequence[str] | None, entry
 
 
 def _parse_list(value: Sequence[object], parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """Return the parsed items, each once, or raise with the problems of all of them."""
+    """Return the parsed items without duplicates, or raise with the problems of all items."""
     problems = ProblemCollector()
     items = [problems.parse(f"[{place}]", parse, item) for place, item in enumerate(value)]
     problems.raise_if_any()
@@ -224,7 +225,7 @@ def _parse_expiry(value: object) -> datetime:
             aware = moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
             return aware.astimezone(UTC)
     except (ValueError, OverflowError):
-        pass  # the error below describes it
+        pass  # The ValueError at the end of the function describes the invalid value.
     raise ValueError(
         "expected a date like '2027-01-31' (valid to its end, UTC) or a date and time like "
         "'2027-01-31T12:00+01:00'"

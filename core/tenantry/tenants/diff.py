@@ -1,9 +1,10 @@
-"""What a changed tenants folder would change: descriptions of tenants, and how two sets differ.
+"""Descriptions of tenants, and the differences between two sets of descriptions.
 
 `tenantry plan` compares the folder with what a host serves, or with a saved snapshot.
 
-A description contains no secret. It has a fingerprint of each, which shows whether the secret has
-changed, but not what it is. Compare only descriptions that were made with the same random `salt`.
+A description contains no secret. A description has a fingerprint of each secret, which shows only
+whether the secret has changed. Compare only descriptions that were made with the same random
+`salt`.
 """
 
 import hashlib
@@ -23,10 +24,10 @@ from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import prefix_conflict
 
 Description = Mapping[str, Any]
-"""`{"prefix", "endpoints", "keys": {KEY: text}}`, ready for JSON."""
+"""A tenant's description, ready for JSON: `{"prefix", "endpoints", "keys": {KEY: text}}`."""
 
 Routes = Callable[[Sequence[str]], Sequence[str]]
-"""Returns the routes of a tenant with these endpoints, without its prefix: `GET /images/`."""
+"""Returns the routes of the given endpoints, without the tenant's prefix: `GET /images/`."""
 
 _KEYS_WITH_A_LINE_OF_THEIR_OWN = ("URL_PREFIX", "BLUEPRINTS")
 
@@ -37,11 +38,12 @@ class Change:
 
     tenant: str
     what: str
-    """`added`, `removed`, `stays`, `prefix`, `database`, `key`, `endpoint` or `route`."""
+    """What differs: `added`, `removed`, `stays`, `prefix`, `database`, `key`, `endpoint` or
+    `route`."""
     text: str
 
     def __str__(self) -> str:
-        """Return a line: `~ acme: …`."""
+        """Return the difference as a line of text: `~ acme: …`."""
         sign = {"added": "+", "removed": "-"}.get(self.what, "~")
         return f"{sign} {self.tenant}: {self.text}"
 
@@ -80,13 +82,14 @@ def compare(
     routes: Routes,
     rejected: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Change]:
-    """Return what changes between two sets of tenants, by name.
+    """Return the differences between two sets of tenants, sorted by tenant name.
 
     Args:
-        old: name → description.
-        new: name → description.
-        routes: returns the routes of endpoints.
-        rejected: tenants whose newest file is not served, and why. An old one stays as it is.
+        old: tenant name → description before the change.
+        new: tenant name → description after the change.
+        routes: returns the routes of the given endpoints.
+        rejected: tenants whose newest file is not served, and the reasons. The tenant's old version
+            stays served.
     """
     changes: list[Change] = []
     for name in sorted(old.keys() | new.keys()):
@@ -130,10 +133,10 @@ def _only_in(
 def find_blocked_moves(
     old: Mapping[str, Description], new: Mapping[str, Description], rejected: Collection[str]
 ) -> dict[str, str]:
-    """Return the tenants that cannot move to their new prefix, by name, and why.
+    """Return the tenants that cannot move to their new prefix: tenant name → reason.
 
-    A host moves one tenant after another, each to a prefix that is free by then. A tenant whose
-    newest file is rejected keeps its prefix. Two tenants that swap prefixes block each other.
+    A host moves tenants one by one, each to a prefix that no tenant has at that moment. A tenant
+    whose newest file is rejected keeps its prefix. Two tenants that swap prefixes block each other.
     """
     current = {name: old[name]["prefix"] for name in old if name in new or name in rejected}
     moving = {
@@ -155,10 +158,10 @@ def find_blocked_moves(
 
 
 def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
-    """Write descriptions to a file (mode 0600), completely or not at all.
+    """Write descriptions to a snapshot file (mode 0600), completely or not at all.
 
-    Short secrets can be guessed from their fingerprints and the salt, so only the file's owner may
-    read it.
+    Short secrets can be guessed from their fingerprints and the salt, so only the owner of the
+    snapshot file may read the file.
 
     Raises:
         TenantryError: the file cannot be written.
@@ -186,7 +189,7 @@ def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
         salt, tenants = str(document["salt"]), dict(document["tenants"])
-        compare(tenants, tenants, lambda _: ())  # fails if a description is malformed
+        compare(tenants, tenants, lambda _: ())  # `compare` fails if a description is malformed.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(
             f"{path} is not a snapshot; create one with: tenantry plan --save FILE."

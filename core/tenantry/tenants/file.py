@@ -1,6 +1,6 @@
-"""Tenant files on disk: which files they are, whether they are safe to read, and their content.
+"""Tenant files on disk: their paths, their content, and whether a file is safe to read.
 
-Nothing here runs a file. `loader` does that.
+`tenants.file` only reads tenant files; `loader` runs tenant files.
 """
 
 import fcntl
@@ -17,16 +17,17 @@ from typing import NoReturn
 from tenantry.errors import Problem, TenantFileError
 
 FILE_LIMIT_BYTES = 1 << 20
-"""Maximum size of a tenant file. A usual one has 1 KiB, and 1 MiB takes a millisecond to read."""
+"""Maximum size of a tenant file. A usual file has 1 KiB; a file of 1 MiB is read in 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """The content of one tenant file, or why it cannot be read."""
+    """The content of one tenant file, or the error that makes the file unreadable."""
 
     path: Path
     digest: str = ""
-    """SHA-256 of the source or of the error, in hexadecimal. Empty if not read yet."""
+    """SHA-256 of the source or of the error, in hexadecimal. Empty while the file has not been
+    read."""
     source: bytes = b""
     error: TenantFileError | None = None
 
@@ -43,12 +44,12 @@ def list_tenant_files(folder: Path) -> list[Path]:
 
 
 def is_tenant_file_name(name: str) -> bool:
-    """Whether a file of this name in the tenants folder is a tenant."""
+    """Whether a file name in the tenants folder is the name of a tenant file."""
     return name.endswith(".py") and name[0] not in "._"
 
 
 def read_content(path: Path) -> FileContent:
-    """Return a tenant file's current content, or why it cannot be read."""
+    """Return a tenant file's current content, or the error that makes the file unreadable."""
     try:
         source = read_tenant_file(path)
     except TenantFileError as error:
@@ -62,11 +63,11 @@ def content_digest(source: bytes) -> str:
 
 
 def read_tenant_file(path: Path) -> bytes:
-    """Return the bytes of a tenant file. Never blocks on a FIFO or a device.
+    """Return the bytes of a tenant file. Reading never blocks on a FIFO or a device.
 
     Raises:
-        TenantFileError: the path is not a regular file inside its folder, the file is over 1 MiB
-            or unreadable, or every user can write to the file or its folder.
+        TenantFileError: the path is not a regular file inside the tenants folder, the file is over
+            1 MiB or unreadable, or every user can write to the file or the folder.
     """
     try:
         if not Path(os.path.realpath(path, strict=True)).is_relative_to(path.parent.resolve()):
@@ -110,10 +111,10 @@ def _reject(path: Path, text: str) -> NoReturn:
 
 
 def is_open_for_writing(path: str) -> bool:
-    """Whether a process has the file open for writing. Thread-safe.
+    """Whether a process has a file open for writing. Thread-safe.
 
-    A writer can pause in the middle of a file, where the first half is a valid file. False if it
-    cannot be known: the file belongs to another user, or its file system has no leases.
+    A writer can pause in the middle of a tenant file whose first half is a valid tenant file. The
+    result is False if the file belongs to another user, or if the file system has no leases.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -121,8 +122,9 @@ def is_open_for_writing(path: str) -> bool:
         return False
     try:
         # The kernel denies a read lease while a writer has the file open. If a writer opens the
-        # file during the few microseconds of the lease, it waits, and the kernel signals this
-        # process. The default signal, SIGIO, would end the process; SIGURG is ignored.
+        # file during the few microseconds of the lease, the writer waits, and the kernel signals
+        # the process that holds the lease. The default signal, SIGIO, would end the process; SIGURG
+        # is ignored.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked process can share the lease
@@ -136,7 +138,7 @@ def is_open_for_writing(path: str) -> bool:
 
 
 def display_path(path: Path) -> str:
-    """Return a path as an operator would type it: relative if it is below the current folder."""
+    """Return a path for messages: relative if the path is inside the current folder."""
     is_below = path.absolute().is_relative_to(Path.cwd())
     return printable(os.path.relpath(path) if is_below else str(path))
 

@@ -1,7 +1,8 @@
-"""The tenants folder while it changes: which files have new content, and which are gone.
+"""Changes of the tenants folder: tenant files with new content, and removed tenant files.
 
-Content decides. A time stamp only tells which files to read again. Content counts once it is
-stable, because 48 % of all truncations of a tenant file still compile.
+A file has changed if its content has. A time stamp only tells which files to read again. New
+content is reported once the content is stable, because 48 % of all truncations of a tenant file
+still compile.
 """
 
 import contextlib
@@ -25,18 +26,19 @@ SETTLE_S = 0.1
 """Time between the two equal reads that make content stable. Editors and `cp` write faster."""
 
 WRITER_PATIENCE_S = 5.0
-"""How long stable content waits for a process that has the file open for writing. A writer that
-pauses for longer, or never closes the file, has its content served as it is."""
+"""How long stable content waits for a process that has the file open for writing. If a writer
+pauses for longer or never closes the file, the host serves the content that is in the file."""
 
 REMOVAL_S = 0.5
-"""How long a file must be gone. A tool that deletes a file and writes it again takes less."""
+"""Time until a missing file is reported as removed. Tools that delete and rewrite a file are
+faster."""
 
 RECENT_S = 2.0
-"""For how long after its time stamp has changed a file is read at every look. Two changes can have
-the same time stamp, whose resolution is 4 ms (ext4) to 2 s (FAT)."""
+"""Time after a change of a file's time stamp during which every scan reads the file. Two changes
+can have the same time stamp, because time stamps have a resolution of 4 ms (ext4) to 2 s (FAT)."""
 
 CHECK_S = 0.5
-"""Time between two complete looks while the folder's time stamp is that recent."""
+"""Time between two complete scans during `RECENT_S` after the folder's time stamp has changed."""
 
 _IS_ANOTHER_FOLDER = (
     "the folder is empty and is not the same folder as before (a volume that is not mounted?). All "
@@ -46,27 +48,30 @@ _IS_ANOTHER_FOLDER = (
 
 @dataclass
 class FolderChanges:
-    """What one look at the folder found, compared with the looks before."""
+    """What one scan of the tenants folder found, compared with earlier scans."""
 
     changed: list[FileContent] = field(default_factory=list)
     appeared: list[str] = field(default_factory=list)
-    """New names. Their content may not be stable yet."""
+    """New tenant names. The content of a new file may not be stable yet."""
     removed: list[str] = field(default_factory=list)
     is_settled: bool = True
-    """False if some content is not stable yet. Then look again after `SETTLE_S`."""
+    """False if some content is not stable yet. If False, the caller scans again after
+    `SETTLE_S`."""
 
 
 @dataclass(slots=True)
 class _File:
-    """What is remembered of one file."""
+    """What the scans remember about one tenant file."""
 
     signature: int
     signature_since_s: float
-    """When the signature was first seen. A file server's clock can be wrong, so it is ours."""
+    """When a scan first saw the signature, by the host's clock. A file server's clock can be
+    wrong."""
     is_quiet: bool = False
-    """The file was read when its time stamp was no longer recent, so a look need not read it."""
+    """Whether the file was read after its time stamp was no longer recent, so scans skip the
+    file."""
     digest: str = ""
-    """Of the content that was reported last."""
+    """Digest of the content that was reported last."""
     candidate: str = ""
     """Digest of content that is not stable yet."""
     candidate_since_s: float = 0.0
@@ -74,13 +79,13 @@ class _File:
 
 
 class TenantsFolder:
-    """Remembers what it has reported of a folder, and reports what is new. Use it from one thread.
+    """Reports changes of the tenants folder since the last report. Not thread-safe.
 
     Args:
-        path: the folder. It may vanish and come back.
-        only: names to follow, as if no other file existed. Empty means all.
-        clock: seconds, to measure time spans.
-        wall_clock: seconds since the epoch, to compare with time stamps of files.
+        path: the tenants folder, which may vanish and come back.
+        only: names of the tenants to follow. Empty means all tenants.
+        clock: returns seconds, to measure time spans.
+        wall_clock: returns seconds since the epoch, to compare with time stamps of files.
     """
 
     def __init__(
@@ -96,40 +101,41 @@ class TenantsFolder:
         self._clock = clock
         self._wall_clock = wall_clock
         self._files: dict[str, _File] = {}
-        self._restless: set[str] = set()  # names to read at every look
+        self._restless: set[str] = set()  # names of files to read at every scan
         self._gone: set[str] = set()  # missing names that are not reported as removed yet
         self._round_robin = RoundRobin()
         self._has_links = False
-        self._signature = 0  # of the folder itself
+        self._signature = 0  # signature of the tenants folder itself
         self._signature_since_s = -math.inf
         self._checked_s = -math.inf
-        self._identity: tuple[int, int] | None = None  # of the folder that last had files
+        # device and inode of the folder that last had files
+        self._identity: tuple[int, int] | None = None
         self._is_first_look = True
 
     def __len__(self) -> int:
-        """Return the number of files."""
+        """Return the number of known tenant files."""
         return len(self._files)
 
     @property
     def has_links(self) -> bool:
-        """Whether a file has another name elsewhere. A change there does not touch the folder."""
+        """Whether a tenant file is a link, so that a change may not touch the tenants folder."""
         return self._has_links
 
     def is_missing(self, name: str) -> bool:
-        """Whether a file is gone, but can still come back before it is reported as removed."""
+        """Whether a file is missing, but is not reported as removed yet."""
         return name in self._gone
 
     def look(self, share: float = 1.0) -> FolderChanges:
-        """Compare the folder with what was reported before.
+        """Compare the tenants folder with the changes that were reported before.
 
         Args:
-            share: the part of the files to look at (0 to 1), by round robin. If the folder itself
-                has changed (a file came, went or was replaced), it looks at all of them. It always
-                looks at files whose content is not stable yet.
+            share: the part of the files to scan (0 to 1), by round robin. If the folder itself has
+                changed (a file came, went or was replaced), the scan covers all files. Every scan
+                covers the files whose content is not stable yet.
 
         Raises:
-            OSError: the folder cannot be read, or an empty folder has taken its place, such as a
-                mount point without its volume. Nothing counts as removed then.
+            OSError: the folder cannot be read, or an empty folder, such as a mount point without
+                its volume, has replaced the tenants folder. The error reports no tenant as removed.
         """
         changes = FolderChanges()
         if self._has_changed() or share >= 1:
@@ -138,7 +144,7 @@ class TenantsFolder:
         else:
             names = self._restless.union(self._round_robin.take(self._files, share)) - self._gone
         for name in names:
-            with contextlib.suppress(OSError):  # the next look resolves the path again
+            with contextlib.suppress(OSError):  # The next scan resolves the path again.
                 self._look_at(name, changes)
         for name in list(self._gone):
             self._note_missing(name, changes)
@@ -149,13 +155,14 @@ class TenantsFolder:
         """Remember the digest of a file that was reported without having been read."""
         file = self._files.get(name)
         if file is not None and not file.digest:
-            # If a look has found the file changed since, it stays restless: the digest may be old.
+            # If a scan has found a newer change, the file stays restless, because the digest may be
+            # old.
             file.digest, file.is_quiet = digest, file.is_quiet and is_readable
             if not is_readable:
                 self._restless.add(name)
 
     def _has_changed(self) -> bool:
-        """Whether files may have come, gone or been replaced since the last complete look."""
+        """Whether files may have come, gone or been replaced since the last complete scan."""
         info, now = self.path.stat(), self._clock()
         signature = _signature(info)
         if signature != self._signature:
@@ -168,7 +175,8 @@ class TenantsFolder:
         return True
 
     def _names(self) -> set[str]:
-        # Before the scan: if the folder is replaced in between, the next look notices.
+        # The signature is read before the scan, so that the next scan notices a folder replaced
+        # meanwhile.
         info = self.path.stat()
         with os.scandir(self.path) as entries:
             names, links = set(), False
@@ -181,7 +189,7 @@ class TenantsFolder:
         if names:
             self._identity = info.st_dev, info.st_ino
         elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
-            self._signature = 0  # the next look is complete
+            self._signature = 0  # A signature of 0 makes the next scan complete.
             raise OSError(errno.ENODEV, _IS_ANOTHER_FOLDER)
         return names
 
@@ -195,8 +203,8 @@ class TenantsFolder:
         else:
             file = self._files[name] = _File(signature, self._clock())
             changes.appeared.append(name)
-            # At start, most files are old. They are read when they are validated: to read 10,000
-            # of them here would delay every request for seconds.
+            # When a host starts, old files are read only when they are validated, because reading
+            # 10,000 files during the scan would delay every request for seconds.
             is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
             if self._is_first_look and is_old:
                 file.is_quiet = True
@@ -210,7 +218,8 @@ class TenantsFolder:
             file.signature, file.signature_since_s, file.is_quiet = signature, now, False
         if content.digest == file.digest:
             file.candidate = ""
-            # An unreadable file can become readable without a change of its own: its folder's mode.
+            # An unreadable file can become readable without changing, through the mode of its
+            # folder.
             file.is_quiet = content.error is None and now - file.signature_since_s >= RECENT_S
         elif file.candidate != content.digest:
             file.candidate, file.candidate_since_s, file.is_quiet = content.digest, now, False
@@ -228,14 +237,15 @@ class TenantsFolder:
         return unchanged_s >= WRITER_PATIENCE_S or not is_open_for_writing(f"{self.path}/{name}.py")
 
     def _stat(self, name: str) -> tuple[int, float]:
-        """Return the signature of a file, and when it changed (seconds since the epoch)."""
+        """Return a file's signature, and the time of its last change (seconds since the epoch)."""
         try:
-            # A string, because a `Path` for each of 10,000 files costs 20 ms per look.
+            # A string, because a `Path` for each of 10,000 files costs 20 ms per scan.
             info = os.stat(f"{self.path}/{name}.py")  # noqa: PTH116
         except OSError:
             return 0, 0.0
         self._has_links = self._has_links or info.st_nlink > 1
-        return _signature(info), info.st_ctime  # a tool that copies a file can set st_mtime
+        # The change time, because a tool that copies a file can set st_mtime.
+        return _signature(info), info.st_ctime
 
     def _note_missing(self, name: str, changes: FolderChanges) -> None:
         file, now = self._files[name], self._clock()
@@ -251,5 +261,5 @@ class TenantsFolder:
 
 
 def _signature(info: os.stat_result) -> int:
-    """Return a number that changes when the content does, unless both have the same time stamp."""
+    """Return a number that changes with a file's content, unless the time stamp stays the same."""
     return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode))

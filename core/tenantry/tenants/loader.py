@@ -1,7 +1,7 @@
-"""Runs tenant files in a separate process and returns their values, or the reasons why not.
+"""Runs tenant files in a separate process and returns their values, or the reasons for a failure.
 
-No code of a tenant file runs in this process. The loader process (`loader_child.py`) gets the
-file's bytes, runs them in a fork of its own and returns plain data.
+No code of a tenant file runs in the process that serves requests. The loader process
+(`loader_child.py`) receives the file's bytes, runs the bytes in a new fork and returns plain data.
 """
 
 import json
@@ -21,17 +21,19 @@ from tenantry.tenants.loader_child import read_frame, write_frame
 from tenantry.tenants.plain_data import untag
 
 RUN_TIMEOUT_S = 5.0
-"""How long a file can run. A usual one takes 1 ms; importing a large library takes under 2 s."""
+"""Time limit for running a tenant file. A usual file takes 1 ms; importing a large library, up to 2
+s."""
 
 RUN_MEMORY_BYTES = 512 << 20
-"""Address space of the process that runs a file. It is enough for imports, and too little to
-exhaust the machine's memory."""
+"""Address space of the process that runs a tenant file. The limit is enough for imports, and too
+small to exhaust the machine's memory."""
 
 ANSWER_GRACE_S = 5.0
-"""How much longer than the file the loader process can take. It starts and forks in 0.1 s."""
+"""Time that the loader process can take in addition to the file. Starting and forking take 0.1
+s."""
 
 MESSAGE_LIMIT_CHARS = 1000
-"""Length of a file's own exception message: a list of places fits, a dump of data does not."""
+"""Maximum length of a message that a tenant file raises: enough for a list of problems."""
 
 _SETTINGS_ONLY = "a tenant file must only set names."
 
@@ -48,21 +50,21 @@ class LoadedFile:
 
     name: str
     file: str
-    """The file's path, as messages show it."""
+    """The file's path in messages."""
     digest: str
     """SHA-256 of the bytes that were run, in hexadecimal."""
-    values: dict[str, Any] = field(repr=False)  # secrets are among them
+    values: dict[str, Any] = field(repr=False)  # The values include secrets.
     problems: tuple[Problem, ...] = ()
-    """Values that are not plain data, and what the file did to its process."""
+    """Problems: values that are not plain data, and changes that the file made to its process."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What `secret(…)` returned to the file. It must not be shown in any value."""
+    """The secrets that `secret(…)` returned to the file. No message may show a secret."""
 
 
 class Loader:
-    """Owns the loader process, from the first `load` to `close`. Use it from one thread.
+    """Owns the loader process, from the first `load` to `close`. Not thread-safe.
 
-    It loads any number of files, one at a time. When a file kills or blocks the loader process,
-    that file is rejected, and the next one gets a new process.
+    The loader loads any number of tenant files, one at a time. A file that kills or blocks the
+    loader process is rejected, and the next file gets a new loader process.
     """
 
     def __init__(self, *, timeout_s: float = RUN_TIMEOUT_S, data_dir: Path | None = None) -> None:
@@ -95,17 +97,17 @@ class Loader:
     def load(
         self, path: Path, source: bytes | None = None, timeout_s: float | None = None
     ) -> LoadedFile:
-        """Run the tenant file at `path`, and read it first unless its content is given.
+        """Run the tenant file at `path`, and return the names and values that the file sets.
 
         Args:
-            path: the file.
-            source: its content.
+            path: the tenant file.
+            source: the file's content; None to read the file.
             timeout_s: seconds that the file can run, if different from the loader's.
 
         Raises:
             TenantFileTimeoutError: the file did not finish in time.
-            TenantFileError: the file cannot be read, every user can write to it, or it did not run
-                to its end. What else is wrong is in the result's `problems`.
+            TenantFileError: the file cannot be read, every user can write to it, or the file did
+                not run to its end. The result's `problems` has every other problem of the file.
         """
         file = display_path(path)
         if source is None:
@@ -134,7 +136,9 @@ class Loader:
         except BrokenPipeError:
             payload = None
         except BaseException:
-            self.close()  # otherwise, the next file would get the answer to this request
+            # A reused loader process would answer the next request with the result of the failed
+            # request.
+            self.close()
             raise
         if payload is None:
             self.close()
@@ -200,7 +204,7 @@ _LOADER_BROKEN = (
 
 
 def _failure(file: str, answer: dict[str, Any]) -> Problem | None:
-    """Return why the file did not run to its end; None if it did."""
+    """Return why the tenant file did not run to its end; None if the file did."""
     if "values" in answer:
         return None
     if "error" in answer:
@@ -221,7 +225,7 @@ def _failure(file: str, answer: dict[str, Any]) -> Problem | None:
 def _exception_text(kind: str, message: str) -> str:
     text = _one_line(message)
     if kind == "SecretError":
-        return text  # it already contains the remedy
+        return text  # The text of a secret error already contains the remedy.
     if kind == "MemoryError":
         return f"needs more than {RUN_MEMORY_BYTES >> 20} MiB; {_SETTINGS_ONLY}"
     if kind in ("SyntaxError", "IndentationError", "TabError"):

@@ -1,12 +1,13 @@
-"""The loader process: runs tenant files, each in a fork of its own, and returns plain data.
+"""The loader process: runs each tenant file in a new fork, and returns plain data.
 
-`loader.Loader` runs this file by path in a new process. It must start fast, so it imports only
-small parts of the standard library.
+`loader.Loader` runs `loader_child.py` by path in a new process. The loader process must start fast,
+so `loader_child.py` imports only small parts of the standard library.
 
-The two processes exchange frames over stdin and stdout: four bytes of length (big-endian), then
-JSON. A request is two frames: its parameters, then the file's bytes. Because each file runs in a
-fork, what it does to its process cannot reach the next file. `app.trial_build` sends its request in
-the same frame; `read_frame` and `write_frame` are public for it and for `loader`.
+The host and the loader process exchange frames over stdin and stdout: four bytes of length
+(big-endian), then JSON. A request is two frames: the parameters, then the tenant file's bytes.
+Because each tenant file runs in a new fork, a change that one file makes to its process cannot
+reach the next file. `app.trial_build` uses the same frames; `read_frame` and `write_frame` are
+public for `app.trial_build` and `loader`.
 """
 
 from __future__ import annotations
@@ -25,30 +26,29 @@ import warnings
 from contextlib import suppress
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing typing would take a third of the start
+if TYPE_CHECKING:  # Importing typing would take a third of the loader process's start time.
     from typing import Any
 
 RESULT_LIMIT_BYTES = 16 << 20
-"""Maximum size of a file's values. A file of at most 1 MiB that returns more does not
-compute settings."""
+"""Maximum size of a tenant file's values in bytes. Settings need less."""
 
 DEPTH_LIMIT = 50
-"""Nesting of containers. A value that is nested deeper, or contains itself, is rejected."""
+"""Maximum nesting of containers in a value. A deeper or recursive value is rejected."""
 
 PLAIN_SCALARS = frozenset({"bytes", "datetime", "decimal", "path", "timedelta"})
-"""The types that a tenant file can use besides JSON's own and containers."""
+"""The types of values that a tenant file can use in addition to JSON types and containers."""
 
 _LENGTH = struct.Struct(">I")
 
 
 def read_frame(fd: int) -> bytes | None:
-    """Return the next frame of `fd`; None if the stream ends before or within it."""
+    """Return the next frame of `fd`; None if the stream ends before or within the frame."""
     head = _read_exactly(fd, _LENGTH.size)
     return None if head is None else _read_exactly(fd, _LENGTH.unpack(head)[0])
 
 
 def write_frame(fd: int, payload: bytes) -> None:
-    """Write one frame. Raises OSError if the other end is closed."""
+    """Write one frame to `fd`. Raises OSError if the reader has closed the pipe."""
     _write(fd, _LENGTH.pack(len(payload)) + payload)
 
 
@@ -70,7 +70,7 @@ def _write(fd: int, payload: bytes) -> None:
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
+    """Answer requests to run tenant files until stdin ends."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -81,7 +81,8 @@ def main() -> None:
     sys.path[:] = dict.fromkeys([*json.loads(first)["sys_path"], *sys.path])
     import tenantry.tenants.plain_data  # noqa: F401, PLC0415 - once, for all forks
 
-    gc.disable()  # a collection in a fork would copy every page that it shares
+    # A garbage collection in a fork would copy every memory page that the fork shares.
+    gc.disable()
     while (head := read_frame(requests)) is not None:
         source = read_frame(requests)
         if source is None:
@@ -108,9 +109,10 @@ def _run_in_fork(request: dict[str, Any], source: bytes, private: tuple[int, int
 
 
 def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
-    """Return the fork's result, or how the fork ended without one."""
+    """Return the fork's result, or how the fork ended without a result."""
     deadline = time.monotonic() + timeout_s
-    data = bytearray()  # grows in place: joining bytes took seconds for a result of 16 MiB
+    # A bytearray grows in place; joining bytes took seconds for a result of 16 MiB.
+    data = bytearray()
     while (left_s := deadline - time.monotonic()) > 0 and len(data) <= RESULT_LIMIT_BYTES:
         if select.select([fd], [], [], left_s)[0]:
             part = os.read(fd, 1 << 20)
@@ -119,8 +121,9 @@ def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
             data += part
     else:
         left_s = 0.0
-    # The fork has finished, hangs, or has closed its pipe. If it has ended, its exit status stays.
-    with suppress(ProcessLookupError):  # it ended before it had a session of its own
+    # The fork has ended, hangs, or has closed its pipe. Killing an ended fork keeps its exit
+    # status.
+    with suppress(ProcessLookupError):  # The fork ended before its session existed.
         os.killpg(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     if len(data) > RESULT_LIMIT_BYTES:
@@ -145,12 +148,12 @@ def _limit_memory(size_bytes: int) -> None:
 
 
 def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
-    """Run one tenant file in a fresh namespace. This changes the process: call it in a fork.
+    """Run one tenant file in a fresh namespace. The file can change the process, so call in a fork.
 
     Returns:
-        `{"values": {KEY: tagged value}, "rejected": {KEY: type}, "effects": [what it changed],
-        "secrets": [what `secret(…)` returned]}`, or
-        `{"error": [type, message, line or None]}`, or `{"system_exit": [code, line or None]}`.
+        `{"values": {KEY: tagged value}, "rejected": {KEY: type}, "effects": [what the file
+        changed], "secrets": [what `secret(…)` returned]}`, or `{"error": [type, message, line or
+        None]}`, or `{"system_exit": [code, line or None]}`.
     """
     namespace: dict[str, Any] = {"__name__": f"tenant.{name}", "__file__": file}
     secrets = _recorded_secrets()
@@ -183,7 +186,7 @@ def _plain_values(namespace: dict[str, Any]) -> tuple[dict[str, object], dict[st
 
 
 def _recorded_secrets() -> list[str]:
-    """Return a list that receives what the file's `secret(…)` returns, so that it is not shown."""
+    """Return a list that receives each secret that `secret(…)` returns to the tenant file."""
     import tenantry  # noqa: PLC0415 - `main` sets the path first
 
     recorded: list[str] = []
@@ -206,14 +209,14 @@ def _redact(text: str, secrets: list[str], namespace: dict[str, Any]) -> str:
 
 
 def _is_secret_name(key: object) -> bool:
-    # A shorter list than in `redaction`, whose import takes 5 ms.
+    # The list is shorter than the list in `redaction`, because importing `redaction` takes 5 ms.
     words = ("SECRET", "KEY", "TOKEN", "PASS", "DATABASE_URI")
     return isinstance(key, str) and key.isupper() and any(word in key for word in words)
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return str(error.msg)  # without the source line, which can contain a secret
+        return str(error.msg)  # The message leaves out the source line, which can contain a secret.
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - an exception's own __str__ may raise
@@ -232,7 +235,7 @@ def _line(error: BaseException, file: str) -> int | None:
 
 
 def _process_state() -> dict[str, object]:
-    """Return what a file could change in its process, by the text that reports the change."""
+    """Return the process state that a tenant file could change, by the text of the problem."""
     state: dict[str, object] = {
         f"changes os.environ[{key!r}]": os.environ[key] for key in os.environ
     }
@@ -257,7 +260,7 @@ def _process_state() -> dict[str, object]:
 
 
 _AFTER_IMPORT: dict[str, object] = {"changes logging.disable": 0, "changes the log handlers": []}
-"""The state of a module that only the file has imported. Other defaults are None."""
+"""The initial state of `logging`, for a tenant file that is the first to import `logging`."""
 
 
 def _changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
@@ -279,7 +282,7 @@ def _count_children() -> int:
         with open("/proc/thread-self/children") as file:
             return len(file.read().split())
     except OSError:
-        return 0  # a kernel without CONFIG_PROC_CHILDREN
+        return 0  # A kernel without CONFIG_PROC_CHILDREN does not list child processes.
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A tenant: the validated, frozen content of one tenant file.
 
-The fields are the keys of a tenant file. A test checks the table in `tenants/README.md` against
-their descriptions and defaults.
+The fields of `Tenant` are the keys of a tenant file. A test compares the table of keys in
+`tenants/README.md` with the descriptions and defaults of the fields.
 """
 
 import copy
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BLUEPRINTS_LIMIT = 100
-"""Each endpoint adds about 1 ms to every build, so a longer list is a mistake."""
+"""Maximum number of endpoints of one tenant. Each endpoint adds about 1 ms to every build of an
+app."""
 
 MIN_SECRET_KEY_CHARS = 32
-"""32 hexadecimal digits are 128 bits: too many to guess."""
+"""Minimum length of `SECRET_KEY`. 32 hexadecimal digits are 128 bits, which cannot be guessed."""
 
 _HOW_TO_CREATE = "create one: python -c 'import secrets; print(secrets.token_hex(32))'"
 
@@ -41,7 +42,7 @@ _WELL_KNOWN_SECRETS = frozenset({
     "secret!", "secret", "secretkey", "secret_key", "secret-key", "changeme", "change-me",
     "change_me", "dev", "development", "test", "testing", "password", "default", "key", "mykey",
     "you-will-never-guess", "super-secret", "supersecret", "top-secret", "hard to guess string",
-    # examples in Flask's documentation
+    # The following two keys are examples in Flask's documentation.
     "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
     '_5#y2l"f4q8z\\n\\xec]/',
 })  # fmt: skip
@@ -55,7 +56,7 @@ _RATES = re.compile(rf"{_RATE}(?:[,;|]{_RATE})*", re.IGNORECASE)
 
 
 def check_secret(value: str) -> str:
-    """Return a key that is good enough to sign sessions."""
+    """Return the secret key, or raise ValueError if the key is too weak to sign sessions."""
     if value.strip().lower() in _WELL_KNOWN_SECRETS:
         raise ValueError(f"is a well-known secret; {_HOW_TO_CREATE}")
     if len(value) < MIN_SECRET_KEY_CHARS:
@@ -98,7 +99,7 @@ _SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Tenant(BaseModel):
-    """The content of one version of one tenant file. Frozen, so threads can share it."""
+    """The content of one version of one tenant file. Frozen, so threads can share a `Tenant`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
 
@@ -270,11 +271,11 @@ class Tenant(BaseModel):
 
     @property
     def database_url(self) -> "URL":
-        """The parsed `DATABASE_URI`. Its text form masks the password."""
+        """The parsed `DATABASE_URI`. The text form of the URL masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 
     def config(self) -> dict[str, Any]:
-        """Return a copy of every key for `app.config`, with readable secrets."""
+        """Return a copy of the value of every key for `app.config`, with secrets in plain text."""
         keys = {key: _to_plain(getattr(self, field)) for field, key in KEYS.items()}
         return keys | copy.deepcopy(dict(self.flask))
 
@@ -282,7 +283,7 @@ class Tenant(BaseModel):
 KEYS: Mapping[str, str] = {
     field: info.alias for field, info in Tenant.model_fields.items() if info.alias
 }
-"""Field → key, in the order of the documentation."""
+"""Field of `Tenant` → key of a tenant file, in the order of the table in `tenants/README.md`."""
 
 
 def _to_plain(value: Any) -> Any:

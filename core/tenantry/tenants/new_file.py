@@ -1,6 +1,7 @@
 """New tenant files: which names, prefixes and secrets are free, and how a file is written.
 
-`new`, `restore` and `clone` use it. None of its functions replaces an existing file.
+The commands `new`, `restore` and `clone` use this module. No function of `new_file` replaces an
+existing file.
 """
 
 import os
@@ -31,7 +32,7 @@ BLUEPRINTS = [{endpoints}]
 def create_tenant(
     settings: HostSettings, name: str, endpoints: Sequence[str], prefix: str | None
 ) -> tuple[Path, Path]:
-    """Write a tenant's file and a fresh secret, and return both paths.
+    """Write a tenant file and a new secret key, and return the paths of the two files.
 
     Args:
         settings: The host's settings.
@@ -40,7 +41,8 @@ def create_tenant(
         prefix: A valid URL prefix; None for `/NAME`.
 
     Raises:
-        TenantryError: The file, the secret or the prefix is taken, or a file cannot be written.
+        TenantryError: The tenant file, the secret or the prefix exists already, or a file cannot be
+            written.
     """
     data_dir, variable = str(settings.data_dir), secret_variable(name)
     path, secret_path = settings.tenants_dir / f"{name}.py", Path(secret_file(variable, data_dir))
@@ -61,15 +63,15 @@ def create_tenant(
 
 
 def secret_variable(name: str) -> str:
-    """Return the name of a tenant's secret: `ACME_SHOP_SECRET_KEY` for `acme-shop`."""
+    """Return the name of a tenant's secret: `ACME_SHOP_SECRET_KEY` for the tenant `acme-shop`."""
     return f"{name.upper().replace('-', '_')}_SECRET_KEY"
 
 
 def check_secret_is_used(variable: str, remedy: str = "choose another name") -> None:
-    """Check that `secret(variable)` would return what is written into `<data>/secrets`.
+    """Check that no source that `secret` reads before `<data>/secrets` has a value.
 
     Raises:
-        TenantryError: `secret` finds a value elsewhere first.
+        TenantryError: a source that `secret` reads before `<data>/secrets` has a value.
     """
     if place := found_before(variable):
         raise TenantryError(
@@ -79,10 +81,10 @@ def check_secret_is_used(variable: str, remedy: str = "choose another name") -> 
 
 
 def check_prefix_is_free(settings: HostSettings, prefix: str) -> None:
-    """Check that no tenant has this prefix, one inside it or one above it.
+    """Check that no tenant has a prefix equal to, below or above the given prefix.
 
     Raises:
-        TenantryError: A tenant has one; the text names the tenant.
+        TenantryError: A tenant has an overlapping prefix; the text names the tenant.
     """
     for owner, taken in _possible_conflicts(settings, prefix):
         if prefix == taken:
@@ -97,7 +99,7 @@ def write_tenant_file(path: Path, text: str) -> None:
     """Write a new file completely or not at all.
 
     Raises:
-        TenantryError: The file exists, or the folder is not writable.
+        TenantryError: The file exists already, or the folder is not writable.
     """
     unfinished = path.with_name(f".{path.name}.new")
     try:
@@ -108,16 +110,17 @@ def write_tenant_file(path: Path, text: str) -> None:
     except OSError as error:
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        with suppress(OSError):  # a leftover does no harm: its name begins with a dot
+        # An unfinished file that remains is ignored, because its name begins with a dot.
+        with suppress(OSError):
             unfinished.unlink()
 
 
 def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield names and prefixes of tenants that may conflict; runs only the files it must."""
+    """Yield names and prefixes of tenants that may conflict; run files that may set a prefix."""
     try:
         contents = [read_content(path) for path in list_tenant_files(settings.tenants_dir)]
     except OSError:
-        return  # without a folder there are no tenants
+        return  # Without a tenants folder, no tenant exists.
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
             if _may_set_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
@@ -129,5 +132,5 @@ def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[s
 
 
 def _may_set_prefix(content: FileContent) -> bool:
-    """Whether a file may set a prefix of its own. Reading the text is faster than running it."""
+    """Whether a tenant file may set `URL_PREFIX`. Reading a file is faster than running the file."""
     return b"URL_PREFIX" in content.source or b"import *" in content.source

@@ -1,8 +1,9 @@
-"""What is set for a tenant outside its file: maintenance, disabled, parked.
+"""The state that is set for a tenant outside the tenant file: maintenance, disabled, parked.
 
-An operator sets maintenance and disabled with a command. The host parks a tenant whose requests
-end worker processes. The state is one small file per tenant, `<data>/<name>/operator_state.json`,
-which is replaced as a whole. Running workers read it when it changes, and it survives restarts.
+An operator sets maintenance and disabled with a command. The host parks a tenant whose requests end
+worker processes. The operator state is one small file per tenant,
+`<data>/<name>/operator_state.json`, and each change replaces the whole file. Running workers read
+the state file when the file changes, and the state survives restarts.
 """
 
 import contextlib
@@ -21,15 +22,15 @@ from tenantry.tenants.round_robin import RoundRobin
 _FILE_NAME = "operator_state.json"
 
 _FORMER_FILE_NAME = "levers.json"
-"""The file's name in earlier versions. It is read until the state is next written."""
+"""The name of the state file in earlier versions. The old file is read until the next write."""
 
 _TRIAL_WAIT_S = 1.0
-"""How long the end of a trial waits for another process that changes some tenant's state."""
+"""Time limit for the end of a trial to wait while another process changes a tenant's state."""
 
 _LOCK_POLL_S = 0.05
 
 _UNREADABLE = -1
-"""The stamp of a state file whose folder cannot be read."""
+"""The stamp of a state file in a folder that cannot be read."""
 
 _logger = logging.getLogger(__name__)
 
@@ -39,29 +40,30 @@ class OperatorState:
     """The operator state of one tenant."""
 
     maintenance: bool | str = False
-    """True, or a message for the clients."""
+    """True, or the message that clients get during maintenance."""
     is_disabled: bool = False
     parked: str = ""
-    """Why the host parked the tenant; empty if it did not."""
+    """The reason why the host parked the tenant; empty if the tenant is not parked."""
     times_parked: int = 0
-    """Number of consecutive times it was parked. Each doubles the wait before the next trial."""
+    """Number of consecutive times that the host has parked the tenant. Each time doubles the wait
+    before the next trial."""
 
 
 DEFAULT_OPERATOR_STATE = OperatorState()
 
 
 def operator_state_file(data_dir: Path, name: str) -> Path:
-    """Return the file of a tenant's state. It does not exist while the state is the default."""
+    """Return the path of a tenant's state file, which exists unless the state is the default."""
     return data_dir / name / _FILE_NAME
 
 
 def operator_state_lock_file(data_dir: Path) -> Path:
-    """Return the file that is locked while any tenant's state changes."""
+    """Return the path of the file that is locked while any tenant's state changes."""
     return data_dir / ".operator_state.lock"
 
 
 def trial_lock_file(data_dir: Path, name: str) -> Path:
-    """Return the file that is locked while one request tests a parked tenant."""
+    """Return the path of the file that is locked while one request tests a parked tenant."""
     return data_dir / name / "parked.lock"
 
 
@@ -85,10 +87,10 @@ def _stamp(path: Path | str) -> int:
 
 
 def read_operator_state(data_dir: Path, name: str) -> OperatorState:
-    """Return a tenant's state.
+    """Return a tenant's operator state.
 
     Raises:
-        TenantryError: the file exists, but cannot be read or has an unexpected content.
+        TenantryError: the state file exists, but cannot be read or has unexpected content.
     """
     path = operator_state_file(data_dir, name)
     remedy = "remove the file, then repeat the command (maintenance, disable)."
@@ -114,9 +116,9 @@ _FIELD_TYPES = {
 
 
 def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, str]:
-    """Return a tenant's state and, if its file cannot be read, the reason.
+    """Return a tenant's state and, if the state file cannot be read, the reason.
 
-    A tenant whose state cannot be read counts as disabled, as in a host that starts.
+    A tenant whose state cannot be read counts as disabled, because a starting host does the same.
     """
     try:
         return read_operator_state(data_dir, name), ""
@@ -126,13 +128,14 @@ def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, 
 
 def _content(data_dir: Path, name: str) -> bytes | None:
     for file_name in (_FILE_NAME, _FORMER_FILE_NAME):
-        with contextlib.suppress(FileNotFoundError):  # usually, the state is the default
+        # Most tenants have the default state and no state file.
+        with contextlib.suppress(FileNotFoundError):
             return (data_dir / name / file_name).read_bytes()
     return None
 
 
 def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> None:
-    """Set a tenant's state in running workers and in those that start later.
+    """Set a tenant's state in running workers and in workers that start later.
 
     Raises:
         TenantryError: the folder cannot be written; the state is unchanged.
@@ -148,7 +151,8 @@ def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> Non
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}; nothing was changed."
         raise TenantryError(text) from error
-    with contextlib.suppress(OSError):  # on a full disk, workers find the change by polling
+    # On a full disk, workers find the change of the state by polling.
+    with contextlib.suppress(OSError):
         _replace_file(_change_marker(data_dir), name)
 
 
@@ -163,12 +167,12 @@ def change_operator_state(
     Args:
         data_dir: the host's data folder.
         name: the tenant's name.
-        change: turns the current state into the new one. It is called under the lock.
-        wait_s: seconds to wait for another process's change; None means without limit.
+        change: turns the current state into the new state. `change` is called under the lock.
+        wait_s: seconds to wait for another process's change; None means no limit.
 
     Raises:
         TenantryError: the state cannot be read or written, or another process holds the lock for
-            longer than `wait_s`. The state is unchanged.
+            longer than `wait_s`. After the error, the state is unchanged.
     """
     with _locked(operator_state_lock_file(data_dir), wait_s):
         state = change(read_operator_state(data_dir, name))
@@ -180,7 +184,7 @@ def end_trial(data_dir: Path, name: str, *, is_good: bool) -> None:
     """Unpark a tenant after a successful trial; otherwise, extend its quarantine.
 
     Raises:
-        TenantryError: the state cannot be read or written; it is unchanged.
+        TenantryError: the state cannot be read or written; the state is unchanged.
     """
 
     def after_trial(state: OperatorState) -> OperatorState:
@@ -205,7 +209,7 @@ def _locked(path: Path, wait_s: float | None) -> Iterator[None]:
         _lock(fd, path, wait_s)
         yield
     finally:
-        os.close(fd)  # also unlocks it
+        os.close(fd)  # Closing the file also releases the lock.
 
 
 def _lock(fd: int, path: Path, wait_s: float | None) -> None:
@@ -231,46 +235,47 @@ def _replace_file(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError:
-        with contextlib.suppress(OSError):  # it may not exist, and the first error matters
+        # The unfinished file may not exist, and only the first error matters.
+        with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
 
 
 def _change_marker(data_dir: Path) -> Path:
-    """Return the file that every change replaces. No tenant's name begins with a dot."""
+    """Return the file that every state change replaces. No tenant's name begins with a dot."""
     return data_dir / ".operator_state"
 
 
 class OperatorStateWatch:
-    """Reports which tenants' states have changed. Use it from one thread."""
+    """Reports the tenants whose states have changed. Not thread-safe."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._stamps: dict[str, int] = {}  # of the states that are not the default
+        self._stamps: dict[str, int] = {}  # stamps of the states that are not the default
         self.unreadable: dict[str, str] = {}
-        """Name → why the state cannot be read."""
+        """Tenant name → reason why the state cannot be read."""
         self._round_robin = RoundRobin()
         self._marker_stamp = -1
 
     def look(
         self, names: Collection[str], share: float = 1.0
     ) -> Iterator[tuple[str, OperatorState]]:
-        """Yield the states that have changed since the last look.
+        """Yield the states that have changed since the last scan.
 
-        A state that cannot be read is logged once, and the last one reported stays in force.
+        A state that cannot be read is logged once, and the last reported state stays in force.
 
         Args:
-            names: the tenants.
-            share: the part of them to look at, by round robin. If `write_operator_state` was
-                called since the last look, it looks at all of them; a file that was changed by
-                hand is noticed when its turn comes.
+            names: the names of the tenants.
+            share: the part of the tenants to scan (0 to 1), by round robin. If
+                `write_operator_state` was called since the last scan, the scan covers all tenants.
+                The round robin notices a state file that was changed by hand.
         """
         is_marked = share < 1 and self._has_marker_changed()
         for name in self._round_robin.take(names, 1 if is_marked else share):
             yield from self._look_at(name)
 
     def appear(self, name: str) -> Iterator[tuple[str, OperatorState]]:
-        """Yield the state of a new tenant, unless it is the default."""
+        """Yield the state of a new tenant, unless the state is the default."""
         self.forget(name)
         return self._look_at(name)
 

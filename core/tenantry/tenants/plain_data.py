@@ -1,11 +1,11 @@
 """Plain data as JSON and back, without loss: values of tenant files, rows of a capsule.
 
 JSON has no tuples, sets, dates or exact decimals. `tag` turns such a value into an object with one
-key, which names the type: `{"tuple": [1, 2]}`. `untag` knows only these types, so reading foreign
-JSON creates nothing but plain data.
+key, which names the type: `{"tuple": [1, 2]}`. `untag` creates only the types that `tag` names, so
+foreign JSON can create only plain data.
 
-The loader process imports this module and must start fast. Hence `tag` recognizes types by name,
-and only `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms.
+The loader process imports `plain_data` and must start fast. So `tag` recognizes types by name, and
+only `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import math
 from binascii import a2b_base64, b2a_base64
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing typing would take a third of the loader's start
+if TYPE_CHECKING:  # Importing typing would take a third of the loader process's start time.
     from collections.abc import Callable, Collection
     from typing import Any
 
 DEPTH_LIMIT = 200
-"""Nesting of containers. A dict takes three levels of JSON, and Python reads about 1,000."""
+"""Maximum nesting of containers. A dict takes three levels of JSON, and Python reads about 1,000
+levels."""
 
 INT_LIMIT_BITS = 14_000
-"""Just under 4,300 digits, the longest integer that Python converts to text."""
+"""Maximum bits of an integer: just under 4,300 digits, the most that Python converts to text."""
 
 _WRITERS: dict[str, Callable[[Any], object]] = {
     "bytes": lambda value: b2a_base64(value, newline=False).decode(),
@@ -44,12 +45,12 @@ _TAGS = {
     "datetime.timedelta": "timedelta",
     "decimal.Decimal": "decimal",
     "pathlib.PosixPath": "path",
-    "pathlib._local.PosixPath": "path",  # Python 3.13
+    "pathlib._local.PosixPath": "path",  # the name of the class in Python 3.13
     "uuid.UUID": "uuid",
 }
 
 SCALAR_TAGS = frozenset(_WRITERS)
-"""The types that have a tag and are not containers."""
+"""The types that have a JSON tag and are not containers."""
 
 
 def tag(
@@ -59,11 +60,11 @@ def tag(
 
     Args:
         value: the data.
-        scalars: the members of `SCALAR_TAGS` that are allowed.
-        depth_limit: nesting of containers that is allowed.
+        scalars: the types in `SCALAR_TAGS` that the data may contain.
+        depth_limit: maximum nesting of containers.
 
     Raises:
-        TypeError: the data is not plain. The text is the type, or what else was found.
+        TypeError: the data is not plain. The text of the error is the type or another reason.
     """
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -79,7 +80,8 @@ def tag(
     if depth_limit == 0:
         raise TypeError("data that is nested too deeply or contains itself")
     pairs_or_items = map(list, value.items()) if kind is dict else value
-    depth = depth_limit if kind is dict else depth_limit - 1  # a pair is a list of its own
+    # Each pair of a dict is a nested list in JSON.
+    depth = depth_limit if kind is dict else depth_limit - 1
     tagged = [tag(item, scalars, depth) for item in pairs_or_items]
     return tagged if kind is list else {kind.__name__: tagged}
 
@@ -96,7 +98,8 @@ def untag(value: Any) -> Any:
     """Return the data that was passed to `tag`.
 
     Raises:
-        Exception: `tag` did not write the value. Which exception is raised depends on the value.
+        Exception: the value does not come from `tag`. The type of the exception depends on the
+            value.
     """
     if isinstance(value, list):
         return [untag(item) for item in value]

@@ -1,4 +1,4 @@
-"""What is wrong with the keys of a tenant file, in an operator's words. No text shows a secret."""
+"""Problems with the keys of a tenant file, as texts for operators. No text shows a secret."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ from tenantry.planned import PLANNED, PLANNED_KEYS
 _FLASK_KEYS = frozenset(Flask.default_config)
 
 _NEVER_SHOWN = frozenset({*SECRET_KEYS, "DATABASE_URI", "OIDC"})
-"""Keys whose values no problem repeats: a wrong URL or issuer can contain a password anywhere."""
+"""Keys whose values no problem shows, because a wrong URL or issuer can contain a password."""
 
 _SHOWN_CHARS = 60
-"""Length of a value in a problem, so that the problem stays readable on one line."""
+"""Maximum length of a value in a problem, so that the problem is readable on one line."""
 
 _EXPECTED: Mapping[str, str] = {
     "bool_type": "True or False",
@@ -31,13 +31,13 @@ _EXPECTED: Mapping[str, str] = {
     "string_unicode": "text",
     "tuple_type": "a list",
 }
-"""pydantic's type of an error → what the key expects."""
+"""Error type of pydantic → description of the value that the key expects."""
 
 T = TypeVar("T")
 
 
 class ValueProblems(ValueError):  # noqa: N818 - several at once
-    """What is wrong inside one value: pairs of a place (`['mobile']['expires']`) and a text."""
+    """Problems inside one value: pairs of a place (`['mobile']['expires']`) and a text."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
@@ -45,17 +45,17 @@ class ValueProblems(ValueError):  # noqa: N818 - several at once
 
 
 class ProblemCollector:
-    """Collects what is wrong inside one value, so that all of it is reported at once."""
+    """Collects the problems inside one value, so that one error reports all problems."""
 
     def __init__(self) -> None:
         self._problems: list[tuple[str, str]] = []
 
     def add(self, place: str, text: str) -> None:
-        """Add a problem at a place inside the value."""
+        """Add a problem at a place inside the value, such as `['mobile']`."""
         self._problems.append((place, text))
 
     def parse(self, place: str, parse: Callable[[Any], T], value: Any) -> T | None:
-        """Return `parse(value)`. If it raises a ValueError, collect it and return None."""
+        """Return `parse(value)`; on a ValueError, collect the error and return None."""
         try:
             return parse(value)
         except ValueProblems as error:
@@ -65,7 +65,7 @@ class ProblemCollector:
         return None
 
     def parse_item(self, entry: Mapping[Any, Any], key: str, parse: Callable[[Any], T]) -> T | None:
-        """Return the parsed item of a dict; None if it is missing, None or invalid."""
+        """Return the parsed item of a dict; None if the item is missing, None or invalid."""
         value = entry.get(key)
         return None if value is None else self.parse(f"[{key!r}]", parse, value)
 
@@ -76,13 +76,13 @@ class ProblemCollector:
                 self.add(f"[{key!r}]", f"unknown key; {suggestion(key, known)}")
 
     def raise_if_any(self) -> None:
-        """Raise ValueProblems if there are any."""
+        """Raise ValueProblems if the collector has a problem."""
         if self._problems:
             raise ValueProblems(self._problems)
 
 
 def suggestion(name: object, known: Sequence[str]) -> str:
-    """Return a question with the nearest known name, or a list of all known names."""
+    """Return a hint for an unknown name: the nearest known name, or all known names."""
     if isinstance(name, str):
         near = [candidate for candidate in known if candidate.lower() == name.lower()]
         near += [candidate for candidate in known if is_one_edit_away(candidate, name)]
@@ -94,7 +94,7 @@ def suggestion(name: object, known: Sequence[str]) -> str:
 def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each key of a later version, or one edit away from a known key.
 
-    Any other unknown key is for Flask or an extension.
+    Any other unknown key of a tenant file is a setting of Flask or of an extension.
     """
     known = [*known, *PLANNED_KEYS]
     for key in keys:
@@ -124,14 +124,14 @@ def invalid_value(
     examples: Mapping[str, list[Any] | None],
     secrets: Sequence[str],
 ) -> Iterator[Problem]:
-    """Yield what is wrong with one value: one problem, or one for each place inside it.
+    """Yield the problems of one value: one problem, or one problem for each place inside the value.
 
     Args:
-        file: the path that messages show.
-        values: the file's keys and values.
-        error: one of `ValidationError.errors()`.
-        examples: key → valid values.
-        secrets: texts that must not be shown.
+        file: the path of the tenant file in messages.
+        values: the tenant file's keys and values.
+        error: an item of `ValidationError.errors()`.
+        examples: key → examples of valid values.
+        secrets: texts that no problem may show.
     """
     key, *path = error["loc"]
     cause = error.get("ctx", {}).get("error")
@@ -167,7 +167,7 @@ def _remedy(key: str, examples: list[Any] | None) -> str:
 
 
 def is_one_edit_away(name: str, other: str) -> bool:
-    """Whether one insertion, deletion, replacement or swap of neighbors links two names."""
+    """Whether two names differ by one insertion, deletion, replacement or swap of neighbors."""
     if name == other or abs(len(name) - len(other)) > 1:
         return False
     pairs = enumerate(zip(name, other, strict=False))

@@ -1,11 +1,11 @@
-"""Round robin: spreads a look at many tenants over several short looks."""
+"""Round robin: spreads a scan of many tenants over several short scans."""
 
 import math
 from collections.abc import Collection
 
 
 class RoundRobin:
-    """Takes many names in turns: a look at 10,000 tenants stays short. Use it from one thread."""
+    """Takes many names in turns, so that one scan of 10,000 tenants is short. Not thread-safe."""
 
     def __init__(self) -> None:
         self._left: list[str] = []
@@ -13,8 +13,8 @@ class RoundRobin:
     def take(self, names: Collection[str], share: float) -> list[str]:
         """Return the next `share` (0 to 1) of `names`.
 
-        Every name has had its turn once the shares add up to 1. A new name waits for the next
-        round, and a name that is gone is left out.
+        Once the shares add up to 1, every name was returned. A new name waits for the next round,
+        and a removed name is left out.
         """
         if share >= 1:
             self._left = []

@@ -1,4 +1,4 @@
-"""Where secrets come from. Runs in the loader process, so it imports little and keeps nothing.
+"""Reads and creates secrets, in the loader process. So this module imports little.
 
 `secret(NAME)` looks in this order: the environment, the file that `NAME_FILE` names, systemd's
 credentials folder, a container's `/run/secrets`, and `<data>/secrets`.
@@ -8,16 +8,16 @@ import os
 import re
 
 CONTAINER_SECRETS = "/run/secrets"
-"""Where Docker, Podman and Kubernetes mount secrets by convention."""
+"""The folder in which Docker, Podman and Kubernetes mount secrets by convention."""
 
 NEW_SECRET_BYTES = 32
-"""Randomness of a new secret: 256 bits. Half of that is already too much to guess."""
+"""Random bytes in a new secret: 256 bits, which cannot be guessed."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SecretError(LookupError):
-    """A secret does not exist, or its file cannot be read. The text never contains a value."""
+    """A secret does not exist, or the secret's file cannot be read. The text contains no secret."""
 
 
 def secret(name: str, *, create: bool = False) -> str:
@@ -25,12 +25,12 @@ def secret(name: str, *, create: bool = False) -> str:
 
     Args:
         name: a name that an environment variable can have.
-        create: if there is none, create a random one in `<data>/secrets` (mode 0600). This is for
+        create: create a missing secret at random in `<data>/secrets` (mode 0600). `create` is for
             samples and single machines, because two machines would create different secrets.
 
     Raises:
-        SecretError: there is no such secret (the text lists where it looked), or its file cannot
-            be read.
+        SecretError: the secret does not exist (the text lists the sources), or the secret's file
+            cannot be read.
     """
     if not _NAME.fullmatch(name):
         raise SecretError(f"secret {name!r}: a name has only letters, digits and underscores.")
@@ -50,28 +50,28 @@ def secret(name: str, *, create: bool = False) -> str:
 
 
 def found_before(name: str) -> str:
-    """Return where `secret` finds a value before it looks in `<data>/secrets`; "" if nowhere."""
+    """Return the source in which `secret` finds a value before `<data>/secrets`; "" if none."""
     if name in os.environ:
         return f"environment variable {name}"
     return next((path for path in _files(name)[:-1] if os.path.exists(path)), "")
 
 
 def secret_file(name: str, data_dir: str = "") -> str:
-    """Return the path of a secret in `<data>/secrets`, where `<data>` defaults to the host's."""
+    """Return the path of a secret in `<data>/secrets`; `<data>` is the host's by default."""
     data_dir = data_dir or os.environ.get("TENANTRY_DATA_DIR") or "instance"
     return os.path.join(data_dir, "secrets", name)
 
 
 def create_secret(name: str, data_dir: str = "") -> str:
-    """Create a random secret in `<data>/secrets` with mode 0600, unless it exists, and return it.
+    """Return a secret of `<data>/secrets`, created at random (mode 0600) if the file is missing.
 
-    Several processes can call it at once: all of them return the same secret.
+    Several processes can create a secret at once: all processes return the same secret.
 
     Raises:
         SecretError: the file cannot be written or read.
     """
     path = secret_file(name, data_dir)
-    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # of this call only
+    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # The random name belongs to one call only.
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -80,7 +80,7 @@ def create_secret(name: str, data_dir: str = "") -> str:
                 file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
             os.link(unfinished, path)
         except FileExistsError:
-            pass  # another process was first: its secret counts
+            pass  # The secret of a process that was faster counts.
         finally:
             os.unlink(unfinished)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What two tenants cannot share: secret keys, databases and prefixes.
+"""Finds tenants that share a secret key, a database or a prefix, which is not allowed.
 
-Each question takes time for the claims of one tenant, however many tenants there are.
+The time of a comparison depends on the claims of one tenant, not on the number of tenants.
 """
 
 import hashlib
@@ -13,29 +13,30 @@ from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
 _Claim = bytes
-"""The hash of a secret or of a database's identity. A process can hold those of 10,000 tenants."""
+"""The hash of a secret key or of a database's identity, short because a process can hold the hashes
+of 10,000 tenants."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Something that one tenant claims and another has."""
+    """A secret key, database or prefix that one tenant claims and another tenant has."""
 
     owner: str
-    """The name of the other tenant."""
+    """The name of the tenant that has the claimed value."""
     problem: Problem
 
 
 class AcceptedTenants:
-    """The accepted tenants and what each of them owns. Use it from one thread."""
+    """The accepted tenants and the claims of each tenant. Not thread-safe."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
         self._owners: dict[_Claim, str] = {}
-        self._prefixes: dict[str, str] = {}  # prefix → name
-        self._below: dict[str, set[str]] = {}  # parent of prefixes → their names
+        self._prefixes: dict[str, str] = {}  # prefix → tenant name
+        self._below: dict[str, set[str]] = {}  # parent prefix → names of the tenants below
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
-        """Return the claims of `tenant` that other tenants own. Without any, it can be accepted."""
+        """Return the conflicts of a tenant with accepted tenants."""
         found = [
             Conflict(owner, Problem(tenant.file, self._text(key, claim, owner), key))
             for key, claim in _claims(tenant).items()
@@ -44,7 +45,7 @@ class AcceptedTenants:
         return found + list(self._prefix_conflicts(tenant))
 
     def add(self, tenant: Tenant) -> None:
-        """Accept a tenant, in place of the one that had its name before."""
+        """Accept a tenant; replace an accepted tenant of the same name."""
         self.remove(tenant.name)
         self._tenants[tenant.name] = tenant
         self._owners.update(dict.fromkeys(_claims(tenant).values(), tenant.name))
@@ -53,13 +54,13 @@ class AcceptedTenants:
             self._below.setdefault(parent, set()).add(tenant.name)
 
     def remove(self, name: str) -> None:
-        """Free what a tenant has, if there is one."""
+        """Free the claims of a tenant, if an accepted tenant has the name."""
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
         claims = set(_claims(tenant).values())
         if any(self._owners.get(claim) != name for claim in claims):
-            # A link in the path of its database has changed since the tenant was added.
+            # A link in the path of the tenant's database has changed since the tenant was added.
             claims = {claim for claim, owner in self._owners.items() if owner == name}
         for claim in claims:
             del self._owners[claim]
@@ -105,7 +106,7 @@ class AcceptedTenants:
 
 
 def prefix_conflict(prefix: str, other: str, owner: str) -> str:
-    """Return why a tenant cannot have `prefix` while the tenant `owner` is at `other`."""
+    """Return the reason why a tenant cannot have `prefix` while the tenant `owner` has `other`."""
     if prefix == other:
         return (
             f"{prefix} is also the prefix of tenant {owner!r}; choose another. To swap the "
@@ -119,7 +120,7 @@ def prefix_conflict(prefix: str, other: str, owner: str) -> str:
 
 
 def _claims(tenant: Tenant) -> dict[str, _Claim]:
-    """Return what no other tenant can have, by key."""
+    """Return the claims of a tenant: key → hash of a value that no other tenant can have."""
     claims = {"SECRET_KEY": _claim("secret", tenant.secret_key.get_secret_value())}
     for place, fallback in enumerate(tenant.secret_key_fallbacks):
         claims[f"SECRET_KEY_FALLBACKS[{place}]"] = _claim("secret", fallback.get_secret_value())

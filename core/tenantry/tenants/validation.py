@@ -1,6 +1,6 @@
-"""From the content of one tenant file to a `Tenant`, or to everything that is wrong with it.
+"""Turns the content of one tenant file into a `Tenant`, or into a list of all problems.
 
-Validation looks at one file by itself. `uniqueness` compares the tenants with each other.
+Validation reads one tenant file at a time. `uniqueness` compares the tenants with each other.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,55 +23,56 @@ from tenantry.tenants.problems import invalid_value, unknown_keys, unsafe_keys
 _EXAMPLES = {info.alias: info.examples for info in Tenant.model_fields.values() if info.alias}
 
 _NO_ENTRIES: Mapping[str, Any] = {}
-"""Shared by all empty mappings. Nothing writes to it; a read-only mapping cannot be pickled."""
+"""The dict that all empty mappings of tenants share. No code writes to the dict, which is not a
+read-only mapping because such a mapping cannot be pickled."""
 
 _NO_FIELDS: set[str] = set()
-"""Shared by all tenants as the set of fields that were given, which is never read."""
+"""The set of given fields that all tenants share. No code reads the set."""
 
 
 @dataclass(frozen=True)
 class RejectedTenant:
-    """A tenant file that is not served, and every reason."""
+    """A tenant file that is not served, and every problem of the file."""
 
     name: str
     prefix: str | None
-    """Where it would be mounted. None if a served tenant has that prefix."""
+    """The prefix of the rejected tenant. None if a served tenant has an overlapping prefix."""
     problems: tuple[Problem, ...]
     digest: str = ""
-    """SHA-256 of the rejected content."""
+    """SHA-256 of the rejected file's content."""
     has_timed_out: bool = False
-    """The file did not finish in time. With more time, it might."""
+    """Whether the file did not finish in time. With more time, the file might finish."""
 
     @property
     def reason(self) -> str:
-        """Every problem, on one line."""
+        """Every problem of the tenant file, on one line."""
         return " ".join(str(problem) for problem in self.problems)
 
 
 @dataclass(frozen=True)
 class DisabledTenant:
-    """A tenant file with `ENABLED = False`: as if it did not exist, whatever else it says."""
+    """A tenant file with `ENABLED = False`. The host treats a disabled tenant as missing."""
 
     name: str
     file: str
-    """The file's path, as messages show it."""
+    """The path of the tenant file in messages."""
     prefix: str | None
-    """Where it would be mounted. None if that is unknown."""
+    """The prefix of the disabled tenant. None if the prefix is unknown."""
     endpoints: tuple[str, ...]
-    """The endpoints that it names, whether they exist or not."""
+    """The endpoints that the tenant file names, including endpoints that do not exist."""
     problems: tuple[Problem, ...] = ()
-    """What has to be fixed before it can be enabled."""
+    """The problems to fix before the tenant can be enabled."""
     digest: str = ""
 
 
 ValidationResult = Tenant | RejectedTenant | DisabledTenant
-"""What one file's content is, by itself."""
+"""The result of validating one tenant file without comparing tenants."""
 
 
 def validate_file(
     content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> ValidationResult:
-    """Run and validate one file's content. No content makes this function raise."""
+    """Run and validate one tenant file's content. `validate_file` never raises for any content."""
     path = content.path
     has_timed_out = False
     try:
@@ -90,10 +91,10 @@ def validate_file(
 def load_content(
     content: FileContent, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> LoadedFile:
-    """Run one file's content, if the file has the name of a tenant.
+    """Run one tenant file's content, if the file name is a valid tenant name.
 
     Raises:
-        TenantFileError: the file's name is invalid, or it cannot be read or run to its end.
+        TenantFileError: the file's name is invalid, or the file cannot be read or run to its end.
     """
     try:
         check_tenant_name(content.path.stem)
@@ -127,10 +128,10 @@ def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
 
 
 def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
-    """Return the tenant that a file describes, enabled or not. Its endpoints must exist.
+    """Return the tenant that a file describes, enabled or disabled. All endpoints must exist.
 
     Raises:
-        TenantFileError: with every problem at once.
+        TenantFileError: the file has a problem. The error contains every problem of the file.
     """
     problems = list(loaded.problems)
     tenant: Tenant | None = None
@@ -144,7 +145,8 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
             secrets=loaded.secrets,
         )
     except TenantFileError as error:
-        # A value that was not plain data has its problem already; it is not missing as well.
+        # A key whose value is not plain data has a problem already, so the key is not reported as
+        # missing.
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values))
@@ -166,19 +168,20 @@ def parse_tenant(
     secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
-    """Validate the upper-case names of one tenant file, without looking for its endpoints.
+    """Validate the upper-case names of one tenant file, but not whether the endpoints exist.
 
     Args:
         name: the tenant's name.
-        values: the keys and their values.
-        file: the path that messages show.
-        digest: of the file's bytes.
+        values: the keys of the tenant file and their values.
+        file: the path of the tenant file in messages.
+        digest: SHA-256 of the file's bytes.
         data_dir: the folder of the default database.
-        secrets: what `secret()` returned to the file.
+        secrets: the secrets that `secret()` returned to the file.
         is_development: allow `DEBUG` and `TESTING`.
 
     Raises:
-        TenantFileError: with every problem at once, in the order of the documentation.
+        TenantFileError: a key has a problem. The error contains every problem, in the order of the
+            keys in `tenants/README.md`.
     """
     known = set(KEYS.values())
     problems = list(unknown_keys(file, values, KEYS.values()))
@@ -189,7 +192,7 @@ def parse_tenant(
         check_tenant_name(name)
     except ValueError as error:
         problems.append(Problem(file, f"{error}; rename the file."))
-        prefix = "/a"  # no second problem for the same name
+        prefix = "/a"  # A valid prefix avoids a second problem for the same tenant name.
     fields = {
         "name": name,
         "file": file,
@@ -212,22 +215,22 @@ def parse_tenant(
 
 
 def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
-    """Return the keys whose names do not say that they contain one of these secrets."""
+    """Return the keys that contain a secret although the key's name does not suggest a secret."""
     if not secrets:
         return ()
     pairs = {
         key: (redact_value(key, value), redact_value(key, value, secrets))
         for key, value in values.items()
     }
-    # `is` first, because not every value can be compared: a signaling NaN raises.
+    # `is` is tested before `==`, because comparing a signaling NaN raises an exception.
     return tuple(key for key, (one, other) in pairs.items() if one is not other and one != other)
 
 
 def _compact(tenant: Tenant) -> Tenant:
-    """Return an equal tenant in 1.3 KiB, half the memory, because a process can hold 10,000.
+    """Return an equal tenant in half the memory (1.3 KiB): a process can hold 10,000 tenants.
 
-    pydantic keeps a dict and a field set on each object. Attributes that are set one by one share
-    their names with all other tenants.
+    pydantic keeps a dict and a set of fields on each object. If attributes are set one by one, all
+    tenants share the names of the attributes in memory.
     """
     compact = Tenant.__new__(Tenant)
     for field, value in vars(tenant).items():
@@ -238,7 +241,7 @@ def _compact(tenant: Tenant) -> Tenant:
 
 
 def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
-    """Return where a file that is not served would be mounted; None if that is unknown."""
+    """Return the prefix of a tenant file that is not served; None if the prefix is unknown."""
     for prefix in (values.get("URL_PREFIX"), f"/{name}"):
         try:
             if isinstance(prefix, str):
@@ -250,7 +253,7 @@ def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
 
 
 def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
-    """Return the items of `BLUEPRINTS`; none if the key itself has a problem."""
+    """Return the items of `BLUEPRINTS`; an empty tuple if `BLUEPRINTS` is not a list."""
     blueprints = values.get("BLUEPRINTS")
     if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
         return blueprints
