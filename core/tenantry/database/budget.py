@@ -1,7 +1,7 @@
 """The connection budget: the limit on database connections over all tenants of a process.
 
-The budget decides which pool may open a connection and which idle connection must be closed for
-it. It opens and closes nothing itself, and it does not import SQLAlchemy.
+The budget decides which pool may open a connection, and which idle connection must be closed first.
+The budget does not open or close connections, and does not import SQLAlchemy.
 """
 
 import os
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
     from tenantry.database.pool import BudgetPool
 
 WAIT_S = 5.0
-"""How long a request waits for a connection: much longer than a request usually keeps one, and
-shorter than clients and proxies wait."""
+"""Time limit for a request to wait for a connection. The limit is much longer than a request
+usually keeps a connection, and shorter than the timeouts of clients and proxies."""
 
 OWN_WAIT_CHECKOUTS = 10
-"""How long a pool waits for one of its own connections before it closes another tenant's idle one,
-as a multiple of its average checkout. Waiting costs no other tenant anything; opening a connection
-costs 5 to 10 ms of CPU time, and the other tenant then has to do the same. A multiple adapts
-to the load: a checkout takes 5 ms, or 50 ms on a busy machine. A fixed wait of 0.1 s was too short
-there: throughput was 0.4 to 0.9 of that with one pool for each tenant."""
+"""Time that a pool waits for one of its own connections before the pool evicts another tenant's
+idle connection, as a multiple of the pool's average checkout. Waiting costs other tenants nothing.
+Opening a connection costs 5 to 10 ms of CPU time, and the tenant that lost a connection has to open
+a new connection, too. A multiple adapts to the load: a checkout takes 5 ms, or 50 ms on a busy
+machine. On a busy machine, a fixed wait of 0.1 s was too short: throughput was 0.4 to 0.9 of the
+throughput with one pool for each tenant."""
 
 MAX_OWN_WAIT_S = 0.25
-"""Upper bound of that wait, for tenants whose requests keep a connection for long."""
+"""Upper bound of a pool's wait for its own connections. Tenants whose requests keep a connection
+for long reach the bound."""
 
 
 @dataclass(eq=False)
 class EvictedConnection:
-    """A permit, and the idle connection that its receiver must close before it opens one."""
+    """A permit, and the idle connection to close before a new connection is opened."""
 
     pool: "BudgetPool"
     connection: "ConnectionPoolEntry"
@@ -45,12 +47,13 @@ class EvictedConnection:
 
 @dataclass(eq=False)
 class _Waiter:
-    """One call of `acquire`. All fields are protected by the budget's lock."""
+    """One call of `acquire`. The budget's lock protects all fields."""
 
     pool: "BudgetPool"
     must_open: bool
     prefers_own: bool
-    """Whether it still prefers a connection of its own pool to evicting another pool's."""
+    """Whether the waiter still waits for a connection of its own pool instead of evicting
+    another."""
     grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 
@@ -62,13 +65,14 @@ class _Waiter:
 class ConnectionBudget:
     """At most `limit` open connections for all pools of a process. Thread-safe.
 
-    Lives as long as the process. A *permit* stands for one connection, from before it is opened
-    until after it is closed. A forked process starts with all permits: it neither uses nor closes
-    the connections that it inherits.
+    The budget lives as long as the process. A *permit* stands for one connection, from before the
+    connection is opened until after the connection is closed. A forked process starts with all
+    permits: the forked process neither uses nor closes inherited connections.
 
     Args:
         limit: maximum number of open connections.
-        wait_s: how long `acquire` waits, first come, first served, while all are checked out.
+        wait_s: seconds that `acquire` waits, first come, first served, while all connections are
+            checked out.
         clock: returns seconds; for tests.
     """
 
@@ -78,20 +82,23 @@ class ConnectionBudget:
         self.limit = limit
         self.wait_s = wait_s
         self._clock = clock
-        # The parent's connections, kept so that they are not closed.
+        # References to the parent process's connections keep the connections from being closed.
         self._inherited: list[object] = []
-        self._fork_locks: dict[int, threading.Lock] = {}  # process → guards its `_reset`
+        self._fork_locks: dict[int, threading.Lock] = {}  # process ID → lock for `_reset`
         self._process = os.getpid()
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # protects everything below, and each pool's `idle`
+        # The lock protects all attributes that `_reset` sets, and each pool's `idle`.
+        self._lock = threading.Lock()
         self._open = 0
         self._permits: Counter[BudgetPool] = Counter()
-        self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()  # oldest first
-        self._waiters: list[_Waiter] = []  # in order of arrival
-        # Connections that came back, or None for a permit. This queue needs no lock, because the
-        # garbage collector may return a connection on a thread that already holds the lock.
+        # idle connections, oldest first
+        self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()
+        self._waiters: list[_Waiter] = []  # waiters in order of arrival
+        # The queue of returned connections, with None for a returned permit. The queue must work
+        # without the lock, because the garbage collector may return a connection on a thread that
+        # already holds the lock.
         self._returned: deque[tuple[BudgetPool, ConnectionPoolEntry | None]] = deque()
 
     @property
@@ -107,10 +114,10 @@ class ConnectionBudget:
             return len(self._idle)
 
     def counts(self) -> dict[str, ConnectionCounts]:
-        """Return the connections of each tenant that has any."""
+        """Return the connection counts of each tenant that has a connection."""
         counts: dict[str, ConnectionCounts] = {}
         with self._locked():
-            # A tenant has two pools while a new instance replaces the old one.
+            # A tenant has two pools while a new app instance replaces an old instance.
             for pool, permits in self._permits.items():
                 checked_out, idle = counts.get(pool.owner, ConnectionCounts(0, 0))
                 checked_out += permits - len(pool.idle)
@@ -120,16 +127,16 @@ class ConnectionBudget:
     def acquire(
         self, pool: "BudgetPool", *, must_open: bool = False
     ) -> "ConnectionPoolEntry | EvictedConnection | None":
-        """Return an idle connection of the pool, or a permit to open one.
+        """Return an idle connection of the pool, or a permit to open a connection.
 
-        A permit is None, or an `EvictedConnection`, which must be closed first.
+        A permit is None, or an `EvictedConnection` that the caller must close first.
 
         Args:
             pool: the pool that needs a connection.
             must_open: return a permit even if the pool has an idle connection.
 
         Raises:
-            ConnectionsExhaustedError: nothing became available within `wait_s`.
+            ConnectionsExhaustedError: no connection or permit became available within `wait_s`.
         """
         if not must_open and (connection := self._take_newest(pool)):
             return connection
@@ -142,7 +149,7 @@ class ConnectionBudget:
         return waiter.grant
 
     def _take_newest(self, pool: "BudgetPool") -> "ConnectionPoolEntry | None":
-        """Return the pool's newest idle connection, if any: all that most requests need."""
+        """Return the pool's newest idle connection; None without an idle connection."""
         self._reset_after_fork()
         with self._lock:
             connection = self._take_idle(pool, pool.idle[-1]) if pool.idle else None
@@ -150,7 +157,7 @@ class ConnectionBudget:
         return connection
 
     def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
-        """Take back a connection, which becomes idle or goes to a waiting call."""
+        """Take back a connection, which becomes idle or goes to a waiting call of `acquire`."""
         self._returned.append((pool, connection))
         self._accept_if_free()
 
@@ -176,10 +183,11 @@ class ConnectionBudget:
         with self._lock:
             self._accept_returned()
             yield
-        self._accept_if_free()  # something may have been returned while the lock was held
+        # Another thread may have returned a connection while the lock was held.
+        self._accept_if_free()
 
     def _accept_if_free(self) -> None:
-        """Accept what was returned, unless another thread holds the lock and will do it."""
+        """Accept returned connections, unless the thread that holds the lock will accept them."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._accept_returned()
@@ -191,7 +199,8 @@ class ConnectionBudget:
         process = os.getpid()
         if self._process == process:
             return
-        # A lock that the parent held at the fork stays locked here, so this process needs its own.
+        # A lock that the parent held at the fork stays locked in the forked process, so each
+        # process needs its own lock.
         with self._fork_locks.setdefault(process, threading.Lock()):
             if self._process != process:
                 self._inherited += self._idle
@@ -218,9 +227,10 @@ class ConnectionBudget:
         self._waiters = [waiter for waiter in self._waiters if not self._try_to_serve(waiter)]
 
     def _try_to_serve(self, waiter: _Waiter) -> bool:
-        """Grant what is available to the waiter now, if anything; return whether it was granted.
+        """Grant an available connection or permit to the waiter; return whether there was a grant.
 
-        A new waiter cannot overtake: whatever an earlier one may have was granted to it already.
+        A new waiter cannot overtake an earlier waiter, because the earlier waiter already got every
+        connection that was available to the earlier waiter.
         """
         pool = waiter.pool
         if pool.idle and not waiter.must_open:
@@ -258,10 +268,10 @@ class ConnectionBudget:
     # -- waiting -----------------------------------------------------------------------------
 
     def _wait(self, waiter: _Waiter) -> None:
-        """Wait for the grant.
+        """Wait until the budget grants a connection or a permit to the waiter.
 
         Raises:
-            ConnectionsExhaustedError: there was none in time.
+            ConnectionsExhaustedError: the waiter got no connection and no permit in time.
         """
         began_at = self._clock()
         own_wait_s = OWN_WAIT_CHECKOUTS * waiter.pool.average_checkout_s
@@ -270,7 +280,7 @@ class ConnectionBudget:
             if not waiter.granted.wait(own_wait_s):
                 self._accept_eviction(waiter)
                 waiter.granted.wait(self.wait_s - own_wait_s)
-        except BaseException:  # a signal handler of the server raised it
+        except BaseException:  # A signal handler of the server raised the exception.
             if self._stop_waiting(waiter):
                 self._return_grant(waiter)
             raise
@@ -284,7 +294,7 @@ class ConnectionBudget:
             self._serve_waiters()
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
-        """Leave the queue; return whether there is a grant after all."""
+        """Remove the waiter from the queue; return whether the waiter got a grant meanwhile."""
         with self._locked():
             if not waiter.granted.is_set():
                 self._waiters.remove(waiter)
@@ -292,7 +302,8 @@ class ConnectionBudget:
 
     def _return_grant(self, waiter: _Waiter) -> None:
         grant = waiter.grant
-        if isinstance(grant, EvictedConnection):  # its connection is still open: it is idle again
+        # The evicted connection is still open, so the connection becomes idle again.
+        if isinstance(grant, EvictedConnection):
             with self._locked():
                 self._add_permits(waiter.pool, -1)
                 self._add_permits(grant.pool, 1)

@@ -1,8 +1,9 @@
-"""A circuit breaker: remembers that a server is down, so that no request waits to find out again.
+"""A circuit breaker: remembers that a server is down, so that requests fail without waiting.
 
-It knows no database and starts no threads. We do not use pybreaker: it holds its lock while it
-calls the guarded function, so one connection attempt that hangs would block every other one, and
-it tries again in a client's request instead of in a probe.
+The circuit breaker does not depend on a database and starts no threads. Tenantry does not use
+pybreaker for two reasons. pybreaker holds a lock during a call of the guarded function, so a
+connection attempt that hangs would block every other attempt. pybreaker also tries again in a
+client's request instead of in a probe.
 """
 
 import threading
@@ -10,38 +11,41 @@ import time
 from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.25
-"""Pause after the first failure. A single connection refused by chance costs no more than this."""
+"""Pause after the first failure: the cost of a single connection that is refused by chance."""
 
 MAX_PAUSE_S = 2.0
-"""Pauses double up to this. A probe of a silent server takes another 2 s, so a server that is back
-is noticed within 5 s."""
+"""Maximum pause between attempts. Pauses double up to the maximum. A probe of a silent server takes
+another 2 s, so the circuit breaker notices a recovered server within 5 s."""
 
 MAX_ATTEMPTS = 2
-"""Attempts in progress at once. Each may block a thread of the server until it times out."""
+"""Maximum number of attempts in progress. Each attempt may block a server thread until a
+timeout."""
 
 SLOW_S = 1.0
-"""Age from which an attempt counts as a sign of failure. A usual one takes 5 ms."""
+"""Age from which an attempt counts as a sign of failure. A usual attempt takes 5 ms."""
 
 
 class CircuitBreaker:
-    """Decides whether something may be tried. Thread-safe.
+    """Decides whether a caller may try to connect. Thread-safe.
 
-    While it is closed, a few callers at once may try. A failure opens it. From then on, only a
-    probe may try, one at a time and after a pause, until one succeeds.
+    While the circuit breaker is closed, a few callers at once may try. A failure opens the circuit
+    breaker. While the circuit breaker is open, only one probe at a time may try, after a pause. A
+    successful probe closes the circuit breaker.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Protects everything below. Notified when an attempt ends.
+        # The condition protects the attributes of the breaker, and is notified when an attempt
+        # ends.
         self._lock = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
         self._is_probing = False
-        self._attempts: list[float] = []  # start of each one in progress, oldest first
+        self._attempts: list[float] = []  # start times of the attempts in progress, oldest first
 
     @property
     def pause_s(self) -> float | None:
-        """Seconds until the next attempt makes sense; None if one may start now."""
+        """Seconds until the next attempt makes sense; None if an attempt may start now."""
         with self._lock:
             return self._pause_s()
 
@@ -51,9 +55,9 @@ class CircuitBreaker:
         return self._failures > 0
 
     def begin(self) -> float | None:
-        """Begin an attempt and return None, or return the pause if none may start.
+        """Begin an attempt and return None, or return the pause if no attempt may start.
 
-        Waits up to `SLOW_S` while too many attempts are in progress.
+        `begin` waits up to `SLOW_S` while too many attempts are in progress.
         """
         with self._lock:
             while (pause_s := self._pause_s()) is None and len(self._attempts) >= MAX_ATTEMPTS:
@@ -63,7 +67,7 @@ class CircuitBreaker:
             return pause_s
 
     def begin_probe(self) -> bool:
-        """Begin a probe if one is due and none is in progress; return whether it may run."""
+        """Begin a probe if due and if no probe is in progress; return whether the probe may run."""
         with self._lock:
             if not self._failures or self._is_probing or self._clock() < self._retry_at:
                 return False
@@ -71,7 +75,7 @@ class CircuitBreaker:
             return True
 
     def end_probe(self) -> None:
-        """End a probe. Its result is what `succeed` or `fail` recorded."""
+        """End a probe. `succeed` or `fail` has recorded the probe's result."""
         with self._lock:
             self._is_probing = False
 
@@ -84,7 +88,7 @@ class CircuitBreaker:
             return was_open
 
     def fail(self) -> bool:
-        """End an attempt that failed; return whether it opened the breaker."""
+        """End an attempt that failed; return whether the failure opened the breaker."""
         with self._lock:
             self._end_attempt()
             self._failures += 1
@@ -101,6 +105,7 @@ class CircuitBreaker:
         return None
 
     def _end_attempt(self) -> None:
-        if self._attempts:  # a probe is not in the list
-            self._attempts.pop(0)  # not necessarily this one, but as good a bound on their ages
+        if self._attempts:  # The list of attempts does not contain a probe.
+            # The oldest start time may belong to another attempt, but limits the ages equally well.
+            self._attempts.pop(0)
         self._lock.notify_all()

@@ -1,6 +1,6 @@
 """Creates the engine of one tenant: its pool, driver options and error translation.
 
-This module and the ones that it uses import SQLAlchemy, which takes 0.3 s. Import it only when an
+`database.engine` imports SQLAlchemy, which takes 0.3 s. Import `database.engine` only when an
 engine is needed.
 """
 
@@ -24,18 +24,19 @@ from tenantry.database.server_connector import ServerConnector
 from tenantry.errors import one_line
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a write to SQLite waits for another write to finish."""
+"""Time limit for a write to SQLite to wait for another write."""
 
 SERVER_OPTIONS = {
-    "connect_timeout": 2,  # seconds; the minimum of libpq
+    "connect_timeout": 2,  # seconds; 2 is the minimum of libpq
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""libpq's options against an unreachable server. A query notices within 10 s that its packets
-vanish; by default, that takes Linux about 15 minutes. While the server machine acknowledges packets
-but the server is frozen, a query waits. Only `connect_timeout` applies then."""
+"""libpq's options against an unreachable server. A query fails within 10 s if packets to the server
+are lost; by Linux's default, the failure takes about 15 minutes. If the server process is frozen
+but the server machine acknowledges packets, a query waits without a limit, and only
+`connect_timeout` applies."""
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
 _SQLITE_DOWN = {
@@ -48,16 +49,16 @@ _SQLITE_DOWN = {
     sqlite3.SQLITE_READONLY,
 }
 _SQLITE_PRIMARY_CODE = 0xFF
-"""Mask for the primary result code in an extended one (https://sqlite.org/rescode.html)."""
+"""Mask for the primary code in an extended SQLite result code (https://sqlite.org/rescode.html)."""
 
 _POSTGRES_FULL = {"53100"}  # disk_full
 _POSTGRES_DOWN = {
-    "25006",  # read_only_sql_transaction: a standby
+    "25006",  # read_only_sql_transaction: the server is a standby
     "53200",  # out_of_memory
     "53300",  # too_many_connections
 }
 
-_NOTE_QUERY = "tenantry_note_query"  # execution option of an engine
+_NOTE_QUERY = "tenantry_note_query"  # name of an execution option of an engine
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def make_engine(
         owner: the tenant's name.
         url_text: the tenant's `DATABASE_URI`.
         budget: the connection budget of the process.
-        note_query: called with the nanoseconds of each query, failed ones included.
+        note_query: called with the nanoseconds of each query, including failed queries.
     """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
@@ -89,7 +90,7 @@ def make_engine(
 
 
 def close_engine(engine: Engine) -> None:
-    """Close idle connections now and others at their check-in. Idempotent."""
+    """Close idle connections now, and checked-out connections at their check-in. Idempotent."""
     if isinstance(engine.pool, BudgetPool):
         engine.pool.retire()
     else:
@@ -97,7 +98,7 @@ def close_engine(engine: Engine) -> None:
 
 
 def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
-    """Return the driver options that the URL does not set itself."""
+    """Return the default driver options that the URL does not set."""
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         options = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
@@ -107,13 +108,13 @@ def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether a SQLite URL names no file."""
+    """Return whether a SQLite URL names a database in memory instead of a file."""
     name = (url.database or "").removeprefix("file:")
     return name in ("", ":memory:") or url.query.get("mode") == "memory"
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """Supports weak references, which tell the pool when a detached connection is dropped."""
+    """A SQLite connection that the pool can reference weakly, to notice a garbage collection."""
 
 
 def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
@@ -143,7 +144,8 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
 
     def set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.execute("PRAGMA foreign_keys = ON").close()
-        connection.execute("PRAGMA journal_mode = WAL").close()  # readers do not block the writer
+        # In WAL mode, readers do not block the writer.
+        connection.execute("PRAGMA journal_mode = WAL").close()
         if identity := file_identity(path):
             record.info[FILE_IDENTITY] = identity
 
@@ -152,9 +154,10 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
 
 
 def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
-    """Return the engine of an in-memory database: one connection, as long-lived as the engine.
+    """Return the engine of an in-memory database, with one connection until the engine closes.
 
-    It does not count in the budget, because closing it would lose the data.
+    The connection of an in-memory database does not count in the budget, because closing the
+    connection would lose the data.
     """
     engine = create_engine(
         url,
@@ -173,11 +176,12 @@ def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
 
 
 def _time_queries(engine: Engine, note_query: NoteQuery) -> None:
-    """Call `note_query` after each query.
+    """Make an engine call `note_query` after each query.
 
-    This replaces methods of the engine's own dialect. SQLAlchemy's cursor events would do, but an
-    engine that has any costs a request 40 µs more. A `do_execute` listener would hide those of an
-    endpoint. The execution option excludes SQLAlchemy's own set-up queries, which have none.
+    `note_query` is called from replaced methods of the engine's dialect. SQLAlchemy's cursor events
+    also work, but an engine with a cursor event costs a request 40 µs more. A `do_execute` listener
+    would hide the listeners of an endpoint. SQLAlchemy's set-up queries do not have the execution
+    option, so they are not counted.
     """
     engine.update_execution_options(**{_NOTE_QUERY: note_query})
     dialect = engine.dialect
@@ -199,7 +203,7 @@ def _timed(execute: Callable[..., None], *arguments: Any) -> None:
 
 
 def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
-    """Return the error to raise if the database is at fault; None leaves the original one."""
+    """Return the error to raise if the database is at fault; None leaves the original error."""
     error = context.original_exception
     code: int | str | None = getattr(error, "sqlstate", None)
     if isinstance(error, sqlite3.Error):

@@ -23,8 +23,8 @@ FULL_RETRY_AFTER_S = 60
 class DatabaseDownError(HTTPException):
     """The tenant's database cannot serve: 503 with `Retry-After`, as `application/problem+json`.
 
-    The exception carries its response, so Flask and Flask-RESTful both send it unchanged. The
-    reason is in `__cause__`; clients do not see it.
+    The exception contains the response, so Flask and Flask-RESTful send the response unchanged. The
+    reason is in `__cause__`; clients do not see the reason.
     """
 
     code: int = HTTPStatus.SERVICE_UNAVAILABLE.value
@@ -39,7 +39,7 @@ class DatabaseDownError(HTTPException):
 
 
 class DatabaseFullError(DatabaseDownError):
-    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5). Reads work."""
+    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5)."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
     status = HTTPStatus.INSUFFICIENT_STORAGE
@@ -49,14 +49,14 @@ class DatabaseFullError(DatabaseDownError):
 
 
 class ConnectionCounts(NamedTuple):
-    """Connections of one tenant. Those being opened or closed count as checked out."""
+    """Connections of one tenant. Connections in opening or closing count as checked out."""
 
     checked_out: int
     idle: int
 
 
 class ConnectionsExhaustedError(TenantryError):
-    """Every connection of the process stayed checked out for as long as a request may wait."""
+    """Every connection of the process stayed checked out until a request's wait timed out."""
 
     def __init__(
         self, owner: str, waited_s: float, limit: int, counts: Mapping[str, ConnectionCounts]
@@ -68,7 +68,7 @@ class ConnectionsExhaustedError(TenantryError):
         super().__init__(owner, waited_s, limit, self.counts)
 
     def __str__(self) -> str:
-        """Return which tenant waited, how long, and the connections of every tenant."""
+        """Return a text with the waiting tenant, the wait and every tenant's connections."""
         largest_first = sorted(self.counts.items(), key=lambda item: (-sum(item[1]), item[0]))
         shares = ", ".join(
             f"{owner} {count.checked_out} in use, {count.idle} idle"

@@ -1,4 +1,4 @@
-"""Opens and checks connections to a SQLite file, and never creates a new file for a lost one."""
+"""Opens and checks connections to a SQLite file, and never replaces a lost file by a new file."""
 
 import logging
 from collections.abc import Callable
@@ -22,8 +22,9 @@ class FileConnector:
     """Connections to one tenant's SQLite file.
 
     SQLite creates a missing file, so a deleted database would become an empty one unnoticed. A
-    marker beside the file, `<file>.made`, records that the file existed. All processes see it,
-    also after a restart. If the marker cannot be written, only this process remembers.
+    marker beside the file, `<file>.made`, records that the file existed. All processes see the
+    marker, also after a restart. If the marker cannot be written, only the current process
+    remembers that the file existed.
 
     Args:
         owner: the tenant's name.
@@ -39,14 +40,15 @@ class FileConnector:
         self._is_logged = False
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if the file is gone although it existed. An open connection is checked later.
+        """Raise if the SQLite file is lost. An open connection is checked later.
 
         Raises:
-            DatabaseDownError: the file is gone.
+            DatabaseDownError: the SQLite file existed and is missing now.
         """
         if not must_open or file_identity(self._path):
             return
-        # An operator who deletes the marker, too, wants to start with an empty database.
+        # An operator who deletes the SQLite file and the marker wants to start with an empty
+        # database.
         was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
         if not was_lost:
             return
@@ -58,7 +60,7 @@ class FileConnector:
         raise DatabaseDownError(RETRY_AFTER_S)
 
     def is_usable(self, record: ConnectionPoolEntry, _: float) -> bool:
-        """Return whether the connection's file is still the one at its path."""
+        """Return whether the path still leads to the file that the connection opened."""
         identity = file_identity(self._path)
         if identity is None or record.info.setdefault(FILE_IDENTITY, identity) != identity:
             return False
@@ -67,28 +69,29 @@ class FileConnector:
         return True
 
     def connect(self, open_connection: Callable[[], Any]) -> Any:
-        """Open the file unless it is gone.
+        """Open the SQLite file unless the file is lost.
 
         Raises:
-            DatabaseDownError: the file is gone.
+            DatabaseDownError: the SQLite file existed and is missing now.
         """
         self.check_available(must_open=True)
         return open_connection()
 
     def close(self, _: Any, close_connection: Callable[[], None]) -> None:
-        """Close a connection."""
+        """Close a connection to the SQLite file."""
         close_connection()
 
     def _write_marker(self) -> None:
         self._existed = True
         text = f"While this file exists, Tenantry does not create an empty {self._path.name}.\n"
-        with suppress(OSError):  # the disk is full, or the folder belongs to another user
+        # Writing the marker fails if the disk is full or the folder belongs to another user.
+        with suppress(OSError):
             self._marker.write_text(text)
             self._is_marked = True
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file at `path`; None if there is no such file."""
+    """Return device and inode of the file at `path`; None if the file does not exist."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
 """An engine's pool, which takes its connections from the budget of the whole process.
 
-A permit of the budget stands for each connection from before it is opened until after it is
-closed, whatever closes it. SQLAlchemy opens connections through the pool's creator only and
+A permit of the budget stands for each connection, from before the connection is opened until after
+any code closes the connection. SQLAlchemy opens connections through the pool's creator only and
 closes them in `Pool._close_connection` only, so the count is exact.
 """
 
@@ -20,10 +20,10 @@ from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
-"""Average checkout time of a pool that has not measured any: that of a usual request."""
+"""Assumed average checkout time of a pool without a measurement: the time of a usual request."""
 
 CHECKED_IN_AT = "tenantry.checked_in_at"
-"""Key of `ConnectionPoolEntry.info`: `time.monotonic` at the last check-in."""
+"""Key of `ConnectionPoolEntry.info`: `time.monotonic` at the connection's last check-in."""
 
 _logger = logging.getLogger(__name__)
 
@@ -35,24 +35,24 @@ class Connector(Protocol):
         """Raise `DatabaseDownError` if the database is known to be unavailable.
 
         Args:
-            must_open: the pool has no idle connection, so it has to open one.
+            must_open: the pool has no idle connection, so the pool has to open a connection.
         """
 
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
         """Return whether a connection that was idle for `idle_s` seconds seems to be alive."""
 
     def connect(self, open_connection: Callable[[], Any]) -> Any:
-        """Return the result of `open_connection`; raise `DatabaseDownError` if it fails."""
+        """Return the result of `open_connection`; raise `DatabaseDownError` if the call fails."""
 
     def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
-        """Call `close_connection`; return once the server has closed its end, too."""
+        """Call `close_connection`; return once the server has closed the connection, too."""
 
 
 class BudgetPool(Pool):
-    """The pool of one engine. Another tenant's request may close its idle connections.
+    """The pool of one engine. Another tenant's request may close idle connections of the pool.
 
     Args:
-        creator: opens a connection, given its pool entry.
+        creator: opens a connection for a given pool entry.
         budget: the connection budget of the process.
         owner: the tenant's name.
         connector: opens, checks and closes the connections.
@@ -68,20 +68,22 @@ class BudgetPool(Pool):
         **pool_options: Any,
     ) -> None:
         self.owner = owner
-        self.idle: list[ConnectionPoolEntry] = []  # newest last; protected by the budget's lock
+        # Idle connections, newest last. The budget's lock protects the list.
+        self.idle: list[ConnectionPoolEntry] = []
         self.average_checkout_s = ASSUMED_CHECKOUT_S
         self._budget = budget
         self._connector = connector
         self._create = creator
         self._is_retired = False
         self._checked_out_at: dict[ConnectionPoolEntry, float] = {}
-        # `has_permit`: for the connection that this thread opens next.
-        # `opened`: that connection, until SQLAlchemy has set it up.
+        # `has_permit`: whether the thread has a permit to open a connection
+        # `opened`: the connection that the thread has opened, until SQLAlchemy has set up the
+        # connection.
         self._thread = threading.local()
-        # id of an open connection → the pool and the process that opened it
+        # id of an open connection → the pool and the process that opened the connection
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
         super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # by position only
-        if "_dispatch" not in pool_options:  # a copy inherits the listener
+        if "_dispatch" not in pool_options:  # A copy of the pool inherits the event listener.
             event.listen(self, "detach", self._watch_detached)
 
     def retire(self) -> None:
@@ -90,12 +92,12 @@ class BudgetPool(Pool):
         self.dispose()
 
     def dispose(self) -> None:
-        """Close idle connections."""
+        """Close the pool's idle connections."""
         for record in self._budget.take_all_idle(self):
             record.close()
 
     def recreate(self) -> "BudgetPool":
-        """Return a new pool like this one, and retire this one."""
+        """Return a new pool with the same options, and retire the old pool."""
         self.retire()
         pool = type(self)(
             self._create,
@@ -114,11 +116,11 @@ class BudgetPool(Pool):
         return pool
 
     def status(self) -> str:
-        """Return a description for SQLAlchemy's log."""
+        """Return a description of the pool for SQLAlchemy's log."""
         return f"tenant {self.owner!r}: {len(self._opened)} open, {len(self.idle)} idle"
 
     def probe(self) -> None:
-        """Open a new connection, even if others are idle: only that proves that it is possible.
+        """Open a new connection, even if the pool has idle connections.
 
         Raises:
             Exception: the connection could not be opened.
@@ -138,7 +140,7 @@ class BudgetPool(Pool):
     def _release_collected(self, key: int) -> None:
         pool, process = self._opened.pop(key, (self, None))
         if process == os.getpid():
-            self._budget.release(pool)  # a recreated pool's permit, if that one opened it
+            self._budget.release(pool)  # The permit belongs to the pool that opened the connection.
 
     # -- called by SQLAlchemy ------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class BudgetPool(Pool):
         elif not self._connector.is_usable(
             record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
         ):
-            record.invalidate()  # SQLAlchemy then opens a new connection in this record
+            record.invalidate()  # SQLAlchemy opens a new connection in an invalidated record.
         self._checked_out_at[record] = time.monotonic()
         return record
 
@@ -160,7 +162,8 @@ class BudgetPool(Pool):
         if checked_out_at is not None:
             self.average_checkout_s += (now - checked_out_at - self.average_checkout_s) / 8
         connection = record.dbapi_connection
-        if connection is None:  # closed, never opened, or detached: the permit went with it
+        # A closed, detached or never opened connection has no permit to return.
+        if connection is None:
             return
         if self._opened.get(id(connection)) != (self, os.getpid()):
             self._budget.keep_inherited(record)
@@ -169,13 +172,14 @@ class BudgetPool(Pool):
         else:
             record.info[CHECKED_IN_AT] = now
             self._budget.checkin(self, record)
-            if self._is_retired:  # since the check above: nothing else would close it
+            # If the pool was retired during the check-in, no other code closes the connection.
+            if self._is_retired:
                 self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
-        """Open a connection: the creator that SQLAlchemy calls."""
+        """Open a connection. `_open` is the creator that SQLAlchemy calls."""
         is_new = self._use_permit()
-        if not is_new:  # SQLAlchemy replaces an invalidated connection
+        if not is_new:  # SQLAlchemy replaces an invalidated connection in the same record.
             self._connector.check_available(must_open=True)
             self._acquire(must_open=True)
         try:
@@ -191,19 +195,21 @@ class BudgetPool(Pool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         _, process = self._opened.pop(id(connection), (self, None))
         if process not in (None, os.getpid()):
-            self._budget.keep_inherited(connection)  # the parent process still uses it
+            # The parent process still uses the inherited connection.
+            self._budget.keep_inherited(connection)
             return
         try:
             close = super()._close_connection
             self._connector.close(connection, lambda: close(connection, terminate=terminate))
         finally:
-            if process is not None:  # None: it was evicted, so its permit is another pool's
+            # An evicted connection has no process, because its permit belongs to another pool.
+            if process is not None:
                 self._budget.release(self)
 
     # -- permits -----------------------------------------------------------------------------
 
     def _acquire(self, *, must_open: bool = False) -> ConnectionPoolEntry | None:
-        """Return an idle connection; None if there is a permit to open one instead."""
+        """Return an idle connection; None if the thread got a permit to open a connection."""
         try:
             grant = self._budget.acquire(self, must_open=must_open)
         except ConnectionsExhaustedError as error:
@@ -219,7 +225,7 @@ class BudgetPool(Pool):
         return None
 
     def _open_record(self) -> ConnectionPoolEntry:
-        """Open a connection with the permit that this thread has just acquired."""
+        """Open a connection with the permit that the thread has just acquired."""
         self._thread.has_permit = True
         try:
             return self._create_connection()
@@ -228,17 +234,17 @@ class BudgetPool(Pool):
             raise
         finally:
             self._thread.opened = None
-            if self._use_permit():  # an error came before the connection was opened
+            if self._use_permit():  # An error occurred before the connection was opened.
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:
-        """Close a connection whose set-up failed; older releases of SQLAlchemy leave it open."""
+        """Close a connection whose set-up failed, because older SQLAlchemy releases do not."""
         connection = getattr(self._thread, "opened", None)
         if id(connection) in self._opened:
             self._close_connection(connection, terminate=True)
 
     def _use_permit(self) -> bool:
-        """Use up this thread's permit; return whether it had one."""
+        """Use up the thread's permit; return whether the thread had a permit."""
         had_permit = getattr(self._thread, "has_permit", False)
         self._thread.has_permit = False
         return had_permit

@@ -1,6 +1,6 @@
-"""The database probe of the commands: connects once and says what is wrong.
+"""The database probe of the commands: connects once and reports the problem of a database.
 
-It creates nothing. A SQLite file that does not exist yet is fine if it can be created.
+The probe creates no file. A missing SQLite file is not a problem if the file can be created.
 """
 
 import os
@@ -19,8 +19,8 @@ _IDENTITY_QUERY = """
 SELECT pg_postmaster_start_time()::text, oid::text, current_schema()
 FROM pg_database WHERE datname = current_database()
 """
-"""Identifies a PostgreSQL database under any host name. The start time tells a server from one that
-was copied from it."""
+"""Query that identifies a PostgreSQL database under any host name. The start time distinguishes a
+server from a copy of the server."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,15 @@ class DatabaseProbe:
     """The result of connecting to a database once."""
 
     problem: str | None = None
-    """Why the database cannot be used, in one line without the password; None if it can be."""
+    """The reason why the database cannot be used, in one line without the password; None if the
+    database works."""
     server_identity: tuple[str, ...] | None = None
-    """Equal for two URLs of the same database; None if the server does not report it."""
+    """The identity of the database, equal for two URLs of one database; None if the server does not
+    report an identity."""
 
 
 def probe_database(owner: str, url_text: str) -> DatabaseProbe:
-    """Connect to a database once. Takes up to 2 s for each address of a silent server."""
+    """Connect to a database once. The probe takes up to 2 s for each address of a silent server."""
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
         if is_in_memory(url):
@@ -65,7 +67,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
 
 
 def _server_identity(connection: Connection) -> tuple[str, ...] | None:
-    """Return the database's identity; None from a server that only speaks PostgreSQL's protocol."""
+    """Return the database's identity; None if a server only implements PostgreSQL's protocol."""
     try:
         return tuple(map(str, connection.exec_driver_sql(_IDENTITY_QUERY).one()))
     except SQLAlchemyError:

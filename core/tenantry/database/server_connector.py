@@ -1,4 +1,4 @@
-"""Opens, checks and closes connections to a database server, and fails fast while it is down."""
+"""Opens, checks and closes connections to a server; fails fast while the server is down."""
 
 import logging
 import os
@@ -16,24 +16,24 @@ from tenantry.database.errors import DatabaseDownError
 from tenantry.errors import one_line
 
 CLOSE_TIMEOUT_S = 2.0
-"""How long to wait until the server process of a closed connection ends. That takes about 2 ms, or
-0.3 s on a busy machine. A frozen server makes one request wait this long; then nothing waits until
-the server answers again."""
+"""Time limit for waiting until the server process of a closed connection ends. The end takes about
+2 ms, or 0.3 s on a busy machine. A frozen server makes only one request wait for the time limit;
+later requests do not wait until the server answers again."""
 
 FRESH_S = 0.5
-"""How long after its check-in a connection is used without a look at its socket. The look releases
-the interpreter lock, and getting it back on a busy worker takes longer than the query. A server
-restart and an idle timeout take longer than this. If the server ends a connection earlier, one
-request gets 503."""
+"""Time after a check-in in which a connection is used without a check of its socket. The check
+releases the interpreter lock, and on a busy worker, reacquiring the interpreter lock takes longer
+than the query. A server restart and an idle timeout take longer than the time without a check. If
+the server ends a connection within the time, one request gets 503."""
 
 _logger = logging.getLogger(__name__)
 
 
 class ServerConnector:
-    """Connections to one tenant's database server. Fails at once while the server is down.
+    """Connections to one tenant's database server. Opening fails at once while the server is down.
 
-    While it is down, a request may start a probe: a thread that connects once. Requests do not
-    wait for the probe.
+    While the server is down, a request may start a probe: a thread that connects once. Requests do
+    not wait for the probe.
 
     Args:
         owner: the tenant's name.
@@ -42,18 +42,18 @@ class ServerConnector:
 
     def __init__(self, owner: str, password: str = "") -> None:
         self.probe: Callable[[], None] = lambda: None
-        """Opens one connection; set by the function that makes the engine."""
+        """Opens one connection. The function that makes the engine sets the attribute."""
         self._owner = owner
         self._password = password
         self._breaker = CircuitBreaker()
-        self._is_silent = False  # it did not respond in time when last asked
-        self._thread = threading.local()  # `is_probing`: this thread is the probe
+        self._is_silent = False  # The server did not respond to the last attempt in time.
+        self._thread = threading.local()  # `is_probing`: whether the thread is the probe
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if no connection can be expected to work.
+        """Raise if the server is known to be down.
 
-        A server that refuses new connections may still serve the ones that are open. A server
-        that is silent serves none.
+        A server that refuses new connections may still serve open connections. A silent server
+        serves no connection.
 
         Raises:
             DatabaseDownError: the server is known to be down.
@@ -68,7 +68,7 @@ class ServerConnector:
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
         """Return False if the server has sent a last message or EOF on an idle connection.
 
-        A connection that was in use until just now is not checked.
+        A connection that was in use a moment ago is not checked.
         """
         if idle_s < FRESH_S and not self._breaker.is_open:
             return True
@@ -79,7 +79,7 @@ class ServerConnector:
         """Open a connection and record the result in the circuit breaker.
 
         Raises:
-            DatabaseDownError: it failed, or the circuit breaker is open.
+            DatabaseDownError: the connection failed, or the circuit breaker is open.
         """
         pause_s = None if self._is_probe_thread() else self._breaker.begin()
         if pause_s is not None:
@@ -92,7 +92,7 @@ class ServerConnector:
             if self._breaker.fail():
                 self._log("database.down", _masked_line(error, self._password))
             raise DatabaseDownError(self._breaker.pause_s or 1) from error
-        except BaseException:  # a signal handler of the server raised it
+        except BaseException:  # A signal handler of the web server raised the exception.
             self._breaker.fail()
             raise
         self._is_silent = False
@@ -101,9 +101,10 @@ class ServerConnector:
         return connection
 
     def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
-        """Close a connection and wait until its server process ends.
+        """Close a connection and wait until the server process of the connection ends.
 
-        The permit is free only then. So the server never has more connections than the budget.
+        The permit is free only after the server process ends. So the server never has more
+        connections than the budget.
         """
         duplicate = _duplicate_descriptor(connection)
         if duplicate is None:
@@ -120,13 +121,13 @@ class ServerConnector:
         if self._breaker.begin_probe():
             try:
                 threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
-            except RuntimeError:  # the process is at its limit of threads
+            except RuntimeError:  # The process has reached its limit of threads.
                 self._breaker.end_probe()
 
     def _probe(self) -> None:
         self._thread.is_probing = True
         try:
-            with suppress(Exception):  # `connect` has recorded and logged it
+            with suppress(Exception):  # `connect` has recorded and logged the failure.
                 self.probe()
         finally:
             self._breaker.end_probe()
@@ -140,9 +141,9 @@ class ServerConnector:
 
 
 def _descriptor(connection: Any) -> int | None:
-    """Return the file descriptor of a psycopg connection; None for a closed one or another driver.
+    """Return a psycopg connection's file descriptor; None if closed, or for other drivers.
 
-    Other drivers lose the checks of idle connections, nothing else.
+    With other drivers, only the checks of idle connections are missing.
     """
     try:
         return int(connection.fileno())
@@ -151,11 +152,11 @@ def _descriptor(connection: Any) -> int | None:
 
 
 def _duplicate_descriptor(connection: Any) -> int | None:
-    """Return a descriptor that stays open after the connection is closed; None if there is none."""
+    """Return a descriptor that outlives a connection; None without an open descriptor."""
     descriptor = _descriptor(connection)
     try:
         return None if descriptor is None else os.dup(descriptor)
-    except OSError:  # too many open files: closing this connection helps
+    except OSError:  # If too many files are open, closing the connection helps.
         return None
 
 
@@ -166,7 +167,7 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 
 
 def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
-    """Read and drop what the server sends; return whether it closes the connection in time.
+    """Drop the server's data; return whether the server closes the connection in time.
 
     PostgreSQL closes the socket only when the backend exits; by then, the backend no longer counts
     as a connection.
@@ -176,7 +177,7 @@ def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
         try:
             if not os.read(descriptor, 65536):
                 return True
-        except OSError:  # reset by the server
+        except OSError:  # The server has reset the connection.
             return True
     return False
 

@@ -1,7 +1,7 @@
-"""An app's own database, as its endpoints use it: `from tenantry import db`.
+"""The database of an app, which endpoints import with `from tenantry import db`.
 
-SQLAlchemy is imported on first use. That takes 0.3 s, and a tenant whose endpoints have no tables
-never needs it.
+SQLAlchemy is imported on first use, because the import takes 0.3 s and a tenant whose endpoints
+have no tables does not need SQLAlchemy.
 """
 
 import threading
@@ -26,7 +26,7 @@ NoteQuery = Callable[[str, int], None]
 
 
 class Database:
-    """An app's database. Makes its engine on first use. Closed with its app. Thread-safe.
+    """An app's database, closed with the app. First use creates the engine. Thread-safe.
 
     Args:
         owner: the tenant's name.
@@ -46,13 +46,13 @@ class Database:
         self._url = url
         self._budget = budget
         self._note_query = note_query
-        self._lock = threading.Lock()  # protects `_engine` and `_is_closed`
+        self._lock = threading.Lock()  # The lock protects `_engine` and `_is_closed`.
         self._engine: Engine | None = None
         self._is_closed = False
 
     @property
     def engine(self) -> "Engine":
-        """The engine, created on first use. It opens connections when they are needed.
+        """The engine, created on first use. The engine opens connections when a query needs them.
 
         Raises:
             RuntimeError: the database is closed.
@@ -65,7 +65,7 @@ class Database:
             return self._engine
 
     def new_session(self) -> "Session":
-        """Return a session, which its caller closes.
+        """Return a new session, which the caller closes.
 
         Raises:
             RuntimeError: the database is closed.
@@ -98,14 +98,14 @@ def open_database(
     budget: ConnectionBudget,
     note_query: NoteQuery | None = None,
 ) -> Database:
-    """Give an app its database, without connecting; sessions close with their app contexts."""
+    """Add a database to an app without connecting. The end of an app context closes the session."""
     database = app.extensions[_EXTENSION] = Database(owner, url, budget, note_query)
     app.teardown_appcontext(_close_session)
     return database
 
 
 def database_of(app: Flask) -> Database:
-    """Return an app's database."""
+    """Return the `Database` of an app."""
     database: Database = app.extensions[_EXTENSION]
     return database
 
@@ -124,16 +124,16 @@ def _close_session(_: BaseException | None) -> None:
 
 
 class CurrentDatabase:
-    """The database of the current app, in any thread. Raises outside of an app context."""
+    """The database of the current app, in any thread. Access outside an app context raises."""
 
     @property
     def engine(self) -> "Engine":
-        """The engine of the current app, made on first use; it connects when needed."""
+        """The engine of the current app, created on first use. Queries open connections."""
         return database_of(current_app).engine
 
     @property
     def session(self) -> "Session":
-        """The session of this app context; rolled back and closed when the context ends."""
+        """The session of the current app context. Rolled back when the context ends."""
         session: Session | None = g.get(_EXTENSION)
         if session is None:
             session = database_of(current_app).new_session()

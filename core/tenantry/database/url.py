@@ -1,7 +1,8 @@
-"""Checks a `DATABASE_URI` and tells whether two of them name the same database.
+"""Checks a `DATABASE_URI`, and finds out whether two URLs name the same database.
 
-It does not connect. It imports SQLAlchemy only for URLs that need it, because that takes 0.3 s at
-each start, and most tenants have the default, a plain SQLite file.
+Checking a URL does not connect to the database. SQLAlchemy is imported only for URLs that are not a
+plain SQLite file, because the import takes 0.3 s at each start, and most tenants have the default
+database, a plain SQLite file.
 """
 
 import os
@@ -13,36 +14,39 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 SCHEMA_QUERY = "SELECT current_schema()"
-"""Returns the schema in which a PostgreSQL connection creates tables."""
+"""Query that returns the schema in which a PostgreSQL connection creates tables."""
 
 _PLAIN_FILE = re.compile(r"sqlite:///([\w./-]+)")
-"""A SQLite URL that consists of a path only."""
+"""Pattern of a SQLite URL that consists of a path only."""
 
 _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
-"""A setting in the `options` of a PostgreSQL connection: `-c NAME=VALUE` or `--NAME=VALUE`."""
+"""Pattern of a setting in the `options` of a PostgreSQL connection: `-c NAME=VALUE` or
+`--NAME=VALUE`."""
 
 _BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
-"""libpq parameters that are rejected in the query part of a URL. libpq prefers them to the rest of
-the URL, so the URL would not show which database is used, and the password would be visible."""
+"""libpq parameters that are rejected in the query part of a URL. libpq prefers query parameters to
+the main part of a URL, so the URL would not show which database is used, and the password would be
+visible."""
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
-"""The only form in which the query part can give a `host`: SQLAlchemy splits it."""
+"""Pattern of the only allowed `host` in the query part of a URL: the form that SQLAlchemy
+splits."""
 
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
 def check_database_url(text: str) -> None:
-    """Check a URL as `parse_database_url` does, without SQLAlchemy for a plain SQLite file.
+    """Check a URL like `parse_database_url`, without importing SQLAlchemy for a SQLite file.
 
     Raises:
-        ValueError: as in `parse_database_url`.
+        ValueError: `parse_database_url` rejects the URL.
     """
     if not _PLAIN_FILE.fullmatch(text):
         parse_database_url(text)
 
 
 def parse_database_url(text: str) -> "URL":
-    """Return the URL.
+    """Return the parsed database URL.
 
     Raises:
         ValueError: the URL cannot be parsed or is ambiguous, its dialect is unknown, or its driver
@@ -57,7 +61,8 @@ def parse_database_url(text: str) -> "URL":
     except NoSuchModuleError:
         name = text.partition(":")[0]
         raise ValueError(f"names an unknown dialect {name!r}; use sqlite or postgresql") from None
-    except (ArgumentError, ValueError):  # whose text may contain a part of the password
+    # The text of the original exception may contain a part of the password.
+    except (ArgumentError, ValueError):
         raise ValueError(
             "cannot be parsed; write dialect://user:password@host:port/database, "
             "with %40 for @, %3A for : and %2F for / in the password"
@@ -77,12 +82,12 @@ def parse_database_url(text: str) -> "URL":
 
 
 def schema_problem(url: "URL", current_schema: str | None) -> str | None:
-    """Return why a PostgreSQL connection does not use its URL's schema, and what to do; else None.
+    """Return why a connection uses another schema than its URL names; None for the same schema.
 
-    The URL has to name the schema that the server uses, because URLs are compared by their text.
+    A URL has to name the schema that the server uses, because URLs are compared by their text.
 
     Args:
-        url: a checked URL.
+        url: a database URL that `check_database_url` accepts.
         current_schema: the server's answer to `SCHEMA_QUERY`.
     """
     schema = _schema(url)
@@ -100,7 +105,7 @@ def schema_problem(url: "URL", current_schema: str | None) -> str | None:
 
 
 def with_schema(url: "URL", schema: str) -> "URL":
-    """Return a PostgreSQL URL with this schema instead of the one that it names."""
+    """Return a copy of a PostgreSQL URL that names the given schema."""
     options = url.query.get("options", ())
     words = " ".join((options,) if isinstance(options, str) else options)
     others = [setting[0] for setting in _SETTING.finditer(words) if not _is_search_path(setting[1])]
@@ -109,17 +114,18 @@ def with_schema(url: "URL", schema: str) -> "URL":
 
 
 def plain_file(text: str) -> Path | None:
-    """Return the file of a valid URL that consists of a path only; None for any other URL."""
+    """Return the file of a SQLite URL that consists of a path only; None for any other URL."""
     plain = _PLAIN_FILE.fullmatch(text)
     return None if plain is None else Path(plain[1])
 
 
 def database_identity(text: str) -> tuple[str, ...] | None:
-    """Return a value that is equal for two valid URLs of one database; None if it is never shared.
+    """Return the identity of a URL's database, equal for two URLs of one database.
 
     A SQLite file is identified by its real path, so `a.db`, `./a.db` and a link to it are equal. A
     server's database is identified by host, port and name, and in PostgreSQL also by the schema in
-    which it creates tables (`?options=-csearch_path%3Dacme`). User and password do not matter.
+    which it creates tables (`?options=-csearch_path%3Dacme`). User and password do not affect the
+    identity.
     """
     if plain := _PLAIN_FILE.fullmatch(text):
         return ("sqlite", os.path.realpath(plain[1]))
@@ -130,7 +136,7 @@ def database_identity(text: str) -> tuple[str, ...] | None:
     if backend == "sqlite":
         return _sqlite_identity(url)
     host, port = _host_and_port(url)
-    # Without a database name, PostgreSQL uses the user's name.
+    # If a URL has no database name, PostgreSQL uses the user's name.
     identity = (backend, host, port, url.database or url.username or "")
     schema = _schema(url) if backend == "postgresql" else "public"
     return identity if schema == "public" else (*identity, schema)
@@ -177,7 +183,8 @@ def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
     path = (url.database or "").removeprefix("file:")
     is_in_memory = path in ("", ":memory:") or url.query.get("mode") == "memory"
     if is_in_memory and url.query.get("cache") == "shared":
-        return ("sqlite", "memory", path)  # one for the whole process
+        # The whole process shares one in-memory database of the same name.
+        return ("sqlite", "memory", path)
     return None if is_in_memory else ("sqlite", os.path.realpath(path))
 
 

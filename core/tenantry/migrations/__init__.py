@@ -1,7 +1,7 @@
 """Migrations of the tenants' databases, and the guard that depends on their state.
 
-The package reads revision files, compares them with each database, and runs Alembic in child
-processes, for one database or for a fleet. It may import `tenants`, `endpoints`, `database`,
-`observability`, `http` and `settings`. `tenantry.app.factory` calls it first, through
-`guard.add_migration_guard`, when it builds an app. `tenantry.cli.db` starts fleet runs.
+`migrations` reads revision files, compares the revisions with each database, and runs Alembic in
+child processes, for one database or for a fleet. `migrations` may import `tenants`, `endpoints`,
+`database`, `observability`, `http` and `settings`. When `tenantry.app.factory` builds an app,
+`guard.add_migration_guard` is the first function called. `tenantry.cli.db` starts fleet runs.
 """

@@ -1,7 +1,8 @@
 """Upgrades and downgrades the databases of a fleet of tenants.
 
-Each database is migrated in a child process. A run continues past a failing tenant, whose failure
-becomes its result. The journal records what remains to be done.
+Each database is migrated in a child process. A fleet run continues after a tenant fails, and
+reports the failure as the tenant's result. The journal records the databases that are not migrated
+yet.
 """
 
 import os
@@ -34,14 +35,15 @@ from tenantry.migrations.status import (
 from tenantry.tenants.model import Tenant
 
 JOBS = 4
-"""Databases that are migrated at once. A migration mostly waits for its server. Measured twice,
-with 80 PostgreSQL databases and their server on 2 busy processors, in ms per database: 305 and 279
-with 1 job, 162 and 237 with 2, 73 and 175 with 4, 144 and 154 with 8."""
+"""Number of databases that a fleet run migrates at once. A migration mostly waits for the database
+server. Migration times of two measurements, with 80 PostgreSQL databases and their server on 2 busy
+processors, in ms per database: 305 and 279 with 1 job, 162 and 237 with 2 jobs, 73 and 175 with 4
+jobs, 144 and 154 with 8 jobs."""
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    """What a run did. `run` is its number in the journal, or None if nothing had to be done."""
+    """The result of a fleet run. `run` is the run's number; None if nothing had to change."""
 
     run: int | None
     results: tuple[MigrationStatus, ...]
@@ -49,13 +51,13 @@ class FleetReport:
 
 @dataclass(frozen=True)
 class FleetLimits:
-    """Concurrency and time limits of a run."""
+    """Concurrency and time limits of a fleet run."""
 
     jobs: int = JOBS
     timeout_s: float = TIMEOUT_S
     """Time limit for the migrations of one database."""
     lock_timeout_s: float = LOCK_TIMEOUT_S
-    """Time to wait while another process migrates the same database."""
+    """Time limit for waiting while another process migrates the same database."""
 
 
 def upgrade(
@@ -64,16 +66,17 @@ def upgrade(
     limits: FleetLimits | None = None,
     on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Upgrade the databases of these tenants to the heads of their code.
+    """Upgrade the databases of the given tenants to the heads of the code.
 
-    If an earlier run to the same heads is not finished, the run continues under its number. A
-    tenant at head costs one query.
+    If an earlier run to the same heads is not finished, the new run continues the earlier run under
+    the same number. A tenant whose database is at head costs one query.
 
     Args:
         tenants: the tenants to upgrade.
         data_dir: the folder of the journal and of the default databases.
-        limits: concurrency and time limits.
-        on_status: called in this thread with each tenant's result, as soon as it is known.
+        limits: concurrency and time limits of the run.
+        on_status: called in the calling thread with each tenant's result, as soon as the result is
+            known.
 
     Raises:
         TenantryError: the journal cannot be used.
@@ -110,9 +113,9 @@ def _ignore(_: MigrationStatus) -> None:
 
 
 def _identity(target: MigrationTarget, data_dir: Path) -> str:
-    """Return the identity of a database for the journal, without its password.
+    """Return the identity of a database for the journal, without the password.
 
-    The path of a file in the data folder is relative, so the folder can be moved.
+    The path of a file in the data folder is relative, so the data folder can be moved.
     """
     kind, *parts = database_identity(target.url) or ("memory",)
     folder = os.path.realpath(data_dir)
@@ -135,7 +138,7 @@ def _open_run(
 def _upgrade(
     journal: Journal, run: int, runner: MigrationRunner, target: MigrationTarget, database: str
 ) -> MigrationStatus:
-    """Upgrade one database and record it."""
+    """Upgrade one database and record the upgrade in the journal."""
     name = target.tenant
 
     def record_start(before: frozenset[str]) -> None:
@@ -143,10 +146,10 @@ def _upgrade(
 
     try:
         result = runner.upgrade(target, record_start)
-    except JournalError as error:  # without a record, the database is not changed
+    except JournalError as error:  # A migration without a record in the journal must not start.
         return MigrationStatus(name, "failed", reason=str(error))
     before, after = result.before or frozenset(), result.after or frozenset()
-    if result.state == "unchanged":  # a concurrent run has done it, or a run that was killed
+    if result.state == "unchanged":  # A concurrent run or a killed run has upgraded the database.
         status = MigrationStatus(name, "at head", before, after)
         return _recorded(status, lambda: journal.record_at_head({name: database}))
     if result.state == "migrated":
@@ -164,9 +167,10 @@ def _status_of_failure(tenant: str, result: MigrationResult) -> MigrationStatus:
 
 
 def _recorded(status: MigrationStatus, record: Callable[[], None]) -> MigrationStatus:
-    """Write a result to the journal; if that fails, add the error to the result.
+    """Write a result to the journal; if the journal fails, add the error to the result.
 
-    The step remains `running` in the journal, and the next run finds out how it ended.
+    After a journal error, the step remains `running`, and the next run reads the database to find
+    the result of the step.
     """
     try:
         record()
@@ -182,19 +186,21 @@ def downgrade(
     limits: FleetLimits | None = None,
     on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Downgrade the databases of these tenants to their revisions from before a run.
+    """Downgrade the databases of the given tenants to their revisions from before a run.
 
-    Only the databases that the run changed are downgraded, and only by what the run applied.
+    Only databases that the run changed are downgraded, and only by the revisions that the run
+    applied.
 
     Args:
         tenants: the tenants to downgrade.
         data_dir: the folder of the journal and of the default databases.
         run: the number of the run. None means the last run that applied something.
-        limits: concurrency and time limits.
-        on_status: called in this thread with each tenant's result, as soon as it is known.
+        limits: concurrency and time limits of the run.
+        on_status: called in the calling thread with each tenant's result, as soon as the result is
+            known.
 
     Raises:
-        TenantryError: there is no such run, the last run is downgraded already, or the journal
+        TenantryError: the run does not exist, the last run is downgraded already, or the journal
             cannot be used.
     """
     notify = on_status or _ignore
@@ -227,10 +233,10 @@ def downgrade(
 
 
 def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
-    """Return the requested run, or the last one; an earlier one only if it is requested.
+    """Return the requested run; without a request, return the last run.
 
     Raises:
-        TenantryError: there is no such run, or the last run is downgraded already.
+        TenantryError: the run does not exist, or the last run is downgraded already.
     """
     runs = journal.runs()
     if requested is not None and requested not in runs:
@@ -250,7 +256,7 @@ def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
 def _downgrade_target(
     tenant: Tenant, data_dir: Path, step: Step
 ) -> MigrationTarget | MigrationStatus:
-    """Return the target, or the status of a tenant that cannot be downgraded."""
+    """Return the target of a downgrade, or the status of a tenant that cannot be downgraded."""
     try:
         branches = read_branches(tenant.blueprints)
     except EndpointError as error:
@@ -273,7 +279,7 @@ def _downgrade_target(
 def _downgrade(
     journal: Journal, step: Step, runner: MigrationRunner, target: MigrationTarget
 ) -> MigrationStatus:
-    """Downgrade one database and record it."""
+    """Downgrade one database and record the downgrade in the journal."""
     destination = step.before or frozenset()
     result = runner.downgrade(target, step.after, destination)
     if result.state in ("migrated", "unchanged"):
@@ -290,9 +296,10 @@ def _for_each(
     migrate_one: Callable[[MigrationRunner, MigrationTarget], MigrationStatus],
     limits: FleetLimits,
 ) -> Iterator[MigrationStatus]:
-    """Yield what `migrate_one` returns for each target, as the migrations complete."""
+    """Yield the result of `migrate_one` for each target, as the migrations complete."""
     runners = [MigrationRunner(limits.timeout_s, limits.lock_timeout_s) for _ in range(limits.jobs)]
-    idle: LifoQueue[MigrationRunner] = LifoQueue()  # the last one has a process already
+    # The last-used runner comes first, because its process runs already.
+    idle: LifoQueue[MigrationRunner] = LifoQueue()
 
     def migrate_with_idle_runner(target: MigrationTarget) -> MigrationStatus:
         runner = idle.get()
@@ -308,7 +315,9 @@ def _for_each(
             futures = [pool.submit(migrate_with_idle_runner, target) for target in targets]
             try:
                 yield from as_they_complete(pool, futures)
-            except BaseException:  # for example, Ctrl-C: the engine rolls back what is running
+            # On Ctrl-C, for example, the runners are killed, and the engine rolls back their
+            # migrations.
+            except BaseException:
                 for runner in runners:
                     runner.kill()
                 raise

@@ -1,12 +1,13 @@
-"""Keeps requests from tables that do not match the code, in one app.
+"""Rejects requests of one app to endpoints whose tables are older than the code.
 
-While the database is behind the code, requests to endpoints with tables get 503.
-Once the database is at head, the guard costs no query. It reads the revisions again after a
-statement that misses a table or a column.
+While the database is behind the code, requests to endpoints with tables get 503. Once the database
+is at head, the guard costs no query. The guard reads the revisions again after a statement fails
+because a table or column is missing.
 
-A tenant's default database is upgraded here, when its app is built. Any other database is upgraded
-only by `tenantry db`. The journal has no record of the upgrades here, because `db downgrade` undoes
-only runs of an operator: the next build would upgrade again.
+The guard upgrades a tenant's default database when the tenant's app is built. Any other database is
+upgraded only by `tenantry db`. The journal has no record of the guard's upgrades, because `db
+downgrade` reverts only runs of an operator: after a downgrade, the next build of the app would
+upgrade the default database again.
 """
 
 import logging
@@ -47,11 +48,12 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 RECHECK_S = 1.0
-"""Shortest time between two reads of the revisions. An upgrade takes effect without a restart, and
-an endpoint that queries a wrong table costs at most one read per second."""
+"""Shortest time between two reads of the revisions. The guard notices an upgrade without a restart,
+and an endpoint that queries a missing table costs at most one read per second."""
 
 UPGRADE_WAIT_S = 5.0
-"""How long a request waits while another one reads the revisions or upgrades the database."""
+"""Time limit for a request to wait while another request reads the revisions or upgrades the
+database."""
 
 DATABASE_BEHIND = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -60,16 +62,17 @@ DATABASE_BEHIND = ProblemResponse(
 )
 
 _EXTENSION = "tenantry.migration_guard"
-_HAS_MISSED = "tenantry_missed_table"  # on flask.g of a request that missed a table or a column
+# Attribute of flask.g in a request whose statement failed because a table or column is missing.
+_HAS_MISSED = "tenantry_missed_table"
 _logger = logging.getLogger(__name__)
 
 
 class MigrationGuard:
-    """Whether an app's database is at the heads of its code. Thread-safe; lives as long as its app.
+    """Whether an app's database is at the heads of the code. Thread-safe; lives as long as the app.
 
     Args:
-        target: the database, and the revisions that the code has.
-        database: the app's connection to it.
+        target: the tenant's database, and the revisions that the code has.
+        database: the app's connections to the database.
         is_default: whether this is the tenant's default database, which the guard upgrades.
         clock: returns seconds.
     """
@@ -84,29 +87,33 @@ class MigrationGuard:
     ) -> None:
         self.is_default = is_default
         self.is_open = False
-        """Whether requests to endpoints with tables reach them. `_on_database_error` closes the
-        guard without the lock; a thread that reads the revisions at that moment may open it again,
-        until the next statement that misses a table."""
+        """Whether requests reach endpoints with tables. `_on_database_error` closes the guard
+        without the lock. A thread that reads the revisions at the same moment may open the guard
+        again, until the next statement fails because a table is missing."""
         self.problem = ""
-        """For operators: `behind: …`, `ahead: …` or `down: …`; empty if there is no problem."""
+        """The problem of the database, as a text for operators: `behind: …`, `ahead: …` or `down:
+        …`. Empty if the database has no problem."""
         self._target = target
         self._database = database
         self._clock = clock
-        self._guarded: set[str] = set()  # names of blueprints; complete before the first request
-        self._lock = threading.Lock()  # held while reading and upgrading; protects what follows
+        # Names of the guarded blueprints. The set is complete before the first request.
+        self._guarded: set[str] = set()
+        # The lock is held while a thread reads the revisions or upgrades the database. The lock
+        # protects the attributes from `_may_upgrade` to `_observed_engine`.
+        self._lock = threading.Lock()
         self._may_upgrade = is_default
         self._next_check = 0.0
         self._upgrade_failure = ""
         self._observed_engine: Engine | None = None
 
     def install(self, app: Flask) -> None:
-        """Add the guard to an app, before anything else adds hooks that see its requests."""
+        """Add the guard's hooks to an app. Call `install` before other code adds request hooks."""
         app.extensions[_EXTENSION] = self
         app.before_request(self.check_request)
-        app.after_request(self.replace_error)  # Flask calls the first one last
+        app.after_request(self.replace_error)  # Flask calls the first after_request hook last.
 
     def protect(self, endpoint: str, blueprint: Blueprint) -> None:
-        """Guard the requests to a blueprint if its endpoint has tables."""
+        """Guard the requests to a blueprint if the blueprint's endpoint has tables."""
         if any(branch.endpoint == endpoint for branch in self._target.branches):
             self._guarded.add(blueprint.name)
 
@@ -116,19 +123,21 @@ class MigrationGuard:
         Raises:
             DatabaseDownError: the database does not respond.
         """
-        # Flask answers OPTIONS itself, without tables.
+        # Flask answers OPTIONS requests without a query of tables.
         if self.is_open or request.method == "OPTIONS" or not self._is_guarded():
             return None
         return None if self.check() else _behind_response()
 
     def replace_error(self, response: Response) -> Response:
-        """Replace 500 with 503 if tables that do not match the code are the reason."""
+        """Replace a response 500 with 503 if tables that do not match the code are the reason."""
         is_error = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
-        db.session.close()  # `check` needs a connection, and the pool may have only this one
+        # `check` needs a connection, and the pool may have only the connection of `db.session`.
+        db.session.close()
         if not self.is_open:
-            with suppress(DatabaseDownError):  # `problem` says so, and the answer is 503
+            # `problem` describes the failure, and the response is 503.
+            with suppress(DatabaseDownError):
                 self.check()
         return _behind_response() if self.problem else response
 
@@ -138,14 +147,15 @@ class MigrationGuard:
     def check(self) -> bool:
         """Read the revisions if a check is due; return whether the guard is open.
 
-        The first check upgrades a default database.
+        The first check of a default database upgrades the database.
 
         Raises:
             DatabaseDownError: the database does not respond.
         """
         is_due = not self.problem or self._clock() >= self._next_check
         wait_s = 0.0 if self.problem else UPGRADE_WAIT_S
-        if is_due and self._lock.acquire(timeout=wait_s):  # else another request checks
+        # If the lock is taken, another request checks the database.
+        if is_due and self._lock.acquire(timeout=wait_s):
             try:
                 if not self.is_open and self._clock() >= self._next_check:
                     self._check()
@@ -159,7 +169,7 @@ class MigrationGuard:
         if status.state == "behind" and self._may_upgrade:
             self._upgrade()
             return
-        self._may_upgrade = False  # if somebody downgrades the database later, it stays so
+        self._may_upgrade = False  # A database that is downgraded later stays downgraded.
         self.is_open = status.state != "behind"
         if self.is_open:
             self._upgrade_failure = ""
@@ -181,7 +191,7 @@ class MigrationGuard:
             raise DatabaseDownError(RECHECK_S) from error
 
     def _describe_down(self, error: BaseException) -> str:
-        if isinstance(error, TenantryError):  # whose text says what to do
+        if isinstance(error, TenantryError):  # The text of a TenantryError contains the remedy.
             return f"down: {describe_error(error)}."
         return (
             f"down: {describe_error(error)}; start the database, or correct 'DATABASE_URI'. Check "
@@ -189,7 +199,7 @@ class MigrationGuard:
         )
 
     def _observe_engine(self) -> "Engine":
-        """Return the app's engine; from the first call on, the guard sees its errors."""
+        """Return the app's engine. The first call subscribes to the engine's errors."""
         engine = self._database.engine
         if engine is not self._observed_engine:
             from sqlalchemy import event  # noqa: PLC0415 - the engine has imported it already
@@ -199,7 +209,7 @@ class MigrationGuard:
         return engine
 
     def _on_database_error(self, context: "ExceptionContext") -> None:
-        """Make a check due after a statement that missed a table or a column."""
+        """Make a check due after a statement failed because a table or a column is missing."""
         if context.statement == VERSIONS_QUERY:
             return
         if not is_missing_table_or_column(context.original_exception):
@@ -223,7 +233,7 @@ class MigrationGuard:
         )
 
     def _upgrade(self) -> None:
-        """Upgrade a default database, in a child process. Called once per build."""
+        """Upgrade a default database in a child process. Called once per build of an app."""
         self._may_upgrade = False
         with MigrationRunner() as runner:
             result = runner.upgrade(self._target)
@@ -245,10 +255,10 @@ def _behind_response() -> Response:
 
 
 def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
-    """Add a guard to an app, without reading its database; return None if it has no tables.
+    """Add a guard to an app without reading the database; return None if the app has no tables.
 
     Raises:
-        EndpointError: an endpoint does not exist, or its revisions cannot be read.
+        EndpointError: an endpoint does not exist, or the endpoint's revisions cannot be read.
     """
     branches = read_branches(tenant.blueprints)
     if not branches:
@@ -264,9 +274,9 @@ def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> Migration
 
 
 def upgrade_default_database(app: Flask) -> None:
-    """Upgrade an app's database before its first request, if it is the tenant's default one.
+    """Upgrade an app's database before the first request, if the database is the default database.
 
-    A failure does not raise: `database_problem` returns it.
+    A failed upgrade does not raise: `database_problem` returns the reason.
     """
     guard: MigrationGuard | None = app.extensions.get(_EXTENSION)
     if guard is not None and guard.is_default:
@@ -275,6 +285,6 @@ def upgrade_default_database(app: Flask) -> None:
 
 
 def database_problem(app: object) -> str:
-    """Return what is wrong with an app's database, for operators; empty if nothing is."""
+    """Return the problem of an app's database, for operators; empty without a problem."""
     guard = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
     return guard.problem if isinstance(guard, MigrationGuard) else ""

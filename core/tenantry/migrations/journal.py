@@ -1,9 +1,9 @@
-"""The journal of fleet runs: what each run did to each tenant's database.
+"""The journal of fleet runs: the record of each run's changes to each tenant's database.
 
-The journal is a SQLite file in the data folder. It stays correct after `kill -9` at any moment: a
-step is recorded as running, with the database's revisions, before the database is changed. A power
-failure may lose the last records, because the journal does not wait for the disk: that would take
-longer than most migrations.
+The journal is a SQLite file in the data folder. The journal stays correct after `kill -9` at any
+moment: a step is recorded as running, with the database's revisions, before the database is
+changed. A power failure may lose the last records, because the journal does not wait for the disk:
+waiting for the disk takes longer than most migrations.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ _REMEDIES = {
 }
 
 LOCK_TIMEOUT_S = 30.0
-"""Time to wait while another process writes to the journal, which takes microseconds."""
+"""Time limit for waiting while another process writes to the journal. A write takes
+microseconds."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -51,12 +52,12 @@ CREATE TABLE IF NOT EXISTS step (
 
 
 class JournalError(TenantryError):
-    """The journal cannot be created, read or written. Only the current record is lost."""
+    """The journal cannot be created, read or written. Only the record in progress is lost."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one run did to one tenant's database."""
+    """The step of one run: the changes of one tenant's database."""
 
     run: int
     tenant: str
@@ -67,11 +68,11 @@ class Step:
     """The identity of the database; None if the step has not started."""
     after: frozenset[str]
     reason: str
-    """Why the migration, or the downgrade of it, failed."""
+    """The reason why the migration, or the downgrade of the migration, failed."""
 
     @property
     def is_applied(self) -> bool:
-        """Whether the run changed the database, or was killed while it may have changed it."""
+        """Whether the run changed the database, or may have changed the database before a kill."""
         return self.before is not None and self.state in ("done", "running", "pending")
 
 
@@ -84,12 +85,12 @@ class Journal:
     """The open journal, until the end of a `with` block. Safe for threads and processes.
 
     Raises:
-        JournalError: from every method, if SQLite fails. The text says what to do.
+        JournalError: from every method, if SQLite fails. The text contains the remedy.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = path = journal_file(data_dir)
-        self._lock = threading.Lock()  # one statement or transaction at a time
+        self._lock = threading.Lock()  # The lock allows one statement or transaction at a time.
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
@@ -122,16 +123,16 @@ class Journal:
         destinations: Mapping[str, Collection[str]],
         databases: Mapping[str, str],
     ) -> int:
-        """Return the number of the run that upgrades these tenants.
+        """Return the number of the run that upgrades the given tenants.
 
-        The last run continues if it is not finished, and if its endpoints have the same heads and
-        its tenants the same databases. Otherwise, a new run starts. Every tenant whose step is not
-        done becomes pending.
+        The last run continues if the run is not finished, the run's endpoints have the same heads,
+        and the run's tenants have the same databases. If the last run cannot continue, a new run
+        starts. Every tenant whose step is not done becomes pending.
 
         Args:
-            heads: endpoint → heads of its code.
-            destinations: tenant → revisions to upgrade its database to.
-            databases: tenant → identity of its database.
+            heads: endpoint → heads of the endpoint's code.
+            destinations: tenant → revisions to upgrade the tenant's database to.
+            databases: tenant → identity of the tenant's database.
         """
         sorted_heads = {name: sorted(heads[name]) for name in heads}
         with self._transaction() as connection:
@@ -156,8 +157,9 @@ class Journal:
     ) -> None:
         """Record that a migration starts, before the database is changed.
 
-        If a run was killed and continues, `before` stays as it was at the first start. If the step
-        was done, `before` is replaced, because somebody has undone the step.
+        If a killed run continues, `before` keeps the revisions of the first start. If the step was
+        done already, the new revisions replace `before`, because the database was downgraded after
+        the step.
         """
         self._execute(
             "UPDATE step SET "
@@ -174,7 +176,7 @@ class Journal:
         )
 
     def record_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why a migration failed, unless a concurrent run has applied it."""
+        """Record why a migration failed, unless a concurrent run has applied the migration."""
         self._execute(
             "UPDATE step SET state = 'failed', reason = ?, changed = ? "
             "WHERE run = ? AND tenant = ? AND state != 'done'",
@@ -184,8 +186,9 @@ class Journal:
     def record_at_head(self, databases: Mapping[str, str]) -> None:
         """Complete the last run's steps of tenants whose databases are found at head.
 
-        If the run had started a step on the same database, the run did it. If it had not, somebody
-        else did, and the step is removed.
+        If the run had started a step on the same database, the run has upgraded the database. If
+        the run had not started the step, another process has upgraded the database, and the step is
+        removed.
 
         Args:
             databases: tenant → identity of the database that is at head.
@@ -204,7 +207,7 @@ class Journal:
             )
 
     def record_downgrade(self, run: int, tenant: str) -> None:
-        """Record that a tenant's database is again at the revisions from before the run."""
+        """Record that a tenant's database is back at the revisions from before the run."""
         self._execute(
             "UPDATE step SET state = 'downgraded', reason = '', changed = ? "
             "WHERE run = ? AND tenant = ?",
@@ -212,20 +215,20 @@ class Journal:
         )
 
     def record_downgrade_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why a downgrade failed. The step still counts as applied."""
+        """Record why a downgrade failed. A step whose downgrade failed still counts as applied."""
         self._execute(
             "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
             (reason, time.time(), run, tenant),
         )
 
     def runs(self) -> list[int]:
-        """Return the numbers of all runs, newest first."""
+        """Return the numbers of all fleet runs, newest first."""
         with self._exclusive() as connection:
             rows = connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [int(run) for (run,) in rows]
 
     def last_applied(self) -> tuple[int | None, int | None]:
-        """Return the last run that applied something, and the last that is not downgraded yet."""
+        """Return the last run that changed a database, and the last run not downgraded yet."""
         with self._exclusive() as connection:
             row = connection.execute(
                 "SELECT max(run), max(CASE WHEN state != 'downgraded' THEN run END) FROM step "
@@ -235,7 +238,7 @@ class Journal:
         return row[0], row[1]
 
     def steps(self, run: int) -> list[Step]:
-        """Return the steps of a run, sorted by tenant."""
+        """Return the steps of a fleet run, sorted by tenant."""
         with self._exclusive() as connection:
             rows = connection.execute(
                 "SELECT run, tenant, state, before, database, after, reason FROM step "
@@ -267,7 +270,8 @@ class Journal:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                # SQLite has already rolled back a transaction that failed because the disk is full.
+                if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
@@ -283,7 +287,7 @@ class Journal:
 def _unfinished_run(
     connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
 ) -> int | None:
-    """Return the last run if it can be resumed, with new endpoints added."""
+    """Return the last run, with new endpoints added, if the run can be resumed."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
     if row is None:
         return None
@@ -293,7 +297,8 @@ def _unfinished_run(
     for tenant, state, database in steps:
         states.add(state)
         if database not in (None, databases.get(tenant, database)):
-            return None  # the record of the tenant's former database must stay
+            # The run cannot continue, because the record of the tenant's former database must stay.
+            return None
     has_same_heads = all(heads_of_run.get(name, ids) == ids for name, ids in heads.items())
     is_unfinished = bool(states & {"pending", "running", "failed"})
     if not has_same_heads or not is_unfinished or "downgraded" in states:

@@ -1,7 +1,7 @@
 """Allows one migration of a database at a time.
 
 PostgreSQL has advisory locks. For other engines, the lock is a locked file, which covers one
-machine. Both end with the process that holds them.
+machine. Each kind of lock ends with the process that holds the lock.
 """
 
 import fcntl
@@ -15,13 +15,15 @@ from typing import IO
 from sqlalchemy import Connection, text
 
 POLL_S = 0.1
-"""Time between two attempts to get the lock. A query that waits inside PostgreSQL would keep a
-transaction open, and the holder's `CREATE INDEX CONCURRENTLY` would wait for it forever."""
+"""Time between two attempts to get the lock. A query that waits for the lock inside PostgreSQL
+would keep a transaction open, and the lock holder's `CREATE INDEX CONCURRENTLY` would wait for the
+open transaction forever."""
 
 _LOCK_KEY = text(
     "SELECT hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
 )
-"""Advisory locks belong to a database, and two tenants may have a schema each in one database."""
+"""Query for the key of the advisory lock. The key includes the schema, because two tenants may each
+have a schema in one database."""
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _SET = text("SELECT set_config(:name, :value, false)")
@@ -34,7 +36,7 @@ _HOLDER = text("""
 
 
 class DatabaseLockedError(Exception):
-    """Another process migrates this database, and did not finish in time."""
+    """Another process migrates the same database, and did not finish in time."""
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
     Args:
         connection: an open connection without a transaction.
         lock_file: the file to lock if the engine is not PostgreSQL.
-        timeout_s: how long to wait for the lock.
+        timeout_s: seconds to wait for the lock.
 
     Raises:
         DatabaseLockedError: the lock is not free in time. The text names the holder.
@@ -53,7 +55,8 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
         _lock_postgres(connection, timeout_s)
         yield
     else:
-        # The file is never removed: another process may already wait for this one.
+        # The lock file is never removed, because another process may already wait for the same
+        # file.
         with lock_file.open("a+", encoding="utf-8") as file:
             _lock_file(file, timeout_s)
             yield
@@ -93,7 +96,8 @@ def _lock_file(file: IO[str], timeout_s: float) -> None:
         return file.read(100)
 
     _wait_for_lock(try_lock, read_holder, timeout_s)
-    with suppress(OSError):  # for example, the disk is full: the lock holds without a name
+    # On a full disk, for example, the lock works without the holder's name.
+    with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()}")
         file.flush()

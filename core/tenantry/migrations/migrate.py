@@ -1,7 +1,8 @@
 """Runs Alembic on one database, in one transaction.
 
-Only `process_child` imports this module: a revision's code may do anything to the process that it
-runs in. Alembic's `op` is one object per process, so databases are migrated one after the other.
+Only `process_child` imports this module, because the code of a revision may do anything to the
+process that runs the revision. Alembic's `op` is one object per process, so databases are migrated
+one after the other.
 """
 
 import re
@@ -36,10 +37,11 @@ from tenantry.migrations.version_table import (
 )
 
 OnCommit = Callable[[], None]
-"""Called before each COMMIT. If this process dies during it, its effect is unknown."""
+"""Called before each COMMIT. If the process dies during a COMMIT, the COMMIT's effect is
+unknown."""
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
-"""The engines that can roll back DDL. On SQLite, this requires the events that `_connect` adds."""
+"""The engines that can roll back DDL. SQLite requires the events that `_connect` adds."""
 
 _COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
 
@@ -62,7 +64,7 @@ def migrate(
     lock = migration_lock(connection, Path(request.lock_file), request.lock_timeout_s)
     with connection, lock:
         status = compare(branches, read_versions_on(connection))
-        connection.rollback()  # Alembic does not commit a transaction that it did not begin
+        connection.rollback()  # Alembic does not commit a transaction that Alembic did not begin.
         if refusal := _refusal(status, request):
             return refusal
         destination = _destination(status, request)
@@ -81,7 +83,7 @@ def migrate(
 
 
 def _refusal(status: RevisionStatus, request: MigrationRequest) -> MigrationReply | None:
-    """Return why a database cannot be migrated from its revisions; None if it can."""
+    """Return why a database cannot be migrated from its revisions; None if nothing is wrong."""
     if request.downgrade_from is None:
         if not status.unknown:
             return None
@@ -107,7 +109,7 @@ def _is_done(status: RevisionStatus, request: MigrationRequest) -> bool:
 
 
 class _CommitCounter:
-    """Counts the COMMITs on a connection, before each is sent."""
+    """Counts the COMMITs on a connection, before each COMMIT is sent."""
 
     def __init__(self, connection: Connection, on_commit: OnCommit) -> None:
         self.count = 0
@@ -120,14 +122,14 @@ class _CommitCounter:
         self.count += 1
 
     def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
-        if _COMMIT.match(statement):  # the migration runs op.execute("COMMIT"), for example
+        if _COMMIT.match(statement):  # A migration may run op.execute("COMMIT"), for example.
             self._note_commit(connection)
 
 
 def _is_rejected_commit(error: BaseException) -> bool:
     """Return whether the engine answered COMMIT with an error.
 
-    If the connection was lost, it is unknown whether the COMMIT took effect.
+    If the connection was lost, the effect of the COMMIT is unknown.
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
@@ -141,8 +143,8 @@ def _run_alembic(
 ) -> None:
     script = _script_directory(tuple(branch.folder for branch in branches))
     engine = connection.dialect.name
-    # Alembic passes the rows of alembic_version to `fn`, and raises if it does not know one. The
-    # table can have rows of former endpoints, so only the known revisions give the steps.
+    # Alembic passes the rows of alembic_version to `fn`, and raises for an unknown revision. The
+    # table can have rows of former endpoints, so only the known revisions determine the steps.
     with EnvironmentContext(Config(), script, fn=lambda *_: list(steps(script))) as environment:
         environment.configure(
             connection=connection, transactional_ddl=engine in TRANSACTIONAL_ENGINES
@@ -163,13 +165,14 @@ def _steps(
         for revision in reversed(found):
             yield MigrationStep.upgrade_from_script(script.revision_map, revision)
     else:
-        # Exactly what the upgrade from the destination to here applied, in reverse order.
+        # The steps of a downgrade are the steps of the upgrade from the destination, in reverse
+        # order.
         for revision in script.iterate_revisions(current, destination, implicit_base=True):
             yield MigrationStep.downgrade_from_script(script.revision_map, revision)
 
 
 def _check_foreign_keys(connection: Connection) -> None:
-    """Check foreign keys once at the end: SQLite has them off while tables are rebuilt."""
+    """Check foreign keys at the end, because SQLite has foreign keys off during migrations."""
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if broken:
         tables = ", ".join(sorted({str(row[0]) for row in broken}))
@@ -178,7 +181,7 @@ def _check_foreign_keys(connection: Connection) -> None:
 
 @lru_cache
 def _script_directory(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Return the revisions of these folders; loaded once for all databases that have them."""
+    """Return the revisions of the given folders, cached for all databases with the same folders."""
     return ScriptDirectory(folders[0], version_locations=list(folders))
 
 
@@ -195,6 +198,6 @@ def _connect(text: str) -> Connection:
 
 
 def _disable_implicit_transactions(connection: Any, _: object) -> None:
-    """Keep Python's sqlite3 from beginning its own transactions, which exclude DDL."""
+    """Keep Python's sqlite3 from beginning implicit transactions, which exclude DDL."""
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout = 30000")  # milliseconds

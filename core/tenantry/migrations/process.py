@@ -1,7 +1,7 @@
-"""The process that runs migrations, as its parent sees it, and the messages between the two.
+"""The parent's side of the process that runs migrations, and the messages to and from the process.
 
 Migrations never run in a serving process, because a migration may raise, hang, or end its process.
-`process_child` is the other side. Messages are JSON, one per line, over a socket.
+`process_child` is the child's side. Messages are JSON, one per line, over a socket.
 """
 
 import json
@@ -19,7 +19,8 @@ from tenantry.python_process import describe_exit, python_command
 MigrationState = Literal["migrated", "unchanged", "ahead", "unreachable", "failed"]
 
 OnStart = Callable[[frozenset[str]], None]
-"""Called under the database's lock with its revisions, before the database is changed."""
+"""Called under the lock of a database with the database's revisions, before the database is
+changed."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class MigrationRequest:
     """The file to lock if the engine is not PostgreSQL."""
     lock_timeout_s: float
     destination: list[str] | None = None
-    """The revisions to migrate to; None means the heads."""
+    """The revisions to migrate the database to; None means the heads of the code."""
     downgrade_from: list[str] | None = None
     """For a downgrade, the revisions that the database must be at; None for an upgrade."""
 
@@ -43,24 +44,25 @@ class MigrationReply:
 
     state: MigrationState
     revisions: list[str] = field(default_factory=list)
-    """The revisions that the database is at, if it was migrated or is unchanged."""
+    """The database's revisions after the migration, if the database was migrated or is
+    unchanged."""
     reason: str = ""
     is_rolled_back: bool = False
-    """Whether the engine undid all that a failed migration had done."""
+    """Whether the engine rolled back every change of a failed migration."""
 
 
 class ProcessEndedError(Exception):
-    """The process could not start, or has ended."""
+    """The migration process could not start, or has ended."""
 
 
 class MigrationProcess:
-    """A running process that migrates one database after the other, until `close()`.
+    """A running process that migrates databases one after another, until `close()`.
 
-    It first imports Alembic, which takes 0.6 s. It ends by itself if its parent dies. Use it
-    from one thread; only `kill()` may be called from another.
+    The process first imports Alembic, which takes 0.6 s. If the parent dies, the process ends. Call
+    all methods from one thread; only `kill()` is thread-safe.
 
     Raises:
-        ProcessEndedError: the process cannot be started.
+        ProcessEndedError: the migration process cannot be started.
     """
 
     def __init__(self) -> None:
@@ -70,8 +72,10 @@ class MigrationProcess:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     python_command(f"from {__package__}.process_child import main; main()"),
                     stdin=child_socket.fileno(),
-                    stdout=subprocess.DEVNULL,  # discards what migrations print; stderr is shown
-                    start_new_session=True,  # so that `kill` also ends what a migration started
+                    # Output of migrations to stdout is discarded; stderr is shown.
+                    stdout=subprocess.DEVNULL,
+                    # In a new session, `kill` also ends processes that a migration started.
+                    start_new_session=True,
                 )
         except OSError as error:
             self._socket.close()
@@ -79,10 +83,10 @@ class MigrationProcess:
         self._lines = self._socket.makefile("rb")
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message.
+        """Send one message to the process.
 
         Raises:
-            ProcessEndedError: the process has ended.
+            ProcessEndedError: the migration process has ended.
         """
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -90,11 +94,11 @@ class MigrationProcess:
             raise ProcessEndedError from error
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next message. After a failure, only `close()` is of use.
+        """Return the next message of the process. After an error, call only `close()`.
 
         Raises:
-            TimeoutError: no message arrives in time.
-            ProcessEndedError: the process has ended.
+            TimeoutError: no message of the process arrives in time.
+            ProcessEndedError: the migration process has ended.
         """
         try:
             self._socket.settimeout(max(timeout_s, 0.001))
@@ -107,14 +111,14 @@ class MigrationProcess:
         return message
 
     def kill(self) -> None:
-        """Kill the process and whatever its migrations started. Idempotent and thread-safe."""
+        """Kill the process and every process that migrations started. Idempotent, thread-safe."""
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):  # it has just ended by itself
+            with suppress(ProcessLookupError):  # The process has just ended.
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> str:
-        """Kill the process if it still runs; return how it ended: `SIGKILL`, or `exit code 3`."""
+        """Kill a running process; return how the process ended: `SIGKILL`, or `exit code 3`."""
         self.kill()
         self._lines.close()
         self._socket.close()

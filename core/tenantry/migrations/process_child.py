@@ -1,8 +1,8 @@
-"""The process that migrations run in. `process.MigrationProcess` starts it and talks to it.
+"""The process that runs migrations. `process.MigrationProcess` starts the process.
 
-It reads one request per line from stdin, which is a socket, and answers on the same socket:
-`started` before it changes a database, after which it waits for a line; `committing` before each
-COMMIT; and `finished`.
+The process reads one request per line from stdin, which is a socket, and writes messages to the
+same socket: `started` before a migration changes the database, `committing` before each COMMIT, and
+`finished`. After `started`, the process waits for one line from the parent.
 """
 
 import json
@@ -21,29 +21,30 @@ from tenantry.migrations.version_table import describe_error
 
 
 def main() -> None:
-    """Serve requests until the other end of the socket closes."""
+    """Run migrations on request until the parent closes the socket."""
     parent = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)  # a migration that reads stdin must not read requests
+    os.dup2(null, 0)  # A migration that reads stdin must not read requests from the socket.
     os.close(null)
     threading.Thread(target=_end_with_parent, args=(parent.fileno(),), daemon=True).start()
     serve(parent)
 
 
 def serve(parent: socket.socket) -> None:
-    """Answer requests until the other end of the socket closes."""
+    """Answer migration requests until the parent closes the socket."""
 
     def send(event: str, **fields: object) -> None:
         try:
             parent.sendall(json.dumps({"event": event} | fields).encode() + b"\n")
-        except ConnectionError:  # the parent is gone
+        except ConnectionError:  # The parent process has ended.
             os._exit(1)
 
     with parent.makefile("rb") as lines:
 
         def start(current: frozenset[str]) -> None:
             send("started", current=sorted(current))
-            lines.readline()  # the parent has written the start to its journal
+            # The line arrives after the parent has recorded the start in the journal.
+            lines.readline()
 
         for line in lines:
             reply = _reply(MigrationRequest(**json.loads(line)), start, lambda: send("committing"))
@@ -60,8 +61,8 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
 
 
 def _end_with_parent(fd: int) -> None:
-    """End this process, and whatever its migrations started, when the parent is gone."""
+    """End the process, and all processes that migrations started, when the parent has ended."""
     poll = select.poll()
-    poll.register(fd, 0)  # only reports that the other end is closed
+    poll.register(fd, 0)  # An event mask of 0 reports only that the parent has closed the socket.
     poll.poll()
     os.killpg(0, signal.SIGKILL)

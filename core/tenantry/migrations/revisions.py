@@ -1,7 +1,7 @@
 """The revisions that an endpoint's code has, and how a database compares with them.
 
 Revision files are parsed, not executed, and Alembic is not imported, because a host with thousands
-of tenants reads revisions at every build. `process_child` executes them.
+of tenants reads revisions at every build. `process_child` executes revision files.
 """
 
 import ast
@@ -19,12 +19,13 @@ from tenantry.errors import EndpointError
 
 RevisionState = Literal["at head", "behind", "ahead"]
 
-_REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")  # the same files that Alembic loads
+# The pattern matches the files that Alembic loads.
+_REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The revisions of one endpoint: a branch in the history of each database that has it."""
+    """The revisions of one endpoint: a branch in the history of each tenant's database."""
 
     endpoint: str
     folder: Path
@@ -34,16 +35,16 @@ class Branch:
 
 @dataclass(frozen=True)
 class RevisionStatus:
-    """How the revisions of one database compare with the code."""
+    """The result of comparing one database's revisions with the code."""
 
     state: RevisionState
-    """`behind`: at least one endpoint's tables are older than its code. `ahead`: none is older,
-    but at least one is newer."""
+    """`behind`: the tables of at least one endpoint are older than the code. `ahead`: no endpoint's
+    tables are older than the code, but the tables of at least one endpoint are newer."""
     current: frozenset[str]
-    """The database's revisions that the code has."""
+    """The database's revisions that exist in the code."""
     heads: frozenset[str]
     unknown: frozenset[str] = frozenset()
-    """The database's revisions that newer code may have written. While there is one, the database
+    """The database's revisions that newer code may have written. A database with such a revision
     cannot be upgraded."""
 
 
@@ -51,7 +52,7 @@ def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
     """Return the branch of each endpoint that has tables, in the order of `endpoints`.
 
     Args:
-        endpoints: names, as in `BLUEPRINTS`.
+        endpoints: names of the endpoints in `BLUEPRINTS`.
 
     Raises:
         EndpointError: an endpoint does not exist, a revision file cannot be parsed, or two files
@@ -80,7 +81,7 @@ def heads_of(branches: Iterable[Branch]) -> frozenset[str]:
 def compare(branches: Collection[Branch], versions: Collection[str]) -> RevisionStatus:
     """Compare the revisions in `alembic_version` with those of the code.
 
-    Revisions of an endpoint that the tenant no longer enables do not change the result.
+    Revisions of an endpoint that the tenant no longer enables do not affect the comparison.
     """
     of_code = frozenset[str]().union(*(branch.revisions for branch in branches))
     current = of_code.intersection(versions)
@@ -107,9 +108,9 @@ def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
 
 
 def _may_belong(revision: str, branch: Branch) -> bool:
-    """Return whether newer code of this endpoint may have the revision.
+    """Return whether newer code of an endpoint may have the revision.
 
-    If all known ids begin with the endpoint's name, a newer one does too.
+    If all known revision ids begin with the endpoint's name, a newer id does too.
     """
     name = branch.endpoint.rpartition(".")[2]
     has_name = re.compile(rf"{re.escape(name)}(?![a-zA-Z])").match
@@ -117,12 +118,12 @@ def _may_belong(revision: str, branch: Branch) -> bool:
 
 
 def format_revisions(revisions: Collection[str]) -> str:
-    """Return revisions for a message: `shop_1, shop_2`, or `nothing`."""
+    """Return revisions as a text for messages: `shop_1, shop_2`, or `nothing`."""
     return ", ".join(sorted(revisions)) or "nothing"
 
 
 def describe_unknown(status: RevisionStatus) -> str:
-    """Return what to do about a database that newer code wrote."""
+    """Return the remedy for a database that newer code wrote."""
     return (
         f"the database is at {format_revisions(status.unknown)}, which no endpoint here has: newer "
         "code or a former endpoint wrote it; run the code that has it or, if there is no such "
@@ -148,12 +149,12 @@ def _branches_of(endpoint: str) -> Iterator[Branch]:
 
 @lru_cache(maxsize=1000)
 def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Branch:
-    """Return the branch that revision files form; cached until a file's modification time changes.
+    """Return the branch of the given revision files, cached by their modification times.
 
     Args:
-        endpoint: name, as in `BLUEPRINTS`.
+        endpoint: the endpoint's name in `BLUEPRINTS`.
         folder: the endpoint's `migrations/`.
-        files: name and modification time (ns) of each file.
+        files: name and modification time (ns) of each revision file.
     """
     parents: dict[str, tuple[str, ...]] = {}
     for file, _ in files:
@@ -176,7 +177,7 @@ def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]
 
 
 def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return `revision`, and `down_revision` as a tuple."""
+    """Return a revision file's `revision`, and `down_revision` as a tuple."""
     try:
         values = _assigned_literals(path.read_bytes(), names=("revision", "down_revision"))
         revision, parents = values["revision"], values.get("down_revision")

@@ -1,6 +1,6 @@
 """Migrates one database at a time, in a child process.
 
-Whatever a migration does to that process, the runner returns a result.
+The runner returns a result even if a migration ends or blocks the child process.
 """
 
 import time
@@ -25,15 +25,15 @@ TIMEOUT_S = 600.0
 """Time limit for the migrations of one database."""
 
 LOCK_TIMEOUT_S = 60.0
-"""Time to wait while another process migrates the same database."""
+"""Time limit for waiting while another process migrates the same database."""
 
 START_TIMEOUT_S = 30.0
-"""Time, on top of the wait for the lock, in which the process must start and connect."""
+"""Time limit for the process to start and connect, in addition to the wait for the lock."""
 
 
 @dataclass(frozen=True)
 class MigrationTarget:
-    """A tenant's database, and the revisions that its code has."""
+    """A tenant's database, and the revisions that the tenant's code has."""
 
     tenant: str
     url: str
@@ -41,9 +41,10 @@ class MigrationTarget:
     lock_file: Path
     """The file to lock if the engine is not PostgreSQL."""
     folder: Path | None = None
-    """The folder of a default database, which is created if it does not exist."""
+    """The folder of a default database. A migration creates the folder if the folder does not
+    exist."""
     destination: frozenset[str] | None = None
-    """The revisions to upgrade to; None means the heads."""
+    """The revisions to upgrade the database to; None means the heads of the code."""
 
     @property
     def heads(self) -> frozenset[str]:
@@ -54,7 +55,7 @@ class MigrationTarget:
 def migration_target(
     tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path
 ) -> MigrationTarget:
-    """Return the target for a tenant's database; creates nothing."""
+    """Return the migration target for a tenant's database, without creating a file or folder."""
     parsed = parse_database_url(url)
     lock_file = data_dir / ".migrations" / f"{tenant}.lock"
     folder = None
@@ -71,7 +72,7 @@ class MigrationResult:
 
     state: MigrationState
     before: frozenset[str] | None = None
-    """The database's revisions before; None if they are unknown."""
+    """The database's revisions before the migration; None if the revisions are unknown."""
     after: frozenset[str] | None = None
     reason: str = ""
 
@@ -81,18 +82,18 @@ class _Progress:
     """The progress of one database's migration."""
 
     timeout_s: float
-    """The time limit of the current phase."""
+    """The time limit of the current phase of the migration."""
     before: frozenset[str] | None = None
     """The database's revisions, once the migration has started."""
     has_committed: bool = False
-    """Whether a COMMIT was sent, or was about to be."""
+    """Whether the migration has sent, or was about to send, a COMMIT."""
 
 
 class MigrationRunner:
-    """Migrates one database at a time, until the end of a `with` block, which ends its process.
+    """Migrates one database at a time. The end of a `with` block ends the migration process.
 
-    The process starts with the first database, and again after a migration has ended it. Use it
-    from one thread; only `kill()` may be called from another.
+    The migration process starts with the first database, and starts again after a migration has
+    ended the process. Call all methods from one thread; only `kill()` is thread-safe.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class MigrationRunner:
         return "" if process is None else process.close()
 
     def kill(self) -> None:
-        """End the migration that is running, if one is. The engine rolls it back. Thread-safe."""
+        """End the running migration, if any. The engine rolls the migration back. Thread-safe."""
         process = self._process
         if process is not None:
             process.kill()
@@ -122,7 +123,7 @@ class MigrationRunner:
         """Upgrade a database to the target's destination.
 
         Args:
-            target: the database.
+            target: the database to upgrade, and the revisions of the code.
             on_start: called before the database is changed.
         """
         return self._run(target, target.destination, on_start=on_start)
@@ -133,7 +134,7 @@ class MigrationRunner:
         current: Collection[str],
         destination: Collection[str],
     ) -> MigrationResult:
-        """Downgrade a database from `current`; fails if it is at neither of the two."""
+        """Downgrade a database from `current` to `destination`; fail for any other revisions."""
         return self._run(target, frozenset(destination), downgrade_from=sorted(current))
 
     def _run(
@@ -164,14 +165,14 @@ class MigrationRunner:
         except (ProcessEndedError, TimeoutError) as error:
             reply = self._lost_reply(target, progress, error)
         except BaseException:
-            self._close_process()  # the process still waits for a reply
+            self._close_process()  # The process still waits for the line that follows `started`.
             raise
         return _result(target, destination, progress.before, reply)
 
     def _exchange(
         self, request: MigrationRequest, progress: _Progress, on_start: OnStart | None
     ) -> MigrationReply:
-        """Send a request, follow the migration, and return how it ended."""
+        """Send a request, follow the migration, and return the result of the migration."""
         if self._process is None:
             self._process = MigrationProcess()
         process = self._process
@@ -194,7 +195,7 @@ class MigrationRunner:
     def _lost_reply(
         self, target: MigrationTarget, progress: _Progress, error: Exception
     ) -> MigrationReply:
-        """Return the reply for a process that has ended or does not answer."""
+        """Return the reply for a migration process that has ended or does not answer."""
         exit_status = self._close_process()
         if not exit_status:
             reason = f"cannot start a process for its migration: {error.__cause__}"
@@ -215,12 +216,12 @@ def _result(
     before: frozenset[str] | None,
     reply: MigrationReply,
 ) -> MigrationResult:
-    """Return the result; after a failure, from the revisions that the database itself reports."""
+    """Return the result of a migration; after a failure, from the revisions in the database."""
     if reply.state in ("migrated", "unchanged"):
         revisions = frozenset(reply.revisions)
         return MigrationResult(reply.state, revisions if before is None else before, revisions)
     reason = reply.reason.rstrip(".")
-    if before is None:  # no migration was started
+    if before is None:  # Without `before`, no migration has started.
         return MigrationResult(reply.state, reason=f"{reason}.")
     try:
         status = compare(target.branches, read_versions(parse_database_url(target.url)))
@@ -229,7 +230,8 @@ def _result(
         return MigrationResult("failed", before, reason=text)
     after = status.current
     if status.state == "at head" if destination is None else after == destination:
-        return MigrationResult("migrated", before, after)  # it failed after its last COMMIT
+        # The migration failed after the last COMMIT.
+        return MigrationResult("migrated", before, after)
     advice = _advice(target.tenant, after)
     if reply.is_rolled_back and after == before:
         advice = "the database was left as it was."

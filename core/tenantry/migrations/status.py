@@ -1,6 +1,6 @@
-"""The state of each tenant's database: what `tenantry db status` shows. Changes nothing.
+"""The state of each tenant's database, for `tenantry db status`. Reading a state changes nothing.
 
-A fault of one tenant, whatever it is, becomes that tenant's status.
+Any failure of one tenant becomes the status of the failing tenant.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,11 +18,12 @@ from tenantry.migrations.version_table import describe_unreachable, read_version
 from tenantry.tenants.model import Tenant
 
 READ_THREADS = 8
-"""Databases that are read at once by default. A thread mostly waits for a server."""
+"""Default number of databases to read at once. A reading thread mostly waits for a server."""
 
 SAMPLE_SIZE = 8
-"""If this many tenants, spread over the fleet, are all behind, an upgrade assumes the same of the
-others. Reading a database first takes 5 ms, a sixth of a small migration."""
+"""Number of tenants in the sample whose databases an upgrade reads first. If the whole sample is
+behind, the upgrade assumes that all other databases are behind. Reading a database takes 5 ms, a
+sixth of the time of a small migration."""
 
 TenantState = Literal[
     "no tables", "at head", "behind", "ahead", "unreachable", "upgraded", "downgraded", "failed"
@@ -33,18 +34,20 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class MigrationStatus:
-    """The state of one tenant's database, or what a run did to it."""
+    """The state of one tenant's database, or the result of a run for the database."""
 
     tenant: str
     state: TenantState
     before: frozenset[str] = frozenset()
-    """The database's revisions before a run. Without a run, its current revisions."""
+    """The database's revisions before a run. Without a run, the current revisions of the
+    database."""
     after: frozenset[str] = frozenset()
     """The database's revisions after a run. Without a run, the heads of the code."""
     reason: str = ""
-    """Why the database is not as it should be, and what to do."""
+    """The problem of the database, and the remedy."""
     target: MigrationTarget | None = field(default=None, repr=False, compare=False)
-    """None if the tenant has no tables, or if its code cannot be read."""
+    """The migration target. None if the tenant has no tables, or if the endpoints' code cannot be
+    read."""
 
 
 OnStatus = Callable[[MigrationStatus], None]
@@ -59,16 +62,16 @@ def fleet_status(
     *,
     threads: int = READ_THREADS,
 ) -> list[MigrationStatus]:
-    """Read the state of each tenant's database, by one connection each.
+    """Read the state of each tenant's database, through one connection per database.
 
     Args:
         tenants: the tenants to read.
         data_dir: the folder of the journal and of the default databases.
-        on_status: called in this thread with each status, as soon as it is known.
+        on_status: called in the calling thread with each status, as soon as the status is known.
         threads: number of databases to read at once.
 
     Returns:
-        The statuses, in the order of `tenants`.
+        The statuses of the databases, in the order of `tenants`.
     """
     read_once = lru_cache(read_branches)
     data_dir = data_dir.absolute()
@@ -81,9 +84,9 @@ def fleet_status(
 
 
 def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
-    """Read the state of a sample; if all of it is behind, assume that the others are behind too.
+    """Read a sample of databases; if the whole sample is behind, assume that all databases are.
 
-    The process that migrates a database reads it again, under the lock.
+    The process that migrates a database reads the revisions again, under the database's lock.
     """
     sample = tenants[:: max(1, len(tenants) // SAMPLE_SIZE)]
     statuses = {status.tenant: status for status in fleet_status(sample, data_dir)}
@@ -115,7 +118,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
 
 
 def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
-    """Return the status of a tenant with an empty database, if it has tables."""
+    """Return the status of a tenant as if the tenant's database were empty."""
     try:
         branches = read(tuple(tenant.blueprints))
     except EndpointError as error:
@@ -128,7 +131,7 @@ def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> Migr
 
 
 def as_they_complete(pool: ThreadPoolExecutor, futures: list["Future[_Item]"]) -> Iterator[_Item]:
-    """Yield results as they complete; if one raises, cancel those that have not started."""
+    """Yield the results of futures as they complete; on an error, cancel the waiting futures."""
     try:
         for future in as_completed(futures):
             yield future.result()

@@ -1,7 +1,7 @@
 """Reads Alembic's table `alembic_version`: the revisions that a database is at.
 
-Reading changes nothing: a SQLite file that does not exist is not created. SQLAlchemy is imported on
-use, because a host must start without it.
+Reading revisions changes nothing: a SQLite file that does not exist is not created. SQLAlchemy is
+imported on first use, because a host must start without SQLAlchemy.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 VERSIONS_QUERY = "SELECT version_num FROM alembic_version"
 
 CONNECT_TIMEOUT_S = 10
-"""Time limit for connecting to a PostgreSQL server, unless the URL has one."""
+"""Time limit for connecting to a PostgreSQL server, unless the URL has a time limit."""
 
 _POSTGRES_TABLE_QUERY = "SELECT current_schema(), to_regclass('alembic_version')::text"
 
-_MISSING_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL, and of others
+_MISSING_TABLE_STATES = ("42P01", "42S02")  # SQLSTATE of PostgreSQL, and of other engines
 _MISSING_COLUMN_STATES = ("42703", "42S22")
 _MISSING_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite has no SQLSTATE
 
 
 class SchemaError(TenantryError):
-    """A PostgreSQL connection uses another schema than its URL names."""
+    """A PostgreSQL connection uses another schema than the database URL names."""
 
 
 class LostDatabaseError(TenantryError):
-    """A SQLite file existed and is missing now. A new, empty file would hide the loss."""
+    """A SQLite file existed and is missing now. Creating an empty file would hide the loss."""
 
 
 def read_versions(url: "URL") -> frozenset[str]:
-    """Return a database's revisions, through a connection of the driver itself.
+    """Return a database's revisions, through a connection of the driver without SQLAlchemy.
 
-    That skips the queries with which SQLAlchemy begins on a new engine: a fleet run reads every
-    database, and the connection is most of the cost.
+    A connection of the driver skips the queries that SQLAlchemy sends first on a new engine. A
+    fleet run reads every database, and connecting is most of the cost.
 
     Raises:
         LostDatabaseError: the SQLite file existed and is missing now.
-        SchemaError: the connection uses another schema than the URL names.
-        Exception: whatever the driver raises if the database cannot be read.
+        SchemaError: the connection uses another schema than the database URL names.
+        Exception: the database cannot be read. The type of the exception depends on the driver.
     """
     if url.get_backend_name() == "sqlite" and not sqlite_file_exists(url):
         check_file_not_lost(url)
@@ -66,18 +66,18 @@ def read_versions(url: "URL") -> frozenset[str]:
 
 
 def read_versions_on(connection: "Connection") -> frozenset[str]:
-    """Return a database's revisions, through an open connection; begins a transaction on it.
+    """Return a database's revisions, through an open connection; begin a transaction.
 
     Raises:
-        SchemaError: the connection uses another schema than its URL names.
-        Exception: whatever the connection raises if the database cannot be read.
+        SchemaError: the connection uses another schema than the database URL names.
+        Exception: the database cannot be read. The type of the exception depends on the driver.
     """
     return _read(lambda query: connection.exec_driver_sql(query).all(), connection.engine.url)
 
 
 def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str]:
     if url.get_backend_name() == "postgresql":
-        # A query of a missing table would abort the transaction.
+        # A query of a missing alembic_version table would abort the transaction.
         schema, table = fetch(_POSTGRES_TABLE_QUERY)[0]
         if text := schema_problem(url, schema):
             raise SchemaError(f"{text}.")
@@ -106,7 +106,8 @@ def _is_missing_table(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Return an exception's type and text on one line, without SQLAlchemy's statement and links.
 
-    The text has no final punctuation, because a remedy follows it. libpq's ends with a question.
+    The text has no final punctuation, because a remedy follows the text. Texts of libpq can end
+    with a question.
     """
     cause = getattr(error, "orig", None) or error
     return one_line(cause, with_type=True).rstrip(".?")
@@ -115,7 +116,7 @@ def describe_error(error: BaseException) -> str:
 def describe_unreachable(error: BaseException) -> str:
     """Return the reason of a status `unreachable`."""
     text = f"cannot read the database: {describe_error(error)}"
-    if isinstance(error, TenantryError):  # whose text says what to do
+    if isinstance(error, TenantryError):  # The text of a TenantryError contains the remedy.
         return f"{text}."
     return f"{text}; start the database, or correct 'DATABASE_URI'."
 
@@ -127,10 +128,10 @@ def sqlite_file_exists(url: "URL") -> bool:
 
 
 def check_file_not_lost(url: "URL") -> None:
-    """Check that a SQLite file is not missing although the marker beside it says that it existed.
+    """Check that a SQLite file is not missing although its marker records that the file existed.
 
     Raises:
-        LostDatabaseError: it is missing.
+        LostDatabaseError: the marker exists, but the SQLite file is missing.
     """
     path = _sqlite_path(url)
     if path is None or path.exists():
@@ -146,7 +147,7 @@ def _sqlite_path(url: "URL") -> Path | None:
 
 
 def with_connect_timeout(url: "URL") -> "URL":
-    """Return the URL, with `CONNECT_TIMEOUT_S` if its driver is psycopg and it has no limit."""
+    """Return a database URL, with `CONNECT_TIMEOUT_S` if psycopg's URL has no time limit."""
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         return url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
     return url

@@ -132,5 +132,5 @@ def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[s
 
 
 def _may_set_prefix(content: FileContent) -> bool:
-    """Whether a tenant file may set `URL_PREFIX`. Reading a file is faster than running the file."""
+    """Whether a tenant file may set `URL_PREFIX`. Reading a file is faster than running a file."""
     return b"URL_PREFIX" in content.source or b"import *" in content.source
