@@ -1,10 +1,12 @@
-"""Capsules: one tenant as one file, written while the tenant serves, and restored from it.
+"""Writes a tenant into one file, a capsule, while the tenant serves, and restores capsules.
 
-The commands `backup`, `restore` and `clone` call this package first, through the names below. It
-may import `tenants`, `migrations` and what is below them, and no other package of its layer. A
-backup is `write_capsule`. A restore is `read_capsule`, which checks every byte and creates nothing,
-then `restore_tenant`, which creates a folder, a database, secrets and the tenant file, or nothing.
-A capsule is untrusted input: nothing in it is run.
+The commands `backup`, `restore` and `clone` import only the names in `__all__`. The package may
+import `tenants`, `migrations` and lower packages, but no other package of the same layer.
+
+The function `write_capsule` makes a backup. A restore calls `read_capsule`, which checks every byte
+of the capsule and creates nothing, and then `restore_tenant`. If a restore fails, `restore_tenant`
+leaves no folder, database, secret or tenant file behind. A capsule is untrusted input, so Tenantry
+never executes the content of a capsule.
 """
 
 from tenantry.capsules.backup import write_capsule

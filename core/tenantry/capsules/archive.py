@@ -1,16 +1,17 @@
-"""The archive format of a capsule, and reading it.
+"""Defines the archive format of a capsule and reads the archive.
 
-    zstd frame             a tar archive; its last member, `manifest.jsonl`, has the size and the
-                           SHA-256 of each member before it
-    zstd skippable frame   the trailer: the size of the tar archive, then the SHA-256 of all bytes
-                           of the file before this hash; other programs skip it
+    zstd frame             a tar archive; the last member, `manifest.jsonl`, has the size and the
+                           SHA-256 of each earlier member
+    zstd skippable frame   the trailer: the size of the tar archive, then the SHA-256 of all earlier
+                           bytes of the file; other programs skip the trailer
 
-So `tar --zstd -tf FILE` lists a capsule. The codec is zstd, not gzip, because a backup runs on a
-host that serves: on pictures, which no codec makes smaller, gzip takes ten to twenty times the
-CPU time. Both directions are streams.
+The command `tar --zstd -tf FILE` lists a capsule. The codec is zstd because a backup runs on a host
+that serves requests, and gzip takes 10 to 20 times the CPU time of zstd on compressed pictures.
+Tenantry reads and writes capsules as streams.
 
-The input is untrusted. This module unpacks nothing to disk, its memory does not grow with the
-sizes that a file claims, and it reads no more than the trailer promises. Callers check the names.
+A capsule is untrusted input. The archive reader writes nothing to disk, uses bounded memory for
+any size in a header, and reads at most the number of bytes in the trailer. The caller of
+`read_members` checks the names of the members.
 """
 
 import hashlib
@@ -29,26 +30,33 @@ from tenantry.errors import TenantryError
 MANIFEST = "manifest.jsonl"
 
 WINDOW_BYTES = 8 << 20
-"""Memory for zstd's window when reading; compression level 3 writes windows of 2 MiB."""
+"""Maximum size of zstd's window when reading; compression level 3 writes windows of 2 MiB."""
 
 NAME_LIMIT_BYTES = 4096
-"""The longest path on Linux."""
+"""Length of the longest path on Linux, in bytes."""
 
 CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = tarfile.BLOCKSIZE
 HASH_BYTES = 32
 TRAILER = struct.Struct("<4sIQ")
-"""The magic number of a skippable frame, the length of its content, the size of the archive."""
+"""Layout of the trailer without the hash.
+
+The trailer has the magic number of a skippable frame, the length of the frame's content, and the
+size of the tar archive.
+"""
 TRAILER_BEGINNING = ((0x184D2A5C).to_bytes(4, "little"), 8 + HASH_BYTES)
 
 
 class CapsuleError(TenantryError):
-    """A capsule cannot be written, is damaged, or cannot be used here."""
+    """A capsule cannot be written, is damaged, or cannot be restored on the current host."""
 
 
 @dataclass
 class ArchiveMember:
-    """A file in the archive. Its bytes can be read once, before the next member is read."""
+    """A file in the archive.
+
+    The caller can read the content of a member once, before the caller reads the next member.
+    """
 
     name: str
     size_bytes: int
@@ -58,7 +66,7 @@ class ArchiveMember:
     unread_bytes: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes.
+        """Yield the content of the member in chunks.
 
         Raises:
             CapsuleError: the archive ends too early.
@@ -69,7 +77,7 @@ class ArchiveMember:
             yield chunk
 
     def read(self, limit_bytes: int) -> bytes:
-        """Return the whole content.
+        """Return the whole content of the member.
 
         Raises:
             CapsuleError: the archive ends too early, or the content exceeds the limit.
@@ -81,17 +89,19 @@ class ArchiveMember:
 
 @dataclass(frozen=True)
 class Trailer:
-    """What the end of a capsule states about the bytes before it."""
+    """The sizes and the hash at the end of a capsule."""
 
     packed_bytes: int
-    """Size of the file without the trailer."""
+    """Size of the capsule file without the trailer."""
     size_bytes: int
     """Size of the unpacked tar archive."""
     sha256: bytes
 
 
 def verify_trailer(file: IO[bytes]) -> Trailer:
-    """Return the trailer of a capsule after checking the hash of the file; unpacks nothing.
+    """Return the trailer of a capsule after checking the hash of the file.
+
+    The function does not decompress the archive.
 
     Raises:
         CapsuleError: the trailer is missing, or the hash differs.
@@ -114,11 +124,12 @@ def verify_trailer(file: IO[bytes]) -> Trailer:
 def read_members(file: IO[bytes], trailer: Trailer) -> Iterator[ArchiveMember]:
     """Yield the members of a capsule, without the manifest.
 
-    The manifest comes last, so members are verified only when the iterator is exhausted.
+    The manifest is the last member, so the members are verified only when the iterator is
+    exhausted.
 
     Args:
-        file: open for reading.
-        trailer: what `verify_trailer` returned for this file.
+        file: the capsule, open for reading.
+        trailer: the result of `verify_trailer(file)`.
 
     Raises:
         CapsuleError: the archive is damaged.
@@ -145,7 +156,7 @@ def _verified_members(stream: "_LimitedStream") -> Iterator[ArchiveMember]:
         hashing = member.stream = _HashingStream(member.stream)
         yield member
         for _ in member.chunks():
-            pass  # bytes that the caller did not read belong to the hash, too
+            pass  # the hash covers bytes that the caller did not read
         expected.update(manifest_line(member.name, member.size_bytes, hashing.sha256.hexdigest()))
     _refuse("it has no manifest")
 
@@ -162,9 +173,10 @@ def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected
 
 
 def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
-    """Yield the regular files of a tar archive with GNU long names; refuse anything else.
+    """Yield the regular files of a tar archive, which may have GNU long names.
 
-    The `tarfile` module is not used for reading because a crafted header makes it allocate memory.
+    The function raises `CapsuleError` for other types of members. The function does not use
+    `tarfile.open`, because a crafted header makes `tarfile` allocate a lot of memory.
     """
     long_name: str | None = None
     while (block := _read_exactly(stream, BLOCK_BYTES)).strip(b"\0"):
@@ -185,7 +197,7 @@ def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
 
 
 class _LimitedStream:
-    """The first bytes of a stream."""
+    """A stream that ends after the first `size_bytes` bytes of another stream."""
 
     def __init__(self, stream: Any, size_bytes: int) -> None:
         self._stream = stream
@@ -198,7 +210,7 @@ class _LimitedStream:
 
 
 class _HashingStream:
-    """A stream, and the hash of the bytes that were read from it."""
+    """A stream that hashes the bytes that callers read from the stream."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -211,7 +223,7 @@ class _HashingStream:
 
 
 def manifest_line(name: str, size_bytes: int, sha256: str) -> bytes:
-    """Return the manifest's line about one member."""
+    """Return the manifest's line about one member of the archive."""
     return json.dumps({"name": name, "size_bytes": size_bytes, "sha256": sha256}).encode() + b"\n"
 
 

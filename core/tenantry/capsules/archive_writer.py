@@ -1,4 +1,4 @@
-"""Writing the archive of a capsule as a stream; `archive` describes the format."""
+"""Writes the archive of a capsule as a stream. The module `archive` describes the format."""
 
 import fcntl
 import hashlib
@@ -25,20 +25,23 @@ from tenantry.capsules.archive import (
 from tenantry.capsules.locks import lock_exclusively, sync_folder
 
 COMPRESSION_LEVEL = 3
-"""zstd's default: higher levels cost several times the CPU time for a few percent."""
+"""Default compression level of zstd.
+
+A higher level takes several times the CPU time and makes a capsule only a few percent smaller.
+"""
 
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 
 
 class ArchiveWriter:
-    """Writes one capsule; lives for one `with` block.
+    """Writes one capsule during one `with` block.
 
-    The file appears under its name, replacing an older one, when the block ends without an
-    exception. Otherwise, nothing of it remains. Entering also removes unfinished capsules of this
-    name that killed processes left.
+    When the block ends without an exception, the new capsule replaces an older capsule at `path`.
+    When the block raises, the writer removes the unfinished capsule. At the start of the block, the
+    writer removes unfinished capsules that killed processes left for the same path.
 
     Args:
-        path: the capsule.
+        path: the path of the finished capsule.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,17 +69,17 @@ class ArchiveWriter:
             self._manifest.close()
 
     def add(self, name: str, content: bytes) -> None:
-        """Add a member with this content."""
+        """Add a member with the given name and content."""
         self._write_header(name, size=len(content), mode=0o600, mtime=0)
         self._write(content)
         self._pad(len(content))
         self._note(name, len(content), hashlib.sha256(content).hexdigest())
 
     def add_file(self, name: str, file: IO[bytes]) -> int:
-        """Add an open file, up to its current size; return that size in bytes.
+        """Add an open file, up to the file's current size; return the size in bytes.
 
         Raises:
-            CapsuleError: the file became shorter while it was read.
+            CapsuleError: the file became shorter while the writer read the file.
         """
         info, sha256 = os.fstat(file.fileno()), hashlib.sha256()
         mode, mtime = info.st_mode & 0o777, int(info.st_mtime)
@@ -124,13 +127,13 @@ class ArchiveWriter:
         os.fsync(self._file.file.fileno())
 
     def _publish(self) -> None:
-        """Give the finished capsule its name."""
+        """Rename the finished capsule to the capsule's final path."""
         self._unfinished.rename(self._path)
         sync_folder(self._path.parent)
 
 
 class _HashingFile:
-    """A file, and the hash of the bytes that were written to it."""
+    """A file that hashes the bytes that callers write to the file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -145,7 +148,7 @@ class _HashingFile:
 
 
 def _open_unfinished(path: Path) -> tuple[Path, IO[bytes]]:
-    """Return a new file beside a capsule; it is locked while it is open."""
+    """Return path and file object of a new file beside a capsule; the file is locked while open."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -154,15 +157,15 @@ def _open_unfinished(path: Path) -> tuple[Path, IO[bytes]]:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_nlink:
                 return unfinished, file
-        file.close()  # another process removed it before it was locked
+        file.close()  # another process removed the file before the lock
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove the unfinished capsules of this name that no process has locked."""
+    """Remove the unfinished capsules for a path that no process has locked."""
     for unfinished in path.parent.iterdir():
         match = _UNFINISHED.fullmatch(unfinished.name)
         if match and match[1] == path.name:
-            with suppress(OSError):  # another process is writing it
+            with suppress(OSError):  # another process is writing the unfinished capsule
                 fd = lock_exclusively(unfinished)
                 try:
                     unfinished.unlink()

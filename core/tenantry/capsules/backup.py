@@ -1,4 +1,4 @@
-"""Writing a tenant's capsule while the tenant serves."""
+"""Writes a tenant's capsule while the tenant serves."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -44,20 +44,23 @@ def write_capsule(
     path: Path,
     on_progress: ProgressCallback,
 ) -> CapsuleSummary:
-    """Write a tenant's capsule and return what it holds.
+    """Write a tenant's capsule and return a summary of the capsule's content.
 
-    Rows and files are those of one moment: see `FolderSnapshot`. A file that the app changes in
-    place has the content that it had when it was read. No secret becomes part of a capsule.
+    The capsule holds the rows and files as of one moment; see `FolderSnapshot`. For a file that the
+    app changes in place, the capsule holds the content at the time of reading. A capsule holds no
+    secrets.
 
     Args:
-        tenant: may serve meanwhile.
-        loaded: its tenant file.
-        data_dir: `<data>`.
-        path: the capsule; replaced when the new one is complete.
-        on_progress: receives each step.
+        tenant: the tenant, which may serve during the backup.
+        loaded: the content of the tenant file.
+        data_dir: the host's `DATA_DIR`.
+        path: the path of the capsule. The new capsule replaces an older capsule when the new
+            capsule is complete.
+        on_progress: a function that the backup calls with each step.
 
     Raises:
-        CapsuleError: something cannot be read or written; no capsule was written.
+        CapsuleError: the database or a file cannot be read, or the capsule cannot be written. The
+            backup wrote no capsule.
     """
     folder, url, summary = data_dir / tenant.name, tenant.database_url, CapsuleSummary()
     with (
@@ -96,7 +99,7 @@ def _add_headers(
     revisions: frozenset[str],
     tables: list[CapsuleTable],
 ) -> None:
-    """Add `capsule.json` and `config.json`."""
+    """Add `capsule.json` and `config.json` to the archive."""
     secrets = [*loaded.secrets, tenant.secret_key.get_secret_value()]
     secrets += [key.get_secret_value() for key in tenant.secret_key_fallbacks]
     secrets.append(str(tenant.database_url.password or ""))
@@ -158,7 +161,7 @@ def _add_rows(
 
 
 def _row_chunks(table: CapsuleTable, rows: Iterator[list[Any]]) -> Iterator[list[bytes]]:
-    """Yield rows as lines of JSON, about 1 MiB at a time."""
+    """Yield the rows of a table as lines of JSON, in lists of about 1 MiB."""
     lines, size = [], 0
     for row in rows:
         line = dump_value(row).encode() + b"\n"
@@ -188,7 +191,7 @@ def _add_files(
 
 
 def _path_in_folder(folder: Path, url: URL) -> str:
-    """Return the path of a SQLite file below a folder; "" if the database is elsewhere."""
+    """Return the path of a SQLite file relative to a folder; "" for another database."""
     if is_server_database(url) or not url.database:
         return ""
     path = Path(url.database.removeprefix("file:")).absolute()

@@ -1,13 +1,14 @@
-"""What a capsule holds, and reading one without creating anything.
+"""Defines the content of a capsule, and reads and checks a capsule without creating anything.
 
     capsule.json                metadata: `CapsuleMetadata`
     config.json                 the keys of the tenant file that hold no secret
     tables/<table>/000001.jsonl rows of a table, one JSON list per line, in chunks of about 1 MiB
     files/<path>                the files of the tenant's folder
 
-The archive members come in this order, because the first two tell how to read the others.
-The input is untrusted: names, sizes, keys and values must be what Tenantry writes, in the order
-in which it writes them, or reading fails. About 1 MiB of rows is in memory at a time, or one row.
+The archive has the members in the order of the list, because `capsule.json` and `config.json` tell
+how to read the tables and files. A capsule is untrusted input, so `read_capsule` rejects a capsule
+with names, sizes, keys or values that Tenantry does not write, or with members in another order.
+Reading a capsule holds about 1 MiB of rows in memory, or one row if the row is larger.
 """
 
 import re
@@ -37,16 +38,22 @@ from tenantry.migrations.version_table import describe_error
 METADATA, CONFIG = "capsule.json", "config.json"
 
 ROW_CHUNK_BYTES = 1 << 20
-"""A chunk of rows ends when it has reached this size."""
+"""Size at which a chunk of rows ends, in bytes of JSON."""
 
 ROW_LIMIT_BYTES = 64 << 20
-"""Backup and restore reject a larger row, because they hold several copies of a row in memory."""
+"""Size limit of a row as JSON, in bytes.
+
+Backup and restore hold several copies of a row in memory, so both commands reject larger rows.
+"""
 
 HEADER_LIMIT_BYTES = 4 << 20
-"""Limit of `capsule.json` and of `config.json`; a tenant file has at most 1 MiB."""
+"""Size limit of `capsule.json` and of `config.json`; a tenant file has at most 1 MiB."""
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with the current step, the amount done and the total; the last two are 0 if unknown."""
+"""Function that receives the current step, the amount done and the total amount.
+
+An unknown amount is 0.
+"""
 
 _ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -59,22 +66,25 @@ def _check_printable(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_printable)]
-"""A name that a terminal can show."""
+"""A name without control characters, which a terminal can show."""
 
 Names = Annotated[list[Name], FailFast()]
-"""Validation stops at the first error, because each one takes memory."""
+"""A list of names. Validation stops at the first error, because each error takes memory."""
 
 
 class CapsuleTable(BaseModel):
-    """A table, and the order of the values in its rows."""
+    """A table in a capsule, and the order of the values in the table's rows."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     name: Name
     columns: Names
-    """The stored columns; computed ones are left out."""
+    """Names of the stored columns. A capsule does not hold computed columns."""
     positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
-    """The last number that a sequence gave out, by column; its row may have been deleted."""
+    """Column → the last number from the column's sequence.
+
+    The row with the last number may no longer exist.
+    """
 
 
 def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:
@@ -91,18 +101,18 @@ class CapsuleMetadata(BaseModel):
     format: Literal[1]
     tenant: Name
     created: Name
-    """ISO 8601 time, UTC."""
+    """Time of the backup in UTC, in ISO 8601 format."""
     tenantry: Name
-    """The version that wrote the capsule."""
+    """Version of Tenantry that wrote the capsule."""
     engine: Name
-    """The database's: `sqlite` or `postgresql`."""
+    """The engine of the tenant's database: `sqlite` or `postgresql`."""
     revisions: dict[Name, Names]
-    """The Alembic revisions of the database, by endpoint."""
+    """Endpoint → the Alembic revisions of the endpoint in the database."""
     unknown_revisions: Names
     """Revisions that belong to no endpoint of the host that wrote the capsule."""
     tables: Annotated[list[CapsuleTable], FailFast(), AfterValidator(_check_order)]
     secret_keys: Annotated[list[Annotated[str, AfterValidator(check_key)]], FailFast()]
-    """Keys of the tenant file that were left out because their values are secret."""
+    """Keys of the tenant file that the capsule omits because the values are secret."""
 
     @property
     def target_revisions(self) -> frozenset[str]:
@@ -112,21 +122,25 @@ class CapsuleMetadata(BaseModel):
 
 @dataclass
 class CapsuleSummary:
-    """How much a capsule holds, or how much of it was restored."""
+    """Numbers of rows and files, and sizes, that a backup wrote or a restore read."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """Number of rows, by table."""
+    """Table → number of rows."""
     files: int = 0
     rows_size_bytes: int = 0
-    """Size of the rows as JSON."""
+    """Size of the rows as JSON, in bytes."""
     files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
-    """Backup: what is neither a file nor a folder, and SQLite files that are no longer the
-    tenant's database. Restore: tables that no migration creates, and files in the way."""
+    """Paths and tables that the backup or restore omitted.
+
+    A backup omits special files such as sockets, and SQLite files that are no longer the tenant's
+    database. A restore omits tables that no migration creates, and files with the name of the new
+    tenant's database.
+    """
 
     @property
     def size_bytes(self) -> int:
-        """The size of rows and files."""
+        """The total size of rows and files, in bytes."""
         return self.rows_size_bytes + self.files_size_bytes
 
 
@@ -138,7 +152,7 @@ class Capsule:
     trailer: Trailer
     metadata: CapsuleMetadata
     config: Mapping[str, Any]
-    """The tenant file's values, by key."""
+    """Key of the tenant file → value."""
     summary: CapsuleSummary
 
     def members(self, file: IO[bytes]) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
@@ -148,7 +162,7 @@ class Capsule:
             file: the capsule, open for reading.
 
         Raises:
-            CapsuleError: the file has changed since it was checked.
+            CapsuleError: the file has changed since `read_capsule` checked the file.
         """
         if verify_trailer(file) != self.trailer:
             raise CapsuleError("it changed while it was read")
@@ -159,10 +173,10 @@ class Capsule:
 
 
 def read_capsule(path: Path, on_progress: ProgressCallback) -> Capsule:
-    """Return a capsule after checking all of it; create nothing.
+    """Return a capsule after checking every byte of the file. Create nothing.
 
     Raises:
-        CapsuleError: the file cannot be read, is damaged, or is not what Tenantry writes.
+        CapsuleError: the file cannot be read, is damaged, or is not a capsule.
     """
     try:
         file = path.open("rb")
@@ -194,11 +208,11 @@ def _read(path: Path, file: IO[bytes], on_progress: ProgressCallback) -> Capsule
 def _in_order(
     members: Iterator[ArchiveMember], metadata: CapsuleMetadata
 ) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
-    """Yield chunks of rows with their table, then files with None.
+    """Yield each chunk of rows with the chunk's table, then each file with None.
 
     Raises:
-        CapsuleError: a member has an unknown name, occurs twice, or is not in Tenantry's order:
-            rows by table and number, then files by name.
+        CapsuleError: a member has an unknown name, occurs twice, or is in the wrong order. The
+            right order is rows by table and number, then files by name.
     """
     tables = {table_folder(table.name): index for index, table in enumerate(metadata.tables)}
     previous: tuple[int, int, str] = (-1, 0, "")
@@ -252,7 +266,7 @@ def file_path(member: ArchiveMember) -> PurePosixPath:
     """Return the path of a file below the tenant's folder.
 
     Raises:
-        CapsuleError: the member is not a file of a tenant.
+        CapsuleError: the archive member is not a file of a tenant.
     """
     folder, _, path = member.name.partition("/")
     if folder != "files":
@@ -267,7 +281,7 @@ def read_rows(member: ArchiveMember, column_count: int) -> Iterator[list[list[An
     """Yield the rows of a chunk in batches of about 1 MiB of JSON.
 
     Raises:
-        CapsuleError: a line is not a row of so many columns.
+        CapsuleError: a line is not a row of `column_count` values.
     """
     rows: list[list[Any]] = []
     size = 0
@@ -314,16 +328,16 @@ def table_folder(table: str) -> str:
 
 @contextmanager
 def naming_errors(subject: str) -> Iterator[None]:
-    """Put a subject before the text of any error of the block.
+    """Convert each exception of the `with` block to a `CapsuleError` that begins with `subject`.
 
     Raises:
-        CapsuleError: the block failed.
+        CapsuleError: the `with` block failed.
     """
     try:
         yield
     except TenantryError as error:
         raise CapsuleError(f"{subject}: {as_sentence(error)}") from error
-    except Exception as error:  # whatever the driver or the system raises
+    except Exception as error:  # drivers and the system raise many types
         raise CapsuleError(f"{subject}: {describe_error(error)}.") from error
 
 

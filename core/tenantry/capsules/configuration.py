@@ -1,4 +1,4 @@
-"""The tenant file of a capsule: its keys without secrets, and its text after a restore."""
+"""Selects the keys of a tenant file that a capsule holds, and renders a restored tenant file."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from typing import Any
 from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
 EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
-"""Never part of a capsule: a restored tenant gets values of its own."""
+"""Keys that a capsule never holds, because a restored tenant gets new values for the keys."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")
 """Keys without which a tenant admits every client."""
@@ -17,11 +17,11 @@ ACCESS_KEYS = ("CLIENTS", "OIDC")
 def without_secrets(
     values: Mapping[str, Any], secrets: Iterable[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the keys of a tenant file that hold no secret, and the names of those that do.
+    """Return the keys of a tenant file without a secret, and the names of the secret keys.
 
     Args:
-        values: the tenant file's keys.
-        secrets: further texts that a capsule must not hold.
+        values: key → value of the tenant file.
+        secrets: secret texts that a capsule must not hold, in addition to `EXCLUDED_KEYS`.
     """
     texts = [text for text in secrets if text]
     config: dict[str, Any] = {}
@@ -37,10 +37,11 @@ def without_secrets(
 
 
 def check_key(text: object) -> str:
-    """Return a key of a tenant file.
+    """Return `text` if `text` is a valid key of a tenant file.
 
     Raises:
-        ValueError: it is not an upper-case name, or Python would read it as another name.
+        ValueError: the text is not an upper-case name, or Python would read the text as another
+            name.
     """
     is_key = isinstance(text, str) and text.isidentifier() and text.isupper()
     if not is_key or unicodedata.normalize("NFKC", str(text)) != text:
@@ -57,13 +58,15 @@ def render_tenant_file(
 ) -> str:
     """Return the text of a restored tenant's file.
 
-    A tenant that loses one of `ACCESS_KEYS` is disabled: otherwise, it would admit every client.
+    If the capsule omits a key of `ACCESS_KEYS`, the restored tenant is disabled, because the tenant
+    would admit every client.
 
     Args:
-        name: the tenant.
-        config: the capsule's keys: plain data.
-        expressions: more keys, with the Python expressions of their values.
-        secret_keys: keys that the capsule left out; a comment asks the operator for them.
+        name: the tenant's name.
+        config: key → value from the capsule. The values are plain data.
+        expressions: additional key → the Python expression of the value.
+        secret_keys: keys that the capsule omits. For each secret key, a comment in the tenant file
+            tells the operator to set the key.
     """
     lost_access_keys = [key for key in secret_keys if key in ACCESS_KEYS]
     keys = [f"{key} = {expression}" for key, expression in expressions.items()]
@@ -88,4 +91,7 @@ _IMPORTS = {
     "from math import inf, nan": re.compile(r"\b(inf|nan)\b"),
     "from pathlib import PosixPath": re.compile(r"\bPosixPath\("),
 }
-"""What the `repr` of plain data needs. A word inside a string adds an import that is not needed."""
+"""Import line → the pattern in the `repr` of plain data that needs the import.
+
+A word inside a string can match and add an unused import.
+"""

@@ -1,7 +1,7 @@
-"""Plain data as JSON without loss, for the rows and the configuration in a capsule.
+"""Converts the rows and the configuration in a capsule to JSON and back, without loss.
 
-`tenants.plain_data` defines the form of a value. Here, decoding is also bounded, because a capsule
-can come from anywhere.
+The module `tenants.plain_data` defines the JSON form of a value. The function `load_value` limits
+the memory for decoding, because a capsule is untrusted input.
 """
 
 import json
@@ -11,7 +11,10 @@ from typing import Any
 from tenantry.tenants.plain_data import tag, untag
 
 STRUCTURE_LIMIT_BYTES = 1 << 20
-"""Limit of what a value has outside its strings: there, three bytes can become a list of 60."""
+"""Maximum size of a value's JSON outside of strings.
+
+Outside of strings, three bytes of JSON can become a list of 60 bytes.
+"""
 
 _STRINGS = re.compile(rb'"[^"]*"')
 
@@ -20,7 +23,7 @@ def dump_value(value: Any) -> str:
     """Return a value as one line of JSON.
 
     Raises:
-        TypeError: it is not plain data.
+        TypeError: the value is not plain data.
     """
     try:
         tagged = tag(value)
@@ -30,11 +33,11 @@ def dump_value(value: Any) -> str:
 
 
 def load_value(text: bytes) -> Any:
-    """Return the value that `dump_value` wrote.
+    """Return the value from text that `dump_value` wrote.
 
     Raises:
-        ValueError: `dump_value` writes nothing like this, or decoding would take far more memory
-            than the text.
+        ValueError: `dump_value` cannot have written the text, or decoding the text would take far
+            more memory than the text.
     """
     check_structure(text)
     try:
@@ -51,10 +54,10 @@ def load_value(text: bytes) -> Any:
 
 
 def check_structure(text: bytes) -> None:
-    """Check that decoding JSON takes at most a few times the memory of its strings.
+    """Check that decoding JSON takes at most a few times the memory of the JSON's strings.
 
     Raises:
-        ValueError: it would take more.
+        ValueError: decoding the JSON would take more memory.
     """
     if len(text) > STRUCTURE_LIMIT_BYTES:
         unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")

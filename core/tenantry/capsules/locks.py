@@ -1,7 +1,7 @@
 """Advisory locks on files and folders, by `flock`.
 
-A process holds a lock while it works in a folder; the kernel releases it when the process dies.
-So the next process can tell what a killed process left from what another one is working on.
+A process holds the lock of a folder while the process works in the folder. The kernel releases the
+locks of a killed process. An unlocked folder is therefore abandoned, and a locked folder is in use.
 """
 
 import fcntl
@@ -13,10 +13,11 @@ from pathlib import Path
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for a folder's lock and hold it during the block.
+    """Wait for the lock of a folder and hold the lock during the `with` block.
 
-    Processes hold it while they create, lock or remove entries of the folder. Otherwise, one could
-    remove an entry that another has created but not yet locked.
+    A process holds the folder's lock while the process creates, locks or removes entries of the
+    folder. Without the lock, a process could remove an entry that another process has created but
+    not yet locked.
     """
     fd = open_folder(folder)
     try:
@@ -27,10 +28,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def lock_exclusively(path: Path) -> int:
-    """Lock a file or a folder; return the descriptor, which holds the lock until it is closed.
+    """Lock a file or folder; return a file descriptor. Closing the descriptor releases the lock.
 
     Raises:
-        BlockingIOError: another process holds the lock.
+        BlockingIOError: another process holds the lock of the file.
         OSError: the file cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -43,10 +44,10 @@ def lock_exclusively(path: Path) -> int:
 
 
 def open_folder(folder: Path) -> int:
-    """Return a descriptor of a folder; the caller closes it.
+    """Return a file descriptor of a folder. The caller closes the descriptor.
 
     Raises:
-        OSError: the path is not a folder, or it cannot be read.
+        OSError: the path is not a folder, or the folder cannot be read.
     """
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -1,6 +1,7 @@
-"""The database of a restored tenant, as a SQLite file: absent before, and absent after a failure.
+"""Creates the SQLite database file of a restored tenant, or leaves no file after a failure.
 
-One restore at a time creates a file. The next restore of that file removes what a killed one left.
+Only one restore at a time can create a given database file. If a restore is killed, the next
+restore of the same database file removes the unfinished file.
 """
 
 import os
@@ -16,30 +17,30 @@ from tenantry.errors import TenantryError
 
 
 class DatabaseError(TenantryError):
-    """A database cannot be created, or cannot be the one of a restored tenant."""
+    """A database cannot be created, or cannot become the database of a restored tenant."""
 
 
 def is_server_database(url: URL) -> bool:
-    """Whether the database is on a server, not in a SQLite file."""
+    """Whether a URL names a database on a server, not a SQLite file."""
     return url.get_backend_name() != "sqlite"
 
 
 class NewDatabase:
-    """An empty database, until the end of a `with` block; removed unless `commit` was called.
+    """A new database of a restored tenant, which the end of a `with` block removes.
 
-    This class is for the default one: a file in the tenant's folder, which the staging area
-    removes together with that folder.
+    A call of `commit` keeps the database. The class `NewDatabase` itself is for the default SQLite
+    file in the tenant's folder. The staging area removes the default file with the tenant's folder.
 
     Args:
-        path: the file.
+        path: the path of the SQLite file.
     """
 
     disk_folder: Path | None
-    """A folder on the disk to which the rows are written; None for a server."""
+    """A folder on the disk that receives the rows; None for a database on a server."""
 
     def __init__(self, path: Path) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))
-        """Where migrations and rows go during the block."""
+        """The database that receives migrations and rows during the `with` block."""
         self.disk_folder = path.parent
 
     def __enter__(self) -> Self:
@@ -48,13 +49,15 @@ class NewDatabase:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None: ...
 
     def record_migrated(self) -> None:
-        """Note what the migrations have created, for its removal."""
+        """Record the objects that the migrations created, so that a failure removes the objects."""
 
     def commit(self) -> None:
-        """Keep the database, unless the rest of the block fails; a later restore leaves it alone.
+        """Keep the database after the `with` block, unless the block fails after `commit`.
+
+        A later restore does not remove a committed database.
 
         Raises:
-            DatabaseError: it cannot be kept.
+            DatabaseError: the database cannot be kept.
         """
 
 
@@ -62,7 +65,7 @@ class NewDatabaseFile(NewDatabase):
     """A SQLite file outside the tenant's folder, created in a hidden folder beside its path.
 
     Args:
-        url: names the file.
+        url: the URL of the SQLite file.
 
     Raises:
         DatabaseError: the URL does not name a file, or has options.
@@ -85,7 +88,7 @@ class NewDatabaseFile(NewDatabase):
         try:
             with folder_lock(parent):
                 if self._building_folder.exists():
-                    # The folder's process has ended.
+                    # Locking fails if the process that created the folder is still running.
                     os.close(lock_exclusively(self._building_folder))
                     self._remove_building()
                 if os.path.lexists(self._path):
@@ -101,16 +104,16 @@ class NewDatabaseFile(NewDatabase):
         return self
 
     def _remove_building(self) -> None:
-        """Remove the hidden folder, and the file if a killed `commit` had just linked it."""
+        """Remove the hidden folder, and the database file that a killed `commit` linked."""
         is_linked = self._path.exists() and self._building.exists()
         if is_linked and self._path.samefile(self._building):
             self._path.unlink()
         shutil.rmtree(self._building_folder)
 
     def commit(self) -> None:
-        """Give the file its name."""
+        """Link the database file at the file's final path."""
         if not self._building.exists():
-            return  # a tenant without tables has no file
+            return  # a tenant without tables has no database file
         try:
             os.link(self._building, self._path)
         except FileExistsError as error:
@@ -132,5 +135,5 @@ class NewDatabaseFile(NewDatabase):
 
 
 def cleanup_error(error: BaseException | None, text: str) -> DatabaseError:
-    """Return the error of a failed cleanup, which also tells the error that led to the cleanup."""
+    """Return the error of a failed cleanup, including the text of the error before the cleanup."""
     return DatabaseError(text if error is None else f"{as_sentence(error)}\n{text}")

@@ -1,6 +1,7 @@
-"""Creating a tenant from a capsule: tenant file, secrets, folder and database, or nothing.
+"""Creates a tenant from a capsule: the tenant file, secrets, folder and database.
 
-The commands `restore` and `clone` call it.
+If one part fails, nothing of the new tenant remains. The commands `restore` and `clone` call
+`restore_tenant`.
 """
 
 import os
@@ -37,48 +38,55 @@ from tenantry.tenants.validation import validate_loaded
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What the operator asked for."""
+    """The name, prefix and database that the operator wants for a restored tenant."""
 
     name: str
     prefix: str | None = None
-    """None means the capsule's prefix, or `/NAME` under a new name."""
+    """The URL prefix. None means the capsule's prefix, or `/NAME` if the tenant has a new name."""
     database: str | None = None
-    """A URL, or the name of a secret that holds one; None means a SQLite file in
-    the data folder."""
+    """A database URL, or the name of a secret that holds a database URL.
+
+    None means a SQLite file in the data folder.
+    """
 
 
 @dataclass(frozen=True)
 class RestoredTenant:
-    """What was created."""
+    """The parts of a restored tenant that `tenantry restore` reports."""
 
     path: Path
     """The tenant file."""
     prefix: str
     database: str
-    """The database URL, with its password masked."""
+    """The database URL with a masked password."""
     summary: CapsuleSummary
     missing_keys: tuple[str, ...]
-    """Secret keys, which the operator must set again."""
+    """Secret keys of the tenant file that the operator must set again."""
     is_behind: bool
-    """Whether a server database needs `db upgrade`, because its capsule is older than the code."""
+    """Whether a server database needs `tenantry db upgrade`.
+
+    The database needs the upgrade if the capsule is older than the code.
+    """
 
 
 @dataclass(frozen=True)
 class _Database:
     url: URL | None = None
-    """None means the default SQLite file."""
+    """The database URL. None means the default SQLite file."""
     secret_name: str = ""
-    """The secret to create for a URL with a password; empty if none is needed."""
+    """The name of the secret to create for a URL with a password; empty without a password."""
     expression: str = ""
-    """What the tenant file sets `DATABASE_URI` to."""
+    """The Python expression that the tenant file assigns to `DATABASE_URI`."""
 
 
 @contextmanager
 def new_tenant_staging(settings: HostSettings, name: str) -> Iterator[RestoreStaging]:
-    """Yield the staging folder of a tenant that does not exist; no other process can create it.
+    """Yield the staging folder of a new tenant.
+
+    No other process can create the same tenant during the `with` block.
 
     Raises:
-        TenantryError: The name is invalid or taken, or another process creates this tenant.
+        TenantryError: The name is invalid or taken, or another process is creating the tenant.
     """
     try:
         check_tenant_name(name)
@@ -103,14 +111,15 @@ def restore_tenant(
     Args:
         settings: The host's settings.
         capsule: A capsule that `read_capsule` has checked.
-        request: What the operator wants.
+        request: The name, prefix and database that the operator wants.
         staging: The result of `new_tenant_staging` for the tenant's name.
-        on_progress: Called with each step.
-        before_commit: Called before the tenant file is written; from then on, an interruption
-            could leave a tenant file without its data.
+        on_progress: A function that the restore calls with each step.
+        before_commit: A function that the restore calls before the restore writes the tenant file.
+            After `before_commit`, an interruption could leave a tenant file without data.
 
     Raises:
-        TenantryError: Something is taken or cannot be created; nothing remains of the tenant.
+        TenantryError: A name, prefix or database is taken, or a file or database cannot be created.
+            Nothing of the new tenant remains.
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata
@@ -154,7 +163,7 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
     """Return the path of the new tenant file.
 
     Raises:
-        TenantryError: A file, folder or secret of this name exists, or `secret` would find
+        TenantryError: A file, folder or secret of the new tenant exists, or `secret()` would find
             another value first.
     """
     path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
@@ -169,7 +178,7 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
 
 
 def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
-    """Return the capsule's configuration with the requested prefix and name."""
+    """Return the capsule's configuration with the requested URL prefix and tenant name."""
     config = dict(capsule.config)
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name
@@ -193,8 +202,8 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
     """Return the database that the request names.
 
     Raises:
-        SecretError: The secret that it names does not exist.
-        TenantryError: The URL is invalid, another tenant has this database, or the secret for a
+        SecretError: The secret that the request names does not exist.
+        TenantryError: The URL is invalid, another tenant has the same database, or the secret for a
             new URL is taken.
     """
     if request.database is None:
@@ -213,7 +222,7 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
             )
     if is_secret_name:
         return _Database(url, "", f"secret({request.database!r})")
-    if redact_value("", text) == text:  # no password in it
+    if redact_value("", text) == text:  # the URL has no password
         return _Database(url, "", repr(url.render_as_string(hide_password=False)))
     variable = secret_variable(request.name).replace("_SECRET_KEY", "_DATABASE_URI")
     if os.path.lexists(path := _secret_path(settings, variable)):

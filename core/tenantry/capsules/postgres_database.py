@@ -1,7 +1,8 @@
-"""The database of a restored tenant on a PostgreSQL server: empty before, and after a failure.
+"""Prepares the PostgreSQL database of a restored tenant, and empties the database after a failure.
 
-Only one restore at a time can use a database, or one schema of it. Until it finishes, a table in
-it, the mark, lists what it has created. If it is killed, the next restore removes exactly that.
+Only one restore at a time can use a database or a schema of a database. During the restore, the
+mark, a table in the database, lists the objects that the restore created. If a restore is killed,
+the next restore removes only the objects that the mark lists.
 """
 
 from contextlib import ExitStack
@@ -18,15 +19,22 @@ from tenantry.migrations.version_table import describe_error, with_connect_timeo
 MARK_TABLE = "tenantry_restoring"
 
 SHOWN_OBJECTS = 3
-"""How many objects the message about a database that is not empty names."""
+"""Number of objects that the error message about a database that is not empty names."""
 
 KEEPALIVE_S = 60
-"""Keeps the connection that holds the lock alive: it is idle while another one writes the rows."""
+"""Idle seconds before a keepalive packet on the connection that holds the restore's lock.
+
+The connection is idle while another connection writes the rows.
+"""
 
 _TRY_LOCK = (
     "SELECT pg_try_advisory_lock(hashtextextended('tenantry.restore.' || current_schema(), 0))"
 )
-"""Advisory locks belong to one database, each schema of which may be a tenant's."""
+"""Statement that tries to lock the current schema for a restore.
+
+The lock's key contains the name of the schema, because each schema of a database can belong to
+another tenant.
+"""
 
 _OBJECTS = """
     SELECT object.type, object.identity
@@ -36,33 +44,37 @@ _OBJECTS = """
       AND NOT EXISTS (SELECT FROM pg_depend AS part WHERE part.classid = held.classid
                       AND part.objid = held.objid AND part.deptype IN ('e', 'i'))
 """
-"""What depends on the schema, of any type, without members of extensions (`e`) and parts of other
-objects (`i`)."""
+"""Query that returns the objects of any type in the current schema.
+
+The query excludes members of extensions (`e`) and internal parts of other objects (`i`).
+"""
 
 _DROP_TYPES = {
     "aggregate": "ROUTINE", "function": "ROUTINE", "procedure": "ROUTINE",
     "statistics object": "STATISTICS",
 }  # fmt: skip
-"""The word of a DROP statement, where it differs from the type's name."""
+"""Name of an object's type → the keyword of the DROP statement, if name and keyword differ."""
 
 DATABASE, SCHEMA = "DATABASE", "SCHEMA"
-"""What `create_clone_database` creates; the mark lists it, and DROP removes it as a whole."""
+"""Kinds of objects that `create_clone_database` creates and adds to the mark."""
 
 Objects = frozenset[tuple[str, str]]
-"""Types, and identities as SQL writes them."""
+"""Pairs of an object's type and the object's SQL identity."""
 
 
 class NewPostgresDatabase(NewDatabase):
-    """An empty database of a server, or an empty schema, until the end of a `with` block.
+    """An empty PostgreSQL database or schema of a restored tenant.
 
-    Extensions do not count. Objects that another program creates while the migrations run cannot
-    be told from those of the migrations; objects that it creates later stay.
+    The end of the `with` block empties the database, unless `commit` was called. A database with
+    extensions counts as empty. If another program creates objects while the migrations run, the
+    cleanup drops the other program's objects, too. Objects that another program creates after the
+    migrations stay.
 
     Args:
-        url: names the database, and the schema if it is not the default one.
+        url: the URL of the database, with the schema unless the schema is the default schema.
 
     Raises:
-        DatabaseError: the engine is not supported.
+        DatabaseError: the URL's engine is not supported.
     """
 
     def __init__(self, url: URL) -> None:
@@ -92,7 +104,11 @@ class NewPostgresDatabase(NewDatabase):
         return self
 
     def _claim(self) -> None:
-        """Lock the database, remove what a killed restore left, check that it is empty, mark it."""
+        """Lock the database, remove a killed restore's objects, and create the mark.
+
+        Raises:
+            DatabaseError: the database is locked or not empty, or the schema does not exist.
+        """
         connection, shown = self._connection, _shown(self.url)
         schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
         if schema is None:
@@ -112,13 +128,13 @@ class NewPostgresDatabase(NewDatabase):
             _create_mark(connection)
 
     def record_migrated(self) -> None:
-        """Note what the migrations have created, in memory and in the mark."""
+        """Record the objects that the migrations created, in memory and in the mark."""
         objects = _list_objects(self._connection) - self._before - {("table", self._mark)}
         self._migrated = objects
         _add_to_mark(self._connection, objects)
 
     def commit(self) -> None:
-        """Remove the mark."""
+        """Remove the mark, so that a later restore does not empty the database."""
         self._connection.exec_driver_sql(f"DROP TABLE {MARK_TABLE}")
         self._is_committed = True
 
@@ -126,14 +142,14 @@ class NewPostgresDatabase(NewDatabase):
         try:
             if error is not None or not self._is_committed:
                 self._drop_migrated()
-        except Exception as failure:  # noqa: BLE001 - whatever the driver raises
+        except Exception as failure:  # noqa: BLE001 - the driver raises many types
             text = f"cannot empty {_shown(self.url)}: {describe_error(failure)}; drop it yourself."
             raise cleanup_error(error, text) from error
         finally:
             self._connection.close()
 
     def _drop_migrated(self) -> None:
-        with _connect(self.url) as connection:  # the first connection may be what has failed
+        with _connect(self.url) as connection:  # the first connection may have failed
             objects = self._migrated
             if objects is None:  # a migration failed
                 objects = _list_objects(connection) - self._before
@@ -141,18 +157,19 @@ class NewPostgresDatabase(NewDatabase):
 
 
 def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
-    """Create a database beside a tenant's, or a schema beside its schema; return its URL.
+    """Create a database or a schema for a clone on the tenant's server; return the new URL.
 
-    It is a schema if the tenant's is not the default one. What a killed clone left under this name
-    is dropped first.
+    For a tenant in the schema `public`, the function creates a database. For a tenant in another
+    schema, the function creates a schema in the tenant's database. If a killed clone left a
+    database or schema with the same name, the function first drops the old database or schema.
 
     Args:
-        url: the tenant's database, on a server.
-        name: the new database or schema.
-        undo: receives a callback that drops it.
+        url: the URL of the tenant's database on a server.
+        name: the name of the new database or schema.
+        undo: a stack that receives a callback, which drops the new database or schema.
 
     Raises:
-        DatabaseError: the server refuses.
+        DatabaseError: the server refuses to create the database or schema.
     """
     try:
         with _connect(url) as connection:
@@ -176,20 +193,20 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
 
 
 def _is_left_by_clone(url: URL, kind: str) -> bool:
-    """Whether a database or schema is what a killed clone left, and no process works in it."""
+    """Whether a killed clone left the database or schema, and no process uses the database."""
     try:
         with _connect(url) as connection:
             is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
             return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
-    except Exception:  # noqa: BLE001 - it does not exist, or has no mark
+    except Exception:  # noqa: BLE001 - the database or the mark does not exist
         return False
 
 
 def _execute(url: URL, statement: str) -> None:
-    """Run a statement outside a transaction, as CREATE DATABASE requires.
+    """Run a statement outside a transaction, because CREATE DATABASE fails in a transaction.
 
     Raises:
-        DatabaseError: the server refuses.
+        DatabaseError: the server rejects the statement.
     """
     try:
         with _connect(url) as connection:
@@ -200,7 +217,7 @@ def _execute(url: URL, statement: str) -> None:
 
 
 def _connect(url: URL) -> Connection:
-    """Return a connection that commits each statement, and that the server keeps when idle."""
+    """Return a connection that commits each statement and that the server never closes as idle."""
     options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
     engine = create_engine(
         with_connect_timeout(url),
@@ -229,7 +246,7 @@ def _marked_objects(connection: Connection) -> Objects:
 
 
 def _add_to_mark(connection: Connection, objects: Objects) -> None:
-    """Add objects to the mark in one statement, so a killed process leaves all of them or none."""
+    """Add objects to the mark in one statement, so that a killed process adds all or no objects."""
     statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
     lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
     connection.exec_driver_sql(statement, lists)
@@ -238,7 +255,7 @@ def _add_to_mark(connection: Connection, objects: Objects) -> None:
 def _drop(connection: Connection, objects: Objects) -> None:
     for kind, identity in sorted(objects):
         if kind not in (DATABASE, SCHEMA):
-            # The identity is SQL text from the server; a `%` in it is not a parameter.
+            # The identity is SQL text from the server, so a `%` in the identity is no parameter.
             connection.exec_driver_sql(
                 f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
                 execution_options={"no_parameters": True},

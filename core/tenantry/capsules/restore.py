@@ -1,6 +1,6 @@
-"""Creating a tenant's folder and database from a capsule, or nothing at all.
+"""Creates a tenant's folder and database from a capsule, or nothing if a step fails.
 
-The tenant file and its secrets are written by the commands, inside `restore_capsule`.
+The module `new_tenant` writes the tenant file and the secrets inside the `restore_capsule` block.
 """
 
 import shutil
@@ -32,30 +32,34 @@ from tenantry.migrations.revisions import Branch, format_revisions, read_branche
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
 
 SPARE_BYTES = 64 << 20
-"""Stays free on the disk, for the tenants that serve."""
+"""Disk space that a restore leaves free for the tenants that serve, in bytes."""
 
 BLOCK_BYTES = 4096
-"""What a file takes on a disk at least."""
+"""Minimum disk space of a file, in bytes."""
 
 
 @dataclass(frozen=True)
 class PendingRestore:
-    """A tenant's folder and database; removed at the end of `restore_capsule` unless committed."""
+    """A restored tenant's folder and database, which a `restore_capsule` block created.
+
+    The end of the block removes the folder and the database, unless `commit` was called.
+    """
 
     summary: CapsuleSummary
-    """What was restored."""
+    """The numbers and sizes of the restored rows and files."""
     _staging: RestoreStaging
     _database: NewDatabase
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Keep folder and database unless the block, which writes the tenant file, fails.
+        """Keep the folder and the database, unless the `with` block fails.
 
-        If the process is killed in the block, a folder and a database remain without a tenant
-        file. The reverse order could leave a tenant whose data the next restore removes.
+        The caller writes the tenant file in the `with` block. If the process is killed in the
+        block, a folder and a database remain without a tenant file. If the tenant file came first,
+        a killed process could leave a tenant file for a folder that the next restore removes.
 
         Raises:
-            TenantryError: they cannot be kept.
+            TenantryError: the folder or the database cannot be kept.
         """
         self._database.commit()
         with self._staging.commit():
@@ -66,16 +70,18 @@ class PendingRestore:
 def restore_capsule(
     capsule: Capsule, staging: RestoreStaging, url: URL | None, on_progress: ProgressCallback
 ) -> Iterator[PendingRestore]:
-    """Create a tenant's folder and database; remove them after the block if it fails.
+    """Create a tenant's folder and database; remove the folder and database if the block fails.
 
     Args:
-        capsule: what `read_capsule` returned.
+        capsule: the result of `read_capsule`.
         staging: the staging area of the new tenant.
-        url: its database, which must be empty; None for the default file in its folder.
-        on_progress: receives each step.
+        url: the URL of the new tenant's database, which must be empty. None means the default
+            SQLite file in the tenant's folder.
+        on_progress: a function that the restore calls with each step.
 
     Raises:
-        TenantryError: the restore failed; the text tells if something could not be removed.
+        TenantryError: the restore failed. The text names the files and databases that could not be
+            removed.
     """
     branches = capsule_branches(capsule.metadata)
     with _new_database(staging, url) as database:
@@ -97,7 +103,7 @@ def restore_capsule(
 
 
 def capsule_branches(metadata: CapsuleMetadata) -> tuple[Branch, ...]:
-    """Return the branches of the endpoints that have tables in a capsule, enabled or not.
+    """Return the Alembic branches of all endpoints that have revisions in a capsule.
 
     Raises:
         CapsuleError: the installed endpoints do not know a revision of the capsule.
@@ -124,10 +130,10 @@ def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
 
 
 def _check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
-    """Check that the disks have space for what a capsule holds.
+    """Check that the disks have space for the rows and files of a capsule.
 
     Raises:
-        CapsuleError: they do not.
+        CapsuleError: a disk has too little space.
     """
     summary = capsule.summary
     needed = {data_dir: summary.files_size_bytes + summary.files * BLOCK_BYTES}
@@ -150,7 +156,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
-    """Create the tables as they were at the time of the backup, in a separate process."""
+    """Migrate the new database to the capsule's revisions, in a separate process."""
     if not target.branches:
         return
     on_progress("creating tables", 0, 0)
@@ -166,7 +172,7 @@ def _import(
     database: NewDatabase,
     on_progress: ProgressCallback,
 ) -> CapsuleSummary:
-    """Write rows, in one transaction, and files; return what was written."""
+    """Write the rows in one transaction, write the files, and return a summary."""
     metadata, total = capsule.metadata, capsule.summary
     with ExitStack() as transaction, capsule.path.open("rb") as file:
         rows: RowImport | None = None
@@ -198,7 +204,7 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
     """Return the tables of a capsule that the migrations have created.
 
     Raises:
-        CapsuleError: a table has other columns than in the capsule.
+        CapsuleError: a table has different columns in the database and in the capsule.
     """
     columns = rows.existing_columns()
     existing = [table for table in tables if table.name in columns]
@@ -214,7 +220,7 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
 def _import_file(member: ArchiveMember, staging: RestoreStaging, summary: CapsuleSummary) -> None:
     path = file_path(member)
     if belongs_to_database(path, f"{staging.name}.sqlite3"):
-        summary.left_out.append(str(path))  # left out: the new tenant would open it as its database
+        summary.left_out.append(str(path))  # the new tenant would open the file as a database
         return
     _check_free(staging.data_dir, member.size_bytes, repr(member.name))
     write_file(staging.tenant_folder, path, member.chunks(), mode=member.mode, mtime=member.mtime)

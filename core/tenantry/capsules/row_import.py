@@ -1,7 +1,8 @@
-"""Writing the rows of a capsule into tables that migrations have just created.
+"""Writes the rows of a capsule into tables that migrations have just created.
 
-PostgreSQL parses text according to the column's type, so it takes SQLite's values as they are.
-SQLite gets PostgreSQL's values in the form in which SQLAlchemy stores them there.
+PostgreSQL parses text according to the column's type, so the import writes SQLite's values to
+PostgreSQL without a conversion. The import converts PostgreSQL's values for SQLite to the form that
+SQLAlchemy uses in SQLite.
 """
 
 import math
@@ -27,7 +28,7 @@ from tenantry.capsules.snapshot import (
 from tenantry.migrations.version_table import describe_error
 
 MESSAGE_LIMIT = 500
-"""Characters of a value, or of a driver's message, which may quote a value."""
+"""Maximum number of characters of a value or a driver's message in an error message."""
 
 _NOT_DEFERRABLE_KEYS = """
     SELECT relname, conname
@@ -46,13 +47,13 @@ _TRIGGERS = """
 
 @contextmanager
 def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
-    """Yield an import; one transaction, which rolls back if the block fails.
+    """Yield an import in one transaction, which rolls back if the `with` block fails.
 
-    Triggers do not run, because the rows already hold what they wrote.
+    The import disables triggers, because the capsule already holds the rows that triggers wrote.
 
     Args:
-        url: the database to write to.
-        source_engine: the engine that the rows come from, `sqlite` or `postgresql`.
+        url: the URL of the database that receives the rows.
+        source_engine: the engine of the database in the capsule, `sqlite` or `postgresql`.
     """
     with open_engine(url).begin() as connection:
         if connection.dialect.name == "sqlite":
@@ -66,42 +67,42 @@ def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
 
 
 class RowImport(ABC):
-    """An import into one database, within one transaction.
+    """An import of rows into one database, within one transaction.
 
-    Foreign keys are checked by `finish`, so tables and rows can come in any order.
+    The method `finish` checks foreign keys, so callers can insert tables and rows in any order.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
     def existing_columns(self) -> dict[str, frozenset[str]]:
-        """Return the stored columns of the tables that exist, by table."""
+        """Return a dict: name of an existing table → the stored columns of the table."""
         names = sa.inspect(self._connection).get_table_names()
         return {name: frozenset(stored_columns(self._connection, name)) for name in names}
 
     def insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None:
-        """Insert rows.
+        """Insert rows into a table.
 
         Raises:
-            RowsError: a value does not fit its column.
+            RowsError: a value does not fit the type of the column.
         """
         try:
             self._insert(table, rows)
         except RowsError:
             raise
-        except Exception as error:  # whatever the driver raises
+        except Exception as error:  # the driver raises many types
             raise RowsError(f"table {table.name!r}: {_shorten(describe_error(error))}") from error
 
     @abstractmethod
     def clear(self, tables: Sequence[CapsuleTable]) -> None:
-        """Delete the rows that migrations inserted."""
+        """Delete the rows that migrations inserted into the tables."""
 
     @abstractmethod
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance sequences past the last number.
+        """Check foreign keys, and advance each sequence past the sequence's last number.
 
         Raises:
-            RowsError: a row refers to a row that does not exist.
+            RowsError: a row's foreign key refers to a row that does not exist.
         """
 
     @abstractmethod
@@ -109,7 +110,7 @@ class RowImport(ABC):
 
 
 class SqliteImport(RowImport):
-    """An import into SQLite."""
+    """An import of rows into a SQLite database."""
 
     def __init__(self, connection: sa.Connection, source_engine: str) -> None:
         super().__init__(connection)
@@ -117,7 +118,7 @@ class SqliteImport(RowImport):
         self._columns: dict[str, list[_SqliteColumn]] = {}
 
     def clear(self, tables: Sequence[CapsuleTable]) -> None:
-        """Delete all rows of these tables."""
+        """Delete all rows of the given tables."""
         for table in tables:
             self._connection.execute(sa.delete(sa.table(table.name)))
 
@@ -146,7 +147,7 @@ class SqliteImport(RowImport):
         return self._columns[table.name]
 
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance the counters of AUTOINCREMENT."""
+        """Check foreign keys, and advance the AUTOINCREMENT counters of the tables."""
         query = 'SELECT count(*), min("table") FROM pragma_foreign_key_check'
         count, name = self._connection.exec_driver_sql(query).one()
         if count:
@@ -165,16 +166,16 @@ class SqliteImport(RowImport):
 
 
 class PostgresImport(RowImport):
-    """An import into PostgreSQL, through COPY."""
+    """An import of rows into a PostgreSQL database with COPY."""
 
     def clear(self, tables: Sequence[CapsuleTable]) -> None:
-        """Truncate all tables at once, because they may refer to each other."""
+        """Truncate all tables in one statement, because foreign keys may connect the tables."""
         if tables:
             names = ", ".join(quote(self._connection, table.name) for table in tables)
             self._connection.exec_driver_sql(f"TRUNCATE {names}")
 
     def _insert(self, table: CapsuleTable, rows: list[list[Any]]) -> None:
-        from psycopg import sql  # noqa: PLC0415 - an optional dependency, loaded by now
+        from psycopg import sql  # noqa: PLC0415 - psycopg is an optional dependency
 
         driver: Any = self._connection.connection.driver_connection
         columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
@@ -188,7 +189,7 @@ class PostgresImport(RowImport):
                     raise
 
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance sequences."""
+        """Check foreign keys, and advance the sequences of the tables."""
         self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         for table in tables:
             for column in table.columns:
@@ -212,7 +213,7 @@ def _core_table(table: CapsuleTable) -> sa.TableClause:
 
 @contextmanager
 def _sqlite_triggers_dropped(connection: sa.Connection) -> Iterator[None]:
-    """Drop the triggers during the block; SQLite cannot disable them."""
+    """Drop all triggers during the `with` block, because SQLite cannot disable triggers."""
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
     triggers = connection.exec_driver_sql(query).all()
     for name, _ in triggers:
@@ -224,7 +225,7 @@ def _sqlite_triggers_dropped(connection: sa.Connection) -> Iterator[None]:
 
 @contextmanager
 def _triggers_disabled(connection: sa.Connection) -> Iterator[None]:
-    """Disable PostgreSQL's triggers during the block."""
+    """Disable PostgreSQL's triggers during the `with` block."""
 
     def alter(table: str, action: str, trigger: str) -> None:
         names = quote(connection, table), quote(connection, trigger)
@@ -240,7 +241,7 @@ def _triggers_disabled(connection: sa.Connection) -> Iterator[None]:
 
 @contextmanager
 def _foreign_keys_deferred(connection: sa.Connection) -> Iterator[None]:
-    """Let PostgreSQL check foreign keys at the end of the transaction, during the block."""
+    """Make PostgreSQL check foreign keys only at the end of the `with` block's transaction."""
 
     def alter(table: str, key: str, mode: str) -> None:
         names = quote(connection, table), quote(connection, key)
@@ -256,19 +257,19 @@ def _foreign_keys_deferred(connection: sa.Connection) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _SqliteColumn:
-    """A column of a SQLite table."""
+    """A column of a SQLite table that receives rows."""
 
     table: str
     name: str
     declared_type: str
     is_from_sqlite: bool
-    """Whether its values come from SQLite."""
+    """Whether the imported values of the column come from a SQLite database."""
 
     def adapt(self, value: Any) -> Any:
-        """Return a value in the form in which SQLAlchemy stores it.
+        """Return a value in the form that SQLAlchemy stores in SQLite.
 
         Raises:
-            RowsError: SQLite cannot hold the value.
+            RowsError: SQLite cannot store the value.
         """
         if isinstance(value, datetime):
             utc = value if value.tzinfo is None else value.astimezone(UTC)
@@ -283,7 +284,7 @@ class _SqliteColumn:
         if isinstance(value, float) and math.isnan(value):
             raise self._error("NaN")
         is_text = isinstance(value, str) and not self.is_from_sqlite
-        if is_text and self.declared_type == "DATETIME":  # SQLAlchemy's type for an interval
+        if is_text and self.declared_type == "DATETIME":  # SQLAlchemy stores intervals as DATETIME
             raise self._error(f"interval such as {_shorten(value)!r}")
         return value
 

@@ -1,8 +1,8 @@
-"""Reading the rows of a tenant's database, all as of one moment, while the tenant serves.
+"""Reads the rows of a tenant's database as of one moment, while the tenant serves.
 
-SQLite, and PostgreSQL through psycopg. Values leave as the driver returns them: numbers, text and
-bytes from SQLite; from PostgreSQL the types that Python represents exactly, and PostgreSQL's own
-text for all others. `row_import` describes the way back.
+The supported databases are SQLite, and PostgreSQL with psycopg. A SQLite database returns numbers,
+text and bytes. A PostgreSQL database returns Python objects for the types in `_EXACT_TYPES`, and
+PostgreSQL's text form for other types. The module `row_import` writes the rows into a new database.
 """
 
 from collections.abc import Iterator
@@ -23,39 +23,44 @@ from tenantry.migrations.version_table import (
 VERSION_TABLE = "alembic_version"
 
 FETCHED_ROWS = 50
-"""Rows that are fetched from the database at a time; a row can have megabytes."""
+"""Number of rows per fetch from the database. The number is small because a row can have several
+MiB."""
 
 BUSY_TIMEOUT_S = 30
-"""How long SQLite waits for another process's lock."""
+"""Seconds that SQLite waits for another process's lock."""
 
 _EXACT_TYPES = (
     sa.Integer, sa.Boolean, sa.String, sa.Uuid, sa.LargeBinary, sa.Numeric, sa.Float,
     sa.Date, sa.DateTime,
 )  # fmt: skip
-"""The types of PostgreSQL that psycopg reads without loss."""
+"""Column types of PostgreSQL that psycopg reads without loss."""
 
 _PARTITIONS = """
     SELECT relname FROM pg_class
     WHERE relispartition AND relnamespace = quote_ident(current_schema())::regnamespace
 """
-"""Tables whose rows are those of the partitioned table above them."""
+"""Query that returns the partitions. A partitioned table includes the rows of the partitions."""
 
 _SEQUENCE_POSITION = """
     SELECT CASE WHEN has_sequence_privilege(sequence, 'SELECT, USAGE')
                 THEN pg_sequence_last_value(sequence) END
     FROM (SELECT pg_get_serial_sequence(quote_ident(%s), %s)::regclass AS sequence) AS found
 """
-"""The last value of a column's sequence; NULL if there is no sequence or it was never used."""
+"""Query that returns the last value of a column's sequence.
+
+The value is NULL for a column without a sequence, and for an unused sequence.
+"""
 
 
 class RowsError(TenantryError):
-    """Rows cannot be read, or do not fit where they should go."""
+    """Rows cannot be read from a database, or do not fit into the target database."""
 
 
 class Snapshot:
-    """A database as of the last call of `begin`; other processes may write meanwhile.
+    """The content of a database as of the last call of `begin`.
 
-    Use it from one thread. The caller closes it.
+    Other processes may write to the database while a snapshot is open. A snapshot is not
+    thread-safe. The caller closes the snapshot.
 
     Raises:
         RowsError: the database is in memory, or its engine is not supported.
@@ -67,7 +72,7 @@ class Snapshot:
         self._connection: sa.Connection | None = None
 
     def begin(self) -> None:
-        """Begin the snapshot, or a new one. Does not create a SQLite file that does not exist."""
+        """Begin a new snapshot. The method does not create a missing SQLite file."""
         self.close()
         if self._engine.dialect.name == "sqlite" and not sqlite_file_exists(self._url):
             return
@@ -77,22 +82,26 @@ class Snapshot:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-            connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1")  # takes the snapshot
+            connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1")  # starts the snapshot
         else:
             connection.exec_driver_sql("BEGIN")
-            # This takes the snapshot, too.
+            # SQLite starts the snapshot at the first read of the transaction.
             connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
 
     def revisions(self) -> frozenset[str]:
         """Return the database's Alembic revisions."""
-        # Reading a table that does not exist would end PostgreSQL's transaction.
+        # A query of a missing table would abort PostgreSQL's transaction.
         connection = self._connection
         if connection is None or VERSION_TABLE not in sa.inspect(connection).get_table_names():
             return frozenset()
         return read_versions_on(connection)
 
     def tables(self) -> list[CapsuleTable]:
-        """Return the tables by name. From now on, no migration can change them on PostgreSQL."""
+        """Return the tables, sorted by name.
+
+        On PostgreSQL, the method locks the tables, so that no migration can change the tables while
+        the snapshot is open.
+        """
         connection = self._connection
         if connection is None:
             return []
@@ -119,7 +128,7 @@ class Snapshot:
         return CapsuleTable(name=name, columns=columns, positions=used)
 
     def rows(self, table: CapsuleTable) -> Iterator[list[Any]]:
-        """Yield the rows of a table, with values in the order of its columns.
+        """Yield the rows of a table, with values in the order of `table.columns`.
 
         Raises:
             RowsError: the driver cannot represent a value in Python.
@@ -148,14 +157,14 @@ class Snapshot:
         return column if is_exact else sa.cast(column, sa.Text)
 
     def close(self) -> None:
-        """End the snapshot. Idempotent."""
+        """End the snapshot. The method is idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
-    """Return an engine without a pool; on SQLite, the caller begins its transactions itself.
+    """Return an engine without a pool. For SQLite, the caller runs `BEGIN` explicitly.
 
     Raises:
         RowsError: the database is in memory, or its engine is not supported.
@@ -166,7 +175,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
             raise RowsError(
                 "a database in memory exists only in its process; use a file for tenants to back up"
             )
-        # sqlite3 would begin transactions at the first write, which is too late for a snapshot.
+        # By default, sqlite3 begins a transaction only at the first write, too late for a snapshot.
         options: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
     if url.drivername == "postgresql+psycopg":
@@ -177,12 +186,12 @@ def open_engine(url: sa.URL) -> sa.Engine:
 
 
 def quote(connection: sa.Connection, name: str) -> str:
-    """Return a name in quotes, for a statement that goes to `exec_driver_sql`."""
+    """Return an SQL name in quotes, to insert the name into a statement."""
     return connection.dialect.identifier_preparer.quote_identifier(name)
 
 
 def stored_columns(connection: sa.Connection, table: str) -> list[str]:
-    """Return the columns of a table that are not computed."""
+    """Return the names of a table's columns, without computed columns."""
     columns = sa.inspect(connection).get_columns(table)
     return [column["name"] for column in columns if "computed" not in column]
 

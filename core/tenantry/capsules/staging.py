@@ -1,8 +1,8 @@
-"""The staging area: folders below `<data>/.capsules`, on the disk of the tenants' folders.
+"""Manages the staging area: folders below `<data>/.capsules`, on the disk of the tenants' folders.
 
-Each folder is locked while a process works in it. The next process removes the folders that killed
-ones left, together with what those had already put elsewhere below `<data>`, and nothing else.
-Knows files only.
+A process locks a staging folder while the process works in the folder. The next process removes the
+staging folders of killed processes, and the files that the killed processes created elsewhere below
+`<data>`. The module handles files but no databases.
 """
 
 import os
@@ -19,17 +19,17 @@ from tenantry.capsules.tenant_folder import RESTORING
 from tenantry.errors import TenantryError
 
 STAGING_FOLDER = ".capsules"
-"""A folder below `<data>`; a tenant cannot have this name."""
+"""Name of the staging area below `<data>`. No tenant can have the name `.capsules`."""
 
 _CREATED = "made"
-"""A folder that mirrors `<data>`: it has a twin of each file that the restore put there."""
+"""Name of a folder that contains a copy, the twin, of each file that a restore creates."""
 
 
 @contextmanager
 def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder for a backup of a tenant, and remove it after the block.
+    """Yield an empty folder for a backup of a tenant; remove the folder after the `with` block.
 
-    Several backups of one tenant can run at once.
+    Several backups of one tenant can run at the same time.
     """
     parent = _create_staging_folder(data_dir)
     with folder_lock(parent):
@@ -44,13 +44,13 @@ def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
 
 
 class RestoreStaging:
-    """The staging area of one restore, for the length of a `with` block.
+    """The staging folder of one restore during a `with` block.
 
-    One process at a time restores a tenant of this name. What the restore created is removed after
-    the block, unless `commit` kept it.
+    Only one process at a time can restore a tenant of a given name. The end of the block removes
+    the files and folders that the restore created, unless `commit` was called.
 
     Args:
-        data_dir: `<data>`.
+        data_dir: the host's `DATA_DIR`.
         name: the new tenant's name.
     """
 
@@ -59,9 +59,12 @@ class RestoreStaging:
         self.data_dir = data_dir
         self.folder = data_dir / STAGING_FOLDER / f"{name}{RESTORING}"
         self.tenant_folder = self.folder / "tenant"
-        """The new tenant's folder, until `move_into_place`."""
+        """Path of the new tenant's folder until the call of `move_into_place`."""
         self.undo = ExitStack()
-        """Callbacks that remove what was created elsewhere; `commit` drops them."""
+        """Callbacks that remove objects outside `<data>`, such as a database.
+
+        The method `commit` discards the callbacks.
+        """
         self._created = self.folder / _CREATED
 
     def __enter__(self) -> Self:
@@ -90,24 +93,24 @@ class RestoreStaging:
             os.close(self._lock)
 
     def move_into_place(self) -> None:
-        """Move the tenant's folder to its final path.
+        """Move the tenant's folder to the final path `<data>/NAME`.
 
         Raises:
-            TenantryError: something exists there.
+            TenantryError: the final path exists.
         """
         target = self.data_dir / self.name
         token = secrets.token_hex()
         _write_new(self.tenant_folder / RESTORING, token)
         twin = self._write_twin(target / RESTORING, token)
         try:
-            target.mkdir(mode=0o700)  # a rename alone would replace an empty folder
+            target.mkdir(mode=0o700)  # `rename` would replace an existing empty folder
         except FileExistsError as error:
-            twin.unlink()  # the folder belongs to someone else
+            twin.unlink()  # another process created the folder
             raise _exists_error(target) from error
         self.tenant_folder.rename(target)
 
     def add_file(self, path: Path, text: str) -> None:
-        """Write a file below `<data>` that only its owner can read.
+        """Write a file below `<data>` with mode 0600.
 
         Raises:
             TenantryError: the file exists.
@@ -117,14 +120,14 @@ class RestoreStaging:
         try:
             _write_new(path, text)
         except FileExistsError as error:
-            twin.unlink()  # the file belongs to someone else, whatever its content
+            twin.unlink()  # another process created the file
             raise _exists_error(path) from error
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Commit what was created: it stays even if the process is killed after this call.
+        """Keep the created files and folders, even if the process is killed in the `with` block.
 
-        If the block fails, what was created is removed after all.
+        If the `with` block raises, the staging folder removes the created files and folders.
         """
         committed = self.folder / "committed"
         self._created.rename(committed)
@@ -137,7 +140,10 @@ class RestoreStaging:
         self.undo.pop_all()
 
     def _write_twin(self, path: Path, text: str) -> Path:
-        """Record that a file is about to be created; its content tells it from another's file."""
+        """Write the twin of a file before the file is created.
+
+        A cleanup compares the twin's content with the file, to keep files of other processes.
+        """
         twin = self._created / path.relative_to(self.data_dir)
         twin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_new(twin, text)
@@ -165,9 +171,9 @@ def _exists_error(path: Path) -> TenantryError:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of processes that have ended."""
+    """Remove the staging folders of processes that have ended."""
     for folder in parent.iterdir():
-        with suppress(OSError):  # a process works in it, or it is another user's
+        with suppress(OSError):  # a process uses the folder, or another user owns the folder
             lock = lock_exclusively(folder)
             try:
                 _remove(folder)
@@ -176,7 +182,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of the staging area, and what its process created and did not commit."""
+    """Remove a staging folder and the uncommitted files that the folder's process created."""
     created, data_dir = folder / _CREATED, folder.parent.parent
     for twin in [path for path in created.rglob("*") if path.is_file()]:
         path = data_dir / twin.relative_to(created)
@@ -185,16 +191,16 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(path.parent)
         elif path.name == RESTORING:
             with suppress(OSError):
-                path.parent.rmdir()  # the process was killed before it moved the tenant's folder
+                path.parent.rmdir()  # killed before the tenant's folder was moved
         elif is_ours:
             path.unlink()
     shutil.rmtree(folder)
 
 
 def _has_content_of(twin: Path, path: Path) -> bool:
-    """Whether a file has its twin's content, or a killed process had not written to it yet."""
+    """Whether a file has the twin's content, or is empty because the process was killed."""
     try:
         content = path.read_bytes()
-    except OSError:  # what cannot be read is not deleted either
+    except OSError:  # an unreadable file is kept
         return False
     return content == twin.read_bytes() or (not content and path.name != RESTORING)

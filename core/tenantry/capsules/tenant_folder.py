@@ -1,6 +1,6 @@
-"""A tenant's folder: a copy of one moment for a backup, and writing files for a restore.
+"""Copies a tenant's folder as of one moment for a backup, and writes files for a restore.
 
-Knows files and locks only: no database, no archive.
+The module handles files and locks, but no database and no archive.
 """
 
 import fcntl
@@ -16,64 +16,71 @@ from tenantry.capsules.locks import open_folder
 from tenantry.errors import TenantryError
 
 LOCK_WAIT_S = 5.0
-"""How long locking all folders may take before the snapshot releases them and starts again."""
+"""Seconds that a snapshot waits for the locks of all folders before the next attempt."""
 
 LOCK_POLL_S = 0.001
-"""Interval of the attempts to get a lock; a writer holds it for the length of one rename."""
+"""Seconds between two attempts to get a folder's lock.
+
+A writer holds the lock only during one rename.
+"""
 
 ATTEMPTS = 20
 
 _PAUSE_S = 0.05
 
 RESTORING = ".restoring"
-"""A file in a tenant's folder that a restore has not finished."""
+"""Name of the file that marks a tenant's folder during a restore."""
 
 _HOST_FILES = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
-"""Files that the host keeps in a tenant's folder."""
+"""Names of the files that the host keeps in a tenant's folder."""
 
 _HOST_PREFIXES = (".quota-", ".operator_state.", ".levers.")
 
 _INCOMING = PurePosixPath("images/incoming")
-"""Uploads that have not finished."""
+"""Folder with the unfinished uploads of the endpoint `images`."""
 
 _DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal", ".migrating", ".made")
 
 
 def belongs_to_database(path: PurePosixPath, database: str) -> bool:
-    """Whether a file is a SQLite database file, or one of the files beside it.
+    """Whether a path is a SQLite database file or a companion such as the `-wal` file.
 
     Args:
-        path: a path below the tenant's folder.
-        database: the path of the SQLite file below that folder; "" if it is elsewhere.
+        path: a path relative to the tenant's folder.
+        database: the path of the SQLite file relative to the tenant's folder; "" for a database
+            outside the tenant's folder.
     """
     return bool(database) and str(path) in {database + suffix for suffix in _DATABASE_SUFFIXES}
 
 
 def is_left_out(path: PurePosixPath) -> bool:
-    """Whether a file, by its path below the tenant's folder, is never part of a capsule."""
+    """Whether capsules never contain the file with the given path in the tenant's folder."""
     text = str(path)
     is_host_file = text in _HOST_FILES or text.startswith(_HOST_PREFIXES)
     return is_host_file or path.is_relative_to(_INCOMING)
 
 
 class FolderSnapshot:
-    """A tenant's folder as it was at one moment, as hard links in another folder.
+    """A copy of a tenant's folder as of one moment, made of hard links in another folder.
 
-    It matches the database snapshot: each row that refers to a file has that file. An endpoint
-    adds a file before its row, and removes it after its row, in both cases while it holds the
-    `flock` of the file's folder, as `images` does. `freeze` holds the locks of all these folders
-    while the database snapshot begins and the folder is listed. So every file that exists then
-    either has its row in the snapshot or never had one. A removal after that takes away a name;
-    the hard link keeps the bytes. An endpoint creates a folder under the lock of the parent folder;
-    if a new folder appears nevertheless, it was not locked, and `freeze` starts again. Most links
-    are made before any lock is taken, so uploads wait only while the folder is listed.
+    The folder snapshot matches the database snapshot: if a row in the database snapshot refers to a
+    file, the folder snapshot has the file. An endpoint adds a file before the file's row and
+    removes a file after the file's row. The endpoint holds the `flock` of the file's folder during
+    both steps. `freeze` holds the locks of all folders while `freeze` begins the database snapshot
+    and lists the files. If an endpoint later removes a file, the hard link keeps the content.
+
+    An endpoint creates a folder under the lock of the parent folder. If a new folder appears
+    without a lock, `freeze` starts again. `freeze` creates most links before `freeze` takes the
+    locks, so uploads wait only while `freeze` lists the files.
 
     Args:
         folder: the tenant's folder.
-        copy: an empty folder. On another disk, files are copied instead of linked.
-        database: the path of the SQLite file below `folder`, or "".
-        default_database: the path that the SQLite file has by default. If the tenant uses another
-            database, a file of this name is left out, because a restored tenant would open it.
+        copy: an empty folder for the hard links. If `copy` is on another disk, the snapshot copies
+            the files.
+        database: the path of the SQLite file relative to `folder`, or "".
+        default_database: the default path of the SQLite file relative to `folder`. If the tenant
+            uses another database, the snapshot omits the file `default_database`, because a
+            restored tenant would open the file.
     """
 
     def __init__(
@@ -85,12 +92,12 @@ class FolderSnapshot:
         self._default_database = default_database
         self._linked: dict[str, tuple[int, int, int]] = {}
         self.left_out: list[str] = []
-        """Paths that are neither files nor folders, or belong to an unused default database."""
+        """Omitted paths: special files such as sockets, and files of an unused default database."""
 
     def freeze(self, begin: Callable[[], None]) -> None:
         """Update the copy to the moment at which `begin` starts the database snapshot.
 
-        `begin` may be called several times; the last call counts.
+        `freeze` may call `begin` several times. The copy matches the last call of `begin`.
 
         Raises:
             TenantryError: a folder stayed locked, or new folders kept appearing.
@@ -108,17 +115,17 @@ class FolderSnapshot:
                     if list(self._lockable_folders()) == folders:
                         return
             except BlockingIOError:
-                pass  # a folder was not free in time
-            time.sleep(_PAUSE_S)  # lets waiting writers in
+                pass  # a folder stayed locked for `LOCK_WAIT_S`
+            time.sleep(_PAUSE_S)  # lets waiting writers take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return each file's path below the tenant's folder, and its copy, sorted."""
+        """Return sorted pairs: a path relative to the tenant's folder, and the path of the copy."""
         return [(path, self._copy / path) for path in sorted(self._linked)]
 
     def _update(self) -> None:
-        """Make the copy equal to the folder."""
+        """Make the copy equal to the tenant's folder."""
         found = dict(self._walk())
         for path in self._linked.keys() - found.keys():
             (self._copy / path).unlink()
@@ -128,13 +135,13 @@ class FolderSnapshot:
                 self._linked[path] = identity
 
     def _lockable_folders(self) -> Iterator[Path]:
-        """Yield the folders that endpoints lock: their own, and the folders in those."""
+        """Yield the folders that endpoints lock: the two upper levels of the tenant's folder."""
         for folder in _subfolders(self._folder):
             yield folder
             yield from _subfolders(folder)
 
     def _walk(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
-        """Yield each file's path, and what changes with its content."""
+        """Yield the path, and the inode, size and modification time, of each file in the folder."""
         self.left_out.clear()
         folders = [""]
         while folders:
@@ -162,7 +169,7 @@ class FolderSnapshot:
         return False
 
     def _link(self, path: str) -> bool:
-        """Link or copy one file; return False if it no longer exists."""
+        """Link or copy one file; return False if the file no longer exists."""
         source, target = self._folder / path, self._copy / path
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -171,23 +178,23 @@ class FolderSnapshot:
                 os.link(source, target, follow_symlinks=False)
             except FileNotFoundError:
                 raise
-            except OSError:  # another disk, or another user's file, which may not be linked
+            except OSError:  # the file is on another disk or belongs to another user
                 shutil.copy2(source, target, follow_symlinks=False)
             return True
         return False
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow this process as many descriptors as it may have: each locked folder takes one."""
+    """Raise the limit of file descriptors, because each locked folder takes a descriptor."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
-    """Take shared locks on folders, so that two backups can run at once.
+    """Take shared locks on folders. Two backups can hold the same shared locks.
 
     Raises:
-        BlockingIOError: a folder was not free in time.
+        BlockingIOError: a folder stayed locked for `LOCK_WAIT_S` seconds.
     """
     deadline = time.monotonic() + LOCK_WAIT_S
     for folder in folders:
@@ -215,10 +222,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def checked_path(text: str) -> PurePosixPath:
-    """Return the path of a file in a capsule, which cannot leave the tenant's folder.
+    """Return the path of a file in a capsule after checking that the path is safe.
 
     Raises:
-        ValueError: it could leave the folder, or such a file is never part of a capsule.
+        ValueError: the path could leave the tenant's folder, or is never part of a capsule.
     """
     path = PurePosixPath(text)
     if str(path) != text or path.is_absolute() or {"..", "."} & {*path.parts} or "\0" in text:
@@ -231,10 +238,10 @@ def checked_path(text: str) -> PurePosixPath:
 def write_file(
     folder: Path, path: PurePosixPath, chunks: Iterable[bytes], *, mode: int, mtime: int
 ) -> None:
-    """Write one file of a capsule below `folder`; never overwrite one.
+    """Write one file of a capsule below `folder`, without overwriting an existing file.
 
     Raises:
-        OSError: the file exists, its name is impossible, or the disk is full.
+        OSError: the file exists, the file's name is invalid, or the disk is full.
     """
     target = folder / path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
