@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditedTenant:
-    """A tenant and its built app. The caller of the audit keeps the app open."""
+    """A tenant and the tenant's built app. The caller of the audit keeps the app open."""
 
     tenant: Tenant
     app: Flask
@@ -39,18 +39,18 @@ class Finding:
     """
 
     id: str
-    """The key that accepts the finding in `AUDIT_ACCEPT`. Every audit uses the same id."""
+    """The key that accepts the finding in `AUDIT_ACCEPT`. The id is the same in every audit."""
     tenants: tuple[str, ...]
     text: str
-    """A description of the problem on one line."""
+    """A description of the finding's problem on one line."""
     remedy: str
-    """The action that fixes the problem."""
+    """The operator's action that fixes the finding's problem."""
     paths: tuple[str, ...] = ()
     """The reference path from each of the first two tenants: `acme: view … → _cache`."""
     place: str = ""
     """File and line of the problem, such as `corp/shop/models.py:3`, or a tenant file.
 
-    The place is empty if the file is unknown.
+    `place` is empty if the file of the problem is unknown.
     """
     is_note: bool = False
     """Whether the finding describes a state that is often intended. A note never fails the

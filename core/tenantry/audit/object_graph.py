@@ -1,12 +1,15 @@
-"""Builds the graph of the objects that one app references. This module does not import Flask.
+"""Builds the graph of the objects that one app references.
 
-The walk runs no code of a tenant, because the walk only calls `gc.get_referents` and reads the
-namespaces of modules and classes. The walk reads no attribute of an instance, runs no property and
-resolves no proxy. The walk calls `type(x)` because `isinstance(x, …)` can run a tenant's code.
+The module `object_graph` does not import Flask.
 
-The walk does not enter modules and classes of the standard library, of installed packages and of
-Tenantry, because all tenants share library globals by design. The walk does enter instances of
-library classes.
+The walk of the object graph runs no code of a tenant, because the walk only calls
+`gc.get_referents` and reads the namespaces of modules and classes. The walk reads no attribute of
+an instance, runs no property and resolves no proxy. The walk calls `type(x)` because `isinstance(x,
+…)` can run a tenant's code.
+
+The walk of the object graph does not enter modules and classes of the standard library, of
+installed packages and of Tenantry, because all tenants share library globals by design. The walk
+does enter instances of library classes.
 """
 
 import ast
@@ -111,7 +114,7 @@ class ProcessSnapshot:
 
 
 class ObjectGraph:
-    """The objects that one app references. The graph keeps all its objects alive.
+    """The objects that one app references. An object graph keeps its objects alive.
 
     Args:
         tenant: the app's tenant.
@@ -120,7 +123,7 @@ class ObjectGraph:
 
     def __init__(self, tenant: str, snapshot: ProcessSnapshot) -> None:
         self.mutable: set[int] = set()
-        """ids of the mutable objects in the graph. The ids are valid while the app lives."""
+        """ids of the mutable objects in the graph; valid while the app lives."""
         self.foreign: list[int] = []
         """ids of the objects in the graph that are apps or private code of other tenants."""
         self.modules: set[str] = set()
@@ -145,7 +148,7 @@ class ObjectGraph:
     def path_to(self, key: int) -> list[object]:
         """Return the objects from a root to the object with the id `key`.
 
-        The list is empty if the graph does not contain the object.
+        The list of objects is empty if the graph does not contain the object.
         """
         path = []
         while key in self._parents:
@@ -198,7 +201,7 @@ def copied_items(namespace: Any) -> list[tuple[str, object]]:
 
 
 def own_dict(thing: object) -> dict[str, object] | None:
-    """Return an instance's `__dict__`, even if its class defines a property of that name."""
+    """Return an instance's `__dict__`, even if the class defines a property named `__dict__`."""
     for class_ in type(thing).__mro__:
         descriptor = vars(class_).get("__dict__")
         if isinstance(descriptor, types.GetSetDescriptorType):
@@ -220,7 +223,7 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
         found = [value for name, value in copied_items(thing) if name not in _NO_STATE]
     elif (
         type(thing) is types.MappingProxyType
-    ):  # skip the proxied dict, which often has no other referrer
+    ):  # skip the dict, which often only the proxy references
         found = [item for behind in gc.get_referents(thing) for item in gc.get_referents(behind)]
     elif kind == "listeners":
         found = _listeners(thing)
@@ -234,7 +237,8 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
 def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
     """Return the members and bases of a class.
 
-    The list includes the module of the class if no method of the class references the module.
+    The list of members includes the module of the class if no method of the class references the
+    module.
     """
     members = [
         value
@@ -289,7 +293,7 @@ def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
         return False
     if next(type_names(type_)) in _LOCKS:
         return False
-    if type_.__basicsize__ > _Empty.__basicsize__:  # instances have slots or a C buffer
+    if type_.__basicsize__ > _Empty.__basicsize__:  # instances of the type have slots or a C buffer
         return False
     referents = gc.get_referents(thing)
     return len(referents) == 1 and referents[0] is type_

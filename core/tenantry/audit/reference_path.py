@@ -21,12 +21,12 @@ from tenantry.audit.object_graph import (
 )
 
 KEY_CHARACTERS = 40
-"""Maximum number of characters of a dictionary key that a description shows."""
+"""Maximum number of characters of a dictionary key that a path's description shows."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The name under which source code defines an object."""
+    """The module and the name under which source code defines an object."""
 
     module: str
     name: str
@@ -41,7 +41,7 @@ class Definition:
     def place(self) -> str:
         """File and line of the definition, such as `corp/shop/models.py:3`.
 
-        If the line is unknown, the place is only the file.
+        If the line is unknown, `place` is only the file.
         """
         file = getattr(sys.modules.get(self.module), "__file__", None)
         if not isinstance(file, str):
@@ -58,7 +58,7 @@ def plain_name(module: str) -> str:
 
 
 def qualified_name(thing: object) -> str:
-    """Return the name of a class or function inside its module, without `<locals>`."""
+    """Return the qualified name of a class or function, without `<locals>`."""
     return str(getattr(thing, "__qualname__", "")).replace(".<locals>", "")
 
 
@@ -127,8 +127,8 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
 def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
     """Return the name of a module, class or function on a path.
 
-    The function returns "" for an object that the description omits, and None for an object that
-    only the parent object names.
+    The function returns "" for an object that the path's description omits, and None for an object
+    that only the parent object names.
     """
     kind = snapshot.kind(thing)
     module = snapshot.modules.get(id(thing))
@@ -151,7 +151,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
 def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     """Return the name that the parent gives to the path's last object.
 
-    The function returns "" for an object that the description omits.
+    The function returns "" for an object that the path's description omits.
     """
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)

@@ -1,9 +1,10 @@
 """Sends each tenant's session, signed token and client key to every other tenant.
 
 Each tenant signs a session that contains a flash message, and signs a token with
-`tenantry.serializer`. One request to each tenant carries the session of another tenant. During the
-request, the app opens the sessions and tokens of all other tenants. The request asks for a page
-that does not exist, so the request runs a view only if the tenant has a catch-all route.
+`tenantry.serializer`. One replayed request to each tenant carries the session of another tenant.
+During the replayed request, the app opens the sessions and tokens of all other tenants. The
+replayed request asks for a page that does not exist, so the app runs a view only if the app has a
+catch-all route.
 
 The host stores only the hashes of client keys. `prepare_for_audit` therefore adds a client to each
 tenant that has `CLIENTS`. The replay sends the key of the added client to every other tenant.
@@ -200,7 +201,7 @@ class _Target:
     def __init__(self, audited: AuditedTenant, host_name: str) -> None:
         self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
         self.has_answered_early = False
-        """Whether the host answered a request before it checked the client key."""
+        """Whether the host answered a request before the host checked the client key."""
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
@@ -266,7 +267,7 @@ class _Target:
                 self._audited.wsgi,
                 self._host_environ | cookie | _key_header(self._audited.client_key),
             )
-            if found is None:  # host refused the request: OIDC without CLIENTS
+            if found is None:  # the host refused a tenant with OIDC and no CLIENTS
                 _send(self._app.wsgi_app, self._app_environ | cookie)
         return found or []
 

@@ -1,4 +1,4 @@
-"""Finds unsafe settings of each tenant, and lists as notes what all tenants of a process share."""
+"""Finds unsafe settings of each tenant, and adds notes about the shared process and origin."""
 
 import os
 import re
@@ -242,14 +242,14 @@ def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
 def _has_mode(path: str | Path, mode: int) -> bool:
     try:
         return bool(Path(path).stat().st_mode & mode)
-    except OSError:  # it does not exist, or this user cannot reach it
+    except OSError:  # the file does not exist or is not accessible
         return False
 
 
 def _read_text(file: str) -> str:
     try:
         return Path(file).read_text("utf-8", "replace")
-    except OSError:  # an app without a tenant file, or one that was deleted meanwhile
+    except OSError:  # the app has no tenant file, or the file was deleted
         return ""
 
 

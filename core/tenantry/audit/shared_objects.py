@@ -146,7 +146,7 @@ def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
 
 
 def _packages(endpoint: str) -> list[str]:
-    """Return an endpoint's package and its top package, which can hold the endpoint's helpers."""
+    """Return an endpoint's package and top package, which can hold the endpoint's helpers."""
     package = find_endpoint(endpoint)
     top = package.partition(".")[0]
     return [package] if top == TENANTRY else [package, top]

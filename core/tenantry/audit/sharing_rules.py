@@ -1,6 +1,6 @@
 """Tables of the types that tenants may share and of the functions that tenants must not call.
 
-The functions of this module inspect only types and run no code of a tenant.
+The functions `type_kind` and `type_names` inspect only types and run no code of a tenant.
 """
 
 import contextvars
@@ -53,7 +53,8 @@ TypeKind = Literal[
 """How the object graph treats the instances of a type:
 
 - immutable: the walk does not enter the object.
-- wrapper: the object cannot change but can hold a mutable object, so the walk enters the object.
+- wrapper: the object cannot change but can hold a mutable object, so the graph's walk enters the
+object.
 - listeners: SQLAlchemy keeps the list of listeners. The walk enters only the listeners.
 - mutable: the audit reports the object if two apps reference the object.
 """
@@ -110,7 +111,7 @@ In Python 3.11, a `cached_property` also holds a lock.
 
 @dataclass(frozen=True)
 class IssueKind:
-    """Why a line of source can affect other tenants."""
+    """A reason why a line of source code can affect other tenants."""
 
     id: str
     """The first part of a finding's id."""

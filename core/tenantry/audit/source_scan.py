@@ -1,8 +1,8 @@
-"""Finds lines of source code that can change what tenants share, before the code runs.
+"""Finds lines of source code that can change objects that tenants share, before the code runs.
 
-The scan parses the modules that the apps reference and looks up each name in the loaded module. The
-scan runs no code of a tenant, because the scan calls no function of a module and reads no attribute
-of an instance.
+The source scan parses the modules that the apps reference and looks up each name in the loaded
+module. The source scan runs no code of a tenant, because the scan calls no function of a module and
+reads no attribute of an instance.
 """
 
 import ast
@@ -281,7 +281,10 @@ class _Reference:
 
 
 class _Names:
-    """The meaning of names in one module. The scanner keeps the current scope up to date."""
+    """The objects that the names in one module refer to.
+
+    The scanner updates `classes` and `locals` while the scanner visits the module.
+    """
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         self.classes: list[str] = []
@@ -292,7 +295,7 @@ class _Names:
         self._globals = namespace_of(sys.modules[module])
         self._imports: dict[str, _Reference] = {}
         self._assigned_attributes: set[str] = set()
-        for node in ast.walk(tree):  # including imports inside functions
+        for node in ast.walk(tree):  # `ast.walk` includes imports inside functions
             if isinstance(node, ast.Import):
                 self._add_import(node)
             elif isinstance(node, ast.ImportFrom):

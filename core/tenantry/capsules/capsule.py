@@ -156,7 +156,7 @@ class Capsule:
     summary: CapsuleSummary
 
     def members(self, file: IO[bytes]) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
-        """Yield each chunk of rows with its table, then each file with None.
+        """Yield each chunk of rows with the chunk's table, then each file with None.
 
         Args:
             file: the capsule, open for reading.
@@ -337,7 +337,7 @@ def naming_errors(subject: str) -> Iterator[None]:
         yield
     except TenantryError as error:
         raise CapsuleError(f"{subject}: {as_sentence(error)}") from error
-    except Exception as error:  # drivers and the system raise many types
+    except Exception as error:  # drivers raise many classes of exceptions
         raise CapsuleError(f"{subject}: {describe_error(error)}.") from error
 
 

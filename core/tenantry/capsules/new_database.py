@@ -62,7 +62,7 @@ class NewDatabase:
 
 
 class NewDatabaseFile(NewDatabase):
-    """A SQLite file outside the tenant's folder, created in a hidden folder beside its path.
+    """A SQLite file outside the tenant's folder, created in a hidden folder beside the file.
 
     Args:
         url: the URL of the SQLite file.

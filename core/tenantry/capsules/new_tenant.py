@@ -1,7 +1,7 @@
 """Creates a tenant from a capsule: the tenant file, secrets, folder and database.
 
-If one part fails, nothing of the new tenant remains. The commands `restore` and `clone` call
-`restore_tenant`.
+If a step fails, the restore removes all parts of the new tenant. The commands `restore` and `clone`
+call `restore_tenant`.
 """
 
 import os
@@ -119,7 +119,7 @@ def restore_tenant(
 
     Raises:
         TenantryError: A name, prefix or database is taken, or a file or database cannot be created.
-            Nothing of the new tenant remains.
+            The restore has removed all parts of the new tenant.
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata

@@ -1,8 +1,8 @@
 """Prepares the PostgreSQL database of a restored tenant, and empties the database after a failure.
 
 Only one restore at a time can use a database or a schema of a database. During the restore, the
-mark, a table in the database, lists the objects that the restore created. If a restore is killed,
-the next restore removes only the objects that the mark lists.
+mark table in the database lists the objects that the restore created. If a restore is killed,
+the next restore removes only the objects that the mark table lists.
 """
 
 from contextlib import ExitStack
@@ -56,7 +56,7 @@ _DROP_TYPES = {
 """Name of an object's type → the keyword of the DROP statement, if name and keyword differ."""
 
 DATABASE, SCHEMA = "DATABASE", "SCHEMA"
-"""Kinds of objects that `create_clone_database` creates and adds to the mark."""
+"""Kinds of objects that `create_clone_database` creates and adds to the mark table."""
 
 Objects = frozenset[tuple[str, str]]
 """Pairs of an object's type and the object's SQL identity."""
@@ -104,7 +104,7 @@ class NewPostgresDatabase(NewDatabase):
         return self
 
     def _claim(self) -> None:
-        """Lock the database, remove a killed restore's objects, and create the mark.
+        """Lock the database, remove a killed restore's objects, and create the mark table.
 
         Raises:
             DatabaseError: the database is locked or not empty, or the schema does not exist.
@@ -128,13 +128,13 @@ class NewPostgresDatabase(NewDatabase):
             _create_mark(connection)
 
     def record_migrated(self) -> None:
-        """Record the objects that the migrations created, in memory and in the mark."""
+        """Record the objects that the migrations created, in memory and in the mark table."""
         objects = _list_objects(self._connection) - self._before - {("table", self._mark)}
         self._migrated = objects
         _add_to_mark(self._connection, objects)
 
     def commit(self) -> None:
-        """Remove the mark, so that a later restore does not empty the database."""
+        """Drop the mark table, so that a later restore does not empty the database."""
         self._connection.exec_driver_sql(f"DROP TABLE {MARK_TABLE}")
         self._is_committed = True
 
@@ -142,7 +142,7 @@ class NewPostgresDatabase(NewDatabase):
         try:
             if error is not None or not self._is_committed:
                 self._drop_migrated()
-        except Exception as failure:  # noqa: BLE001 - the driver raises many types
+        except Exception as failure:  # noqa: BLE001 - the driver raises many classes
             text = f"cannot empty {_shown(self.url)}: {describe_error(failure)}; drop it yourself."
             raise cleanup_error(error, text) from error
         finally:
@@ -198,7 +198,7 @@ def _is_left_by_clone(url: URL, kind: str) -> bool:
         with _connect(url) as connection:
             is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
             return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
-    except Exception:  # noqa: BLE001 - the database or the mark does not exist
+    except Exception:  # noqa: BLE001 - the database or the mark table is missing
         return False
 
 
@@ -246,7 +246,7 @@ def _marked_objects(connection: Connection) -> Objects:
 
 
 def _add_to_mark(connection: Connection, objects: Objects) -> None:
-    """Add objects to the mark in one statement, so that a killed process adds all or no objects."""
+    """Add objects to the mark table in one statement, because one statement is atomic."""
     statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
     lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
     connection.exec_driver_sql(statement, lists)

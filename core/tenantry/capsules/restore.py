@@ -1,4 +1,5 @@
-"""Creates a tenant's folder and database from a capsule, or nothing if a step fails.
+"""Creates a tenant's folder and database from a capsule, and removes folder and database after a
+failure.
 
 The module `new_tenant` writes the tenant file and the secrets inside the `restore_capsule` block.
 """

@@ -90,7 +90,7 @@ class RowImport(ABC):
             self._insert(table, rows)
         except RowsError:
             raise
-        except Exception as error:  # the driver raises many types
+        except Exception as error:  # drivers raise many classes of exceptions
             raise RowsError(f"table {table.name!r}: {_shorten(describe_error(error))}") from error
 
     @abstractmethod

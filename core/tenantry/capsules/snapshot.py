@@ -63,7 +63,7 @@ class Snapshot:
     thread-safe. The caller closes the snapshot.
 
     Raises:
-        RowsError: the database is in memory, or its engine is not supported.
+        RowsError: the database is in memory, or the engine is not supported.
     """
 
     def __init__(self, url: sa.URL) -> None:
@@ -82,7 +82,9 @@ class Snapshot:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-            connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1")  # starts the snapshot
+            connection.exec_driver_sql(
+                "SELECT 1 FROM pg_class LIMIT 1"
+            )  # the query starts the snapshot
         else:
             connection.exec_driver_sql("BEGIN")
             # SQLite starts the snapshot at the first read of the transaction.
@@ -167,7 +169,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
     """Return an engine without a pool. For SQLite, the caller runs `BEGIN` explicitly.
 
     Raises:
-        RowsError: the database is in memory, or its engine is not supported.
+        RowsError: the database is in memory, or the engine is not supported.
     """
     if url.get_backend_name() == "sqlite":
         path = (url.database or "").removeprefix("file:")

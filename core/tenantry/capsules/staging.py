@@ -2,7 +2,7 @@
 
 A process locks a staging folder while the process works in the folder. The next process removes the
 staging folders of killed processes, and the files that the killed processes created elsewhere below
-`<data>`. The module handles files but no databases.
+`<data>`. The module `staging` handles files but no databases.
 """
 
 import os
@@ -191,7 +191,7 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(path.parent)
         elif path.name == RESTORING:
             with suppress(OSError):
-                path.parent.rmdir()  # killed before the tenant's folder was moved
+                path.parent.rmdir()  # a killed process left an empty folder
         elif is_ours:
             path.unlink()
     shutil.rmtree(folder)
@@ -201,6 +201,6 @@ def _has_content_of(twin: Path, path: Path) -> bool:
     """Whether a file has the twin's content, or is empty because the process was killed."""
     try:
         content = path.read_bytes()
-    except OSError:  # an unreadable file is kept
+    except OSError:  # the cleanup keeps unreadable files
         return False
     return content == twin.read_bytes() or (not content and path.name != RESTORING)

@@ -1,6 +1,6 @@
 """Copies a tenant's folder as of one moment for a backup, and writes files for a restore.
 
-The module handles files and locks, but no database and no archive.
+The module `tenant_folder` handles files and locks, but no database and no archive.
 """
 
 import fcntl
@@ -116,7 +116,7 @@ class FolderSnapshot:
                         return
             except BlockingIOError:
                 pass  # a folder stayed locked for `LOCK_WAIT_S`
-            time.sleep(_PAUSE_S)  # lets waiting writers take the locks
+            time.sleep(_PAUSE_S)  # the pause lets waiting writers take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 

@@ -1,8 +1,9 @@
-"""The command line `tenantry`: one module for each command, over the packages that do the work.
+"""Defines the command line `tenantry`, with one module for each command.
 
-The console script calls `main`. A command parses its options, calls functions that return data, and
-prints. Commands may import every other package; no other package imports them. `main` imports a
-command only when it is called, because gunicorn, Flask and SQLAlchemy take 0.5 s to import.
+The console script calls `main`. A command parses options, calls functions of other packages that
+return data, and prints the data. The package `cli` may import every other package of Tenantry, and
+no other package may import `cli`. The function `main` imports only the module of the called
+command, because importing gunicorn, Flask and SQLAlchemy takes 0.5 s.
 """
 
 import difflib
@@ -23,32 +24,35 @@ COMMANDS = (
     "maintenance", "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
     "top", "usage",
 )  # fmt: skip
-"""Each has a module of its name, with the click command as `command`."""
+"""Names of all commands.
+
+For each name, the package `cli` has a module with the click command `command`.
+"""
 
 PROBLEM_FOUND = 1
 """Exit code of a command that found a problem."""
 
 MISUSE = 2
-"""Exit code of a command that was called with wrong arguments or settings."""
+"""Exit code of a command with wrong arguments or settings."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is called."""
+    """A click group that imports the module of a command only when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # `list` is a submodule of this package, once it is imported
+        return [*COMMANDS]  # `list()` could call the submodule `cli.list`
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that `args` names; reject what a later version brings."""
+        """Return the command that `args` names; reject commands of a later version."""
         reject_later(args)
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """Import and return a command."""
+        """Import and return the click command with the name `cmd_name`."""
         if cmd_name not in COMMANDS:
             near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see: tenantry --help."
@@ -69,7 +73,7 @@ def tenantry() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that an operator can cause is one line on stderr."""
+    """Run the command line, and print each error that an operator can cause on stderr."""
     search_current_folder_last()
     try:
         sys.exit(tenantry.main(standalone_mode=False))

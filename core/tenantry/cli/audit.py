@@ -1,4 +1,4 @@
-"""`tenantry audit`: finds what leaks between tenants, and what they share by mistake."""
+"""`tenantry audit`: finds data that leaks between tenants and objects that tenants share."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from tenantry.tenants.validation import RejectedTenant, validate_file
 COLUMNS = ("finding", "tenants", "where", "what", "remedy")
 
 MAX_NAMES = 3
-"""Tenants that a row of the table names; `--json` names all."""
+"""Maximum number of tenants that a row of the table names; `--json` names all tenants."""
 
 
 @click.command("audit", epilog=examples("tenantry audit", "tenantry audit shop acme"))
@@ -36,9 +36,9 @@ MAX_NAMES = 3
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Find what leaks between tenants.
 
-    Looks at the tenants NAME…, or all: shared objects, replayed sessions and keys, databases,
-    folders, cookies. Builds the tenants in this process. Exit code 1 if there is a finding that
-    AUDIT_ACCEPT of its tenants does not name; notes do not count.
+    The command builds the tenants NAME… (default: all) and finds shared objects, databases, folders
+    and cookies, and tenants that accept another tenant's session or key. The exit code is 1 if the
+    audit has a finding that is neither a note nor accepted by AUDIT_ACCEPT in the tenant files.
     """
     findings, number = audit_folder(read_settings(), names)
     problems = [finding for finding in findings if finding.is_problem]
@@ -55,10 +55,14 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 
 
 def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[list[Finding], int]:
-    """Validate, build and audit tenants of the folder; return the findings and the tenants' number.
+    """Validate, build and audit tenants; return the findings and the number of tenants.
+
+    Args:
+        settings: The host's settings.
+        names: Names of the tenants to audit; empty means all tenants in the tenants folder.
 
     Raises:
-        UnknownTenantError: A name has no file.
+        UnknownTenantError: A name has no tenant file.
     """
     tenants, rejected = _read(settings, names)
     host = create_host(settings)
@@ -70,13 +74,17 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
             trusted_hosts=settings.trusted_hosts,
             known_listeners=listeners,
         )
-    if names:  # a finding without tenants is about a secret that none of them uses
+    if names:  # only findings about unused secrets have no tenants
         found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)
 
 
 def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
-    """Return the tenants, each validated alone, because the audit finds their conflicts."""
+    """Return the valid tenants, and a finding for each rejected tenant.
+
+    The function validates each tenant alone, because the audit itself finds conflicts between
+    tenants.
+    """
     paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
     for name in names:
         if name not in paths:
@@ -103,7 +111,7 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
 def _built(
     host: Host, tenants: Sequence[Tenant]
 ) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
-    """Build the tenants in a temporary host, which closes with the `with` block."""
+    """Build the tenants in a host; close the host at the end of the `with` block."""
     audited: list[AuditedTenant] = []
     failed: list[Finding] = []
     pairs = [prepare_for_audit(tenant) for tenant in tenants]
@@ -136,7 +144,7 @@ def _not_audited(name: str, reason: str, file: str) -> Finding:
 
 
 def _merge_notes(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, with all notes of one kind merged into one that names all tenants."""
+    """Return the findings, and for each note id one merged note that names all tenants."""
     joined = [finding for finding in findings if finding.is_problem or finding.accepted]
     notes: dict[str, Finding] = {}
     for finding in findings:

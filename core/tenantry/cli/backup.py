@@ -1,4 +1,4 @@
-"""`tenantry backup`: writes one tenant into a capsule while it serves."""
+"""`tenantry backup`: writes one tenant into a capsule while the tenant serves."""
 
 import os
 import stat
@@ -31,8 +31,8 @@ def command(name: str, file: Path, is_json: bool) -> None:
     """Write one tenant into a capsule.
 
     The capsule FILE holds the configuration, rows and files of tenant NAME, with checksums, and
-    no secrets. The tenant may serve meanwhile. FILE is replaced once the new capsule is
-    complete; only its owner may read it.
+    no secrets. The tenant may serve during the backup. The new capsule replaces an existing FILE
+    only when the new capsule is complete. FILE has mode 0600.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
@@ -60,14 +60,14 @@ def _check_target(file: Path, tenant_folder: Path) -> None:
 
 
 def describe_summary(summary: CapsuleSummary) -> str:
-    """Return `3 tables, 1,200 rows, 40 files`."""
+    """Return a capsule's counts as text, such as `3 tables, 1,200 rows, 40 files`."""
     rows = sum(summary.rows.values())
     numbers = ((len(summary.rows), "table"), (rows, "row"), (summary.files, "file"))
     return ", ".join(count(number, noun) for number, noun in numbers)
 
 
 def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
-    """Return the fields of a summary that `--json` prints."""
+    """Return the fields of a capsule's summary that `--json` prints."""
     return {
         "rows": summary.rows,
         "files": summary.files,
@@ -77,14 +77,17 @@ def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
 
 
 def print_left_out(summary: CapsuleSummary) -> None:
-    """Print on stderr each file or table that was not saved or not restored."""
+    """Print on stderr each file or table that the backup or restore omitted."""
     for name in summary.left_out:
         click.echo(f"tenantry: left out: {name if name.isprintable() else repr(name)}", err=True)
 
 
 @contextmanager
 def capsule_progress(is_json: bool) -> Iterator[ProgressCallback]:
-    """Show the progress: a bar on a terminal, otherwise a line for each step."""
+    """Show the progress of a backup or restore during the `with` block.
+
+    On a terminal, the progress is a bar. Otherwise, the command prints a line for each step.
+    """
     if not is_progress_drawn(is_json=is_json):
         steps: list[str] = []
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from tenantry.database.probe import DatabaseProbe
 
 MAX_PROBES = 16
-"""Databases that are probed at once. A database that does not answer takes 2 s."""
+"""Number of databases that `tenantry check` probes at once.
+
+A probe of a database that does not answer takes 2 s.
+"""
 
 
 @click.command("check", epilog=examples("tenantry check", "tenantry check shop --json"))
@@ -30,9 +33,9 @@ MAX_PROBES = 16
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Load, validate and build tenants.
 
-    Checks the tenants NAME…, or all, and prints one line for each problem. Also connects once
-    to each tenant's database. Exit code 1 if there is a problem. A disabled tenant is checked
-    only if you name it.
+    The command checks the tenants NAME… (default: all enabled tenants), connects once to each
+    tenant's database, and prints one line for each problem. The exit code is 1 if a tenant has a
+    problem.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -58,7 +61,7 @@ def find_problems(
 ) -> list[tuple[str, Problem]]:
     """Return each problem of the named tenants, with the tenant's name, sorted by name.
 
-    Builds the tenants that load, and connects to their databases.
+    The function builds each valid tenant, and connects to the database of each valid tenant.
     """
     problems = [
         (tenant.name, problem)
@@ -78,16 +81,16 @@ def find_problems(
 def find_database_problems(
     tenants: Sequence[Tenant], data_dir: Path
 ) -> Iterator[tuple[str, Problem]]:
-    """Yield a problem for each tenant whose database is unreachable or belongs to another tenant.
+    """Yield a problem for each tenant with an unreachable database or another tenant's database.
 
-    Two different URLs may name one database, because a server may have several names.
+    Two different URLs can name the same database, because a server can have several host names.
     """
 
     def probe(tenant: Tenant) -> "DatabaseProbe | None":
         url = tenant.database_uri.get_secret_value()
         file = plain_file(url)
         if file and not file.exists() and file.parent == data_dir.absolute() / tenant.name:
-            return None  # the host creates the default database on first use
+            return None  # the host creates the default database at the first request
         from tenantry.database.probe import probe_database  # noqa: PLC0415 - SQLAlchemy takes 0.3 s
 
         return probe_database(tenant.name, url)
@@ -102,7 +105,7 @@ def find_database_problems(
 def _database_problem(
     name: str, found: "DatabaseProbe", owners: dict[tuple[str, ...], str]
 ) -> str | None:
-    """Return what is wrong with a tenant's database, and add its owner to `owners`."""
+    """Return the problem of a tenant's database, and add the database's owner to `owners`."""
     if found.problem is not None:
         return f"cannot be used: {found.problem}."
     owner = owners.setdefault(found.server_identity, name) if found.server_identity else name
@@ -115,7 +118,7 @@ def _database_problem(
 
 
 def catalogue_names(catalogue: Catalogue) -> list[str]:
-    """Return the names of all tenants of the folder, valid or not."""
+    """Return the names of all tenants in the tenants folder, including rejected tenants."""
     return [tenant.name for tenant in catalogue.tenants + catalogue.disabled + catalogue.rejected]
 
 

@@ -1,4 +1,4 @@
-"""`tenantry clone`: creates a second tenant with the same data, and its own secret and database."""
+"""`tenantry clone`: copies a tenant to a new tenant with a new secret and a new database."""
 
 from pathlib import Path
 
@@ -35,17 +35,17 @@ def command(
 ) -> None:
     """Copy a tenant under a new name.
 
-    Creates tenant NEW with the data of tenant NAME, which may keep serving. NEW has a fresh
-    secret, its own prefix and its own database. For a tenant on SQLite, this is a new file.
-    For a tenant on PostgreSQL, it is a new database on the same server, or a new schema if NAME
-    has a schema of its own.
+    The command creates tenant NEW with the data of tenant NAME. NAME may serve during the copy. NEW
+    has a new secret, a new prefix and a new database. For a tenant on SQLite, the new database is
+    a file. For a tenant on PostgreSQL, the new database is on the same server; if NAME uses a
+    schema other than `public`, NEW gets a new schema in the database of NAME.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
     with (
         interrupting_signals(),
         capsule_progress(is_json) as on_progress,
-        new_tenant_staging(settings, new) as staging,  # fails before the backup, not after it
+        new_tenant_staging(settings, new) as staging,  # an unavailable name fails before the backup
         backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")

@@ -1,4 +1,4 @@
-"""`tenantry db`: migrates the databases of all tenants (`--all`) or of named ones."""
+"""`tenantry db`: migrates the databases of all tenants (`--all`) or of named tenants."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +32,13 @@ from tenantry.tenants.validation import RejectedTenant
 COLUMNS = ("name", "state", "database", "code", "reason")
 
 GOOD_STATES = ("no tables", "at head", "upgraded", "downgraded")
-"""States that need no action, unless the outcome has a reason."""
+"""Migration states that need no action by the operator, unless the outcome has a reason."""
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def _options(command: _Command) -> _Command:
-    """Add the options of all subcommands."""
+    """Add the options `--tenant`, `--all` and `--json`, which all subcommands have."""
     names = click.option(
         "--tenant", "names", metavar="NAME", multiple=True, help="This tenant; may be repeated."
     )
@@ -70,7 +70,7 @@ def command() -> None:
 def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> None:
     """Show the revision of each database.
 
-    Exit code 1 if a database is not at the head of its code.
+    The exit code is 1 if a database is not at the head revision of the endpoints' code.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -95,8 +95,9 @@ def upgrade_(
 ) -> None:
     """Upgrade databases to the head of their code.
 
-    Continues past databases that fail. Databases that an earlier run left behind come first.
-    Run it again after a failure: it does the rest. Exit code 1 if a database fails.
+    The command continues if a database fails, and starts with databases that an earlier run did not
+    upgrade. After a failure, run the command again to upgrade the remaining databases. The exit
+    code is 1 if a database fails.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -125,8 +126,7 @@ def downgrade_(
 ) -> None:
     """Undo one upgrade run.
 
-    Undoes only what that run applied. Each database returns to the revision that it had before
-    that run.
+    Each database that the run upgraded returns to the revision before the run.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -139,7 +139,7 @@ def downgrade_(
 def _chosen_tenants(
     settings: HostSettings, names: Sequence[str], *, is_all: bool
 ) -> tuple[list[Tenant], list[MigrationStatus]]:
-    """Return the chosen tenants, and a failure for each one whose file is rejected."""
+    """Return the chosen valid tenants, and a failure for each chosen rejected tenant."""
     if bool(names) == is_all:
         raise click.UsageError("choose tenants with --tenant NAME, or all tenants with --all.")
     catalogue = scan_tenants(settings)
@@ -163,7 +163,7 @@ def _chosen_tenants(
 
 
 def _failures_of_last_runs(settings: HostSettings) -> dict[str, str]:
-    """Return each tenant whose last migration failed → the run and the reason."""
+    """Return a dict: name of a tenant with a failed last migration → the run and the reason."""
     if not journal_file(settings.data_dir).exists():
         return {}
     failures: dict[str, str] = {}
@@ -171,13 +171,13 @@ def _failures_of_last_runs(settings: HostSettings) -> dict[str, str]:
         with Journal(settings.data_dir) as journal:
             for step in (step for run in reversed(journal.runs()) for step in journal.steps(run)):
                 failures[step.tenant] = f"run {step.run}: {step.reason}" if step.reason else ""
-    except JournalError as error:  # the revisions are known without the journal
+    except JournalError as error:  # `db status` can show revisions without the journal
         click.echo(str(error), err=True)
     return failures
 
 
 def _with_failure(outcome: MigrationStatus, failures: dict[str, str]) -> MigrationStatus:
-    """Add the failure of the last run to a database that is behind without a reason."""
+    """Add the reason of the last run's failure to a database with the state `behind`."""
     if outcome.reason or outcome.state != "behind" or not failures.get(outcome.tenant):
         return outcome
     return replace(outcome, reason=failures[outcome.tenant])
@@ -185,7 +185,11 @@ def _with_failure(outcome: MigrationStatus, failures: dict[str, str]) -> Migrati
 
 @contextmanager
 def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Iterator[OnStatus]:
-    """Show the progress of a run: a bar on a terminal, otherwise a line for each shown state."""
+    """Show the progress of a migration run during the `with` block.
+
+    On a terminal, the progress is a bar. Otherwise, the command prints a line for each database
+    with a state of `shown_states`.
+    """
 
     def is_shown(outcome: MigrationStatus) -> bool:
         return outcome.state in shown_states or bool(shown_states and outcome.reason)
@@ -209,7 +213,7 @@ def _print_line(outcome: MigrationStatus) -> None:
 
 
 def _finish(report: FleetReport, *, is_json: bool) -> None:
-    """Print the report of a run, and exit."""
+    """Print the report of a migration run, and exit with code 0 or 1."""
     is_good = all(map(_is_good, report.results))
     if is_json:
         tenants = [_as_json(outcome) for outcome in report.results]

@@ -1,4 +1,4 @@
-"""`tenantry disable`: takes one tenant out of service without editing its file."""
+"""`tenantry disable`: takes one tenant out of service without editing the tenant file."""
 
 import click
 
@@ -11,8 +11,8 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Stop serving a tenant.
 
-    Tenant NAME is then as if its file were not there, until `tenantry enable`. Running workers
-    follow within 2 s; the state survives restarts.
+    The host does not serve tenant NAME until `tenantry enable NAME`. The command takes effect in
+    running workers within 2 s, and stays in effect after a restart.
     """
     change_tenant_state(name, is_disabled=True)
     click.echo(f"{name}: disabled; running workers follow within 2 s.")

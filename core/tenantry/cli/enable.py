@@ -11,8 +11,9 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Serve a disabled or parked tenant.
 
-    Undoes `tenantry disable` for tenant NAME, and lets it serve again if it was parked. The
-    host parks a tenant that ends worker processes. Running workers follow within 2 s.
+    The command reverses `tenantry disable NAME`, and lets tenant NAME serve again if the host
+    parked the tenant. The host parks a tenant that ends worker processes. The command takes effect
+    in running workers within 2 s.
     """
     change_tenant_state(name, is_disabled=False, parked="", times_parked=0)
     click.echo(f"{name}: enabled; running workers follow within 2 s.")

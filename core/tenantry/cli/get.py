@@ -1,4 +1,4 @@
-"""`tenantry get`: sends one request through the full stack, in this process."""
+"""`tenantry get`: sends one request through all middleware to a tenant, without a server."""
 
 import re
 import sys
@@ -16,10 +16,10 @@ from tenantry.middleware.containment import ResponseCutError
 FIRST_ERROR_STATUS = 400
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A header name (RFC 9110 §5.6.2)."""
+"""Pattern of an HTTP header name (RFC 9110 §5.6.2)."""
 
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-"""A header value in Latin-1, as WSGI carries it (RFC 9110 §5.5)."""
+"""Pattern of an HTTP header value in Latin-1, the encoding of WSGI (RFC 9110 §5.5)."""
 
 
 def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
@@ -57,8 +57,9 @@ def command(
 ) -> None:
     """Send one request, without a server.
 
-    Sends a request for PATH through the full stack in this process, and prints the status, the
-    headers and the body. Exit code 1 if the status is 400 or above.
+    The command sends a request for PATH through all middleware to the tenant, inside the command's
+    process, and prints the status, the headers and the body of the response. The exit code is 1 if
+    the status is 400 or higher.
     """
     host = create_host()
     host.load()
@@ -67,7 +68,7 @@ def command(
         with Client(host).open(path, method=method, data=data, headers=headers) as response:
             body, cut = _read(response)
             _print(response, body, is_json=is_json)
-    except ResponseCutError as error:  # raised before the first part of the body
+    except ResponseCutError as error:  # the app raised before the first part of the body
         raise TenantryError(
             f"{path}: no answer: {error.strerror}; for the reason, see the log lines above."
         ) from None
@@ -81,11 +82,11 @@ def command(
 
 
 def _read(response: Response) -> tuple[bytes, str]:
-    """Return the body that was received and, if it is incomplete, the reason."""
+    """Return the received body, and the reason for an incomplete body or ""."""
     parts: list[bytes] = []
     try:
         for part in response.iter_encoded():
-            parts.append(part)  # noqa: PERF402 - keeps the parts that come before an exception
+            parts.append(part)  # noqa: PERF402 - keeps the parts before an exception
     except ResponseCutError as error:
         return b"".join(parts), str(error.strerror)
     return b"".join(parts), ""

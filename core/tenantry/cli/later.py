@@ -1,4 +1,4 @@
-"""Commands and options that are announced but not built yet; each is rejected by name."""
+"""Rejects commands and options that are announced for a later version of Tenantry."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,19 @@ LATER = {
     "secret": (),
     "storage": (),
 }
-"""Command → its options, arguments and subcommands that come later. An empty tuple means that the
-whole command comes later."""
+"""Command → the command's options, arguments and subcommands of a later version.
+
+An empty tuple means that the whole command comes with a later version.
+"""
 
 
 def reject_later(words: Sequence[str]) -> None:
-    """Reject a command line that uses something of `LATER`. Words after `--` do not count.
+    """Reject a command line that uses a command or option of `LATER`.
+
+    The function ignores the words after `--`.
 
     Raises:
-        click.UsageError: Names the command or option.
+        click.UsageError: The command line uses a command or option of a later version.
     """
     command, *rest = words
     if command not in LATER:

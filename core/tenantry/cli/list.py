@@ -1,4 +1,4 @@
-"""`tenantry list`: every tenant, as the running host serves it, or as the folder describes it."""
+"""`tenantry list`: shows every tenant of the running host, or of the tenants folder."""
 
 import sys
 from collections.abc import Sequence
@@ -18,11 +18,14 @@ from tenantry.tenants.operator_state import effective_operator_state
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
 WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
-"""What each worker reports of a tenant; `--json` has it for each worker."""
+"""Facts that each worker reports about a tenant; `--json` prints the facts per worker."""
 
 WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
-"""If workers differ, the first of these is shown. `idle` comes before `serving`, because a
-worker is idle until its own first request."""
+"""Tenant states from worst to best. If workers differ, `list` shows the worst state.
+
+If all workers are `idle` or `serving`, `list` shows `serving`, because a tenant is `idle` in each
+worker until the first request to the worker.
+"""
 
 
 @click.command("list", epilog=examples("tenantry list", "tenantry list --wait --json"))
@@ -35,9 +38,9 @@ worker is idle until its own first request."""
 def command(is_waiting: bool, is_json: bool) -> None:
     """Show every tenant and its state.
 
-    Shows name, prefix, state, endpoints, and why a tenant is not served. If a host is running
-    with the same data folder, shows what its workers serve; otherwise, what the tenants folder
-    describes.
+    The command shows name, prefix, state and endpoints of each tenant, and the reason if a tenant
+    is not served. If a host is running with the same data folder, the command shows the tenants
+    of the host's workers. Otherwise, the command shows the tenants in the tenants folder.
     """
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}
@@ -58,7 +61,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
 
 
 def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
-    """Return a row for each tenant, sorted by name, with what each worker reports of it."""
+    """Return a row for each tenant, sorted by name, with the reports of all workers."""
     rows: dict[str, dict[str, Any]] = {}
     for worker in workers:
         for mount in worker.mounts:
@@ -77,7 +80,10 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
 
 
 def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Return a row for each tenant, sorted by name, as a host that starts now would show it."""
+    """Return a row for each tenant in the tenants folder, sorted by name.
+
+    The row has the state that the tenant would have in a newly started host.
+    """
     rows = [_tenant_row(settings, tenant) for tenant in catalogue.tenants]
     rows += [
         {"name": tenant.name, "prefix": tenant.prefix or "", "state": "disabled",
@@ -93,7 +99,10 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
 
 
 def describe_state(row: dict[str, Any]) -> str:
-    """Return a row's state with notes: `stale (101 stale, 102 serving), database down, 2 stuck`."""
+    """Return a tenant's state with the states of workers, the database and stuck requests.
+
+    An example is `stale (101 stale, 102 serving), database down, 2 stuck`.
+    """
     reports = row.get("workers", [])
     databases = sorted(
         {report["database"].partition(":")[0] for report in reports if report["database"]}
@@ -108,7 +117,7 @@ def describe_state(row: dict[str, Any]) -> str:
 
 
 def _database_reason(row: dict[str, Any]) -> str:
-    """Return what the first worker that has a problem with the database says; "" if none has."""
+    """Return the first worker's problem with the tenant's database; "" without a problem."""
     reports = (report["database"] for report in row.get("workers", []))
     return next((f"database {text}" for text in reports if text), "")
 

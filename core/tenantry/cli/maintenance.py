@@ -1,4 +1,4 @@
-"""`tenantry maintenance`: answers 503 for one tenant without editing its file."""
+"""`tenantry maintenance`: answers 503 for one tenant without editing the tenant file."""
 
 import click
 
@@ -20,8 +20,8 @@ from tenantry.cli.output import examples
 def command(switch: str, name: str, message: str | None) -> None:
     """Start or end a tenant's maintenance.
 
-    During maintenance, every request of tenant NAME is answered with 503. Running workers
-    follow within 2 s; the state survives restarts.
+    During maintenance, the host answers every request to tenant NAME with status 503. The command
+    takes effect in running workers within 2 s, and stays in effect after a restart.
     """
     if switch == "off" and message is not None:
         raise click.UsageError("--message is for `maintenance on`; leave it out.")

@@ -1,4 +1,4 @@
-"""`tenantry new`: writes a tenant file and its secret."""
+"""`tenantry new`: writes a tenant file and a secret for the tenant."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Callback = Callable[[click.Context, click.Parameter, str | None], str | None]
 
 
 def checked_by(check: Callable[[str], str]) -> Callback:
-    """Return a click callback that applies a rule of tenant files to an option or argument."""
+    """Return a click callback that checks an option or argument with the function `check`."""
 
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
         try:
@@ -58,8 +58,8 @@ def _check_endpoints(
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     """Write a tenant file and its secret.
 
-    Writes NAME.py into the tenants folder, and a fresh secret into <data>/secrets (mode 0600).
-    Never overwrites a file or a secret.
+    The command writes NAME.py into the tenants folder, and a new secret into <data>/secrets (mode
+    0600). The command never overwrites a file or a secret.
     """
     if prefix is None:
         try:

@@ -10,12 +10,12 @@ from tenantry.tenants.operator_state import OperatorState, change_operator_state
 def change_tenant_state(name: str, **changes: bool | int | str) -> OperatorState:
     """Change fields of a tenant's operator state and return the new state.
 
-    Running workers follow within 2 s. If two commands change the state at once, the second waits
-    for the first.
+    The change takes effect in running workers within 2 s. If two commands change the operator state
+    at the same time, the second command waits for the first command.
 
     Raises:
-        UnknownTenantError: The tenant has no file.
-        TenantryError: The state cannot be read or written; it is unchanged.
+        UnknownTenantError: The tenant has no tenant file. TenantryError: The operator state cannot
+        be read or written. The operator state is unchanged.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

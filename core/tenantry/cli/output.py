@@ -1,4 +1,4 @@
-"""How commands print: a table on a terminal, tab-separated lines in a pipe, or JSON."""
+"""Prints the output of commands: a table on a terminal, tab-separated lines in a pipe, or JSON."""
 
 import json
 import sys
@@ -15,12 +15,12 @@ json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON."
 
 
 def print_json(document: Any) -> None:
-    """Print a document. Sets become sorted lists; other types that JSON lacks become text."""
+    """Print a document as JSON. Sets become sorted lists; non-JSON types become text."""
     click.echo(json.dumps(document, indent=2, default=_json_default))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows: with a heading on a terminal, otherwise bare and tab-separated."""
+    """Print rows as a table with a heading on a terminal, or as tab-separated lines in a pipe."""
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(str(cell) for cell in row))
@@ -38,18 +38,18 @@ def examples(*commands: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 tenant`, `1,200 rows`."""
+    """Return a number and a noun in singular or plural: `1 tenant`, `1,200 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def is_progress_drawn(*, is_json: bool) -> bool:
-    """Whether a command draws a progress bar: on a terminal, unless it prints JSON."""
+    """Whether a command draws a progress bar: stderr is a terminal and `--json` is absent."""
     return sys.stderr.isatty() and not is_json
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Draw a progress bar on stderr until the end of the block; it then disappears."""
+    """Draw a progress bar on stderr during the `with` block; remove the bar after the block."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, markup=False, highlight=False)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:

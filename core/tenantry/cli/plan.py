@@ -1,4 +1,4 @@
-"""`tenantry plan`: what the tenants folder would change, before it does."""
+"""`tenantry plan`: shows the changes that the tenants folder would make in the running host."""
 
 import secrets
 import sys
@@ -50,9 +50,10 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs noth
 def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     """Show what the tenants folder would change.
 
-    Shows changed tenants, prefixes, databases, keys and routes. Changes nothing itself, and
-    builds changed tenants in a child process. Lines begin with + for a new tenant, - for a
-    removed one, ~ for a change and ! for a problem. Exit code 1 if there is a problem.
+    The command shows changed tenants, prefixes, databases, keys and routes, and changes no
+    tenant. The command builds changed tenants in a child process. A line begins with + for
+    a new tenant, - for a removed tenant, ~ for a change and ! for a problem. The exit code is 1 if
+    a tenant has a problem.
     """
     settings = read_settings()
     salt = secrets.token_hex(16)
@@ -96,16 +97,16 @@ def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:
         raise TenantryError(
             "no worker has evaluated all tenant files yet; wait with: tenantry list --wait."
         )
-    # All workers of a host answer alike. Several hosts may each serve some of the tenants.
+    # All workers of a host report the same tenants, but two hosts can serve different tenants.
     return {name: description for tenants in ready for name, description in tenants.items()}
 
 
 def read_folder(
     settings: HostSettings, salt: str, old: Mapping[str, Any], *, only_endpoints: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the description of each enabled, valid tenant, and the problems by tenant."""
+    """Return the description of each enabled, valid tenant, and a dict: tenant → problems."""
 
-    def rank(tenant: Tenant) -> int:  # as in a host: serving tenants come first, new ones last
+    def rank(tenant: Tenant) -> int:  # a host prefers serving tenants to new tenants
         if tenant.name not in old:
             return 2
         return int(describe(tenant, salt) != old[tenant.name])
@@ -134,7 +135,7 @@ def read_folder(
 def _file_problems(
     settings: HostSettings, catalogue: Catalogue, changed: Sequence[Tenant], *, only_endpoints: bool
 ) -> dict[str, str]:
-    """Return each tenant whose newest file would not be served → the reasons."""
+    """Return a dict: tenant with a newest file that the host would not serve → the reasons."""
     found: dict[str, list[str]] = {}
     for rejected in catalogue.rejected:
         if not effective_operator_state(settings.data_dir, rejected.name)[0].is_disabled:
@@ -148,7 +149,10 @@ def _file_problems(
 def _route_finder(
     old: Mapping[str, Any], new: Mapping[str, Any], problems: Collection[str]
 ) -> Callable[[Sequence[str]], Sequence[str]]:
-    """Return a function from a list of endpoints to their routes, found by trial builds."""
+    """Return a function that returns the routes of a list of endpoints.
+
+    Trial builds in a child process find the routes.
+    """
     wanted = sorted(
         {
             tuple(side[name]["endpoints"])

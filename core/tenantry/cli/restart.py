@@ -13,7 +13,7 @@ from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import scan_tenants
 
 SERVING_STATES = frozenset({"serving", "idle", "stale"})
-"""States of the tenants that a restart must not lose."""
+"""States of a tenant that serves requests. A restart must not end the service of the tenant."""
 
 
 @click.command("restart", epilog=examples("tenantry restart"))
@@ -23,24 +23,24 @@ SERVING_STATES = frozenset({"serving", "idle", "stale"})
 def command(is_forced: bool) -> None:
     """Replace all workers with new ones.
 
-    Starts workers with new code, then stops the old ones; no request fails or waits. First
-    imports the new code, reads all tenant files and builds each endpoint. Refuses to restart if
-    a tenant that serves now would fail. Each worker gets 60 s to start and 60 s to end. For
-    gunicorn only.
+    The command starts workers with new code, and then stops the old workers. No request fails or
+    waits. Before the restart, the command imports the new code, reads all tenant files and builds
+    each endpoint. The command does not restart the host if a serving tenant would fail. Each
+    worker gets 60 s to start and 60 s to end. The command works only with gunicorn.
     """
     click.echo(f"{count(restart(read_settings(), is_forced=is_forced), 'worker')} replaced.")
 
 
 def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
-    """Replace every worker, and return how many there were.
+    """Replace every worker of the running host, and return the number of replaced workers.
 
     Args:
         settings: The host's settings.
-        is_forced: Restart even if tenants that serve now would fail.
+        is_forced: Whether to restart even if tenants that serve now would fail.
 
     Raises:
-        TenantryError: New workers could not serve what the old ones serve, and nothing was
-            restarted; or a worker did not start or end in time.
+        TenantryError: A serving tenant would fail in new workers, so no worker was restarted; or a
+            worker did not start or end in time.
     """
     workers = running_workers(settings.data_dir)
     check_new_code()
@@ -55,7 +55,8 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:
     """Return a line for each tenant that serves now and would fail in a new worker.
 
-    A stale tenant is one of them, because a new worker does not know its last good version.
+    The result includes stale tenants, because a new worker does not know the last good version of a
+    tenant file.
     """
     catalogue = scan_tenants(settings)
     found = [

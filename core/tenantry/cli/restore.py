@@ -1,4 +1,4 @@
-"""`tenantry restore`: creates a tenant from a capsule. Never overwrites an existing one."""
+"""`tenantry restore`: creates a tenant from a capsule, without overwriting a tenant."""
 
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from tenantry.settings import read_settings
 
 
 def prefix_option(command: Any) -> Any:
-    """Add `--prefix`."""
+    """Add the option `--prefix` to a click command."""
     text = "URL prefix.  [default: the capsule's, or /NAME under a new name]"
     check = checked_by(check_url_prefix)
     return click.option("--prefix", metavar="P", callback=check, help=text)(command)
 
 
 def database_option(command: Any) -> Any:
-    """Add `--database`."""
+    """Add the option `--database` to a click command."""
     text = (
         "An empty database: its URL, or the name of a secret that holds the URL.  "
         "[default: a SQLite file in the data folder]"
@@ -69,9 +69,9 @@ def command(
 ) -> None:
     """Create a tenant from a capsule.
 
-    Checks the whole capsule FILE before it creates anything. The tenant gets a fresh secret. A
-    tenant that had PostgreSQL needs a new, empty database there. Never restores over an
-    existing tenant, folder or database.
+    The command checks the whole capsule FILE before the command creates the tenant. The tenant gets
+    a new secret. To restore into PostgreSQL, name an empty database with --database. The command
+    never overwrites an existing tenant, folder or database.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
@@ -90,7 +90,7 @@ def command(
 
 
 def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> None:
-    """Print what was created, and what is left to do."""
+    """Print the restored tenant's file, prefix and database, and the remaining manual steps."""
     summary = restored.summary
     if is_json:
         document: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""`tenantry routes`: the URLs that one tenant answers."""
+"""`tenantry routes`: shows the URL rules of one tenant's app."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tenantry.tenants.model import Tenant
 def command(name: str, is_json: bool) -> None:
     """Show the routes of a tenant.
 
-    Builds tenant NAME, and shows rule, methods and endpoint of each route.
+    The command builds tenant NAME, and shows rule, methods and endpoint of each route.
     """
     settings = read_settings()
     rows = list_routes(settings, load_tenant(settings, name)[0])
@@ -29,7 +29,7 @@ def command(name: str, is_json: bool) -> None:
 
 
 def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
-    """Build the tenant's app, close it, and return a row for each of its rules, sorted."""
+    """Build the tenant's app, close the app, and return a row for each URL rule, sorted by rule."""
     app = create_app(tenant, data_dir=settings.data_dir)
     try:
         rows: list[dict[str, Any]] = [

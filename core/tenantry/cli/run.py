@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def command(name: str, args: tuple[str, ...]) -> None:
     """Run a Flask command inside a tenant.
 
-    ARGS is a command for tenant NAME: `shell`, `routes`, `run` or the app's own. `run` is
-    Flask's development server, without limits and client keys; it answers both under the
+    ARGS is a Flask command for tenant NAME: `shell`, `routes`, `run` or a command of the app. The
+    command `run` starts Flask's development server, without limits and client keys, under the
     tenant's prefix and at `/`. Write `--` before the Flask command.
     """
     settings = read_settings()

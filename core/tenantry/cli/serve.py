@@ -1,4 +1,4 @@
-"""`tenantry serve`: reports what will be served, then replaces itself with gunicorn."""
+"""`tenantry serve`: prints the tenants' addresses, then replaces the process with gunicorn."""
 
 import os
 import re
@@ -57,12 +57,12 @@ def command(
 ) -> None:
     """Serve all tenants with gunicorn.
 
-    Runs gunicorn with the configuration that comes with Tenantry. First prints each tenant's
-    address and each problem. A broken tenant file never stops the start. Changed tenant
-    files take effect within 2 s, without a restart.
+    The command prints each tenant's address and each problem, and runs gunicorn with Tenantry's
+    configuration. The other tenants start even if a tenant file is invalid. A changed tenant file
+    takes effect within 2 s, without a restart.
     """
     if only:
-        os.environ[environment_variable("only")] = ",".join(only)  # the workers read it
+        os.environ[environment_variable("only")] = ",".join(only)  # the workers read TENANTRY_ONLY
     settings = read_settings()
     for name in settings.only:
         check_tenant_exists(settings, name)
@@ -86,12 +86,12 @@ def command(
 
 
 def _replace_process(arguments: list[str]) -> None:
-    """Replace this process with gunicorn, which then does not carry this command's imports."""
+    """Replace the command's process with gunicorn, to free the memory of the command's imports."""
     sys.stdout.flush()
-    # -P: Python does not put the current folder first on sys.path.
+    # The option -P keeps the current folder from the front of sys.path.
     words = [sys.executable, "-P", "-m", "tenantry.server", *arguments]
     try:
-        os.execv(sys.executable, words)  # noqa: S606 - no shell is needed
+        os.execv(sys.executable, words)  # noqa: S606 - the command needs no shell
     except OSError as error:
         raise TenantryError(f"cannot start {sys.executable}: {error.strerror}.") from error
 

@@ -1,4 +1,4 @@
-"""`tenantry show`: the effective configuration of one tenant."""
+"""`tenantry show`: shows the effective configuration of one tenant."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.model import KEYS, Tenant
 
 _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "deadline_action")
-"""Fields of a tenant that the host setting of the same name stands in for."""
+"""Fields of a tenant that default to the host setting with the same name."""
 
 
 @click.command("show", epilog=examples("tenantry show shop"))
@@ -21,7 +21,7 @@ _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "dea
 def command(name: str, is_json: bool) -> None:
     """Show a tenant's configuration.
 
-    Shows every key of tenant NAME with its effective value; secrets are masked.
+    The command shows every key of tenant NAME with the key's effective value, and masks secrets.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
@@ -35,9 +35,9 @@ def command(name: str, is_json: bool) -> None:
 def effective_config(
     settings: HostSettings, tenant: Tenant, secrets: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return every key with its effective value.
+    """Return a dict: key of the tenant file → effective value.
 
-    Secret values, and `secrets` wherever they occur, are replaced by `********`.
+    The function replaces secret values, and the texts in `secrets`, by `********`.
     """
     values: dict[str, Any] = tenant.config()
     for field in _HOST_DEFAULTS:

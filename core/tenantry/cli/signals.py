@@ -1,4 +1,4 @@
-"""Signals during commands that write: `backup`, `restore` and `clone`."""
+"""Handles signals during the commands `backup`, `restore` and `clone`, so that cleanup runs."""
 
 import signal
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interrupting_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that the block cleans up.
+    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` in the `with` block, like Ctrl-C.
 
-    The command then exits with 128 plus the signal's number. After `ignore_signals`, the block
-    can no longer be interrupted.
+    The exception lets the `with` block clean up. After the cleanup, the command exits with code 128
+    plus the signal's number. After a call of `ignore_signals`, no signal interrupts the block.
     """
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
@@ -24,7 +24,7 @@ def interrupting_signals() -> Iterator[None]:
         received.append(number)
         for other in handled:
             signal.signal(other, signal.SIG_IGN)  # a second signal would interrupt the cleanup
-        raise KeyboardInterrupt  # database drivers stop waiting when it is raised
+        raise KeyboardInterrupt  # the exception ends the wait of database drivers
 
     for number in handled:
         signal.signal(number, interrupt)
@@ -41,6 +41,6 @@ def interrupting_signals() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore every signal that `interrupting_signals` handles, because the work is done."""
+    """Ignore SIGINT, SIGTERM and SIGHUP, because an interruption would leave a partial tenant."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`tenantry top`: live usage of each tenant."""
+"""`tenantry top`: shows the live usage of each tenant."""
 
 import sys
 import time
@@ -18,10 +18,13 @@ from tenantry.observability.usage_rates import CURRENT, RATES, UsageRates, colum
 from tenantry.settings import read_settings
 
 ANSWER_TIMEOUT_S = 0.5
-"""Time limit for a worker to report its requests in flight; a worker that hangs shows none."""
+"""Time limit for a worker to report the number of requests in flight.
+
+For a worker that does not answer in time, `tenantry top` shows no requests in flight.
+"""
 
 OTHER_LINES = 3
-"""Lines of the terminal without a tenant: heading, caption, prompt."""
+"""Number of terminal lines without a tenant: the heading, the caption and the prompt."""
 
 
 @click.command("top", epilog=examples("tenantry top --sort requests --per-worker"))
@@ -38,10 +41,11 @@ OTHER_LINES = 3
 def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> None:
     """Show live usage per tenant.
 
-    Shows requests, errors, processor, database and bytes per second. `in_flight` and `stuck`
-    (over their deadline) are current counts. Times are shares: `processor` 0.5 is half a
-    processor, `busy` 3 is three requests in flight. A request counts once it has ended. Runs on
-    a terminal until Ctrl-C; otherwise, prints once.
+    The command shows requests, errors, processor, database and bytes per second. `in_flight` is the
+    current number of requests, and `stuck` is the current number of requests over the deadline.
+    `processor` 0.5 means half a processor, and `busy` 3 means three requests in flight. The rates
+    include a request when the request has ended. On a terminal, the command runs until Ctrl-C.
+    In a pipe, the command prints once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)
@@ -70,7 +74,7 @@ def _watch(rates: UsageRates, interval_s: float) -> None:
 
 
 def render_table(rows: list[dict[str, Any]], height: int) -> Table:
-    """Return a table of the first `height` rows, and the number of rows left out."""
+    """Return a table of the first `height` rows, with the number of omitted rows as caption."""
     caption = f"and {len(rows) - height} more" if len(rows) > height else "Ctrl-C ends"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     for column in columns(rows):
