@@ -1,5 +1,4 @@
-"""Creates a tenant's folder and database from a capsule, and removes folder and database after a
-failure.
+"""Creates a tenant's folder and database from a capsule, or neither if a step fails.
 
 The module `new_tenant` writes the tenant file and the secrets inside the `restore_capsule` block.
 """
