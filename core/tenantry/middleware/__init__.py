@@ -1,6 +1,7 @@
-"""The WSGI layers that a request passes, one in each file, and what they need.
+"""The WSGI layers that a request passes, with one layer in each module.
 
-`edge` and `accounting` stand around all tenants, and `host_pages` answers where no tenant does.
-`app.stack` puts the other layers around each tenant's app. They know WSGI, not Flask. They may
-import `tenants`, `observability` and `http`. `Host` calls `Accounting` first, for every request.
+`edge` and `accounting` wrap all tenants, and `host_pages` answers requests for no tenant.
+`app.stack` puts the remaining layers around each tenant's app. The layers know WSGI, not Flask. The
+package `middleware` may import `tenants`, `observability` and `http`. `Host` calls `Accounting`
+first, for every request.
 """

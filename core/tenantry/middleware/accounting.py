@@ -1,7 +1,8 @@
-"""Accounting: measures every request, whatever answers it.
+"""Accounting: the WSGI layer that measures every request.
 
-It is the outermost layer of the host, so that it also counts what a mount or a layer refuses. A
-request counts once, when the server closes the body of its response, however the response ends.
+`Accounting` is the outermost layer of the host, so `Accounting` also counts requests that a mount
+or a layer refuses. A request counts once, when the server closes the body of the response, even if
+the response is incomplete.
 """
 
 import threading
@@ -24,13 +25,13 @@ OnRequestEnd = Callable[[RequestRecord], object]
 class Accounting:
     """WSGI middleware: counts and logs each request when it ends. Thread-safe.
 
-    A mount writes its tenant into the environ. A request that reaches no mount is logged, but not
-    counted.
+    A mount writes the name of its tenant into the WSGI environ. A request that reaches no mount is
+    logged, but not counted.
 
     Args:
         app: the app to measure.
         usage: counts the requests of each tenant.
-        on_request_end: called with the record of each request, to log it.
+        on_request_end: called with the record of each request, for the access log.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Accounting:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and measure its response."""
+        """Call the app, and measure the app's response."""
         response = _MeasuredResponse(self, environ, start_response)
         try:
             response.body = self._app(environ, response.start)
@@ -79,7 +80,7 @@ class _MeasuredResponse:
     def __init__(
         self, accounting: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> None:
-        self._open = [accounting]  # the first `close` takes it
+        self._open = [accounting]  # the first `close` removes the item
         self._environ = environ
         self._start_response = start_response
         self._status = ""
@@ -100,7 +101,7 @@ class _MeasuredResponse:
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
-        """Record the status. The app calls this as `start_response`."""
+        """Record the status of the response. The app calls `start` as `start_response`."""
         self._status = status
         if exc_info is None:
             return self._start_response(status, headers)
@@ -111,7 +112,7 @@ class _MeasuredResponse:
             for chunk in self.body:
                 self._bytes_out += len(chunk)
                 yield chunk
-        except Exception:  # not GeneratorExit: then the server has given up
+        except Exception:  # a GeneratorExit means that the server has given up
             self.is_broken = True
             raise
 
@@ -120,8 +121,8 @@ class _MeasuredResponse:
             accounting = self._open.pop()  # atomic, so that one of two calls counts the request
         except IndexError:
             return
-        # The body refers to `start`, and so to this object. A reference cycle would leave it to the
-        # garbage collector, which takes 30 µs per request.
+        # The body refers to `start`, and so to the `_MeasuredResponse`. A reference cycle would
+        # leave the response to the garbage collector, which takes 30 µs per request.
         body, self.body = self.body, ()
         try:
             getattr(body, "close", _nothing)()
@@ -153,7 +154,7 @@ class _MeasuredResponse:
 
 
 def _nothing() -> None:
-    """Replace the `close` of a body that has none."""
+    """Do nothing, in place of the `close` of a body without a `close` method."""
 
 
 class _Input:

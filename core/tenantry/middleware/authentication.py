@@ -1,13 +1,14 @@
 """Authentication: only the clients of `CLIENTS` and `OIDC` reach the app.
 
-The layer decides before the app is called and before a body is read. It knows WSGI and keys. The
-check of tokens, and the endpoint that a URL belongs to, are passed in.
+The layer decides before the app is called and before a body is read. The layer knows WSGI and keys;
+the caller passes in functions that check a token and that find the endpoint of a URL.
 
-- `X-API-Key` takes precedence. With it, `Authorization` belongs to the app and passes unchanged.
-- The header that carried the key is removed, so that no app, extension or error report can store or
-  log a key. The app finds the client's name, and a token's claims, in the environ.
-- A CORS preflight (`OPTIONS` from another origin) carries no key and is refused, because the app
-  would otherwise run for strangers. A proxy in front can answer it.
+- `X-API-Key` takes precedence over `Authorization`. In a request with an `X-API-Key`, the
+  `Authorization` header belongs to the app and passes unchanged.
+- The layer removes the header with the key, so that no app, extension or error report can store or
+  log a key. The app finds the client's name, and a token's claims, in the WSGI environ.
+- A CORS preflight (`OPTIONS` from another origin) has no key and is refused, because otherwise the
+  app would run for unknown clients. A proxy in front can answer a CORS preflight.
 """
 
 import hmac
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CLAIMS = "tenantry.claims"
-"""Key of the WSGI environ: the claims of a verified token."""
+"""Key of the WSGI environ for the claims of a verified token."""
 
 _logger = logging.getLogger(__name__)
 
@@ -38,16 +39,19 @@ _AUTHORIZATION = "HTTP_AUTHORIZATION"
 
 Claims = Mapping[str, Any]
 Verify = Callable[[str], Claims]
-"""Returns the claims of a token, including `sub`. Raises one of the two errors below."""
+"""Returns the claims of a token, including `sub`. Raises a `TokenRefusedError` or an
+`IssuerDownError`."""
 EndpointOf = Callable[["WSGIEnvironment"], str | None]
-"""Returns the endpoint of a request, as in `BLUEPRINTS`. Returns "" for a route of the app that
-belongs to no endpoint, and None without a route: the app then answers 404 or 405."""
+"""Returns the endpoint of a request, spelled as in `BLUEPRINTS`; "" for a route of the app that
+belongs to no endpoint; None for a request without a route, which the app answers with 404 or
+405."""
 
 
 class TokenRefusedError(Exception):
-    """A token is not accepted. The text is for the log and contains no part of the token.
+    """A token is not accepted. The text of the error is for the log, without any part of the token.
 
-    `client` is its subject if the signature is valid; `claimed` is the subject that it claims.
+    `client` is the token's subject if the signature is valid; `claimed` is the subject that an
+    unverified token claims.
     """
 
     def __init__(self, reason: str, *, client: str = "", claimed: str = "") -> None:
@@ -77,14 +81,15 @@ class _Refusal(Exception):  # noqa: N818 - a response, not a failure
 class Authentication:
     """WSGI middleware: accepts a key of `clients` or a token that `verify` accepts. Thread-safe.
 
-    Each refusal is a line in the log, with the client's name if it is known, and never the key.
+    The log has a line for each refusal, with the name of a known client, and never with the key.
 
     Args:
         app: the wrapped application.
-        realm: the realm of the challenge: the tenant's prefix, which its callers know.
-        clients: the tenant's clients, or None.
+        realm: the realm of the challenge: the tenant's URL prefix, which each client already knows.
+        clients: the tenant's `CLIENTS`, or None.
         verify: checks a token; None if the tenant accepts no tokens.
-        endpoint_of: called only for clients that are limited to some endpoints.
+        endpoint_of: returns the endpoint of a request; called only for clients that are limited to
+            some endpoints.
         clock: seconds since the epoch.
     """
 
@@ -120,7 +125,7 @@ class Authentication:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Refuse the request, or pass it on without the key and with the client's name."""
+        """Refuse the request, or call the app without the key and with the client's name."""
         for name in (CLIENT, CLAIMS):
             environ.pop(name, None)
         try:
@@ -143,11 +148,11 @@ class Authentication:
         return self._subject(presented, self._verify, environ)
 
     def _take(self, environ: "WSGIEnvironment") -> tuple[str, bool]:
-        """Remove the key from the environ; return it, and whether it can be a token."""
+        """Remove the key from the environ; return the key, and whether the key can be a token."""
         bearer = _BEARER.fullmatch(environ.get(_AUTHORIZATION, ""))
         if key := environ.pop(_API_KEY, ""):
             if bearer and self._known(bearer[1]) is not None:
-                del environ[_AUTHORIZATION]  # the client sent its key twice
+                del environ[_AUTHORIZATION]  # the client sent the key twice
             return key, False
         if bearer is None:
             is_there = bool(environ.get(_AUTHORIZATION))
@@ -157,7 +162,7 @@ class Authentication:
         return bearer[1], True
 
     def _known(self, presented: str) -> Client | None:
-        """Return the client with this key, if any. Takes the same time for every key."""
+        """Return the client with the key `presented`, or None, in the same time for every key."""
         digest = key_digest(presented.encode("latin-1", "replace"))  # PEP 3333: bytes as latin-1
         found = None
         for stored, client in self._keys:

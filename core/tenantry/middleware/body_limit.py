@@ -1,8 +1,9 @@
 """Body limit: refuses request bodies over a tenant's `MAX_CONTENT_LENGTH`.
 
 An app never gets a truncated body. Without this layer, Werkzeug 3.1.9 on gunicorn 27.0.1 truncates
-a chunked body at `MAX_CONTENT_LENGTH`, and any body when the client disconnects, and the app takes
-it for complete. It also refuses a body of exactly the limit if the app reads it in parts.
+a chunked body at `MAX_CONTENT_LENGTH`, and any body when the client disconnects, so the app takes a
+truncated body for complete. Werkzeug also refuses a body of exactly `MAX_CONTENT_LENGTH` bytes if
+the app reads the body in parts.
 """
 
 import re
@@ -29,7 +30,7 @@ BAD_BODY = ProblemResponse(
 )
 
 MEMORY_BYTES = 512 << 10
-"""A larger chunked body goes to a temporary file, as the parts of a form do in Werkzeug."""
+"""Maximum size of a chunked body in memory. A larger chunked body goes to a temporary file."""
 
 _READ_BYTES = 64 << 10
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -39,8 +40,8 @@ _TERMINATED = "wsgi.input_terminated"
 class BodyLimit:
     """WSGI middleware: a body over `max_bytes` gets 413. Thread-safe.
 
-    A body with a `Content-Length` streams to the app. A chunked body is read completely first, and
-    the app gets it with its length.
+    A body with a `Content-Length` streams to the app. `BodyLimit` reads a chunked body completely
+    before the call of the app, and gives the app the body with a `Content-Length`.
     """
 
     __slots__ = ("_app", "_max_bytes")
@@ -52,9 +53,9 @@ class BodyLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Refuse the request, or pass it on with a body whose length is known."""
-        # With this key, Werkzeug reads up to the end of the stream instead of the declared length.
-        # Without it, reading an incomplete body raises an error.
+        """Refuse the request, or call the app with a body of known length."""
+        # With the key `wsgi.input_terminated`, Werkzeug reads up to the end of the stream instead
+        # of the declared length. Without the key, reading an incomplete body raises an error.
         is_terminated = environ.pop(_TERMINATED, False)
         declared = environ.get("CONTENT_LENGTH") or ""
         if declared:
@@ -83,12 +84,12 @@ class BodyLimit:
             environ["wsgi.input"], environ["CONTENT_LENGTH"] = body, str(size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
             response = ClosingIterator(self._app(environ, start_response), body.close)
-            opened.pop_all()  # from here on, the response closes the body
+            opened.pop_all()  # after this line, the response closes the body
             return response
 
 
 def _copy(source: IO[bytes], target: IO[bytes], max_bytes: int) -> int:
-    """Copy at most `max_bytes`; return how many were copied.
+    """Copy at most `max_bytes` bytes; return the number of copied bytes.
 
     Raises:
         ClientDisconnected: the body is incomplete or malformed.
@@ -102,5 +103,5 @@ def _copy(source: IO[bytes], target: IO[bytes], max_bytes: int) -> int:
 def _read(source: IO[bytes], size: int) -> bytes:
     try:
         return source.read(size)
-    except Exception as error:  # the server's own types: disconnected, or malformed chunks
+    except Exception as error:  # the server's own exceptions: disconnected, or malformed chunks
         raise ClientDisconnected from error

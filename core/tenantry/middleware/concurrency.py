@@ -1,8 +1,8 @@
-"""Concurrency: bounds the requests in flight per tenant, before its app is called.
+"""Concurrency: the WSGI layer that limits the requests in flight of each tenant.
 
-A request takes a slot when it arrives and releases it when the server closes the response body:
-exactly once, however the request ends. Slots are counted by the tenant's name over all its
-instances, so a swap does not forget what is in flight on the old one.
+A request takes a slot on arrival, and releases the slot exactly once, when the server closes the
+response body. The count of slots belongs to the tenant's name, so a new instance does not reset the
+count of requests in flight on the old instance.
 """
 
 import sys
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 RETRY_AFTER_S = 1
-"""By then, most requests that hold a slot have ended."""
+"""`Retry-After` of a refused request, in seconds. After one second, most requests that hold a slot
+have ended."""
 
 BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -34,7 +35,7 @@ _clock_of_thread = getattr(time, "pthread_getcpuclockid", None)  # missing on ma
 
 
 class Slot:
-    """One request in flight. `Slots.take` creates it; `Slots.release` ends it, once."""
+    """One request in flight, created by `Slots.take` and ended once by `Slots.release`."""
 
     __slots__ = ("begun_at", "cell", "noted_s", "processor_begun_s", "tenant", "thread")
 
@@ -45,11 +46,11 @@ class Slot:
         self.begun_at = time.monotonic()
         self.processor_begun_s = time.thread_time()
         self.noted_s = 0.0
-        """CPU seconds of this request that fair share has already counted."""
+        """CPU seconds of the request that fair share has already counted."""
 
 
 class Slots:
-    """The requests in flight in this process, by tenant. Thread-safe; lives as long as the process.
+    """The requests in flight in this process, by tenant, for the life of the process. Thread-safe.
 
     Args:
         share: the rule of fair share in this process.
@@ -59,33 +60,33 @@ class Slots:
     def __init__(self, share: FairShare, row: Row | None = None) -> None:
         self.share = share
         self._row = row
-        self._lock = threading.Lock()  # protects the next two, and what `share` counts
-        self._counts: dict[str, int] = {}  # only tenants with a request in flight
+        self._lock = threading.Lock()  # protects `_counts`, `_in_flight` and the counts of `share`
+        self._counts: dict[str, int] = {}  # contains only tenants with a request in flight
         self._in_flight = 0
-        self._running: dict[Slot, bool] = {}  # single operations on it are atomic
+        self._running: dict[Slot, bool] = {}  # single dict operations are atomic
         self._admitted = threading.local()  # the tenant whose request this thread runs next
 
     def in_use(self) -> dict[str, int]:
-        """Return the number of requests in flight per tenant; tenants without any are left out."""
+        """Return the number of requests in flight of each tenant with requests in flight."""
         with self._lock:
             return dict(self._counts)
 
     def let_in(self, tenant: str | None) -> None:
-        """Record on this thread that the server has already admitted its next request.
+        """Record on the calling thread that the server has admitted the next request of `tenant`.
 
-        Threads start in any order. Asking the rule again refused 13 of 900 requests that had been
-        admitted (eight clients, eight threads).
+        Threads start in any order. A second question to the fair share refused 13 of 900 admitted
+        requests (eight clients, eight threads).
         """
         self._admitted.tenant = tenant
 
     def take(self, tenant: str, most: int | None) -> Slot | None:
-        """Take a slot for a request on this thread; None if the tenant may not have another.
+        """Take a slot for a request on this thread; None if the tenant may not have another slot.
 
         Args:
             tenant: the tenant's name.
-            most: its maximum over all processes of the scoreboard; None for no maximum. Two
-                requests that arrive at the same moment may both be refused, but there is never one
-                too many.
+            most: the tenant's maximum number of requests in flight, over all processes of the
+                scoreboard; None for no maximum. Two requests that arrive at the same moment may
+                both be refused, but a tenant never has more than `most` requests in flight.
         """
         is_admitted = getattr(self._admitted, "tenant", None) == tenant
         with self._lock:
@@ -104,7 +105,7 @@ class Slots:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back, for another request."""
+        """Release a slot, so that another request can take a slot."""
         tenant = slot.tenant
         if self._row is not None and slot.cell is not None:
             self._row.leave(slot.cell)
@@ -112,7 +113,7 @@ class Slots:
         used_s = time.thread_time() - slot.processor_begun_s if is_same_thread else 0.0
         took_s = time.monotonic() - slot.begun_at
         with self._lock:
-            has_run = self._running.pop(slot, False)  # a refused request says nothing about its use
+            has_run = self._running.pop(slot, False)  # a refused request has used no CPU time
             self._in_flight -= 1
             left = self._counts[tenant] - 1
             if left:
@@ -123,14 +124,15 @@ class Slots:
                 self.share.note_used(tenant, used_s, took_s, noted_s=slot.noted_s)
 
     def note_running(self) -> None:
-        """Count the CPU seconds of requests that still run. Call it regularly.
+        """Count the CPU seconds of running requests. Call `note_running` regularly.
 
-        Without it, a request that computes for ten seconds counts nothing for ten seconds.
+        Without `note_running`, a request that computes for ten seconds would not count for ten
+        seconds.
         """
         if _clock_of_thread is None or not self._running:
             return
-        threads = sys._current_frames()  # noqa: SLF001 - documented; threads that still exist
-        with self._lock:  # none of these requests ends meanwhile
+        threads = sys._current_frames()  # noqa: SLF001 - documented; lists the threads that exist
+        with self._lock:  # no running request ends meanwhile
             for slot in list(self._running):
                 if slot.thread in threads:
                     used_s = time.clock_gettime(_clock_of_thread(slot.thread))
@@ -140,7 +142,7 @@ class Slots:
 
 
 class ConcurrencyLimit:
-    """WSGI middleware: a request gets a slot of its tenant, or 503 at once. Thread-safe."""
+    """WSGI middleware: a request gets a slot of its tenant, or an immediate 503. Thread-safe."""
 
     __slots__ = ("_app", "_most", "_slots", "_tenant")
 
@@ -153,7 +155,7 @@ class ConcurrencyLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app with a slot taken; the `close()` of the body releases it."""
+        """Take a slot and call the app; the `close()` of the body releases the slot."""
         slot = self._slots.take(self._tenant, self._most)
         if slot is None:
             return BUSY(environ, start_response)

@@ -1,16 +1,16 @@
-"""Containment: whatever a tenant's app raises or leaves behind ends in this WSGI middleware.
+"""Containment: the WSGI layer that keeps an app's exceptions and leftovers from other tenants.
 
-- Exceptions from the call, the body or its `close()` are logged, `SystemExit` and
-  `KeyboardInterrupt` included. They become a 500, or a closed connection if the head has been sent.
-  Without this, `SystemExit(3)` stops gunicorn's master and all workers.
-- The call, the body and its `close()` run in an empty `contextvars.Context`, so that the next
-  request on the thread does not see what this one left in context variables or in the decimal
-  context. A copy of the thread's context would share mutable objects such as decimal's.
-- The validated status and headers go to the server with the first body chunk, so an earlier failure
-  can still become an error response.
-- A body shorter than its `Content-Length` closes the connection, and a longer one is cut.
-  Otherwise, a proxy could mix the end of this response with the beginning of another tenant's
-  response.
+- The layer logs every exception from the app's call, body or `close()`, including `SystemExit` and
+  `KeyboardInterrupt`. An exception becomes a 500, or a closed connection if the response head has
+  been sent. Without `Containment`, `SystemExit(3)` stops gunicorn's master and all workers.
+- The app's call, body and `close()` run in an empty `contextvars.Context`, so that the next request
+  on the thread does not see context variables or a decimal context of an earlier request. A copy of
+  the thread's context would share mutable objects such as decimal's.
+- The validated status and headers go to the server with the first body chunk, so a failure before
+  the first chunk becomes an error response.
+- A body shorter than its `Content-Length` closes the connection, and a body longer than its
+  `Content-Length` is cut. Otherwise, a proxy could mix the end of a response with the beginning of
+  another tenant's response.
 """
 
 import errno
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
-"""A final status. After a 1xx, a client waits for another response (RFC 9110 §15.2)."""
+"""A final status line. After a 1xx, a client waits for another response (RFC 9110 §15.2)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -40,7 +40,7 @@ _USUAL = frozenset({
     "Access-Control-Allow-Origin", "Cache-Control", "Content-Disposition", "Content-Type", "Date",
     "ETag", "Expires", "Last-Modified", "Link", "Location", "Set-Cookie", "Vary",
 })  # fmt: skip
-"""Common header names that need no further check: neither a length nor hop-by-hop."""
+"""Common header names that are neither a length nor hop-by-hop, so need no further check."""
 
 
 class ResponseCutError(ConnectionResetError):
@@ -66,14 +66,14 @@ class Containment:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app in an empty context; the `close()` of the response runs in it, too."""
+        """Call the app, and later the body's `close()`, in an empty context."""
         response = _Response(environ, start_response, self._logger)
         response.call(self._app)
         return response
 
 
 class _Response:
-    """One response, from the call of the app to the server's `close()`. Used by one thread."""
+    """One response, from the call of the app to the server's `close()`. Not thread-safe."""
 
     __slots__ = (
         "_chunks", "_close", "_context", "_declared_bytes", "_environ", "_head", "_is_head_sent",
@@ -110,14 +110,15 @@ class _Response:
         exc_info: "OptExcInfo | None" = None,
         /,
     ) -> Callable[[bytes], object]:
-        """Check and keep the head (PEP 3333). The app calls this as `start_response`."""
+        """Check and keep the response head (PEP 3333). The app's `start_response` is `_start`."""
         if exc_info is not None and exc_info[1] is not None and self._is_head_sent:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise RuntimeError("start_response was called twice")
         self._environ[ENDPOINT] = matched_endpoint(self._environ)
         checked, self._declared_bytes = _checked(status, headers)
-        self._head = status, checked  # a copy, so that exactly what was checked is sent
+        # A copy, because the app could change the headers after the check.
+        self._head = status, checked
         return self._written.append
 
     def __iter__(self) -> Iterator[bytes]:
@@ -144,14 +145,14 @@ class _Response:
         return chunk
 
     def _next_chunk(self) -> bytes:
-        """Return the next bytes that the app wrote or yielded; empty at the end."""
+        """Return the next bytes that the app wrote or yielded; empty at the end of the body."""
         written = self._written
         while True:
             if written:
                 chunk: Any = written.pop(0)
             else:
                 chunk = self._context.run(next, self._chunks, _END)
-                if written:  # what the app wrote meanwhile comes first
+                if written:  # bytes that the app wrote during `next` come first
                     if chunk is not _END:
                         written.append(chunk)
                     continue
@@ -165,9 +166,9 @@ class _Response:
             return part
 
     def _end_body(self) -> None:
-        """Drop what the app sends beyond its `Content-Length`."""
+        """Drop the bytes that the app sends beyond the `Content-Length`."""
         self._drop_body()
-        if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may respond as it does to GET
+        if self._environ["REQUEST_METHOD"] != "HEAD":  # an app may send a body in response to HEAD
             self._log("response.body_too_long")
 
     def _fail_short(self) -> None:
@@ -179,13 +180,15 @@ class _Response:
         assert self._head is not None  # noqa: S101 - `_next_chunk` has checked
         status, headers = self._head
         self._is_head_sent = True
-        # These have no body, whatever they declare (RFC 9110 §6.4.1).
+        # A response to HEAD, a 204 and a 304 have no body, even with a `Content-Length` (RFC 9110
+        # §6.4.1).
         is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
         self._left_bytes = 0 if is_bodiless else self._declared_bytes
         self._start_response(status, headers)
 
     def _drop_body(self) -> None:
-        self._written = []  # a new list: a thread of the app may still write to the old one
+        # A new list, because a thread of the app may still write to the old list.
+        self._written = []
         self._chunks = iter(())
 
     def _fail(self, during: str) -> None:
@@ -206,12 +209,13 @@ class _Response:
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:
         facts["method"] = self._environ["REQUEST_METHOD"]
         facts["path"] = self._environ.get("PATH_INFO")
-        # The tenant's code can add a filter to this logger. If it fails, only this line is lost.
+        # The tenant's code can add a filter to the logger. If the filter fails, the log loses one
+        # line.
         with suppress(BaseException):
             self._context.run(self._logger.error, event, exc_info=exc_info, extra=facts)
 
     def close(self) -> None:
-        """Close the app's body. The server may call this twice."""
+        """Close the app's body. The server may call `close` twice."""
         close, self._close = self._close, None
         if close is None:
             return
@@ -222,13 +226,14 @@ class _Response:
 
 
 def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | None]:
-    """Return the headers of a valid head, and its `Content-Length` (None if it declares none).
+    """Return the headers of a valid response head, and the `Content-Length` or None.
 
-    Hop-by-hop headers are left out, because they are the server's (PEP 3333). An app that passes on
-    another server's response often has one, and `Transfer-Encoding` would corrupt the body.
+    `_checked` drops hop-by-hop headers, which belong to the server (PEP 3333). An app that passes
+    on another server's response often sends a hop-by-hop header, and `Transfer-Encoding` would
+    corrupt the body.
 
     Raises:
-        ValueError: the head is not valid HTTP. It fails here, and not in the server.
+        ValueError: the head is not valid HTTP. Without the check, the server would fail.
     """
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise ValueError(f"not an HTTP status line: {status!r}")
@@ -251,10 +256,10 @@ def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | No
 
 
 def _length(values: list[str]) -> int:
-    """Return the length that all values of the header agree on.
+    """Return the common value of all `Content-Length` headers.
 
     Raises:
-        ValueError: they differ, or are not a number.
+        ValueError: the values differ, or are not a number.
     """
     if len(set(values)) > 1 or not _LENGTH.fullmatch(values[0]):
         raise ValueError(f"the Content-Length is not one number: {', '.join(sorted(set(values)))}")

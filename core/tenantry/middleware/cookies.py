@@ -1,8 +1,8 @@
 """Cookies: a tenant's response must not affect the other tenants in a browser.
 
-All tenants under one host name share an origin, so a header of one response can reach the others:
-three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. This layer confines each
-`Set-Cookie` to the root of its request and removes headers that act on the whole origin.
+All tenants under one host name share an origin, so a response header of one tenant can affect other
+tenants: three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. The layer confines
+each `Set-Cookie` to the root of the request, and removes headers that act on the whole origin.
 """
 
 import logging
@@ -13,28 +13,29 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 COOKIES_BYTES = 6 << 10
-"""Maximum bytes of `Set-Cookie` in one response: one cookie of the 4 KiB that browsers keep, and
-some small ones. The server accepts a `Cookie` header of up to 8,190 bytes."""
+"""Maximum bytes of `Set-Cookie` in one response: one cookie of 4 KiB, the limit of browsers, and
+some small cookies. The server accepts a `Cookie` header of up to 8,190 bytes."""
 
 PATH_BYTES = 1024
-"""Maximum bytes of a cookie's `Path`. Browsers ignore a longer one (RFC 6265bis §5.6) and use the
-folder of the request's URL, which is `/` for `/acme`."""
+"""Maximum bytes of a cookie's `Path`. Browsers ignore a longer `Path` (RFC 6265bis §5.6) and use
+the folder of the request's URL, which is `/` for `/acme`."""
 
 ORIGIN_WIDE = frozenset({
     "accept-ch", "alt-svc", "clear-site-data", "nel", "origin-agent-cluster", "report-to",
     "service-worker-allowed", "set-cookie2", "strict-transport-security",
 })  # fmt: skip
-"""Headers that act on a whole origin, and so on the other tenants. They move requests to another
-server (RFC 7838 §3), switch HTTPS on or off (RFC 6797 §8.1), delete cookies and storage (W3C Clear
-Site Data §3), report requests elsewhere (Network Error Logging §3, Reporting), let a script of this
-tenant answer requests to others (Service Workers §6.1), or change what browsers send (RFC 8942
-§3.1) and in which process a page runs (HTML). A proxy in front can set them for all tenants."""
+"""Headers that act on a whole origin, and so on other tenants. An origin-wide header can move
+requests to another server (RFC 7838 §3), switch HTTPS on or off (RFC 6797 §8.1), delete cookies and
+storage (W3C Clear Site Data §3), report requests to another server (Network Error Logging §3,
+Reporting), let a script of one tenant answer requests for other tenants (Service Workers §6.1), or
+change request headers (RFC 8942 §3.1) and the process of a page (HTML). A proxy in front can set an
+origin-wide header for all tenants."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
 _CONFINED = ORIGIN_WIDE | {_SET_COOKIE}
 _USUAL = frozenset({"Cache-Control", "Content-Length", "Content-Type", "ETag", "Location", "Vary"})
-"""Other common header names, which need no further check."""
+"""Common header names that `CookieConfinement` passes on without a further check."""
 
 Headers = list[tuple[str, str]]
 
@@ -42,9 +43,10 @@ Headers = list[tuple[str, str]]
 class CookieConfinement:
     """WSGI middleware: confines the cookies of one tenant's responses. Thread-safe.
 
-    - The `Path` of a cookie stays inside the root of the request, or becomes that root. `Domain` is
-      removed, and so is a cookie without a name.
-    - Cookies beyond `COOKIES_BYTES` in one response are removed, and the log says so.
+    - The `Path` of a cookie stays inside the root of the request, or becomes the root of the
+      request. The layer removes each `Domain`, and each cookie without a name.
+    - The layer removes cookies beyond `COOKIES_BYTES` in one response, and logs the number of
+      removed cookies.
     - A response that sets a cookie and does not mention caching gets `Cache-Control: private`.
     """
 
@@ -57,7 +59,7 @@ class CookieConfinement:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and confine its response headers."""
+        """Call the app, and confine the response headers."""
         root = environ.get("SCRIPT_NAME") or "/"
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
@@ -100,14 +102,14 @@ class CookieConfinement:
 
 
 def confined_cookie(value: str, root: str) -> str | None:
-    """Return the `Set-Cookie` value confined to `root`; None if it names no cookie.
+    """Return a `Set-Cookie` value confined to `root`; None if the value names no cookie.
 
-    Parsed as browsers do (RFC 6265 §5.2): the last of two attributes with the same name counts, and
-    a path that does not begin with a slash is ignored.
+    `confined_cookie` parses the value like a browser (RFC 6265 §5.2): the last of two attributes
+    with the same name counts, and a path that does not begin with a slash is ignored.
     """
     pair, *attributes = (part.strip(" \t") for part in value.split(";"))
     if not pair.partition("=")[0].strip(" \t") or "=" not in pair:
-        return None  # a browser takes `=__Host-x=1` for another cookie (CVE-2023-23934)
+        return None  # a browser reads `=__Host-x=1` as the cookie `__Host-x` (CVE-2023-23934)
     path = root
     kept = []
     for attribute in attributes:

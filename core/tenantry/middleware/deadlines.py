@@ -1,9 +1,9 @@
-"""Deadlines: which requests run in this process, and a watchdog that reports the overdue ones.
+"""Deadlines: the running requests of a process, and a watchdog that reports overdue requests.
 
-A request over its deadline is reported once, with the stack of its own thread, and counts as stuck
-until it ends. With `DEADLINE_ACTION = "answer"`, its client gets 504 if nothing has been sent yet;
-the request itself goes on. Knows threads and WSGI. Reports where code stands, never what its
-variables hold.
+The watchdog reports each request over its deadline once, with the stack of the request's thread. A
+reported request counts as stuck until the end of the request. With `DEADLINE_ACTION = "answer"`,
+the client of an overdue request gets 504 if the host has sent nothing yet; the request keeps
+running. A report has the position of the code, never the values of variables.
 """
 
 import errno
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TICK_S = 0.25
-"""Interval between two checks, and the longest delay of a report. A check takes about 10 µs."""
+"""Seconds between two checks of the watchdog, and the longest delay of a report. A check takes
+about 10 µs."""
 
 STACK_FRAMES = 30
-"""Frames in a report, innermost first. Flask and the layers around it account for about 15."""
+"""Maximum number of stack frames in a report, innermost first. Flask and the layers around Flask
+account for about 15 frames."""
 
 _OUTERMOST = frozenset({__name__, "tenantry.middleware.containment"})
-"""A reported stack ends at these modules, because the frames outside them are the server's."""
+"""Modules at which a reported stack ends, because the outer frames belong to the server."""
 
 _SOCKETS = frozenset({"tenantry.server.client_socket", "socket", "ssl"})
-"""Modules that read and write a socket. Their caller decides whether it is the client's socket."""
+"""Modules that read and write a socket. The caller of the module determines whether a socket
+belongs to the client."""
 
 _logger = logging.getLogger(__name__)
 
@@ -59,13 +62,14 @@ class RunningRequest:
         self.thread = threading.get_ident()
         self.is_reported = False
         self.is_answering = False
-        """Whether its client gets 504 once it is overdue."""
+        """Whether the client gets 504 once the request is overdue."""
         self.progress_at = begun
-        """When the response last grew, as seen after the deadline."""
+        """When the watchdog last saw the response grow after the deadline, on the monotonic
+        clock."""
         self.sent_bytes = 0
-        """Bytes sent at `progress_at`."""
-        # Protects the end of the request while the watchdog looks at its thread, and the decision
-        # who answers: the app (`has_started`) or the watchdog (`is_answered`).
+        """Number of response bytes sent at `progress_at`."""
+        # The lock keeps the request from ending while the watchdog inspects the thread, and decides
+        # whether the app (`has_started`) or the watchdog (`is_answered`) answers.
         self.lock = threading.Lock()
         self.has_started = False
         self.is_answered = False
@@ -80,7 +84,7 @@ class RunningRequest:
         """Pass the app's response head to the server, unless the watchdog has answered.
 
         Raises:
-            ConnectionResetError: the client already has its 504.
+            ConnectionResetError: the client already has a 504.
         """
         with self.lock:
             if self.is_answered:
@@ -101,7 +105,7 @@ class RunningRequests:
         note_overdue: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
-        self._note_overdue = note_overdue  # called with the tenant of each reported request
+        self._note_overdue = note_overdue  # gets the tenant of each reported request
         self._running: dict[RunningRequest, None] = {}  # single operations on it are atomic
 
     def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> RunningRequest:
@@ -111,7 +115,7 @@ class RunningRequests:
         return request
 
     def end(self, request: RunningRequest) -> None:
-        """Record that it has ended. Idempotent."""
+        """Record that a request has ended. Idempotent."""
         with request.lock:
             self._running.pop(request, None)
 
@@ -122,10 +126,10 @@ class RunningRequests:
     def held_threads(self) -> int:
         """Return the number of threads that stuck requests hold.
 
-        A thread that waits for its client does not count: slow clients must not look like an app
-        that hangs. Neither does a stream that sends something within each deadline.
+        A thread that waits for its client does not count, because a slow client must not look like
+        an app that hangs. A stream that sends bytes within each deadline does not count either.
         """
-        frames = sys._current_frames()  # noqa: SLF001 - documented; the only way to see threads
+        frames = sys._current_frames()  # noqa: SLF001 - documented; the only way to read the stack of another thread
         now = self._clock()
         stuck = [request for request in list(self._running) if request.is_reported]
         silent = [one for one in stuck if now - one.progress_at >= one.deadline_s]
@@ -189,8 +193,9 @@ class Deadlines:
         requests: the running requests of this process.
         tenant: the tenant's name.
         deadline_s: seconds after which a request is overdue.
-        is_answering: whether an overdue request gets 504 if nothing has been sent. This needs
-            Tenantry's gunicorn worker; under another server, it only reports.
+        is_answering: whether an overdue request gets 504 if nothing has been sent. Only Tenantry's
+            gunicorn worker can send the 504; under another server, the watchdog only reports the
+            request.
     """
 
     __slots__ = ("_app", "_deadline_s", "_is_answering", "_requests", "_tenant")
@@ -213,7 +218,7 @@ class Deadlines:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app; the `close()` of the response body ends the record."""
+        """Record the request and call the app; the `close()` of the body ends the record."""
         request = self._requests.begin(self._tenant, self._deadline_s, environ)
         if self._is_answering:
             request.is_answering = True
@@ -228,9 +233,10 @@ class Deadlines:
 
 
 def _send_timeout(environ: "WSGIEnvironment") -> bool:
-    """Send a 504 on the client's connection and end it; False if there is no such connection.
+    """Send a 504 to the client and end the connection; False without a plain HTTP/1 connection.
 
-    Never blocks. The server gets an error when it writes to the connection later, and closes it.
+    `_send_timeout` never blocks. When the server writes to the connection later, the server gets an
+    error and closes the connection.
     """
     connection: Any = environ.get("gunicorn.socket")
     connection = getattr(connection, "raw", connection)
@@ -255,16 +261,17 @@ def _timeout_message(environ: "WSGIEnvironment") -> bytes:
 
 
 def _waits_for_client(frame: FrameType | None) -> bool:
-    """Whether a thread stands in the server's own code, reading a request body or sending."""
+    """Whether a thread is reading from or writing to its client's socket."""
     while frame is not None and frame.f_globals.get("__name__") in _SOCKETS:
         frame = frame.f_back
     return frame is None or str(frame.f_globals.get("__name__")).startswith("gunicorn.")
 
 
 def _stack_of(thread: int) -> str:
-    """Return a thread's stack on one line: the innermost frame first, up to the host's layers.
+    """Return a thread's stack on one line, from the innermost frame to the host's layers.
 
-    Only files and functions, because a line of source can hold a secret.
+    The stack contains only files, line numbers and functions, because a line of source code can
+    contain a secret.
     """
     frame: FrameType | None = sys._current_frames().get(thread)  # noqa: SLF001 - documented
     places: list[str] = []

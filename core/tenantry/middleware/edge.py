@@ -1,8 +1,8 @@
-"""The edge: what every request passes before the router looks at its path.
+"""The edge: the WSGI layer that every request passes before the router.
 
-It gives each request and response an `X-Request-ID`, refuses requests with a missing or malformed
-`Host`, refuses `CONNECT`, drops headers that a client may not set, and keeps the operators'
-listener apart from the tenants' listener.
+`Edge` gives each request and response an `X-Request-ID`, refuses requests with a missing or
+malformed `Host`, refuses `CONNECT`, drops headers that a client may not set, and keeps the
+operators' listener apart from the tenants' listener.
 """
 
 import os
@@ -34,12 +34,13 @@ _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class Edge:
-    """The WSGI layer between `Accounting`, which counts its refusals, and the router. Thread-safe.
+    """The WSGI layer between `Accounting` and the router. Thread-safe.
 
     Args:
         tenants: answers requests on the tenants' listeners.
         operators: answers requests on the operators' listener.
-        admin_address: IP address and port of the operators' listener; None if there is none.
+        admin_address: IP address and port of the operators' listener; None without an operators'
+            listener.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Edge:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Check the request, then pass it to the tenants or to the operators' pages."""
+        """Check the request, then call the tenants or the operators' pages."""
         sent = environ.get("HTTP_X_REQUEST_ID", "")
         request_id = sent if sent and _VALID_REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
@@ -63,7 +64,8 @@ class Edge:
         # ProxyFix copies X-Forwarded-Prefix, which proxies often send with a final slash.
         environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").removesuffix("/")
         app: WSGIApplication = self._refusal(environ) or self._tenants
-        # Ask the connection: on a Unix socket, SERVER_PORT comes from the Host header.
+        # The connection tells the listener, because on a Unix socket, `SERVER_PORT` comes from the
+        # `Host` header.
         connection: socket.socket | None = environ.get("gunicorn.socket")
         if app is self._tenants and connection is not None and self._admin_address is not None:
             app = self._operators if self.is_admin(connection.getsockname()) else app
@@ -84,7 +86,7 @@ class Edge:
         return NO_TUNNEL if environ["REQUEST_METHOD"] == "CONNECT" else None
 
     def is_admin(self, local: Any) -> bool:
-        """Whether a socket's own address is that of the operators' listener."""
+        """Whether a socket's own address is the address of the operators' listener."""
         if not isinstance(local, tuple) or self._admin_address is None:
             return False
         address, port = self._admin_address

@@ -2,7 +2,7 @@
 
 A fixed cap per tenant fails as soon as two tenants are noisy: with a cap of 4 of 8 threads, two
 noisy tenants multiplied their neighbour's p99 by 639. So a tenant may have as many requests in
-flight as threads are free: the dynamic threshold of switch buffers (Choudhury and Hahne 1998).
+flight as threads are free, like the dynamic threshold of switch buffers (Choudhury and Hahne 1998).
 """
 
 import math
@@ -10,47 +10,50 @@ import time
 from collections.abc import Callable
 
 MEMORY_S = 1.0
-"""Time constant of the decay of CPU seconds: after this time, a third still counts."""
+"""Time constant in seconds of the decay of CPU seconds: after `MEMORY_S`, a third of the CPU
+seconds still counts."""
 
 HEAVY = 0.4
-"""Share of this process's CPU seconds above which a tenant is heavy, while others have
-traffic and its requests compute long. A heavy tenant gets one slot and pauses between requests,
-because each thread that computes makes every other request wait for the interpreter lock."""
+"""Share of this process's CPU seconds above which a tenant is heavy, if other tenants have traffic
+and the heavy tenant's requests compute long. A heavy tenant gets one slot and pauses between
+requests, because each thread that computes makes every other request wait for the interpreter
+lock."""
 
 HEAVY_S = 0.15
 """CPU seconds within `MEMORY_S` below which no tenant is heavy."""
 
 LONG_S = 0.005
-"""CPU seconds per request that count as long: ten times the worker's switch interval.
-Shorter requests hardly delay others, however many there are."""
+"""Minimum CPU seconds of a long request: ten times the worker's switch interval. Even many shorter
+requests hardly delay other requests."""
 
 WAITING = 4
-"""How many times its CPU seconds a request can take because it waits for the processor. What
-it takes beyond that, it waits for something else."""
+"""Maximum ratio of a request's duration to its CPU seconds that waiting for the processor explains.
+A longer request also waits for something else."""
 
 TRAFFIC = 0.005
-"""The other tenants have traffic if they used at least so many CPU seconds within `MEMORY_S`."""
+"""Minimum CPU seconds of all other tenants within `MEMORY_S` that count as traffic."""
 
 FORGET_AFTER = 1024
-"""Number of remembered tenants above which those that used almost nothing are forgotten."""
+"""Number of remembered tenants above which fair share forgets tenants with almost no CPU
+seconds."""
 
 _Use = tuple[float, float, float]
-"""Fading CPU seconds, fading number of requests, and the time of both. A plain tuple, because
-a request replaces two of them, and creating a named tuple takes ten times as long."""
+"""Decayed CPU seconds, decayed number of requests, and the time of the last update. A plain tuple,
+because each request creates two tuples, and creating a named tuple takes ten times as long."""
 
 _NO_USE: _Use = (0.0, 0.0, 0.0)
 
 
 class FairShare:
-    """Decides whether a tenant may have another request in flight. Lives as long as the process.
+    """The rule of fair share in one process: whether a tenant may have another request in flight.
 
-    Any thread may call `admits` without a lock: it uses only single dict operations, which are
-    atomic, and the values in the dicts are tuples and numbers, which do not change.
-    `note_used` and `note_running` must be called by one thread at a time.
+    Any thread may call `admits` without a lock, because `admits` uses only single dict operations,
+    which are atomic, and the dicts contain only immutable tuples and numbers. `note_used` and
+    `note_running` must be called by one thread at a time.
 
     Args:
-        threads: number of requests that the server runs at once in this process. None if unknown;
-            then every request is admitted.
+        threads: number of requests that the server runs at once in this process. If None, every
+            request is admitted.
         clock: seconds.
     """
 
@@ -59,15 +62,16 @@ class FairShare:
         self._clock = clock
         self._use: dict[str, _Use] = {}
         self._total = _NO_USE
-        self._pauses_until: dict[str, float] = {}  # tenants that were heavy when a request ended
+        # Contains tenants that were heavy at the end of a request.
+        self._pauses_until: dict[str, float] = {}
 
     def admits(self, tenant: str, own: int, in_flight: int) -> bool:
         """Whether a tenant may have one more request in flight.
 
         Args:
-            tenant: its name.
-            own: its requests in flight.
-            in_flight: the requests in flight of all tenants.
+            tenant: the tenant's name.
+            own: number of the tenant's requests in flight.
+            in_flight: number of requests in flight of all tenants.
         """
         if self.threads is None:
             return True
@@ -78,12 +82,12 @@ class FairShare:
         return own < self.threads - in_flight
 
     def rest_s(self, tenant: str) -> float:
-        """Return the seconds that a heavy tenant still pauses."""
+        """Return the seconds until the end of a heavy tenant's pause; 0 without a pause."""
         until = self._pauses_until.get(tenant)
         return 0.0 if until is None else max(until - self._clock(), 0.0)
 
     def note_running(self, tenant: str, seconds: float) -> None:
-        """Count CPU seconds of a request that still runs."""
+        """Count CPU seconds of a running request."""
         self._add(tenant, seconds, 0, self._clock())
 
     def note_used(
@@ -91,14 +95,14 @@ class FairShare:
     ) -> None:
         """Count the CPU seconds of a request that has ended.
 
-        A heavy tenant then pauses for as long as the request took, or for less if the other tenants
-        need less than half of the processor.
+        After a request, a heavy tenant pauses for the duration of the request, or for a shorter
+        time if the other tenants need less than half of the processor.
 
         Args:
-            tenant: its name.
+            tenant: the tenant's name.
             seconds: CPU seconds of the request.
-            took_s: seconds from its start to its end.
-            noted_s: how many of the `seconds` were counted while it ran.
+            took_s: seconds from the start to the end of the request.
+            noted_s: the part of `seconds` that `note_running` has already counted.
         """
         now = self._clock()
         self._add(tenant, max(seconds - noted_s, 0.0), 1, now)
@@ -122,11 +126,11 @@ class FairShare:
         self._total = total_s * left + seconds, total_requests * left + requests, now
 
     def is_heavy(self, tenant: str) -> bool:
-        """Whether it computes so much that it gets one slot while others have traffic."""
+        """Whether a tenant computes so much that the tenant gets only one slot."""
         return self._others_of_heavy(tenant) > 0
 
     def _others_of_heavy(self, tenant: str) -> float:
-        """Return the others' share of the CPU seconds; 0 if the tenant is not heavy."""
+        """Return the other tenants' share of the CPU seconds; 0 if the tenant is not heavy."""
         use = self._use.get(tenant)
         if use is None or use[0] < LONG_S * use[1]:
             return 0.0

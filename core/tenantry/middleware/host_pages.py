@@ -1,4 +1,4 @@
-"""The host's own pages under `/-/`: liveness and readiness; for operators, also the reasons."""
+"""The host's own pages under `/-/`: liveness and readiness, with reasons for operators only."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ GET_ONLY = ProblemResponse(
 
 
 class _Live(ProblemResponse):
-    """`/-/livez`: this process serves. A `ProblemResponse` with another body."""
+    """The page `/-/livez`, which says that the process serves."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
         """Return the status line and the headers."""
@@ -47,30 +47,33 @@ class MountStatus:
     prefix: str
     state: str
     reason: str
-    """Why the newest content of its file is not served; empty if it is."""
+    """Why the newest content of the tenant file is not served; empty if the newest content is
+    served."""
     since: float
-    """When that content was validated, in seconds since the epoch."""
+    """When the newest content of the tenant file was validated, in seconds since the epoch."""
     digest: str
-    """SHA-256 of that content."""
+    """SHA-256 of the newest content of the tenant file."""
     endpoints: tuple[str, ...]
-    """The endpoints that it serves."""
+    """The endpoints that the mount serves."""
     database: str = ""
-    """`behind: …`, `ahead: …` or `down: …`, as seen by requests; empty if it is up to date."""
+    """State of the tenant's database, as seen by requests: `behind: …`, `ahead: …`, `down: …`, or
+    empty if the database is up to date."""
     stuck: int = 0
-    """Number of requests that are over their deadline and have not ended."""
+    """Number of running requests over their deadline."""
     is_parked: bool = False
-    """Whether it is failed only because its requests ended workers. The host stays ready, because a
-    client of one tenant must not take the other tenants out of a load balancer."""
+    """Whether the mount is failed only because the tenant's requests ended workers. The host stays
+    ready beside a parked tenant, because a client of one tenant must not take other tenants out of
+    a load balancer."""
 
 
 class HostPages:
-    """WSGI app: `/-/livez`, `/-/readyz` and the pages in `more`; anything else is 404.
+    """A WSGI app with `/-/livez`, `/-/readyz` and the pages in `more`; another path gets 404.
 
     Args:
         status: returns the current status of every mount.
-        is_all_known: whether every tenant file has been validated once.
+        is_all_known: returns whether every tenant file has been validated once.
         is_for_operators: whether `/-/readyz` shows names and reasons, not only counts.
-        more: further pages by path.
+        more: path → the WSGI app of a further page.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class HostPages:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer one page."""
+        """Answer a request for one page."""
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path, NOT_FOUND)
         if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():

@@ -1,10 +1,10 @@
-"""An issuer's keys: read over the network, cached, and refreshed.
+"""The keys of an OpenID Connect issuer, read over the network, cached and refreshed.
 
-No request waits long for an issuer. A separate thread reads the keys, one reading at a time, and a
-request that needs the result waits until the reading is `PATIENCE_S` old.
+No request waits long for an issuer. A separate thread reads the keys, one reading at a time. A
+request that needs the result of a reading waits until the reading is `PATIENCE_S` old.
 
-It uses `http.client`, which follows no redirects and uses no proxies. Two small documents an hour
-do not need an HTTP library.
+The module uses `http.client`, which follows no redirects and uses no proxies. Two small documents
+an hour do not need an HTTP library.
 """
 
 import io
@@ -26,28 +26,30 @@ from tenantry.observability.redaction import redact_value
 from tenantry.tenants.openid import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
-"""Age at which keys are refreshed while requests still use them. A withdrawn key then
-soon stops working."""
+"""Age in seconds at which keys are refreshed while requests still use the old keys, so a withdrawn
+key soon stops working."""
 
 OLD_S = 3600.0
-"""Age at which a request waits for new keys first. A tenant that was asleep can have such keys."""
+"""Age in seconds of keys at which a request first waits for new keys. An idle tenant can have keys
+of such an age."""
 
 UNKNOWN_PAUSE_S = 30.0
-"""Minimum time between two readings because of unknown key IDs, which anybody can invent."""
+"""Minimum seconds between two readings because of unknown key IDs, which anybody can invent."""
 
 PATIENCE_S = 1.0
-"""Age of a reading at which requests stop waiting for it, because a waiting request holds a thread.
-A reading usually takes 0.1 s to 0.5 s."""
+"""Age in seconds of a reading at which requests stop waiting for the reading, because a waiting
+request holds a thread. A reading usually takes 0.1 s to 0.5 s."""
 
 FIRST_BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
-"""Pauses after failed readings double up to this."""
+"""Maximum seconds between two readings. Each failed reading doubles the pause, up to the
+maximum."""
 
 DOCUMENT_TIMEOUT_S = 5.0
-"""Maximum time for one document, from the connection to the last byte."""
+"""Maximum seconds for one document, from the connection to the last byte."""
 
 DOCUMENT_BYTES = 256 << 10
-"""Maximum size of one document. Those of the large providers have 20 KiB."""
+"""Maximum size of one document. The documents of large providers have 20 KiB."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,16 +57,16 @@ Keys = TypeVar("Keys")
 
 
 class IssuerError(Exception):
-    """The issuer cannot be reached, or its response is unusable. The text names the address."""
+    """The issuer cannot be reached, or sends an unusable response. The text names the address."""
 
 
 class Issuer(Generic[Keys]):
-    """The keys of one tenant's issuer. Thread-safe; needs no closing, because its thread ends.
+    """The keys of one tenant's issuer. Thread-safe. Needs no closing.
 
     Args:
-        read: returns the keys. Runs on a separate thread, and may raise any exception.
-        tenant: its name, for the log.
-        clock: seconds.
+        read: returns the keys. `read` runs on a separate thread, and may raise any exception.
+        tenant: the tenant's name, for the log.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -77,18 +79,18 @@ class Issuer(Generic[Keys]):
         self._read = read
         self._tenant = tenant
         self._clock = clock
-        self._lock = threading.Lock()  # protects everything below
+        self._lock = threading.Lock()  # protects the keys and the state of the reading
         self._keys: Keys | None = None
         self._read_at = 0.0
-        self._next_at = -math.inf  # no reading before
+        self._next_at = -math.inf  # no reading starts before this time
         self._back_off_s = FIRST_BACK_OFF_S
         self._reading: _Reading | None = None
 
     def keys(self, are_enough: Callable[[Keys], bool]) -> Keys | None:
-        """Return the known keys; None if there are none.
+        """Return the known keys of the issuer; None if no keys are known.
 
-        If they are old or not enough, and a reading is due, the call waits for the reading until
-        that is `PATIENCE_S` old.
+        If the known keys are old or not enough, and a reading is due, `keys` waits for the reading
+        until the reading is `PATIENCE_S` old.
         """
         with self._lock:
             keys, now = self._keys, self._clock()
@@ -104,13 +106,13 @@ class Issuer(Generic[Keys]):
             return self._keys
 
     def retry_after_s(self) -> int:
-        """Return the seconds after which a retry makes sense."""
+        """Return the seconds after which a client can retry a request."""
         with self._lock:
             pause_s = 0.0 if self._reading else self._next_at - self._clock()
         return max(1, math.ceil(min(pause_s, MAX_BACK_OFF_S)))
 
     def _begin(self, now: float) -> "_Reading | None":
-        """Return the running reading, or start one; None if it is too early for the next."""
+        """Return the running reading, or start a reading; None if no reading is due."""
         if self._reading is None and now >= self._next_at:
             reading = _Reading(now)
             thread = threading.Thread(
@@ -118,7 +120,9 @@ class Issuer(Generic[Keys]):
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # no thread available: treat it like a failed reading
+            except (
+                RuntimeError
+            ) as error:  # no thread is available, which counts as a failed reading
                 self._failed(error)
                 return None
             self._reading = reading
@@ -127,7 +131,7 @@ class Issuer(Generic[Keys]):
     def _run(self, reading: "_Reading") -> None:
         try:
             keys = self._read()
-        except Exception as error:  # noqa: BLE001 - anything that a network or a document can cause
+        except Exception as error:  # noqa: BLE001 - a network or a document can cause any exception
             with self._lock:
                 self._failed(error)
         else:
@@ -168,7 +172,7 @@ def read_key_set(openid: OpenId, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> li
     """Return the JSON Web Keys of an issuer, unparsed (RFC 7517 §5).
 
     Raises:
-        IssuerError: it cannot be reached in time, or it does not send a set of keys.
+        IssuerError: the issuer cannot be reached in time, or does not send a set of keys.
     """
     uri = openid.jwks_uri or _discovered(openid, timeout_s)
     keys = read_document(uri, timeout_s=timeout_s).get("keys")
@@ -194,7 +198,7 @@ def read_document(url: str, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> dict[st
     """Return the JSON object at an address that `check_url` has accepted.
 
     Raises:
-        IssuerError: it does not arrive completely, in time, and with status 200.
+        IssuerError: the document does not arrive completely, in time, and with status 200.
     """
     try:
         data = _read(url, time.monotonic() + timeout_s, timeout_s)
@@ -233,7 +237,7 @@ def _read(url: str, deadline: float, timeout_s: float) -> bytes:
 
 
 class _TimedSocket:
-    """The part of a socket that http.client needs, with one deadline for the whole response.
+    """The socket methods that `http.client` needs, with one deadline for the whole response.
 
     A socket's own timeout starts again with every byte.
     """
@@ -250,7 +254,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._opened, self._deadline))
 
     def close(self) -> None:
-        """Do nothing: http.client closes the socket while the response is still being read."""
+        """Do nothing, because `http.client` closes the socket before the end of the response."""
 
 
 class _TimedReader(io.RawIOBase):

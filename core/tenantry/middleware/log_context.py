@@ -1,4 +1,4 @@
-"""Log context: every line that is logged during a request names its tenant and request."""
+"""Log context: adds the tenant and the request ID to every log line of a request."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 class LogContext:
-    """WSGI middleware: gives every line that is logged during a request its tenant and request.
+    """WSGI middleware: adds the tenant and the request ID to every log line of a request.
 
     Args:
-        app: the app.
+        app: the wrapped application.
         tenant: the name of the tenant.
-        config: the app's configuration, whose secrets are redacted.
+        config: the app's configuration; log lines of the request show the configuration's secrets
+            redacted.
     """
 
     __slots__ = ("_app", "_config", "_tenant")
@@ -30,7 +31,7 @@ class LogContext:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
-        """Set the request's own `contextvars` context, which `Containment` made and drops."""
+        """Set the context variables of the request, which `Containment` drops."""
         record = environ.get(REQUEST_RECORD) or RequestRecord()
         record.tenant, record.request_id = self._tenant, environ.get(REQUEST_ID, "")
         current_request.set(record)

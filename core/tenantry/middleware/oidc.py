@@ -1,10 +1,10 @@
-"""OIDC: the check of an issuer's tokens.
+"""OIDC: the check of tokens from an OpenID Connect issuer.
 
-joserfc, by the author of Authlib, verifies the signatures. Importing it takes 10 MiB and 0.1 s, so
-only a process with a tenant that sets `OIDC` imports it.
+joserfc, by the author of Authlib, verifies the signatures. Importing joserfc takes 10 MiB and 0.1
+s, so only a process with a tenant that sets `OIDC` imports joserfc.
 
-The rules follow RFC 8725: the host chooses the algorithms, not the token; each key is used only for
-its purpose; issuer, audience and times are always checked.
+The check follows RFC 8725: the host, not the token, chooses the algorithms; each key serves only
+its declared purpose; issuer, audience and times are always checked.
 """
 
 import json
@@ -24,38 +24,39 @@ from tenantry.middleware.issuer import Issuer, IssuerError, read_key_set
 from tenantry.tenants.openid import ClaimValue, OpenId
 
 LEEWAY_S = 60
-"""Maximum difference between the issuer's clock and this machine's."""
+"""Maximum difference in seconds between the issuer's clock and this machine's clock."""
 
 ALGORITHMS = frozenset({
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 })  # fmt: skip
-"""Only algorithms with a public and a private key. `none` has no key, and `HS…` would use the
-public key, which everybody knows, as a shared secret."""
+"""Allowed signature algorithms, which all have a public and a private key. The algorithm `none` has
+no key, and `HS…` would use the public key, which everybody knows, as a shared secret."""
 
 RSA_BITS = 2048
-"""Minimum size of an RSA key (RFC 7518 §3.3)."""
+"""Minimum size of an RSA key in bits (RFC 7518 §3.3)."""
 
 SUBJECT_CHARACTERS = 255
-"""Maximum length of `sub` (OpenID Connect Core §2)."""
+"""Maximum number of characters of the claim `sub` (OpenID Connect Core §2)."""
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""Other types, such as a logout token with the same key, give no access (RFC 8725 §3.11)."""
+"""Accepted values of a token's `typ`. Another type, such as a logout token with the same key, gives
+no access (RFC 8725 §3.11)."""
 
 _KINDS = frozenset({"RSA", "EC", "OKP"})
 
 
 class _UnfitError(ValueError):
-    """A token breaks one of our rules. The text contains no part of the token."""
+    """A token breaks a rule of the token check. The text contains no part of the token."""
 
 
 class TokenCheck:
-    """Checks the tokens of one tenant against its issuer's keys. Thread-safe; needs no closing.
+    """Checks the tokens of one tenant with the keys of the issuer. Thread-safe. Needs no closing.
 
     Args:
         openid: the tenant's `OIDC`.
-        tenant: its name, for the log.
-        issuer: the issuer's keys; read over the network if None.
+        tenant: the tenant's name, for the log.
+        issuer: returns the issuer's keys; if None, the keys are read over the network.
         clock: seconds since the epoch.
     """
 
@@ -95,9 +96,9 @@ class TokenCheck:
         return claims
 
     def _key(self, token: GuestProtocol) -> Key:
-        """Return the key that a token names; read the issuer's keys again if it is unknown.
+        """Return the key that a token names; read the issuer's keys again for an unknown key.
 
-        joserfc has already checked the algorithm.
+        joserfc checks the algorithm of the token before joserfc calls `_key`.
         """
         header = token.headers()
         kid = header.get("kid")
@@ -133,9 +134,9 @@ class TokenCheck:
 
 
 class _Registry(JWSRegistry):
-    """Allows only our algorithms, and does not warn about the name `EdDSA`."""
+    """A registry that allows only `ALGORITHMS`, and does not warn about the name `EdDSA`."""
 
-    max_header_length = 2048  # some issuers add a thumbprint or a certificate URL
+    max_header_length = 2048  # some issuers add a thumbprint or a certificate URL to the header
 
     def get_alg(self, name: str) -> JWSAlgModel:
         if name not in ALGORITHMS:
@@ -144,10 +145,10 @@ class _Registry(JWSRegistry):
 
 
 def parse_keys(listed: list[dict[str, Any]]) -> KeySet:
-    """Return the keys of a set that can verify tokens; keys for other purposes are left out.
+    """Return the keys of a key set that can verify tokens, without keys for other purposes.
 
     Raises:
-        IssuerError: the set has none.
+        IssuerError: the key set has no key that can verify tokens.
     """
     keys = [key for one in listed if (key := _parsed(one)) is not None]
     if not keys:
@@ -171,7 +172,7 @@ def _bits(number: str) -> int:
 
 
 def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
-    """Return the key with this ID; without an ID, the only key of the set."""
+    """Return the key with the ID `kid`; without an ID, the only key of the key set."""
     if kid is None:
         return keys.keys[0] if len(keys.keys) == 1 else None
     named = [key for key in keys.keys if key.kid == kid]
@@ -179,13 +180,13 @@ def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
 
 
 def _has(found: object, wanted: tuple[ClaimValue, ...]) -> bool:
-    """Whether a claim is one of the values, or a list that contains one; 1 is not True."""
+    """Whether a claim is a wanted value, or a list with a wanted value; 1 is not True."""
     listed = found if isinstance(found, list) else [found]
     return any(type(one) is type(value) and one == value for one in listed for value in wanted)
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason. joserfc's texts can quote the token, so only their kind is used."""
+    """Return the reason of a refusal, without joserfc's own texts, which can quote the token."""
     if isinstance(error, JoseError):
         claim = getattr(error, "claim", "")
         return f"{error.error} {claim}".strip()
@@ -193,7 +194,7 @@ def _reason(error: Exception) -> str:
 
 
 def claimed_subject(token: str) -> str:
-    """Return the subject that an unverified token claims; "" if it claims none."""
+    """Return the subject that an unverified token claims; "" without a subject."""
     try:
         subject = json.loads(jws.extract_compact(token.encode()).payload)["sub"]
         return subject[:SUBJECT_CHARACTERS] if isinstance(subject, str) else ""

@@ -1,6 +1,6 @@
-"""Rate limit: how many requests a tenant may get per time window; more get 429.
+"""Rate limit: the WSGI layer that answers 429 to requests over a tenant's rate.
 
-All clients of a tenant count together, before its app is called.
+A rate counts the requests of all clients of a tenant together, before the call of the app.
 """
 
 import math
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 LOOK_AGAIN_S = 1.0
-"""Maximum time for which a tenant counts as over its rate without another check. Its file can
-change meanwhile."""
+"""Maximum seconds for which a tenant counts as over its rate without another check, because the
+tenant file can change."""
 
 _DETAIL = "This application receives more requests than its rate limit allows."
 
 
 @dataclass(frozen=True)
 class RateDecision:
-    """What a rate says about one request."""
+    """The decision of a rate limit about one request."""
 
     is_over: bool
     limit: int
-    """Requests per window, in this process."""
+    """Maximum number of requests per window, in this process."""
     window_s: int
     remaining: int
     reset_s: int
-    """Seconds until the next request fits, if over the rate; else until the next window."""
+    """Seconds until another request fits if the tenant is over its rate, or else until the next
+    window."""
 
     def headers(self) -> Headers:
         """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.
 
-        The three that clients know (up to -06), and the two of the newest draft (from -08 on).
+        The result has the three headers that clients know (up to draft 06), and the two headers of
+        the newest draft (from draft 08 on).
         """
         return [
             ("RateLimit-Limit", str(self.limit)),
@@ -53,31 +55,31 @@ class RateDecision:
         ]
 
     def problem(self) -> ProblemResponse:
-        """Return the 429."""
+        """Return the 429 response to a request over the rate."""
         return ProblemResponse(
             HTTPStatus.TOO_MANY_REQUESTS, _DETAIL, retry_after_s=max(self.reset_s, 1)
         )
 
 
 class _Over(NamedTuple):
-    """A tenant over its rate."""
+    """The state of a tenant over its rate."""
 
     until: float
-    """When to check again."""
+    """When to check the rate again, in seconds of the monotonic clock."""
     back_at: float
     decision: RateDecision
     refusal: Refusal
-    """The response, created once for all requests of a flood."""
+    """The 429 response, created once for all requests of a flood."""
 
 
 class RateLimiter:
-    """The rates of all tenants of this process. Thread-safe; `close()` ends it.
+    """The rate limits of all tenants of a process. Thread-safe. `close()` closes the storage.
 
     Args:
-        url: where requests are counted: `memory://`, or a Redis URL.
-        processes: returns the number of processes of this host that serve now. In memory, each
-            process admits its part of the rate.
-        clock: seconds.
+        url: the storage of the counts: `memory://`, or a Redis URL.
+        processes: returns the number of processes of this host that serve now. With `memory://`,
+            each process admits its part of the rate.
+        clock: returns monotonic seconds.
         note_uncounted: called with the tenant of each request that is admitted uncounted.
     """
 
@@ -97,13 +99,14 @@ class RateLimiter:
 
     @property
     def unanswered_total(self) -> int:
-        """Requests that were admitted because the storage did not respond."""
+        """Number of requests that were admitted because the storage did not respond."""
         return self._storage.unanswered_total
 
     def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> RateDecision | None:
         """Count one request of a tenant; return None if the storage does not respond.
 
-        With several rates, the first exceeded one decides, else the one with the least left.
+        With several rates, the first exceeded rate decides, or else the rate with the fewest
+        remaining requests.
         """
         least: RateDecision | None = None
         processes = max(self._processes(), 1)
@@ -129,7 +132,7 @@ class RateLimiter:
         )
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return the 429 and its headers if the tenant is certainly still over its rate."""
+        """Return a 429 and its headers if the tenant is certainly still over its rate."""
         known = self._over.get(tenant)
         if known is None:
             return None
@@ -146,7 +149,7 @@ class RateLimiter:
         return refusal
 
     def close(self) -> None:
-        """Close the storage."""
+        """Close the storage of the counts."""
         self._storage.close()
 
 
@@ -164,7 +167,7 @@ class RateLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Count the request. Refuse it, or say in the response headers how many are left."""
+        """Count the request; refuse the request, or call the app and add `RateLimit` headers."""
         decision = self._rates.hit(self._tenant, self._items)
         if decision is None:
             return self._app(environ, start_response)

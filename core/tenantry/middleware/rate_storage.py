@@ -1,8 +1,9 @@
-"""Where rates are counted: in this process, or in a Redis that may be unavailable.
+"""Storage for the counts of rate limits: in this process, or in a Redis that may be unavailable.
 
-Both count a sliding window: the requests of the current window, and a part of those of the previous
-window, as large as the part that the sliding window still covers. This takes two numbers per rate.
-The exact window of the `limits` library takes one per request: 30 MiB for a million per day.
+Each storage counts requests in a sliding window: the requests of the current window, and a share of
+the requests of the previous window, as large as the share of the previous window that the sliding
+window still covers. A sliding window takes two numbers per rate. The exact window of the `limits`
+library takes one number per request: 30 MiB for a million requests per day.
 """
 
 import logging
@@ -17,31 +18,32 @@ from limits.storage.base import SlidingWindowCounterSupport, Storage
 from limits.storage.redis import RedisStorage
 
 REDIS_TIMEOUT_S = 0.02
-"""How long a request waits for Redis, which usually takes 1 ms. After the first timeout, no other
-request waits."""
+"""Seconds that a request waits for Redis, which usually takes 1 ms. After the first timeout, no
+other request waits for Redis."""
 
 PROBE_TIMEOUT_S = 1.0
-"""How long the probe of a lost Redis may take. No request waits for it."""
+"""Seconds that the probe of a lost Redis may take. No request waits for the probe."""
 
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 2.0
-"""Pauses between probes double up to this, so that a recovered Redis is used within 3 s."""
+"""Maximum seconds between two probes of a lost Redis. Each failed probe doubles the pause, and the
+host uses a recovered Redis within 3 s."""
 
 LOG_INTERVAL_S = 10.0
-"""Minimum time between two log lines about a Redis that keeps failing and recovering."""
+"""Minimum seconds between two log lines about a Redis that keeps failing and recovering."""
 
 PRUNE_AT = 4096
-"""Number of rates in memory above which those of old windows are forgotten."""
+"""Number of rates in memory from which the storage forgets rates of old windows."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Window:
-    """The counts of one rate."""
+    """The counts of one rate in its sliding window."""
 
     previous: int
-    """Requests in the previous window."""
+    """Number of requests in the previous window."""
     previous_s: float
     """Seconds of the previous window that the sliding window still covers."""
     current: int
@@ -50,10 +52,10 @@ class Window:
 
 
 class MonotonicStorage(Storage, SlidingWindowCounterSupport):
-    """Counts in this process, on a monotonic clock. Thread-safe.
+    """A storage in the memory of this process, with a monotonic clock. Thread-safe.
 
-    The library's own storage uses the time of day: when that jumps, it locks tenants out or lets
-    them in.
+    The own storage of the `limits` library uses the time of day. When the time of day jumps, such a
+    storage refuses or admits too many requests.
     """
 
     STORAGE_SCHEME = None  # no URL
@@ -62,13 +64,14 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()  # protects `_counts`
-        # Key → number and length of the window, count of the window before, count of this one.
+        # Key → number and length of the current window, count of the previous window, count of the
+        # current window.
         self._counts: dict[str, tuple[int, int, int, int]] = {}
 
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
-        """Count `amount` more requests if they fit."""
+        """Count `amount` more requests if the limit admits `amount` more requests."""
         with self._lock:
             previous, previous_s, current, _ = self._window(key, expiry)
             if int(previous * previous_s / expiry) + current + amount > limit:
@@ -80,7 +83,7 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         return True
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return count and seconds of the previous and of the current window."""
+        """Return the count and the seconds of the previous window and of the current window."""
         with self._lock:
             return self._window(key, expiry)
 
@@ -104,15 +107,15 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """Required by the interface; it raises nothing."""
+        """An exception type for the interface of `limits`; the storage raises no exception."""
         return ValueError
 
     def check(self) -> bool:
-        """Return True: it is always available."""
+        """Return True, because the memory of the process is always available."""
         return True
 
     def reset(self) -> int:
-        """Forget all rates; return how many."""
+        """Forget all rates; return the number of forgotten rates."""
         with self._lock:
             count = len(self._counts)
             self._counts = {}
@@ -123,47 +126,48 @@ class MonotonicStorage(Storage, SlidingWindowCounterSupport):
         self.clear_sliding_window(key, 0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Not supported: fixed windows are not counted here."""
+        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
         raise NotImplementedError
 
     def get(self, key: str) -> int:
-        """Not supported: fixed windows are not counted here."""
+        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
         raise NotImplementedError
 
     def get_expiry(self, key: str) -> float:
-        """Not supported: fixed windows are not counted here."""
+        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
         raise NotImplementedError
 
 
 class SharedStorage:
-    """Counts in a Redis that all workers and hosts share. Thread-safe; `close()` ends its thread.
+    """A storage in a Redis that hosts share. Thread-safe. `close()` ends the probing thread.
 
-    After a timeout, requests are admitted uncounted, and a thread probes Redis until it responds.
+    After a timeout, requests are admitted uncounted, and a thread probes Redis until Redis
+    responds.
 
     Args:
         url: `redis://…` or `rediss://…`.
-        clock: seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._storage = _redis(url, REDIS_TIMEOUT_S)
         self._probe = _redis(url, PROBE_TIMEOUT_S)
         self._clock = clock
-        self._lock = threading.Lock()  # protects the next two
+        self._lock = threading.Lock()  # protects `_is_lost` and `_thread`
         self._is_lost = False
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self.unanswered_total = 0
-        """Requests that were admitted uncounted; approximate, because it is counted without a
+        """Approximate number of requests that were admitted uncounted, incremented without a
         lock."""
         self._logged_at = -math.inf  # when the log last said that Redis is lost
         self._logged_total = 0
         """The value of `unanswered_total` when the log last said that Redis is found."""
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count one more request if it fits; return whether it did, and the counts.
+        """Count a request that fits the limit. Return whether the request fits, and the counts.
 
-        Returns None while Redis is lost.
+        `acquire` returns None while Redis is lost.
         """
         if self._is_lost:
             self.unanswered_total += 1
@@ -172,8 +176,8 @@ class SharedStorage:
             has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
             found = self._storage.get_sliding_window(key, expiry_s)
             if not has_fit and _is_from_the_future(found, expiry_s):
-                # The clock of the Redis machine was set back. Without this, the tenant would be
-                # locked out for the same time.
+                # The clock of the Redis machine was set back by some time. Without
+                # `clear_sliding_window`, the tenant would be over its rate for the same time.
                 self._storage.clear_sliding_window(key, expiry_s)
                 has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
                 found = self._storage.get_sliding_window(key, expiry_s)
@@ -197,7 +201,7 @@ class SharedStorage:
             self._thread.start()
 
     def _log_lost(self, reason: str) -> bool:
-        """Log it, unless the log has just said so."""
+        """Log that Redis is lost, unless a recent log line says that Redis is lost."""
         now = self._clock()
         if now - self._logged_at < LOG_INTERVAL_S:
             return False
@@ -206,7 +210,7 @@ class SharedStorage:
         return True
 
     def _look(self, reason: str, is_logged: bool) -> None:
-        """Probe Redis until it responds. Runs in a thread."""
+        """Probe Redis until Redis responds. `_look` runs in a thread."""
         pause_s = FIRST_PAUSE_S
         while not self._is_over.wait(pause_s):
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
@@ -225,7 +229,7 @@ class SharedStorage:
         try:
             self._probe.incr("probe", 1)  # not a ping, which a full or read-only Redis answers
             begun = time.monotonic()
-            self._probe.incr("probe", 1)  # on the connection that is open now
+            self._probe.incr("probe", 1)  # on the open connection
         except self._probe.base_exceptions:
             return False
         return time.monotonic() - begun < REDIS_TIMEOUT_S
@@ -242,7 +246,7 @@ class SharedStorage:
 
 
 class OwnStorage:
-    """Counts in this process. Thread-safe."""
+    """A storage in the memory of this process. Thread-safe."""
 
     unanswered_total = 0
 
@@ -250,12 +254,12 @@ class OwnStorage:
         self._storage = MonotonicStorage(clock=clock)
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count one more request if it fits; return whether it did, and the counts."""
+        """Count a request that fits the limit. Return whether the request fits, and the counts."""
         has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
         return has_fit, _window(self._storage.get_sliding_window(key, expiry_s), expiry_s)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """Do nothing, because a storage in memory has no connection."""
 
 
 def _redis(url: str, timeout_s: float) -> RedisStorage:
@@ -265,7 +269,7 @@ def _redis(url: str, timeout_s: float) -> RedisStorage:
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),  # the default is three retries with pauses
+        "retry": Retry(NoBackoff(), 0),  # the default of redis-py is three retries with pauses
     }
     return RedisStorage(url, key_prefix="tenantry", **options)
 

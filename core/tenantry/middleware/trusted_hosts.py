@@ -1,4 +1,4 @@
-"""Trusted hosts: a tenant answers only to the host names that it lists."""
+"""Trusted hosts: the WSGI layer that refuses requests for unlisted host names."""
 
 import re
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST_IS_CHECKED = "tenantry.host_is_checked"
-"""Key of the WSGI environ, present once this layer has accepted the host name. Werkzeug's own check
-of the same list rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
+"""Key of the WSGI environ that is present once `TrustedHosts` has accepted the host name.
+Werkzeug's own check of trusted hosts rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
 
 NOT_SERVED = ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here.")
-"""The response to an unknown host name. It reveals no name that is served."""
+"""The response to a request for an unknown host name, which reveals no trusted host name."""
 
 _PORT = re.compile(r":\d+$")
 
@@ -25,7 +25,8 @@ class TrustedHosts:
 
     Args:
         app: the wrapped application.
-        names: host names without ports; `.example.org` includes subdomains. Empty means any name.
+        names: host names without ports; `.example.org` includes subdomains. An empty tuple means
+            any host name.
     """
 
     __slots__ = ("_app", "_names")
@@ -37,7 +38,7 @@ class TrustedHosts:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Check the host name, and tell the app that it is checked."""
+        """Refuse an untrusted host name, or call the app and mark the host name as checked."""
         if self._names and not self._is_trusted(environ.get("HTTP_HOST", "")):
             return NOT_SERVED(environ, start_response)
         environ[HOST_IS_CHECKED] = True

@@ -1,6 +1,6 @@
-"""Which app answers a request: prefix → mount → instance, and the builds that requests wait for.
+"""Routing of requests from a URL prefix to a mount and an instance, and first builds.
 
-It knows WSGI, not Flask: the host passes in the function that builds an instance. It may import
-`tenants`, `observability`, `http` and the layers below. `Host` calls it first: each request goes to
-`Router`, which finds its `Mount`, which answers with an `Instance`.
+The package `routing` knows WSGI, not Flask, because the host passes in the function that builds an
+instance. The package `routing` may import `tenants`, `observability`, `http` and lower layers.
+`Host` passes each request to `Router`, which finds the `Mount`, which answers with an `Instance`.
 """

@@ -1,7 +1,7 @@
-"""Builds for first requests, and how long requests wait for them.
+"""Builds for first requests, and the time that requests wait for a build.
 
-The threads that serve requests are few, and all tenants share them. A request therefore never
-builds: it waits for a build on a thread of this pool, for a limited time.
+All tenants share the few threads that serve requests. So a request never builds an instance on its
+own thread, but waits a limited time for a build on a thread of the `BuildPool`.
 """
 
 import threading
@@ -9,23 +9,23 @@ import threading
 from tenantry.routing.worker_pool import WorkerPool
 
 MAX_BUILDS = 8
-"""Builds that run at once: as many as a worker has threads for requests."""
+"""Maximum number of concurrent first builds: as many as a worker has threads for requests."""
 
 LONG_WAIT_S = 20.0
-"""Maximum age of a build for which one request keeps waiting. A build usually takes 10 to 125 ms.
-With a database to migrate, on a machine with five times the work that it can do, one took 12 s."""
+"""Maximum age in seconds of a build for which one request keeps waiting. A build usually takes 10
+to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
 
 MAX_LONG_WAITS = 2
-"""Requests of a process that may wait that long, each for a different build. Even if these hang, a
-worker with four threads has two left."""
+"""Number of requests of a process that may wait up to `LONG_WAIT_S`, each for a different build.
+Even if two builds hang, a worker with four threads has two free threads."""
 
 SHORT_WAIT_S = 0.25
-"""Maximum age of a build for which every other request keeps waiting. During this time it occupies
-a thread that other tenants need."""
+"""Maximum age in seconds of a build for which a request without a long wait keeps waiting. A
+waiting request occupies a thread that other tenants need."""
 
 
 class PendingBuild:
-    """A build that has not ended, for the requests that wait for it."""
+    """A running build, for which requests wait."""
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
@@ -33,7 +33,7 @@ class PendingBuild:
 
 
 class BuildPool(WorkerPool):
-    """The first builds of one process. Thread-safe. `close` ends it."""
+    """The threads for first builds in one process. Thread-safe. `close` ends the threads."""
 
     def __init__(self) -> None:
         super().__init__("tenantry-first-build", MAX_BUILDS)
@@ -41,11 +41,11 @@ class BuildPool(WorkerPool):
         self._long_waits: set[PendingBuild] = set()
 
     def wait(self, build: PendingBuild, age_s: float) -> bool:
-        """Wait for a build as long as this request may. Return whether the build has ended.
+        """Wait for a build as long as the request may wait. Return whether the build has ended.
 
         Args:
             build: the build.
-            age_s: how long the build has been running.
+            age_s: seconds since the start of the build.
         """
         with self._wait_lock:
             is_long = build not in self._long_waits and len(self._long_waits) < MAX_LONG_WAITS

@@ -1,7 +1,7 @@
 """An instance: an app with its WSGI stack, from its build until its last response is closed.
 
 Each request holds a lease until the server closes the body of the response, because a body can
-stream long after the app was called (PEP 3333 on `close()`). A retired instance closes when the
+stream long after the call of the app (PEP 3333 on `close()`). A retired instance closes when the
 last lease ends.
 """
 
@@ -21,12 +21,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Instance:
-    """One app while it serves. Thread-safe. `retire` ends it after the requests in flight.
+    """One app while the app serves. Thread-safe. `retire` closes the app after its last request.
 
     Args:
         wsgi: the app inside its middleware.
-        close: frees what the app holds; called once.
-        app: the object that must be freed afterwards. Only a weak reference is kept.
+        close: frees the resources of the app; called once.
+        app: the Flask app, which must be freed after `close`. The instance has only a weak
+            reference to the app.
         clock: monotonic seconds.
     """
 
@@ -44,15 +45,16 @@ class Instance:
         self.app = None if app is None else ref(app)
         self._clock = clock
         self.used_at = clock()
-        """When the last request ended, or the instance was built."""
-        self._lock = threading.Lock()  # protects everything below
+        """When the last request ended or the instance was built, in seconds of the monotonic
+        clock."""
+        self._lock = threading.Lock()  # protects `_close`, `_leases` and `_is_retired`
         self._close: Callable[[], None] | None = close
         self._leases = 0
         self._is_retired = False
 
     @property
     def leases(self) -> int:
-        """Number of requests in flight."""
+        """Number of requests in flight on the instance."""
         return self._leases
 
     @property
@@ -63,7 +65,7 @@ class Instance:
     def answer(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes] | None:
-        """Answer under a lease, which ends with the body's `close()`. None if it is retired."""
+        """Answer a request under a lease, until the body's `close()`; None if retired."""
         with self._lock:
             if self._is_retired:
                 return None
@@ -83,7 +85,7 @@ class Instance:
             self.close_now()
 
     def retire(self) -> None:
-        """Accept no more requests, and close when the last one has ended. Idempotent."""
+        """Accept no more requests, and close the app after the last request. Idempotent."""
         with self._lock:
             self._is_retired = True
             is_unused = not self._leases
@@ -91,10 +93,10 @@ class Instance:
             self.close_now()
 
     def close_now(self) -> int:
-        """Close the app, and return how many requests were in flight. Idempotent.
+        """Close the app, and return the number of requests in flight. Idempotent.
 
-        Raises nothing: an exception of the app is logged, because neither the request that ends
-        last nor the follower caused it.
+        `close_now` logs an exception of the app instead of raising the exception, because the
+        caller (the last request, or the follower) did not cause the exception.
         """
         with self._lock:
             close, self._close = self._close, None

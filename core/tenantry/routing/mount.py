@@ -1,7 +1,7 @@
-"""A mount: the address of one tenant, and the instance that serves it now.
+"""A mount: the URL prefix of one tenant, and the instance that serves the tenant.
 
-The first request builds the instance, and there is at most one such build at a time. The follower
-of the tenants folder replaces the instance by one assignment.
+The first request to a mount builds the instance, with at most one first build of a mount at a time.
+The follower of the tenants folder replaces the instance of a mount by one assignment.
 """
 
 import logging
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 State = Literal["idle", "serving", "stale", "failed", "maintenance"]
 
 FILE_RETRY_AFTER_S = 30
-"""`Retry-After` for a rejected file: an operator has to fix it."""
+"""`Retry-After` of requests to a tenant with a rejected file, in seconds, because an operator has
+to fix the file."""
 
 MAINTENANCE_RETRY_AFTER_S = 120
-"""`Retry-After` during maintenance."""
+"""`Retry-After` of requests to a tenant in maintenance, in seconds."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,25 +50,29 @@ _STARTING = _unavailable("This application is starting.", 1)
 
 
 class Mount:
-    """The address of a tenant, from when its file appears until the file disappears.
+    """The URL prefix and the state of one tenant, for as long as the tenant file exists.
 
-    Thread-safe. The follower closes it when it has left the routing.
+    A mount is thread-safe. The follower removes a mount from the routing, and then closes the
+    mount.
 
     Args:
         name: the tenant's name.
-        prefix: the URL prefix, as far as it is known before the file has been read.
-        build: returns an instance of a tenant. It runs on a thread of `build_pool`, at most once at
-            a time, and may raise anything.
+        prefix: the URL prefix, or None if the prefix is unknown before the tenant file has been
+            read.
+        build: returns an instance of a tenant. `build` runs on a thread of `build_pool`, at most
+            once at a time, and may raise any exception.
         clock: monotonic seconds, for the pause after a failed build.
-        wait_for_validation: called by a request if the file has not been validated yet. Returns
-            when it has been, or when the request has waited long enough.
-        note_built: called with the mount when it has a new instance.
-        build_pool: shared by the mounts of a process. By default, the mount has its own.
+        wait_for_validation: called by a request if the tenant file has not been validated. Returns
+            after the validation, or when the request has waited long enough.
+        note_built: called with the mount after the mount gets a new instance.
+        build_pool: the threads for first builds, which all mounts of a process share; if None, the
+            mount creates its own pool.
     """
 
-    # Requests read the attributes without the lock. Each is one reference, which is replaced as a
-    # whole. A request that finds an instance must still get a lease from it; a request that finds
-    # none looks again under the lock. `state` reads several attributes and can mix two moments.
+    # Requests read the attributes without the lock, because each attribute is one reference that is
+    # replaced as a whole. A request that finds an instance must still get a lease from the
+    # instance; a request that finds no instance looks again under the lock. `state` reads several
+    # attributes and can mix two moments.
     __slots__ = (
         "_build", "_build_pool", "_clock", "_failure", "_instance", "_is_closed", "_lock",
         "_note_built", "_pending_build", "_rejection", "_wait_for_validation", "digest", "name",
@@ -88,25 +93,27 @@ class Mount:
         self.name = name
         self.prefix = prefix
         self.tenant: Tenant | None = None
-        """The last accepted content of the file."""
+        """The last accepted content of the tenant file."""
         self.digest = ""
-        """SHA-256 of the content that was validated last, accepted or not."""
+        """SHA-256 of the last validated content of the tenant file, accepted or rejected."""
         self.operator_maintenance: bool | str = False
         """Maintenance mode set by an operator: True, or a message for the clients."""
         self.quarantine: Quarantine | None = None
-        """Admits few requests while the tenant is parked; None if it is not."""
+        """Admits few requests to a parked tenant; None if the tenant is not parked."""
         self.since = time.time()
-        """When the newest content was validated, in seconds since the epoch."""
+        """When the newest content of the tenant file was validated, in seconds since the epoch."""
         self.was_built = False
-        """Whether there was ever an instance. From then on, only built content is accepted."""
+        """Whether the mount ever had an instance. After the first instance, the mount accepts only
+        content with a successful build."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
         self._note_built = note_built
         self._build_pool = build_pool or BuildPool()
-        self._lock = threading.Lock()  # protects everything below; not held while user code runs
-        self._rejection = ""  # why the newest content is not served
-        self._failure: BuildFailure | None = None  # of the accepted content
+        # Protects the attributes after the lock; not held while user code runs.
+        self._lock = threading.Lock()
+        self._rejection = ""  # the reason that the newest content is not served
+        self._failure: BuildFailure | None = None  # the last failed build of the accepted content
         self._instance: Instance | None = None
         self._pending_build: PendingBuild | None = None
         self._is_closed = False
@@ -115,14 +122,14 @@ class Mount:
 
     @property
     def state(self) -> State:
-        """What the mount would do with a request now."""
+        """The state that decides the answer to a request."""
         if self.operator_maintenance or (self.tenant is not None and self.tenant.maintenance):
             return "maintenance"
         return "failed" if self.quarantine is not None else self.state_unless_parked
 
     @property
     def state_unless_parked(self) -> State:
-        """The state without quarantine and maintenance."""
+        """The state of the mount if quarantine and maintenance are ignored."""
         if self.tenant is None:
             return "failed" if self.reason else "idle"
         if self._failure is not None and self._instance is None:
@@ -138,12 +145,12 @@ class Mount:
 
     @property
     def explanation(self) -> str:
-        """Why the mount is in its state: why the tenant is parked, or the `reason`."""
+        """The reason of the state for operators: why the tenant is parked, or else the `reason`."""
         return self.reason if self.quarantine is None else self.quarantine.reason
 
     @property
     def instance(self) -> Instance | None:
-        """The instance that serves now."""
+        """The instance that serves the tenant now, or None."""
         return self._instance
 
     # -- requests -------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ class Mount:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer with the instance; 503 if there is none."""
+        """Answer a request with the instance, or with 503 if the mount has no instance."""
         environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
         environ[TENANT] = self.name
         tenant, quarantine = self.tenant, self.quarantine
@@ -173,8 +180,8 @@ class Mount:
             tenant, instance = self.tenant, self._instance
             prefix = environ.get("SCRIPT_NAME", "")
             if tenant is not None and not prefix.endswith(tenant.url_prefix):
-                # The file has been read since, and claims another prefix. This one may belong to
-                # another tenant, which the next routing snapshot knows.
+                # The tenant file, read after the routing snapshot, claims another prefix. The
+                # prefix of the request may belong to another tenant in the next routing snapshot.
                 return _STARTING(environ, start_response)
             if instance is None:
                 refusal = self.ensure_instance()
@@ -188,13 +195,13 @@ class Mount:
     # -- first builds ---------------------------------------------------------------------------
 
     def ensure_instance(self) -> ProblemResponse | None:
-        """Start a build if there is no instance, and wait for it. Return a 503 if it is late."""
+        """Build an instance if the mount has none, and wait for the build; return a 503 if late."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:
             return _not_available(FILE_RETRY_AFTER_S) if self.reason else _STARTING
         with self._lock:
-            if self._instance is not None:  # another request built it in the meantime
+            if self._instance is not None:  # another request has built the instance
                 return None
             now = self._clock()
             pause_s = 0.0 if self._failure is None else self._failure.retry_at - now
@@ -213,7 +220,8 @@ class Mount:
         error: BaseException | None = None
         try:
             if tenant is not None and not self._is_closed:
-                # A context of its own: what an endpoint sets while imported stays off this thread.
+                # The build runs in a new context, so context variables that an endpoint sets do not
+                # stay on the thread.
                 instance = Context().run(self._build, tenant)
         except BaseException as raised:  # noqa: BLE001 - an import may raise SystemExit, too
             error = raised
@@ -229,7 +237,7 @@ class Mount:
         if self._instance is not None:
             self._note_built(self)
         if instance is not None:
-            instance.retire()  # the file changed while its old content was built
+            instance.retire()  # the tenant file changed during the build of the old content
         if is_wanted and error is not None:
             _logger.error("tenant.build_failed", exc_info=error, extra={"tenant": self.name})
         pending.has_ended.set()
@@ -237,10 +245,10 @@ class Mount:
     # -- changes by the follower of the tenants folder ------------------------------------------
 
     def accept(self, tenant: Tenant) -> bool:
-        """Serve `tenant` from the next request on, which builds it.
+        """Serve `tenant` from the next request on, which builds the instance.
 
-        Returns False, and does nothing, if the mount had an instance before: the old content is
-        known to build, and the new content is not.
+        `accept` returns False, and does nothing, if the mount ever had an instance, because the old
+        content has a successful build and the new content has no build.
         """
         with self._lock:
             if self.was_built:
@@ -251,7 +259,7 @@ class Mount:
     def swap(self, tenant: Tenant, instance: Instance) -> Instance | None:
         """Serve `tenant` with `instance` from the next request on. Return the retired instance.
 
-        The retired instance finishes its requests. If the mount is closed, it retires the new one.
+        The retired instance finishes its requests. A closed mount retires the new instance.
         """
         with self._lock:
             if self._is_closed:
@@ -271,12 +279,12 @@ class Mount:
         self._set_validated(tenant.digest, "")
 
     def reject(self, reason: str, digest: str) -> None:
-        """Note why the newest content is not served. The instance keeps serving."""
+        """Record why the newest content is not served. The old instance keeps serving."""
         with self._lock:
             self._set_validated(digest, reason)
 
     def clear_rejection(self) -> None:
-        """Note that the newest content is the accepted one again, so nothing has to be built."""
+        """Record that the tenant file has its accepted content again, which needs no build."""
         with self._lock:
             self._failure = None
             self._set_validated("" if self.tenant is None else self.tenant.digest, "")
@@ -285,17 +293,17 @@ class Mount:
         self.digest, self._rejection, self.since = digest, rejection, time.time()
 
     def evict(self) -> Instance | None:
-        """Retire and return the instance if no request is in flight. The next request builds."""
+        """Retire and return the instance, or return None while a request is in flight."""
         with self._lock:
             instance = self._instance
             if instance is None or instance.leases:
                 return None
             self._instance = None
-        instance.retire()  # a request that got a lease just now finishes on it
+        instance.retire()  # a request that has just got a lease finishes on the old instance
         return instance
 
     def close(self) -> Instance | None:
-        """Stop serving, and return the retired instance if there was one. Idempotent."""
+        """Stop serving, and return the retired instance, or None. Idempotent."""
         with self._lock:
             self._is_closed = True
             instance, self._instance = self._instance, None

@@ -1,8 +1,8 @@
 """Quarantine: a parked tenant gets no requests except an occasional trial request.
 
-Each process measures the time on its own monotonic clock, from when it learned that the tenant is
-parked. A jump of the wall clock therefore releases no tenant. Only one process of a host runs a
-trial at a time.
+Each process measures the time of a quarantine on its own monotonic clock, from the moment at which
+the process reads that the tenant is parked. A jump of the wall clock therefore releases no tenant.
+Only one process of a host runs a trial at a time.
 """
 
 import fcntl
@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 FIRST_WAIT_S = 60.0
-"""Time until the first trial. By then, a client that repeats its request has given up."""
+"""Seconds until the first trial request. A client that repeats its request usually gives up within
+a minute."""
 
 MAX_WAIT_S = 3600.0
-"""Each failed trial doubles the wait, up to this."""
+"""Maximum seconds between two trial requests. Each failed trial doubles the wait, up to the
+maximum."""
 
 MAX_TRIAL_S = 30.0
-"""A trial that takes longer has failed, whatever its response."""
+"""Maximum seconds of a successful trial request. A longer trial has failed, even with a good
+response."""
 
 MIN_RETRY_AFTER_S = 1.0
-"""`Retry-After` while another request is the trial."""
+"""`Retry-After` of a refused request while another request is the trial, in seconds."""
 
 _INCONCLUSIVE = {"401", "403", "413", "429", "503"}
-"""Statuses that may be sent before the app is called. The next request is then another trial."""
+"""Statuses that a layer may send before the app is called. After an inconclusive status, the next
+request is another trial."""
 
 _logger = logging.getLogger(__name__)
 
@@ -42,9 +46,9 @@ class Quarantine:
 
     Args:
         reason: why the tenant is parked.
-        times: number of consecutive times it was parked.
-        lock_file: locked by the process that runs the trial.
-        report: called with the trial's result; publishes it to all processes.
+        times: number of consecutive times that the tenant was parked.
+        lock_file: a file that the process with the trial locks.
+        report: called with the result of a trial; publishes the result to all processes.
         clock: monotonic seconds.
     """
 
@@ -64,22 +68,22 @@ class Quarantine:
         self._lock_file = lock_file
         self._report = report
         self._clock = clock
-        self._saw_trial = False  # whether it saw the mark of a trial that did not end
+        self._saw_trial = False  # whether the file had the mark of a trial that did not end
         self._due_at = clock() + quarantine_s(times)
 
     @property
     def retry_after_s(self) -> float:
-        """Seconds until a request may be a trial."""
+        """Seconds until a request may be a trial, for `Retry-After`."""
         return max(self._due_at - self._clock(), MIN_RETRY_AFTER_S)
 
     def begin_trial(self) -> "Trial | None":
-        """Return a trial if this request may be one; None if it must be refused."""
+        """Return a trial if the request may be a trial; None if the request must be refused."""
         if self._clock() < self._due_at:
             return None
         try:
             fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
-            return None  # the folder is not writable, so the result could not be reported
+            return None  # the folder is not writable, so the trial could not report its result
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_allowed = self._mark_trial(fd)
@@ -92,10 +96,11 @@ class Quarantine:
         return Trial(fd, self._end_trial, self._clock)
 
     def _mark_trial(self, fd: int) -> bool:
-        """Mark in the lock file that this round's trial begins. Return whether it may begin.
+        """Mark in the lock file that a trial begins. Return whether the trial may begin.
 
-        If the file already has that mark, an earlier trial ended its process, and the master is
-        about to park the tenant for longer. If it does not, the next due request is a trial.
+        If the lock file already has the mark, an earlier trial ended its process, and the master is
+        about to park the tenant for longer. If the master does not park the tenant, the next due
+        request is a trial.
         """
         mark = str(self.times).encode()
         if os.pread(fd, 64, 0) == mark and not self._saw_trial:
@@ -117,10 +122,10 @@ class Quarantine:
 
 
 class Trial:
-    """One request that tests a parked tenant. The `close()` of its body ends it.
+    """One request that tests a parked tenant. The `close()` of the response body ends the trial.
 
     Args:
-        fd: the locked file; the trial closes it.
+        fd: descriptor of the locked file, which the trial closes.
         note_end: called with True if the trial succeeded, False if it failed, and None if the app
             was not called.
         clock: monotonic seconds.
@@ -129,7 +134,7 @@ class Trial:
     def __init__(
         self, fd: int, note_end: Callable[[bool | None], None], clock: Callable[[], float]
     ) -> None:
-        self._fds = [fd]  # the first call of `_end` takes it; `pop` is atomic
+        self._fds = [fd]  # the first call of `_end` removes the item; `pop` is atomic
         self._note_end = note_end
         self._clock = clock
         self._started_at = clock()
@@ -138,7 +143,7 @@ class Trial:
     def answer(
         self, app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and record the status of its response."""
+        """Call the app, and record the status of the app's response."""
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
             self._status = status[:3]
@@ -162,7 +167,7 @@ class Trial:
             self._note_end(is_good)
             os.ftruncate(fd, 0)
         finally:
-            os.close(fd)  # unlocks it
+            os.close(fd)  # also unlocks the file
 
 
 def quarantine_s(times: int) -> float:

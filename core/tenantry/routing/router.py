@@ -1,7 +1,7 @@
 """The router: Werkzeug's `DispatcherMiddleware` over an immutable map of mounts.
 
 A new map means a new dispatcher, which replaces the old one by one assignment. The dispatcher reads
-its mapping twice, so a map that changed in place could raise a `KeyError` in between.
+its mapping twice, so a map that changes in place could raise a `KeyError` between the two reads.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Router:
-    """Sends each request to the mount whose prefix its path begins with, or to `fallback`.
+    """Sends each request to the mount with the prefix of the request's path, or to `fallback`.
 
     A request reads the reference to the dispatcher once, without a lock, so it sees one snapshot.
     """
@@ -31,11 +31,11 @@ class Router:
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """Every mount, sorted by name. Those without a prefix are included."""
+        """Every mount, with or without a prefix, sorted by tenant name."""
         return self._mounts
 
     def replace(self, mounts: Iterable[Mount]) -> None:
-        """Route to `mounts` from the next request on. Closes nothing.
+        """Route to `mounts` from the next request on. `replace` closes no mount.
 
         If two mounts have the same prefix, the last one gets the requests.
         """
@@ -46,16 +46,17 @@ class Router:
         self._mounts = tuple(sorted(mounts, key=lambda mount: mount.name))
 
     def at(self, prefix: str) -> Mount | None:
-        """Return the mount at exactly this prefix."""
+        """Return the mount at exactly `prefix`, or None."""
         return self._by_prefix.get(prefix)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer one request. Whole segments count, as they are: nothing is normalized.
+        """Answer one request with the mount for the first segments of the path, not normalized.
 
-        The dispatcher sees no more segments than a prefix can have, because its loop is quadratic
-        in their number: 5.35 ms for 2,000 segments, 2.8 µs for one (Werkzeug 3.1.9).
+        The dispatcher sees no more segments than a prefix can have, because the time of the
+        dispatcher is quadratic in the number of segments: 5.35 ms for 2,000 segments, 2.8 µs for
+        one segment (Werkzeug 3.1.9).
         """
         segments = environ.get("PATH_INFO", "").split("/", PREFIX_SEGMENTS + 1)
         if segments[0]:  # not a path, such as `OPTIONS *`

@@ -1,7 +1,7 @@
-"""Threads for jobs that may hang: a hung job does not block the jobs behind it.
+"""Threads for jobs that may hang, without blocking later jobs.
 
-`concurrent.futures.ThreadPoolExecutor` does not fit. A hung job would occupy its thread forever,
-and the process could not exit, because the interpreter joins those threads.
+In a `concurrent.futures.ThreadPoolExecutor`, a hung job would occupy its thread forever, and the
+process could not exit, because the interpreter joins the threads of an executor.
 """
 
 import threading
@@ -10,25 +10,25 @@ from collections import deque
 from collections.abc import Callable
 
 LATE_AFTER_S = 1.0
-"""A job that runs longer than this is late: it no longer counts toward the size of its pool, and
-another thread runs the next job. A hung import cannot be stopped. Builds take 10 to 125 ms. If many
-are late because the machine is overloaded, more threads only make it worse."""
+"""Seconds after which a job is late. A late job no longer counts toward the size of the pool, so
+another thread runs the next job. A hung import cannot be stopped. Builds take 10 to 125 ms."""
 
 MAX_LATE_THREADS = 64
-"""Threads of one pool that late jobs may occupy. Beyond that, jobs wait until one of them ends,
-because still more threads would take what the process needs to serve."""
+"""Maximum number of threads of one pool that late jobs may occupy. With more late jobs, waiting
+jobs wait for the end of a late job, because more threads would slow down the requests of the
+process."""
 
 Job = Callable[[], None]
 
 
 class WorkerPool:
-    """A few daemon threads that run jobs in order. Thread-safe. `close` ends them.
+    """A few daemon threads that run jobs in order. Thread-safe. `close` ends the threads.
 
-    A thread starts when a job needs it, and ends when no job waits.
+    A thread starts when a job needs a thread, and ends when no job waits.
 
     Args:
         name: the name of the threads.
-        size: number of jobs that run at once, late ones not counted.
+        size: maximum number of concurrent jobs, without late jobs.
         clock: monotonic seconds.
     """
 
@@ -36,25 +36,25 @@ class WorkerPool:
         self._name = name
         self._size = size
         self._clock = clock
-        self._lock = threading.Lock()  # protects everything below
+        self._lock = threading.Lock()  # protects the jobs and the threads
         self._waiting: deque[Job] = deque()
         self._started_at: dict[threading.Thread, float] = {}  # thread → start of its current job
         self._is_closed = False
 
     @property
     def has_waiting_jobs(self) -> bool:
-        """Whether a job waits for a thread. Then call `start_threads` again a little later."""
+        """Whether a job waits for a thread. If so, call `start_threads` again soon."""
         return bool(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Run a job as soon as a thread is free. The job must not raise."""
+        """Run `job`, which must not raise, as soon as a thread is free."""
         with self._lock:
             if not self._is_closed:
                 self._waiting.append(job)
         self.start_threads()
 
     def start_threads(self) -> None:
-        """Start threads for the jobs that wait, as far as the size of the pool allows."""
+        """Start threads for the waiting jobs, up to the size of the pool."""
         with self._lock:
             free = min(
                 self._size - self._count_on_time(),
@@ -73,7 +73,7 @@ class WorkerPool:
             self._started_at[thread] = self._clock()
 
     def close(self) -> None:
-        """Drop the jobs that wait, and accept no more. Each thread ends after its current job."""
+        """Drop waiting jobs, and accept no more jobs. Each thread ends after its current job."""
         with self._lock:
             self._is_closed = True
             self._waiting.clear()
