@@ -80,9 +80,9 @@ def join_names(names: Sequence[str]) -> str:
 def key_location(file: str, key: str) -> str:
     """Return the line on which a tenant file sets a key, such as `tenants/acme.py:3`.
 
-    For an item of a key, such as `CLIENTS['web']`, the function returns the item's line, or the
-    key's line if no line contains the item. If no line sets the key, the function returns only the
-    file.
+    For an item of a key, such as `CLIENTS['web']`, `key_location` returns the item's line, or the
+    key's line if no line contains the item. If no line sets the key, `key_location` returns only
+    the file.
     """
     name, _, item = key.partition("[")
     try:

@@ -4,8 +4,8 @@ The module `object_graph` does not import Flask.
 
 The walk of the object graph runs no code of a tenant, because the walk only calls
 `gc.get_referents` and reads the namespaces of modules and classes. The walk reads no attribute of
-an instance, runs no property and resolves no proxy. The walk calls `type(x)` because `isinstance(x,
-…)` can run a tenant's code.
+an instance, runs no property and resolves no proxy. The walk of the object graph calls `type(x)`
+because `isinstance(x, …)` can run a tenant's code.
 
 The walk of the object graph does not enter modules and classes of the standard library, of
 installed packages and of Tenantry, because all tenants share library globals by design. The walk

@@ -91,8 +91,8 @@ def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) 
 def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Definition | None:
     """Return the definition of the last object of a path, in a shared module if possible.
 
-    If no source code names the last object, the function returns the nearest definition on the
-    path. If the tenants' code defines no object on the path, the function returns None.
+    If no source code names the last object, `find_definition` returns the nearest definition on the
+    path. If the tenants' code defines no object on the path, `find_definition` returns None.
     """
     if definition := _shared_definition(path[-1], snapshot):
         return definition
@@ -127,7 +127,7 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
 def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
     """Return the name of a module, class or function on a path.
 
-    The function returns "" for an object that the path's description omits, and None for an object
+    `_own_name` returns "" for an object that the path's description omits, and None for an object
     that only the parent object names.
     """
     kind = snapshot.kind(thing)
@@ -151,7 +151,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
 def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     """Return the name that the parent gives to the path's last object.
 
-    The function returns "" for an object that the path's description omits.
+    `_name_in_parent` returns "" for an object that the path's description omits.
     """
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)

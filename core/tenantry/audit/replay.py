@@ -246,8 +246,8 @@ class _Target:
     def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
         """Return which signed values the app accepts.
 
-        The request carries the session of `values[0]`. The app opens the other sessions while the
-        app handles the request.
+        The replayed request carries the session of `values[0]`. The app opens the other sessions
+        while the app handles the request.
         """
         found: list[Acceptance] | None = None
 

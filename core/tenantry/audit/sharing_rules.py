@@ -103,7 +103,7 @@ All engines and pools without listeners share the same collections.
 """
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
-"""Types of descriptors. The walk enters only the functions in a descriptor.
+"""Types of descriptors. The walk of the object graph enters only the functions in a descriptor.
 
 In Python 3.11, a `cached_property` also holds a lock.
 """

@@ -240,7 +240,7 @@ class _Scanner(ast.NodeVisitor):
     def _shared_label(self, node: ast.expr) -> str:
         """Return the label of a module, class or function that all apps share.
 
-        For other expressions, the method returns "".
+        For other expressions, `_shared_label` returns "".
         """
         value = self._names.resolve(node).value
         if value is None or self._is_import_time():
@@ -267,7 +267,7 @@ class _Scanner(ast.NodeVisitor):
 
 @dataclass(frozen=True)
 class _Reference:
-    """The object that an expression refers to. Unknown fields are empty."""
+    """The object that an expression refers to. Unknown fields of a reference are empty."""
 
     value: object = None
     module: str = ""

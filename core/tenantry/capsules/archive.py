@@ -55,7 +55,7 @@ class CapsuleError(TenantryError):
 class ArchiveMember:
     """A file in the archive.
 
-    The caller can read the content of a member once, before the caller reads the next member.
+    The caller can read an archive member once, before the caller reads the next member.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ArchiveMember:
     unread_bytes: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content of the member in chunks.
+        """Yield the content of the archive member in chunks.
 
         Raises:
             CapsuleError: the archive ends too early.
@@ -77,7 +77,7 @@ class ArchiveMember:
             yield chunk
 
     def read(self, limit_bytes: int) -> bytes:
-        """Return the whole content of the member.
+        """Return the whole content of the archive member.
 
         Raises:
             CapsuleError: the archive ends too early, or the content exceeds the limit.
@@ -101,7 +101,7 @@ class Trailer:
 def verify_trailer(file: IO[bytes]) -> Trailer:
     """Return the trailer of a capsule after checking the hash of the file.
 
-    The function does not decompress the archive.
+    `verify_trailer` does not decompress the archive.
 
     Raises:
         CapsuleError: the trailer is missing, or the hash differs.
@@ -175,7 +175,7 @@ def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected
 def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
     """Yield the regular files of a tar archive, which may have GNU long names.
 
-    The function raises `CapsuleError` for other types of members. The function does not use
+    `_tar_members` raises `CapsuleError` for other types of members. `_tar_members` does not use
     `tarfile.open`, because a crafted header makes `tarfile` allocate a lot of memory.
     """
     long_name: str | None = None

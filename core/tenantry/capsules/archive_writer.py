@@ -36,9 +36,10 @@ _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 class ArchiveWriter:
     """Writes one capsule during one `with` block.
 
-    When the block ends without an exception, the new capsule replaces an older capsule at `path`.
-    When the block raises, the writer removes the unfinished capsule. At the start of the block, the
-    writer removes unfinished capsules that killed processes left for the same path.
+    When the `with` block ends without an exception, the new capsule replaces an older capsule at
+    `path`. When the `with` block raises, the writer removes the unfinished capsule. At the start of
+    the `with` block, the writer removes unfinished capsules that killed processes left for the same
+    path.
 
     Args:
         path: the path of the finished capsule.

@@ -57,7 +57,7 @@ def check_structure(text: bytes) -> None:
     """Check that decoding JSON takes at most a few times the memory of the JSON's strings.
 
     Raises:
-        ValueError: decoding the JSON would take more memory.
+        ValueError: decoding the JSON could take more memory.
     """
     if len(text) > STRUCTURE_LIMIT_BYTES:
         unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")

@@ -159,9 +159,10 @@ class NewPostgresDatabase(NewDatabase):
 def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
     """Create a database or a schema for a clone on the tenant's server; return the new URL.
 
-    For a tenant in the schema `public`, the function creates a database. For a tenant in another
-    schema, the function creates a schema in the tenant's database. If a killed clone left a
-    database or schema with the same name, the function first drops the old database or schema.
+    For a tenant in the schema `public`, `create_clone_database` creates a database. For a tenant in
+    another schema, `create_clone_database` creates a schema in the tenant's database. If a killed
+    clone left a database or schema with the same name, `create_clone_database` first drops the old
+    database or schema.
 
     Args:
         url: the URL of the tenant's database on a server.

@@ -42,7 +42,7 @@ BLOCK_BYTES = 4096
 class PendingRestore:
     """A restored tenant's folder and database, which a `restore_capsule` block created.
 
-    The end of the block removes the folder and the database, unless `commit` was called.
+    The end of the `restore_capsule` block removes folder and database, unless `commit` was called.
     """
 
     summary: CapsuleSummary

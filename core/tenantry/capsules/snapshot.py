@@ -23,8 +23,11 @@ from tenantry.migrations.version_table import (
 VERSION_TABLE = "alembic_version"
 
 FETCHED_ROWS = 50
-"""Number of rows per fetch from the database. The number is small because a row can have several
-MiB."""
+"""Number of rows per fetch from the database.
+
+The fetch size is small because a row can have
+several MiB.
+"""
 
 BUSY_TIMEOUT_S = 30
 """Seconds that SQLite waits for another process's lock."""
@@ -72,7 +75,7 @@ class Snapshot:
         self._connection: sa.Connection | None = None
 
     def begin(self) -> None:
-        """Begin a new snapshot. The method does not create a missing SQLite file."""
+        """Begin a new snapshot. `begin` does not create a missing SQLite file."""
         self.close()
         if self._engine.dialect.name == "sqlite" and not sqlite_file_exists(self._url):
             return
@@ -101,7 +104,7 @@ class Snapshot:
     def tables(self) -> list[CapsuleTable]:
         """Return the tables, sorted by name.
 
-        On PostgreSQL, the method locks the tables, so that no migration can change the tables while
+        On PostgreSQL, `tables` locks the tables, so that no migration can change the tables while
         the snapshot is open.
         """
         connection = self._connection
@@ -159,7 +162,7 @@ class Snapshot:
         return column if is_exact else sa.cast(column, sa.Text)
 
     def close(self) -> None:
-        """End the snapshot. The method is idempotent."""
+        """End the snapshot. `close` is idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -140,9 +140,9 @@ class RestoreStaging:
         self.undo.pop_all()
 
     def _write_twin(self, path: Path, text: str) -> Path:
-        """Write the twin of a file before the file is created.
+        """Write the twin, a copy of a file in the staging folder, before the file is created.
 
-        A cleanup compares the twin's content with the file, to keep files of other processes.
+        A cleanup compares the content of the twin with the file, to keep files of other processes.
         """
         twin = self._created / path.relative_to(self.data_dir)
         twin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def _remove(folder: Path) -> None:
 
 
 def _has_content_of(twin: Path, path: Path) -> bool:
-    """Whether a file has the twin's content, or is empty because the process was killed."""
+    """Whether a file has the content of the staging folder's twin, or is empty after a kill."""
     try:
         content = path.read_bytes()
     except OSError:  # the cleanup keeps unreadable files

@@ -65,9 +65,10 @@ class FolderSnapshot:
 
     The folder snapshot matches the database snapshot: if a row in the database snapshot refers to a
     file, the folder snapshot has the file. An endpoint adds a file before the file's row and
-    removes a file after the file's row. The endpoint holds the `flock` of the file's folder during
-    both steps. `freeze` holds the locks of all folders while `freeze` begins the database snapshot
-    and lists the files. If an endpoint later removes a file, the hard link keeps the content.
+    removes a file after the file's row. The endpoint holds the `flock` of the file's folder while
+    the endpoint adds or removes the file and the row. `freeze` holds the locks of all folders while
+    `freeze` begins the database snapshot and lists the files. If an endpoint later removes a file,
+    the hard link keeps the content.
 
     An endpoint creates a folder under the lock of the parent folder. If a new folder appears
     without a lock, `freeze` starts again. `freeze` creates most links before `freeze` takes the

@@ -36,9 +36,10 @@ MAX_NAMES = 3
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Find what leaks between tenants.
 
-    The command builds the tenants NAME… (default: all) and finds shared objects, databases, folders
-    and cookies, and tenants that accept another tenant's session or key. The exit code is 1 if the
-    audit has a finding that is neither a note nor accepted by AUDIT_ACCEPT in the tenant files.
+    `tenantry audit` builds the tenants NAME… (default: all) and finds shared objects, databases,
+    folders and cookies, and tenants that accept another tenant's session or key. The exit code is 1
+    if the audit has a finding that is neither a note nor accepted by AUDIT_ACCEPT in the tenant
+    files.
     """
     findings, number = audit_folder(read_settings(), names)
     problems = [finding for finding in findings if finding.is_problem]
@@ -82,7 +83,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
 def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
     """Return the valid tenants, and a finding for each rejected tenant.
 
-    The function validates each tenant alone, because the audit itself finds conflicts between
+    `_read` validates each tenant alone, because the audit itself finds conflicts between
     tenants.
     """
     paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}

@@ -33,7 +33,7 @@ A probe of a database that does not answer takes 2 s.
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Load, validate and build tenants.
 
-    The command checks the tenants NAME… (default: all enabled tenants), connects once to each
+    `tenantry check` checks the tenants NAME… (default: all enabled tenants), connects once to each
     tenant's database, and prints one line for each problem. The exit code is 1 if a tenant has a
     problem.
     """
@@ -61,7 +61,7 @@ def find_problems(
 ) -> list[tuple[str, Problem]]:
     """Return each problem of the named tenants, with the tenant's name, sorted by name.
 
-    The function builds each valid tenant, and connects to the database of each valid tenant.
+    `find_problems` builds each valid tenant, and connects to the database of each valid tenant.
     """
     problems = [
         (tenant.name, problem)

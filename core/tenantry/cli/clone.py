@@ -35,10 +35,10 @@ def command(
 ) -> None:
     """Copy a tenant under a new name.
 
-    The command creates tenant NEW with the data of tenant NAME. NAME may serve during the copy. NEW
-    has a new secret, a new prefix and a new database. For a tenant on SQLite, the new database is
-    a file. For a tenant on PostgreSQL, the new database is on the same server; if NAME uses a
-    schema other than `public`, NEW gets a new schema in the database of NAME.
+    `tenantry clone` creates tenant NEW with the data of tenant NAME. Tenant NAME may serve during
+    the copy. Tenant NEW has a new secret, a new prefix and a new database. For a tenant on SQLite,
+    the new database is a file. For a tenant on PostgreSQL, the new database is on the same server;
+    if NAME uses a schema other than `public`, NEW gets a new schema in the database of NAME.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)

@@ -95,9 +95,9 @@ def upgrade_(
 ) -> None:
     """Upgrade databases to the head of their code.
 
-    The command continues if a database fails, and starts with databases that an earlier run did not
-    upgrade. After a failure, run the command again to upgrade the remaining databases. The exit
-    code is 1 if a database fails.
+    `tenantry db upgrade` continues if a database fails, and starts with databases that an earlier
+    run did not upgrade. After a failure, run the command again to upgrade the remaining databases.
+    The exit code is 1 if a database fails.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -124,7 +124,7 @@ def downgrade_(
     timeout_s: float,
     run: int | None,
 ) -> None:
-    """Undo one upgrade run.
+    """Undo one run of `tenantry db upgrade`.
 
     Each database that the run upgraded returns to the revision before the run.
     """

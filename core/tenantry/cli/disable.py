@@ -11,8 +11,8 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Stop serving a tenant.
 
-    The host does not serve tenant NAME until `tenantry enable NAME`. The command takes effect in
-    running workers within 2 s, and stays in effect after a restart.
+    The host does not serve tenant NAME until `tenantry enable NAME`. `tenantry disable` takes
+    effect in running workers within 2 s, and stays in effect after a restart.
     """
     change_tenant_state(name, is_disabled=True)
     click.echo(f"{name}: disabled; running workers follow within 2 s.")

@@ -11,9 +11,9 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Serve a disabled or parked tenant.
 
-    The command reverses `tenantry disable NAME`, and lets tenant NAME serve again if the host
-    parked the tenant. The host parks a tenant that ends worker processes. The command takes effect
-    in running workers within 2 s.
+    `tenantry enable` reverses `tenantry disable NAME`, and lets tenant NAME serve again if the host
+    parked the tenant. The host parks a tenant that ends worker processes. `tenantry enable` takes
+    effect in running workers within 2 s.
     """
     change_tenant_state(name, is_disabled=False, parked="", times_parked=0)
     click.echo(f"{name}: enabled; running workers follow within 2 s.")

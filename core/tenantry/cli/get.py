@@ -57,9 +57,9 @@ def command(
 ) -> None:
     """Send one request, without a server.
 
-    The command sends a request for PATH through all middleware to the tenant, inside the command's
-    process, and prints the status, the headers and the body of the response. The exit code is 1 if
-    the status is 400 or higher.
+    `tenantry get` sends a request for PATH through all middleware to the tenant, inside the
+    command's process, and prints the status, the headers and the body of the response. The exit
+    code is 1 if the status is 400 or higher.
     """
     host = create_host()
     host.load()

@@ -22,10 +22,10 @@ def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
 def command(name: str, client: str, is_json: bool) -> None:
     """Create a client key.
 
-    The command prints a new key for CLIENT of tenant NAME, and a line with the key's hash for
-    CLIENTS. The command writes no file. Give the key to the client, and add the line to the tenant
-    file. To replace a key without an interruption, list the old hash and the new hash, and remove
-    the old hash when the client uses the new key.
+    `tenantry key` prints a new key for CLIENT of tenant NAME, and a line with the key's hash for
+    CLIENTS. `tenantry key` writes no file. Give the key to the client, and add the line to the
+    tenant file. To replace a key without an interruption, list the old hash and the new hash, and
+    remove the old hash when the client uses the new key.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

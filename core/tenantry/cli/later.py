@@ -30,7 +30,7 @@ An empty tuple means that the whole command comes with a later version.
 def reject_later(words: Sequence[str]) -> None:
     """Reject a command line that uses a command or option of `LATER`.
 
-    The function ignores the words after `--`.
+    `reject_later` ignores the words after `--`.
 
     Raises:
         click.UsageError: The command line uses a command or option of a later version.

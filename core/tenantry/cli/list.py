@@ -38,9 +38,10 @@ worker until the first request to the worker.
 def command(is_waiting: bool, is_json: bool) -> None:
     """Show every tenant and its state.
 
-    The command shows name, prefix, state and endpoints of each tenant, and the reason if a tenant
-    is not served. If a host is running with the same data folder, the command shows the tenants
-    of the host's workers. Otherwise, the command shows the tenants in the tenants folder.
+    `tenantry list` shows name, prefix, state and endpoints of each tenant, and the reason if a
+    tenant is not served. If a host is running with the same data folder, `tenantry list` shows the
+    tenants of the host's workers. Without a running host, `tenantry list` shows the tenants in the
+    tenants folder.
     """
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}

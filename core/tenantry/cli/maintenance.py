@@ -20,8 +20,8 @@ from tenantry.cli.output import examples
 def command(switch: str, name: str, message: str | None) -> None:
     """Start or end a tenant's maintenance.
 
-    During maintenance, the host answers every request to tenant NAME with status 503. The command
-    takes effect in running workers within 2 s, and stays in effect after a restart.
+    During maintenance, the host answers every request to tenant NAME with status 503. `tenantry
+    maintenance` takes effect in running workers within 2 s, and stays in effect after a restart.
     """
     if switch == "off" and message is not None:
         raise click.UsageError("--message is for `maintenance on`; leave it out.")

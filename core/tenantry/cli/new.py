@@ -58,8 +58,8 @@ def _check_endpoints(
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     """Write a tenant file and its secret.
 
-    The command writes NAME.py into the tenants folder, and a new secret into <data>/secrets (mode
-    0600). The command never overwrites a file or a secret.
+    `tenantry new` writes NAME.py into the tenants folder, and a new secret into <data>/secrets
+    (mode 0600). `tenantry new` never overwrites a file or a secret.
     """
     if prefix is None:
         try:

@@ -50,8 +50,8 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs noth
 def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     """Show what the tenants folder would change.
 
-    The command shows changed tenants, prefixes, databases, keys and routes, and changes no
-    tenant. The command builds changed tenants in a child process. A line begins with + for
+    `tenantry plan` shows changed tenants, prefixes, databases, keys and routes, and changes no
+    tenant. `tenantry plan` builds changed tenants in a child process. A line begins with + for
     a new tenant, - for a removed tenant, ~ for a change and ! for a problem. The exit code is 1 if
     a tenant has a problem.
     """

@@ -23,10 +23,11 @@ SERVING_STATES = frozenset({"serving", "idle", "stale"})
 def command(is_forced: bool) -> None:
     """Replace all workers with new ones.
 
-    The command starts workers with new code, and then stops the old workers. No request fails or
-    waits. Before the restart, the command imports the new code, reads all tenant files and builds
-    each endpoint. The command does not restart the host if a serving tenant would fail. Each
-    worker gets 60 s to start and 60 s to end. The command works only with gunicorn.
+    `tenantry restart` starts workers with new code, and then stops the old workers. No request
+    fails or waits. Before the restart, `tenantry restart` imports the new code, reads all tenant
+    files and builds each endpoint. `tenantry restart` does not restart the host if a serving tenant
+    would fail. Each worker gets 60 s to start and 60 s to end. `tenantry restart` works only with
+    gunicorn.
     """
     click.echo(f"{count(restart(read_settings(), is_forced=is_forced), 'worker')} replaced.")
 

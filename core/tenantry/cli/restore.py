@@ -69,9 +69,9 @@ def command(
 ) -> None:
     """Create a tenant from a capsule.
 
-    The command checks the whole capsule FILE before the command creates the tenant. The tenant gets
-    a new secret. To restore into PostgreSQL, name an empty database with --database. The command
-    never overwrites an existing tenant, folder or database.
+    `tenantry restore` checks the whole capsule FILE before the command creates the tenant. The
+    tenant gets a new secret. To restore into PostgreSQL, name an empty database with --database.
+    `tenantry restore` never overwrites an existing tenant, folder or database.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as on_progress:

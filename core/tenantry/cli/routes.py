@@ -17,7 +17,7 @@ from tenantry.tenants.model import Tenant
 def command(name: str, is_json: bool) -> None:
     """Show the routes of a tenant.
 
-    The command builds tenant NAME, and shows rule, methods and endpoint of each route.
+    `tenantry routes` builds tenant NAME, and shows rule, methods and endpoint of each route.
     """
     settings = read_settings()
     rows = list_routes(settings, load_tenant(settings, name)[0])

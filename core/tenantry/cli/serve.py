@@ -57,9 +57,9 @@ def command(
 ) -> None:
     """Serve all tenants with gunicorn.
 
-    The command prints each tenant's address and each problem, and runs gunicorn with Tenantry's
-    configuration. The other tenants start even if a tenant file is invalid. A changed tenant file
-    takes effect within 2 s, without a restart.
+    `tenantry serve` prints each tenant's address and each problem, and runs gunicorn with
+    Tenantry's configuration. Valid tenants start even if another tenant file is invalid. A changed
+    tenant file takes effect within 2 s, without a restart.
     """
     if only:
         os.environ[environment_variable("only")] = ",".join(only)  # the workers read TENANTRY_ONLY

@@ -21,7 +21,8 @@ _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "dea
 def command(name: str, is_json: bool) -> None:
     """Show a tenant's configuration.
 
-    The command shows every key of tenant NAME with the key's effective value, and masks secrets.
+    `tenantry show` shows every key of tenant NAME with the key's effective value, and masks
+    secrets.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
@@ -37,7 +38,7 @@ def effective_config(
 ) -> dict[str, Any]:
     """Return a dict: key of the tenant file → effective value.
 
-    The function replaces secret values, and the texts in `secrets`, by `********`.
+    `effective_config` replaces secret values, and the texts in `secrets`, by `********`.
     """
     values: dict[str, Any] = tenant.config()
     for field in _HOST_DEFAULTS:

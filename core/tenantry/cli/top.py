@@ -41,11 +41,11 @@ OTHER_LINES = 3
 def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> None:
     """Show live usage per tenant.
 
-    The command shows requests, errors, processor, database and bytes per second. `in_flight` is the
-    current number of requests, and `stuck` is the current number of requests over the deadline.
+    `tenantry top` shows requests, errors, processor, database and bytes per second. `in_flight` is
+    the current number of requests, and `stuck` is the current number of requests over the deadline.
     `processor` 0.5 means half a processor, and `busy` 3 means three requests in flight. The rates
-    include a request when the request has ended. On a terminal, the command runs until Ctrl-C.
-    In a pipe, the command prints once.
+    per second include a request after the request has ended. On a terminal, `tenantry top` runs
+    until Ctrl-C. In a pipe, `tenantry top` prints once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)

@@ -55,9 +55,9 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
     """Show usage totals per tenant.
 
-    The command adds up the usage of all processes, including ended processes. All times are in
-    seconds. Tenantry keeps usage by the minute for two days, by the hour for two months, and then
-    by the day in UTC. The totals include the whole minute, hour or day that contains --since.
+    `tenantry usage` adds up the usage of all processes, including ended processes. Usage times are
+    in seconds. Tenantry keeps usage by the minute for two days, by the hour for two months, and
+    then by the day in UTC. The totals include the whole minute, hour or day that contains --since.
     """
     if is_csv and is_json:
         raise click.UsageError("--csv and --json exclude each other; choose one.")
@@ -75,7 +75,7 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
 
 
 def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """Return a row for each tenant, sorted by name. Times in a row are in seconds."""
+    """Return a row for each tenant, sorted by name. Usage times in a row are in seconds."""
     return [_row(name, used[name]) for name in sorted(used)]
 
 
