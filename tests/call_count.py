@@ -17,7 +17,7 @@ _PACKAGE = str(Path(str(tenantry.__file__)).parent)
 def counting_calls() -> Iterator[Counter[str]]:
     """Count calls by `module.function` until the end of the block, except those of endpoints.
 
-    Calls in threads that already run do not count.
+    Calls in threads that run before the block begins do not count.
     """
     counts: Counter[str] = Counter()
     seen_names: dict[object, str] = {}

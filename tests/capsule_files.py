@@ -1,4 +1,4 @@
-"""Capsules for tests: read as another program reads them, and written as an attacker might."""
+"""Tests read capsules with another program's code, and write capsules as an attacker might."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ def headers(config: bytes = CONFIG, **metadata: object) -> Members:
 
 
 def archive(members: Members, manifest: bytes | None = None) -> bytes:
-    """Return the tar archive of a capsule, with this manifest instead of the correct one."""
+    """Return the tar archive of a capsule, with the given manifest instead of the correct one."""
     packed = io.BytesIO()
     correct = b"".join(
         json.dumps(
@@ -78,7 +78,7 @@ def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> by
 
 
 def members_of(path: Path) -> dict[str, bytes]:
-    """Return the members of a capsule, as another program reads it."""
+    """Return the members of a capsule, as a program other than Tenantry reads the capsule."""
     with path.open("rb") as file:
         stream = zstandard.ZstdDecompressor().stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:

@@ -65,7 +65,7 @@ THINGS = (
 
 
 def backup(settings: HostSettings, name: str, path: Path) -> Capsule:
-    """Write a tenant's capsule and read it."""
+    """Write a tenant's capsule and return the content that `read` finds in the capsule."""
     tenant, loaded = load_tenant(settings, name)
     write_capsule(tenant, loaded, settings.data_dir, path, quiet)
     return read_capsule(path, quiet)
@@ -85,7 +85,7 @@ def restore(capsule: Capsule, settings: HostSettings, name: str, url: str | None
 
 
 def rows(url: str, table: str) -> list[tuple[Any, ...]]:
-    """Return a table's rows, as the driver returns them."""
+    """Return a table's rows, as the database driver returns the rows."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         found = connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY id")
@@ -101,7 +101,7 @@ def url_of(settings: HostSettings, name: str) -> str:
 def tenantry_fixture(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> RunCommand:
-    """Return a function that runs a command in this process: exit code, stdout, stderr."""
+    """Return a function that runs a `tenantry` command and returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[int, str, str]:

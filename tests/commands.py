@@ -26,7 +26,7 @@ Tenantry = Callable[..., Result]
 
 @contextmanager
 def command_runner(capfd: pytest.CaptureFixture[str]) -> Iterator[Tenantry]:
-    """Yield a function that runs a command. Logging and `sys.path` are restored."""
+    """Yield a function that runs a command. Logging and `sys.path` are restored after the block."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
 

@@ -27,7 +27,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 def tenant_text(name: str = "acme", **keys: object) -> str:
     """Return a valid tenant file.
 
-    A key replaces its default (`repr`), or removes it if it is None.
+    A keyword replaces the default of a key (by `repr`), or removes the key if the value is None.
     """
     values: dict[str, object] = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return "".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None)
@@ -57,7 +57,7 @@ def _no_tenantry_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_log_context() -> Iterator[None]:
     """Clear log context after a test that calls a layer directly.
 
-    In the host, `Containment` gives each request its own context.
+    In a host, `Containment` gives each request a log context of its own.
     """
     yield
     structlog.contextvars.clear_contextvars()
@@ -66,14 +66,16 @@ def _own_log_context() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _leak_detector() -> Iterator[None]:
     """Fail a test that leaves a context, thread, file descriptor or private module behind."""
-    gc.collect()  # objects that an earlier test dropped
-    gc.freeze()  # the rest outlives this test, so its collections can skip it
+    gc.collect()  # collect the objects that an earlier test dropped
+    # freeze the remaining objects, which outlive the test, so that the test's collections skip them
+    gc.freeze()
     before = _resources()
     yield
     deadline = time.monotonic() + DEADLINE_S
     while _is_more(after := _resources(), before) and time.monotonic() < deadline:
         gc.collect()
-        threading.Event().wait(0.01)  # a thread or a socket of a server that has just stopped
+        # a server that has just stopped may still have a thread or a socket, so wait
+        threading.Event().wait(0.01)
     assert _cv_app.get(None) is None, "a test left a Flask context pushed"
     assert not _is_more(after, before), (
         f"{before} → {after}: a test left threads, file descriptors or private modules behind"
@@ -81,7 +83,8 @@ def _leak_detector() -> Iterator[None]:
 
 
 def _resources() -> tuple[int, int, int]:
-    private = "\n".join(sys.modules).count("@")  # in one step, because threads add and remove names
+    # copy the names in one step, because threads add and remove names
+    private = "\n".join(sys.modules).count("@")
     return (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), private)
 
 
@@ -108,7 +111,7 @@ def _tenants_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(name="corp")
 def _corp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder from which endpoints of `corp` are imported. See `leaks`."""
+    """Return the folder from which endpoints of the package `corp` are imported."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
@@ -117,7 +120,7 @@ def _corp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(name="settings")
 def _settings(tenants_dir: Path, data_dir: Path) -> HostSettings:
-    """Return the settings of a host over both folders."""
+    """Return the settings of a host with the test's tenants folder and data folder."""
     return HostSettings(tenants_dir=tenants_dir, data_dir=data_dir)
 
 
@@ -145,14 +148,14 @@ def _tenantry(
 
 @pytest.fixture(name="acme")
 def _acme(write_tenant: Callable[..., Path], data_dir: Path) -> Path:
-    """Write a valid tenant `acme`, and return the path of its file."""
+    """Write a valid tenant file `acme.py`, and return the path."""
     del data_dir
     return write_tenant("acme", APP_NAME="Acme Ltd", MAIL_PASSWORD="hunter2")
 
 
 @pytest.fixture(name="write_endpoint")
 def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    """Return a function that writes an endpoint's blueprint and returns its import name."""
+    """Return a function that writes an endpoint's blueprint and returns the import name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name: str, text: str) -> str:
@@ -168,9 +171,9 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 @pytest.fixture(name="host")
 def _host(settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """Return a host that has not read its tenants folder yet. It is closed after the test.
+    """Return a host that has not read the tenants folder yet. The fixture closes the host.
 
-    It validates in one loader process instead of four, which takes 30 ms less.
+    The host validates in one loader process instead of four, which takes 30 ms less.
     """
     monkeypatch.setattr(workers, "MAX_VALIDATIONS", 1)
     host = Host(settings)
@@ -180,7 +183,7 @@ def _host(settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 
 @pytest.fixture(name="client")
 def _client(host: Host) -> Client:
-    """Return a client of that host, in this process."""
+    """Return a test client of the `host` fixture, without a server."""
     return Client(host)
 
 
@@ -190,7 +193,7 @@ def _start_server(
     tenants_dir: Path,
     data_dir: Path,
 ) -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server over both folders; see `servers.running`."""
+    """Return a function that starts a server with the test's tenants folder and data folder."""
     folders = {"TENANTRY_TENANTS_DIR": str(tenants_dir), "TENANTRY_DATA_DIR": str(data_dir)}
     with contextlib.ExitStack() as servers:
 
@@ -204,7 +207,8 @@ def _start_server(
 def _postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
     """Return a PostgreSQL server that all processes of this test run share.
 
-    Request it, or `postgres_url`, as an argument. If it starts later, its files look like a leak.
+    A test requests `postgres_server` or `postgres_url` as an argument. Files of a server that
+    starts later in the test look like a leak.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -19,7 +19,7 @@ class RowCount(Resource):  # type: ignore[misc]
     """The number of rows in the tenant's table."""
 
     def get(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows in the table."""
         return int(db.session.execute(text("SELECT count(*) FROM t")).scalar_one())
 
     def post(self) -> int:

@@ -1,4 +1,4 @@
-"""Image files for tests. They show noise, which does not compress well."""
+"""Image files for tests. The images show noise, which does not compress well."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""The tables of the images endpoint, created by its own migration, for tests and benchmarks."""
+"""Tests and benchmarks create the tables of the images endpoint with that endpoint's migration."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A real OpenID Connect issuer for tests: an HTTP server on the loopback with its own keys."""
+"""A real OpenID Connect issuer for tests: an HTTP server on the loopback with signing keys."""
 
 import base64
 import contextlib
@@ -21,7 +21,10 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 class Issuer:
-    """An issuer. A test may change what it publishes; `running_issuer` starts and stops it."""
+    """An issuer.
+
+    A test may change the documents of the issuer; `running_issuer` starts and stops the server.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -47,7 +50,10 @@ class Issuer:
         return 404, {}, b""
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Return valid claims for the audience `shop`, with changes. None leaves a claim out."""
+        """Return valid claims for the audience `shop`, with changes.
+
+        A value of None leaves a claim out.
+        """
         now = int(time.time())
         good = {
             "iss": self.url, "aud": "shop", "sub": "ada", "iat": now, "nbf": now, "exp": now + 300,
@@ -71,7 +77,7 @@ class Issuer:
 
 
 def part(value: object) -> str:
-    """Return a part of a token: bytes as they are, and anything else as JSON."""
+    """Return one part of a token in Base64: bytes unchanged, and any other value as JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -88,7 +94,7 @@ def running_issuer() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = issuer.reply(self.path)
-            with contextlib.suppress(OSError):  # the client has left
+            with contextlib.suppress(OSError):  # the client has closed the connection
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

@@ -119,7 +119,8 @@ IN_MODELS = {
     "setting": ("Basket.last", SET_ATTRIBUTE),
     "globals_": ("last", in_function("globals()['last'] = value")),
 }
-"""Endpoint → what its finding names in `models`, and the content of its models.py."""
+"""Endpoint → name in `models` that the finding reports, and the content of the endpoint's
+models.py."""
 
 HEARING = """\
 from flask import request_started
@@ -284,7 +285,7 @@ IN_RESOURCES = {
         in_function("environ['LAST'] = value", "from os import environ"),
     ),
 }
-"""Endpoint → the id of its finding, and what is added to its resources.py."""
+"""Endpoint → ID of the expected finding, and text that is added to the endpoint's resources.py."""
 
 DISPATCH = "import functools\n\n\n@functools.singledispatch\ndef render(value): ...  # leak\n"
 USING_DISPATCH = "from .models import render\n\nuse = [render]\n"
@@ -332,7 +333,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return keys of acme that a tenant with `unsafe_settings` has in common with it."""
+    """Return keys of acme that a tenant with `unsafe_settings` shares with acme."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
@@ -352,7 +353,7 @@ def settings_of_acme() -> dict[str, object]:
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
-    """Return the id of a finding → the key and value of a tenant beside acme that cause it."""
+    """Return the ID of a finding → key and value of a tenant beside acme that cause the finding."""
     acme = str(data_dir / "acme")
     binds = {
         "old": f"sqlite:///{acme}/acme.sqlite3",
@@ -383,7 +384,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
 
 
 def write_endpoint(folder: Path, name: str, **files: str) -> str:
-    """Write the package `corp.<name>`, with text added to its files, and return its name."""
+    """Write the package `corp.<name>`, with text added to the files; return the package name."""
     package = folder / "corp" / name
     package.mkdir(parents=True)
     (folder / "corp/__init__.py").touch()
@@ -395,7 +396,7 @@ def write_endpoint(folder: Path, name: str, **files: str) -> str:
 
 
 def plant_in_code(folder: Path) -> dict[str, str]:
-    """Write every endpoint whose code leaks; return the id of its finding → its name."""
+    """Write every endpoint with leaking code; return ID of the finding → name of the endpoint."""
     planted = {}
     for name, (what, text) in IN_MODELS.items():
         planted[f"shared:{name}.models.{what}"] = write_endpoint(folder, name, models=text)
@@ -410,7 +411,7 @@ def plant_in_code(folder: Path) -> dict[str, str]:
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Write tenants whose files leak; return the ids of the findings → the tenants in them."""
+    """Write tenant files that leak; return ID of each finding → tenants that the finding names."""
     sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
     unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
     tenants = folder / "tenants"

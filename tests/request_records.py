@@ -6,7 +6,7 @@ from tenantry.http.request_record import RequestRecord
 
 
 def request_record(tenant: str = "acme", **fields: Any) -> RequestRecord:
-    """Return the record of a request of a tenant, with these fields."""
+    """Return the record of a tenant's request, with the given fields."""
     record = RequestRecord()
     vars(record).update(tenant=tenant, **fields)
     return record

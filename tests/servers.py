@@ -14,13 +14,19 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 DEADLINE_S = 60.0
-"""Time that a test waits for an event before it fails. A wait ends as soon as the event occurs."""
+"""Time that a test waits for an event before it fails.
+
+A wait for an event ends as soon as the event occurs.
+"""
 
 CONFIG_FILE = str(Path(__file__).parents[1] / "config/gunicorn.conf.py")
 
 
 class Server:
-    """A real server process on a free port of the loopback. Whoever started it stops it."""
+    """A real server process on a free port of the loopback.
+
+    The code that starts a `Server` stops it.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
@@ -38,7 +44,7 @@ class Server:
             return response, response.read()
 
     def send(self, data: bytes) -> bytes:
-        """Send raw bytes, and return what the server sends until it closes or is silent for 2 s."""
+        """Send raw bytes, and return the bytes from the server until a close or 2 s of silence."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall(data)
             received = b""
@@ -48,7 +54,7 @@ class Server:
             return received
 
     def stop(self) -> None:
-        """Stop the server and all processes that it started."""
+        """Stop the server and all child processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -70,10 +76,11 @@ def free_port() -> int:
 def running(
     command: list[str], folder: Path, ready_path: str = "/-/livez", **environ: str
 ) -> Iterator[Server]:
-    """Run a server and its children in `folder` until the end of the block.
+    """Run a server and the server's child processes in `folder` until the end of the block.
 
-    `{bind}` and `{port}` in the command are replaced. Its first word is a program of this
-    environment or of the system. Of Tenantry's settings, only those in `environ` are set.
+    `{bind}` and `{port}` in the command are replaced. The first word of the command is a program of
+    the Python environment or of the system. Of Tenantry's settings, only those in `environ` are
+    set.
     """
     port = free_port()
     words = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]
@@ -101,7 +108,7 @@ def running(
 
 
 def program(name: str) -> str:
-    """Return the path of a program of this environment or of the system; a path stays as it is."""
+    """Return the path of a program of the Python environment or of the system; keep a path."""
     if os.sep in name:
         return name
     beside = Path(sys.executable).with_name(name)
@@ -109,7 +116,7 @@ def program(name: str) -> str:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition is true. Fail after `DEADLINE_S`."""
+    """Return as soon as the condition is true. Fail the test after `DEADLINE_S`."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "timed out"
@@ -118,7 +125,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Run each function in a thread until it returns, or until the block's end sets its event."""
+    """Run each function in a thread until the function returns or the block's end sets an event."""
     stop = threading.Event()
     threads = [threading.Thread(target=work, args=(stop,)) for work in works]
     for thread in threads:

@@ -82,11 +82,11 @@ def downgrade():
 
 @contextmanager
 def writing_shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteShop]:
-    """Yield a function that writes the endpoint with these revisions, and returns its name.
+    """Yield a function that writes the endpoint with the given revisions, and returns the name.
 
-    A second call replaces the revisions.
+    A second call of the function replaces the revisions.
     """
-    folder.mkdir()  # first, because the import system caches a missing folder
+    folder.mkdir()  # create the folder first, because the import system caches a missing folder
     monkeypatch.syspath_prepend(folder)
 
     def write(*revisions: str, name: str = "shop") -> str:

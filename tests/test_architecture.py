@@ -61,7 +61,7 @@ def test_the_code_keeps_its_import_contracts(copy: Path) -> None:
     ],
 )
 def test_a_forbidden_import_is_detected(copy: Path, module: str, planted: str) -> None:
-    """An import upward, sideways or out of its package breaks a contract."""
+    """An import upward, sideways or out of the allowed package breaks an import contract."""
     path = copy / "core/tenantry" / module
     path.write_text(f"{path.read_text()}\n{planted}\n")
 

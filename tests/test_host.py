@@ -1,4 +1,4 @@
-"""The host as its clients see it, in this process."""
+"""The host in the test process, as clients see the host."""
 
 import gc
 import json
@@ -152,9 +152,9 @@ def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: Wr
 def test_a_forked_process_starts_before_it_serves(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its threads wait until it has its own resources, although its parent had loaded tenants."""
+    """Threads of a forked process wait for the process's own resources before serving."""
     host.load()
-    host._pid = -1  # as in a process that was forked from this one
+    host._pid = -1  # change the recorded process ID, as in a forked process
     claim, started = Scoreboard.claim_row, []
 
     def look(scoreboard: Scoreboard) -> Row | None:
@@ -168,7 +168,7 @@ def test_a_forked_process_starts_before_it_serves(
 
 
 def test_a_forked_process_uses_the_scoreboard_row_of_its_server(host: Host) -> None:
-    """It uses neither the parent's row nor claims a new one."""
+    """A forked process neither uses the parent's scoreboard row nor claims a new row."""
     host.load()
     host._pid = -1
     row = Scoreboard().claim_row()
@@ -208,7 +208,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
 def test_a_tenant_over_its_rate_gets_429(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """From then on it is refused without a thread, until a new file has a higher rate."""
+    """A tenant over the rate is refused without a thread, until a new file has a higher rate."""
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
@@ -315,7 +315,7 @@ def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client)
 def test_an_endpoint_that_exits_affects_its_own_tenant_only(
     host: Host, client: Client, write_tenant: WriteTenant, faulty: str, tmp_path: Path
 ) -> None:
-    """Its tenant fails with the endpoint's line as the reason; another tenant is served."""
+    """The tenant of an endpoint that exits fails with the endpoint's line as the reason."""
     (tmp_path / "corp/faulty/blueprint.py").write_text("raise SystemExit(3)\n")
     write_tenant("acme", BLUEPRINTS=[faulty])
     write_tenant("globex")
@@ -440,7 +440,7 @@ def test_a_rejected_file_is_logged_with_its_reason(
     write_tenant: WriteTenant,
     logged: Logged,
 ) -> None:
-    """Each problem of a tenant file is a log line of its own."""
+    """Each problem of a tenant file is a separate log line."""
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     host = create_host(settings.model_copy(update={"log_format": "json"}))
@@ -516,7 +516,7 @@ def test_a_tenants_body_limit_applies(
 def test_forwarded_headers_need_a_trusted_proxy(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """Without a trusted proxy they are ignored; with one, its prefix precedes the tenant's."""
+    """`X-Forwarded-…` headers are ignored without, and applied with, a trusted proxy."""
     write_tenant("acme")
     locations = []
     for count in (0, 1):

@@ -1,7 +1,7 @@
-"""The private APIs of our dependencies that Tenantry uses. This is their only list.
+"""`PRIVATE` is the only list of private APIs of dependencies that Tenantry uses.
 
 A private API can change in any release, so each library here has an upper bound in pyproject.toml.
-gunicorn's are checked by the tests of the worker.
+The tests of the worker check gunicorn's private APIs.
 """
 
 import json.encoder
@@ -86,7 +86,8 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
         lambda: json.encoder.encode_basestring_ascii("\u00e9") == '"\\u00e9"',
     ),
 }  # fmt: skip
-"""Name → the library (empty: Python's standard library), the reason, and what fails without it."""
+"""Name → library (empty: Python's standard library), the reason, and the effect of a missing
+API."""
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -118,9 +119,9 @@ def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
 
 def test_no_private_name_is_used_beside_the_list() -> None:
     """Each access that the linter had to be told about is in the list."""
-    documented = {"_current_frames"}  # of `sys`, documented by Python
+    documented = {"_current_frames"}  # documented by Python as a function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
-    own = {"_opened"}  # of another object of the same class
+    own = {"_opened"}  # an attribute of another object of the same class
     used = set()
     for path in (ROOT / "core").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():

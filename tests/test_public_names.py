@@ -1,4 +1,4 @@
-"""Names that tenant files and endpoints import exist, and import nothing until they are used."""
+"""Public names exist for tenant files and endpoints, and import no library before the first use."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def test_each_public_name_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLANNED_NAMES)
 def test_a_planned_name_is_rejected(name: str) -> None:
-    """A planned name raises an error that says so. No package of ours has that name."""
+    """A planned public name raises an error. No package of Tenantry has a planned name."""
     with pytest.raises(AttributeError, match=f"tenantry.{name} comes with a later version"):
         getattr(tenantry, name)
     with pytest.raises(ImportError, match=f"cannot import name '{name}'"):

@@ -21,7 +21,7 @@ def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str]) -> None:
-    """It moves behind all libraries, and a second call changes nothing."""
+    """The current folder moves behind all libraries, and a second call has no effect."""
     search_current_folder_last()
     search_current_folder_last()
 
@@ -42,14 +42,14 @@ def test_a_link_to_the_current_folder_moves_too(
 
 
 def test_the_library_path_has_no_current_folder(libraries: list[str]) -> None:
-    """The process that runs tenant files gets this path."""
+    """The loader process gets a library path without the current folder."""
     assert libraries == library_path()
 
 
 def test_the_library_path_keeps_what_pythonpath_names(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An operator who names the current folder in `PYTHONPATH` wants it to be searched."""
+    """A current folder that the operator names in `PYTHONPATH` is searched in the given place."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     assert [str(tmp_path), *libraries] == library_path()

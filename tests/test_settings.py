@@ -15,7 +15,7 @@ from tenantry.settings import (
 
 
 def test_no_variable_is_needed() -> None:
-    """Without any variable, a host starts, and its operators' pages listen on the loopback."""
+    """Without any variable, a host starts, and the operators' pages listen on the loopback."""
     settings = read_settings()
 
     assert (Path("tenants"), Path("instance")) == (settings.tenants_dir, settings.data_dir)
@@ -41,7 +41,10 @@ def test_no_variable_is_needed() -> None:
 def test_a_variable_sets_its_field(
     monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
 ) -> None:
-    """The variable is `TENANTRY_` and the field in upper case. An empty one counts as unset."""
+    """The variable is `TENANTRY_` and the field in upper case.
+
+    An empty variable counts as unset.
+    """
     monkeypatch.setenv(environment_variable(field), text)
 
     assert value == getattr(read_settings(), field)
@@ -167,7 +170,7 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
     ],
 )
 def test_anything_else_is_not_a_listener(text: str) -> None:
-    """A name is rejected too, because its address is unknown before the listener is open."""
+    """A host name is rejected, because the address is unknown before the listener is open."""
     with pytest.raises(ValueError, match="expected"):
         parse_bind(text)
 
@@ -176,7 +179,7 @@ def test_anything_else_is_not_a_listener(text: str) -> None:
 def test_a_setting_of_a_later_version_is_rejected(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    """A planned setting is an error that says so, and its value is not repeated."""
+    """A planned setting is an error, and the error does not repeat the value."""
     monkeypatch.setenv(environment_variable(field), "hunter2")
 
     with pytest.raises(SettingsError) as caught:
@@ -187,5 +190,5 @@ def test_a_setting_of_a_later_version_is_rejected(
 
 
 def test_no_setting_is_both_built_and_planned() -> None:
-    """A setting leaves the table of planned settings when it is built."""
+    """A setting that exists is not in the table of planned settings."""
     assert set() == HostSettings.model_fields.keys() & set(PLANNED_SETTINGS)

@@ -31,8 +31,9 @@ def twice(path):
         yield line() + "\\n"
     return Response(stream_with_context(parts()))
 """
-"""Returns `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), and
-the process ID. `/until/<path>` returns that line twice; the second one waits for the file."""
+"""Returns `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), and the
+process ID. `/until/<path>` returns the line twice; the second line waits until the file `<path>`
+exists."""
 
 
 def make_site(folder: Path, *names: str) -> Path:
@@ -50,7 +51,7 @@ def make_site(folder: Path, *names: str) -> Path:
 
 
 def versioned_tenant_text(name: str, version: object) -> str:
-    """Return the file of a tenant. Its version is in the first line and the last one."""
+    """Return the text of a tenant file. The version is in the first line and in the last line."""
     return (
         f"VERSION = {version!r}\nAPP_NAME = {name!r}\nSECRET_KEY = {name + '-' * 32!r}\n"
         f"BLUEPRINTS = ['sites.version']\nCHECK = {version!r}\n"

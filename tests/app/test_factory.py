@@ -1,4 +1,4 @@
-"""The app factory: from any description of a tenant to its own Flask app."""
+"""`create_app` builds a tenant's own Flask app from every accepted description of the tenant."""
 
 import logging
 import threading
@@ -157,7 +157,7 @@ def test_an_object_may_set_development_keys(create: Create) -> None:
 
 
 def test_values_are_copies(create: Create) -> None:
-    """A change to one app's configuration affects neither its source nor another app."""
+    """A change to one app's configuration affects neither the source dict nor another app."""
     source = {**GOOD, "MAIL": {"to": ["ops"]}, "BLUEPRINTS": ["landing"]}
     acme, globex = create(source), create({**source, "APP_NAME": "globex"})
 
@@ -197,7 +197,7 @@ class Properties(ConfigClass):
 
 
 def test_a_property_of_a_class_is_refused(create: Create) -> None:
-    """A property or function of a class is an error that names its key and the remedy."""
+    """A property or function of a configuration class is an error with key and remedy."""
     with pytest.raises(TenantFileError) as refused:
         create(Properties)
 
@@ -222,7 +222,7 @@ def test_a_property_of_an_instance_gives_its_value(create: Create) -> None:
 
 
 def test_a_value_that_cannot_be_copied_is_refused(create: Create) -> None:
-    """The app would share the value with others, so the error names its key."""
+    """Two apps would share the value, so the error names the key of the value."""
     with pytest.raises(TenantFileError, match="'MAIL': found a lock that cannot be copied"):
         create(MAIL=threading.Lock())
 
@@ -244,7 +244,7 @@ def test_every_flask_key_reaches_the_app(create: Create) -> None:
 
 
 def test_each_app_has_its_own_logger(create: Create) -> None:
-    """An app's logger has its tenant's name, so a handler of one gets no records of another."""
+    """An app's logger has the tenant's name, so a handler of one app gets no records of another."""
     acme, globex = create(), create(APP_NAME="globex")
 
     assert ["tenant.acme", "tenant.globex"] == [acme.logger.name, globex.logger.name]
@@ -260,14 +260,14 @@ def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
 
 
 def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:
-    """Nothing of the tenant's folder is served if it has no folder `static`."""
+    """No file of a tenant's data folder is served if the data folder has no folder `static`."""
     app = create()
 
     assert ["landing.landingpage"] == [rule.endpoint for rule in app.url_map.iter_rules()]
 
 
 def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
-    """`<data>/<name>/static` is served under `/static/`, and no file outside it."""
+    """Files in `<data>/<name>/static` are served under `/static/`, and no other file is."""
     (data_dir / "acme/static").mkdir(parents=True)
     (data_dir / "acme/static/logo.txt").write_text("acme's")
     (data_dir / "acme/acme.sqlite3").write_text("secret")
@@ -284,7 +284,7 @@ def test_a_failing_endpoint_leaves_no_app(create: Create) -> None:
 
 
 def test_an_app_without_a_host_checks_trusted_hosts(create: Create) -> None:
-    """Without the host's layers, Flask rejects host names that are not listed."""
+    """Without the host's layers, Flask rejects host names that `TRUSTED_HOSTS` does not list."""
     client = Client(create(TRUSTED_HOSTS=["acme.test"]))
 
     assert 201 == client.get("/", base_url="http://acme.test").status_code
@@ -316,7 +316,7 @@ def with_session(app: Flask) -> Flask:
 
 @pytest.mark.parametrize("root", ["", "/acme", "/behind/proxy/acme"])
 def test_a_session_cookie_has_the_root_of_its_request(create: Create, root: str) -> None:
-    """The cookie has the tenant's name, and the request's root as its path, proxy or not."""
+    """The session cookie has the tenant's name, and the request's root as path, proxy or not."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url=f"http://localhost{root}/").headers["Set-Cookie"]
@@ -374,7 +374,7 @@ def _cookie_of(app: Flask) -> str:
 def test_a_copied_session_is_valid_at_its_own_tenant_only(
     create: Create, tenant: str, user: str
 ) -> None:
-    """A session copied to a tenant with the same key is not accepted there."""
+    """A tenant does not accept a session copied from another tenant with the same key."""
     stolen = _cookie_of(with_session(create()))
     app = with_session(create(APP_NAME=tenant))
 

@@ -146,7 +146,7 @@ class LateResource(Resource):
 
 
 def test_each_api_belongs_to_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """A shared `Api` would know the last of three apps only, and its secret key."""
+    """An `Api` object shared by three apps would know only the last app and its key."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     apps = [app_of(one, name) for one in ("acme", "globex", "initech")]
 
@@ -212,7 +212,7 @@ def test_a_key_changed_while_serving_affects_one_app(app_of: Callable[..., Flask
 
 
 def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Flask]) -> None:
-    """`landing` and `tenantry.endpoints.landing` are the same endpoint, and the error names it."""
+    """`landing` and `tenantry.endpoints.landing` name the same endpoint, and the error says so."""
     with pytest.raises(EndpointError, match=r"'tenantry\.endpoints\.landing' fails to register"):
         app_of("acme", "landing", "tenantry.endpoints.landing")
 
@@ -221,7 +221,7 @@ def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Fla
 
 
 def test_a_nested_request_to_another_app_has_its_own_g(app_of: Callable[..., Flask]) -> None:
-    """The inner request does not see `g` of the outer one, which keeps its own."""
+    """A nested request has a `g` of its own, and the outer request keeps the outer `g`."""
     acme, globex = app_of("acme", "landing"), app_of("globex", "landing")
     globex.add_url_rule("/own", "own", lambda: str(g.get("user")))
 
@@ -452,7 +452,7 @@ request_started.connect(part, weak=False)
 def test_a_receiver_gets_signals_of_its_own_app_only(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """A receiver connected without a sender gets the signals of its own tenant's app."""
+    """A receiver connected without a sender gets signals of the receiver's own tenant only."""
     name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     acme, globex = app_of("acme", name), app_of("globex", name)
     for app in (acme, globex, app_of("initech", "landing")):
@@ -466,7 +466,7 @@ def test_a_receiver_gets_signals_of_its_own_app_only(
 
 
 def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> None:
-    """A closed app can be freed, although one of its receivers was connected with `weak=False`."""
+    """A closed app can be freed, although a receiver of the app was connected with `weak=False`."""
     name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     before = len(request_started.receivers)
@@ -482,7 +482,7 @@ def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> Non
 def test_a_receiver_of_a_global_named_signal_is_refused(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """Blinker keeps a named signal for the whole process, and its sender is unknown."""
+    """Blinker keeps a named signal for the whole process, and the signal's sender is unknown."""
     text = (
         "\nimport blinker\n\ndef receive(sender): ...\n\nblinker.signal('sold').connect(receive)\n"
     )

@@ -32,7 +32,7 @@ Build = Callable[..., Flask]
 
 @pytest.fixture(name="build")
 def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
-    """Return a function that builds an app with this endpoint.
+    """Return a function that builds an app with the given endpoint.
 
     The apps are closed after the test.
     """
@@ -54,7 +54,7 @@ def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
 
 @pytest.fixture(name="library")
 def _library() -> Iterator[logging.Logger]:
-    """Return a library's logger. It is reset after the test."""
+    """Return the logger of a library. The fixture resets the logger after the test."""
     logger = logging.getLogger("corp.audit")
     yield logger
     for handler in logger.handlers[:]:
@@ -120,7 +120,7 @@ logging.getLogger().addHandler(default_handler)"""
 def test_changes_to_the_hosts_logging_are_undone(
     text: str, changed: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each setting of the root logger, and of loggers not the tenant's own, is restored."""
+    """Each setting of the root logger, and of loggers outside the tenant's own, is restored."""
     build("globex").logger.warning("exists")
     root, host = logging.getLogger(), logging.getLogger("tenantry")
 
@@ -141,7 +141,7 @@ def test_changes_to_the_hosts_logging_are_undone(
 def test_changes_to_a_tenants_own_loggers_are_kept(
     build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app's logger, loggers below it, and those of its modules keep their settings."""
+    """The app's logger, child loggers, and loggers of endpoint modules keep all settings."""
     app = build(
         "acme",
         "import logging\n"
@@ -170,7 +170,7 @@ logging.getLogger("corp.audit").addHandler(Own(__file__ + ".log"))
 def test_a_handler_on_a_librarys_logger_is_removed_with_its_app(
     build: Build, library: logging.Logger, corp: Path, data_dir: Path
 ) -> None:
-    """Without this, ten rebuilds leave ten handlers with an open file and an app each."""
+    """Without removal, ten rebuilds would leave ten handlers, each with an open file and an app."""
     build("globex").logger.warning("exists")
     name = leaks.write_endpoint(corp, "adding", resources=ADDING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
@@ -224,7 +224,7 @@ def test_concurrent_builds_restore_the_state_before_both(library: logging.Logger
 def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
     first: str, library: logging.Logger
 ) -> None:
-    """A handler added while two tenants were built is removed with the last of them."""
+    """A log handler added while two tenants were built is removed with the last of the tenants."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     watches = [log.watching(name, list_) for name, list_ in added.items()]
     with watches[0] as acme, watches[1] as globex:
@@ -241,7 +241,7 @@ def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
 
 
 def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger) -> None:
-    """Another tenant's app closes while an endpoint is set up, and its handler stays removed."""
+    """The handler of an app that closes while another tenant's endpoint is set up stays removed."""
     log, added = HostLog(), []  # type: ignore[var-annotated]
     with log.watching("globex", added) as globex:
         globex.begin("landing")
@@ -254,7 +254,7 @@ def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger
 
 
 def test_flasks_default_handler_is_never_closed(build: Build) -> None:
-    """Flask shares its default handler among all apps, so closing an app does not remove it."""
+    """Flask shares one default log handler among all apps, so closing an app keeps that handler."""
     logger = logging.getLogger("tenant.acme")
     logger.addHandler(default_handler)
     close_app(build("acme", "from flask import current_app\n"))

@@ -1,4 +1,4 @@
-"""Tenants built in a host, as an audit examines them."""
+"""Tenants that a host has built, for tests of the audit."""
 
 from multiprocessing import Value
 
@@ -10,17 +10,18 @@ from tenantry.host import Host
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
 
-Value("B")  # Werkzeug's debugger creates one. Its memory stays, and is not a leak of a test.
+# Werkzeug's debugger creates an object that stays in memory, which is not a leak of a test.
+Value("B")
 
 
 def make_tenant(host: Host, name: str, **keys: object) -> Tenant:
-    """Return a tenant, as a file with these keys would define it."""
+    """Return the tenant that a tenant file with the given keys would define."""
     values = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]}
     return parse_tenant(name, values | keys, data_dir=host.settings.data_dir)
 
 
 def build(host: Host, *tenants: tuple[Tenant, str]) -> list[AuditedTenant]:
-    """Build tenants, each given with the key of one of its clients; an open one with ""."""
+    """Build tenants, each given with the key of one client, or with "" if the tenant is open."""
     audited = []
     mounts = host.serve_only([tenant for tenant, _ in tenants])
     for mount, (tenant, key) in zip(mounts, tenants, strict=True):

@@ -1,4 +1,4 @@
-"""The audit finds each leak between tenants and its line, and nothing where there is no leak."""
+"""The audit finds the line of each leak between tenants, and reports no other line."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def line_at(place: str) -> str:
 
 
 def test_leaks_in_files_are_found(here: Path, find_problems: FindProblems, data_dir: Path) -> None:
-    """Each finding names the tenants that share a key, database or folder, or are unsafe."""
+    """Each finding names the tenants that share a key, database or folder, or that are unsafe."""
     (here / "tenants").mkdir(exist_ok=True)
     planted = leaks.plant_in_files(here, data_dir)
 
@@ -113,7 +113,7 @@ def test_helpers_in_an_installed_distribution_are_examined(
     write_tenant: WriteTenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The top package of an endpoint is tenant code, even if it is installed as a library."""
+    """The top package of an endpoint counts as tenant code, even when installed as a library."""
     libraries = (*object_graph._library_folders(), f"{here}/")
     monkeypatch.setattr(object_graph, "_library_folders", lambda: libraries)
     endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
@@ -202,7 +202,7 @@ ALL = select(Row)
 def test_what_an_app_owns_is_not_a_finding(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """An app may change its own lists, loggers and session, and restore warning filters."""
+    """An app may change the app's own lists, loggers and session, and restore warning filters."""
     endpoint = leaks.write_endpoint(here, "shop", resources=OWN)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -260,7 +260,10 @@ NOTES = {"one-origin", "one-process", "open", "trusted-hosts-missing"}
 def test_the_samples_have_no_problems(
     settings: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sample tenants are isolated. Notes say that they are open and share a process."""
+    """The sample tenants are isolated.
+
+    The audit's notes say that the sample tenants are open and share a process.
+    """
     root = Path(__file__).parents[2]
     monkeypatch.chdir(root)
     samples = settings.model_copy(update={"tenants_dir": Path("tenants")})
@@ -304,7 +307,7 @@ def test_two_apps_have_policies_of_their_own(data_dir: Path) -> None:
 def test_an_audit_runs_no_property_and_resolves_no_proxy(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """Each property and proxy of the endpoint would raise."""
+    """Each property and each proxy of the endpoint raises when accessed."""
     endpoint = leaks.write_endpoint(here, "shop", resources=LAZY)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -344,13 +347,13 @@ def _leaking(here: Path, data_dir: Path) -> str:
 
 
 def run(*words: str) -> tuple[int, dict[str, object]]:
-    """Run the command; return its exit code and document."""
+    """Run `tenantry audit`; return the exit code and the JSON document."""
     result = CliRunner().invoke(command, [*words, "--json"])
     return result.exit_code, json.loads(result.stdout)
 
 
 def test_a_problem_is_printed_and_exits_1(leaking: str, write_tenant: WriteTenant) -> None:
-    """The JSON document names the finding, its tenants and its place."""
+    """The JSON document of `tenantry audit` has each finding with the tenants and the place."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[leaking])
 
@@ -391,7 +394,7 @@ def test_an_unused_acceptance_is_noted(
 def test_a_tenant_that_cannot_be_built_is_a_problem(
     here: Path, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """The audit proves nothing about a tenant that it could not examine."""
+    """The audit proves nothing about a tenant that the audit could not examine."""
     del data_dir
     write_tenant("acme", BLUEPRINTS=[leaks.write_endpoint(here, "bad", resources="1 / 0\n")])
     write_tenant("globex", SECRET_KEY=None)
@@ -404,7 +407,7 @@ def test_a_tenant_that_cannot_be_built_is_a_problem(
 def test_an_audit_changes_no_database(
     find_problems: FindProblems, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """It creates no database file and migrates no tables."""
+    """`tenantry audit` creates no database file and migrates no tables."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["images"])
 

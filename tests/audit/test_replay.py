@@ -39,7 +39,7 @@ def _accept_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_tenant_accepts_what_another_signed_with_the_same_key(
     host: Host,
 ) -> None:
-    """Ten tenants share a secret key: none of the 90 pairs accepts, and each accepts its own."""
+    """Of ten tenants with one key, each accepts only sessions that the same tenant signed."""
     tenants = [(make_tenant(host, f"t{number}", SECRET_KEY=KEY), "") for number in range(10)]
 
     result = replay(build(host, *tenants))
@@ -63,7 +63,7 @@ def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
 def test_a_tenant_in_maintenance_is_replayed_to_its_app(
     host: Host,
 ) -> None:
-    """The host answers 503, so the request goes to the app itself."""
+    """The host answers 503 for the tenant, so the audit sends the request to the app itself."""
     tenants = [(make_tenant(host, name, MAINTENANCE=True), "") for name in ("acme", "globex")]
 
     assert ReplayResult(pair_count=2) == replay(build(host, *tenants))
@@ -74,7 +74,7 @@ def test_a_client_key_is_accepted_only_by_its_tenant(
     host: Host,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each key works at its own tenant and nowhere else. The refusals are not logged."""
+    """Each client key works at one tenant only. The audit's refused requests are not logged."""
     tenants = [
         make_authenticated("acme", MAINTENANCE=True),
         make_authenticated("globex", OIDC=leaks.ISSUER),
@@ -100,7 +100,7 @@ def test_a_client_key_that_two_tenants_accept_is_found(
 
 @pytest.mark.usefixtures("accept_anybody")
 def test_broken_authentication_is_found(make_authenticated: MakeAuthenticated, host: Host) -> None:
-    """Requests without a key, and with a key of the other tenant, reach both apps."""
+    """The audit finds two apps that accept requests without a key or with another tenant's key."""
     result = replay(build(host, make_authenticated("acme"), make_authenticated("globex")))
 
     files = {"acme": "tenants/acme.py", "globex": "tenants/globex.py"}

@@ -26,7 +26,10 @@ def test_mounted_secrets_are_checked(
     folder: str,
     expected: list[bool],
 ) -> None:
-    """A readable secret is a problem. In the secrets folder of a container, it is a note."""
+    """A readable secret is a problem.
+
+    A readable secret in the secrets folder of a container is only a note.
+    """
     path = tmp_path / folder / "ACME_KEY"
     path.parent.mkdir()
     path.write_text(VALUE)
@@ -35,7 +38,8 @@ def test_mounted_secrets_are_checked(
     if folder == "anywhere":
         monkeypatch.setenv("ACME_KEY_FILE", str(path))
     else:
-        monkeypatch.setenv("ACME_KEY", VALUE)  # the loader process does not see the patched folder
+        # the loader process does not see the secrets folder that the test patches
+        monkeypatch.setenv("ACME_KEY", VALUE)
     credentials = "private" if folder == "private" else "credentials"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / credentials))
     monkeypatch.setattr("tenantry.tenants.secrets.CONTAINER_SECRETS", str(tmp_path / "container"))
@@ -69,7 +73,7 @@ def test_a_shared_process_and_a_shared_origin_are_noted(
     globex: object,
     expected: list[str],
 ) -> None:
-    """Tenants always share the process; they share an origin if one host name reaches both."""
+    """Two tenants share the process, and also an origin if one host name reaches both tenants."""
     hosts = {"acme": acme, "globex": globex}
     tenants = build(
         host, *[(make_tenant(host, name, TRUSTED_HOSTS=hosts[name]), "") for name in hosts]
@@ -84,7 +88,7 @@ def test_a_single_tenant_shares_nothing(
     host: Host,
     tmp_path: Path,
 ) -> None:
-    """With `serve --only NAME` there is no other tenant in the process."""
+    """With `serve --only NAME`, the process contains no second tenant that could share state."""
     notes = check_settings(build(host, (make_tenant(host, "acme"), "")), tmp_path, ())
 
     assert [] == [note.id for note in notes if note.id.startswith("one-")]

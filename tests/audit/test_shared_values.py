@@ -66,7 +66,7 @@ def test_different_locations_are_not_equal(
 
 
 def test_a_link_is_equal_to_its_target(tmp_path: Path) -> None:
-    """A folder is identified by its inode, so a link to it does not matter."""
+    """A folder is identified by inode, so a link to a folder and the folder are identical."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").symlink_to("one")
 

@@ -11,7 +11,7 @@ from tenantry.audit.sharing_rules import MAY_BE_SHARED, type_kind, type_names
 
 @pytest.mark.parametrize("name", [*MAY_BE_SHARED, *sorted(sharing_rules._LISTENERS)])
 def test_a_class_that_a_rule_names_exists(name: str) -> None:
-    """Some are private: if a library renames one, its rule no longer applies."""
+    """A sharing rule for a private attribute has no effect if a library renames the attribute."""
     module, _, class_name = name.rpartition(".")
 
     class_ = getattr(importlib.import_module(module), class_name, None)

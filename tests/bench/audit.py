@@ -1,8 +1,9 @@
-"""Findings of the audit, and how long it takes.
+"""Findings and duration of `tenantry audit`.
 
     python tests/bench/audit.py [samples] [fifty] [reloads] [leaks] [replay] [many]
 
-Prints a line for each bound, and exits with 1 if one is missed. All parts take some minutes.
+The benchmark prints a line for each bound, and exits with 1 if a bound is missed. All parts of the
+benchmark together take some minutes.
 """
 
 import argparse
@@ -107,7 +108,7 @@ def reloads(bounds: Bounds, folder: Path) -> None:
 
 
 def serves(host: Host, version: int) -> bool:
-    """Let the host reload; return whether the first tenant serves this version of its file."""
+    """Let the host reload; return whether the first tenant serves the given version of the file."""
     host.follower.step()
     tenant = host.router.mounts[0].tenant
     return tenant is not None and tenant.flask.get("VERSION") == version

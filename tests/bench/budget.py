@@ -2,14 +2,14 @@
 
     python tests/bench/budget.py [--tenants 200] [--seconds 4] [--rounds 10] [LOAD…]
 
-They are compared with 200 tenants in the same worker of 8 threads that each have an unbounded pool
-of their own, on databases of their own. One process serves both sides, because two processes of
-the same code differ by up to 7 %, which is more than the data layer costs. The sides take turns,
-and each turn is compared with its neighbour, so that noise of the machine affects both alike.
-Eight clients send each load:
+The tenants are compared with 200 tenants in the same worker of 8 threads, each with a database and
+an unbounded connection pool of its own. One process serves both sides, because two processes of the
+same code differ by up to 7 %, which is more than the data layer costs. The two sides take turns,
+and each turn is compared with the adjacent turn, so that noise of the machine affects both sides
+alike. Eight clients send each load:
 
 - visits: 10 requests to one tenant, then to the next, until all had their turn, in an order of the
-  client's own. This is how people use applications: a page with its assets, a form, the next page.
+  client's own. The load `visits` imitates people: a page with assets, a form, the next page.
   Ten is a short visit, and visiting all tenants equally often is worse for the budget than usual;
 - popular: visits again, but the n-th most popular tenant gets 1/n as many as the first, like the
   traffic of many sites (Zipf; Breslau et al. 1999). The first 20 of 200 get 61 % of the visits;
@@ -19,16 +19,18 @@ Eight clients send each load:
 
 Bounds: at least the part of the unbounded throughput in `BOUNDS`, at most 20 connections, as the
 database server counts them all the time, and no failed request. Two more loads have no bound on
-throughput. In these no client sends a second request to a tenant, so they show the cost of a new
-connection (5 ms of the database server's processor time and 2 ms of the worker's; a whole request
-costs 2 ms):
+throughput. In the following loads, no client sends a second request to a tenant, so the loads show
+the cost of a new connection (5 ms of the database server's processor time and 2 ms of the worker's;
+a whole request costs 2 ms):
 
-- single: each request goes to any tenant by popularity. 55 % of them need a new connection. Even
+- single: each request goes to any tenant by popularity. 55 % of the requests need a new connection.
+Even
   an eviction order that knew the future would open one for 32 % (Belady 1966);
 - worst: each request goes to another tenant, in turn.
 
-It also prints the processor time per request of the worker and of the database server. On an idle
-machine this agrees with the requests per second; on a busy one only the processor time counts.
+The benchmark also prints the processor time per request of the worker and the database server. On
+an idle machine, the processor time agrees with the requests per second; on a busy machine, only the
+processor time is meaningful.
 """
 
 import argparse
@@ -60,7 +62,10 @@ PARTS = {"hot": 40}
 """Number of parts into which the turns of a load are split."""
 
 BOUNDS = {"visits": 0.6, "popular": 0.6, "hot": 0.95, "single": None, "worst": None}
-"""Minimum part of the unbounded throughput per load. None: it is only printed."""
+"""Minimum part of the unbounded throughput per load.
+
+A bound of None means that the throughput is only printed.
+"""
 
 
 def main() -> None:
@@ -89,7 +94,7 @@ def compare(  # noqa: PLR0917
     load: str, running: Server, server: rows.Postgres,
     watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, arguments: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Run a load against both sides in turn; print throughputs, costs and their ratios."""
+    """Run a load in turn against the two sides; print throughputs, costs and the ratios."""
     per_second: tuple[list[float], list[float]] = ([], [])
     used_s, answered = [0.0, 0.0], [0, 0]
     most = [0, 0]
@@ -124,9 +129,11 @@ def cpu_s(running: Server, server: rows.Postgres) -> float:
     """Return the processor seconds that the worker and the database server have used."""
     ticks = 0
     for pid in [*running.workers(), server.pid, *children(server.pid)]:
-        with contextlib.suppress(OSError):  # it has ended, and its parent has its times
+        # the database process has ended, and the parent has the processor times
+        with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(int(one) for one in stat[11:15])  # of the process and its ended children
+            # user and system time of the process and of ended child processes
+            ticks += sum(int(one) for one in stat[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -194,7 +201,7 @@ def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> I
 
 @contextlib.contextmanager
 def site(server: rows.Postgres, count: int) -> Iterator[Server]:
-    """Serve the tenants of both sides by one process."""
+    """Serve the tenants of the two compared sides from one process."""
     rows.make_template(server)
     with tempfile.TemporaryDirectory() as folder, server.connect() as connection:
         tenants = rows.make_site(Path(folder))

@@ -1,12 +1,12 @@
-"""Backups under write load, restored elsewhere: every row and file is correct.
+"""Every row and file of a backup under write load is correct after a restore on another host.
 
     python tests/bench/capsules.py [BACKUPS]
 
 One gunicorn, 2 workers of 8 threads; acme has the images endpoint, on SQLite and then on
 PostgreSQL. Clients upload and delete images without a pause while `tenantry backup` runs several
-times. Each capsule is restored into another host's folders, on both engines. Bounds: each row has
-a file with its hash and size, each file has a row, the counts are those that the backup reported,
-and no upload is refused. Without a bound, it prints the longest upload before and during the
+times. Each capsule is restored into another host's folders, on both engines. Bounds: each row has a
+file with its hash and size, each file has a row, the counts are those that the backup reported, and
+no upload is refused. Without a bound, the benchmark prints the longest upload before and during the
 backups, and the cost of zstd and gzip for the pictures of this run.
 """
 
@@ -39,7 +39,7 @@ BACKUPS = 3
 CLIENTS = 4
 IMAGES = 300
 KEPT = 10
-"""Images that a client keeps. It deletes older ones."""
+"""Number of images that a client keeps. The client deletes older images."""
 
 PROGRAM = str(Path(sys.executable).with_name("tenantry"))
 
@@ -70,7 +70,7 @@ class Load:
         while not self._stop.is_set():
             data = pictures[len(self.waits_s) % 5] + os.urandom(
                 8
-            )  # noise after its end: another file
+            )  # random bytes after the image's end make each uploaded file different
             started_at = time.perf_counter()
             status, body = request(self._port, "POST", "/acme/images/", data)
             self.waits_s.append(time.perf_counter() - started_at)
@@ -92,7 +92,7 @@ def request(port: int, method: str, path: str, body: bytes | None = None) -> tup
 
 
 def tenantry(folder: Path, *words: str) -> Any:
-    """Run a command in a folder and return the JSON that it prints."""
+    """Run a command in a folder and return the JSON that the command prints."""
     done = subprocess.run(
         [PROGRAM, *words, "--json"], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -175,7 +175,7 @@ def codecs(folder: Path) -> None:
 
 
 def main(backups: int) -> None:
-    """Measure both engines."""
+    """Measure backups with SQLite and with PostgreSQL."""
     bounds = Bounds()
     with postgres.running() as server:
         for engine in ("sqlite", "postgresql"):

@@ -2,12 +2,12 @@
 
     python tests/bench/counted.py [--requests 50000] [--clients 16]
 
-Two workers of 8 threads, one tenant. Of the requests, 5 % fail in the app (it raises, raises
-`SystemExit`, or breaks off inside a chunked stream), and 5 % are cut by the client after the first
-part of the response. In the middle, one worker is killed with `kill -9`. Then the requests that
-clients sent are compared with `usage`. Bounds: no slot is in use, and the counts are exact, except
-for the requests that the killed worker had in flight (at most one per thread), which may have been
-answered but not counted, or counted but not answered.
+One gunicorn with two workers of 8 threads serves one tenant. Of the requests, 5 % fail in the app
+(it raises, raises `SystemExit`, or breaks off inside a chunked stream), and 5 % are cut by the
+client after the first part of the response. In the middle, one worker is killed with `kill -9`. At
+the end, the requests that clients sent are compared with `tenantry usage`. Bounds: no slot is in
+use, and the counts are exact, except for the requests that the killed worker had in flight (at most
+one per thread), which may have been answered but not counted, or counted but not answered.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], in
 
 
 def send(port: int, kind: str) -> bool:
-    """Send one request on a new connection; return whether it got a response."""
+    """Send one request on a new connection; return whether the client got a response."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as one:
         head = f"GET /acme/{kind} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         one.sendall(head.encode())

@@ -1,4 +1,4 @@
-"""What a tenant whose database stops costs the others, and when it serves again.
+"""Cost for other tenants when one tenant's database stops, and time until that tenant serves again.
 
     python tests/bench/database_down.py [--seconds 5] [--rounds 6]
 
@@ -86,7 +86,7 @@ def measure(
 
 @contextlib.contextmanager
 def silent(server: rows.Postgres) -> Iterator[None]:
-    """Cut a server's connections, and let it accept new ones without a word."""
+    """Cut a database server's connections, and let the server accept new connections silently."""
     with server.connect() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'down'"
@@ -98,7 +98,7 @@ def silent(server: rows.Postgres) -> Iterator[None]:
 @contextlib.contextmanager
 def frozen(server: rows.Postgres) -> Iterator[None]:
     """Stop all processes of a server."""
-    # The postmaster first, because it starts other processes.
+    # The postmaster stops first, because the postmaster starts the other processes.
     with stopped([server.pid]), stopped(children(server.pid)):
         yield
 

@@ -3,9 +3,10 @@
     python tests/bench/fleet.py [DATABASES]
 
 Measures a fleet upgrade, and one with nothing to apply, against a serial loop over
-`alembic.command.upgrade`. Half of the loop runs before the fleet and half after it, and its time is
-scaled to the number of databases. Bounds: at most 0.5 and 0.05 times the loop. Then a run is killed
-with `kill -9` in the middle and a second run finishes. According to the journal and the databases,
+`alembic.command.upgrade`. Half of the serial loop runs before the fleet upgrade and half after, and
+the time is scaled to the number of databases. Bounds: the upgrade takes at most 0.5 times, and the
+empty upgrade 0.05 times, the serial loop's time. Afterwards, a fleet run is killed with `kill -9`
+in the middle, and a second run finishes the upgrade. According to the journal and the databases,
 each database must be migrated exactly once. 1,000 databases take some minutes and 10 GB of disk.
 """
 
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]  # for the tests' own modules
+sys.path[:0] = [str(Path(__file__).parents[1])]  # makes the modules of `tests/` importable
 
 import psycopg  # noqa: E402
 from alembic import command  # noqa: E402
@@ -33,7 +34,7 @@ from tenantry.tenants.validation import parse_tenant  # noqa: E402
 
 DATABASES = 1_000
 SERIAL = 100
-"""Databases in each half of the serial loop, before the fleet and after it."""
+"""Number of databases in each half of the serial loop, before and after the fleet upgrade."""
 
 REVISION = """\
 import sqlalchemy as sa
@@ -73,7 +74,7 @@ upgrade(pickle.loads(sys.stdin.buffer.read()), Path(sys.argv[1]))
 
 
 def main() -> None:
-    """Create the databases, migrate them serially and as a fleet, and kill a run."""
+    """Create databases, migrate the databases serially and as a fleet, and kill a fleet run."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else DATABASES
     bounds = Bounds()
     with tempfile.TemporaryDirectory() as name, running() as server:

@@ -22,7 +22,7 @@ __all__ = ["make_site", "versioned_tenant_text"]
 
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 
-# `timeout` sends SIGTERM. Exit normally, so that the servers are stopped.
+# The command `timeout` sends SIGTERM. Exit normally on SIGTERM, so that the servers stop.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -39,7 +39,7 @@ def landing_text(name: str) -> str:
 
 @dataclass
 class Server:
-    """A gunicorn on the loopback, started at `started_at`. Whoever started it stops it."""
+    """A gunicorn on the loopback. The code that starts a `Server` also stops the process."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -47,11 +47,11 @@ class Server:
     started_at: float
 
     def workers(self) -> list[int]:
-        """Return the process IDs of its workers, which are the master's children."""
+        """Return the process IDs of gunicorn's workers, which are the master's child processes."""
         return children(self.process.pid)
 
     def status(self, path: str) -> int:
-        """Return the status of one GET on a new connection, or 0 if there is none."""
+        """Return the status of one GET on a new connection, or 0 without a response."""
         with contextlib.suppress(OSError), contextlib.closing(Connection(self.port)) as connection:
             return connection.get(path)[0]
         return 0
@@ -68,7 +68,7 @@ class Server:
 
 
 def children(pid: int) -> list[int]:
-    """Return the child processes of a process, or none if it has ended."""
+    """Return the child processes of a process, or an empty list if the process has ended."""
     with contextlib.suppress(OSError):
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
@@ -76,7 +76,10 @@ def children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def serving(folder: Path, workers: int = 2, *options: str, **environ: str) -> Iterator[Server]:
-    """Serve `folder` with gunicorn until the end of the block. It may not answer yet."""
+    """Serve `folder` with gunicorn until the end of the block.
+
+    The server may not accept requests yet when the block begins.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -111,7 +114,7 @@ def serving(folder: Path, workers: int = 2, *options: str, **environ: str) -> It
 def wait_until(
     condition: Callable[[], bool], deadline_s: float = 60.0, every_s: float = 0.01
 ) -> None:
-    """Return as soon as the condition is true. End the benchmark at the deadline."""
+    """Return as soon as the condition is true. End the benchmark if the deadline passes first."""
     deadline = time.perf_counter() + deadline_s
     while not condition():
         if time.perf_counter() > deadline:
@@ -129,14 +132,17 @@ class Connection:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.has_answered = False
-        """Whether a response has arrived. If not, a broken connection is a failed request."""
+        """Whether a response has arrived on the connection.
+
+        A connection that breaks before the first response is a failed request.
+        """
         self.is_closing = False
-        """Whether the server has announced that it closes the connection."""
+        """Whether the server has announced the end of the connection."""
         self.retry_after_s = 0
         """`Retry-After` of the last response, or 0."""
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of one GET.
+        """Return the status and body of one GET.
 
         Raises:
             OSError: the connection ended before the response; `EOFError`, within it.
@@ -190,17 +196,19 @@ class Client:
     """A keep-alive client of one tenant that sends requests until it is stopped.
 
     If the server has closed an idle connection, the client reconnects and sends the request again,
-    as every HTTP client does. The time includes both attempts, and `reconnects` counts them.
+    as every HTTP client does. The time of a response includes both attempts, and `reconnects`
+    counts repeated requests.
     """
 
     port: int
     tenant: str
     pause_s: float
     worker: int = 0
-    """Process ID of the worker that its first connection must reach; 0: any."""
+    """Process ID of the worker that the client's first connection must reach; 0 means any
+    worker."""
     expected_status: int = 200
     is_keeping: bool = True
-    """Whether it reuses its connection."""
+    """Whether the client reuses the connection."""
     answers: list[Answer] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: list[tuple[float, str]] = field(default_factory=list)
@@ -318,7 +326,7 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """Return the current resources of a process of this user."""
+    """Return the current memory, threads and file descriptors of a process of the same user."""
     status = Path(f"/proc/{pid}/status").read_text()
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     rss, threads = (
@@ -330,7 +338,10 @@ def usage(pid: int) -> Usage:
 
 
 class Bounds:
-    """The bounds of a benchmark. Prints each figure beside its bound, and remembers misses."""
+    """The bounds of a benchmark.
+
+    A `Bounds` object prints each figure beside the bound, and remembers misses.
+    """
 
     def __init__(self) -> None:
         self._missed: list[str] = []

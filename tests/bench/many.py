@@ -2,13 +2,12 @@
 
     python tests/bench/many.py [--tenants N] [--awake N] [--poll] [start] [memory] [cost]
 
-Parts and bounds: `start` is the time from exec to the first 201 of one tenant (at most 2 times
-that of 10 tenants). `memory` is the resident memory per tenant, at most 3 KiB without a request
-and 30 KiB after one. `cost` is the processor time per request, in windows on two servers in turn
-(at most 1.05 times that of 1 tenant). The time until `/-/readyz` says 200 is printed, too.
-
-The whole takes some minutes, because 10,000 files are validated twice completely and three times
-partly. With fewer tenants the figures per tenant say less, because fewer share the fixed cost.
+Parts and bounds: `start` is the time from exec to the first 201 of one tenant (at most 2 times that
+of 10 tenants). `memory` is the resident memory per tenant, at most 3 KiB without a request and 30
+KiB after one. `cost` is the processor time per request, in windows on two servers in turn (at most
+1.05 times that of 1 tenant). The time until `/-/readyz` returns 200 is also printed. The benchmark
+takes some minutes, because 10,000 files are validated twice completely and three times partly. With
+fewer tenants, the figures per tenant are less exact, because fewer tenants share the fixed cost.
 With `--poll` one file is a link, so that events are not trusted, as on a network file system.
 """
 
@@ -125,10 +124,10 @@ def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
 
 
 def cost(one: Path, many: Path, count: int) -> float:
-    """Return the processor time of a request with many tenants, divided by that with one.
+    """Return the processor time per request with many tenants, divided by the time with one tenant.
 
-    It includes all processor time of the worker, also for its background work. Wall time would be
-    comparable on an idle machine only.
+    The processor time includes the worker's background work. Wall time would be comparable only on
+    an idle machine.
     """
     taken = {count: 0.0, 1: 0.0}
     request_counts = {count: 0, 1: 0}

@@ -1,14 +1,14 @@
-"""A quiet tenant beside noisy ones: its p99 and throughput, compared with calm windows.
+"""The p99 and throughput of a quiet tenant beside noisy tenants, compared with calm windows.
 
     python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [sleep1] [sleep2] [sleep3] [silent]
         [compute] [no_tenant]
 
 One gunicorn for all, 2 workers of 8 threads. The quiet tenant has 4 clients that send requests
-without a pause. A noisy tenant has 32 clients that honour `Retry-After`. It sleeps 5 s per request
-(one to three such tenants), has a database that accepts connections but never replies, or computes
-for 50 ms. With `no_tenant`, the 32 clients request a path that belongs to no tenant. Clients of
-each kind have their own process. Each noisy window is between two calm ones. Bounds: the ratios in
-`CASES`, and no request of the quiet tenant fails.
+without a pause. A noisy tenant has 32 clients that honour `Retry-After`. A noisy tenant sleeps 5 s
+per request (one to three tenants sleep), has a database that accepts connections but never replies,
+or computes for 50 ms. With `no_tenant`, the 32 clients request a path that belongs to no tenant.
+Clients of each kind have their own process. Each noisy window is between two calm windows. Bounds:
+the ratios in `CASES`, and no request of the quiet tenant fails.
 """
 
 import argparse
@@ -69,7 +69,8 @@ CASES = {
     "sleep3": Case(("/n1/sleep", "/n2/sleep", "/n3/sleep"), 2, 0.9),
     "silent": Case(("/silent/",), 2, 0.9),
     "compute": Case(("/n1/compute",), 5, 0.5),
-    # These requests are quick: they and their clients use their share of the processors.
+    # Requests of `no_tenant` are quick: requests and clients use only their share of the
+    # processors.
     "no_tenant": Case(("/nothing/",), 5, 0.2),
 }
 Answers = list[tuple[float, int]]
@@ -92,7 +93,7 @@ def main() -> None:
         with serving(Path(folder), 2) as server:
             for path in ("/quiet/", "/n1/", "/n2/", "/n3/"):
                 server.wait_for(path, 201 if path == "/quiet/" else 404)
-            # Both workers must have built the quiet tenant.
+            # Each of the two workers must have built the quiet tenant before the measurement.
             request_from_process(server.port, "/quiet/", 16, 1.0)
             for name in arguments.cases or CASES:
                 measure(name, server, bounds, arguments)
@@ -115,7 +116,7 @@ def make_site(folder: Path, silent_port: int) -> None:
 
 
 def measure(name: str, server: Server, bounds: Bounds, arguments: argparse.Namespace) -> None:
-    """Measure windows in turn, and print both sides and their ratios."""
+    """Measure calm and noisy windows in turn, and print the figures of each and the ratios."""
     case = CASES[name]
     calm: list[Answers] = [
         request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)

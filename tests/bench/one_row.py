@@ -5,16 +5,17 @@
 Two gunicorns with the same settings and one worker each log a line per request to a file. One
 client sends 50 requests to each in turn. The first serves a tenant in all layers of the host. The
 second serves a bare app with the same view, a secret key, one engine with SQLAlchemy's own pool,
-and gunicorn's threaded worker, as it would run without Tenantry. Both read SQLite (a file, opened
-with the same pragmas), then PostgreSQL. Bound: the tenant takes at most 1.10 times the processor
-time of the bare app's worker.
+and gunicorn's threaded worker, as it would run without Tenantry. The two servers read SQLite (a
+file, opened with the same pragmas), then PostgreSQL. Bound: the tenant takes at most 1.10 times the
+processor time of the bare app's worker.
 
 Two more comparisons, without a bound, show where the cost is: with the bare app in Tenantry's
 worker, and with the same tenant on an engine of its own instead of `db`, which shows the cost of
 the connection budget and its guards.
 
 The figures are means of the quarter of the turns with the least processor time, because other work
-on the machine disturbs these least. The printed waiting times of the client depend on the load.
+on the machine disturbs the cheapest turns least. The printed waiting times of the client depend on
+the load.
 """
 
 import argparse
@@ -85,7 +86,10 @@ def main() -> None:
 
 
 def compare(folder: Path, name: str, url: str, other_side: str, rounds: int) -> float:
-    """Return the cost of a request at the tenant, divided by the other side's. Print both."""
+    """Return the cost of a request at the tenant, divided by the other side's cost.
+
+    Print the costs.
+    """
     tenants = rows.make_site(folder)
     (tenants / f"{name}.py").write_text(rows.tenant_text(name, url))
     (folder / "bare.py").write_text(BARE.format(url=url))
@@ -111,7 +115,7 @@ Side = tuple[Server, str]
 
 
 def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
-    """Send requests to both in turn; return the seconds and processor seconds of each side."""
+    """Send requests to two servers in turn; return the seconds and processor seconds of each."""
     taken: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])
     with (
@@ -123,7 +127,8 @@ def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
                 (worker,) = server.workers()
                 before = cpu_s(worker)
                 took = [_request(connection, path) for _ in range(TURN)]
-                if turn >= 2:  # the first turns warm up caches
+                # the first turns only warm up caches, so the figures exclude the first turns
+                if turn >= 2:
                     taken[side].append(statistics.median(took))
                     cpu[side].append((cpu_s(worker) - before) / TURN)
     quiet = max(rounds // 4, 1)

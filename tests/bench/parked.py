@@ -1,10 +1,10 @@
-"""A tenant that holds the interpreter lock is parked, and then no other tenant's request fails.
+"""After a tenant that holds the interpreter lock is parked, no other tenant's request fails.
 
     python tests/bench/parked.py [--seconds 60]
 
 One gunicorn, 2 workers of 8 threads. Two clients of `acme` request a view with a catastrophic
 regular expression repeatedly, while four clients of `globex` request a page. Bounds: `acme` is
-parked within 20 s, and no request of `globex` fails after that.
+parked within 20 s, and no request of `globex` fails after `acme` is parked.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class RepeatingClient:
     """Start time, status (0: no response) and duration of each request, in seconds."""
 
     def run(self, until: float) -> None:
-        """Send requests until this time."""
+        """Send requests until the given time."""
         while time.monotonic() < until:
             began = time.monotonic()
             status = 0

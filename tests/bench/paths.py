@@ -94,7 +94,8 @@ def run(host: Host, count: int, seed: int) -> None:
             statuses[status] += 1
             if tenant != owner_of(path):
                 wrong.append(path)
-            if took_s > slowest[0] * plain_s:  # may be noise, so measure it again
+            # a slow path may be noise of the machine, so measure the path again
+            if took_s > slowest[0] * plain_s:
                 slowest = max(slowest, (cost(host, path), path))
     print(f"{count} paths, seed {seed}; by status: {dict(sorted(statuses.items()))}")
     print(f"the slowest: {slowest[1][:60]!r}, {len(slowest[1])} bytes")

@@ -1,4 +1,4 @@
-"""A tenant over its rate: processor time per refusal, and another tenant's throughput beside it.
+"""Processor time per refusal of a tenant over its rate, and another tenant's throughput meanwhile.
 
     python tests/bench/refusals.py [--rounds 40] [--seconds 0.8]
 
@@ -7,12 +7,12 @@ refused requests on 32 connections, because a connection is not read for a momen
 Bound: a refusal takes at most 15 % of the processor time of a served request.
 
 Throughput: two workers, and a quiet tenant with 4 clients that send requests without a pause.
-Beside it, a limited tenant gets 20 times its rate from clients that ignore `Retry-After`. In calm
-windows these clients send as much to another process, which returns the same few bytes, because
-the clients alone take a tenth of the processors. Bound: the quiet tenant keeps at least 90 % of
-its calm throughput. Its throughput without other clients is printed without a bound. Windows of
-one kind differ by half, depending on how connections are spread over the workers, so there are
-many short ones.
+Beside the quiet tenant, a limited tenant gets 20 times its rate from clients that ignore
+`Retry-After`. In calm windows, the clients of the limited tenant send as much to another process,
+which returns the same few bytes, because the clients alone take a tenth of the processors. Bound:
+the quiet tenant keeps at least 90 % of its calm throughput. The quiet tenant's throughput without
+other clients is printed without a bound. Windows of one kind differ by half, depending on how
+connections are spread over the workers, so the benchmark uses many short windows.
 """
 
 import argparse
@@ -42,7 +42,7 @@ FLOOD = 32
 
 
 def main() -> None:
-    """Measure both, and print."""
+    """Measure and print the cost of a refusal and the effect on the quiet tenant."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.8)
@@ -113,7 +113,8 @@ def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> No
     with serving(folder, 2) as server, refusing_elsewhere() as elsewhere:
         server.wait_for("/quiet/", 201)
         for path in ("/quiet/", "/limited/"):
-            request_from_process(server.port, path, 16, 1.0)  # so that both workers have built it
+            # enough requests that each of the two workers has built the tenant
+            request_from_process(server.port, path, 16, 1.0)
         for _ in range(arguments.rounds):
             served["alone"].append(window())
             with flood(elsewhere, Counter()):
@@ -167,7 +168,7 @@ def flood(port: int, noise: Counter[int]) -> Iterator[None]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_flood, args=(port, theirs))
     process.start()
-    ours.recv()  # wait until all its connections have had a response
+    ours.recv()  # wait until all connections of the client have had a response
     try:
         yield
     finally:

@@ -4,13 +4,14 @@
 
 One gunicorn, 2 workers of 8 threads. globex and initech have keep-alive clients and clients that
 open a connection per request. The file of acme is broken. Cases: `restart` (the command), `HUP`,
-`USR2` (a binary upgrade, then TERM to the old master) and `kill` (-9 of a worker). Each happens
-several times on one server, between calm windows, so that noise of the machine affects both sides
-alike. Bounds: no request of a healthy tenant fails (with `kill`, none later than 2 s after it),
-and with `restart` the longest wait and the p99 are at most 3 times the calm p99.
+`USR2` (a binary upgrade, then TERM to the old master) and `kill` (-9 of a worker). Each case
+happens several times on one server, between calm windows, so that noise of the machine affects both
+kinds of windows alike. Bounds: no request of a healthy tenant fails (with `kill`, none later than 2
+s after it), and with `restart` the longest wait and the p99 are at most 3 times the calm p99.
 
-For `restart`, more windows do only its work, in processes that serve no requests: the code is
-imported three times (a trial and two workers). They show which part of the waits is processor load.
+For `restart`, additional windows do only the work of a restart, in processes that serve no
+requests: the code is imported three times (a trial and two workers). The additional windows show
+which part of the waits is processor load.
 """
 
 import os
@@ -44,7 +45,10 @@ AFTER_S = 2.0
 ROUNDS = 5
 WAIT_RATIO = 3
 LATE_S = 2.0
-"""Time after which a killed worker causes no more failures. Its own requests fail at once."""
+"""Time after which a killed worker causes no more failures.
+
+Requests in flight in the killed worker fail at once.
+"""
 
 NAMES = ("globex", "initech")
 Window = tuple[float, float]
@@ -92,7 +96,7 @@ def measure(case: str, folder: Path, bounds: Bounds) -> None:
 def report(
     case: str, clients: list[Client], calm: list[Window], busy: list[Window], bounds: Bounds
 ) -> None:
-    """Print the figures, with their bounds if they have one."""
+    """Print the figures, each with a bound if the figure has one."""
     calm_s, busy_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, busy))
     print(f"{case}, {ROUNDS} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
     p99, is_killed = percentile(calm_s, 99), case == "kill"
@@ -117,7 +121,7 @@ def report(
 
 
 def window(function: Callable[[], object]) -> Window:
-    """Call a function, and return its start and end."""
+    """Call a function, and return the start and end time of the call."""
     start = time.perf_counter()
     function()
     return start, time.perf_counter()

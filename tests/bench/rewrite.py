@@ -1,13 +1,13 @@
-"""One tenant file is rewritten 200 times: its clients and other tenants', under keep-alive load.
+"""Responses to clients of all tenants while one tenant file is rewritten 200 times under load.
 
     python tests/bench/rewrite.py [SECONDS BETWEEN REWRITES]
 
 One gunicorn, 2 workers of 8 threads; acme, globex and initech have two clients per worker each.
 Rounds of 20 rewrites of acme, two of them broken, alternate with calm windows of the same length,
-so that noise of the machine affects both sides alike. Every response has the tenant's name and its
-version twice, from the first and the last line of the file. Bounds: no response fails or mixes
-versions, no worker dies, the other tenants' p99 is at most 1.25 times that of calm windows, and
-the median from a rewrite to its first response is at most 0.3 s.
+so that noise of the machine affects rewrites and calm windows alike. Every response has the
+tenant's name and its version twice, from the first and the last line of the file. Bounds: no
+response fails or mixes versions, no worker dies, the other tenants' p99 is at most 1.25 times that
+of calm windows, and the median from a rewrite to its first response is at most 0.3 s.
 """
 
 import statistics
@@ -79,7 +79,7 @@ class Rewriter:
         self.seen_by_all_s.append(time.perf_counter() - self.written_at[version])
 
     def first_answers(self) -> list[float]:
-        """Return the seconds from each valid rewrite to the first response with its version."""
+        """Return the seconds from each valid rewrite to the first response with the new version."""
         first: dict[str, float] = {}
         for answer in (answer for client in self._clients for answer in client.answers):
             version = answer.words[1]
@@ -135,7 +135,8 @@ def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
         start = time.perf_counter()
         rewriter.round()
         busy.append((start, time.perf_counter()))
-        time.sleep(0.5)  # work left by the last rewrite belongs to neither side
+        # wait, because work left by the last rewrite belongs to neither kind of window
+        time.sleep(0.5)
         start = time.perf_counter()
         time.sleep(busy[-1][1] - busy[-1][0])
         calm.append((start, time.perf_counter()))

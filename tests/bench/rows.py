@@ -61,7 +61,7 @@ def add_endpoint(folder: Path, name: str, blueprint: str) -> None:
 
 
 def tenant_text(name: str, url: str, endpoint: str = "rows") -> str:
-    """Return the file of a tenant with this database."""
+    """Return the text of a tenant file with the given database."""
     return (
         f"SECRET_KEY = {name + '-' * 32!r}\nDATABASE_URI = {url!r}\n"
         f"BLUEPRINTS = ['demo.{endpoint}']\n"

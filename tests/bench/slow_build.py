@@ -1,10 +1,10 @@
-"""A tenant with a build of 2 s: what it does to the response times of a warm tenant.
+"""Effect of a tenant with a build of 2 s on the response times of a warm tenant.
 
     python tests/bench/slow_build.py
 
-One gunicorn, 2 workers of 8 threads. Each round has a calm window, and one of the same length in
-which a new slow tenant gets 1 or 32 clients at once, so that noise of the machine affects both
-sides alike. Bounds: the warm tenant's p99 is at most 1.5 times that of calm windows, and its
+One gunicorn, 2 workers of 8 threads. Each round has a calm window and a window of the same length
+in which a new slow tenant gets 1 or 32 clients at once, so that noise of the machine affects the
+two windows alike. Bounds: the warm tenant's p99 is at most 1.5 times that of calm windows, and its
 slowest request takes at most 0.5 s.
 """
 
@@ -73,7 +73,7 @@ def window() -> list[float]:
 
 
 def request(path: str, expected: int = 201) -> None:
-    """Send one GET. Fail on another status than `expected`, unless it is 0."""
+    """Send one GET. Fail on a status other than `expected`, unless `expected` is 0."""
     connection = HTTPConnection("127.0.0.1", PORT, timeout=60)
     try:
         connection.request("GET", path)

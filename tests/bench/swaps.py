@@ -2,10 +2,11 @@
 
     python tests/bench/swaps.py
 
-In one process and without waiting: the follower of the tenants folder is driven step by step with
-a clock that jumps. Each swap is complete: the file is rewritten and run by the loader process, the
-app is built beside the old one and replaces it, and a request returns the version. Every 20th
-content is broken first. Bounds: 2,048 KiB of growth in memory; no additional thread or descriptor.
+In one process, the follower of the tenants folder is driven step by step with a clock that jumps,
+so the benchmark does not wait. Each swap is complete: the file is rewritten and run by the loader
+process, the new app is built beside the old app and replaces the old app, and a request returns the
+version. Every 20th version of the file is broken at first. Bounds: 2,048 KiB of growth in memory;
+no additional thread or descriptor.
 """
 
 import gc
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 class Swaps:
-    """A host with a follower that is driven by hand, over its own folder."""
+    """A host with a tenants folder and a follower that the benchmark drives step by step."""
 
     def __init__(self, folder: Path) -> None:
         self._path = make_site(folder) / "acme.py"
@@ -99,7 +100,7 @@ class Swaps:
         self._clock.now += JUMP_S
         self._follower.scan_soon()
         self._follower.step()
-        time.sleep(0.0005)  # let a worker thread run
+        time.sleep(0.0005)  # let a worker thread of the follower run
 
     def _step_until_state(self, state: str) -> None:
         for _ in range(5_000):
@@ -118,7 +119,7 @@ class Swaps:
 
 
 def resources() -> Usage:
-    """Return the resources of this process after a garbage collection."""
+    """Return memory, threads and descriptors of the current process after a garbage collection."""
     gc.collect()
     return usage(os.getpid())
 

@@ -3,11 +3,11 @@
     python tests/bench/uploads.py [KILLS]
 
 One gunicorn, 2 workers of 8 threads; acme has the images endpoint on SQLite. Eight clients upload
-500 images of random noise. From time to time all workers are killed, and gunicorn starts new ones.
-A tenant with requests in flight in killed workers is parked, so the benchmark enables it at once,
-as an operator would. Then every image with a 201, and every listed image, is fetched and compared.
-Bounds: no image is lost or incomplete, and `images check` finds nothing worse than files without
-an image.
+500 images of random noise. From time to time, all workers are killed, and gunicorn starts new
+workers. A tenant with requests in flight in killed workers is parked, so the benchmark enables it
+at once, as an operator would. At the end, every image with a 201, and every listed image, is
+fetched and compared. Bounds: no image is lost or incomplete, and `images check` finds nothing worse
+than files without an image.
 """
 
 import contextlib

@@ -14,7 +14,8 @@ windows:
 
 Bounds: the counters cost at most 3 %, and everything at most 8 % more than the bare app with an
 access log. The figures are the processor time of all threads of the worker per request, from
-`/proc`: the first decile of the windows, because other load on the machine only adds to it.
+`/proc`: the first decile of the windows, because other load on the machine only adds processor
+time.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="requests per window")
     arguments = parser.parse_args()
     costs: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(arguments.rounds):  # the memory layout of a process makes some percent
+    # the memory layout of a process changes the cost by some percent
+    for _ in range(arguments.rounds):
         take_turns(costs, arguments.windows, arguments.requests)
     bounds = Bounds()
     print(
@@ -127,7 +129,10 @@ def make_site(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def serve(site: Path, name: str) -> Iterator[Server]:
-    """Run one server until the end of the block. It has answered once."""
+    """Run one server until the end of the block.
+
+    The server has answered one request at the start.
+    """
     module = name.partition(" ")[0]
     options = ["--access-logfile", str(site / f"{name}.log")] if module == "bare" else []
     options += ["-k", "gthread"] if name == "bare" else []
@@ -136,7 +141,7 @@ def serve(site: Path, name: str) -> Iterator[Server]:
     environ = {
         "TENANTRY_LOG_FORMAT": "json",
         "TENANTRY_DATA_DIR": data_dir,
-        "PYTHONHASHSEED": "0",  # the layout of hash tables makes some percent, too
+        "PYTHONHASHSEED": "0",  # the layout of hash tables also changes the cost by some percent
     }
     with serving(site, 1, *options, **environ) as server:
         server.wait_for(COUNTED, 201)

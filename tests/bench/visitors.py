@@ -1,4 +1,4 @@
-"""Keep-alive clients that record each response, whatever its status."""
+"""Keep-alive clients that record each response of any status."""
 
 import threading
 import time
@@ -11,10 +11,10 @@ PAUSE_S = 0.01
 
 @dataclass
 class Reply:
-    """One response."""
+    """Time and status of one response that a client received."""
 
     at: float
-    """When it was complete."""
+    """Time at which the response was complete."""
     seconds: float
     status: int
 

@@ -15,7 +15,7 @@ ARCHIVE = archive(MEMBERS)
 
 
 def read(path: Path) -> list[tuple[str, bytes]]:
-    """Return the members of a capsule, as Tenantry reads it."""
+    """Return the members of a capsule, as Tenantry reads the capsule."""
     with path.open("rb") as file:
         trailer = verify_trailer(file)
         return [(member.name, member.read(1 << 20)) for member in read_members(file, trailer)]
@@ -101,7 +101,7 @@ def test_only_regular_files_are_accepted(tmp_path: Path, kind: bytes) -> None:
 
 
 def test_any_path_of_linux_comes_back(tmp_path: Path) -> None:
-    """A long path, and bytes that are not UTF-8, stay as they are."""
+    """A capsule keeps a long path, and a path with bytes that are not UTF-8, unchanged."""
     path, name = tmp_path / "a.capsule", f"files/{'ä' * 120}/{'x' * 255}\udcff"
     with ArchiveWriter(path) as capsule:
         capsule.add(name, b"1")
@@ -131,7 +131,7 @@ def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
-    """Unfinished capsules of this name go; locked ones and all other files stay."""
+    """A writer deletes unfinished capsules of the same name, and keeps locked and other files."""
     names = [".a.0123abcd.new", ".a.b.0123abcd.new", ".b.0123abcd.new", ".a.new", ".a.tmp.new"]
     for name in names:
         (tmp_path / name).touch()
@@ -144,11 +144,11 @@ def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
 
 
 def test_a_file_that_becomes_shorter_ends_the_backup(tmp_path: Path) -> None:
-    """A member has the size that its header states, or there is no capsule."""
+    """A backup fails without a capsule if a file becomes shorter than in the tar header."""
     path = tmp_path / "a"
     path.write_bytes(b"12345678")
 
     with path.open("rb") as file, ArchiveWriter(tmp_path / "b") as capsule:
-        file.seek(4)  # four bytes less than its size
+        file.seek(4)  # four bytes less than the file's size in the header
         with pytest.raises(CapsuleError, match="became shorter"):
             capsule.add_file("files/a", file)

@@ -42,7 +42,7 @@ __all__ = ["acme_fixture", "things_fixture", "write_shop_fixture"]
 def test_another_program_reads_a_capsule(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """It is a tar archive in zstd, without the host's files; only its owner can read it."""
+    """A capsule is a tar archive in zstd without the host's files, readable only by the owner."""
     path = tmp_path / "a.capsule"
     path.write_text("an older one")
 
@@ -99,7 +99,7 @@ def test_a_shortened_or_altered_capsule_is_rejected(
 def test_untrusted_content_is_rejected(
     settings: HostSettings, acme: Path, tmp_path: Path, changes: Mapping[str, bytes], reason: str
 ) -> None:
-    """Correct hashes do not help bad content; it is rejected before anything is created."""
+    """A restore rejects bad content before creating a file, even if all hashes are correct."""
     path = tmp_path / "a.capsule"
     backup(settings, "acme", path)
     rewrite(path, **changes)
@@ -128,7 +128,7 @@ def test_no_secret_is_in_a_capsule(
 
 
 def test_a_tenant_that_loses_its_clients_is_disabled() -> None:
-    """A restored tenant without its client keys would let everybody in."""
+    """A restored tenant without client keys would admit everybody."""
     text = render_tenant_file(
         "acme", {"ENABLED": True, "WHEN": timedelta(1)}, expressions={}, secret_keys=["CLIENTS"]
     )
@@ -197,7 +197,8 @@ def test_a_restore_that_fails_leaves_nothing(
 
     assert before == sorted(tree(settings.data_dir))
     if url is not None:
-        restore(capsule, settings, "globex", url)  # fails unless the database is empty
+        # `dropdb` without force fails unless the database is empty
+        restore(capsule, settings, "globex", url)
 
 
 def test_unknown_revisions_are_rejected(
@@ -239,9 +240,10 @@ def test_a_folder_snapshot_notices_new_folders(tmp_path: Path) -> None:
         copy = FolderSnapshot(tmp_path / "acme", staged)
 
         def begin() -> None:
-            if not (folder / "2").exists():  # the first attempt
+            # the backup's first attempt finds a change, and the second succeeds
+            if not (folder / "2").exists():
                 (folder / "2").touch()
-                (folder.parent / "cd").mkdir()  # a folder that was not locked
+                (folder.parent / "cd").mkdir()  # a folder that the backup did not lock
                 (folder / "1").unlink()
 
         copy.freeze(begin)
@@ -257,7 +259,7 @@ def test_a_backup_under_load_is_of_one_moment(
     tmp_path: Path,
     engine: str,
 ) -> None:
-    """While images come and go, each row in the capsule has its file, and each file its row."""
+    """While images are added and deleted, a capsule has one file per row and one row per file."""
     keys = {} if engine == "sqlite" else {"DATABASE_URI": postgres_server.new_database()}
     write_tenant("acme", BLUEPRINTS=["images"], **keys)
     if keys:

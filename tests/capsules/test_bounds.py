@@ -36,7 +36,7 @@ TABLES = [{"name": "goods", "columns": ["id"]}]
 
 
 def rows(content: bytes) -> Members:
-    """Return the members of a capsule with these rows."""
+    """Return the members of a capsule with the given rows."""
     first_members = headers(tables=TABLES, revisions={"corp.shop": ["shop_1"]})
     return [*first_members, ("tables/goods/000001.jsonl", content)]
 
@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
 def test_a_disk_is_not_filled(
     settings: HostSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[int, ...]
 ) -> None:
-    """A restore ends before it creates anything, or as soon as others have taken the space."""
+    """A restore fails before writing, or as soon as other programs have taken the disk space."""
     path = tmp_path / "a"
     path.write_bytes(sealed(archive([*headers(), ("files/a", b"1"), ("files/b", b"1" * 3000)])))
     capsule = read_capsule(path, quiet)

@@ -1,4 +1,4 @@
-"""Reading a capsule: it holds what Tenantry writes, in order and within limits, or is rejected."""
+"""A capsule must have the members that Tenantry writes, in order and within limits."""
 
 import uuid
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Read = Callable[..., Capsule]
 
 @pytest.fixture(name="read")
 def _read(tmp_path: Path) -> Read:
-    """Return a function that writes a capsule with these members, and reads it."""
+    """Return a function that writes a capsule with the given members, and reads the capsule."""
 
     def read(*members: tuple[str, bytes], first: Members | None = None) -> Capsule:
         path = tmp_path / "a.capsule"
@@ -79,7 +79,7 @@ def test_a_restored_tenant_file_has_the_same_values() -> None:
 
 @pytest.mark.parametrize("item", ["[]", '""', '"a\\"\\\\"'])
 def test_many_small_values_are_rejected(item: str) -> None:
-    """A text that would take twenty times its size in memory is not decoded."""
+    """A JSON text that would take twenty times the text's size in memory is not decoded."""
     count = STRUCTURE_LIMIT_BYTES + 2
 
     with pytest.raises(ValueError, match="more than 1 MiB outside strings"):
@@ -145,7 +145,7 @@ def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> No
     ids=range(13),
 )
 def test_bad_members_are_rejected(read: Read, members: Members, reason: str) -> None:
-    """Each member comes once and in order: rows by table and number, then files by name."""
+    """A capsule has each member once and in order: rows by table and number, then files by name."""
     with pytest.raises(CapsuleError, match=reason):
         read(*members, first=headers(tables=TABLES))
 
@@ -209,6 +209,6 @@ def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
     "text", ["/a", "../a", "a/..", "a//b", "./a", "a\0b", "", "operator_state.json", "levers.json"]
 )
 def test_a_path_cannot_leave_the_folder(text: str) -> None:
-    """A path that is not plainly below the tenant's folder, or is the host's, is rejected."""
+    """A path outside the tenant's folder, or a path of the host's own files, is rejected."""
     with pytest.raises(ValueError, match=r"not the path of a file|never part of a capsule"):
         checked_path(text)

@@ -59,7 +59,7 @@ def test_an_unused_default_database_is_left_out(
 def test_a_file_in_the_place_of_the_database_is_left_out(
     settings: HostSettings, acme: Path, tenantry: RunCommand
 ) -> None:
-    """A file that the new tenant would open as its default database is named and left out."""
+    """A restore names and skips a file that the new tenant would open as the default database."""
     backup(settings, "acme", path := Path("a").absolute())
     rewrite(path, **{"files/zeta.sqlite3": b"old", "files/zeta.sqlite3.made": b""})
 
@@ -116,7 +116,7 @@ def test_a_clone_gets_a_schema_beside_a_schema(
     tenantry: RunCommand,
     postgres_server: Postgres,
 ) -> None:
-    """A tenant with a schema of its own is cloned into a new schema of the same database."""
+    """`clone` copies a tenant's PostgreSQL schema into a new schema of the same database."""
     url = postgres_server.new_database()
     with contextlib.closing(postgres_server.connect(url.rpartition("/")[2])) as connection:
         connection.execute("CREATE SCHEMA acme")
@@ -183,7 +183,7 @@ def test_a_secret_that_is_set_elsewhere_ends_the_restore(  # noqa: PLR0917 - fix
     variable: str,
     remedy: str,
 ) -> None:
-    """It would become the tenant's key, or name another database."""
+    """A restore rejects a secret set elsewhere, which would become the tenant's key or database."""
     backup(settings, "acme", Path("a").absolute())
     before = sorted(tree(Path()))
     monkeypatch.setenv(variable, "postgresql+psycopg://user:MARKER@old/db")
@@ -223,7 +223,7 @@ def test_a_mistake_is_one_line(  # noqa: PLR0917 - fixtures and cases
     code: int,
     reason: str,
 ) -> None:
-    """Each mistake has one line and the exit code of the contract; nothing is created."""
+    """Each mistake on the command line gets one line and exit code 1 or 2; nothing is created."""
     backup(settings, "acme", Path("a").absolute())
     before = sorted(tree(Path()))
 
@@ -250,7 +250,7 @@ def test_a_tenant_file_over_the_limit_is_not_written(
 
 
 def test_only_a_file_is_replaced(acme: Path, tenantry: RunCommand) -> None:
-    """A link, such as `/dev/stdout`, a pipe or a device stays what it is."""
+    """A backup to a link (such as `/dev/stdout`), a pipe or a device does not replace that file."""
     Path("link").symlink_to("/dev/null")
     os.mkfifo("pipe")
 
@@ -274,7 +274,7 @@ def test_a_full_database_is_not_restored_into(
     postgres_server: Postgres,
     statement: str,
 ) -> None:
-    """A database that holds a table or a function is rejected, and keeps it."""
+    """A restore rejects a database with a table or a function, and does not change the database."""
     things("acme")
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database()

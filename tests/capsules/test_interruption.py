@@ -1,7 +1,7 @@
 """SIGKILL and SIGTERM at any point of backup, restore and clone.
 
-After SIGKILL, the next run of the command succeeds, and removes what the first one left. After
-SIGTERM, nothing is left.
+After SIGKILL, the next run of the command succeeds, and removes the files of the killed run. After
+SIGTERM, no file, secret or table of the command is left.
 """
 
 import signal
@@ -47,7 +47,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(name="run")
 def _run(settings: HostSettings, tmp_path: Path) -> Run:
-    """Return a function that runs `tenantry`, and sends it a signal when it calls a function."""
+    """Return a function that runs `tenantry`, and signals the process when it calls a function."""
 
     def run(
         *words: str, at: str = "tenantry.cli.main", with_signal: int = 0
@@ -100,7 +100,7 @@ def row_counts(url: str) -> dict[str, int]:
 
 
 def found(folder: Path) -> set[str]:
-    """Return the files below a folder, without those of tenant acme and its endpoint."""
+    """Return the files below a folder, without the files of tenant acme and of acme's endpoint."""
     names = set(tree(folder)) | {f"{path}" for path in folder.glob("instance/.capsules/*")}
     return {name for name in names if not name.startswith(("code/", "instance/acme/"))}
 
@@ -157,7 +157,7 @@ def test_the_next_backup_removes_what_a_killed_one_left(
 def test_a_terminated_backup_leaves_nothing(
     acme: Callable[..., None], run: Run, tmp_path: Path
 ) -> None:
-    """After SIGTERM, there is neither an unfinished capsule nor a copy of the folder."""
+    """After SIGTERM, a backup leaves neither an unfinished capsule nor a copy of the folder."""
     acme()
     before = found(tmp_path)
 
@@ -224,7 +224,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fix
     to: str,
     at: str,
 ) -> None:
-    """The second restore creates folder, secret and database as if it were the first."""
+    """After a killed restore, a second restore creates folder, secret and database normally."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -247,7 +247,7 @@ def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and ca
     to: str,
     at: str,
 ) -> None:
-    """After SIGTERM, there is no folder, secret, file, table, or database of a clone."""
+    """After SIGTERM, a restore leaves no folder, secret, file or table, and a clone no database."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -273,7 +273,7 @@ def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and cases
     at: str,
     number: signal.Signals,
 ) -> None:
-    """A tenant whose file may already have been written keeps its folder, secret and database."""
+    """If the tenant file may already exist, the tenant keeps the folder, secret and database."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 

@@ -1,4 +1,4 @@
-"""A SQLite file outside the tenant's folder: it appears when it is committed, or never."""
+"""A new SQLite file outside the tenant's folder appears only when the restore commits the file."""
 
 import os
 from contextlib import suppress
@@ -22,7 +22,7 @@ def write(database: NewDatabaseFile) -> None:
 
 
 def test_a_committed_file_appears(tmp_path: Path) -> None:
-    """The file gets its name from `commit`, and no other file is beside it."""
+    """`commit` gives the database file the final name, and leaves no other file in the folder."""
     with new_file(tmp_path / "a") as database:
         write(database)
         assert not (tmp_path / "a").exists()
@@ -33,7 +33,7 @@ def test_a_committed_file_appears(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_committed_goes(tmp_path: Path) -> None:
-    """So does a committed one if the rest of the block fails."""
+    """A committed database file is deleted if a later statement of the block fails."""
     with new_file(tmp_path / "a") as database:
         write(database)
     with suppress(ZeroDivisionError), new_file(tmp_path / "a") as database:
@@ -46,7 +46,7 @@ def test_a_file_that_is_not_committed_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_named", [False, True])
 def test_the_next_restore_removes_what_a_killed_one_left(tmp_path: Path, *, is_named: bool) -> None:
-    """A process can be killed before `commit`, or while it gives the file its name."""
+    """A process can be killed before `commit`, or while `commit` renames the database file."""
     killed = new_file(tmp_path / "a").__enter__()
     write(killed)
     if is_named:
@@ -58,7 +58,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(tmp_path: Path, *, is_n
 
 
 def test_the_file_of_someone_else_stays(tmp_path: Path) -> None:
-    """A file that appeared after the killed restore is not its file."""
+    """A file that appeared after a killed restore does not belong to the restore."""
     os.close(new_file(tmp_path / "a").__enter__()._lock)
     (tmp_path / "a").write_text("other")
 

@@ -59,7 +59,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def held(connection: Connection) -> list[str]:
-    """Return the objects in the schema, as PostgreSQL describes them."""
+    """Return PostgreSQL's descriptions of the objects in the schema."""
     rows = connection.execute(
         "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend "
         "WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'public'::regnamespace"
@@ -68,7 +68,7 @@ def held(connection: Connection) -> list[str]:
 
 
 def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connection) -> None:
-    """A database that holds an object of any type is rejected, and keeps it."""
+    """A restore rejects a database with an object of any type, and keeps the object."""
     named = []
     for name, statement in KINDS.items():
         connection.execute(statement)
@@ -76,7 +76,8 @@ def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connecti
             pass
         named.append((name, f"it holds {name}; name an empty database." in str(refused.value)))
         kind, _, identity = name.partition(" public.")
-        connection.execute(f"DROP {kind} {identity}")  # fails if the object is gone
+        # the DROP fails if the restore has removed the object
+        connection.execute(f"DROP {kind} {identity}")
 
     assert [(name, True) for name in KINDS] == named
 
@@ -151,7 +152,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(url: URL, connection: C
     for statement in TANGLED:
         connection.execute(statement)
     left.record_migrated()
-    left._connection.close()  # as the kernel does for a killed process
+    left._connection.close()  # close the connection as the kernel does for a killed process
 
     with NewPostgresDatabase(url):
         assert ["table tenantry_restoring"] == held(connection)
@@ -182,7 +183,7 @@ def test_an_unusable_database_is_rejected(text: str, reason: str) -> None:
 
 
 def test_a_missing_schema_is_rejected(url: URL) -> None:
-    """Only `clone` creates schemas."""
+    """A restore rejects a missing schema, because only `clone` creates schemas."""
     missing = url.update_query_dict({"options": "-csearch_path=missing"})
 
     with (

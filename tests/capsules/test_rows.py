@@ -77,7 +77,7 @@ def transfer(source: sa.Engine, target: sa.Engine) -> None:
 @pytest.mark.parametrize("to_engine", [SQLITE, POSTGRES])
 @pytest.mark.parametrize("from_engine", [SQLITE, POSTGRES])
 def test_every_value_arrives(database: Databases, from_engine: str, to_engine: str) -> None:
-    """An app reads what it wrote, and the next row gets a new key."""
+    """After a restore, an app reads all rows, and the next inserted row gets a new key."""
     source, target = database(from_engine), database(to_engine)
     table = table_of(**{name: kind for name, (kind, _) in KINDS.items()})
     length = max(len(values) for _, values in KINDS.values())
@@ -96,7 +96,7 @@ def test_every_value_arrives(database: Databases, from_engine: str, to_engine: s
         columns = list(table.c)[1:]
         read = connection.execute(sa.select(*columns).order_by(table.c.id)).mappings().all()
         new = connection.execute(table.insert().values(flag=True)).inserted_primary_key
-    if to_engine == SQLITE:  # which has no time zones
+    if to_engine == SQLITE:  # SQLite has no time zones
         written[0]["zoned"] = NAIVE
     assert written == [dict(row) for row in read]
     assert (length + 1,) == tuple(new or ())

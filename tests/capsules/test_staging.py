@@ -1,4 +1,4 @@
-"""The staging area: one process at a time creates a tenant; only what it commits remains."""
+"""In the staging area, one process at a time creates a tenant; only committed files remain."""
 
 import os
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def killed(staging: RestoreStaging) -> Iterator[RestoreStaging]:
 
 
 def test_committed_files_remain(tmp_path: Path) -> None:
-    """Only the owner can read the secret, and the staging area is empty."""
+    """After a commit, only the owner can read the secret, and the staging area is empty."""
     with RestoreStaging(tmp_path, "acme") as staging:
         create(staging)
         with staging.commit():
@@ -46,7 +46,7 @@ def test_committed_files_remain(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_committed_go(tmp_path: Path) -> None:
-    """Without a commit, or after a commit that fails, only what others created remains."""
+    """Without a commit, or after a failed commit, only files of other processes remain."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets/GLOBEX").write_text("MARKER\n")
 
@@ -81,7 +81,7 @@ def test_undo_callbacks_run_unless_committed(tmp_path: Path, *, is_committed: bo
 def test_the_next_process_removes_what_a_killed_one_left(
     tmp_path: Path, *, is_committed: bool
 ) -> None:
-    """A backup of another tenant removes folder and secret, unless they were committed."""
+    """A backup of another tenant removes a killed process's uncommitted folder and secret."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
         if is_committed:
@@ -97,7 +97,7 @@ def test_the_next_process_removes_what_a_killed_one_left(
 
 @pytest.mark.parametrize("name", ["acme", "secrets"])
 def test_changed_files_are_not_removed(tmp_path: Path, name: str) -> None:
-    """A file whose content is not what the killed process wrote belongs to someone else."""
+    """A file with other content than the killed process wrote belongs to another process."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
     for path in (tmp_path / name).iterdir():
@@ -110,7 +110,7 @@ def test_changed_files_are_not_removed(tmp_path: Path, name: str) -> None:
 
 
 def test_an_empty_folder_of_a_killed_process_goes(tmp_path: Path) -> None:
-    """A process can be killed between creating the folder's name and the rename to it."""
+    """A process can be killed between the creation of the empty folder and the rename over it."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
     for path in (tmp_path / "acme").iterdir():

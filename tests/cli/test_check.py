@@ -134,7 +134,7 @@ def test_no_endpoint_stops_check_or_serve(
     write_endpoint: Callable[[str, str], str],
     is_check: bool,
 ) -> None:
-    """An endpoint that ends or hangs its process is a problem of tenants that enable it."""
+    """An endpoint that ends or hangs the process is a problem of each tenant that enables it."""
     ending = write_endpoint("ending", "import os\nprint('x')\nos._exit(0)\n")
     killing = write_endpoint("killing", "import os\nos.kill(os.getpid(), 9)\n")
     hanging = write_endpoint("hanging", "import threading\nthreading.Event().wait()\n")
@@ -178,7 +178,7 @@ def test_check_names_the_line_of_an_endpoint_that_fails_on_its_first_request(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """It also names the command that prints the traceback."""
+    """`check` names the failing line of the endpoint and the command that prints the traceback."""
     endpoint = write_endpoint("failing", FAILS_ON_FIRST_REQUEST)
     write_tenant("acme", BLUEPRINTS=[endpoint])
 
@@ -204,7 +204,7 @@ def test_check_finds_values_that_flask_rejects(
 def test_check_skips_a_disabled_tenant_unless_it_is_named(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """`check` skips a disabled tenant unless it is named."""
+    """`check` skips a disabled tenant unless the command line names the tenant."""
     write_tenant("acme")
     write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
 

@@ -107,7 +107,7 @@ def test_a_later_command_or_option_is_rejected_by_name(
 
 @pytest.mark.usefixtures("acme")
 def test_words_of_a_flask_command_are_not_rejected(tenantry: Tenantry) -> None:
-    """Words after `--` belong to the app, even if they are options of a later version."""
+    """Words after `--` go to the app, even words that are options of a later Tenantry version."""
     result = tenantry("run", "acme", "--", "routes", "--all-methods")
 
     assert 0 == result.code

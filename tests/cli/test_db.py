@@ -24,7 +24,7 @@ WriteTenant = Callable[..., Path]
 def test_a_fleet_is_upgraded_and_downgraded(
     write_shop: WriteShop, write_tenant: WriteTenant, tenantry: Tenantry
 ) -> None:
-    """`upgrade --all` reports failures, `status` repeats them, `downgrade` undoes the rest."""
+    """`upgrade --all` and `status` report failures; `downgrade` reverts the successful upgrades."""
     write_shop(first(), second("if name.startswith('globex'): raise ValueError('no')"))
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["corp.shop"])
@@ -110,7 +110,7 @@ def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_misuse_exits_2(
     words: list[str], text: str, write_tenant: WriteTenant, tenantry: Tenantry
 ) -> None:
-    """Neither, both, or unknown tenants are rejected before anything changes."""
+    """`db` rejects unknown tenants, and `NAME` with `--all`, and a missing argument."""
     write_tenant("acme")
 
     result = tenantry("db", *words)

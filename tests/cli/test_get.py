@@ -33,7 +33,7 @@ def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
 def test_get_ends_with_1_on_an_error_status(
     tenantry: Tenantry, words: tuple[str, ...], status: int
 ) -> None:
-    """The exit code of `get` is 1 if the status is 400 or above."""
+    """The exit code of `get` is 1 if the response's status is at least 400."""
     result = tenantry("get", *words, "--json")
 
     assert (1, status) == (result.code, json.loads(result.out)["status"])
@@ -58,7 +58,7 @@ def test_get_prints_an_incomplete_answer(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """If an app fails in the middle of its body, `get` prints the first part, and exits with 1."""
+    """If an app fails in the middle of a body, `get` prints the first part and exits with 1."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
 
     half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")

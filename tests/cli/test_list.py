@@ -10,7 +10,7 @@ from commands import Tenantry
 
 
 def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """In a pipe, `list` prints a tab-separated line for each tenant, whatever its state."""
+    """In a pipe, `list` prints a tab-separated line for each tenant in any state."""
     write_tenant("acme")
     write_tenant("broken", text="SECRET_KEY = ")
     write_tenant("closed", MAINTENANCE=True, URL_PREFIX="/c/d")
@@ -30,7 +30,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    """`list` and `plan` show the tenant as disabled, as a host that starts treats it."""
+    """If the operator state is unreadable, `list` and `plan` show the tenant as disabled."""
     for name in ("acme", "globex"):
         write_tenant(name)
     (data_dir / "acme").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`tenantry new`: a tenant file and its secret; nothing is overwritten."""
+"""`tenantry new` writes a tenant file and the tenant's secret, and overwrites nothing."""
 
 import stat
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from commands import Tenantry
 def test_new_writes_a_tenant_that_serves(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new` writes a file and its secret (mode 0600), and the tenant answers."""
+    """`new` writes a tenant file and a secret (mode 0600), and the new tenant answers."""
     made = tenantry("new", "acme-shop", "--prefix", "/clients/acme")
     answer = tenantry("get", "/clients/acme/")
 
@@ -23,7 +23,7 @@ def test_new_writes_a_tenant_that_serves(
 
 
 def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: Path) -> None:
-    """`new` leaves an existing file or secret as it is, with exit code 1."""
+    """`new` does not change an existing tenant file or secret, and exits with 1."""
     tenantry("new", "acme")
     before = (tenants_dir / "acme.py").read_bytes()
     again = tenantry("new", "acme")

@@ -1,4 +1,4 @@
-"""When `tenantry restart` refuses, and how it gives up; this process plays the worker."""
+"""`tenantry restart` refuses or gives up; the test process stands in for the gunicorn worker."""
 
 import shutil
 import signal
@@ -17,7 +17,7 @@ from tenantry.settings import HostSettings
 pytestmark = pytest.mark.live
 
 MASTER = 1 << 22
-"""No process has this id or a higher one."""
+"""Process ID above the maximum of Linux, so no process has the ID."""
 
 
 @pytest.fixture(name="signals")
@@ -54,7 +54,7 @@ def _serving(
     host: Host,
     endpoint: Path,
 ) -> Iterator[None]:
-    """Serve acme with that endpoint in this process, which reports like a gunicorn worker."""
+    """Serve acme with the test's endpoint; the test process reports like a gunicorn worker."""
     del endpoint
     write_tenant("acme", BLUEPRINTS=["shop.orders"])
     host.load()
@@ -107,7 +107,7 @@ def test_force_restarts_although_a_tenant_is_lost(
 def test_a_tenant_that_does_not_serve_cannot_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """A file that was broken from its first version does not prevent a restart."""
+    """A tenant file that no worker serves does not prevent a restart."""
     write_tenant("broken", text="SECRET_KEY = ")
 
     with pytest.raises(TenantryError, match="s for a new worker"):

@@ -1,4 +1,4 @@
-"""`tenantry serve` until it becomes gunicorn: its report and its listeners."""
+"""The report and listeners of `tenantry serve` before gunicorn starts."""
 
 import os
 import socket
@@ -56,7 +56,7 @@ def test_serve_rejects_an_unknown_tenant(
 def test_serve_names_the_listener_that_cannot_be_opened(
     tenantry: Tenantry, tmp_path: Path, bind: str, reason: str
 ) -> None:
-    """One line names the option, the listener and the reason; the exit code is 1."""
+    """If a listener cannot be opened, one line names the option, the listener and the reason."""
     with socket.socket() as taken, socket.socket(socket.AF_UNIX) as taken_path:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -74,7 +74,7 @@ def test_serve_names_the_listener_that_cannot_be_opened(
 def test_serve_names_the_variable_of_a_listener(
     tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message about the operators' listener names its variable."""
+    """The message about the operators' listener names the variable `TENANTRY_ADMIN_BIND`."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

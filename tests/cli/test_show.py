@@ -14,7 +14,7 @@ from tenantry.tenants.clients import hash_client_key
 
 @pytest.mark.usefixtures("acme")
 def test_show_masks_secrets(tenantry: Tenantry) -> None:
-    """`show` prints every key with its effective value, and no secret."""
+    """`show` prints every key of a tenant with the effective value, and no secret."""
     shown = json.loads(tenantry("show", "acme", "--json").out)
 
     assert ("Acme Ltd", "/acme") == (shown["APP_NAME"], shown["URL_PREFIX"])
@@ -53,7 +53,7 @@ def test_show_masks_what_secret_returned(
 def test_show_masks_the_password_of_a_database(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """`show` prints the database URL without its password."""
+    """`show` prints the database URL without the password."""
     write_tenant("acme", DATABASE_URI="sqlite://user:hunter2@/x.db")
 
     assert "hunter2" not in tenantry("show", "acme").out
@@ -62,7 +62,7 @@ def test_show_masks_the_password_of_a_database(
 def test_show_of_a_rejected_tenant_is_its_problems(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """A command about a rejected tenant prints its problems on stderr, with exit code 1."""
+    """A command about a rejected tenant prints the tenant's problems on stderr and exits with 1."""
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     result = tenantry("show", "acme")

@@ -1,4 +1,4 @@
-"""`tenantry top`, over counters that this process wrote."""
+"""`tenantry top` reads counters that the test process wrote."""
 
 import json
 import os
@@ -73,10 +73,10 @@ def test_top_shows_rates_per_second(tenantry: Tenantry, sort: str, names: list[s
 
 @pytest.mark.usefixtures("moving")
 def test_rates_are_per_worker_or_summed(data_dir: Path, counters: UsageCounters) -> None:
-    """With a row for each worker, rows have its process id; otherwise, workers are summed."""
+    """`top` has rows with process IDs, one for each worker, or sums over all workers."""
     other = UsageCounters()
     rates = [UsageRates(counters_folder(data_dir), each, "tenant") for each in (True, False)]
-    other.open(counters_folder(data_dir))  # a worker that starts meanwhile
+    other.open(counters_folder(data_dir))  # a worker that starts between the two samples of `top`
     for one in (counters, other):
         one.add_request(request_record("acme", wall_ns=1, processor_ns=1))
 
@@ -88,7 +88,7 @@ def test_rates_are_per_worker_or_summed(data_dir: Path, counters: UsageCounters)
 
 @pytest.mark.usefixtures("moving")
 def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageCounters) -> None:
-    """A tenant is shown for its requests in flight even if none of its requests has ended."""
+    """`top` shows a tenant with requests in flight even if no request of the tenant has ended."""
     reports = {
         os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
         1: {"in_flight": {"acme": 1}, "stuck": {}},

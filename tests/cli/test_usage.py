@@ -1,4 +1,4 @@
-"""`tenantry usage`, over counters that this process wrote."""
+"""`tenantry usage` reads counters that the test process wrote."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def _counters(data_dir: Path) -> Iterator[UsageCounters]:
 
 @pytest.mark.usefixtures("counters")
 def test_usage_prints_json(tenantry: Tenantry) -> None:
-    """There is a row for each tenant, sorted by name, with times in seconds."""
+    """`usage` prints a row for each tenant, sorted by name, with times in seconds."""
     rows = json.loads(tenantry("usage", "--json").out)
 
     assert ["acme", "globex"] == [row["tenant"] for row in rows]

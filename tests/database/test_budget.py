@@ -13,7 +13,7 @@ from tenantry.database.errors import ConnectionCounts, ConnectionsExhaustedError
 
 
 class FakePool:
-    """A tenant's pool without a database. Its connections are strings."""
+    """A tenant's connection pool without a database. The connections of the pool are strings."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -39,7 +39,7 @@ def _in_background() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_the_newest_idle_connection_is_used_first(acme: FakePool) -> None:
-    """A pool gets its connections back in the order last in, first out."""
+    """A pool hands out returned connections in the order last in, first out."""
     budget = ConnectionBudget(2)
     budget.acquire(acme)
     budget.acquire(acme)
@@ -74,7 +74,7 @@ def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
 def test_the_error_after_a_time_out_names_every_tenants_connections(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """It says which tenant waited, how long, which tenants have connections, and what to do."""
+    """The time-out error has the waiting tenant, time, each tenant's connections and a remedy."""
     now = [0.0]
     budget = ConnectionBudget(3, wait_s=0, clock=lambda: now.__setitem__(0, now[0] + 1.5) or now[0])
     for pool in (globex, acme, globex):
@@ -94,7 +94,7 @@ def test_the_error_after_a_time_out_names_every_tenants_connections(
 def test_waiters_are_served_in_order(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor
 ) -> None:
-    """First come, first served: with its own pool's connection, else with the permit of another."""
+    """Waiting requests get, in order, a connection of the own pool or another pool's permit."""
     budget = ConnectionBudget(1, wait_s=60)
     budget.acquire(acme)
     waiting = []
@@ -118,7 +118,7 @@ def test_a_pool_waits_for_its_own_connection_before_it_evicts_anothers(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A pool that has one checked out waits for it while another tenant's is idle."""
+    """A pool first waits for a checked-out connection, even if another pool's is idle."""
     budget = ConnectionBudget(2)
     budget.acquire(globex)
     budget.checkin(globex, "g1")
@@ -147,7 +147,7 @@ def test_the_wait_for_an_own_connection_follows_the_average_checkout(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, average_checkout_s: float,
     own_wait_s: float,
 ) -> None:  # fmt: skip
-    """It is ten times the average checkout, and bounded; then another's connection is evicted."""
+    """A pool waits ten average checkouts, at most a bound, before evicting another's connection."""
     waits: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waits.append(seconds))
     budget = ConnectionBudget(2, wait_s=5.0)
@@ -185,7 +185,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """If its connection closes and the permit goes to an earlier waiter, it evicts another's."""
+    """A waiter that loses the permit to an earlier waiter evicts another tenant's connection."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     initech = FakePool("initech")
@@ -207,7 +207,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
 def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While an instance is replaced, its tenant has two pools; both count as the tenant's."""
+    """While an instance is replaced, the connections of two pools count as the tenant's own."""
     budget = ConnectionBudget(2)
     for pool in (globex, acme):
         budget.acquire(pool)
@@ -236,7 +236,7 @@ def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool)
 def test_an_exception_during_the_wait_costs_no_permit(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """If a signal handler raises, the waiter leaves the queue and returns what it was granted."""
+    """If a signal handler raises, the waiter leaves the queue and returns a granted permit."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
 

@@ -32,12 +32,12 @@ def _breaker(clock: Clock) -> CircuitBreaker:
 
 
 def test_a_closed_breaker_allows_attempts(breaker: CircuitBreaker) -> None:
-    """Without a failure there is no pause and no probe."""
+    """Without a failure, the circuit breaker has no pause and no probe."""
     assert (None, None, False) == (breaker.begin(), breaker.pause_s, breaker.begin_probe())
 
 
 def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
-    """Only the first failure opens it; until the pause is over, attempts get the pause instead."""
+    """Only the first failure opens the breaker; until the pause ends, attempts get the pause."""
     breaker.begin()
 
     has_opened = [breaker.fail(), breaker.fail()]
@@ -72,7 +72,7 @@ def test_pauses_double_up_to_a_bound(breaker: CircuitBreaker) -> None:
 
 
 def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
-    """Only the first success closes it."""
+    """Only the first success closes the circuit breaker."""
     breaker.fail()
 
     assert [True, False] == [breaker.succeed(), breaker.succeed()]
@@ -80,7 +80,7 @@ def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
 
 
 def test_slow_attempts_block_others(breaker: CircuitBreaker, clock: Clock) -> None:
-    """While attempts hang, no other attempt joins them; once they succeed, others may start."""
+    """While attempts hang, the breaker allows no new attempt; after a success, it does."""
     for _ in range(MAX_ATTEMPTS):
         breaker.begin()
     clock.now += SLOW_S

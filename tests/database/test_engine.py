@@ -40,7 +40,7 @@ def test_the_urls_own_options_win() -> None:
 
 
 def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget) -> None:
-    """All of them reach libpq, and the server sees which tenant is connected."""
+    """All connection options reach libpq, and the server sees which tenant is connected."""
     engine = make_engine("acme", postgres_url, budget)
     with engine.connect() as connection:
         parameters = connection.connection.dbapi_connection.info.get_parameters()
@@ -77,7 +77,7 @@ def test_sqlite_is_set_up_for_many_threads(data_dir: Path, budget: ConnectionBud
 
 
 def test_an_in_memory_database_keeps_its_data(data_dir: Path, budget: ConnectionBudget) -> None:
-    """It has one connection, which the budget neither counts nor closes."""
+    """An in-memory database has one connection, which the budget neither counts nor closes."""
     app = app_with_table("sqlite://", data_dir, budget)
     client = Client(app)
 

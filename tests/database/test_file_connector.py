@@ -43,7 +43,7 @@ def _delete(file: Path) -> None:
 def test_a_deleted_file_is_not_recreated(
     app: Flask, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its data are lost: requests get 503, and one log line says what to do."""
+    """After a database file is deleted, requests get 503, and one log line says what to do."""
     _delete(file)
 
     answers = [
@@ -71,7 +71,7 @@ def test_a_new_instance_does_not_recreate_a_deleted_file(
 
 
 def test_deleting_the_marker_allows_an_empty_file(app: Flask, file: Path) -> None:
-    """An operator who deletes the marker, too, gets an empty database."""
+    """If an operator also deletes the marker file, Tenantry creates an empty database."""
     _delete(file)
     Client(app).get("/rows")
     file.with_name("acme.sqlite3.made").unlink()
@@ -108,7 +108,7 @@ def test_an_impossible_path_is_a_503(data_dir: Path, budget: ConnectionBudget) -
 def test_a_file_that_is_not_a_database_is_a_503(
     file: Path, data_dir: Path, budget: ConnectionBudget
 ) -> None:
-    """A connection whose set-up fails is closed: repeated failures keep no permit."""
+    """A connection with a failed set-up is closed, so repeated failures keep no permit."""
     file.parent.mkdir(parents=True)
     file.write_bytes(b"garbage" * 1000)
     app = app_on(f"sqlite:///{file}", data_dir, budget)

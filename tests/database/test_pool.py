@@ -73,7 +73,7 @@ def test_idle_connections_of_one_tenant_are_closed_for_another(
 def test_a_detached_connection_counts_until_it_is_closed(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """A detached connection counts until it is closed or garbage-collected."""
+    """A detached connection counts until the connection is closed or garbage-collected."""
     engine = engine_of("acme")
     counts = []
     for is_closed in (True, False):
@@ -83,7 +83,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
         if is_closed:
             connection.close()
         else:
-            connection.dbapi_connection.close()  # bypasses the pool
+            connection.dbapi_connection.close()  # a direct connection bypasses the pool
         del connection
         gc.collect()
         counts.append(budget.open_count)
@@ -92,7 +92,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
 
 
 def test_the_average_checkout_is_measured(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """Each checkout counts an eighth, also if its connection is invalidated."""
+    """Each checkout has a weight of 1/8 in the average, also if the connection is invalidated."""
     engine = engine_of("acme")
     pool = cast("BudgetPool", engine.pool)
     pool.average_checkout_s = 8.0
@@ -125,7 +125,7 @@ def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
 
 
 def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """Its idle connections are closed, even by `dispose(close=False)`."""
+    """Idle connections of a replaced pool are closed, even by `dispose(close=False)`."""
     engine = engine_of("acme")
     engine.connect().close()
     engine.dispose(close=False)
@@ -134,7 +134,7 @@ def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """A connection that is checked out when its engine closes is closed at its check-in."""
+    """A connection that is checked out when the engine closes is closed at check-in."""
     engine = engine_of("acme")
     with engine.connect(), engine.connect() as used:
         close_engine(engine)
@@ -146,13 +146,14 @@ def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 @pytest.mark.live
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections are dropped on purpose
+# the test drops connections on purpose, so ignore warnings about dropped connections
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_count_is_exact_under_random_faults(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
     """Eight threads fail, invalidate, detach and dispose at random, and never exceed the limit.
 
-    The server checks that, too: it allows its user no more connections than the budget.
+    The PostgreSQL server also enforces the limit on the test's database user.
     """
     engines = [engine_of(f"tenant{number}") for number in range(5)]
     chance = random.Random(4)
@@ -167,7 +168,7 @@ def test_the_count_is_exact_under_random_faults(
     for engine in engines:
         close_engine(engine)
     gc.collect()
-    wait_until(lambda: budget.open_count == 0)  # a probe may be in progress
+    wait_until(lambda: budget.open_count == 0)  # wait, because a probe may be in progress
 
     assert {"", "no route"} >= set(errors)
     assert 3 == max(counts)
@@ -208,7 +209,7 @@ def _inject_faults(
                 engine.dispose()
             case 4:
                 del connection
-                gc.collect()  # its finalizer checks it in
+                gc.collect()  # the finalizer of the connection checks the connection in
                 continue
         connection.close()
 
@@ -252,7 +253,7 @@ engine.dispose()
 def test_a_forked_process_counts_from_zero(
     kind: str, postgres_server: Postgres, tmp_path: Path
 ) -> None:
-    """It neither uses nor closes inherited connections, so those of its parent keep working."""
+    """A forked process neither uses nor closes connections that the parent process still uses."""
     url = postgres_server.url() if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.db"
 
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""A database server that is down, silent or restarted costs its own tenant 503, and no other."""
+"""A database server that is down, silent or restarted costs only that database's tenant 503."""
 
 import contextlib
 import errno
@@ -42,7 +42,7 @@ def _app(postgres_url: str, data_dir: Path, budget: ConnectionBudget) -> Iterato
 
 @pytest.fixture(name="own_server", scope="module")
 def _own_server() -> Iterator[Postgres]:
-    """Return a PostgreSQL server that a test may stop, if it starts it again."""
+    """Return a PostgreSQL server that a test may stop, if the test starts the server again."""
     with postgres.running() as server:
         yield server
 
@@ -50,7 +50,7 @@ def _own_server() -> Iterator[Postgres]:
 def test_a_database_that_is_down_is_a_503_until_it_is_back(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Views and resources answer 503 at once while it is down, and serve again when it is back."""
+    """Views and resources answer 503 while the database server is down, and serve afterwards."""
     app = app_with_table(own_server.new_database(), data_dir, budget)
     client = Client(app)
     own_server.stop()
@@ -112,7 +112,7 @@ def test_a_probe_opens_a_connection_although_one_is_idle(
 def test_a_server_that_refuses_connections_still_serves_the_open_ones(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """While new connections fail, an idle one is used; a request that has to open one gets 503."""
+    """While new connections fail, requests use idle connections or get 503."""
     engine = make_engine("acme", postgres_url, budget)
     engine.connect().close()
 
@@ -126,7 +126,7 @@ def test_a_server_that_refuses_connections_still_serves_the_open_ones(
         answer = connection.execute(text("SELECT 1")).scalar_one()
     event.remove(engine, "do_connect", refuse)
     close_engine(engine)
-    wait_until(lambda: budget.open_count == 0)  # a probe may be in progress
+    wait_until(lambda: budget.open_count == 0)  # wait, because a probe may be in progress
 
     assert 1 == answer
 
@@ -135,7 +135,7 @@ def test_a_connection_is_closed_without_a_file_descriptor_left(
     postgres_server: Postgres, postgres_url: str, budget: ConnectionBudget,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The wait for the end of its server process, which needs a descriptor, is left out."""
+    """The fake skips the wait for the server process's end, because the wait needs a descriptor."""
 
     def fail(_: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -153,7 +153,7 @@ def test_a_connection_is_closed_without_a_file_descriptor_left(
 def test_a_connection_that_dies_in_use_is_a_503(
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget
 ) -> None:
-    """It is the database's error, not the endpoint's, and the next request succeeds."""
+    """A connection that dies in use is a 503 for one request, and the next request succeeds."""
     with app.app_context():
         pid = db.session.execute(text("SELECT pg_backend_pid()")).scalar_one()
         connection = postgres_server.connect()
@@ -171,7 +171,7 @@ def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures a
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
     answers: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A restart between two requests breaks none; right after a request, it may break one."""
+    """A database restart between requests breaks no request; right after one, at most one."""
     monkeypatch.setattr(server_connector, "FRESH_S", fresh_s)
     name = make_url(app.config["DATABASE_URI"]).database
     with postgres_server.connect() as connection:
@@ -203,7 +203,7 @@ def test_no_message_shows_the_password(
 
 @contextlib.contextmanager
 def _stopped(pid: int) -> Iterator[None]:
-    """Stop a process, so that its listening socket accepts connections and stays silent."""
+    """Stop a process, so that the listening socket accepts connections and stays silent."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -216,9 +216,9 @@ def _stopped(pid: int) -> Iterator[None]:
 def test_a_silent_server_costs_one_time_out(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, idle: int
 ) -> None:
-    """One request waits for `connect_timeout`; the next ones fail at once, idle connection or not.
+    """One request waits for `connect_timeout`; later requests fail at once.
 
-    They do not use an idle connection, because nothing tells whether it is silent, too.
+    Later requests do not use an idle connection, because an idle connection may be silent, too.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

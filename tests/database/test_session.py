@@ -1,4 +1,4 @@
-"""An app's database is made on first use, belongs to the app, and closes with it."""
+"""An app's `db` object is made on first use, belongs to the app, and closes with the app."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_sqlalchemy_is_not_imported_before_it_is_used() -> None:
 
 
 def test_an_unused_database_is_not_connected(data_dir: Path, budget: ConnectionBudget) -> None:
-    """A tenant whose database does not exist serves requests that do not need it."""
+    """A tenant without an existing database serves requests that need no database."""
     app = app_on(f"sqlite:///{data_dir}/nowhere/acme.db", data_dir, budget)
 
     status = Client(app).get("/").status_code
@@ -53,7 +53,10 @@ def test_an_unused_database_is_not_connected(data_dir: Path, budget: ConnectionB
 
 
 def test_a_session_ends_with_its_context(app: Flask, budget: ConnectionBudget) -> None:
-    """A context has one session. At its end, uncommitted work is rolled back."""
+    """An app context has one session.
+
+    At the end of the context, uncommitted work is rolled back.
+    """
     with app.app_context():
         first = db.session
         assert first is db.session
@@ -66,7 +69,7 @@ def test_a_session_ends_with_its_context(app: Flask, budget: ConnectionBudget) -
 
 
 def test_a_failing_request_checks_its_connection_in(app: Flask, budget: ConnectionBudget) -> None:
-    """Whatever a view raises, the connection is idle when its context ends."""
+    """The connection is idle when the app context ends, whatever exception a view raises."""
 
     @app.get("/boom")
     def boom() -> str:
@@ -80,7 +83,7 @@ def test_a_failing_request_checks_its_connection_in(app: Flask, budget: Connecti
 
 
 def test_a_closed_database_cannot_be_used(app: Flask, budget: ConnectionBudget) -> None:
-    """Closing an app closes its connections; later use is a programming error."""
+    """Closing an app closes the app's connections; later use of `db` is a programming error."""
     database = database_of(app)
     close_app(app)
 

@@ -1,4 +1,4 @@
-"""A `DATABASE_URI` is checked, and two of them that name one database are recognized."""
+"""`DATABASE_URI` values are checked, and two values that name one database are recognized."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_an_unusable_url_is_rejected(text: str, message: str) -> None:
 
 
 def test_a_parsed_url_masks_its_password() -> None:
-    """Printing a URL does not show its password."""
+    """Printing a database URL does not show the password."""
     url = parse_database_url(f"sqlite://acme:{PASSWORD}@host/acme")
 
     assert "sqlite://acme:***@host/acme" == str(url)
@@ -73,7 +73,7 @@ def test_a_sqlite_file_is_identified_by_its_real_path(
 
 
 def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
-    """It fails when the database is opened, not while tenants are compared."""
+    """A SQLite path in a loop of links is an error on opening, not in the comparison of tenants."""
     (tmp_path / "loop.db").symlink_to("loop.db")
 
     assert ("sqlite", str(tmp_path / "loop.db")) == database_identity(
@@ -85,7 +85,7 @@ def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
     "text", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:a?mode=memory&uri=true"]
 )
 def test_an_in_memory_database_is_never_shared(text: str) -> None:
-    """Each connection has its own, so two tenants may have the same URL."""
+    """Each connection has its own in-memory database, so two tenants may have the same URL."""
     assert database_identity(text) is None
 
 
@@ -136,7 +136,7 @@ def test_a_server_database_is_identified_by_host_port_and_name(
 
 
 def test_another_host_port_or_name_is_another_database() -> None:
-    """Each of these differs from the others."""
+    """URLs with different hosts, ports or database names have different identities."""
     texts = [
         "postgresql://db.example.org/globex",
         "postgresql://db.example.org:5433/acme",

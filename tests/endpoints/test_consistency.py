@@ -65,9 +65,9 @@ def sha256(data: bytes) -> str:
 
 
 def test_the_row_comes_after_the_file(session: Session, folder: Path, memory: MemoryBudget) -> None:
-    """If the database fails, there is a file without a row, but no row without a file."""
+    """If the database fails, an upload leaves a file without a row, but no row without a file."""
     repo = ImageRepoModel(session, folder)
-    session.connection()  # a transaction is open: beginning another fails
+    session.connection()  # a transaction is open, so beginning another transaction fails
 
     with pytest.raises(Exception, match="begun"):
         repo.add(BytesIO(ONE), "one", memory)
@@ -81,7 +81,7 @@ def test_the_row_comes_after_the_file(session: Session, folder: Path, memory: Me
 def test_a_new_upload_replaces_a_damaged_file(
     session: Session, folder: Path, memory: MemoryBudget, damaged: bytes
 ) -> None:
-    """A truncated or altered file is found, and uploading the same image again fixes it."""
+    """`images check` finds a damaged file; a new upload of the same image repairs the file."""
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one", memory)
     path = ContentStore(folder).path_of(image.sha256)
@@ -207,7 +207,7 @@ def test_the_command_prints_what_it_finds(
 
 
 def test_the_hash_option_finds_altered_files(data_dir: Path) -> None:
-    """`--hash` reads all files, so it finds altered bytes of the same size."""
+    """`images check --hash` reads all files and so finds altered bytes of the same size."""
     (data_dir / "acme").mkdir(parents=True)
     with _app(data_dir) as app:
         image = app.test_client().post("/images/", data=ONE).get_json()

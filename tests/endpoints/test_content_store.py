@@ -36,7 +36,7 @@ def test_an_upload_is_kept_or_deleted(folder: Path) -> None:
 def test_content_is_on_the_disk_before_it_has_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is synced, then renamed, then its folder is synced."""
+    """A stored file is synced and renamed, and afterwards the folder is synced."""
     events: list[str] = []
     store = ContentStore(folder)
     rename = Path.rename

@@ -29,7 +29,7 @@ HUGE = struct.pack("<HH", 60_000, 60_000)
 
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
-    """Return the path of a test's file. Its name says nothing about the content."""
+    """Return the path of a test's file. The file's name says nothing about the image format."""
     return tmp_path / "file.txt"
 
 
@@ -63,7 +63,7 @@ def test_a_file_is_what_its_bytes_say(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
-    """A file without its last byte, or without more, is broken or not an image."""
+    """An image file without one or more of the last bytes is broken or not an image."""
     data = FILES[kind]
     cuts = {*range(24), *range(24, len(data), len(data) // 40), *range(len(data) - 12, len(data))}
 
@@ -138,7 +138,7 @@ def test_decompression_bombs_are_not_decoded(path: Path, data: bytes) -> None:
     ],
 )
 def test_webp_has_a_lower_maximum(path: Path, data: bytes) -> None:
-    """A WebP takes more memory for each pixel, and takes it when it is opened."""
+    """A WebP image takes more memory per pixel than other formats, already on opening."""
     assert "the maximum is 12,500,000." in str(_error_for(path, data))
 
 
@@ -184,7 +184,7 @@ def test_a_jpeg_has_a_bounded_number_of_scans(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_thumbnail_fits_and_carries_no_metadata(path: Path, kind: str) -> None:
-    """A thumbnail keeps the proportions. It is a JPEG only if the image is one."""
+    """A thumbnail keeps the proportions. A thumbnail is a JPEG only if the image is a JPEG."""
     path.write_bytes(FILES[kind])
 
     drawn, media_type = draw_thumbnail(path, 30, MEMORY)
@@ -197,7 +197,8 @@ def test_a_thumbnail_fits_and_carries_no_metadata(path: Path, kind: str) -> None
 def test_a_thumbnail_is_upright_and_has_no_exif_data(path: Path) -> None:
     """The orientation from the EXIF data is applied, and the EXIF data are removed."""
     exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "Camera"  # turned by 90 degrees; maker
+    # EXIF tags: orientation (turned by 90 degrees) and camera maker
+    exif[0x0112], exif[0x010F] = 6, "Camera"
     path.write_bytes(picture("JPEG", exif=exif))
 
     image = Image.open(BytesIO(draw_thumbnail(path, 30, MEMORY)[0]))

@@ -59,7 +59,7 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _new_uri(
     engine: str, postgres_server: postgres.Postgres, migrated: Path, tmp_path: Path
 ) -> Callable[[str], str]:
-    """Return a function that makes a tenant's database with tables and returns its URL."""
+    """Return a function that makes a tenant's database with tables and returns the database URL."""
 
     def new_uri(name: str) -> str:
         if engine == "postgresql":
@@ -107,7 +107,7 @@ def _client(new_app: NewApp) -> Client:
 
 
 def upload(client: Client, data: bytes = ONE, name: str = "one") -> dict[str, Any]:
-    """Upload an image and return its record."""
+    """Upload an image and return the image's record."""
     answer = client.post(f"/images/?name={name}", data=data)
     assert 201 == answer.status_code, answer.text
     image: dict[str, Any] = answer.get_json()
@@ -163,7 +163,7 @@ def test_an_upload_is_described_and_stored(client: Client, data_dir: Path, kind:
 
 
 def test_a_raw_body_is_an_image_too(client: Client) -> None:
-    """Without a form, the body is the image; its name comes from `?name=` or its type."""
+    """Without a form, the body is the image, and the name comes from `?name=` or the image type."""
     data = picture("WEBP")
 
     named = client.post("/images/?name=w", data=data, content_type="application/octet-stream")
@@ -222,7 +222,7 @@ def test_a_rejected_upload_is_not_stored(
     ],
 )
 def test_names_are_harmless(client: Client, given: str, kept: str) -> None:
-    """A name loses its path and control characters, and is quoted in headers."""
+    """An image's name is stored without path and control characters, and is quoted in headers."""
     image = client.post("/images/", query_string={"name": given}, data=ONE).get_json()
     answer = client.get(f"/images/{image['id']}/content")
 
@@ -251,7 +251,7 @@ def test_a_name_has_a_length(client: Client) -> None:
 
 
 def test_an_incomplete_upload_leaves_nothing(client: Client, data_dir: Path) -> None:
-    """A body shorter than its `Content-Length` is rejected, even if it is a whole image."""
+    """A body shorter than `Content-Length` is rejected, even if the body is a whole image."""
     length = {"CONTENT_LENGTH": str(len(ONE) + 1)}
 
     answer = client.post("/images/", data=ONE, environ_overrides=length)
@@ -269,7 +269,7 @@ def test_a_page_continues_after_the_last_one(client: Client) -> None:
 
     first = client.get("/images/?limit=3")
     upload(client, name="new")
-    client.delete(f"/images/{images[4]['id']}")  # the image to which the cursor points
+    client.delete(f"/images/{images[4]['id']}")  # delete the image to which the cursor points
     second = client.get(f"/images/?limit=2&cursor={first.get_json()['next']}")
     third = client.get(f"/images/?limit=2&cursor={second.get_json()['next']}")
 
@@ -312,7 +312,7 @@ def test_an_invalid_thumbnail_size_is_rejected(client: Client, size: str) -> Non
     "unknown", [UNKNOWN, UNKNOWN.replace("-", ""), "/images/urn:uuid:" + UNKNOWN[8:], "/images/%00"]
 )
 def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> None:
-    """All URLs of an unknown image are 404, also for other spellings of its id."""
+    """All URLs of an unknown image are 404, also URLs with another spelling of a known ID."""
     answer = client.get(unknown + path)
 
     assert (404, {"message": "There is no image with this id."}) == (
@@ -322,7 +322,7 @@ def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> 
 
 
 def test_record_and_content_are_returned(client: Client) -> None:
-    """The bytes are those of the upload, with headers that keep a browser from running them."""
+    """The content equals the upload, with headers that keep a browser from running the content."""
     image = upload(client)
 
     data = client.get(f"/images/{image['id']}").get_json()
@@ -375,7 +375,7 @@ def test_conditions_and_ranges(
 
 
 def test_a_thumbnail_can_be_cached(client: Client) -> None:
-    """A thumbnail has the requested size, and a client that has it gets 304."""
+    """A thumbnail has the requested size, and a client that has the thumbnail gets 304."""
     path = f"/images/{upload(client, picture(size=(300, 200)))['id']}/thumbnail"
 
     small, usual = client.get(f"{path}?size=30"), client.get(path)
@@ -393,7 +393,7 @@ def test_a_thumbnail_can_be_cached(client: Client) -> None:
 
 @on_both
 def test_no_connection_is_held_while_bytes_stream(client: Client, budget: ConnectionBudget) -> None:
-    """When a response begins, its database connection is idle."""
+    """When a response body begins, the request's database connection is idle."""
     image = upload(client)
 
     answer = client.get(f"/images/{image['id']}/content", buffered=False)
@@ -409,7 +409,7 @@ def test_no_connection_is_held_while_bytes_stream(client: Client, budget: Connec
 
 @on_both
 def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_dir: Path) -> None:
-    """The file is deleted with the last image that has its content."""
+    """An image's file is deleted with the last image that has the same content."""
     one, two = upload(client, name="one"), upload(client, name="two")
     assert one["id"] != two["id"]
     assert [sha256(ONE)] == stored(data_dir)
@@ -424,7 +424,7 @@ def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_d
 
 
 def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> None:
-    """An image whose file is gone is a 500: neither unknown nor empty."""
+    """An image with a missing file is a 500, not a 404 or an empty response."""
     image = upload(client)
     next((data_dir / "acme/images").rglob(image["sha256"])).unlink()
 
@@ -453,7 +453,7 @@ def test_an_image_deleted_during_a_request_is_unknown(
         return opened(file, *args, **kwargs)
 
     monkeypatch.setattr("builtins.open", deleting)
-    monkeypatch.setattr("io.open", deleting)  # what `Path.open` calls
+    monkeypatch.setattr("io.open", deleting)  # `Path.open` calls `io.open`
 
     answer = client.get(f"/images/{image['id']}/{path}", headers=headers)
 
@@ -468,7 +468,7 @@ def test_an_image_deleted_during_a_request_is_unknown(
 
 @on_both
 def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) -> None:
-    """For the same image, each tenant has its own row, file and id."""
+    """For the same image, each tenant has a row, a file and an ID of its own."""
     acme, globex = WholeClient(new_app("acme")), WholeClient(new_app("globex"))
     one, two = upload(acme), upload(globex, name="two")
 
@@ -482,7 +482,7 @@ def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) 
 
 @on_both
 def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> None:
-    """While other images are decoded, uploads and thumbnails get 503 and leave nothing behind."""
+    """While decoding memory is used up, uploads and thumbnails get 503 and leave no file or row."""
     app = new_app()
     client = WholeClient(app)
     image = upload(client, picture())
@@ -513,9 +513,9 @@ def test_ids_reveal_only_the_time(client: Client) -> None:
 
 
 def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> None:
-    """Above the quota, uploads get 507 and leave nothing; reading still works."""
+    """Above the quota, uploads get 507 and leave no file or row; reading still works."""
     client = WholeClient(new_app(QUOTA_BYTES=20_000))
-    data = picture(size=(64, 64))  # 12 kB, twice of which is too much
+    data = picture(size=(64, 64))  # an image of 12 kB; two images are above the quota
     image = upload(client, data)
 
     answer = client.post("/images/", data=picture(size=(64, 64)))

@@ -1,4 +1,4 @@
-"""An endpoint's modules exist once for each app, its models once; its errors are located."""
+"""Endpoint modules exist once per app, `models` once per process; endpoint errors are located."""
 
 import gc
 import importlib
@@ -59,9 +59,9 @@ Load = Callable[..., LoadedEndpoint]
 
 @pytest.fixture(name="write_endpoint")
 def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteEndpoint]:
-    """Return a function that writes the package `corp.shop` and returns its name.
+    """Return a function that writes the package `corp.shop` and returns the package name.
 
-    `write_endpoint(resources="…")` replaces the text of a file; None leaves the file out.
+    A keyword such as `resources="…"` replaces the text of a file; None leaves the file out.
     """
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -124,7 +124,7 @@ def test_two_apps_have_their_own_blueprint_and_resources(
 
 
 def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) -> None:
-    """`models.py` is one module, also under its plain name."""
+    """`models.py` is one module, also when imported under the plain name."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -186,7 +186,7 @@ def test_an_import_of_the_models_is_shared(
 def test_a_sub_package_of_an_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """Its modules can import each other, the endpoint, and packages above the endpoint."""
+    """Modules of an endpoint's sub-package can import one another, the endpoint and its parents."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "from .parts import seen, outside\n")
     (tmp_path / "corp/outside.py").write_text("outside = 1\n")
     (tmp_path / "corp/shop/parts").mkdir()
@@ -208,7 +208,7 @@ def test_a_sub_package_of_an_endpoint_is_private(
 def test_an_import_that_cannot_be_made_private_is_rejected(
     write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """It would share the module between apps. The error names the line and the remedy."""
+    """An import of an endpoint's module by full name is an error with the line and the remedy."""
     name = write_endpoint(resources=f"{SHOP['resources.py']}\n{line}\n")
 
     with pytest.raises(EndpointError) as refused:
@@ -277,7 +277,7 @@ def test_an_endpoint_can_be_loaded_in_many_threads(
 def test_a_closed_app_and_its_modules_are_freed(
     data_dir: Path, write_endpoint: WriteEndpoint
 ) -> None:
-    """After `close_app`, nothing refers to the app, its modules or its classes."""
+    """After `close_app`, no object refers to the app, to the app's modules or to their classes."""
     app = app_of(write_endpoint(), "acme", data_dir)
     assert 200 == Client(app).get("/").status_code
     private = [name for name in sys.modules if name.startswith("corp/shop@acme-")]
@@ -355,7 +355,7 @@ def test_the_nearest_name_is_suggested() -> None:
 
 
 def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteEndpoint) -> None:
-    """A package without `blueprint.py` is rejected without importing it."""
+    """A package without `blueprint.py` is rejected without an import of the package."""
     name = write_endpoint(blueprint=None)
 
     with pytest.raises(EndpointError, match=r"'corp\.shop' has no blueprint\.py"):
@@ -421,7 +421,7 @@ def test_a_failing_models_module_is_named_with_its_line(
 def test_a_failing_parent_package_is_not_reported_as_missing(
     write_endpoint: WriteEndpoint, tmp_path: Path, text: str
 ) -> None:
-    """If the package above an endpoint raises, the endpoint fails to import."""
+    """If the package that contains an endpoint raises, the endpoint fails to import."""
     name = write_endpoint()
     (tmp_path / "corp/__init__.py").write_text(text)
 
@@ -430,7 +430,7 @@ def test_a_failing_parent_package_is_not_reported_as_missing(
 
 
 def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_path: Path) -> None:
-    """A tenant file may name any package. Its code runs only when an app is built."""
+    """A tenant file may name any package. The package's code runs only when an app is built."""
     name = write_endpoint()
     for package in ("corp", "corp/shop"):
         (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")

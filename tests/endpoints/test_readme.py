@@ -86,7 +86,7 @@ def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> No
 
 @pytest.mark.live
 def test_the_example_tests_pass(folder: Path) -> None:
-    """The test file of the README passes as it is."""
+    """The README's test file passes unchanged."""
     path = os.pathsep.join([str(folder), *sys.path])
     run = subprocess.run(
         [

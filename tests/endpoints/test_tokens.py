@@ -1,4 +1,4 @@
-"""A signed token verifies at its own tenant and for its own purpose only."""
+"""A signed token verifies only at the tenant and for the purpose of the signature."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ KEY, OLD = "k" * 32, "o" * 32
 
 @pytest.fixture(name="app_of")
 def _app_of(tmp_path: Path) -> Iterator[AppOf]:
-    """Return a function that makes an app by name. All apps have the same key."""
+    """Return a function that makes an app by name. All apps have the same secret key."""
     with ExitStack() as closing:
 
         def make(name: str, **keys: object) -> Flask:
@@ -47,7 +47,7 @@ def test_a_token_verifies_at_its_own_tenant(app_of: AppOf) -> None:
 
 @pytest.mark.parametrize(("tenant", "purpose"), [("globex", "invite"), ("acme", "reset")])
 def test_a_token_does_not_verify_elsewhere(app_of: AppOf, tenant: str, purpose: str) -> None:
-    """It fails at another tenant with the same key, and for another purpose."""
+    """A token fails at another tenant with the same key, and for another purpose."""
     token = token_of(app_of("acme"))
 
     with app_of(tenant).app_context(), pytest.raises(BadSignature):

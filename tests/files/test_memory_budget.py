@@ -31,7 +31,7 @@ def test_reservations_share_the_limit() -> None:
 
 
 def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
-    """It succeeds alone, and nothing succeeds beside it."""
+    """A reservation above the limit succeeds alone, and no other reservation succeeds meanwhile."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(99):
@@ -43,7 +43,7 @@ def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
 
 
 def test_a_reservation_waits_for_others_to_end() -> None:
-    """It continues as soon as enough bytes are free."""
+    """A waiting reservation continues as soon as enough bytes are free."""
     budget = MemoryBudget(10, wait_s=DEADLINE_S)
     reserved = threading.Event()
 

@@ -65,7 +65,7 @@ def test_a_failed_addition_does_not_count(tmp_path: Path, clock: Clock) -> None:
 def test_a_measurement_counts_files_in_progress(
     tmp_path: Path, clock: Clock, is_added: bool
 ) -> None:
-    """An upload during a measurement counts once if it succeeds, and not at all if it fails."""
+    """A successful upload during a measurement counts once, and a failed upload does not count."""
     with suppress(ZeroDivisionError), FolderQuota(tmp_path, 116, clock=clock).reserve(60):
         clock.now += MEASUREMENT_AGE_S
         fit_meanwhile = [_fits(tmp_path, 116, size, clock) for size in (41, 40)]
@@ -80,7 +80,7 @@ def test_a_measurement_counts_files_in_progress(
 
 
 def test_a_reservation_of_a_killed_process_is_removed(tmp_path: Path, clock: Clock) -> None:
-    """Its sparse file is no longer locked, so the next measurement deletes it."""
+    """The next measurement deletes the sparse file of a killed process, which is not locked."""
     left = tmp_path / f"{RESERVATION}left"
     left.write_bytes(bytes(90))
 
@@ -88,7 +88,7 @@ def test_a_reservation_of_a_killed_process_is_removed(tmp_path: Path, clock: Clo
 
 
 def test_capsules_leave_the_bookkeeping_out() -> None:
-    """The ledger and the reservations belong to this folder only."""
+    """Capsules omit the quota's ledger and reservations, which belong to one folder only."""
     kept = [name for name in (LEDGER, f"{RESERVATION}x", "images") if not _is_left_out(name)]
 
     assert ["images"] == kept

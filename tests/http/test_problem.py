@@ -11,7 +11,7 @@ from tenantry.http.problem import ProblemResponse
 
 
 def test_a_response_has_the_five_members() -> None:
-    """The members are type, title, status, detail and request ID; the headers match them."""
+    """A problem document has type, title, status, detail and request ID; the headers match."""
     answer = Client(ProblemResponse(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
         "/", environ_overrides={REQUEST_ID: "id-1"}
     )
@@ -29,7 +29,7 @@ def test_a_response_has_the_five_members() -> None:
 
 
 def test_caches_do_not_store_a_response() -> None:
-    """A refusal has `no-store`, because it says nothing about later requests."""
+    """A refusal has `no-store`, because a later request may get another response."""
     answer = Client(ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
 
     assert "no-store" == answer.headers["Cache-Control"]
@@ -57,5 +57,5 @@ def test_a_response_to_head_has_no_body() -> None:
 def test_a_header_is_present_only_if_it_is_set(
     answer: ProblemResponse, header: str, value: str | None
 ) -> None:
-    """`Retry-After` and `Allow` appear only in responses that set them; 0 seconds is a value."""
+    """A problem response has `Retry-After` (also 0) and `Allow` only if the caller sets a value."""
     assert value == Client(answer).get("/").headers.get(header)

@@ -1,4 +1,4 @@
-"""Raw request heads: the mount that they name, whether they are complete, and responses to them."""
+"""Raw request heads: the mount that a head names, completeness, and responses to a head."""
 
 import json
 from http import HTTPStatus
@@ -35,7 +35,7 @@ HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
     ],
 )
 def test_a_head_names_a_mount_or_nothing(target: bytes, mount: str | None) -> None:
-    """It is the mount that the dispatcher would find, or nothing; never another tenant."""
+    """A raw head names the mount that the dispatcher would find, or no mount, never another."""
     assert mount == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", MOUNTS.get)
 
 
@@ -59,7 +59,7 @@ def test_only_a_plain_head_is_a_whole_request(head: bytes, is_whole: bool) -> No
 
 
 def test_a_response_is_complete() -> None:
-    """It is a problem document with the client's request ID and the added headers."""
+    """A response to a raw head is a problem document with request ID and added headers."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
     head = HEAD + b"x-request-id: abc-1\r\n\r\n"
 

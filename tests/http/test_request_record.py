@@ -1,4 +1,4 @@
-"""The record of a request: its trace, and the headers for requests to other services."""
+"""The record of a request: the request's trace, and the headers for requests to other services."""
 
 from contextvars import Context, copy_context
 from threading import Thread
@@ -49,7 +49,7 @@ def test_an_invalid_trace_is_removed(parent: str) -> None:
 
 
 def test_outgoing_headers_name_the_current_request() -> None:
-    """They have its ID and its trace, if any; also in a thread with a copy of the context."""
+    """Outgoing headers have the request's ID and trace, also in a thread with a copied context."""
     seen = []
 
     def serve() -> None:

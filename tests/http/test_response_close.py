@@ -9,7 +9,7 @@ from tenantry.http.response_close import on_close
 
 
 class _Body:
-    """A body that records that it was closed."""
+    """A response body that records the call of `close`."""
 
     def __init__(self, events: list[str]) -> None:
         self._events = events
@@ -48,7 +48,7 @@ def test_a_second_close_does_nothing(events: list[str]) -> None:
 
 
 def test_two_threads_that_close_run_the_callbacks_once(events: list[str]) -> None:
-    """While the first thread closes the body, the second has nothing to do."""
+    """While one thread closes the body, a second close in another thread does nothing."""
     closing, go_on = threading.Event(), threading.Event()
 
     class _Slow(_Body):

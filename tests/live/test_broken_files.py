@@ -1,7 +1,7 @@
 """Tenant files that are broken in every way seen so far do not affect other tenants.
 
-`tenantry check` reports each file, a server starts despite all of them, and clients of a broken
-tenant get a 503 without the reason.
+`tenantry check` reports each broken file, a server starts despite the broken files, and clients of
+a broken tenant get a 503 without the reason.
 """
 
 import json
@@ -28,11 +28,14 @@ class Broken:
     """A kind of broken tenant file."""
 
     message: str
-    """Text that its line of the report must contain."""
+    """Text that the file's line of the report must contain."""
     write: Callable[[Path], object]
     """Creates the file."""
     has_prefix: bool = True
-    """Whether `/<name>` belongs to the tenant; otherwise its name or prefix is invalid."""
+    """Whether `/<name>` belongs to the tenant.
+
+    False for a tenant with an invalid name or prefix.
+    """
 
 
 def _text(message: str, text: str) -> Broken:
@@ -44,12 +47,15 @@ def _bytes(message: str, content: bytes) -> Broken:
 
 
 def _keys(message: str, *, has_prefix: bool = True, **keys: object) -> Broken:
-    """A valid file except for these keys. A key that is None is left out."""
+    """Return a file that is valid except for the given keys.
+
+    A key with the value None is left out.
+    """
     return Broken(message, lambda path: path.write_text(tenant_text(path.stem, **keys)), has_prefix)
 
 
 def _runs(message: str, *lines: str) -> Broken:
-    """A file that runs these lines first, and is valid otherwise."""
+    """Return a file that runs the given lines first, and is otherwise valid."""
     good = f'SECRET_KEY = "{KEY}"\nBLUEPRINTS = ["landing"]\n'
     return _text(message, "\n".join(lines) + "\n" + good)
 
@@ -296,7 +302,7 @@ GOOD = {"acme": "/acme", "globex": "/clients/globex", "with-bom": "/with-bom", "
 
 
 def _write_corpus(folder: Path) -> None:
-    """Create `tenants` with the valid and the broken files, and the endpoints that they name."""
+    """Create `tenants` with valid and broken files, and the endpoints that the files name."""
     tenants = folder / "tenants"
     tenants.mkdir(exist_ok=True)
     (tenants / "acme.py").write_text(tenant_text("acme"))
@@ -318,9 +324,10 @@ def _write_corpus(folder: Path) -> None:
 def _checking(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start `tenantry check` and return it with its output file.
+    """Start `tenantry check` and return the process with the output file.
 
-    It takes five seconds because of a timeout, so it runs during the first test.
+    `tenantry check` takes five seconds because of a timeout, so the command runs during the first
+    test.
     """
     folder = tmp_path_factory.mktemp("broken")
     _write_corpus(folder)
@@ -375,7 +382,7 @@ def test_a_server_starts_despite_every_broken_file(
 
 
 def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
-    """Return what a client sees: status, type, whether there is a `Retry-After`, and detail."""
+    """Return status, type, presence of `Retry-After`, and detail of the response to a client."""
     response, body = server.get(path)
     document = json.loads(body)
     members = {"type", "title", "status", "detail", "request_id"}
@@ -386,7 +393,7 @@ def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
 
 
 def test_check_reports_each_file_in_one_line(report: list[str]) -> None:
-    """One line of the report has the file and the text for its kind of fault."""
+    """One line of the report has the file's name and the text for the file's fault."""
     found = {
         name: sum(_file(name) in line and broken.message in line for line in report)
         for name, broken in BROKEN.items()
@@ -412,6 +419,6 @@ def test_check_exits_with_1(
     checking: tuple[subprocess.Popen[bytes], Path], report: list[str]
 ) -> None:
     """`tenantry check` exits with 1 if a file has a problem."""
-    del report  # reading it waits for the command
+    del report  # reading the output waits for the end of the command
 
     assert 1 == checking[0].returncode

@@ -85,7 +85,7 @@ def _trickle_until_answered(client: socket.socket, clients: list[socket.socket])
 
 
 def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
-    """While slow bodies hold all eight threads, livez is answered, and soon other requests are.
+    """While slow bodies hold all eight threads, livez is answered at once, and other requests soon.
 
     Each body is for another tenant, because every tenant gets one thread.
     """
@@ -113,7 +113,8 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 received = b""
-                while not received.endswith(b"x\r\n"):  # so that the client leaves a running stream
+                # close the connection, so that the client leaves a running stream
+                while not received.endswith(b"x\r\n"):
                     received += client.recv(4096)
         wait_until(lambda: "worker.given_up" in server.log.read_text())
         wait_until(lambda: answers_at(server, "/quiet/"))
@@ -122,7 +123,7 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
 
 
 def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
-    """While other tenants have traffic, its tenant gets no second slot."""
+    """While other tenants have traffic, the tenant of a long computation gets no second slot."""
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
         server.get("/acme/")
@@ -135,4 +136,5 @@ def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
                 return server.get("/acme/")[0].status == 503
 
             wait_until(is_heavy)
-            os.killpg(server.process.pid, signal.SIGKILL)  # do not wait for its end
+            # the test does not wait for the end of the computation
+            os.killpg(server.process.pid, signal.SIGKILL)

@@ -22,7 +22,8 @@ def test_clients_get_504_at_the_deadline(tmp_path: Path) -> None:
         answers = [server.get(path) for path in (f"/acme/sleep/{DEADLINE_S}", "/acme/")]
         command = [program("tenantry"), "list", "--json"]
         listed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
-        os.killpg(server.process.pid, signal.SIGKILL)  # do not wait for the sleeping request
+        # kill the server instead of waiting for the sleeping request
+        os.killpg(server.process.pid, signal.SIGKILL)
 
     assert [504, 200] == [response.status for response, _ in answers]
     response, body = answers[0]
@@ -32,7 +33,7 @@ def test_clients_get_504_at_the_deadline(tmp_path: Path) -> None:
 
 
 def test_another_server_logs_that_it_cannot_answer(tmp_path: Path) -> None:
-    """Waitress cannot answer before its thread does, so the host says so when it starts."""
+    """Waitress cannot answer before the request's thread, so the host logs a warning at start."""
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "answer"})
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with running(command, tmp_path, "/acme/") as server:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
 
 Words = tuple[str, ...]
-"""What a tenant answers: its name, the version of its file twice, and the pid of the worker."""
+"""Response of a tenant: name, version of the tenant file (twice), and process ID of the worker."""
 
 
 class Site:
@@ -70,11 +70,11 @@ class Site:
             return {status for status, _ in pool.map(self.get, [name] * 24)}
 
     def wait_for(self, name: str, version: object) -> None:
-        """Return when every worker serves this version."""
+        """Return when every worker serves the given version."""
         wait_until(lambda: self.words_of_all(name) == {expected(name, version)})
 
     def wait_for_status(self, name: str, status: int) -> None:
-        """Return when every worker answers with this status."""
+        """Return when every worker answers with the given status."""
         wait_until(lambda: self.statuses(name) == {status})
 
 
@@ -93,7 +93,7 @@ def serving(folder: Path, *options: str, command: list[str] = GUNICORN) -> Itera
 
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a gunicorn of two workers that all tests share. It always serves globex."""
+    """Return a gunicorn of two workers that all tests share. The server always serves globex."""
     folder = tmp_path_factory.mktemp("site")
     make_site(folder, "globex")
     with serving(folder) as site:
@@ -122,7 +122,7 @@ def test_a_tenant_is_added_changed_and_removed(site: Site) -> None:
 
 
 def test_a_renamed_file_moves_its_tenant(site: Site) -> None:
-    """Every worker answers under the new name only. The secret key moves along."""
+    """After a rename, every worker answers under the new name only, with the same secret key."""
     path = site.write("before", 1)
     site.wait_for("before", 1)
 
@@ -140,7 +140,7 @@ def test_a_broken_change_keeps_the_last_good_content(site: Site) -> None:
     during = set()
     for text in texts:
         path.write_text(text)
-        threading.Event().wait(0.3)  # time in which the broken file would be served
+        threading.Event().wait(0.3)  # time in which a faulty host would serve the broken file
         during |= site.words_of_all("breaker")
     site.write("breaker", 3)
     site.wait_for("breaker", 3)
@@ -186,7 +186,7 @@ def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site)
 
 
 def test_a_configmap_is_followed(site: Site) -> None:
-    """Kubernetes replaces the link `..data`: 500 files that are links into it change at once."""
+    """When Kubernetes replaces the link `..data`, 500 files change at once."""
     names = [f"mapped{number}" for number in range(500)]
     for version in (1, 2):
         (site.tenants / f"..{version}").mkdir()
@@ -212,10 +212,11 @@ def test_a_configmap_is_followed(site: Site) -> None:
 
 
 def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
-    """Another folder takes the place of the tenants folder: all its tenants are served.
+    """Another folder replaces the tenants folder, and all tenants of the new folder are served.
 
-    A request waits up to a second until its file is validated. On a slow machine, that may be too
-    short, and the client gets a `Retry-After`. No other refusal is correct.
+    A request waits up to a second for the validation of the tenant's file. On a slow machine, a
+    second may be too short, and the client gets 503 with `Retry-After`. No other refusal is
+    correct.
     """
     names = [f"crowd{number}" for number in range(100)]
     coming, going = site.folder / "coming", site.folder / "going"
@@ -244,15 +245,19 @@ def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
 
 @pytest.mark.parametrize("is_empty_left", [False, True])
 def test_a_missing_folder_removes_no_tenant(site: Site, is_empty_left: bool) -> None:
-    """While the tenants folder is missing, the last good state serves. Then it is followed again.
+    """While the tenants folder is missing, the last good state serves.
 
-    The same applies while an empty folder is in its place, as when a volume is unmounted.
+    When the tenants folder is back, the host follows the folder again.
+
+    An empty folder in place of the tenants folder, as when a volume is unmounted, has the same
+    effect.
     """
     away = site.folder / "away"
     site.tenants.rename(away)
     if is_empty_left:
         site.tenants.mkdir()
-    threading.Event().wait(1.2)  # longer than a poll and the time after which a file is removed
+    # longer than a poll interval plus the time after which a missing file counts as removed
+    threading.Event().wait(1.2)
     during = site.words_of_all("globex")
     if is_empty_left:
         site.tenants.rmdir()
@@ -270,7 +275,7 @@ def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
     hanging = [site.tenants / f"hanging{number}.py" for number in range(4)]
     for path in hanging:
         path.write_text("while True: pass\n")
-    threading.Event().wait(0.2)  # time to start running them
+    threading.Event().wait(0.2)  # time in which the loader processes start to run the files
     start = time.monotonic()
     site.write("quick", 1)
     site.wait_for("quick", 1)
@@ -282,7 +287,10 @@ def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
 
 
 def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
-    """A body that streams during a swap ends as it began. New requests get the new version."""
+    """A body that streams during a swap ends with the version of the first bytes.
+
+    New requests get the new version.
+    """
     site.write("streamer", 1)
     site.wait_for("streamer", 1)
     connection = HTTPConnection("127.0.0.1", site.server.port, timeout=DEADLINE_S)
@@ -302,7 +310,7 @@ def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
 
 
 def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> None:
-    """Both workers apply maintenance and disabled, and so does the replacement of a killed one."""
+    """Each worker, and the replacement of a killed worker, applies `maintenance` and `disable`."""
     site.write("acme", 1)
     site.wait_for("acme", 1)
     write_operator_state(site.data, "acme", OperatorState(maintenance="Back at noon."))
@@ -324,7 +332,7 @@ def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> 
 
 @pytest.mark.parametrize("means", ["kill -9", "HUP"])
 def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> None:
-    """The replacement serves the healthy tenants, and the broken one once it is fixed."""
+    """A killed worker's replacement serves healthy tenants, and a broken tenant after the fix."""
     path = site.write("broken", 1)
     site.wait_for("broken", 1)
     path.write_text("SECRET_KEY =")
@@ -347,7 +355,7 @@ def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> 
 
 
 def test_a_full_disk_stops_no_tenant(tmp_path: Path) -> None:
-    """With `<data>` full, tenants serve, change and survive a worker. Operator state stays."""
+    """With `<data>` full, tenants serve, change and survive a worker. Operator state is kept."""
     make_site(tmp_path, "acme", "globex")
     data = tmp_path / "instance"
     data.mkdir()

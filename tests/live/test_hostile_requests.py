@@ -1,7 +1,7 @@
 """Requests that only a hostile client sends, byte for byte, to a real server.
 
-Tenant acme serves. Tenant globex is in maintenance, so its 503 reveals a misrouted request.
-Responses of the host are problem documents; those of acme are not.
+Tenant acme serves. Tenant globex is in maintenance, so a 503 from globex reveals a misrouted
+request. Responses of the host are problem documents; responses of acme are not.
 """
 
 import contextlib
@@ -307,7 +307,7 @@ def test_a_clients_headers_do_not_change_routing(
 def test_a_port_in_the_host_does_not_open_the_operators_pages(
     unix: Address, admin_port: int
 ) -> None:
-    """On a UNIX socket, gunicorn takes SERVER_PORT from `Host`, but the host ignores it."""
+    """On a UNIX socket, gunicorn takes SERVER_PORT from `Host`, and the host ignores that port."""
     answer = get(unix, b"/-/readyz", b"Host: 127.0.0.1:%d" % admin_port)
 
     assert (answer.status, "mounts" in json.loads(answer.body)) == (200, False)
@@ -355,7 +355,7 @@ def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: by
 def test_headers_of_a_trusted_proxy_are_used(
     proxied: Address, headers: list[bytes], status: int, location: str | None
 ) -> None:
-    """The proxy's last value for prefix, host and scheme is used if it is well-formed."""
+    """The proxy's last value for prefix, host and scheme is used if the value is well-formed."""
     answer = get(proxied, b"/acme", *headers)
 
     assert (answer.status, answer.headers.get("location")) == (status, location)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 
 
 class Site:
-    """A folder with tenants, and the commands of its operator."""
+    """A folder with tenants, and the commands that an operator runs in the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class Site:
         unfinished.replace(self.tenants / f"{name}.py")
 
     def run(self, *words: str) -> Result:
-        """Run a command of `tenantry` in the folder, in this process."""
+        """Run a `tenantry` command with the folder as current folder, without a new process."""
         out, err = io.StringIO(), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -143,7 +143,7 @@ def test_list_wait_exits_with_1_for_a_rejected_file(site: Site, server: Server) 
 
 
 def test_maintenance_reaches_every_worker(site: Site, server: Server) -> None:
-    """After `maintenance on`, every worker answers 503 with the message, until it is off."""
+    """After `maintenance on`, every worker answers 503 with the message until `maintenance off`."""
     site.run("maintenance", "on", "acme", "--message", "Back at noon.")
     _wait_for_states(site, "maintenance")
     body = server.get("/acme/")[1]
@@ -155,7 +155,7 @@ def test_maintenance_reaches_every_worker(site: Site, server: Server) -> None:
 
 
 def test_a_disabled_tenant_is_404(site: Site, server: Server) -> None:
-    """After `disable`, every worker answers 404, until `enable` undoes it."""
+    """After `disable`, every worker answers 404 for the tenant, until `enable`."""
     site.run("disable", "acme")
     _wait_for_states(site, "disabled")
     status, waited = server.get("/acme/")[0].status, site.run("list", "--wait")
@@ -194,7 +194,7 @@ def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
 
 
 def test_plan_compares_with_a_snapshot(site: Site, tmp_path: Path) -> None:
-    """A snapshot contains no secret, and a plan against it reports problems with exit code 1."""
+    """A snapshot contains no secret, and a plan against a snapshot exits with 1 on problems."""
     snapshot = tmp_path / "snapshot.json"
     site.run("plan", "--save", str(snapshot))
     site.write("globex", BLUEPRINTS=["landin"])
@@ -228,7 +228,7 @@ def _request_until(stop: threading.Event, server: Server, statuses: list[int]) -
 
 
 def test_restart_builds_active_tenants_in_new_workers(site: Site, server: Server) -> None:
-    """A tenant that one worker has built is built in every new worker before its first request."""
+    """A new worker builds tenants that another worker has built before the first request."""
     server.get("/acme/")
 
     site.run("restart")
@@ -240,7 +240,7 @@ def test_restart_builds_active_tenants_in_new_workers(site: Site, server: Server
 def test_restart_does_nothing_if_the_code_cannot_be_imported(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line gives the reason; otherwise gunicorn would end with all its workers."""
+    """`restart` gives the reason in one line and starts no worker, because gunicorn would end."""
     before = [worker.pid for worker in read_workers(site.data)]
     (tmp_path / "watchfiles.py").write_text("raise RuntimeError('half a release')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -270,7 +270,7 @@ def test_list_wait_waits_for_a_starting_worker(site: Site, server: Server) -> No
 def test_commands_about_a_running_host_need_one(
     tmp_path: Path, words: tuple[str, ...], write_tenant: Callable[..., Path]
 ) -> None:
-    """Without a running host, they print one line, with exit code 1."""
+    """Without a running host, `top`, `usage` and `restart` print one line and exit with 1."""
     write_tenant("acme")
 
     result = Site(tmp_path).run(*words)

@@ -74,7 +74,7 @@ def _log(server: Server) -> str:
 def test_a_tenant_that_ends_three_workers_is_parked(
     server: Server, tmp_path: Path, path: str
 ) -> None:
-    """Every worker answers 503 until `enable`. `list` has the reason, and other tenants serve."""
+    """Every worker answers 503 for a parked tenant until `enable`. Other tenants serve."""
     statuses = [_status(server, path) for _ in range(3)]
     wait_until(lambda: ["failed"] == [row["state"] for row in _list(tmp_path)][:1])
     wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})
@@ -125,7 +125,7 @@ def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -
 def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
     server: Server, tmp_path: Path
 ) -> None:
-    """The tenant of the crashed thread is parked, and the busy tenant beside it is not blamed."""
+    """The tenant of a crashed thread is parked, and a busy tenant in the worker is not blamed."""
     with _requesting(server, "/globex/sleep/0.3", 6):
         for _ in range(3):
             wait_until(lambda: _status(server, "/acme/crash") == 0)
@@ -211,7 +211,7 @@ def test_no_tenant_is_blamed_for_max_requests(tmp_path: Path) -> None:
 
 
 def _connection_to(server: Server, pid: int) -> http.client.HTTPConnection:
-    """Return a kept-alive connection to this worker."""
+    """Return a kept-alive connection to the given worker."""
     found: list[http.client.HTTPConnection] = []
 
     def is_connected() -> bool:
@@ -228,7 +228,7 @@ def _connection_to(server: Server, pid: int) -> http.client.HTTPConnection:
 
 
 def test_a_worker_with_all_threads_stuck_is_replaced(tmp_path: Path) -> None:
-    """Requests that wait for its threads get 503; requests in the other worker finish."""
+    """Requests that wait in a hung worker get 503; requests in the second worker finish."""
     make_hanging_site(tmp_path, acme={}, globex={})
     command = [*COMMAND, "--threads", "2"]
     with running(command, tmp_path, "/globex/", TENANTRY_DEADLINE_S="1") as server:
@@ -253,5 +253,6 @@ def test_a_worker_with_all_threads_stuck_is_replaced(tmp_path: Path) -> None:
 
         assert (503, "1", 200) == (refused.status, refused.headers["Retry-After"], finished)
         assert {200} == later - {503}
-        assert 2 == _log(server).count("tenant.struck")  # half of the blame for each
+        # each of two tenants gets half of the blame
+        assert 2 == _log(server).count("tenant.struck")
         assert "worker.given_up" in _log(server)

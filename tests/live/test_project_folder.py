@@ -19,7 +19,10 @@ MODULES = (
     "json.py", "resource.py", "rich.py", "sitecustomize.py", "sqlalchemy/__init__.py",
     "usercustomize.py",
 )  # fmt: skip
-"""What a project may have in its folder. Each writes a marker if it runs."""
+"""Python files that a project may have in the current folder.
+
+Each file writes a marker if Tenantry runs the file.
+"""
 
 MARK = "import pathlib\npathlib.Path(r'{folder}', __name__).write_text(__file__)\n"
 
@@ -57,7 +60,7 @@ class Project:
         path.write_text(text)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of `tenantry` in the folder, in a process of its own."""
+        """Run a `tenantry` command in the folder, in a process of its own."""
         environ = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
         return subprocess.run(
             [program("tenantry"), *words],
@@ -119,7 +122,7 @@ def test_a_host_runs_nothing_of_the_project(project: Project, server: Server) ->
 
 
 def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server: Server) -> None:
-    """SIGUSR2 starts a second master from the same command; it serves when the first is gone."""
+    """SIGUSR2 starts a second master, which serves when the first master has ended."""
     os.kill(server.process.pid, signal.SIGUSR2)
     wait_until(lambda: len({worker.master for worker in read_workers(project.data)}) == 2)
     os.kill(server.process.pid, signal.SIGTERM)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(name="bin_dir", scope="module")
 def _bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the `bin` folder of an environment with the built wheel and its requirements."""
+    """Return the `bin` folder of an environment with the built wheel and all requirements."""
     folder = tmp_path_factory.mktemp("installed")
     wheels = str(folder / "wheels")
     _run(folder, sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, str(ROOT))

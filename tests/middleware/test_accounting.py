@@ -1,4 +1,4 @@
-"""Every request is counted once, whatever answers it and however it ends."""
+"""Every request is counted once, whichever part answers and however the response ends."""
 
 import contextvars
 import sys
@@ -61,7 +61,7 @@ def wrong():
 def answering(
     *chunks: bytes, status: str = "200 OK", fail: type[BaseException] | None = None
 ) -> App:
-    """Return an app of acme that answers in chunks and raises `fail` after them."""
+    """Return an app of acme that answers in chunks and raises `fail` after the last chunk."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         environ[TENANT] = "acme"
@@ -126,7 +126,7 @@ def test_an_unread_response_is_counted() -> None:
 
 
 def test_a_failing_body_is_counted_once() -> None:
-    """A body that raises counts as one error, whatever its status."""
+    """A response body that raises counts as one error, whatever the status."""
     assert (1, 1, 0, 0, 3) == measured(answering(b"one", fail=OSError), closes=2)[:5]
 
 
@@ -156,7 +156,7 @@ def test_a_refusal_is_not_an_error() -> None:
 
 
 def test_a_504_is_always_an_error() -> None:
-    """A 504 counts as an error, whether the host returns it or sends it while the app hangs."""
+    """A 504 counts as an error, whether sent after the app's return or while the app hangs."""
 
     def timed_out(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ[TENANT] = "acme"
@@ -196,7 +196,7 @@ def test_body_bytes_are_counted_however_they_are_read(how: str) -> None:
 
 
 def test_closing_on_another_thread_counts_no_processor_time() -> None:
-    """If another thread closes the response, its CPU clock cannot measure this request."""
+    """If another thread closes the response, that thread's CPU time does not count."""
     counters = UsageCounters()
     response = Accounting(answering(b"x"), counters)(create_environ(), lambda *_: lambda _: None)
     b"".join(response)
@@ -249,7 +249,7 @@ def test_the_host_counts_every_kind_of_answer(
 def test_queries_count_for_their_tenant(
     host: Host, client: Client, write_tenant: Callable[..., Path], storing: str
 ) -> None:
-    """Each query, including a failed one, counts once for its tenant, with its time."""
+    """Each query, including a failed query, counts once for the tenant, with the query's time."""
     write_tenant("acme", BLUEPRINTS=[storing])
     host.load()
 

@@ -87,7 +87,7 @@ def _seen() -> list[dict[str, Any]]:
 
 @pytest.fixture(name="send")
 def _send(seen: list[dict[str, Any]]) -> Send:
-    """Return a function that sends a request with these headers through the layer."""
+    """Return a function that sends a request with the given headers through the tested layer."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         seen.append(environ)
@@ -114,7 +114,7 @@ def _send(seen: list[dict[str, Any]]) -> Send:
 
 
 def answer(response: TestResponse) -> tuple[int, str | None]:
-    """Return the status and the challenge of a response, without its realm."""
+    """Return the status of a response and the challenge without the realm."""
     challenge = response.headers.get("WWW-Authenticate", "").removeprefix('Bearer realm="/acme"')
     return response.status_code, challenge.removeprefix(", ") or None
 
@@ -145,7 +145,7 @@ def test_a_valid_key_is_accepted_and_removed(
 def test_both_keys_are_accepted_during_a_rotation(
     send: Send, seen: list[dict[str, Any]], key: str
 ) -> None:
-    """A client with an old and a new key can use both until the operator removes one."""
+    """A client with an old and a new key can use each key until the operator removes that key."""
     send(X_API_Key=KEYS[key])
 
     assert ["rotating"] == [environ[CLIENT] for environ in seen]
@@ -189,7 +189,7 @@ def test_a_request_without_a_valid_key_is_401(
         ("shop", "GET", "/shop/", (200, None)),
         ("shop", "GET", "/", (403, SCOPE)),
         ("shop", "GET", "/static/x", (403, SCOPE)),
-        ("shop", "GET", "/nothing", (200, None)),  # so the app answers 404
+        ("shop", "GET", "/nothing", (200, None)),  # the request is admitted, so the app answers 404
         ("reader", "GET", "/", (200, None)),
         ("reader", "HEAD", "/", (200, None)),
         ("reader", "POST", "/", (403, SCOPE)),
@@ -200,12 +200,12 @@ def test_a_request_without_a_valid_key_is_401(
 def test_a_limited_key_works_for_its_endpoints_and_methods(
     send: Send, key: str, method: str, path: str, expected: tuple[int, str | None]
 ) -> None:
-    """A valid key gets 403 for other endpoints and methods than its own."""
+    """A valid key gets 403 for endpoints and methods that the client may not use."""
     assert expected == answer(send(path, method, X_API_Key=KEYS[key]))
 
 
 def test_a_preflight_is_refused() -> None:
-    """A CORS preflight gets 401, because it carries no key and would run the app for anyone."""
+    """A CORS preflight gets 401, because a preflight without a key would run the app for anyone."""
     layer = Authentication(
         pytest.fail, realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
     )
@@ -215,7 +215,7 @@ def test_a_preflight_is_refused() -> None:
 
 
 def test_a_key_is_refused_from_its_expiry_on() -> None:
-    """A key works until one second before its expiry, and is refused at that moment."""
+    """A key works until one second before the expiry, and is refused from the expiry on."""
     ends = clients(web={"key": FILE["web"], "expires": "2027-01-31T00:00Z"})
     moment = ends.all[0].expires
     assert moment is not None
@@ -252,7 +252,7 @@ def test_an_issuer_that_is_down_is_503(send: Send) -> None:
 
 
 def test_authorization_passes_beside_an_api_key(send: Send, seen: list[dict[str, Any]]) -> None:
-    """With `X-API-Key`, the app gets `Authorization`, unless it contains a client's key as well."""
+    """With `X-API-Key`, the app gets `Authorization`, unless a client's key is in the header."""
     for value in ("Basic YTpi", "Bearer of-the-app", f"Bearer {KEYS['new']}"):
         send(X_API_Key=KEYS["web"], Authorization=value)
 
@@ -302,7 +302,7 @@ def test_every_key_is_compared(send: Send, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_refusal_is_logged_without_the_key(
     send: Send, caplog: pytest.LogCaptureFixture, headers: dict[str, str], facts: dict[str, Any]
 ) -> None:
-    """The log line has the client's name if it is verified; a forged token's is only `claimed`."""
+    """The log line has a verified client's name as `client`, and a forged token's as `claimed`."""
     send(**headers)
 
     (record,) = caplog.records
@@ -317,7 +317,7 @@ def test_a_refusal_is_logged_without_the_key(
 
 @pytest.fixture(name="shop")
 def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the name of an endpoint that returns what it sees of a request."""
+    """Return the name of an endpoint that returns the parts of a request that an app sees."""
     folder = tmp_path / "corp" / "shop"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
@@ -368,7 +368,7 @@ def test_a_url_belongs_to_the_endpoint_that_answers_it(closed: Send) -> None:
         for method, path in expected
     }
 
-    assert (expected, len(expected) - 1) == (found, len(seen))  # one of them is 403
+    assert (expected, len(expected) - 1) == (found, len(seen))  # one of the two refusals is a 403
 
 
 def test_the_app_sees_the_client_and_not_its_key(closed: Send) -> None:
@@ -381,7 +381,7 @@ def test_the_app_sees_the_client_and_not_its_key(closed: Send) -> None:
 def test_a_body_of_a_refused_client_is_not_read(
     shop: str, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """A request without a key is refused before its body is read."""
+    """A request without a key is refused before the host reads the body."""
     write_tenant("acme", BLUEPRINTS=[shop], CLIENTS=FILE)
     host.load()
 
@@ -414,7 +414,7 @@ def test_an_open_tenant_keeps_its_own_authorization(
 def test_a_key_of_another_tenant_is_401(
     write_tenant: Callable[..., Path], host: Host, client: HttpClient
 ) -> None:
-    """Of two tenants with a key each, each accepts its own key only."""
+    """Each of two tenants accepts only the key of the tenant's own client."""
     for name in ("acme", "globex"):
         write_tenant(name, CLIENTS={"web": hash_client_key(f"key of {name}")})
     host.load()

@@ -20,7 +20,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def flask_app(limit: int = LIMIT) -> Flask:
-    """Return an app that reads its body in each of the usual ways and answers with its size."""
+    """Return an app that reads the body in one of the usual ways and answers with the size."""
     app = Flask("tenant.acme")
     app.config["MAX_CONTENT_LENGTH"] = limit
 
@@ -59,7 +59,7 @@ def body_of(reader: str, size_bytes: int) -> bytes:
 def post(
     app: App, path: str, body: bytes | io.RawIOBase, *, length: str | None = None
 ) -> TestResponse:
-    """Send a POST as gunicorn passes it on: with this `Content-Length`, or chunked if None."""
+    """Send a POST as gunicorn does: with the given `Content-Length`, or chunked if None."""
     environ = {
         "CONTENT_TYPE": FORM,
         "CONTENT_LENGTH": length or "",
@@ -84,7 +84,7 @@ TOO_LARGE = (413, "Request Entity Too Large")
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
 def test_a_body_of_exactly_the_limit_reaches_the_app_whole(reader: str, is_chunked: bool) -> None:
-    """A body as large as the limit reaches the app complete, however it is sent and read."""
+    """A body as large as the limit reaches the app complete, chunked or not."""
     length = None if is_chunked else str(LIMIT)
 
     answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT), length=length)
@@ -108,7 +108,7 @@ def test_one_byte_over_the_limit_is_413(reader: str, is_chunked: bool) -> None:
 def test_a_body_over_the_limit_is_413_even_if_the_app_ignores_it(
     path: str, is_chunked: bool
 ) -> None:
-    """The host answers 413 for apps that do not read the body, or read it while they stream."""
+    """The host answers 413 for apps that do not read the body, or that read during the response."""
     length = None if is_chunked else "21"
 
     answer = post(BodyLimit(flask_app(), LIMIT), path, b"x" * 21, length=length)
@@ -117,14 +117,14 @@ def test_a_body_over_the_limit_is_413_even_if_the_app_ignores_it(
 
 
 def test_a_chunked_body_streams_through_an_app_that_echoes_it() -> None:
-    """An app that reads a chunked body while it streams the response gets the whole body."""
+    """An app that reads a chunked body while streaming the response gets the whole body."""
     answer = post(BodyLimit(flask_app(), LIMIT), "streams", b"x" * LIMIT)
 
     assert (200, "x" * LIMIT) == outcome(answer)
 
 
 def test_a_large_chunked_body_is_closed_with_the_response() -> None:
-    """A body too large for memory arrives whole; its temporary file closes with the response."""
+    """A body too large for memory arrives whole; the temporary file closes with the response."""
     size = MEMORY_BYTES + 1
     bodies: list[IO[bytes]] = []
 
@@ -152,7 +152,7 @@ def test_a_chunked_body_is_closed_when_the_app_fails() -> None:
 
 
 class EndlessBody(io.RawIOBase):
-    """A body that never ends. It counts the bytes that are read."""
+    """A request body that never ends, and that counts the bytes that the app reads."""
 
     def __init__(self) -> None:
         self.read_bytes = 0
@@ -175,7 +175,7 @@ def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
-    """A body shorter than its `Content-Length` gets 400, because the client left before its end."""
+    """A body shorter than `Content-Length` gets 400, because the client left before the end."""
     answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, 10), length="20")
 
     assert 400 == answer.status_code
@@ -216,7 +216,10 @@ def test_an_invalid_content_length_is_400(length: str) -> None:
 def test_a_limit_of_0_allows_empty_bodies_only(
     body: bytes, length: str | None, expected: tuple[int, str]
 ) -> None:
-    """`MAX_CONTENT_LENGTH = 0` rejects every non-empty body. It does not mean "no limit"."""
+    """`MAX_CONTENT_LENGTH = 0` rejects every non-empty body.
+
+    A limit of 0 does not mean "no limit".
+    """
     answer = post(BodyLimit(flask_app(0), 0), "get_data", body, length=length)
 
     assert expected == outcome(answer)
@@ -232,7 +235,7 @@ def test_a_body_of_declared_length_is_read_by_the_app_only() -> None:
 
 
 def test_a_body_of_unknown_length_counts_as_empty() -> None:
-    """Without a length, on a server that does not end the stream, nothing is read (PEP 3333)."""
+    """Without a length, on a server that does not end the stream, no byte is read (PEP 3333)."""
     body = EndlessBody()
     environ = {"CONTENT_LENGTH": "", "wsgi.input": body}
 

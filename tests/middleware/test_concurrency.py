@@ -47,7 +47,7 @@ def streaming(environ: "WSGIEnvironment", start_response: "StartResponse") -> It
 
 
 class FailingBody:
-    """A body that raises while it is read and when it is closed."""
+    """A response body that raises on iteration and on `close`."""
 
     def __iter__(self) -> Iterator[bytes]:
         """Raise after the first chunk."""
@@ -99,7 +99,7 @@ def test_a_slot_is_held_until_the_body_is_closed(end: Callable[[Any], None]) -> 
 
 
 def test_a_cut_stream_releases_its_slot() -> None:
-    """A stream holds its slot until it is closed, even if it was not read to its end."""
+    """A stream holds a slot until `close`, even if the server has not read the whole stream."""
     slots = Slots(FairShare(8))
 
     body = _call(ConcurrencyLimit(streaming, slots, "acme", None))
@@ -120,7 +120,7 @@ def test_an_app_that_raises_releases_its_slot() -> None:
 
 
 def test_a_body_that_raises_releases_its_slot() -> None:
-    """The slot is released although both the iteration and `close()` raise."""
+    """A slot is released although the iteration and the `close()` of the body raise."""
     slots = Slots(FairShare(8))
     body = _call(ConcurrencyLimit(lambda *_: FailingBody(), slots, "acme", None))
 
@@ -163,10 +163,7 @@ def test_concurrent_requests_release_every_slot() -> None:
 
 
 def test_a_tenant_over_its_share_gets_503() -> None:
-    """The app is not called and other tenants are admitted.
-
-    After a release it is admitted again.
-    """
+    """A tenant over the share gets 503 without a call of the app, until a slot is released."""
     slots = Slots(FairShare(4))
     acme, globex = (ConcurrencyLimit(good, slots, name, None) for name in ("acme", "globex"))
     held = [_call(acme), _call(acme)]
@@ -182,7 +179,7 @@ def test_a_tenant_over_its_share_gets_503() -> None:
 
 
 def test_an_admitted_request_is_not_checked_again() -> None:
-    """A request that the server admitted gets its slot although the share is used up by then."""
+    """A request that the server admitted gets a slot although the tenant's share is used up."""
     slots = Slots(FairShare(2), _row(Scoreboard()))
     assert slots.take(ACME, None) is not None
     assert slots.take(ACME, None) is None
@@ -217,7 +214,7 @@ def test_a_bound_holds_over_all_processes() -> None:
 
 
 def test_a_bound_holds_without_a_scoreboard_row() -> None:
-    """A process without a row on the scoreboard applies the bound to its own requests."""
+    """A process without a scoreboard row applies the bound to requests of that process alone."""
     slots = Slots(FairShare(None))
 
     taken = [slots.take(ACME, 2) for _ in range(3)]
@@ -227,7 +224,7 @@ def test_a_bound_holds_without_a_scoreboard_row() -> None:
 
 
 def test_processor_time_counts_for_the_tenant() -> None:
-    """The processor time of a request's thread counts in its tenant's share."""
+    """The processor time of a request's thread counts in the tenant's share."""
     share = FairShare(8)
     slots = Slots(share)
     slot = slots.take(ACME, None)
@@ -274,7 +271,7 @@ def test_processor_time_counts_while_a_request_runs() -> None:
 
 
 def test_a_refused_request_does_not_change_the_use() -> None:
-    """Otherwise a tenant that computes would seem to have many short requests."""
+    """Refused requests do not count in a tenant's use of processor time per request."""
     share = FairShare(8)
     slots = Slots(share)
     held = slots.take(ACME, 1)

@@ -24,7 +24,7 @@ Head = tuple[str, list[tuple[str, str]]]
 
 
 class Server:
-    """A WSGI server without a network. It runs one request and keeps what it would send."""
+    """A WSGI server without a network, which runs one request and keeps the response."""
 
     def __init__(self, app: App, method: str = "GET") -> None:
         self.heads: list[Head] = []
@@ -61,7 +61,7 @@ class Server:
 
 
 class Body:
-    """A body that raises the exceptions among its chunks and counts calls of `close()`."""
+    """A body that raises each exception in the list of chunks and counts calls of `close()`."""
 
     def __init__(self, *chunks: object) -> None:
         self.chunks = iter(chunks)
@@ -84,7 +84,7 @@ class Body:
 def answering(
     *chunks: object, status: str = "200 OK", headers: list[tuple[str, str]] = PLAIN
 ) -> App:
-    """Return an app that answers with these chunks; an exception among them is raised."""
+    """Return an app that answers with the given chunks and raises exceptions among the chunks."""
 
     def app(_: object, start_response: App) -> Iterable[object]:
         start_response(status, list(headers))
@@ -151,7 +151,7 @@ def test_an_exception_of_iter_is_a_500(error: BaseException) -> None:
 def test_an_exception_before_the_first_byte_is_a_500(
     error: BaseException,
 ) -> None:
-    """Empty chunks do not send the headers, so an exception after them still becomes a 500."""
+    """An exception after only empty chunks becomes a 500, because no header has been sent."""
     server = Server(answering(b"", b"", error)).send()
 
     assert is_internal_error(server)
@@ -238,7 +238,7 @@ def test_a_body_that_is_not_an_iterable_of_bytes_is_a_500(body: object) -> None:
 
 
 def test_an_empty_body_is_a_response() -> None:
-    """For a body without a byte, the headers are sent at its end."""
+    """For a body without a byte, the headers are sent at the end of the body."""
     server = Server(answering(b"", status="302 Found", headers=[("Location", "/x/")])).send()
 
     assert [("302 Found", [("Location", "/x/")])] == server.heads
@@ -246,7 +246,7 @@ def test_an_empty_body_is_a_response() -> None:
 
 
 def test_start_response_may_follow_empty_chunks() -> None:
-    """An app may call `start_response` as late as before its first non-empty chunk (PEP 3333)."""
+    """An app may call `start_response` as late as before the first non-empty chunk (PEP 3333)."""
 
     def late(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield b""
@@ -379,7 +379,7 @@ def test_an_invalid_header_is_a_500(header: Any) -> None:
 
 
 def test_two_different_content_lengths_are_a_500() -> None:
-    """Two lengths would allow response splitting, so they become a 500."""
+    """Two different lengths would allow response splitting, so such a response becomes a 500."""
     lengths = [("Content-Length", "3"), ("content-length", "4")]
     server = Server(answering(b"one", headers=lengths)).send()
 
@@ -387,7 +387,7 @@ def test_two_different_content_lengths_are_a_500() -> None:
 
 
 def test_changing_the_header_list_later_has_no_effect() -> None:
-    """The checked headers are sent, although the app changes its list after `start_response`."""
+    """The checked headers are sent, although the app changes the list after `start_response`."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         headers = list(PLAIN)
@@ -411,7 +411,7 @@ def test_hop_by_hop_headers_are_removed(name: str) -> None:
 def test_a_body_shorter_than_its_length_cuts_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Otherwise a proxy would take the missing bytes from the next response."""
+    """A body shorter than its length cuts the connection, so no proxy takes other bytes for it."""
     server = Server(answering(b"one", headers=[("Content-Length", "5")]))
 
     with pytest.raises(ResponseCutError):
@@ -436,7 +436,7 @@ def test_a_body_longer_than_its_length_is_truncated(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified", "200 OK"])
 def test_a_response_without_a_body_may_declare_any_length(method: str, status: str) -> None:
-    """Responses to HEAD, 204 and 304 have no body, whatever they declare (RFC 9110 §6.4.1)."""
+    """Responses to HEAD, 204 and 304 have no body, whatever length the app declares."""
     chunks = [b"hello"] if (method, status) == ("GET", "200 OK") else []
     headers = [("Content-Length", "5")]
 
@@ -447,7 +447,7 @@ def test_a_response_without_a_body_may_declare_any_length(method: str, status: s
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content")])
 def test_a_body_that_is_not_allowed_is_dropped(method: str, status: str) -> None:
-    """The body of a 204 or of a response to HEAD is dropped, or it would be the next response."""
+    """The body of a 204 or of a response to HEAD is dropped, so no proxy reads it as a response."""
     server = Server(answering(b"one", b"two", status=status), method).send()
 
     assert (status, []) == (server.status, server.chunks)
@@ -606,7 +606,7 @@ def test_the_log_line_has_stack_tenant_and_request(
 
 
 def test_a_failing_log_filter_does_not_prevent_the_500() -> None:
-    """If a tenant's own filter on its logger raises, the client still gets the 500."""
+    """If a tenant's own filter on the tenant's logger raises, the client still gets the 500."""
 
     def broken(_: logging.LogRecord) -> bool:
         raise SystemExit(3)

@@ -37,7 +37,8 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
         ("a=1; Domain=example.org; Secure", "a=1; Secure; Path=/acme"),
         ("a=1; DOMAIN = .example.org", "a=1; Path=/acme"),
         ("a=; Max-Age=0", "a=; Max-Age=0; Path=/acme"),
-        ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),  # longer than browsers accept
+        # a cookie longer than browsers accept
+        ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),
         ("session_globex=bogus; Path=/globex", "session_globex=bogus; Path=/acme"),
         ("=__Host-a=1", None),
         ("a", None),
@@ -45,7 +46,10 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
     ],
 )
 def test_a_cookie_is_confined_to_the_tenants_root(sent: str, expected: str | None) -> None:
-    """The cookie gets a path inside the root and no domain. A cookie without a name is dropped."""
+    """A cookie gets a path inside the tenant's root and no domain.
+
+    A cookie without name is dropped.
+    """
     assert expected == confined_cookie(sent, "/acme")
 
 

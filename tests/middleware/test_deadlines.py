@@ -1,4 +1,4 @@
-"""Deadlines: an overdue request is reported once, with the stack of its thread."""
+"""Deadlines: an overdue request is reported once, with the stack of the request's thread."""
 
 import logging
 import socket
@@ -29,7 +29,7 @@ class Clock:
 
 @contextmanager
 def sending_request(app: Any) -> Iterator[None]:
-    """Send one request on its own thread, which has ended when the block has."""
+    """Send one request on a thread of its own, which has ended at the end of the block."""
     thread = threading.Thread(target=lambda: Client(app).get("/slow?key=secret").close())
     thread.start()
     try:
@@ -43,7 +43,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.is_reached, self.go_on = threading.Event(), threading.Event()
-        self.config: dict[str, object] = {}  # because `build_stack` takes a Flask app
+        self.config: dict[str, object] = {}  # a Flask app, because `build_stack` takes a Flask app
 
     def __call__(self, _: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer when `go_on` is set."""
@@ -82,7 +82,7 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_request_is_stuck_from_its_deadline_to_its_end() -> None:
-    """A request counts as stuck after its deadline until it ends."""
+    """A request counts as stuck from the deadline until the request ends."""
     clock, app = Clock(), Waiting()
     requests = RunningRequests(clock=clock)
     reported = []
@@ -104,7 +104,7 @@ class Connection:
 
 
 def test_a_hanging_stream_holds_its_thread() -> None:
-    """A stream counts as hanging when it has sent nothing for a whole deadline."""
+    """A stream counts as hanging when the app has sent no byte for a whole deadline."""
     clock, app, connection = Clock(), Waiting(), Connection()
     requests = RunningRequests(clock=clock)
     layer = Deadlines(_streaming(app), requests, "acme", 5.0)
@@ -185,7 +185,7 @@ def test_waiting_for_the_client_is_not_hanging(modules: list[str], is_held: bool
 
 
 def test_a_request_lasts_until_its_body_is_closed() -> None:
-    """A request ends when its body is first closed, or when the app raises."""
+    """A request ends when the response body is first closed, or when the app raises."""
     requests, seen = RunningRequests(), []
 
     def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
@@ -209,7 +209,7 @@ def test_a_request_lasts_until_its_body_is_closed() -> None:
 def test_the_host_reports_stuck_requests(
     host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The watchdog logs an overdue request, and status, listing and usage show it."""
+    """The watchdog logs an overdue request, and status, listing and usage show the request."""
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
@@ -231,7 +231,7 @@ def test_the_host_reports_stuck_requests(
 
 
 class _ClientSocket:
-    """Stands in for the worker's client socket. The server writes to its `raw`."""
+    """Stand-in for the worker's client socket. The server writes to the attribute `raw`."""
 
     sent_bytes = 0
 
@@ -269,7 +269,7 @@ def test_an_overdue_request_is_answered_once() -> None:
 
 
 def test_a_started_response_gets_no_504() -> None:
-    """With `answer`, a request is only reported if its headers have been sent."""
+    """With `answer`, a request with sent headers is only reported."""
     clock, app, failures = Clock(), Waiting(), list[BaseException]()
     requests = RunningRequests(clock=clock)
     layer = Deadlines(_streaming(app), requests, "acme", 5.0, is_answering=True)

@@ -74,7 +74,7 @@ def test_each_request_gets_its_own_id(client: Client) -> None:
 
 
 def test_exc_info_is_passed_to_the_server() -> None:
-    """The server decides whether it is too late to replace the headers (PEP 3333)."""
+    """The edge passes `exc_info` on, because the server decides whether headers can be replaced."""
     error = ValueError("late")
     started: list[Any] = []
 
@@ -92,7 +92,10 @@ def test_exc_info_is_passed_to_the_server() -> None:
 
 
 def _status(app: "WSGIApplication", **environ: Any) -> int:
-    """Return the status for a GET with these environ keys. A key that is None is left out."""
+    """Return the status for a GET with the given environ keys.
+
+    A key with value None is left out.
+    """
     request = EnvironBuilder("/").get_environ() | environ
     kept = {key: value for key, value in request.items() if value is not None}
     return int(run_wsgi_app(app, kept, buffered=True)[1].split()[0])
@@ -144,7 +147,7 @@ def test_a_valid_host_header_passes(host: str) -> None:
     ],
 )
 def test_an_invalid_host_header_is_400(host: str) -> None:
-    """A `Host` that could redirect a URL built from it gets 400."""
+    """A `Host` header that could change the target of a URL built from the header gets 400."""
     assert _status(EDGE, HTTP_HOST=host) == 400
 
 
@@ -178,7 +181,7 @@ def test_an_unsafe_method_scheme_or_prefix_is_refused(
 
 
 def test_a_refusal_is_a_problem_document_with_an_id(client: Client) -> None:
-    """The edge's own response has the request ID in a header and in its body."""
+    """The edge's own response has the request ID in a header and in the body."""
     answer = client.get("/", headers={"Host": "a/b@c", "X-Request-ID": "mine"})
 
     assert (answer.mimetype, answer.headers["X-Request-ID"]) == ("application/problem+json", "mine")
@@ -283,7 +286,7 @@ def _app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[byte
 def test_only_trusted_hosts_are_accepted(
     names: tuple[str, ...], host: str | None, status: int
 ) -> None:
-    """A name matches itself, a leading dot includes subdomains, and an empty list allows all."""
+    """A trusted name matches itself, a leading dot adds subdomains, an empty list allows all."""
     assert _status(TrustedHosts(_app, names), HTTP_HOST=host) == status
 
 

@@ -19,7 +19,7 @@ class Clock:
 
 @pytest.mark.parametrize(("noisy", "each"), [(1, 4), (2, 3), (3, 2), (7, 1)])
 def test_noisy_tenants_leave_a_thread_for_a_quiet_one(noisy: int, each: int) -> None:
-    """When up to 7 tenants take all they can of 8 threads, a quiet tenant is admitted."""
+    """When up to 7 tenants take all threads they get of 8, a quiet tenant is still admitted."""
     share = FairShare(8)
     own = dict.fromkeys(range(noisy), 0)
     has_got = True
@@ -35,7 +35,7 @@ def test_noisy_tenants_leave_a_thread_for_a_quiet_one(noisy: int, each: int) -> 
 
 
 def test_all_requests_are_admitted_if_the_thread_count_is_unknown() -> None:
-    """Only gunicorn states the number of threads; without it, there is no limit."""
+    """Without a known number of threads, which only gunicorn states, all requests are admitted."""
     assert FairShare(None).admits("acme", 10_000, 10_000)
 
 
@@ -45,7 +45,7 @@ def test_no_request_is_admitted_while_all_threads_are_busy() -> None:
 
 
 def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
-    """A tenant that uses most of the CPU gets one slot, until it stops or the others are idle."""
+    """A tenant that uses most of the CPU gets one slot until the CPU use or other traffic stops."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("acme", 0.8)
@@ -60,7 +60,7 @@ def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
 
 @pytest.mark.parametrize(("others_s", "rest_s"), [(0.5, 0.2), (0.1, 0.08)])
 def test_a_cpu_heavy_tenant_pauses_between_requests(others_s: float, rest_s: float) -> None:
-    """It pauses for its last request's time, or less if others use less than half of the time."""
+    """A CPU-heavy tenant pauses as long as the last request ran, or less beside little load."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", others_s)
@@ -74,7 +74,7 @@ def test_a_cpu_heavy_tenant_pauses_between_requests(others_s: float, rest_s: flo
 
 
 def test_many_short_requests_are_not_cpu_heavy() -> None:
-    """A popular tenant with 1 ms per request keeps its slots."""
+    """A popular tenant with 1 ms of CPU time per request keeps all slots."""
     share = FairShare(8, clock=Clock())
     share.note_used("globex", 0.1)
     for _ in range(800):
@@ -84,7 +84,7 @@ def test_many_short_requests_are_not_cpu_heavy() -> None:
 
 
 def test_processor_time_decays() -> None:
-    """A constant rate of processor time is a constant share, however long it lasts."""
+    """A constant rate of processor time is a constant share over any duration."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 1000.0)
@@ -97,7 +97,7 @@ def test_processor_time_decays() -> None:
 
 
 def test_a_running_request_already_counts_as_cpu_heavy() -> None:
-    """Processor time counts while a request runs, and is not counted again at its end."""
+    """Processor time counts while a request runs, and is not counted again at the request's end."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 0.05)

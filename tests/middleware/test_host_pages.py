@@ -59,7 +59,7 @@ def test_readyz_counts_states_and_is_503_when_one_failed(
 
 
 def test_operators_see_names_and_reasons() -> None:
-    """On the admin listener, `readyz` lists each mount with its state and reason."""
+    """On the admin listener, `readyz` lists each mount with the mount's state and reason."""
     answer = client_of(IDLE, FAILED, is_for_operators=True).get("/-/readyz")
 
     shown = [
@@ -76,10 +76,7 @@ def test_operators_see_names_and_reasons() -> None:
     ("path", "status"), [("/acme/", 503), ("/", 503), ("/-/nothing", 404), ("/-/livez", 200)]
 )
 def test_an_unknown_path_is_503_until_all_files_are_validated(path: str, status: int) -> None:
-    """Until then, the path may belong to a tenant not loaded yet.
-
-    The host's own paths are known.
-    """
+    """Until all files are validated, an unknown path may belong to a tenant not loaded yet."""
     answer = client_of(is_all_known=False).get(path)
 
     assert (status, "1" if status == 503 else None) == (

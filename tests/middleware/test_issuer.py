@@ -47,7 +47,7 @@ def _real() -> Iterator[RealIssuer]:
 
 
 def test_keys_are_found_by_discovery_or_at_jwks_uri(real: RealIssuer) -> None:
-    """Without `jwks_uri`, two requests find the keys; with it, one request does."""
+    """Without `jwks_uri`, two requests find the issuer's keys; with `jwks_uri`, one does."""
     openid = OpenId(real.url, ("shop",))
 
     found = [
@@ -89,7 +89,7 @@ def _discovery(**changes: Any) -> Callable[[str], bytes]:
 def test_an_unusable_answer_is_an_error_with_its_url(
     real: RealIssuer, path: str, reply: tuple[int, dict[str, str], Any], reason: str
 ) -> None:
-    """An answer with a bad status, size or content raises an error that names its URL."""
+    """An answer with a bad status, size or content raises an error that names the requested URL."""
     status, headers, body = reply
     real.replies[path] = status, headers, body(real.url) if callable(body) else body
 
@@ -188,7 +188,7 @@ def test_https_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.M
 
 
 class CachedIssuer:
-    """An issuer with a clock and answers that the test sets; it counts the readings."""
+    """An issuer with a clock and answers that the test sets, and a count of the readings."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -207,7 +207,7 @@ class CachedIssuer:
         return self.keys
 
     def keys_for(self, kid: str = "one") -> set[str] | None:
-        """Return the keys that a request with this key ID gets."""
+        """Return the keys that a request with the given key ID gets."""
         return self.issuer.keys(lambda keys: kid in keys)
 
     def settle(self) -> None:
@@ -281,7 +281,7 @@ def test_cached_keys_stay_valid_while_the_issuer_is_down(caplog: pytest.LogCaptu
 
 
 def test_the_pause_doubles_while_the_issuer_is_down() -> None:
-    """The pause between readings doubles up to `MAX_BACK_OFF_S`, and `Retry-After` states it."""
+    """The pause between readings doubles up to `MAX_BACK_OFF_S`; `Retry-After` is the pause."""
     cached = CachedIssuer()
     cached.keys = OSError()
     pauses = []
@@ -308,7 +308,7 @@ def test_a_recovered_issuer_is_used_again() -> None:
 def test_requests_wait_for_a_slow_issuer_for_patience_s_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A request that comes more than `PATIENCE_S` after a reading started does not wait for it."""
+    """A request does not wait for a reading that began more than `PATIENCE_S` earlier."""
     monkeypatch.setattr(tenantry.middleware.issuer, "PATIENCE_S", 0.01)
     cached = CachedIssuer()
     cached.may_read.clear()

@@ -31,7 +31,7 @@ PLANTED = "planted-by-a-stranger"
 
 @pytest.fixture(name="issuers", scope="module")
 def _issuers() -> Iterator[dict[str, Issuer]]:
-    """Return two running issuers. Tests must not change them."""
+    """Return two running issuers. Tests must not change the issuers."""
     with ExitStack() as running:
         yield {name: running.enter_context(running_issuer()) for name in ("acme", "globex")}
 
@@ -70,7 +70,7 @@ KEYS: dict[str, Callable[[], Key]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # raised by signing
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # signing raises the exception
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_a_token_signed_with_each_kind_of_key_is_accepted(algorithm: str) -> None:
     """A token is accepted for each algorithm; the key is read from the issuer over HTTP."""
@@ -141,7 +141,7 @@ def test_a_token_for_another_purpose_is_refused(
 def test_clocks_may_differ_by_less_than_leeway_s(
     issuer: Issuer, check: TokenCheck, claim: str
 ) -> None:
-    """A token is accepted if its time is wrong by less than `LEEWAY_S`."""
+    """A token is accepted if a time in the token is wrong by less than `LEEWAY_S`."""
     offset = 10 - LEEWAY_S if claim == "exp" else LEEWAY_S - 10
 
     assert "ada" == check(issuer.token(**{claim: int(time.time()) + offset}))["sub"]
@@ -177,7 +177,7 @@ def _unsigned(issuer: Issuer, algorithm: object) -> str:
 
 
 def _signed_with_public_key(issuer: Issuer) -> str:
-    """Sign with the public key, which everybody has, as if it were a shared secret."""
+    """Sign a token with the public key, which everybody has, as with a shared secret."""
     secret = OctKey.import_key(json.dumps(issuer.keys[0].as_dict(private=False)).encode())
     return issuer.token(secret, header={"alg": "HS256", "kid": "one"}, sub=PLANTED)
 
@@ -236,7 +236,7 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
 def test_a_token_that_the_issuer_did_not_sign_is_refused(
     issuer: Issuer, check: TokenCheck, kind: str
 ) -> None:
-    """A forged token is refused; its subject is reported only as claimed, and nothing else is."""
+    """A forged token is refused; only the subject is reported, as claimed."""
     error = refusal(check, FORGED[kind](issuer))
 
     assert ("", True) == (error.client, error.claimed in ("", "ada", PLANTED))
@@ -255,7 +255,7 @@ def test_bad_tokens_cause_no_requests_to_the_issuer(issuer: Issuer, check: Token
 
 
 def test_a_rotated_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens of a new key are accepted at once, and tokens of the old key until it is removed."""
+    """Tokens of a new key are accepted at once, and tokens of an old key until its removal."""
     monkeypatch.setattr(tenantry.middleware.issuer, "UNKNOWN_PAUSE_S", 0.0)
     with running_issuer() as issuer:
         check = check_of(issuer)
@@ -380,7 +380,7 @@ def test_any_text_as_a_token_is_401(send: Send, token: str) -> None:
 def test_a_rebuilt_tenant_keeps_the_cached_keys(
     write_tenant: Callable[..., Path], host: Host, client: Client
 ) -> None:
-    """After its file changes while the issuer is down, a tenant still accepts tokens."""
+    """After a change of the file while the issuer is down, the tenant still accepts tokens."""
     statuses = []
     with running_issuer() as issuer:
         for name in ("Acme", "Acme Ltd"):
@@ -398,7 +398,7 @@ def test_a_rebuilt_tenant_keeps_the_cached_keys(
 
 
 def test_a_required_claim_of_another_type_is_another_check(host: Host, tmp_path: Path) -> None:
-    """1, 1.0 and True are equal in Python, but each gets its own check."""
+    """1, 1.0 and True are equal in Python, but tenants with such claims get separate checks."""
     checks = []
     for value in (1, True, 1.0, 1):
         openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}

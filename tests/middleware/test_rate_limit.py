@@ -130,7 +130,7 @@ def test_a_request_after_retry_after_is_admitted() -> None:
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
     layer = RateLimit(good, rates, "acme", "3/minute")
     _statuses(layer, 3)
-    clock.now += 80.0  # two thirds of the previous window still count
+    clock.now += 80.0  # two thirds of the requests of the previous window still count
     admitted = _statuses(layer, 2)
     wait_s = int(_request(layer)[1]["Retry-After"])
     clock.now += wait_s - 1.01
@@ -229,7 +229,7 @@ def test_without_redis_requests_pass(
     *,
     is_frozen: bool,
 ) -> None:
-    """While Redis is dead or frozen, requests pass, are counted as such, and one line is logged."""
+    """While Redis is dead or frozen, requests pass, count as uncounted, and one line is logged."""
     rates, _ = two
     noted: list[str] = []
     rates._note_uncounted = noted.append
@@ -250,7 +250,7 @@ def test_without_redis_requests_pass(
 def test_a_slow_redis_stays_lost_until_it_is_fast(
     redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis stays lost until probes are faster than `REDIS_TIMEOUT_S`, so it does not flap."""
+    """Redis counts as lost until probes are faster than `REDIS_TIMEOUT_S`."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.FIRST_PAUSE_S", 0.01)
     storage = SharedStorage(redis.url)
     probed = []
@@ -293,7 +293,7 @@ def test_repeated_losses_are_logged_once_per_interval(
 
 
 def test_requests_do_not_wait_for_a_lost_redis(redis: redis_server.Redis) -> None:
-    """Only the first request waits for the frozen Redis; the next 100 never call it."""
+    """Only the first request waits for a frozen Redis; the next 100 requests never call Redis."""
     storage = SharedStorage(redis.url)
     redis.send_signal(signal.SIGSTOP)
     first = storage.acquire("x", 1, 60)

@@ -1,4 +1,4 @@
-"""Fleet runs over real databases: they continue past failures, resume, and do not collide."""
+"""Fleet runs over real databases continue past failures, resume, and do not collide."""
 
 import contextlib
 import os
@@ -185,7 +185,7 @@ def test_a_migration_that_commits_before_it_fails_says_what_to_do(
 def test_a_rejected_commit_leaves_the_database_as_it_was(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """If the engine rejects the COMMIT itself, it rolls back everything."""
+    """If the engine rejects COMMIT, the engine rolls back the whole migration."""
     acme = tenant("acme", new_url())
     write_shop(first(), second(REJECTED_COMMIT))
 
@@ -222,7 +222,7 @@ with op.batch_alter_table("goods", recreate="always") as goods:
 def test_a_fleet_at_head_starts_no_run(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its databases are read; no process starts, and the journal gets no run."""
+    """For a fleet at head, databases are read, no process starts, and the journal gets no run."""
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
@@ -243,7 +243,7 @@ def _runs(data_dir: Path) -> list[int]:
 def test_only_what_a_run_applied_is_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Each database returns to its revisions from before a run; an earlier run must be named."""
+    """Each database returns to the revisions from before a run; an earlier run must be named."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -305,7 +305,7 @@ def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
 def test_a_locked_journal_stops_only_migrations_that_have_not_started(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished migration counts as done; one without a record of its start does not run."""
+    """A finished migration counts as done; a migration without a recorded start does not run."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     hold = f"""\
 if name.startswith("acme"):
@@ -336,7 +336,7 @@ def test_tenants_that_are_wrongly_assumed_to_be_behind_are_not_migrated(
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The migration process finds their real state, and the run leaves them alone."""
+    """The run does not migrate databases that the migration process finds up to date."""
     monkeypatch.setattr("tenantry.migrations.status.SAMPLE_SIZE", 1)
     write_shop(first())
     down = tenant("down", f"sqlite:///{data_dir}/nowhere/down.sqlite3")
@@ -367,7 +367,7 @@ def test_tenants_that_are_wrongly_assumed_to_be_behind_are_not_migrated(
 def test_revisions_of_a_former_endpoint_do_not_prevent_an_upgrade(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Other tables are created beside them and removed again; the former revision stays."""
+    """Other endpoints' tables can be created and dropped; the former endpoint's revision stays."""
     write_shop(first())
     acme = tenant("acme")
     stamp(data_dir / "acme/acme.sqlite3", "old_7")
@@ -381,7 +381,7 @@ def test_revisions_of_a_former_endpoint_do_not_prevent_an_upgrade(
 
 
 def stamp(file: Path, revision: str) -> None:
-    """Create a SQLite database at a revision, without its tables."""
+    """Create a SQLite database at a revision, without the tables of the revision."""
     file.parent.mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -403,7 +403,7 @@ def test_an_unknown_run_is_named(data_dir: Path) -> None:
 def test_the_status_of_a_fleet_is_read(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """Each tenant has a status, whatever the databases of others do; nothing is created."""
+    """Each tenant has a status despite failures of other databases; no database is created."""
     ahead = tenant("ahead")
     write_shop(first(), second(), second(revision="shop_3", after="shop_2").replace("prices", "x"))
     upgrade([ahead], data_dir, ONE)
@@ -456,7 +456,7 @@ def upgrading(
 def test_a_second_run_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """While one run migrates a database, another waits, or names the process that holds it."""
+    """While one run migrates a database, a second run waits, or names the process of the first."""
     acme = tenant("acme", new_url())
     started, go = data_dir / "started", data_dir / "go"
     wait = f"""\
@@ -510,7 +510,8 @@ while os.path.exists({str(stop)!r}) and len(open({str(log)!r}).readlines()) == 2
     assert (1, ["at head", "upgraded", "upgraded"]) == (
         report.run, [status.state for status in report.results]
     )  # fmt: skip
-    assert 4 == len(log.read_text().splitlines())  # the second database twice, the others once
+    # the second database is read twice, the other databases once
+    assert 4 == len(log.read_text().splitlines())
     back = downgrade(fleet, data_dir, None, ONE)
     assert {"a1": "downgraded", "b2": "downgraded", "c3": "downgraded"} == states(back.results)
     assert [{"alembic_version"}] * 3 == [tables(one) for one in fleet]

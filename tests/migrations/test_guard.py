@@ -37,7 +37,7 @@ BOTH = ["landing", "corp.shop"]
 
 
 def listed_states(host: Host) -> list[str]:
-    """Return the state of each tenant, as `tenantry list` shows it."""
+    """Return the state of each tenant, as `tenantry list` shows the state."""
     worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.report.listing()["mounts"]))
     return [describe_state(row) for row in serving_rows([worker])]
 
@@ -46,7 +46,7 @@ def listed_states(host: Host) -> list[str]:
 def test_a_database_behind_the_code_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
 ) -> None:
-    """They answer 503 and `list` says why; an upgrade takes effect without a restart."""
+    """Endpoints with tables answer 503 until an upgrade of the database, and `list` says why."""
     write_shop(first())
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_url)
     host.load()
@@ -138,7 +138,7 @@ def test_a_database_that_is_down_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client,
     postgres_server: Postgres,
 ) -> None:  # fmt: skip
-    """They answer 503, and operators see why."""
+    """While a database is down, endpoints with tables answer 503, and operators see the reason."""
     write_shop(first())
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_server.url("nowhere"))
     host.load()
@@ -263,7 +263,7 @@ def counting_client(guard: MigrationGuard, app: Flask) -> Client:
 def test_the_first_request_that_misses_a_table_closes_the_guard(
     kind: str, write_shop: WriteShop, tmp_path: Path, postgres_url: str, *, is_default: bool
 ) -> None:
-    """It gets 503, operators see why, and the guard does not undo the downgrade."""
+    """The first request that misses a table gets 503, and the guard does not undo the downgrade."""
     url = postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.sqlite3"
     app, now = Flask("acme"), [100.0]
     database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
@@ -292,7 +292,7 @@ def test_the_first_request_that_misses_a_table_closes_the_guard(
 def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
-    """It gets 500, and costs one read of the revisions per second, not one per request."""
+    """A query of a wrong table gets 500, and costs one read of the revisions per second."""
     client, engine = counting_client(guard, app), database_of(app).engine
     reads: list[str] = []
     with engine.begin() as connection:
@@ -311,7 +311,7 @@ def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
 def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """The request that misses it gets 503, not 500, and the others are served."""
+    """A request that misses the table gets 503, not 500, and other requests are served."""
     client = counting_client(guard, app)
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
@@ -325,7 +325,7 @@ def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
 def test_revisions_of_a_former_endpoint_do_not_open_the_guard(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """They say nothing about the tables of another endpoint, which do not exist yet."""
+    """Revisions of a former endpoint do not imply the tables of another endpoint."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'old_7' version_num")
 

@@ -1,4 +1,4 @@
-"""The journal: what a run has done, and what it has left."""
+"""The journal records the completed and the pending steps of a run."""
 
 import contextlib
 import sqlite3
@@ -21,7 +21,7 @@ def step_states(journal: Journal, run: int) -> dict[str, str]:
 
 
 def test_an_unfinished_run_continues(tmp_path: Path) -> None:
-    """Another process opens it under the same number, and completed steps stay done."""
+    """Another process resumes a run under the same number, and completed steps stay done."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -84,7 +84,7 @@ def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None
 
 
 def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
-    """A second run that assumes it to be behind changes nothing; a second start replaces it."""
+    """A second run changes no record of a completed step; a second start replaces the record."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
@@ -100,7 +100,7 @@ def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
 
 
 def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
-    """A run that was killed before its last record did the step; a pending step is removed."""
+    """A step that a killed run did without a record counts as done; a pending step is removed."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -146,7 +146,7 @@ def test_a_journal_that_cannot_be_written_says_what_to_do(
 def test_a_journal_that_another_process_locks_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the wait, the error says that another process holds it."""
+    """After the wait, the error says that another process holds the journal."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     with (
         Journal(tmp_path) as journal,

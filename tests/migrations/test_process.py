@@ -1,4 +1,4 @@
-"""The process that migrations run in: how it ends, and what ends with it."""
+"""The migration process, and the end of that process and of child processes."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_a_process_that_cannot_start_is_a_result(
 def test_what_a_migration_started_ends_with_it(
     write_shop: WriteShop, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A migration that hangs is ended with its own children; the next database is migrated."""
+    """A migration that hangs is ended with all child processes; the next database is migrated."""
     pid_file = tmp_path / "pid"
     body = f"""\
 if name.startswith("acme"):

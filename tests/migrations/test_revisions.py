@@ -20,7 +20,7 @@ __all__ = ["write_shop_fixture"]
 SHOP = Branch("corp.shop", Path(), frozenset({"shop_1", "shop_2"}), frozenset({"shop_2"}))
 NEWS = Branch("corp.news", Path(), frozenset({"news_1"}), frozenset({"news_1"}))
 HASHES = Branch("corp.hashes", Path(), frozenset({"1f"}), frozenset({"1f"}))
-"""Its ids do not begin with its name."""
+"""Endpoint with revision IDs that do not begin with the endpoint's name."""
 
 MERGED = """\
 revision = "shop_4"
@@ -51,7 +51,7 @@ def test_an_endpoint_without_migrations_has_no_branch() -> None:
 def test_reading_revisions_imports_no_package(
     write_shop: WriteShop, tmp_path: Path, raised: str
 ) -> None:
-    """A package above an endpoint may raise at import. It must not end a command for all."""
+    """A package that contains an endpoint may raise at import, which must not end a command."""
     name = write_shop(first())
     (tmp_path / "code/corp/__init__.py").write_text(f"raise {raised}")
 
@@ -62,7 +62,7 @@ def test_reading_revisions_imports_no_package(
 
 
 def test_a_new_revision_file_is_read(write_shop: WriteShop) -> None:
-    """The cache of a folder ends when its files change."""
+    """The cached revisions of a folder expire when a file in the folder changes."""
     name = write_shop(first())
     before = read_branches([name])[0].heads
     write_shop(first(), second())

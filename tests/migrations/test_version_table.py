@@ -23,7 +23,7 @@ def read_through(engine: Engine) -> frozenset[str]:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_both_readers_return_the_same(kind: str, postgres_url: str, tmp_path: Path) -> None:
-    """They return nothing for an empty database, and the rows of `alembic_version` for another."""
+    """The two readers return the rows of `alembic_version`, and no revision without the table."""
     url = make_url(postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/a.sqlite3")
     engine = create_engine(url, poolclass=NullPool)
     empty = read_versions(url), read_through(engine)
@@ -43,7 +43,8 @@ def test_another_schema_than_that_of_the_url_is_an_error(postgres_url: str, is_t
     admin = create_engine(url, poolclass=NullPool)
     if is_there:
         with admin.begin() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")  # wins over public
+            # the tenant's schema precedes the schema `public`
+            connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")
     else:
         url = url.update_query_dict({"options": "-csearch_path=acme"})
     errors = []
@@ -71,7 +72,7 @@ def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
 
 
 def test_a_lost_file_is_an_error(tmp_path: Path) -> None:
-    """The marker beside the file says that it existed."""
+    """The marker beside a deleted database file says that the database existed."""
     (tmp_path / "a.sqlite3.made").touch()
 
     with pytest.raises(LostDatabaseError, match=r"a\.sqlite3 is gone; restore it, or delete"):

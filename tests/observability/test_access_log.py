@@ -132,7 +132,7 @@ def test_a_line_has_the_name_of_a_client_but_not_its_key(client: Client, lines: 
 def test_a_request_that_is_rejected_before_parsing_has_a_line(
     client: Client, lines: list[str]
 ) -> None:
-    """Its line has the facts of its raw head, and the request ID that the client received."""
+    """The log line of a request that is rejected before parsing has the raw head's facts."""
     head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
     problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
     response = render_response(problem, head, keep_alive=True)

@@ -31,7 +31,7 @@ ANSWER: dict[str, Any] = {
 
 @pytest.fixture(name="control")
 def _control(data_dir: Path) -> Iterator[ControlSocket]:
-    """Return the control socket of this process; closed after the test."""
+    """Return the control socket of the test process. The fixture closes the socket."""
     opened = ControlSocket(data_dir, {"list": lambda: ANSWER})
     yield opened
     opened.close()
@@ -39,7 +39,7 @@ def _control(data_dir: Path) -> Iterator[ControlSocket]:
 
 @pytest.mark.usefixtures("control")
 def test_a_worker_answers(data_dir: Path) -> None:
-    """A client gets the answer of the worker, with its process ID."""
+    """A client gets the answer of the worker, with the worker's process ID."""
     expected = WorkerStatus(
         os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},), server="gunicorn"
     )
@@ -50,7 +50,7 @@ def test_a_worker_answers(data_dir: Path) -> None:
 def test_a_forked_process_leaves_the_socket_to_its_parent(
     control: ControlSocket, data_dir: Path
 ) -> None:
-    """The parent still answers after the child has closed its copy."""
+    """The parent process still answers after a child process has closed its copy of the socket."""
     child = os.fork()
     if not child:
         try:
@@ -104,7 +104,7 @@ def test_a_socket_is_not_visible_before_it_listens(
 
 
 def test_a_closed_socket_is_deleted(control: ControlSocket, data_dir: Path) -> None:
-    """After `close()`, which can be called twice, there is no answer and no file."""
+    """After `close()`, which can be called twice, no socket answers and no file exists."""
     control.close()
     control.close()
 
@@ -126,7 +126,8 @@ def test_the_socket_of_a_killed_worker_is_deleted(
 
 def test_a_worker_without_a_complete_answer_is_left_out(data_dir: Path) -> None:
     """An incomplete answer is ignored."""
-    control = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})  # not JSON
+    # an answer that is not JSON
+    control = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})
 
     workers = read_workers(data_dir)
     control.close()
@@ -164,14 +165,15 @@ def _children() -> Iterator[list[int]]:
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for code in codes
     ]
     commands = [Path(f"/proc/{each.pid}/cmdline") for each in started]
-    wait_until(lambda: all(command.read_bytes() for command in commands))  # empty at first
+    # the command line of a new process is empty at first
+    wait_until(lambda: all(command.read_bytes() for command in commands))
     yield [each.pid for each in started]
     for each in started:
         each.communicate()
 
 
 def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
-    """It is a new process with the master and command line of a worker that answers."""
+    """A starting worker is a new process with an answering worker's master and command line."""
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
     assert {children[1]} == starting_workers([answering])
@@ -180,7 +182,7 @@ def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
 def test_an_old_process_without_a_socket_is_not_a_worker(
     children: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An example is the router of uWSGI; no command waits for it."""
+    """No command waits for a process that serves no requests, such as uWSGI's router."""
     monkeypatch.setattr("tenantry.observability.control_socket.STARTUP_S", 0.0)
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 

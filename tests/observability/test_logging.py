@@ -1,4 +1,4 @@
-"""Every log line is one event, and names its tenant and its request."""
+"""Every log line is one event, and names the tenant and the request."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def _same_logging_after() -> Iterator[None]:
 
 @pytest.fixture(name="logged")
 def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """Return a function that returns the lines on stderr since its last call."""
+    """Return a function that returns the lines on stderr since the function's last call."""
 
     def logged() -> list[str]:
         return capsys.readouterr().err.splitlines()
@@ -71,7 +71,7 @@ def serve(log: Callable[[], object]) -> None:
     "name", ["tenant.acme", "tenantry.routing.mount", "sqlalchemy.engine", "root"]
 )
 def test_a_line_of_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
-    """Every line that is logged during a request has both, whichever logger it uses."""
+    """Every line of any logger during a request has the tenant and the request ID."""
     configure_logging("json", "info")
 
     serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
@@ -119,7 +119,7 @@ FORGED = "2026-11-22T20:00:00Z [info     ] request.ended tenant=globex"
 
 
 def test_an_exception_cannot_forge_a_line(logged: Logged) -> None:
-    """Text below a line, such as a stack, is indented, and control characters are escaped."""
+    """Text after the first line of an event, such as a stack, is indented and escaped."""
     configure_logging("console", "info")
     error = raised(f"no\n{FORGED}\n\x1b[31m\u2028red")
 
@@ -153,7 +153,7 @@ def test_extra_does_not_change_facts_of_a_line(logged: Logged) -> None:
 
 
 def test_a_console_line_has_a_stack(logged: Logged) -> None:
-    """It is the stack as Python prints it, without the values of local variables."""
+    """A console line has the stack in Python's format, without the values of local variables."""
     configure_logging("console", "info")
 
     logging.getLogger("tenant.acme").error("request.failed", exc_info=raised("the reason"))
@@ -181,7 +181,7 @@ def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console"
 def test_the_level_is_the_least_severe_that_is_logged(
     logged: Logged, level: str, expected: list[str]
 ) -> None:
-    """Lines below the level are dropped."""
+    """Log events below the configured level are dropped."""
     configure_logging("json", level)
     logger = logging.getLogger("tenant.acme")
 
@@ -193,7 +193,7 @@ def test_the_level_is_the_least_severe_that_is_logged(
 
 
 def test_a_second_call_replaces_the_first(logged: Logged) -> None:
-    """After several calls, there is one handler, and each event is one line."""
+    """After several calls of the logging set-up, one handler exists, and each event is one line."""
     for form in ("json", "console", "json"):
         configure_logging(form, "info")
 

@@ -16,7 +16,7 @@ from tenantry.observability.usage_store import collect, usage_file
 
 
 def count(data_dir: Path, *tenants: str) -> UsageCounters:
-    """Return counters with a request of one second for each of these tenants."""
+    """Return counters with a request of one second for each of the given tenants."""
     counters = UsageCounters()
     counters.open(counters_folder(data_dir))
     for name in tenants:

@@ -49,12 +49,12 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
     ],
 )
 def test_what_is_masked(key: str, value: object, shown: object) -> None:
-    """A value is masked if its key's name says that it is secret; in a URL, its password."""
+    """A value is masked if the key has a secret's name; in a URL, only the password is masked."""
     assert shown == redact_value(key, value)
 
 
 def test_what_holds_no_secret_is_itself() -> None:
-    """An object of an endpoint in its app's configuration stays the same object."""
+    """An endpoint's own object in the app's configuration is not copied."""
     point = namedtuple("Point", "x y")(1, [2])  # noqa: PYI024 - as people write it
 
     class Stubborn:
@@ -81,5 +81,5 @@ def test_what_holds_no_secret_is_itself() -> None:
     ],
 )
 def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
-    """It is masked in text, bytes, keys and URLs; a short secret is masked only by itself."""
+    """A known secret is masked in text, bytes, keys and URLs; a short secret only as a value."""
     assert shown == redact_value("NAME", value, ["a/b cd", "1234", "xyz"])

@@ -1,4 +1,4 @@
-"""No output, log, file, response or object contains a secret; a marker in each proves it."""
+"""No output, log, file, response or object contains the marker that is in every secret."""
 
 import gc
 import json
@@ -168,7 +168,7 @@ def test_no_object_of_tenantry_prints_a_secret(serving: Client) -> None:
 def test_a_stack_with_local_variables_has_no_secret(
     serving: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error reporter could send such stacks of a failing view and a failing build."""
+    """Stacks that an error reporter sends for a failing view or build have no secret."""
     send_requests(serving)
 
     stacks = [
@@ -217,7 +217,7 @@ def test_what_endpoints_log_is_redacted(
 
 
 class Site:
-    """Folders with a marker in every secret, and all output that was produced there."""
+    """Folders with a marker in every secret, and all output of commands and servers."""
 
     def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -239,7 +239,7 @@ class Site:
         (self.folder / f"tenants/{name}.py").write_text(text, encoding="utf-8")
 
     def run(self, *words: str, **environ: str) -> None:
-        """Run a command in this process; keep its output and that of its child processes."""
+        """Run a command in the test process; keep the output, also of child processes."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (self.environ | environ).items():
                 patch.setenv(name, value)
@@ -255,7 +255,7 @@ class Site:
         self.produced[where] = self.produced.get(where, b"") + what
 
     def leaks(self) -> dict[str, list[str]]:
-        """Return the lines with a secret, by where they were found."""
+        """Return the lines with a secret, by the place of each line."""
         for path in sorted(self.folder.rglob("*")):
             is_secret = "secrets" in path.parts or path.is_relative_to(self.folder / "tenants")
             if path.is_file() and not is_secret and path.suffix != ".py":
@@ -354,7 +354,7 @@ OF_A_HOST = "list --wait", "list --json", "plan", "maintenance on globex", "disa
 
 
 def send_to_server(site: Site, server: Server, token: str) -> None:
-    """Send requests and commands that succeed and that fail to a server and its workers."""
+    """Send successful and failing requests and commands to a server."""
     bearer = {"Authorization": f"Bearer {token}"}
     headers = [{}, {"X-API-Key": CLIENT_KEY}, {"X-API-Key": f"{CLIENT_KEY}-ended"}, bearer]
     headers += [{"X-API-Key": f"{MARK}-x"}, {"Authorization": f"Basic {MARK}"}, {"Cookie": MARK}]
@@ -397,7 +397,7 @@ def _site(
 
 @pytest.fixture(name="issuer")
 def _issuer(site: Site, postgres_url: str) -> Iterator[Issuer]:
-    """Write the tenants, and run the issuer that one of them names."""
+    """Write the tenants, and run the OpenID Connect issuer that one tenant names."""
     url = postgres_url.replace("postgres@", f"postgres:{MARK}-database@")
     with running_issuer() as issuer:
         files(site, url, issuer.url)
@@ -420,7 +420,7 @@ def test_no_command_shows_a_secret(site: Site, issuer: Issuer) -> None:
 @pytest.mark.live
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_no_server_shows_a_secret(site: Site, issuer: Issuer, form: str) -> None:
-    """Its log, its files, and its responses to clients, operators and commands have no secret."""
+    """A server's log, files, and responses to clients, operators and commands contain no secret."""
     token = issuer.token(sub="ada", secret=MARK)
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
     with running(command, site.folder, **site.environ, TENANTRY_LOG_FORMAT=form) as server:

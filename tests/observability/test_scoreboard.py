@@ -14,7 +14,7 @@ def _row(scoreboard: Scoreboard) -> Row:
 
 
 def test_a_request_is_in_flight_from_enter_to_leave() -> None:
-    """Its row shows its tenant and its thread, and the scoreboard counts it."""
+    """While a request is in flight, a scoreboard row shows the tenant and the thread."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
 
@@ -29,7 +29,7 @@ def test_a_request_is_in_flight_from_enter_to_leave() -> None:
 
 
 def test_requests_are_counted_over_all_processes() -> None:
-    """Each tenant has its own count, over all rows."""
+    """The scoreboard counts each tenant's requests over the rows of all processes."""
     scoreboard = Scoreboard()
     rows = [_row(scoreboard), _row(scoreboard)]
     for row in rows:
@@ -70,7 +70,7 @@ def test_a_build_is_shown_but_not_counted() -> None:
 
 
 def test_the_requests_of_a_killed_process_are_known() -> None:
-    """After `kill -9` of a child process, its row still shows its request."""
+    """After `kill -9` of a child process, the child's row still shows the request in flight."""
     row = _row(Scoreboard())
     child = os.fork()
     if not child:
@@ -78,7 +78,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
             row.enter("globex")
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
-            os._exit(1)  # whatever happens, the child must not run the other tests
+            os._exit(1)  # `os._exit`, so that the child process never runs the other tests
     status = os.waitpid(child, 0)[1]
 
     assert signal.SIGKILL == os.WTERMSIG(status)
@@ -86,7 +86,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
 
 
 def test_a_row_is_empty_when_it_is_claimed_again() -> None:
-    """A process does not inherit the requests of the dead process that had its row."""
+    """A process that gets a dead process's row does not inherit the dead process's requests."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     row.enter("acme")

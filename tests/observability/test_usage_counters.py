@@ -1,4 +1,4 @@
-"""Usage counters: each process counts in a file that survives it."""
+"""Each process counts usage in a file that survives the process."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def read(folder: Path) -> dict[str, Counts]:
 
 
 def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
-    """A new file has no rows, and names its process."""
+    """A new counter file has no rows, and names the process."""
     counters = UsageCounters()
     counters.open(tmp_path)
 
@@ -65,7 +65,7 @@ def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
 
 
 def test_another_process_can_read_every_count(tmp_path: Path) -> None:
-    """Each count arrives in its own field of its own tenant."""
+    """Another process reads each count in the right field of the right tenant."""
     counters = UsageCounters()
     counters.open(tmp_path)
 
@@ -110,7 +110,10 @@ def test_threads_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_the_counts_of_a_killed_process_survive(tmp_path: Path) -> None:
-    """The file has all counts after `kill -9`. It can be locked then, but not before."""
+    """The file has all counts after `kill -9`.
+
+    Another process can lock the counter file after the kill, but not before.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(tmp_path), "1000"],
         stdin=subprocess.PIPE,
@@ -151,7 +154,7 @@ def test_on_a_full_disk_it_counts_in_memory(
 def test_tenants_beyond_the_rows_share_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their requests are counted under `OVERFLOW`."""
+    """Requests of tenants beyond the last row are counted under `OVERFLOW`."""
     monkeypatch.setattr("tenantry.observability.usage_counters.ROWS", 3)
     counters = UsageCounters()
     counters.open(tmp_path)
@@ -195,7 +198,7 @@ def test_a_file_of_another_format_is_skipped(tmp_path: Path, content: bytes) -> 
 
 
 def test_counts_add_up() -> None:
-    """The sum has the later time of last use; a difference keeps its own."""
+    """A sum of counts has the later time of last use; a difference has the minuend's time."""
     early, late = Counts(requests=2, used_ns=5), Counts(requests=3, errors=1, used_ns=9)
 
     assert Counts(requests=5, errors=1, used_ns=9) == sum_counts([early, late]) == late.plus(early)

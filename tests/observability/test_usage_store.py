@@ -74,7 +74,7 @@ def count(data_dir: Path, *tenants: str, times: int = 1) -> UsageCounters:
 
 
 def make_older(path: Path) -> None:
-    """Remove two counts from the database, as if an older release had written it."""
+    """Remove two columns from the usage database, as in the database of an older release."""
     with closing(sqlite3.connect(path)) as connection:
         for table in ("bucket", "total", "folded"):
             for name in ("overdue", "uncounted"):
@@ -93,12 +93,12 @@ def files(data_dir: Path) -> int:
 
 
 def test_reading_creates_nothing(data_dir: Path) -> None:
-    """Without a host, there is no usage, and the data folder is not created."""
+    """Without a host, reading finds no usage and does not create the data folder."""
     assert ({}, {}, False) == (totals(data_dir), used_since(data_dir, 0), data_dir.exists())
 
 
 def test_a_collection_changes_no_total(data_dir: Path) -> None:
-    """Totals stay the same however often it runs; the file of an ended process is deleted."""
+    """Repeated collections do not change totals; the file of an ended process is deleted."""
     counters = count(data_dir, "acme", "globex", "acme")
     seen = [totals(data_dir)]
     for _ in range(3):
@@ -138,7 +138,7 @@ def test_processes_add_up(data_dir: Path) -> None:
     "where", ["_add_new_counts", "_merge_old_buckets", "_forget_deleted_files", "unlink"]
 )
 def test_a_killed_collection_doubles_and_loses_nothing(data_dir: Path, where: str) -> None:
-    """After `kill -9` before, during and after its writes, the next collection completes it."""
+    """After `kill -9` at any point of a collection, the next collection completes the writes."""
     count(data_dir, "acme", times=3).close()
 
     killed = subprocess.run(
@@ -161,7 +161,8 @@ def test_workers_that_are_killed_while_all_collect_lose_nothing(data_dir: Path) 
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.readline()
-        threading.Event().wait(random.random() / 20)  # at a random point of a collection
+        # kill the process at a random point of a collection
+        threading.Event().wait(random.random() / 20)
         worker.kill()
         worker.wait()
         worker.stdout.close()
@@ -174,7 +175,7 @@ def test_workers_that_are_killed_while_all_collect_lose_nothing(data_dir: Path) 
 
 
 def test_used_since_includes_later_usage_only(data_dir: Path) -> None:
-    """It includes the collected minute that contains the time, and what is not collected yet."""
+    """Usage since a time includes the minute of that time, and counts not collected yet."""
     counters = count(data_dir, "acme")
     used_s = totals(data_dir)["acme"].used_ns / 1e9
     collect(data_dir)
@@ -205,7 +206,7 @@ def test_old_buckets_become_coarser(data_dir: Path) -> None:
 
 
 def test_what_was_collected_from_a_deleted_file_is_forgotten(data_dir: Path) -> None:
-    """It is forgotten an hour after the file is deleted; the totals stay."""
+    """Records of a deleted counter file are removed after an hour; the totals stay."""
     count(data_dir, "acme").close()
     left = []
     for later_s in (0, 60, 7200):
@@ -231,7 +232,7 @@ def test_a_recent_collection_is_not_repeated(data_dir: Path) -> None:
 def test_a_host_collects_periodically_and_logs_a_failure_once(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A corrupt database is one line in the log; once it is deleted, collecting continues."""
+    """A corrupt usage database is one log line; after its deletion, collecting continues."""
     monkeypatch.setattr(usage, "FIRST_DELAY_S", 0.0)
     monkeypatch.setattr(usage, "INTERVAL_S", 0.001)
     count(data_dir, "acme").close()
@@ -255,7 +256,7 @@ def test_a_host_collects_periodically_and_logs_a_failure_once(
 
 
 def test_a_database_of_an_older_release_is_upgraded(data_dir: Path) -> None:
-    """Counts that it does not have are 0 until the first collection; its own are kept."""
+    """Counts that an older database lacks are 0 until the first collection; others are kept."""
     count(data_dir, "acme", times=2).close()
     collect(data_dir)
     make_older(usage_file(data_dir))

@@ -11,7 +11,7 @@ from tenantry.tenants.validation import parse_tenant
 
 
 def make_tenant(data_dir: Path, name: str = "acme", **keys: object) -> Tenant:
-    """Return a tenant with these keys."""
+    """Return a tenant with the given keys."""
     values = {"SECRET_KEY": name + KEY, "BLUEPRINTS": ["landing"]} | keys
     file, digest = f"{name}.py", f"digest-{name}"
     return parse_tenant(name, values, file=file, digest=digest, data_dir=data_dir)

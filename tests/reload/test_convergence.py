@@ -1,4 +1,4 @@
-"""When `tenantry list --wait` returns, and what it reports; this process plays the workers."""
+"""Return and report of `tenantry list --wait`; the test process stands in for the workers."""
 
 import contextlib
 import shutil
@@ -27,7 +27,7 @@ def _serving(
     host: Host,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Host]:
-    """Serve tenant acme in this process, which follows the folder one step at a time."""
+    """Serve acme in the test process, which follows the tenants folder one step at a time."""
     monkeypatch.setattr("tenantry.reload.convergence.WAIT_TIMEOUT_S", 0.0)
     # The processes of a parallel test run look like workers that are starting.
     monkeypatch.setattr("tenantry.reload.convergence.starting_workers", lambda _: set())
@@ -85,7 +85,7 @@ def test_maintenance_hides_no_broken_file(
 def test_a_worker_that_does_not_answer_is_waited_for(
     settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It listens, so it exists, but what it serves is unknown."""
+    """`list --wait` waits for a worker that listens without an answer."""
     monkeypatch.setattr("tenantry.observability.control_socket.ANSWER_TIMEOUT_S", 0.05)
     monkeypatch.chdir(workers_folder(data_dir))
     with socket.socket(socket.AF_UNIX) as silent:
@@ -100,7 +100,7 @@ def test_a_worker_that_does_not_answer_is_waited_for(
 def test_operator_state_is_waited_for(
     serving: Host, settings: HostSettings, changes: dict[str, Any]
 ) -> None:
-    """The wait ends only when the worker follows, in both directions."""
+    """`list --wait` ends only when the worker has applied a new or a removed operator state."""
     ended = []
     for values in (changes, dict.fromkeys(changes, False)):
         change_tenant_state("acme", **values)

@@ -26,7 +26,7 @@ def retired_with_a_request(draining: Draining) -> Instance:
 
 
 def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
-    """Then the instance is closed, and the log says how many requests were cut."""
+    """After the drain time-out, the instance is closed; the log has the number of cut requests."""
     now = [0.0]
     draining = Draining(30.0, lambda: now[0])
     instance = retired_with_a_request(draining)
@@ -42,7 +42,7 @@ def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_close_closes_what_drains() -> None:
-    """It does not wait for the requests."""
+    """`close` closes draining instances without waiting for requests in flight."""
     draining = Draining(30.0)
     instance = retired_with_a_request(draining)
 
@@ -52,7 +52,10 @@ def test_close_closes_what_drains() -> None:
 
 
 def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
-    """Retire an app that only the garbage collector can free. Return a weak reference to it."""
+    """Retire an app that only the garbage collector can free.
+
+    Return a weak reference to the app.
+    """
     app = type("App", (), {})()
     app.itself = app
     instance = Instance(empty_app, lambda: None, app)
@@ -62,7 +65,10 @@ def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
 
 
 def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> None:
-    """Freeing them costs a collection of all frozen objects. Apps that are not frozen are freed."""
+    """A few frozen apps stay in memory, because freeing costs a collection of all frozen objects.
+
+    Apps that are not frozen are freed.
+    """
     now = [0.0]
     draining = Draining(30.0, lambda: now[0])
     frozen = retire_app_with_a_cycle(draining)
@@ -78,7 +84,7 @@ def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> N
 def test_many_frozen_apps_are_freed_at_intervals(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host freezes its objects again afterwards."""
+    """The host freezes the remaining objects again after the collection."""
     monkeypatch.setattr(draining_module, "MAX_FROZEN", 2)
     now, freed = [0.0], []
     draining = Draining(30.0, lambda: now[0])
@@ -98,7 +104,7 @@ def test_many_frozen_apps_are_freed_at_intervals(
 
 
 def test_a_referrer_is_described_by_its_type() -> None:
-    """No attribute of it is read, because that may raise anything."""
+    """A referrer is described by type only, because reading an attribute may raise anything."""
 
     class Odd:
         def __getattribute__(self, name: str) -> object:

@@ -36,7 +36,10 @@ def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> 
 def test_the_least_recently_used_are_evicted(
     data_dir: Path, max_active: int, idle_timeout_s: float, expected: str
 ) -> None:
-    """Too many are built, or they were idle too long. Another check changes nothing."""
+    """A check evicts instances above the maximum or idle too long.
+
+    A second check evicts no instance.
+    """
     clock = Clock()
     eviction = Eviction(max_active, idle_timeout_s, Draining(30.0), clock)
     mounts = []
@@ -51,7 +54,7 @@ def test_the_least_recently_used_are_evicted(
 
 
 def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
-    """The next check after the request evicts it."""
+    """The next check after the end of the request evicts the instance."""
     eviction = Eviction(0, 99.0, Draining(30.0))
     mount = built_mount(eviction, data_dir, "acme", Clock())
     assert mount.instance is not None
@@ -65,7 +68,7 @@ def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
 
 
 def test_growth_is_reported_once(data_dir: Path) -> None:
-    """It is counted from the last growth."""
+    """The growth of the number of instances is counted from the last report."""
     clock = Clock()
     eviction, grown, mounts = Eviction(999, 99.0, Draining(30.0), clock), [], []
     for number in range(2 * GROWTH):

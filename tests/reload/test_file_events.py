@@ -15,7 +15,7 @@ from tenantry.reload.file_events import are_events_reliable, watch_folder
 def test_a_missing_folder_is_watched_when_it_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Events are reliable from then until the watch ends. Only our own events are logged."""
+    """Events are reliable from the folder's appearance until the end of the watch."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(file_events, "RETRY_S", 0.01)
     monkeypatch.setattr(file_events, "FOLDER_CHECK_MS", 10)
@@ -51,7 +51,7 @@ def _touch_and_hear(path: Path, events: threading.Semaphore) -> bool:
 def test_events_are_reliable_on_a_local_file_system(
     tmp_path: Path, kind: str, inner: str, *, expected: bool
 ) -> None:
-    """They are not if something is mounted inside the folder."""
+    """Events are unreliable if a file system is mounted inside the folder."""
     device = tmp_path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     table = tmp_path / "mountinfo"

@@ -63,7 +63,7 @@ class App:
 
 
 class Followed:
-    """A follower whose rounds a test does."""
+    """A follower of the tenants folder that a test drives round by round."""
 
     def __init__(self, settings: HostSettings) -> None:
         self.clock = Clock()
@@ -77,7 +77,7 @@ class Followed:
         self.follower = Follower(folder, settings, self.router, self.build, clock=self.clock)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance, or raise the error that a test set for this content."""
+        """Build an instance, or raise the error that a test has set for the content."""
         self.built.append(tenant.app_name)
         if error := self.errors.get(tenant.app_name):
             raise error
@@ -89,7 +89,7 @@ class Followed:
         return bool(self.follower._workers.validating or self.follower._rebuilds._running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
-        """Do rounds for some time. The jobs of worker threads take no time."""
+        """Do rounds of the follower for the given time. Jobs of worker threads take no time."""
         until = self.clock.now_s + for_s
         while self.clock.now_s <= until:
             self.follower.step()
@@ -137,7 +137,7 @@ Follow = Callable[..., Followed]
 
 
 def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Each change takes effect once the file is stable. The host answers for a removed tenant."""
+    """Each change takes effect once the file is stable. A removed tenant's paths are the host's."""
     followed = follow().go_on()
     words = [followed.get()]
     path = write_tenant("acme", APP_NAME="v1")
@@ -168,7 +168,7 @@ def test_nothing_is_built_before_its_first_request(
 def test_a_broken_change_is_not_served_and_logged_once(
     follow: Follow, write_tenant: WriteTenant, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old instance keeps serving. When the old content is back, nothing is built."""
+    """After a broken change, the old instance serves. Restored old content causes no build."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -188,7 +188,7 @@ def test_a_broken_change_is_not_served_and_logged_once(
 def test_a_change_that_cannot_be_built_is_not_served(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its build is repeated with growing pauses, and logged once, until the file changes again."""
+    """A failed build is repeated with growing pauses, and logged once, until the file changes."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -228,7 +228,7 @@ def test_a_repeated_build_that_succeeds_is_swapped_in(
 def test_a_prefix_belongs_to_the_tenant_that_serves_there(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """A new tenant is rejected, although its name comes first, until the other one is removed."""
+    """A new tenant in conflict is rejected, although first by name, until the old one is gone."""
     path = write_tenant("globex", URL_PREFIX="/shop", APP_NAME="globex")
     followed = follow().go_on()
     write_tenant("acme", URL_PREFIX="/shop", APP_NAME="acme")
@@ -244,13 +244,14 @@ def test_a_prefix_belongs_to_the_tenant_that_serves_there(
 def test_at_start_the_first_by_name_is_accepted(
     follow: Follow, write_tenant: WriteTenant, order: tuple[str, ...]
 ) -> None:
-    """The order of the results does not matter. The third conflicts only with the second."""
+    """At start, of tenants in conflict the first by name is accepted, whichever result is first."""
     write_tenant("acme", URL_PREFIX="/shop")
     write_tenant("globex", URL_PREFIX="/shop", SECRET_KEY=f"shared-{KEY}")
     write_tenant("initech", SECRET_KEY=f"shared-{KEY}")
     followed = follow()
     followed.follower.step()
-    while followed.follower._workers.validating:  # no round reconciles the results in between
+    # no round reconciles the results between the two validations
+    while followed.follower._workers.validating:
         followed.follower._woken.wait(DEADLINE_S)
         followed.follower._woken.clear()
         for handle_result in list(followed.follower._workers.collect()):
@@ -283,7 +284,7 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
 def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Each names the other one as its reason. A save with a free prefix lets both move."""
+    """Two tenants that swap prefixes are stale until one file is saved with a free prefix."""
     for name in ("acme", "globex"):
         write_tenant(name, APP_NAME=name)
     followed = follow().go_on()
@@ -327,7 +328,7 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
 def test_a_renamed_file_causes_no_error(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The secret key is the old tenant's until that is gone. The new one waits for that."""
+    """A renamed file's new tenant waits until the old tenant's removal frees the secret key."""
     path = write_tenant("globex", APP_NAME="v1")
     followed = follow().go_on()
     path.rename(path.with_name("acme.py"))
@@ -357,7 +358,7 @@ def test_a_file_that_comes_back_keeps_its_prefix(follow: Follow, write_tenant: W
 def test_a_request_that_found_a_removed_mount_is_answered(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """A mount is closed some time after it left the routing."""
+    """A mount is closed some time after the mount has left the routing."""
     path = write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     mount = followed.mount()
@@ -382,7 +383,7 @@ def test_a_request_that_found_a_removed_mount_is_answered(
 def test_operator_state_takes_effect_and_survives(
     follow: Follow, write_tenant: WriteTenant, operator_state: OperatorState, expected: str
 ) -> None:
-    """It applies in running workers and new ones, also after a change of the file, until reset."""
+    """Operator state applies in running and new workers, also after a file change, until reset."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     seen = [followed.get()]
@@ -400,7 +401,7 @@ def test_operator_state_takes_effect_and_survives(
 def test_unreadable_operator_state_disables_only_at_start(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """At start, the tenant may be disabled, so it is not served. `list` shows why."""
+    """If the operator state is unreadable at start, the tenant is not served. `list` shows why."""
     write_tenant("acme", APP_NAME="v1")
     serving = follow().go_on()
     file = operator_state_file(serving.data_dir, "acme")
@@ -421,7 +422,7 @@ def test_unreadable_operator_state_disables_only_at_start(
 
 
 def test_a_disabled_file_frees_its_prefix(follow: Follow, write_tenant: WriteTenant) -> None:
-    """With `ENABLED = False`, it counts as if it were not there."""
+    """A file with `ENABLED = False` counts as missing, so the prefix is free."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/shop")
     followed = follow().go_on()
@@ -436,7 +437,7 @@ def test_a_disabled_file_frees_its_prefix(follow: Follow, write_tenant: WriteTen
 def test_the_least_recently_used_instances_are_evicted(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """`MAX_ACTIVE` stay. One with an open request stays in place of the next one."""
+    """`MAX_ACTIVE` instances stay built. An instance with an open request is never evicted."""
     for name in ("acme", "globex", "initech", "umbrella"):
         write_tenant(name)
     followed = follow(max_active=2).go_on()
@@ -452,7 +453,7 @@ def test_the_least_recently_used_instances_are_evicted(
 
 
 def test_an_idle_instance_is_evicted(follow: Follow, write_tenant: WriteTenant) -> None:
-    """After `IDLE_TIMEOUT_S`. The next request builds it again; a change of the file does not."""
+    """An instance idle for `IDLE_TIMEOUT_S` is evicted. Only the next request builds it again."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow(idle_timeout_s=60.0).go_on()
     words = [followed.get()]
@@ -487,7 +488,7 @@ def test_requests_that_drain_too_long_are_cut(
 def test_a_retired_app_is_freed_or_what_holds_it_is_logged(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture, *, is_leaking: bool
 ) -> None:
-    """A weak reference shows that it is freed."""
+    """A weak reference shows that the app is freed."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -509,7 +510,7 @@ def test_a_retired_app_is_freed_or_what_holds_it_is_logged(
 
 @pytest.mark.live
 def test_many_files_change_at_once(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Each of two hundred tenants is served with its newest content."""
+    """Each of two hundred tenants is served with the newest content of the tenant file."""
     names = [f"t{number}" for number in range(200)]
     for name in names:
         write_tenant(name, APP_NAME=f"{name}-1")
@@ -525,7 +526,7 @@ def test_many_files_change_at_once(follow: Follow, write_tenant: WriteTenant) ->
 
 
 def test_without_the_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Path) -> None:
-    """It becomes ready when the folder appears."""
+    """A host without a tenants folder becomes ready when the folder appears."""
     tenants_dir.rmdir()
     followed = follow()
     followed.follower.catch_up()
@@ -580,7 +581,7 @@ def test_rapid_edits_cause_one_build(follow: Follow, write_tenant: WriteTenant) 
 def test_a_request_waits_until_its_file_is_reconciled(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """While the host starts, a request has its tenant's file validated, and is then served."""
+    """While the host starts, a request causes the tenant file's validation, and is served."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow()
     followed.follower._scan_folder()
@@ -621,7 +622,7 @@ def test_an_event_during_a_scan_causes_another_scan(
 def test_in_a_large_folder_a_change_takes_effect_within_two_seconds(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Partial scans find it; with reliable events, which make them slow, the event does."""
+    """In a large folder, partial scans find a change; with reliable events, an event does."""
     monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     others = [write_tenant(f"t{number}") for number in range(20)]
     path = write_tenant("acme", APP_NAME="v1")
@@ -646,7 +647,7 @@ def test_in_a_large_folder_a_change_takes_effect_within_two_seconds(
 def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events can be lost, even if they are reliable."""
+    """A scan finds a change without an event, because even reliable events can be lost."""
     monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     for number in range(20):
         write_tenant(f"t{number}")
@@ -663,7 +664,7 @@ def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
 def test_growth_is_reported(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported when all files are known, and when many more instances exist."""
+    """Growth is reported when all files are known, and when many more instances exist."""
     monkeypatch.setattr("tenantry.reload.eviction.GROWTH", 2)
     for name in ("acme", "globex", "initech"):
         write_tenant(name)

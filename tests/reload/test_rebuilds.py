@@ -35,7 +35,7 @@ class AcmeRebuilds:
         return make_tenant(self._data_dir, APP_NAME=app_name)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance that notes when it is closed."""
+        """Build an instance that records the call of `close`."""
         if self.error is not None:
             raise self.error
         return Instance(empty_app, lambda: self.closed.append(tenant.app_name))
@@ -46,11 +46,11 @@ class AcmeRebuilds:
         self.rebuilds.start(self.mount, tenant, self.built.append)
 
     def wait(self) -> None:
-        """Wait for a result without handling it."""
+        """Wait for a build result without handling the result."""
         assert self._has_result.wait(DEADLINE_S)
 
     def finish(self) -> None:
-        """Wait for a result, and handle it."""
+        """Wait for a build result, and handle the result."""
         self.wait()
         for handle_result in self.workers.collect():
             handle_result()
@@ -67,7 +67,7 @@ def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
 
 
 def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
-    """It is not swapped in."""
+    """`Rebuilds` passes a built instance on without swapping the instance in."""
     acme.start(acme.tenant("v1"))
     acme.finish()
 
@@ -76,7 +76,7 @@ def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
 
 @pytest.mark.parametrize("has_newer", [False, True])
 def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) -> None:
-    """Its build was canceled, or there is newer content."""
+    """An instance of a canceled build, or of outdated content, is closed."""
     acme.start(acme.tenant("v1"))
     acme.wait()
     if has_newer:
@@ -90,7 +90,10 @@ def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) 
 
 
 def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
-    """The pauses double up to a minute. The mount says why the build failed."""
+    """Pauses between failed builds double up to a minute.
+
+    The mount has the reason of the failure.
+    """
     acme.error = ValueError("no such table")
     tenant, pauses = acme.tenant("v1"), []
     for _ in range(8):
@@ -145,7 +148,7 @@ def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCapture
 
 
 def test_edits_of_a_file_whose_builds_hang_take_two_threads(acme: AcmeRebuilds) -> None:
-    """The newest content waits until one of the two builds ends. Content in between is skipped."""
+    """The newest content waits until one of two hanging builds ends. Older content is skipped."""
     released, started = threading.Event(), []
 
     def hang(tenant: Tenant) -> Instance:

@@ -57,7 +57,7 @@ def reconcile(reconciler: Reconciler, *results: ValidationResult) -> dict[str, s
 def test_of_two_tenants_that_conflict_one_is_accepted(
     reconciler: Reconciler, at_shop: AtShop, *, is_starting: bool, first: str
 ) -> None:
-    """At start, it is the first by name; later, the one that was there first."""
+    """Of two tenants in conflict, the first by name is accepted at start, later the served one."""
     reconciler.is_starting = is_starting
 
     found = reconcile(reconciler, at_shop("globex"), at_shop("acme"))
@@ -82,7 +82,10 @@ def test_at_start_the_choice_of_other_workers_comes_first(
     first: str,
     order: tuple[str, str],
 ) -> None:
-    """It counts for the same content only. If it decides nothing, the first by name is accepted."""
+    """Another worker's choice counts for the same content only.
+
+    Otherwise, the first by name wins.
+    """
     reconciler.accepted_by_siblings = accepted
 
     found = reconcile(reconciler, *(at_shop(name) for name in order))
@@ -102,7 +105,7 @@ def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop:
 def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
     reconciler: Reconciler, at_shop: AtShop
 ) -> None:
-    """Its file has not changed. Of two that wait, the first by name is accepted."""
+    """When a prefix is free, the first waiting tenant by name is accepted without an edit."""
     reconciler.is_starting = False
     reconcile(reconciler, at_shop("globex"), at_shop("initech"), at_shop("acme"))
 
@@ -113,7 +116,7 @@ def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
 
 
 def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """The mount is stale, and no other tenant gets its prefix."""
+    """The mount of a rejected change is stale, and no other tenant gets the mount's prefix."""
     reconciler.is_starting = False
     broken = RejectedTenant("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
 
@@ -123,7 +126,7 @@ def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtS
 
 
 def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """When it is enabled again, the other tenant keeps the prefix."""
+    """When a disabled tenant is enabled again, a tenant that took the prefix meanwhile stays."""
     reconcile(reconciler, at_shop("acme"), at_shop("globex"))
     reconciler.is_starting = False
     files, seen = reconciler.files, []

@@ -17,7 +17,7 @@ WriteTenant = Callable[..., Path]
 
 
 class Validation:
-    """A queue, its workers, and the results."""
+    """A validation queue, the reload workers of the queue, and the results."""
 
     def __init__(self, data_dir: Path) -> None:
         self.now_s = 100.0
@@ -42,7 +42,7 @@ class Validation:
 
 @pytest.fixture(name="validation")
 def _validation(data_dir: Path) -> Iterator[Validation]:
-    """Return a queue whose workers are closed when the test ends."""
+    """Return a validation queue. The fixture closes the queue's workers."""
     validation = Validation(data_dir)
     yield validation
     validation.workers.close()
@@ -51,7 +51,7 @@ def _validation(data_dir: Path) -> Iterator[Validation]:
 def test_results_are_due_together_and_sorted_by_name(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """They are due when no file is left to validate, or after a short while."""
+    """Results are due when no file is left to validate, or after a short while."""
     queue = validation.queue
     for name in ("globex", "acme"):
         queue.add(read_content(write_tenant(name)))
@@ -69,7 +69,7 @@ def test_results_are_due_together_and_sorted_by_name(
 def test_a_result_of_older_content_is_ignored(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """Only the newest content counts, and nothing counts of a file that is gone."""
+    """Only a result of a file's newest content counts, and no result of a deleted file."""
     queue = validation.queue
     for name in ("acme", "globex"):
         queue.add(read_content(write_tenant(name)))

@@ -1,4 +1,4 @@
-"""A new worker learns from the other workers of its host, its siblings."""
+"""A new worker learns from siblings, the other workers of the same host."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def test_a_new_worker_builds_what_its_siblings_have_built(
     built_by_sibling: Callable[..., None],
     data_dir: Path,
 ) -> None:
-    """It builds nothing else, and ignores unknown names."""
+    """A new worker builds only tenants that siblings have built, and ignores unknown names."""
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
@@ -63,7 +63,7 @@ def test_a_new_worker_builds_what_its_siblings_have_built(
 def test_a_stopping_worker_lists_no_built_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker must not delay its start if no other worker accepts connections."""
+    """A new worker does not delay the start if no other worker accepts connections."""
     write_tenant("acme")
     host.load()
     host.router.mounts[0].ensure_instance()
@@ -102,7 +102,7 @@ def test_a_sibling_that_hangs_does_not_delay_the_start(
 def test_a_new_worker_accepts_what_its_siblings_have_accepted(
     host: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A tenant that they rejected is rejected here, too, although its name comes first."""
+    """A new worker rejects a tenant that siblings rejected, although first by name."""
     write_tenant("globex", URL_PREFIX="/shop")
     host.load()
     host._open_control_socket()
@@ -134,7 +134,7 @@ def test_only_siblings_that_serve_the_same_tenants_count(
 def test_a_starting_worker_lists_no_accepted_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """They may still be displaced."""
+    """A starting worker lists no accepted tenants, because siblings' tenants may displace some."""
     write_tenant("acme")
     before = host.report.accepted()["accepted"]
 
@@ -162,7 +162,7 @@ def test_without_an_answer_no_tenant_is_preferred(
 def test_one_sibling_that_hangs_does_not_hide_the_others(
     monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """Each has only a short time to answer."""
+    """A hanging sibling does not delay the others' answers, because each gets only a short time."""
     monkeypatch.setattr(warm_start, "ACCEPTED_ANSWER_TIMEOUT_S", 0.02)
     monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", DEADLINE_S)
     hanging = ControlSocket(

@@ -1,4 +1,4 @@
-"""The reload workers: real threads, a real loader, and jobs that last until a test ends them."""
+"""The reload workers, with real threads, a real loader, and jobs that a test ends."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 
 
 def content_of(folder: Path, name: str, text: str) -> FileContent:
-    """Write a tenant file and return its content."""
+    """Write a tenant file and return the content of the file."""
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     return read_content(path)
@@ -34,7 +34,10 @@ def build_at_once(_: Tenant) -> Instance:
 
 @pytest.fixture(name="start")
 def _start(data_dir: Path) -> Iterator[Start]:
-    """Return a function that starts workers with a build. They close when the test ends."""
+    """Return a function that starts workers with a build.
+
+    The fixture closes the workers after the test.
+    """
     started: list[ReloadWorkers] = []
 
     def start(build: Callable[[Tenant], Instance]) -> ReloadWorkers:
@@ -60,7 +63,10 @@ def collect_until(workers: ReloadWorkers, is_true: Callable[[], object]) -> None
 def test_files_that_hang_delay_no_other(
     start: Start, tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four of them leave their threads after the first timeout. Then a good one is validated."""
+    """Four files that hang occupy threads only until the first timeout.
+
+    After the timeout, a good file is validated.
+    """
     monkeypatch.setattr(workers_module, "RUN_TIMEOUT_S", 1.0)
     workers, order = start(build_at_once), []
     for number in range(4):
@@ -75,7 +81,7 @@ def test_files_that_hang_delay_no_other(
 
 
 def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
-    """Its result is None."""
+    """An unwanted build does not start, and the result of the build is None."""
     built: list[str] = []
 
     def build(tenant: Tenant) -> Instance:
@@ -94,7 +100,7 @@ def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
 def test_builds_that_hang_delay_no_other(
     start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once they are late, other threads run the builds that wait."""
+    """Once hanging builds are late, other threads run the waiting builds."""
     monkeypatch.setattr(worker_pool, "LATE_AFTER_S", 0.0)
     released, results = threading.Event(), []
 
@@ -117,7 +123,7 @@ def test_builds_that_hang_delay_no_other(
 def test_close_does_not_wait_for_a_build_that_hangs(
     start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An instance that it builds later is closed at once."""
+    """An instance that an abandoned thread builds later is closed at once."""
     monkeypatch.setattr(workers_module, "CLOSE_TIMEOUT_S", 0.0)
     started, released, closed = threading.Event(), threading.Event(), threading.Event()
 

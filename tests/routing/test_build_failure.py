@@ -9,7 +9,7 @@ SEE_LOG = "; see the traceback in the log."
 
 
 class SilentError(Exception):
-    """An exception whose own `__str__` raises."""
+    """An exception with a `__str__` that raises."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -25,12 +25,12 @@ class SilentError(Exception):
     ],
 )
 def test_the_reason_is_the_type_and_text_of_the_exception(error: Exception, reason: str) -> None:
-    """It is on one line. An error of Tenantry says what to do, so nothing is added."""
+    """The reason of a failed build is one line: type and text, or a Tenantry error's text."""
     assert reason == BuildFailure.of(error, None, now=0.0).reason
 
 
 def test_pauses_double_up_to_a_minute() -> None:
-    """They are counted from the latest failure, however many came before."""
+    """Pauses are counted from the latest failure, and double up to a minute."""
     failure, pauses = None, []
     for now in range(2000):
         failure = BuildFailure.of(ValueError(), failure, float(now))

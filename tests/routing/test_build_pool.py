@@ -1,4 +1,7 @@
-"""The build pool: how long requests wait for a build. Tests pass its age instead of waiting."""
+"""The build pool: how long requests wait for a build.
+
+Tests pass the age of a build instead of waiting.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +26,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> None:
-    """One request waits long for each of a few builds; the others give up early."""
+    """One request waits long for each of a few builds; other requests give up early."""
     pool = BuildPool()
     builds = [PendingBuild(0.0) for _ in range(MAX_LONG_WAITS + 1)]
     waiting = [threads.submit(pool.wait, build, SHORT_WAIT_S) for build in builds[:-1]]

@@ -1,4 +1,4 @@
-"""The router, with generated paths: a path belongs to the tenant whose prefix it begins with."""
+"""The router with generated paths: a path belongs to the tenant of the path's first segments."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -64,7 +64,7 @@ def _router() -> Router:
 def test_a_path_belongs_to_the_tenant_whose_prefix_it_begins_with(
     router: Router, path: str
 ) -> None:
-    """Whole segments count, byte by byte. Nothing is normalized and nothing is lost."""
+    """The router compares whole segments of a path byte by byte, without normalization."""
     _, _, text = get(router, path)
 
     assert expected(path) == tuple(text.split(" ", 2))

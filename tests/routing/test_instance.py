@@ -34,20 +34,20 @@ def two_chunks(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterabl
 
 
 def instance_of(app: "WSGIApplication" = two_chunks) -> tuple[Instance, Closing]:
-    """Return an instance, and what counts how often it is closed."""
+    """Return an instance, and an object that counts the calls of the instance's close function."""
     closing = Closing()
     return Instance(app, closing), closing
 
 
 def answer(instance: Instance) -> Any:
-    """Return the body of one request. Until it is closed, the request holds a lease."""
+    """Return the body of one response. Until the body is closed, the request holds a lease."""
     body = instance.answer(create_environ(), lambda *_: lambda _: None)
     assert body is not None
     return body
 
 
 def test_each_open_body_holds_a_lease() -> None:
-    """Closing it ends the lease."""
+    """Closing the body ends the lease."""
     instance, closing = instance_of()
     bodies = [answer(instance) for _ in range(3)]
     leases = [instance.leases]
@@ -58,7 +58,7 @@ def test_each_open_body_holds_a_lease() -> None:
 
 
 def test_retired_without_leases_it_closes_at_once() -> None:
-    """Retiring it again does nothing."""
+    """Retiring an instance a second time has no effect."""
     instance, closing = instance_of()
 
     instance.retire()
@@ -68,7 +68,7 @@ def test_retired_without_leases_it_closes_at_once() -> None:
 
 
 def test_retired_it_closes_with_the_last_lease() -> None:
-    """Requests in flight finish on it."""
+    """Requests in flight finish on a retired instance."""
     instance, closing = instance_of()
     bodies = [answer(instance), answer(instance)]
 
@@ -118,7 +118,7 @@ def test_a_streaming_body_keeps_the_instance_open() -> None:
 
 
 def test_a_body_is_closed_before_its_lease_ends() -> None:
-    """The body cleans up while the app is open. The lease ends even if that fails."""
+    """A body is closed before the lease ends. The lease ends even if `close` of the body raises."""
     events: list[str] = []
 
     class Body:
@@ -140,7 +140,7 @@ def test_a_body_is_closed_before_its_lease_ends() -> None:
 
 
 def test_an_app_that_raises_ends_its_lease() -> None:
-    """There is no body to close."""
+    """An app that raises ends the lease at once, without a body."""
 
     def fail(_: "WSGIEnvironment", __: "StartResponse") -> Iterable[bytes]:
         raise SystemExit(3)
@@ -154,7 +154,7 @@ def test_an_app_that_raises_ends_its_lease() -> None:
 
 
 def test_close_now_returns_how_many_requests_were_in_flight() -> None:
-    """Their later end changes nothing."""
+    """The later end of cut requests changes no count."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
@@ -169,7 +169,7 @@ def test_close_now_returns_how_many_requests_were_in_flight() -> None:
 def test_an_exception_in_close_is_logged(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It does not reach the request that ended last."""
+    """An exception in an app's `close` is logged, and does not reach the last request."""
 
     def fail() -> None:
         raise error
@@ -183,7 +183,10 @@ def test_an_exception_in_close_is_logged(
 
 
 def test_concurrent_requests_close_it_once() -> None:
-    """Sixteen threads send requests while it is retired. It closes when the last one has ended."""
+    """Sixteen threads send requests while the instance is retired.
+
+    The instance closes when the last request has ended.
+    """
     instance, closing = instance_of()
     together = threading.Barrier(17)
 
@@ -204,7 +207,7 @@ def test_concurrent_requests_close_it_once() -> None:
 
 
 def test_it_was_used_when_its_last_request_ended() -> None:
-    """Eviction finds the least recently used instance by this time."""
+    """An instance's time of last use is the end of the last request, which eviction compares."""
     now = [10.0]
     instance = Instance(two_chunks, Closing(), clock=lambda: now[0])
     used_at = [instance.used_at]
@@ -217,7 +220,7 @@ def test_it_was_used_when_its_last_request_ended() -> None:
 
 
 def test_a_closed_instance_does_not_keep_its_app_alive() -> None:
-    """It drops what it was closed with, and refers to the app weakly."""
+    """A closed instance drops the close function, and has only a weak reference to the app."""
 
     class App:
         def __call__(self, *_: object) -> Iterable[bytes]:

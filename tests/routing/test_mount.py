@@ -42,7 +42,7 @@ class Clock:
 
 
 class SlowBuild:
-    """A build that lasts until it is released. It counts how often it starts."""
+    """A build that lasts until the test releases the build, and that counts the starts."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -86,7 +86,7 @@ def recovering(*errors: Exception) -> Builder:
 
 
 def counting(names: list[str]) -> Builder:
-    """Return a build that appends the name of each tenant that it builds."""
+    """Return a build function that appends the name of each built tenant to a list."""
 
     def count(tenant: Tenant) -> Instance:
         names.append(tenant.name)
@@ -99,7 +99,7 @@ def counting(names: list[str]) -> Builder:
 
 
 def test_only_the_first_request_builds() -> None:
-    """A mount is idle until its first request. Later requests use the same instance."""
+    """A mount is idle until the first request. Later requests use the same instance."""
     built: list[str] = []
     mount = make_mount(make_tenant(), counting(built))
     states = [mount.state]
@@ -152,7 +152,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request waits
+    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request waits for the build
     clock.now_s += SHORT_WAIT_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
@@ -165,7 +165,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
 def test_a_build_that_hangs_occupies_no_request_thread(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even the request that started it gets 503; the build goes on for later requests."""
+    """Even the request that started a hanging build gets 503; the build continues."""
     for name in ("LONG_WAIT_S", "SHORT_WAIT_S"):
         monkeypatch.setattr(build_pool, name, 0.0)
     slow = SlowBuild()
@@ -183,7 +183,7 @@ def test_a_build_that_hangs_occupies_no_request_thread(
 def test_whatever_a_build_raises_is_a_503(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client does not see the reason. The log has it."""
+    """The client does not see the reason of a failed build. The log has the reason."""
     mount = make_mount(make_tenant(), failing(error), clock=Clock())
 
     status, headers, body = get(mount)
@@ -206,7 +206,7 @@ def test_a_failed_mount_shows_operators_the_reason() -> None:
 
 
 def test_a_failed_build_is_not_repeated_before_its_pause_ends() -> None:
-    """The pauses double: 1, 2, 4 … 60 s. `Retry-After` is the pause."""
+    """The pauses between builds double: 1, 2, 4 … 60 s. `Retry-After` is the pause."""
     clock, built = Clock(), list[float]()
 
     def fail(_: Tenant) -> Instance:
@@ -237,7 +237,7 @@ def test_retry_after_is_the_rest_of_the_pause_rounded_up() -> None:
 
 
 def test_a_successful_build_clears_the_failure() -> None:
-    """Then the mount serves and shows no reason."""
+    """After a successful build, the mount serves and shows no reason."""
     clock = Clock()
     mount = make_mount(make_tenant(), recovering(ValueError("no"), ValueError("no")), clock=clock)
     for _ in range(2):
@@ -301,7 +301,7 @@ def test_maintenance_is_a_503_that_builds_nothing(maintenance: bool | str, detai
 
 
 def test_a_rejected_file_is_a_503_without_a_reason() -> None:
-    """Clients learn when to come back. Only operators see the reason."""
+    """Clients of a rejected file get `Retry-After`. Only operators see the reason."""
     mount = Mount("acme", "/acme", build)
     mount.reject("acme.py:3: SyntaxError", "5e1f")
 
@@ -314,7 +314,7 @@ def test_a_rejected_file_is_a_503_without_a_reason() -> None:
 
 
 def test_close_closes_the_instance_once() -> None:
-    """After `close`, requests get 503 and nothing is built, however often it is called."""
+    """After one or more calls of `close`, requests get 503 and no instance is built."""
     events: list[str] = []
 
     def record(tenant: Tenant) -> Instance:
@@ -331,7 +331,7 @@ def test_close_closes_the_instance_once() -> None:
 
 
 def test_close_does_not_wait_for_a_build(threads: ThreadPoolExecutor) -> None:
-    """An instance that is still being built is closed when it is ready."""
+    """After `close` of a mount, an instance still being built is closed at the build's end."""
     slow, closed = SlowBuild(), threading.Event()
     mount = make_mount(make_tenant(), lambda tenant: Instance(slow(tenant).wsgi, closed.set))
     asked = threads.submit(status_of, mount)
@@ -348,7 +348,7 @@ def test_close_does_not_wait_for_a_build(threads: ThreadPoolExecutor) -> None:
 
 
 def say_app_name(tenant: Tenant) -> Instance:
-    """Build an instance that says the `APP_NAME` of its content."""
+    """Build an instance that answers with the `APP_NAME` of the tenant file."""
     return Instance(saying(tenant.app_name), lambda: None)
 
 
@@ -387,7 +387,7 @@ def test_a_swap_returns_the_retired_instance() -> None:
 
 
 def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
-    """A streaming body is served by the app that began it. Then that app is closed."""
+    """The app that began a streaming body finishes the body, and is closed afterwards."""
     closed = threading.Event()
 
     def streaming(_: "WSGIEnvironment", start: "StartResponse") -> Iterator[bytes]:
@@ -406,7 +406,7 @@ def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
 
 
 def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
-    """The instance may be replaced before the request gets its lease."""
+    """An instance may be replaced before the request gets a lease on the instance."""
     mount = make_mount(version(1), say_app_name)
     mount.ensure_instance()
 
@@ -425,7 +425,7 @@ def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
 def test_content_that_changes_during_its_build_is_built_again(
     threads: ThreadPoolExecutor,
 ) -> None:
-    """`accept` does not wait for the build. The outdated instance is closed unused."""
+    """`accept` does not wait for a running build. An outdated instance is closed unused."""
     slow, closed = SlowBuild(), []
 
     def build_slowly(tenant: Tenant) -> Instance:
@@ -476,7 +476,7 @@ def test_new_content_is_built_without_a_pause() -> None:
 
 
 def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
-    """A stale mount stays stale when its old content is built again."""
+    """A stale mount stays stale when the old content is built again."""
     clock = Clock()
     mount = make_mount(version(1), recovering(ValueError("no")), clock=clock)
     mount.reject("acme.py:3: bad", "5e1f")
@@ -490,7 +490,7 @@ def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
 
 
 def test_only_an_instance_without_requests_is_evicted() -> None:
-    """An instance with an open body stays. After the eviction, the next request builds."""
+    """An instance with an open body is not evicted. After an eviction, the next request builds."""
     built: list[str] = []
     mount = make_mount(make_tenant(), counting(built))
     body = mount(create_environ(base_url=ACME), lambda *_: lambda _: None)
@@ -505,7 +505,7 @@ def test_only_an_instance_without_requests_is_evicted() -> None:
 
 
 def test_a_closed_mount_retires_an_instance_that_comes_too_late() -> None:
-    """Nothing serves after `close`."""
+    """After `close`, a mount retires an instance that arrives too late."""
     mount, late = make_mount(version(1), build), say_app_name(version(2))
     mount.close()
 
@@ -557,7 +557,7 @@ def test_the_states_of_a_mount(steps: str, expected: str) -> None:
 
 
 def test_a_request_waits_until_its_file_is_validated() -> None:
-    """If that takes too long, it gets 503 with the time to come back."""
+    """If the build takes too long, the request gets 503 with `Retry-After`."""
 
     def accept(mount: Mount) -> None:
         mount.accept(version(1))

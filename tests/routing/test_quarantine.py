@@ -49,7 +49,10 @@ def _processes(tmp_path: Path, clock: Clock) -> TwoProcesses:
 def ask(
     quarantine: Quarantine, status: str = "200 OK", meanwhile: Callable[[], None] = int
 ) -> bool:
-    """Send a request, and return whether it was a trial. `meanwhile` runs while it is in flight."""
+    """Send a request, and return whether it was a trial.
+
+    `meanwhile` runs while the request is in flight.
+    """
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         start_response(status, [])
@@ -76,7 +79,7 @@ def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clo
 
 
 def test_one_process_tries_at_a_time(processes: TwoProcesses, clock: Clock) -> None:
-    """A request in another process is refused during the trial, and is the next trial after it."""
+    """During a trial, requests in other processes are refused; the next one is a new trial."""
     clock.now_s = 60.0
     during: list[bool] = []
 
@@ -86,7 +89,7 @@ def test_one_process_tries_at_a_time(processes: TwoProcesses, clock: Clock) -> N
 
 
 def test_a_trial_that_takes_too_long_has_failed(processes: TwoProcesses, clock: Clock) -> None:
-    """Its response does not matter."""
+    """A trial that takes too long has failed, whatever the response."""
     clock.now_s = 60.0
 
     ask(
@@ -112,11 +115,11 @@ def test_a_refusal_by_the_host_is_inconclusive(processes: TwoProcesses, clock: C
 def test_a_trial_that_ended_its_process_is_not_repeated_at_once(
     processes: TwoProcesses, clock: Clock
 ) -> None:
-    """The other processes wait for the master to park it for longer, or for another round."""
+    """Other processes wait until the master parks the tenant for longer, or for the next trial."""
     clock.now_s = 60.0
     trial = processes.first.begin_trial()
     assert trial is not None
-    os.close(trial._fds.pop())  # the end of its process unlocks the file
+    os.close(trial._fds.pop())  # the end of the trial's process unlocks the file
 
     trials = [ask(processes.second)]
     for clock.now_s in (119.0, 120.0):
@@ -137,12 +140,12 @@ def test_without_a_writable_folder_there_is_no_trial(tmp_path: Path, clock: Cloc
     ("times", "seconds"), [(1, 60), (2, 120), (6, 1920), (7, 3600), (10_000, 3600)]
 )
 def test_each_time_in_a_row_doubles_the_wait(times: int, seconds: float) -> None:
-    """It grows up to an hour."""
+    """The wait before a trial doubles each time, up to an hour."""
     assert seconds == quarantine_s(times)
 
 
 def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
-    """Its state is `failed`, and operators see why it is parked."""
+    """A parked mount has the state `failed`, and operators see the reason."""
     mount = make_mount(make_tenant(), build)
     mount.quarantine = processes.first
 
@@ -155,7 +158,10 @@ def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
 def test_workers_follow_the_operator_state(
     host: Host, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """Another change does not restart the wait. A trial that succeeds ends the quarantine."""
+    """Other changes of operator state do not restart the wait.
+
+    A successful trial ends the quarantine.
+    """
 
     def look(state: OperatorState | None = None) -> None:
         if state is not None:

@@ -1,4 +1,4 @@
-"""The worker pool: real threads, jobs that end when a test lets them, and a clock moved by hand."""
+"""The worker pool, with real threads, jobs that the test ends, and a clock that the test moves."""
 
 import math
 import threading
@@ -12,7 +12,7 @@ from tenantry.routing.worker_pool import LATE_AFTER_S, WorkerPool
 
 
 class HangingJobs:
-    """A pool of two threads, and jobs that hang until they are released."""
+    """A pool of two threads, and jobs that hang until the test releases the jobs."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -82,7 +82,7 @@ def test_threads_end_when_no_job_waits(jobs: HangingJobs) -> None:
 
 
 def test_a_closed_pool_starts_no_job(jobs: HangingJobs) -> None:
-    """It drops the jobs that wait, and those that are submitted later."""
+    """A closed pool drops waiting jobs and jobs that are submitted later."""
     jobs.submit(3)
     jobs.started_after(0)
 
@@ -95,7 +95,7 @@ def test_a_closed_pool_starts_no_job(jobs: HangingJobs) -> None:
 def test_without_a_free_thread_in_the_system_a_job_waits(
     jobs: HangingJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next call starts it."""
+    """The next call starts a new thread."""
     jobs.released.set()
     start = threading.Thread.start
 

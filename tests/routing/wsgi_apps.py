@@ -20,7 +20,7 @@ Builder = Callable[[Tenant], Instance]
 
 
 def make_tenant(name: str = "acme", **keys: object) -> Tenant:
-    """Return a tenant with these keys."""
+    """Return a tenant with the given keys."""
     values = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]} | keys
     return parse_tenant(name, values, data_dir=Path("instance"))
 
@@ -28,7 +28,7 @@ def make_tenant(name: str = "acme", **keys: object) -> Tenant:
 def make_mount(
     tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
 ) -> Mount:
-    """Return the mount of a tenant whose file was accepted."""
+    """Return the mount of a tenant with an accepted file."""
     mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
     mount.accept(tenant)
     return mount
@@ -45,12 +45,15 @@ def saying(text: str) -> "WSGIApplication":
 
 
 def build(tenant: Tenant) -> Instance:
-    """Build an instance that says its tenant's name."""
+    """Build an instance that answers with the tenant's name."""
     return Instance(saying(tenant.name), lambda: None)
 
 
 def get(app: "WSGIApplication", path: str = "/acme/") -> tuple[int, dict[str, str], str]:
-    """Return status, headers and body of a GET request. For a mount, the path is below it."""
+    """Return status, headers and body of a GET request.
+
+    For a mount, the path is relative to the mount's prefix.
+    """
     script_name = app.prefix if isinstance(app, Mount) else ""
     environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": script_name})
     body, status, headers = run_wsgi_app(app, environ, buffered=True)

@@ -22,7 +22,7 @@ EMPTY = b"HTTP/1.1 202 ACCEPTED\r\ncontent-length: 0\r\nX: y\r\n\r\n"
 
 
 class SlowClient:
-    """A socket that becomes ready `takes_s` seconds after each wait for it begins."""
+    """A socket that becomes ready `takes_s` seconds after the begin of each wait for the socket."""
 
     def __init__(self, takes_s: float, step_bytes: int) -> None:
         self.now_s = 0.0
@@ -36,12 +36,12 @@ class SlowClient:
         assert not flag
 
     def recv(self, size: int, _flags: int) -> bytes:
-        """Return the next bytes, if they are there."""
+        """Return the next bytes, or raise `BlockingIOError` if no byte is available."""
         self._end_ready()
         return b"x" * min(size, self._step_bytes)
 
     def send(self, data: bytes, _flags: int) -> int:
-        """Accept the next bytes, if there is space."""
+        """Accept the next bytes, or raise `BlockingIOError` if the buffer is full."""
         self._end_ready()
         self.sent.append(bytes(data[: self._step_bytes]))
         return len(self.sent[-1])
@@ -78,7 +78,7 @@ def _send(sock: PatientSocket) -> None:
 def test_a_client_that_is_too_slow_is_disconnected(
     act: Callable[[PatientSocket], None], error: type[Exception]
 ) -> None:
-    """A client that sends or reads a byte a second holds its thread for `PATIENCE_S` only."""
+    """A client that sends or reads a byte a second holds a thread for at most `PATIENCE_S`."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
 
@@ -95,7 +95,7 @@ def test_a_client_that_is_too_slow_is_disconnected(
 def test_a_client_at_the_minimum_rate_is_never_disconnected(
     act: Callable[[PatientSocket], None],
 ) -> None:
-    """At `LEAST_BYTES_PER_S`, a request or a response of any size may take as long as it needs."""
+    """At `LEAST_BYTES_PER_S` or faster, a request or response of any size has no time limit."""
     client = SlowClient(1.0, LEAST_BYTES_PER_S)
     sock = _patient(client)
 
@@ -106,7 +106,7 @@ def test_a_client_at_the_minimum_rate_is_never_disconnected(
 
 
 def test_a_large_chunk_may_take_longer_than_the_patience() -> None:
-    """A response of 10 MB in one chunk is sent whole, although it takes 100 s."""
+    """A response of 10 MB in one chunk is sent whole, although sending takes 100 s."""
     client = SlowClient(1.0, 100_000)
     data = bytes(range(250)) * 40_000
 
@@ -127,7 +127,7 @@ def test_waits_below_noticed_s_do_not_count() -> None:
 
 
 def test_reading_and_writing_have_separate_time_limits() -> None:
-    """A client that took long to send its request may also take long to read the response."""
+    """A client that took long to send a request may also take long to read the response."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     for _ in range(20):
@@ -191,7 +191,7 @@ def test_settimeout_bounds_a_single_wait() -> None:
 def test_headers_are_sent_with_the_first_bytes_of_the_body(
     parts: list[bytes], packets: list[bytes]
 ) -> None:
-    """Headers wait for the first bytes of the body that they announce; nothing else waits."""
+    """Only headers are delayed: a response's headers are sent with the first bytes of the body."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
     sock.begin(holds_head=True)
@@ -214,7 +214,7 @@ def test_flush_sends_headers_without_a_body() -> None:
 
 
 def test_headers_of_a_response_to_head_are_sent_at_once() -> None:
-    """A response to HEAD has no body, so its headers do not wait."""
+    """A response to HEAD has no body, so the headers are sent at once."""
     client = SlowClient(0.0, 1 << 20)
     sock = _patient(client)
     sock.begin(holds_head=False)

@@ -71,7 +71,7 @@ ALONE, BOTH = ["acme"], ["acme", "globex"]
 def test_a_tenant_is_parked_after_three_deaths(
     budget: CrashBudget, data_dir: Path, deaths: list[list[str]], parked: list[str]
 ) -> None:
-    """A death with several suspects counts partly for each, and such parts alone never park."""
+    """A death with several suspects counts partly for each; partial counts alone never park."""
     for suspects in deaths:
         budget.note(suspects, "the reason")
 
@@ -128,7 +128,7 @@ def test_parking_keeps_other_operator_state(budget: CrashBudget, data_dir: Path)
 def test_a_broken_data_folder_does_not_stop_the_master(
     budget: CrashBudget, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The failure is logged, and the tenant is parked at its next death after the repair."""
+    """A failed write is logged, and the tenant is parked at the next death after the repair."""
     data_dir.write_text("no folder")
     for _ in range(4):
         budget.note(ALONE, "the reason")
@@ -142,7 +142,7 @@ def test_a_broken_data_folder_does_not_stop_the_master(
 
 
 def test_unreadable_operator_state_is_not_overwritten(budget: CrashBudget, data_dir: Path) -> None:
-    """A file that cannot be parsed stays as it is, for an operator to look at."""
+    """A state file that cannot be parsed is kept unchanged for an operator to read."""
     path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text("nonsense")
@@ -166,7 +166,7 @@ def _row() -> Row:
 
 @pytest.fixture(name="heartbeat")
 def _heartbeat(row: Row) -> Any:
-    """Return the heartbeat of a worker that is this process."""
+    """Return a worker heartbeat with the process ID of the test process."""
     heartbeat = Heartbeat(Config(), SimpleNamespace(pid=os.getpid()), row, lambda _: False)
     yield heartbeat
     heartbeat.close()
@@ -235,7 +235,7 @@ def test_no_tenant_is_blamed_for_a_planned_stop(row: Row, heartbeat: Heartbeat) 
 
 
 def test_the_busy_thread_of_a_frozen_worker_is_blamed(row: Row, heartbeat: Heartbeat) -> None:
-    """The tenant whose thread uses the CPU is blamed, until the main loop runs again."""
+    """The tenant of the thread that uses the CPU is blamed, until the main loop runs again."""
     stop, started = threading.Event(), threading.Event()
     row.enter(GLOBEX)
 

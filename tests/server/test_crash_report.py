@@ -21,11 +21,11 @@ def _report() -> Iterator[CrashReport]:
 
 
 def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool, int]:
-    """Run `act` in a child's thread; return whether the report names it, and the exit code."""
+    """Run `act` in a child's thread; return whether the report names the thread, and exit code."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        faulthandler.disable()  # pytest's own
+        faulthandler.disable()  # disable the faulthandler of pytest
         report.enable()
 
         def end() -> None:
@@ -56,5 +56,5 @@ def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool
 def test_a_crashed_thread_is_named(
     report: CrashReport, act: Callable[[], object], is_named: bool, code: int
 ) -> None:
-    """A fatal signal names its thread; `os._exit` and SIGKILL name none."""
+    """The report of a fatal signal names the thread; `os._exit` and SIGKILL leave no name."""
     assert (is_named, code) == _end_in_thread(report, act)

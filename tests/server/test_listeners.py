@@ -1,4 +1,4 @@
-"""Listeners are checked before gunicorn opens them."""
+"""Tenantry checks listeners before gunicorn opens the listeners."""
 
 import socket
 from pathlib import Path

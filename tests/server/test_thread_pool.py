@@ -1,4 +1,4 @@
-"""The threads that serve requests: which one is next, how many there are, and how they end."""
+"""The pool of threads that serve requests: order of items, number of threads, and shutdown."""
 
 import threading
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from tenantry.server.thread_pool import ThreadPool
 
 
 class _Work:
-    """Items that threads work on, until the test ends each of them."""
+    """Items that pool threads work on until the test ends the item."""
 
     def __init__(self) -> None:
         self.by: dict[str, threading.Thread] = {}
         self._ends: dict[str, threading.Event] = {}
 
     def serve(self, item: str) -> None:
-        """Work on an item until the test ends it."""
+        """Work on an item until the test ends the item."""
         end = self._ends[item] = threading.Event()
         self.by[item] = threading.current_thread()
         end.wait(DEADLINE_S)
 
     def end(self, item: str) -> None:
-        """Wait until the item has a thread, then end it."""
+        """Wait until the item has a thread, and end the item."""
         wait_until(lambda: item in self.by)
         self._ends[item].set()
 
@@ -35,7 +35,7 @@ def _served() -> _Work:
 
 @pytest.fixture(name="threads")
 def _threads(served: _Work) -> Iterator[ThreadPool[str]]:
-    """Return a pool of two threads. Its items end with the test."""
+    """Return a pool of two threads. The fixture ends the items of the pool."""
     threads = ThreadPool(2, served.serve)
     yield threads
     threads.shutdown()
@@ -48,7 +48,7 @@ def _idle(threads: ThreadPool[str]) -> int:
 
 
 def test_an_item_waits_until_a_thread_is_free(threads: ThreadPool[str], served: _Work) -> None:
-    """Two threads work on two items; the third starts when one of them ends."""
+    """Two threads work on two items; the third item starts when one of the two items ends."""
     for item in "abc":
         threads.do(item)
     wait_until(lambda: len(served.by) == 2)

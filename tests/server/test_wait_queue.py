@@ -1,4 +1,4 @@
-"""The wait queue: which request runs, which waits, and for how long. Driven step by step."""
+"""The wait queue decides which request runs, which waits, and for how long."""
 
 from tenantry.middleware.fair_share import FairShare
 from tenantry.server.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
@@ -25,7 +25,7 @@ def test_a_tenant_over_its_share_waits() -> None:
 
 
 def test_requests_of_a_tenant_run_in_order() -> None:
-    """When a request ends, the oldest waiting request of its tenant runs."""
+    """When a request ends, the oldest waiting request of the same tenant runs."""
     queue = WaitQueue[str](FairShare(4))
     for number in range(5):
         queue.arrive("acme", str(number))
@@ -34,7 +34,7 @@ def test_requests_of_a_tenant_run_in_order() -> None:
 
 
 def test_a_new_request_does_not_overtake_a_waiting_one() -> None:
-    """A new request waits behind an earlier one, although there are free threads by then."""
+    """A new request waits behind an earlier waiting request, even with free threads."""
     share = FairShare(2)
     queue = WaitQueue[str](share)
     queue.arrive("acme", "runs")

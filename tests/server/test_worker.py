@@ -98,7 +98,7 @@ def _pid(server: Server) -> bytes:
 
 
 def _quiet_requests(server: Server) -> list[bytes]:
-    """Return the responses to 20 requests of a quiet client, each on its own connection."""
+    """Return the responses to 20 requests of a quiet client, each on a new connection."""
     return [server.get("/quiet")[1] for _ in range(20)]
 
 
@@ -110,7 +110,7 @@ ALL_20 = [b"/quiet"] * 20
 
 @dataclass(frozen=True)
 class Attack:
-    """What many clients send before they fall silent."""
+    """Bytes that many slow clients send before falling silent."""
 
     count: int
     data: bytes
@@ -211,7 +211,7 @@ def test_a_connection_is_reused(server: Server, path: str) -> None:
 
 
 def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
-    """A client that closes its sending side still gets the response."""
+    """A client that closes the sending side of a connection still gets the response."""
     with connected(server, 1, GET + b"\r\n") as (client,):
         client.shutdown(socket.SHUT_WR)
         received = _receive(client, b"/quiet")
@@ -295,7 +295,7 @@ def _listener() -> Iterator[socket.socket]:
 
 @pytest.fixture(name="worker")
 def _worker(listener: socket.socket) -> Iterator[_Worker]:
-    """Return a worker that does nothing by itself."""
+    """Return a worker that is not started, so that a test calls each step."""
     worker = _Worker(Config(), listener)
     with contextlib.ExitStack() as stack:
         stack.callback(worker.tmp.close)
@@ -310,7 +310,7 @@ def _worker(listener: socket.socket) -> Iterator[_Worker]:
 
 
 class _SlowApp:
-    """Stands in for gunicorn's application. It loads once the heartbeat has been sent."""
+    """Stand-in for gunicorn's application, which loads once the heartbeat has been sent."""
 
     def __init__(self) -> None:
         self.heartbeat_sent = threading.Event()
@@ -327,7 +327,7 @@ def test_the_heartbeat_continues_while_the_host_loads(
     monkeypatch.setattr(worker, "notify", worker.app.heartbeat_sent.set)
     monkeypatch.setattr(
         worker.crash_report, "enable", lambda: None
-    )  # enabling it would affect this process
+    )  # skip the crash report, which would affect the test process
 
     worker.load_wsgi()
 
@@ -356,7 +356,7 @@ def _dispatch_events(worker: _Worker) -> None:
 def test_a_request_split_into_two_packets_is_handed_over_whole(
     worker: _Worker, client: socket.socket, cut: int
 ) -> None:
-    """The request takes no thread until its headers are complete, wherever they are split."""
+    """A request takes no thread until the headers are complete, wherever the headers are split."""
     client.sendall(HEAD[:cut])
     _dispatch_events(worker)
     before = len(worker.handed_over)
@@ -368,7 +368,7 @@ def test_a_request_split_into_two_packets_is_handed_over_whole(
 
 
 def test_incomplete_headers_get_408(worker: _Worker, client: socket.socket) -> None:
-    """At the time-out the client gets 408, and its connection lingers without a thread."""
+    """At the time-out, a client gets 408, and the connection lingers without a thread."""
     client.sendall(GET)
     _dispatch_events(worker)
     _pending(worker).timeout = 0.0
@@ -408,7 +408,7 @@ def test_a_lingering_connection_is_closed_at_its_timeout(
 def test_keeping_a_connection_does_not_wake_the_main_loop(
     worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that has served a request returns the connection to the poller by itself."""
+    """The thread that has served a request returns the connection to the poller."""
     client.sendall(HEAD)
     _dispatch_events(worker)
     (conn,) = worker.handed_over
@@ -449,7 +449,7 @@ def test_a_full_worker_closes_silent_connections(worker: _Worker, client: socket
 def test_a_worker_below_its_limit_keeps_silent_connections(
     worker: _Worker, client: socket.socket, waited_s: float
 ) -> None:
-    """Below the connection limit, a slow client has its full time."""
+    """Below the connection limit, a slow client has the full time to send headers."""
     _pending(worker).timeout -= waited_s
 
     worker.murder_pending()
@@ -480,7 +480,7 @@ def test_the_worker_stops_accepting_without_resources(
     worker.set_accept_enabled(True)
 
     worker.accept(Exhausted())  # type: ignore[arg-type]
-    worker.set_accept_enabled(True)  # as in the main loop's next iteration
+    worker.set_accept_enabled(True)  # handle events as in the main loop's next iteration
 
     assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
 
@@ -538,7 +538,8 @@ def test_a_connection_without_unread_bytes_is_kept(
     is_kept: bool,
 ) -> None:
     """The response has announced keep-alive, so a late thread is no reason to close."""
-    monkeypatch.setattr(patient_worker, "DRAIN_S", -1.0)  # as if the thread ran too late
+    # set the state as if the thread ran too late
+    monkeypatch.setattr(patient_worker, "DRAIN_S", -1.0)
     client.sendall(request_bytes)
     _dispatch_events(worker)
     conn = worker.handed_over[-1]
@@ -584,7 +585,7 @@ def _expire_waiting(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requests_for_no_tenant_wait_too(
     worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They wait like a tenant's, and their refusal does not count for a tenant."""
+    """Requests for no tenant wait like a tenant's requests, and a refusal counts for no tenant."""
     client.sendall(HEAD)
     _dispatch_events(worker)
     before = len(worker.handed_over)
@@ -610,7 +611,7 @@ def test_livez_is_answered_while_all_threads_are_busy(
 
 @pytest.mark.usefixtures("admission")
 def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
-    """If a thread is free it answers, which shows that threads serve."""
+    """A free thread answers `livez`, which shows that threads serve."""
     assert worker.wait_queue is not None
     worker.wait_queue.end("globex")
     client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -637,7 +638,7 @@ def test_a_waiting_request_takes_no_thread(worker: _Worker, client: socket.socke
 def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
     worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the main loop would sleep past the end of the pause."""
+    """A pause that begins in a thread wakes the main loop, which would otherwise sleep too long."""
     deferred: list[object] = []
     monkeypatch.setattr(worker.method_queue, "defer", deferred.append)
     client.sendall(ACME)
@@ -657,7 +658,7 @@ def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
 def test_an_expired_request_gets_503_and_keeps_its_connection(
     worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gets `Retry-After` without a thread, and the connection serves the next request."""
+    """An expired request gets 503 without a thread, and the connection serves the next request."""
     client.sendall(ACME)
     _dispatch_events(worker)
     _expire_waiting(worker, monkeypatch)
@@ -669,7 +670,7 @@ def test_an_expired_request_gets_503_and_keeps_its_connection(
     assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 1\r\n" in first
     assert (["acme"], []) == (refused, worker.handed_over)
-    assert worker.wait_queue.left_s() == WAIT_S  # the second request waits
+    assert worker.wait_queue.left_s() == WAIT_S  # the second request waits for a slot
     worker.handed_over += worker.wait_queue.end("globex")
 
 
@@ -689,7 +690,7 @@ def test_refusing_a_request_with_a_body_closes_the_connection(
 def test_a_tenant_over_its_rate_takes_no_thread(
     worker: _Worker, client: socket.socket, admission: Admission, refused: list[str]
 ) -> None:
-    """Its requests get 429 one after the other on the same connection."""
+    """Requests over the rate get 429 without a thread, all on the same connection."""
     admission.refusal = {"acme": TOO_MANY}.get
     answers = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The tenants folder: each file by itself, and the tenants as a set."""
+"""The catalogue of the tenants folder checks each file alone, and the tenants as a set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_other_files_are_not_tenants(
 def test_a_disabled_tenant_is_as_if_it_were_not_there(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """Its prefix, key and database are free for another tenant."""
+    """The prefix, key and database of a disabled tenant are free for another tenant."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", ENABLED=False, **same)
     write_tenant("globex", **same)
@@ -71,7 +71,7 @@ def test_a_disabled_tenant_is_as_if_it_were_not_there(
 
 
 def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Whatever else its file says, it is disabled; its problems are kept."""
+    """A tenant with `ENABLED = False` is disabled despite problems in the file, which are kept."""
     globex = write_tenant(
         "globex", "ENABLED = False\nHOOK = print\nBLUEPRINTS = ['landin', 7]\nURL_PREFIX = '/g'\n"
     )
@@ -92,14 +92,14 @@ def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTena
 
 @pytest.mark.parametrize("value", [0, None, "False"])
 def test_only_false_disables(scan: Scan, write_tenant: WriteTenant, value: object) -> None:
-    """A value that is not a bool is a problem, because its meaning is unknown."""
+    """A value of `ENABLED` that is not a bool is a problem, because the meaning is unknown."""
     write_tenant("acme", f"ENABLED = {value!r}\nSECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n")
 
     assert ["ENABLED"] == [problem.key for problem in scan().problems]
 
 
 def test_of_two_in_conflict_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
-    """The other one is told what conflicts. Which file was written first does not matter."""
+    """Of two tenants in conflict, the first by name is served, whichever file is older."""
     globex = write_tenant("globex", URL_PREFIX="/same")
     write_tenant("acme", URL_PREFIX="/same")
 
@@ -137,7 +137,7 @@ def test_prefixes_that_only_look_alike_do_not_conflict(
 
 
 def test_a_conflict_shows_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Two equal keys are named by their tenants."""
+    """A conflict of two equal secret keys names the tenants, not the key."""
     write_tenant("acme", SECRET_KEY=KEY)
     write_tenant("globex", SECRET_KEY=KEY)
 
@@ -192,7 +192,7 @@ def test_every_conflict_of_a_file_is_reported_at_once(
 def test_a_rejected_file_has_the_prefix_that_it_asked_for(
     scan: Scan, write_tenant: WriteTenant, text: str, prefix: str | None
 ) -> None:
-    """Its clients get 503 there, unless a served tenant is at, above or below that prefix."""
+    """Clients of a rejected file get 503 at the file's prefix, unless the prefix conflicts."""
     write_tenant("acme", URL_PREFIX="/acme/shop")
     write_tenant("globex", text)
 
@@ -210,7 +210,7 @@ def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
 
 
 def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Each unknown name in `BLUEPRINTS` is a problem of its own."""
+    """Each unknown name in `BLUEPRINTS` is a separate problem."""
     write_tenant("acme", BLUEPRINTS=["landin", "landing", "no.where", "", "../x", "a\0b", ".."])
 
     keys = [problem.key for problem in scan().problems]
@@ -222,7 +222,7 @@ def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_d
     """An unexpected error during validation rejects that file, and no value is shown."""
     path = write_tenant("acme")
     content = read_content(path)
-    no_number: Any = None  # stands for an error in Tenantry's code
+    no_number: Any = None  # a `TypeError` stands for an error in Tenantry's code
     text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
     with Loader(timeout_s=no_number, data_dir=data_dir) as loader:

@@ -28,13 +28,13 @@ OTHER = hash_client_key("another")
 
 
 def parsed(**keys: Any) -> Tenant:
-    """Return a good tenant with these keys."""
+    """Return a valid tenant with the given keys."""
     values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing", "images"]} | keys
     return parse_tenant("acme", values, data_dir=Path("instance"))
 
 
 def problems(**keys: Any) -> list[str]:
-    """Return what is wrong with these keys, without the file's name."""
+    """Return the problems of a tenant with the given keys, without the file's name."""
     try:
         parsed(**keys)
     except TenantFileError as error:
@@ -56,7 +56,7 @@ def test_an_open_tenant_has_no_clients() -> None:
 
 
 def test_a_client_is_a_hash_or_a_dict() -> None:
-    """Both forms are parsed, with every limit, several keys and hashes in either case."""
+    """A client is a hash or a dict with limits and several keys; hashes have either case."""
     limited = {"key": [HASH, OTHER], "endpoints": ["images"], "methods": ["GET"]}
 
     tenant = parsed(CLIENTS={"web": HASH.upper().replace("SHA", "sha"), "mobile@eu": limited | {
@@ -189,7 +189,7 @@ def test_an_audience_or_a_claim_can_be_one_value() -> None:
     ],
 )
 def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) -> None:
-    """The place reads as an operator would write it, and no key is repeated."""
+    """A problem names the place in Python notation, and repeats no client key."""
     found = problems(CLIENTS=clients)
 
     assert [True] == [one.startswith(problem) for one in found], found

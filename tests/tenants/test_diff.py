@@ -1,4 +1,4 @@
-"""What `tenantry plan` predicts, against a host in this process or a snapshot."""
+"""`tenantry plan` predicts changes against a host in the test process or against a snapshot."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ SAID = {"raises": "not today", "exits": "ends its process (exit code 3)"}
 
 @pytest.fixture(name="plan")
 def _plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Plan:
-    """Return a function that runs `plan WORDS…`: its exit code and all lines that it printed."""
+    """Return a function that runs `plan WORDS…` and returns the exit code and all printed lines."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> Lines:
@@ -57,7 +57,7 @@ def _plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Plan:
 def _serving(
     write_tenant: Callable[..., Path], settings: HostSettings, host: Host
 ) -> Iterator[None]:
-    """Let a host in this process serve tenants acme and globex, and tell of it."""
+    """Serve acme and globex from a host in the test process with a control socket."""
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
@@ -77,7 +77,7 @@ def _with_secret(write_tenant: Callable[..., Path], key: str) -> None:
 def test_a_value_of_secret_is_not_shown(
     plan: Plan, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is in neither the plan nor a snapshot, whatever the key's name suggests."""
+    """Neither the plan nor a snapshot contains a value of `secret()`, whatever the key's name."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -92,7 +92,7 @@ def test_a_value_of_secret_is_not_shown(
 def test_a_worker_does_not_report_a_value_of_secret(
     host: Host, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The description of a served tenant does not contain it either."""
+    """The description of a served tenant does not contain the key's value."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -117,7 +117,7 @@ def test_odd_values_are_described(tmp_path: Path) -> None:
 def test_a_disabled_tenant_may_be_broken(
     plan: Plan, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """A disabled file is not a problem, and its tenant counts as removed."""
+    """A disabled file is not a problem, and the plan shows the tenant as removed."""
     write_tenant("acme")
     plan("--save", "snapshot")
     write_tenant("acme", SECRET_KEY="short")
@@ -128,7 +128,7 @@ def test_a_disabled_tenant_may_be_broken(
 
 @pytest.mark.usefixtures("serving")
 def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """Only the new key is reported; other secrets are known to be the same."""
+    """The plan reports only the rotated key as changed, and no unchanged secret."""
     write_tenant("acme", MAIL_PASSWORD="hunter2")
     _, before = plan()
     write_tenant("acme", MAIL_PASSWORD="hunter2", SECRET_KEY="k" * 40)
@@ -143,7 +143,7 @@ def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Pat
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
-    """A snapshot has mode 0600, and no other file is left beside it."""
+    """A snapshot has mode 0600, and no temporary file is left in the folder."""
     folder = tmp_path / "snapshots"
     folder.mkdir()
     plan("--save", str(folder / "one.json"))
@@ -176,7 +176,7 @@ def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., 
 def test_a_served_tenant_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """A new tenant at its prefix is rejected, even if its name comes first."""
+    """A new tenant at the prefix of a served tenant is rejected, even if first by name."""
     write_tenant("aaa", URL_PREFIX="/acme")
 
     code, lines = plan()
@@ -193,7 +193,7 @@ def test_a_served_tenant_keeps_its_prefix(
 def test_a_tenant_that_stays_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """A prefix is not free while its owner's change is rejected, and so on along the chain."""
+    """A prefix is not free while the owner's change is rejected, also along a chain of tenants."""
     write_tenant("acme", SECRET_KEY="short")
     write_tenant("globex", URL_PREFIX="/acme")
     write_tenant("initech", URL_PREFIX="/globex")
@@ -209,7 +209,7 @@ def test_a_tenant_that_stays_keeps_its_prefix(
 def test_two_tenants_cannot_swap_prefixes_in_one_save(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """Both stay as they are, and the problem of each names the other tenant and the remedy."""
+    """Two tenants that swap prefixes stay unchanged; each problem names the remedy."""
     write_tenant("acme", URL_PREFIX="/globex")
     write_tenant("globex", URL_PREFIX="/acme")
 
@@ -241,7 +241,7 @@ def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..
 def test_an_endpoint_that_fails_is_a_problem(
     plan: Plan, write_tenant: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
-    """Whatever an endpoint does to its process, the tenant stays and the exit code is 1."""
+    """If an endpoint ends or hangs a process, the tenant stays served and the exit code is 1."""
     package = tmp_path / f"shop_{kind}/orders"
     package.mkdir(parents=True)
     for folder in (package.parent, package):
@@ -263,7 +263,7 @@ def test_an_endpoint_that_fails_is_a_problem(
 def test_routes_of_a_new_endpoint_are_reported(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """Each new route is reported with its prefix."""
+    """The plan reports each new route with the tenant's prefix."""
     write_tenant("acme", BLUEPRINTS=["landing", "images"])
 
     code, lines = plan()
@@ -275,7 +275,7 @@ def test_routes_of_a_new_endpoint_are_reported(
 def test_a_worker_that_is_not_ready_is_not_compared_with(
     plan: Plan, settings: HostSettings, tenants_dir: Path
 ) -> None:
-    """It does not know all tenants yet, so the command fails with one line."""
+    """`plan` fails with one line if the worker does not know all tenants yet."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
     told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})

@@ -9,7 +9,7 @@ from tenantry.tenants.file import is_open_for_writing
 
 
 def test_a_file_is_open_while_a_writer_has_it_open(tmp_path: Path) -> None:
-    """It counts as open until the writer closes it; a reader does not count."""
+    """A file counts as open until the writer closes the file; a reader does not count."""
     path = tmp_path / "acme.py"
     path.touch()
     with path.open():
@@ -28,7 +28,8 @@ def test_a_writer_is_not_blocked(tmp_path: Path) -> None:
     path.touch()
     is_open_for_writing(str(path))
 
-    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # would fail, not wait, under a lease
+    # a non-blocking open fails, instead of waiting, while a lease is held
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.mark.parametrize("path", ["absent", "."])

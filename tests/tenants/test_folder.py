@@ -70,12 +70,12 @@ class Followed:
 
 @pytest.fixture(name="followed", params=[1.0, 0.01], ids=["all", "round robin"])
 def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
-    """Return an empty folder. A look is at all of its files, or at one."""
+    """Return an empty folder. A look covers all files of the folder, or one file."""
     return Followed(tenants_dir, share=request.param)
 
 
 def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
-    """Its name is reported at once, its content after the settle time."""
+    """A new file's name is reported at once, and the content after the settle time."""
     followed.write("acme.py", GOOD)
 
     first, early, settled, after = [followed.look(s) for s in (0, SETTLE_S / 2, SETTLE_S, SETTLE_S)]
@@ -127,7 +127,7 @@ def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir:
 
 
 def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
-    """A removed name does not reappear when its turn in the current round comes."""
+    """A removed name does not reappear when a partial scan reaches the name."""
     followed = Followed(tenants_dir)
     paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
     followed.settle().share = 0.2
@@ -153,7 +153,7 @@ def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> No
 
 
 def test_a_half_written_file_is_never_reported(followed: Followed) -> None:
-    """Nothing is reported while the file grows between looks; then, its complete content is."""
+    """While a file grows between looks, no content is reported; later, the complete content is."""
     reported = []
     for end in range(1, len(GOOD) + 1):
         followed.write("acme.py", GOOD[:end])
@@ -187,7 +187,7 @@ def test_a_second_change_within_one_time_stamp_is_reported(followed: Followed) -
     path.write_bytes(b"X = 3\n")
     os.utime(path, ns=(stamp, stamp))
 
-    # The change time cannot be set: what was seen of it is set to what will be seen.
+    # A program cannot set a file's change time, so the test edits the recorded change time.
     followed.folder._files["acme"].signature = _signature_of(path)
     reported += [followed.reported(SETTLE_S), followed.reported(SETTLE_S)]
 
@@ -240,7 +240,7 @@ def test_a_removed_file_is_reported_after_a_while(followed: Followed) -> None:
 
 
 def test_delete_and_rewrite_is_not_a_removal(followed: Followed) -> None:
-    """An editor that deletes a file and writes it again changes it, and removes nothing."""
+    """An editor that deletes and rewrites a file causes a change, not a removal."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -254,7 +254,7 @@ def test_delete_and_rewrite_is_not_a_removal(followed: Followed) -> None:
 
 
 def test_a_removed_file_that_comes_back_appears_again(followed: Followed) -> None:
-    """It is reported again, even with the same content as before."""
+    """A removed file that comes back is reported again, even with the same content."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -269,7 +269,7 @@ def test_a_removed_file_that_comes_back_appears_again(followed: Followed) -> Non
 
 
 def test_a_rename_adds_a_file_and_later_removes_one(followed: Followed) -> None:
-    """The new name is reported once it is stable, and the old one is removed after `REMOVAL_S`."""
+    """After a rename, the stable new name is reported; the old name goes after `REMOVAL_S`."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.rename(path.with_name("globex.py"))
@@ -282,7 +282,7 @@ def test_a_rename_adds_a_file_and_later_removes_one(followed: Followed) -> None:
 
 
 def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
-    """While the folder is gone, a look raises; once it is back, only differences are reported."""
+    """While the folder is missing, a look raises; later looks report only differences."""
     followed.write("acme.py", GOOD)
     followed.write("globex.py", GOOD)
     followed.settle()
@@ -336,7 +336,7 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
 
 
 def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
-    """A folder that replaces the old one is followed as soon as it contains a file."""
+    """A folder that replaces the tenants folder is followed once the new folder contains a file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))
@@ -349,7 +349,7 @@ def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
 
 
 def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
-    """If all files are deleted in the same folder, all of them are removed."""
+    """If all files of the folder are deleted, all tenants are removed."""
     paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
     followed.settle()
     for path in paths:
@@ -430,7 +430,7 @@ def _writable_by_all(path: Path) -> None:
 def test_an_unreadable_file_is_reported_with_its_error(
     followed: Followed, make: Callable[[Path], None]
 ) -> None:
-    """It is reported once and blocks nothing; once fixed, it is reported with its content."""
+    """An unreadable file is reported once with the error, and after the fix with the content."""
     path = followed.path / "acme.py"
     make(path)
     reported = [one for _ in range(5) for one in followed.look(RECENT_S).changed]
@@ -460,7 +460,7 @@ def test_a_file_is_reported_when_its_folder_becomes_safe(
 def test_a_file_that_goes_between_list_and_read_is_only_missing(
     tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported neither as an error nor, before `REMOVAL_S`, as removed."""
+    """A file that vanishes before the read is neither an error nor, before `REMOVAL_S`, removed."""
     followed = Followed(tenants_dir)
     path = followed.write("acme.py", GOOD)
     followed.settle()
@@ -573,7 +573,7 @@ def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
 
 
 def test_a_new_name_waits_for_the_next_round() -> None:
-    """A name that is gone is left out, even in the round that began with it."""
+    """A deleted name is left out, even in the round that began with the name."""
     turns = RoundRobin()
     first = turns.take(["a", "b"], 0.5)
     rest = turns.take([*first, "c"], 0.5)

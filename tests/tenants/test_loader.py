@@ -1,4 +1,4 @@
-"""Tenant files become plain data, whatever they do to the process that runs them."""
+"""Tenant files become plain data, whatever a file does to the loader process."""
 
 import hashlib
 import os
@@ -23,13 +23,13 @@ GOOD = "BLUEPRINTS = ['landing']\n"
 
 @pytest.fixture(name="loader")
 def _loader(data_dir: Path) -> Iterator[Loader]:
-    """Return a loader, and close it after the test."""
+    """Return a loader. The fixture closes the loader."""
     with Loader(data_dir=data_dir) as loader:
         yield loader
 
 
 def _reasons(loader: Loader, path: Path, timeout_s: float | None = None) -> list[str]:
-    """Return what is wrong with the file, without its path."""
+    """Return the problem of the file, without the path."""
     try:
         problems = loader.load(path, timeout_s=timeout_s).problems
     except TenantFileError as error:
@@ -72,7 +72,7 @@ def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: Wri
 
 
 def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Name, path and digest identify the file and its version."""
+    """Name, path and digest identify a tenant file and the file's version."""
     path = write_tenant("acme")
 
     loaded = loader.load(path)
@@ -82,14 +82,14 @@ def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenan
 
 
 def test_only_upper_case_names_come_back(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Other names of the file, and what it imports, are ignored."""
+    """Names of a tenant file that are not upper-case, and imported modules, are ignored."""
     path = write_tenant("acme", "import os\nlower = os.sep\nMixed = 1\n_A1 = 2\nA = lower\n")
 
     assert {"_A1": 2, "A": "/"} == loader.load(path).values
 
 
 def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file knows its own name and path, sees nothing of others, and is not `__main__`."""
+    """A tenant file has `__name__` and `__file__`, sees no other file, and is not `__main__`."""
     loader.load(write_tenant("acme", "import json\njson.LEFT = LEFT = 1\n"))
     path = write_tenant(
         "globex",
@@ -103,11 +103,11 @@ def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: Write
     assert {"NAMES": ["tenant.globex", str(path), False, False], "IS_ON_PATH": False} == values
     assert ["acme.py", "globex.py"] == sorted(
         one.name for one in path.parent.iterdir()
-    )  # no `__pycache__`
+    )  # the loader writes no `__pycache__`
 
 
 def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file runs in a process of its own, and its output is dropped."""
+    """A tenant file runs in a separate process, and the file's output is dropped."""
     path = write_tenant(
         "acme", "import os\nprint('x' * 10_000)\nPIDS = [os.getpid(), os.getppid()]"
     )
@@ -150,7 +150,7 @@ def test_a_secret_is_created_in_the_hosts_data_folder(
 def test_a_loader_outlives_its_files(
     write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
 ) -> None:
-    """A file that kills, blocks or floods its process is rejected, and the next one loads."""
+    """A tenant file that kills, blocks or floods a process is rejected; the next file loads."""
     timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
         reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
@@ -163,7 +163,7 @@ def test_a_loader_outlives_its_files(
 def test_a_stopped_loader_is_replaced(
     write_tenant: WriteTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that stops the loader process without ending it delays others only briefly."""
+    """A file that stops the loader process (SIGSTOP) delays other files only briefly."""
     stop = write_tenant("acme", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
     good = write_tenant("globex", GOOD)
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
@@ -195,7 +195,7 @@ def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTen
 def test_an_ordinary_import_is_not_a_side_effect(
     loader: Loader, write_tenant: WriteTenant, module: str
 ) -> None:
-    """Libraries set up what they need; only what the file itself does counts."""
+    """Effects of imported libraries are allowed; only effects of the file itself are problems."""
     assert [] == _reasons(loader, write_tenant("acme", f"import {module}\n"))
 
 
@@ -232,7 +232,7 @@ def test_valid_values_come_back_beside_invalid_ones(
 def test_secrets_are_returned_separately(
     loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The values of `secret` are returned, so that they can be redacted everywhere."""
+    """The loader returns the values of `secret()`, so that the host can redact the values."""
     monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
     text = "from tenantry import secret\nA = [secret('ACME_KEY')]\nB = 'x' + secret('ACME_KEY')\n"
 
@@ -245,7 +245,7 @@ def test_secrets_are_returned_separately(
     ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
 )
 def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None:
-    """A signal is described by its name, if it has one, and any other exit by its code."""
+    """A signal is described by name, if Python has one, and any other exit by code."""
     assert text == describe_exit(code)
 
 
@@ -315,7 +315,7 @@ def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: Writ
 
 
 def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Any user could add a tenant there. The remedy can be pasted."""
+    """Any user could add a tenant to a world-writable folder. The remedy can be pasted."""
     path = write_tenant("acme")
     path.parent.chmod(0o777)
 

@@ -22,7 +22,7 @@ def _parse(name: str = "acme", **keys: Any) -> Tenant:
 
 
 def _problems(name: str = "acme", **keys: Any) -> list[str]:
-    """Return the problems of a tenant with these keys, without the file."""
+    """Return the problems of a tenant with the given keys, without the file's name."""
     try:
         _parse(name, **keys)
     except TenantFileError as error:
@@ -111,7 +111,7 @@ def test_valid_values_are_accepted() -> None:
     ],
 )
 def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> None:
-    """Its line has the key in quotes, what was found, what is expected and what to write."""
+    """An invalid value is one line: the quoted key, the found value, and the expected value."""
     problems = _problems(**{key: value})
 
     assert [True] == [one.startswith(f"'{key}': {problem}") for one in problems]
@@ -153,7 +153,7 @@ def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> 
     ],
 )
 def test_a_problem_inside_a_value_has_its_place(key: str, value: Any, place: str) -> None:
-    """The key reads as an operator would write it to reach the item."""
+    """A problem names a nested item in Python notation."""
     assert [True] == [one.startswith(place) for one in _problems(**{key: value})]
 
 
@@ -195,7 +195,7 @@ def test_a_secret_under_another_key_is_not_shown() -> None:
 
 
 def test_an_invalid_name_is_rejected() -> None:
-    """A name is a folder, a prefix and part of cookie names, so it needs no escapes there."""
+    """A tenant's name is a folder, a prefix and part of cookie names, so no name needs escapes."""
     names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]
     rule = (
         "a tenant's name has 1 to 63 characters of a-z, 0-9, _ and -, and begins with a letter; "
@@ -234,20 +234,20 @@ def test_a_misspelt_key_names_the_known_one() -> None:
 
 @pytest.mark.parametrize("key", PLANNED_KEYS)
 def test_a_key_of_a_later_version_is_rejected(key: str) -> None:
-    """A planned key is an error that says so. It is not passed to Flask, which would ignore it."""
+    """A key of a later version is an error; Flask would ignore the key."""
     problem = f"'{key}': comes with a later version of Tenantry; remove it."
 
     assert [problem] == _problems(**{key: "process"})
 
 
 def test_no_key_is_both_built_and_planned() -> None:
-    """A key leaves the table of planned keys when it is built."""
+    """A key that exists is not in the table of planned keys."""
     assert set() == set(KEYS.values()) & set(PLANNED_KEYS)
 
 
 @pytest.mark.parametrize("key", sorted(Flask.default_config))
 def test_flasks_own_keys_are_never_misspelt(key: str) -> None:
-    """A Flask key is accepted, even if it is one edit away from one of Tenantry's keys."""
+    """A Flask key is accepted, even if one edit away from a key of Tenantry."""
     assert [] == [problem for problem in _problems(**{key: None}) if "unknown key" in problem]
 
 
@@ -262,7 +262,7 @@ def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
 
 
 def test_a_tenant_is_frozen() -> None:
-    """Threads share a tenant, so it cannot be changed."""
+    """A `Tenant` cannot be changed, because threads share the object."""
     tenant = _parse()
 
     with pytest.raises(ValidationError, match="frozen"):
@@ -270,7 +270,7 @@ def test_a_tenant_is_frozen() -> None:
 
 
 def test_a_tenant_prints_no_secret() -> None:
-    """Its `repr` contains neither its keys nor the keys of extensions."""
+    """The `repr` of a tenant contains neither secret keys nor the keys of extensions."""
     tenant = _parse(DATABASE_URI="sqlite://a:hunter2@/", MAIL_PASSWORD="hunter2")
 
     assert (False, False) == ("hunter2" in repr(tenant), KEY in repr(tenant))

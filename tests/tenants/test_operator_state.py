@@ -90,7 +90,7 @@ OFF = OperatorState(is_disabled=True)
 
 
 def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
-    """A written state is reported once, at the next look, however small its share."""
+    """A written operator state is reported once, at the next look, even if the look is partial."""
     watch = OperatorStateWatch(data_dir)
     reported = [list(watch.look(NAMES, 0.1))]
 
@@ -103,7 +103,7 @@ def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
 
 
 def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
-    """A file that is removed by hand is noticed when its turn comes."""
+    """A state file that an operator deletes is noticed when a partial look reaches the file."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "acme", OFF)
     list(watch.look(NAMES))
@@ -116,7 +116,7 @@ def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
 
 
 def test_the_state_of_a_tenant_that_returns_is_reported_again(data_dir: Path) -> None:
-    """A tenant that left during a round is not reported; when it returns, its state is."""
+    """A tenant removed during a round is not reported; after a return, the tenant's state is."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "t1", OFF)
     reported = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]

@@ -17,7 +17,7 @@ Place = Callable[[str], None]
 
 @pytest.fixture(name="places")
 def _places(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Place]:
-    """Return each place of a secret, in the order of lookup, with a function that fills it."""
+    """Return each place of a secret in lookup order, with a function that stores a secret."""
     monkeypatch.setattr(tenantry.tenants.secrets, "CONTAINER_SECRETS", str(tmp_path / "run"))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
     for folder in (tmp_path / "run", tmp_path / "credentials", data_dir / "secrets"):
@@ -61,7 +61,7 @@ def test_a_trailing_newline_is_removed(places: dict[str, Place], place: str, end
 def test_an_error_lists_where_it_looked(
     places: dict[str, Place], tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line has the name, each place in order and the remedy; nothing is created."""
+    """The error about a missing secret has the name, each place in order, and the remedy."""
     monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "named"))
 
     with pytest.raises(SecretError) as caught:
@@ -90,7 +90,7 @@ def test_a_name_that_no_variable_can_have_is_rejected(name: str) -> None:
 
 
 def test_a_file_that_is_not_text_is_named(places: dict[str, Place], data_dir: Path) -> None:
-    """The error names the file and shows none of its bytes."""
+    """The error about an undecodable secret names the file and shows no byte of the content."""
     del places
     path = data_dir / "secrets" / NAME
     path.write_bytes(b"\xff\xfehunter2")
@@ -154,7 +154,7 @@ def test_processes_that_create_at_once_get_the_same() -> None:
 
 
 def test_a_failure_to_create_leaves_nothing(data_dir: Path) -> None:
-    """A folder in the secret's place is an error that names it, and no partial file is left."""
+    """A folder in place of a secret file is an error with the path; no partial file is left."""
     path = data_dir / "secrets" / NAME
     path.mkdir(parents=True)
 
