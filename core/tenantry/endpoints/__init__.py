@@ -1,8 +1,8 @@
-"""Endpoints: the features that a tenant enables by name, and how one is loaded for one app.
+"""Endpoints: the features that a tenant enables by name, and the loader of endpoints for an app.
 
-The sub-packages are the endpoints that come with Tenantry; `README.md` describes how to write
-another one. This package imports `database`, `observability`, `files` and what lies below them.
-Its sub-packages use Tenantry's public names and never import each other. `tenants` calls
-`loading.find_endpoint` first, to check `BLUEPRINTS`; then `app.factory` loads the endpoints of an
-app.
+Each sub-package of `endpoints` is an endpoint that comes with Tenantry; `README.md` describes how
+to write an endpoint. `endpoints` imports `database`, `observability`, `files` and the packages that
+those packages may import. The sub-packages use only Tenantry's public names and never import each
+other. `tenants` is the first caller of `endpoints`: `loading.find_endpoint` checks `BLUEPRINTS`.
+Then `app.factory` loads the endpoints of an app.
 """

@@ -1,8 +1,8 @@
-"""Finds endpoints and loads one for one app.
+"""Finds endpoints and loads an endpoint for one app.
 
-What `blueprint.py` and `resources.py` define must exist once for each app: a Flask-RESTful `Api`
-keeps the app that it was registered on last, and it sets attributes on `Resource` classes. So each
-app gets a private copy of the package's modules; see `private_modules`.
+The objects of `blueprint.py` and `resources.py` must exist once for each app, because a
+Flask-RESTful `Api` keeps only the app of the last registration and sets attributes on `Resource`
+classes. So `private_modules` gives each app a private copy of the endpoint's modules.
 """
 
 import difflib
@@ -26,24 +26,24 @@ from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
 
 _PACKAGE = __name__.rpartition(".")[0]
-"""The package of the endpoints with short names."""
+"""The package of the endpoints that have short names."""
 
 LOADED_ENDPOINTS = "tenantry"
-"""Key in `app.extensions` of the `LoadedEndpoint`s that an app was built with."""
+"""Key in `app.extensions` of an app's `LoadedEndpoint`s."""
 
-_serial = itertools.count(1)  # numbers private packages; calling next() on it is atomic
+_serial = itertools.count(1)  # numbers of private packages; calling next() on a counter is atomic
 
 
 @dataclass(frozen=True)
 class LoadedEndpoint:
-    """An app's private copy of an endpoint. Lives until `unload()`."""
+    """An app's private copy of an endpoint. The copy lives until `unload()`."""
 
     blueprint: Blueprint
     package: str
     """The private package's name in `sys.modules`."""
 
     def unload(self) -> None:
-        """Remove the private modules, their signal receivers and their loggers. Idempotent."""
+        """Remove the private modules and their signal receivers and loggers. Idempotent."""
         _unload(self.package)
 
 
@@ -55,10 +55,10 @@ def available_endpoints() -> list[str]:
 
 
 def find_endpoint(name: str) -> str:
-    """Return the package of an endpoint, without importing it or a package above it.
+    """Return the package name of an endpoint, without importing the endpoint or a parent package.
 
     Raises:
-        EndpointError: there is no such package, or it has no `blueprint.py`.
+        EndpointError: the package does not exist, or the package has no `blueprint.py`.
     """
     folders = folders_of(_package_of(name)) if _is_dotted_name(name) else []
     if not folders:
@@ -73,11 +73,11 @@ def find_endpoint(name: str) -> str:
 
 
 def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
-    """Execute an endpoint's modules for one app and return its blueprint.
+    """Execute an endpoint's modules for one app and return the app's copy of the endpoint.
 
     Args:
         name: the endpoint as written in `BLUEPRINTS`.
-        tenant: the tenant's name, which shows in stack traces.
+        tenant: the tenant's name, which appears in stack traces.
 
     Raises:
         EndpointError: the endpoint does not exist, raises at import, or has no `<name>_bp`.
@@ -103,10 +103,10 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
 
 @contextmanager
 def registration_errors(name: str) -> Iterator[None]:
-    """Name the endpoint in any error that its registration on an app raises.
+    """Name the endpoint in any error that registering the endpoint on an app raises.
 
     Raises:
-        EndpointError: the block raised; the cause is chained.
+        EndpointError: the block raised an exception, which is the error's cause.
     """
     try:
         yield
@@ -117,9 +117,8 @@ def registration_errors(name: str) -> Iterator[None]:
 def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
     """Return why a tenant cannot be built, on one line and without secrets.
 
-    If the code of one of the endpoints raised the error, the text names the line:
-    `ValueError: no driver (endpoint 'shop', blueprint.py:3)`. An error of Tenantry needs neither
-    its type nor a line.
+    If the code of an endpoint raised the error, the text names the line: `ValueError: no driver
+    (endpoint 'shop', blueprint.py:3)`. The text of an error of Tenantry has no type and no line.
     """
     if isinstance(error, TenantryError):
         return one_line_in_scope(error)
@@ -155,7 +154,8 @@ def _location(error: BaseException, package: str) -> str:
     """Return the innermost line of the endpoint in a traceback, such as `resources.py:3`."""
     location = ""
     if isinstance(error, SyntaxError):
-        return location  # its text names the line; the traceback has only the import of the file
+        # The text of a SyntaxError names the line; the traceback has only the line of the import.
+        return location
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = plain_name(frame.f_globals.get("__name__", ""))
         if module == package or module.startswith(f"{package}."):
@@ -165,7 +165,8 @@ def _location(error: BaseException, package: str) -> str:
 
 def _unload(private: str) -> None:
     disconnect_receivers(private)
-    for name in list(sys.modules):  # a copy, because other threads import meanwhile
+    # The loop runs over a copy of sys.modules, because other threads import modules meanwhile.
+    for name in list(sys.modules):
         if name.partition(".")[0] == private:
             sys.modules.pop(name, None)
     for handler in _remove_loggers(private):
@@ -173,10 +174,11 @@ def _unload(private: str) -> None:
 
 
 def _remove_loggers(private: str) -> list[logging.Handler]:
-    """Remove a private package's loggers; return their handlers.
+    """Remove a private package's loggers; return the handlers of the loggers.
 
-    `logging` keeps every logger forever and has no public way to remove one. Its private lock
-    protects the registry, which other threads iterate over.
+    `logging` keeps every logger forever and has no public function to remove a logger. The private
+    lock of `logging` protects the registry of loggers, because other threads iterate over the
+    registry.
     """
     with logging._lock:  # type: ignore[attr-defined]  # noqa: SLF001
         loggers = logging.Logger.manager.loggerDict

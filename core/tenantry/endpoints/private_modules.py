@@ -1,8 +1,9 @@
 """Import hook for an app's private copy of an endpoint package.
 
-The copy of `a.b` for acme is the package `a/b@acme-1`. Its modules are compiled from the same
-files. An import by the package's full name (`from a.b.resources import …`) is redirected to the
-copy. `models` and `migrations` are shared: in the copy, these names are the plain modules.
+The copy of the package `a.b` for the tenant acme is the package `a/b@acme-1`. The modules of the
+copy are compiled from the files of `a.b`. In the copy, an import by the package's full name (`from
+a.b.resources import …`) is redirected to the copy. All apps share `models` and `migrations`: in the
+copy, the two names are the plain modules.
 """
 
 import ast
@@ -15,29 +16,29 @@ from collections.abc import Sequence
 from types import CodeType, ModuleType
 
 SHARED_MODULES = ("models", "migrations")
-"""Modules of an endpoint that all apps share. They keep no state."""
+"""Names of the endpoint modules that all apps share. A shared module keeps no state."""
 
 
 def private_name(package: str, owner: str) -> str:
-    """Return the name of a package's private copy."""
+    """Return the name of an app's private copy of a package."""
     return f"{package}@{owner}".replace(".", "/")
 
 
 def plain_name(private: str) -> str:
-    """Return the name of the package that a private name stands for, or the name itself."""
+    """Return the plain name of a private package; return any other name unchanged."""
     return private.partition("@")[0].replace("/", ".")
 
 
 def folders_of(package: str) -> list[str]:
-    """Return the folders of a package; none if it does not exist.
+    """Return the folders of a package; an empty list if the package does not exist.
 
-    `importlib.util.find_spec` would import the packages above it. A tenant file may name any
-    package, and naming it must not run code in a process that serves.
+    `importlib.util.find_spec` would import the parent packages. A tenant file may name any package,
+    and naming a package must not run code in a serving process.
     """
     top, *rest = package.split(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # raised for `__main__` and similar modules, which have no spec
+    except ValueError:  # Python raises ValueError for modules without a spec, such as `__main__`.
         return []
     path = top
     for part in rest:
@@ -50,13 +51,13 @@ def folders_of(package: str) -> list[str]:
 
 
 class _PrivateFinder(importlib.abc.MetaPathFinder):
-    """Finds private packages and their modules by their names alone."""
+    """Import finder that recognizes private packages and private modules by name."""
 
     @staticmethod
     def find_spec(
         fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of a private copy or of a shared module; None for any other name."""
+        """Return the spec of a private or shared module; None for any other name."""
         private, _, inner = fullname.partition(".")
         if "@" not in private:
             return None
@@ -75,7 +76,8 @@ def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec 
     folders = folders_of(package)
     if not folders:
         return None
-    # __init__.py is empty by contract, so the copy needs no loader: it is a namespace package.
+    # An endpoint's __init__.py is empty by contract, so the private copy is a namespace package
+    # without a loader.
     spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
     spec.submodule_search_locations = folders
     return spec
@@ -97,10 +99,10 @@ class _SharedModule(importlib.abc.Loader):
 
 
 class _PrivateModule(importlib.machinery.SourceFileLoader):
-    """Loads a private copy of a module, with imports of its own package made private."""
+    """Loads a private copy of a module, and redirects imports of the endpoint's package."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the module's code, always from its source: a `.pyc` has the plain imports."""
+        """Return the module's code, compiled from source because a `.pyc` has the plain imports."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         private, _, inner = fullname.partition(".")
@@ -114,7 +116,7 @@ class _PrivateModule(importlib.machinery.SourceFileLoader):
 
 
 class _PrivateImports(ast.NodeTransformer):
-    """Redirects a module's imports of its own package to the private copy.
+    """Redirects a module's imports of the endpoint's package to the private copy.
 
     Args:
         private: the name of the package's private copy.
@@ -138,7 +140,7 @@ class _PrivateImports(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node: ast.Import) -> ast.Import:
-        """Reject an `import` of the endpoint's package: it binds the first part of the name."""
+        """Reject an `import` of the endpoint's package: `import a.b` binds the plain `a`."""
         if any(self._is_own(alias.name) for alias in node.names):
             raise _unsupported(node)
         return node
@@ -152,5 +154,5 @@ def _unsupported(node: ast.Import | ast.ImportFrom) -> SyntaxError:
     return SyntaxError(text, ("", node.lineno, node.col_offset + 1, ast.unparse(node)))
 
 
-# The hook is process-wide, but it answers only for names that `private_name` makes.
+# The import hook is process-wide, but finds only names that `private_name` makes.
 sys.meta_path.insert(0, _PrivateFinder())

@@ -1,6 +1,7 @@
-"""Confines an endpoint's signal receivers to its own app.
+"""Limits an endpoint's signal receivers to the signals of one app.
 
-`request_started.connect(f)` without a sender receives the requests of every app in the process.
+With `request_started.connect(f)` and no sender, `f` receives the requests of every app in the
+process.
 """
 
 import weakref
@@ -22,10 +23,10 @@ _FLASK_SIGNALS: tuple[Signal, ...] = tuple(
 
 
 def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
-    """Reconnect the receivers that an endpoint connected for any sender, for `app` only.
+    """Reconnect an endpoint's receivers for any sender, so that they receive only signals of `app`.
 
     Args:
-        app: the app that the endpoint was loaded for; it is the sender of Flask's signals.
+        app: the app that the endpoint was loaded for. The app is the sender of Flask's signals.
         endpoint: the endpoint's name, for messages.
         package: the endpoint's private package, which defines the receivers.
 
@@ -49,7 +50,7 @@ def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
 
 
 def disconnect_receivers(package: str) -> None:
-    """Disconnect all receivers of a private package: a strong one keeps its app alive."""
+    """Disconnect all receivers of a private package. A strong receiver would keep the app alive."""
     for signal in (*_FLASK_SIGNALS, *list(blinker.default_namespace.values())):
         for connected in list(signal.receivers.values()):
             receiver = connected() if isinstance(connected, weakref.ref) else connected
@@ -58,14 +59,14 @@ def disconnect_receivers(package: str) -> None:
 
 
 def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
-    """Return a package's receivers that are not limited to a sender."""
+    """Return the receivers of a private package that are not limited to a sender."""
     unknown_sender = object()
     receivers = list(signal.receivers_for(unknown_sender))
     return (receiver for receiver in receivers if _is_of(package, receiver))
 
 
 def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
-    """Return how a receiver was connected. The structure of `receivers` is private to blinker."""
+    """Whether a receiver is weakly connected. `Signal.receivers` is private to blinker."""
     return not any(connected is receiver for connected in signal.receivers.values())
 
 

@@ -1,4 +1,4 @@
-"""A limit on memory that all tenants of a process use together for one purpose."""
+"""A limit on the memory that all tenants of a process together use for one purpose."""
 
 import threading
 from collections.abc import Iterator
@@ -6,34 +6,34 @@ from contextlib import contextmanager
 
 DECODING_MEMORY = "tenantry.decoding_memory"
 """Key in `app.extensions` of the process's `MemoryBudget` for decoding images and other media. A
-small file may decode to hundreds of MiB, so a limit for each request alone is not enough."""
+small file may decode to hundreds of MiB, so a limit for each request is not enough."""
 
 DECODING_BYTES = 300 * 1024 * 1024
-"""Memory for everything that a process decodes at once; enough for the largest image."""
+"""Memory for all images that a process decodes at once; enough for the largest image."""
 
 DECODING_WAIT_S = 3.0
-"""How long a request waits for this memory. Decoding the largest images takes 0.5 s each."""
+"""Time limit for a request to wait for memory. Decoding one of the largest images takes 0.5 s."""
 
 
 class MemoryBudget:
-    """Bytes that may be reserved at once. One for each process and purpose. Thread-safe.
+    """A limit on the bytes reserved at once. Each process has one budget per purpose. Thread-safe.
 
     Args:
-        limit_bytes: sum of all reservations.
-        wait_s: how long a reservation waits for others to end.
+        limit_bytes: maximum sum of all reservations.
+        wait_s: seconds that a reservation waits for other reservations to end.
     """
 
     def __init__(self, limit_bytes: int, wait_s: float) -> None:
         self._limit_bytes = self._free_bytes = limit_bytes
         self._wait_s = wait_s
-        self._changed = threading.Condition()  # protects `_free_bytes`
+        self._changed = threading.Condition()  # The condition protects `_free_bytes`.
 
     @contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Reserve bytes for the block. A size above the limit reserves all of it.
+        """Reserve bytes for the block. A size above the limit reserves the whole limit.
 
         Raises:
-            TimeoutError: they were not free within `wait_s`.
+            TimeoutError: the bytes were not free within `wait_s`.
         """
         size_bytes = min(size_bytes, self._limit_bytes)
         with self._changed:

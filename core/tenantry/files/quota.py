@@ -1,12 +1,12 @@
 """The quota of a tenant's data folder: `QUOTA_BYTES`.
 
-Measuring a folder takes time, so it happens at most once a minute. In between, reservations are
-added to a ledger: a small file in the folder, which all threads and processes share under its
-lock. Growth without a reservation, such as that of a database, counts from the next measurement
-on. A lost or damaged ledger leads to a new measurement.
+Measuring a folder takes time, so a folder is measured at most once a minute. Between two
+measurements, reservations are added to a ledger: a small file in the folder, which all threads and
+processes share under the ledger's lock. Growth without a reservation, such as the growth of a
+database, counts from the next measurement on. A lost or damaged ledger causes a new measurement.
 
-A file that is still being written is not in the folder yet, or only partly. A sparse file of its
-full size stands for it, so a measurement counts too much rather than too little.
+While an upload is being written, the folder contains only a part of the upload. A sparse file of
+the upload's full size reserves the space, so a measurement counts too much rather than too little.
 """
 
 import fcntl
@@ -23,22 +23,23 @@ from typing import IO
 from werkzeug.exceptions import HTTPException
 
 MEASUREMENT_AGE_S = 60.0
-"""How long a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
+"""Time for which a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
 
 FULL_MEASUREMENT_AGE_S = 10.0
-"""How long it is valid if it leads to a refusal. Deleted files make room soon, and a client that
-keeps trying does not keep the disk busy."""
+"""Time for which a measurement is valid while the quota is exceeded. The time is short, so that
+deleted files make room soon, but long enough that a client's retries do not keep the disk busy."""
 
 LEDGER = ".quota"
 
 RESERVATION = ".quota-"
-"""Prefix of the sparse files. Each is locked for as long as its process lives."""
+"""Prefix of the names of sparse files. A sparse file is locked as long as the reserving process
+lives."""
 
 _ENTRY = struct.Struct("<qd")  # bytes in the folder, time of the measurement (seconds since 1970)
 
 
 class QuotaExceededError(HTTPException):
-    """A tenant's folder would exceed its quota: 507 (RFC 4918 §11.5), also without a handler."""
+    """A tenant's folder would exceed the quota. The response is 507 (RFC 4918 §11.5)."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
 
@@ -50,11 +51,11 @@ class QuotaExceededError(HTTPException):
 
 
 class FolderQuota:
-    """The quota of one folder. All state is in the ledger, so objects may come and go.
+    """The quota of one folder. All state is in the ledger; `FolderQuota` objects are cheap.
 
     Args:
         folder: an existing folder.
-        limit_bytes: maximum bytes in the folder and its subfolders; None: unlimited.
+        limit_bytes: maximum bytes in the folder and its subfolders; None means unlimited.
         clock: returns seconds since 1970; for tests.
     """
 
@@ -67,10 +68,10 @@ class FolderQuota:
 
     @contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Reserve bytes that the block adds to the folder. If the block fails, they do not count.
+        """Reserve bytes that the block adds to the folder. A failed block's bytes do not count.
 
         Raises:
-            QuotaExceededError: the bytes do not fit.
+            QuotaExceededError: the bytes do not fit into the quota.
         """
         if self._limit_bytes is None:
             yield
@@ -82,14 +83,15 @@ class FolderQuota:
             is_added = True
         finally:
             with self._locked_ledger() as ledger:
-                reservation.close()  # this deletes the file, too
+                reservation.close()  # Closing the reservation also deletes the sparse file.
                 used, measured_at = _read(ledger)
                 _write(ledger, used if is_added else max(0, used - size_bytes), measured_at)
 
     def _begin(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
         with self._locked_ledger() as ledger:
             used, measured_at = _read(ledger)
-            age_s = abs(self._clock() - measured_at)  # the clock may have been set back
+            # The age can be negative, because the clock may have been set back.
+            age_s = abs(self._clock() - measured_at)
             is_full = used + size_bytes > limit_bytes
             is_valid = age_s < (FULL_MEASUREMENT_AGE_S if is_full else MEASUREMENT_AGE_S)
             if not is_valid:
@@ -103,7 +105,7 @@ class FolderQuota:
 
     @contextmanager
     def _locked_ledger(self) -> Iterator[int]:
-        """Yield the descriptor of the locked ledger; closing it releases the lock."""
+        """Yield the descriptor of the locked ledger. Closing the descriptor releases the lock."""
         ledger = os.open(self._folder / LEDGER, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -113,7 +115,7 @@ class FolderQuota:
 
 
 def measure(folder: Path) -> int:
-    """Return the bytes of all files in a folder and its subfolders, which may change meanwhile."""
+    """Return the bytes of all files in a folder and its subfolders. Files may vanish meanwhile."""
     size = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -126,7 +128,7 @@ def measure(folder: Path) -> int:
 
 
 def _sparse_file(folder: Path, size_bytes: int) -> IO[bytes]:
-    """Return a locked file of this size that takes no disk space; closing it deletes it."""
+    """Return a locked sparse file, which takes no disk space. Closing the file deletes the file."""
     file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - the caller closes it
     fcntl.flock(file, fcntl.LOCK_EX)
     file.truncate(size_bytes)
@@ -134,7 +136,7 @@ def _sparse_file(folder: Path, size_bytes: int) -> IO[bytes]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the sparse files of processes that were killed: their locks are free."""
+    """Remove the sparse files of killed processes, because the locks of such files are free."""
     for path in folder.glob(f"{RESERVATION}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

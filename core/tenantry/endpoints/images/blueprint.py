@@ -1,4 +1,4 @@
-"""Maps the images to URLs and their consistency check to a command."""
+"""Maps the image resources to URLs, and the consistency check of the images to a command."""
 
 from flask import Blueprint
 from flask_restful import Api

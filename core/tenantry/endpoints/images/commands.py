@@ -1,4 +1,4 @@
-"""`tenantry run NAME -- images check`."""
+"""The command `tenantry run NAME -- images check`."""
 
 from pathlib import Path
 
@@ -32,9 +32,10 @@ from .models import MissingContentError
 @click.option("--hash", "is_thorough", is_flag=True, help="Read all files, not only their sizes.")
 @with_appcontext
 def check(fix: bool, min_age_s: float, is_thorough: bool) -> None:
-    """Compare the images' rows with their files.
+    """Compare the images' database rows with the image files.
 
-    The exit code is 1 if something is wrong and was not fixed. Safe while the tenant is served.
+    The exit code is 1 if a difference was found and not fixed. `images check` is safe while the
+    tenant is served.
     """
     folder = Path(current_app.instance_path, "images")
     model = ImageConsistencyModel(

@@ -1,7 +1,7 @@
 """Compares the rows and the files of the image repository, and fixes differences.
 
-Free of Flask, like the models. Uploads and deletions may continue meanwhile, because each shard is
-compared under the lock that they take.
+`consistency` does not import Flask. Uploads and deletions may continue during a check, because the
+check of a shard holds the shard's lock.
 """
 
 import uuid
@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from .models import ContentStore, ImageModel, MissingContentError, Shard
 
 MIN_AGE_S = 3600.0
-"""Age from which a file without a row counts as abandoned. No upload takes an hour."""
+"""Age from which a file without a database row counts as abandoned. No upload takes an hour."""
 
 
 @dataclass(frozen=True)
 class Inconsistency:
-    """One difference between rows and files."""
+    """One difference between database rows and image files."""
 
     description: str
     subject: str
@@ -36,13 +36,13 @@ class _Row(NamedTuple):
 
 
 class ImageConsistencyModel:
-    """Compares the rows in one tenant's database with the files in its folder.
+    """Compares the image rows in one tenant's database with the files in the tenant's folder.
 
     Args:
         session: a session of the tenant's database, without an open transaction.
-        folder: the folder of the content.
-        fix: remove files without a row, and rows without a file. A damaged file stays: a backup
-            or a new upload of the same image replaces it.
+        folder: the folder of the image files.
+        fix: remove files without a row, and rows without a file. A damaged file stays, because a
+            backup or a new upload of the same image can replace the file.
         min_age_s: ignore files younger than this.
         is_thorough: compare the hashes of all files instead of their sizes only.
     """
@@ -63,11 +63,11 @@ class ImageConsistencyModel:
         self._is_thorough = is_thorough
 
     def inconsistencies(self) -> Iterator[Inconsistency]:
-        """Yield each inconsistency, shard by shard; fix it if the check may fix.
+        """Yield each inconsistency, shard by shard. If `fix` is set, remove the row or file first.
 
         Raises:
-            MissingContentError: there are rows, but no files at all. Probably a volume is not
-                mounted, so nothing is fixed.
+            MissingContentError: the database has image rows, but the folder has no files. Probably
+                a volume is not mounted, so the check fixes nothing.
         """
         shards_with_rows = select(func.substr(ImageModel.sha256, 1, 2)).distinct()
         with self._session.begin():
@@ -101,14 +101,15 @@ class ImageConsistencyModel:
                 yield Inconsistency("image with a damaged file", str(row.id))
 
     def _altered(self, digits: str) -> list[Inconsistency]:
-        """Find files of the right size with the wrong hash. Reads most files without the lock."""
+        """Find files of the right size with the wrong hash, mostly without the shard's lock."""
         with self._session.begin():
             rows = self._rows(digits)
         content = {(row.sha256, row.size_bytes) for row in rows}
         suspects = {item for item in content if not self._store.is_intact(*item)}
         if not suspects:
             return []
-        with self._store.locked(digits) as shard:  # uploads may have replaced some meanwhile
+        # Uploads may have replaced damaged files before the lock was taken.
+        with self._store.locked(digits) as shard:
             present = suspects.intersection(shard.sizes().items())
             altered = {
                 sha256 for sha256, size in present if not self._store.is_intact(sha256, size)

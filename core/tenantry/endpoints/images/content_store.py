@@ -1,10 +1,11 @@
-"""Content-addressed files: each is named after the SHA-256 of its content.
+"""Content-addressed files: the name of each file is the SHA-256 of the file's content.
 
     <folder>/ab/abcd…      content whose hash begins with ab
     <folder>/incoming/     uploads in progress
 
-A file is present in full or not at all. Threads and processes may share a folder: each change of a
-shard (the folder `ab`), and of the rows that belong to it, happens under the shard's lock.
+The store never contains a partly written content file. Threads and processes may share a store:
+each change of a shard (the folder `ab`), and of the database rows of the shard's files, happens
+under the shard's lock.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ _COPY_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """An upload in a file of its own."""
+    """An upload in a separate file of the folder `incoming`."""
 
     path: Path
     sha256: str
@@ -33,23 +34,23 @@ class ReceivedFile:
 
 
 class ContentStore:
-    """The content in one folder, which the first upload creates. Keeps no file open."""
+    """The content files in one folder, which the first upload creates. Keeps no file open."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / "incoming"
 
     def path_of(self, sha256: str) -> Path:
-        """Return the path of the content with this hash, which may not exist."""
+        """Return the path of the content with the given hash. The file may not exist."""
         return self._folder / sha256[:SHARD_DIGITS] / sha256
 
     def is_intact(self, sha256: str, size_bytes: int) -> bool:
-        """Return whether the content exists and has its hash; reads the whole file."""
+        """Return whether a content file exists and has the right hash; read the whole file."""
         return _is_intact(self.path_of(sha256), size_bytes)
 
     @contextmanager
     def receiving(self, body: IO[bytes]) -> Iterator[ReceivedFile]:
-        """Copy a stream to a file and hash it. After the block, the file is deleted unless kept."""
+        """Copy and hash a stream to a file. The end of the block deletes an upload not kept."""
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=self._incoming, delete=False) as file:
             path = Path(file.name)
@@ -65,14 +66,16 @@ class ContentStore:
 
     @contextmanager
     def locked(self, sha256: str) -> Iterator["Shard"]:
-        """Hold the lock of a shard, given a hash in it or the shard's name.
+        """Hold the lock of a shard, given the shard's name or a hash in the shard.
 
-        Waits while another thread or process holds it. The end of a process releases its locks.
+        `locked` waits while another thread or process holds the shard's lock. The end of a process
+        releases the process's locks.
         """
         folder = self._folder / sha256[:SHARD_DIGITS]
         if not folder.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(self._folder):  # a backup holds this lock while it lists the shards
+            # A backup holds the folder's lock while the backup lists the shards.
+            with _locked(self._folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _sync(self._folder)
         with _locked(folder):
@@ -86,22 +89,22 @@ class ContentStore:
         return sorted(name for name in names if len(name) == SHARD_DIGITS)
 
     def is_empty(self) -> bool:
-        """Return whether there is no content."""
+        """Return whether the store has no content files."""
         return not any(any((self._folder / shard).iterdir()) for shard in self.shards())
 
     def abandoned_uploads(self, older_than_s: float) -> list[Path]:
-        """Return uploads that neither finished nor failed, because their process was killed."""
+        """Return the files of uploads that did not end because their process was killed."""
         return _older(self._incoming, older_than_s)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The files of one shard, while its lock is held."""
+    """The content files of one shard, while the shard's lock is held."""
 
     folder: Path
 
     def keep(self, received: ReceivedFile) -> None:
-        """Store an upload durably. An intact file with the same content stays as it is."""
+        """Store an upload durably. An intact file with the same content is not replaced."""
         path = self.folder / received.sha256
         if _is_intact(path, received.size_bytes):
             return
@@ -110,15 +113,15 @@ class Shard:
         _sync(self.folder)
 
     def remove(self, sha256: str) -> None:
-        """Remove content if it exists."""
+        """Remove the content with the given hash, if the content file exists."""
         (self.folder / sha256).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of each file, by hash."""
+        """Return the size in bytes of each content file, by hash."""
         return {path.name: path.stat().st_size for path in self.folder.iterdir()}
 
     def older(self, older_than_s: float) -> list[Path]:
-        """Return the files that were written longer ago than this."""
+        """Return the files whose last write is longer ago than the given age."""
         return _older(self.folder, older_than_s)
 
 
@@ -127,7 +130,7 @@ def _is_intact(path: Path, size_bytes: int) -> bool:
         with path.open("rb") as file:
             has_size = os.fstat(file.fileno()).st_size == size_bytes
             return has_size and hashlib.file_digest(file, "sha256").hexdigest() == path.name
-    except OSError:  # it is gone, or the disk cannot read it
+    except OSError:  # The file is missing, or the disk cannot read the file.
         return False
 
 
@@ -137,7 +140,7 @@ def _older(folder: Path, older_than_s: float) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             is_older = path.stat().st_mtime <= before
-        except FileNotFoundError:  # kept or removed meanwhile
+        except FileNotFoundError:  # The upload was kept or removed before the end of the block.
             continue
         if is_older:
             older.append(path)

@@ -1,10 +1,10 @@
 """Inspects image files and draws thumbnails, within a memory budget.
 
-A declared media type or a file name is never trusted. The number of pixels is checked before
-anything is decoded. An upload is decoded once, so every stored image can be shown.
+Decoding never trusts a declared media type or a file name. The number of pixels is checked before
+an image is decoded. Every upload is decoded once, so every stored image can be shown.
 
-Pillow's plugins are called directly, because `Image.open` depends on settings that are global to
-the process, and warns where it should fail.
+Pillow's plugins are called directly, because `Image.open` depends on process-wide settings, and
+only warns about an image that must be rejected.
 """
 
 import mmap
@@ -39,7 +39,7 @@ THUMBNAIL_PX = range(16, 1025)
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an image file contains."""
+    """The format and size of an image file."""
 
     format: Format
     width: int
@@ -47,33 +47,33 @@ class Inspection:
 
 
 def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
-    """Decode a file once and return what it contains.
+    """Decode an image file once and return the image's format and size.
 
     Raises:
-        WrongTypeError: it is not a JPEG, PNG, WebP or GIF.
-        BrokenImageError: it is truncated, damaged, or too large to decode.
-        BusyError: other images use all of the memory.
+        WrongTypeError: the file is not a JPEG, PNG, WebP or GIF.
+        BrokenImageError: the image is truncated, damaged, or too large to decode.
+        BusyError: other images use all memory for decoding.
     """
     with _opened(path, memory, is_new=True) as (format_, image):
         inspection = Inspection(format_, *image.size)
-        image.draft("RGB", (1, 1))  # reads all of a JPEG, but takes less memory
+        image.draft("RGB", (1, 1))  # With `draft`, Pillow reads a whole JPEG but takes less memory.
         image.load()
     return inspection
 
 
 def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[bytes, str]:
-    """Return a smaller image without metadata, and its media type. Images are never enlarged.
+    """Return a thumbnail without metadata, and its media type. Small images are not enlarged.
 
     A JPEG's thumbnail is a JPEG, rotated according to its EXIF data. The thumbnail of any other
     format is a PNG of the first frame.
 
     Args:
         path: a file that `inspect_image` accepted.
-        size_px: the longer side, one of `THUMBNAIL_PX`.
+        size_px: the thumbnail's longer side, one of `THUMBNAIL_PX`.
         memory: the memory budget for decoding.
 
     Raises:
-        BusyError: other images use all of the memory.
+        BusyError: other images use all memory for decoding.
     """
     output = BytesIO()
     with _opened(path, memory, is_new=False) as (format_, image):
@@ -93,12 +93,12 @@ def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[byte
 def _opened(
     path: Path, memory: MemoryBudget, *, is_new: bool
 ) -> Iterator[tuple[Format, ImageFile]]:
-    """Yield an image that is not decoded yet, with the memory to decode it reserved.
+    """Yield an image that is not decoded yet, and reserve the memory for decoding the image.
 
     Args:
-        path: the file.
+        path: the image file.
         memory: the memory budget for decoding.
-        is_new: also check what its format requires.
+        is_new: also run the checks of the image's format.
     """
     with path.open("rb") as file, _mapped(path) as data, ExitStack() as reservation:
         format_ = format_of(data)
@@ -106,7 +106,7 @@ def _opened(
             if is_new:
                 format_.check(data)
             is_webp = format_.plugin is WebPImageFile
-            if is_webp:  # its plugin allocates memory when it opens a file
+            if is_webp:  # The WebP plugin allocates memory when the plugin opens a file.
                 _reserve(reservation, memory, WEBP_PIXEL_BYTES * prod(webp_size(data)))
             image = format_.plugin(file)
             check_size(*image.size)
@@ -124,7 +124,7 @@ def _reserve(reservation: ExitStack, memory: MemoryBudget, size_bytes: int) -> N
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file: its pages do not count as memory of this process."""
+    """Map a file into memory, because mapped pages do not count as memory of the process."""
     with path.open("rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -136,7 +136,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 @contextmanager
 def _decoding_errors() -> Iterator[None]:
-    """Replace errors of the plugins, which on hostile bytes may be any exception."""
+    """Replace any exception that hostile bytes cause in a Pillow plugin by `BrokenImageError`."""
     try:
         yield
     except (ImageError, MemoryError):

@@ -1,7 +1,7 @@
-"""Errors of the image repository. The text of each is a sentence for the client.
+"""Errors of the image repository. The text of each error is a sentence for the client.
 
 ImageError
-├── UnknownImageError     no image has this id
+├── UnknownImageError     no image has the requested id
 ├── BadRequestError       a name or a cursor is invalid
 ├── WrongTypeError        the bytes are not an image of a supported type
 ├── BrokenImageError      the image is truncated, damaged, or too large to decode
@@ -11,18 +11,18 @@ ImageError
 
 
 class ImageError(Exception):
-    """The image repository rejects a request. The text is for the client."""
+    """The image repository rejects a request. The text of the error is for the client."""
 
 
 class UnknownImageError(ImageError):
-    """No image has this id."""
+    """No image has the requested id."""
 
     def __init__(self) -> None:
         super().__init__("There is no image with this id.")
 
 
 class BadRequestError(ImageError):
-    """A name or a cursor is invalid."""
+    """A name or a cursor in the request is invalid."""
 
 
 class WrongTypeError(ImageError):
@@ -30,7 +30,7 @@ class WrongTypeError(ImageError):
 
 
 class BrokenImageError(ImageError):
-    """The bytes begin like an image, but it is truncated, damaged, or too large to decode."""
+    """The bytes begin like an image that is truncated, damaged, or too large to decode."""
 
 
 class BusyError(ImageError):
@@ -41,7 +41,7 @@ class BusyError(ImageError):
 
 
 class MissingContentError(ImageError):
-    """An image has a row, but no file."""
+    """An image has a database row, but no file."""
 
     def __init__(self) -> None:
         super().__init__("The content of this image is missing. Tell the operator.")

@@ -1,7 +1,7 @@
-"""The image formats, recognized by their first bytes, and checks that Pillow does not make.
+"""The image formats, recognized by the first bytes of a file, and checks that Pillow lacks.
 
-The checks follow a file's structure to the end of the image. Bytes after it are allowed, because
-phones append videos and second images there; nothing interprets them.
+The checks follow a file's structure to the end of the image. Bytes after the end of the image are
+allowed and ignored, because phones append videos and second images.
 """
 
 import mmap
@@ -21,22 +21,23 @@ from PIL.WebPImagePlugin import WebPImageFile
 from .errors import BrokenImageError, WrongTypeError
 
 MAX_PIXELS = 25_000_000
-"""Maximum width times height."""
+"""Maximum number of pixels of an image: width times height."""
 
 MAX_WEBP_PIXELS = 12_500_000
-"""Maximum for WebP, whose decoder needs the most memory. A 50-byte file can claim 25 million."""
+"""Maximum number of pixels of a WebP image, because WebP's decoder needs the most memory. A file of
+50 bytes can claim 25 million pixels."""
 
 MAX_SCANS = 30
-"""Scans of a progressive JPEG, which usually has ten. Each takes up to 0.1 s for a large image, so
-16 MiB of empty scans would take hours."""
+"""Maximum number of scans of a progressive JPEG, which usually has ten scans. A scan of a large
+image takes up to 0.1 s, so 16 MiB of empty scans would take hours."""
 
 JPEG_PIXEL_BYTES = 1
 JPEG_IN_MEMORY_PIXEL_BYTES = 8
 WEBP_PIXEL_BYTES = 20  # bytes per pixel, measured: 16 to inspect an image, 19 for a thumbnail
-OTHER_PIXEL_BYTES = 12  # with transparency
-"""Memory that decoding takes for each pixel, up to a thumbnail."""
+OTHER_PIXEL_BYTES = 12  # bytes per pixel, for an image with transparency
+"""Memory in bytes that decoding and drawing a thumbnail take for each pixel."""
 
-# Stuffing, fill bytes and restart markers do not count.
+# The pattern skips stuffing, fill bytes and restart markers of a JPEG.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN = b"\xda"
 _END_OF_IMAGE = b"\xd9"
@@ -44,25 +45,25 @@ _END_OF_IMAGE = b"\xd9"
 
 @dataclass(frozen=True)
 class Format:
-    """One image format."""
+    """One image format and its checks."""
 
     media_type: str
     magic: re.Pattern[bytes]
     plugin: type[ImageFile]
     check: Callable[[mmap.mmap], None]
-    """Raises `BrokenImageError` for faults that the plugin misses, or finds too late."""
+    """Raises `BrokenImageError` for faults that Pillow's plugin misses or finds too late."""
 
     @property
     def extension(self) -> str:
-        """The usual file name extension, without the dot."""
+        """The usual file name extension of the format, without the dot."""
         return self.media_type.partition("/")[2]
 
 
 def format_of(data: mmap.mmap) -> Format:
-    """Return the format of an image, from its content only.
+    """Return the format of an image, from the first bytes of the image file.
 
     Raises:
-        WrongTypeError: it has no supported format.
+        WrongTypeError: the file has no supported image format.
     """
     for format_ in FORMATS.values():
         if format_.magic.match(data):
@@ -71,10 +72,10 @@ def format_of(data: mmap.mmap) -> Format:
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Check the number of pixels.
+    """Check that an image does not have too many pixels.
 
     Raises:
-        BrokenImageError: there are more than the maximum.
+        BrokenImageError: the image has more pixels than the maximum.
     """
     if width * height > max_pixels:
         raise BrokenImageError(
@@ -83,7 +84,7 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
-    """Return the memory that decoding takes at most for each pixel; not for WebP."""
+    """Return the maximum memory in bytes that decoding takes for each pixel; not valid for WebP."""
     if not isinstance(image, JpegImageFile):
         return OTHER_PIXEL_BYTES
     first_scan = next(marker.end() for marker in _jpeg_markers(data) if marker[1] == _START_OF_SCAN)
@@ -93,19 +94,20 @@ def pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
 
 
 def webp_size(data: mmap.mmap) -> tuple[int, int]:
-    """Return width and height from a WebP header (RFC 9649 §2.5 to §2.7)."""
+    """Return width and height in pixels from a WebP header (RFC 9649 §2.5 to §2.7)."""
     chunk, header = data[12:16], data[20:30]
     if chunk == b"VP8X":
         return int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1
     if chunk == b"VP8L":
-        packed = int.from_bytes(header[1:5], "little")  # two numbers of 14 bits
+        # The VP8L header packs width and height, 14 bits each.
+        packed = int.from_bytes(header[1:5], "little")
         return packed % 2**14 + 1, packed // 2**14 % 2**14 + 1
     width, height = struct.unpack_from("<HH", header, 6)
-    return width % 2**14, height % 2**14  # above 14 bits: the scale
+    return width % 2**14, height % 2**14  # The bits above the lower 14 bits are the scale.
 
 
 def _check_jpeg(data: mmap.mmap) -> None:
-    """Follow the segments to the end of the image, and count the scans."""
+    """Follow the segments of a JPEG to the end of the image, and count the scans."""
     scans = 0
     for marker in _jpeg_markers(data):
         if marker[1] == _END_OF_IMAGE:
@@ -117,7 +119,7 @@ def _check_jpeg(data: mmap.mmap) -> None:
 
 
 def _jpeg_markers(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
-    """Yield the marker of each segment; the segment's length follows it."""
+    """Yield the marker of each JPEG segment. The segment's length follows the marker."""
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         yield marker
@@ -126,7 +128,7 @@ def _jpeg_markers(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
 
 
 def _check_png(data: mmap.mmap) -> None:
-    """Verify the checksums of all chunks to the end of the image."""
+    """Verify the checksums of all PNG chunks to the end of the image."""
     position, kind = 8, b""
     with memoryview(data) as view:
         while kind != b"IEND":
@@ -138,7 +140,7 @@ def _check_png(data: mmap.mmap) -> None:
 
 
 def _check_gif(data: mmap.mmap) -> None:
-    """Follow the blocks of all frames to the end of the image."""
+    """Follow the blocks of all GIF frames to the end of the image."""
     position = 13 + _gif_palette_bytes(data[10])
     while (block := data[position]) != ord(";"):
         if block == ord("!"):
@@ -153,13 +155,13 @@ def _check_gif(data: mmap.mmap) -> None:
 
 
 def _gif_palette_bytes(flags: int) -> int:
-    """Return the size of a palette: 3 bytes for each color, and a power of two of them."""
+    """Return the size of a GIF palette: 3 bytes for each color, and a power of two of colors."""
     has_palette = flags >= 2**7
     return 3 * 2 ** (flags % 8 + 1) if has_palette else 0
 
 
 def _check_webp(data: mmap.mmap) -> None:
-    """Check the size before the plugin opens the file and allocates memory for it."""
+    """Check the pixels of a WebP before Pillow's plugin opens the file and allocates memory."""
     check_size(*webp_size(data), MAX_WEBP_PIXELS)
 
 
@@ -179,4 +181,4 @@ FORMATS = MappingProxyType(
         )
     }
 )
-"""The supported formats by media type."""
+"""The supported image formats by media type."""

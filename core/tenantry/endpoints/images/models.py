@@ -1,12 +1,13 @@
-"""The image repository of one tenant: rows in its database, content in its folder.
+"""The image repository of one tenant: rows in the tenant's database, content files in a folder.
 
-Free of Flask: the session, the folder and the memory for decoding are arguments. A file is written
-before its row and removed after it, both under the lock of its shard. So a crash leaves at worst a
-file without a row, which `consistency.py` finds. No transaction is open while bytes are received,
-sent or decoded.
+`models` does not import Flask: the session, the folder and the memory for decoding are arguments. A
+file is written before its row, and removed after its row, under the lock of the file's shard. So a
+crash leaves at worst a file without a row, which `consistency.py` finds. No transaction is open
+while bytes are received, sent or decoded.
 
-This module re-exports what `resources.py` and `consistency.py` need. It is shared by all apps, and
-so are the modules that it imports; a second import of those would make classes of its own.
+`models` re-exports the names that `resources.py`, `commands.py` and `consistency.py` need. All
+apps share `models` and the modules that `models` imports; a private import of such a module would
+create a second copy of the module's classes.
 """
 
 import base64
@@ -57,22 +58,24 @@ __all__ = [
 ]
 
 NAME_CHARACTERS = 255
-"""Maximum length of a name: that of a file name in most file systems."""
+"""Maximum length of an image's name: the limit of file names in most file systems."""
 
 PAGE_LIMITS = range(1, 101)
-"""Allowed numbers of images in a page. 100 take about 30 kB."""
+"""Allowed numbers of images in a page of the list. A page of 100 images has about 30 kB."""
 
 _DIRECTION_MARKS = frozenset(
     "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
-"""Marks that change the direction of text: they can make `gpj.exe` look like `exe.jpg`."""
+"""Marks that change the direction of text. A direction mark can make `gpj.exe` look like
+`exe.jpg`."""
 
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode categories: control characters, surrogates, line and paragraph separators."""
+"""Unicode categories that a name cannot contain: control characters, surrogates, line and paragraph
+separators."""
 
 
 class Base(DeclarativeBase):
-    """The tables of this endpoint."""
+    """The base class of the tables of the endpoint `images`."""
 
     metadata = MetaData(
         naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "pk": "pk_%(table_name)s"}
@@ -80,7 +83,7 @@ class Base(DeclarativeBase):
 
 
 class ImageModel(Base):
-    """One image."""
+    """One image in the repository of a tenant."""
 
     __tablename__ = "images"
 
@@ -94,11 +97,11 @@ class ImageModel(Base):
 
     @property
     def created(self) -> datetime:
-        """The time of the upload, in milliseconds: the first 48 bits of the id."""
+        """The time of the upload, in milliseconds, from the first 48 bits of the image's id."""
         return datetime.fromtimestamp(int.from_bytes(self.id.bytes[:6], "big") / 1000, UTC)
 
     def data(self) -> dict[str, Any]:
-        """Return the record that clients get."""
+        """Return the image's record that clients get as JSON."""
         return {
             "id": str(self.id),
             "name": self.name,
@@ -112,11 +115,11 @@ class ImageModel(Base):
 
 
 class ImageRepoModel:
-    """The images of one tenant. Lives as long as its session and has no state of its own.
+    """The images of one tenant. Lives as long as the session, and has no other state.
 
     Args:
         session: a session of the tenant's database, without an open transaction.
-        folder: the folder of the content, which the first upload creates.
+        folder: the folder of the image files, which the first upload creates.
     """
 
     def __init__(self, session: Session, folder: Path) -> None:
@@ -124,12 +127,12 @@ class ImageRepoModel:
         self._store = ContentStore(folder)
 
     def add(self, body: IO[bytes], name: str, memory: MemoryBudget) -> ImageModel:
-        """Store the image in a stream. Two equal uploads are two images that share one file.
+        """Store an image from a stream. Two equal uploads become two images that share one file.
 
         Raises:
-            BadRequestError: the name is too long.
-            WrongTypeError: it is not a JPEG, PNG, WebP or GIF.
-            BrokenImageError: it is truncated, damaged, or too large to decode.
+            BadRequestError: the image's name is too long.
+            WrongTypeError: the upload is not a JPEG, PNG, WebP or GIF.
+            BrokenImageError: the image is truncated, damaged, or too large to decode.
             BusyError: other images use all memory for decoding.
         """
         name = _clean_name(name)
@@ -151,10 +154,10 @@ class ImageRepoModel:
         return image
 
     def page(self, limit: int, cursor: str | None) -> tuple[list[ImageModel], str | None]:
-        """Return images, newest first, and the cursor of the next page if there is one.
+        """Return a page of images, newest first, and the cursor of the next page, if any.
 
         A page continues after the last image of the page before, even if images were added or
-        deleted meanwhile.
+        deleted between the requests.
 
         Raises:
             BadRequestError: the cursor is invalid.
@@ -168,10 +171,10 @@ class ImageRepoModel:
         return images[:limit], _cursor_after(images[limit - 1]) if has_more else None
 
     def get(self, image_id: str) -> ImageModel:
-        """Return one image.
+        """Return the image with the given id.
 
         Raises:
-            UnknownImageError: no image has this id.
+            UnknownImageError: no image has the given id.
         """
         key = _parse_id(image_id)
         with self._session.begin():
@@ -182,11 +185,12 @@ class ImageRepoModel:
 
     @contextmanager
     def content(self, image_id: str) -> Iterator[tuple[ImageModel, Path]]:
-        """Yield one image and the path of its content, which the block opens.
+        """Yield one image and the path of the image's file, which the block opens.
 
         Raises:
-            UnknownImageError: no image has this id, or it was deleted before the file was opened.
-            MissingContentError: the image exists, but its file does not.
+            UnknownImageError: no image has the given id, or the image was deleted before the file
+                was opened.
+            MissingContentError: the image exists, but the image's file does not.
         """
         image = self.get(image_id)
         try:
@@ -196,10 +200,10 @@ class ImageRepoModel:
             raise MissingContentError from error
 
     def delete(self, image_id: str) -> None:
-        """Delete one image, and its content if no other image has the same.
+        """Delete one image, and the image's file if no other image has the same content.
 
         Raises:
-            UnknownImageError: no image has this id.
+            UnknownImageError: no image has the given id.
         """
         image = self.get(image_id)
         with self._store.locked(image.sha256) as shard:
@@ -215,10 +219,11 @@ class ImageRepoModel:
 
 
 def _new_id() -> uuid.UUID:
-    """Return a UUID version 7: it sorts by time, and its random part cannot be guessed.
+    """Return a UUID version 7, which sorts by time and has a random part that cannot be guessed.
 
-    So the primary key lists the newest images first, and an id does not reveal how many there are.
-    After the milliseconds comes their fraction (RFC 9562 §6.2, method 3).
+    Because ids sort by time, the primary key lists the newest images first, and an id does not
+    reveal the number of images. The bits after the milliseconds are the fraction of a millisecond
+    (RFC 9562 §6.2, method 3).
     """
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
@@ -231,7 +236,7 @@ def _parse_id(text: str) -> uuid.UUID:
         parsed = uuid.UUID(text)
     except ValueError:
         raise UnknownImageError from None
-    if str(parsed) != text:  # an image has one URL, not one for each spelling of its id
+    if str(parsed) != text:  # Only one spelling of an id is valid, so that each image has one URL.
         raise UnknownImageError
     return parsed
 
@@ -251,7 +256,7 @@ def _clean_name(name: str) -> str:
     """Return the last part of a path, without control characters and direction marks.
 
     Raises:
-        BadRequestError: it is too long.
+        BadRequestError: the name is too long.
     """
     last = re.split(r"[/\\]", name)[-1]
     cleaned = "".join(character for character in last if _is_allowed(character)).strip()

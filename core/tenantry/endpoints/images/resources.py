@@ -1,4 +1,4 @@
-"""The images of a tenant, over HTTP."""
+"""The HTTP resources of a tenant's images."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -36,16 +36,17 @@ STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
 }
 
 CACHE_S = 24 * 60 * 60
-"""How long a browser may cache content. It never changes, but its image may be deleted."""
+"""Time for which a browser may cache an image. The bytes never change, but an image may be
+deleted."""
 
 RETRY_AFTER_S = 2
-"""`Retry-After` while other images use all memory. Decoding the largest ones takes 0.5 s."""
+"""`Retry-After` while other images use all memory for decoding. The largest images take 0.5 s."""
 
 JsonResponse = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
 
 
 def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer the models' errors with their status and text."""
+    """Turn errors of the models into responses with the error's status and text."""
 
     @wraps(view)
     def answer(*args: object, **kwargs: object) -> Any:
@@ -61,7 +62,7 @@ def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ImageResource(Resource):  # type: ignore[misc]
-    """Base of all resources: the tenant's repository, and responses for its errors."""
+    """Base class of all image resources, with the tenant's repository and error responses."""
 
     method_decorators = (with_error_responses,)
 
@@ -78,10 +79,10 @@ class ImageResource(Resource):  # type: ignore[misc]
 
 
 class ImageList(ImageResource):
-    """All images."""
+    """The resource of all images of a tenant."""
 
     def get(self) -> JsonResponse:
-        """List images, newest first: `?limit=` of them, starting at `?cursor=`."""
+        """Return a list of up to `?limit=` images, newest first, starting at `?cursor=`."""
         parser = reqparse.RequestParser()
         parser.add_argument("limit", type=_one_of(PAGE_LIMITS), location="args", default=20)
         parser.add_argument("cursor", location="args")
@@ -90,7 +91,7 @@ class ImageList(ImageResource):
         return {"images": [image.data() for image in images], "next": cursor}, HTTPStatus.OK
 
     def post(self) -> JsonResponse:
-        """Store an image: the multipart field `file`, or the raw body, named by `?name=`."""
+        """Store an image: the multipart field `file`, or the raw body with the name `?name=`."""
         body, name = _upload()
         quota = FolderQuota(Path(current_app.instance_path), current_app.config["QUOTA_BYTES"])
         with quota.reserve(request.content_length or 0):
@@ -100,23 +101,23 @@ class ImageList(ImageResource):
 
 
 class ImageItem(ImageResource):
-    """The record of one image."""
+    """The resource of one image's record."""
 
     def get(self, image_id: str) -> JsonResponse:
-        """Return the record."""
+        """Return the image's record."""
         return self.repo.get(image_id).data(), HTTPStatus.OK
 
     def delete(self, image_id: str) -> tuple[str, int]:
-        """Delete the image."""
+        """Delete the image and its record."""
         self.repo.delete(image_id)
         return "", HTTPStatus.NO_CONTENT
 
 
 class ImageContent(ImageResource):
-    """The bytes of one image."""
+    """The resource of one image's bytes."""
 
     def get(self, image_id: str) -> Response:
-        """Send the bytes, or a range of them, or 304."""
+        """Send the image's bytes, a range of the bytes, or 304."""
         with self.repo.content(image_id) as (image, path):
             response = _unchanged(image.sha256) or send_file(
                 path,
@@ -131,8 +132,8 @@ class ImageContent(ImageResource):
 class ImageThumbnail(ImageResource):
     """A smaller version of one image, drawn for each request that does not get 304.
 
-    Stored thumbnails would cost more than drawing: a part of the tenant's quota, and files that
-    can be outdated, orphaned or lost.
+    Thumbnails are not stored, because stored thumbnails use the tenant's quota and can be outdated,
+    orphaned or lost.
     """
 
     def get(self, image_id: str) -> Response:
@@ -151,7 +152,7 @@ class ImageThumbnail(ImageResource):
 
 
 def _upload() -> tuple[IO[bytes], str]:
-    """Return the uploaded bytes and the name that the client gives them."""
+    """Return the uploaded bytes and the file name from the client."""
     if request.mimetype != "multipart/form-data":
         return request.stream, ""
     files = request.files.getlist("file")
@@ -162,7 +163,7 @@ def _upload() -> tuple[IO[bytes], str]:
 
 
 def _one_of(numbers: range) -> Callable[[str], int]:
-    """Return a parser for ASCII digits that make one of the numbers."""
+    """Return a parser of ASCII digits that accepts only the given numbers."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) not in numbers:
@@ -173,9 +174,9 @@ def _one_of(numbers: range) -> Callable[[str], int]:
 
 
 def _unchanged(etag: str) -> Response | None:
-    """Return 304 if the client has the bytes, abort with 412 if its precondition fails, else None.
+    """Return 304 if the client has the bytes; abort with 412 if a precondition fails; else None.
 
-    Preconditions come before the range (RFC 9110 §13.2.2).
+    Preconditions are evaluated before the range (RFC 9110 §13.2.2).
     """
     response = current_app.response_class()
     response.set_etag(etag)
@@ -186,7 +187,7 @@ def _unchanged(etag: str) -> Response | None:
 
 
 def _isolated(response: Response) -> Response:
-    """Keep a response out of shared caches, and browsers from treating it as a page."""
+    """Keep a response out of shared caches, and keep browsers from showing an image as a page."""
     response.headers["Cache-Control"] = f"private, max-age={CACHE_S}"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"

@@ -1,4 +1,4 @@
-"""Maps the landing page to its URL."""
+"""Maps the landing page to the URL `/`."""
 
 from flask import Blueprint
 from flask_restful import Api

@@ -1,4 +1,4 @@
-"""The landing page."""
+"""The HTTP resource of the landing page."""
 
 from flask_restful import Resource, reqparse
 
@@ -9,7 +9,7 @@ class LandingPage(Resource):  # type: ignore[misc]
     """The tenant's front page."""
 
     def get(self) -> tuple[dict[str, str], int]:
-        """Greet the client by `?name=`."""
+        """Return a greeting of the name in `?name=`."""
         parser = reqparse.RequestParser()
         parser.add_argument("name", type=str, location="args", default="guest")
         arguments = parser.parse_args()

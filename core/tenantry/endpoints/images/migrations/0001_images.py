@@ -1,4 +1,4 @@
-"""The images of a tenant."""
+"""The table of the images of a tenant."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table."""
+    """Create the table of images."""
     op.create_table(
         "images",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -26,6 +26,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table. The files stay; `images check` finds them."""
+    """Drop the table of images. The image files stay; `images check` finds files without a row."""
     op.drop_index("ix_images_sha256", "images")
     op.drop_table("images")
