@@ -52,8 +52,8 @@ class _Waiter:
     pool: "BudgetPool"
     must_open: bool
     prefers_own: bool
-    """Whether the waiter still waits for a connection of its own pool instead of evicting
-    another."""
+    """Whether the waiter still waits for a connection of the waiter's pool, before evicting another
+    pool's connection."""
     grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 
@@ -187,7 +187,7 @@ class ConnectionBudget:
         self._accept_if_free()
 
     def _accept_if_free(self) -> None:
-        """Accept returned connections, unless the thread that holds the lock will accept them."""
+        """Accept returned connections, unless another thread holds the lock and accepts them."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._accept_returned()

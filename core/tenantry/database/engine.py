@@ -68,7 +68,7 @@ NoteQuery = Callable[[int], None]
 def make_engine(
     owner: str, url_text: str, budget: ConnectionBudget, note_query: NoteQuery | None = None
 ) -> Engine:
-    """Return an engine that has not connected yet; `close_engine` closes it.
+    """Return an engine that has not connected yet; `close_engine` closes the engine.
 
     Args:
         owner: the tenant's name.
@@ -90,7 +90,7 @@ def make_engine(
 
 
 def close_engine(engine: Engine) -> None:
-    """Close idle connections now, and checked-out connections at their check-in. Idempotent."""
+    """Close idle connections now, and checked-out connections at check-in. Idempotent."""
     if isinstance(engine.pool, BudgetPool):
         engine.pool.retire()
     else:
@@ -180,8 +180,8 @@ def _time_queries(engine: Engine, note_query: NoteQuery) -> None:
 
     `note_query` is called from replaced methods of the engine's dialect. SQLAlchemy's cursor events
     also work, but an engine with a cursor event costs a request 40 µs more. A `do_execute` listener
-    would hide the listeners of an endpoint. SQLAlchemy's set-up queries do not have the execution
-    option, so they are not counted.
+    would hide the listeners of an endpoint. Because SQLAlchemy's set-up queries do not have the
+    execution option, only other queries are counted.
     """
     engine.update_execution_options(**{_NOTE_QUERY: note_query})
     dialect = engine.dialect

@@ -1,4 +1,4 @@
-"""Errors that a request gets when its tenant's database cannot serve it."""
+"""Errors that a request gets when the tenant's database cannot serve the request."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ FULL_RETRY_AFTER_S = 60
 
 
 class DatabaseDownError(HTTPException):
-    """The tenant's database cannot serve: 503 with `Retry-After`, as `application/problem+json`.
+    """The database cannot serve a request: 503 with `Retry-After`, as `application/problem+json`.
 
     The exception contains the response, so Flask and Flask-RESTful send the response unchanged. The
     reason is in `__cause__`; clients do not see the reason.

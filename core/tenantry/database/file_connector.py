@@ -21,8 +21,8 @@ _logger = logging.getLogger(__name__)
 class FileConnector:
     """Connections to one tenant's SQLite file.
 
-    SQLite creates a missing file, so a deleted database would become an empty one unnoticed. A
-    marker beside the file, `<file>.made`, records that the file existed. All processes see the
+    SQLite creates a missing file, so an empty database would replace a deleted database unnoticed.
+    A marker beside the file, `<file>.made`, records that the file existed. All processes see the
     marker, also after a restart. If the marker cannot be written, only the current process
     remembers that the file existed.
 

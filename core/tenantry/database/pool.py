@@ -1,8 +1,8 @@
-"""An engine's pool, which takes its connections from the budget of the whole process.
+"""The pool of an engine, which takes connections from the budget of the whole process.
 
 A permit of the budget stands for each connection, from before the connection is opened until after
-any code closes the connection. SQLAlchemy opens connections through the pool's creator only and
-closes them in `Pool._close_connection` only, so the count is exact.
+any code closes the connection. The count of permits is exact, because SQLAlchemy opens connections
+only through the pool's creator and closes connections only in `Pool._close_connection`.
 """
 
 import logging
@@ -87,7 +87,7 @@ class BudgetPool(Pool):
             event.listen(self, "detach", self._watch_detached)
 
     def retire(self) -> None:
-        """Close idle connections now and others at their check-in. Idempotent."""
+        """Close idle connections now, and checked-out connections at check-in. Idempotent."""
         self._is_retired = True
         self.dispose()
 
@@ -134,7 +134,7 @@ class BudgetPool(Pool):
         record.close()
 
     def _watch_detached(self, connection: Any, _: ConnectionPoolEntry) -> None:
-        """Release the permit of a detached connection even if it is garbage-collected unclosed."""
+        """Release the permit of a detached connection that is garbage-collected without a close."""
         weakref.finalize(connection, self._release_collected, id(connection)).atexit = False
 
     def _release_collected(self, key: int) -> None:

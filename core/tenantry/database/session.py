@@ -52,7 +52,7 @@ class Database:
 
     @property
     def engine(self) -> "Engine":
-        """The engine, created on first use. The engine opens connections when a query needs them.
+        """The engine, created on first use. Queries open the engine's connections.
 
         Raises:
             RuntimeError: the database is closed.
@@ -75,7 +75,7 @@ class Database:
         return Session(self.engine, expire_on_commit=False)
 
     def close(self) -> None:
-        """Close idle connections now and others at their check-in. Idempotent."""
+        """Close idle connections now, and checked-out connections at check-in. Idempotent."""
         with self._lock:
             self._is_closed = True
             engine, self._engine = self._engine, None
@@ -133,7 +133,7 @@ class CurrentDatabase:
 
     @property
     def session(self) -> "Session":
-        """The session of the current app context. Rolled back when the context ends."""
+        """The session of the current app context, rolled back and closed with the context."""
         session: Session | None = g.get(_EXTENSION)
         if session is None:
             session = database_of(current_app).new_session()

@@ -49,8 +49,8 @@ def parse_database_url(text: str) -> "URL":
     """Return the parsed database URL.
 
     Raises:
-        ValueError: the URL cannot be parsed or is ambiguous, its dialect is unknown, or its driver
-            is not installed. The text does not contain the password.
+        ValueError: the URL cannot be parsed or is ambiguous, the URL's dialect is unknown, or the
+            URL's driver is not installed. The text of the error does not contain the password.
     """
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - see the module docstring
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415 - as above
@@ -122,10 +122,10 @@ def plain_file(text: str) -> Path | None:
 def database_identity(text: str) -> tuple[str, ...] | None:
     """Return the identity of a URL's database, equal for two URLs of one database.
 
-    A SQLite file is identified by its real path, so `a.db`, `./a.db` and a link to it are equal. A
-    server's database is identified by host, port and name, and in PostgreSQL also by the schema in
-    which it creates tables (`?options=-csearch_path%3Dacme`). User and password do not affect the
-    identity.
+    A SQLite file is identified by the file's real path, so `a.db`, `./a.db` and a link to `a.db`
+    are equal. A server's database is identified by host, port and name, and in PostgreSQL also by
+    the schema in which connections create tables (`?options=-csearch_path%3Dacme`). User and
+    password do not affect the identity.
     """
     if plain := _PLAIN_FILE.fullmatch(text):
         return ("sqlite", os.path.realpath(plain[1]))

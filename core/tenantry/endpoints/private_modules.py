@@ -94,7 +94,7 @@ class _SharedModule(importlib.abc.Loader):
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import the shared module and bind the private name to it."""
+        """Import the shared module and bind the private name to the shared module."""
         sys.modules[module.__name__] = importlib.import_module(self._shared)
 
 

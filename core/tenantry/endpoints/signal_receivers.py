@@ -23,7 +23,7 @@ _FLASK_SIGNALS: tuple[Signal, ...] = tuple(
 
 
 def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
-    """Reconnect an endpoint's receivers for any sender, so that they receive only signals of `app`.
+    """Reconnect an endpoint's receivers for any sender, which then receive only signals of `app`.
 
     Args:
         app: the app that the endpoint was loaded for. The app is the sender of Flask's signals.

@@ -1,4 +1,4 @@
-"""Migrations of the tenants' databases, and the guard that depends on their state.
+"""Migrations of the tenants' databases, and the guard of tables that are behind the code.
 
 `migrations` reads revision files, compares the revisions with each database, and runs Alembic in
 child processes, for one database or for a fleet. `migrations` may import `tenants`, `endpoints`,

@@ -73,7 +73,7 @@ class MigrationGuard:
     Args:
         target: the tenant's database, and the revisions that the code has.
         database: the app's connections to the database.
-        is_default: whether this is the tenant's default database, which the guard upgrades.
+        is_default: whether the database is the tenant's default database, which the guard upgrades.
         clock: returns seconds.
     """
 

@@ -133,7 +133,7 @@ def _is_rejected_commit(error: BaseException) -> bool:
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
-    return error.statement is None  # SQLAlchemy names every other statement
+    return error.statement is None  # Only a failed COMMIT has no statement in SQLAlchemy's error.
 
 
 def _run_alembic(

@@ -1,4 +1,4 @@
-"""The revisions that an endpoint's code has, and how a database compares with them.
+"""The revisions that an endpoint's code has, and the comparison of a database with the revisions.
 
 Revision files are parsed, not executed, and Alembic is not imported, because a host with thousands
 of tenants reads revisions at every build. `process_child` executes revision files.
@@ -44,8 +44,8 @@ class RevisionStatus:
     """The database's revisions that exist in the code."""
     heads: frozenset[str]
     unknown: frozenset[str] = frozenset()
-    """The database's revisions that newer code may have written. A database with such a revision
-    cannot be upgraded."""
+    """The database's revisions that newer code may have written. Tenantry does not upgrade a
+    database with a revision of newer code."""
 
 
 def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
@@ -79,7 +79,7 @@ def heads_of(branches: Iterable[Branch]) -> frozenset[str]:
 
 
 def compare(branches: Collection[Branch], versions: Collection[str]) -> RevisionStatus:
-    """Compare the revisions in `alembic_version` with those of the code.
+    """Compare the revisions in `alembic_version` with the revisions of the code.
 
     Revisions of an endpoint that the tenant no longer enables do not affect the comparison.
     """

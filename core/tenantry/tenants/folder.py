@@ -1,8 +1,8 @@
 """Changes of the tenants folder: tenant files with new content, and removed tenant files.
 
-A file has changed if its content has. A time stamp only tells which files to read again. New
-content is reported once the content is stable, because 48 % of all truncations of a tenant file
-still compile.
+A file counts as changed only if the content of the file has changed. A time stamp only tells which
+files to read again. New content is reported once the content is stable, because 48 % of all
+truncations of a tenant file still compile.
 """
 
 import contextlib
@@ -135,7 +135,8 @@ class TenantsFolder:
 
         Raises:
             OSError: the folder cannot be read, or an empty folder, such as a mount point without
-                its volume, has replaced the tenants folder. The error reports no tenant as removed.
+                its volume, has replaced the tenants folder. No tenant counts as removed after an
+                OSError.
         """
         changes = FolderChanges()
         if self._has_changed() or share >= 1:

@@ -1,4 +1,4 @@
-"""Runs tenant files in a separate process and returns their values, or the reasons for a failure.
+"""Runs tenant files in a separate process and returns the values of the keys that the files set.
 
 No code of a tenant file runs in the process that serves requests. The loader process
 (`loader_child.py`) receives the file's bytes, runs the bytes in a new fork and returns plain data.
@@ -84,7 +84,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the loader process. Idempotent; a later `load` starts a new one."""
+        """End the loader process. Idempotent; a later `load` starts a new loader process."""
         process, self._process = self._process, None
         if process is None:
             return

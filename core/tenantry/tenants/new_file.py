@@ -1,6 +1,6 @@
 """New tenant files: which names, prefixes and secrets are free, and how a file is written.
 
-The commands `new`, `restore` and `clone` use this module. No function of `new_file` replaces an
+The commands `new`, `restore` and `clone` use `new_file`. No function of `new_file` replaces an
 existing file.
 """
 
@@ -110,7 +110,7 @@ def write_tenant_file(path: Path, text: str) -> None:
     except OSError as error:
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        # An unfinished file that remains is ignored, because its name begins with a dot.
+        # The host ignores an unfinished file that remains, because its name begins with a dot.
         with suppress(OSError):
             unfinished.unlink()
 

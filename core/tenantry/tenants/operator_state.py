@@ -162,7 +162,7 @@ def change_operator_state(
     change: Callable[[OperatorState], OperatorState],
     wait_s: float | None = None,
 ) -> OperatorState:
-    """Change a tenant's state and return the new one. Concurrent changes wait for each other.
+    """Change a tenant's state and return the new state. Concurrent changes wait for each other.
 
     Args:
         data_dir: the host's data folder.
@@ -181,7 +181,7 @@ def change_operator_state(
 
 
 def end_trial(data_dir: Path, name: str, *, is_good: bool) -> None:
-    """Unpark a tenant after a successful trial; otherwise, extend its quarantine.
+    """Unpark a tenant after a successful trial; extend the quarantine after a failed trial.
 
     Raises:
         TenantryError: the state cannot be read or written; the state is unchanged.

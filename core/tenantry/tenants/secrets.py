@@ -1,4 +1,4 @@
-"""Reads and creates secrets, in the loader process. So this module imports little.
+"""Reads and creates secrets in the loader process, so `secrets.py` imports few modules.
 
 `secret(NAME)` looks in this order: the environment, the file that `NAME_FILE` names, systemd's
 credentials folder, a container's `/run/secrets`, and `<data>/secrets`.

@@ -24,7 +24,7 @@ _EXAMPLES = {info.alias: info.examples for info in Tenant.model_fields.values() 
 
 _NO_ENTRIES: Mapping[str, Any] = {}
 """The dict that all empty mappings of tenants share. No code writes to the dict, which is not a
-read-only mapping because such a mapping cannot be pickled."""
+read-only mapping because a read-only mapping cannot be pickled."""
 
 _NO_FIELDS: set[str] = set()
 """The set of given fields that all tenants share. No code reads the set."""

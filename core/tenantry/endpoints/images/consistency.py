@@ -43,8 +43,8 @@ class ImageConsistencyModel:
         folder: the folder of the image files.
         fix: remove files without a row, and rows without a file. A damaged file stays, because a
             backup or a new upload of the same image can replace the file.
-        min_age_s: ignore files younger than this.
-        is_thorough: compare the hashes of all files instead of their sizes only.
+        min_age_s: ignore files younger than `min_age_s` seconds.
+        is_thorough: compare the hashes of all files instead of only the files' sizes.
     """
 
     def __init__(
