@@ -123,18 +123,17 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
 
 
 def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
-    """While other tenants have traffic, the tenant of a long computation gets no second slot."""
+    """While other tenants have traffic, its tenant gets no second slot."""
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
+
+        def request_quiet(is_over: threading.Event) -> None:
+            while not is_over.is_set():
+                assert server.get("/quiet/")[0].status == 200
+
         server.get("/acme/")
         with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
             client.sendall(f"GET /acme/compute/{DEADLINE_S} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-
-            def is_heavy() -> bool:
-                for _ in range(10):
-                    assert server.get("/quiet/")[0].status == 200
-                return server.get("/acme/")[0].status == 503
-
-            wait_until(is_heavy)
-            # the test does not wait for the end of the computation
-            os.killpg(server.process.pid, signal.SIGKILL)
+            with in_threads(request_quiet):
+                wait_until(lambda: server.get("/acme/")[0].status == 503)
+            os.killpg(server.process.pid, signal.SIGKILL)  # do not wait for the computation

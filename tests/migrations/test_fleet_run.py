@@ -391,7 +391,7 @@ def stamp(file: Path, revision: str) -> None:
 
 def test_an_unknown_run_is_named(data_dir: Path) -> None:
     """A downgrade of a run that does not exist is an error that lists the runs."""
-    with pytest.raises(TenantryError, match="there is no journal"):
+    with pytest.raises(TenantryError, match="no run to downgrade"):
         downgrade([], data_dir)
     with Journal(data_dir) as journal:
         journal.open_run({}, {}, {})

@@ -104,7 +104,7 @@ def test_operator_state_is_waited_for(
     ended = []
     for values in (changes, dict.fromkeys(changes, False)):
         change_tenant_state("acme", **values)
-        with pytest.raises(TenantryError, match="a worker differs"):
+        with pytest.raises(TenantryError, match="a worker is still behind"):
             wait_for_workers(settings)
         ended.append(_settle(serving, settings))
 
