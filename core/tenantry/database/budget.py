@@ -280,7 +280,8 @@ class ConnectionBudget:
             if not waiter.granted.wait(own_wait_s):
                 self._accept_eviction(waiter)
                 waiter.granted.wait(self.wait_s - own_wait_s)
-        except BaseException:  # A signal handler of the server raised the exception.
+        # A signal handler of the web server can raise any exception in the wait.
+        except BaseException:
             if self._stop_waiting(waiter):
                 self._return_grant(waiter)
             raise

@@ -14,11 +14,12 @@ FIRST_PAUSE_S = 0.25
 """Pause after the first failure: the cost of a single connection that is refused by chance."""
 
 MAX_PAUSE_S = 2.0
-"""Maximum pause between attempts. Pauses double up to the maximum. A probe of a silent server takes
-another 2 s, so the circuit breaker notices a recovered server within 5 s."""
+"""Maximum pause between attempts. The pause doubles after each failure, up to the maximum. A probe
+of a silent server takes another 2 s, so the circuit breaker notices a recovered server within 5
+s."""
 
 MAX_ATTEMPTS = 2
-"""Maximum number of attempts in progress. Each attempt may block a server thread until a
+"""Maximum number of connection attempts in progress. Each attempt may block a thread until a
 timeout."""
 
 SLOW_S = 1.0
@@ -45,7 +46,7 @@ class CircuitBreaker:
 
     @property
     def pause_s(self) -> float | None:
-        """Seconds until the next attempt makes sense; None if an attempt may start now."""
+        """Seconds until the next connection attempt may start; None if an attempt may start now."""
         with self._lock:
             return self._pause_s()
 
@@ -80,7 +81,7 @@ class CircuitBreaker:
             self._is_probing = False
 
     def succeed(self) -> bool:
-        """End an attempt that succeeded; return whether the breaker was open."""
+        """End a successful attempt or probe; return whether the circuit breaker was open."""
         with self._lock:
             self._end_attempt()
             was_open = self._failures > 0

@@ -49,7 +49,7 @@ class DatabaseFullError(DatabaseDownError):
 
 
 class ConnectionCounts(NamedTuple):
-    """Connections of one tenant. Connections in opening or closing count as checked out."""
+    """Connection counts of one tenant. A connection being opened or closed is checked out."""
 
     checked_out: int
     idle: int

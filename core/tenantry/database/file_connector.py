@@ -40,7 +40,7 @@ class FileConnector:
         self._is_logged = False
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if the SQLite file is lost. An open connection is checked later.
+        """Raise if the SQLite file is lost. `is_usable` checks a connection that is already open.
 
         Raises:
             DatabaseDownError: the SQLite file existed and is missing now.

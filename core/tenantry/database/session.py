@@ -22,7 +22,7 @@ _EXTENSION = "tenantry.database"
 """Key of the `Database` in `app.extensions` and of the session in `g`."""
 
 NoteQuery = Callable[[str, int], None]
-"""Called after each query with the tenant's name and the query's nanoseconds."""
+"""Function that is called after each query with the tenant's name and the query's nanoseconds."""
 
 
 class Database:

@@ -66,7 +66,7 @@ def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
 
 
 def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
-    """Whether a receiver is weakly connected. `Signal.receivers` is private to blinker."""
+    """Whether a receiver is weakly connected. Reads blinker's private `receivers`."""
     return not any(connected is receiver for connected in signal.receivers.values())
 
 

@@ -26,8 +26,8 @@ MEASUREMENT_AGE_S = 60.0
 """Time for which a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
 
 FULL_MEASUREMENT_AGE_S = 10.0
-"""Time for which a measurement is valid while the quota is exceeded. The time is short, so that
-deleted files make room soon, but long enough that a client's retries do not keep the disk busy."""
+"""Time for which a measurement is valid while the quota is exceeded. A short time lets deleted
+files make room soon, and a client's retries do not keep the disk busy."""
 
 LEDGER = ".quota"
 

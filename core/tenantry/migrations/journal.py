@@ -126,8 +126,8 @@ class Journal:
         """Return the number of the run that upgrades the given tenants.
 
         The last run continues if the run is not finished, the run's endpoints have the same heads,
-        and the run's tenants have the same databases. If the last run cannot continue, a new run
-        starts. Every tenant whose step is not done becomes pending.
+        and the run's tenants have the same databases. If the last run cannot continue, a new fleet
+        run starts. Every tenant whose step is not done becomes pending.
 
         Args:
             heads: endpoint → heads of the endpoint's code.
@@ -215,7 +215,7 @@ class Journal:
         )
 
     def record_downgrade_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why a downgrade failed. A step whose downgrade failed still counts as applied."""
+        """Record why the downgrade of a step failed. A failed downgrade keeps the step applied."""
         self._execute(
             "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
             (reason, time.time(), run, tenant),

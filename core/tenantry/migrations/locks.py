@@ -15,9 +15,9 @@ from typing import IO
 from sqlalchemy import Connection, text
 
 POLL_S = 0.1
-"""Time between two attempts to get the lock. A query that waits for the lock inside PostgreSQL
-would keep a transaction open, and the lock holder's `CREATE INDEX CONCURRENTLY` would wait for the
-open transaction forever."""
+"""Time between two attempts to get the migration lock of a database. A query that waits for the
+lock inside PostgreSQL would keep a transaction open, and the lock holder's `CREATE INDEX
+CONCURRENTLY` would wait for the open transaction forever."""
 
 _LOCK_KEY = text(
     "SELECT hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"

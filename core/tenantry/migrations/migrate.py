@@ -37,8 +37,8 @@ from tenantry.migrations.version_table import (
 )
 
 OnCommit = Callable[[], None]
-"""Called before each COMMIT. If the process dies during a COMMIT, the COMMIT's effect is
-unknown."""
+"""Called before each COMMIT of a migration. If the process dies during a COMMIT, the COMMIT's
+effect is unknown."""
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
 """The engines that can roll back DDL. SQLite requires the events that `_connect` adds."""

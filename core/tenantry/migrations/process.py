@@ -1,7 +1,7 @@
 """The parent's side of the process that runs migrations, and the messages to and from the process.
 
 Migrations never run in a serving process, because a migration may raise, hang, or end its process.
-`process_child` is the child's side. Messages are JSON, one per line, over a socket.
+`process_child` is the child's side of the messages. Messages are JSON, one per line, over a socket.
 """
 
 import json
@@ -58,8 +58,8 @@ class ProcessEndedError(Exception):
 class MigrationProcess:
     """A running process that migrates databases one after another, until `close()`.
 
-    The process first imports Alembic, which takes 0.6 s. If the parent dies, the process ends. Call
-    all methods from one thread; only `kill()` is thread-safe.
+    The process first imports Alembic, which takes 0.6 s. If the parent process dies, the migration
+    process ends. Call all methods from one thread; only `kill()` is thread-safe.
 
     Raises:
         ProcessEndedError: the migration process cannot be started.
@@ -83,7 +83,7 @@ class MigrationProcess:
         self._lines = self._socket.makefile("rb")
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message to the process.
+        """Send one message to the migration process.
 
         Raises:
             ProcessEndedError: the migration process has ended.

@@ -221,7 +221,7 @@ def _result(
         revisions = frozenset(reply.revisions)
         return MigrationResult(reply.state, revisions if before is None else before, revisions)
     reason = reply.reason.rstrip(".")
-    if before is None:  # Without `before`, no migration has started.
+    if before is None:  # If `before` is None, the migration has not started.
         return MigrationResult(reply.state, reason=f"{reason}.")
     try:
         status = compare(target.branches, read_versions(parse_database_url(target.url)))

@@ -17,7 +17,8 @@ from typing import NoReturn
 from tenantry.errors import Problem, TenantFileError
 
 FILE_LIMIT_BYTES = 1 << 20
-"""Maximum size of a tenant file. A usual file has 1 KiB; a file of 1 MiB is read in 1 ms."""
+"""Maximum size of a tenant file in bytes. A usual file has 1 KiB; a file of 1 MiB is read in 1
+ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,16 @@ from tenantry.tenants.file import (
 from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = 0.1
-"""Time between the two equal reads that make content stable. Editors and `cp` write faster."""
+"""Time between the two equal reads that make content stable. Editors and `cp` write a file in less
+time."""
 
 WRITER_PATIENCE_S = 5.0
 """How long stable content waits for a process that has the file open for writing. If a writer
 pauses for longer or never closes the file, the host serves the content that is in the file."""
 
 REMOVAL_S = 0.5
-"""Time until a missing file is reported as removed. Tools that delete and rewrite a file are
-faster."""
+"""Time until a missing file is reported as removed. Tools that delete and rewrite a file take less
+time."""
 
 RECENT_S = 2.0
 """Time after a change of a file's time stamp during which every scan reads the file. Two changes
@@ -102,7 +103,7 @@ class TenantsFolder:
         self._wall_clock = wall_clock
         self._files: dict[str, _File] = {}
         self._restless: set[str] = set()  # names of files to read at every scan
-        self._gone: set[str] = set()  # missing names that are not reported as removed yet
+        self._gone: set[str] = set()  # names of missing files that are not reported as removed yet
         self._round_robin = RoundRobin()
         self._has_links = False
         self._signature = 0  # signature of the tenants folder itself

@@ -53,7 +53,7 @@ class LoadedFile:
     """The file's path in messages."""
     digest: str
     """SHA-256 of the bytes that were run, in hexadecimal."""
-    values: dict[str, Any] = field(repr=False)  # The values include secrets.
+    values: dict[str, Any] = field(repr=False)  # The values of a tenant file include secrets.
     problems: tuple[Problem, ...] = ()
     """Problems: values that are not plain data, and changes that the file made to its process."""
     secrets: tuple[str, ...] = field(default=(), repr=False)

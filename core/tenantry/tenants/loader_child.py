@@ -48,7 +48,7 @@ def read_frame(fd: int) -> bytes | None:
 
 
 def write_frame(fd: int, payload: bytes) -> None:
-    """Write one frame to `fd`. Raises OSError if the reader has closed the pipe."""
+    """Write one frame to a pipe. Raises OSError if the reader has closed the pipe."""
     _write(fd, _LENGTH.pack(len(payload)) + payload)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # Importing typing would take a third of the loader process's
     from typing import Any
 
 DEPTH_LIMIT = 200
-"""Maximum nesting of containers. A dict takes three levels of JSON, and Python reads about 1,000
-levels."""
+"""Maximum nesting of containers in plain data. A dict takes three levels of JSON, and Python reads
+about 1,000 levels."""
 
 INT_LIMIT_BITS = 14_000
 """Maximum bits of an integer: just under 4,300 digits, the most that Python converts to text."""
@@ -64,7 +64,8 @@ def tag(
         depth_limit: maximum nesting of containers.
 
     Raises:
-        TypeError: the data is not plain. The text of the error is the type or another reason.
+        TypeError: the data is not plain. The text of the error is the type of the value, or the
+            reason.
     """
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -98,7 +99,7 @@ def untag(value: Any) -> Any:
     """Return the data that was passed to `tag`.
 
     Raises:
-        Exception: the value does not come from `tag`. The type of the exception depends on the
+        Exception: the value does not come from `tag`. The type of the exception depends on the JSON
             value.
     """
     if isinstance(value, list):

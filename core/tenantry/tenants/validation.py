@@ -128,7 +128,7 @@ def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
 
 
 def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
-    """Return the tenant that a file describes, enabled or disabled. All endpoints must exist.
+    """Return the tenant that a file describes, enabled or disabled. Every endpoint must exist.
 
     Raises:
         TenantFileError: the file has a problem. The error contains every problem of the file.

@@ -1,7 +1,7 @@
 """Inspects image files and draws thumbnails, within a memory budget.
 
-Decoding never trusts a declared media type or a file name. The number of pixels is checked before
-an image is decoded. Every upload is decoded once, so every stored image can be shown.
+Decoding never trusts a declared media type or a file name. Tenantry checks the number of an image's
+pixels before decoding the image. Every upload is decoded once, so every stored image can be shown.
 
 Pillow's plugins are called directly, because `Image.open` depends on process-wide settings, and
 only warns about an image that must be rejected.
