@@ -1,7 +1,7 @@
-"""Following the tenants folder: what a process serves is what the folder says, without a restart.
+"""Following of the tenants folder: a process serves the newest tenant files without a restart.
 
-It may import `routing` and `tenants`, and the layers below. `Host` calls it first: it creates a
-`Follower` and runs it on a thread. The follower scans the folder, has files validated
+The package `reload` may import `routing`, `tenants` and lower layers. `Host` creates a `Follower`
+and runs the follower on a thread. The follower scans the folder, has files validated
 (`ValidationQueue`), decides which tenants to serve (`Reconciler`), has changed tenants built beside
 the instances that serve (`Rebuilds`), and closes the instances that no longer serve (`Draining`).
 """

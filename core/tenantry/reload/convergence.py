@@ -1,6 +1,7 @@
 """Waits until every worker has evaluated the tenants folder; `tenantry list --wait` calls it.
 
-It asks each worker on its control socket for the digest and the operator state of every tenant.
+`wait_for_workers` asks each worker on its control socket for the digest and the operator state of
+every tenant.
 """
 
 import time
@@ -20,7 +21,7 @@ from tenantry.tenants.file import read_content
 from tenantry.tenants.operator_state import read_operator_state
 
 WAIT_TIMEOUT_S = 60.0
-"""Time limit; a single change takes effect within 2 s."""
+"""Maximum seconds that `wait_for_workers` waits. A single change takes effect within 2 s."""
 
 POLL_S = 0.1
 
@@ -29,7 +30,7 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
     """Wait until every worker has evaluated each tenant file and follows each operator state.
 
     Returns:
-        Each tenant whose newest file is not served → the reason.
+        Name of each tenant without service from its newest file → the reason.
 
     Raises:
         TenantryError: No host is running, a worker does not follow in time, or the folder or an
@@ -57,7 +58,7 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
 
 
 def _wanted_versions(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the digest and the operator state that each tenant should have."""
+    """Return the digest and the operator state of each tenant, according to the files."""
     return {
         path.stem: (
             read_content(path).digest,

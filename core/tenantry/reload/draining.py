@@ -1,8 +1,9 @@
-"""Draining: retired instances finish their requests, are closed, and are seen to be freed.
+"""Draining: retired instances finish their requests and close, and leaks are reported.
 
-A retired instance closes with its last request. If that takes too long, it is closed anyway, and
-the log says how many requests were cut. An app that is still alive some time after that is a leak,
-usually through the signal receiver of an extension. The log says what refers to it.
+A retired instance closes with its last request. After the drain timeout, `Draining` closes an
+instance with running requests, and logs the number of cut requests. A closed app that stays alive
+is a leak, usually through the signal receiver of an extension. The log names the objects that refer
+to a leaked app.
 """
 
 import gc
@@ -18,18 +19,20 @@ from weakref import ref
 from tenantry.routing.instance import Instance
 
 LEAK_CHECK_AFTER_S = 10.0
-"""Time between the close of an app and the search for what keeps it alive. By then, the garbage
-collector has often freed it. The search stops all threads for some milliseconds."""
+"""Seconds between the close of an app and the search for objects that refer to the app. Within the
+delay, the garbage collector has often freed the app. The search stops all threads for some
+milliseconds."""
 
 MAX_FROZEN = 20
-"""Closed apps in memory that the host excluded from garbage collection (`gc.freeze`). With this
-many, the host collects all that it froze, which over 800 apps stops all threads for 0.9 s."""
+"""Number of closed apps in memory, excluded from garbage collection by `gc.freeze`, at which the
+host collects all frozen objects. With 800 apps, a collection of all frozen objects stops all
+threads for 0.9 s."""
 
 UNFREEZE_INTERVAL_S = 300.0
-"""Minimum time between two such collections."""
+"""Minimum seconds between two collections of all frozen objects."""
 
 MAX_REFERRERS = 5
-"""Number of referrers that the log names."""
+"""Maximum number of referrers of a leaked app that the log names."""
 
 _NAMED_TYPES = (FunctionType, BuiltinFunctionType, type)
 
@@ -48,19 +51,20 @@ class _ClosedApp:
 
 
 class Draining:
-    """The instances of one process that no longer serve. One thread uses it. `close` ends it.
+    """The retired instances of one process. Not thread-safe. `close` closes the instances.
 
     Args:
-        drain_timeout_s: how long requests in flight may take to finish.
+        drain_timeout_s: seconds that requests in flight on a retired instance may take.
         clock: monotonic seconds.
     """
 
     def __init__(self, drain_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        self._draining: list[tuple[str, Instance, float]] = []  # each with its deadline
+        # Each item has a tenant, an instance and a deadline.
+        self._draining: list[tuple[str, Instance, float]] = []
         self._closed_apps: list[_ClosedApp] = []
-        self._frozen_apps: list[_ClosedApp] = []  # closed apps that the collector skips
+        self._frozen_apps: list[_ClosedApp] = []  # closed apps that the garbage collector skips
         self._collect_at = 0.0
         self._unfreeze_at = -math.inf
 
@@ -69,7 +73,7 @@ class Draining:
         self._draining.append((name, instance, self._clock() + self._drain_timeout_s))
 
     def check(self) -> None:
-        """Close the instances whose time is up, and report closed apps that are still alive."""
+        """Close the instances after their deadline, and report leaked apps."""
         now, draining = self._clock(), []
         for name, instance, deadline in self._draining:
             if not instance.is_closed and deadline <= now:
@@ -84,7 +88,7 @@ class Draining:
         self._check_for_leaks(now)
 
     def close(self) -> None:
-        """Close all instances, even those with requests in flight."""
+        """Close all retired instances, even instances with requests in flight."""
         for _, instance, _ in self._draining:
             instance.close_now()
         self._draining = []
@@ -106,7 +110,7 @@ class Draining:
             gc.freeze()
 
     def _report_leaks(self, now: float) -> list[_ClosedApp]:
-        """Log the due apps that are alive. Return those that the garbage collector skips."""
+        """Log the due apps that are alive; return the due apps that the garbage collector skips."""
         due = [app for app in self._closed_apps if app.check_at <= now and app.is_alive]
         self._closed_apps = [app for app in self._closed_apps if app.check_at > now]
         tracked = {id(each) for each in gc.get_objects()} if due else set()
@@ -122,13 +126,14 @@ class Draining:
 
 
 def _referrers(app: object) -> list[str]:
-    """Return what refers to `app`, by type and name. Frozen objects are not included."""
+    """Return the type and name of objects that refer to `app`, without frozen objects."""
     found = [each for each in gc.get_referrers(app) if type(each) is not FrameType]
     return [_describe(each) for each in found[:MAX_REFERRERS]]
 
 
 def _describe(referrer: object) -> str:
-    # Only by type: an object of a tenant may raise, or run code, when an attribute is read.
+    # The description uses only the type, because reading an attribute of a tenant's object can
+    # raise or run code.
     kind = type(referrer)
     if kind is dict:
         keys = [key for key in cast("dict[object, object]", referrer) if type(key) is str]

@@ -1,4 +1,4 @@
-"""Closes instances that were idle too long and, above the maximum, the least recently used."""
+"""Eviction of instances that are idle too long, or least recently used above a maximum."""
 
 import time
 from collections.abc import Callable
@@ -8,18 +8,19 @@ from tenantry.reload.draining import Draining
 from tenantry.routing.mount import Mount
 
 GROWTH = 20
-"""Number of additional instances that count as growth. Until then, a full garbage
-collection, one after each change of a tenant, takes about 1 ms longer for each of them."""
+"""Number of additional instances that count as growth. Each additional instance makes a full
+garbage collection, which follows each change of a tenant, about 1 ms longer."""
 
 
 class Eviction:
-    """The mounts of one process that have an instance. One thread uses it, except `note_built`.
+    """The mounts of one process with an instance. Only `note_built` is thread-safe.
 
-    It keeps its own set, because looking at all of 10,000 mounts every second would delay requests.
+    `Eviction` keeps its own set of mounts, because a check of 10,000 mounts every second would
+    delay requests.
 
     Args:
-        max_active: number of instances that may stay built.
-        idle_timeout_s: how long an instance may go without a request.
+        max_active: maximum number of instances that stay built.
+        idle_timeout_s: seconds without a request after which an instance is evicted.
         draining: takes the evicted instances.
         clock: monotonic seconds.
     """
@@ -35,16 +36,17 @@ class Eviction:
         self._idle_timeout_s = idle_timeout_s
         self._draining = draining
         self._clock = clock
-        self._built: SimpleQueue[Mount] = SimpleQueue()  # since the last check
+        # Mounts with a new instance since the last check.
+        self._built: SimpleQueue[Mount] = SimpleQueue()
         self._active: set[Mount] = set()
         self._former = 0  # number of instances at the last growth, or less
 
     def note_built(self, mount: Mount) -> None:
-        """Note that a mount has an instance. Thread-safe."""
+        """Record that a mount has an instance. Thread-safe."""
         self._built.put(mount)
 
     def check(self) -> list[str]:
-        """Evict the due instances that have no request in flight. Return their tenants."""
+        """Evict the due instances without a request in flight; return the evicted tenants."""
         while not self._built.empty():
             self._active.add(self._built.get())
         used = [
@@ -67,7 +69,7 @@ class Eviction:
         return evicted
 
     def take_growth(self) -> bool:
-        """Return, once per growth, whether there are many more instances than before."""
+        """Return whether the number of instances has grown by `GROWTH`, once per growth."""
         has_grown = len(self._active) - self._former >= GROWTH
         self._former = len(self._active) if has_grown else min(self._former, len(self._active))
         return has_grown

@@ -1,4 +1,4 @@
-"""File events of the tenants folder. They only say when to scan it: what counts is the content."""
+"""File events of the tenants folder, which only cause a scan of the folder."""
 
 import logging
 import os
@@ -9,22 +9,23 @@ from pathlib import Path
 import watchfiles
 
 STEP_MS = 20
-"""A batch of events ends after this much quiet, so one `cp` is one batch."""
+"""Milliseconds without an event that end a batch, so that one `cp` causes one batch."""
 
 BATCH_MS = 100
-"""Maximum duration of a batch, however many events arrive."""
+"""Maximum duration of a batch of events, in milliseconds."""
 
 FOLDER_CHECK_MS = 1000
-"""How often to check that the path still leads to the watched folder. No event reports that the
-folder was replaced, or that a link to it changed."""
+"""Milliseconds between two checks that the path still leads to the watched folder. No event reports
+that the folder was replaced, or that a link to the folder changed."""
 
 RETRY_S = 1.0
-"""Pause between attempts to watch a missing folder."""
+"""Seconds between two attempts to watch a missing folder."""
 
 LOCAL_FILE_SYSTEMS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
 )
-"""File systems that only this machine's kernel writes to, so it knows of every change."""
+"""File systems that only the kernel of this machine writes to, so the kernel reports every
+change."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,17 +38,18 @@ def watch_folder(
 ) -> None:
     """Watch `folder` until `stopping` is set, even while the folder is missing.
 
-    If there are no events (network file systems, no inotify watch left), nothing happens: the
-    follower also polls the folder.
+    Without events (on a network file system, or without a free inotify watch), `watch_folder` calls
+    nothing, and the follower finds changes by polling the folder.
 
     Args:
-        folder: the folder.
+        folder: the tenants folder.
         stopping: ends the watch.
         notify: called after each batch of changes.
         set_reliable: called with True once every change causes an event, and with False if changes
             can be missed.
     """
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every batch of changes
+    # Watchfiles logs every batch of changes.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     is_logged = False
     while not stopping.is_set():
         try:
@@ -68,7 +70,7 @@ def _watch_one_folder(
     notify: Callable[[], None],
     set_reliable: Callable[[bool], None],
 ) -> None:
-    """Watch until `stopping` is set or the path leads to another folder."""
+    """Watch `folder` until `stopping` is set or the path leads to another folder."""
     watched = _identity(folder)
     is_reliable = False
     for changes in watchfiles.watch(
@@ -86,7 +88,8 @@ def _watch_one_folder(
             notify()
         if _identity(folder) != watched:
             return
-        if not is_reliable and are_events_reliable(folder):  # the watch exists by now
+        # The watch exists after the first batch.
+        if not is_reliable and are_events_reliable(folder):
             is_reliable = True
             set_reliable(True)
 
@@ -94,7 +97,8 @@ def _watch_one_folder(
 def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether the kernel reports every change to a file of `folder`, as far as is known.
 
-    It does not if the file system is not local, or if something is mounted inside the folder.
+    The kernel can miss a change if the file system is not local, or if another file system is
+    mounted inside the folder.
     """
     device, _ = _identity(folder)
     real_path = os.path.realpath(folder)
@@ -114,10 +118,10 @@ def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mount
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what distinguishes the folder from another one at the same path.
+    """Return the device and inode of a folder, which differ for another folder at the same path.
 
     Raises:
-        OSError: there is no folder.
+        OSError: the folder does not exist.
     """
     info = folder.stat()
     return info.st_dev, info.st_ino

@@ -1,4 +1,4 @@
-"""What a process knows about one tenant file: its mount, its validation, its operator state."""
+"""The state of one tenant file in a process: mount, validation result and operator state."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,21 @@ from tenantry.tenants.validation import DisabledTenant, RejectedTenant, Validati
 
 @dataclass(frozen=True)
 class DisabledStatus:
-    """What operators see of a disabled tenant, which has no mount in the routing."""
+    """The status of a disabled tenant, which the router does not route to, for operators."""
 
     name: str
     prefix: str
     digest: str
-    """SHA-256 of the content that was validated last."""
+    """SHA-256 of the last validated content of the tenant file."""
     endpoints: tuple[str, ...]
     operator_state: OperatorState
     reason: str
-    """Why the operator state cannot be read; empty if it can."""
+    """Why the operator state cannot be read; empty if the operator state can be read."""
 
 
 @dataclass(slots=True)
 class FollowedFile:
-    """The state of one tenant file. There may be 10,000."""
+    """The state of one tenant file in a process, which may have 10,000 tenant files."""
 
     mount: Mount
     result: ValidationResult | None = None
@@ -37,7 +37,7 @@ class FollowedFile:
         return self.operator_state.is_disabled or isinstance(self.result, DisabledTenant)
 
     def disabled_status(self, reason: str) -> DisabledStatus:
-        """Return what operators see while it is disabled."""
+        """Return the status of the disabled tenant for operators."""
         prefix, endpoints = "", tuple[str, ...]()
         if isinstance(self.result, Tenant):
             prefix, endpoints = self.result.url_prefix, self.result.blueprints
@@ -54,7 +54,7 @@ class FollowedFile:
         )
 
     def wanted_prefix(self) -> str | None:
-        """Return the prefix that an unaccepted file claims, if it is known."""
+        """Return the URL prefix that an unaccepted tenant file claims, or None if unknown."""
         if isinstance(self.result, Tenant):
             return self.result.url_prefix
         if isinstance(self.result, RejectedTenant):

@@ -1,9 +1,10 @@
-"""Keeps the mounts of one process in line with the tenants folder while it serves.
+"""The follower: updates the mounts of one process when the tenants folder changes.
 
-Every worker process does this for itself, and all converge on the same content. None of it depends
-on the gunicorn master. One thread makes all decisions and runs no code of tenants. A changed file
-is validated, weighed against the other files, built beside the old instance and swapped in by one
-assignment; then the old instance is retired. If a step fails, the old instance keeps serving.
+Each worker process has its own follower, and all followers converge on the same content. No
+follower depends on the gunicorn master. The thread of the follower makes all decisions and runs no
+code of tenants. A changed file is validated, compared with the other files, built beside the old
+instance and swapped in by one assignment; then the old instance is retired. If a step of a reload
+fails, the old instance keeps serving.
 """
 
 import logging
@@ -38,43 +39,46 @@ from tenantry.tenants.operator_state import (
 from tenantry.tenants.validation import ValidationResult
 
 POLL_S = 1.0
-"""Interval of housekeeping, and of folder scans without events (network file systems)."""
+"""Seconds between two rounds of housekeeping, and between two scans of a folder without events."""
 
 SMALL_FOLDER = 500
-"""A folder with at most this many files is scanned as a whole, which takes 3 ms. Of a larger one,
-each scan covers a part."""
+"""Maximum number of files of a folder that each scan covers as a whole, which takes 3 ms. A scan of
+a larger folder covers a part of the folder."""
 
 FULL_SCAN_S = 1.5
-"""Time in which partial scans cover a large folder. A change takes effect within 2 s."""
+"""Seconds in which partial scans cover a whole large folder, so that a change takes effect within 2
+s."""
 
 PARTIAL_SCAN_S = 0.25
-"""Interval between partial scans. A full scan of 10,000 files takes 45 ms, which would delay
-requests."""
+"""Seconds between two partial scans of a large folder. A full scan of 10,000 files takes 45 ms,
+which would delay requests."""
 
 SLOW_SCAN_S = 60.0
-"""Time in which partial scans cover a folder whose events are reliable, in case an event was lost.
-The same applies to operator states, whose changes touch a marker file."""
+"""Seconds in which partial scans cover a folder with reliable events, in case an event is lost.
+Checks of operator states take the same time, because each change of an operator state touches a
+marker file."""
 
 PUBLISH_INTERVAL_S = 0.25
-"""Minimum time between two routing snapshots while files are validated. One for 10,000 tenants
-takes 15 ms."""
+"""Minimum seconds between two routing snapshots during the validation of files. A routing snapshot
+of 10,000 tenants takes 15 ms."""
 
 LATE_BUILD_CHECK_S = 0.25
-"""Interval between rounds while builds wait for a thread, which a late build may free."""
+"""Seconds between two rounds while builds wait for a thread."""
 
 LOADER_IDLE_S = 10.0
-"""Loader processes end this long after the last file. Changes often come together, and starting a
-loader costs 50 ms, a third of the time that a change takes to be served."""
+"""Seconds after the last validation at which idle loader processes end. Several changes often
+follow each other, and starting a loader takes 50 ms, a third of the time until a change takes
+effect."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Follower:
-    """Follows one tenants folder for one process. `stop` ends `run`; then `close` ends the rest.
+    """Follows one tenants folder for one process. `stop` ends `run`; then `close` closes instances.
 
-    `step` does one round. The thread that calls it (through `run`, or a test directly) owns all
-    state. Other threads may read `is_ready` and `disabled`, and call `scan_soon`,
-    `set_events_reliable` and `stop`.
+    `step` does one round. The thread that calls `step` or `run` owns the state of the follower.
+    Other threads may read `is_ready` and `disabled`, and call `scan_soon`, `set_events_reliable`
+    and `stop`.
     """
 
     def __init__(
@@ -87,11 +91,12 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_ready = threading.Event()
-        """Set once every file has been reconciled."""
+        """An event that is set once every tenant file has been reconciled."""
         self.disabled: tuple[DisabledStatus, ...] = ()
-        """The disabled tenants. Replaced as a whole."""
+        """The disabled tenants, in a tuple that is replaced as a whole."""
         self.on_growth: Callable[[], None] = lambda: None
-        """Called when all tenants are known, and when many more instances exist than before."""
+        """Called when all tenants are known, and when the number of instances has grown by
+        `GROWTH`."""
         self.on_evicted: Callable[[str], None] = lambda _: None
         """Called with the name of each tenant whose instance was evicted."""
         self._folder = folder
@@ -112,7 +117,7 @@ class Follower:
         )
         self._rebuilds = Rebuilds(self._workers, clock)
         self._queue = ValidationQueue(self._workers, self._set_result, self._woken.set, clock)
-        # One bound method each for all mounts: 10,000 of them would take 1.2 MB.
+        # All mounts share two bound methods, because 10,000 pairs of bound methods take 1.2 MB.
         self._wait_for_validation = self._queue.wait
         self._note_built = self._eviction.note_built
         self._reconciler = Reconciler(
@@ -125,12 +130,12 @@ class Follower:
         self._operator_states = OperatorStateWatch(settings.data_dir)
         self._scanned_at = self._validated_at = -math.inf
         self._next_scan = self._next_housekeeping = self._next_publication = 0.0
-        self._unrouted: list[Mount] = []  # have left the routing, and are closed a little later
+        self._unrouted: list[Mount] = []  # mounts that have left the routing and are closed later
 
     # -- control --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do rounds until `stop`. An error in a round is logged, and the next round follows."""
+        """Do rounds until `stop`. The follower logs an error in a round and continues."""
         while not self._is_stopping:
             try:
                 wait_s = self.step()
@@ -141,7 +146,7 @@ class Follower:
             self._woken.clear()
 
     def catch_up(self) -> None:
-        """Do rounds on this thread until every file is reconciled or the folder is missing."""
+        """Do rounds until every tenant file is reconciled or the folder is missing."""
         while True:
             wait_s = self.step()
             if self.is_ready.is_set() or self._is_folder_missing:
@@ -150,7 +155,7 @@ class Follower:
             self._woken.clear()
 
     def scan_soon(self) -> None:
-        """Scan the whole folder in the next round, which starts now."""
+        """Wake the follower for a scan of the whole folder."""
         self._is_scan_requested = True
         self._woken.set()
 
@@ -162,7 +167,7 @@ class Follower:
     def prefer(self, accepted: Collection[tuple[str, str]]) -> None:
         """Prefer the tenants, by name and digest, that other workers have accepted.
 
-        Call it before the first round.
+        Call `prefer` before the first round.
         """
         self._reconciler.accepted_by_siblings = accepted
 
@@ -172,9 +177,10 @@ class Follower:
         self._woken.set()
 
     def close(self) -> None:
-        """Stop the worker threads and close every instance, even in use. Idempotent.
+        """Stop the worker threads and close every instance, even instances in use. Idempotent.
 
-        `run` must have returned, and the server must have waited for its requests.
+        Before `close`, `run` must have returned, and the server must have waited for requests in
+        flight.
         """
         self._workers.close()
         self._build_pool.close()
@@ -188,7 +194,7 @@ class Follower:
     # -- one round ------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do one round. Return the seconds until the next one is due."""
+        """Do one round of the follower; return the seconds until the next round."""
         if self._is_scan_requested or self._clock() >= self._next_scan:
             self._scan_folder()
         for handle_result in self._workers.collect():
@@ -219,7 +225,8 @@ class Follower:
         is_small = len(self._folder) <= SMALL_FOLDER
         is_whole = self._is_scan_requested or self._is_folder_missing or is_small
         if is_whole:
-            self._is_scan_requested = False  # before the scan: an event during it causes another
+            # Before the scan, so an event during the scan causes another scan.
+            self._is_scan_requested = False
         is_reliable = self._are_events_reliable and not self._folder.has_links
         now = self._clock()
         share = (now - self._scanned_at) / (SLOW_SCAN_S if is_reliable else FULL_SCAN_S)
@@ -249,7 +256,7 @@ class Follower:
         self._reconciler.add(name)
         for _, state in self._operator_states.appear(name):
             self._reconciler.set_operator_state(name, state)
-        if name in self._operator_states.unreadable:  # it may be disabled
+        if name in self._operator_states.unreadable:  # the tenant may be disabled
             self._reconciler.set_operator_state(name, OperatorState(is_disabled=True))
 
     def _remove(self, name: str) -> None:
@@ -311,7 +318,7 @@ class Follower:
             self.on_growth()
 
     def _close_mount(self, mount: Mount) -> None:
-        """Close a mount some time after it left the routing: a request may have found it before."""
+        """Close a mount that left the routing earlier, so that no new request finds the mount."""
         instance = mount.close()
         if instance is not None:
             self._draining.add(mount.name, instance)

@@ -1,6 +1,6 @@
-"""Builds of changed tenants, beside the instances that serve. A failed build is repeated.
+"""Builds of changed tenants beside the serving instances, with repeats of failed builds.
 
-Nothing is swapped here: the caller gets each new instance.
+`Rebuilds` passes each new instance to its caller, which swaps the instance in.
 """
 
 import logging
@@ -18,46 +18,49 @@ from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant
 
 STUCK_AFTER_S = 5.0
-"""A build that takes longer is reported as stuck. A build usually takes 10 to 125 ms."""
+"""Seconds after which a build is reported as stuck. A build usually takes 10 to 125 ms."""
 
 MAX_BUILDS_PER_TENANT = 2
-"""Builds of one tenant at once. Newer content may fix a build that hangs, but each build that hangs
-keeps a thread: repeated edits of one file must not take one each."""
+"""Maximum number of concurrent builds of one tenant. Newer content may fix a build that hangs, but
+each build that hangs keeps a thread, and repeated edits of one tenant file must not take a thread
+each."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """The build of one content of a tenant, until it succeeds or is canceled."""
+    """The build of one content of a tenant file, until the build succeeds or is canceled."""
 
     mount: Mount
     tenant: Tenant
     started_at: float
     on_built: Callable[[Instance], None]
     is_waiting: bool = False
-    """Whether it waits for builds of older content to end."""
+    """Whether the build waits for the end of builds of older content."""
     has_ended: bool = False
-    """Whether it failed and has not been started again since."""
+    """Whether the build has failed and has not been started again."""
     failure: BuildFailure | None = None
 
 
 class Rebuilds:
-    """The rebuilds of one process, at most one wanted per tenant. One thread uses it.
+    """The rebuilds of one process, with at most one wanted build per tenant. Not thread-safe.
 
-    A failure is noted at the mount. The build is due again after a pause.
+    `Rebuilds` records a failed build at the mount. A failed build is due again after a pause.
     """
 
     def __init__(self, workers: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:
         self._workers = workers
         self._clock = clock
         self._rebuilds: dict[str, _Rebuild] = {}
-        self._running: Counter[str] = Counter()  # name → its builds on the workers, wanted or not
+        # Tenant → number of its running builds, wanted or not.
+        self._running: Counter[str] = Counter()
 
     def start(self, mount: Mount, tenant: Tenant, on_built: Callable[[Instance], None]) -> None:
-        """Build `tenant`, and pass on the instance if it is still wanted.
+        """Build `tenant`, and pass a wanted instance to `on_built`.
 
-        `cancel`, or a start with other content of the same tenant, makes it unwanted.
+        `cancel`, or a call of `start` with other content of the same tenant, makes the instance
+        unwanted.
         """
         rebuild = self._rebuilds.get(tenant.name)
         if rebuild is None or rebuild.tenant is not tenant:
@@ -80,11 +83,11 @@ class Rebuilds:
             )
 
     def cancel(self, name: str) -> None:
-        """Drop the build of a tenant and its failures."""
+        """Drop the build of a tenant and the record of failed builds."""
         self._rebuilds.pop(name, None)
 
     def due(self) -> list[str]:
-        """Return the names whose failed build is to be repeated now."""
+        """Return the names of the tenants with a failed build that is due again."""
         now = self._clock()
         return [
             name
@@ -93,7 +96,7 @@ class Rebuilds:
         ]
 
     def report_stuck(self) -> None:
-        """Log the builds that take too long, and show that as their mounts' reason."""
+        """Log the builds that take too long, and set the reason of their mounts."""
         latest_start = self._clock() - STUCK_AFTER_S
         for rebuild in self._rebuilds.values():
             if not rebuild.has_ended and rebuild.started_at < latest_start:

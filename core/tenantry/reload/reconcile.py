@@ -1,15 +1,15 @@
-"""Which tenants are served: the result of each file's validation, weighed against the other files.
+"""The choice of tenants to serve, from the validation results of all tenant files.
 
-Two tenants conflict if they claim the same prefix, key or database. Then
+Two tenants conflict if both tenants claim the same prefix, key or database. In a conflict,
 
-- a tenant that serves keeps serving, whatever the names are;
-- at start, while nothing serves here, a tenant comes first if another worker has accepted the same
-  content, so that all workers of a host agree on the owner;
-- otherwise, the first by name wins.
+- a tenant that serves keeps serving;
+- at the start of a process, a tenant with content that another worker has accepted wins, so that
+  all workers of a host agree on the owner of a claim;
+- otherwise, the first tenant by name wins.
 
-Two tenants that swap prefixes conflict until one of their files has a free prefix in between.
+Two tenants that swap prefixes conflict until one tenant first changes to a free prefix.
 
-This module reads no file, starts no thread and routes nothing: the follower does.
+The module `reconcile` reads no file, starts no thread and changes no routing; the follower does.
 """
 
 import logging
@@ -33,15 +33,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Every file of the folder, and the tenants that are accepted. One thread uses it.
+    """The tenant files of the folder, and the accepted tenants. Not thread-safe.
 
     Args:
-        new_mount: returns a mount for a name.
-        rebuilds: build beside the instances that serve.
-        draining: takes the instances that were replaced.
-        is_missing: whether a file is missing at the moment. A conflict with its tenant is decided
-            when it is back or gone for good: a renamed file conflicts with its old name.
-        new_quarantine: returns the quarantine for an operator state; None if it is not parked.
+        new_mount: returns a new mount for a tenant's name.
+        rebuilds: the builds beside the serving instances.
+        draining: takes the replaced instances.
+        is_missing: returns whether a tenant file is missing at the moment. The reconciler postpones
+            a conflict with a missing file until the file is back or removed, because a renamed file
+            conflicts with its old name.
+        new_quarantine: returns the quarantine for an operator state; None if the tenant is not
+            parked.
     """
 
     def __init__(
@@ -55,13 +57,13 @@ class Reconciler:
     ) -> None:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
-        """Whether some files have never been reconciled. `end_start` resets it."""
+        """Whether some files have never been reconciled. `end_start` resets `is_starting`."""
         self.accepted_by_siblings: Collection[tuple[str, str]] = ()
-        """Name and digest of the tenants that other workers have accepted; used at start."""
+        """Name and digest of each tenant that other workers have accepted, used only at start."""
         self.is_routing_outdated = False
-        """Whether a new routing snapshot is needed. `take_mounts` resets it."""
+        """Whether a new routing snapshot is needed. `take_mounts` resets `is_routing_outdated`."""
         self.withdrawn: list[Mount] = []
-        """Mounts that must leave the routing and then be closed."""
+        """Mounts that must first leave the routing and then be closed."""
         self._new_mount = new_mount
         self._rebuilds = rebuilds
         self._draining = draining
@@ -69,22 +71,22 @@ class Reconciler:
         self._new_quarantine = new_quarantine
         self._accepted = AcceptedTenants()
         self._has_freed_claims = False
-        self._conflicting: set[str] = set()  # names rejected for a conflict, which may end
-        self._postponed: set[str] = set()  # names whose conflict is with a missing file
+        self._conflicting: set[str] = set()  # names of tenants that are rejected for a conflict
+        self._postponed: set[str] = set()  # names of tenants in conflict with a missing file
 
     def end_start(self) -> None:
-        """End the start: from now on, every accepted tenant keeps its claims."""
+        """End the start, after which every accepted tenant keeps its claims."""
         self.is_starting, self.accepted_by_siblings = False, ()
 
     # -- what the follower learns ---------------------------------------------------------------
 
     def add(self, name: str) -> None:
-        """Add a file that was not there before."""
+        """Add a new tenant file."""
         self.files[name] = FollowedFile(self._new_mount(name))
         self.is_routing_outdated = True
 
     def remove(self, name: str) -> None:
-        """Remove a file that is gone, and free its claims."""
+        """Remove a deleted tenant file, and free the tenant's claims."""
         self.withdrawn.append(self.files.pop(name).mount)
         self._accepted.remove(name)
         self._cancel_build(name)
@@ -93,9 +95,9 @@ class Reconciler:
         _logger.info("tenant.removed", extra={"tenant": name})
 
     def set_result(self, name: str, result: ValidationResult) -> None:
-        """Set the result of a file's newest content. `reconcile` acts on it."""
+        """Set the validation result of a file's newest content, which `reconcile` applies."""
         self.files[name].result = result
-        self._cancel_build(name)  # with the pause, which belongs to the old content
+        self._cancel_build(name)  # also cancels the pause after a failed build of the old content
 
     def set_operator_state(self, name: str, state: OperatorState) -> None:
         """Set and apply a tenant's operator state."""
@@ -112,7 +114,7 @@ class Reconciler:
     # -- decisions ------------------------------------------------------------------------------
 
     def reconcile(self, name: str) -> None:
-        """Apply the newest result of a file, unless it conflicts with other files."""
+        """Apply the newest validation result of a file, unless the tenants conflict."""
         file = self.files[name]
         self._conflicting.discard(name)
         if file.is_disabled:
@@ -123,7 +125,7 @@ class Reconciler:
             self._accept_or_reject(file, file.result)
 
     def reconcile_again(self) -> None:
-        """Reconcile, by name, the files that may no longer conflict with another one."""
+        """Reconcile the tenants that may no longer be in conflict, sorted by name."""
         postponed, self._postponed = sorted(self._postponed), set()
         for name in postponed:
             run_step(partial(self.reconcile, name), tenant=name)
@@ -135,7 +137,7 @@ class Reconciler:
     def _reconcile_if_free(self, file: FollowedFile) -> None:
         name, tenant = file.mount.name, file.result
         if name not in self._conflicting or not isinstance(tenant, Tenant):
-            return  # reconciled since
+            return  # the file has been reconciled in the meantime
         conflicts = self._accepted.conflicts(tenant)
         if not conflicts or self._has_precedence(file, tenant, conflicts):
             self._conflicting.discard(name)
@@ -163,7 +165,7 @@ class Reconciler:
             self._rebuilds.cancel(tenant.name)
             self._reject(file, rejection_of(tenant, conflicts))
             self._conflicting.add(tenant.name)
-        elif file.mount.tenant == tenant:  # the file has its accepted content again
+        elif file.mount.tenant == tenant:  # the tenant file has its accepted content again
             file.result = file.mount.tenant
             file.mount.clear_rejection()
         else:
@@ -172,7 +174,7 @@ class Reconciler:
     def _has_precedence(
         self, file: FollowedFile, tenant: Tenant, conflicts: list[Conflict]
     ) -> bool:
-        """Whether a tenant displaces those accepted before it, which happens only at start."""
+        """Whether a tenant displaces accepted tenants, which happens only at start."""
         if not self.is_starting or file.mount.was_built:
             return False
         owners = [self.files[conflict.owner].mount.tenant for conflict in conflicts]
@@ -180,7 +182,7 @@ class Reconciler:
         return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return the sort key by which the lowest of the tenants that conflict at start wins."""
+        """Return a sort key; in a conflict at start, the tenant with the lowest key wins."""
         return (tenant.name, tenant.digest) not in self.accepted_by_siblings, tenant.name
 
     def _cancel_build(self, name: str) -> None:
@@ -188,7 +190,7 @@ class Reconciler:
         self._postponed.discard(name)
 
     def _withdraw(self, file: FollowedFile) -> None:
-        """Remove a tenant's mount and claims. Its file gets a new mount."""
+        """Remove a tenant's mount and claims, and give the tenant file a new mount."""
         old = file.mount
         self._cancel_build(old.name)
         file.mount = self._new_mount(old.name)
@@ -215,7 +217,7 @@ class Reconciler:
             return
         old_prefix, was_evicted = mount.prefix, mount.instance is None
         old = mount.swap(tenant, instance)
-        # A change of the file does not count as a use, so an evicted tenant is evicted again.
+        # A change of the file does not count as a use, so an evicted tenant is soon evicted again.
         if old is not None:
             instance.used_at = old.used_at
             self._draining.add(tenant.name, old)
@@ -227,7 +229,7 @@ class Reconciler:
         self._rebuilds.cancel(tenant.name)
         self._accepted.add(tenant)
         if not is_new:
-            self._has_freed_claims = True  # it may have left its old prefix
+            self._has_freed_claims = True  # the tenant may have left its old prefix
         if is_new or old_prefix != tenant.url_prefix:
             self.is_routing_outdated = True
         event = "tenant.added" if is_new else "tenant.changed"
@@ -247,7 +249,7 @@ class Reconciler:
     # -- what the follower publishes ------------------------------------------------------------
 
     def take_mounts(self) -> list[Mount]:
-        """Return the mounts to route to. A rejected file gets its prefix if that is free."""
+        """Return the mounts to route to. A rejected tenant keeps only a free prefix."""
         self.is_routing_outdated = False
         mounts = [file.mount for file in self.files.values() if not file.is_disabled]
         for mount in mounts:
@@ -261,7 +263,7 @@ class Reconciler:
         """Return the disabled tenants.
 
         Args:
-            unreadable: name → why its operator state cannot be read.
+            unreadable: tenant → why the tenant's operator state cannot be read.
         """
         return tuple(
             file.disabled_status(unreadable.get(name, ""))
@@ -273,7 +275,7 @@ class Reconciler:
 def run_step(step: Callable[[], None], *, tenant: str = "") -> bool:
     """Run one step of a round, and return whether it succeeded.
 
-    An error is logged, and does not keep other tenants from their steps.
+    `run_step` logs an error, so that the steps of other tenants follow.
     """
     try:
         step()

@@ -1,6 +1,7 @@
-"""The files that wait for validation, and the requests that wait for a file.
+"""The queue of tenant files that wait for validation, and of requests that wait for a file.
 
-The queue only orders the work: `ReloadWorkers` validates, and `Reconciler` acts on the results.
+The queue only orders the tenant files; `ReloadWorkers` validates files, and `Reconciler` applies
+the results.
 """
 
 import math
@@ -18,22 +19,24 @@ from tenantry.tenants.file import FileContent
 from tenantry.tenants.validation import ValidationResult
 
 MAX_WAIT_S = 1.0
-"""How long requests wait for one file while the host starts, counted from the first request. A file
-that hangs must not occupy the request threads again and again."""
+"""Seconds that requests wait for one tenant file while the host starts, counted from the first
+request. A tenant file that hangs must not occupy request threads repeatedly."""
 
 BATCH_S = 0.25
-"""How long a result waits for those of files that changed at the same time. If two new tenants
-conflict, each worker then accepts the first one by name, whichever was validated first."""
+"""Seconds that a validation result waits for the results of other files that changed at the same
+time. If two new tenants conflict, each worker then accepts the first tenant by name, independent of
+the order of validation."""
 
 
 class ValidationQueue:
-    """The files between a change and the follower's reaction to it.
+    """The tenant files between a change and the follower's reaction.
 
-    One thread uses it and collects from `workers`. Only `wait` is for other threads.
+    The follower's thread uses the queue and collects from `workers`. Other threads may call only
+    `wait`.
 
     Args:
-        workers: validate the files.
-        on_result: called with each result, unless the file has changed again by then.
+        workers: the threads that validate tenant files.
+        on_result: called with each result, unless the tenant file has changed again.
         wake: starts the next round of the follower.
         clock: monotonic seconds.
     """
@@ -53,46 +56,46 @@ class ValidationQueue:
         self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet given to the workers
         self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
         self._with_result: set[str] = set()  # names whose newest result has not been taken yet
-        self._take_at = math.inf  # latest time to take them
+        self._take_at = math.inf  # latest time to take the results
         self._new: set[str] = set()  # names that have never been reconciled
         self._first_request_at: dict[str, float] = {}  # name → when a request began to wait
         self._reconciled = threading.Condition()  # notified when a name leaves `_new`
 
     @property
     def is_idle(self) -> bool:
-        """Whether no file waits for its validation or is being validated."""
+        """Whether no tenant file waits for validation or is being validated."""
         return not self._waiting and not self._workers.validating
 
     @property
     def has_new_names(self) -> bool:
-        """Whether some names have never been reconciled."""
+        """Whether some tenant files have never been reconciled."""
         return bool(self._new)
 
     @property
     def take_at(self) -> float:
-        """Latest time to call `take_due`; infinite if there is no result."""
+        """Latest time to call `take_due`; infinite without a result."""
         return self._take_at if self._with_result else math.inf
 
     def add_name(self, name: str) -> None:
-        """Add a file that was not there before. Its requests wait until it is reconciled."""
+        """Add a new tenant file. Requests to the tenant wait until the file is reconciled."""
         self._new.add(name)
         self._first_request_at.pop(name, None)
 
     def add(self, content: FileContent) -> None:
-        """Have new content validated."""
+        """Queue the new content of a tenant file for validation."""
         name = content.path.stem
         self._newest[name] = content
         self._waiting[name] = None
 
     def remove(self, name: str) -> None:
-        """Forget a file that is gone, and stop its requests from waiting."""
+        """Forget a deleted tenant file, and end the wait of requests to the tenant."""
         self._newest.pop(name, None)
         self._waiting.pop(name, None)
         self._with_result.discard(name)
         self.mark_reconciled(name)
 
     def submit(self) -> None:
-        """Pass as many files to the workers as they can validate now, urgent ones first."""
+        """Pass files to the workers while a thread is free, urgent files first."""
         while self._waiting and self._workers.can_validate:
             content = self._newest[self._next_name()]
             self._workers.validate(
@@ -113,7 +116,7 @@ class ValidationQueue:
 
     def _handle_result(self, content: FileContent, result: ValidationResult) -> None:
         if not self._is_newest(content):
-            return  # the file has changed or disappeared since
+            return  # the tenant file has changed or disappeared
         name = content.path.stem
         del self._newest[name]
         if not self._with_result:
@@ -122,14 +125,14 @@ class ValidationQueue:
         self._on_result(content, result)
 
     def take_due(self, *, is_starting: bool) -> list[str]:
-        """Return the names to reconcile now. At start, each at once; later, batches by name."""
+        """Return the tenants to reconcile now, sorted by name, in batches after the start."""
         if not is_starting and not self.is_idle and self._clock() < self._take_at:
             return []
         names, self._with_result = sorted(self._with_result), set()
         return names
 
     def mark_reconciled(self, name: str) -> None:
-        """Let the requests continue that wait for this name."""
+        """Let requests that wait for the tenant `name` continue."""
         if name in self._new:
             self._new.discard(name)
             self._first_request_at.pop(name, None)
@@ -137,7 +140,7 @@ class ValidationQueue:
                 self._reconciled.notify_all()
 
     def wait(self, mount: Mount) -> None:
-        """Have a tenant's file validated next, and wait until it is reconciled or time is up."""
+        """Move a tenant's file to the front, and wait up to `MAX_WAIT_S` for its reconciliation."""
         name = mount.name
         first_at = self._first_request_at.setdefault(name, self._clock())
         self._urgent.put(name)

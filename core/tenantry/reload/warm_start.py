@@ -1,9 +1,10 @@
-"""What a new worker learns from the other workers of its host before it accepts connections.
+"""Requests from a new worker to other workers of its host, before the first connection.
 
-It learns which tenants they have accepted. Otherwise, it would resolve conflicts by name, although
-the others resolved them by who served first, and one prefix would have two owners. It also learns
-which tenants they have built. Otherwise, each tenant's first request waits 10 to 125 ms for a
-build; after a restart, all of them wait at once.
+A new worker asks other workers for the tenants that the other workers have accepted. Otherwise, the
+new worker would resolve a conflict by name, while another worker keeps the tenant that served
+first, and one prefix would have two owners. A new worker also asks for the tenants that other
+workers have built. Otherwise, each tenant's first request in the new worker waits 10 to 125 ms for
+a build.
 """
 
 import threading
@@ -15,25 +16,27 @@ from tenantry.observability.control_socket import ask_workers
 from tenantry.routing.router import Router
 
 BUILD_TIMEOUT_S = 2.0
-"""How long a new worker builds before it accepts connections: enough for 50 to 200 tenants. The
-other workers serve meanwhile, and first requests build the rest."""
+"""Seconds that a new worker builds instances before the worker accepts connections: enough for 50
+to 200 tenants. First requests build the remaining instances."""
 
 BUILT_ANSWER_TIMEOUT_S = 1.0
-"""How long one worker may take to list the tenants that it has built."""
+"""Seconds that one worker may take to list its built tenants."""
 
 ACCEPTED_TIMEOUT_S = 1.0
-"""How long a new worker waits to learn which tenants the others have accepted. 10,000 tenants take
-0.1 s, and several times that if the other worker is busy. Without an answer, names decide."""
+"""Seconds that a new worker waits for the accepted tenants of other workers. A list of 10,000
+tenants takes 0.1 s, or several times as long from a busy worker. Without an answer, the new worker
+resolves conflicts by name."""
 
 ACCEPTED_ANSWER_TIMEOUT_S = 0.4
-"""How long one worker may take to answer, so that one that hangs leaves time for the others."""
+"""Seconds that one worker may take to list its accepted tenants, so that a worker that hangs leaves
+time for other workers."""
 
 
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[tuple[str, str]]:
     """Return name and digest of each tenant that other workers over `data_dir` have accepted.
 
-    Only workers that serve the same tenants count (`only`; empty for all), and only after they have
-    validated every file: until then, their decisions are not final.
+    Only workers with the same `only` (empty for all tenants) count, and only workers that have
+    validated every tenant file, because earlier decisions are not final.
     """
     found: list[frozenset[tuple[str, str]]] = []
 
@@ -47,9 +50,10 @@ def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozense
 
 
 def build_as_siblings(data_dir: Path, router: Router) -> None:
-    """Build what the other workers over `data_dir` have built.
+    """Build the tenants that other workers over `data_dir` have built.
 
-    After `BUILD_TIMEOUT_S`, no further build starts, and one that hangs goes on by itself.
+    After `BUILD_TIMEOUT_S`, no further build starts, and a build that hangs continues on its own
+    thread.
     """
     deadline = time.monotonic() + BUILD_TIMEOUT_S
 
@@ -68,7 +72,7 @@ def build_as_siblings(data_dir: Path, router: Router) -> None:
 
 
 def _run_at_most(timeout_s: float, act: Callable[[], None], thread_name: str) -> None:
-    """Call `act` on a thread, and return when it has ended or time is up."""
+    """Call `act` on a thread; return at the end of `act`, or after `timeout_s` seconds."""
     thread = threading.Thread(target=act, name=thread_name, daemon=True)
     thread.start()
     thread.join(timeout_s)

@@ -1,6 +1,7 @@
 """The threads that validate tenant files and build instances for the follower.
 
-This work can be slow or hang. The follower's own thread only submits it and collects results.
+Validations and builds can be slow or hang, so the follower's own thread only submits jobs and
+collects results.
 """
 
 import time
@@ -22,21 +23,23 @@ from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant, ValidationResult, validate_file
 
 MAX_VALIDATIONS = 4
-"""Files that are validated at once: enough for two processors, and few loader processes."""
+"""Maximum number of concurrent validations: enough for two processors, with few loader
+processes."""
 
 MAX_BUILDS = 2
-"""Instances that are built at once. They share the interpreter lock with the requests."""
+"""Maximum number of concurrent builds, which share the interpreter lock with requests."""
 
 FIRST_TIMEOUT_S = 0.5
-"""A file that takes longer is validated again on a thread of its own, with the loader's whole
-timeout. Otherwise, four files that hang would occupy all threads for 5 s. A file usually takes
-1 ms."""
+"""Seconds after which the first validation of a tenant file ends. A slow file is validated again on
+a separate thread, with the loader's whole timeout, because four files that hang would occupy all
+threads for 5 s. A validation usually takes 1 ms."""
 
 CLOSE_TIMEOUT_S = 2.0
-"""How long `close` waits for running jobs. gunicorn gives a worker 30 s to stop."""
+"""Seconds that `close` waits for running jobs. gunicorn gives a worker 30 s to stop."""
 
 BuildResult = Instance | BaseException | None
-"""None if the build did not start, because it was no longer wanted."""
+"""The result of a build: an instance, an exception, or None for a build that did not start because
+the build was no longer wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,15 @@ class _Result:
 
 
 class ReloadWorkers:
-    """Worker pools and loader processes. `close` ends both. One thread submits and collects.
+    """Worker pools and loader processes of one follower. `close` ends threads and processes.
 
-    The callbacks `on_result` run on that thread, and `is_wanted` runs on a worker thread.
+    The follower's thread submits jobs, collects results and runs the callbacks `on_result`. The
+    callbacks `is_wanted` run on a worker thread.
 
     Args:
         data_dir: contains the folders of the tenants.
-        build: returns an instance; may raise anything.
-        notify: called on a worker thread when there is a result to collect.
+        build: returns an instance of a tenant; may raise any exception.
+        notify: called on a worker thread when a result is ready to collect.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class ReloadWorkers:
         on_result: Callable[[ValidationResult], None],
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Validate a file. One that is slow is validated again, unless it has changed by then."""
+        """Validate a tenant file, and validate a slow file again with a longer timeout."""
         self._validating += 1
         handle = partial(self._end_first_validation, content, on_result, is_wanted)
         self._validators.submit(partial(self._validate, content, FIRST_TIMEOUT_S, handle))
@@ -111,27 +115,27 @@ class ReloadWorkers:
         on_result: Callable[[BuildResult], None],
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Build an instance beside the one that serves."""
+        """Build a new instance beside the serving instance."""
         self._builders.submit(partial(self._build_instance, tenant, on_result, is_wanted))
 
     @property
     def has_waiting_builds(self) -> bool:
-        """Whether builds wait for a thread. Then call `start_builds` again a little later."""
+        """Whether builds wait for a thread. If so, call `start_builds` again soon."""
         return self._builders.has_waiting_jobs
 
     def start_builds(self) -> None:
-        """Start the builds that wait, in place of late ones."""
+        """Start waiting builds in place of late builds."""
         self._builders.start_threads()
 
     def collect(self) -> Iterator[Callable[[], None]]:
-        """Yield, for each result, the call that handles it."""
+        """Yield a function for each result, which passes the result to its callback."""
         with suppress(Empty):
             while True:
                 result = self._results.get_nowait()
                 yield partial(result.handle, result.value)
 
     def stop_idle_loaders(self) -> None:
-        """Stop the idle loader processes. The next file starts a new one."""
+        """Stop the idle loader processes. The next validation starts a new loader process."""
         with suppress(Empty):
             while True:
                 self._idle_loaders.get_nowait().close()
@@ -139,8 +143,8 @@ class ReloadWorkers:
     def close(self) -> None:
         """Drop the waiting jobs and stop the threads. Idempotent.
 
-        A job that runs longer than `CLOSE_TIMEOUT_S` ends by itself or with the process. An
-        instance that it builds is closed at once.
+        A job that runs longer than `CLOSE_TIMEOUT_S` ends later or with the process. An instance
+        from a build that ends after `close` is closed at once.
         """
         self._is_closed = True
         pools = (self._validators, self._slow_validator, self._builders)
@@ -195,7 +199,8 @@ class ReloadWorkers:
         result: BuildResult = None
         try:
             if is_wanted() and not self._is_closed:
-                # A context of its own: what an endpoint sets while imported stays off this thread.
+                # The build runs in a new context, so context variables that an endpoint sets do not
+                # stay on the thread.
                 result = Context().run(self._build, tenant)
         except BaseException as error:  # noqa: BLE001 - an import may raise SystemExit, too
             result = error
@@ -203,6 +208,6 @@ class ReloadWorkers:
 
     def _put(self, handle: Callable[[Any], None], value: ValidationResult | BuildResult) -> None:
         self._results.put(_Result(handle, value))
-        if self._is_closed:  # nothing collects results any more
+        if self._is_closed:  # after `close`, no thread collects results
             self._drop_results()
         self._notify()

@@ -1,5 +1,6 @@
 """The gunicorn worker: it waits for slow clients without a thread and admits requests fairly.
 
-It knows gunicorn and WSGI, not Flask. It may import the packages below it; `admission` reads the
-host's mounts and limits. gunicorn calls it first, through `gunicorn_conf`, as its `worker_class`.
+The package `server` knows gunicorn and WSGI, not Flask. The package `server` may import lower
+packages; `admission` reads the host's mounts and limits. gunicorn reads `gunicorn_conf`, which sets
+the `worker_class`.
 """

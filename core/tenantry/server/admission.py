@@ -1,7 +1,7 @@
-"""Pre-thread admission: what the server's main loop asks about a request before it uses a thread.
+"""Admission: decisions of the server's main loop about a request before a thread runs the request.
 
-`Host.admission` is for a server that asks. Under another server, the layers of each instance make
-the same decisions in the thread. Everything here is a look-up.
+Tenantry's gunicorn worker asks `Host.admission`. Under another server, the layers of each instance
+make the same decisions in the thread. Each decision of `Admission` is a fast look-up.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tenantry.middleware.host_pages import LIVE
 from tenantry.routing.mount import Mount
 
 OnRefusal = Callable[[str, bytes, bytes], None]
-"""Called with the tenant, the request head and the response."""
+"""A function that is called with the tenant, the request head and the response of a refusal."""
 
 _HOST_BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
@@ -24,19 +24,20 @@ _LIVENESS_HEADS = (b"GET /-/livez ", b"HEAD /-/livez ")
 
 
 class Admission:
-    """The decisions before a thread. Only the main loop's thread uses it, except for `let_in`.
+    """Decides on requests before a thread. Only the main loop calls methods other than `let_in`.
 
     Args:
         share: the rule of fair share in this process.
-        at: returns the mount at a prefix.
-        is_operators: whether a socket's own address is that of the operators' listener.
+        at: returns the mount at a URL prefix.
+        is_operators: returns whether a socket's own address is the address of the operators'
+            listener.
         let_in: called on the thread that runs a request, with the tenant that was admitted.
         refusal: returns the response that every request of a tenant gets now, or None.
-        on_refusal: called for each request that is refused here and so reaches no layer.
+        on_refusal: called for each request that `Admission` refuses before any layer.
     """
 
     live = LIVE
-    """Answers liveness probes even while no thread is free, because the worker still works."""
+    """The response to a liveness probe while no thread is free, because the worker still works."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""A client's socket, with limits on how long a thread waits for the client.
+"""A client's socket with limits for the time that a thread waits for the client.
 
-The limits apply to the whole request and to the whole response. With a timeout for each read, eight
-clients that sent one byte a second held the eight threads of a worker for as long as they liked.
+The limits apply to the whole request and to the whole response. With a separate timeout for each
+read, eight clients that sent one byte a second held the eight threads of a worker forever.
 """
 
 import errno
@@ -12,27 +12,27 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 30.0
-"""How long a thread waits for its client in total, in each direction."""
+"""Seconds that a thread waits for its client in total, in each direction."""
 
 LEAST_BYTES_PER_S = 1024
-"""Each time this many bytes move, the client gets another second: a bad mobile connection."""
+"""Number of bytes for which a client gets another second, enough for a bad mobile connection."""
 
 NOTICED_S = 0.05
-"""Shorter waits for sending do not count: the thread waited for the interpreter lock, not for the
-client."""
+"""Minimum seconds of a wait for sending that counts. In a shorter wait, the thread waited for the
+interpreter lock, not for the client."""
 
 HELD_BYTES = 65536
-"""Maximum size of a first chunk that is sent together with the head; a larger one is not copied."""
+"""Maximum size of a first body chunk that is copied and sent together with the response head."""
 
 _NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_HEAD = b"HTTP/1."  # how a response head starts
+_HEAD = b"HTTP/1."  # the start of a response head
 _INTERIM = b"1"  # the status class of interim responses
 _BODILESS = (b"204", b"304")
 _EMPTY = b"\r\ncontent-length: 0\r\n"
 
 
 def _wait(raw: Any, event: int, seconds: float) -> bool:
-    """Wait until a socket can be read or written; return whether it can."""
+    """Wait until a socket can be read or written; return whether the socket can be."""
     poll = select.poll()
     poll.register(raw, event)
     return bool(poll.poll(seconds * 1000))
@@ -41,14 +41,15 @@ def _wait(raw: Any, event: int, seconds: float) -> bool:
 class PatientSocket:
     """A client's socket for the thread that serves its current request.
 
-    The socket itself never blocks, because the main loop also uses it. Changing that for each
-    request would take two system calls. This class waits instead.
+    The raw socket never blocks, because the main loop also uses the raw socket. Changing the mode
+    of the socket for each request would take two system calls, so `PatientSocket` waits with
+    `poll`.
 
     Args:
         raw: the socket.
         clock: monotonic seconds.
         wait: waits until the socket can be read or written (`select.POLLIN`, `POLLOUT`) or the
-            seconds have passed; returns whether it can.
+            seconds have passed; returns whether the socket can be read or written.
     """
 
     __slots__ = (
@@ -71,7 +72,7 @@ class PatientSocket:
         self.begin()
 
     def begin(self, *, holds_head: bool = False) -> None:
-        """Begin a request. The client's time starts again.
+        """Begin a request, and reset the time that the client has used.
 
         Args:
             holds_head: whether a response head is sent together with the start of its body.
@@ -85,15 +86,15 @@ class PatientSocket:
         return getattr(self.raw, name)
 
     def gettimeout(self) -> float | None:
-        """Return how long a single wait may take; None for only the total limit."""
+        """Return the seconds that a single wait may take; None if only the total limit applies."""
         return self._timeout_s
 
     def settimeout(self, seconds: float | None) -> None:
-        """Set how long a single wait may take."""
+        """Set the seconds that a single wait may take."""
         self._timeout_s = seconds
 
     def setblocking(self, flag: bool) -> None:
-        """Wait in each call, or never."""
+        """Set whether each call waits for the client."""
         self._timeout_s = None if flag else 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -117,15 +118,15 @@ class PatientSocket:
                 return data
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Send all of `data`, like `sendall`; return its size."""
+        """Send all of `data`, like `sendall`; return the size of `data`."""
         self.sendall(data, flags)
         return len(data)
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
-        """Send all of `data`. A response head waits for the first bytes of its body, or `flush`.
+        """Send all of `data`, but hold a response head until the first body bytes, or `flush`.
 
-        Head and body then go out in one packet and one call (PEP 3333 allows it). A head without a
-        body goes out at once, because the app can have more work to do.
+        Head and first body bytes go out in one packet and one system call, as PEP 3333 allows. A
+        head without a body goes out at once, because the app can have more work to do.
 
         Raises:
             ConnectionResetError: the client reads too slowly.
@@ -141,7 +142,7 @@ class PatientSocket:
         self._send(data, flags)
 
     def flush(self) -> None:
-        """Send a head that still waits for its body.
+        """Send a response head that waits for its body.
 
         Raises:
             ConnectionResetError: the client reads too slowly.
@@ -151,7 +152,7 @@ class PatientSocket:
             self._send(data, 0)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a file with `os.sendfile`. Each wait is limited, but not their total."""
+        """Send a file with `os.sendfile`, with a limit for each wait, but no total limit."""
         self.flush()
         self.raw.settimeout(PATIENCE_S)
         try:
@@ -189,7 +190,7 @@ class PatientSocket:
                 self._sending_s += waited_s
 
     def _await(self, why: OSError, event: int, left_s: float) -> None:
-        """Wait for the client.
+        """Wait until the client has sent bytes or accepts bytes.
 
         Raises:
             TimeoutError: the client did not act in time.
@@ -204,17 +205,17 @@ class PatientSocket:
 
 
 def _announces_body(data: bytes) -> bool:
-    """Whether the data is the head of a final response with a body."""
+    """Whether `data` is the head of a final response with a body."""
     if not data.startswith(_HEAD) or data[9:10] == _INTERIM or data[9:12] in _BODILESS:
         return False
     return _EMPTY not in data.lower()
 
 
 def _left_s(moved_bytes: int, waited_s: float) -> float:
-    """Return the seconds that the client has left.
+    """Return the seconds that a thread may still wait for the client.
 
     Raises:
-        TimeoutError: it has none left.
+        TimeoutError: no seconds are left.
     """
     left_s = PATIENCE_S + moved_bytes / LEAST_BYTES_PER_S - waited_s
     if left_s <= 0:

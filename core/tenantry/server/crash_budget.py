@@ -1,7 +1,7 @@
-"""The crash budget: which tenants are to blame for ended workers, and when one is parked.
+"""The crash budget: blames tenants for ended workers, and parks a tenant with enough strikes.
 
-It runs in gunicorn's master, and runs no tenant's code. A failure here costs a line in the log; the
-master goes on.
+The crash budget runs in gunicorn's master, and runs no tenant's code. The master logs a failure of
+the crash budget and keeps running.
 """
 
 import logging
@@ -23,18 +23,18 @@ from tenantry.tenants.operator_state import (
 )
 
 LIMIT = 3.0
-"""Strikes within `WINDOW_S` that park a tenant. One worker can be killed by an operator, two by
-chance."""
+"""Number of strikes within `WINDOW_S` that park a tenant. One or two workers can end for another
+reason than the tenant."""
 
 OWN = 2
-"""How many of them must be the tenant's alone. Otherwise, one death by chance, while only this
-tenant has a request in flight, could park a busy tenant beside one that ends workers."""
+"""Minimum number of whole strikes, with one suspect each, among the strikes that park a tenant.
+Shares alone could park a busy tenant that serves beside a tenant that ends workers."""
 
 WINDOW_S = 300.0
 
 LOCK_WAIT_S = 0.5
-"""How long the master waits for another process that changes an operator state. Meanwhile it looks
-after no worker."""
+"""Seconds that the master waits for another process that changes an operator state. A waiting
+master checks no worker."""
 
 _ROUNDING = 1e-9
 
@@ -45,23 +45,24 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Record:
-    """The strikes of one tenant."""
+    """The strikes against one tenant."""
 
     strikes: deque[tuple[float, float]] = field(default_factory=deque)
-    """The time of each strike, and its share: one divided by the number of suspects."""
+    """The time and the share of each strike. A share is one divided by the number of suspects."""
     times: int = 0
-    """Number of consecutive times it was parked."""
+    """Number of consecutive times that the tenant was parked."""
     parked_at: float = -math.inf
     last_at: float = -math.inf
-    """When it got its last strike, or share of one."""
+    """When the tenant got its last strike or share of a strike."""
 
 
 def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:
-    """Return the tenants to blame for the end of a worker, and why.
+    """Return the tenants to blame for the end of a worker, and the reason.
 
-    Nobody is to blame if the worker was stopping, or if nothing was in flight. The tenant is
-    certain if its thread crashed (`ended_by`) or held the interpreter lock. Otherwise, an
-    unfinished build is suspected before all requests, because it runs only for milliseconds.
+    No tenant is to blame if the worker was stopping, or if no request and no build was in flight.
+    The tenant is certain if a thread of the tenant crashed (`ended_by`) or held the interpreter
+    lock. Otherwise, the tenants with an unfinished build are suspects before tenants with requests,
+    because a build runs only for milliseconds.
     """
     running = [] if row.is_stopping else row.in_flight()
     for one in running:
@@ -86,15 +87,15 @@ def _and_others(number: int, is_build: bool) -> str:
 
 
 class CrashBudget:
-    """The strikes of all tenants. Lives as long as the master; used by one thread."""
+    """The strikes of all tenants, for the life of the master. Not thread-safe."""
 
     def __init__(self, data_dir: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._data_dir = data_dir
         self._clock = clock
-        self._records: dict[str, _Record] = {}  # of those that ended a worker
+        self._records: dict[str, _Record] = {}  # the records of tenants that ended a worker
 
     def note(self, suspects: Collection[str], reason: str) -> None:
-        """Record that a worker has ended while the suspects were in flight; park who has enough.
+        """Record a strike against the suspects, and park each tenant with enough strikes.
 
         Each suspect gets an equal share of one strike. No tenant is parked for shares alone,
         because a busy tenant is in flight whichever tenant ends a worker.
@@ -106,7 +107,10 @@ class CrashBudget:
             )
             try:
                 self._note_one(name, share, reason)
-            except (TenantryError, OSError) as error:  # the next strike tries again
+            except (
+                TenantryError,
+                OSError,
+            ) as error:  # the next strike tries to park the tenant again
                 _logger.error("tenant.not_parked", extra={"tenant": name, "reason": str(error)})
 
     def has_struck(self, name: str) -> bool:
@@ -123,7 +127,7 @@ class CrashBudget:
             record.strikes.popleft()
         is_parked = bool(read_operator_state(self._data_dir, name).parked)
         if is_parked and now - record.parked_at < FIRST_WAIT_S:
-            record.strikes.pop()  # a request from before it was parked
+            record.strikes.pop()  # the request is older than the parking
         elif (_is_a_whole if is_parked else _is_enough)(record.strikes):
             self._park(name, record, reason)
 
@@ -156,5 +160,5 @@ def _is_enough(strikes: Collection[tuple[float, float]]) -> bool:
 
 
 def _is_a_whole(strikes: Collection[tuple[float, float]]) -> bool:
-    """Whether that is enough to keep a parked tenant parked after a trial request."""
+    """Whether the strikes are enough to keep a parked tenant parked after a trial request."""
     return sum(share for _, share in strikes) >= 1.0 - _ROUNDING

@@ -1,7 +1,7 @@
-"""Which thread of a worker crashed: `faulthandler` writes it into memory that the master reads.
+"""Reports of the thread that crashed a worker, from `faulthandler` to the master.
 
-Only fatal signals leave a report (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL). `os._exit` and a
-SIGKILL leave none.
+`faulthandler` writes a report into memory that worker and master share. Only fatal signals leave a
+report (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL); `os._exit` and SIGKILL leave no report.
 """
 
 import faulthandler
@@ -13,13 +13,13 @@ _CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
 
 
 class CrashReport:
-    """The report of one worker. The master makes it before the fork, reads it and closes it."""
+    """The crash report of one worker. The master creates, reads and closes the report."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("tenantry-crash-report")
 
     def enable(self) -> None:
-        """Write a report when the calling process crashes; its own signal handlers still run."""
+        """Write a report when the calling process crashes, and then run its own signal handlers."""
         faulthandler.enable(self._fd)
 
     def thread(self) -> int | None:
@@ -28,7 +28,7 @@ class CrashReport:
         return int(found[-1], 16) if found else None
 
     def close(self) -> None:
-        """Free the memory. Idempotent."""
+        """Free the memory of the report. Idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

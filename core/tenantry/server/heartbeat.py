@@ -1,7 +1,7 @@
-"""A worker's heartbeat, as the master sees it, and the request that holds it up.
+"""The heartbeat of a worker, and the search for a request that blocks the heartbeat.
 
-A thread that holds the interpreter lock stops the main loop and all other threads. Then only this
-thread uses the processor, which the master can see in `/proc`.
+A thread that holds the interpreter lock stops the main loop and all other threads of a worker. The
+master can see in `/proc` that only the blocking thread uses the processor.
 """
 
 import os
@@ -17,23 +17,25 @@ from gunicorn.workers.workertmp import WorkerTmp
 from tenantry.observability.scoreboard import InFlight, Row
 
 TOUCH_S = 0.25
-"""Minimum time between two touches of the file. The main loop asks for two with each request, and
-each is a system call while a request thread waits for the interpreter lock."""
+"""Minimum seconds between two touches of the heartbeat file. The main loop calls `notify` twice per
+request, and each touch is a system call while a request thread waits for the interpreter lock."""
 
 SILENT_S = 1.5
-"""Seconds of silence after which the master checks which thread works. A healthy worker beats at
-least every 1.25 s: `TOUCH_S`, and one second in which the main loop waits for events."""
+"""Seconds without a heartbeat after which the master searches for the blocking thread. A healthy
+worker has a heartbeat at least every 1.25 s: `TOUCH_S`, plus one second in which the main loop
+waits for events."""
 
 STRUCK_PATIENCE_S = 3.0
-"""How long a tenant that recently ended a worker may hold the lock; for others, `timeout`
-applies."""
+"""Seconds that a tenant that recently ended a worker may hold the interpreter lock; for another
+tenant, gunicorn's `timeout` applies."""
 
 _CLEAR_TICKS = 5
-"""Minimum CPU time of a thread between two checks, which are about a second apart: 0.05 s."""
+"""Minimum CPU time of a blocking thread between two checks, in clock ticks (0.05 s). Two checks are
+about a second apart."""
 
 _CLEAR_LEAD = 2
-"""The blamed thread must use this many times the CPU time of the next one. If two threads take
-turns, neither does, and the main loop gets turns, too."""
+"""Minimum ratio between the CPU time of the blocking thread and of every other thread. If two
+threads take turns, neither thread blocks the main loop."""
 
 _USER, _SYSTEM = 11, 12
 """Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state
@@ -41,13 +43,13 @@ _USER, _SYSTEM = 11, 12
 
 
 class Heartbeat(WorkerTmp):  # type: ignore[misc]
-    """The file that a worker touches. The master checks it every second.
+    """The file that a worker touches and that the master checks every second.
 
     Args:
         cfg: gunicorn's configuration.
-        worker: the worker; it has its `pid` once it is forked.
-        row: its row on the scoreboard, if it has one.
-        has_struck: whether a tenant recently ended a worker.
+        worker: the worker object, which has a `pid` after the fork.
+        row: the worker's row on the scoreboard, or None.
+        has_struck: returns whether a tenant recently ended a worker.
     """
 
     def __init__(
@@ -61,21 +63,21 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         self._touch_at = 0.0  # on the monotonic clock
         self._ticks: dict[int, int] = {}
         self.silent_s = 0.0
-        """Seconds without a heartbeat when the master checked last."""
+        """Seconds without a heartbeat at the last check of the master."""
         self.culprit: InFlight | None = None
-        """The request or build whose thread alone works while there is no heartbeat."""
+        """The request or build on the blocking thread, or None."""
 
     def notify(self) -> None:
-        """Touch the file, in the worker, at most every `TOUCH_S`."""
+        """Touch the heartbeat file in the worker, at most every `TOUCH_S`."""
         now = time.monotonic()
         if now >= self._touch_at:
             self._touch_at = now + TOUCH_S
             super().notify()
 
     def last_update(self) -> float:
-        """Return when it was touched last (monotonic clock), and check on a silent worker."""
+        """Return the monotonic time of the last touch, and search for a blocking thread."""
         touched: float = super().last_update()
-        with suppress(Exception):  # the master must go on
+        with suppress(Exception):  # the master must keep running
             self._look(time.monotonic() - touched)
         return touched
 
@@ -93,12 +95,13 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
             has_struck = self._has_struck(self.culprit.tenant)
             patience_s = STRUCK_PATIENCE_S if has_struck else self._timeout_s
             if silent_s > min(patience_s, self._timeout_s):
-                # gunicorn sends SIGABRT first, but Python needs the lock to handle it.
+                # gunicorn sends SIGABRT first, but Python cannot handle SIGABRT without the
+                # interpreter lock.
                 os.kill(self._worker.pid, signal.SIGKILL)
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:
-    """Return the thread that alone has worked, or None if that is not clear."""
+    """Return the only thread that has used CPU time, or None if no thread clearly stands out."""
     used = sorted((after[one] - before[one], one) for one in after.keys() & before.keys())
     if not used or used[-1][0] < _CLEAR_TICKS:
         return None

@@ -1,6 +1,7 @@
 """Checks listeners before gunicorn opens them.
 
-gunicorn tries for five seconds to open a listener, and then names no option or variable.
+gunicorn tries for five seconds to open a listener, and then logs an error without the option or
+variable.
 """
 
 import itertools
@@ -26,26 +27,26 @@ class SameListenerError(TenantryError):
 
 @dataclass(frozen=True)
 class Listener:
-    """An address that gunicorn is to listen on."""
+    """An address on which gunicorn listens."""
 
     source: str
-    """The option or variable that sets it, for messages."""
+    """The option or variable that sets the address, for messages."""
     bind: str
     """`HOST:PORT` or `unix:PATH`."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host without brackets, and port."""
+        """The host of the listener without brackets, and the port."""
         host, _, port = self.bind.rpartition(":")
         return ("127.0.0.1" if host == "localhost" else host.strip("[]")), int(port)
 
 
 def check_listeners(listeners: Sequence[Listener]) -> None:
-    """Open all listeners at once, and close them again.
+    """Open all listeners at once, and close all listeners again.
 
     Raises:
-        SameListenerError: Two of them are the same.
-        TenantryError: One cannot be opened; the text names its option or variable.
+        SameListenerError: Two listeners have the same address.
+        TenantryError: A listener cannot be opened; the text names the option or variable.
     """
     on_tcp = [listener for listener in listeners if not listener.bind.startswith("unix:")]
     for one, other in itertools.combinations(on_tcp, 2):
@@ -90,7 +91,7 @@ def _listen(listener: Listener) -> socket.socket:
 
 
 def _check_unix_socket(path: Path) -> None:
-    """Check the folder and the length of the path, and that no server listens there."""
+    """Check that gunicorn can create a Unix socket at `path`, and that no server listens there."""
     if not path.parent.is_dir():
         raise OSError(0, f"there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -107,5 +108,5 @@ def _check_unix_socket(path: Path) -> None:
         try:
             client.connect(os.fspath(path))
         except OSError:
-            return  # a server that has ended left it behind; gunicorn replaces it
+            return  # an ended server left the socket, which gunicorn replaces
     raise OSError(0, "another server listens there")

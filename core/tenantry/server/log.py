@@ -1,4 +1,4 @@
-"""gunicorn's `logger_class`: writes its lines in the format of all others."""
+"""gunicorn's `logger_class`, which writes gunicorn's lines in the format of the host's lines."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tenantry.settings import read_settings
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Passes gunicorn's lines to the root logger. It writes no access log."""
+    """A logger that passes gunicorn's lines to the root logger and writes no access log."""
 
     def setup(self, cfg: Any) -> None:
-        """Set up logging in this process, and again after each reload of the configuration."""
+        """Set up logging in this process, at the start and after each reload."""
         super().setup(cfg)
         settings = read_settings()
         configure_logging(settings.log_format, settings.log_level)

@@ -1,12 +1,13 @@
-"""gunicorn's gthread worker, made safe against slow clients.
+"""gunicorn's gthread worker with protection against slow clients.
 
-With plain gthread (gunicorn 26 and 27), sixteen half-sent request heads hold every thread for as
-long as the clients like, twenty clients that keep their socket open after `Connection: close` stop
-the accept loop for 40 s, and an exception that is not an `Exception` ends the worker.
+With plain gthread (gunicorn 26 and 27), sixteen half-sent request heads hold every thread without a
+time limit, twenty clients that keep their socket open after `Connection: close` stop the accept
+loop for 40 s, and an exception that is not an `Exception` ends the worker.
 
-Here, a connection uses a thread only once its request head is complete. The main loop collects
-heads and drains closed connections without waiting. This overrides private methods of
-`ThreadWorker`. `tests/server/test_worker.py` runs each attack on a real server.
+With `PatientWorker`, a connection uses a thread only after its request head is complete. The main
+loop of `PatientWorker` collects request heads and drains closed connections without waiting.
+`PatientWorker` overrides private methods of `ThreadWorker`. `tests/server/test_worker.py` runs each
+attack on a real server.
 """
 
 import errno
@@ -30,31 +31,35 @@ from tenantry.server.client_socket import PatientSocket
 from tenantry.server.thread_pool import ThreadPool
 
 HEAD_TIMEOUT_S = 10.0
-"""From the start of a connection, or of its next request, to the end of the head."""
+"""Seconds that a client has from the start of a connection, or of the next request, to the end of
+the request head."""
 
 HEAD_LIMIT_BYTES = 65536
-"""Maximum size of a head. gunicorn's own limits allow 820 kB, and do not count the headers that
-`header_map = "drop"` removes: 60,000 of them held the interpreter lock for 1.0 s."""
+"""Maximum size of a request head. gunicorn's own limits allow 820 kB, and do not count the headers
+that `header_map = "drop"` removes: 60,000 removed headers held the interpreter lock for 1.0 s."""
 
 LINGER_S = 2.0
-"""How long a closed connection is drained, so that the client gets the end of its response and not
-a reset (RFC 9112 §9.6). gunicorn waits as long, but blocks its accept loop."""
+"""Seconds for which a closed connection is drained, so that the client gets the end of its response
+and not a reset (RFC 9112 §9.6). gunicorn's own worker waits equally long, but blocks its accept
+loop."""
 
 LINGER_LIMIT_BYTES = 1 << 20
-"""Maximum bytes that a client may still send after its response: what a loopback buffer holds."""
+"""Maximum bytes that a client may send after its response, enough for a full loopback buffer."""
 
 DRAIN_S = 0.05
-"""How long a thread waits for the rest of a body that the app did not read. After that, the
-connection is closed. gunicorn waits 5 s, in the thread."""
+"""Seconds that a thread waits for the rest of a request body that the app did not read, before the
+worker closes the connection. gunicorn's own worker waits 5 s in the thread."""
 
 CLOSE_IDLE_AFTER_S = 1.0
-"""When there is no room for another connection, one that was idle for this long is closed."""
+"""Seconds of idleness after which a worker without room for a new connection may close a
+connection."""
 
 CLOSE_AT_ONCE = 8
-"""How many connections of each kind are closed at once, the oldest first."""
+"""Maximum number of idle connections of each kind that `_make_room` closes at once, oldest
+first."""
 
 HEAD_END = b"\r\n\r\n"
-"""The end of a head (RFC 9112 §2.1)."""
+"""The end of a request head (RFC 9112 §2.1)."""
 
 TOO_LARGE = ProblemResponse(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request head is too large."
@@ -69,16 +74,17 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 class Connection(TConn):  # type: ignore[misc]
     """A client's connection, owned by the main loop and lent to a thread for each request.
 
-    The thread uses `sock`, which waits for the client; the main loop uses `raw`, which never does.
+    The thread uses the attribute `sock`, which waits for the client; the main loop uses the
+    attribute `raw`, which never waits.
     """
 
     head = b""
     """The part of the next request that has arrived while no thread has the connection."""
     searched_bytes = 0
-    """Number of bytes of `head` that have been searched for its end."""
+    """Number of bytes of `head` that have been searched for the end of the request head."""
     drained_bytes = 0
     tenant: str | None = None
-    """The tenant of the request that runs or waits, if known. `TenantWorker` sets it."""
+    """The tenant of the running or waiting request, if known; set by `TenantWorker`."""
 
     def __init__(self, cfg: Any, raw: socket.socket, client: Any, server: Any) -> None:
         super().__init__(cfg, PatientSocket(raw), client, server)
@@ -86,35 +92,36 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
-    """Waits for slow clients without a thread. Lives as long as its process."""
+    """A gunicorn worker that waits for slow clients without a thread."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lingering_conns: deque[Connection] = deque()  # oldest first; main loop only
-        self._accepts_from = 0.0  # on the monotonic clock; in the future while out of descriptors
+        # Oldest connection first; used only by the main loop.
+        self.lingering_conns: deque[Connection] = deque()
+        self._accepts_from = 0.0  # monotonic time; in the future while out of descriptors
 
     def get_thread_pool(self) -> ThreadPool[TConn]:
-        """Return the threads that serve requests, which gunicorn keeps as `tpool`."""
+        """Return the pool of request threads, which gunicorn keeps as `tpool`."""
         return ThreadPool(self.cfg.threads, self._serve)
 
     # -- what `TenantWorker` overrides --------------------------------------------------------
 
     def take_turn(self, conn: Connection) -> None:
-        """Continue with a connection whose request head is complete."""
+        """Continue with a connection that has a complete request head."""
         self.hand_over(conn)
 
     def end_turn(self, conn: TConn) -> None:
-        """Called when a request has ended, in the thread that ran it."""
+        """Handle the end of a request, in the thread that ran the request."""
 
     def is_answered(self, _conn: Connection, _head: bytes) -> bool:
-        """Answer the next request of a kept-alive connection if it needs no thread."""
+        """Answer the next request of a kept-alive connection if the answer needs no thread."""
         return False
 
     # -- a request's head, in the main loop ---------------------------------------------------
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection and wait for its head without a thread."""
-        if self.cfg.is_ssl:  # the TLS handshake blocks, so it needs a thread
+        """Accept a connection and wait for the request head without a thread."""
+        if self.cfg.is_ssl:  # the TLS handshake blocks, so the handshake needs a thread
             super().accept(listener)
             return
         try:
@@ -125,25 +132,26 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             if error.errno in _OUT_OF_RESOURCES:
                 self.log.warning("%s; raise `ulimit -n` or lower worker_connections.", error)
                 self._accepts_from = time.monotonic() + CLOSE_IDLE_AFTER_S
-                self.set_accept_enabled(False)  # or the readable listener wakes us at once
+                # A readable listener would wake the main loop at once.
+                self.set_accept_enabled(False)
                 return
             raise
         self.nr_conns += 1
         self.await_head(Connection(self.cfg, sock, address, listener.getsockname()), b"")
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Enable accepting, unless there are no file descriptors for new connections."""
+        """Enable accepting, unless the process has no file descriptors for new connections."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
-        """Begin the next request of a kept-alive connection. Usually, its head has arrived."""
-        if not isinstance(conn, Connection):  # under TLS: a thread reads it
+        """Begin the next request of a kept-alive connection with the bytes that have arrived."""
+        if not isinstance(conn, Connection):  # under TLS, a thread reads the request
             super().on_client_socket_readable(conn, client)
             return
         try:
             head = client.recv(_RECEIVE_BYTES)
         except OSError:
-            head = b""  # the next read finds the error again
+            head = b""  # the next read raises the error again
         is_whole = head.endswith(HEAD_END) and head.count(HEAD_END) == 1
         if is_whole and self.is_answered(conn, head):
             return
@@ -155,12 +163,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.await_head(conn, head)
 
     def await_head(self, conn: Connection, head: bytes) -> None:
-        """Wait for the rest of a request head of which `head` has arrived."""
+        """Wait for the rest of a request head that starts with `head`."""
         conn.head, conn.searched_bytes = head, 0
         conn.timeout = time.monotonic() + HEAD_TIMEOUT_S
         self.pending_conns.append(conn)
         self.poller.register(conn.raw, selectors.EVENT_READ, partial(self._on_head_bytes, conn))
-        self._on_head_bytes(conn, conn.raw)  # usually, it has already arrived
+        self._on_head_bytes(conn, conn.raw)  # usually, the rest of the head has already arrived
 
     def _on_head_bytes(self, conn: Connection, client: socket.socket) -> None:
         try:
@@ -175,14 +183,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         end = conn.head.find(HEAD_END, max(0, seen - 3))
         if end > HEAD_LIMIT_BYTES or (end < 0 and len(conn.head) > HEAD_LIMIT_BYTES):
             self._refuse(conn, TOO_LARGE)
-        elif end >= 0 or _BARE_LF.search(conn.head, seen):  # gunicorn refuses this at once
+        elif end >= 0 or _BARE_LF.search(conn.head, seen):  # gunicorn refuses a bare LF at once
             self._leave_poller(conn, self.pending_conns)
             self.take_turn(conn)
         elif is_at_end:
             self.end_waiting(conn, self.pending_conns)
 
     def hand_over(self, conn: Connection) -> None:
-        """Give the connection, with its complete head, to a thread, which parses it."""
+        """Give a connection with a complete request head to a thread, which parses the head."""
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.head)
@@ -195,7 +203,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.linger(conn)
 
     def murder_pending(self) -> None:
-        """Answer 408 to heads that are too slow, and close what has lingered long enough."""
+        """Answer 408 to slow request heads, and close connections after their time limit."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
             self._end_pending(self.pending_conns[0])
@@ -213,10 +221,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.end_waiting(conn, self.pending_conns)
 
     def _make_room(self, now: float) -> None:
-        """Close idle connections, so that slow clients do not keep the others out.
+        """Close idle connections, so that slow clients do not block new clients.
 
-        Not in `accept`, where events of these connections may be pending. On copies, because
-        threads add to one of the queues.
+        `accept` does not call `_make_room`, because events of idle connections may be pending
+        during `accept`. `_make_room` iterates over copies, because threads add connections to a
+        queue.
         """
         waiting_s = (
             (self.lingering_conns, LINGER_S),
@@ -230,8 +239,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                     self._accepts_from = 0.0
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Close idle connections of a stopping worker by `deadline`, even without a request."""
-        idle = self.keepalived_conns.copy()  # a copy, because threads add connections meanwhile
+        """Limit the time of idle connections of a stopping worker to `deadline`."""
+        idle = self.keepalived_conns.copy()  # a copy, because threads add connections
         for conn in (*idle, *self.pending_conns):
             conn.timeout = min(conn.timeout, deadline)
 
@@ -243,16 +252,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self.method_queue.defer(self.drop, conn)  # the worker has ended
 
     def _serve(self, conn: TConn) -> None:
-        """Serve one request. Involve the main loop only if the connection does not just stay open.
+        """Serve one request, and wake the main loop only if the connection does not stay open.
 
-        Waking it for each request took a tenth of a small request's CPU time.
+        Waking the main loop for each request took a tenth of a small request's CPU time.
         """
         is_kept = self.handle(conn)
         self.end_turn(conn)
         if is_kept and isinstance(conn, Connection) and self.alive and not _has_sent_more(conn):
             self.keep(conn)
             return
-        served: Future[Any] = Future()  # gunicorn's `finish_request` expects it
+        served: Future[Any] = Future()  # gunicorn's `finish_request` expects a future
         served.set_result(is_kept)
         self.method_queue.defer(self.finish_request, conn, served)
 
@@ -265,8 +274,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
-        """Run the app. If the client reads or sends too slowly, the thread is freed."""
-        if not isinstance(conn.sock, PatientSocket):  # under TLS, the first time
+        """Run the app for one request, and give up if the client reads or sends too slowly."""
+        if not isinstance(conn.sock, PatientSocket):  # the first request of a TLS connection
             conn.sock = conn.parser.unreader.sock = PatientSocket(conn.sock)
         conn.sock.begin(holds_head=req.method != "HEAD")
         is_kept = super().handle_request(req, conn)
@@ -277,7 +286,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if not keepalive:
             return False
         if _is_read(conn.parser.mesg.body):
-            return True  # however late: the thread may not have run for longer than `DRAIN_S`
+            # Even after `DRAIN_S`, because the thread may have waited for the processor.
+            return True
         return bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_S))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
@@ -299,17 +309,17 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.set_timeout()
         self.keepalived_conns.append(conn)
         wanted = partial(self.on_client_socket_readable, conn)
-        # From here on, the main loop owns the connection.
+        # After `register`, the main loop owns the connection.
         self.poller.register(conn.raw, selectors.EVENT_READ, wanted)
         if not self.alive:
-            # The worker is stopping, and may already have limited its idle connections. A request
-            # that is on its way gets the same time for its head.
+            # A stopping worker may already have limited the time of its idle connections, so the
+            # connection gets the same limit for the head of its next request.
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
 
     # -- after the request, in the main loop ----------------------------------------------------
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Let a connection end without waiting, or continue with what it has already sent."""
+        """Close a connection without waiting, or continue with the bytes that have arrived."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, fs)
         elif not fs.result():
@@ -355,15 +365,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _has_sent_more(conn: Connection) -> bool:
-    """Whether a part of the next request arrived with this one; the poller does not see it."""
+    """Whether the parser's buffer has bytes of the next request, which the poller does not see."""
     return bool(conn.parser.unreader.buf.getvalue())
 
 
 def _is_read(body: Any) -> bool:
-    """Whether the app has read the request body to its end, or there was none.
+    """Whether the app has read the whole request body, or the request has no body.
 
-    gunicorn's `finish_body` checks the time first. On a busy machine, it closed connections after
-    the response had promised to keep them, and the client's next request was lost.
+    gunicorn's `finish_body` checks the time first. On a busy machine, `finish_body` closed a
+    connection after the response had promised to keep the connection, so the client's next request
+    was lost.
     """
     reader = body.reader  # for a body with a length or a chunked body
     is_at_end = getattr(reader, "length", None) == 0 or getattr(reader, "parser", body) is None
@@ -371,7 +382,7 @@ def _is_read(body: Any) -> bool:
 
 
 class _Recorder:
-    """Replaces the socket while gunicorn writes its HTML error page."""
+    """A replacement for the socket that records gunicorn's HTML error page."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -384,7 +395,7 @@ class _Recorder:
 
 
 def send_problem(client: socket.socket, problem: ProblemResponse) -> None:
-    """Send a problem document without waiting. The connection closes afterwards."""
+    """Send a problem document without waiting, as the last response of a connection."""
     try:
         client.setblocking(False)
         client.sendall(render_response(problem, b"", keep_alive=False))

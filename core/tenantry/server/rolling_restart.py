@@ -1,8 +1,8 @@
 """Replaces the workers of running gunicorn masters one by one, without a failed request.
 
-gunicorn's own SIGHUP ends the old workers before the new ones have started, so requests wait.
-Here, SIGTTIN adds one new worker for each old one, and then SIGTTOU ends the old ones: gunicorn
-ends the oldest worker first.
+gunicorn's own SIGHUP ends the old workers before the new ones have started, so requests wait. A
+rolling restart adds one new worker for each old worker with SIGTTIN, and then ends the old workers
+with SIGTTOU, because gunicorn ends the oldest worker first.
 """
 
 import os
@@ -25,16 +25,16 @@ from tenantry.observability.control_socket import (
 from tenantry.python_process import python_command
 
 STEP_TIMEOUT_S = 60.0
-"""Time limit for one worker to start, or to finish its requests and end."""
+"""Seconds in which one worker must start, or finish its requests and end."""
 
 POLL_S = 0.05
 
 TRIAL_NICENESS = 10
-"""Niceness of the trial import: requests that are served meanwhile come first."""
+"""Niceness of the trial import, so that running requests get the processor first."""
 
 
 def running_workers(data_dir: Path) -> list[WorkerStatus]:
-    """Return every worker of the running host, once workers that are starting have started.
+    """Wait for the start of starting workers, and return every worker of the running host.
 
     Raises:
         TenantryError: No host is running, its server is not gunicorn, or a worker does not start.
@@ -53,7 +53,7 @@ def running_workers(data_dir: Path) -> list[WorkerStatus]:
 
 
 def check_new_code() -> None:
-    """Import the host in a child process, because gunicorn ends if a new worker cannot import it.
+    """Import the host in a child process, because gunicorn ends after a failed import.
 
     Raises:
         TenantryError: The import fails.
@@ -74,7 +74,7 @@ def check_new_code() -> None:
 
 
 def replace_workers(data_dir: Path, workers: Sequence[WorkerStatus]) -> None:
-    """Replace all of `workers`. If that fails, end as many workers as were added.
+    """Replace all of `workers`, or end the added workers after a failure.
 
     Raises:
         TenantryError: A worker does not start or end within `STEP_TIMEOUT_S`.
@@ -102,7 +102,8 @@ def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
 def _end_added_workers(master: int, count: int) -> None:
     """End workers one by one, because a process receives only one of two equal pending signals."""
     for _ in range(count):
-        with suppress(TenantryError):  # the error that led here is raised; end the others too
+        # The caller raises the first error; the remaining workers must end, too.
+        with suppress(TenantryError):
             workers = child_processes(master)
             _send(master, signal.SIGTTOU)
             _wait_for("a worker to end", partial(_has_at_most, workers, len(workers) - 1))
@@ -140,5 +141,5 @@ def _has_new(data_dir: Path, master: int, old: Collection[int], count: int) -> b
 
 
 def _has_at_most(pids: Collection[int], count: int) -> bool:
-    """Whether at most `count` of these processes are alive."""
+    """Whether at most `count` of the processes `pids` are alive."""
     return sum(Path(f"/proc/{pid}").exists() for pid in pids) <= count

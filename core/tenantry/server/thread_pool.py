@@ -1,8 +1,9 @@
-"""The threads that serve requests.
+"""The pool of threads that serve requests.
 
-With `ThreadPoolExecutor`, each job wakes a second thread for nothing and makes a future, which took
-a tenth of a small request's CPU time. Here, each thread waits for its own lock, and the
-thread that became idle last goes first, because its memory is still cached.
+With `ThreadPoolExecutor`, each job wakes a second thread without need and creates a future, which
+took a tenth of a small request's CPU time. In `ThreadPool`, each idle thread waits for its own
+lock, and the thread that became idle last gets the next item, because the memory of the last thread
+is still cached.
 """
 
 import logging
@@ -17,14 +18,14 @@ _logger = logging.getLogger(__name__)
 
 
 class _IdleThread(Generic[Item]):
-    """Where one thread waits for its next item while it is idle."""
+    """The waiting place of one idle thread, with the thread's next item."""
 
     __slots__ = ("item", "wake")
 
     def __init__(self, item: Item | None) -> None:
         self.item = item
-        # Protects no data. It is locked from the start, so the thread waits for it; releasing it
-        # wakes the thread.
+        # The lock protects no data. An idle thread waits for the locked lock, and releasing the
+        # lock wakes the thread.
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -33,14 +34,14 @@ class ThreadPool(Generic[Item]):
     """At most `size` daemon threads, started when needed. Thread-safe.
 
     Args:
-        size: how many items are served at once.
-        serve: called with each item in a thread. Exceptions are logged.
+        size: maximum number of items that are served at once.
+        serve: called with each item in a thread. The pool logs exceptions of `serve`.
     """
 
     def __init__(self, size: int, serve: Callable[[Item], None]) -> None:
         self._size = size
         self._serve = serve
-        self._lock = threading.RLock()  # protects everything below; re-entered by signal handlers
+        self._lock = threading.RLock()  # protects threads and items; re-entered by signal handlers
         self._count = 0
         self._idle: list[_IdleThread[Item]] = []
         self._queue: deque[Item] = deque()
@@ -60,7 +61,7 @@ class ThreadPool(Generic[Item]):
         return True
 
     def shutdown(self, wait: bool = False) -> list[Item]:
-        """Stop serving; return the items that no thread has begun. Does not wait."""
+        """Stop serving without waiting; return the items that no thread has begun."""
         del wait
         with self._lock:
             self._is_shut = True
@@ -72,10 +73,10 @@ class ThreadPool(Generic[Item]):
         return left
 
     def _start(self, item: Item) -> bool:
-        """Start another thread with an item; False if the system has none left.
+        """Start another thread with an item; return False if no thread is available.
 
         Raises:
-            RuntimeError: there is no thread at all.
+            RuntimeError: the pool has no thread and cannot start a thread.
         """
         name = f"request-{self._count}"
         thread = threading.Thread(
@@ -98,7 +99,7 @@ class ThreadPool(Generic[Item]):
                 self._serve(item)
             except BaseException:  # the pool must not lose a thread
                 _logger.exception("worker.request_lost")
-            item = None  # do not keep it alive while the thread is idle
+            item = None  # an idle thread must not keep the item alive
             item = self._next(idle_thread)
 
     def _next(self, idle_thread: _IdleThread[Item]) -> Item | None:

@@ -1,7 +1,8 @@
-"""The wait queue: requests that wait for a slot of their tenant before they use a thread.
+"""The wait queue: requests that wait for a slot of their tenant without a thread.
 
-It knows no sockets and starts nothing; the server calls it. Without it, a burst of quick requests
-would be refused, because all of them are in flight at the same moment.
+The wait queue knows no sockets and starts no threads; the server calls the wait queue. Without a
+wait queue, the host would refuse a burst of quick requests, because all requests of a burst are in
+flight at the same moment.
 """
 
 import threading
@@ -13,42 +14,44 @@ from typing import Generic, TypeVar
 from tenantry.middleware.fair_share import FairShare
 
 WAIT_S = 1.0
-"""How long a request waits at most. Requests of 1 ms get their turn behind hundreds of others. A
-request behind slow ones soon gets a 503."""
+"""Maximum seconds that a request waits. A request gets its turn even behind hundreds of requests of
+1 ms. A request behind slow requests soon gets a 503."""
 
 MAX_WAITING = 256
-"""Maximum number of waiting requests of one tenant in one process. Requests of 1 ms clear it in a
-quarter of `WAIT_S`. It is a quarter of the connections of a process."""
+"""Maximum number of waiting requests of one tenant in one process. A full queue with requests of 1
+ms is empty after a quarter of `WAIT_S`. The maximum is a quarter of the connections of a
+process."""
 
 Item = TypeVar("Item")
 
 
 class WaitQueue(Generic[Item]):
-    """Runs and waits: first come, first served within a tenant, and tenants in turn.
+    """The waiting requests of a process, first in, first out per tenant, with tenants in turn.
 
     Thread-safe.
 
     Args:
         share: the rule of fair share.
-        clock: seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, share: FairShare, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
         self._clock = clock
-        self._lock = threading.Lock()  # protects everything below
-        self._running: dict[str, int] = {}  # only tenants with a running request
+        self._lock = threading.Lock()  # protects the counts and the queues
+        self._running: dict[str, int] = {}  # contains only tenants with a running request
         self._in_flight = 0
-        # Tenant → its requests with their deadlines. The tenant whose turn is next comes first.
+        # Tenant → the tenant's waiting requests with their deadlines. The tenant with the next turn
+        # comes first.
         self._waiting: dict[str, deque[tuple[float, Item]]] = {}
 
     def is_full(self, tenant: str) -> bool:
-        """Whether the tenant's queue is full."""
+        """Whether the wait queue of `tenant` is full."""
         with self._lock:
             return len(self._waiting.get(tenant, ())) >= MAX_WAITING
 
     def may_run(self, tenant: str) -> bool:
-        """Whether a request of the tenant would run at once if it arrived now."""
+        """Whether a request of `tenant` that arrives now would run at once."""
         with self._lock:
             return self._may_run(tenant)
 
@@ -56,9 +59,10 @@ class WaitQueue(Generic[Item]):
         return tenant not in self._waiting and self._admits(tenant)
 
     def arrive(self, tenant: str | None, item: Item) -> bool:
-        """Return True if the request may run now; if not, it waits, and a later call returns it.
+        """Return True if the request may run now; otherwise, add the request to the queue.
 
-        A request of an operator (None) always runs; it counts, because it uses a thread.
+        `end`, `ready` or `expired` returns a queued request later. A request of an operator
+        (`tenant` is None) always runs, but counts as in flight, because the request uses a thread.
         """
         with self._lock:
             if tenant is None:
@@ -71,7 +75,7 @@ class WaitQueue(Generic[Item]):
         return True
 
     def end(self, tenant: str | None) -> list[Item]:
-        """Record that a running request has ended; return the requests that may run now."""
+        """Record the end of a running request; return the queued requests that may run now."""
         with self._lock:
             self._in_flight -= 1
             if tenant is not None:
@@ -83,12 +87,12 @@ class WaitQueue(Generic[Item]):
             return list(self._next()) if self._waiting else []
 
     def ready(self) -> list[Item]:
-        """Return the requests that may run now that a pause is over (see `left_s`)."""
+        """Return the queued requests that may run now, after the end of a pause (see `left_s`)."""
         with self._lock:
             return list(self._next())
 
     def _next(self) -> Iterator[Item]:
-        """Yield one request of each tenant that may run another, until no tenant may."""
+        """Yield queued requests that may run now, one request of each tenant in turn."""
         is_any = True
         while is_any:
             is_any = False
@@ -109,7 +113,7 @@ class WaitQueue(Generic[Item]):
         self._in_flight += 1
 
     def left_s(self) -> float | None:
-        """Return the seconds until `ready` or `expired` is due; None if nothing waits."""
+        """Return the seconds until `ready` or `expired` is due; None if no request waits."""
         with self._lock:
             if not self._waiting:
                 return None
@@ -119,7 +123,7 @@ class WaitQueue(Generic[Item]):
         return min(max(first - self._clock(), 0.0), *rests, WAIT_S)
 
     def expired(self) -> list[tuple[str, Item]]:
-        """Remove and return the requests that have waited too long, with their tenants."""
+        """Remove and return the requests that have waited for `WAIT_S`, with their tenants."""
         now, gone = self._clock(), []
         with self._lock:
             for tenant, waiting in list(self._waiting.items()):

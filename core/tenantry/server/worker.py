@@ -1,8 +1,9 @@
-"""The gunicorn worker: one tenant's requests do not take the threads of the others.
+"""The gunicorn worker, which shares its threads fairly between tenants.
 
-The main loop asks the host's `admission` which tenant a request is for. The request gets a thread
-when it is its tenant's turn, or is refused without one. The scoreboard in shared memory shows what
-is in flight, so that the master knows it when a worker dies. `patient_worker` handles slow clients.
+The main loop asks the host's `admission` for the tenant of a request. A request gets a thread at
+its tenant's turn, or is refused without a thread. The scoreboard in shared memory shows the
+requests and builds in flight, so that the master knows the requests in flight of a dead worker.
+`patient_worker` handles slow clients.
 """
 
 import logging
@@ -29,26 +30,27 @@ from tenantry.settings import read_settings
 BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
 )
-"""Response to requests that wait in a worker whose threads are all stuck."""
+"""The response to waiting requests in a worker that has only stuck threads."""
 
 STUCK_LOOK_S = 1.0
-"""Interval between two checks whether any thread is free."""
+"""Seconds between two checks whether any thread is not stuck."""
 
 GIVE_UP_S = 2
-"""How long a worker whose threads are all stuck still answers 503: the time that gunicorn gives
-idle connections to send a request that may be on its way."""
+"""Seconds for which a worker with only stuck threads still answers 503: the time that gunicorn
+gives idle connections for another request."""
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread that computes keeps the interpreter lock while others wait for it. Beside a
-tenant with 32 clients that computes 50 ms per request without a pause, another tenant had 0.71 of
-its calm throughput and 1.5 times its p99. With Python's default of 5 ms, it had 0.29 and 4.8 times;
-with 1 ms, 0.31 and 2 times."""
+"""Seconds that a computing thread keeps the interpreter lock while another thread waits for the
+lock. Beside a tenant with 32 clients that computes 50 ms per request without a pause, another
+tenant had 0.71 of its calm throughput and 1.5 times its calm p99. With Python's default of 5 ms,
+the other tenant had 0.29 of its calm throughput and 4.8 times its calm p99; with 1 ms, 0.31 of its
+calm throughput and 2 times its calm p99."""
 
 _logger = logging.getLogger(__name__)
 
 
 class TenantWorker(PatientWorker):
-    """gunicorn's `worker_class`. It lives in the master until the fork, then in its own process."""
+    """gunicorn's `worker_class`, created in the master and run in its own process."""
 
     tmp: Heartbeat
 
@@ -58,8 +60,8 @@ class TenantWorker(PatientWorker):
         self._next_stuck_look = 0.0  # on the monotonic clock
         self.admission: Any = None
         self.wait_queue: WaitQueue[Connection] | None = None
-        # In the master, before the fork: one scoreboard for all workers, including those after a
-        # HUP.
+        # The master runs `__init__` before the fork, and creates one scoreboard for all workers,
+        # including workers after a HUP.
         self.app.scoreboard = getattr(self.app, "scoreboard", None) or Scoreboard()
         self.row: Row | None = self.app.scoreboard.claim_row()
         self.tmp.close()
@@ -71,15 +73,16 @@ class TenantWorker(PatientWorker):
         return strikes is not None and strikes.has_struck(tenant)
 
     def init_process(self) -> None:
-        """Start in the new process."""
+        """Set the switch interval, and start the worker in the new process."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the host. Another thread keeps the heartbeat going meanwhile.
+        """Load the host, while another thread keeps up the heartbeat.
 
-        Each tenant file that hangs takes 5 s, and gunicorn kills a worker that is silent for
-        `timeout`. A few such files would otherwise keep every worker from starting.
+        Each tenant file that hangs takes 5 s, and gunicorn kills a worker without a heartbeat for
+        `timeout` seconds. Without the extra heartbeat, a few tenant files that hang would keep
+        every worker from starting.
         """
         self.crash_report.enable()
         is_loaded = threading.Event()
@@ -98,7 +101,7 @@ class TenantWorker(PatientWorker):
             self.wait_queue = WaitQueue(self.admission.share)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to stop, and tell the host before its last requests have finished."""
+        """Begin to stop the worker, and call `Host.stop` before the last requests have finished."""
         stop = getattr(getattr(self, "wsgi", None), "stop", None)
         if stop is not None:
             stop()
@@ -106,15 +109,15 @@ class TenantWorker(PatientWorker):
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Stop now."""
+        """Stop the worker immediately."""
         self._note_stopping()
         super().handle_quit(sig, frame)
 
     def note_exit(self) -> None:
-        """Record who may have ended this worker, and free its row on the scoreboard.
+        """Record the tenants that may have ended the worker, and free the worker's row.
 
-        The master calls it when the process is gone. It raises nothing, because an exception would
-        end the master and all workers.
+        The master calls `note_exit` after the end of the worker process. `note_exit` raises
+        nothing, because an exception would end the master and all workers.
         """
         if self.row is None:
             self.crash_report.close()
@@ -122,7 +125,7 @@ class TenantWorker(PatientWorker):
         try:
             suspects, reason = blame(self.row, self.tmp, self.crash_report.thread())
             if suspects:
-                app = self.app  # one for all workers, those after a HUP too
+                app = self.app  # one object for all workers, even after a HUP
                 app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
                 app.strikes.note(suspects, reason)
         except Exception:
@@ -142,7 +145,7 @@ class TenantWorker(PatientWorker):
     # -- whose turn it is, in the main loop ----------------------------------------------------
 
     def is_answered(self, conn: Connection, head: bytes) -> bool:
-        """Refuse the next request of a kept-alive connection, which stays in the poller."""
+        """Refuse the next request of a kept-alive connection without a thread, if possible."""
         tenant = None if self.admission is None else conn.tenant
         refusal = None if tenant is None else self.admission.refusal(tenant)
         if refusal is None or not self.alive:
@@ -153,7 +156,7 @@ class TenantWorker(PatientWorker):
         self.admission.on_refusal(tenant, head, data)
         conn.set_timeout()
         self.keepalived_conns.remove(conn)
-        self.keepalived_conns.append(conn)  # the queue is in the order of their timeouts
+        self.keepalived_conns.append(conn)  # the queue is in the order of timeouts
         try:
             is_sent = conn.raw.send(data) == len(data)
         except OSError:
@@ -163,7 +166,7 @@ class TenantWorker(PatientWorker):
         return True
 
     def take_turn(self, conn: Connection) -> None:
-        """Give the connection to a thread, or let it wait for its tenant's turn."""
+        """Give the connection to a thread, or let the connection wait for its tenant's turn."""
         conn.tenant = None
         if self.wait_queue is not None and isinstance(conn, Connection):  # not TLS
             if not self.admission.is_operators(conn.server):
@@ -176,7 +179,7 @@ class TenantWorker(PatientWorker):
         self.hand_over(conn)
 
     def _refusal(self, wait_queue: WaitQueue[Connection], tenant: str) -> Refusal | None:
-        """Return the response that refuses the tenant's next request without a thread, if any."""
+        """Return the response that refuses the tenant's next request without a thread, or None."""
         if tenant == LIVENESS:
             return None if wait_queue.may_run(tenant) else (self.admission.live, [])
         refusal: Refusal | None = self.admission.refusal(tenant)
@@ -191,7 +194,7 @@ class TenantWorker(PatientWorker):
         problem: ProblemResponse,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Answer without a thread. The connection stays open if its next request is certain."""
+        """Answer without a thread; keep the connection if the head is a whole request."""
         end = conn.head.find(HEAD_END) + len(HEAD_END)
         head, rest = conn.head[:end], conn.head[end:]
         has_room = len(self.keepalived_conns) < self.max_keepalived
@@ -208,13 +211,13 @@ class TenantWorker(PatientWorker):
         elif not is_kept:
             self.linger(conn)
         elif rest:
-            self.method_queue.defer(self.await_head, conn, rest)  # after those that wait now
+            self.method_queue.defer(self.await_head, conn, rest)  # after the events that wait now
         else:
             conn.head = b""
             self.keep(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for events, but no longer than the next request may wait for its turn."""
+        """Wait for events, at most until a queued request may run or has waited too long."""
         left_s = None if self.wait_queue is None else self.wait_queue.left_s()
         super().wait_for_and_dispatch_events(timeout if left_s is None else min(timeout, left_s))
         if self.wait_queue is not None and left_s is not None:
@@ -224,22 +227,23 @@ class TenantWorker(PatientWorker):
                 self._turn_away(conn, tenant, self.admission.busy(tenant))
 
     def end_turn(self, conn: TConn) -> None:
-        """Start the requests that may run now that this one has ended."""
+        """Start the queued requests that may run after the end of a request."""
         if self.wait_queue is None or not isinstance(conn, Connection):
             return
         others = self.wait_queue.end(conn.tenant)
         for other in others:
             self.hand_over(other)
         if not others and self.wait_queue.left_s() is not None:
-            self.method_queue.defer(lambda: None)  # wake the main loop: a pause may have begun
+            # Wakes the main loop, because a pause may have begun.
+            self.method_queue.defer(lambda: None)
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
         if not self._is_given_up:
-            self._note_stopping()  # it may have reached `max_requests`
+            self._note_stopping()  # the worker may have reached `max_requests`
 
     def handle(self, conn: TConn) -> Any:
-        """Serve one request that the main loop has admitted, in a thread."""
+        """Serve one request that the main loop has admitted, in the calling thread."""
         if self.wait_queue is not None and isinstance(conn, Connection):
             self.admission.let_in(conn.tenant)
         return super().handle(conn)
@@ -247,13 +251,13 @@ class TenantWorker(PatientWorker):
     # -- when all threads are stuck -------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until the end, without waiting for stuck threads."""
+        """Serve until the end of the worker, without waiting for stuck threads."""
         super().run()
         if self._is_given_up:
-            os._exit(1)  # not a normal end: the tenants that hold the threads get strikes
+            os._exit(1)  # not a normal end, so the tenants of stuck threads get strikes
 
     def murder_pending(self) -> None:
-        """End what has waited too long, and check every second whether any thread is free."""
+        """End connections that have waited too long, and check for stuck threads every second."""
         super().murder_pending()
         now = time.monotonic()
         if now >= self._next_stuck_look and self.alive:
@@ -261,22 +265,23 @@ class TenantWorker(PatientWorker):
             self._look_for_threads()
 
     def _look_for_threads(self) -> None:
-        """Give up if each thread has a request that hangs in its app, over its deadline.
+        """Stop the worker if every thread has a request that hangs in its app over its deadline.
 
-        The main loop then answers 503 to queued requests, and gunicorn starts another worker.
+        The main loop of a stopping worker answers 503 to queued requests, and gunicorn starts
+        another worker.
         """
         count_held = getattr(getattr(self, "wsgi", None), "count_held_threads", lambda: 0)
         if count_held() < self.cfg.threads:
             return
         _logger.error("worker.given_up", extra={"stuck": self.cfg.threads})
         self._is_given_up, self.alive = True, False
-        self.cfg.set("graceful_timeout", GIVE_UP_S)  # of this process
+        self.cfg.set("graceful_timeout", GIVE_UP_S)  # sets the timeout of this process only
         getattr(self.wsgi, "stop", lambda: None)()
         for conn in self.tpool.shutdown():
             self.enqueue_req(conn)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Give a request to a thread; refuse it if no thread will become free."""
+        """Give a request to a thread, or refuse the request if no thread will become free."""
         if self._is_given_up and isinstance(conn, Connection):
             self.method_queue.defer(self._give_up, conn)
         else:
