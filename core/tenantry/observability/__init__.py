@@ -1,6 +1,7 @@
-"""What operators see: logs, usage, metrics, the scoreboard and the workers' control sockets.
+"""Logs, usage, metrics, the scoreboard and the workers' control sockets, for operators.
 
-It imports `http` and `errors`, but neither Flask nor gunicorn. `redaction` reads the configuration
-of Flask's current app if Flask has been imported. `server.log` and `host` call `logging` first. For
-each request, `middleware.accounting` then calls `usage_counters` and `access_log`.
+The package `observability` imports `http` and `errors`, but neither Flask nor gunicorn. `redaction`
+reads the configuration of Flask's current app if the process has imported Flask. `server.log` and
+`host` call `logging` at the start. For each request, `middleware.accounting` calls `usage_counters`
+and `access_log`.
 """

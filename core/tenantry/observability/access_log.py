@@ -1,14 +1,17 @@
 """The access log: one line for each request that has ended.
 
-The lines are formatted here, because a line through `logging` and structlog takes eight times as
-long. What a line contains:
+`AccessLog` formats the lines itself, because a line through `logging` and structlog takes eight
+times as long. A line of the access log has the following content:
 
-- The path without its query, and no header: queries contain tokens, search words and addresses.
-- `client` is a name from `CLIENTS`, or `oidc:SUB`; never a key.
-- Only ASCII. Other characters and control characters are escaped as in JSON.
-- At most 1 KiB each of the path and of the client's name.
+- A line has the path without the query, and no header, because queries contain tokens, search words
+  and addresses.
+- The fact `client` is a name from `CLIENTS`, or `oidc:SUB`; never a key.
+- A line has only ASCII characters. Other characters and control characters are escaped like in
+  JSON.
+- A line has at most 1 KiB of the path and 1 KiB of the client's name.
 
-The host's own pages, which probes request all day, have a line only if they fail.
+A request for the host's own pages, which probes request all day, has a line only if the request
+fails.
 """
 
 import os
@@ -30,11 +33,12 @@ _STDERR = 2
 _PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blanks, quotes and equals signs
 
 _MAX_CHARS = 1024
-"""Escaped characters of a path or a client's name. A line longer than `PIPE_BUF` (4 KiB) could be
-mixed up with lines of other processes in a pipe."""
+"""Maximum number of escaped characters of a path or a client's name. In a pipe, a line longer than
+`PIPE_BUF` (4 KiB) could be mixed with lines of other processes."""
 
 _MAX_UNCHECKED_CHARS = 80
-"""A shorter text fits in any case, because an escaped character has at most 12 characters."""
+"""Maximum length of a text that always fits in `_MAX_CHARS`, because an escaped character has at
+most 12 characters."""
 
 
 def write_stderr(line: str) -> None:
@@ -42,7 +46,7 @@ def write_stderr(line: str) -> None:
     try:  # noqa: SIM105 - `suppress` takes as long as the rest of this function
         os.write(_STDERR, line.encode("ascii"))
     except OSError:
-        pass  # nothing reads stderr, or the disk is full: no reason for the request to fail
+        pass  # no process reads stderr, or the disk is full; the request must not fail
 
 
 class AccessLog:
@@ -50,7 +54,7 @@ class AccessLog:
 
     Args:
         log_format: the format of all log lines.
-        write: takes one line with its line end.
+        write: takes one log line with a line end.
     """
 
     def __init__(
@@ -58,10 +62,10 @@ class AccessLog:
     ) -> None:
         self._render = _render_json if log_format == "json" else _render_console
         self._write = write
-        self._second = 0, ""  # the last second and its text; replaced as a whole
+        self._second = 0, ""  # the last second and the text of the second; replaced as a whole
 
     def __call__(self, record: RequestRecord) -> None:
-        """Write the line of a request."""
+        """Write the log line of an ended request."""
         path, client = record.path, record.client
         if (
             not record.tenant
@@ -114,7 +118,7 @@ def _render_console(record: RequestRecord, timestamp: str, path: str, client: st
 
 
 def _truncate(text: str) -> str:
-    """Return the beginning of a text that is too long when escaped."""
+    """Return the text, shortened if the escaped text is too long."""
     short = text
     while (size := len(quoted(short))) > _MAX_CHARS:
         short = short[: len(short) * _MAX_CHARS // size]
@@ -122,5 +126,5 @@ def _truncate(text: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return a text unchanged, or quoted if it could be mistaken for something else."""
+    """Return a text unchanged, or quoted if the text has blanks, quotes or equals signs."""
     return text if _PLAIN.fullmatch(text) else quoted(text)

@@ -1,7 +1,8 @@
-"""Control sockets: each worker answers commands on a Unix socket under `<data>/.workers/`.
+"""Control sockets: a worker answers commands on a Unix socket under `<data>/.workers/`.
 
-A socket, unlike a file, never has outdated content, needs no disk space, and falls silent when its
-worker is killed. Only the user that runs the host can connect (mode 0700).
+A socket, unlike a file, never has outdated content, needs no disk space, and refuses connections
+when its worker is killed. Only the user that runs the host can connect to a control socket (mode
+0700).
 """
 
 import contextlib
@@ -18,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 5.0
-"""Time limit for a worker to answer and for a client to read. 10,000 tenants take 0.1 s."""
+"""Seconds in which a worker must answer a command and a client must read the answer. An answer with
+10,000 tenants takes 0.1 s."""
 
 RETRY_PAUSE_S = 1.0
-"""Pause after a failed `accept`. By then, a file descriptor may be free."""
+"""Seconds of the pause after a failed `accept`, in which a file descriptor may become free."""
 
 STARTUP_S = 10.0
-"""Time limit for a new worker to open its socket. Imports take one second, and a host waits at most
-three more before it accepts connections."""
+"""Seconds in which a new worker must open its control socket. Imports take one second, and a host
+waits at most three more seconds before the host accepts connections."""
 
 _START_TIME = 19
 """The index of a process's start time in `/proc/<pid>/stat` after its name (proc(5), field 22)."""
@@ -35,33 +37,34 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What one worker serves."""
+    """The status of one worker, from its answer to the command `list`."""
 
     pid: int
     master: int
-    """The process that starts a replacement for the worker."""
+    """Process ID of the process that starts a replacement for the worker."""
     is_ready: bool
     """Whether the worker has validated every tenant file once."""
     mounts: tuple[dict[str, Any], ...]
-    """Name, prefix, state, reason, since, digest, endpoints of each tenant."""
+    """The name, prefix, state, reason, time, digest and endpoints of each tenant."""
     only: tuple[str, ...] = ()
-    """The tenants that its host serves; empty for all."""
+    """The names of the tenants that the host serves; empty if the host serves all tenants."""
     server: str = ""
-    """`gunicorn` for a `TenantWorker`. For other servers, the master may be any process."""
+    """The name of the server: `gunicorn` for a `TenantWorker`. With another server, `master` may be
+    any process."""
 
 
 def workers_folder(data_dir: Path) -> Path:
-    """Return the folder of the sockets."""
+    """Return the folder of the control sockets."""
     return data_dir / ".workers"
 
 
 class ControlSocket:
-    """The socket of this process, and the thread that answers on it. `close()` ends both.
+    """The control socket of this process, and a thread that answers commands, until `close()`.
 
     Args:
         data_dir: the host's data folder.
-        commands: the function for each command; it gets the words after the command, and returns
-            JSON data.
+        commands: command → the function that gets the words after the command, and returns JSON
+            data.
 
     Raises:
         OSError: the socket cannot be created.
@@ -75,7 +78,8 @@ class ControlSocket:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _short_path(self._folder) as folder:
-                # Clients delete a `.sock` that refuses connections, so it must listen first.
+                # The socket must listen before it gets a name with `.sock`, because clients delete
+                # a `.sock` that refuses connections.
                 temporary = folder / f"{os.getpid()}.new"
                 temporary.unlink(missing_ok=True)
                 self._listener.bind(str(temporary))
@@ -89,17 +93,17 @@ class ControlSocket:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering, and delete the socket. Idempotent."""
+        """Stop answering commands, and delete the control socket. Idempotent."""
         self._closing.set()
         with contextlib.suppress(OSError):  # a second `close` finds a closed socket
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the answering thread
         self._thread.join()
         self._listener.close()
-        with contextlib.suppress(OSError):  # clients delete a socket that no process answers on
+        with contextlib.suppress(OSError):  # clients delete a socket without a process
             (self._folder / self._name).unlink()
 
     def leave_to_parent(self) -> None:
-        """Close the copy of a forked process; the parent keeps answering."""
+        """Close the socket's copy in a forked process; the parent process keeps answering."""
         self._listener.close()
 
     def _serve(self) -> None:
@@ -134,12 +138,12 @@ class ControlSocket:
 
 
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
-    """Return what each worker of the hosts with this data folder serves."""
+    """Return the status of each worker of the hosts with the data folder `data_dir`."""
     return read_all_workers(data_dir)[0]
 
 
 def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
-    """Return what each worker serves, and the process IDs of workers that do not answer."""
+    """Return the status of each worker, and the process IDs of workers that do not answer."""
     answers = _ask_all(data_dir, "list", ANSWER_TIMEOUT_S)
     workers = [
         WorkerStatus(
@@ -161,22 +165,23 @@ def ask_workers(
 ) -> dict[int, dict[str, Any]]:
     """Return the answer of each worker by its process ID.
 
-    Workers that do not answer in time are left out.
+    The result does not contain workers that do not answer in time.
 
     Args:
         data_dir: the host's data folder.
-        command: the command and its words.
-        timeout_s: the time limit for each worker; `ANSWER_TIMEOUT_S` if None.
+        command: the command, followed by the words of the command.
+        timeout_s: seconds in which each worker must answer; `ANSWER_TIMEOUT_S` if None.
     """
     answers = _ask_all(data_dir, command, timeout_s or ANSWER_TIMEOUT_S)
     return {pid: answer for pid, answer in answers.items() if answer}
 
 
 def starting_workers(workers: Collection[WorkerStatus]) -> set[int]:
-    """Return the process IDs of siblings of `workers` that have not opened their socket yet.
+    """Return the process IDs of siblings of `workers` that have not opened a control socket.
 
-    A sibling has the same master and the same command line. If it is older than `STARTUP_S`, it is
-    not a worker (uWSGI's router, for example), or it could not create its socket.
+    A sibling has the same master and the same command line. A sibling older than `STARTUP_S` does
+    not count, because such a process is not a worker (uWSGI's router, for example), or could not
+    create its socket.
     """
     answering = {worker.pid for worker in workers}
     masters = {worker.master for worker in workers}
@@ -190,12 +195,12 @@ def starting_workers(workers: Collection[WorkerStatus]) -> set[int]:
 
 
 def child_processes(parent: int) -> list[int]:
-    """Return the running child processes of a process; none if it has ended."""
+    """Return the running child processes of a process; empty if the process has ended."""
     return [int(pid) for pid in _read(f"/proc/{parent}/task/{parent}/children").split()]
 
 
 def _age_s(pid: int) -> float:
-    """Return the seconds since a process started; infinite if it has ended."""
+    """Return the seconds since the start of a process; infinite if the process has ended."""
     stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     if len(stat) <= _START_TIME or stat[0] == b"Z":
         return math.inf
@@ -211,7 +216,7 @@ def _read(path: str) -> bytes:
 
 
 def _ask_all(data_dir: Path, command: str, timeout_s: float) -> dict[int, dict[str, Any]]:
-    """Return the answer of each worker; empty if it gave none. Ended workers are left out."""
+    """Return the answer of each running worker; empty for a worker without an answer."""
     paths = sorted(workers_folder(data_dir).glob("*.sock"))
     answers = {int(path.stem): _ask(path, command, timeout_s) for path in paths}
     return {pid: answer for pid, answer in answers.items() if answer is not None}
@@ -223,12 +228,13 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
         try:
             connection.connect(str(folder / path.name))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # its worker was killed
+            path.unlink(missing_ok=True)  # the worker of the socket was killed
             return None
-        except OSError:  # its worker has just ended, or belongs to another user
+        except OSError:  # the worker has just ended, or belongs to another user
             return None
         parts = []
-        # If the answer is late or cut off, the check below decides on what has arrived.
+        # If the answer is late or incomplete, `json.loads` decides whether the received bytes are
+        # an answer.
         with contextlib.suppress(OSError):
             connection.sendall(command.encode())
             while part := connection.recv(1 << 16):
@@ -236,13 +242,13 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
     try:
         answer: dict[str, Any] = json.loads(b"".join(parts))
     except ValueError:
-        return {}  # no answer, or an incomplete one
+        return {}  # no answer, or an incomplete answer
     return answer
 
 
 @contextlib.contextmanager
 def _short_path(folder: Path) -> Iterator[Path]:
-    """Yield a short path of a folder: the address of a Unix socket has at most 107 characters."""
+    """Yield a short path of a folder for the address of a Unix socket (at most 107 characters)."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield Path(f"/proc/self/fd/{fd}")

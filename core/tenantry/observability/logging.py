@@ -1,7 +1,8 @@
-"""Log set-up: every line is one event with its facts, as text for people or as JSON.
+"""Log set-up: every log line is one event with facts, as text for people or as JSON.
 
-Tenantry logs through the standard library. structlog only formats, so that lines from Flask,
-endpoints and libraries have the same form. The only global state is the root logger's handler.
+Tenantry logs through the standard library. structlog only formats log records, so that lines from
+Flask, endpoints and libraries have the same form. The only global state is the root logger's
+handler.
 """
 
 import io
@@ -23,31 +24,32 @@ from tenantry.observability.redaction import (
 )
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, and Unicode characters that end a line or change its direction."""
+"""Control characters, and Unicode characters that end a line or change the text direction."""
 
 _RECORD_ATTRIBUTES = frozenset({
     *vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"
 })  # fmt: skip
-"""Attributes of every `LogRecord`, and those that other formatters add."""
+"""Names of the attributes of every `LogRecord`, and of attributes that other formatters add."""
 
 _ADDED_LATER = frozenset({"timestamp", "exception"})
-"""Facts that later processors add, so that `extra` must not set them."""
+"""Names of facts that later processors add, so that `extra` must not set such a fact."""
 
 _MULTILINE = frozenset({"stack", "exception"})
-"""Facts that `ConsoleRenderer` writes below the line, unchanged."""
+"""Names of facts that `ConsoleRenderer` writes unchanged after the log line."""
 
 _STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
 
 _NEVER_SECRET = frozenset({"level", "logger", "tenant", "timestamp"})
-"""Facts that the host sets. They stay, even if a secret is spelled the same."""
+"""Names of facts that the host sets. Redaction never changes such a fact, even if a secret has the
+same text."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):
-    """The host's handler on the root logger. Its type lets a second set-up find it."""
+    """The host's handler on the root logger. A second set-up finds the handler by its type."""
 
 
 def configure_logging(log_format: Literal["console", "json"], level: str) -> None:
-    """Send every log line of this process to stderr. Replaces an earlier set-up."""
+    """Send every log line of this process to stderr, and replace an earlier set-up."""
     processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -64,7 +66,7 @@ def configure_logging(log_format: Literal["console", "json"], level: str) -> Non
         processors += [_redact_facts, _escape_facts]
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # The default formatter can show local variables: keys, bodies, passwords.
+            # The default formatter can show local variables, and so keys, bodies and passwords.
             exception_formatter=_write_traceback,
         )
     handler = _HostHandler(sys.stderr)
@@ -92,9 +94,10 @@ def _add_request(_logger: object, _method: str, facts: EventDict) -> EventDict:
 
 
 def _add_extra(_logger: object, _method: str, facts: EventDict) -> EventDict:
-    """Add the facts of `extra`. A fact that the line already has becomes `extra_<name>`.
+    """Add the facts of `extra`; rename a fact that the line already has to `extra_<name>`.
 
-    Otherwise, a library or an app that logs what a client sent could name another tenant.
+    Without the new name, a library or an app that logs data from a client could set the fact
+    `tenant` to another tenant.
     """
     for key, value in vars(facts["_record"]).items():
         if key in _RECORD_ATTRIBUTES:
@@ -124,7 +127,7 @@ def _add_traceback(logger: object, method: str, facts: EventDict) -> EventDict:
 
 
 def _redact_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
-    """Redact the secrets in scope, and what looks like credentials."""
+    """Redact the secrets in scope, and texts that look like credentials."""
     secrets = secrets_in_scope(facts.get("exc_info"))
     for key, value in facts.items():
         if isinstance(value, str):
@@ -136,17 +139,17 @@ def _redact_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
 
 
 def _redact_object(value: object, secrets: list[str]) -> object:
-    """Return a value unchanged, or its redacted `repr` if that contains a secret."""
+    """Return a value unchanged, or the redacted `repr` of a value with a secret."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - it can be of a class of an endpoint
+    except Exception:  # noqa: BLE001 - a class of an endpoint can raise anything
         return f"<{type(value).__name__}>"
     redacted = redact_credentials(redact(text, secrets))
     return value if redacted == text else redacted
 
 
 def _escape_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
-    """Escape control characters, so that a path from a client cannot forge lines or colors."""
+    """Escape control characters, so that a path from a client cannot forge log lines or colors."""
     for key, value in facts.items():
         if key in _MULTILINE:
             facts[key] = _indent(str(value))
@@ -162,5 +165,5 @@ def _escape(text: str) -> str:
 
 
 def _indent(text: str) -> str:
-    """Indent each line, so that none looks like a log line of its own."""
+    """Indent each line, so that no line of a traceback looks like a log line."""
     return "\n".join(f"  {_escape(line)}" for line in text.strip("\n").split("\n"))

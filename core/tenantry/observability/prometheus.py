@@ -1,8 +1,8 @@
-"""`/-/metrics`: usage of all processes of the host, in the Prometheus text format.
+"""The page `/-/metrics`: usage of all processes of the host, in the Prometheus text format.
 
-Only the operators' listener serves it. Every number covers all processes, including ended ones,
-whichever worker responds. The number of series is bounded: only tenants with requests have series,
-and beyond `MAX_TENANTS` the rest is one tenant, `other`.
+Only the operators' listener serves `/-/metrics`. Every number covers all processes, including ended
+processes, independent of the worker that responds. The number of series is limited: only tenants
+with requests have series, and all tenants beyond `MAX_TENANTS` count as one tenant, `other`.
 """
 
 import logging
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 MAX_TENANTS = 500
-"""Tenants with series of their own, 8,000 series in all. They are those with the earliest traffic.
-If a busier tenant replaced one of them, the sum of the rest would fall, which Prometheus would take
-for a restart."""
+"""Maximum number of tenants with their own series, 8,000 series in all. The tenants with the
+earliest traffic have their own series. If a busier tenant got its own series later, the sum of
+`other` would fall, which Prometheus would take for a restart."""
 
 OTHER = "other"
-"""The name for all other tenants. A tenant with this name is one of them."""
+"""The name for all tenants without their own series, including a tenant named `other`."""
 
 UNREADABLE = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -52,13 +52,13 @@ _COUNTERS = (
     ("overdue", 1, "overdue_requests", "Requests that exceeded their deadline."),
     ("uncounted", 1, "uncounted_requests", "Requests that no rate limit counted."),
 )
-"""The field of `Counts`, its unit, the name of the metric, its help text."""
+"""The field of `Counts`, the unit, the name and the help text of each counter metric."""
 
 _logger = logging.getLogger(__name__)
 
 
 class MetricsPage:
-    """The WSGI app. It reads the counters for each request, and keeps no state.
+    """The WSGI app of `/-/metrics`, which reads the counters for each request.
 
     Args:
         data_dir: the host's data folder.
@@ -72,7 +72,7 @@ class MetricsPage:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Respond with all series, or with 503."""
+        """Respond with all series, or with 503 if the usage database cannot be read."""
         try:
             body = render_metrics(limit_tenants(totals(self._data_dir)), self._in_flight())
         except (TenantryError, OSError) as error:
@@ -88,7 +88,7 @@ class MetricsPage:
 
 
 def limit_tenants(used: Mapping[str, Counts]) -> dict[str, Counts]:
-    """Return the first `MAX_TENANTS` tenants with requests, and the sum of the rest."""
+    """Return the first `MAX_TENANTS` tenants with requests, and the sum of all other tenants."""
     busy = {name: counts for name, counts in used.items() if counts.requests or counts.overdue}
     named = [(name, counts) for name, counts in busy.items() if name not in {OTHER, OVERFLOW}]
     shown = dict(named[:MAX_TENANTS])
@@ -97,7 +97,7 @@ def limit_tenants(used: Mapping[str, Counts]) -> dict[str, Counts]:
 
 
 def render_metrics(used: Mapping[str, Counts], in_flight: Mapping[str, int]) -> bytes:
-    """Return the text. Requests in flight of tenants without series count for `OTHER`."""
+    """Return the metrics as text; tenants without their own series count as `OTHER`."""
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - takes 0.1 s
     from prometheus_client.registry import Collector  # noqa: PLC0415
 

@@ -1,14 +1,15 @@
 """Redaction: `********` replaces secrets in log lines, reports, and the output of commands.
 
-Three questions, in this order below:
+The module answers three questions, in the following order:
 
 - What is a secret? A value under a name that says so (`API_TOKEN`), a password or token in a URL, a
   private key, a `Bearer` token, and whatever `secret()` returned to a tenant file.
-- Whose secrets apply? A request or a build sets its app's configuration as the *secret scope*.
-  Everything that is logged in that scope, and every exception that leaves it, is redacted with the
-  secrets of that configuration.
-- How is a text redacted? `redact` removes known secrets, `redact_credentials` removes what looks
-  like one in any text, and `redact_value` does both for a value and its key.
+- Which secrets apply? A request or a build sets its app's configuration as the *secret scope*. The
+  secrets of the configuration are redacted in every log line inside the scope, and in every
+  exception that leaves the scope.
+- How is a text redacted? `redact` removes known secrets, `redact_credentials` removes texts that
+  look like secrets, and `redact_value` removes known secrets and likely secrets from a value with a
+  key.
 
 When in doubt, a value is redacted.
 """
@@ -29,20 +30,22 @@ from tenantry.errors import one_line
 MASK = "********"
 
 MIN_SECRET_CHARS = 8
-"""A shorter text under a secret name can be a word that has a meaning elsewhere."""
+"""Minimum length of a secret under a secret name, because a shorter text can be a common word."""
 
 MIN_PASSWORD_CHARS = 6
-"""A shorter password in a URL can be a word that is all over the log, such as a user name."""
+"""Minimum length of a secret password in a URL, because a shorter password can be a common word of
+the log, such as a user name."""
 
 MIN_REPLACED_CHARS = 4
-"""A shorter secret is redacted only where it is the whole value, not inside other text."""
+"""Minimum length of a secret that is redacted inside other text. A shorter secret is redacted only
+if the secret is the whole value."""
 
 SIGNING_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
 """The keys of a tenant file whose values sign sessions and tokens."""
 
 SECRET_KEYS = (*SIGNING_KEYS, "CLIENTS")
-"""The keys of a tenant file whose values are secret, whatever `_SECRET_NAME` says of their names.
-`tenants.loader_child` may import nothing, and has a list of words instead."""
+"""The keys of a tenant file that always have a secret value, even if `_SECRET_NAME` does not match
+the key. `tenants.loader_child` may import nothing, and has its own list of words."""
 
 Config = Mapping[str, Any]
 
@@ -51,9 +54,9 @@ Config = Mapping[str, Any]
 _SECRET_NAME = re.compile(
     r"SECRET|PASS(?:W|PHRASE|CODE)|TOKEN|CREDENTIAL|PRIVATE|SALT|DSN|PWD|SIGNATURE|COOKIE_?VALUE"
     r"|(?:^|[^A-Z])(?:PASS|PIN|SIG|SAS)(?:$|[^A-Z])"
-    # Not AUTHOR and AUTHORITY, but AUTHORIZATION
+    # AUTH and AUTHORIZATION are secret names; AUTHOR and AUTHORITY are not.
     r"|AUTH(?!OR(?!I[SZ]))"
-    # Not MONKEY, KEYBOARD, KEYWORDS, and so on
+    # KEY is a secret name; MONKEY, KEYBOARD and KEYWORDS are not.
     r"|(?<!MON)(?<!TUR)(?<!HOC)(?<!DON)(?<!HOT)"
     r"KEY(?!BOARD|WORD|NOTE|STONE|MAP|PAD|FRAME|SPACE|STROKE|_?PREFIX|_?FUNC|_?NAME)"
 )
@@ -65,15 +68,16 @@ _PRIVATE_KEY = re.compile(
 _BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',;]{8,}", re.IGNORECASE)
 _PAIR = re.compile(r"(?P<before>[?&]?)(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 _ARGUMENT = re.compile(r"(?P<before>[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
-_UNESCAPED = re.compile(r"[A-Za-z0-9_.~-]*")  # the same in a URL and in a `repr`
+# The characters without an escape in a URL and in a `repr`.
+_UNESCAPED = re.compile(r"[A-Za-z0-9_.~-]*")
 _NOT_TEXT = (type(None), bool, int, timedelta)
 
 
 def secrets_in(config: Config) -> list[str]:
     """Return the secret texts in an app's configuration.
 
-    They are under secret names, under the keys in the configuration's `hidden` attribute (see
-    `MaskedConfig`), and in URLs.
+    `secrets_in` finds secret texts under secret names, under the keys in the configuration's
+    `hidden` attribute (see `MaskedConfig`), and in URLs.
     """
     keys = {*SECRET_KEYS, *getattr(config, "hidden", ())}
     found: set[str] = set()
@@ -111,16 +115,16 @@ def _url_secrets(text: str) -> Iterator[str]:
 
 
 def _password_span(word: str) -> tuple[int, int] | None:
-    """Return where the password of a URL is.
+    """Return the start and the end of the password in a URL, or None without a password.
 
-    It ends at the last @, because people forget to escape an @ in a password.
+    The password of a URL ends at the last @, because people forget to escape an @ in a password.
     """
     end = word.rfind("@")
     user = _USER.search(word, 0, end) if end > 0 else None
     return (user.end(), end) if user is not None and user.end() < end else None
 
 
-@lru_cache(maxsize=1024)  # every log line has the same few names
+@lru_cache(maxsize=1024)  # all log lines have the same few names
 def _is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name.upper()) is not None
 
@@ -139,13 +143,13 @@ _SCOPE = "tenantry.secret_scope"
 
 
 def set_secret_scope(config: Config) -> None:
-    """Make this the secret scope until the current context ends."""
+    """Make `config` the secret scope until the end of the current context."""
     _scope.set(config)
 
 
 @contextmanager
 def secret_scope(config: Config) -> Iterator[None]:
-    """Make this the secret scope inside the block, and of an exception that leaves it."""
+    """Make `config` the secret scope of the block, and of exceptions that leave the block."""
     token = _scope.set(config)
     try:
         yield
@@ -158,7 +162,7 @@ def secret_scope(config: Config) -> Iterator[None]:
 
 
 def secrets_in_scope(error: object = None) -> list[str]:
-    """Return the secrets of the current scope, and of the scope that an exception left.
+    """Return the secrets of the current scope, and of the scope that the exception `error` left.
 
     Args:
         error: an exception, or an `exc_info` tuple.
@@ -172,12 +176,12 @@ def secrets_in_scope(error: object = None) -> list[str]:
 
 
 def redact_in_scope(text: str, error: object = None) -> str:
-    """Return a text without the secrets of the current scope, and of that of an exception."""
+    """Return a text without the secrets of the current scope and of the scope of `error`."""
     return redact(text, secrets_in_scope(error))
 
 
 def one_line_in_scope(error: BaseException, *, with_type: bool = False) -> str:
-    """Return `one_line(error)` without the secrets of the current scope and of the error's."""
+    """Return `one_line(error)` without the secrets of the current scope and of the error."""
     try:
         return redact_in_scope(one_line(error, with_type=with_type), error)
     except BaseException:  # noqa: BLE001 - a configuration may hold objects of an endpoint's class
@@ -185,7 +189,7 @@ def one_line_in_scope(error: BaseException, *, with_type: bool = False) -> str:
 
 
 def _flask_config() -> Config | None:
-    """Return the configuration of Flask's current app, for commands and an endpoint's threads."""
+    """Return the configuration of Flask's current app, or None outside an app context."""
     flask = sys.modules.get("flask.globals")  # gunicorn's master logs without Flask
     if flask is None or not flask.app_ctx:
         return None
@@ -197,7 +201,7 @@ def _flask_config() -> Config | None:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without these secrets; nothing else in it is redacted."""
+    """Return a text without the given `secrets`, but otherwise unchanged."""
     return _redact_forms(text, _forms(secrets))
 
 
@@ -208,10 +212,10 @@ def redact_credentials(text: str) -> str:
 
 
 def redact_value(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return a value without its secrets; the value itself if it has none.
+    """Return a redacted copy of a value, or the same object if the value has no secrets.
 
     Args:
-        key: the name of the value, or "".
+        key: the name of the value, or "" for a value without a name.
         value: plain data.
         secrets: texts to redact wherever they occur.
     """
@@ -219,7 +223,7 @@ def redact_value(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def _forms(secrets: Iterable[str]) -> list[str]:
-    """Return the secrets as written, in a URL and in a `repr`; the longest first."""
+    """Return the forms of secrets: plain, escaped in a URL and in a `repr`; longest first."""
     forms = {*secrets} - {""}
     for secret in [secret for secret in forms if not _UNESCAPED.fullmatch(secret)]:
         forms.add(repr(secret)[1:-1])

@@ -1,8 +1,9 @@
-"""The scoreboard: which requests and builds are in flight in each process of a host.
+"""The scoreboard: the requests and builds in flight in each process of a host.
 
-It is memory that the processes share. The server's master creates it before it forks, so the master
-can still read what a worker was doing when that worker is dead, even after `kill -9`. Each process
-writes only to its own row, without a lock. A reader can see a request slightly early or late.
+The scoreboard is memory that the processes of a host share. The server's master creates the
+scoreboard before the fork, so the master can read the requests in flight of a dead worker, even
+after `kill -9`. Each process writes only to its own row, without a lock. A reader can see a request
+slightly early or late.
 """
 
 import mmap
@@ -14,17 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ROWS = 128
-"""Processes of a host at the same time, including those that are stopping."""
+"""Maximum number of concurrent processes of a host, including stopping processes."""
 
 CELLS = 128
-"""Requests and builds that a row can show. More are served, but not shown."""
+"""Maximum number of requests and builds in a row. A process can serve more requests, but the row
+does not show more."""
 
 _FREE, _SERVING, _STOPPING = range(3)  # states of a row
 _EMPTY, _REQUEST, _BUILD = range(3)  # states of a cell
 
-_NAME_BYTES = 64  # a tenant's name has at most 63
+_NAME_BYTES = 64  # a tenant's name has at most 63 bytes
 _CELL = struct.Struct(f"=BQQQ{_NAME_BYTES}s")  # state, thread ID, thread identifier, start, tenant
-_STATE_BYTES = 1  # of a row, before its cells
+_STATE_BYTES = 1  # the size of a row's state, before the cells of the row
 _ROW_BYTES = _STATE_BYTES + CELLS * _CELL.size
 
 
@@ -34,24 +36,24 @@ class InFlight:
 
     tenant: str
     thread_id: int
-    """The system's ID of its thread (`threading.get_native_id`)."""
+    """The system's ID of the thread (`threading.get_native_id`)."""
     started_ns: int
-    """On the monotonic clock, which all processes of a machine share."""
+    """Start on the monotonic clock, which all processes of a machine share."""
     thread_ident: int
-    """Python's identifier of its thread (`threading.get_ident`)."""
+    """Python's identifier of the thread (`threading.get_ident`)."""
     is_build: bool = False
 
 
 class Scoreboard:
-    """The rows of one host. There is nothing to close: the last process frees the memory."""
+    """The rows of one host. Needs no closing, because the last process frees the memory."""
 
     def __init__(self) -> None:
         self._memory = memoryview(mmap.mmap(-1, ROWS * _ROW_BYTES))  # 1.5 MiB, mostly untouched
 
     def claim_row(self) -> "Row | None":
-        """Return a free row for a process that is about to start; None if there is none.
+        """Return a free row for a process that is about to start; None if no row is free.
 
-        Call this only in the master, or in a process that does not share its scoreboard.
+        Call `claim_row` only in the master, or in a process that does not share its scoreboard.
         """
         for start in range(0, ROWS * _ROW_BYTES, _ROW_BYTES):
             if self._memory[start] == _FREE:
@@ -59,7 +61,7 @@ class Scoreboard:
         return None
 
     def serving_processes(self) -> int:
-        """Return the number of processes that serve and are not stopping."""
+        """Return the number of serving processes, without stopping processes."""
         return bytes(self._memory[::_ROW_BYTES]).count(_SERVING)
 
     def count_requests(self, tenant: str) -> int:
@@ -85,22 +87,22 @@ class Scoreboard:
 
 
 class Row:
-    """The requests and builds in flight in one process. That process may use it in any thread.
+    """The requests and builds in flight in one process. Thread-safe in that process.
 
-    `Scoreboard.claim_row` makes it. The master calls `free` when the process is gone.
+    `Scoreboard.claim_row` creates a row. The master calls `free` after the end of the process.
     """
 
     def __init__(self, scoreboard: Scoreboard, memory: memoryview) -> None:
         self.scoreboard = scoreboard
         self._memory = memory
         self._unused = deque(range(CELLS))  # `popleft` and `appendleft` are atomic
-        memory[:] = bytes(_ROW_BYTES)  # removes what an earlier process left
+        memory[:] = bytes(_ROW_BYTES)  # removes the requests of an earlier process
         memory[0] = _SERVING
 
     def enter(self, tenant: str, *, is_build: bool = False) -> int | None:
-        """Show a request or a build of this thread; return its cell, for `leave`.
+        """Show a request or a build of the calling thread; return the cell for `leave`.
 
-        Returns None if no cell is free.
+        `enter` returns None if no cell is free.
         """
         try:
             cell = self._unused.popleft()
@@ -110,20 +112,21 @@ class Row:
         thread_id, ident = threading.get_native_id(), threading.get_ident()
         name, started_ns = tenant.encode(), time.monotonic_ns()
         _CELL.pack_into(self._memory, start, _EMPTY, thread_id, ident, started_ns, name)
-        self._memory[start] = _BUILD if is_build else _REQUEST  # last: makes the cell count
+        # Written last, because the state makes the cell visible.
+        self._memory[start] = _BUILD if is_build else _REQUEST
         return cell
 
     def leave(self, cell: int) -> None:
-        """Remove a request or a build; once for each `enter`."""
+        """Remove a request or a build from its cell. Call `leave` once for each `enter`."""
         self._memory[_cell_start(cell)] = _EMPTY
         self._unused.appendleft(cell)
 
     def in_flight(self) -> list[InFlight]:
-        """Return the requests and builds in flight, in no particular order."""
+        """Return the requests and builds in flight in the process, in no particular order."""
         return _read_row(self._memory)
 
     def stop(self) -> None:
-        """Mark the process as stopping: its requests are then not blamed for its end."""
+        """Mark the process as stopping, so that no tenant is blamed for the end of the process."""
         self._memory[0] = _STOPPING
 
     @property
@@ -132,7 +135,7 @@ class Row:
         return self._memory[0] == _STOPPING
 
     def free(self) -> None:
-        """Release the row for another process; once, when this process is gone."""
+        """Release the row for another process. Call `free` once, after the end of the process."""
         self._memory[0] = _FREE
 
 
@@ -142,7 +145,7 @@ def _cell_start(cell: int) -> int:
 
 def _used_cells(row: memoryview) -> Iterator[tuple[int, int, int, int, bytes]]:
     states = bytes(row[_STATE_BYTES :: _CELL.size])
-    for cell, state in enumerate(states.rstrip(b"\0")):  # the first cells are used first
+    for cell, state in enumerate(states.rstrip(b"\0")):  # a process uses the first cells first
         if state != _EMPTY:
             yield _CELL.unpack_from(row, _cell_start(cell))
 

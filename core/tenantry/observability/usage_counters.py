@@ -1,12 +1,13 @@
-"""Usage counters: what each tenant uses in this process, in a file that survives the process.
+"""Usage counters: the usage of each tenant in one process, in a file that survives the process.
 
-Each process maps a file of its own under `<data>/.usage/` and counts in it. After `kill -9`, the
-counts are still in the page cache. A tenant gets a row with its first traffic. Any process can read
-all files at any time; `usage_store` adds them up over deaths and restarts.
+Each process counts in its own memory-mapped file under `<data>/.usage/`. After `kill -9`, the page
+cache still has the counts. A tenant gets a row in the file with its first traffic. Any process can
+read all files at any time; `usage_store` adds up the files of all processes, including ended
+processes.
 
-prometheus-client's multiprocess mode does not replace this: its files have no history for bills
-(`usage --since`), grow in number with each restart of a worker, and must be deleted when the host
-starts, so that totals begin anew.
+prometheus-client's multiprocess mode does not replace usage counters: the files of
+prometheus-client have no history for bills (`usage --since`), grow in number with each restart of a
+worker, and must be deleted at the start of the host, which resets totals.
 """
 
 import fcntl
@@ -26,51 +27,52 @@ from typing import NamedTuple
 from tenantry.http.request_record import RequestRecord
 
 ROWS = 16_384
-"""Tenants that one process counts separately. The last row counts all later ones together."""
+"""Maximum number of rows of a file, one for each tenant. The last row counts all later tenants
+together."""
 
 OVERFLOW = "(others)"
-"""The name of the last row. It is not a valid name of a tenant."""
+"""The name of the last row of a file, which is not a valid name of a tenant."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What a tenant has used. No count ever decreases."""
+    """The usage of one tenant. No count ever decreases."""
 
     requests: int = 0
     errors: int = 0
-    """5xx responses that are not refusals, and responses that broke off."""
+    """Number of 5xx responses that are not refusals, and of responses that broke off."""
     refusals: int = 0
-    """Responses that the host sent instead of the app."""
+    """Number of responses that the host sent instead of the app."""
     bytes_in: int = 0
-    """Bytes of request bodies that were read."""
+    """Number of request body bytes that the host or the app read."""
     bytes_out: int = 0
-    """Bytes of response bodies that were handed to the server."""
+    """Number of response body bytes that the host passed to the server."""
     wall_ns: int = 0
     processor_ns: int = 0
-    """CPU time of the threads that ran its requests."""
+    """CPU time of the threads that ran the tenant's requests, in nanoseconds."""
     database_ns: int = 0
     queries: int = 0
     build_ns: int = 0
-    """Includes failed builds."""
+    """Duration of builds of the tenant's instances, including failed builds, in nanoseconds."""
     builds: int = 0
-    """Instances that were built."""
+    """Number of built instances."""
     sleeps: int = 0
-    """Instances that were evicted."""
+    """Number of evicted instances."""
     overdue: int = 0
-    """Requests that were reported at their deadline."""
+    """Number of requests that were reported at their deadline."""
     uncounted: int = 0
-    """Requests that the rate limit let through because its storage did not answer."""
+    """Number of requests that the rate limit admitted because the rate storage did not respond."""
     used_ns: int = 0
-    """When the last request ended, in nanoseconds since the epoch; 0 for never."""
+    """When the tenant's last request ended, in nanoseconds since the epoch; 0 without a request."""
 
     def plus(self, other: "Counts") -> "Counts":
-        """Return the sum; `used_ns` is the later one."""
+        """Return the sum of two counts, with the later `used_ns`."""
         sums = (a + b for a, b in zip(self, other, strict=True))
         return Counts(*sums)._replace(used_ns=max(self.used_ns, other.used_ns))
 
     def minus(self, earlier: "Counts") -> "Counts":
-        """Return what was counted after an earlier reading; `used_ns` does not change."""
+        """Return the counts since an earlier reading, with an unchanged `used_ns`."""
         differences = (a - b for a, b in zip(self, earlier, strict=True))
         return Counts(*differences)._replace(used_ns=self.used_ns)
 
@@ -79,7 +81,7 @@ ZERO = Counts()
 
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
-    """Return the sum; `used_ns` is the latest one."""
+    """Return the sum of all counts, with the latest `used_ns`."""
     result = ZERO
     for each in counts:
         result = result.plus(each)
@@ -92,40 +94,40 @@ _FIELDS = (
     "requests", "errors", "refusals", "bytes_in", "bytes_out", "wall_ns", "processor_ns",
     "database_ns", "queries", "build_ns", "builds", "sleeps", "used_ns", "overdue", "uncounted",
 )  # fmt: skip
-"""The numbers of a row, in the order in which releases added them: files of an older release
+"""The numbers of a row. A new release adds numbers only at the end, so files of an older release
 remain readable."""
 
 _OFFSETS = {field: offset for offset, field in enumerate(_FIELDS)}
 _MAGIC = int.from_bytes(b"tntryl\0\1", "little")
 _WORD_BYTES = 8
 _NAME_BYTES = 64  # a tenant's name has at most 63
-_ROW = struct.Struct(f"={_NAME_BYTES}s{len(_FIELDS)}Q8x")  # room for one more number
+_ROW = struct.Struct(f"={_NAME_BYTES}s{len(_FIELDS)}Q8x")  # 8 free bytes for one more number
 _HEADER = struct.Struct("=4Q")  # magic, number of rows, process ID, start time
-_ROW_COUNT = 1  # the word of the header
+_ROW_COUNT = 1  # the index of the word of the header
 _HEADER_BYTES = 4096
 _FILE_BYTES = _HEADER_BYTES + ROWS * _ROW.size
 _SUFFIX = ".ledger"
 
 
 class UsageCounters:
-    """The counters of this process. Thread-safe. In memory before `open` and after `close`."""
+    """The usage counters of one process, in memory before `open` and after `close`. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all attributes, and each row while it changes
+        self._lock = threading.Lock()  # protects all attributes, and each row during a change
         self._fd = -1
         self.path: Path | None = None
-        """The file; None while the counts are only in memory."""
+        """The path of the file; None while the counts are only in memory."""
         self._use(mmap.mmap(-1, _FILE_BYTES))
 
     def _use(self, memory: mmap.mmap) -> None:
         self._bytes = memoryview(memory)
         self._words = self._bytes.cast("Q")
-        self._rows: dict[str, int] = {}  # tenant → index of its first word
+        self._rows: dict[str, int] = {}  # tenant → index of the tenant's first word
 
     def open(self, folder: Path) -> None:
-        """Start to count from zero in a new file; in memory if the file cannot be created.
+        """Start to count from zero in a new file, or in memory if the file cannot be created.
 
-        Each serving process calls this once, before its first request.
+        Each serving process calls `open` once, before the first request.
         """
         try:
             fd, path = _create_file(folder)
@@ -141,8 +143,8 @@ class UsageCounters:
             self._use(memory)
 
     def reset_after_fork(self) -> None:
-        """Discard the counts and the file of the parent process, in a forked process."""
-        self._lock = threading.Lock()  # a thread of the parent may have held the old one
+        """In a forked process, discard the counts and the file of the parent process."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the old lock
         self.close()
 
     def close(self) -> None:
@@ -155,7 +157,7 @@ class UsageCounters:
         self._words.release()
         self._bytes.release()
         if self._fd >= 0:
-            os.close(self._fd)  # releases the lock of the file, too
+            os.close(self._fd)  # also releases the lock of the file
         self._fd, self.path = -1, None
 
     def add_request(self, record: RequestRecord) -> None:
@@ -171,14 +173,14 @@ class UsageCounters:
             self._words[row + _OFFSETS["used_ns"]] = time.time_ns()
 
     def add(self, tenant: str, **amounts: int) -> None:
-        """Add to counts of a tenant: `add("acme", queries=1, database_ns=7)`."""
+        """Add amounts to the counts of a tenant, like `add("acme", queries=1, database_ns=7)`."""
         with self._lock:
             row = self._rows.get(tenant) or self._new_row(tenant)
             for field, amount in amounts.items():
                 self._words[row + _OFFSETS[field]] += amount
 
     def counts(self) -> dict[str, Counts]:
-        """Return what this process has counted."""
+        """Return the counts of each tenant in this process."""
         with self._lock:
             return dict(_parse_rows(bytes(self._bytes[_HEADER_BYTES : _end(len(self._rows))])))
 
@@ -188,19 +190,20 @@ class UsageCounters:
             return self._rows.get(OVERFLOW) or self._new_row(OVERFLOW)
         start = _end(count)
         self._bytes[start : start + _NAME_BYTES] = tenant.encode().ljust(_NAME_BYTES, b"\0")
-        self._words[_ROW_COUNT] = count + 1  # last: makes the row visible to readers
+        # Written last, because the number of rows makes the row visible.
+        self._words[_ROW_COUNT] = count + 1
         row = self._rows[tenant] = (start + _NAME_BYTES) // _WORD_BYTES
         return row
 
 
 def counters_folder(data_dir: Path) -> Path:
-    """Return the folder of the files."""
+    """Return the folder of the usage counters' files."""
     return data_dir / ".usage"
 
 
 @dataclass(frozen=True)
 class ProcessCounts:
-    """The content of one process's file."""
+    """The content of the usage counters' file of one process."""
 
     path: Path
     pid: int
@@ -210,23 +213,23 @@ class ProcessCounts:
 
 
 def read_counters(folder: Path) -> list[ProcessCounts]:
-    """Read the files of all processes, including ended ones that are not collected yet."""
+    """Read the files of all processes, including ended processes without a collection."""
     files = (read_counters_file(path) for path in counters_files(folder))
     return [file for file in files if file is not None]
 
 
 def counters_files(folder: Path) -> list[Path]:
-    """Return the paths of all files."""
+    """Return the paths of the usage counters' files of all processes."""
     return sorted(folder.glob(f"*{_SUFFIX}"))
 
 
 def read_counters_file(path: Path) -> ProcessCounts | None:
-    """Read one file; None if it is gone, incomplete or of another format."""
+    """Read one file; None if the file is deleted, incomplete or of another format."""
     try:
         with path.open("rb", buffering=0) as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
-                return None  # its process is just creating it
+                return None  # the process is just creating the file
             magic, count, pid, started_ns = _HEADER.unpack(header)
             if magic != _MAGIC:
                 return None
@@ -237,7 +240,7 @@ def read_counters_file(path: Path) -> ProcessCounts | None:
 
 
 def lock_if_ended(path: Path) -> int | None:
-    """Lock a file whose process has ended, and return a descriptor; None if it still runs.
+    """Lock the file of an ended process and return a descriptor; None for a running process.
 
     Closing the descriptor releases the lock.
     """
@@ -247,14 +250,15 @@ def lock_if_ended(path: Path) -> int | None:
         return None
     with suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino == os.fstat(fd).st_ino:  # else another process has deleted it
+        # Otherwise, another process has deleted the file.
+        if path.stat().st_ino == os.fstat(fd).st_ino:
             return fd
     os.close(fd)
     return None
 
 
 def _create_file(folder: Path) -> tuple[int, Path]:
-    """Create a file and return it open; its lock lasts as long as this process.
+    """Create, open and lock a file for the life of this process; return descriptor and path.
 
     Raises:
         OSError: the folder or the file cannot be created at full size.
@@ -274,7 +278,7 @@ def _create_file(folder: Path) -> tuple[int, Path]:
 
 
 def _initialize(fd: int, path: Path) -> bool:
-    """Lock a new file and write its header; False if a collecting process was faster."""
+    """Lock a new file and write the header; False if a collecting process has locked the file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.stat().st_ino != os.fstat(fd).st_ino:

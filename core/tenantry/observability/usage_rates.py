@@ -21,27 +21,27 @@ RATES = {
     "processor": "processor_ns", "busy": "wall_ns", "database": "database_ns",
     "queries": "queries", "bytes_in": "bytes_in", "bytes_out": "bytes_out",
 }  # fmt: skip
-"""Column → the counter whose rate per second it shows. The rate of a time is a share: 0.5 is
-half a processor, or one request in flight for half of the time."""
+"""Column → the counter of which the column shows the rate per second. The rate of a duration is a
+share: 0.5 means half a processor, or one request in flight for half of the time."""
 
 CURRENT = ("in_flight", "stuck")
-"""Columns of the requests in flight now, and of those that are over their deadline."""
+"""Columns with the number of requests in flight, and of requests over their deadline."""
 
 Key = tuple[str, int | None]
-"""A tenant and a worker's process id, or None for all workers together."""
+"""A tenant, and the process ID of a worker or None for all workers together."""
 
 
 class UsageRates:
-    """Rates between two reads of the counters. Nothing to close; not thread-safe.
+    """Usage rates between two reads of the usage counters. Not thread-safe. Needs no closing.
 
     Args:
         folder: The folder of the counters.
         is_per_worker: Whether each worker of a tenant has a row.
         sort: The column to sort by, highest first; `tenant` sorts by name.
-        ask: Returns what each process reports of the requests in flight now.
+        ask: Returns the number of requests in flight that each process reports.
 
     Raises:
-        TenantryError: No process of a host is counting there.
+        TenantryError: No process of a host counts in `folder`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class UsageRates:
             )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rates since the last call, for tenants with usage or requests in flight."""
+        """Return the rates since the last call of `rows`, for tenants with usage."""
         after, read_at = self._read(), time.monotonic()
         used: dict[Key, Counts] = {}
         for path, file in after.items():
@@ -84,7 +84,7 @@ class UsageRates:
         ]
         rows.sort(key=lambda row: (row["tenant"], row.get("worker", 0)))
         if self._sort != "tenant":
-            # The sort is stable, so ties stay sorted by name.
+            # The sort is stable, so rows with equal values stay sorted by name.
             rows.sort(key=lambda row: row[self._sort], reverse=True)
         return rows
 
@@ -102,7 +102,7 @@ class UsageRates:
 
 
 def columns(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the columns of rows, or those of an empty table."""
+    """Return the columns of the given rows, or the columns of an empty table."""
     return [*rows[0]] if rows else ["tenant", *CURRENT, *RATES]
 
 
@@ -119,7 +119,7 @@ def _row(key: Key, current: Counter[str], counts: Counts, seconds: float) -> dic
 
 
 def _is_counting(path: Path) -> bool:
-    """Whether the process that counts in this file is alive."""
+    """Whether the process that counts in the file `path` is alive."""
     fd = lock_if_ended(path)
     if fd is not None:
         os.close(fd)

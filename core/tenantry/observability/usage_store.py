@@ -1,12 +1,13 @@
-"""Usage over time: what each tenant has used, across crashes and restarts of processes.
+"""Usage over time: the usage of each tenant, across crashes and restarts of processes.
 
 `<data>/.usage/usage.sqlite3` collects the counters files of all processes. Each count arrives
-exactly once: the transaction that adds counts to the totals also notes how much of each file it has
-collected. So `kill -9` at any moment neither doubles nor loses a count. Any process can collect any
-file, even that of a process that hangs. A file is deleted when its process has ended and all its
-counts are collected. A power cut can lose what was counted since the last collection.
+exactly once: the transaction that adds counts to the totals also records the collected counts of
+each file. So `kill -9` at any moment neither doubles nor loses a count. Any process can collect any
+file, even the file of a process that hangs. A collection deletes the file of an ended process after
+all counts are collected. A power cut can lose the counts since the last collection.
 
-Usage is kept by the minute for two days, by the hour for two months, then by the day, in UTC.
+The database keeps usage by the minute for two days, by the hour for two months, and by the day
+afterwards, in UTC.
 """
 
 import contextlib
@@ -31,21 +32,24 @@ from tenantry.observability.usage_counters import (
 )
 
 INTERVAL_S = 60.0
-"""Seconds between collections: how much a power cut can lose, and the resolution of `since`."""
+"""Seconds between two collections, and so the resolution of `since` and the maximum loss in a power
+cut."""
 
 FIRST_DELAY_S = 5.0
-"""Seconds until a process first collects. By then, the processes that it replaces have ended."""
+"""Seconds from the start of a process to its first collection. Within the delay, a replaced process
+has ended."""
 
 LOCK_TIMEOUT_S = 30.0
-"""Seconds that one collection waits for another. Each takes milliseconds."""
+"""Seconds that one collection waits for another collection. A collection takes milliseconds."""
 
 DELETED_FILE_KEPT_S = 3600.0
-"""Seconds that the database remembers what it collected from a deleted file. A reader that reads
-the files first and the totals then must not count it twice."""
+"""Seconds that the database keeps the collected counts of a deleted file. A reader that reads the
+file before the deletion and the totals after the deletion must not count the file twice."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 _MERGES = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
-"""Buckets of the first length merge into buckets of the second at this age, in seconds."""
+"""Length of old buckets, length of merged buckets, and age at which old buckets merge, in
+seconds."""
 
 _COUNTS = Counts._fields
 _DEFINITIONS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _COUNTS)
@@ -67,11 +71,11 @@ CREATE TABLE IF NOT EXISTS fold (at REAL NOT NULL);   -- the time of the last co
 _logger = logging.getLogger(__name__)
 
 Collected = dict[tuple[str, str], Counts]
-"""What has been collected, by the names of the file and the tenant."""
+"""Name of a file and name of a tenant → the collected counts."""
 
 
 def usage_file(data_dir: Path) -> Path:
-    """Return the path of the database."""
+    """Return the path of the usage database."""
     return counters_folder(data_dir) / "usage.sqlite3"
 
 
@@ -79,7 +83,7 @@ def usage_file(data_dir: Path) -> Path:
 
 
 def collect_periodically(data_dir: Path, stopping: threading.Event) -> None:
-    """Collect once a minute until `stopping` is set. Logs the first of several failures."""
+    """Collect once a minute until `stopping` is set, and log the first of several failures."""
     is_failing = False
     pause_s = FIRST_DELAY_S
     while not stopping.wait(pause_s):
@@ -94,16 +98,17 @@ def collect_periodically(data_dir: Path, stopping: threading.Event) -> None:
 
 
 def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float = 0.0) -> None:
-    """Add the new counts of all processes to the database, and delete files of ended processes.
+    """Add new counts of all processes to the database, and delete the files of ended processes.
 
     Args:
         data_dir: the host's data folder.
         now: seconds since the epoch; the present time if None.
-        min_interval_s: does nothing if the last collection, by any process, is more recent.
+        min_interval_s: minimum seconds since the last collection by any process; after a more
+            recent collection, `collect` does nothing.
 
     Raises:
-        OSError, sqlite3.Error: the folder is not writable. The next collection adds what is
-            missing.
+        OSError, sqlite3.Error: the folder is not writable. The next collection adds the missing
+            counts.
     """
     now = time.time() if now is None else now
     folder = counters_folder(data_dir)
@@ -114,7 +119,8 @@ def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float =
             last = connection.execute("SELECT max(at) FROM fold").fetchone()[0] or 0.0
             if 0 <= now - last < min_interval_s:
                 return
-            # Inside the transaction, so that no other collection is under way.
+            # The files are read inside the transaction, so that no other collection runs at the
+            # same time.
             ended = _lock_ended_files(folder, locks)
             files = read_counters(folder)
             _add_new_counts(connection, files, now)
@@ -150,7 +156,7 @@ def _add_new_counts(
             if counts == before:
                 continue
             new = counts.minus(before)
-            used_s = min(counts.used_ns / 1e9, now) or now  # the last use may be long ago
+            used_s = min(counts.used_ns / 1e9, now) or now  # the last request may be long ago
             start = int(used_s) // MINUTE * MINUTE
             _add(connection, "bucket", {"start": start, "length": MINUTE, "tenant": tenant}, new)
             _add(connection, "total", {"tenant": tenant}, new)
@@ -160,7 +166,7 @@ def _add_new_counts(
 def _add(
     connection: sqlite3.Connection, table: str, key: Mapping[str, object], counts: Counts
 ) -> None:
-    """Add counts to the row with this key, or insert it."""
+    """Add counts to the row with the key `key`, or insert a new row."""
     values = {**key, **counts._asdict()}
     connection.execute(
         f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
@@ -170,13 +176,13 @@ def _add(
 
 
 def _additions() -> str:
-    """Return the SQL that adds the excluded row's counts; `used_ns` is the later one."""
+    """Return the SQL that adds the counts of the excluded row, with the later `used_ns`."""
     sums = [f"{name} = {name} + excluded.{name}" for name in _COUNTS if name != "used_ns"]
     return ", ".join([*sums, "used_ns = max(used_ns, excluded.used_ns)"])
 
 
 def _sums(columns: Iterable[str]) -> str:
-    """Return the SQL that adds up the counts of a group; `used_ns` is the latest one."""
+    """Return the SQL that adds up the counts of a group, with the latest `used_ns`."""
     return ", ".join(f"{'max' if name == 'used_ns' else 'sum'}({name})" for name in columns)
 
 
@@ -201,7 +207,7 @@ def _forget_deleted_files(connection: sqlite3.Connection, present: set[str], now
 
 
 def _add_missing_columns(connection: sqlite3.Connection) -> None:
-    """Bring a database of an older release up to date."""
+    """Add missing columns to a usage database of an older release."""
     for name in set(_COUNTS).difference(_count_columns(connection)):
         for table in ("bucket", "total", "folded"):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
@@ -211,9 +217,9 @@ def _add_missing_columns(connection: sqlite3.Connection) -> None:
 
 
 def totals(data_dir: Path) -> dict[str, Counts]:
-    """Return what each tenant has used in all, up to now, ordered by first traffic.
+    """Return the total usage of each tenant up to now, ordered by first traffic.
 
-    This writes nothing, so it works on a full disk and while a process hangs.
+    `totals` writes nothing, and so works on a full disk and while a process hangs.
 
     Raises:
         TenantryError: the database exists but cannot be read.
@@ -222,11 +228,11 @@ def totals(data_dir: Path) -> dict[str, Counts]:
 
 
 def used_since(data_dir: Path, since: float) -> dict[str, Counts]:
-    """Return what each tenant has used since then, ordered by name.
+    """Return the usage of each tenant since the time `since`, ordered by name.
 
     Args:
         data_dir: the host's data folder.
-        since: seconds since the epoch. The bucket that contains this moment counts in full.
+        since: seconds since the epoch. The bucket that contains the time `since` counts in full.
 
     Raises:
         TenantryError: the database exists but cannot be read.
@@ -235,7 +241,8 @@ def used_since(data_dir: Path, since: float) -> dict[str, Counts]:
 
 
 def _with_uncollected(data_dir: Path, since: float | None) -> dict[str, Counts]:
-    # Files first: counts that are collected in between are then known to be collected.
+    # The files are read before the database, so the database knows every count that is collected
+    # between the two reads.
     files = read_counters(counters_folder(data_dir))
     found, collected = _read_database(usage_file(data_dir), since)
     for file in files:
@@ -276,7 +283,7 @@ def _read_collected(connection: sqlite3.Connection) -> Collected:
 
 
 def _count_columns(connection: sqlite3.Connection) -> list[str]:
-    """Return the counts that the database has; one of an older release has fewer."""
+    """Return the names of the counts in the database, which an older release may have created."""
     columns = {column[1] for column in connection.execute("PRAGMA table_info(total)")}
     return [name for name in _COUNTS if name in columns]
 
@@ -290,7 +297,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        # Durable, because the counters files are then deleted.
+        # The commit must be durable, because the collection then deletes counters files.
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(_SCHEMA)
     except BaseException:
