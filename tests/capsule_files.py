@@ -65,7 +65,7 @@ def archive(members: Members, manifest: bytes | None = None) -> bytes:
 
 
 def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> bytes:
-    """Return a tar archive as a capsule whose hash is correct.
+    """Return a tar archive as a capsule with a correct hash.
 
     Args:
         content: the archive.

@@ -118,7 +118,7 @@ def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
 
 
 def test_no_private_name_is_used_beside_the_list() -> None:
-    """Each access that the linter had to be told about is in the list."""
+    """Each private access with a linter exception (`noqa`) is in `PRIVATE`."""
     documented = {"_current_frames"}  # documented by Python as a function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
     own = {"_opened"}  # an attribute of another object of the same class

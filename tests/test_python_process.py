@@ -13,7 +13,7 @@ from tenantry.python_process import library_path, python_command, search_current
 
 @pytest.fixture(name="libraries", autouse=True)
 def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put the current folder first on `sys.path`, and return the rest of the path."""
+    """Put the current folder first on `sys.path`, and return the remaining entries."""
     monkeypatch.chdir(tmp_path)
     libraries = [entry for entry in sys.path if os.path.realpath(entry) != str(tmp_path)]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *libraries])

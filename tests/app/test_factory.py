@@ -40,7 +40,7 @@ class ConfigClass:
 
 
 class ConfigObject(ConfigClass):
-    """The same class with a computed key."""
+    """A configuration class with the keys of `GOOD` and a computed key."""
 
     @property
     def APP_NAME(self) -> str:  # type: ignore[override]  # noqa: N802

@@ -65,7 +65,7 @@ def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> 
 
 
 def test_logins_at_two_tenants_are_independent(visit: Callable[..., str]) -> None:
-    """A login at one tenant is not valid at another, and neither ends the other."""
+    """A login at one tenant is not valid at another tenant, and ends no login at that tenant."""
     visit("/acme/login/ada")
     before = visit("/globex/who")
     visit("/globex/login/bob")

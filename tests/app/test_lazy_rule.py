@@ -1,4 +1,4 @@
-"""Lazy rules build the same URLs as Werkzeug's rules, and compile them on first use."""
+"""Lazy rules build the same URLs as Werkzeug's rules, and are compiled on first use."""
 
 from typing import Any
 

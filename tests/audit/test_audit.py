@@ -96,7 +96,7 @@ def test_each_unsafe_setting_is_found_with_its_line(
 def test_a_path_leads_from_the_view_to_the_name(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """The finding describes, for both tenants, how the app references the object."""
+    """A finding describes, for each of two tenants, how the app references the shared object."""
     endpoint = leaks.write_endpoint(here, "shop", models="_cache = {}\n")
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])

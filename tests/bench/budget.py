@@ -3,19 +3,19 @@
     python tests/bench/budget.py [--tenants 200] [--seconds 4] [--rounds 10] [LOAD…]
 
 The tenants are compared with 200 tenants in the same worker of 8 threads, each with a database and
-an unbounded connection pool of its own. One process serves both sides, because two processes of the
-same code differ by up to 7 %, which is more than the data layer costs. The two sides take turns,
-and each turn is compared with the adjacent turn, so that noise of the machine affects both sides
-alike. Eight clients send each load:
+an unbounded connection pool of its own. One process serves the two sides, because two processes of
+the same code differ by up to 7 %, which is more than the data layer costs. The two sides take
+turns, and each turn is compared with the adjacent turn, so that noise of the machine affects both
+sides alike. Eight clients send each load:
 
-- visits: 10 requests to one tenant, then to the next, until all had their turn, in an order of the
-  client's own. The load `visits` imitates people: a page with assets, a form, the next page.
-  Ten is a short visit, and visiting all tenants equally often is worse for the budget than usual;
-- popular: visits again, but the n-th most popular tenant gets 1/n as many as the first, like the
-  traffic of many sites (Zipf; Breslau et al. 1999). The first 20 of 200 get 61 % of the visits;
-- hot: single requests to 20 tenants at random, after all have had traffic. This load has no order
-  that a turn would restart, so its turns are split into forty parts. Short turns compare better,
-  because the speed of the machine changes from one second to the next.
+- visits: 10 requests to one tenant, then to the next tenant, in an order of the client's own. The
+  load `visits` imitates people: a page with assets, a form, the next page. A visit of ten requests
+  is short, and equally many visits to each tenant are worse for the budget than usual traffic;
+- popular: visits, but the n-th most popular tenant gets 1/n as many visits as the first, like the
+  traffic of many sites (Zipf; Breslau et al. 1999). The first 20 of 200 tenants get 61 % of visits;
+- hot: single requests to 20 tenants at random, after all tenants have had traffic. The load `hot`
+  has no order that a turn would restart, so each turn is split into forty parts. Short turns
+  compare better, because the speed of the machine changes from one second to the next.
 
 Bounds: at least the part of the unbounded throughput in `BOUNDS`, at most 20 connections, as the
 database server counts them all the time, and no failed request. Two more loads have no bound on
@@ -23,9 +23,8 @@ throughput. In the following loads, no client sends a second request to a tenant
 the cost of a new connection (5 ms of the database server's processor time and 2 ms of the worker's;
 a whole request costs 2 ms):
 
-- single: each request goes to any tenant by popularity. 55 % of the requests need a new connection.
-Even
-  an eviction order that knew the future would open one for 32 % (Belady 1966);
+- single: each request goes to any tenant by popularity. 55 % of the requests need a new
+  connection. An eviction order that knew the future would open a connection for 32 % (Belady 1966);
 - worst: each request goes to another tenant, in turn.
 
 The benchmark also prints the processor time per request of the worker and the database server. On

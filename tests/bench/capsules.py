@@ -4,10 +4,10 @@
 
 One gunicorn, 2 workers of 8 threads; acme has the images endpoint, on SQLite and then on
 PostgreSQL. Clients upload and delete images without a pause while `tenantry backup` runs several
-times. Each capsule is restored into another host's folders, on both engines. Bounds: each row has a
-file with its hash and size, each file has a row, the counts are those that the backup reported, and
-no upload is refused. Without a bound, the benchmark prints the longest upload before and during the
-backups, and the cost of zstd and gzip for the pictures of this run.
+times. Each capsule is restored into another host's folders, on SQLite and on PostgreSQL. Bounds:
+each row has a file with its hash and size, each file has a row, the counts are those that the
+backup reported, and no upload is refused. Without a bound, the benchmark prints the longest upload
+before and during the backups, and the cost of zstd and gzip for the pictures of this run.
 """
 
 import contextlib

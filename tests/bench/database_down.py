@@ -6,10 +6,11 @@ One gunicorn, one worker of 8 threads. The tenant `down` uses a PostgreSQL serve
 `calm0` to `calm3` use another one. Each round has three runs:
 
 - calm;
-- with the server of `down` silent: its connections are cut, and it accepts new ones but says
-  nothing, as a machine that becomes unreachable;
-- with that server frozen (SIGSTOP to all its processes, as `docker pause` does): queries in
-  progress wait, and so does each new one that finds an idle connection.
+- with the server of `down` silent: the server's connections are
+  cut, and the server accepts new connections without a reply, like an unreachable machine;
+- with the server of `down` frozen (SIGSTOP to all server processes, as `docker pause` does):
+queries
+  in progress wait, and so does each new query on an idle connection.
 
 A 503 costs less than any other response. If the slowest 503 of a calm machine takes 0.1 s, the
 machine is too busy for this benchmark.
@@ -59,7 +60,7 @@ def main() -> None:
 def measure(
     host: Server, bad: rows.Postgres, bounds: Bounds, arguments: argparse.Namespace
 ) -> None:
-    """Take turns; print the others' times, the times of 503s, and how soon `down` is back."""
+    """Run calm and faulty windows in turn; print response times and when `down` serves again."""
     calm: list[float] = []
     others: dict[str, list[float]] = {"silent": [], "frozen": []}
     refusals: list[float] = []
@@ -125,7 +126,7 @@ def after_first_time_out(visitors: list[Visitor]) -> list[float]:
 def run(
     host: Server, seconds: float, fault: contextlib.AbstractContextManager[None]
 ) -> tuple[list[float], list[Visitor]]:
-    """Request all tenants during a fault; return the others' times and the visitors of `down`."""
+    """Request all tenants during a fault; return healthy tenants' times and visitors of `down`."""
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
     with in_threads(*(visitor.visit_until for visitor in [*others, *down])), fault:

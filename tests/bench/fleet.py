@@ -137,7 +137,7 @@ def compare(
 
 
 def loop(folder: Path, server: Postgres, names: Iterable[str]) -> float:
-    """Return the seconds that Alembic's command takes, one database after the other."""
+    """Return the seconds of Alembic's upgrade command for all databases in sequence."""
     began = time.monotonic()
     for name in names:
         config = Config()

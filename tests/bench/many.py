@@ -166,7 +166,7 @@ def cpu_s(pid: int) -> float:
 
 
 def window(connection: Connection) -> list[float]:
-    """Return the seconds of each request, one after the other, for `WINDOW_S`."""
+    """Send requests in sequence for `WINDOW_S`; return the seconds of each request."""
     times = []
     end = time.perf_counter() + WINDOW_S
     while (start := time.perf_counter()) < end:

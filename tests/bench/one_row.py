@@ -3,11 +3,11 @@
     python tests/bench/one_row.py [--rounds 40]
 
 Two gunicorns with the same settings and one worker each log a line per request to a file. One
-client sends 50 requests to each in turn. The first serves a tenant in all layers of the host. The
-second serves a bare app with the same view, a secret key, one engine with SQLAlchemy's own pool,
-and gunicorn's threaded worker, as it would run without Tenantry. The two servers read SQLite (a
-file, opened with the same pragmas), then PostgreSQL. Bound: the tenant takes at most 1.10 times the
-processor time of the bare app's worker.
+client sends 50 requests to each of the two servers in turn. The first serves a tenant in all layers
+of the host. The second serves a bare app with the same view, a secret key, one engine with
+SQLAlchemy's own pool, and gunicorn's threaded worker, as it would run without Tenantry. The two
+servers read SQLite (a file, opened with the same pragmas), then PostgreSQL. Bound: the tenant takes
+at most 1.10 times the processor time of the bare app's worker.
 
 Two more comparisons, without a bound, show where the cost is: with the bare app in Tenantry's
 worker, and with the same tenant on an engine of its own instead of `db`, which shows the cost of

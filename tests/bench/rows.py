@@ -41,7 +41,7 @@ def read():
     with Session(engines[0]) as session:
         return session.execute(text("SELECT x FROM t")).scalar_one()
 """
-"""The same, on an unbounded pool of each tenant's own."""
+"""Run the view of `rows` on an unbounded pool of each tenant's own."""
 
 
 def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:

@@ -109,7 +109,7 @@ def take_turns(costs: dict[str, list[float]], windows: int, requests: int) -> No
 
 
 def ratio(costs: dict[str, list[float]], one: str, other: str) -> float:
-    """Return the cost of one side, divided by that of the other."""
+    """Return the cost of one server, divided by the cost of another server."""
     return first_decile(costs[one]) / first_decile(costs[other])
 
 
@@ -119,7 +119,7 @@ def first_decile(costs: list[float]) -> float:
 
 
 def make_site(folder: Path) -> Path:
-    """Create a tenants folder with one tenant, and the modules of the other sides."""
+    """Create a tenants folder with one tenant, and modules with the bare apps."""
     (folder / "tenants").mkdir()
     (folder / "tenants/acme.py").write_text(landing_text("acme"))
     for name, text in {"switch": SWITCH, "bare": BARE}.items():

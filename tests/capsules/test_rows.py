@@ -61,7 +61,7 @@ def table_of(**kinds: Any) -> sa.Table:
 
 
 def transfer(source: sa.Engine, target: sa.Engine) -> None:
-    """Copy all rows from one database to the other, as backup and restore do."""
+    """Copy all rows from one database to another, as backup and restore do."""
     snapshot = Snapshot(source.url)
     with closing(snapshot), importing_rows(target.url, source.dialect.name) as rows:
         snapshot.begin()
@@ -141,7 +141,7 @@ def test_a_key_is_not_used_twice(database: Databases, engine: str, *, is_empty: 
 def test_a_value_that_does_not_fit_is_named(
     database: Databases, way: tuple[str, str], kind: Any, value: object, reason: str
 ) -> None:
-    """The error names the table of a value that the other engine cannot hold; no row remains."""
+    """The error names the table of a value that the new database engine cannot hold."""
     source, target = map(database, way)
     table = table_of(value=kind)
     for engine in (source, target):

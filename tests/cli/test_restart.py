@@ -94,7 +94,7 @@ def test_a_stale_tenant_would_be_lost(
 def test_force_restarts_although_a_tenant_is_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """With `--force`, the other tenants get their new code."""
+    """With `restart --force`, tenants without a failure get new code."""
     write_tenant("acme", SECRET_KEY="short")
 
     with pytest.raises(TenantryError, match="s for a new worker"):

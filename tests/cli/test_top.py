@@ -105,7 +105,7 @@ def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageC
 
 @pytest.mark.usefixtures("moving")
 def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None:
-    """The table has as many rows as fit, and the number of the others."""
+    """The table of `top` has as many rows as fit, and the number of hidden tenants."""
     rates = UsageRates(counters_folder(data_dir), False, "processor")
     time.sleep(1)
     console = Console(width=120)

@@ -30,7 +30,7 @@ def _url(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> s
 
 
 def test_the_urls_own_options_win() -> None:
-    """A driver option in `DATABASE_URI` replaces the default; the other defaults stay."""
+    """A driver option in `DATABASE_URI` replaces one default; all remaining defaults stay."""
     url = make_url("postgresql+psycopg://a@h/x?connect_timeout=5&application_name=shop")
 
     options = connect_arguments("acme", url)

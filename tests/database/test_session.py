@@ -34,7 +34,7 @@ def _app(
 
 @pytest.mark.live
 def test_sqlalchemy_is_not_imported_before_it_is_used() -> None:
-    """A host whose tenants have no tables starts without SQLAlchemy."""
+    """A host with no tables in any tenant starts without an import of SQLAlchemy."""
     code = "import tenantry.app.factory, sys; print('sqlalchemy' in sys.modules)"
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

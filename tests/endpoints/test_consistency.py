@@ -97,7 +97,7 @@ def test_a_new_upload_replaces_a_damaged_file(
 def test_differences_are_found_and_fixed(
     session: Session, folder: Path, memory: MemoryBudget
 ) -> None:
-    """Files without a row and rows without a file are removed; the rest stays."""
+    """`--fix` removes files without a row and rows without a file, and keeps complete images."""
     repo = ImageRepoModel(session, folder)
     kept, lost = repo.add(BytesIO(ONE), "kept", memory), repo.add(BytesIO(TWO), "lost", memory)
     store = ContentStore(folder)

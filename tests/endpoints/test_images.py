@@ -501,7 +501,7 @@ def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> 
 
 
 def test_ids_reveal_only_the_time(client: Client) -> None:
-    """Ids sort by time, and the rest is 62 random bits."""
+    """Image IDs sort by time and contain 62 random bits."""
     before = time.time_ns() // 1_000_000
 
     ids = [uuid.UUID(upload(client)["id"]) for _ in range(5)]

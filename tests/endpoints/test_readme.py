@@ -73,7 +73,7 @@ def test_the_examples_answer_as_described(data_dir: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> None:
-    """The example's view returns the response of the other service."""
+    """The README's example view returns the response of the service that the view requests."""
     service = tmp_path / "stock.json"
     service.write_text("[]", encoding="utf-8")
     with ExitStack() as closing:

@@ -21,7 +21,7 @@ def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
 
 
 def test_reservations_share_the_limit() -> None:
-    """A reservation that fits beside the others succeeds; another one fails after `wait_s`."""
+    """A memory reservation within the budget succeeds; a larger one fails after `wait_s`."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(6):

@@ -94,7 +94,7 @@ def test_a_tenant_that_ends_three_workers_is_parked(
 
 
 def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path) -> None:
-    """After two clients have hung both workers repeatedly, requests of other tenants succeed."""
+    """After two clients have hung all workers repeatedly, requests of other tenants succeed."""
     with _requesting(server, "/acme/regex", 2, pause_s=0.1):
         wait_until(lambda: "tenant.parked" in _log(server))
         wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})

@@ -96,7 +96,7 @@ def _admin_port() -> int:
 
 @pytest.fixture(name="served", scope="module")
 def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterator[Server]:
-    """Return a server with a valid acme, a broken globex and both listeners."""
+    """Return a server with valid acme, broken globex, and listeners for tenants and operators."""
     folder = tmp_path_factory.mktemp("served")
     initech = tenant_text("initech", ENABLED=False)
     _write_tenants(folder, acme=tenant_text("acme"), globex=GLOBEX_IS_BROKEN, initech=initech)

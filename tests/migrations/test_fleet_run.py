@@ -72,7 +72,7 @@ def revisions(tenant: Tenant) -> set[str]:
 def test_a_run_continues_past_every_kind_of_failure(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A migration that raises, exits or hangs fails alone; the next run does the rest."""
+    """A migration that raises, exits or hangs fails alone; the next run retries that migration."""
     names = ["acme", "ends", "hangs", "initech", "raises", "zeta"]
     body = """\
 if name.startswith("raises"): raise ValueError("two\\nlines")
@@ -487,7 +487,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
 def test_the_next_run_finishes_a_killed_one(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """After kill -9 during a migration, the next run does exactly the rest, as the same run."""
+    """After kill -9 during a migration, the next call resumes the run with remaining databases."""
     fleet = [tenant(name, new_url()) for name in ("a1", "b2", "c3")]
     log, stop = data_dir / "log", data_dir / "stop"
     body = f"""\

@@ -72,7 +72,7 @@ def test_a_database_behind_the_code_stops_only_endpoints_with_tables(
 def test_a_build_upgrades_the_default_database(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
 ) -> None:
-    """Two workers that build a new tenant at the same time both serve its tables."""
+    """Two workers that build a new tenant at the same time can each use the tenant's tables."""
     write_shop(first(), second("time.sleep(0.2)"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     hosts = [Host(settings), Host(settings)]
@@ -97,7 +97,7 @@ def test_a_build_upgrades_the_default_database(
 def test_a_failed_upgrade_of_the_default_database_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
 ) -> None:
-    """Operators see the error of the migration, and the tenant serves the other endpoints."""
+    """Operators see a migration's error, and the tenant serves endpoints without tables."""
     write_shop(first(), second("1 / 0"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     host.load()

@@ -1,4 +1,4 @@
-"""The revisions of the code, and how a database compares with them."""
+"""The revisions of the code, and the comparison of a database with the code."""
 
 import subprocess
 import sys

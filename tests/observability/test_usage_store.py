@@ -155,7 +155,7 @@ def test_a_killed_collection_doubles_and_loses_nothing(data_dir: Path, where: st
 
 @pytest.mark.live
 def test_workers_that_are_killed_while_all_collect_lose_nothing(data_dir: Path) -> None:
-    """Six processes count and collect each other's files, and are killed one after the other."""
+    """Totals are exact although six processes count, collect and are killed in turn."""
     command = [sys.executable, "-c", COUNTS_AND_COLLECTS, str(data_dir)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
     for worker in workers:

@@ -84,7 +84,7 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 ) -> None:
     """Another worker's choice counts for the same content only.
 
-    Otherwise, the first by name wins.
+    Without such a choice, the first tenant by name is accepted.
     """
     reconciler.accepted_by_siblings = accepted
 

@@ -122,7 +122,7 @@ def test_a_new_worker_accepts_what_its_siblings_have_accepted(
 def test_only_siblings_that_serve_the_same_tenants_count(
     data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str]]
 ) -> None:
-    """For a host with `ONLY`, the other tenants do not exist."""
+    """A new worker ignores siblings with another value of `TENANTRY_ONLY`."""
     answer = {"only": [], "accepted": {"acme": "d1"}}
     sibling = ControlSocket(data_dir, {"accepted": lambda: answer})
     try:

@@ -353,7 +353,7 @@ def say_app_name(tenant: Tenant) -> Instance:
 
 
 def version(number: int, **keys: object) -> Tenant:
-    """Return content of acme that differs from the other versions."""
+    """Return content of acme's file that differs for each version number."""
     return make_tenant("acme", APP_NAME=f"v{number}", **keys)
 
 

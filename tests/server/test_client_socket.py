@@ -152,7 +152,7 @@ def test_a_new_request_gets_the_full_time() -> None:
 
 
 def test_settimeout_bounds_a_single_wait() -> None:
-    """`settimeout` bounds how long the rest of an unread body is waited for."""
+    """`settimeout` limits the wait for the unread part of a request body."""
     client = SlowClient(1.0, 1)
     sock = _patient(client)
     sock.settimeout(0.5)

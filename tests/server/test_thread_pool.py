@@ -76,7 +76,7 @@ def test_the_most_recently_idle_thread_is_used_first(
 
 
 def test_an_idle_thread_is_reused(threads: ThreadPool[str], served: _Work) -> None:
-    """Three items, one after the other, run on the same thread."""
+    """Three items in sequence run on the same thread."""
     for item in "abc":
         threads.do(item)
         served.end(item)

@@ -162,7 +162,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """The host keeps the old version of a tenant whose new file is rejected."""
+    """The host keeps a tenant's old version if the new file is rejected."""
     write_tenant("acme", SECRET_KEY="short")
 
     code, (stays, problem) = plan()

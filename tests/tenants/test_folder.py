@@ -549,7 +549,7 @@ def test_a_replaced_file_is_reported_at_once(tenants_dir: Path) -> None:
 def test_a_file_with_another_name_is_noticed(
     followed: Followed, link: Callable[[Path, Path], None] | None, *, expected: bool
 ) -> None:
-    """A link is noticed, because the folder does not show a change at the other name."""
+    """`has_links` is true if a file has a second name, because events miss changes by that name."""
     target = followed.write("_settings.py", GOOD)
     followed.write("acme.py", GOOD)
     if link is not None:
@@ -562,7 +562,7 @@ def test_a_file_with_another_name_is_noticed(
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.01])
 def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
-    """In one round, every name has one turn, however many are taken at a time."""
+    """In one round, every name has one turn, however many names are taken at a time."""
     names, turns = [f"t{number}" for number in range(10)], RoundRobin()
 
     taken: list[str] = []

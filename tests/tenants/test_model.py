@@ -31,7 +31,7 @@ def _problems(name: str = "acme", **keys: Any) -> list[str]:
 
 
 def test_two_keys_are_enough() -> None:
-    """A secret and an endpoint are enough; the rest follows from the file's name."""
+    """A tenant file needs only a secret and an endpoint; defaults follow from the file's name."""
     tenant = _parse()
 
     assert ("acme", "/acme", "sqlite:////data/acme/acme.sqlite3", ("landing",)) == (

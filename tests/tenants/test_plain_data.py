@@ -38,7 +38,7 @@ from tenantry.tenants.plain_data import DEPTH_LIMIT, SCALAR_TAGS, tag, untag
     ],
 )
 def test_a_value_survives_json(value: Any) -> None:
-    """Each type comes back with the same value and the same type."""
+    """Each plain type comes back from JSON with the same value and the same type."""
     assert repr(value) == repr(untag(json.loads(json.dumps(tag(value), allow_nan=False))))
 
 
@@ -69,7 +69,10 @@ def test_the_caller_chooses_the_scalars() -> None:
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
 def test_the_depth_is_limited(wrap: Any) -> None:
-    """Data of `DEPTH_LIMIT` levels is accepted. One level more is an error, as is a cycle."""
+    """Data of `DEPTH_LIMIT` levels is accepted.
+
+    Data with one more level, or with a cycle, is an error.
+    """
     value: Any = None
     for _ in range(DEPTH_LIMIT):
         value = wrap(value)
