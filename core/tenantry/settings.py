@@ -32,7 +32,7 @@ class SettingsError(ValueError):
 
 
 class HostSettings(BaseSettings):
-    """The settings of one host. Frozen; `read_settings` creates it."""
+    """The settings of one host. Immutable, and created by `read_settings`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
@@ -160,7 +160,7 @@ class HostSettings(BaseSettings):
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
-        """IP address and port of the operators' listener; None if it is off."""
+        """IP address and port of the operators' listener; None if `admin_bind` is `off`."""
         return None if self.admin_bind == "off" else parse_bind(self.admin_bind)
 
 

@@ -37,7 +37,7 @@ class ProcessResources:
 
     Args:
         settings: the host's settings.
-        usage: counts what each tenant uses.
+        usage: the usage counters of the process.
         threads: the number of requests that the server runs at once in this process; None if the
             number is unknown.
         row: the scoreboard's row for the requests of this process; None if the process has no row.

@@ -43,7 +43,8 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
         app = create_app(tenant, data_dir=data_dir)
         try:
             with secret_scope(app.config):
-                with app.test_request_context():  # fails on a bad value such as SERVER_NAME = 7
+                # Flask raises on a bad value such as SERVER_NAME = 7.
+                with app.test_request_context():
                     pass
                 check_app(app)
             routes = [

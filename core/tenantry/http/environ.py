@@ -1,4 +1,4 @@
-"""Keys that Tenantry adds to the WSGI environ."""
+"""Keys that Tenantry adds to the WSGI environ of a request."""
 
 from typing import TYPE_CHECKING
 

@@ -87,7 +87,8 @@ class _MeasuredResponse:
         self.body: Iterable[bytes] = ()
         self.is_broken = False  # the app raised, so the response is incomplete
         self._bytes_out = 0
-        self._path: str = environ.get("PATH_INFO", "")  # before a mount changes it
+        # The path before a mount changes `PATH_INFO`.
+        self._path: str = environ.get("PATH_INFO", "")
         self._record = open_record(environ)
         self._input: _Input | None = None
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (

@@ -64,7 +64,7 @@ class Slots:
         self._counts: dict[str, int] = {}  # contains only tenants with a request in flight
         self._in_flight = 0
         self._running: dict[Slot, bool] = {}  # single dict operations are atomic
-        self._admitted = threading.local()  # the tenant whose request this thread runs next
+        self._admitted = threading.local()  # the tenant of the next request of this thread
 
     def in_use(self) -> dict[str, int]:
         """Return the number of requests in flight of each tenant with requests in flight."""

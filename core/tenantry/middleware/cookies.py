@@ -1,4 +1,4 @@
-"""Cookies: a tenant's response must not affect the other tenants in a browser.
+"""Cookies: the WSGI layer that keeps a tenant's response headers from affecting other tenants.
 
 All tenants under one host name share an origin, so a response header of one tenant can affect other
 tenants: three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. The layer confines

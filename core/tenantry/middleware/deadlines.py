@@ -106,7 +106,7 @@ class RunningRequests:
     ) -> None:
         self._clock = clock
         self._note_overdue = note_overdue  # gets the tenant of each reported request
-        self._running: dict[RunningRequest, None] = {}  # single operations on it are atomic
+        self._running: dict[RunningRequest, None] = {}  # single dict operations are atomic
 
     def begin(self, tenant: str, deadline_s: float, environ: "WSGIEnvironment") -> RunningRequest:
         """Record that a request has begun on the calling thread."""

@@ -100,7 +100,7 @@ class HostPages:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path, NOT_FOUND)
         if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():
-            page = STARTING  # the path may belong to a tenant whose file is not validated yet
+            page = STARTING  # the path may belong to a tenant with an unvalidated file
         if path in self._pages and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             page = GET_ONLY
         return page(environ, start_response)

@@ -78,8 +78,8 @@ class ControlSocket:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _short_path(self._folder) as folder:
-                # The socket must listen before it gets a name with `.sock`, because clients delete
-                # a `.sock` that refuses connections.
+                # The socket must listen before the socket gets a name with `.sock`, because clients
+                # delete a `.sock` that refuses connections.
                 temporary = folder / f"{os.getpid()}.new"
                 temporary.unlink(missing_ok=True)
                 self._listener.bind(str(temporary))

@@ -259,7 +259,7 @@ def _read_database(path: Path, since: float | None) -> tuple[dict[str, Counts], 
         return {}, {}
     try:
         with closing(_connect(path)) as connection:
-            connection.execute("BEGIN")  # both queries read one snapshot
+            connection.execute("BEGIN")  # the two queries read one snapshot of the database
             columns = _count_columns(connection)
             if since is None:
                 query = f"SELECT tenant, {', '.join(columns)} FROM total ORDER BY id"

@@ -55,7 +55,8 @@ class ValidationQueue:
         self._newest: dict[str, FileContent] = {}  # name → content that has no result yet
         self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet given to the workers
         self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
-        self._with_result: set[str] = set()  # names whose newest result has not been taken yet
+        # Names of tenants with a result that `take_due` has not returned.
+        self._with_result: set[str] = set()
         self._take_at = math.inf  # latest time to take the results
         self._new: set[str] = set()  # names that have never been reconciled
         self._first_request_at: dict[str, float] = {}  # name → when a request began to wait

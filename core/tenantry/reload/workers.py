@@ -76,7 +76,7 @@ class ReloadWorkers:
 
     @property
     def validating(self) -> int:
-        """Number of files whose first validation has not been collected."""
+        """Number of tenant files with an uncollected first validation."""
         return self._validating
 
     @property

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Router:
     """Sends each request to the mount with the prefix of the request's path, or to `fallback`.
 
-    A request reads the reference to the dispatcher once, without a lock, so it sees one snapshot.
+    A request reads the reference to the dispatcher once, without a lock, so the request sees one
+    routing snapshot.
     """
 
     def __init__(self, fallback: "WSGIApplication") -> None:
@@ -59,7 +60,7 @@ class Router:
         one segment (Werkzeug 3.1.9).
         """
         segments = environ.get("PATH_INFO", "").split("/", PREFIX_SEGMENTS + 1)
-        if segments[0]:  # not a path, such as `OPTIONS *`
+        if segments[0]:  # the target is not a path, such as `OPTIONS *`
             return self._fallback(environ, start_response)
         if len(segments) > PREFIX_SEGMENTS + 1:
             environ[PATH_TAIL] = "/" + segments.pop()

@@ -330,7 +330,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
 
     def linger(self, conn: Connection) -> None:
-        """Close a connection once the client closes it, or after `LINGER_S`."""
+        """Close a connection after the client closes the connection, or after `LINGER_S`."""
         try:
             conn.raw.shutdown(socket.SHUT_WR)
         except OSError:
