@@ -41,7 +41,7 @@ def _layers() -> list[set[str]]:
 
 
 def test_the_code_keeps_its_import_contracts(copy: Path) -> None:
-    """Packages import only downward."""
+    """Packages import only packages of lower layers."""
     result = _lint_imports(copy)
 
     assert (0, True) == (result.returncode, " 0 broken" in result.stdout), result.stdout

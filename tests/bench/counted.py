@@ -61,7 +61,7 @@ def broken():
 
 
 def main() -> None:
-    """Send, kill, compare."""
+    """Send requests, kill a worker, and compare the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--clients", type=int, default=16)

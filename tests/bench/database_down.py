@@ -6,11 +6,10 @@ One gunicorn, one worker of 8 threads. The tenant `down` uses a PostgreSQL serve
 `calm0` to `calm3` use another one. Each round has three runs:
 
 - calm;
-- with the server of `down` silent: the server's connections are
-  cut, and the server accepts new connections without a reply, like an unreachable machine;
+- with the server of `down` silent: the server's connections are cut, and the server
+  accepts new connections without a reply, like an unreachable machine;
 - with the server of `down` frozen (SIGSTOP to all server processes, as `docker pause` does):
-queries
-  in progress wait, and so does each new query on an idle connection.
+  queries in progress wait, and so does each new query on an idle connection.
 
 A 503 costs less than any other response. If the slowest 503 of a calm machine takes 0.1 s, the
 machine is too busy for this benchmark.
@@ -35,7 +34,7 @@ CALM = [f"calm{number}" for number in range(4)]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the effect of a database that stops."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=6)

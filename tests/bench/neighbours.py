@@ -7,8 +7,8 @@ One gunicorn for all, 2 workers of 8 threads. The quiet tenant has 4 clients tha
 without a pause. A noisy tenant has 32 clients that honour `Retry-After`. A noisy tenant sleeps 5 s
 per request (one to three tenants sleep), has a database that accepts connections but never replies,
 or computes for 50 ms. With `no_tenant`, the 32 clients request a path that belongs to no tenant.
-Clients of each kind have their own process. Each noisy window is between two calm windows. Bounds:
-the ratios in `CASES`, and no request of the quiet tenant fails.
+Clients of the quiet tenant and of noisy tenants run in separate processes. Each noisy window is
+between two calm windows. Bounds: the ratios in `CASES`, and no request of the quiet tenant fails.
 """
 
 import argparse

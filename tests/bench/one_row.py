@@ -59,7 +59,7 @@ def read():
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the cost of a request that reads one row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=40)
     rounds = parser.parse_args().rounds

@@ -129,7 +129,7 @@ def check(folder: Path) -> list[str]:
 
 
 def main(kills: int) -> None:
-    """Serve, upload, kill and compare."""
+    """Upload images while workers are killed, and compare the images afterwards."""
     bounds = Bounds()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -59,7 +59,7 @@ SIDES = {
     "bare": ("bare", COUNTED),
     "bare in our worker": ("bare in our worker", COUNTED),
 }
-"""The server and the path of each side."""
+"""The server and the request path of each compared side."""
 
 
 def main() -> None:

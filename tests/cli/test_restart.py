@@ -118,7 +118,7 @@ def test_a_tenant_that_does_not_serve_cannot_be_lost(
 
 @pytest.mark.usefixtures("serving")
 def test_a_missing_folder_is_refused(settings: HostSettings, signals: list[signal.Signals]) -> None:
-    """New workers would serve no tenant."""
+    """Without a tenants folder, `restart` refuses, because new workers would serve no tenant."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):

@@ -1,4 +1,4 @@
-"""`tenantry routes` and `tenantry run`."""
+"""The commands `tenantry routes` and `tenantry run` of a tenant's Flask app."""
 
 import pytest
 

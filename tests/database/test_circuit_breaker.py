@@ -17,7 +17,7 @@ class Clock:
     now = 100.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now
 
 

@@ -24,7 +24,7 @@ class Clock:
     now = 1e9
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now
 
 

@@ -25,7 +25,7 @@ PASSWORD = "hunter2-hunter2"
 
 @dataclass(frozen=True)
 class Broken:
-    """A kind of broken tenant file."""
+    """One kind of broken tenant file, with the expected report of `check`."""
 
     message: str
     """Text that the file's line of the report must contain."""

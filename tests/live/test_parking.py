@@ -74,7 +74,10 @@ def _log(server: Server) -> str:
 def test_a_tenant_that_ends_three_workers_is_parked(
     server: Server, tmp_path: Path, path: str
 ) -> None:
-    """Every worker answers 503 for a parked tenant until `enable`. Other tenants serve."""
+    """Every worker answers 503 for a parked tenant until `enable`.
+
+    Tenants beside a parked tenant serve.
+    """
     statuses = [_status(server, path) for _ in range(3)]
     wait_until(lambda: ["failed"] == [row["state"] for row in _list(tmp_path)][:1])
     wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})

@@ -50,7 +50,7 @@ class Server:
 
     @property
     def status(self) -> str:
-        """The only status that was sent."""
+        """The only status that the server has sent."""
         [(status, _)] = self.heads
         return status
 

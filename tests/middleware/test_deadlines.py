@@ -23,7 +23,7 @@ class Clock:
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return its time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 

@@ -13,7 +13,7 @@ class Clock:
     now = 1000.0
 
     def __call__(self) -> float:
-        """Return its time."""
+        """Return the time that the test has set on the clock."""
         return self.now
 
 

@@ -33,7 +33,7 @@ class Clock:
     now = 6000.0
 
     def __call__(self) -> float:
-        """Return its time."""
+        """Return the time that the test has set on the clock."""
         return self.now
 
 

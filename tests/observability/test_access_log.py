@@ -192,7 +192,7 @@ def test_a_line_fits_in_one_write(
 def test_a_console_line_has_the_form_of_all_others(
     settings: HostSettings, lines: list[str]
 ) -> None:
-    """The line has time, level, event, logger and facts."""
+    """A JSON log line has time, level, event, logger and facts."""
     host = Host(settings, AccessLog("console", lines.append))
     host.load()
 

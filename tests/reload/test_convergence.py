@@ -61,7 +61,7 @@ def test_every_tenant_is_served(settings: HostSettings) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_missing_folder_is_an_error(settings: HostSettings) -> None:
-    """The error names the folder."""
+    """The error about a missing tenants folder names the folder."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):

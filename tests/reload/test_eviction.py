@@ -12,12 +12,12 @@ from tenantry.routing.mount import Mount
 
 
 class Clock:
-    """The time, moved by hand."""
+    """A clock that stands still until a test moves the time."""
 
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 

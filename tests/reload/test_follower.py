@@ -40,13 +40,13 @@ WriteTenant = Callable[..., Path]
 
 
 class Clock:
-    """The time, moved by hand."""
+    """A clock that stands still until a test moves the time."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 
@@ -542,7 +542,7 @@ def test_without_the_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Pat
 def test_an_internal_error_affects_one_tenant(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That tenant is failed, and the round goes on."""
+    """A tenant with an internal error in a round is failed, and the round continues."""
     reconcile = Reconciler.reconcile
 
     def fail_for_acme(self: Reconciler, name: str) -> None:

@@ -132,7 +132,7 @@ def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
 
 
 def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCaptureFixture) -> None:
-    """The mount says so, and the log once."""
+    """The mount shows that a build is stuck, and the log says so once."""
     released = threading.Event()
     acme.workers._build = lambda _: released.wait(DEADLINE_S) and Instance(empty_app, int)  # type: ignore[assignment,return-value]
     acme.start(acme.tenant("v1"))

@@ -42,7 +42,7 @@ def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> Non
 
 
 def test_no_request_waits_for_a_very_old_build() -> None:
-    """From then on, a tenant that hangs occupies no thread."""
+    """After the first long waits, a tenant with a hanging build occupies no request thread."""
     build, pool = PendingBuild(0.0), BuildPool()
 
     assert not pool.wait(build, LONG_WAIT_S)

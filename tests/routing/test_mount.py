@@ -31,13 +31,13 @@ def status_of(app: "WSGIApplication") -> int:
 
 
 class Clock:
-    """The time, moved by hand."""
+    """A clock that stands still until a test moves the time."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 

@@ -15,12 +15,12 @@ from tenantry.tenants.operator_state import OperatorState, read_operator_state, 
 
 
 class Clock:
-    """The time, moved by hand."""
+    """A clock that stands still until a test moves the time."""
 
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 

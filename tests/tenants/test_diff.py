@@ -154,7 +154,7 @@ def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
-    """The exit code is 1, and the line gives the reason."""
+    """If a snapshot cannot be written, `plan` exits with 1 and prints the reason."""
     expected = "tenantry: cannot write /nonexistent/x: No such file or directory."
 
     assert (1, [expected]) == plan("--save", "/nonexistent/x")

@@ -32,7 +32,7 @@ class Clock:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time that the test has set on the clock."""
         return self.now_s
 
 

@@ -42,7 +42,7 @@ def _write(path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("first", range(5))
 def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
-    """The first place that has the secret counts."""
+    """`secret()` returns the value of the first place that has the secret."""
     for name in list(places)[first:]:
         places[name](f"from {name}\n")
 
