@@ -381,7 +381,7 @@ def test_a_finding_that_all_its_tenants_accept_does_not_fail(
 def test_an_unused_acceptance_is_noted(
     here: Path, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """An entry without a finding would hide the next one."""
+    """An `AUDIT_ACCEPT` entry without a finding is noted, because it would hide a later finding."""
     del here, data_dir
     write_tenant("acme", AUDIT_ACCEPT={"shared:gone": "it was once"})
 

@@ -156,7 +156,7 @@ def timed(fleet: list[Tenant], folder: Path) -> tuple[float, dict[str, int]]:
 
 
 def kill_in_the_middle(bounds: Bounds, folder: Path, server: Postgres, fleet: list[Tenant]) -> None:
-    """Downgrade all, kill an upgrade when half is done, and let another one finish."""
+    """Downgrade all databases, kill an upgrade at half, and let a second upgrade finish."""
     began = time.monotonic()
     downgrade(fleet, folder / "data")
     print(

@@ -21,7 +21,7 @@ class Reply:
 
 @dataclass
 class Visitor:
-    """A client of one tenant."""
+    """A keep-alive client that requests pages of one tenant."""
 
     port: int
     tenant: str

@@ -119,7 +119,7 @@ def test_committed_objects_stay(url: URL, connection: Connection) -> None:
 
 
 def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
-    """An existing extension stays; one that the migrations create goes."""
+    """An existing extension is kept; an extension that the migrations create is removed."""
     with NewPostgresDatabase(url) as database:
         connection.execute("CREATE EXTENSION vector; CREATE TABLE t (v vector)")
         database.record_migrated()
@@ -133,7 +133,7 @@ def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
 
 
 def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
-    """A second restore into the same schema is rejected; one into another schema is not."""
+    """A second restore into the same schema is rejected; a restore into another schema succeeds."""
     connection.execute("CREATE SCHEMA acme")
     other = url.update_query_dict({"options": "-csearch_path=acme"})
 

@@ -63,7 +63,7 @@ def test_new_rejects_a_prefix_that_another_tenant_has(
     data_dir: Path,
     words: tuple[str, ...],
 ) -> None:
-    """The prefix may not equal, contain or lie inside one, even of a rejected file."""
+    """`new` rejects a prefix that equals, contains or lies inside any tenant file's prefix."""
     write_tenant("acme", URL_PREFIX="/clients/acme")
     write_tenant("broken", text="SECRET_KEY = (")
 

@@ -59,7 +59,7 @@ def _engine_of(
 def test_idle_connections_of_one_tenant_are_closed_for_another(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """Four tenants share a budget of three: each is served, and the one idle longest has none."""
+    """Four tenants share three connections: the tenant that is idle longest has no connection."""
     engines = {owner: engine_of(owner) for owner in ("acme", "globex", "initech", "hooli")}
     for engine in engines.values():
         with engine.connect() as connection:
@@ -107,7 +107,7 @@ def test_the_average_checkout_is_measured(engine_of: EngineOf, budget: Connectio
 def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """`Engine.dispose` replaces the pool; the permit belongs to the new one."""
+    """`Engine.dispose` replaces the pool; the old pool's permit belongs to the new pool."""
     engine = engine_of("acme")
     engine.dispose()
     with engine.connect():

@@ -71,7 +71,7 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 def test_a_probe_that_cannot_start_does_not_prevent_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the process cannot start a thread, the request is refused and a later one probes."""
+    """If the process cannot start a thread, the request is refused, and a later request probes."""
 
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -96,7 +96,7 @@ def test_a_probe_that_cannot_start_does_not_prevent_the_next(
 def test_a_probe_opens_a_connection_although_one_is_idle(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """An old connection that works does not prove that a new one can be opened."""
+    """A working old connection does not prove that a new connection can be opened."""
     engine = make_engine("acme", postgres_url, budget)
     connector = cast("ServerConnector", cast("Any", engine.pool)._connector)
     engine.connect().close()

@@ -90,7 +90,7 @@ def test_an_in_memory_database_is_never_shared(text: str) -> None:
 
 
 def test_a_shared_in_memory_database_is_identified_by_its_name() -> None:
-    """With `cache=shared`, all tenants of a process would use the same one."""
+    """With `cache=shared`, all tenants of a process would use the same in-memory database."""
     url = "sqlite:///file:a?mode=memory&cache=shared&uri=true"
 
     assert ("sqlite", "memory", "a") == database_identity(url)

@@ -120,7 +120,7 @@ def test_differences_are_found_and_fixed(
 
 
 def test_recent_files_are_ignored(session: Session, folder: Path) -> None:
-    """An upload in progress is not reported; a day-old one is."""
+    """`images check` reports a day-old unfinished upload, but not an upload in progress."""
     store = ContentStore(folder)
     with store.receiving(BytesIO(ONE)) as received:
         fresh = check(session, folder, fix=True, min_age_s=3600)

@@ -145,7 +145,7 @@ def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
     command, names = [*COMMAND[:-1], "1"], ("acme", "globex")
     with running(command, tmp_path, "/acme/", TENANTRY_DEADLINE_S="0.1") as server:
         for _ in range(3):
-            # A new worker accepts requests after 0.5 s, even if it has not loaded all tenants.
+            # A new worker accepts requests after 0.5 s, even before all tenants are loaded.
             wait_until(lambda: {200} == {_status(server, f"/{name}/") for name in names})
             clients = [
                 threading.Thread(target=_status, args=(server, f"/{name}/sleep/{2 * DEADLINE_S}"))

@@ -25,7 +25,7 @@ def client_of(
 
 @pytest.mark.parametrize("mounts", [[], [SERVING], [FAILED]])
 def test_livez_is_200_while_the_process_serves(mounts: list[MountStatus]) -> None:
-    """Liveness does not depend on tenants, because a restart would not repair one."""
+    """`livez` does not depend on tenants, because a restart would not repair a tenant."""
     answer = client_of(*mounts).get("/-/livez")
 
     assert (200, {"status": "live"}) == (answer.status_code, answer.get_json())

@@ -271,7 +271,7 @@ def test_only_what_a_run_applied_is_downgraded(
 def test_a_tenant_with_another_database_is_not_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """What a run did to one database is not undone in another one of the same tenant."""
+    """A downgrade does not undo a run's migration in another database of the same tenant."""
     write_shop(first())
     acme = tenant("acme")
     upgrade([acme], data_dir, ONE)

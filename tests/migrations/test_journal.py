@@ -110,7 +110,7 @@ def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
 
 
 def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
-    """A run that gave up waiting for the lock does not change the records of the running one."""
+    """A run that gave up waiting for the lock does not change the other run's records."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         journal.record_success(run, "acme")

@@ -132,7 +132,7 @@ def test_concurrent_first_requests_share_one_build(
 
 
 def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None:
-    """While one tenant builds, another one builds and serves."""
+    """While one tenant's app is built, another tenant's app is built and serves."""
     slow = SlowBuild()
     acme = make_mount(make_tenant("acme"), slow)
     globex = make_mount(make_tenant("globex"), build)

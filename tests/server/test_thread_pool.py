@@ -98,7 +98,7 @@ def test_shutdown_returns_items_that_have_not_started(
 
 
 def test_threads_end_after_shutdown(threads: ThreadPool[str], served: _Work) -> None:
-    """Idle threads end at once, and busy ones after their items."""
+    """On shutdown, idle threads end at once, and busy threads end after the current item."""
     threads.do("a")
     served.end("a")
     wait_until(lambda: _idle(threads) == 1)

@@ -622,7 +622,7 @@ def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.s
 
 @pytest.mark.usefixtures("admission")
 def test_a_waiting_request_takes_no_thread(worker: _Worker, client: socket.socket) -> None:
-    """When another request ends, the waiting one is handed over complete."""
+    """When another request ends, a waiting request is handed to a thread with all bytes."""
     client.sendall(ACME)
     _dispatch_events(worker)
     before = len(worker.handed_over)

@@ -37,7 +37,7 @@ class Clock:
 
 
 class Followed:
-    """A folder, and one look at a time."""
+    """A tenants folder that a test looks at step by step."""
 
     def __init__(self, path: Path, *, is_old: bool = False, share: float = 1.0) -> None:
         self.path = path
@@ -205,7 +205,7 @@ def _signature_of(path: Path) -> int:
 def test_a_quiet_file_is_not_read_again(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look at a file that has not changed for a while is one `stat`."""
+    """A look at a file that has not changed for a while costs a single `stat` call."""
     followed.write("acme.py", GOOD)
     followed.settle()
     read: list[Path] = []
