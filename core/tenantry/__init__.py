@@ -30,7 +30,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         planned = import_module("tenantry.planned")
         if name in planned.PLANNED_NAMES:
-            raise AttributeError(f"tenantry.{name} {planned.PLANNED}")
+            # An ImportError, because `from tenantry import NAME` drops the text of an
+            # AttributeError.
+            raise ImportError(f"tenantry.{name} {planned.PLANNED}", name="tenantry")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
     value = globals()[name] = getattr(import_module(module), attribute)

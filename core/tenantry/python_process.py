@@ -19,7 +19,9 @@ _SET_PATH = "import sys; sys.path[:] = sys.argv.pop(1).splitlines()"
 def search_current_folder_last() -> None:
     """Move the current folder to the end of `sys.path`, or append the current folder."""
     here = [entry for entry in sys.path if _is_current_folder(entry)]
-    sys.path[:] = [entry for entry in sys.path if entry not in here] + (here or [os.getcwd()])
+    current = _current_folder()
+    added = here or ([current] if current else [])
+    sys.path[:] = [entry for entry in sys.path if entry not in here] + added
 
 
 def library_path() -> list[str]:
@@ -35,7 +37,7 @@ def python_command(code: str, *arguments: str) -> list[str]:
     `PYTHONPATH` cannot pass `sys.path` on, because Python searches every folder of `PYTHONPATH` for
     a `sitecustomize.py`.
     """
-    path = "\n".join(entry or os.getcwd() for entry in sys.path)
+    path = "\n".join(entry or _current_folder() for entry in sys.path)
     # -P: Python does not put the current folder first on sys.path.
     return [python_executable(), "-P", "-c", f"{_SET_PATH}; {code}", path, *arguments]
 
@@ -56,4 +58,13 @@ def describe_exit(code: int) -> str:
 
 
 def _is_current_folder(entry: str) -> bool:
-    return os.path.realpath(entry) == os.getcwd()
+    current = _current_folder()
+    return bool(current) and os.path.realpath(entry or current) == current
+
+
+def _current_folder() -> str:
+    """Return the path of the current folder; empty if the current folder has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""

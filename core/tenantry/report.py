@@ -86,7 +86,11 @@ class HostReport:
     def accepted(self) -> dict[str, Any]:
         """Return the digest of each accepted tenant file, for workers that are starting."""
         tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
-        accepted = {tenant.name: tenant.digest for tenant in tenants if tenant is not None}
+        accepted = {
+            tenant.name: (tenant.digest, tenant.url_prefix)
+            for tenant in tenants
+            if tenant is not None
+        }
         return {"only": self._only, "accepted": accepted}
 
     def built(self) -> dict[str, Any]:

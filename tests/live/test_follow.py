@@ -327,6 +327,35 @@ def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> 
     assert {503} == in_maintenance
 
 
+def test_a_replacement_worker_gives_no_prefix_to_another_tenant(site: Site) -> None:
+    """After two tenants swap prefixes in one save, each prefix answers for its owner or not at all.
+
+    The owner is the tenant that serves at the prefix. A worker that replaces a killed worker knows
+    only the new files, so it answers 503. When one tenant moves away first, all workers follow.
+    """
+    texts = {name: versioned_tenant_text(name, 1) for name in ("left", "right")}
+    for name, text in texts.items():
+        (site.tenants / f"{name}.py").write_text(text)
+    for name in texts:
+        site.wait_for(name, 1)
+    for name, other in (("left", "right"), ("right", "left")):
+        (site.tenants / f"{name}.py").write_text(f"URL_PREFIX = '/{other}'\n{texts[name]}")
+    wait_until(lambda: site.server.log.read_text().count("tenant.rejected") >= 2)
+    old = site.workers()
+    os.kill(old[0], signal.SIGKILL)
+    wait_until(lambda: old[0] not in site.workers() and len(site.workers()) == 2)
+    wait_until(lambda: site.statuses("left") <= {200, 503})
+    owners = {name: {words[:1] for _, words in map(site.get, [name] * 24)} for name in texts}
+    (site.tenants / "left.py").write_text(f"URL_PREFIX = '/middle'\n{texts['left']}")
+    wait_until(lambda: {words[:1] for _, words in map(site.get, ["left"] * 24)} == {("right",)})
+    for name in texts:
+        (site.tenants / f"{name}.py").unlink()
+    site.wait_for_status("middle", 404)
+
+    assert owners["left"] <= {("left",), ()}
+    assert owners["right"] <= {("right",), ()}
+
+
 # -- workers end and restart -----------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from tenantry.errors import Problem
 from tenantry.reload.draining import Draining
 from tenantry.reload.rebuilds import Rebuilds
 from tenantry.reload.reconcile import Reconciler
+from tenantry.reload.warm_start import SiblingTenant
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant
@@ -86,16 +87,32 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 
     Without such a choice, the first tenant by name is accepted.
     """
-    reconciler.accepted_by_siblings = accepted
+    reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
 
     found = reconcile(reconciler, *(at_shop(name) for name in order))
 
     assert {"acme": "failed", "globex": "failed", first: "idle"} == found
 
 
+def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_shop: AtShop) -> None:
+    """A new worker gives /shop to no other tenant until the file of its present owner changes."""
+    reconciler.prefer([SiblingTenant("globex", "older-content", "/shop")])
+    rejected = RejectedTenant("globex", None, (Problem("globex.py", "is broken."),), "newer")
+    reconciler.add("globex")  # the first scan adds every name before it reconciles any
+    found = reconcile(reconciler, at_shop("acme"), rejected)
+    reconciler.end_start()
+    reason = reconciler.files["acme"].mount.reason
+    reconciler.set_result("globex", rejected)
+    reconciler.reconcile_again()
+
+    assert {"acme": "failed", "globex": "failed"} == found
+    assert "'URL_PREFIX': /shop belongs to tenant 'globex', which other workers serve" in reason
+    assert "idle" == reconciler.files["acme"].mount.state
+
+
 def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop: AtShop) -> None:
     """The choice of other workers no longer matters."""
-    reconciler.accepted_by_siblings = [("globex", "digest-globex")]
+    reconciler.prefer([SiblingTenant("globex", "digest-globex", "/elsewhere")])
     reconcile(reconciler, at_shop("acme"))
     reconciler.end_start()
 

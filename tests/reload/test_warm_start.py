@@ -118,12 +118,14 @@ def test_a_new_worker_accepts_what_its_siblings_have_accepted(
     assert {"acme": "failed", "globex": "idle"} == states
 
 
-@pytest.mark.parametrize(("only", "expected"), [((), {("acme", "d1")}), (("acme",), set())])
+@pytest.mark.parametrize(
+    ("only", "expected"), [((), {("acme", "d1", "/acme")}), (("acme",), set())]
+)
 def test_only_siblings_that_serve_the_same_tenants_count(
-    data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str]]
+    data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str, str]]
 ) -> None:
     """A new worker ignores siblings with another value of `TENANTRY_ONLY`."""
-    answer = {"only": [], "accepted": {"acme": "d1"}}
+    answer = {"only": [], "accepted": {"acme": ["d1", "/acme"]}}
     sibling = ControlSocket(data_dir, {"accepted": lambda: answer})
     try:
         assert expected == accepted_by_siblings(data_dir, only)
@@ -171,7 +173,7 @@ def test_one_sibling_that_hangs_does_not_hide_the_others(
     path = workers_folder(data_dir)
     next(path.glob("*.sock")).rename(path / "1.sock")
     answering = ControlSocket(
-        data_dir, {"accepted": lambda: {"only": [], "accepted": {"acme": "d1"}}}
+        data_dir, {"accepted": lambda: {"only": [], "accepted": {"acme": ["d1", "/acme"]}}}
     )
 
     accepted = accepted_by_siblings(data_dir)
@@ -179,4 +181,4 @@ def test_one_sibling_that_hangs_does_not_hide_the_others(
     released.set()
     hanging.close()
     answering.close()
-    assert {("acme", "d1")} == accepted
+    assert {("acme", "d1", "/acme")} == accepted

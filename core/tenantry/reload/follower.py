@@ -20,6 +20,7 @@ from tenantry.reload.followed_file import DisabledStatus
 from tenantry.reload.rebuilds import Rebuilds
 from tenantry.reload.reconcile import Reconciler, run_step
 from tenantry.reload.validation_queue import ValidationQueue
+from tenantry.reload.warm_start import SiblingTenant
 from tenantry.reload.workers import CLOSE_TIMEOUT_S, ReloadWorkers
 from tenantry.routing.build_pool import BuildPool
 from tenantry.routing.instance import Instance
@@ -164,12 +165,12 @@ class Follower:
         self._are_events_reliable = is_reliable
         self.scan_soon()
 
-    def prefer(self, accepted: Collection[tuple[str, str]]) -> None:
+    def prefer(self, accepted: Collection[SiblingTenant]) -> None:
         """Prefer the tenants, by name and digest, that other workers have accepted.
 
         Call `prefer` before the first round.
         """
-        self._reconciler.accepted_by_siblings = accepted
+        self._reconciler.prefer(accepted)
 
     def stop(self) -> None:
         """Let `run` return after the current round."""

@@ -17,9 +17,12 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+from tenantry.errors import Problem
+from tenantry.grammar import parent_prefixes
 from tenantry.reload.draining import Draining
 from tenantry.reload.followed_file import DisabledStatus, FollowedFile
 from tenantry.reload.rebuilds import Rebuilds
+from tenantry.reload.warm_start import SiblingTenant
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
@@ -58,8 +61,8 @@ class Reconciler:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
         """Whether some files have never been reconciled. `end_start` resets `is_starting`."""
-        self.accepted_by_siblings: Collection[tuple[str, str]] = ()
-        """Name and digest of each tenant that other workers have accepted, used only at start."""
+        self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests
+        self._sibling_prefixes: dict[str, str] = {}  # prefix → the tenant that other workers serve
         self.is_routing_outdated = False
         """Whether a new routing snapshot is needed. `take_mounts` resets `is_routing_outdated`."""
         self.withdrawn: list[Mount] = []
@@ -74,9 +77,23 @@ class Reconciler:
         self._conflicting: set[str] = set()  # names of tenants that are rejected for a conflict
         self._postponed: set[str] = set()  # names of tenants in conflict with a missing file
 
+    def prefer(self, accepted: Collection[SiblingTenant]) -> None:
+        """Set the tenants that other workers have accepted. Call `prefer` before the first file.
+
+        In a conflict, the tenant with the same content wins. A prefix stays reserved for the tenant
+        that other workers serve at the prefix, until that tenant's file changes.
+        """
+        self._accepted_by_siblings = {(tenant.name, tenant.digest) for tenant in accepted}
+        self._sibling_prefixes = {tenant.prefix: tenant.name for tenant in accepted}
+
     def end_start(self) -> None:
         """End the start, after which every accepted tenant keeps its claims."""
-        self.is_starting, self.accepted_by_siblings = False, ()
+        self.is_starting, self._accepted_by_siblings = False, set()
+        self._sibling_prefixes = {
+            prefix: name
+            for prefix, name in self._sibling_prefixes.items()
+            if name in self.files and self.files[name].mount.tenant is None
+        }
 
     # -- what the follower learns ---------------------------------------------------------------
 
@@ -91,12 +108,15 @@ class Reconciler:
         self._accepted.remove(name)
         self._cancel_build(name)
         self._conflicting.discard(name)
+        self._drop_reservation(name)
         self.is_routing_outdated = self._has_freed_claims = True
         _logger.info("tenant.removed", extra={"tenant": name})
 
     def set_result(self, name: str, result: ValidationResult) -> None:
         """Set the validation result of a file's newest content, which `reconcile` applies."""
         self.files[name].result = result
+        if not self.is_starting:
+            self._drop_reservation(name)  # the other workers follow the change, too
         self._cancel_build(name)  # also cancels the pause after a failed build of the old content
 
     def set_operator_state(self, name: str, state: OperatorState) -> None:
@@ -138,6 +158,8 @@ class Reconciler:
         name, tenant = file.mount.name, file.result
         if name not in self._conflicting or not isinstance(tenant, Tenant):
             return  # the file has been reconciled in the meantime
+        if self._reserved(tenant):
+            return
         conflicts = self._accepted.conflicts(tenant)
         if not conflicts or self._has_precedence(file, tenant, conflicts):
             self._conflicting.discard(name)
@@ -145,17 +167,37 @@ class Reconciler:
 
     def _disable(self, file: FollowedFile) -> None:
         self._cancel_build(file.mount.name)
+        self._drop_reservation(file.mount.name)
         self.is_routing_outdated = True
         if file.mount.tenant is not None or file.mount.reason:
             self._withdraw(file)
 
+    def _reserved(self, tenant: Tenant) -> list[Conflict]:
+        """Return the conflicts with tenants that only other workers serve."""
+        if not self._sibling_prefixes or (tenant.name, tenant.digest) in self._accepted_by_siblings:
+            return []
+        conflicts, prefix = list[Conflict](), tenant.url_prefix
+        owners = {self._sibling_prefixes.get(one) for one in (prefix, *parent_prefixes(prefix))}
+        for owner in sorted(name for name in owners if name in self.files and name != tenant.name):
+            text = f"{prefix} belongs to tenant {owner!r}, which other workers serve there; "
+            remedy = f"choose another prefix, or change the file of {owner!r} first."
+            conflicts.append(Conflict(owner, Problem(tenant.file, text + remedy, "URL_PREFIX")))
+        return conflicts
+
+    def _drop_reservation(self, name: str) -> None:
+        """Free the prefixes that are reserved for a tenant because other workers serve it."""
+        if name in self._sibling_prefixes.values():
+            kept = {prefix: one for prefix, one in self._sibling_prefixes.items() if one != name}
+            self._sibling_prefixes, self._has_freed_claims = kept, True
+
     def _accept_or_reject(self, file: FollowedFile, tenant: Tenant) -> None:
-        conflicts = self._accepted.conflicts(tenant)
+        reserved = self._reserved(tenant)
+        conflicts = self._accepted.conflicts(tenant) + reserved
         owners = sorted({conflict.owner for conflict in conflicts})
         if any(self._is_missing(owner) for owner in owners):
             self._rebuilds.cancel(tenant.name)
             self._postponed.add(tenant.name)
-        elif conflicts and self._has_precedence(file, tenant, conflicts):
+        elif conflicts and not reserved and self._has_precedence(file, tenant, conflicts):
             for owner in owners:
                 self._withdraw(self.files[owner])
             self._serve(file, tenant)
@@ -183,7 +225,7 @@ class Reconciler:
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
         """Return a sort key; in a conflict at start, the tenant with the lowest key wins."""
-        return (tenant.name, tenant.digest) not in self.accepted_by_siblings, tenant.name
+        return (tenant.name, tenant.digest) not in self._accepted_by_siblings, tenant.name
 
     def _cancel_build(self, name: str) -> None:
         self._rebuilds.cancel(name)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from tenantry.observability.control_socket import ask_workers
 from tenantry.routing.router import Router
@@ -32,18 +33,32 @@ ACCEPTED_ANSWER_TIMEOUT_S = 0.4
 time for other workers."""
 
 
-def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[tuple[str, str]]:
-    """Return name and digest of each tenant that other workers over `data_dir` have accepted.
+class SiblingTenant(NamedTuple):
+    """A tenant that another worker of the host has accepted."""
+
+    name: str
+    digest: str
+    prefix: str
+
+
+def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[SiblingTenant]:
+    """Return each tenant that other workers over `data_dir` have accepted.
 
     Only workers with the same `only` (empty for all tenants) count, and only workers that have
     validated every tenant file, because earlier decisions are not final.
     """
-    found: list[frozenset[tuple[str, str]]] = []
+    found: list[frozenset[SiblingTenant]] = []
 
     def ask() -> None:
         answers = ask_workers(data_dir, "accepted", ACCEPTED_ANSWER_TIMEOUT_S).values()
         same = [answer["accepted"] for answer in answers if set(answer["only"]) == set(only)]
-        found.append(frozenset(pair for accepted in same for pair in accepted.items()))
+        found.append(
+            frozenset(
+                SiblingTenant(name, *claims)
+                for accepted in same
+                for name, claims in accepted.items()
+            )
+        )
 
     _run_at_most(ACCEPTED_TIMEOUT_S, ask, "tenantry-ask")
     return found[0] if found else frozenset()
