@@ -125,7 +125,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Run each function in a thread until the function returns or the block's end sets an event."""
+    """Run each function in its own thread until the block ends and sets the functions' event."""
     stop = threading.Event()
     threads = [threading.Thread(target=work, args=(stop,)) for work in works]
     for thread in threads:

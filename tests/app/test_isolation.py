@@ -320,7 +320,7 @@ def keep():
 def test_a_thread_local_belongs_to_one_tenant(
     corp: Path, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A `threading.local` of an endpoint is one per tenant, on every thread."""
+    """Each tenant has its own copy of an endpoint's `threading.local`, on every thread."""
     keeping = leaks.write_endpoint(corp, "shop", blueprint=KEEPING)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[keeping])

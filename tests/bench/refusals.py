@@ -163,7 +163,7 @@ def _refuse_all(listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def flood(port: int, noise: Counter[int]) -> Iterator[None]:
-    """Send 20 times the limited tenant's rate until the end of the block, and count statuses."""
+    """Send requests at 20 times the tenant's rate until the block ends; count the statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_flood, args=(port, theirs))

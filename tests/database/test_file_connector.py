@@ -27,7 +27,7 @@ def _file(data_dir: Path) -> Path:
 
 @pytest.fixture(name="app")
 def _app(file: Path, data_dir: Path, budget: ConnectionBudget) -> Iterator[Flask]:
-    """Return acme's app on a SQLite file with one row; closed after the test."""
+    """Return acme's app with a SQLite file of one row; the fixture closes the app."""
     app = app_with_table(f"sqlite:///{file}", data_dir, budget)
     Client(app).post("/rows")
     yield app

@@ -495,7 +495,7 @@ def test_written_bytes_are_not_sent_if_the_call_fails() -> None:
 
 
 def test_the_headers_are_sent_with_the_first_byte() -> None:
-    """Neither the app's call nor an empty chunk sends the headers; the first byte does."""
+    """The headers go out with the first byte of the body, not with an empty chunk."""
     server = Server(answering(b"", b"one"))
     before = list(server.heads)
 

@@ -59,7 +59,7 @@ def test_metrics_cover_all_processes(data_dir: Path) -> None:
 
 
 def test_requests_in_flight_are_shown(data_dir: Path) -> None:
-    """Tenants without series count for `other`; overdue and uncounted requests have counters."""
+    """Tenants without their own series count for `other`; overdue requests have a counter."""
     counters = count(data_dir, "acme")
     counters.add("hung", overdue=1)
     counters.add("acme", uncounted=1)

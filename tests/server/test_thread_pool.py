@@ -134,7 +134,7 @@ def test_an_item_waits_if_no_thread_can_be_started(
 
 
 def test_a_thread_survives_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of an item, including `SystemExit`, is logged, and the thread continues."""
+    """An exception that an item raises, even `SystemExit`, is logged, and the thread continues."""
     served = []
 
     def fail_once(item: str) -> None:

@@ -658,7 +658,7 @@ def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
 def test_an_expired_request_gets_503_and_keeps_its_connection(
     worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An expired request gets 503 without a thread, and the connection serves the next request."""
+    """An expired request gets 503 without using a thread, and the connection stays open."""
     client.sendall(ACME)
     _dispatch_events(worker)
     _expire_waiting(worker, monkeypatch)

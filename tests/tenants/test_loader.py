@@ -288,7 +288,7 @@ def test_a_message_is_one_line(loader: Loader, write_tenant: WriteTenant, text: 
 
 
 def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file of one tebibyte is rejected as fast as one of two mebibytes."""
+    """A file of 1 TiB is rejected as quickly as a file of 2 MiB."""
     path = write_tenant("acme", GOOD)
     os.truncate(path, 1 << 40)
 

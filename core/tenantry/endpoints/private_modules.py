@@ -102,7 +102,7 @@ class _PrivateModule(importlib.machinery.SourceFileLoader):
     """Loads a private copy of a module, and redirects imports of the endpoint's package."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the module's code, compiled from source because a `.pyc` has the plain imports."""
+        """Return the module's code with rewritten imports, which a `.pyc` would not have."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         private, _, inner = fullname.partition(".")

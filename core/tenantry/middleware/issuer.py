@@ -46,7 +46,7 @@ MAX_BACK_OFF_S = 60.0
 maximum."""
 
 DOCUMENT_TIMEOUT_S = 5.0
-"""Maximum seconds for one document, from the connection to the last byte."""
+"""Time limit in seconds for one document, from opening the connection to the last byte."""
 
 DOCUMENT_BYTES = 256 << 10
 """Maximum size of one document. The documents of large providers have 20 KiB."""

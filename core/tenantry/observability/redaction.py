@@ -117,7 +117,7 @@ def _url_secrets(text: str) -> Iterator[str]:
 def _password_span(word: str) -> tuple[int, int] | None:
     """Return the start and the end of the password in a URL, or None without a password.
 
-    The password of a URL ends at the last @, because people forget to escape an @ in a password.
+    The password in a URL ends at the last @, because people forget to escape an @ in a password.
     """
     end = word.rfind("@")
     user = _USER.search(word, 0, end) if end > 0 else None

@@ -103,7 +103,7 @@ _WORD_BYTES = 8
 _NAME_BYTES = 64  # a tenant's name has at most 63
 _ROW = struct.Struct(f"={_NAME_BYTES}s{len(_FIELDS)}Q8x")  # 8 free bytes for one more number
 _HEADER = struct.Struct("=4Q")  # magic, number of rows, process ID, start time
-_ROW_COUNT = 1  # the index of the word of the header
+_ROW_COUNT = 1  # index of a 64-bit word in the file's header
 _HEADER_BYTES = 4096
 _FILE_BYTES = _HEADER_BYTES + ROWS * _ROW.size
 _SUFFIX = ".ledger"

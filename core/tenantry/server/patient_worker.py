@@ -140,7 +140,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.await_head(Connection(self.cfg, sock, address, listener.getsockname()), b"")
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Enable accepting, unless the process has no file descriptors for new connections."""
+        """Accept connections again, unless the process has run out of file descriptors."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accepts_from)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
