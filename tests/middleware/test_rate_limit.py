@@ -165,7 +165,7 @@ def test_old_counts_are_deleted() -> None:
 
     _hits(rates, "1/second", 1)
 
-    assert 1 == len(rates._storage._storage._counts)  # type: ignore[union-attr]
+    assert 1 == len(rates._storage._counts)  # type: ignore[union-attr]
 
 
 def test_a_tenant_over_its_rate_is_known_without_counting() -> None:

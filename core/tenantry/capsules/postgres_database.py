@@ -256,7 +256,7 @@ def _add_to_mark(connection: Connection, objects: Objects) -> None:
 def _drop(connection: Connection, objects: Objects) -> None:
     for kind, identity in sorted(objects):
         if kind not in (DATABASE, SCHEMA):
-            # The identity is SQL text from the server, so a `%` in the identity is no parameter.
+            # The identity is SQL text from the server, so a `%` in the identity is not a parameter.
             connection.exec_driver_sql(
                 f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
                 execution_options={"no_parameters": True},

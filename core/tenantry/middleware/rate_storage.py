@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from limits.storage.base import SlidingWindowCounterSupport, Storage
 from limits.storage.redis import RedisStorage
 
 REDIS_TIMEOUT_S = 0.02
@@ -49,93 +48,6 @@ class Window:
     current: int
     left_s: float
     """Seconds until the next window begins."""
-
-
-class MonotonicStorage(Storage, SlidingWindowCounterSupport):
-    """A storage in the memory of this process, with a monotonic clock. Thread-safe.
-
-    The own storage of the `limits` library uses the time of day. When the time of day jumps, such a
-    storage refuses or admits too many requests.
-    """
-
-    STORAGE_SCHEME = None  # no URL
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._clock = clock
-        self._lock = threading.Lock()  # protects `_counts`
-        # Key → number and length of the current window, count of the previous window, count of the
-        # current window.
-        self._counts: dict[str, tuple[int, int, int, int]] = {}
-
-    def acquire_sliding_window_entry(
-        self, key: str, limit: int, expiry: int, amount: int = 1
-    ) -> bool:
-        """Count `amount` more requests if the limit admits `amount` more requests."""
-        with self._lock:
-            previous, previous_s, current, _ = self._window(key, expiry)
-            if int(previous * previous_s / expiry) + current + amount > limit:
-                return False
-            if len(self._counts) >= PRUNE_AT:
-                self._prune()
-            number = int(self._clock() // expiry)
-            self._counts[key] = number, expiry, previous, current + amount
-        return True
-
-    def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return the count and the seconds of the previous window and of the current window."""
-        with self._lock:
-            return self._window(key, expiry)
-
-    def clear_sliding_window(self, key: str, expiry: int) -> None:
-        """Forget a rate."""
-        del expiry
-        with self._lock:
-            self._counts.pop(key, None)
-
-    def _window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        number, into_s = divmod(self._clock(), expiry)
-        counted, _, previous, current = self._counts.get(key, (0, 0, 0, 0))
-        if counted != number:
-            previous, current = (current if counted == number - 1 else 0), 0
-        return previous, expiry - into_s, current, 2 * expiry - into_s
-
-    def _prune(self) -> None:
-        now = self._clock()
-        pairs = self._counts.items()
-        self._counts = {key: one for key, one in pairs if (one[0] + 2) * one[1] > now}
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """An exception type for the interface of `limits`; the storage raises no exception."""
-        return ValueError
-
-    def check(self) -> bool:
-        """Return True, because the memory of the process is always available."""
-        return True
-
-    def reset(self) -> int:
-        """Forget all rates; return the number of forgotten rates."""
-        with self._lock:
-            count = len(self._counts)
-            self._counts = {}
-        return count
-
-    def clear(self, key: str) -> None:
-        """Forget a rate."""
-        self.clear_sliding_window(key, 0)
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
-        raise NotImplementedError
-
-    def get(self, key: str) -> int:
-        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
-        raise NotImplementedError
-
-    def get_expiry(self, key: str) -> float:
-        """Raise `NotImplementedError`, because `MonotonicStorage` counts no fixed windows."""
-        raise NotImplementedError
 
 
 class SharedStorage:
@@ -246,24 +158,54 @@ class SharedStorage:
 
 
 class OwnStorage:
-    """A storage in the memory of this process. Thread-safe."""
+    """A storage in the memory of this process. Thread-safe.
+
+    Args:
+        clock: returns monotonic seconds. The memory storage of the `limits` library uses the time
+            of day; when the time of day jumps, it refuses or admits too many requests.
+    """
 
     unanswered_total = 0
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._storage = MonotonicStorage(clock=clock)
+        self._clock = clock
+        self._lock = threading.Lock()  # protects `_counts`
+        # Key → number and length of the current window, count of the previous window, count of the
+        # current window.
+        self._counts: dict[str, tuple[int, int, int, int]] = {}
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
         """Count a request that fits the limit. Return whether the request fits, and the counts."""
-        has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
-        return has_fit, _window(self._storage.get_sliding_window(key, expiry_s), expiry_s)
+        with self._lock:
+            number, into_s = divmod(self._clock(), expiry_s)
+            previous, current = self._counts_in(key, int(number))
+            left_s = expiry_s - into_s
+            has_fit = int(previous * left_s / expiry_s) + current < limit
+            if has_fit:
+                if len(self._counts) >= PRUNE_AT:
+                    self._prune()
+                current += 1
+                self._counts[key] = int(number), expiry_s, previous, current
+        return has_fit, _window((previous, left_s, current, expiry_s + left_s), expiry_s)
+
+    def _counts_in(self, key: str, number: int) -> tuple[int, int]:
+        """Return the counts of the window before window `number`, and of window `number`."""
+        counted, _, previous, current = self._counts.get(key, (0, 0, 0, 0))
+        if counted == number:
+            return previous, current
+        return (current if counted == number - 1 else 0), 0
+
+    def _prune(self) -> None:
+        now = self._clock()
+        pairs = self._counts.items()
+        self._counts = {key: one for key, one in pairs if (one[0] + 2) * one[1] > now}
 
     def close(self) -> None:
         """Do nothing, because a storage in memory has no connection."""
 
 
 def _redis(url: str, timeout_s: float) -> RedisStorage:
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra: only who names a Redis has it
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional dependency
     from redis.retry import Retry  # noqa: PLC0415
 
     options: dict[str, Any] = {
