@@ -1,4 +1,4 @@
-"""`create_app` builds a tenant's own Flask app from every accepted description of the tenant."""
+"""`create_app` builds a tenant's Flask app from any valid form of configuration."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ GOOD: Mapping[str, Any] = {
 
 
 class ConfigClass:
-    """A class with upper-case names, as in Flask's tutorial."""
+    """A configuration class with upper-case attributes, as in Flask's tutorial."""
 
     APP_NAME = "acme"
     SECRET_KEY = KEY
@@ -40,11 +40,11 @@ class ConfigClass:
 
 
 class ConfigObject(ConfigClass):
-    """A configuration class with the keys of `GOOD` and a computed key."""
+    """A configuration object with the keys of `GOOD` and one computed key."""
 
     @property
     def APP_NAME(self) -> str:  # type: ignore[override]  # noqa: N802
-        """Return the name."""
+        """Return the app's name."""
         return "acme"
 
 
@@ -56,9 +56,9 @@ def _module() -> types.ModuleType:
 
 @pytest.fixture(name="create")
 def _create(data_dir: Path) -> Iterator[Create]:
-    """Return `create_app` for the data folder, and by default for `GOOD` with keys replaced.
+    """Return a function that calls `create_app` and closes each app after the test.
 
-    Call `create(config)` or `create(SECRET_KEY="…")`. The apps are closed after the test.
+    Call `create(config)`, or `create(SECRET_KEY="…")` to replace keys of `GOOD`.
     """
     apps: list[Flask] = []
 
@@ -89,7 +89,7 @@ def _create(data_dir: Path) -> Iterator[Create]:
     ids=lambda config: type(config).__name__,
 )
 def test_every_form_of_configuration_is_accepted(create: Create, config: object) -> None:
-    """A tenant, module, class, instance or mapping with upper-case names gives the same app."""
+    """`create_app` accepts a `Tenant`, module, class, instance or mapping with the same result."""
     app = create(config)
 
     assert ("tenant.acme", KEY, True) == (
@@ -113,7 +113,7 @@ def test_every_form_of_configuration_is_accepted(create: Create, config: object)
     ],
 )
 def test_the_name_comes_from_app_name_or_the_class(create: Create, config: Any, name: str) -> None:
-    """The name comes from `APP_NAME` if possible, and otherwise from the class or module."""
+    """The app's name is `APP_NAME` if that key is set, and otherwise the class or module name."""
     values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
     if isinstance(config, dict):
         config |= values
@@ -127,7 +127,7 @@ def test_the_name_comes_from_app_name_or_the_class(create: Create, config: Any, 
 
 
 def test_an_error_in_a_class_without_a_file_has_its_name(create: Create) -> None:
-    """A class typed into an interpreter has no file, so the message names the class."""
+    """The error for a configuration class without a source file names the class."""
     space: dict[str, Any] = {"__name__": "__nowhere__"}
     exec("class Typed:\n SECRET_KEY = 'short'\n BLUEPRINTS = ['landing']", space)
 
@@ -138,7 +138,7 @@ def test_an_error_in_a_class_without_a_file_has_its_name(create: Create) -> None
 
 
 def test_an_error_in_a_class_has_its_file(create: Create) -> None:
-    """The message names the file of the class and the key."""
+    """The error for an invalid configuration class names the class's source file and the key."""
 
     class Broken(ConfigClass):
         SECRET_KEY = "short"
@@ -150,14 +150,14 @@ def test_an_error_in_a_class_has_its_file(create: Create) -> None:
 
 
 def test_an_object_may_set_development_keys(create: Create) -> None:
-    """Unlike a tenant file, an object may set `DEBUG` and `TESTING`."""
+    """A configuration object may set `DEBUG` and `TESTING`; a tenant file may not."""
     app = create(DEBUG=True, TESTING=True)
 
     assert (True, True) == (app.debug, app.testing)
 
 
 def test_values_are_copies(create: Create) -> None:
-    """A change to one app's configuration affects neither the source dict nor another app."""
+    """Changing one app's configuration changes neither the source dict nor another app."""
     source = {**GOOD, "MAIL": {"to": ["ops"]}, "BLUEPRINTS": ["landing"]}
     acme, globex = create(source), create({**source, "APP_NAME": "globex"})
 
@@ -169,7 +169,7 @@ def test_values_are_copies(create: Create) -> None:
 
 
 def test_two_apps_of_a_tenant_share_no_mutable_value(create: Create) -> None:
-    """A change to the old app's configuration does not affect the new app or the tenant."""
+    """When an app is rebuilt, changes to the old app's configuration do not reach the new app."""
     tenant: Tenant = parse_tenant("acme", {**GOOD, "MAIL": []}, data_dir=Path("instance"))
     old, new = create(tenant), create(tenant)
 
@@ -179,25 +179,25 @@ def test_two_apps_of_a_tenant_share_no_mutable_value(create: Create) -> None:
 
 
 class Properties(ConfigClass):
-    """A class with keys that have a value on an instance only."""
+    """A configuration class with properties, which have values only on an instance."""
 
     @property
     def MAIL(self) -> str:  # noqa: N802
-        """Return a value."""
+        """Return a sample value."""
         return "ops"
 
     @cached_property
     def PHONE(self) -> str:  # noqa: N802
-        """Return a value."""
+        """Return a sample value."""
         return "1"
 
     def FAX(self) -> str:  # noqa: N802
-        """Return a value."""
+        """Return a sample value."""
         return "2"
 
 
 def test_a_property_of_a_class_is_refused(create: Create) -> None:
-    """A property or function of a configuration class is an error with key and remedy."""
+    """A configuration class with a property or method is rejected; the error names the key."""
     with pytest.raises(TenantFileError) as refused:
         create(Properties)
 
@@ -211,7 +211,7 @@ def test_a_property_of_a_class_is_refused(create: Create) -> None:
 
 
 def test_a_property_of_an_instance_gives_its_value(create: Create) -> None:
-    """Properties and cached properties of an instance are computed and become keys."""
+    """On a configuration instance, properties and cached properties become configuration keys."""
 
     class Instance(Properties):
         FAX = "2"  # type: ignore[assignment]
@@ -222,13 +222,13 @@ def test_a_property_of_an_instance_gives_its_value(create: Create) -> None:
 
 
 def test_a_value_that_cannot_be_copied_is_refused(create: Create) -> None:
-    """Two apps would share the value, so the error names the key of the value."""
+    """`create_app` rejects a value that it cannot copy, because two apps would share that value."""
     with pytest.raises(TenantFileError, match="'MAIL': found a lock that cannot be copied"):
         create(MAIL=threading.Lock())
 
 
 def test_every_flask_key_reaches_the_app(create: Create) -> None:
-    """Each key of Flask's configuration, and of an extension, is in `app.config`."""
+    """Keys of Flask and of Flask extensions reach `app.config`."""
     keys: dict[str, Any] = {
         key: value for key, value in Flask.default_config.items() if key not in GOOD
     }
@@ -244,7 +244,7 @@ def test_every_flask_key_reaches_the_app(create: Create) -> None:
 
 
 def test_each_app_has_its_own_logger(create: Create) -> None:
-    """An app's logger has the tenant's name, so a handler of one app gets no records of another."""
+    """Each app has its own logger, so a log handler of one app gets no records of another app."""
     acme, globex = create(), create(APP_NAME="globex")
 
     assert ["tenant.acme", "tenant.globex"] == [acme.logger.name, globex.logger.name]
@@ -252,7 +252,7 @@ def test_each_app_has_its_own_logger(create: Create) -> None:
 
 
 def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
-    """Instance path and root path are `<data>/<name>`, which is created with mode 0700."""
+    """Instance path and root path of an app are `<data>/<name>`, created with mode 0700."""
     app = create()
 
     assert (str(data_dir / "acme"),) * 2 == (app.instance_path, app.root_path)
@@ -260,14 +260,14 @@ def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
 
 
 def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:
-    """No file of a tenant's data folder is served if the data folder has no folder `static`."""
+    """Without a folder `static` in the tenant's data folder, the app has no `/static/` route."""
     app = create()
 
     assert ["landing.landingpage"] == [rule.endpoint for rule in app.url_map.iter_rules()]
 
 
 def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
-    """Files in `<data>/<name>/static` are served under `/static/`, and no other file is."""
+    """The app serves files in `<data>/<name>/static` under `/static/`, and no other files."""
     (data_dir / "acme/static").mkdir(parents=True)
     (data_dir / "acme/static/logo.txt").write_text("acme's")
     (data_dir / "acme/acme.sqlite3").write_text("secret")
@@ -278,13 +278,13 @@ def test_a_static_folder_is_served(create: Create, data_dir: Path) -> None:
 
 
 def test_a_failing_endpoint_leaves_no_app(create: Create) -> None:
-    """The error names the endpoint, and the endpoints loaded before it are unloaded."""
+    """If an endpoint fails to load, the error names it, and earlier endpoints are unloaded."""
     with pytest.raises(EndpointError, match="no endpoint named 'lnding'"):
         create(BLUEPRINTS=["landing", "lnding"])
 
 
 def test_an_app_without_a_host_checks_trusted_hosts(create: Create) -> None:
-    """Without the host's layers, Flask rejects host names that `TRUSTED_HOSTS` does not list."""
+    """An app that runs without the host still rejects host names that `TRUSTED_HOSTS` omits."""
     client = Client(create(TRUSTED_HOSTS=["acme.test"]))
 
     assert 201 == client.get("/", base_url="http://acme.test").status_code
@@ -296,7 +296,7 @@ def test_an_app_without_a_host_checks_trusted_hosts(create: Create) -> None:
 
 
 def with_session(app: Flask) -> Flask:
-    """Add a login and pages that show the user and a URL, and return the app."""
+    """Add a login page, and pages that show the user and a URL; return the app."""
 
     @app.get("/login")
     def login() -> str:
@@ -316,7 +316,7 @@ def with_session(app: Flask) -> Flask:
 
 @pytest.mark.parametrize("root", ["", "/acme", "/behind/proxy/acme"])
 def test_a_session_cookie_has_the_root_of_its_request(create: Create, root: str) -> None:
-    """The session cookie has the tenant's name, and the request's root as path, proxy or not."""
+    """The session cookie is named after the tenant, and its path is the root of the request."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url=f"http://localhost{root}/").headers["Set-Cookie"]
@@ -326,7 +326,7 @@ def test_a_session_cookie_has_the_root_of_its_request(create: Create, root: str)
 
 
 def test_reading_the_session_adds_vary_cookie(create: Create) -> None:
-    """A response that depends on the session, even an empty one, must not be cached for others."""
+    """A response that reads the session has `Vary: Cookie`, even if the session is empty."""
     app = with_session(create())
     client = Client(app)
 
@@ -336,7 +336,7 @@ def test_reading_the_session_adds_vary_cookie(create: Create) -> None:
 
 
 def test_each_app_has_its_own_abort_codes(create: Create) -> None:
-    """A code that is added to one app's `aborter` is unknown to another."""
+    """A status code added to one app's `aborter` is unknown to other apps."""
     acme, globex = create(), create()
     acme.aborter.mapping[499] = NotFound
 
@@ -347,7 +347,7 @@ def test_each_app_has_its_own_abort_codes(create: Create) -> None:
 
 
 def test_a_session_cookie_of_an_https_request_is_secure(create: Create) -> None:
-    """The cookie of a response over HTTPS has the attribute `Secure`."""
+    """A session cookie that is set over HTTPS has the attribute `Secure`."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url="https://localhost/acme/").headers["Set-Cookie"]
@@ -356,7 +356,7 @@ def test_a_session_cookie_of_an_https_request_is_secure(create: Create) -> None:
 
 
 def test_a_configured_cookie_path_is_kept(create: Create) -> None:
-    """A tenant's own `SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` are used."""
+    """The app respects `SESSION_COOKIE_PATH` and `SESSION_COOKIE_NAME` in a tenant file."""
     app = create(SESSION_COOKIE_PATH="/acme/shop", SESSION_COOKIE_NAME="mine")
 
     cookie = Client(with_session(app)).get("/login").headers["Set-Cookie"]
@@ -374,7 +374,7 @@ def _cookie_of(app: Flask) -> str:
 def test_a_copied_session_is_valid_at_its_own_tenant_only(
     create: Create, tenant: str, user: str
 ) -> None:
-    """A tenant does not accept a session copied from another tenant with the same key."""
+    """A tenant rejects another tenant's session cookie, even if both have the same secret key."""
     stolen = _cookie_of(with_session(create()))
     app = with_session(create(APP_NAME=tenant))
 
@@ -386,7 +386,7 @@ def test_a_copied_session_is_valid_at_its_own_tenant_only(
 
 
 def test_a_session_signed_with_an_old_key_is_accepted(create: Create) -> None:
-    """`SECRET_KEY_FALLBACKS` verify sessions that were signed before the key changed."""
+    """Sessions signed with a key in `SECRET_KEY_FALLBACKS` stay valid after the key changes."""
     old = _cookie_of(with_session(create(SECRET_KEY="o" * 32)))
     app = with_session(create(SECRET_KEY_FALLBACKS=["o" * 32]))
 
@@ -396,7 +396,7 @@ def test_a_session_signed_with_an_old_key_is_accepted(create: Create) -> None:
 
 
 def test_urls_have_the_prefix(create: Create) -> None:
-    """`url_for` adds the tenant's prefix, during a request and outside one."""
+    """`url_for` adds the tenant's URL prefix, both during a request and outside a request."""
     app = with_session(create(SERVER_NAME="localhost"))
 
     inside = Client(app).get("/where", base_url="http://localhost/acme/").text
@@ -419,7 +419,7 @@ def test_urls_have_the_prefix(create: Create) -> None:
     ],
 )
 def test_redirects_of_routing_are_relative(create: Create, path: str, location: str) -> None:
-    """A redirect that adds or removes a slash does not depend on the `Host` header."""
+    """A redirect that adds or removes a trailing slash is relative, so it ignores `Host`."""
     app = create()
     app.add_url_rule("/shop/", view_func=lambda: "shop")
     app.add_url_rule("/list/<name>/", "list", view_func=lambda name: name)
@@ -433,7 +433,7 @@ def test_redirects_of_routing_are_relative(create: Create, path: str, location: 
 
 @pytest.mark.parametrize("path", ["//evil.test", "//evil.test/..", "///evil.test"])
 def test_a_redirect_at_the_root_stays_on_the_host(create: Create, path: str) -> None:
-    """An app mounted at the root redirects `//evil.test` to a path, not to another host."""
+    """An app mounted at the root redirects `//evil.test` to a path, not to the host `evil.test`."""
     app = create()
     app.add_url_rule("/<path:rest>/", "rest", view_func=lambda rest: rest)
     environ = {"PATH_INFO": path, "SCRIPT_NAME": ""}

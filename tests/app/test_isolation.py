@@ -1,6 +1,6 @@
-"""The tenants of a host are isolated from each other where plain Flask apps in one process are not.
+"""The tenants of a host are isolated where plain Flask apps in one process are not.
 
-See test_audit.py for leaks that are only detected, and test_loader.py for tenant files.
+test_audit.py tests leaks that are only detected, and test_loader.py tests tenant files.
 """
 
 import gc
@@ -48,13 +48,13 @@ def cookies(name, size, count):
 
 @pytest.fixture(name="shop")
 def _shop(corp: Path) -> str:
-    """Return the name of an endpoint with a login, and a view that sets origin-wide cookies."""
+    """Return the name of an endpoint with a login view and a view that sets origin-wide cookies."""
     return leaks.write_endpoint(corp, "shop", blueprint=LOGIN)
 
 
 @pytest.fixture(name="visit")
 def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> Callable[..., str]:
-    """Return a function that gets a path of one of two tenants with one browser, and its text."""
+    """Return a function that requests a path with a shared browser and returns the text."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[shop])
     host.load()
@@ -65,7 +65,7 @@ def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> 
 
 
 def test_logins_at_two_tenants_are_independent(visit: Callable[..., str]) -> None:
-    """A login at one tenant is not valid at another tenant, and ends no login at that tenant."""
+    """Logging in at one tenant neither logs the visitor in nor logs the visitor out at another."""
     visit("/acme/login/ada")
     before = visit("/globex/who")
     visit("/globex/login/bob")
@@ -74,7 +74,7 @@ def test_logins_at_two_tenants_are_independent(visit: Callable[..., str]) -> Non
 
 
 def test_a_tenant_cannot_set_another_tenants_session(visit: Callable[..., str]) -> None:
-    """A cookie with another tenant's name, set for the whole origin, is not sent to that tenant."""
+    """A cookie that one tenant sets under another tenant's cookie name never reaches the other."""
     visit("/acme/login/ada")
     visit("/globex/set/session_acme/9/1")
 
@@ -84,7 +84,7 @@ def test_a_tenant_cannot_set_another_tenants_session(visit: Callable[..., str]) 
 def test_large_cookies_are_not_sent_to_other_tenants(
     visit: Callable[..., str], client: Client
 ) -> None:
-    """Three large cookies of one tenant once made every tenant answer 431."""
+    """Large cookies of one tenant do not cause 431 responses at other tenants."""
     visit("/acme/login/ada")
     visit("/globex/set/large/3900/3")
 
@@ -94,7 +94,7 @@ def test_large_cookies_are_not_sent_to_other_tenants(
 def test_a_browser_sends_the_cookies_of_one_tenant_only(
     shop: str, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A browser with logins at 20 tenants sends one session cookie."""
+    """A browser that is logged in at 20 tenants sends one session cookie per request."""
     for number in range(20):
         write_tenant(f"t{number}", BLUEPRINTS=[shop])
     host.load()
@@ -112,7 +112,7 @@ def test_a_browser_sends_the_cookies_of_one_tenant_only(
 
 @pytest.fixture(name="app_of")
 def _app_of(data_dir: Path) -> Iterator[Callable[..., Flask]]:
-    """Return a function that builds a tenant's app. The apps are closed after the test."""
+    """Return a function that builds a tenant's app. All apps are closed after the test."""
     apps: list[Flask] = []
 
     def make(name: str, *endpoints: str, **keys: object) -> Flask:
@@ -126,7 +126,7 @@ def _app_of(data_dir: Path) -> Iterator[Callable[..., Flask]]:
 
 
 def api_of(app: Flask) -> Api:
-    """Return the Flask-RESTful `Api` of an app's own copy of the endpoint."""
+    """Return the Flask-RESTful `Api` of the app's private copy of an endpoint."""
     package = app.extensions["tenantry"][0].package
     api: Api = sys.modules[f"{package}.blueprint"].__dict__["shop_api"]
     return api
@@ -138,15 +138,15 @@ shop_api = Api(shop_bp)
 
 
 class LateResource(Resource):
-    """A resource that is added after the app was built."""
+    """A resource that a test adds to an app that is already built."""
 
     def get(self) -> str:
-        """Answer."""
+        """Return an empty response."""
         return "late"
 
 
 def test_each_api_belongs_to_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """An `Api` object shared by three apps would know only the last app and its key."""
+    """Each app has its own Flask-RESTful `Api`, which knows the app and its secret key."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     apps = [app_of(one, name) for one in ("acme", "globex", "initech")]
 
@@ -156,7 +156,7 @@ def test_each_api_belongs_to_its_own_app(corp: Path, app_of: Callable[..., Flask
 def test_changes_to_one_apps_api_do_not_affect_another(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """A resource added late and a changed representation affect one app only."""
+    """Adding a resource or changing a representation at run time affects only one app."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     acme, globex = app_of("acme", name), app_of("globex", name)
     rules = [str(rule) for rule in globex.url_map.iter_rules()]
@@ -174,7 +174,7 @@ def test_changes_to_one_apps_api_do_not_affect_another(
 def test_a_changed_setting_does_not_affect_another_app(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """In debug mode, Flask-RESTful changes `RESTFUL_JSON` in the app's configuration."""
+    """If Flask-RESTful changes `RESTFUL_JSON` in one app, other apps keep their settings."""
     resources = "\nPage.get = lambda self: {'a': 1}\n"
     name = leaks.write_endpoint(corp, "shop", resources=resources)
     keys = {"RESTFUL_JSON": {"sort_keys": True}}
@@ -188,7 +188,7 @@ def test_a_changed_setting_does_not_affect_another_app(
 def test_changes_to_a_blueprint_do_not_affect_another_app(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """A hook and a template folder set on one app's blueprint do not affect an app built later."""
+    """Changing a blueprint's hooks or template folder in one app does not affect later apps."""
     name = leaks.write_endpoint(corp, "shop")
     acme = app_of("acme", name)
     own = acme.extensions["tenantry"][0].blueprint
@@ -202,7 +202,7 @@ def test_changes_to_a_blueprint_do_not_affect_another_app(
 
 
 def test_a_key_changed_while_serving_affects_one_app(app_of: Callable[..., Flask]) -> None:
-    """Neither another tenant's app nor the tenant's next app gets the changed `SECRET_KEY`."""
+    """Changing `SECRET_KEY` in a running app affects neither other tenants nor a rebuilt app."""
     acme = app_of("acme", "landing")
     acme.config.update(SECRET_KEY="changed")
 
@@ -212,7 +212,7 @@ def test_a_key_changed_while_serving_affects_one_app(app_of: Callable[..., Flask
 
 
 def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Flask]) -> None:
-    """`landing` and `tenantry.endpoints.landing` name the same endpoint, and the error says so."""
+    """Listing one endpoint as both `landing` and `tenantry.endpoints.landing` is an error."""
     with pytest.raises(EndpointError, match=r"'tenantry\.endpoints\.landing' fails to register"):
         app_of("acme", "landing", "tenantry.endpoints.landing")
 
@@ -221,7 +221,7 @@ def test_an_endpoint_listed_under_two_names_is_refused(app_of: Callable[..., Fla
 
 
 def test_a_nested_request_to_another_app_has_its_own_g(app_of: Callable[..., Flask]) -> None:
-    """A nested request has a `g` of its own, and the outer request keeps the outer `g`."""
+    """A request made inside another app's request gets its own `g`; the outer `g` is unchanged."""
     acme, globex = app_of("acme", "landing"), app_of("globex", "landing")
     globex.add_url_rule("/own", "own", lambda: str(g.get("user")))
 
@@ -267,7 +267,7 @@ def catch(error):
 def _status_of(
     corp: Path, host: Host, client: Client, write_tenant: WriteTenant
 ) -> Callable[[str], tuple[int, str]]:
-    """Return a function that gets a path of a host with a tenant that leaves and raises things."""
+    """Return a function that requests a path of a tenant whose views misbehave."""
     pushing = leaks.write_endpoint(corp, "shop", blueprint=PUSHING)
     write_tenant("acme", BLUEPRINTS=[pushing])
     write_tenant("globex")
@@ -283,20 +283,20 @@ def _status_of(
 def test_a_context_left_pushed_ends_with_its_request(
     status_of: Callable[[str], Any], client: Client
 ) -> None:
-    """An app context that a view pushes and leaves is not seen by the thread's next request."""
+    """An app context that a view pushes but never pops is gone before the thread's next request."""
     status_of("/acme/push")
 
     assert "None" == client.get("/acme/left").text
 
 
 def test_an_exception_of_a_teardown_is_a_500(status_of: Callable[[str], Any]) -> None:
-    """The host answers 500 for that request, and another tenant is served."""
+    """An exception in a tenant's teardown function is a 500 for that tenant only."""
     assert (500, "application/problem+json") == status_of("/acme/torn")
     assert (201, "application/json") == status_of("/globex/")
 
 
 def test_a_handler_for_all_errors_affects_one_app(status_of: Callable[[str], Any]) -> None:
-    """Another tenant's 404 and the host's stay the same."""
+    """A catch-all error handler of one tenant does not change other tenants' 404 responses."""
     assert [418, 404, 404] == [
         status_of(path)[0] for path in ("/acme/none", "/globex/none", "/none")
     ]
@@ -320,7 +320,7 @@ def keep():
 def test_a_thread_local_belongs_to_one_tenant(
     corp: Path, host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Each tenant has its own copy of an endpoint's `threading.local`, on every thread."""
+    """Tenants that use one endpoint do not share the endpoint's `threading.local`."""
     keeping = leaks.write_endpoint(corp, "shop", blueprint=KEEPING)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[keeping])
@@ -334,7 +334,7 @@ def test_a_thread_local_belongs_to_one_tenant(
 def test_a_url_outside_a_request_has_the_tenants_prefix(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """`url_for` in a job of `tenantry run` uses `SERVER_NAME` and the tenant's prefix."""
+    """In a `tenantry run` job, `url_for` uses `SERVER_NAME` and the tenant's URL prefix."""
     name = leaks.write_endpoint(corp, "shop")
     keys = {"SERVER_NAME": "h.example.org", "URL_PREFIX": "/a/acme"}
     with app_of("acme", name, **keys).app_context():
@@ -347,7 +347,7 @@ def test_a_url_outside_a_request_has_the_tenants_prefix(
 
 
 def test_a_template_shows_no_secret(app_of: Callable[..., Flask]) -> None:
-    """Secrets are redacted, by name and in the whole configuration; other values are shown."""
+    """Templates show redacted secrets, both single keys and the whole configuration."""
     old, password = f"old-{KEY}", "Hunter2"
     url = f"sqlite:////nowhere/acme.sqlite3?password={password}"
     keys = {"SECRET_KEY_FALLBACKS": [old], "DATABASE_URI": url, "MAPS": {"key": 7}, "ECHO": old}
@@ -367,7 +367,7 @@ def test_a_template_shows_no_secret(app_of: Callable[..., Flask]) -> None:
 def test_a_template_redacts_values_made_from_secret(
     host: Host, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value that contains what `secret()` returned is redacted under any key."""
+    """In a template, any configuration value that contains a secret is redacted."""
     monkeypatch.setenv("ACME_WORD", "Hunter2-Hunter2")
     text = "from tenantry import secret\nWORD = 'is ' + secret('ACME_WORD')\n"
     write_tenant("acme", f"SECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n{text}")
@@ -398,7 +398,7 @@ def add(state):
 
 
 def test_log_handlers_are_removed_with_their_app(corp: Path, data_dir: Path) -> None:
-    """After each rebuild, the logger has the new app's handler only, and no file stays open."""
+    """After an app is rebuilt, its logger has no old handlers, and old log files are closed."""
     name = leaks.write_endpoint(corp, "shop", blueprint=LOGGING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     logger = logging.getLogger("tenant.acme")
@@ -417,7 +417,7 @@ def test_log_handlers_are_removed_with_their_app(corp: Path, data_dir: Path) -> 
 def test_a_tenant_may_have_a_modules_name(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A tenant file `json.py` does not hide the module `json` from other tenant files."""
+    """A tenant file named `json.py` does not shadow the module `json` in other tenant files."""
     write_tenant("json")
     text = f"import json\nSECRET_KEY = json.loads('\"{KEY}\"')\nBLUEPRINTS = ['landing']\n"
     write_tenant("zebra", text)
@@ -452,7 +452,7 @@ request_started.connect(part, weak=False)
 def test_a_receiver_gets_signals_of_its_own_app_only(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """A receiver connected without a sender gets signals of the receiver's own tenant only."""
+    """A signal receiver that is connected without a sender gets only its own tenant's signals."""
     name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     acme, globex = app_of("acme", name), app_of("globex", name)
     for app in (acme, globex, app_of("initech", "landing")):
@@ -466,7 +466,7 @@ def test_a_receiver_gets_signals_of_its_own_app_only(
 
 
 def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> None:
-    """A closed app can be freed, although a receiver of the app was connected with `weak=False`."""
+    """A closed app can be freed, even if it connected a signal receiver with `weak=False`."""
     name = leaks.write_endpoint(corp, "shop", resources=RECEIVING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
     before = len(request_started.receivers)
@@ -482,7 +482,7 @@ def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> Non
 def test_a_receiver_of_a_global_named_signal_is_refused(
     corp: Path, app_of: Callable[..., Flask]
 ) -> None:
-    """Blinker keeps a named signal for the whole process, and the signal's sender is unknown."""
+    """An endpoint cannot connect to a named Blinker signal, which all tenants would share."""
     text = (
         "\nimport blinker\n\ndef receive(sender): ...\n\nblinker.signal('sold').connect(receive)\n"
     )

@@ -1,4 +1,4 @@
-"""Lazy rules build the same URLs as Werkzeug's rules, and are compiled on first use."""
+"""Lazy URL rules build the same URLs as Werkzeug's rules, but compile only on first use."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ VALUES: list[dict[str, Any]] = [
 
 
 def app_with(rule_class: type[Rule]) -> Flask:
-    """Return an app with all rules, of one rule class."""
+    """Return an app that has all sample URL rules, each of the given rule class."""
 
     class App(Flask):
         url_rule_class = rule_class
@@ -49,7 +49,7 @@ def app_with(rule_class: type[Rule]) -> Flask:
 
 
 def urls(app: Flask) -> list[str]:
-    """Return the results of `url_for` for every rule and all values, twice; the first compiles."""
+    """Return the results of two `url_for` calls per rule and value; the first call compiles."""
     found = []
     with app.test_request_context("/", base_url="http://localhost/acme"):
         for _ in range(2):
@@ -63,7 +63,7 @@ def urls(app: Flask) -> list[str]:
 
 
 def test_urls_are_the_same_as_werkzeugs() -> None:
-    """Converters, defaults, queries, subdomains and unusual names give the same URLs and errors."""
+    """Lazy rules and Werkzeug's rules give the same URLs and errors for all kinds of values."""
     expected = urls(app_with(Rule))
 
     assert expected == urls(app_with(LazyRule))
@@ -74,7 +74,7 @@ def test_urls_are_the_same_as_werkzeugs() -> None:
 def test_a_builder_is_compiled_once_and_on_first_use(
     monkeypatch: pytest.MonkeyPatch, *, append_unknown: bool
 ) -> None:
-    """Building the app and matching a request compile no URL builder."""
+    """Building an app and matching a request do not compile a rule's URL builder."""
     compiled: list[bool] = []
     compile_builder = Rule._compile_builder
 

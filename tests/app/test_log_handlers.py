@@ -1,4 +1,4 @@
-"""Changes that an endpoint makes to the process's logging during set-up are undone and reported."""
+"""If an endpoint changes the process's logging during set-up, the host undoes the change."""
 
 import gc
 import logging
@@ -34,7 +34,7 @@ Build = Callable[..., Flask]
 def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
     """Return a function that builds an app with the given endpoint.
 
-    The apps are closed after the test.
+    The fixture closes the apps after the test.
     """
     apps = []
 
@@ -54,7 +54,7 @@ def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
 
 @pytest.fixture(name="library")
 def _library() -> Iterator[logging.Logger]:
-    """Return the logger of a library. The fixture resets the logger after the test."""
+    """Return a library's logger, which the fixture resets after the test."""
     logger = logging.getLogger("corp.audit")
     yield logger
     for handler in logger.handlers[:]:
@@ -65,7 +65,7 @@ def _library() -> Iterator[logging.Logger]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Return the fields of each `log.restored` warning."""
+    """Return the fields of each `log.restored` warning that the host logged."""
     return [vars(one) for one in caplog.records if one.getMessage() == "log.restored"]
 
 
@@ -73,7 +73,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_a_dict_config_does_not_silence_the_host(
     where: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After an endpoint calls `dictConfig`, the host and other tenants still log."""
+    """If an endpoint calls `dictConfig`, the host and other tenants still log."""
     neighbour, root = build("globex").logger, logging.getLogger()
     before = root.handlers[:], root.level
 
@@ -120,7 +120,7 @@ logging.getLogger().addHandler(default_handler)"""
 def test_changes_to_the_hosts_logging_are_undone(
     text: str, changed: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each setting of the root logger, and of loggers outside the tenant's own, is restored."""
+    """The host restores the root logger and all loggers that do not belong to the tenant."""
     build("globex").logger.warning("exists")
     root, host = logging.getLogger(), logging.getLogger("tenantry")
 
@@ -141,7 +141,7 @@ def test_changes_to_the_hosts_logging_are_undone(
 def test_changes_to_a_tenants_own_loggers_are_kept(
     build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app's logger, child loggers, and loggers of endpoint modules keep all settings."""
+    """Settings of the app's logger, its child loggers and endpoint modules' loggers are kept."""
     app = build(
         "acme",
         "import logging\n"
@@ -170,7 +170,7 @@ logging.getLogger("corp.audit").addHandler(Own(__file__ + ".log"))
 def test_a_handler_on_a_librarys_logger_is_removed_with_its_app(
     build: Build, library: logging.Logger, corp: Path, data_dir: Path
 ) -> None:
-    """Without removal, ten rebuilds would leave ten handlers, each with an open file and an app."""
+    """Closing an app also removes log handlers that the app added to a library's logger."""
     build("globex").logger.warning("exists")
     name = leaks.write_endpoint(corp, "adding", resources=ADDING)
     values = {"APP_NAME": "acme", "SECRET_KEY": KEY, "BLUEPRINTS": [name]}
@@ -190,7 +190,7 @@ def test_a_handler_on_a_librarys_logger_is_removed_with_its_app(
 def test_a_rebuild_may_configure_a_librarys_logger_again(
     build: Build, library: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old app's handler is replaced, as by `dictConfig`, and nothing is reported."""
+    """A rebuilt app may replace the log handler that the old app added to a library's logger."""
     config = DICT_CONFIG.replace('"root": {', '"loggers": {"corp.audit": {')
     config = config.replace("True", "False").replace(', "level": "CRITICAL"}', "}}")
     apps = [build("acme", config) for _ in range(2)]
@@ -202,7 +202,7 @@ def test_a_rebuild_may_configure_a_librarys_logger_again(
 
 
 def test_concurrent_builds_restore_the_state_before_both(library: logging.Logger) -> None:
-    """A build that begins after another changed the logging does not take that for the host's."""
+    """After two overlapping builds, the host's logging is as it was before both builds."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     root = logging.getLogger()
     before, handler = root.level, logging.NullHandler()
@@ -224,7 +224,7 @@ def test_concurrent_builds_restore_the_state_before_both(library: logging.Logger
 def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
     first: str, library: logging.Logger
 ) -> None:
-    """A log handler added while two tenants were built is removed with the last of the tenants."""
+    """A log handler added while two tenants were being built stays until both apps are closed."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     watches = [log.watching(name, list_) for name, list_ in added.items()]
     with watches[0] as acme, watches[1] as globex:
@@ -241,7 +241,7 @@ def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
 
 
 def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger) -> None:
-    """The handler of an app that closes while another tenant's endpoint is set up stays removed."""
+    """If an app closes while another tenant's app is built, its log handlers stay removed."""
     log, added = HostLog(), []  # type: ignore[var-annotated]
     with log.watching("globex", added) as globex:
         globex.begin("landing")
@@ -254,7 +254,7 @@ def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger
 
 
 def test_flasks_default_handler_is_never_closed(build: Build) -> None:
-    """Flask shares one default log handler among all apps, so closing an app keeps that handler."""
+    """Closing an app keeps Flask's default log handler, because all apps share that handler."""
     logger = logging.getLogger("tenant.acme")
     logger.addHandler(default_handler)
     close_app(build("acme", "from flask import current_app\n"))

@@ -1,4 +1,4 @@
-"""Tenants that a host has built, for tests of the audit."""
+"""Tests of the audit use this module to build tenants in a host."""
 
 from multiprocessing import Value
 
@@ -10,7 +10,7 @@ from tenantry.host import Host
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
 
-# Werkzeug's debugger creates an object that stays in memory, which is not a leak of a test.
+# Werkzeug's debugger creates a global object, which must not look like a leak of a test.
 Value("B")
 
 
@@ -21,7 +21,7 @@ def make_tenant(host: Host, name: str, **keys: object) -> Tenant:
 
 
 def build(host: Host, *tenants: tuple[Tenant, str]) -> list[AuditedTenant]:
-    """Build tenants, each given with the key of one client, or with "" if the tenant is open."""
+    """Build tenants. Each name comes with the key of one client, or "" for an open tenant."""
     audited = []
     mounts = host.serve_only([tenant for tenant, _ in tenants])
     for mount, (tenant, key) in zip(mounts, tenants, strict=True):

@@ -1,4 +1,4 @@
-"""The audit finds the line of each leak between tenants, and reports no other line."""
+"""The audit finds each leak between tenants with its line, and reports no false positives."""
 
 import json
 from collections.abc import Callable
@@ -27,14 +27,14 @@ FindProblems = Callable[[], dict[str, Finding]]
 
 @pytest.fixture(name="here")
 def _here(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working directory, from which endpoints of `corp` are imported."""
+    """Return the working directory, where endpoints of the package `corp` are written."""
     monkeypatch.chdir(corp)
     return corp
 
 
 @pytest.fixture(name="find_problems")
 def _find_problems(here: Path, settings: HostSettings) -> FindProblems:
-    """Return a function that audits the tenants folder: id → each finding that is a problem."""
+    """Return a function that audits all tenants and returns the problems by finding ID."""
     del here
 
     def run() -> dict[str, Finding]:
@@ -49,7 +49,7 @@ def _find_problems(here: Path, settings: HostSettings) -> FindProblems:
 def test_leaks_in_code_are_found_each_with_its_line(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """Each leak is one finding, which names the line of the leak."""
+    """The audit reports each planted leak once, with the line that leaks."""
     planted = leaks.plant_in_code(here)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[*planted.values()])
@@ -61,13 +61,13 @@ def test_leaks_in_code_are_found_each_with_its_line(
 
 
 def line_at(place: str) -> str:
-    """Return the line that a finding names."""
+    """Return the line of code that a finding names."""
     file, _, number = place.rpartition(":")
     return Path(file).read_text().splitlines()[int(number) - 1]
 
 
 def test_leaks_in_files_are_found(here: Path, find_problems: FindProblems, data_dir: Path) -> None:
-    """Each finding names the tenants that share a key, database or folder, or that are unsafe."""
+    """If two tenants share a key, database or folder, the audit's finding names both tenants."""
     (here / "tenants").mkdir(exist_ok=True)
     planted = leaks.plant_in_files(here, data_dir)
 
@@ -79,7 +79,7 @@ def test_leaks_in_files_are_found(here: Path, find_problems: FindProblems, data_
 def test_each_unsafe_setting_is_found_with_its_line(
     here: Path, find_problems: FindProblems, data_dir: Path, write_tenant: WriteTenant
 ) -> None:
-    """Each finding names the line of the tenant file that sets the key."""
+    """For each unsafe setting, the audit names the line of the tenant file that sets the key."""
     del here
     wanted = leaks.unsafe_settings(data_dir)
     write_tenant("acme", **leaks.settings_of_acme())
@@ -96,7 +96,7 @@ def test_each_unsafe_setting_is_found_with_its_line(
 def test_a_path_leads_from_the_view_to_the_name(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """A finding describes, for each of two tenants, how the app references the shared object."""
+    """A finding shows how each of the two apps reaches the object that both apps share."""
     endpoint = leaks.write_endpoint(here, "shop", models="_cache = {}\n")
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -113,7 +113,7 @@ def test_helpers_in_an_installed_distribution_are_examined(
     write_tenant: WriteTenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The top package of an endpoint counts as tenant code, even when installed as a library."""
+    """The audit treats an endpoint's top-level package as tenant code, even if pip installed it."""
     libraries = (*object_graph._library_folders(), f"{here}/")
     monkeypatch.setattr(object_graph, "_library_folders", lambda: libraries)
     endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
@@ -130,7 +130,7 @@ def test_helpers_in_an_installed_distribution_are_examined(
 def test_state_in_resources_is_not_a_finding(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """A module-level dictionary in resources.py exists once per app."""
+    """The audit accepts a module-level dict in `resources.py`; each app has its own copy."""
     endpoint = leaks.write_endpoint(here, "shop")
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -141,7 +141,7 @@ def test_state_in_resources_is_not_a_finding(
 def test_constants_and_tables_are_not_a_finding(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """Tenants may share immutable objects, loggers and the mappings of tables."""
+    """The audit accepts that tenants share immutable objects, loggers and table mappings."""
     endpoint = leaks.write_endpoint(here, "shop", models=HARMLESS)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -202,7 +202,7 @@ ALL = select(Row)
 def test_what_an_app_owns_is_not_a_finding(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """An app may change the app's own lists, loggers and session, and restore warning filters."""
+    """The audit accepts apps that change their own lists, loggers, session or warning filters."""
     endpoint = leaks.write_endpoint(here, "shop", resources=OWN)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -260,9 +260,9 @@ NOTES = {"one-origin", "one-process", "open", "trusted-hosts-missing"}
 def test_the_samples_have_no_problems(
     settings: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sample tenants are isolated.
+    """An audit of the sample tenants finds no problems.
 
-    The audit's notes say that the sample tenants are open and share a process.
+    The audit only notes that the sample tenants are open and share a process.
     """
     root = Path(__file__).parents[2]
     monkeypatch.chdir(root)
@@ -292,7 +292,7 @@ def test_apps_that_have_worked_share_nothing(host: Host) -> None:
 
 
 def test_two_apps_have_policies_of_their_own(data_dir: Path) -> None:
-    """A change of one app's Jinja policies does not affect another app."""
+    """Changing Jinja's policies in one app does not affect other apps."""
     config = {"SECRET_KEY": "k" * 32, "BLUEPRINTS": ["landing"]}
     one, other = [
         create_app(config | {"APP_NAME": name}, data_dir=data_dir) for name in ("acme", "globex")
@@ -307,7 +307,7 @@ def test_two_apps_have_policies_of_their_own(data_dir: Path) -> None:
 def test_an_audit_runs_no_property_and_resolves_no_proxy(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """Each property and each proxy of the endpoint raises when accessed."""
+    """An audit evaluates no property and resolves no proxy of an endpoint."""
     endpoint = leaks.write_endpoint(here, "shop", resources=LAZY)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])
@@ -341,19 +341,19 @@ proxy = LocalProxy(woken)
 
 @pytest.fixture(name="leaking")
 def _leaking(here: Path, data_dir: Path) -> str:
-    """Write an endpoint that leaks."""
+    """Write an endpoint that leaks between tenants."""
     del data_dir
     return leaks.write_endpoint(here, "shop", models="_cache = {}\n")
 
 
 def run(*words: str) -> tuple[int, dict[str, object]]:
-    """Run `tenantry audit`; return the exit code and the JSON document."""
+    """Run `tenantry audit`; return the exit code and the parsed JSON."""
     result = CliRunner().invoke(command, [*words, "--json"])
     return result.exit_code, json.loads(result.stdout)
 
 
 def test_a_problem_is_printed_and_exits_1(leaking: str, write_tenant: WriteTenant) -> None:
-    """The JSON document of `tenantry audit` has each finding with the tenants and the place."""
+    """If `tenantry audit` finds a problem, the JSON names tenants and place; the exit code is 1."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[leaking])
 
@@ -370,7 +370,7 @@ def test_a_problem_is_printed_and_exits_1(leaking: str, write_tenant: WriteTenan
 def test_a_finding_that_all_its_tenants_accept_does_not_fail(
     leaking: str, write_tenant: WriteTenant, accepting: tuple[str, ...], expected: int
 ) -> None:
-    """No tenant can accept a finding for another tenant."""
+    """A finding passes only if every affected tenant accepts it in `AUDIT_ACCEPT`."""
     accepted = {"shared:shop.models._cache": "prices are public"}
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[leaking], AUDIT_ACCEPT=accepted if name in accepting else {})
@@ -381,7 +381,7 @@ def test_a_finding_that_all_its_tenants_accept_does_not_fail(
 def test_an_unused_acceptance_is_noted(
     here: Path, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """An `AUDIT_ACCEPT` entry without a finding is noted, because it would hide a later finding."""
+    """The audit notes an `AUDIT_ACCEPT` entry that matches no finding."""
     del here, data_dir
     write_tenant("acme", AUDIT_ACCEPT={"shared:gone": "it was once"})
 
@@ -394,7 +394,7 @@ def test_an_unused_acceptance_is_noted(
 def test_a_tenant_that_cannot_be_built_is_a_problem(
     here: Path, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """The audit proves nothing about a tenant that the audit could not examine."""
+    """`tenantry audit` reports a tenant that cannot be built as a problem."""
     del data_dir
     write_tenant("acme", BLUEPRINTS=[leaks.write_endpoint(here, "bad", resources="1 / 0\n")])
     write_tenant("globex", SECRET_KEY=None)
@@ -407,7 +407,7 @@ def test_a_tenant_that_cannot_be_built_is_a_problem(
 def test_an_audit_changes_no_database(
     find_problems: FindProblems, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """`tenantry audit` creates no database file and migrates no tables."""
+    """`tenantry audit` creates no database files and runs no migrations."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["images"])
 

@@ -1,4 +1,4 @@
-"""No tenant accepts the sessions, tokens or client keys of another tenant."""
+"""No tenant accepts another tenant's sessions, tokens or client keys."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ MakeAuthenticated = Callable[..., tuple[Tenant, str]]
 
 @pytest.fixture(name="make_authenticated")
 def _make_authenticated(host: Host) -> MakeAuthenticated:
-    """Return a function that prepares a tenant with `CLIENTS`; other keys can be valid, too."""
+    """Return a function that creates a tenant with `CLIENTS`, which may accept extra keys."""
 
     def make(name: str, *foreign_keys: str, **keys: object) -> tuple[Tenant, str]:
         client_keys = enumerate([name, *foreign_keys])
@@ -32,14 +32,14 @@ def _make_authenticated(host: Host) -> MakeAuthenticated:
 
 @pytest.fixture(name="accept_anybody")
 def _accept_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break authentication, as an endpoint that changes Tenantry could."""
+    """Patch authentication to accept everybody, as a faulty endpoint could."""
     monkeypatch.setattr(Authentication, "_client", lambda *_: "anybody")
 
 
 def test_no_tenant_accepts_what_another_signed_with_the_same_key(
     host: Host,
 ) -> None:
-    """Of ten tenants with one key, each accepts only sessions that the same tenant signed."""
+    """Ten tenants with the same secret key reject one another's sessions."""
     tenants = [(make_tenant(host, f"t{number}", SECRET_KEY=KEY), "") for number in range(10)]
 
     result = replay(build(host, *tenants))
@@ -48,7 +48,7 @@ def test_no_tenant_accepts_what_another_signed_with_the_same_key(
 
 
 def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
-    """If three apps use one session interface, each accepts the sessions of two others."""
+    """If three apps share one session interface, the audit finds that each accepts the others."""
     names = ("acme", "globex", "initech")
     tenants = build(host, *[(make_tenant(host, name, SECRET_KEY=KEY), "") for name in names])
     for audited in tenants[1:]:
@@ -63,7 +63,7 @@ def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
 def test_a_tenant_in_maintenance_is_replayed_to_its_app(
     host: Host,
 ) -> None:
-    """The host answers 503 for the tenant, so the audit sends the request to the app itself."""
+    """For a tenant in maintenance, the audit sends replayed requests to the app, not the host."""
     tenants = [(make_tenant(host, name, MAINTENANCE=True), "") for name in ("acme", "globex")]
 
     assert ReplayResult(pair_count=2) == replay(build(host, *tenants))
@@ -74,7 +74,7 @@ def test_a_client_key_is_accepted_only_by_its_tenant(
     host: Host,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each client key works at one tenant only. The audit's refused requests are not logged."""
+    """Each client key works at one tenant only, and the audit's test requests are not logged."""
     tenants = [
         make_authenticated("acme", MAINTENANCE=True),
         make_authenticated("globex", OIDC=leaks.ISSUER),
@@ -89,7 +89,7 @@ def test_a_client_key_is_accepted_only_by_its_tenant(
 def test_a_client_key_that_two_tenants_accept_is_found(
     make_authenticated: MakeAuthenticated, host: Host
 ) -> None:
-    """A request with the key is sent; comparing hashes would not be enough."""
+    """The audit finds a client key that two tenants accept, because it sends real requests."""
     acme = make_authenticated("acme")
     globex = make_authenticated("globex", acme[1])
 
@@ -100,7 +100,7 @@ def test_a_client_key_that_two_tenants_accept_is_found(
 
 @pytest.mark.usefixtures("accept_anybody")
 def test_broken_authentication_is_found(make_authenticated: MakeAuthenticated, host: Host) -> None:
-    """The audit finds two apps that accept requests without a key or with another tenant's key."""
+    """The audit finds apps that accept requests without a key or with another tenant's key."""
     result = replay(build(host, make_authenticated("acme"), make_authenticated("globex")))
 
     files = {"acme": "tenants/acme.py", "globex": "tenants/globex.py"}
@@ -113,7 +113,7 @@ def test_broken_authentication_is_found(make_authenticated: MakeAuthenticated, h
 def test_broken_authentication_is_found_behind_limits(
     make_authenticated: MakeAuthenticated, host: Host
 ) -> None:
-    """The audit builds tenants without limits, because a limit answers before authentication."""
+    """The audit builds tenants without rate limits, which would answer before authentication."""
     limits = {"RATE_LIMIT": "1/minute", "MAX_CONCURRENT_REQUESTS": 1}
 
     result = replay(
@@ -126,7 +126,7 @@ def test_broken_authentication_is_found_behind_limits(
 def test_a_tenant_that_answers_too_early_is_unproven(
     make_authenticated: MakeAuthenticated, host: Host
 ) -> None:
-    """A 429 does not say that a key is refused."""
+    """If a tenant answers 429 to a replayed key, the audit reports the result as unproven."""
     tenant, key = make_authenticated("acme")
     limited = tenant.model_copy(update={"rate_limit": "1/hour"})
 

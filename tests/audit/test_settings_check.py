@@ -26,9 +26,9 @@ def test_mounted_secrets_are_checked(
     folder: str,
     expected: list[bool],
 ) -> None:
-    """A readable secret is a problem.
+    """A secret file that other users can read is a problem.
 
-    A readable secret in the secrets folder of a container is only a note.
+    In the secrets folder of a container, such a file is only a note.
     """
     path = tmp_path / folder / "ACME_KEY"
     path.parent.mkdir()
@@ -38,7 +38,7 @@ def test_mounted_secrets_are_checked(
     if folder == "anywhere":
         monkeypatch.setenv("ACME_KEY_FILE", str(path))
     else:
-        # the loader process does not see the secrets folder that the test patches
+        # The loader process does not see the secrets folder that the test patches.
         monkeypatch.setenv("ACME_KEY", VALUE)
     credentials = "private" if folder == "private" else "credentials"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / credentials))
@@ -73,7 +73,7 @@ def test_a_shared_process_and_a_shared_origin_are_noted(
     globex: object,
     expected: list[str],
 ) -> None:
-    """Two tenants share the process, and also an origin if one host name reaches both tenants."""
+    """The audit notes tenants that share a process, or a host name and thus a browser origin."""
     hosts = {"acme": acme, "globex": globex}
     tenants = build(
         host, *[(make_tenant(host, name, TRUSTED_HOSTS=hosts[name]), "") for name in hosts]
@@ -88,7 +88,7 @@ def test_a_single_tenant_shares_nothing(
     host: Host,
     tmp_path: Path,
 ) -> None:
-    """With `serve --only NAME`, the process contains no second tenant that could share state."""
+    """With `serve --only NAME`, the audit reports nothing shared, because only one tenant runs."""
     notes = check_settings(build(host, (make_tenant(host, "acme"), "")), tmp_path, ())
 
     assert [] == [note.id for note in notes if note.id.startswith("one-")]

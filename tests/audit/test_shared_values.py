@@ -11,7 +11,7 @@ SERVER = "postgresql://a:x@localhost"
 
 
 def identities(keys: dict[str, object]) -> set[object]:
-    """Return the identities of all locations that a configuration names."""
+    """Return the identities of all databases, stores and folders in a configuration."""
     files = {file_identity(path) for _, path in folders(keys)}
     return {found for _, found in (*databases(keys), *stores(keys))} | files
 
@@ -53,7 +53,7 @@ APART: list[tuple[dict[str, object], dict[str, object]]] = [
 def test_spellings_of_one_location_are_equal(
     one: dict[str, object], other: dict[str, object]
 ) -> None:
-    """Names of hosts, default ports, drivers, passwords and keys do not matter."""
+    """When the audit compares URLs, it ignores host aliases, default ports and passwords."""
     assert identities(one) & identities(other)
 
 
@@ -61,12 +61,12 @@ def test_spellings_of_one_location_are_equal(
 def test_different_locations_are_not_equal(
     one: dict[str, object], other: dict[str, object]
 ) -> None:
-    """Schema, port, database number and key prefix matter; paths of URLs are not folders."""
+    """URLs that differ in schema, port, database number or key prefix have different identities."""
     assert set() == identities(one) & identities(other)
 
 
 def test_a_link_is_equal_to_its_target(tmp_path: Path) -> None:
-    """A folder is identified by inode, so a link to a folder and the folder are identical."""
+    """A symbolic link to a folder and the folder itself have the same identity."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").symlink_to("one")
 

@@ -1,4 +1,4 @@
-"""The rules name classes of libraries that exist, and treat types as documented."""
+"""The audit's sharing rules name real library classes and treat types as documented."""
 
 import importlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tenantry.audit.sharing_rules import MAY_BE_SHARED, type_kind, type_names
 
 @pytest.mark.parametrize("name", [*MAY_BE_SHARED, *sorted(sharing_rules._LISTENERS)])
 def test_a_class_that_a_rule_names_exists(name: str) -> None:
-    """A sharing rule for a private attribute has no effect if a library renames the attribute."""
+    """Each private attribute that a sharing rule names exists in the installed library."""
     module, _, class_name = name.rpartition(".")
 
     class_ = getattr(importlib.import_module(module), class_name, None)
@@ -21,7 +21,7 @@ def test_a_class_that_a_rule_names_exists(name: str) -> None:
 
 
 def test_a_frozen_dataclass_is_not_mutable() -> None:
-    """Whether a dataclass is frozen is read from a private attribute of `dataclasses`."""
+    """The audit treats a frozen dataclass as immutable."""
 
     @dataclass
     class Open:
