@@ -1,9 +1,9 @@
-"""Findings and duration of `tenantry audit`.
+"""Measures the findings and the duration of `tenantry audit`.
 
     python tests/bench/audit.py [samples] [fifty] [reloads] [leaks] [replay] [many]
 
-The benchmark prints a line for each bound, and exits with 1 if a bound is missed. All parts of the
-benchmark together take some minutes.
+The benchmark prints each figure beside its bound, and exits with 1 if a figure misses its bound.
+All parts together take some minutes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RELOADS = 100
 
 
 def main() -> None:
-    """Run the parts named on the command line; all by default."""
+    """Run the parts that the command line names, or all parts by default."""
     parts = {
         "samples": samples, "fifty": fifty, "reloads": reloads, "leaks": planted,
         "replay": one_key, "many": many,
@@ -61,7 +61,7 @@ def settings_of(folder: Path) -> HostSettings:
 
 
 def write(folder: Path, count: int) -> None:
-    """Write tenants, each with every endpoint and one client."""
+    """Write tenant files. Each tenant has all endpoints and one client."""
     for number in range(count):
         text = f"SECRET_KEY = {secrets.token_hex(32)!r}\nBLUEPRINTS = {available_endpoints()!r}\n"
         text += f"CLIENTS = {{'web': 'sha256:{secrets.token_hex(32)}'}}\n"
@@ -69,26 +69,26 @@ def write(folder: Path, count: int) -> None:
 
 
 def problems(findings: list[Finding]) -> dict[str, Finding]:
-    """Return the findings that fail an audit, by id."""
+    """Return the findings that make an audit fail, by ID."""
     return {finding.id: finding for finding in findings if finding.is_problem}
 
 
 def samples(bounds: Bounds, folder: Path) -> None:
-    """Audit the sample tenants."""
+    """Check that an audit of the sample tenants finds no problems."""
     settings = settings_of(folder).model_copy(update={"tenants_dir": ROOT / "tenants"})
     found = problems(audit_folder(settings)[0])
     bounds.check(f"findings in the samples {[*found]}", len(found), 0)
 
 
 def fifty(bounds: Bounds, folder: Path) -> None:
-    """Audit 50 tenants with all endpoints."""
+    """Check that an audit of 50 tenants with all endpoints finds no problems."""
     write(folder, 50)
     found = problems(audit_folder(settings_of(folder))[0])
     bounds.check(f"findings in 50 tenants {[*found]}", len(found), 0)
 
 
 def reloads(bounds: Bounds, folder: Path) -> None:
-    """Audit a host after many reloads of one tenant."""
+    """Check that an audit finds no problems after one tenant was reloaded many times."""
     write(folder, 3)
     host = create_host(settings_of(folder))
     listeners = process_listeners()
@@ -108,14 +108,14 @@ def reloads(bounds: Bounds, folder: Path) -> None:
 
 
 def serves(host: Host, version: int) -> bool:
-    """Let the host reload; return whether the first tenant serves the given version of the file."""
+    """Let the host reload. Return whether the first tenant serves the given version of its file."""
     host.follower.step()
     tenant = host.router.mounts[0].tenant
     return tenant is not None and tenant.flask.get("VERSION") == version
 
 
 def audited_of(host: Host) -> list[AuditedTenant]:
-    """Build the tenants of a host."""
+    """Build the host's tenants for an audit."""
     found = []
     for mount in host.router.mounts:
         mount.ensure_instance()
@@ -127,7 +127,7 @@ def audited_of(host: Host) -> list[AuditedTenant]:
 
 
 def planted(bounds: Bounds, folder: Path) -> None:
-    """Audit tenants with each kind of planted leak."""
+    """Check that the audit finds every kind of planted leak."""
     sys.path.insert(0, str(folder))
     settings = settings_of(folder)
     in_files = leaks.plant_in_files(folder, settings.data_dir)
@@ -151,7 +151,7 @@ def planted(bounds: Bounds, folder: Path) -> None:
 
 
 def one_key(bounds: Bounds, folder: Path) -> None:
-    """Replay the sessions of ten tenants that share a key."""
+    """Replay the sessions of ten tenants that have the same secret key."""
     host = create_host(settings_of(folder))
     keys = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": ["landing"]}
     data_dir = host.settings.data_dir
@@ -164,7 +164,7 @@ def one_key(bounds: Bounds, folder: Path) -> None:
 
 
 def many(bounds: Bounds, folder: Path) -> None:
-    """Audit 200 tenants with all endpoints."""
+    """Measure how long an audit of 200 tenants with all endpoints takes."""
     write(folder, 200)
     started_at = time.perf_counter()
     found = problems(audit_folder(settings_of(folder))[0])

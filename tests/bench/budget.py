@@ -1,35 +1,37 @@
-"""Throughput of 200 tenants with a PostgreSQL database each, on 20 connections for all.
+"""Measures the throughput of 200 tenants with PostgreSQL that share 20 connections.
 
     python tests/bench/budget.py [--tenants 200] [--seconds 4] [--rounds 10] [LOAD…]
 
-The tenants are compared with 200 tenants in the same worker of 8 threads, each with a database and
-an unbounded connection pool of its own. One process serves the two sides, because two processes of
-the same code differ by up to 7 %, which is more than the data layer costs. The two sides take
-turns, and each turn is compared with the adjacent turn, so that noise of the machine affects both
-sides alike. Eight clients send each load:
+The benchmark compares two sides. On one side, 200 tenants with a database each share the connection
+budget. On the other side, 200 tenants each have an unbounded connection pool. One worker with 8
+threads serves both sides, because two processes that run the same code differ by up to 7 %, which
+is more than the data layer costs. The sides take turns, and the benchmark compares adjacent turns,
+so that noise of the machine affects both sides equally. Eight clients send each load:
 
-- visits: 10 requests to one tenant, then to the next tenant, in an order of the client's own. The
-  load `visits` imitates people: a page with assets, a form, the next page. A visit of ten requests
-  is short, and equally many visits to each tenant are worse for the budget than usual traffic;
-- popular: visits, but the n-th most popular tenant gets 1/n as many visits as the first, like the
-  traffic of many sites (Zipf; Breslau et al. 1999). The first 20 of 200 tenants get 61 % of visits;
-- hot: single requests to 20 tenants at random, after all tenants have had traffic. The load `hot`
-  has no order that a turn would restart, so each turn is split into forty parts. Short turns
-  compare better, because the speed of the machine changes from one second to the next.
+- `visits`: A client sends 10 requests to one tenant, and then visits the next tenant. Each client
+  visits the tenants in an order of its own. A visit imitates a person who opens a page with assets
+  and submits a form. Short visits, spread evenly over all tenants, are harder for the budget than
+  usual traffic.
+- `popular`: Clients visit tenants as in `visits`, but the n-th most popular tenant gets 1/n as many
+  visits as the first, which is typical of websites (Zipf; Breslau et al. 1999). The first 20 of 200
+  tenants get 61 % of the visits.
+- `hot`: Once all tenants have had traffic, clients send single requests to 20 random tenants.
+  Because this load has no order to preserve, each turn is split into forty short parts. Short turns
+  are easier to compare, because the speed of the machine changes from one second to the next.
 
-Bounds: at least the part of the unbounded throughput in `BOUNDS`, at most 20 connections, as the
-database server counts them all the time, and no failed request. Two more loads have no bound on
-throughput. In the following loads, no client sends a second request to a tenant, so the loads show
-the cost of a new connection (5 ms of the database server's processor time and 2 ms of the worker's;
-a whole request costs 2 ms):
+For these loads, the throughput must reach the share in `BOUNDS` of the unbounded throughput, no
+request may fail, and the database server may never count more than 20 connections.
 
-- single: each request goes to any tenant by popularity. 55 % of the requests need a new
-  connection. An eviction order that knew the future would open a connection for 32 % (Belady 1966);
-- worst: each request goes to another tenant, in turn.
+Two more loads show the cost of a new connection, and have no bound on throughput. A new connection
+costs 5 ms of processor time in the database server and 2 ms in the worker. A whole request costs 2
+ms. In these loads, no client sends two requests in a row to the same tenant:
 
-The benchmark also prints the processor time per request of the worker and the database server. On
-an idle machine, the processor time agrees with the requests per second; on a busy machine, only the
-processor time is meaningful.
+- `single`: Each request goes to a random tenant, weighted by popularity. Of the requests, 55 % need
+  a new connection. An eviction order that knew the future would need one for 32 % (Belady 1966).
+- `worst`: Requests go to all tenants in turn.
+
+The benchmark also prints the processor time per request in the worker and in the database server.
+On a busy machine, compare these figures instead of the requests per second.
 """
 
 import argparse
@@ -68,7 +70,7 @@ A bound of None means that the throughput is only printed.
 
 
 def main() -> None:
-    """Measure and print."""
+    """Compare the throughput of both sides for each load, and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tenants", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=4.0)
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def names_of(side: str, count: int) -> list[str]:
-    """Return the names of a side's tenants."""
+    """Return the names of one side's tenants."""
     return [f"{side}{number:03}" for number in range(count)]
 
 
@@ -93,7 +95,7 @@ def compare(  # noqa: PLR0917
     load: str, running: Server, server: rows.Postgres,
     watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, arguments: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Run a load in turn against the two sides; print throughputs, costs and the ratios."""
+    """Run one load on both sides in turn. Print throughput, cost and the ratios."""
     per_second: tuple[list[float], list[float]] = ([], [])
     used_s, answered = [0.0, 0.0], [0, 0]
     most = [0, 0]
@@ -107,7 +109,7 @@ def compare(  # noqa: PLR0917
             done, failed = drive(running.port, load, names, seconds, turn)
         failures += failed
         most[side] = max(most[side], *seen)
-        if turn >= 0:  # the first turns build the tenants
+        if turn >= 0:  # The first turns build the tenants, so they are not measured.
             per_second[side].append(done / seconds)
             used_s[side] += cpu_s(running, server) - before_s
             answered[side] += done
@@ -128,16 +130,16 @@ def cpu_s(running: Server, server: rows.Postgres) -> float:
     """Return the processor seconds that the worker and the database server have used."""
     ticks = 0
     for pid in [*running.workers(), server.pid, *children(server.pid)]:
-        # the database process has ended, and the parent has the processor times
+        # The database process has ended, so the parent's figures include its processor time.
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            # user and system time of the process and of ended child processes
+            # Sum of user and system time, for the process and its ended children.
             ticks += sum(int(one) for one in stat[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def drive(port: int, load: str, names: list[str], seconds: float, turn: int = 0) -> tuple[int, int]:
-    """Send requests with every client for `seconds`; count good and bad responses."""
+    """Let all clients send requests for `seconds`. Count good and bad responses."""
     good, bad = [0] * CLIENTS, [0] * CLIENTS
     end = time.perf_counter() + seconds
 
@@ -161,7 +163,7 @@ def drive(port: int, load: str, names: list[str], seconds: float, turn: int = 0)
 
 
 def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
-    """Yield the tenant of each request of a client."""
+    """Yield the tenants that a client requests, in order."""
     chance = random.Random(seed)
     if load == "hot":
         return iter(lambda: chance.choice(names[:LIMIT]), None)
@@ -176,7 +178,7 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> Iterator[list[int]]:
-    """Record the number of clients of a side's databases until the end of the block."""
+    """Sample how many clients one side's databases have, until the end of the block."""
     seen = [0]
     stop = threading.Event()
     query = (
@@ -200,7 +202,7 @@ def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> I
 
 @contextlib.contextmanager
 def site(server: rows.Postgres, count: int) -> Iterator[Server]:
-    """Serve the tenants of the two compared sides from one process."""
+    """Serve the tenants of both sides from one process."""
     rows.make_template(server)
     with tempfile.TemporaryDirectory() as folder, server.connect() as connection:
         tenants = rows.make_site(Path(folder))

@@ -1,9 +1,10 @@
-"""The functions of Tenantry that the simplest request passes through, and the number of calls.
+"""Counts the calls of Tenantry's own functions for the simplest request.
 
     python tests/bench/calls.py
 
-The whole host in one process, with accounting and a log line, and one tenant with the landing
-endpoint. Calls in the server and in the endpoint do not count. Bound: at most 70 calls.
+The benchmark runs the whole host in one process, with usage counters, an access log, and one tenant
+that has the landing endpoint. Calls inside the server and the endpoint do not count. The bound is
+70 calls.
 """
 
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from loads import Bounds
 from werkzeug.test import create_environ, run_wsgi_app
 
-sys.path.append(str(Path(__file__).parents[1]))  # makes `call_count` of the tests importable
+sys.path.append(str(Path(__file__).parents[1]))  # Make the tests' module `call_count` importable.
 
 from call_count import counting_calls
 from tenantry.host import create_host
@@ -23,7 +24,7 @@ MAX_CALLS = 70
 
 
 def main() -> None:
-    """Print each function with the number of calls, and the totals."""
+    """Print each function with its number of calls, and the totals."""
     with tempfile.TemporaryDirectory() as folder:
         tenants_dir, data_dir = Path(folder, "tenants"), Path(folder, "instance")
         tenants_dir.mkdir()

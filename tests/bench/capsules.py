@@ -1,13 +1,16 @@
-"""Every row and file of a backup under write load is correct after a restore on another host.
+"""Checks that a backup under write load is complete after a restore on another host.
 
     python tests/bench/capsules.py [BACKUPS]
 
-One gunicorn, 2 workers of 8 threads; acme has the images endpoint, on SQLite and then on
-PostgreSQL. Clients upload and delete images without a pause while `tenantry backup` runs several
-times. Each capsule is restored into another host's folders, on SQLite and on PostgreSQL. Bounds:
-each row has a file with its hash and size, each file has a row, the counts are those that the
-backup reported, and no upload is refused. Without a bound, the benchmark prints the longest upload
-before and during the backups, and the cost of zstd and gzip for the pictures of this run.
+One gunicorn serves the tenant acme with 2 workers of 8 threads. The tenant has the images endpoint,
+first on SQLite and then on PostgreSQL. Clients upload and delete images without a pause while
+`tenantry backup` runs several times. The benchmark restores each capsule (backup file) on another
+host, once with SQLite and once with PostgreSQL.
+
+After a restore, each row must have a file with the row's hash and size, each file must have a row,
+and the counts must equal those that `tenantry backup` printed. No upload may be refused. The
+benchmark also prints the longest upload before and during the backups, and how well zstd and gzip
+compress the images.
 """
 
 import contextlib
@@ -70,7 +73,7 @@ class Load:
         while not self._stop.is_set():
             data = pictures[len(self.waits_s) % 5] + os.urandom(
                 8
-            )  # random bytes after the image's end make each uploaded file different
+            )  # Random bytes after the end of the image make each uploaded file unique.
             started_at = time.perf_counter()
             status, body = request(self._port, "POST", "/acme/images/", data)
             self.waits_s.append(time.perf_counter() - started_at)
@@ -83,7 +86,7 @@ class Load:
 
 
 def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Send one request on a new connection; return status and body."""
+    """Send one request on a new connection. Return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, body)
@@ -92,7 +95,7 @@ def request(port: int, method: str, path: str, body: bytes | None = None) -> tup
 
 
 def tenantry(folder: Path, *words: str) -> Any:
-    """Run a command in a folder and return the JSON that the command prints."""
+    """Run a `tenantry` command in a folder, and return the JSON that the command prints."""
     done = subprocess.run(
         [PROGRAM, *words, "--json"], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -102,7 +105,7 @@ def tenantry(folder: Path, *words: str) -> Any:
 
 
 def count_faults(url: str, folder: Path, reported: Any) -> int:
-    """Return the number of rows and files of a restored tenant that are wrong."""
+    """Return how many rows and files of a restored tenant are wrong."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         query = "SELECT sha256, size_bytes FROM images"
@@ -116,7 +119,7 @@ def count_faults(url: str, folder: Path, reported: Any) -> int:
 
 
 def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) -> None:
-    """Measure one engine."""
+    """Measure backups with one database engine."""
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other_name:
         folder, other = Path(name), Path(other_name)
         tenants = make_site(folder)
@@ -161,7 +164,7 @@ def run(engine: str, server: postgres.Postgres, backups: int, bounds: Bounds) ->
 
 
 def codecs(folder: Path) -> None:
-    """Print what compressing the images of a folder costs."""
+    """Print the time and size of compressing the images in a folder."""
     content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     for name, pack in (
         ("zstd 3", zstandard.ZstdCompressor(3).compress),
@@ -175,7 +178,7 @@ def codecs(folder: Path) -> None:
 
 
 def main(backups: int) -> None:
-    """Measure backups with SQLite and with PostgreSQL."""
+    """Measure backups with SQLite, and then with PostgreSQL."""
     bounds = Bounds()
     with postgres.running() as server:
         for engine in ("sqlite", "postgresql"):

@@ -1,13 +1,16 @@
-"""Slots and usage counters are exact, despite failing, cut and killed requests.
+"""Checks that usage counters stay exact when requests fail, are cut or are killed.
 
     python tests/bench/counted.py [--requests 50000] [--clients 16]
 
-One gunicorn with two workers of 8 threads serves one tenant. Of the requests, 5 % fail in the app
-(it raises, raises `SystemExit`, or breaks off inside a chunked stream), and 5 % are cut by the
-client after the first part of the response. In the middle, one worker is killed with `kill -9`. At
-the end, the requests that clients sent are compared with `tenantry usage`. Bounds: no slot is in
-use, and the counts are exact, except for the requests that the killed worker had in flight (at most
-one per thread), which may have been answered but not counted, or counted but not answered.
+One gunicorn with two workers of 8 threads serves one tenant. In 5 % of the requests, the app raises
+an exception, raises `SystemExit`, or stops in the middle of a chunked stream. In another 5 %, the
+client closes the connection after the first part of the response. Halfway through, the benchmark
+kills one worker with `kill -9`. At the end, the benchmark compares the requests that clients sent
+with the output of `tenantry usage`.
+
+No request slot may still be in use, and the counts must be exact, except for requests that the
+killed worker had in flight. Such a request (at most one per thread) may be answered but not
+counted, or counted but not answered.
 """
 
 import argparse
@@ -78,7 +81,7 @@ def main() -> None:
 
 
 def slots_in_use(server: Server, site: Path) -> int:
-    """Return the slots in use in all workers, including the one that replaced the killed worker."""
+    """Return the request slots in use in all workers, including the killed worker's replacement."""
 
     def answers() -> dict[int, dict[str, object]]:
         return ask_workers(site / "instance", "list")
@@ -90,10 +93,10 @@ def slots_in_use(server: Server, site: Path) -> int:
 def compare(
     answered: Counter[str], lost: int, counts: tuple[int, int], in_use: int, most_lost: int
 ) -> None:
-    """Print the counted and the sent requests."""
+    """Print how many requests were sent and how many were counted."""
     bounds = Bounds()
     requests, errors = counts
-    sent = sum(answered.values()) + 1  # including the one that waited for the server
+    sent = sum(answered.values()) + 1  # Include the request that waited for the server to start.
     failed = answered["fail"] + answered["leave"] + answered["broken"]
     print(f"  {dict(answered)}, {lost} lost with the killed worker; load {os.getloadavg()[0]:.1f}")
     print(f"  counted: {requests} requests, {errors} errors")
@@ -107,7 +110,7 @@ def compare(
 
 
 def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], int]:
-    """Send all requests, kill a worker midway, and count requests with and without a response."""
+    """Send all requests and kill a worker halfway. Count requests with and without a response."""
     answered: Counter[str] = Counter()
     lost = 0
     lock = threading.Lock()
@@ -137,7 +140,7 @@ def drive(server: Server, requests: int, clients: int) -> tuple[Counter[str], in
 
 
 def send(port: int, kind: str) -> bool:
-    """Send one request on a new connection; return whether the client got a response."""
+    """Send one request on a new connection. Return whether the client got a response."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as one:
         head = f"GET /acme/{kind} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         one.sendall(head.encode())
@@ -162,7 +165,7 @@ def settle(site: Path) -> None:
 
 
 def counted(site: Path) -> tuple[int, int]:
-    """Return the counted requests and errors of the tenant."""
+    """Return how many requests and errors of the tenant Tenantry has counted."""
     counts = totals(site / "instance").get("acme")
     return (0, 0) if counts is None else (counts.requests, counts.errors)
 

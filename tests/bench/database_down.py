@@ -1,18 +1,18 @@
-"""Cost for other tenants when one tenant's database stops, and time until that tenant serves again.
+"""Measures what it costs other tenants when one tenant's database fails.
 
     python tests/bench/database_down.py [--seconds 5] [--rounds 6]
 
-One gunicorn, one worker of 8 threads. The tenant `down` uses a PostgreSQL server of its own, and
-`calm0` to `calm3` use another one. Each round has three runs:
+One gunicorn serves all tenants with one worker of 8 threads. The tenant `down` uses its own
+PostgreSQL server; the tenants `calm0` to `calm3` use another server. Each round has three runs:
 
-- calm;
-- with the server of `down` silent: the server's connections are cut, and the server
-  accepts new connections without a reply, like an unreachable machine;
-- with the server of `down` frozen (SIGSTOP to all server processes, as `docker pause` does):
-  queries in progress wait, and so does each new query on an idle connection.
+- In the calm run, both database servers work.
+- In the silent run, the benchmark closes the connections to the server of `down` and then lets that
+  server accept connections without ever replying, like an unreachable machine.
+- In the frozen run, SIGSTOP stops all processes of the server of `down`, as `docker pause` does.
+  Queries in progress hang, and so do new queries on idle connections.
 
-A 503 costs less than any other response. If the slowest 503 of a calm machine takes 0.1 s, the
-machine is too busy for this benchmark.
+The benchmark also measures how soon `down` serves again after its database is back. If the slowest
+503 takes 0.1 s even in calm runs, the machine is too busy for this benchmark.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
 def measure(
     host: Server, bad: rows.Postgres, bounds: Bounds, arguments: argparse.Namespace
 ) -> None:
-    """Run calm and faulty windows in turn; print response times and when `down` serves again."""
+    """Alternate calm and faulty runs. Print response times, and when `down` serves again."""
     calm: list[float] = []
     others: dict[str, list[float]] = {"silent": [], "frozen": []}
     refusals: list[float] = []
@@ -86,7 +86,7 @@ def measure(
 
 @contextlib.contextmanager
 def silent(server: rows.Postgres) -> Iterator[None]:
-    """Cut a database server's connections, and let the server accept new connections silently."""
+    """Close a database server's connections, and then accept new ones without a reply."""
     with server.connect() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'down'"
@@ -97,15 +97,15 @@ def silent(server: rows.Postgres) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen(server: rows.Postgres) -> Iterator[None]:
-    """Stop all processes of a server."""
-    # The postmaster stops first, because the postmaster starts the other processes.
+    """Freeze all processes of a database server."""
+    # Stop the postmaster first, because it starts the other processes.
     with stopped([server.pid]), stopped(children(server.pid)):
         yield
 
 
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """Stop processes until the end of the block."""
+    """Stop the processes until the end of the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -116,7 +116,7 @@ def stopped(pids: list[int]) -> Iterator[None]:
 
 
 def after_first_time_out(visitors: list[Visitor]) -> list[float]:
-    """Return the seconds of each 503 to a request that began after the first time-out of 2 s."""
+    """Return the duration of each 503 to a request that began after the first 2 s time-out."""
     refused = [one for visitor in visitors for one in visitor.replies if one.status == 503]
     known_at = min(one.at for one in refused if one.seconds > 1)
     return [one.seconds for one in refused if one.at - one.seconds > known_at]
@@ -125,7 +125,7 @@ def after_first_time_out(visitors: list[Visitor]) -> list[float]:
 def run(
     host: Server, seconds: float, fault: contextlib.AbstractContextManager[None]
 ) -> tuple[list[float], list[Visitor]]:
-    """Request all tenants during a fault; return healthy tenants' times and visitors of `down`."""
+    """Request all tenants during a fault. Return healthy tenants' times and clients of `down`."""
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
     with in_threads(*(visitor.visit_until for visitor in [*others, *down])), fault:

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: tenants that return their version, real servers, keep-alive clients."""
+"""Helps benchmarks start real servers, create tenants and send keep-alive requests."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ __all__ = ["make_site", "versioned_tenant_text"]
 
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 
-# The command `timeout` sends SIGTERM. Exit normally on SIGTERM, so that the servers stop.
+# The command `timeout` sends SIGTERM. Exit normally, so that the servers stop, too.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -33,13 +33,13 @@ _RETRY_AFTER = re.compile(rb"retry-after: *(\d+)", re.IGNORECASE)
 
 
 def landing_text(name: str) -> str:
-    """Return the file of a tenant with the tutorial's landing page."""
+    """Return a tenant file that enables the landing page."""
     return f"SECRET_KEY = {name + '-' * 32!r}\nBLUEPRINTS = ['landing']\n"
 
 
 @dataclass
 class Server:
-    """A gunicorn on the loopback. The code that starts a `Server` also stops the process."""
+    """A gunicorn server on the loopback interface. The caller stops the server."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -51,7 +51,7 @@ class Server:
         return children(self.process.pid)
 
     def status(self, path: str) -> int:
-        """Return the status of one GET on a new connection, or 0 without a response."""
+        """Send one GET on a new connection, and return the status, or 0 without a response."""
         with contextlib.suppress(OSError), contextlib.closing(Connection(self.port)) as connection:
             return connection.get(path)[0]
         return 0
@@ -114,7 +114,7 @@ def serving(folder: Path, workers: int = 2, *options: str, **environ: str) -> It
 def wait_until(
     condition: Callable[[], bool], deadline_s: float = 60.0, every_s: float = 0.01
 ) -> None:
-    """Return as soon as the condition is true. End the benchmark if the deadline passes first."""
+    """Wait until the condition is true, or end the benchmark when the deadline has passed."""
     deadline = time.perf_counter() + deadline_s
     while not condition():
         if time.perf_counter() > deadline:
@@ -151,7 +151,7 @@ class Connection:
         return self.receive()
 
     def send(self, path: str) -> None:
-        """Send one GET."""
+        """Send one GET request."""
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def receive(self) -> tuple[int, bytes]:
@@ -183,7 +183,7 @@ class Connection:
 
 @dataclass
 class Answer:
-    """One response of a tenant's own endpoint."""
+    """One response from a tenant's own endpoint."""
 
     at: float
     """When it was complete."""
@@ -193,11 +193,10 @@ class Answer:
 
 @dataclass
 class Client:
-    """A keep-alive client of one tenant that sends requests until it is stopped.
+    """A keep-alive client that sends requests to one tenant until it is stopped.
 
-    If the server has closed an idle connection, the client reconnects and sends the request again,
-    as every HTTP client does. The time of a response includes both attempts, and `reconnects`
-    counts repeated requests.
+    If the server closes an idle connection, the client reconnects and repeats the request, as HTTP
+    clients do. The measured time includes both attempts, and `reconnects` counts repeated requests.
     """
 
     port: int
@@ -219,7 +218,7 @@ class Client:
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
-        """Connect to the chosen worker and start sending requests."""
+        """Connect to the chosen worker, and start to send requests."""
         wait_until(self._has_reached_worker)
         self._thread.start()
 
@@ -230,14 +229,14 @@ class Client:
         return self.worker in (0, int(words[-1]))
 
     def stop(self) -> None:
-        """Stop after the current request."""
+        """Stop the client after its current request."""
         self._stopping.set()
         self._thread.join()
         if self._connection is not None:
             self._connection.close()
 
     def seconds(self, windows: Sequence[tuple[float, float]]) -> list[float]:
-        """Return the seconds of each response with a request that began in one of the windows."""
+        """Return the duration of each request that began in one of the windows."""
         return [
             one.seconds
             for one in self.answers
@@ -306,7 +305,7 @@ def percentile(times: Sequence[float], percent: int) -> float:
 
 
 def describe(times: Sequence[float]) -> str:
-    """Return count, p50, p99 and maximum in milliseconds."""
+    """Return count, p50, p99 and maximum in milliseconds, as text."""
     figures = (statistics.median(times), percentile(times, 99), max(times))
     text = "p50 {:.1f} ms  p99 {:.1f} ms  max {:.1f} ms".format(*(1000 * x for x in figures))
     return f"{len(times):>6} responses  {text}"
@@ -314,7 +313,7 @@ def describe(times: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Usage:
-    """The resources of a process."""
+    """The memory, threads and file descriptors of a process."""
 
     rss_kib: int
     threads: int
@@ -326,7 +325,7 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """Return the current memory, threads and file descriptors of a process of the same user."""
+    """Return the memory, threads and file descriptors that a process uses now."""
     status = Path(f"/proc/{pid}/status").read_text()
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     rss, threads = (
@@ -340,14 +339,14 @@ def usage(pid: int) -> Usage:
 class Bounds:
     """The bounds of a benchmark.
 
-    A `Bounds` object prints each figure beside the bound, and remembers misses.
+    A `Bounds` object prints each figure beside its bound, and remembers which figures missed it.
     """
 
     def __init__(self) -> None:
         self._missed: list[str] = []
 
     def check(self, what: str, figure: float, bound: float, unit: str = "") -> None:
-        """Print a figure, which may be at most `bound`."""
+        """Print a figure beside its bound, the highest allowed value."""
         is_met = figure <= bound
         if not is_met:
             self._missed.append(what)
@@ -355,6 +354,6 @@ class Bounds:
         print(f"{verdict:<7}{what}: {figure:.4g}{unit} (bound {bound:g}{unit})", flush=True)
 
     def end(self) -> None:
-        """Exit with 1 if a bound was missed."""
+        """Exit with 1 if any figure missed its bound."""
         if self._missed:
             raise SystemExit(f"missed: {'; '.join(self._missed)}")

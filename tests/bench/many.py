@@ -1,14 +1,21 @@
-"""Cost of 10,000 tenants in one worker, compared with 10 tenants, and per request with 1 tenant.
+"""Measures what 10,000 tenants in one worker cost: start, memory and requests.
 
     python tests/bench/many.py [--tenants N] [--awake N] [--poll] [start] [memory] [cost]
 
-Parts and bounds: `start` is the time from exec to the first 201 of one tenant (at most 2 times that
-of 10 tenants). `memory` is the resident memory per tenant, at most 3 KiB without a request and 30
-KiB after one. `cost` is the processor time per request, in windows on two servers in turn (at most
-1.05 times that of 1 tenant). The time until `/-/readyz` returns 200 is also printed. The benchmark
-takes some minutes, because 10,000 files are validated twice completely and three times partly. With
-fewer tenants, the figures per tenant are less exact, because fewer tenants share the fixed cost.
-With `--poll` one file is a link, so that events are not trusted, as on a network file system.
+The benchmark has three parts:
+
+- `start` measures the time from exec to the first 201 of one tenant. With 10,000 tenants, the time
+  may be at most 2 times that with 10 tenants.
+- `memory` measures resident memory per tenant: at most 3 KiB for a tenant without requests, and at
+  most 30 KiB for a tenant that has answered one.
+- `cost` measures processor time per request, on two servers in turn. With 10,000 tenants, a request
+  may cost at most 1.05 times as much as with 1 tenant.
+
+The benchmark also prints the time until `/-/readyz` returns 200. A run takes some minutes, because
+the benchmark validates 10,000 files twice completely and three times partly. With fewer tenants,
+the figures per tenant are less exact, because fewer tenants share the fixed cost. With `--poll`,
+one tenant file is a symbolic link, so the host polls for changes as it does on a network file
+system.
 """
 
 import argparse
@@ -32,7 +39,7 @@ READY_S = 900.0
 
 
 def main() -> None:
-    """Run the chosen parts."""
+    """Run the chosen parts of the benchmark."""
     chosen = arguments()
     bounds, many = Bounds(), chosen.tenants
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +82,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_site(folder: Path, count: int) -> Path:
-    """Create a folder with `count` tenants, including t0."""
+    """Create a folder with `count` tenants, including the tenant t0."""
     tenants = folder / "tenants"
     tenants.mkdir(parents=True)
     for number in range(count):
@@ -84,7 +91,7 @@ def make_site(folder: Path, count: int) -> Path:
 
 
 def first_answers(few: Path, many: Path) -> float:
-    """Return the time to the first response with many tenants, divided by that with few."""
+    """Return the time to the first response with many tenants, divided by the time with few."""
     times: dict[Path, list[float]] = {few: [], many: []}
     for _ in range(START_ROUNDS):
         for site in (few, many):
@@ -98,7 +105,7 @@ def first_answers(few: Path, many: Path) -> float:
 
 
 def memory_of_few(few: Path) -> int:
-    """Return the KiB of a worker with few tenants."""
+    """Return the memory of a worker with few tenants, in KiB."""
     with ready(few) as (server, _):
         base = usage(worker_of(server)).rss_kib
     print(f"  worker: {base} KiB with {FEW}")
@@ -106,7 +113,7 @@ def memory_of_few(few: Path) -> int:
 
 
 def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
-    """Return the KiB of a worker before any request, and after a request to `awake` tenants."""
+    """Return a worker's memory in KiB before any request, and after one to each awake tenant."""
     with ready(many) as (server, ready_s):
         worker = worker_of(server)
         asleep_kib = usage(worker).rss_kib
@@ -124,7 +131,7 @@ def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
 
 
 def cost(one: Path, many: Path, count: int) -> float:
-    """Return the processor time per request with many tenants, divided by the time with one tenant.
+    """Return the processor time per request with many tenants, divided by that with one tenant.
 
     The processor time includes the worker's background work. Wall time would be comparable only on
     an idle machine.
@@ -166,7 +173,7 @@ def cpu_s(pid: int) -> float:
 
 
 def window(connection: Connection) -> list[float]:
-    """Send requests in sequence for `WINDOW_S`; return the seconds of each request."""
+    """Send requests one after another for `WINDOW_S`. Return the duration of each request."""
     times = []
     end = time.perf_counter() + WINDOW_S
     while (start := time.perf_counter()) < end:
@@ -192,7 +199,7 @@ def ready_cpu(pid: int) -> str:
 
 @contextlib.contextmanager
 def ready(site: Path) -> Iterator[tuple[Server, float]]:
-    """Serve with one worker, and yield when all files are validated and the worker is idle."""
+    """Serve with one worker. Yield when the worker has validated all files and is idle."""
     with serving(site, 1) as server:
         server.wait_for("/-/livez", 200)
         server.wait_for("/-/readyz", 200, READY_S, every_s=0.2)

@@ -1,14 +1,19 @@
-"""The p99 and throughput of a quiet tenant beside noisy tenants, compared with calm windows.
+"""Compares a quiet tenant's p99 and throughput beside noisy tenants with calm times.
 
-    python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [sleep1] [sleep2] [sleep3] [silent]
-        [compute] [no_tenant]
+    python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [CASE…]
 
-One gunicorn for all, 2 workers of 8 threads. The quiet tenant has 4 clients that send requests
-without a pause. A noisy tenant has 32 clients that honour `Retry-After`. A noisy tenant sleeps 5 s
-per request (one to three tenants sleep), has a database that accepts connections but never replies,
-or computes for 50 ms. With `no_tenant`, the 32 clients request a path that belongs to no tenant.
-Clients of the quiet tenant and of noisy tenants run in separate processes. Each noisy window is
-between two calm windows. Bounds: the ratios in `CASES`, and no request of the quiet tenant fails.
+One gunicorn serves all tenants with 2 workers of 8 threads. The quiet tenant has 4 clients that
+send requests without a pause. Each noisy tenant has 32 clients that honor `Retry-After`. The cases
+are:
+
+- `sleep1`, `sleep2`, `sleep3`: In each request, one to three noisy tenants sleep for 5 s.
+- `silent`: The noisy tenant's database accepts connections but never replies.
+- `compute`: The noisy tenant computes for 50 ms.
+- `no_tenant`: The 32 clients request a path that belongs to no tenant.
+
+Clients of the quiet tenant and of noisy tenants run in separate processes. The benchmark measures
+calm windows before and after each noisy window. The ratios must be within the bounds in `CASES`,
+and no request of the quiet tenant may fail.
 """
 
 import argparse
@@ -56,7 +61,7 @@ def compute():
 
 @dataclass(frozen=True)
 class Case:
-    """The noisy tenants' paths, and the bounds for the quiet tenant."""
+    """The paths of the noisy tenants, and the bounds for the quiet tenant."""
 
     paths: tuple[str, ...]
     p99_ratio: float
@@ -69,8 +74,8 @@ CASES = {
     "sleep3": Case(("/n1/sleep", "/n2/sleep", "/n3/sleep"), 2, 0.9),
     "silent": Case(("/silent/",), 2, 0.9),
     "compute": Case(("/n1/compute",), 5, 0.5),
-    # Requests of `no_tenant` are quick: requests and clients use only their share of the
-    # processors.
+    # Clients of `no_tenant` send many short requests, which take much processor time, so the bounds
+    # are wider.
     "no_tenant": Case(("/nothing/",), 5, 0.2),
 }
 Answers = list[tuple[float, int]]
@@ -78,7 +83,7 @@ Answers = list[tuple[float, int]]
 
 
 def main() -> None:
-    """Measure the chosen cases, and print."""
+    """Measure the chosen cases and print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0)
@@ -101,7 +106,7 @@ def main() -> None:
 
 
 def make_site(folder: Path, silent_port: int) -> None:
-    """Create the tenants: a quiet one, three noisy ones, and one with a silent database."""
+    """Create one quiet tenant, three noisy ones, and one with a silent database."""
     tenants = rows.make_site(folder)
     package = folder / "demo/noisy"
     package.mkdir()
@@ -116,7 +121,7 @@ def make_site(folder: Path, silent_port: int) -> None:
 
 
 def measure(name: str, server: Server, bounds: Bounds, arguments: argparse.Namespace) -> None:
-    """Measure calm and noisy windows in turn, and print the figures of each and the ratios."""
+    """Alternate calm and noisy windows. Print the figures and ratios."""
     case = CASES[name]
     calm: list[Answers] = [
         request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)
@@ -163,7 +168,7 @@ def request_from_process(port: int, path: str, clients: int, seconds: float) -> 
 
 @contextlib.contextmanager
 def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
-    """Send requests to noisy tenants until the end of the block, then count statuses."""
+    """Send requests to noisy tenants until the end of the block, and then count statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     all_paths = [path for path in paths for _ in range(NOISY_CLIENTS)]
@@ -179,7 +184,7 @@ def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
 
 
 def _request_all(port: int, paths: list[str], seconds: float, pipe: object) -> None:
-    """Run one thread per path, for `seconds` or, if 0, until the pipe has a message."""
+    """Run one thread per path for `seconds`, or until the pipe has a message if that is 0."""
     stop = threading.Event()
     answers: Answers = []
     arguments = [(port, path, stop, answers) for path in paths]

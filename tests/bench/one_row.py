@@ -1,21 +1,21 @@
-"""Cost of a request that reads one row: a tenant compared with a bare Flask app.
+"""Compares the cost of a request that reads one row at a tenant and in a bare Flask app.
 
     python tests/bench/one_row.py [--rounds 40]
 
-Two gunicorns with the same settings and one worker each log a line per request to a file. One
-client sends 50 requests to each of the two servers in turn. The first serves a tenant in all layers
-of the host. The second serves a bare app with the same view, a secret key, one engine with
-SQLAlchemy's own pool, and gunicorn's threaded worker, as it would run without Tenantry. The two
-servers read SQLite (a file, opened with the same pragmas), then PostgreSQL. Bound: the tenant takes
-at most 1.10 times the processor time of the bare app's worker.
+Two gunicorns with the same settings and one worker each write an access log to a file. One client
+sends 50 requests to each server in turn. The first server runs a tenant with all layers of the
+host. The second server runs a bare Flask app with the same view, a secret key, one SQLAlchemy
+engine with SQLAlchemy's own pool, and gunicorn's threaded worker. Both servers read SQLite (with
+the same pragmas), and then PostgreSQL. The tenant's worker may take at most 1.10 times the
+processor time of the bare app's worker.
 
-Two more comparisons, without a bound, show where the cost is: with the bare app in Tenantry's
-worker, and with the same tenant on an engine of its own instead of `db`, which shows the cost of
-the connection budget and its guards.
+Two more comparisons have no bound, and show where the cost arises. One runs the bare app in
+Tenantry's worker. The other gives the tenant an engine of its own instead of `db`, which shows the
+cost of the connection budget.
 
-The figures are means of the quarter of the turns with the least processor time, because other work
-on the machine disturbs the cheapest turns least. The printed waiting times of the client depend on
-the load.
+Each figure is the mean of the cheapest quarter of the turns, because other work on the machine
+disturbs those turns least. The waiting times of the client are printed, too, but depend on the
+load.
 """
 
 import argparse
@@ -86,10 +86,7 @@ def main() -> None:
 
 
 def compare(folder: Path, name: str, url: str, other_side: str, rounds: int) -> float:
-    """Return the cost of a request at the tenant, divided by the other side's cost.
-
-    Print the costs.
-    """
+    """Print both sides' cost of a request, and return the tenant's cost divided by the other's."""
     tenants = rows.make_site(folder)
     (tenants / f"{name}.py").write_text(rows.tenant_text(name, url))
     (folder / "bare.py").write_text(BARE.format(url=url))
@@ -115,7 +112,7 @@ Side = tuple[Server, str]
 
 
 def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
-    """Send requests to two servers in turn; return the seconds and processor seconds of each."""
+    """Send requests to two servers in turn. Return each server's seconds and processor seconds."""
     taken: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])
     with (
@@ -127,7 +124,7 @@ def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
                 (worker,) = server.workers()
                 before = cpu_s(worker)
                 took = [_request(connection, path) for _ in range(TURN)]
-                # the first turns only warm up caches, so the figures exclude the first turns
+                # The figures exclude the first turns, which warm up caches.
                 if turn >= 2:
                     taken[side].append(statistics.median(took))
                     cpu[side].append((cpu_s(worker) - before) / TURN)

@@ -1,10 +1,11 @@
-"""After a tenant that holds the interpreter lock is parked, no other tenant's request fails.
+"""Checks that a tenant that blocks the interpreter is parked, and that others then serve.
 
     python tests/bench/parked.py [--seconds 60]
 
-One gunicorn, 2 workers of 8 threads. Two clients of `acme` request a view with a catastrophic
-regular expression repeatedly, while four clients of `globex` request a page. Bounds: `acme` is
-parked within 20 s, and no request of `globex` fails after `acme` is parked.
+One gunicorn serves all tenants with 2 workers of 8 threads. Two clients repeatedly request a view
+of `acme` that holds the interpreter lock in a catastrophic regular expression. Meanwhile, four
+clients request a page of `globex`. The host must park `acme` (answer 503 for it) within 20 s, and
+no request of `globex` may fail after that.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class RepeatingClient:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0)
     seconds = parser.parse_args().seconds
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def measure(port: int, seconds: float, bounds: Bounds) -> None:
-    """Run all clients; print when acme was parked, and failed requests of globex."""
+    """Run all clients. Print when `acme` was parked, and how many requests of `globex` failed."""
     hostile = [RepeatingClient(port, "/acme/regex", 0.1) for _ in range(2)]
     quiet = [RepeatingClient(port, "/globex/", 0.05) for _ in range(4)]
     began = time.monotonic()

@@ -1,11 +1,12 @@
-"""Routing of generated paths: which tenant answers, with which status, and at what cost.
+"""Checks which tenant answers generated paths, with which status, and at what cost.
 
     python tests/bench/paths.py [--paths 100000] [--seed 1]
 
-The whole host in one process, with four tenants that have the landing endpoint and an endpoint
-that adds the tenant to every response. Bounds: no path reaches the wrong tenant, no response is
-500 or above, and the slowest path costs at most 20 times as much as a plain one. The cost of a
-path is the minimum of several runs, interleaved with runs of the plain path.
+The benchmark runs the whole host in one process, with four tenants. Each tenant has the landing
+endpoint, and an endpoint that adds the tenant's name to every response. No path may reach the wrong
+tenant, no response may have a status of 500 or above, and the slowest path may cost at most 20
+times as much as a plain path. The cost of a path is the minimum of several runs, interleaved with
+runs of the plain path.
 """
 
 import argparse
@@ -45,7 +46,7 @@ ODD = (
 
 
 def make_path(dice: random.Random) -> str:
-    """Return a random path of up to 4,094 bytes, the maximum of the server."""
+    """Return a random path of up to 4,094 bytes, the server's maximum."""
     words = [part for prefix in PREFIXES for part in prefix.split("/")[1:]] + list(ODD)
     kind = dice.random()
     if kind < 0.1:
@@ -75,13 +76,13 @@ def get(host: Host, path: str) -> tuple[int, str, float]:
 
 
 def cost(host: Host, path: str) -> float:
-    """Return the cost of a path, divided by that of the plain path."""
+    """Return the cost of a path, divided by the cost of the plain path."""
     pairs = [(get(host, path)[2], get(host, PLAIN)[2]) for _ in range(RUNS)]
     return min(each for each, _ in pairs) / min(plain for _, plain in pairs)
 
 
 def run(host: Host, count: int, seed: int) -> None:
-    """Request paths, compare the results, and print."""
+    """Request all paths, compare the results, and print the figures."""
     dice = random.Random(seed)
     bounds = Bounds()
     wrong: list[str] = []
@@ -94,7 +95,7 @@ def run(host: Host, count: int, seed: int) -> None:
             statuses[status] += 1
             if tenant != owner_of(path):
                 wrong.append(path)
-            # a slow path may be noise of the machine, so measure the path again
+            # Noise of the machine can make a path look slow, so measure the path again.
             if took_s > slowest[0] * plain_s:
                 slowest = max(slowest, (cost(host, path), path))
     print(f"{count} paths, seed {seed}; by status: {dict(sorted(statuses.items()))}")
@@ -106,7 +107,7 @@ def run(host: Host, count: int, seed: int) -> None:
 
 
 def main() -> None:
-    """Create the tenants and run."""
+    """Create the tenants, and run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--paths", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)

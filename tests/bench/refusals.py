@@ -1,18 +1,21 @@
-"""Processor time per refusal of a tenant over its rate, and another tenant's throughput meanwhile.
+"""Measures what it costs to refuse requests of a tenant that exceeds its rate limit.
 
     python tests/bench/refusals.py [--rounds 40] [--seconds 0.8]
 
-Cost: one worker. Windows of served landing requests on one connection alternate with windows of
-refused requests on 32 connections, because a connection is not read for a moment after a refusal.
-Bound: a refusal takes at most 15 % of the processor time of a served request.
+The first part measures the cost of a refusal with one worker. Windows of served landing requests on
+one connection alternate with windows of refused requests on 32 connections. The refused requests
+need many connections, because the server pauses each connection briefly after a refusal. A refusal
+may take at most 15 % of the processor time of a served request.
 
-Throughput: two workers, and a quiet tenant with 4 clients that send requests without a pause.
-Beside the quiet tenant, a limited tenant gets 20 times its rate from clients that ignore
-`Retry-After`. In calm windows, the clients of the limited tenant send as much to another process,
-which returns the same few bytes, because the clients alone take a tenth of the processors. Bound:
-the quiet tenant keeps at least 90 % of its calm throughput. The quiet tenant's throughput without
-other clients is printed without a bound. Windows of one kind differ by half, depending on how
-connections are spread over the workers, so the benchmark uses many short windows.
+The second part measures the throughput of a quiet tenant with two workers. The quiet tenant has 4
+clients that send requests without a pause. Beside it, a limited tenant gets 20 times its rate from
+clients that ignore `Retry-After`. Those clients alone take a tenth of the processors, so in calm
+windows they send the same load to another process, which returns the same few bytes. The quiet
+tenant must keep at least 90 % of its calm throughput.
+
+The benchmark also prints the quiet tenant's throughput without other clients. Windows of the same
+kind can differ by half, depending on how connections are spread over the workers, so the benchmark
+uses many short windows.
 """
 
 import argparse
@@ -83,7 +86,7 @@ def cost(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> None:
 def window_cost_s(
     worker: int, connections: list[Connection], path: str, expected: int, seconds: float
 ) -> float:
-    """Send requests on all connections for some seconds; return the processor time of each."""
+    """Send requests on all connections for some seconds. Return the processor time of each."""
     before, count = cpu_s(worker), 0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -103,7 +106,7 @@ def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> No
     noise, not_served = Counter[int](), 0
 
     def window() -> int:
-        """Return the number of the quiet tenant's served requests."""
+        """Return how many requests of the quiet tenant were served."""
         nonlocal not_served
         answers = request_from_process(server.port, "/quiet/", 4, arguments.seconds)
         count = sum(status == 201 for _, status in answers)
@@ -113,7 +116,7 @@ def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> No
     with serving(folder, 2) as server, refusing_elsewhere() as elsewhere:
         server.wait_for("/quiet/", 201)
         for path in ("/quiet/", "/limited/"):
-            # enough requests that each of the two workers has built the tenant
+            # Send enough requests that each of the two workers builds the tenant.
             request_from_process(server.port, path, 16, 1.0)
         for _ in range(arguments.rounds):
             served["alone"].append(window())
@@ -133,7 +136,7 @@ def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> No
 
 @contextlib.contextmanager
 def refusing_elsewhere() -> Iterator[int]:
-    """Run a process that refuses every request until the end of the block; yield its port."""
+    """Run a process that refuses every request until the end of the block. Yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = get_context("fork").Process(target=_refuse_all, args=(listener,), daemon=True)
         process.start()
@@ -163,12 +166,12 @@ def _refuse_all(listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def flood(port: int, noise: Counter[int]) -> Iterator[None]:
-    """Send requests at 20 times the tenant's rate until the block ends; count the statuses."""
+    """Send requests at 20 times the tenant's rate until the block ends. Count the statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_flood, args=(port, theirs))
     process.start()
-    ours.recv()  # wait until all connections of the client have had a response
+    ours.recv()  # Wait until each connection of the client has had a response.
     try:
         yield
     finally:

@@ -1,17 +1,24 @@
-"""Clients of healthy tenants while workers restart or die and another tenant is broken.
+"""Checks what clients of healthy tenants see while workers restart or die.
 
     python tests/bench/restarts.py [CASE…]
 
-One gunicorn, 2 workers of 8 threads. globex and initech have keep-alive clients and clients that
-open a connection per request. The file of acme is broken. Cases: `restart` (the command), `HUP`,
-`USR2` (a binary upgrade, then TERM to the old master) and `kill` (-9 of a worker). Each case
-happens several times on one server, between calm windows, so that noise of the machine affects both
-kinds of windows alike. Bounds: no request of a healthy tenant fails (with `kill`, none later than 2
-s after it), and with `restart` the longest wait and the p99 are at most 3 times the calm p99.
+One gunicorn serves all tenants with 2 workers of 8 threads. The tenants globex and initech have
+keep-alive clients, and clients that open a connection per request. The tenant file of acme is
+broken. The cases are:
+
+- `restart`: the command `tenantry restart`.
+- `HUP`: a SIGHUP to the master.
+- `USR2`: a binary upgrade, and then TERM to the old master.
+- `kill`: `kill -9` of a worker.
+
+Each case happens several times on one server, between calm windows, so that noise of the machine
+affects both kinds of windows equally. No request of a healthy tenant may fail, except in the first
+2 s after a `kill`. With `restart`, the longest wait and the p99 may be at most 3 times the calm
+p99.
 
 For `restart`, additional windows do only the work of a restart, in processes that serve no
-requests: the code is imported three times (a trial and two workers). The additional windows show
-which part of the waits is processor load.
+requests: they import the code three times (for one trial and two workers). These windows show which
+part of the waits is due to processor load.
 """
 
 import os
@@ -96,7 +103,7 @@ def measure(case: str, folder: Path, bounds: Bounds) -> None:
 def report(
     case: str, clients: list[Client], calm: list[Window], busy: list[Window], bounds: Bounds
 ) -> None:
-    """Print the figures, each with a bound if the figure has one."""
+    """Print each figure, beside its bound if it has one."""
     calm_s, busy_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, busy))
     print(f"{case}, {ROUNDS} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
     p99, is_killed = percentile(calm_s, 99), case == "kill"
@@ -139,7 +146,7 @@ def restart(server: Server, folder: Path) -> None:
 
 
 def work(folder: Path) -> None:
-    """Do the work of a restart without restarting anything."""
+    """Do the same work as a restart, without restarting anything."""
     for _ in range(3):
         subprocess.run([sys.executable, "-c", "import tenantry.wsgi"], cwd=folder, check=True)
 
@@ -153,7 +160,7 @@ def hang_up(server: Server, folder: Path) -> None:
 
 
 def upgrade(server: Server, folder: Path) -> None:
-    """Start a second master on the same sockets, and then stop the first one."""
+    """Start a second master on the same sockets, and then stop the first master."""
     old = master(folder)
     os.kill(old, signal.SIGUSR2)
     wait_until(lambda: (folder / "pid.2").exists() and (folder / "pid.2").read_text() != "")
@@ -180,7 +187,7 @@ def master(folder: Path) -> int:
 
 
 def end_all(server: Server, folder: Path) -> None:
-    """Stop a master that replaced the first one."""
+    """Stop a master that replaced the first master."""
     if (last := master(folder)) not in (0, server.process.pid):
         os.kill(last, signal.SIGTERM)
         wait_until(lambda: not Path(f"/proc/{last}").exists(), 40)

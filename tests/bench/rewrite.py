@@ -1,13 +1,16 @@
-"""Responses to clients of all tenants while one tenant file is rewritten 200 times under load.
+"""Checks all tenants' responses while one tenant file is rewritten 200 times under load.
 
     python tests/bench/rewrite.py [SECONDS BETWEEN REWRITES]
 
-One gunicorn, 2 workers of 8 threads; acme, globex and initech have two clients per worker each.
-Rounds of 20 rewrites of acme, two of them broken, alternate with calm windows of the same length,
-so that noise of the machine affects rewrites and calm windows alike. Every response has the
-tenant's name and its version twice, from the first and the last line of the file. Bounds: no
-response fails or mixes versions, no worker dies, the other tenants' p99 is at most 1.25 times that
-of calm windows, and the median from a rewrite to its first response is at most 0.3 s.
+One gunicorn serves the tenants acme, globex and initech with 2 workers of 8 threads. Each tenant
+has two clients per worker. A round rewrites the file of acme 20 times, and two of the new versions
+are broken. Rounds alternate with calm windows of the same length, so that noise of the machine
+affects both equally. Every response contains the tenant's name, and its version twice: from the
+first and from the last line of the tenant file.
+
+No response may fail or mix two versions, and no worker may die. The other tenants' p99 may be at
+most 1.25 times their calm p99. The median time from a rewrite to the first response with the new
+version may be at most 0.3 s.
 """
 
 import statistics
@@ -51,7 +54,7 @@ class Rewriter:
         self.seen_by_all_s: list[float] = []
 
     def round(self) -> None:
-        """Rewrite the file `REWRITES` times; wait until every worker serves each valid version."""
+        """Rewrite the file `REWRITES` times. Wait until every worker serves each valid version."""
         for number in range(REWRITES):
             next_at = time.perf_counter() + self._period_s
             version = next(self._versions)
@@ -79,7 +82,7 @@ class Rewriter:
         self.seen_by_all_s.append(time.perf_counter() - self.written_at[version])
 
     def first_answers(self) -> list[float]:
-        """Return the seconds from each valid rewrite to the first response with the new version."""
+        """Return the time from each valid rewrite to the first response with the new version."""
         first: dict[str, float] = {}
         for answer in (answer for client in self._clients for answer in client.answers):
             version = answer.words[1]
@@ -88,7 +91,7 @@ class Rewriter:
 
 
 def main(period_s: float) -> None:
-    """Serve, send requests, rewrite and print."""
+    """Serve, send requests, rewrite the file, and print the figures."""
     with tempfile.TemporaryDirectory() as folder:
         tenants = make_site(Path(folder))
         for name in NAMES:
@@ -128,14 +131,14 @@ def main(period_s: float) -> None:
 
 
 def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
-    """Return the calm windows, and those in which acme was rewritten."""
+    """Return the calm windows, and the windows in which acme was rewritten."""
     calm: Windows = []
     busy: Windows = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         rewriter.round()
         busy.append((start, time.perf_counter()))
-        # wait, because work left by the last rewrite belongs to neither kind of window
+        # Wait, because work left by the last rewrite belongs to neither kind of window.
         time.sleep(0.5)
         start = time.perf_counter()
         time.sleep(busy[-1][1] - busy[-1][0])
@@ -144,7 +147,7 @@ def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
 
 
 def report(clients: list[Client], rewriter: Rewriter, calm: Windows, busy: Windows) -> None:
-    """Print figures without a bound."""
+    """Print the figures that have no bound."""
     for what, some in (("acme", clients[:4]), ("others", clients[4:])):
         for name, windows in (("calm", calm), ("swapping", busy)):
             times = [x for one in some for x in one.seconds(windows)]
@@ -162,12 +165,12 @@ def report(clients: list[Client], rewriter: Rewriter, calm: Windows, busy: Windo
 
 
 def p99(clients: list[Client], windows: Windows) -> float:
-    """Return the p99 of all responses to some clients in some windows."""
+    """Return the p99 of all responses that some clients got in some windows."""
     return percentile([x for one in clients for x in one.seconds(windows)], 99)
 
 
 def count_failures(clients: list[Client]) -> int:
-    """Return the number of failed, dropped or mixed responses, and print the first ones."""
+    """Return how many responses failed, were dropped or mixed versions. Print the first ones."""
     failures = [
         f"{one.tenant} {text}" for one in clients for _, text in one.failures + one.reconnects
     ]

@@ -1,4 +1,4 @@
-"""Shared by the database benchmarks: tenants with one row in a database each, and a server."""
+"""Helps database benchmarks create tenants that each have a database with one row."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def read():
 
 
 def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:
-    """Create the endpoint package and an empty tenants folder, which is returned."""
+    """Create the endpoint package and an empty tenants folder. Return the tenants folder."""
     add_endpoint(folder, "rows", blueprint)
     (folder / "tenants").mkdir()
     return folder / "tenants"
@@ -69,7 +69,7 @@ def tenant_text(name: str, url: str, endpoint: str = "rows") -> str:
 
 
 def make_template(server: Postgres) -> None:
-    """Create the database that `make_database` copies."""
+    """Create the template database that `make_database` copies."""
     server.new_database("rows")
     with server.connect("rows") as connection:
         connection.execute("CREATE TABLE t (x TEXT)")

@@ -1,11 +1,12 @@
-"""Effect of a tenant with a build of 2 s on the response times of a warm tenant.
+"""Measures a warm tenant's response times while another tenant builds for 2 s.
 
     python tests/bench/slow_build.py
 
-One gunicorn, 2 workers of 8 threads. Each round has a calm window and a window of the same length
-in which a new slow tenant gets 1 or 32 clients at once, so that noise of the machine affects the
-two windows alike. Bounds: the warm tenant's p99 is at most 1.5 times that of calm windows, and its
-slowest request takes at most 0.5 s.
+One gunicorn serves all tenants with 2 workers of 8 threads. Each round has a calm window and a
+window of the same length in which 1 or 32 clients request a new tenant whose app takes 2 s to
+build. Calm windows and windows with a build alternate, so that noise of the machine affects both
+equally. The warm tenant's p99 may be at most 1.5 times its calm p99, and no request of the warm
+tenant may take longer than 0.5 s.
 """
 
 import os
@@ -31,7 +32,7 @@ SLOWEST_S = 0.5
 
 
 def main() -> None:
-    """Measure with 1 and with 32 clients of the slow tenant."""
+    """Measure with 1 client and with 32 clients of the slow tenant."""
     bounds = Bounds()
     for clients in (1, 32):
         with tempfile.TemporaryDirectory() as folder, serving(Path(folder)):
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def measure(clients: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of each request of the warm tenant, in calm windows and beside builds."""
+    """Return the warm tenant's request durations, in calm windows and beside builds."""
     calm: list[float] = []
     beside: list[float] = []
     request("/globex/")
@@ -63,7 +64,7 @@ def measure(clients: int) -> tuple[list[float], list[float]]:
 
 
 def window() -> list[float]:
-    """Request the warm tenant repeatedly, on a new connection each time."""
+    """Request the warm tenant repeatedly, each time on a new connection."""
     times = []
     end = time.perf_counter() + WINDOW_S
     while (start := time.perf_counter()) < end:
@@ -86,7 +87,7 @@ def request(path: str, expected: int = 201) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[None]:
-    """Serve a warm tenant and one slow tenant per round from `folder`."""
+    """Serve one warm tenant, and one slow tenant per round, from `folder`."""
     tenants, package = folder / "tenants", folder / "slowly"
     tenants.mkdir()
     package.mkdir()
@@ -119,7 +120,7 @@ def serving(folder: Path) -> Iterator[None]:
 
 
 def wait_until_it_answers() -> None:
-    """Return as soon as the host answers."""
+    """Wait until the host answers."""
     for _ in range(500):
         try:
             request("/-/livez", 200)

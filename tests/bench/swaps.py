@@ -1,12 +1,12 @@
-"""Memory, threads and file descriptors of a process after 2,000 swaps of one tenant.
+"""Measures how much a process grows when one tenant is replaced 2,000 times.
 
     python tests/bench/swaps.py
 
-In one process, the follower of the tenants folder is driven step by step with a clock that jumps,
-so the benchmark does not wait. Each swap is complete: the file is rewritten and run by the loader
-process, the new app is built beside the old app and replaces the old app, and a request returns the
-version. Every 20th version of the file is broken at first. Bounds: 2,048 KiB of growth in memory;
-no additional thread or descriptor.
+The benchmark runs a host in one process and drives the follower of the tenants folder step by step.
+The clock jumps, so the benchmark does not wait. For each swap, the benchmark rewrites the tenant
+file, the loader process runs the file, the new app is built beside the old app and replaces it, and
+a request checks the new version. Every 20th version is broken at first. The process may grow by at
+most 2,048 KiB of memory, and by no threads or file descriptors.
 """
 
 import gc
@@ -34,18 +34,21 @@ GROWTH_KIB = 2048
 
 
 class Clock:
-    """A clock that the benchmark sets, for the monotonic and for the file system's time."""
+    """A clock that the benchmark sets.
+
+    It replaces the monotonic clock and the file system's clock.
+    """
 
     def __init__(self) -> None:
         self.now = time.time() + 10
 
     def __call__(self) -> float:
-        """Return the seconds."""
+        """Return the current time in seconds."""
         return self.now
 
 
 def main() -> None:
-    """Swap, and print the resources after every 500 swaps."""
+    """Swap the tenant, and print the resources after every 500 swaps."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         swaps = Swaps(folder)
@@ -86,7 +89,7 @@ class Swaps:
         self._version = 0
 
     def do(self, count: int) -> None:
-        """Swap `count` times, and check each with a request."""
+        """Replace the tenant `count` times, and check each version with a request."""
         for _ in range(count):
             self._version += 1
             text = versioned_tenant_text("acme", self._version)
@@ -100,7 +103,7 @@ class Swaps:
         self._clock.now += JUMP_S
         self._follower.scan_soon()
         self._follower.step()
-        time.sleep(0.0005)  # let a worker thread of the follower run
+        time.sleep(0.0005)  # Let a worker thread of the follower run.
 
     def _step_until_state(self, state: str) -> None:
         for _ in range(5_000):
@@ -119,7 +122,7 @@ class Swaps:
 
 
 def resources() -> Usage:
-    """Return memory, threads and descriptors of the current process after a garbage collection."""
+    """Collect garbage, and return the memory, threads and descriptors of this process."""
     gc.collect()
     return usage(os.getpid())
 

@@ -1,13 +1,15 @@
-"""Uploads while workers are killed with `kill -9`: no image with a 201 is lost or incomplete.
+"""Checks that `kill -9` loses or truncates no image whose upload was confirmed with 201.
 
     python tests/bench/uploads.py [KILLS]
 
-One gunicorn, 2 workers of 8 threads; acme has the images endpoint on SQLite. Eight clients upload
-500 images of random noise. From time to time, all workers are killed, and gunicorn starts new
-workers. A tenant with requests in flight in killed workers is parked, so the benchmark enables it
-at once, as an operator would. At the end, every image with a 201, and every listed image, is
-fetched and compared. Bounds: no image is lost or incomplete, and `images check` finds nothing worse
-than files without an image.
+One gunicorn serves the tenant acme with 2 workers of 8 threads. The tenant has the images endpoint
+on SQLite. Eight clients upload 500 images of random noise. From time to time, the benchmark kills
+all workers, and gunicorn starts new ones. The host parks a tenant that had requests in flight in
+killed workers, so the benchmark enables the tenant immediately, as an operator would.
+
+At the end, the benchmark downloads and compares every image whose upload was confirmed, and every
+image in the list. No image may be lost or incomplete, and `images check` may find nothing worse
+than a file without an image.
 """
 
 import contextlib
@@ -51,7 +53,7 @@ class Uploads:
         self.refused: list[str] = []
 
     def send(self, number: int) -> None:
-        """Upload one image. A 503 is retried; a cut connection is not."""
+        """Upload one image. Repeat an upload after a 503, but not after a cut connection."""
         kind = ("PNG", "JPEG", "WEBP")[number % 3]
         data = picture(kind, (200 + number % 7 * 100, 300))
         try:
@@ -75,7 +77,7 @@ class Uploads:
 
 
 def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Send one request on a new connection; return status and body."""
+    """Send one request on a new connection. Return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, body)
@@ -84,7 +86,7 @@ def request(port: int, method: str, path: str, body: bytes | None = None) -> tup
 
 
 def kill_workers(server: Server, uploads: Uploads, kills: int, folder: Path) -> None:
-    """Kill all workers `kills` times, spread evenly over the uploads, at random moments."""
+    """Kill all workers `kills` times at random moments, spread evenly over the uploads."""
     program = str(Path(sys.executable).with_name("tenantry"))
     for number in range(1, kills + 1):
         wait_until(lambda number=number: uploads.done >= number * UPLOADS // (kills + 1))
@@ -93,7 +95,7 @@ def kill_workers(server: Server, uploads: Uploads, kills: int, folder: Path) -> 
         for pid in old:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # The master must have recorded the deaths before `enable`.
+        # The master must record the deaths before `enable` runs.
         wait_until(lambda old=old: not set(old) & set(server.workers()))
         subprocess.run(
             [program, "enable", "acme"], cwd=folder, check=True, stdout=subprocess.DEVNULL
@@ -112,13 +114,13 @@ def listed(port: int) -> dict[str, str]:
 
 
 def content_hash(port: int, image_id: str) -> str:
-    """Return the hash of an image's current bytes."""
+    """Return the hash of the bytes that the server returns for an image."""
     status, body = request(port, "GET", f"/acme/images/{image_id}/content")
     return hashlib.sha256(body).hexdigest() if status == http.HTTPStatus.OK else str(status)
 
 
 def check(folder: Path) -> list[str]:
-    """Return findings of `images check` other than orphans."""
+    """Return the findings of `images check`, except for files without an image."""
     program = str(Path(sys.executable).with_name("tenantry"))
     done = subprocess.run(
         [program, "run", "acme", "--", "images", "check", "--older-than", "0"],

@@ -1,21 +1,22 @@
-"""Cost of the usage counters and the access log for a landing request.
+"""Measures what the usage counters and the access log add to the cost of a request.
 
     python tests/bench/usage_counters.py [--rounds 4] [--windows 30] [--requests 200]
 
-Gunicorns with the shipped configuration, one worker and one tenant or app each take turns in short
-windows:
+Four gunicorns take turns in short windows. Each has the shipped configuration, one worker, and one
+tenant or app:
 
-- the host with everything on, which logs JSON to a file;
-- a host that counts a request or not, depending on its query, so that both sides are in one
-  process, because the memory layout of two processes makes more difference than the bound;
-- the bare Flask app with the same endpoint and gunicorn's access log to a file, in gunicorn's own
-  threaded worker;
-- the bare app in Tenantry's worker, to separate the cost of the worker from that of the host.
+- a host with everything on, which writes a JSON log to a file;
+- a host that decides by the query string whether to count a request. Both sides of this comparison
+  are in one process, because the memory layouts of two processes differ by more than the bound;
+- the bare Flask app with the same endpoint, gunicorn's own threaded worker and gunicorn's access
+  log;
+- the bare Flask app in Tenantry's worker, to separate the cost of the worker from the cost of the
+  host.
 
-Bounds: the counters cost at most 3 %, and everything at most 8 % more than the bare app with an
-access log. The figures are the processor time of all threads of the worker per request, from
-`/proc`: the first decile of the windows, because other load on the machine only adds processor
-time.
+The counters may cost at most 3 %. Everything together may cost at most 8 % more than the bare app
+with an access log. The figures are the processor time per request of all threads of the worker,
+from `/proc`. Other load on the machine only adds processor time, so each figure is the first decile
+of all windows.
 """
 
 import argparse
@@ -63,14 +64,14 @@ SIDES = {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=4, help="rounds, each with new servers")
     parser.add_argument("--windows", type=int, default=30, help="windows per round")
     parser.add_argument("--requests", type=int, default=200, help="requests per window")
     arguments = parser.parse_args()
     costs: dict[str, list[float]] = {side: [] for side in SIDES}
-    # the memory layout of a process changes the cost by some percent
+    # The memory layout of a process changes the cost by some percent, so start new processes.
     for _ in range(arguments.rounds):
         take_turns(costs, arguments.windows, arguments.requests)
     bounds = Bounds()
@@ -131,7 +132,7 @@ def make_site(folder: Path) -> Path:
 def serve(site: Path, name: str) -> Iterator[Server]:
     """Run one server until the end of the block.
 
-    The server has answered one request at the start.
+    The server has answered one request when the block begins.
     """
     module = name.partition(" ")[0]
     options = ["--access-logfile", str(site / f"{name}.log")] if module == "bare" else []
@@ -141,7 +142,7 @@ def serve(site: Path, name: str) -> Iterator[Server]:
     environ = {
         "TENANTRY_LOG_FORMAT": "json",
         "TENANTRY_DATA_DIR": data_dir,
-        "PYTHONHASHSEED": "0",  # the layout of hash tables also changes the cost by some percent
+        "PYTHONHASHSEED": "0",  # The layout of hash tables also changes the cost by some percent.
     }
     with serving(site, 1, *options, **environ) as server:
         server.wait_for(COUNTED, 201)

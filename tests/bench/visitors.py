@@ -1,4 +1,4 @@
-"""Keep-alive clients that record each response of any status."""
+"""Helps benchmarks run keep-alive clients that record every response."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ PAUSE_S = 0.01
 
 @dataclass
 class Reply:
-    """Time and status of one response that a client received."""
+    """The time and status of one response."""
 
     at: float
     """Time at which the response was complete."""
@@ -28,7 +28,7 @@ class Visitor:
     replies: list[Reply] = field(default_factory=list)
 
     def visit_until(self, stop: threading.Event) -> None:
-        """Send one request after another."""
+        """Send one request after another until `stop` is set."""
         connection = Connection(self.port)
         while not stop.wait(PAUSE_S):
             start = time.perf_counter()
