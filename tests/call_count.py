@@ -15,9 +15,9 @@ _PACKAGE = str(Path(str(tenantry.__file__)).parent)
 
 @contextmanager
 def counting_calls() -> Iterator[Counter[str]]:
-    """Count calls by `module.function` until the end of the block, except those of endpoints.
+    """Count calls by `module.function` until the end of the block, except calls of endpoint code.
 
-    Calls in threads that run before the block begins do not count.
+    Calls in threads that started before the block do not count.
     """
     counts: Counter[str] = Counter()
     seen_names: dict[object, str] = {}
@@ -42,7 +42,7 @@ def counting_calls() -> Iterator[Counter[str]]:
 
 
 def _name_of(frame: FrameType) -> str:
-    """Return `package.module.function` of one of our functions; empty for any other."""
+    """Return `package.module.function` of a Tenantry function, or an empty string for any other."""
     path = frame.f_code.co_filename
     if not path.startswith(_PACKAGE) or "/endpoints/" in path:
         return ""

@@ -1,4 +1,4 @@
-"""Tests read capsules with another program's code, and write capsules as an attacker might."""
+"""Helps tests read capsules without Tenantry's code, and write capsules as an attacker might."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ CONFIG = b'{"dict":[["BLUEPRINTS",["landing"]]]}'
 
 
 def quiet(*_: object) -> None:
-    """Ignore progress."""
+    """Ignore progress reports."""
 
 
 def headers(config: bytes = CONFIG, **metadata: object) -> Members:
@@ -39,7 +39,7 @@ def headers(config: bytes = CONFIG, **metadata: object) -> Members:
 
 
 def archive(members: Members, manifest: bytes | None = None) -> bytes:
-    """Return the tar archive of a capsule, with the given manifest instead of the correct one."""
+    """Return the tar archive of a capsule, optionally with a wrong manifest."""
     packed = io.BytesIO()
     correct = b"".join(
         json.dumps(
@@ -68,9 +68,9 @@ def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> by
     """Return a tar archive as a capsule with a correct hash.
 
     Args:
-        content: the archive.
-        size: the size that the trailer states, if not the archive's.
-        after: bytes between the archive's frame and the trailer.
+        content: The tar archive.
+        size: The size in the trailer, if it differs from the size of `content`.
+        after: Extra bytes before the trailer.
     """
     frame = zstandard.ZstdCompressor(3).compress(content) + after
     trailer = TRAILER.pack(*TRAILER_BEGINNING, len(content) if size is None else size)
@@ -78,7 +78,7 @@ def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> by
 
 
 def members_of(path: Path) -> dict[str, bytes]:
-    """Return the members of a capsule, as a program other than Tenantry reads the capsule."""
+    """Read a capsule without Tenantry's code, and return the members."""
     with path.open("rb") as file:
         stream = zstandard.ZstdDecompressor().stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
@@ -87,7 +87,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def rewrite(path: Path, **changes: bytes) -> Path:
-    """Write a capsule again with correct hashes, and with members replaced or added."""
+    """Write a capsule again with correct hashes, but with members replaced or added."""
     members = members_of(path)
     del members["manifest.jsonl"]
     with ArchiveWriter(path) as capsule:
@@ -97,6 +97,6 @@ def rewrite(path: Path, **changes: bytes) -> Path:
 
 
 def tree(folder: Path) -> Mapping[str, bytes]:
-    """Return the content of the files below a folder, by path."""
+    """Return the content of all files below a folder, by path."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""Tenants for tests of capsules: with files, and with rows of each type."""
+"""Helps tests of backups create tenants that have files, and rows of every column type."""
 
 import sys
 from collections.abc import Callable
@@ -65,7 +65,7 @@ THINGS = (
 
 
 def backup(settings: HostSettings, name: str, path: Path) -> Capsule:
-    """Write a tenant's capsule and return the content that `read` finds in the capsule."""
+    """Write a tenant's capsule, and return the content that Tenantry reads back from it."""
     tenant, loaded = load_tenant(settings, name)
     write_capsule(tenant, loaded, settings.data_dir, path, quiet)
     return read_capsule(path, quiet)
@@ -85,7 +85,7 @@ def restore(capsule: Capsule, settings: HostSettings, name: str, url: str | None
 
 
 def rows(url: str, table: str) -> list[tuple[Any, ...]]:
-    """Return a table's rows, as the database driver returns the rows."""
+    """Return a table's rows as the database driver returns them."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         found = connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY id")
@@ -115,7 +115,7 @@ def tenantry_fixture(
 
 @pytest.fixture(name="acme")
 def acme_fixture(settings: HostSettings, write_tenant: Callable[..., Path]) -> Path:
-    """Return the folder of a tenant that has a file and no database."""
+    """Return the folder of a tenant that has a file but no database."""
     write_tenant("acme")
     folder = settings.data_dir / "acme"
     (folder / "static").mkdir(parents=True)
@@ -128,7 +128,7 @@ def acme_fixture(settings: HostSettings, write_tenant: Callable[..., Path]) -> P
 def things_fixture(
     settings: HostSettings, write_shop: WriteShop, write_tenant: Callable[..., Path]
 ) -> Callable[..., None]:
-    """Return a function that creates a tenant with a column of each type."""
+    """Return a function that creates a tenant that has a table with a column of each type."""
 
     def write(name: str, **keys: object) -> None:
         write_tenant(name, BLUEPRINTS=[write_shop(KINDS)], **keys)

@@ -1,4 +1,4 @@
-"""The archive of a capsule: read completely or rejected, written completely or not at all."""
+"""A capsule (backup file) is read completely or rejected, and written completely or not at all."""
 
 import tarfile
 from pathlib import Path
@@ -15,7 +15,7 @@ ARCHIVE = archive(MEMBERS)
 
 
 def read(path: Path) -> list[tuple[str, bytes]]:
-    """Return the members of a capsule, as Tenantry reads the capsule."""
+    """Return the members of a capsule, read with Tenantry's own code."""
     with path.open("rb") as file:
         trailer = verify_trailer(file)
         return [(member.name, member.read(1 << 20)) for member in read_members(file, trailer)]
@@ -30,7 +30,7 @@ def write(path: Path) -> Path:
 
 
 def test_members_come_back_in_order(tmp_path: Path) -> None:
-    """Another program can read the archive that Tenantry writes, and write one for Tenantry."""
+    """Other programs can read the archives that Tenantry writes, and the other way around."""
     path = write(tmp_path / "a")
 
     assert MEMBERS == read(path)
@@ -40,7 +40,7 @@ def test_members_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_ends_too_early_is_rejected(tmp_path: Path) -> None:
-    """A correct hash does not help, even if the archive ends between two members."""
+    """A truncated archive is rejected, even if its hash is correct and it ends between members."""
     path = tmp_path / "a"
     accepted = []
 
@@ -78,7 +78,7 @@ INCONSISTENT = {
 
 @pytest.mark.parametrize(("content", "reason"), INCONSISTENT.values(), ids=INCONSISTENT)
 def test_an_inconsistent_capsule_is_rejected(tmp_path: Path, content: bytes, reason: str) -> None:
-    """Trailer, manifest and archive must agree."""
+    """A capsule is rejected if its trailer, manifest and archive do not agree."""
     path = tmp_path / "a"
     path.write_bytes(content)
 
@@ -90,7 +90,7 @@ def test_an_inconsistent_capsule_is_rejected(tmp_path: Path, content: bytes, rea
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.XHDTYPE, tarfile.DIRTYPE, b"S"]
 )
 def test_only_regular_files_are_accepted(tmp_path: Path, kind: bytes) -> None:
-    """A link, a folder or an extended header is rejected."""
+    """A capsule that contains a link, a folder or an extended header is rejected."""
     info = tarfile.TarInfo("files/a")
     info.type, info.linkname = kind, "/etc"
     path = tmp_path / "a"
@@ -101,7 +101,7 @@ def test_only_regular_files_are_accepted(tmp_path: Path, kind: bytes) -> None:
 
 
 def test_any_path_of_linux_comes_back(tmp_path: Path) -> None:
-    """A capsule keeps a long path, and a path with bytes that are not UTF-8, unchanged."""
+    """A capsule keeps long paths, and paths that are not valid UTF-8, unchanged."""
     path, name = tmp_path / "a.capsule", f"files/{'ä' * 120}/{'x' * 255}\udcff"
     with ArchiveWriter(path) as capsule:
         capsule.add(name, b"1")
@@ -110,7 +110,7 @@ def test_any_path_of_linux_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_failed_backup_keeps_the_older_capsule(tmp_path: Path) -> None:
-    """A writer that fails leaves no file, and replaces none."""
+    """A backup that fails leaves no file behind, and keeps an existing capsule of the same name."""
     path = tmp_path / "a.capsule"
     path.write_text("older")
 
@@ -123,7 +123,7 @@ def test_a_failed_backup_keeps_the_older_capsule(tmp_path: Path) -> None:
 
 
 def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
-    """A backup to the same path replaces the file."""
+    """A backup to the path of an existing capsule replaces the capsule."""
     path = tmp_path / "a"
     path.write_text("older")
 
@@ -131,7 +131,7 @@ def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
-    """A writer deletes unfinished capsules of the same name, and keeps locked and other files."""
+    """A backup deletes unfinished capsules that killed backups of the same name left behind."""
     names = [".a.0123abcd.new", ".a.b.0123abcd.new", ".b.0123abcd.new", ".a.new", ".a.tmp.new"]
     for name in names:
         (tmp_path / name).touch()
@@ -144,11 +144,11 @@ def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
 
 
 def test_a_file_that_becomes_shorter_ends_the_backup(tmp_path: Path) -> None:
-    """A backup fails without a capsule if a file becomes shorter than in the tar header."""
+    """If a file shrinks while a backup reads it, the backup fails and writes no capsule."""
     path = tmp_path / "a"
     path.write_bytes(b"12345678")
 
     with path.open("rb") as file, ArchiveWriter(tmp_path / "b") as capsule:
-        file.seek(4)  # four bytes less than the file's size in the header
+        file.seek(4)  # This removes four bytes of the size that the tar header states.
         with pytest.raises(CapsuleError, match="became shorter"):
             capsule.add_file("files/a", file)

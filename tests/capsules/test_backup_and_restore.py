@@ -1,4 +1,4 @@
-"""Backup and restore of one tenant, on SQLite and PostgreSQL."""
+"""`tenantry backup` and `restore` save and restore a tenant on SQLite and on PostgreSQL."""
 
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ __all__ = ["acme_fixture", "things_fixture", "write_shop_fixture"]
 def test_another_program_reads_a_capsule(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """A capsule is a tar archive in zstd without the host's files, readable only by the owner."""
+    """Other programs can read a capsule (a tar archive in zstd), and only its owner may read it."""
     path = tmp_path / "a.capsule"
     path.write_text("an older one")
 
@@ -60,7 +60,7 @@ def test_another_program_reads_a_capsule(
 def test_a_shortened_or_altered_capsule_is_rejected(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """No byte can be cut off, changed or added."""
+    """A capsule with any byte removed, changed or added is rejected."""
     (acme / "big").write_bytes(random.Random(1).randbytes(5000))
     path, spoilt = tmp_path / "a.capsule", tmp_path / "b.capsule"
     backup(settings, "acme", path)
@@ -99,7 +99,7 @@ def test_a_shortened_or_altered_capsule_is_rejected(
 def test_untrusted_content_is_rejected(
     settings: HostSettings, acme: Path, tmp_path: Path, changes: Mapping[str, bytes], reason: str
 ) -> None:
-    """A restore rejects bad content before creating a file, even if all hashes are correct."""
+    """A restore rejects malicious content before it creates any file, even if all hashes match."""
     path = tmp_path / "a.capsule"
     backup(settings, "acme", path)
     rewrite(path, **changes)
@@ -113,7 +113,7 @@ def test_untrusted_content_is_rejected(
 def test_no_secret_is_in_a_capsule(
     settings: HostSettings, write_tenant: Callable[..., Path], postgres_url: str, tmp_path: Path
 ) -> None:
-    """Keys, passwords and what `secret(…)` returned are left out; the capsule names their keys."""
+    """A capsule contains no secret keys or passwords, only the names of the keys that it omits."""
     url = postgres_url.replace("postgres@", "postgres:MARKER-database@")
     keys = {"SECRET_KEY": f"MARKER-{KEY}", "SECRET_KEY_FALLBACKS": [f"MARKER-old-{KEY}"]}
     keys |= {"DATABASE_URI": url, "MAIL": {"password": "MARKER-mail"}, "API_KEY": "MARKER-api"}
@@ -128,7 +128,7 @@ def test_no_secret_is_in_a_capsule(
 
 
 def test_a_tenant_that_loses_its_clients_is_disabled() -> None:
-    """A restored tenant without client keys would admit everybody."""
+    """A tenant restored without its client keys is disabled, because it would admit everybody."""
     text = render_tenant_file(
         "acme", {"ENABLED": True, "WHEN": timedelta(1)}, expressions={}, secret_keys=["CLIENTS"]
     )
@@ -145,7 +145,7 @@ def test_a_tenant_that_loses_its_clients_is_disabled() -> None:
 def test_rows_go_between_engines(
     settings: HostSettings, things: Callable[..., None], postgres_server: Postgres, tmp_path: Path
 ) -> None:
-    """Values stay exact from SQLite to PostgreSQL and back; new rows get new keys."""
+    """Rows that go from SQLite to PostgreSQL and back keep exact values; new rows get new keys."""
     things("acme")
     one, two = postgres_server.new_database(), postgres_server.new_database()
 
@@ -177,7 +177,7 @@ def test_a_restore_that_fails_leaves_nothing(
     tmp_path: Path,
     engine: str,
 ) -> None:
-    """A bad row, or a failure after the rows: no folder, no file, an empty database."""
+    """A restore that fails leaves no folder and no files, and leaves the database empty."""
     things("acme")
     capsule = backup(settings, "acme", path := tmp_path / "a")
     url = None if engine == "sqlite" else postgres_server.new_database()
@@ -197,14 +197,14 @@ def test_a_restore_that_fails_leaves_nothing(
 
     assert before == sorted(tree(settings.data_dir))
     if url is not None:
-        # `dropdb` without force fails unless the database is empty
+        # `dropdb` without `--force` fails unless the database is empty.
         restore(capsule, settings, "globex", url)
 
 
 def test_unknown_revisions_are_rejected(
     settings: HostSettings, things: Callable[..., None], write_shop: WriteShop, tmp_path: Path
 ) -> None:
-    """Code that does not know the revision of the tables creates nothing."""
+    """A restore creates nothing if the code does not know the database revision in the capsule."""
     things("acme")
     capsule = backup(settings, "acme", tmp_path / "a")
     write_shop(first("other_1"))
@@ -218,7 +218,7 @@ def test_unknown_revisions_are_rejected(
 def test_a_lost_database_is_not_backed_up_as_an_empty_one(
     settings: HostSettings, things: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A SQLite file that has disappeared does not lead to a capsule without rows."""
+    """If a tenant's SQLite file has disappeared, `tenantry backup` fails and writes no capsule."""
     things("acme")
     file = settings.data_dir / "acme/acme.sqlite3"
     file.with_name("acme.sqlite3.made").touch()
@@ -232,7 +232,7 @@ def test_a_lost_database_is_not_backed_up_as_an_empty_one(
 
 
 def test_a_folder_snapshot_notices_new_folders(tmp_path: Path) -> None:
-    """If a folder appears that was not locked, the snapshot begins again."""
+    """If a new folder appears while a backup takes a snapshot, the snapshot starts again."""
     folder = tmp_path / "acme/images/ab"
     folder.mkdir(parents=True)
     (folder / "1").touch()
@@ -240,10 +240,10 @@ def test_a_folder_snapshot_notices_new_folders(tmp_path: Path) -> None:
         copy = FolderSnapshot(tmp_path / "acme", staged)
 
         def begin() -> None:
-            # the backup's first attempt finds a change, and the second succeeds
+            # The first attempt of the backup finds a change, and the second attempt succeeds.
             if not (folder / "2").exists():
                 (folder / "2").touch()
-                (folder.parent / "cd").mkdir()  # a folder that the backup did not lock
+                (folder.parent / "cd").mkdir()  # The backup has not locked this folder.
                 (folder / "1").unlink()
 
         copy.freeze(begin)
@@ -259,7 +259,7 @@ def test_a_backup_under_load_is_of_one_moment(
     tmp_path: Path,
     engine: str,
 ) -> None:
-    """While images are added and deleted, a capsule has one file per row and one row per file."""
+    """A backup taken during uploads and deletions has exactly one file per row."""
     keys = {} if engine == "sqlite" else {"DATABASE_URI": postgres_server.new_database()}
     write_tenant("acme", BLUEPRINTS=["images"], **keys)
     if keys:
@@ -288,7 +288,7 @@ def test_a_backup_under_load_is_of_one_moment(
 
 @contextlib.contextmanager
 def writing(host: Host) -> Iterator[Callable[[], None]]:
-    """Upload and delete images in threads; yield a function that waits for ten more uploads."""
+    """Upload and delete images in threads. Yield a function that waits for ten more uploads."""
     stop = threading.Event()
     counts = [0, 0, 0]
     wrong: list[str] = []
@@ -309,7 +309,7 @@ def writing(host: Host) -> Iterator[Callable[[], None]]:
         before = sum(counts)
         wait_until(lambda: bool(wrong) or sum(counts) > before + 10)
 
-    client = Client(host)  # the first request migrates the database
+    client = Client(host)  # The first request migrates the database.
     wait_until(lambda: client.get("/acme/images/").status_code == 200)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Small capsules that would fill memory or a disk: rejected with one line, and nothing is left."""
+"""A small capsule that expands to fill memory or the disk is rejected and leaves nothing behind."""
 
 import subprocess
 import sys
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
     members: Callable[[], Members],
     reason: str,
 ) -> None:
-    """A restore takes a few times the memory of the largest row, whatever a few kilobytes hold."""
+    """However much data a small capsule expands to, a restore needs memory for a few rows only."""
     write_shop(first())
     path = tmp_path / "a"
     path.write_bytes(sealed(archive(members())))
@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
 def test_a_disk_is_not_filled(
     settings: HostSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[int, ...]
 ) -> None:
-    """A restore fails before writing, or as soon as other programs have taken the disk space."""
+    """A restore fails cleanly if the disk is too small or fills up in the meantime."""
     path = tmp_path / "a"
     path.write_bytes(sealed(archive([*headers(), ("files/a", b"1"), ("files/b", b"1" * 3000)])))
     capsule = read_capsule(path, quiet)

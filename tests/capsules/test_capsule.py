@@ -1,4 +1,4 @@
-"""A capsule must have the members that Tenantry writes, in order and within limits."""
+"""A capsule has the members that Tenantry writes, in a fixed order and within limits."""
 
 import uuid
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Read = Callable[..., Capsule]
 
 @pytest.fixture(name="read")
 def _read(tmp_path: Path) -> Read:
-    """Return a function that writes a capsule with the given members, and reads the capsule."""
+    """Return a function that writes a capsule with the given members and reads it back."""
 
     def read(*members: tuple[str, bytes], first: Members | None = None) -> Capsule:
         path = tmp_path / "a.capsule"
@@ -34,7 +34,7 @@ def _read(tmp_path: Path) -> Read:
 
 
 def test_values_survive_json() -> None:
-    """Any value of a row or a tenant file comes back equal and of the same type."""
+    """Values of rows and tenant files survive JSON with the same value and type."""
     values = [
         None, True, 1 << 70, -(1 << 63), 0.1, 5e-324, float("inf"), float("nan"), "\ud800ä\0",
         b"\0\xff", Decimal("1.10"), Decimal("NaN"), date.min, date.max,
@@ -55,13 +55,13 @@ def test_values_survive_json() -> None:
     ],
 )  # fmt: skip
 def test_other_json_is_rejected(text: str) -> None:
-    """Whatever the JSON is, decoding returns plain data or raises ValueError."""
+    """Decoding JSON from a capsule returns plain data or raises `ValueError`."""
     with pytest.raises(ValueError, match="not a value of a capsule"):
         load_value(text.encode())
 
 
 def test_a_restored_tenant_file_has_the_same_values() -> None:
-    """Python computes equal values from the text of a restored tenant's file."""
+    """The text of a restored tenant file evaluates to the original values."""
     config = {
         "NUMBERS": (1, -0.5, float("inf"), Decimal("1.10"), True, None),
         "TEXTS": ["'\"\\\n\ud800ä", b"\0\xff", Path("x")],
@@ -79,7 +79,7 @@ def test_a_restored_tenant_file_has_the_same_values() -> None:
 
 @pytest.mark.parametrize("item", ["[]", '""', '"a\\"\\\\"'])
 def test_many_small_values_are_rejected(item: str) -> None:
-    """A JSON text that would take twenty times the text's size in memory is not decoded."""
+    """JSON that would take twenty times its size in memory is rejected before decoding."""
     count = STRUCTURE_LIMIT_BYTES + 2
 
     with pytest.raises(ValueError, match="more than 1 MiB outside strings"):
@@ -87,7 +87,7 @@ def test_many_small_values_are_rejected(item: str) -> None:
 
 
 def test_long_strings_are_decoded() -> None:
-    """The limit is for what is outside strings; brackets inside strings do not count."""
+    """The size limit on JSON counts only characters outside strings, so long strings are valid."""
     text = '[]{},"\\' * STRUCTURE_LIMIT_BYTES
 
     assert [text, "a"] == load_value(dump_value([text, "a"]).encode())
@@ -120,7 +120,7 @@ def test_long_strings_are_decoded() -> None:
     ids=range(14),
 )
 def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> None:
-    """`capsule.json` and `config.json` come first, have a known form, and are small."""
+    """A capsule must begin with `capsule.json` and `config.json`, which must be valid and small."""
     with pytest.raises(CapsuleError, match=reason):
         read(first=first)
 
@@ -145,13 +145,13 @@ def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> No
     ids=range(13),
 )
 def test_bad_members_are_rejected(read: Read, members: Members, reason: str) -> None:
-    """A capsule has each member once and in order: rows by table and number, then files by name."""
+    """A capsule has each member once: first rows by table and number, and then files by name."""
     with pytest.raises(CapsuleError, match=reason):
         read(*members, first=headers(tables=TABLES))
 
 
 def test_a_capsule_is_counted_while_it_is_read(read: Read) -> None:
-    """Rows, files and sizes are known before anything is created."""
+    """Before a restore creates anything, it knows the number of rows and files and their sizes."""
     members = [("tables/b/000001.jsonl", b"[1]\n[2]\n"), ("tables/b/000002.jsonl", b"[3]\n")]
     members += [("files/a/b", b"12"), ("files/c", b"1")]
 
@@ -164,7 +164,7 @@ def test_a_capsule_is_counted_while_it_is_read(read: Read) -> None:
 
 
 def test_rows_come_in_batches(read: Read) -> None:
-    """About 1 MiB of rows is in memory, however many rows a chunk has."""
+    """A restore keeps about 1 MiB of rows in memory, however many rows a capsule has."""
     text = "x" * (ROW_CHUNK_BYTES // 4)
     lines = [dump_value([f"{number}{text}"]).encode() + b"\n" for number in range(10)]
     chunk = ("tables/a/000001.jsonl", b"".join(lines))
@@ -189,7 +189,7 @@ def test_rows_come_in_batches(read: Read) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_row_is_rejected(read: Read, line: bytes, reason: str) -> None:
-    """A row is a list with one value for each column."""
+    """A row of a capsule must be a list with one value for each column."""
     capsule = read(("tables/a/000001.jsonl", line + b"\n"), first=headers(tables=TABLES))
 
     with capsule.path.open("rb") as file, pytest.raises(CapsuleError, match=reason):
@@ -197,7 +197,7 @@ def test_a_bad_row_is_rejected(read: Read, line: bytes, reason: str) -> None:
 
 
 def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
-    """A restore uses the bytes that were checked, not another capsule of the same name."""
+    """A restore fails if another file replaces the capsule after the restore has checked it."""
     capsule = read(("files/a", b"1"))
     read(("files/a", b"2"))
 
@@ -209,6 +209,6 @@ def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
     "text", ["/a", "../a", "a/..", "a//b", "./a", "a\0b", "", "operator_state.json", "levers.json"]
 )
 def test_a_path_cannot_leave_the_folder(text: str) -> None:
-    """A path outside the tenant's folder, or a path of the host's own files, is rejected."""
+    """A capsule's path is rejected if it leaves the tenant's folder or names a file of the host."""
     with pytest.raises(ValueError, match=r"not the path of a file|never part of a capsule"):
         checked_path(text)

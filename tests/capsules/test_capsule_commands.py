@@ -1,4 +1,4 @@
-"""The commands `backup`, `restore` and `clone`."""
+"""The commands `backup`, `restore` and `clone` report what they skip, and create valid tenants."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def test_an_unused_default_database_is_left_out(
     write_tenant: Callable[..., Path],
     tenantry: RunCommand,
 ) -> None:
-    """A default database that the tenant no longer uses is named, and is not in the way."""
+    """`backup` omits and reports a default database that the tenant no longer uses."""
     folder = settings.data_dir / "acme"
     folder.mkdir(parents=True)
     write_tenant("acme", BLUEPRINTS=["landing"], DATABASE_URI=f"sqlite:///{folder}/main.db")
@@ -59,7 +59,7 @@ def test_an_unused_default_database_is_left_out(
 def test_a_file_in_the_place_of_the_database_is_left_out(
     settings: HostSettings, acme: Path, tenantry: RunCommand
 ) -> None:
-    """A restore names and skips a file that the new tenant would open as the default database."""
+    """`restore` skips and reports a file that the new tenant would open as its database."""
     backup(settings, "acme", path := Path("a").absolute())
     rewrite(path, **{"files/zeta.sqlite3": b"old", "files/zeta.sqlite3.made": b""})
 
@@ -76,7 +76,7 @@ def test_restored_and_cloned_tenants_can_be_built(
     tenantry: RunCommand,
     postgres_server: Postgres,
 ) -> None:
-    """A restored tenant and a clone have the rows, a fresh secret and a prefix of their own."""
+    """A restored or cloned tenant has the same rows, a fresh secret and its own URL prefix."""
     url = postgres_server.new_database()
     things(
         "acme", DATABASE_URI=url, URL_PREFIX="/clients/acme", API_KEY="x" * 9, APP_NAME="Acme Ltd"
@@ -134,7 +134,7 @@ def test_a_clone_that_fails_drops_its_database(
     postgres_server: Postgres,
     write_tenant: Callable[..., Path],
 ) -> None:
-    """If the prefix is taken, no database and no secret remain."""
+    """If the URL prefix of a clone is taken, no database and no secret remain."""
     things("acme", DATABASE_URI=postgres_server.new_database())
     write_tenant("zeta", URL_PREFIX="/taken")
 
@@ -152,7 +152,7 @@ def test_a_password_goes_to_a_secret(
     tenantry: RunCommand,
     postgres_server: Postgres,
 ) -> None:
-    """A URL with a password goes to `<data>/secrets`, not into the tenant file."""
+    """If a database URL contains a password, `restore` stores the URL as a secret."""
     things("acme")
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database().replace("postgres@", "postgres:MARKER@")
@@ -183,7 +183,7 @@ def test_a_secret_that_is_set_elsewhere_ends_the_restore(  # noqa: PLR0917 - fix
     variable: str,
     remedy: str,
 ) -> None:
-    """A restore rejects a secret set elsewhere, which would become the tenant's key or database."""
+    """`restore` rejects a secret that is set elsewhere, because the new tenant would use it."""
     backup(settings, "acme", Path("a").absolute())
     before = sorted(tree(Path()))
     monkeypatch.setenv(variable, "postgresql+psycopg://user:MARKER@old/db")
@@ -223,7 +223,7 @@ def test_a_mistake_is_one_line(  # noqa: PLR0917 - fixtures and cases
     code: int,
     reason: str,
 ) -> None:
-    """Each mistake on the command line gets one line and exit code 1 or 2; nothing is created."""
+    """A mistake in a `backup`, `restore` or `clone` command prints one line and creates nothing."""
     backup(settings, "acme", Path("a").absolute())
     before = sorted(tree(Path()))
 
@@ -238,7 +238,7 @@ def test_a_mistake_is_one_line(  # noqa: PLR0917 - fixtures and cases
 def test_a_tenant_file_over_the_limit_is_not_written(
     settings: HostSettings, tenantry: RunCommand
 ) -> None:
-    """No host would read a tenant file of more than 1 MiB, so nothing is created."""
+    """`restore` rejects a tenant file of more than 1 MiB, which no host would read."""
     config = dump_value({"BLUEPRINTS": ["landing"], "WORDS": "x" * FILE_LIMIT_BYTES}).encode()
     Path("a").write_bytes(sealed(archive(headers(config))))
 
@@ -250,7 +250,7 @@ def test_a_tenant_file_over_the_limit_is_not_written(
 
 
 def test_only_a_file_is_replaced(acme: Path, tenantry: RunCommand) -> None:
-    """A backup to a link (such as `/dev/stdout`), a pipe or a device does not replace that file."""
+    """A backup writes to a symbolic link, pipe or device (`/dev/stdout`) without replacing it."""
     Path("link").symlink_to("/dev/null")
     os.mkfifo("pipe")
 
@@ -274,7 +274,7 @@ def test_a_full_database_is_not_restored_into(
     postgres_server: Postgres,
     statement: str,
 ) -> None:
-    """A restore rejects a database with a table or a function, and does not change the database."""
+    """`restore` rejects a database that contains a table or a function, and leaves it unchanged."""
     things("acme")
     tenantry("backup", "acme", "a")
     url = postgres_server.new_database()

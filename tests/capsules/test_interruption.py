@@ -1,7 +1,7 @@
-"""SIGKILL and SIGTERM at any point of backup, restore and clone.
+"""Interrupting `backup`, `restore` or `clone` at any point leaves a consistent state.
 
-After SIGKILL, the next run of the command succeeds, and removes the files of the killed run. After
-SIGTERM, no file, secret or table of the command is left.
+After SIGKILL, the next run of the command succeeds and removes what the killed run left behind.
+After SIGTERM, the command leaves no files, secrets or tables.
 """
 
 import signal
@@ -47,7 +47,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(name="run")
 def _run(settings: HostSettings, tmp_path: Path) -> Run:
-    """Return a function that runs `tenantry`, and signals the process when it calls a function."""
+    """Return a function that runs `tenantry`, and sends a signal when it calls a given function."""
 
     def run(
         *words: str, at: str = "tenantry.cli.main", with_signal: int = 0
@@ -71,7 +71,7 @@ def _run(settings: HostSettings, tmp_path: Path) -> Run:
 def _acme(
     settings: HostSettings, write_shop: WriteShop, write_tenant: Callable[..., Path]
 ) -> Callable[..., None]:
-    """Return a function that creates tenant acme, with rows and a file."""
+    """Return a function that creates the tenant acme with rows and a file."""
 
     def make(**keys: str) -> None:
         write_tenant("acme", BLUEPRINTS=[write_shop(first())], **keys)
@@ -100,7 +100,7 @@ def row_counts(url: str) -> dict[str, int]:
 
 
 def found(folder: Path) -> set[str]:
-    """Return the files below a folder, without the files of tenant acme and of acme's endpoint."""
+    """Return the files below a folder, except those of the tenant acme and its endpoint."""
     names = set(tree(folder)) | {f"{path}" for path in folder.glob("instance/.capsules/*")}
     return {name for name in names if not name.startswith(("code/", "instance/acme/"))}
 
@@ -142,7 +142,7 @@ TOO_LATE = (
 def test_the_next_backup_removes_what_a_killed_one_left(
     acme: Callable[..., None], run: Run, tmp_path: Path, at: str
 ) -> None:
-    """The unfinished capsule and the copy of the folder go."""
+    """The next backup removes the unfinished capsule and the folder copy of a killed backup."""
     acme()
     before = found(tmp_path)
 
@@ -170,7 +170,7 @@ def test_a_terminated_backup_leaves_nothing(
 
 
 class Restore:
-    """A restore of acme as globex, or a clone, into some kind of database."""
+    """A command that restores or clones acme as globex, into the given kind of database."""
 
     def __init__(
         self, settings: HostSettings, server: Postgres, make: Callable[..., None], to: str
@@ -208,7 +208,7 @@ class Restore:
 
 @pytest.fixture(name="no_globex")
 def _no_globex(postgres_server: Postgres) -> Iterator[None]:
-    """Drop the database of the clone after the test."""
+    """Drop the clone's database after the test."""
     yield
     with closing(postgres_server.connect()) as connection:
         connection.execute("DROP DATABASE IF EXISTS globex")
@@ -224,7 +224,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fix
     to: str,
     at: str,
 ) -> None:
-    """After a killed restore, a second restore creates folder, secret and database normally."""
+    """After a restore is killed, a second restore creates folder, secret and database normally."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -247,7 +247,7 @@ def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and ca
     to: str,
     at: str,
 ) -> None:
-    """After SIGTERM, a restore leaves no folder, secret, file or table, and a clone no database."""
+    """After SIGTERM, `restore` leaves no files, secrets or tables, and `clone` no database."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -273,7 +273,7 @@ def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and cases
     at: str,
     number: signal.Signals,
 ) -> None:
-    """If the tenant file may already exist, the tenant keeps the folder, secret and database."""
+    """A signal that arrives once the tenant file may exist does not undo the restore."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 

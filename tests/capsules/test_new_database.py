@@ -1,4 +1,4 @@
-"""A new SQLite file outside the tenant's folder appears only when the restore commits the file."""
+"""A restore's new SQLite file gets its final name only when the restore commits."""
 
 import os
 from contextlib import suppress
@@ -17,12 +17,12 @@ def new_file(path: Path) -> NewDatabaseFile:
 
 
 def write(database: NewDatabaseFile) -> None:
-    """Create the file, as SQLite would."""
+    """Create the database file, as SQLite would."""
     Path(str(database.url.database)).write_text("rows")
 
 
 def test_a_committed_file_appears(tmp_path: Path) -> None:
-    """`commit` gives the database file the final name, and leaves no other file in the folder."""
+    """`commit` gives the new database file its final name, and leaves no temporary file."""
     with new_file(tmp_path / "a") as database:
         write(database)
         assert not (tmp_path / "a").exists()
@@ -33,7 +33,7 @@ def test_a_committed_file_appears(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_committed_goes(tmp_path: Path) -> None:
-    """A committed database file is deleted if a later statement of the block fails."""
+    """A new database file is deleted if the restore fails, even after `commit`."""
     with new_file(tmp_path / "a") as database:
         write(database)
     with suppress(ZeroDivisionError), new_file(tmp_path / "a") as database:
@@ -46,7 +46,7 @@ def test_a_file_that_is_not_committed_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_named", [False, True])
 def test_the_next_restore_removes_what_a_killed_one_left(tmp_path: Path, *, is_named: bool) -> None:
-    """A process can be killed before `commit`, or while `commit` renames the database file."""
+    """The next restore removes the database file that a killed restore left behind."""
     killed = new_file(tmp_path / "a").__enter__()
     write(killed)
     if is_named:
@@ -58,7 +58,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(tmp_path: Path, *, is_n
 
 
 def test_the_file_of_someone_else_stays(tmp_path: Path) -> None:
-    """A file that appeared after a killed restore does not belong to the restore."""
+    """A restore keeps a database file that another program created after a killed restore."""
     os.close(new_file(tmp_path / "a").__enter__()._lock)
     (tmp_path / "a").write_text("other")
 
@@ -69,7 +69,7 @@ def test_the_file_of_someone_else_stays(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_in_the_meantime_stays(tmp_path: Path) -> None:
-    """A file that someone else creates during the restore is not overwritten."""
+    """A restore does not overwrite a database file that another program creates meanwhile."""
     with new_file(tmp_path / "a") as database:
         write(database)
         (tmp_path / "a").write_text("other")
@@ -80,7 +80,7 @@ def test_a_file_that_appears_in_the_meantime_stays(tmp_path: Path) -> None:
 
 
 def test_one_restore_creates_a_file(tmp_path: Path) -> None:
-    """A second restore into the same file is rejected."""
+    """Two restores cannot create the same database file at the same time."""
     with (
         new_file(tmp_path / "a"),
         pytest.raises(DatabaseError, match="another restore is creating"),
@@ -93,7 +93,7 @@ def test_one_restore_creates_a_file(tmp_path: Path) -> None:
 def test_a_url_without_a_file_is_rejected(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database in memory, a URL with options or a missing folder cannot be restored into."""
+    """A restore rejects an in-memory database, a URL with options, and a missing folder."""
     monkeypatch.chdir(tmp_path)
 
     with (

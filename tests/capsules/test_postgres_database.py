@@ -1,4 +1,4 @@
-"""A PostgreSQL database for a restored tenant: empty before, and empty after any failure."""
+"""A restore needs an empty PostgreSQL database, and leaves it empty if the restore fails."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -50,7 +50,7 @@ def _url(postgres_url: str) -> URL:
 def _connection(
     postgres_server: Postgres, url: URL
 ) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    """Return a connection of another program."""
+    """Return a database connection, as another program would open it."""
     with closing(postgres_server.connect(str(url.database))) as connection:
         yield connection
 
@@ -68,7 +68,7 @@ def held(connection: Connection) -> list[str]:
 
 
 def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connection) -> None:
-    """A restore rejects a database with an object of any type, and keeps the object."""
+    """A restore rejects a PostgreSQL database that contains any object, and keeps the object."""
     named = []
     for name, statement in KINDS.items():
         connection.execute(statement)
@@ -76,14 +76,14 @@ def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connecti
             pass
         named.append((name, f"it holds {name}; name an empty database." in str(refused.value)))
         kind, _, identity = name.partition(" public.")
-        # the DROP fails if the restore has removed the object
+        # The `DROP` would fail if the restore had removed the object.
         connection.execute(f"DROP {kind} {identity}")
 
     assert [(name, True) for name in KINDS] == named
 
 
 def test_objects_that_are_not_committed_go(url: URL, connection: Connection) -> None:
-    """Objects of the migrations go; an object that another program creates later stays."""
+    """A restore that fails drops what its migrations created, but not other programs' objects."""
     with NewPostgresDatabase(url) as database:
         for statement in TANGLED:
             connection.execute(statement)
@@ -94,7 +94,7 @@ def test_objects_that_are_not_committed_go(url: URL, connection: Connection) -> 
 
 
 def test_failed_migrations_leave_nothing(url: URL, connection: Connection) -> None:
-    """Objects that a migration committed before another one failed go, too."""
+    """A restore that fails also drops objects that earlier migrations had committed."""
     with NewPostgresDatabase(url):
         for statement in TANGLED:
             connection.execute(statement)
@@ -103,7 +103,7 @@ def test_failed_migrations_leave_nothing(url: URL, connection: Connection) -> No
 
 
 def test_committed_objects_stay(url: URL, connection: Connection) -> None:
-    """No mark remains; a failure after the commit removes the objects all the same."""
+    """After a successful restore, the marker that the restore left in the database is gone."""
     with suppress(ZeroDivisionError), NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
         database.record_migrated()
@@ -119,7 +119,7 @@ def test_committed_objects_stay(url: URL, connection: Connection) -> None:
 
 
 def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
-    """An existing extension is kept; an extension that the migrations create is removed."""
+    """A restore accepts an existing extension, and drops extensions that its migrations created."""
     with NewPostgresDatabase(url) as database:
         connection.execute("CREATE EXTENSION vector; CREATE TABLE t (v vector)")
         database.record_migrated()
@@ -133,7 +133,7 @@ def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
 
 
 def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
-    """A second restore into the same schema is rejected; a restore into another schema succeeds."""
+    """Two restores cannot use one PostgreSQL schema at once, but can use two schemas."""
     connection.execute("CREATE SCHEMA acme")
     other = url.update_query_dict({"options": "-csearch_path=acme"})
 
@@ -147,12 +147,12 @@ def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
 
 
 def test_the_next_restore_removes_what_a_killed_one_left(url: URL, connection: Connection) -> None:
-    """The objects in the mark go; an object that came later is named, and stays."""
+    """The next restore drops objects that a killed restore created, and keeps any later object."""
     left = NewPostgresDatabase(url).__enter__()
     for statement in TANGLED:
         connection.execute(statement)
     left.record_migrated()
-    left._connection.close()  # close the connection as the kernel does for a killed process
+    left._connection.close()  # Close the connection, as the kernel does for a killed process.
 
     with NewPostgresDatabase(url):
         assert ["table tenantry_restoring"] == held(connection)
@@ -173,7 +173,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(url: URL, connection: C
     ],
 )
 def test_an_unusable_database_is_rejected(text: str, reason: str) -> None:
-    """The error about another engine, or an unreachable server, has no password."""
+    """The error about an unreachable or unsupported database server shows no password."""
     url = make_url(text).set(password="MARKER")
 
     with pytest.raises(DatabaseError, match=reason) as refused, NewPostgresDatabase(url):
@@ -183,7 +183,7 @@ def test_an_unusable_database_is_rejected(text: str, reason: str) -> None:
 
 
 def test_a_missing_schema_is_rejected(url: URL) -> None:
-    """A restore rejects a missing schema, because only `clone` creates schemas."""
+    """A restore rejects a missing PostgreSQL schema, because only `clone` creates schemas."""
     missing = url.update_query_dict({"options": "-csearch_path=missing"})
 
     with (

@@ -1,4 +1,4 @@
-"""Rows keep their values on the way from one database to another, of either engine."""
+"""Rows keep their values when they are copied between SQLite and PostgreSQL databases."""
 
 import math
 import uuid
@@ -55,7 +55,7 @@ def _database(postgres_server: Postgres, tmp_path: Path) -> Databases:
 
 
 def table_of(**kinds: Any) -> sa.Table:
-    """Return a table with a key, and a column of each kind."""
+    """Return a table with a primary key, and a column of each given type."""
     columns = [sa.Column(name, kind) for name, kind in kinds.items()]
     return sa.Table("a%b", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
 
@@ -77,7 +77,7 @@ def transfer(source: sa.Engine, target: sa.Engine) -> None:
 @pytest.mark.parametrize("to_engine", [SQLITE, POSTGRES])
 @pytest.mark.parametrize("from_engine", [SQLITE, POSTGRES])
 def test_every_value_arrives(database: Databases, from_engine: str, to_engine: str) -> None:
-    """After a restore, an app reads all rows, and the next inserted row gets a new key."""
+    """After rows are copied, an app reads the same values, and a new row gets a new key."""
     source, target = database(from_engine), database(to_engine)
     table = table_of(**{name: kind for name, (kind, _) in KINDS.items()})
     length = max(len(values) for _, values in KINDS.values())
@@ -105,7 +105,7 @@ def test_every_value_arrives(database: Databases, from_engine: str, to_engine: s
 @pytest.mark.parametrize("is_empty", [False, True])
 @pytest.mark.parametrize("engine", [POSTGRES, SQLITE])
 def test_a_key_is_not_used_twice(database: Databases, engine: str, *, is_empty: bool) -> None:
-    """The key of a deleted row is not given to a later row, in the restored database either."""
+    """In a restored database, a new row does not get the key of a row that was deleted earlier."""
     source, target = database(engine), database(engine)
     column = sa.Column("id", sa.Integer, primary_key=True)
     table = sa.Table("a%b", sa.MetaData(), column, sa.Column("flag", sa.Boolean),
@@ -141,7 +141,7 @@ def test_a_key_is_not_used_twice(database: Databases, engine: str, *, is_empty: 
 def test_a_value_that_does_not_fit_is_named(
     database: Databases, way: tuple[str, str], kind: Any, value: object, reason: str
 ) -> None:
-    """The error names the table of a value that the new database engine cannot hold."""
+    """The error about a value that the new database cannot store names the table."""
     source, target = map(database, way)
     table = table_of(value=kind)
     for engine in (source, target):
@@ -161,7 +161,7 @@ def test_a_value_that_does_not_fit_is_named(
 
 
 def test_postgres_values_survive_in_postgres(database: Databases) -> None:
-    """A value that only PostgreSQL has arrives exactly in another PostgreSQL database."""
+    """Values of PostgreSQL-only types are copied exactly to another PostgreSQL database."""
     kinds = {"i": "interval", "n": "numeric", "d": "double precision", "b": "bit(3)", "a": "int[]"}
     values = ("1 mon -2 days 03:04:05.000006", "NaN", "NaN", "101", "{1,NULL,3}")
     source, target = database(POSTGRES), database(POSTGRES)
@@ -182,7 +182,7 @@ def test_postgres_values_survive_in_postgres(database: Databases) -> None:
 
 
 def test_sqlite_values_keep_their_types(database: Databases) -> None:
-    """SQLite stores any value in any column, and so does an import."""
+    """Copying a SQLite table keeps values whose type differs from the type of their column."""
     source, target = database(SQLITE), database(SQLITE)
     rows = [(1, "no number", b"x"), (2, 1.5, "now"), (3, "2026", 7), (4, "a\0b", None)]
     for engine in (source, target):
@@ -212,7 +212,7 @@ TRIGGERS = {
 
 @pytest.mark.parametrize("engine", [SQLITE, POSTGRES])
 def test_triggers_do_not_run_during_an_import(database: Databases, engine: str) -> None:
-    """The rows hold what triggers wrote; triggers run again for new rows."""
+    """Triggers do not run while rows are imported, but run again for rows that are added later."""
     source, target = database(engine), database(engine)
     for each in (source, target):
         with each.begin() as connection:
@@ -235,7 +235,7 @@ def test_triggers_do_not_run_during_an_import(database: Databases, engine: str) 
 
 
 def test_rows_of_partitions_are_read_once(database: Databases) -> None:
-    """Rows of a partition belong to the partitioned table, and return to their partition."""
+    """Rows of a partitioned PostgreSQL table are copied once, and return to their partition."""
     source, target = database(POSTGRES), database(POSTGRES)
     for each in (source, target):
         with each.begin() as connection:
@@ -256,7 +256,7 @@ def test_rows_of_partitions_are_read_once(database: Databases) -> None:
 
 
 def test_a_broken_foreign_key_is_named(database: Databases) -> None:
-    """The error counts the rows that refer to missing rows, and names a table."""
+    """If imported rows break a foreign key, the error counts these rows and names a table."""
     source, target = database(SQLITE), database(SQLITE)
     for each in (source, target):
         with each.begin() as connection:

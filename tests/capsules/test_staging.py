@@ -1,4 +1,4 @@
-"""In the staging area, one process at a time creates a tenant; only committed files remain."""
+"""Only one process at a time can create a tenant, and only committed files remain."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tenantry.errors import TenantryError
 
 
 def created(data_dir: Path) -> list[str]:
-    """Return the files below `<data>` that are not in the staging area."""
+    """Return the files below `<data>`, except those in the staging area."""
     return sorted(name for name in tree(data_dir) if not name.startswith(".capsules/"))
 
 
@@ -34,7 +34,7 @@ def killed(staging: RestoreStaging) -> Iterator[RestoreStaging]:
 
 
 def test_committed_files_remain(tmp_path: Path) -> None:
-    """After a commit, only the owner can read the secret, and the staging area is empty."""
+    """After a commit, only the owner can read the new secret, and the staging area is empty."""
     with RestoreStaging(tmp_path, "acme") as staging:
         create(staging)
         with staging.commit():
@@ -46,7 +46,7 @@ def test_committed_files_remain(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_committed_go(tmp_path: Path) -> None:
-    """Without a commit, or after a failed commit, only files of other processes remain."""
+    """Without a successful commit, a restore leaves no files and keeps those of other processes."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets/GLOBEX").write_text("MARKER\n")
 
@@ -62,7 +62,7 @@ def test_files_that_are_not_committed_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_undo_callbacks_run_unless_committed(tmp_path: Path, *, is_committed: bool) -> None:
-    """The database of a clone is dropped unless the tenant is committed, whatever fails later."""
+    """A clone's database is dropped if the commit fails, but kept if a later step fails."""
     dropped: list[bool] = []
 
     with suppress(ZeroDivisionError), RestoreStaging(tmp_path, "acme") as staging:
@@ -81,7 +81,7 @@ def test_undo_callbacks_run_unless_committed(tmp_path: Path, *, is_committed: bo
 def test_the_next_process_removes_what_a_killed_one_left(
     tmp_path: Path, *, is_committed: bool
 ) -> None:
-    """A backup of another tenant removes a killed process's uncommitted folder and secret."""
+    """Any later backup removes the folder and secret that a killed restore left uncommitted."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
         if is_committed:
@@ -97,7 +97,7 @@ def test_the_next_process_removes_what_a_killed_one_left(
 
 @pytest.mark.parametrize("name", ["acme", "secrets"])
 def test_changed_files_are_not_removed(tmp_path: Path, name: str) -> None:
-    """A file with other content than the killed process wrote belongs to another process."""
+    """A file that was changed after a restore was killed is not removed."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
     for path in (tmp_path / name).iterdir():
@@ -110,7 +110,7 @@ def test_changed_files_are_not_removed(tmp_path: Path, name: str) -> None:
 
 
 def test_an_empty_folder_of_a_killed_process_goes(tmp_path: Path) -> None:
-    """A process can be killed between the creation of the empty folder and the rename over it."""
+    """The next process removes the empty folder of a restore that was killed before its rename."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
     for path in (tmp_path / "acme").iterdir():
@@ -123,7 +123,7 @@ def test_an_empty_folder_of_a_killed_process_goes(tmp_path: Path) -> None:
 
 
 def test_one_process_restores_a_tenant(tmp_path: Path) -> None:
-    """A second restore of the same name is rejected; other tenants and backups are not."""
+    """Two processes cannot restore the same tenant at once; other tenants are not affected."""
     with (
         RestoreStaging(tmp_path, "acme"),
         RestoreStaging(tmp_path, "globex"),
@@ -139,7 +139,7 @@ def test_one_process_restores_a_tenant(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["acme", "secrets"])
 def test_files_that_appear_in_the_meantime_stay(tmp_path: Path, name: str) -> None:
-    """A folder, even an empty one, or a secret that someone else has created is not touched."""
+    """A restore does not overwrite a folder or a secret that appears in the meantime."""
     existing = tmp_path / name
     with RestoreStaging(tmp_path, "acme") as staging:
         existing.mkdir()
@@ -153,7 +153,7 @@ def test_files_that_appear_in_the_meantime_stay(tmp_path: Path, name: str) -> No
 
 
 def test_the_next_backup_removes_what_a_killed_one_left(tmp_path: Path) -> None:
-    """A folder that no process has locked goes; the folder of a running backup stays."""
+    """A backup removes an unlocked folder of a killed backup, and keeps that of a running one."""
     (tmp_path / ".capsules/acme-left").mkdir(parents=True)
 
     with backup_staging(tmp_path, "acme") as one, backup_staging(tmp_path, "acme") as two:
