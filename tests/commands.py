@@ -1,4 +1,4 @@
-"""Runs commands of `tenantry` in the test's process."""
+"""Helps tests run `tenantry` commands in the test process."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from tenantry.cli import main
 
 @dataclass(frozen=True)
 class Result:
-    """The exit code and the output of a command."""
+    """The exit code and the output of a `tenantry` command."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ Tenantry = Callable[..., Result]
 
 @contextmanager
 def command_runner(capfd: pytest.CaptureFixture[str]) -> Iterator[Tenantry]:
-    """Yield a function that runs a command. Logging and `sys.path` are restored after the block."""
+    """Yield a function that runs a command. Restore logging and `sys.path` after the block."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
 

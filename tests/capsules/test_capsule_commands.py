@@ -250,7 +250,7 @@ def test_a_tenant_file_over_the_limit_is_not_written(
 
 
 def test_only_a_file_is_replaced(acme: Path, tenantry: RunCommand) -> None:
-    """A backup writes to a symbolic link, pipe or device (`/dev/stdout`) without replacing it."""
+    """`backup` rejects an output path that is a symbolic link or a pipe, and keeps that file."""
     Path("link").symlink_to("/dev/null")
     os.mkfifo("pipe")
 

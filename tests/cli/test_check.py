@@ -1,4 +1,4 @@
-"""`tenantry check`: problems of files, endpoints and databases."""
+"""`tenantry check` reports problems of tenant files, endpoints and databases."""
 
 import json
 import sys
@@ -19,13 +19,13 @@ from tenantry.tenants.catalogue import scan_tenants
 @pytest.mark.live
 @pytest.mark.usefixtures("acme")
 def test_check_counts_valid_tenants(tenantry: Tenantry) -> None:
-    """If there is no problem, `check` prints the number of tenants."""
+    """If no tenant has a problem, `tenantry check` prints the number of tenants."""
     assert Result(0, "1 tenant, 0 with problems.\n", "") == tenantry("check")
 
 
 @pytest.mark.usefixtures("acme")
 def test_check_names_every_problem(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """`check` prints a line for each problem of the named tenants, with exit code 1."""
+    """`tenantry check NAME…` prints each problem of the named tenants, and exits with 1."""
     write_tenant("globex", SECRET_KEY=None, BLUEPRINTS=["landin"])
 
     result = tenantry("check", "globex")
@@ -47,7 +47,7 @@ DATABASES = {
 
 @pytest.fixture(name="words")
 def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
-    """Return the values for the placeholders of `DATABASES`."""
+    """Return the values for the placeholders in `DATABASES`."""
     server = postgres_server.url("nowhere").replace("postgres@", "postgres:opensesame@")
     return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
 
@@ -57,7 +57,7 @@ def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
 def test_check_connects_to_databases(
     tenantry: Tenantry, write_tenant: Callable[..., Path], words: dict[str, str], case: str
 ) -> None:
-    """A database that accepts no connection is a problem with a reason and no password."""
+    """`tenantry check` reports an unreachable database without showing the password."""
     url, reason = (word.format(**words) for word in DATABASES[case])
     write_tenant("acme", DATABASE_URI=url)
 
@@ -75,7 +75,7 @@ def test_check_connects_to_databases(
 def test_check_finds_one_database_under_two_urls(
     tenantry: Tenantry, write_tenant: Callable[..., Path], postgres_url: str
 ) -> None:
-    """The URLs differ in the server's name, so only the servers can tell."""
+    """`tenantry check` asks the servers, so it finds that two URLs name the same database."""
     write_tenant("acme", DATABASE_URI=postgres_url)
     write_tenant("globex", DATABASE_URI=postgres_url.replace("127.0.0.1", "127.1"))
 
@@ -92,7 +92,7 @@ def test_check_finds_one_database_under_two_urls(
 def test_check_builds(
     tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """An endpoint that exists and fails to import is a problem."""
+    """`tenantry check` reports an endpoint that exists but cannot be imported."""
     package = tmp_path / "broken_endpoint"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -134,7 +134,7 @@ def test_no_endpoint_stops_check_or_serve(
     write_endpoint: Callable[[str, str], str],
     is_check: bool,
 ) -> None:
-    """An endpoint that ends or hangs the process is a problem of each tenant that enables it."""
+    """`check` and `serve` report each endpoint that exits or hangs, and continue."""
     ending = write_endpoint("ending", "import os\nprint('x')\nos._exit(0)\n")
     killing = write_endpoint("killing", "import os\nos.kill(os.getpid(), 9)\n")
     hanging = write_endpoint("hanging", "import threading\nthreading.Event().wait()\n")
@@ -178,7 +178,7 @@ def test_check_names_the_line_of_an_endpoint_that_fails_on_its_first_request(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """`check` names the failing line of the endpoint and the command that prints the traceback."""
+    """For an endpoint that fails on its first request, `check` prints the failing line."""
     endpoint = write_endpoint("failing", FAILS_ON_FIRST_REQUEST)
     write_tenant("acme", BLUEPRINTS=[endpoint])
 
@@ -193,7 +193,7 @@ def test_check_names_the_line_of_an_endpoint_that_fails_on_its_first_request(
 def test_check_finds_values_that_flask_rejects(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """A value that Flask rejects only in a request is a problem."""
+    """`tenantry check` reports a value that Flask rejects only when a request arrives."""
     write_tenant("acme", SERVER_NAME=7)
 
     assert "tenants/acme.py: cannot be built: " in tenantry("check").out
@@ -204,7 +204,7 @@ def test_check_finds_values_that_flask_rejects(
 def test_check_skips_a_disabled_tenant_unless_it_is_named(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """`check` skips a disabled tenant unless the command line names the tenant."""
+    """`tenantry check` skips a disabled tenant unless the command line names that tenant."""
     write_tenant("acme")
     write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
 

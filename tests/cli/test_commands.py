@@ -1,4 +1,4 @@
-"""What all commands have in common: help, exit codes, and errors on one line."""
+"""All `tenantry` commands have help, consistent exit codes, and one-line error messages."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tenantry.cli.later import LATER
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(tenantry: Tenantry, command: str) -> None:
-    """`--help` describes the command, with an example."""
+    """The `--help` of every `tenantry` command describes the command and has an example."""
     result = tenantry(command, "--help")
 
     assert (0, True) == (result.code, result.out.startswith(f"Usage: tenantry {command}"))
@@ -54,7 +54,7 @@ def test_every_command_has_help(tenantry: Tenantry, command: str) -> None:
 )
 @pytest.mark.usefixtures("acme")
 def test_bad_arguments_are_one_line_and_exit_2(tenantry: Tenantry, words: tuple[str, ...]) -> None:
-    """Misuse prints one line on stderr, and nothing else."""
+    """Wrong arguments print one line on stderr and nothing on stdout; the exit code is 2."""
     result = tenantry(*words)
 
     assert (2, "", 1) == (result.code, result.out, len(result.err.splitlines()))
@@ -63,7 +63,7 @@ def test_bad_arguments_are_one_line_and_exit_2(tenantry: Tenantry, words: tuple[
 def test_a_bad_setting_is_one_line_and_exit_2(
     tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message about an unknown `TENANTRY_` variable names the variable that was meant."""
+    """The error for a misspelled `TENANTRY_` variable suggests the correct name."""
     monkeypatch.setenv("TENANTRY_TENANT_DIR", "x")
 
     result = tenantry("list")
@@ -73,7 +73,7 @@ def test_a_bad_setting_is_one_line_and_exit_2(
 
 
 def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir: Path) -> None:
-    """If the tenants folder is missing, the message names the setting."""
+    """If the tenants folder does not exist, the error names the setting for the folder."""
     tenants_dir.rmdir()
 
     result = tenantry("check")
@@ -98,7 +98,7 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
 def test_a_later_command_or_option_is_rejected_by_name(
     tenantry: Tenantry, words: tuple[str, ...], name: str
 ) -> None:
-    """What the next versions bring is neither unknown nor ignored; the exit code is 2."""
+    """Commands and options of later versions are rejected by name, with exit code 2."""
     result = tenantry(*words)
 
     text = f"tenantry: {name!r} comes with a later version of Tenantry; see: tenantry --help.\n"
@@ -107,14 +107,14 @@ def test_a_later_command_or_option_is_rejected_by_name(
 
 @pytest.mark.usefixtures("acme")
 def test_words_of_a_flask_command_are_not_rejected(tenantry: Tenantry) -> None:
-    """Words after `--` go to the app, even words that are options of a later Tenantry version."""
+    """Arguments after `--` go to the app's Flask command, even if Tenantry reserves the option."""
     result = tenantry("run", "acme", "--", "routes", "--all-methods")
 
     assert 0 == result.code
 
 
 def test_help_shows_no_later_command(tenantry: Tenantry) -> None:
-    """`--help` lists only commands that work."""
+    """`tenantry --help` lists only commands that exist."""
     shown = {line.split()[0] for line in tenantry("--help").out.splitlines() if line.strip()}
 
     later = {command for command, words in LATER.items() if not words}
@@ -123,7 +123,7 @@ def test_help_shows_no_later_command(tenantry: Tenantry) -> None:
 
 @pytest.mark.live
 def test_the_command_is_installed(tmp_path: Path) -> None:
-    """`tenantry` without a command prints its help, with exit code 2."""
+    """`tenantry` without a command prints its help and exits with 2."""
     program = Path(sys.executable).with_name("tenantry")
 
     result = subprocess.run(

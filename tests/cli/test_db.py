@@ -1,4 +1,4 @@
-"""`tenantry db`: migrations of chosen tenants."""
+"""`tenantry db` migrates the databases of the chosen tenants."""
 
 import io
 import json
@@ -24,7 +24,7 @@ WriteTenant = Callable[..., Path]
 def test_a_fleet_is_upgraded_and_downgraded(
     write_shop: WriteShop, write_tenant: WriteTenant, tenantry: Tenantry
 ) -> None:
-    """`upgrade --all` and `status` report failures; `downgrade` reverts the successful upgrades."""
+    """`db upgrade --all` and `status` report failures; `downgrade` reverts successful upgrades."""
     write_shop(first(), second("if name.startswith('globex'): raise ValueError('no')"))
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["corp.shop"])
@@ -58,7 +58,7 @@ def test_status_reads_as_many_databases_at_once_as_jobs(
     jobs: str,
     state: str,
 ) -> None:
-    """With one job, two reads that wait for each other fail."""
+    """`tenantry db status --jobs N` reads N databases at a time."""
     write_shop(first())
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["corp.shop"])
@@ -76,7 +76,7 @@ def test_status_reads_as_many_databases_at_once_as_jobs(
 
 
 class Terminal(io.StringIO):
-    """A stderr that claims to be a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """Return True."""
@@ -84,7 +84,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar counts every database; only a problem gets a line."""
+    """On a terminal, `tenantry db` shows a progress bar, and prints a line only for a problem."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
 
@@ -110,7 +110,7 @@ def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_misuse_exits_2(
     words: list[str], text: str, write_tenant: WriteTenant, tenantry: Tenantry
 ) -> None:
-    """`db` rejects unknown tenants, and `NAME` with `--all`, and a missing argument."""
+    """`tenantry db` rejects unknown tenants, `NAME` with `--all`, and a missing argument."""
     write_tenant("acme")
 
     result = tenantry("db", *words)

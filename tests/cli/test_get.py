@@ -1,4 +1,4 @@
-"""`tenantry get`: one request through the real stack."""
+"""`tenantry get` sends one request through the full stack, without a server."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from commands import Tenantry
 
 @pytest.mark.usefixtures("acme")
 def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
-    """`get` prints status line, headers and body like HTTP."""
+    """`tenantry get` prints status line, headers and body as in an HTTP response."""
     result = tenantry("get", "/acme/?name=Ada")
 
     head, _, body = result.out.partition("\n\n")
@@ -33,7 +33,7 @@ def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
 def test_get_ends_with_1_on_an_error_status(
     tenantry: Tenantry, words: tuple[str, ...], status: int
 ) -> None:
-    """The exit code of `get` is 1 if the response's status is at least 400."""
+    """`tenantry get` exits with 1 if the response has a status of 400 or above."""
     result = tenantry("get", *words, "--json")
 
     assert (1, status) == (result.code, json.loads(result.out)["status"])
@@ -58,7 +58,7 @@ def test_get_prints_an_incomplete_answer(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """If an app fails in the middle of a body, `get` prints the first part and exits with 1."""
+    """If an app fails in the middle of a body, `tenantry get` prints what came before."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
 
     half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")

@@ -1,4 +1,4 @@
-"""`tenantry key`: a client key, printed once."""
+"""`tenantry key` creates a client key and prints it once."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from tenantry.tenants.clients import hash_client_key, parse_clients
 
 
 def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> None:
-    """The line is valid in CLIENTS and accepts the key; the tenant file is not changed."""
+    """`tenantry key` prints a key and its `CLIENTS` line, and does not change the tenant file."""
     before = acme.read_text()
     result = tenantry("key", "acme", "mobile")
     _, key, _, where, line = result.out.splitlines()
@@ -24,7 +24,7 @@ def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> N
 
 
 def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
-    """`key --json` has the key and the line."""
+    """`tenantry key --json` prints the key and the line for `CLIENTS`."""
     del acme
     made = json.loads(tenantry("key", "acme", "mobile", "--json").out)
 
@@ -45,7 +45,7 @@ def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
 def test_key_refuses_an_unknown_tenant_and_a_bad_name(
     tenantry: Tenantry, acme: Path, words: tuple[str, ...], text: str
 ) -> None:
-    """The exit code is 2, and no key is printed."""
+    """For an unknown tenant or a bad client name, `tenantry key` exits with 2 and prints no key."""
     del acme
     result = tenantry("key", *words)
 

@@ -1,4 +1,4 @@
-"""`tenantry list` without a running host."""
+"""`tenantry list` works without a running host."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from commands import Tenantry
 
 
 def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """In a pipe, `list` prints a tab-separated line for each tenant in any state."""
+    """If stdout is a pipe, `tenantry list` prints a tab-separated line for every tenant."""
     write_tenant("acme")
     write_tenant("broken", text="SECRET_KEY = ")
     write_tenant("closed", MAINTENANCE=True, URL_PREFIX="/c/d")
@@ -30,7 +30,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    """If the operator state is unreadable, `list` and `plan` show the tenant as disabled."""
+    """`list` and `plan` show a tenant with an unreadable operator state as disabled."""
     for name in ("acme", "globex"):
         write_tenant(name)
     (data_dir / "acme").mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
 
 @pytest.mark.usefixtures("acme")
 def test_list_prints_json(tenantry: Tenantry) -> None:
-    """`list --json` prints an object for each tenant."""
+    """`tenantry list --json` prints an object for each tenant."""
     row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
     row |= {"reason": ""}
 

@@ -1,4 +1,4 @@
-"""`maintenance`, `disable` and `enable` change the operator state, even several at once."""
+"""`maintenance`, `disable` and `enable` change a tenant's operator state, even concurrently."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def _is_locked(path: Path) -> bool:
 def test_two_changes_at_once_are_both_kept(
     data_dir: Path, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command reads and writes the state under one lock, so no other change is lost."""
+    """If two commands change the operator state at the same time, both changes are kept."""
     write_tenant("acme")
     seen: list[bool] = []
 
@@ -50,7 +50,7 @@ def test_two_changes_at_once_are_both_kept(
 def test_an_unusable_data_folder_is_one_error(
     data_dir: Path, write_tenant: Callable[..., Path]
 ) -> None:
-    """The error says that nothing was changed."""
+    """If the data folder is unusable, `maintenance` prints one error and changes nothing."""
     write_tenant("acme")
     data_dir.write_text("no folder")
 

@@ -1,4 +1,4 @@
-"""`tenantry new` writes a tenant file and the tenant's secret, and overwrites nothing."""
+"""`tenantry new` writes a tenant file and a secret, and overwrites nothing."""
 
 import stat
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from commands import Tenantry
 def test_new_writes_a_tenant_that_serves(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new` writes a tenant file and a secret (mode 0600), and the new tenant answers."""
+    """`tenantry new` writes a tenant file and a secret with mode 0600, and the tenant works."""
     made = tenantry("new", "acme-shop", "--prefix", "/clients/acme")
     answer = tenantry("get", "/clients/acme/")
 
@@ -23,7 +23,7 @@ def test_new_writes_a_tenant_that_serves(
 
 
 def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: Path) -> None:
-    """`new` does not change an existing tenant file or secret, and exits with 1."""
+    """`tenantry new` exits with 1 if the tenant file or the secret exists, and changes neither."""
     tenantry("new", "acme")
     before = (tenants_dir / "acme.py").read_bytes()
     again = tenantry("new", "acme")
@@ -38,7 +38,7 @@ def test_new_never_overwrites(tenantry: Tenantry, tenants_dir: Path, data_dir: P
 def test_new_makes_no_secret_that_would_not_be_used(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the secret is set elsewhere, `secret` would not return the fresh one: exit code 1."""
+    """If the secret is already set elsewhere, `tenantry new` exits with 1 and creates nothing."""
     monkeypatch.setenv("ACME_SECRET_KEY", "MARKER")
 
     result = tenantry("new", "acme")
@@ -63,7 +63,7 @@ def test_new_rejects_a_prefix_that_another_tenant_has(
     data_dir: Path,
     words: tuple[str, ...],
 ) -> None:
-    """`new` rejects a prefix that equals, contains or lies inside any tenant file's prefix."""
+    """`tenantry new` rejects a URL prefix that equals, contains or is inside another tenant's."""
     write_tenant("acme", URL_PREFIX="/clients/acme")
     write_tenant("broken", text="SECRET_KEY = (")
 
@@ -75,7 +75,7 @@ def test_new_rejects_a_prefix_that_another_tenant_has(
 def test_new_accepts_the_prefix_of_a_disabled_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """A disabled tenant has no prefix, and prefixes are compared by whole segments."""
+    """`tenantry new` accepts the URL prefix of a disabled tenant, because that prefix is free."""
     write_tenant("acme", URL_PREFIX="/clients/acme", ENABLED=False)
     write_tenant("globex", URL_PREFIX="/clients/acme-2")
 

@@ -1,4 +1,4 @@
-"""`tenantry plan` with snapshots."""
+"""`tenantry plan` compares the tenants folder with a snapshot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from tenantry.tenants.clients import hash_client_key
 def test_plan_shows_that_a_client_key_changed(
     tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The line has a fingerprint instead of the key."""
+    """`tenantry plan` shows a changed client key as a fingerprint, and never the key itself."""
     lines = []
     for key in ("one", "two"):
         write_tenant("acme", CLIENTS={"web": hash_client_key(key)})

@@ -1,4 +1,4 @@
-"""`tenantry restart` refuses or gives up; the test process stands in for the gunicorn worker."""
+"""`tenantry restart` refuses or gives up. In these tests, the test process acts as the worker."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ MASTER = 1 << 22
 
 @pytest.fixture(name="signals")
 def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
-    """Return the signals that are sent to the master; no step waits."""
+    """Return the signals that the command sends to gunicorn's master. No step waits."""
     sent: list[signal.Signals] = []
     monkeypatch.setattr(
         "tenantry.server.rolling_restart._send", lambda _, number: sent.append(number)
@@ -34,7 +34,7 @@ def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
 
 @pytest.fixture(name="endpoint")
 def _endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the package of a good endpoint, `shop.orders`."""
+    """Return the package of a working endpoint, `shop.orders`."""
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = tmp_path / "shop/orders"
     folder.mkdir(parents=True)
@@ -54,7 +54,10 @@ def _serving(
     host: Host,
     endpoint: Path,
 ) -> Iterator[None]:
-    """Serve acme with the test's endpoint; the test process reports like a gunicorn worker."""
+    """Serve acme with the endpoint `shop.orders`.
+
+    The test process answers like a gunicorn worker.
+    """
     del endpoint
     write_tenant("acme", BLUEPRINTS=["shop.orders"])
     host.load()
@@ -68,7 +71,7 @@ def _serving(
 def test_code_that_cannot_build_a_tenant_is_refused(
     settings: HostSettings, signals: list[signal.Signals], endpoint: Path
 ) -> None:
-    """The error names the tenant and the reason, and no worker is started."""
+    """If new code cannot build a tenant, `tenantry restart` names it and starts no worker."""
     (endpoint / "blueprint.py").write_text("raise RuntimeError('half a release')\n")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*half a release") as refused:
@@ -81,7 +84,7 @@ def test_code_that_cannot_build_a_tenant_is_refused(
 def test_a_stale_tenant_would_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker does not know the last good version, so restart refuses."""
+    """`tenantry restart` refuses while a served tenant's file is broken."""
     write_tenant("acme", SECRET_KEY="short")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*SECRET_KEY"):
@@ -94,7 +97,7 @@ def test_a_stale_tenant_would_be_lost(
 def test_force_restarts_although_a_tenant_is_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """With `restart --force`, tenants without a failure get new code."""
+    """`tenantry restart --force` starts a new worker even if a tenant's file is broken."""
     write_tenant("acme", SECRET_KEY="short")
 
     with pytest.raises(TenantryError, match="s for a new worker"):
@@ -107,7 +110,7 @@ def test_force_restarts_although_a_tenant_is_lost(
 def test_a_tenant_that_does_not_serve_cannot_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """A tenant file that no worker serves does not prevent a restart."""
+    """A broken tenant file that no worker serves does not prevent `tenantry restart`."""
     write_tenant("broken", text="SECRET_KEY = ")
 
     with pytest.raises(TenantryError, match="s for a new worker"):
@@ -118,7 +121,7 @@ def test_a_tenant_that_does_not_serve_cannot_be_lost(
 
 @pytest.mark.usefixtures("serving")
 def test_a_missing_folder_is_refused(settings: HostSettings, signals: list[signal.Signals]) -> None:
-    """Without a tenants folder, `restart` refuses, because new workers would serve no tenant."""
+    """`tenantry restart` refuses if the tenants folder is missing."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):
@@ -131,7 +134,7 @@ def test_a_missing_folder_is_refused(settings: HostSettings, signals: list[signa
 def test_a_worker_that_does_not_start_is_taken_back(
     settings: HostSettings, signals: list[signal.Signals]
 ) -> None:
-    """The master is left with as many workers as before."""
+    """If a new worker does not start, `tenantry restart` restores the old number of workers."""
     with pytest.raises(TenantryError, match="s for a new worker"):
         restart(settings)
 
@@ -141,7 +144,7 @@ def test_a_worker_that_does_not_start_is_taken_back(
 def test_another_server_is_not_signalled(
     settings: HostSettings, signals: list[signal.Signals], host: Host
 ) -> None:
-    """Under waitress or uWSGI, the parent process may be a shell or systemd."""
+    """Under servers other than gunicorn, `tenantry restart` fails and sends no signal."""
     control = ControlSocket(settings.data_dir, {"list": host.report.listing})
 
     with pytest.raises(TenantryError, match="needs gunicorn"):

@@ -1,4 +1,4 @@
-"""The commands `tenantry routes` and `tenantry run` of a tenant's Flask app."""
+"""`tenantry routes` and `tenantry run` use a tenant's Flask app."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from commands import Tenantry
 
 @pytest.mark.usefixtures("acme")
 def test_routes_shows_rules_under_the_prefix(tenantry: Tenantry) -> None:
-    """`routes` prints rule, methods and endpoint."""
+    """`tenantry routes` prints rule, methods and Flask endpoint of each route."""
     assert "/acme/\tGET,HEAD,OPTIONS\tlanding.landingpage\n" == tenantry("routes", "acme").out
 
 
 @pytest.mark.usefixtures("acme")
 def test_run_is_flask_inside_the_tenant(tenantry: Tenantry) -> None:
-    """`run` passes its arguments to Flask's command line with the tenant's app."""
+    """`tenantry run NAME -- ARGS` runs Flask's command line with the tenant's app."""
     result = tenantry("run", "acme", "--", "routes")
 
     assert (0, True) == (result.code, "landing.landingpage" in result.out)

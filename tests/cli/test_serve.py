@@ -1,4 +1,4 @@
-"""The report and listeners of `tenantry serve` before gunicorn starts."""
+"""`tenantry serve` prints a report and checks the listeners before gunicorn starts."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from tenantry.tenants.catalogue import scan_tenants
 def test_the_start_report_names_tenants_and_problems(
     settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """The report says where each tenant answers, and why a file is rejected."""
+    """`tenantry serve` reports the URL of each tenant, and why it rejects a file."""
     write_tenant("broken", text="1 +")
 
     lines = start_report(settings, scan_tenants(settings), "127.0.0.1:80")
@@ -31,7 +31,7 @@ def test_the_start_report_names_tenants_and_problems(
 def test_serve_rejects_an_unknown_tenant(
     tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch, write_tenant: Callable[..., Path]
 ) -> None:
-    """The message about an unknown `--only` lists the tenants; the exit code is 2."""
+    """If `--only` names an unknown tenant, `tenantry serve` lists all tenants and exits with 2."""
     monkeypatch.setenv("TENANTRY_ONLY", "")
     write_tenant("acme")
 
@@ -56,7 +56,7 @@ def test_serve_rejects_an_unknown_tenant(
 def test_serve_names_the_listener_that_cannot_be_opened(
     tenantry: Tenantry, tmp_path: Path, bind: str, reason: str
 ) -> None:
-    """If a listener cannot be opened, one line names the option, the listener and the reason."""
+    """If `tenantry serve` cannot open a listener, the error names option, address and reason."""
     with socket.socket() as taken, socket.socket(socket.AF_UNIX) as taken_path:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -74,7 +74,7 @@ def test_serve_names_the_listener_that_cannot_be_opened(
 def test_serve_names_the_variable_of_a_listener(
     tenantry: Tenantry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message about the operators' listener names the variable `TENANTRY_ADMIN_BIND`."""
+    """The error about the operators' listener names the variable `TENANTRY_ADMIN_BIND`."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""`tenantry show`: effective values, and no secrets."""
+"""`tenantry show` prints a tenant's effective configuration without secrets."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tenantry.tenants.clients import hash_client_key
 
 @pytest.mark.usefixtures("acme")
 def test_show_masks_secrets(tenantry: Tenantry) -> None:
-    """`show` prints every key of a tenant with the effective value, and no secret."""
+    """`tenantry show` prints every key of a tenant with its effective value, and masks secrets."""
     shown = json.loads(tenantry("show", "acme", "--json").out)
 
     assert ("Acme Ltd", "/acme") == (shown["APP_NAME"], shown["URL_PREFIX"])
@@ -24,7 +24,7 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
 
 
 def test_show_masks_client_keys(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """Client names, limits and the issuer are shown; hashes are masked."""
+    """`tenantry show` prints client names, limits and the issuer, and masks hashes."""
     entry = {"key": hash_client_key("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
     oidc = {"issuer": "https://login.test", "audience": "acme"}
     write_tenant("acme", CLIENTS={"web": hash_client_key("password"), "app": entry}, OIDC=oidc)
@@ -39,7 +39,7 @@ def test_show_masks_client_keys(tenantry: Tenantry, write_tenant: Callable[..., 
 def test_show_masks_what_secret_returned(
     tenantry: Tenantry, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret under an inconspicuous key is masked too."""
+    """`tenantry show` masks a value from `secret()`, whatever the key's name."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     text = "from tenantry import secret\nLOOKS_HARMLESS = [b'x' + secret('ACME_OTHER').encode()]\n"
     path = write_tenant("acme")
@@ -53,7 +53,7 @@ def test_show_masks_what_secret_returned(
 def test_show_masks_the_password_of_a_database(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """`show` prints the database URL without the password."""
+    """`tenantry show` prints the database URL without the password."""
     write_tenant("acme", DATABASE_URI="sqlite://user:hunter2@/x.db")
 
     assert "hunter2" not in tenantry("show", "acme").out
@@ -62,7 +62,7 @@ def test_show_masks_the_password_of_a_database(
 def test_show_of_a_rejected_tenant_is_its_problems(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """A command about a rejected tenant prints the tenant's problems on stderr and exits with 1."""
+    """For a rejected tenant, `tenantry show` prints the problems on stderr and exits with 1."""
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     result = tenantry("show", "acme")

@@ -1,4 +1,4 @@
-"""`tenantry top` reads counters that the test process wrote."""
+"""`tenantry top` shows live usage from counters that the test process writes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def _counters(data_dir: Path) -> Iterator[UsageCounters]:
 
 @pytest.fixture(name="moving")
 def _moving(monkeypatch: pytest.MonkeyPatch, counters: UsageCounters) -> None:
-    """Make time pass only in `sleep`: one request of acme, three refusals of globex."""
+    """Each `sleep` of the command adds one request of acme and three refusals of globex."""
     now = [100.0]
 
     def sleep(seconds: float) -> None:
@@ -60,7 +60,7 @@ def _moving(monkeypatch: pytest.MonkeyPatch, counters: UsageCounters) -> None:
      ("tenant", ["acme", "globex"])],
 )  # fmt: skip
 def test_top_shows_rates_per_second(tenantry: Tenantry, sort: str, names: list[str]) -> None:
-    """Usage before the command started is not part of a rate."""
+    """`tenantry top` computes rates only from usage after the command started."""
     rows = json.loads(tenantry("top", "--json", "--interval", "2", "--sort", sort).out)
 
     by_name = {row["tenant"]: row for row in rows}
@@ -73,10 +73,10 @@ def test_top_shows_rates_per_second(tenantry: Tenantry, sort: str, names: list[s
 
 @pytest.mark.usefixtures("moving")
 def test_rates_are_per_worker_or_summed(data_dir: Path, counters: UsageCounters) -> None:
-    """`top` has rows with process IDs, one for each worker, or sums over all workers."""
+    """`tenantry top` shows a row for each worker, or sums over all workers."""
     other = UsageCounters()
     rates = [UsageRates(counters_folder(data_dir), each, "tenant") for each in (True, False)]
-    other.open(counters_folder(data_dir))  # a worker that starts between the two samples of `top`
+    other.open(counters_folder(data_dir))  # this worker starts between two samples of `top`
     for one in (counters, other):
         one.add_request(request_record("acme", wall_ns=1, processor_ns=1))
 
@@ -88,7 +88,7 @@ def test_rates_are_per_worker_or_summed(data_dir: Path, counters: UsageCounters)
 
 @pytest.mark.usefixtures("moving")
 def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageCounters) -> None:
-    """`top` shows a tenant with requests in flight even if no request of the tenant has ended."""
+    """`tenantry top` lists a tenant that has requests in flight but no completed request."""
     reports = {
         os.getpid(): {"in_flight": {"acme": 2, "hung": 1}, "stuck": {"hung": 1}},
         1: {"in_flight": {"acme": 1}, "stuck": {}},
@@ -105,7 +105,7 @@ def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageC
 
 @pytest.mark.usefixtures("moving")
 def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None:
-    """The table of `top` has as many rows as fit, and the number of hidden tenants."""
+    """`tenantry top` shows as many rows as fit, and how many tenants are hidden."""
     rates = UsageRates(counters_folder(data_dir), False, "processor")
     time.sleep(1)
     console = Console(width=120)
@@ -118,7 +118,7 @@ def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None
 
 
 def test_rates_need_a_running_host(data_dir: Path, counters: UsageCounters) -> None:
-    """Counters of a host that has ended are one error."""
+    """`tenantry top` prints one error if the counters belong to a host that has ended."""
     counters.close()
 
     with pytest.raises(TenantryError, match="no host is running with data folder"):

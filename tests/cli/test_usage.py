@@ -1,4 +1,4 @@
-"""`tenantry usage` reads counters that the test process wrote."""
+"""`tenantry usage` prints totals from counters that the test process writes."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def _counters(data_dir: Path) -> Iterator[UsageCounters]:
 
 @pytest.mark.usefixtures("counters")
 def test_usage_prints_json(tenantry: Tenantry) -> None:
-    """`usage` prints a row for each tenant, sorted by name, with times in seconds."""
+    """`tenantry usage --json` prints a row per tenant, sorted by name, with times in seconds."""
     rows = json.loads(tenantry("usage", "--json").out)
 
     assert ["acme", "globex"] == [row["tenant"] for row in rows]
@@ -45,7 +45,7 @@ def test_usage_prints_json(tenantry: Tenantry) -> None:
 
 @pytest.mark.usefixtures("counters")
 def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
-    """CSV has a heading; the lines without options have the same values."""
+    """`tenantry usage --csv` adds a heading; the values are the same as in the default output."""
     rows = [*csv.DictReader(tenantry("usage", "--csv").out.splitlines())]
     lines = tenantry("usage").out.splitlines()
 
@@ -59,7 +59,7 @@ def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
     [("1h", 2), ("7d", 2), ("2001-01-01", 2), ("2001-01-01T00:00+02:00", 2), ("2999-01-01", 0)],
 )
 def test_usage_starts_at_a_moment(tenantry: Tenantry, since: str, tenants: int) -> None:
-    """`--since` is a date, a date-time or a time span before now."""
+    """`tenantry usage --since` accepts a date, a date-time, or a time span before now."""
     assert tenants == len(json.loads(tenantry("usage", "--json", "--since", since).out))
 
 
@@ -69,7 +69,7 @@ def test_usage_starts_at_a_moment(tenantry: Tenantry, since: str, tenants: int) 
     [(["--since", "yesterday"], "write 2026-11-01"), (["--csv", "--json"], "choose one")],
 )
 def test_misuse_of_usage_is_explained(tenantry: Tenantry, words: list[str], text: str) -> None:
-    """The exit code is 2, and the message says what to write."""
+    """For wrong options, `tenantry usage` explains what to write and exits with 2."""
     result = tenantry("usage", *words)
 
     assert (2, True) == (result.code, text in result.err)
