@@ -1,4 +1,4 @@
-"""Apps with one table, for tests of databases."""
+"""Helps database tests create apps that have one table."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PROBLEM = "application/problem+json"
 
 
 class RowCount(Resource):  # type: ignore[misc]
-    """The number of rows in the tenant's table."""
+    """A Flask-RESTful resource that counts the rows of the tenant's table."""
 
     def get(self) -> int:
         """Return the number of rows in the table."""

@@ -60,7 +60,7 @@ def compute(seconds):
 
 
 def make_hanging_site(folder: Path, **keys: dict[str, object]) -> Path:
-    """Create the endpoint and a tenant per keyword, and return the tenants folder."""
+    """Create the endpoint, and one tenant per keyword argument. Return the tenants folder."""
     package = folder / "stuck/hanging"
     package.mkdir(parents=True)
     for init in (folder / "stuck/__init__.py", package / "__init__.py"):

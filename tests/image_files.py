@@ -1,4 +1,4 @@
-"""Image files for tests. The images show noise, which does not compress well."""
+"""Creates image files for tests. The images show noise, which does not compress well."""
 
 from io import BytesIO
 
@@ -19,7 +19,7 @@ def animation(kind: str) -> bytes:
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Return an image, encoded."""
+    """Return an image in the given format."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

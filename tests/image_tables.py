@@ -1,4 +1,4 @@
-"""Tests and benchmarks create the tables of the images endpoint with that endpoint's migration."""
+"""Helps tests and benchmarks create the tables of the images endpoint with its migration."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ from tenantry.endpoints import images
 
 
 def migrate(url: str) -> None:
-    """Upgrade a database to the head of the images branch."""
+    """Create the tables by running the migration."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         context = MigrationContext.configure(connection)
@@ -26,13 +26,13 @@ def migrate(url: str) -> None:
 
 
 def downgrade(engine: Engine) -> None:
-    """Remove the tables."""
+    """Remove the tables by reverting the migration."""
     with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
         revision_module().downgrade()
 
 
 def revision_module() -> ModuleType:
-    """Return the module of the only revision."""
+    """Return the module of the endpoint's only revision."""
     path = Path(str(images.__file__)).parent / "migrations/0001_images.py"
     spec = importlib.util.spec_from_file_location("images_0001", path)
     assert spec is not None

@@ -1,4 +1,4 @@
-"""The connection budget decides which pool gets which connection."""
+"""The connection budget limits how many database connections all tenants open together."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tenantry.database.errors import ConnectionCounts, ConnectionsExhaustedError
 
 
 class FakePool:
-    """A tenant's connection pool without a database. The connections of the pool are strings."""
+    """A tenant's connection pool without a database. Its connections are strings."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -33,13 +33,13 @@ def _globex() -> FakePool:
 
 @pytest.fixture(name="in_background")
 def _in_background() -> Iterator[ThreadPoolExecutor]:
-    """Return threads that acquire connections, closed when the test ends."""
+    """Return a thread pool in which tests wait for connections. The fixture closes the pool."""
     with ThreadPoolExecutor() as threads:
         yield threads
 
 
 def test_the_newest_idle_connection_is_used_first(acme: FakePool) -> None:
-    """A pool hands out returned connections in the order last in, first out."""
+    """A connection pool reuses the connection that was returned last."""
     budget = ConnectionBudget(2)
     budget.acquire(acme)
     budget.acquire(acme)
@@ -53,7 +53,7 @@ def test_the_newest_idle_connection_is_used_first(acme: FakePool) -> None:
 def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """With no permit left, a tenant gets that of the connection that was idle the longest."""
+    """If the budget is used up, the connection that was idle longest is closed, whoever owns it."""
     budget = ConnectionBudget(3)
     for pool, connection in ((acme, "a1"), (globex, "g1"), (acme, "a2")):
         budget.acquire(pool, must_open=True)
@@ -74,7 +74,7 @@ def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
 def test_the_error_after_a_time_out_names_every_tenants_connections(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """The time-out error has the waiting tenant, time, each tenant's connections and a remedy."""
+    """The time-out error says how long the tenant waited, and who has how many connections."""
     now = [0.0]
     budget = ConnectionBudget(3, wait_s=0, clock=lambda: now.__setitem__(0, now[0] + 1.5) or now[0])
     for pool in (globex, acme, globex):
@@ -94,7 +94,7 @@ def test_the_error_after_a_time_out_names_every_tenants_connections(
 def test_waiters_are_served_in_order(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor
 ) -> None:
-    """Waiting requests get, in order, a connection of the own pool or another pool's permit."""
+    """Requests that wait for a connection are served in order, even if they are of two tenants."""
     budget = ConnectionBudget(1, wait_s=60)
     budget.acquire(acme)
     waiting = []
@@ -118,7 +118,7 @@ def test_a_pool_waits_for_its_own_connection_before_it_evicts_anothers(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A pool first waits for a checked-out connection, even if another pool's is idle."""
+    """A tenant waits for one of its own connections before the budget closes another tenant's."""
     budget = ConnectionBudget(2)
     budget.acquire(globex)
     budget.checkin(globex, "g1")
@@ -147,7 +147,7 @@ def test_the_wait_for_an_own_connection_follows_the_average_checkout(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, average_checkout_s: float,
     own_wait_s: float,
 ) -> None:  # fmt: skip
-    """A pool waits ten average checkouts, at most a bound, before evicting another's connection."""
+    """A tenant waits up to ten average checkouts before another tenant's connection is closed."""
     waits: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waits.append(seconds))
     budget = ConnectionBudget(2, wait_s=5.0)
@@ -166,7 +166,7 @@ def test_a_released_permit_ends_the_wait_for_an_own_connection(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A free permit is as good as an own connection: nothing is evicted."""
+    """A tenant that waits for its own connection stops waiting when the budget has room again."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     for pool in (globex, globex, acme):
@@ -185,7 +185,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A waiter that loses the permit to an earlier waiter evicts another tenant's connection."""
+    """If the connection that a tenant waits for is lost, another tenant's idle one is closed."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     initech = FakePool("initech")
@@ -207,7 +207,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
 def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While an instance is replaced, the connections of two pools count as the tenant's own."""
+    """A reloaded tenant does not wait for connections of its old pool."""
     budget = ConnectionBudget(2)
     for pool in (globex, acme):
         budget.acquire(pool)
@@ -221,7 +221,7 @@ def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
 
 
 def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool) -> None:
-    """A connection that replaces another one needs a permit."""
+    """With `must_open`, a tenant opens a new connection, even if it has an idle connection."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
     budget.checkin(acme, "a1")
@@ -236,7 +236,7 @@ def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool)
 def test_an_exception_during_the_wait_costs_no_permit(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """If a signal handler raises, the waiter leaves the queue and returns a granted permit."""
+    """If a signal handler raises during the wait for a connection, the budget loses no permit."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
 
@@ -252,7 +252,10 @@ def test_an_exception_during_the_wait_costs_no_permit(
 
 
 def test_a_connection_may_come_back_while_its_thread_holds_the_lock(acme: FakePool) -> None:
-    """The garbage collector may check a connection in at any point, without a deadlock."""
+    """A connection can be returned while its thread holds the budget's lock, without a deadlock.
+
+    The garbage collector can return a connection at any point.
+    """
     budget = ConnectionBudget(1)
     budget.acquire(acme)
     with budget._lock:

@@ -1,4 +1,4 @@
-"""A circuit breaker remembers a failure and allows one probe at a time."""
+"""A circuit breaker stops attempts after a failure, and then allows one probe at a time."""
 
 import pytest
 
@@ -12,12 +12,12 @@ from tenantry.database.circuit_breaker import (
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test sets, in seconds."""
 
     now = 100.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now
 
 
@@ -32,12 +32,12 @@ def _breaker(clock: Clock) -> CircuitBreaker:
 
 
 def test_a_closed_breaker_allows_attempts(breaker: CircuitBreaker) -> None:
-    """Without a failure, the circuit breaker has no pause and no probe."""
+    """A circuit breaker that has seen no failure allows every attempt."""
     assert (None, None, False) == (breaker.begin(), breaker.pause_s, breaker.begin_probe())
 
 
 def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
-    """Only the first failure opens the breaker; until the pause ends, attempts get the pause."""
+    """The first failure opens the circuit breaker, which then gives every attempt a pause."""
     breaker.begin()
 
     has_opened = [breaker.fail(), breaker.fail()]
@@ -47,7 +47,7 @@ def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
 
 
 def test_one_probe_runs_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None:
-    """After the pause one probe may run; the next may run after the next pause."""
+    """After the pause, the circuit breaker allows one probe, and another after the next pause."""
     breaker.begin()
     breaker.fail()
     is_early = breaker.begin_probe()
@@ -61,7 +61,7 @@ def test_one_probe_runs_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None
 
 
 def test_pauses_double_up_to_a_bound(breaker: CircuitBreaker) -> None:
-    """The pause after many failures is still short."""
+    """The circuit breaker doubles its pause after each failure, up to a short maximum."""
     pauses = []
     for _ in range(50):
         breaker.fail()
@@ -72,7 +72,7 @@ def test_pauses_double_up_to_a_bound(breaker: CircuitBreaker) -> None:
 
 
 def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
-    """Only the first success closes the circuit breaker."""
+    """Only the first success closes an open circuit breaker."""
     breaker.fail()
 
     assert [True, False] == [breaker.succeed(), breaker.succeed()]
@@ -80,7 +80,7 @@ def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
 
 
 def test_slow_attempts_block_others(breaker: CircuitBreaker, clock: Clock) -> None:
-    """While attempts hang, the breaker allows no new attempt; after a success, it does."""
+    """While attempts hang, a circuit breaker allows no further attempt until one succeeds."""
     for _ in range(MAX_ATTEMPTS):
         breaker.begin()
     clock.now += SLOW_S

@@ -1,4 +1,4 @@
-"""A tenant's engine: driver options, SQLite settings, in-memory databases, query times."""
+"""A tenant's database engine has safe driver options, and measures queries."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def _url(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> s
 
 
 def test_the_urls_own_options_win() -> None:
-    """A driver option in `DATABASE_URI` replaces one default; all remaining defaults stay."""
+    """A driver option in `DATABASE_URI` replaces only that default; other defaults stay."""
     url = make_url("postgresql+psycopg://a@h/x?connect_timeout=5&application_name=shop")
 
     options = connect_arguments("acme", url)
@@ -40,7 +40,7 @@ def test_the_urls_own_options_win() -> None:
 
 
 def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget) -> None:
-    """All connection options reach libpq, and the server sees which tenant is connected."""
+    """PostgreSQL receives all connection options, and sees which tenant is connected."""
     engine = make_engine("acme", postgres_url, budget)
     with engine.connect() as connection:
         parameters = connection.connection.dbapi_connection.info.get_parameters()
@@ -53,7 +53,7 @@ def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget
 
 
 def test_a_tenant_may_bound_its_statements(postgres_url: str, budget: ConnectionBudget) -> None:
-    """PostgreSQL's `statement_timeout` in the URL ends a long query, and only that."""
+    """A `statement_timeout` in `DATABASE_URI` ends a long query; later queries succeed."""
     url = f"{postgres_url}?options=-cstatement_timeout%3D50"
     engine = make_engine("acme", url, budget)
     with engine.connect() as connection, pytest.raises(OperationalError, match="statement timeout"):
@@ -66,7 +66,7 @@ def test_a_tenant_may_bound_its_statements(postgres_url: str, budget: Connection
 
 
 def test_sqlite_is_set_up_for_many_threads(data_dir: Path, budget: ConnectionBudget) -> None:
-    """WAL is on, foreign keys are on, and writers wait for each other."""
+    """SQLite uses WAL mode, checks foreign keys, and lets writers wait for one another."""
     app = app_on(f"sqlite:///{data_dir}/acme/acme.sqlite3", data_dir, budget)
     names = ("journal_mode", "foreign_keys", "busy_timeout")
     with app.app_context():
@@ -77,7 +77,7 @@ def test_sqlite_is_set_up_for_many_threads(data_dir: Path, budget: ConnectionBud
 
 
 def test_an_in_memory_database_keeps_its_data(data_dir: Path, budget: ConnectionBudget) -> None:
-    """An in-memory database has one connection, which the budget neither counts nor closes."""
+    """An in-memory database keeps its data, and does not count in the connection budget."""
     app = app_with_table("sqlite://", data_dir, budget)
     client = Client(app)
 
@@ -89,7 +89,7 @@ def test_an_in_memory_database_keeps_its_data(data_dir: Path, budget: Connection
 
 
 def test_each_query_is_timed(url: str, budget: ConnectionBudget) -> None:
-    """A failed query counts, and SQLAlchemy's own set-up queries do not."""
+    """The engine times every query, including failed ones, but not its own set-up queries."""
     times_ns: list[int] = []
     engine = make_engine("acme", url, budget, times_ns.append)
     with engine.connect() as connection:
@@ -104,7 +104,7 @@ def test_each_query_is_timed(url: str, budget: ConnectionBudget) -> None:
 def test_an_endpoint_may_listen_to_queries_that_are_timed(
     url: str, budget: ConnectionBudget
 ) -> None:
-    """The engine's listeners do not replace those of an endpoint."""
+    """An endpoint can listen to query events without replacing the engine's own listeners."""
     times_ns: list[int] = []
     heard: list[str] = []
     engine = make_engine("acme", url, budget, times_ns.append)

@@ -1,4 +1,4 @@
-"""A SQLite file that is gone, replaced, damaged or read-only is noticed, and never recreated."""
+"""Tenantry notices a missing, replaced, damaged or read-only SQLite file, and recreates none."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def _file(data_dir: Path) -> Path:
 
 @pytest.fixture(name="app")
 def _app(file: Path, data_dir: Path, budget: ConnectionBudget) -> Iterator[Flask]:
-    """Return acme's app with a SQLite file of one row; the fixture closes the app."""
+    """Return acme's app with a SQLite table that has one row. The fixture closes the app."""
     app = app_with_table(f"sqlite:///{file}", data_dir, budget)
     Client(app).post("/rows")
     yield app
@@ -43,7 +43,7 @@ def _delete(file: Path) -> None:
 def test_a_deleted_file_is_not_recreated(
     app: Flask, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a database file is deleted, requests get 503, and one log line says what to do."""
+    """After a SQLite file is deleted, requests get 503, and one log line says what to do."""
     _delete(file)
 
     answers = [
@@ -60,7 +60,7 @@ def test_a_deleted_file_is_not_recreated(
 def test_a_new_instance_does_not_recreate_a_deleted_file(
     app: Flask, file: Path, data_dir: Path, budget: ConnectionBudget
 ) -> None:
-    """The marker beside the file tells a new instance, also in a new process."""
+    """A marker file tells a reloaded tenant that its deleted SQLite file once existed."""
     _delete(file)
     new_app = app_on(f"sqlite:///{file}", data_dir, budget)
     with new_app.app_context(), pytest.raises(DatabaseDownError):
@@ -84,7 +84,7 @@ def test_deleting_the_marker_allows_an_empty_file(app: Flask, file: Path) -> Non
 
 
 def test_a_restored_file_is_served(app: Flask, file: Path) -> None:
-    """After another file takes the path, no connection to the old file is used."""
+    """If an operator replaces a SQLite file, later requests read the new file."""
     with app.app_context():
         db.session.execute(text(f"VACUUM INTO '{file}.copy'"))
     Client(app).post("/rows")
@@ -96,7 +96,7 @@ def test_a_restored_file_is_served(app: Flask, file: Path) -> None:
 
 
 def test_an_impossible_path_is_a_503(data_dir: Path, budget: ConnectionBudget) -> None:
-    """An error of the file system is the database's, not the endpoint's."""
+    """If a SQLite path is too long for the file system, requests get 503, not 500."""
     app = app_on(f"sqlite:///{data_dir}/{'x' * 300}.sqlite3", data_dir, budget)
 
     answer = Client(app).get("/rows")
@@ -108,7 +108,7 @@ def test_an_impossible_path_is_a_503(data_dir: Path, budget: ConnectionBudget) -
 def test_a_file_that_is_not_a_database_is_a_503(
     file: Path, data_dir: Path, budget: ConnectionBudget
 ) -> None:
-    """A connection with a failed set-up is closed, so repeated failures keep no permit."""
+    """If a SQLite file is not a database, requests get 503, and no connection stays open."""
     file.parent.mkdir(parents=True)
     file.write_bytes(b"garbage" * 1000)
     app = app_on(f"sqlite:///{file}", data_dir, budget)
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_a_database_is_a_503(
 def test_a_database_that_cannot_be_written_can_be_read(
     app: Flask, pragma: str, status: int
 ) -> None:
-    """A write gets 507 on a full disk and 503 on a read-only file; reads go on."""
+    """On a full disk, a write gets 507; in a read-only database, 503. Reads still work."""
     with app.app_context():
         db.session.execute(text(f"PRAGMA {pragma}"))
     with app.app_context(), pytest.raises(DatabaseDownError) as refused:

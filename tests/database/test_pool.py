@@ -1,4 +1,4 @@
-"""A pool's connections and the budget's count agree, whatever happens to the connections."""
+"""The connection budget's count stays exact, whatever happens to a connection."""
 
 import contextlib
 import gc
@@ -36,7 +36,7 @@ def _engine_of(
     tmp_path: Path,
     budget: ConnectionBudget,
 ) -> Iterator[EngineOf]:
-    """Return a function that makes a tenant's engine; all are closed after the test."""
+    """Return a function that makes a tenant's engine. The fixture closes all engines."""
     engines: list[Engine] = []
     is_file = request.param == "sqlite"
     user = f"limited-{tmp_path.name}-{os.getpid()}"
@@ -59,7 +59,7 @@ def _engine_of(
 def test_idle_connections_of_one_tenant_are_closed_for_another(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """Four tenants share three connections: the tenant that is idle longest has no connection."""
+    """If four tenants share three connections, the tenant that was idle longest has none."""
     engines = {owner: engine_of(owner) for owner in ("acme", "globex", "initech", "hooli")}
     for engine in engines.values():
         with engine.connect() as connection:
@@ -73,7 +73,7 @@ def test_idle_connections_of_one_tenant_are_closed_for_another(
 def test_a_detached_connection_counts_until_it_is_closed(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """A detached connection counts until the connection is closed or garbage-collected."""
+    """A detached connection counts until it is closed or garbage-collected."""
     engine = engine_of("acme")
     counts = []
     for is_closed in (True, False):
@@ -83,7 +83,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
         if is_closed:
             connection.close()
         else:
-            connection.dbapi_connection.close()  # a direct connection bypasses the pool
+            connection.dbapi_connection.close()  # this bypasses the pool
         del connection
         gc.collect()
         counts.append(budget.open_count)
@@ -92,7 +92,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
 
 
 def test_the_average_checkout_is_measured(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """Each checkout has a weight of 1/8 in the average, also if the connection is invalidated."""
+    """The average checkout time is a moving average: each new checkout has a weight of 1/8."""
     engine = engine_of("acme")
     pool = cast("BudgetPool", engine.pool)
     pool.average_checkout_s = 8.0
@@ -107,7 +107,7 @@ def test_the_average_checkout_is_measured(engine_of: EngineOf, budget: Connectio
 def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """`Engine.dispose` replaces the pool; the old pool's permit belongs to the new pool."""
+    """A connection detached from a disposed pool counts for the tenant's new pool."""
     engine = engine_of("acme")
     engine.dispose()
     with engine.connect():
@@ -125,7 +125,7 @@ def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
 
 
 def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """Idle connections of a replaced pool are closed, even by `dispose(close=False)`."""
+    """Idle connections of a replaced pool are closed, even after `dispose(close=False)`."""
     engine = engine_of("acme")
     engine.connect().close()
     engine.dispose(close=False)
@@ -134,7 +134,7 @@ def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """A connection that is checked out when the engine closes is closed at check-in."""
+    """If an engine is closed while a connection is in use, the connection closes when returned."""
     engine = engine_of("acme")
     with engine.connect(), engine.connect() as used:
         close_engine(engine)
@@ -146,14 +146,14 @@ def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 @pytest.mark.live
-# the test drops connections on purpose, so ignore warnings about dropped connections
+# The test drops connections on purpose, so it ignores warnings about dropped connections.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_count_is_exact_under_random_faults(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """Eight threads fail, invalidate, detach and dispose at random, and never exceed the limit.
+    """Eight threads misuse connections at random, and the count never exceeds the limit.
 
-    The PostgreSQL server also enforces the limit on the test's database user.
+    PostgreSQL enforces the same limit for the test's database user.
     """
     engines = [engine_of(f"tenant{number}") for number in range(5)]
     chance = random.Random(4)
@@ -168,7 +168,7 @@ def test_the_count_is_exact_under_random_faults(
     for engine in engines:
         close_engine(engine)
     gc.collect()
-    wait_until(lambda: budget.open_count == 0)  # wait, because a probe may be in progress
+    wait_until(lambda: budget.open_count == 0)  # a probe may still be running
 
     assert {"", "no route"} >= set(errors)
     assert 3 == max(counts)
@@ -187,7 +187,7 @@ def _inject_faults(
     engines: list[Engine], seed: float, budget: ConnectionBudget, counts: list[int],
     errors: list[str],
 ) -> None:  # fmt: skip
-    """Use connections, harm some, and record how many are open and why one was refused."""
+    """Use connections and misuse some. Record how many are open, and why an attempt failed."""
     chance = random.Random(seed)
     for _ in range(40):
         engine = chance.choice(engines)
@@ -209,7 +209,7 @@ def _inject_faults(
                 engine.dispose()
             case 4:
                 del connection
-                gc.collect()  # the finalizer of the connection checks the connection in
+                gc.collect()  # the finalizer returns the connection
                 continue
         connection.close()
 
@@ -253,7 +253,7 @@ engine.dispose()
 def test_a_forked_process_counts_from_zero(
     kind: str, postgres_server: Postgres, tmp_path: Path
 ) -> None:
-    """A forked process neither uses nor closes connections that the parent process still uses."""
+    """A forked process neither uses nor closes the database connections of its parent."""
     url = postgres_server.url() if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.db"
 
     run = subprocess.run(

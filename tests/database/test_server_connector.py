@@ -1,4 +1,4 @@
-"""A database server that is down, silent or restarted costs only that database's tenant 503."""
+"""If a database server is down or silent, only requests of that database's tenant get 503."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ def _budget() -> ConnectionBudget:
 
 @pytest.fixture(name="app")
 def _app(postgres_url: str, data_dir: Path, budget: ConnectionBudget) -> Iterator[Flask]:
-    """Return acme's app with a table on PostgreSQL; closed after the test."""
+    """Return acme's app with a PostgreSQL table. The fixture closes the app."""
     app = app_with_table(postgres_url, data_dir, budget)
     yield app
     close_app(app)
@@ -42,7 +42,7 @@ def _app(postgres_url: str, data_dir: Path, budget: ConnectionBudget) -> Iterato
 
 @pytest.fixture(name="own_server", scope="module")
 def _own_server() -> Iterator[Postgres]:
-    """Return a PostgreSQL server that a test may stop, if the test starts the server again."""
+    """Return a PostgreSQL server that a test may stop if it starts the server again."""
     with postgres.running() as server:
         yield server
 
@@ -50,7 +50,7 @@ def _own_server() -> Iterator[Postgres]:
 def test_a_database_that_is_down_is_a_503_until_it_is_back(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Views and resources answer 503 while the database server is down, and serve afterwards."""
+    """Requests get 503 while the database server is down, and succeed when it is back."""
     app = app_with_table(own_server.new_database(), data_dir, budget)
     client = Client(app)
     own_server.stop()
@@ -71,7 +71,7 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 def test_a_probe_that_cannot_start_does_not_prevent_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the process cannot start a thread, the request is refused, and a later request probes."""
+    """If a thread for a database probe cannot start, a later request starts the probe."""
 
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -96,7 +96,7 @@ def test_a_probe_that_cannot_start_does_not_prevent_the_next(
 def test_a_probe_opens_a_connection_although_one_is_idle(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """A working old connection does not prove that a new connection can be opened."""
+    """A probe opens a new connection, because an old idle connection proves nothing."""
     engine = make_engine("acme", postgres_url, budget)
     connector = cast("ServerConnector", cast("Any", engine.pool)._connector)
     engine.connect().close()
@@ -112,7 +112,7 @@ def test_a_probe_opens_a_connection_although_one_is_idle(
 def test_a_server_that_refuses_connections_still_serves_the_open_ones(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """While new connections fail, requests use idle connections or get 503."""
+    """If a database server rejects new connections, requests use idle connections or get 503."""
     engine = make_engine("acme", postgres_url, budget)
     engine.connect().close()
 
@@ -126,7 +126,7 @@ def test_a_server_that_refuses_connections_still_serves_the_open_ones(
         answer = connection.execute(text("SELECT 1")).scalar_one()
     event.remove(engine, "do_connect", refuse)
     close_engine(engine)
-    wait_until(lambda: budget.open_count == 0)  # wait, because a probe may be in progress
+    wait_until(lambda: budget.open_count == 0)  # a probe may still be running
 
     assert 1 == answer
 
@@ -135,7 +135,7 @@ def test_a_connection_is_closed_without_a_file_descriptor_left(
     postgres_server: Postgres, postgres_url: str, budget: ConnectionBudget,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The fake skips the wait for the server process's end, because the wait needs a descriptor."""
+    """A database connection closes completely even if the process has no free file descriptor."""
 
     def fail(_: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -153,7 +153,7 @@ def test_a_connection_is_closed_without_a_file_descriptor_left(
 def test_a_connection_that_dies_in_use_is_a_503(
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget
 ) -> None:
-    """A connection that dies in use is a 503 for one request, and the next request succeeds."""
+    """If a database connection dies during a request, that request gets 503; the next succeeds."""
     with app.app_context():
         pid = db.session.execute(text("SELECT pg_backend_pid()")).scalar_one()
         connection = postgres_server.connect()
@@ -171,7 +171,7 @@ def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures a
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
     answers: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A database restart between requests breaks no request; right after one, at most one."""
+    """A database restart breaks at most one request, because dead idle connections are replaced."""
     monkeypatch.setattr(server_connector, "FRESH_S", fresh_s)
     name = make_url(app.config["DATABASE_URI"]).database
     with postgres_server.connect() as connection:
@@ -189,7 +189,7 @@ def test_no_message_shows_the_password(
     postgres_server: Postgres, data_dir: Path, budget: ConnectionBudget,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """The log says why a database cannot be reached, without the password."""
+    """If a database is unreachable, the log gives the reason without the password."""
     url = make_url(postgres_server.url("nowhere")).set(password="opensesame")
     app = app_on(url.render_as_string(hide_password=False), data_dir, budget)
 
@@ -203,7 +203,7 @@ def test_no_message_shows_the_password(
 
 @contextlib.contextmanager
 def _stopped(pid: int) -> Iterator[None]:
-    """Stop a process, so that the listening socket accepts connections and stays silent."""
+    """Stop a server, so that its socket accepts connections but never replies."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -216,9 +216,9 @@ def _stopped(pid: int) -> Iterator[None]:
 def test_a_silent_server_costs_one_time_out(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, idle: int
 ) -> None:
-    """One request waits for `connect_timeout`; later requests fail at once.
+    """If a database server is silent, one request waits for `connect_timeout`; later ones do not.
 
-    Later requests do not use an idle connection, because an idle connection may be silent, too.
+    Later requests do not use idle connections, which may be silent, too.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

@@ -1,4 +1,4 @@
-"""An app's `db` object is made on first use, belongs to the app, and closes with the app."""
+"""An app's `db` object is created on first use, and is closed with the app."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def _budget() -> ConnectionBudget:
 def _app(
     request: pytest.FixtureRequest, postgres_url: str, data_dir: Path, budget: ConnectionBudget
 ) -> Iterator[Flask]:
-    """Return acme's app with a table, on SQLite and on PostgreSQL; closed after the test."""
+    """Return acme's app with a table, on SQLite and on PostgreSQL. The fixture closes the app."""
     url = postgres_url if request.param == "postgresql" else f"sqlite:///{data_dir}/acme/a.db"
     app = app_with_table(url, data_dir, budget)
     yield app
@@ -34,7 +34,7 @@ def _app(
 
 @pytest.mark.live
 def test_sqlalchemy_is_not_imported_before_it_is_used() -> None:
-    """A host with no tables in any tenant starts without an import of SQLAlchemy."""
+    """A host whose tenants have no tables starts without importing SQLAlchemy."""
     code = "import tenantry.app.factory, sys; print('sqlalchemy' in sys.modules)"
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -43,7 +43,7 @@ def test_sqlalchemy_is_not_imported_before_it_is_used() -> None:
 
 
 def test_an_unused_database_is_not_connected(data_dir: Path, budget: ConnectionBudget) -> None:
-    """A tenant without an existing database serves requests that need no database."""
+    """If a tenant's database does not exist, requests that need no database still succeed."""
     app = app_on(f"sqlite:///{data_dir}/nowhere/acme.db", data_dir, budget)
 
     status = Client(app).get("/").status_code
@@ -53,9 +53,9 @@ def test_an_unused_database_is_not_connected(data_dir: Path, budget: ConnectionB
 
 
 def test_a_session_ends_with_its_context(app: Flask, budget: ConnectionBudget) -> None:
-    """An app context has one session.
+    """Each app context has its own session.
 
-    At the end of the context, uncommitted work is rolled back.
+    When the context ends, uncommitted work is rolled back.
     """
     with app.app_context():
         first = db.session
@@ -69,7 +69,7 @@ def test_a_session_ends_with_its_context(app: Flask, budget: ConnectionBudget) -
 
 
 def test_a_failing_request_checks_its_connection_in(app: Flask, budget: ConnectionBudget) -> None:
-    """The connection is idle when the app context ends, whatever exception a view raises."""
+    """If a view raises, even `SystemExit`, the database connection is idle after the request."""
 
     @app.get("/boom")
     def boom() -> str:
@@ -83,7 +83,7 @@ def test_a_failing_request_checks_its_connection_in(app: Flask, budget: Connecti
 
 
 def test_a_closed_database_cannot_be_used(app: Flask, budget: ConnectionBudget) -> None:
-    """Closing an app closes the app's connections; later use of `db` is a programming error."""
+    """After an app is closed, its connections are closed, and using `db` raises an error."""
     database = database_of(app)
     close_app(app)
 
@@ -95,7 +95,7 @@ def test_a_closed_database_cannot_be_used(app: Flask, budget: ConnectionBudget) 
 def test_connections_that_are_all_checked_out_are_a_503(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The request is refused, and the log says which tenant has how many connections."""
+    """If all connections are in use, requests get 503, and the log says who uses how many."""
     engine = database_of(app).engine
     checked_out = [engine.connect() for _ in range(4)]
 

@@ -1,4 +1,4 @@
-"""`DATABASE_URI` values are checked, and two values that name one database are recognized."""
+"""`DATABASE_URI` values are validated, and two spellings of one database are recognized."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ PASSWORD = "hunter2-hunter2"
     ],
 )
 def test_an_unusable_url_is_rejected(text: str, message: str) -> None:
-    """The error says what is wrong and what to do, and shows no part of a password."""
+    """The error for an invalid `DATABASE_URI` says what to do, and shows no part of a password."""
     with pytest.raises(ValueError, match=r".+") as caught:
         parse_database_url(text)
 
@@ -52,7 +52,7 @@ def test_a_parsed_url_masks_its_password() -> None:
 def test_a_sqlite_file_is_identified_by_its_real_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dots, links, options and drivers make no difference."""
+    """Two spellings of one SQLite path have the same identity, whatever the options and drivers."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("acme.db")
     (tmp_path / "folder").symlink_to(tmp_path)
@@ -73,7 +73,7 @@ def test_a_sqlite_file_is_identified_by_its_real_path(
 
 
 def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
-    """A SQLite path in a loop of links is an error on opening, not in the comparison of tenants."""
+    """SQLite paths that are a loop of symbolic links can be compared, but not opened."""
     (tmp_path / "loop.db").symlink_to("loop.db")
 
     assert ("sqlite", str(tmp_path / "loop.db")) == database_identity(
@@ -85,12 +85,12 @@ def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
     "text", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:a?mode=memory&uri=true"]
 )
 def test_an_in_memory_database_is_never_shared(text: str) -> None:
-    """Each connection has its own in-memory database, so two tenants may have the same URL."""
+    """Two tenants may both use `sqlite://`, because each in-memory database is separate."""
     assert database_identity(text) is None
 
 
 def test_a_shared_in_memory_database_is_identified_by_its_name() -> None:
-    """With `cache=shared`, all tenants of a process would use the same in-memory database."""
+    """An in-memory SQLite database with `cache=shared` is identified by its name."""
     url = "sqlite:///file:a?mode=memory&cache=shared&uri=true"
 
     assert ("sqlite", "memory", "a") == database_identity(url)
@@ -129,7 +129,7 @@ THIS_MACHINE = ("postgresql", "localhost", "5432", "acme")
 def test_a_server_database_is_identified_by_host_port_and_name(
     identity: tuple[str, ...], texts: list[str]
 ) -> None:
-    """User, password, driver, options and the spelling of the loopback make no difference."""
+    """The identity of a server's database ignores user, password, driver and loopback aliases."""
     identities = {text: database_identity(text) for text in texts}
 
     assert dict.fromkeys(texts, identity) == identities
@@ -167,7 +167,7 @@ ACME = "postgresql+psycopg://acme@db.example.org/acme"
     ],
 )
 def test_a_schema_counts_as_a_database(schema: str | None, options: str) -> None:
-    """The identity includes the schema of the search path, unless that is `public`."""
+    """The identity of a database includes the schema in the search path, except for `public`."""
     identity = SERVER if schema is None else (*SERVER, schema)
 
     assert identity == database_identity(f"{ACME}?options={options}")

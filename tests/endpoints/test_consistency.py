@@ -1,4 +1,4 @@
-"""Differences between rows and files are found and fixed."""
+"""`images check` finds and fixes differences between image rows and image files."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def _folder(tmp_path: Path) -> Path:
 def _session(
     request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path
 ) -> Iterator[Session]:
-    """Return a session of a database with tables."""
+    """Return a session of a database that has the image tables."""
     url = postgres_url if request.param == "postgresql" else f"sqlite:///{tmp_path}/a.sqlite3"
     migrate(url)
     engine = create_engine(url)
@@ -46,12 +46,12 @@ def _session(
 
 @pytest.fixture(name="memory")
 def _memory() -> MemoryBudget:
-    """Return a memory budget that is never exhausted."""
+    """Return a memory budget that is never used up."""
     return MemoryBudget(DECODING_BYTES, wait_s=0)
 
 
 def check(session: Session, folder: Path, *, fix: bool = False, min_age_s: float = 0) -> list[str]:
-    """Return the inconsistencies, one line each."""
+    """Return the inconsistencies that a check finds, one line each."""
     model = ImageConsistencyModel(session, folder, fix=fix, min_age_s=min_age_s, is_thorough=True)
     return [
         f"{item.description}: {item.subject}{' fixed' if item.is_fixed else ''}"
@@ -60,14 +60,14 @@ def check(session: Session, folder: Path, *, fix: bool = False, min_age_s: float
 
 
 def sha256(data: bytes) -> str:
-    """Return the hash of some bytes, in hexadecimal."""
+    """Return the SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def test_the_row_comes_after_the_file(session: Session, folder: Path, memory: MemoryBudget) -> None:
-    """If the database fails, an upload leaves a file without a row, but no row without a file."""
+    """If the database fails during an upload, a file may have no row, but each row has a file."""
     repo = ImageRepoModel(session, folder)
-    session.connection()  # a transaction is open, so beginning another transaction fails
+    session.connection()  # a transaction is already open, so the next `begin` fails
 
     with pytest.raises(Exception, match="begun"):
         repo.add(BytesIO(ONE), "one", memory)
@@ -81,7 +81,7 @@ def test_the_row_comes_after_the_file(session: Session, folder: Path, memory: Me
 def test_a_new_upload_replaces_a_damaged_file(
     session: Session, folder: Path, memory: MemoryBudget, damaged: bytes
 ) -> None:
-    """`images check` finds a damaged file; a new upload of the same image repairs the file."""
+    """`images check` finds a damaged file, and uploading the same image again repairs the file."""
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one", memory)
     path = ContentStore(folder).path_of(image.sha256)
@@ -97,7 +97,7 @@ def test_a_new_upload_replaces_a_damaged_file(
 def test_differences_are_found_and_fixed(
     session: Session, folder: Path, memory: MemoryBudget
 ) -> None:
-    """`--fix` removes files without a row and rows without a file, and keeps complete images."""
+    """`images check --fix` removes files without a row, and rows without a file."""
     repo = ImageRepoModel(session, folder)
     kept, lost = repo.add(BytesIO(ONE), "kept", memory), repo.add(BytesIO(TWO), "lost", memory)
     store = ContentStore(folder)
@@ -120,7 +120,7 @@ def test_differences_are_found_and_fixed(
 
 
 def test_recent_files_are_ignored(session: Session, folder: Path) -> None:
-    """`images check` reports a day-old unfinished upload, but not an upload in progress."""
+    """`images check` reports an unfinished upload after a day, but not an upload in progress."""
     store = ContentStore(folder)
     with store.receiving(BytesIO(ONE)) as received:
         fresh = check(session, folder, fix=True, min_age_s=3600)
@@ -133,7 +133,10 @@ def test_recent_files_are_ignored(session: Session, folder: Path) -> None:
 
 
 def test_an_empty_folder_is_not_fixed(session: Session, folder: Path, memory: MemoryBudget) -> None:
-    """If all files are gone, a volume is probably not mounted, so no row is removed."""
+    """If all image files are missing, `images check --fix` removes no rows.
+
+    The volume with the files is probably not mounted.
+    """
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one", memory)
     folder.rename(folder.with_name("elsewhere"))
@@ -145,7 +148,7 @@ def test_an_empty_folder_is_not_fixed(session: Session, folder: Path, memory: Me
 
 
 def test_concurrent_uploads_and_deletions_of_one_image_agree(data_dir: Path) -> None:
-    """Threads that add and delete the same bytes never leave an image without a file."""
+    """Concurrent uploads and deletions of the same image never leave a row without a file."""
     (data_dir / "acme").mkdir(parents=True)
     found: list[int] = []
 
@@ -194,7 +197,7 @@ def _app(data_dir: Path) -> Iterator[Flask]:
 def test_the_command_prints_what_it_finds(
     data_dir: Path, arguments: list[str], code: int, text: str
 ) -> None:
-    """`images check` prints a line for each difference, and fails if one stays."""
+    """`images check` prints a line for each difference, and fails if a difference remains."""
     (data_dir / "acme").mkdir(parents=True)
     with _app(data_dir) as app:
         app.test_client().post("/images/", data=ONE).close()
@@ -207,7 +210,7 @@ def test_the_command_prints_what_it_finds(
 
 
 def test_the_hash_option_finds_altered_files(data_dir: Path) -> None:
-    """`images check --hash` reads all files and so finds altered bytes of the same size."""
+    """`images check --hash` also finds files whose bytes changed but whose size did not."""
     (data_dir / "acme").mkdir(parents=True)
     with _app(data_dir) as app:
         image = app.test_client().post("/images/", data=ONE).get_json()
@@ -224,7 +227,7 @@ def test_the_hash_option_finds_altered_files(data_dir: Path) -> None:
 
 
 def test_the_command_names_a_folder_that_is_probably_not_mounted(data_dir: Path) -> None:
-    """The error names the folder without files."""
+    """If an image folder has no files, the error of `images check` names the folder."""
     (data_dir / "acme").mkdir(parents=True)
     folder = data_dir / "acme/images"
     with _app(data_dir) as app:

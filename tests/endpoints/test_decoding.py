@@ -1,4 +1,4 @@
-"""Images are recognized by their content, checked, and made smaller."""
+"""Uploaded images are recognized by their content, checked, and made smaller."""
 
 import struct
 import zlib
@@ -29,7 +29,7 @@ HUGE = struct.pack("<HH", 60_000, 60_000)
 
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
-    """Return the path of a test's file. The file's name says nothing about the image format."""
+    """Return a path whose name does not reveal the image format."""
     return tmp_path / "file.txt"
 
 
@@ -50,7 +50,7 @@ def _error_for(path: Path, data: bytes) -> ImageError:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_is_what_its_bytes_say(path: Path, kind: str) -> None:
-    """Type and size come from the content, also if another file is appended."""
+    """Type and size of an image come from its bytes, even if another file is appended."""
     media_type = TYPES[kind.removesuffix(" with alpha").split()[-1]]
     expected = Inspection(FORMATS[media_type], 60, 40)
 
@@ -63,7 +63,7 @@ def test_a_file_is_what_its_bytes_say(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
-    """An image file without one or more of the last bytes is broken or not an image."""
+    """An image file is rejected if its end is missing, even a single byte."""
     data = FILES[kind]
     cuts = {*range(24), *range(24, len(data), len(data) // 40), *range(len(data) - 12, len(data))}
 
@@ -87,7 +87,7 @@ def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
     ],
 )
 def test_other_types_are_rejected(path: Path, data: bytes) -> None:
-    """A file must begin like one of the four types, whatever follows."""
+    """Only files that begin like one of the four image types are accepted."""
     assert WrongTypeError is type(_error_for(path, data))
 
 
@@ -106,7 +106,7 @@ def test_other_types_are_rejected(path: Path, data: bytes) -> None:
     ],
 )
 def test_fake_images_are_rejected(path: Path, data: bytes) -> None:
-    """A file that only begins like an image is broken; the error has no text of Pillow."""
+    """A file that merely begins like an image is rejected, without Pillow's error text."""
     error = _error_for(path, data)
 
     assert BrokenImageError is type(error)
@@ -124,7 +124,7 @@ def test_fake_images_are_rejected(path: Path, data: bytes) -> None:
     ],
 )
 def test_decompression_bombs_are_not_decoded(path: Path, data: bytes) -> None:
-    """A file that claims too many pixels is rejected, and the error says how many are allowed."""
+    """An image that claims too many pixels is rejected, and the error names the limit."""
     assert "the maximum is 25,000,000." in str(_error_for(path, data))
 
 
@@ -138,7 +138,7 @@ def test_decompression_bombs_are_not_decoded(path: Path, data: bytes) -> None:
     ],
 )
 def test_webp_has_a_lower_maximum(path: Path, data: bytes) -> None:
-    """A WebP image takes more memory per pixel than other formats, already on opening."""
+    """The pixel limit is lower for WebP, because Pillow needs more memory per pixel for WebP."""
     assert "the maximum is 12,500,000." in str(_error_for(path, data))
 
 
@@ -149,7 +149,7 @@ def test_webp_has_a_lower_maximum(path: Path, data: bytes) -> None:
 def test_each_image_reserves_the_memory_of_its_decoding(
     path: Path, kind: str, pixel_bytes: int
 ) -> None:
-    """Inspection reserves 1 byte per pixel for a JPEG, and up to 20 for a WebP."""
+    """Inspecting an image reserves 1 byte of memory per pixel for JPEG, and up to 20 for WebP."""
     path.write_bytes(FILES[kind])
 
     def is_enough(size_bytes: int) -> bool:
@@ -173,7 +173,7 @@ def test_an_image_may_have_the_maximum_of_pixels(path: Path) -> None:
 
 
 def test_a_jpeg_has_a_bounded_number_of_scans(path: Path) -> None:
-    """A scan takes a few bytes, but decoding goes over all pixels for each."""
+    """A JPEG with too many scans is rejected, because decoding each scan touches every pixel."""
     data = FILES["progressive JPEG"]
     last = data.rindex(b"\xff\xda")
 
@@ -184,7 +184,7 @@ def test_a_jpeg_has_a_bounded_number_of_scans(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_thumbnail_fits_and_carries_no_metadata(path: Path, kind: str) -> None:
-    """A thumbnail keeps the proportions. A thumbnail is a JPEG only if the image is a JPEG."""
+    """A thumbnail keeps the image's proportions, and is a JPEG only if the image is a JPEG."""
     path.write_bytes(FILES[kind])
 
     drawn, media_type = draw_thumbnail(path, 30, MEMORY)
@@ -195,9 +195,9 @@ def test_a_thumbnail_fits_and_carries_no_metadata(path: Path, kind: str) -> None
 
 
 def test_a_thumbnail_is_upright_and_has_no_exif_data(path: Path) -> None:
-    """The orientation from the EXIF data is applied, and the EXIF data are removed."""
+    """A thumbnail applies the EXIF orientation and contains no EXIF data."""
     exif = Image.Exif()
-    # EXIF tags: orientation (turned by 90 degrees) and camera maker
+    # EXIF tags: orientation (turned by 90 degrees), and camera maker.
     exif[0x0112], exif[0x010F] = 6, "Camera"
     path.write_bytes(picture("JPEG", exif=exif))
 
@@ -207,7 +207,7 @@ def test_a_thumbnail_is_upright_and_has_no_exif_data(path: Path) -> None:
 
 
 def test_a_thumbnail_is_never_larger_than_its_image(path: Path) -> None:
-    """A thumbnail of 1024 pixels of a smaller image has the image's size."""
+    """A thumbnail is never larger than its image."""
     path.write_bytes(FILES["PNG"])
 
     assert (60, 40) == Image.open(BytesIO(draw_thumbnail(path, 1024, MEMORY)[0])).size

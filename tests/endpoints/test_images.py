@@ -1,4 +1,4 @@
-"""The image repository, over HTTP, on SQLite and PostgreSQL."""
+"""The images endpoint works over HTTP, on SQLite and on PostgreSQL."""
 
 import hashlib
 import shutil
@@ -43,13 +43,13 @@ class WholeClient(Client):
 
 @pytest.fixture(name="engine")
 def _engine() -> str:
-    """Return the database engine of tests that do not use `on_both`."""
+    """Return the database engine for tests that do not use `on_both`."""
     return "sqlite"
 
 
 @pytest.fixture(scope="module", name="migrated")
 def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a SQLite database with empty tables, to be copied."""
+    """Return a SQLite database with empty image tables, which tests copy."""
     path = tmp_path_factory.mktemp("migrated") / "images.sqlite3"
     migrate(f"sqlite:///{path}")
     return path
@@ -59,7 +59,7 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _new_uri(
     engine: str, postgres_server: postgres.Postgres, migrated: Path, tmp_path: Path
 ) -> Callable[[str], str]:
-    """Return a function that makes a tenant's database with tables and returns the database URL."""
+    """Return a function that creates a tenant's database with tables and returns its URL."""
 
     def new_uri(name: str) -> str:
         if engine == "postgresql":
@@ -82,7 +82,10 @@ def _budget() -> ConnectionBudget:
 def _new_app(
     new_uri: Callable[[str], str], data_dir: Path, budget: ConnectionBudget
 ) -> Iterator[NewApp]:
-    """Return a function that makes a tenant's app with images, closed after the test."""
+    """Return a function that makes a tenant's app with the images endpoint.
+
+    The fixture closes the apps after the test.
+    """
     apps = []
 
     def new_app(name: str = "acme", **keys: object) -> Flask:
@@ -102,12 +105,12 @@ def _new_app(
 
 @pytest.fixture(name="client")
 def _client(new_app: NewApp) -> Client:
-    """Return a client of an app with nothing but images."""
+    """Return a client of an app that has only the images endpoint."""
     return WholeClient(new_app())
 
 
 def upload(client: Client, data: bytes = ONE, name: str = "one") -> dict[str, Any]:
-    """Upload an image and return the image's record."""
+    """Upload an image, and return the image's record."""
     answer = client.post(f"/images/?name={name}", data=data)
     assert 201 == answer.status_code, answer.text
     image: dict[str, Any] = answer.get_json()
@@ -115,7 +118,7 @@ def upload(client: Client, data: bytes = ONE, name: str = "one") -> dict[str, An
 
 
 def names(answer: TestResponse) -> list[str]:
-    """Return the names of a page's images."""
+    """Return the names of the images on a page."""
     return [image["name"] for image in answer.get_json()["images"]]
 
 
@@ -126,7 +129,7 @@ def stored(data_dir: Path, name: str = "acme") -> list[str]:
 
 
 def sha256(data: bytes) -> str:
-    """Return the hash of some bytes, in hexadecimal."""
+    """Return the SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -142,7 +145,7 @@ def form(*fields: str) -> bytes:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_an_upload_is_described_and_stored(client: Client, data_dir: Path, kind: str) -> None:
-    """`POST` answers 201 with location and record; the declared type does not matter."""
+    """`POST` of an image answers 201 with `Location` and record, and ignores the declared type."""
     data = picture(kind)
 
     answer = client.post("/images/", data={"file": (BytesIO(data), "b.exe", "text/html")})
@@ -163,7 +166,7 @@ def test_an_upload_is_described_and_stored(client: Client, data_dir: Path, kind:
 
 
 def test_a_raw_body_is_an_image_too(client: Client) -> None:
-    """Without a form, the body is the image, and the name comes from `?name=` or the image type."""
+    """Without a form, the request body is the image, and its name comes from `?name=`."""
     data = picture("WEBP")
 
     named = client.post("/images/?name=w", data=data, content_type="application/octet-stream")
@@ -173,7 +176,7 @@ def test_a_raw_body_is_an_image_too(client: Client) -> None:
 
 
 def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
-    """The `Location` of an app under a prefix begins with the prefix."""
+    """The `Location` of an uploaded image begins with the tenant's URL prefix."""
     answer = client.post("/images/", data=ONE, environ_overrides={"SCRIPT_NAME": "/acme"})
 
     assert f"/acme/images/{answer.get_json()['id']}" == answer.headers["Location"]
@@ -196,7 +199,7 @@ def test_the_location_is_under_the_tenants_prefix(client: Client) -> None:
 def test_a_rejected_upload_is_not_stored(
     client: Client, data_dir: Path, data: bytes, status: int, message: str
 ) -> None:
-    """The error gives the reason, and neither a row nor a file is left."""
+    """A rejected upload gets an error with the reason, and leaves neither a row nor a file."""
     is_form = data.startswith(b"--")
     content_type = "multipart/form-data; boundary=x" if is_form else "image/jpeg"
 
@@ -234,14 +237,14 @@ def test_names_are_harmless(client: Client, given: str, kept: str) -> None:
 
 @on_both
 def test_a_clean_name_suits_both_databases(client: Client) -> None:
-    """NUL, which PostgreSQL rejects, is removed; characters of all planes stay."""
+    """NUL is removed from an image's name, because PostgreSQL rejects it."""
     answer = client.post("/images/", query_string={"name": "a\x00ß🦊"}, data=ONE)
 
     assert "aß🦊" == answer.get_json()["name"]
 
 
 def test_a_name_has_a_length(client: Client) -> None:
-    """A name that is too long for a file system is rejected."""
+    """An image name that is too long for a file system is rejected."""
     answer = client.post("/images/?name=" + "n" * 256, data=ONE)
 
     assert (400, "The name is longer than 255 characters.") == (
@@ -251,7 +254,7 @@ def test_a_name_has_a_length(client: Client) -> None:
 
 
 def test_an_incomplete_upload_leaves_nothing(client: Client, data_dir: Path) -> None:
-    """A body shorter than `Content-Length` is rejected, even if the body is a whole image."""
+    """An upload shorter than its `Content-Length` is rejected, even if the image is valid."""
     length = {"CONTENT_LENGTH": str(len(ONE) + 1)}
 
     answer = client.post("/images/", data=ONE, environ_overrides=length)
@@ -264,7 +267,7 @@ def test_an_incomplete_upload_leaves_nothing(client: Client, data_dir: Path) -> 
 
 @on_both
 def test_a_page_continues_after_the_last_one(client: Client) -> None:
-    """Uploads and deletions between two pages make no image appear twice or not at all."""
+    """Uploads and deletions between two pages of the list neither repeat nor skip an image."""
     images = [upload(client, name=str(number)) for number in range(7)]
 
     first = client.get("/images/?limit=3")
@@ -279,7 +282,7 @@ def test_a_page_continues_after_the_last_one(client: Client) -> None:
 
 @on_both
 def test_a_tenant_without_images_has_an_empty_list(client: Client) -> None:
-    """The list is empty before the first upload."""
+    """The image list is empty before the first upload."""
     assert {"images": [], "next": None} == client.get("/images/").get_json()
 
 
@@ -289,7 +292,7 @@ def test_a_tenant_without_images_has_an_empty_list(client: Client) -> None:
      "cursor=AaIDcsNochqhJc!!!!!!!!", "cursor=ü", "cursor=" + "A" * 24],
 )  # fmt: skip
 def test_an_invalid_limit_or_cursor_is_rejected(client: Client, query: str) -> None:
-    """The answer is 400 and says what is wrong."""
+    """An invalid `limit` or `cursor` gets 400 with the reason."""
     answer = client.get(f"/images/?{query}")
 
     assert 400 == answer.status_code
@@ -298,7 +301,7 @@ def test_an_invalid_limit_or_cursor_is_rejected(client: Client, query: str) -> N
 
 @pytest.mark.parametrize("size", ["0", "15", "1025", "x", "", "1e2"])
 def test_an_invalid_thumbnail_size_is_rejected(client: Client, size: str) -> None:
-    """The answer is 400 and names the allowed sizes."""
+    """An invalid thumbnail size gets 400 with the allowed sizes."""
     answer = client.get(f"/images/{upload(client)['id']}/thumbnail?size={size}")
 
     assert (400, {"message": {"size": "expected 16 to 1024"}}) == (
@@ -312,7 +315,7 @@ def test_an_invalid_thumbnail_size_is_rejected(client: Client, size: str) -> Non
     "unknown", [UNKNOWN, UNKNOWN.replace("-", ""), "/images/urn:uuid:" + UNKNOWN[8:], "/images/%00"]
 )
 def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> None:
-    """All URLs of an unknown image are 404, also URLs with another spelling of a known ID."""
+    """All URLs of an unknown image ID are 404, and so are other spellings of a known ID."""
     answer = client.get(unknown + path)
 
     assert (404, {"message": "There is no image with this id."}) == (
@@ -322,7 +325,7 @@ def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> 
 
 
 def test_record_and_content_are_returned(client: Client) -> None:
-    """The content equals the upload, with headers that keep a browser from running the content."""
+    """A download equals the upload, and its headers keep a browser from running the content."""
     image = upload(client)
 
     data = client.get(f"/images/{image['id']}").get_json()
@@ -364,7 +367,7 @@ def test_record_and_content_are_returned(client: Client) -> None:
 def test_conditions_and_ranges(
     client: Client, headers: dict[str, str], status: int, body: bytes | None
 ) -> None:
-    """Conditions come first, then ranges (RFC 9110 §13.2.2); errors are JSON."""
+    """A request's conditions are checked before its ranges (RFC 9110 §13.2.2); errors are JSON."""
     image = upload(client)
     headers = {key: value.replace("?", image["sha256"]) for key, value in headers.items()}
 
@@ -375,7 +378,7 @@ def test_conditions_and_ranges(
 
 
 def test_a_thumbnail_can_be_cached(client: Client) -> None:
-    """A thumbnail has the requested size, and a client that has the thumbnail gets 304."""
+    """A thumbnail has the requested size, and a client that has cached it gets 304."""
     path = f"/images/{upload(client, picture(size=(300, 200)))['id']}/thumbnail"
 
     small, usual = client.get(f"{path}?size=30"), client.get(path)
@@ -393,7 +396,7 @@ def test_a_thumbnail_can_be_cached(client: Client) -> None:
 
 @on_both
 def test_no_connection_is_held_while_bytes_stream(client: Client, budget: ConnectionBudget) -> None:
-    """When a response body begins, the request's database connection is idle."""
+    """While an image is streamed, the request holds no database connection."""
     image = upload(client)
 
     answer = client.get(f"/images/{image['id']}/content", buffered=False)
@@ -409,7 +412,7 @@ def test_no_connection_is_held_while_bytes_stream(client: Client, budget: Connec
 
 @on_both
 def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_dir: Path) -> None:
-    """An image's file is deleted with the last image that has the same content."""
+    """Uploading the same bytes twice stores one file, which the last deletion removes."""
     one, two = upload(client, name="one"), upload(client, name="two")
     assert one["id"] != two["id"]
     assert [sha256(ONE)] == stored(data_dir)
@@ -424,7 +427,7 @@ def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_d
 
 
 def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> None:
-    """An image with a missing file is a 500, not a 404 or an empty response."""
+    """If an image's file is missing, a download is 500, not 404 or an empty response."""
     image = upload(client)
     next((data_dir / "acme/images").rglob(image["sha256"])).unlink()
 
@@ -443,7 +446,7 @@ def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> No
 def test_an_image_deleted_during_a_request_is_unknown(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
 ) -> None:
-    """A request that finds the row but no longer the file gets 404."""
+    """If an image is deleted while a request reads it, the request gets 404."""
     image = upload(client)
     opened = open
 
@@ -468,7 +471,7 @@ def test_an_image_deleted_during_a_request_is_unknown(
 
 @on_both
 def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) -> None:
-    """For the same image, each tenant has a row, a file and an ID of its own."""
+    """If two tenants upload the same image, each has its own row, file and ID."""
     acme, globex = WholeClient(new_app("acme")), WholeClient(new_app("globex"))
     one, two = upload(acme), upload(globex, name="two")
 
@@ -482,7 +485,7 @@ def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) 
 
 @on_both
 def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> None:
-    """While decoding memory is used up, uploads and thumbnails get 503 and leave no file or row."""
+    """When decoding memory is used up, uploads and thumbnails get 503 and leave nothing behind."""
     app = new_app()
     client = WholeClient(app)
     image = upload(client, picture())
@@ -501,7 +504,7 @@ def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> 
 
 
 def test_ids_reveal_only_the_time(client: Client) -> None:
-    """Image IDs sort by time and contain 62 random bits."""
+    """Image IDs sort by time, and contain 62 random bits."""
     before = time.time_ns() // 1_000_000
 
     ids = [uuid.UUID(upload(client)["id"]) for _ in range(5)]
@@ -513,9 +516,9 @@ def test_ids_reveal_only_the_time(client: Client) -> None:
 
 
 def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> None:
-    """Above the quota, uploads get 507 and leave no file or row; reading still works."""
+    """An upload above the tenant's quota gets 507 and leaves nothing behind."""
     client = WholeClient(new_app(QUOTA_BYTES=20_000))
-    data = picture(size=(64, 64))  # an image of 12 kB; two images are above the quota
+    data = picture(size=(64, 64))  # each image has 12 kB, so two images exceed the quota
     image = upload(client, data)
 
     answer = client.post("/images/", data=picture(size=(64, 64)))
@@ -531,7 +534,7 @@ def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> 
 
 @on_both
 def test_the_migration_creates_the_models_tables(new_uri: Callable[[str], str]) -> None:
-    """Alembic finds no difference, and a downgrade removes the tables."""
+    """The migration creates exactly the tables of the models, and the downgrade removes them."""
     engine = create_engine(new_uri("acme"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

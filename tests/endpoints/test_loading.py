@@ -1,4 +1,4 @@
-"""Endpoint modules exist once per app, `models` once per process; endpoint errors are located."""
+"""Each app has its own copy of an endpoint's modules, except `models`, which all apps share."""
 
 import gc
 import importlib
@@ -61,7 +61,7 @@ Load = Callable[..., LoadedEndpoint]
 def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteEndpoint]:
     """Return a function that writes the package `corp.shop` and returns the package name.
 
-    A keyword such as `resources="…"` replaces the text of a file; None leaves the file out.
+    A keyword argument such as `resources="…"` replaces the text of a file. None omits the file.
     """
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -82,7 +82,7 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture(name="load")
 def _load() -> Iterator[Load]:
-    """Return `load_endpoint`; endpoints are unloaded after the test."""
+    """Return `load_endpoint`. The fixture unloads the loaded endpoints."""
     loaded: list[LoadedEndpoint] = []
 
     def load(name: str, tenant: str = "acme") -> LoadedEndpoint:
@@ -100,7 +100,7 @@ def module(endpoint: LoadedEndpoint, name: str) -> types.ModuleType:
 
 
 def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
-    """Return a tenant's app with one endpoint."""
+    """Return a tenant's app that has one endpoint."""
     config = {"APP_NAME": tenant, "SECRET_KEY": tenant * 16, "BLUEPRINTS": [name]}
     return create_app(config, data_dir=data_dir)
 
@@ -111,7 +111,7 @@ def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
 def test_two_apps_have_their_own_blueprint_and_resources(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """Module-level state of `blueprint.py` and `resources.py` exists once for each app."""
+    """Two apps share no module-level state of an endpoint's `blueprint.py` or `resources.py`."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -124,7 +124,7 @@ def test_two_apps_have_their_own_blueprint_and_resources(
 
 
 def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) -> None:
-    """`models.py` is one module, also when imported under the plain name."""
+    """All apps share an endpoint's `models.py`, even if it is imported by its full name."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -135,7 +135,7 @@ def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) ->
 
 
 def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
-    """Requests to acme do not change what globex counts."""
+    """A module-level counter of an endpoint counts the requests of one tenant only."""
     name = write_endpoint()
     acme, globex = app_of(name, "acme", data_dir), app_of(name, "globex", data_dir)
 
@@ -160,7 +160,7 @@ def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEn
 def test_an_import_within_the_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """In each form of import, `resources.py` is the app's copy."""
+    """Whichever form of import an endpoint uses, it gets the app's own copy of `resources.py`."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     seen = module(endpoint, "blueprint").seen
@@ -175,7 +175,7 @@ def test_an_import_within_the_endpoint_is_private(
 def test_an_import_of_the_models_is_shared(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """In each form of import, `models.py` is the shared module."""
+    """Whichever form of import an endpoint uses, it gets the shared module `models.py`."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     model = module(endpoint, "blueprint").ShopModel
@@ -186,7 +186,7 @@ def test_an_import_of_the_models_is_shared(
 def test_a_sub_package_of_an_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """Modules of an endpoint's sub-package can import one another, the endpoint and its parents."""
+    """Modules in an endpoint's subpackage can import one another, the endpoint and its parents."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "from .parts import seen, outside\n")
     (tmp_path / "corp/outside.py").write_text("outside = 1\n")
     (tmp_path / "corp/shop/parts").mkdir()
@@ -208,7 +208,7 @@ def test_a_sub_package_of_an_endpoint_is_private(
 def test_an_import_that_cannot_be_made_private_is_rejected(
     write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """An import of an endpoint's module by full name is an error with the line and the remedy."""
+    """If an endpoint imports its own module by full name, the error says how to fix the import."""
     name = write_endpoint(resources=f"{SHOP['resources.py']}\n{line}\n")
 
     with pytest.raises(EndpointError) as refused:
@@ -219,7 +219,7 @@ def test_an_import_that_cannot_be_made_private_is_rejected(
 
 
 def test_an_import_inside_a_view_is_private(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
-    """An import during a request gets the app's copy."""
+    """An import that an endpoint makes during a request gets the app's own copy."""
     late = """
 from flask_restful import Resource
 
@@ -243,7 +243,7 @@ class Shop(Resource):
 def test_a_changed_endpoint_is_read_again(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """The next app gets the current file, not a `.pyc` of an earlier one."""
+    """An app that is built after an endpoint's file changed uses the new file, not a `.pyc`."""
     name = write_endpoint()
     load(name, "acme")
     path = tmp_path / "corp/shop/resources.py"
@@ -257,7 +257,7 @@ def test_a_changed_endpoint_is_read_again(
 def test_an_endpoint_can_be_loaded_in_many_threads(
     write_endpoint: WriteEndpoint, load: Load
 ) -> None:
-    """Eight concurrent loads make eight blueprints and one models module."""
+    """If eight threads load an endpoint at once, each gets a blueprint, and all share `models`."""
     name, together = write_endpoint(), threading.Barrier(8)
 
     def load_together(number: int) -> LoadedEndpoint:
@@ -277,7 +277,7 @@ def test_an_endpoint_can_be_loaded_in_many_threads(
 def test_a_closed_app_and_its_modules_are_freed(
     data_dir: Path, write_endpoint: WriteEndpoint
 ) -> None:
-    """After `close_app`, no object refers to the app, to the app's modules or to their classes."""
+    """After `close_app`, no object refers to the app, its modules or their classes."""
     app = app_of(write_endpoint(), "acme", data_dir)
     assert 200 == Client(app).get("/").status_code
     private = [name for name in sys.modules if name.startswith("corp/shop@acme-")]
@@ -295,7 +295,7 @@ def test_a_closed_app_and_its_modules_are_freed(
 
 
 def test_the_loggers_of_a_private_package_are_removed(write_endpoint: WriteEndpoint) -> None:
-    """`getLogger(__name__)` in an endpoint does not make the registry grow with each build."""
+    """Loggers named `__name__` in an endpoint are removed with the app, so none accumulate."""
     line = "import logging\nlogging.getLogger(__name__).info('hello')\n"
     name = write_endpoint(resources=SHOP["resources.py"] + line)
     before = set(logging.Logger.manager.loggerDict)
@@ -309,7 +309,7 @@ def test_the_loggers_of_a_private_package_are_removed(write_endpoint: WriteEndpo
 
 
 def test_a_failed_load_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
-    """Modules that were imported before the failure are removed, too."""
+    """If an endpoint fails to load, modules that it imported before the failure are removed."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "raise ValueError('no')\n")
 
     with pytest.raises(EndpointError):
@@ -322,7 +322,7 @@ def test_a_failed_load_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
 
 
 def test_a_short_name_means_an_endpoint_of_tenantry() -> None:
-    """`landing` is the package `tenantry.endpoints.landing`."""
+    """The short name `landing` means the package `tenantry.endpoints.landing`."""
     assert "landing" in available_endpoints()
     assert "tenantry.endpoints.landing" == find_endpoint("landing")
 
@@ -336,7 +336,7 @@ def test_a_short_name_means_an_endpoint_of_tenantry() -> None:
     ],
 )
 def test_an_unknown_endpoint_is_rejected(write_endpoint: WriteEndpoint, name: str) -> None:
-    """The error has the name and the available endpoints."""
+    """The error for an unknown endpoint lists the available endpoints."""
     write_endpoint()
 
     with pytest.raises(EndpointError) as refused:
@@ -347,7 +347,7 @@ def test_an_unknown_endpoint_is_rejected(write_endpoint: WriteEndpoint, name: st
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    """The error for `lnading` suggests `landing`."""
+    """The error for the unknown endpoint `lnading` suggests `landing`."""
     with pytest.raises(EndpointError) as refused:
         find_endpoint("lnading")
 
@@ -355,7 +355,7 @@ def test_the_nearest_name_is_suggested() -> None:
 
 
 def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteEndpoint) -> None:
-    """A package without `blueprint.py` is rejected without an import of the package."""
+    """A package without `blueprint.py` is rejected without being imported."""
     name = write_endpoint(blueprint=None)
 
     with pytest.raises(EndpointError, match=r"'corp\.shop' has no blueprint\.py"):
@@ -371,7 +371,7 @@ def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteE
 def test_a_blueprint_with_another_name_is_rejected(
     write_endpoint: WriteEndpoint, text: str
 ) -> None:
-    """The error contains the line that the author must write."""
+    """If a blueprint has the wrong name, the error contains the line to write."""
     name = write_endpoint(blueprint=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -396,7 +396,7 @@ def test_a_blueprint_with_another_name_is_rejected(
 def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
     write_endpoint: WriteEndpoint, text: str, expected: str
 ) -> None:
-    """The error has the endpoint, the exception, the file and the line."""
+    """If an endpoint cannot be imported, the error names endpoint, exception, file and line."""
     name = write_endpoint(resources=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -410,7 +410,7 @@ def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
 def test_a_failing_models_module_is_named_with_its_line(
     write_endpoint: WriteEndpoint,
 ) -> None:
-    """The error names the line in the shared module."""
+    """If an endpoint's `models.py` cannot be imported, the error names the line in that file."""
     name = write_endpoint(models="\n\nraise ValueError('no')\n")
 
     with pytest.raises(EndpointError, match=r"ValueError: no \(models\.py:3\)"):
@@ -421,7 +421,7 @@ def test_a_failing_models_module_is_named_with_its_line(
 def test_a_failing_parent_package_is_not_reported_as_missing(
     write_endpoint: WriteEndpoint, tmp_path: Path, text: str
 ) -> None:
-    """If the package that contains an endpoint raises, the endpoint fails to import."""
+    """If an endpoint's parent package raises, the endpoint counts as failing, not as missing."""
     name = write_endpoint()
     (tmp_path / "corp/__init__.py").write_text(text)
 
@@ -430,7 +430,7 @@ def test_a_failing_parent_package_is_not_reported_as_missing(
 
 
 def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_path: Path) -> None:
-    """A tenant file may name any package. The package's code runs only when an app is built."""
+    """A package that a tenant file names runs only when the app is built, not during validation."""
     name = write_endpoint()
     for package in ("corp", "corp/shop"):
         (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
@@ -449,7 +449,7 @@ def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_pat
 def test_an_endpoint_that_fails_to_register_is_named_with_its_line(
     data_dir: Path, write_endpoint: WriteEndpoint, line: str, expected: str
 ) -> None:
-    """The error has the endpoint, the exception, and the line if the endpoint is in the stack."""
+    """If an endpoint cannot be registered, the error names endpoint, exception and line."""
     name = write_endpoint(blueprint=f"{SHOP['blueprint.py']}{line}\n")
 
     with pytest.raises(EndpointError) as refused:

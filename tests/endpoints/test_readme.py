@@ -22,7 +22,7 @@ ALL = ["shop.notes", "shop.files", "shop.invitations", "shop.stock"]
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a folder with the packages of the README, which are importable."""
+    """Return a folder on the import path that contains the packages of the README."""
     for name, text in EXAMPLE.findall(README.read_text(encoding="utf-8")):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def _client(closing: ExitStack, data_dir: Path, name: str = "acme", **keys: Any)
 
 
 def test_the_readme_has_all_examples(folder: Path) -> None:
-    """Each package that the README builds has a blueprint."""
+    """Each example package in the README for endpoint authors has a blueprint."""
     found = {f"shop.{path.parent.name}" for path in folder.glob("shop/*/blueprint.py")}
 
     assert set(ALL) == found
@@ -52,7 +52,7 @@ def test_the_readme_has_all_examples(folder: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_examples_answer_as_described(data_dir: Path) -> None:
-    """Notes are listed, files respect the quota, and tokens verify at their own tenant."""
+    """The README's examples list notes, respect file quotas, and verify tokens as described."""
     with ExitStack() as closing:
         acme = _client(closing, data_dir, QUOTA_BYTES=1_000_000)
         globex = _client(closing, data_dir, "globex")
@@ -73,7 +73,7 @@ def test_the_examples_answer_as_described(data_dir: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> None:
-    """The README's example view returns the response of the service that the view requests."""
+    """The README's example view returns the response of the service that it calls."""
     service = tmp_path / "stock.json"
     service.write_text("[]", encoding="utf-8")
     with ExitStack() as closing:
@@ -86,7 +86,7 @@ def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> No
 
 @pytest.mark.live
 def test_the_example_tests_pass(folder: Path) -> None:
-    """The README's test file passes unchanged."""
+    """The README's example test file passes unchanged."""
     path = os.pathsep.join([str(folder), *sys.path])
     run = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""A signed token verifies only at the tenant and for the purpose of the signature."""
+"""A signed token is valid only at the tenant that signed it, and only for its purpose."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -31,13 +31,13 @@ def _app_of(tmp_path: Path) -> Iterator[AppOf]:
 
 
 def token_of(app: Flask) -> str:
-    """Return a token signed by the app."""
+    """Return a token that the app has signed."""
     with app.app_context():
         return str(serializer("invite").dumps({"user": "ada"}))
 
 
 def test_a_token_verifies_at_its_own_tenant(app_of: AppOf) -> None:
-    """A token that the tenant's app signed returns its data."""
+    """Verifying a token at the tenant that signed it returns the token's data."""
     app = app_of("acme")
     token = token_of(app)
 
@@ -47,7 +47,7 @@ def test_a_token_verifies_at_its_own_tenant(app_of: AppOf) -> None:
 
 @pytest.mark.parametrize(("tenant", "purpose"), [("globex", "invite"), ("acme", "reset")])
 def test_a_token_does_not_verify_elsewhere(app_of: AppOf, tenant: str, purpose: str) -> None:
-    """A token fails at another tenant with the same key, and for another purpose."""
+    """A token is invalid for other purposes, and at other tenants even with the same secret key."""
     token = token_of(app_of("acme"))
 
     with app_of(tenant).app_context(), pytest.raises(BadSignature):
@@ -55,7 +55,7 @@ def test_a_token_does_not_verify_elsewhere(app_of: AppOf, tenant: str, purpose: 
 
 
 def test_an_old_key_verifies_and_the_new_one_signs(app_of: AppOf) -> None:
-    """After a change of keys, old tokens still verify, and new ones do not need the old key."""
+    """After a change of the secret key, old tokens stay valid, and new tokens use the new key."""
     old = app_of("acme", SECRET_KEY=OLD)
     both = app_of("acme", SECRET_KEY_FALLBACKS=[OLD])
     new = app_of("acme")

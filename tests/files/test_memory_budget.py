@@ -1,4 +1,4 @@
-"""A memory budget bounds what all tenants of a process use together."""
+"""A memory budget limits the memory that all tenants of a process use together."""
 
 import threading
 from pathlib import Path
@@ -21,7 +21,7 @@ def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
 
 
 def test_reservations_share_the_limit() -> None:
-    """A memory reservation within the budget succeeds; a larger one fails after `wait_s`."""
+    """A reservation that fits into the memory budget succeeds; others fail after `wait_s`."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(6):
@@ -31,7 +31,7 @@ def test_reservations_share_the_limit() -> None:
 
 
 def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
-    """A reservation above the limit succeeds alone, and no other reservation succeeds meanwhile."""
+    """A memory reservation above the limit succeeds only alone, and blocks all others meanwhile."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(99):
@@ -43,7 +43,7 @@ def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
 
 
 def test_a_reservation_waits_for_others_to_end() -> None:
-    """A waiting reservation continues as soon as enough bytes are free."""
+    """A waiting memory reservation continues as soon as enough bytes are free."""
     budget = MemoryBudget(10, wait_s=DEADLINE_S)
     reserved = threading.Event()
 
@@ -62,7 +62,7 @@ def test_a_reservation_waits_for_others_to_end() -> None:
 
 
 def test_all_apps_of_a_host_share_one_budget(host: Host, data_dir: Path) -> None:
-    """A small file of one tenant may decode to as much memory as the process has for all."""
+    """All apps of a host share one memory budget for decoding images."""
     instances = []
     for name in ("acme", "globex"):
         keys = {"SECRET_KEY": f"{name}-{KEY}", "BLUEPRINTS": ["landing"]}

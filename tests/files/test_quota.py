@@ -1,4 +1,4 @@
-"""A folder quota counts the files of all threads and processes."""
+"""A folder's quota counts the files that all threads and processes write."""
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ class Clock:
     now = 1e9
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now
 
 
@@ -44,7 +44,7 @@ def _fits(folder: Path, limit_bytes: int | None, size_bytes: int, clock: Clock) 
 
 
 def test_a_folder_is_filled_up_to_its_quota(tmp_path: Path, clock: Clock) -> None:
-    """Existing files count, also those in subfolders, and so do added bytes."""
+    """A folder's quota counts existing files, files in subfolders, and added bytes."""
     (tmp_path / "below").mkdir()
     (tmp_path / "below/file").write_bytes(bytes(50))
 
@@ -54,7 +54,7 @@ def test_a_folder_is_filled_up_to_its_quota(tmp_path: Path, clock: Clock) -> Non
 
 
 def test_a_failed_addition_does_not_count(tmp_path: Path, clock: Clock) -> None:
-    """Bytes of a block that raised are available again."""
+    """If adding a file fails, its bytes do not count against the quota."""
     with suppress(ZeroDivisionError), FolderQuota(tmp_path, 100, clock=clock).reserve(90):
         raise ZeroDivisionError
 
@@ -65,7 +65,7 @@ def test_a_failed_addition_does_not_count(tmp_path: Path, clock: Clock) -> None:
 def test_a_measurement_counts_files_in_progress(
     tmp_path: Path, clock: Clock, is_added: bool
 ) -> None:
-    """A successful upload during a measurement counts once, and a failed upload does not count."""
+    """An upload that ends while the quota measures its folder is counted exactly once."""
     with suppress(ZeroDivisionError), FolderQuota(tmp_path, 116, clock=clock).reserve(60):
         clock.now += MEASUREMENT_AGE_S
         fit_meanwhile = [_fits(tmp_path, 116, size, clock) for size in (41, 40)]
@@ -80,7 +80,7 @@ def test_a_measurement_counts_files_in_progress(
 
 
 def test_a_reservation_of_a_killed_process_is_removed(tmp_path: Path, clock: Clock) -> None:
-    """The next measurement deletes the sparse file of a killed process, which is not locked."""
+    """The quota deletes a file that reserved space for a killed process."""
     left = tmp_path / f"{RESERVATION}left"
     left.write_bytes(bytes(90))
 
@@ -88,7 +88,7 @@ def test_a_reservation_of_a_killed_process_is_removed(tmp_path: Path, clock: Clo
 
 
 def test_capsules_leave_the_bookkeeping_out() -> None:
-    """Capsules omit the quota's ledger and reservations, which belong to one folder only."""
+    """A capsule (backup file) omits the files in which a quota keeps its counts."""
     kept = [name for name in (LEDGER, f"{RESERVATION}x", "images") if not _is_left_out(name)]
 
     assert ["images"] == kept
@@ -99,13 +99,13 @@ def _is_left_out(name: str) -> bool:
 
 
 def test_without_a_quota_nothing_is_counted(tmp_path: Path, clock: Clock) -> None:
-    """An unlimited folder has no ledger."""
+    """A folder without a quota has no file with counts."""
     assert _fits(tmp_path, None, 10**18, clock)
     assert [] == list(tmp_path.iterdir())
 
 
 def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Clock) -> None:
-    """A growing database counts within a minute."""
+    """Files that grow without the quota's knowledge, such as a database, count within a minute."""
     assert _fits(tmp_path, 100, 0, clock)
     (tmp_path / "database").write_bytes(bytes(90))
 
@@ -119,7 +119,7 @@ def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Cl
 
 @pytest.mark.parametrize("step_s", [FULL_MEASUREMENT_AGE_S, -3600.0])
 def test_deleted_files_make_room_soon(tmp_path: Path, clock: Clock, step_s: float) -> None:
-    """A full folder is measured again soon, even if the clock was set back."""
+    """After files are deleted, a full folder has room soon, even if the clock was set back."""
     file = tmp_path / "file"
     file.write_bytes(bytes(90))
     assert not _fits(tmp_path, 100, 20, clock)
@@ -134,7 +134,7 @@ def test_deleted_files_make_room_soon(tmp_path: Path, clock: Clock, step_s: floa
 
 @pytest.mark.parametrize("content", [b"", b"cut", b"\xff" * LEDGER_BYTES])
 def test_a_damaged_ledger_is_replaced(tmp_path: Path, clock: Clock, content: bytes) -> None:
-    """A crash may damage the ledger, but then the count is still right."""
+    """If a crash damages the file with the quota's counts, the next count is still correct."""
     (tmp_path / "file").write_bytes(bytes(80))
     (tmp_path / LEDGER).write_bytes(content)
 
@@ -142,7 +142,7 @@ def test_a_damaged_ledger_is_replaced(tmp_path: Path, clock: Clock, content: byt
 
 
 def test_the_error_names_the_limit(tmp_path: Path, clock: Clock) -> None:
-    """The client learns how many bytes are allowed."""
+    """The error for an upload above the quota says how many bytes are allowed."""
     with (
         pytest.raises(QuotaExceededError, match="all files together may have 1,000 bytes"),
         FolderQuota(tmp_path, 1_000, clock=clock).reserve(1_001),

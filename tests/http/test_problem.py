@@ -1,4 +1,4 @@
-"""Responses from the host are problem documents (RFC 9457)."""
+"""Error responses of the host are problem documents (RFC 9457)."""
 
 import json
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from tenantry.http.problem import ProblemResponse
 
 
 def test_a_response_has_the_five_members() -> None:
-    """A problem document has type, title, status, detail and request ID; the headers match."""
+    """A problem document contains type, title, status, detail and request ID."""
     answer = Client(ProblemResponse(HTTPStatus.FORBIDDEN, "Not “here”.")).get(
         "/", environ_overrides={REQUEST_ID: "id-1"}
     )
@@ -29,14 +29,14 @@ def test_a_response_has_the_five_members() -> None:
 
 
 def test_caches_do_not_store_a_response() -> None:
-    """A refusal has `no-store`, because a later request may get another response."""
+    """Error responses of the host have `Cache-Control: no-store`, because a retry may succeed."""
     answer = Client(ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Later.")).get("/")
 
     assert "no-store" == answer.headers["Cache-Control"]
 
 
 def test_a_response_to_head_has_no_body() -> None:
-    """A response to HEAD has the `Content-Length` of GET, and no body."""
+    """An error response to HEAD has the `Content-Length` of GET, and no body."""
     app = ProblemResponse(HTTPStatus.NOT_FOUND, "No.")
 
     head, get = Client(app).head("/"), Client(app).get("/")
@@ -57,5 +57,5 @@ def test_a_response_to_head_has_no_body() -> None:
 def test_a_header_is_present_only_if_it_is_set(
     answer: ProblemResponse, header: str, value: str | None
 ) -> None:
-    """A problem response has `Retry-After` (also 0) and `Allow` only if the caller sets a value."""
+    """A problem response has `Retry-After` (even 0) and `Allow` only if the caller sets them."""
     assert value == Client(answer).get("/").headers.get(header)
