@@ -1,7 +1,7 @@
 """Tenantry: many isolated Flask apps, one for each client group, in one gunicorn.
 
-The package imports each public name on first use, because a tenant file's `from tenantry import
-secret` runs in a process that starts in milliseconds.
+Each public name is imported on first use, so that a tenant file's `from tenantry import secret`
+takes only milliseconds.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module  # noqa: PLC0415 - `import tenantry` itself needs nothing
+    from importlib import import_module  # noqa: PLC0415 - keeps `import tenantry` fast
 
     if name not in _HOMES:
         planned = import_module("tenantry.planned")
         if name in planned.PLANNED_NAMES:
-            # An ImportError, because `from tenantry import NAME` drops the text of an
+            # `from tenantry import NAME` shows the text of an ImportError, but replaces that of an
             # AttributeError.
             raise ImportError(f"tenantry.{name} {planned.PLANNED}", name="tenantry")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,21 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHOWN_TENANTS = 10
-"""Number of existing tenants that the error about an unknown tenant names."""
+"""Maximum number of existing tenants that the error about an unknown tenant lists."""
 
 
 def one_line(error: BaseException, *, with_type: bool = False) -> str:
-    """Return the text of any exception on one line. The text may contain secrets.
+    """Return an exception's message on one line. The message may contain secrets.
 
     Args:
-        error: the exception. The exception's own `__str__` may raise anything.
-        with_type: whether the name of the exception's type comes first: `ValueError: no`. For an
-            exception without a text, the function always returns the name of the type.
+        error: the exception; its `__str__` method may raise anything.
+        with_type: whether to put the exception's type first, as in `ValueError: no`. An exception
+            without a message always becomes the name of its type.
     """
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 - `__str__` can raise anything; the name of the type remains
+    except BaseException:  # noqa: BLE001 - `__str__` can raise anything; the type's name remains
         text = ""
     return f"{name}: {text}" if text and with_type else text or name
 
@@ -36,11 +36,11 @@ class Problem:
     """One mistake in one tenant file, described in one line."""
 
     file: str
-    """The path of the tenant file, as the operator would type the path."""
+    """The path of the tenant file, as an operator would type it."""
     text: str
-    """What the tenant file contains and how to fix the mistake, without secrets."""
+    """What is wrong and how to fix it, without secrets."""
     key: str | None = None
-    """The key with the mistake, spelled as in the tenant file: `BLUEPRINTS[1]`."""
+    """The key with the mistake, as written in the tenant file: `BLUEPRINTS[1]`."""
     line: int | None = None
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Problem:
 
 
 class TenantryError(Exception):
-    """An error that an operator or a developer can fix. The error's text says how."""
+    """An error whose message tells an operator or a developer how to fix the problem."""
 
 
 class TenantFileError(TenantryError):
@@ -73,7 +73,7 @@ class TenantFileTimeoutError(TenantFileError):
 class EndpointError(TenantryError):
     """An endpoint does not exist, is not a valid endpoint package, or fails to import or register.
 
-    `name` is the endpoint as `BLUEPRINTS` spells it.
+    `name` is the endpoint's name as written in `BLUEPRINTS`.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -90,7 +90,7 @@ class UnknownTenantError(TenantryError):
         super().__init__(name, self.existing)
 
     def __str__(self) -> str:
-        """Return the unknown name, the nearest name, and some of the names that exist."""
+        """Return the unknown name, the most similar name, and some existing names."""
         if not self.existing:
             return f"no tenant named {self.name!r}; create one with: tenantry new {self.name}."
         nearest = difflib.get_close_matches(self.name, self.existing, n=1)

@@ -1,43 +1,41 @@
-"""The grammar of names: tenants, URL prefixes and host names.
+"""The grammar of tenant names, URL prefixes and host names.
 
-No other module defines the grammar of a name. Operators write names in tenant files, in settings
-and on the command line; requests contain names in paths and headers. A `check_…` function returns a
-valid name, or raises a `ValueError` that says what is expected. The caller of a `check_…` function
-adds the place of the name and, unless the name is secret, the name.
+Names come from tenant files, settings, the command line, and the paths and headers of requests. A
+`check_…` function returns a valid name, or raises a `ValueError` that describes the expected form.
+The caller adds where the invalid name is and, unless it is secret, the name itself.
 """
 
 import ipaddress
 import re
 
 TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-"""A tenant's name. The name of a file, of a folder under `<data>` and of a cookie can contain a
-tenant's name without escapes."""
+"""A valid tenant name, which needs no escaping in the names of files, folders and cookies."""
 
 RESERVED_TENANT_NAMES = frozenset({"secrets"})
-"""Names of folders under `<data>` that belong to the host, so no tenant can have such a name."""
+"""Names that no tenant can have, because the host uses them for its own folders under `<data>`."""
 
 PREFIX_SEGMENT = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""One segment of a URL prefix. A segment has no upper-case letters, so two prefixes never differ
-only in case. No character of a segment needs a URL escape."""
+"""One segment of a URL prefix. Segments are lower-case, so that no two prefixes differ only in
+case, and need no escaping in a URL."""
 
 PREFIX_SEGMENTS = 4
-"""The maximum number of segments of a URL prefix. The router reads only this many segments of a
-path, because the time of Werkzeug's dispatcher is quadratic in the number of segments: 5.35 ms for
-2,000 segments, 2.8 µs for one segment (Werkzeug 3.1.9)."""
+"""Maximum number of segments in a URL prefix. The router looks at no more segments of a path,
+because Werkzeug's dispatcher takes quadratic time: 2.8 µs for one segment, but 5.35 ms for 2,000
+(Werkzeug 3.1.9)."""
 
 _URL_PREFIX = re.compile(rf"(?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}}")
 
 RESERVED_SEGMENTS = frozenset(
     {"admin", "health", "healthz", "livez", "metrics", "readyz", "static"}
 )
-"""First path segments that are reserved for proxies, scrapers and probes in front of the host."""
+"""First path segments that are reserved for proxies and probes, so no URL prefix can use them."""
 
 FORWARDED_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
-"""A valid `X-Forwarded-Prefix` header of a trusted proxy, without a final slash. The header may not
-contain an empty segment, because a link to `//evil.test` leads to another host."""
+"""A valid `X-Forwarded-Prefix` header from a trusted proxy, without a trailing slash. Empty
+segments are invalid, because a link to `//evil.test` leads to another host."""
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-"""One label of a host name. Container networks use names with an underscore."""
+"""One label of a host name. Underscores are valid, because container networks use them."""
 
 _HOST_PATTERN = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
 
@@ -106,7 +104,7 @@ def check_host_name(value: str) -> str:
 
 
 def is_host_header(value: str) -> bool:
-    """Whether a `Host` header is well-formed (RFC 9110 §7.2); a port and a final dot may follow."""
+    """Whether a `Host` header is valid, with or without a port and a final dot (RFC 9110 §7.2)."""
     match = _HOST_HEADER.fullmatch(value)
     return match is not None and int(match[1] or 0) <= MAX_PORT
 

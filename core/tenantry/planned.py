@@ -1,8 +1,7 @@
 """Keys, settings and public names of later versions.
 
-The documentation mentions planned keys, but this version cannot apply planned keys. The host
-rejects a planned key by name, because a tenant with `ISOLATION = "process"` would be unprotected if
-the host ignored the key.
+The host rejects a planned key by name instead of ignoring it. Otherwise, a tenant with `ISOLATION =
+"process"` would run without the isolation that the tenant file asks for.
 """
 
 PLANNED_KEYS = (
@@ -22,7 +21,7 @@ PLANNED_KEYS = (
     "API_DOCS",
     "DATABASE_OPTIONS",
 )
-"""Keys of a tenant file that a later version of Tenantry supports."""
+"""Tenant file keys that a later version of Tenantry supports."""
 
 PLANNED_SETTINGS = (
     "app_dir",
@@ -36,11 +35,10 @@ PLANNED_SETTINGS = (
     "advertise",
     "storage",
 )
-"""Host settings that a later version of Tenantry supports, spelled like fields of
-`HostSettings`."""
+"""Host settings that a later version of Tenantry supports, as field names of `HostSettings`."""
 
 PLANNED_NAMES = ("current_tenant", "storage", "tenant", "testing")
-"""Attributes of the package `tenantry` that a later version of Tenantry has."""
+"""Public names that a later version of the package `tenantry` provides."""
 
 PLANNED = "comes with a later version of Tenantry; remove it."
-"""The end of the message that rejects a planned name."""
+"""The end of each message that rejects a planned key, setting or public name."""

@@ -1,10 +1,10 @@
 """The module search path of the processes that Tenantry starts.
 
-A project's folder holds modules with common names, such as `config.py`, `rich.py` and
-`sitecustomize.py`. Such a module may not hide a library, or run only because a command or the host
-starts in the project's folder. So the current folder comes last on `sys.path`: Python still finds a
-tenant's endpoints, but after all libraries. The process that runs tenant files does not search the
-current folder.
+A project folder often holds modules with common names, such as `config.py`, `rich.py` or
+`sitecustomize.py`. Such a module must not hide a library, and must not run just because Tenantry
+starts in that folder. The current folder therefore comes last on `sys.path`, where Python still
+finds a tenant's endpoints. The process that runs tenant files does not search the current folder
+at all.
 """
 
 import os
@@ -17,7 +17,7 @@ _SET_PATH = "import sys; sys.path[:] = sys.argv.pop(1).splitlines()"
 
 
 def search_current_folder_last() -> None:
-    """Move the current folder to the end of `sys.path`, or append the current folder."""
+    """Make the current folder the last entry of `sys.path`."""
     here = [entry for entry in sys.path if _is_current_folder(entry)]
     current = _current_folder()
     added = here or ([current] if current else [])
@@ -25,7 +25,7 @@ def search_current_folder_last() -> None:
 
 
 def library_path() -> list[str]:
-    """Return `sys.path` without the current folder, unless `PYTHONPATH` names that folder."""
+    """Return `sys.path` without the current folder, unless `PYTHONPATH` includes that folder."""
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     is_named = any(_is_current_folder(entry) for entry in named if entry)
     return [entry for entry in sys.path if is_named or not _is_current_folder(entry)]
@@ -34,16 +34,16 @@ def library_path() -> list[str]:
 def python_command(code: str, *arguments: str) -> list[str]:
     """Return the command that runs `code` in a new Python process, with this process's `sys.path`.
 
-    `PYTHONPATH` cannot pass `sys.path` on, because Python searches every folder of `PYTHONPATH` for
-    a `sitecustomize.py`.
+    The command does not set `PYTHONPATH`, because Python would run a `sitecustomize.py` from any
+    folder in `PYTHONPATH`.
     """
     path = "\n".join(entry or _current_folder() for entry in sys.path)
-    # -P: Python does not put the current folder first on sys.path.
+    # `-P` keeps Python from putting the current folder first on `sys.path`.
     return [python_executable(), "-P", "-c", f"{_SET_PATH}; {code}", path, *arguments]
 
 
 def python_executable() -> str:
-    """Return the path of the Python interpreter. Under uWSGI, `sys.executable` is uWSGI."""
+    """Return the path of the Python interpreter, which differs from `sys.executable` in uWSGI."""
     if Path(sys.executable).name.startswith("python"):
         return sys.executable
     return str(Path(sysconfig.get_path("scripts"), "python3"))

@@ -1,4 +1,4 @@
-"""The report of one process, for commands on its control socket and for the host's pages."""
+"""The state of one host process, for `tenantry` commands and for the host's own pages."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from tenantry.tenants.operator_state import OperatorState
 
 
 class HostReport:
-    """The report of one process. Thread-safe. Every method except `statuses` returns JSON data.
+    """The state of one host process, as JSON data except for `statuses`. Thread-safe.
 
     Args:
-        router: has the mounts of the process.
-        follower: follows the tenants folder.
+        router: the router, which holds the mounts of the process.
+        follower: the follower of the tenants folder.
         resources: the resources that the tenants of the process share.
         is_stopping: returns whether the process is about to end.
         only: the names of the tenants that the host serves; empty if the host serves all tenants.
@@ -46,7 +46,7 @@ class HostReport:
 
     @property
     def commands(self) -> Mapping[str, Callable[..., Any]]:
-        """The method for each command on the control socket."""
+        """The commands of the control socket, with the method that answers each command."""
         return {
             "list": self.listing, "plan": self.plan, "load": self.in_flight,
             "ready": self.ready, "built": self.built, "accepted": self.accepted,
@@ -80,11 +80,11 @@ class HostReport:
         return {"in_flight": resources.slots.in_use(), "stuck": resources.requests.stuck()}
 
     def ready(self) -> dict[str, Any]:
-        """Return whether the process is ready, for `tenantry restart`, in constant time."""
+        """Return whether the process is ready, for `tenantry restart`. Takes constant time."""
         return {"master": os.getppid(), "is_ready": self.is_ready}
 
     def accepted(self) -> dict[str, Any]:
-        """Return the digest of each accepted tenant file, for workers that are starting."""
+        """Return the digest and the URL prefix of each accepted tenant, for starting workers."""
         tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
         accepted = {
             tenant.name: (tenant.digest, tenant.url_prefix)
@@ -94,9 +94,9 @@ class HostReport:
         return {"only": self._only, "accepted": accepted}
 
     def built(self) -> dict[str, Any]:
-        """Return the names of the tenants with an instance in this process, last used first.
+        """Return the names of the tenants with a built app, most recently used first.
 
-        A process that is about to end returns no names, so new workers do not copy its instances.
+        A new worker builds the same tenants. A process that is about to end returns no names.
         """
         if self._is_stopping():
             return {"names": []}
@@ -105,7 +105,7 @@ class HostReport:
         return {"names": [name for _, name in sorted(built, reverse=True)]}
 
     def plan(self, salt: str) -> dict[str, Any]:
-        """Return a description of every served tenant, for the comparison of `tenantry plan`."""
+        """Return a description of every served tenant, which `tenantry plan` compares."""
         tenants = [mount.tenant for mount in self._router.mounts if mount.tenant is not None]
         descriptions = {tenant.name: describe(tenant, salt) for tenant in tenants}
         return {"is_ready": self.is_ready, "tenants": descriptions}
@@ -148,7 +148,6 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
 
 
 def _operator_state(mount: Mount) -> OperatorState:
-    """Return the operator state that the mount applies."""
     if mount.quarantine is None:
         return OperatorState(mount.operator_maintenance)
     return OperatorState(

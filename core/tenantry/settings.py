@@ -1,7 +1,7 @@
 """The host's settings, read from `TENANTRY_…` environment variables.
 
-The description of each field of `HostSettings` gives the unit and the reason of the setting. A test
-checks the documented table of settings against the descriptions.
+The description of each field gives the unit of the setting and its reason. A test compares the
+descriptions with the settings table in the documentation.
 """
 
 import difflib
@@ -24,7 +24,7 @@ _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
 
 _SECRET_FIELDS = frozenset({"rate_limit_storage"})
-"""Fields that can contain a password. No message repeats the value of a secret field."""
+"""Settings that can contain a password. Error messages never show the values of these settings."""
 
 
 class SettingsError(ValueError):
@@ -32,66 +32,66 @@ class SettingsError(ValueError):
 
 
 class HostSettings(BaseSettings):
-    """The settings of one host. Immutable, and created by `read_settings`."""
+    """The settings of one host, which `read_settings` reads. Immutable."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     tenants_dir: Path = Field(
         Path("tenants"),
-        description="Folder of the tenant files. Each `<name>.py` in it is a tenant.",
+        description="Folder with the tenant files. Each `<name>.py` file is one tenant.",
     )
     data_dir: Path = Field(
         Path("instance"),
-        description="Folder for run-time data. `<data>/<name>/` belongs to that tenant alone.",
+        description="Folder for runtime data. `<data>/<name>/` belongs to the tenant `<name>`.",
     )
     only: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Names of the tenants that this host serves, separated by commas, to give "
-        "them a host of their own. Unset: all tenants.",
+        description="Comma-separated names of the tenants to serve, for tenants that need a host "
+        "of their own. Unset: all tenants.",
     )
     max_active: int = Field(
         1000,
         ge=1,
-        description="Maximum number of apps that one process keeps built, which limits its memory. "
-        "The least recently used is closed first.",
+        description="Maximum number of apps that one process keeps in memory. Above this number, "
+        "the host closes the least recently used app.",
     )
     idle_timeout_s: float = Field(
         3600.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds without a request after which a tenant's app is closed, to free its "
-        "memory. The next request builds it again.",
+        description="Seconds without a request after which the host closes a tenant's app to free "
+        "memory. The next request rebuilds the app.",
     )
     db_connections: int = Field(
         20,
         ge=1,
-        description="Maximum number of open database connections of one process, for all tenants "
-        "together. By default, a PostgreSQL server accepts 100 from all its clients.",
+        description="Maximum number of open database connections in one process, shared by all "
+        "tenants. By default, a PostgreSQL server accepts 100 connections in total.",
     )
     max_concurrent_requests: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of concurrent requests of one tenant, across all workers, so "
-        "that no tenant takes every thread. Unset: a fair share, which depends on the load.",
+        description="Maximum number of concurrent requests per tenant, across all workers, so that "
+        "no tenant takes every thread. Unset: a fair share that depends on the load.",
     )
     deadline_s: float = Field(
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds after which a request is reported, and its slot counts as stuck. Most "
-        "proxies give up after 60.",
+        description="Seconds after which the host reports a request and counts it as stuck. Most "
+        "proxies time out after 60 s.",
     )
     deadline_action: Literal["report", "answer"] = Field(
         "report",
-        description="What happens then besides the report: `report`, nothing; `answer`, the client "
-        "gets 504 if nothing has been sent yet.",
+        description="What the host does when a request exceeds its deadline. `report` only logs "
+        "the request; `answer` also sends 504 if the response has not started.",
     )
     drain_timeout_s: float = Field(
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a replaced app has to finish its requests. Then they are cut "
-        "off, so that old code does not serve forever.",
+        description="Seconds that a replaced app has to finish its requests. The host then cuts "
+        "off the remaining requests, so that old code does not run forever.",
     )
     rate_limit_storage: str = Field(
         "memory://",
@@ -102,25 +102,26 @@ class HostSettings(BaseSettings):
     trusted_proxies: int = Field(
         0,
         ge=0,
-        description="Number of trusted proxies in front of the host. 0: `X-Forwarded-…` headers "
-        "are ignored, because clients can send them too.",
+        description="Number of trusted proxies in front of the host. With 0, the host ignores "
+        "`X-Forwarded-…` headers, because any client can send them.",
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Host names that the host answers to, separated by commas, without ports "
+        description="Comma-separated host names, without ports, that the host answers to "
         "(`.example.org` includes subdomains). Unset: any name, even one that a client made up.",
     )
     admin_bind: str = Field(
         "127.0.0.1:8001",
-        description="Address of the operators' pages, `IP:PORT`, which clients must not be able to "
-        "reach. `off`: no such listener.",
+        description="`IP:PORT` of the operators' listener, which clients must not be able to "
+        "reach. `off` disables this listener.",
     )
     log_format: Literal["console", "json"] = Field(
-        "console", description="`console` for people; `json` for machines, one object per line."
+        "console",
+        description="`console` writes text for people; `json` writes one JSON object per line.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="Least severe level that is logged: `debug`, `info`, `warning` or `error`.",
+        description="Minimum severity of log lines: `debug`, `info`, `warning` or `error`.",
     )
 
     @field_validator("only", "trusted_hosts", mode="before")
@@ -168,8 +169,8 @@ def parse_bind(value: str) -> tuple[str, int]:
     """Split `IP:PORT` into an IP address and a port.
 
     Raises:
-        ValueError: the value has another form. `localhost` is the only accepted host name, because
-            the address of another name is unknown before the listener is open.
+        ValueError: the value is not an IP address and a port. The only accepted host name is
+            `localhost`.
     """
     host, _, port = value.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
@@ -183,14 +184,14 @@ def parse_bind(value: str) -> tuple[str, int]:
 
 
 def _check_redis(url: str) -> None:
-    """Reject a Redis URL that the Redis library cannot use, because every tenant would fail."""
-    from redis import ConnectionPool  # noqa: PLC0415 - an extra, and 0.1 s
+    """Raise a `ValueError` if redis-py cannot use the URL, because every tenant would fail."""
+    from redis import ConnectionPool  # noqa: PLC0415 - optional, and takes 0.1 s
 
     try:
-        # Creates a connection object, but does not connect.
+        # `make_connection` creates a connection object but does not connect.
         ConnectionPool.from_url(url).make_connection()
     except (ValueError, TypeError, AttributeError):
-        # The library's own message can contain the password.
+        # redis-py's own message can contain the password.
         raise ValueError(_STORAGE_EXPECTED) from None
 
 
@@ -198,8 +199,7 @@ def read_settings() -> HostSettings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: variables are unknown or invalid. The error names every unknown or invalid
-            variable.
+        SettingsError: at least one variable is unknown or invalid. The message names all of them.
     """
     problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
@@ -227,8 +227,7 @@ def _field(name: str) -> str:
 def _unknown(name: str) -> str:
     if _field(name) in PLANNED_SETTINGS:
         return f"{name}: {PLANNED}"
-    # The comparison ignores the prefix `TENANTRY_`, because a common prefix makes any two names
-    # similar.
+    # The comparison leaves out the common prefix `TENANTRY_`, which makes any two names similar.
     fields = [*HostSettings.model_fields, *PLANNED_SETTINGS]
     close = difflib.get_close_matches(_field(name), fields, n=1)
     if close:

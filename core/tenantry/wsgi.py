@@ -2,7 +2,7 @@
 
 from tenantry.python_process import search_current_folder_last
 
-search_current_folder_last()  # uWSGI, waitress and gunicorn put the current folder first
+search_current_folder_last()  # uWSGI, waitress and gunicorn put that folder first
 
 from tenantry.host import create_host  # noqa: E402
 

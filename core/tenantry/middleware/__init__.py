@@ -1,7 +1,7 @@
-"""The WSGI layers that a request passes, with one layer in each module.
+"""The WSGI layers that a request passes through, one layer per module.
 
-`edge` and `accounting` wrap all tenants, and `host_pages` answers requests for no tenant.
-`app.stack` puts the remaining layers around each tenant's app. The layers know WSGI, not Flask. The
-package `middleware` may import `tenants`, `observability` and `http`. `Host` calls `Accounting`
-first, for every request.
+`edge` and `accounting` wrap all tenants, and `host_pages` answers requests that belong to no
+tenant. `app.stack` wraps each tenant's app in the remaining layers. The layers do not depend on
+Flask. The package `middleware` may import `tenants`, `observability` and `http`. Every request
+enters the package through `Accounting`, which `Host` calls.
 """

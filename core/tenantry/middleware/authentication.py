@@ -1,14 +1,13 @@
-"""Authentication: only the clients of `CLIENTS` and `OIDC` reach the app.
+"""Authentication: only clients that a tenant's `CLIENTS` or `OIDC` key allows reach the app.
 
-The layer decides before the app is called and before a body is read. The layer knows WSGI and keys;
-the caller passes in functions that check a token and that find the endpoint of a URL.
+The layer decides before it calls the app or reads a request body.
 
-- `X-API-Key` takes precedence over `Authorization`. In a request with an `X-API-Key`, the
-  `Authorization` header belongs to the app and passes unchanged.
-- The layer removes the header with the key, so that no app, extension or error report can store or
-  log a key. The app finds the client's name, and a token's claims, in the WSGI environ.
-- A CORS preflight (`OPTIONS` from another origin) has no key and is refused, because otherwise the
-  app would run for unknown clients. A proxy in front can answer a CORS preflight.
+- `X-API-Key` takes precedence over `Authorization`. If a request has both headers, the app receives
+  `Authorization` unchanged, unless that header contains a client key, too.
+- The layer removes the key from the request, so that no app, extension or error report can store or
+  log a key. Instead, the WSGI environ contains the client's name and the claims of a token.
+- The layer refuses CORS preflight requests, which never contain a key, because the app must not run
+  for unknown clients. A proxy in front of the host can answer CORS preflight requests.
 """
 
 import hmac
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CLAIMS = "tenantry.claims"
-"""Key of the WSGI environ for the claims of a verified token."""
+"""WSGI environ key for the claims of a verified token."""
 
 _logger = logging.getLogger(__name__)
 
@@ -39,19 +38,18 @@ _AUTHORIZATION = "HTTP_AUTHORIZATION"
 
 Claims = Mapping[str, Any]
 Verify = Callable[[str], Claims]
-"""Returns the claims of a token, including `sub`. Raises a `TokenRefusedError` or an
-`IssuerDownError`."""
+"""A function that returns the claims of a token, including `sub`, or raises a `TokenRefusedError`
+or an `IssuerDownError`."""
 EndpointOf = Callable[["WSGIEnvironment"], str | None]
-"""Returns the endpoint of a request, spelled as in `BLUEPRINTS`; "" for a route of the app that
-belongs to no endpoint; None for a request without a route, which the app answers with 404 or
-405."""
+"""A function that returns the endpoint of a request, as written in `BLUEPRINTS`. The result is ""
+if the route belongs to no endpoint, and None if no route matches (the app answers 404 or 405)."""
 
 
 class TokenRefusedError(Exception):
-    """A token is not accepted. The text of the error is for the log, without any part of the token.
+    """A token is not accepted. The message is for the log and contains no part of the token.
 
-    `client` is the token's subject if the signature is valid; `claimed` is the subject that an
-    unverified token claims.
+    `client` is the token's subject if the signature is valid. `claimed` is the subject that an
+    unverified token claims to have.
     """
 
     def __init__(self, reason: str, *, client: str = "", claimed: str = "") -> None:
@@ -61,7 +59,7 @@ class TokenRefusedError(Exception):
 
 
 class IssuerDownError(Exception):
-    """Tokens cannot be checked now, because the issuer's keys are not known yet."""
+    """Tokens cannot be verified yet, because the issuer's keys are not known."""
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
@@ -79,18 +77,19 @@ class _Refusal(Exception):  # noqa: N818 - a response, not a failure
 
 
 class Authentication:
-    """WSGI middleware: accepts a key of `clients` or a token that `verify` accepts. Thread-safe.
+    """WSGI middleware that admits clients with a known key or a valid token. Thread-safe.
 
-    The log has a line for each refusal, with the name of a known client, and never with the key.
+    Each refusal is logged with the client's name if it is known, and never with the key.
 
     Args:
         app: the wrapped application.
-        realm: the realm of the challenge: the tenant's URL prefix, which each client already knows.
+        realm: the realm of the `WWW-Authenticate` challenge: the tenant's URL prefix, which clients
+            already know.
         clients: the tenant's `CLIENTS`, or None.
-        verify: checks a token; None if the tenant accepts no tokens.
+        verify: verifies a token; None if the tenant accepts no tokens.
         endpoint_of: returns the endpoint of a request; called only for clients that are limited to
             some endpoints.
-        clock: seconds since the epoch.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class Authentication:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Refuse the request, or call the app without the key and with the client's name."""
+        """Refuse the request, or call the app with the client's name instead of the key."""
         for name in (CLIENT, CLAIMS):
             environ.pop(name, None)
         try:
@@ -148,7 +147,7 @@ class Authentication:
         return self._subject(presented, self._verify, environ)
 
     def _take(self, environ: "WSGIEnvironment") -> tuple[str, bool]:
-        """Remove the key from the environ; return the key, and whether the key can be a token."""
+        """Remove the key from the environ; return the key, and whether it can be a token."""
         bearer = _BEARER.fullmatch(environ.get(_AUTHORIZATION, ""))
         if key := environ.pop(_API_KEY, ""):
             if bearer and self._known(bearer[1]) is not None:
@@ -162,8 +161,8 @@ class Authentication:
         return bearer[1], True
 
     def _known(self, presented: str) -> Client | None:
-        """Return the client with the key `presented`, or None, in the same time for every key."""
-        digest = key_digest(presented.encode("latin-1", "replace"))  # PEP 3333: bytes as latin-1
+        """Return the client with the key `presented`, or None, in constant time."""
+        digest = key_digest(presented.encode("latin-1", "replace"))  # PEP 3333: headers are latin-1
         found = None
         for stored, client in self._keys:
             if hmac.compare_digest(stored, digest):

@@ -1,8 +1,8 @@
 """Cookies: the WSGI layer that keeps a tenant's response headers from affecting other tenants.
 
-All tenants under one host name share an origin, so a response header of one tenant can affect other
-tenants: three cookies of 3,900 bytes at `Path=/` made every tenant answer 431. The layer confines
-each `Set-Cookie` to the root of the request, and removes headers that act on the whole origin.
+Tenants under one host name share an origin, so the response headers of one tenant can affect the
+others. For example, three cookies of 3,900 bytes with `Path=/` made every tenant answer 431. The
+layer confines cookies to the tenant's URL prefix, and removes headers that act on the whole origin.
 """
 
 import logging
@@ -13,41 +13,43 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 COOKIES_BYTES = 6 << 10
-"""Maximum bytes of `Set-Cookie` in one response: one cookie of 4 KiB, the limit of browsers, and
-some small cookies. The server accepts a `Cookie` header of up to 8,190 bytes."""
+"""Maximum total size in bytes of the cookies that one response sets: one cookie of 4 KiB, the limit
+of browsers, and some small cookies. The server accepts a `Cookie` header of up to 8,190 bytes."""
 
 PATH_BYTES = 1024
-"""Maximum bytes of a cookie's `Path`. Browsers ignore a longer `Path` (RFC 6265bis §5.6) and use
-the folder of the request's URL, which is `/` for `/acme`."""
+"""Maximum length in bytes of a cookie's `Path`. Browsers ignore a longer `Path` (RFC 6265bis §5.6)
+and use the folder of the request's URL instead, which is `/` for `/acme`."""
 
 ORIGIN_WIDE = frozenset({
     "accept-ch", "alt-svc", "clear-site-data", "nel", "origin-agent-cluster", "report-to",
     "service-worker-allowed", "set-cookie2", "strict-transport-security",
 })  # fmt: skip
-"""Headers that act on a whole origin, and so on other tenants. An origin-wide header can move
-requests to another server (RFC 7838 §3), switch HTTPS on or off (RFC 6797 §8.1), delete cookies and
-storage (W3C Clear Site Data §3), report requests to another server (Network Error Logging §3,
-Reporting), let a script of one tenant answer requests for other tenants (Service Workers §6.1), or
-change request headers (RFC 8942 §3.1) and the process of a page (HTML). A proxy in front can set an
-origin-wide header for all tenants."""
+"""Response headers that act on a whole origin, and therefore on other tenants. `alt-svc` can move
+requests to another server (RFC 7838 §3). `strict-transport-security` switches HTTPS on or off (RFC
+6797 §8.1). `clear-site-data` deletes cookies and storage (W3C Clear Site Data §3). `nel` and
+`report-to` report requests to another server (Network Error Logging §3, Reporting).
+`service-worker-allowed` lets a script of one tenant answer requests for other tenants (Service
+Workers §6.1). `accept-ch` changes request headers (RFC 8942 §3.1), and `origin-agent-cluster`
+changes the process of a page (HTML). A proxy in front of the host can set these headers for all
+tenants."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
 _CONFINED = ORIGIN_WIDE | {_SET_COOKIE}
 _USUAL = frozenset({"Cache-Control", "Content-Length", "Content-Type", "ETag", "Location", "Vary"})
-"""Common header names that `CookieConfinement` passes on without a further check."""
+"""Common header names that `CookieConfinement` passes on without further checks."""
 
 Headers = list[tuple[str, str]]
 
 
 class CookieConfinement:
-    """WSGI middleware: confines the cookies of one tenant's responses. Thread-safe.
+    """WSGI middleware that confines cookies to the tenant's URL prefix. Thread-safe.
 
-    - The `Path` of a cookie stays inside the root of the request, or becomes the root of the
-      request. The layer removes each `Domain`, and each cookie without a name.
-    - The layer removes cookies beyond `COOKIES_BYTES` in one response, and logs the number of
-      removed cookies.
-    - A response that sets a cookie and does not mention caching gets `Cache-Control: private`.
+    - The URL prefix replaces a cookie's `Path` that leads outside the prefix. The layer removes
+      every `Domain` attribute, and every cookie without a name.
+    - The layer removes cookies beyond `COOKIES_BYTES` in one response, and logs how many cookies it
+      removed.
+    - A response that sets a cookie but has no caching header gets `Cache-Control: private`.
     """
 
     __slots__ = ("_app", "_logger")
@@ -59,7 +61,7 @@ class CookieConfinement:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and confine the response headers."""
+        """Call the app and confine its response headers."""
         root = environ.get("SCRIPT_NAME") or "/"
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
@@ -102,10 +104,10 @@ class CookieConfinement:
 
 
 def confined_cookie(value: str, root: str) -> str | None:
-    """Return a `Set-Cookie` value confined to `root`; None if the value names no cookie.
+    """Return a `Set-Cookie` value confined to the path `root`; None if the value names no cookie.
 
-    `confined_cookie` parses the value like a browser (RFC 6265 §5.2): the last of two attributes
-    with the same name counts, and a path that does not begin with a slash is ignored.
+    Like a browser, the function uses the last of several attributes with the same name, and ignores
+    a path that does not begin with a slash (RFC 6265 §5.2).
     """
     pair, *attributes = (part.strip(" \t") for part in value.split(";"))
     if not pair.partition("=")[0].strip(" \t") or "=" not in pair:

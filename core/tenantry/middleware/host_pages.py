@@ -23,7 +23,7 @@ GET_ONLY = ProblemResponse(
 
 
 class _Live(ProblemResponse):
-    """The page `/-/livez`, which says that the process serves."""
+    """The page `/-/livez`, which shows that the process is alive."""
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
         """Return the status line and the headers."""
@@ -47,33 +47,32 @@ class MountStatus:
     prefix: str
     state: str
     reason: str
-    """Why the newest content of the tenant file is not served; empty if the newest content is
-    served."""
+    """Why the host does not serve the newest version of the tenant file; empty if it does."""
     since: float
-    """When the newest content of the tenant file was validated, in seconds since the epoch."""
+    """When the newest version of the tenant file was validated, in seconds since the epoch."""
     digest: str
-    """SHA-256 of the newest content of the tenant file."""
+    """SHA-256 of the newest version of the tenant file."""
     endpoints: tuple[str, ...]
     """The endpoints that the mount serves."""
     database: str = ""
-    """State of the tenant's database, as seen by requests: `behind: …`, `ahead: …`, `down: …`, or
-    empty if the database is up to date."""
+    """Problem with the tenant's database: `behind: …`, `ahead: …` or `down: …`. Empty if there is
+    no problem."""
     stuck: int = 0
     """Number of running requests over their deadline."""
     is_parked: bool = False
-    """Whether the mount is failed only because the tenant's requests ended workers. The host stays
-    ready beside a parked tenant, because a client of one tenant must not take other tenants out of
-    a load balancer."""
+    """Whether the mount has failed only because the tenant's requests ended workers. The host stays
+    ready despite a parked tenant, because a client of one tenant must not be able to take all
+    tenants out of a load balancer."""
 
 
 class HostPages:
-    """A WSGI app with `/-/livez`, `/-/readyz` and the pages in `more`; another path gets 404.
+    """A WSGI app that serves `/-/livez`, `/-/readyz` and the pages in `more`, and otherwise 404.
 
     Args:
         status: returns the current status of every mount.
         is_all_known: returns whether every tenant file has been validated once.
-        is_for_operators: whether `/-/readyz` shows names and reasons, not only counts.
-        more: path → the WSGI app of a further page.
+        is_for_operators: whether `/-/readyz` shows names and reasons in addition to counts.
+        more: the WSGI app of each further page, by path.
     """
 
     def __init__(
@@ -96,11 +95,11 @@ class HostPages:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer a request for one page."""
+        """Answer a request for one of the host's pages."""
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path, NOT_FOUND)
         if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():
-            page = STARTING  # the path may belong to a tenant with an unvalidated file
+            page = STARTING  # the path may belong to a tenant whose file is not validated yet
         if path in self._pages and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             page = GET_ONLY
         return page(environ, start_response)

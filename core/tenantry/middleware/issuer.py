@@ -1,10 +1,10 @@
-"""The keys of an OpenID Connect issuer, read over the network, cached and refreshed.
+"""The keys of an OpenID Connect issuer, fetched over the network, cached and refreshed.
 
-No request waits long for an issuer. A separate thread reads the keys, one reading at a time. A
-request that needs the result of a reading waits until the reading is `PATIENCE_S` old.
+No request waits long for an issuer. A separate thread fetches the keys, one fetch at a time. A
+request that needs the new keys waits for at most `PATIENCE_S` after the start of the fetch.
 
-The module uses `http.client`, which follows no redirects and uses no proxies. Two small documents
-an hour do not need an HTTP library.
+The module uses `http.client`, which follows no redirects and uses no proxies. Fetching two small
+documents does not need an HTTP library.
 """
 
 import io
@@ -26,30 +26,29 @@ from tenantry.observability.redaction import redact_value
 from tenantry.tenants.openid import OpenId, check_url, is_loopback
 
 REFRESH_S = 300.0
-"""Age in seconds at which keys are refreshed while requests still use the old keys, so a withdrawn
-key soon stops working."""
+"""Age in seconds at which keys are refreshed in the background, so that a withdrawn key soon stops
+working."""
 
 OLD_S = 3600.0
-"""Age in seconds of keys at which a request first waits for new keys. An idle tenant can have keys
-of such an age."""
+"""Age in seconds at which keys are too old, so that a request waits for new keys. The keys of an
+idle tenant can become this old."""
 
 UNKNOWN_PAUSE_S = 30.0
-"""Minimum seconds between two readings because of unknown key IDs, which anybody can invent."""
+"""Minimum seconds between two fetches because of unknown key IDs, which any client can invent."""
 
 PATIENCE_S = 1.0
-"""Age in seconds of a reading at which requests stop waiting for the reading, because a waiting
-request holds a thread. A reading usually takes 0.1 s to 0.5 s."""
+"""Seconds after the start of a fetch at which requests stop waiting, because a waiting request
+holds a thread. A fetch usually takes 0.1 s to 0.5 s."""
 
 FIRST_BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
-"""Maximum seconds between two readings. Each failed reading doubles the pause, up to the
-maximum."""
+"""Maximum seconds between two fetches. Each failed fetch doubles the pause, up to this maximum."""
 
 DOCUMENT_TIMEOUT_S = 5.0
 """Time limit in seconds for one document, from opening the connection to the last byte."""
 
 DOCUMENT_BYTES = 256 << 10
-"""Maximum size of one document. The documents of large providers have 20 KiB."""
+"""Maximum size of one document in bytes. The documents of large providers have 20 KiB."""
 
 _logger = logging.getLogger(__name__)
 
@@ -57,14 +56,14 @@ Keys = TypeVar("Keys")
 
 
 class IssuerError(Exception):
-    """The issuer cannot be reached, or sends an unusable response. The text names the address."""
+    """The issuer cannot be reached, or sends an unusable response. The message names the URL."""
 
 
 class Issuer(Generic[Keys]):
-    """The keys of one tenant's issuer. Thread-safe. Needs no closing.
+    """The cached keys of one tenant's issuer. Thread-safe. Needs no closing.
 
     Args:
-        read: returns the keys. `read` runs on a separate thread, and may raise any exception.
+        read: fetches the keys. `read` runs on a separate thread, and may raise any exception.
         tenant: the tenant's name, for the log.
         clock: returns monotonic seconds.
     """
@@ -79,18 +78,18 @@ class Issuer(Generic[Keys]):
         self._read = read
         self._tenant = tenant
         self._clock = clock
-        self._lock = threading.Lock()  # protects the keys and the state of the reading
+        self._lock = threading.Lock()  # protects the keys and the state of the fetch
         self._keys: Keys | None = None
         self._read_at = 0.0
-        self._next_at = -math.inf  # no reading starts before this time
+        self._next_at = -math.inf  # no fetch starts before this time
         self._back_off_s = FIRST_BACK_OFF_S
         self._reading: _Reading | None = None
 
     def keys(self, are_enough: Callable[[Keys], bool]) -> Keys | None:
-        """Return the known keys of the issuer; None if no keys are known.
+        """Return the keys of the issuer, or None if no keys are known.
 
-        If the known keys are old or not enough, and a reading is due, `keys` waits for the reading
-        until the reading is `PATIENCE_S` old.
+        If the known keys are too old, or if `are_enough` rejects the known keys, the method waits
+        for a fetch that is due, up to `PATIENCE_S` after the start of the fetch.
         """
         with self._lock:
             keys, now = self._keys, self._clock()
@@ -112,7 +111,7 @@ class Issuer(Generic[Keys]):
         return max(1, math.ceil(min(pause_s, MAX_BACK_OFF_S)))
 
     def _begin(self, now: float) -> "_Reading | None":
-        """Return the running reading, or start a reading; None if no reading is due."""
+        """Return the running fetch, or start one; None if no fetch is due."""
         if self._reading is None and now >= self._next_at:
             reading = _Reading(now)
             thread = threading.Thread(
@@ -120,9 +119,7 @@ class Issuer(Generic[Keys]):
             )
             try:
                 thread.start()
-            except (
-                RuntimeError
-            ) as error:  # no thread is available, which counts as a failed reading
+            except RuntimeError as error:  # no thread is available; this counts as a failed fetch
                 self._failed(error)
                 return None
             self._reading = reading
@@ -161,7 +158,7 @@ class Issuer(Generic[Keys]):
 
 
 class _Reading:
-    """One attempt to read the keys."""
+    """One attempt to fetch the keys."""
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -172,7 +169,7 @@ def read_key_set(openid: OpenId, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> li
     """Return the JSON Web Keys of an issuer, unparsed (RFC 7517 §5).
 
     Raises:
-        IssuerError: the issuer cannot be reached in time, or does not send a set of keys.
+        IssuerError: the issuer cannot be reached in time, or does not send a key set.
     """
     uri = openid.jwks_uri or _discovered(openid, timeout_s)
     keys = read_document(uri, timeout_s=timeout_s).get("keys")
@@ -182,7 +179,7 @@ def read_key_set(openid: OpenId, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> li
 
 
 def _discovered(openid: OpenId, timeout_s: float) -> str:
-    """Return the address of the keys (OpenID Connect Discovery §4)."""
+    """Return the URL of the issuer's keys (OpenID Connect Discovery §4)."""
     url = openid.issuer.removesuffix("/") + "/.well-known/openid-configuration"
     document = read_document(url, timeout_s=timeout_s)
     if document.get("issuer") != openid.issuer:  # §4.3
@@ -195,10 +192,10 @@ def _discovered(openid: OpenId, timeout_s: float) -> str:
 
 
 def read_document(url: str, *, timeout_s: float = DOCUMENT_TIMEOUT_S) -> dict[str, Any]:
-    """Return the JSON object at an address that `check_url` has accepted.
+    """Return the JSON object at a URL that `check_url` has accepted.
 
     Raises:
-        IssuerError: the document does not arrive completely, in time, and with status 200.
+        IssuerError: the document does not arrive in time, complete and with status 200.
     """
     try:
         data = _read(url, time.monotonic() + timeout_s, timeout_s)
@@ -239,7 +236,7 @@ def _read(url: str, deadline: float, timeout_s: float) -> bytes:
 class _TimedSocket:
     """The socket methods that `http.client` needs, with one deadline for the whole response.
 
-    A socket's own timeout starts again with every byte.
+    The timeout of a plain socket restarts with every received byte.
     """
 
     def __init__(self, opened: socket.socket, deadline: float) -> None:

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
 
 class LogContext:
-    """WSGI middleware: adds the tenant and the request ID to every log line of a request.
+    """WSGI middleware that adds the tenant and the request ID to a request's log lines.
 
     Args:
         app: the wrapped application.
         tenant: the name of the tenant.
-        config: the app's configuration; log lines of the request show the configuration's secrets
-            redacted.
+        config: the app's configuration, whose secrets are redacted in the request's log lines.
     """
 
     __slots__ = ("_app", "_config", "_tenant")
@@ -31,7 +30,7 @@ class LogContext:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> "Iterable[bytes]":
-        """Set the context variables of the request, which `Containment` drops."""
+        """Set the context variables of the request, and call the app."""
         record = environ.get(REQUEST_RECORD) or RequestRecord()
         record.tenant, record.request_id = self._tenant, environ.get(REQUEST_ID, "")
         current_request.set(record)

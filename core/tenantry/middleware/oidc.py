@@ -1,10 +1,11 @@
-"""OIDC: the check of tokens from an OpenID Connect issuer.
+"""OIDC: the verification of tokens from an OpenID Connect issuer.
 
-joserfc, by the author of Authlib, verifies the signatures. Importing joserfc takes 10 MiB and 0.1
-s, so only a process with a tenant that sets `OIDC` imports joserfc.
+The library joserfc, by the author of Authlib, verifies the signatures. A process imports joserfc
+only if a tenant sets `OIDC`, because the import takes 10 MiB and 0.1 s.
 
-The check follows RFC 8725: the host, not the token, chooses the algorithms; each key serves only
-its declared purpose; issuer, audience and times are always checked.
+The verification follows RFC 8725. The host, not the token, determines the allowed algorithms. A key
+serves only its declared purpose. The issuer, the audience and the times of a token are always
+checked.
 """
 
 import json
@@ -30,8 +31,8 @@ ALGORITHMS = frozenset({
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 })  # fmt: skip
-"""Allowed signature algorithms, which all have a public and a private key. The algorithm `none` has
-no key, and `HS…` would use the public key, which everybody knows, as a shared secret."""
+"""Allowed signature algorithms, which all use a key pair. The algorithm `none` uses no key, and
+`HS…` would use the issuer's public key, which everybody knows, as a shared secret."""
 
 RSA_BITS = 2048
 """Minimum size of an RSA key in bits (RFC 7518 §3.3)."""
@@ -40,24 +41,24 @@ SUBJECT_CHARACTERS = 255
 """Maximum number of characters of the claim `sub` (OpenID Connect Core §2)."""
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""Accepted values of a token's `typ`. Another type, such as a logout token with the same key, gives
-no access (RFC 8725 §3.11)."""
+"""Accepted values of a token's `typ` header. A token of another type, such as a logout token, gives
+no access, even if the same key has signed the token (RFC 8725 §3.11)."""
 
 _KINDS = frozenset({"RSA", "EC", "OKP"})
 
 
 class _UnfitError(ValueError):
-    """A token breaks a rule of the token check. The text contains no part of the token."""
+    """A token fails the verification. The message contains no part of the token."""
 
 
 class TokenCheck:
-    """Checks the tokens of one tenant with the keys of the issuer. Thread-safe. Needs no closing.
+    """Verifies one tenant's tokens with the keys of the issuer. Thread-safe. Needs no closing.
 
     Args:
         openid: the tenant's `OIDC`.
         tenant: the tenant's name, for the log.
-        issuer: returns the issuer's keys; if None, the keys are read over the network.
-        clock: seconds since the epoch.
+        issuer: returns the issuer's keys; if None, the keys are fetched over the network.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class TokenCheck:
             decoded = jwt.decode(token, self._key, registry=self._registry)
         except IssuerDownError:
             raise
-        except Exception as error:  # noqa: BLE001 - bytes from strangers must not cause a 500
+        except Exception as error:  # noqa: BLE001 - no client's bytes may cause a 500
             raise TokenRefusedError(_reason(error), claimed=claimed_subject(token)) from None
         claims = decoded.claims
         subject = claims.get("sub")
@@ -96,9 +97,9 @@ class TokenCheck:
         return claims
 
     def _key(self, token: GuestProtocol) -> Key:
-        """Return the key that a token names; read the issuer's keys again for an unknown key.
+        """Return the key that a token names; for an unknown key, fetch the issuer's keys again.
 
-        joserfc checks the algorithm of the token before joserfc calls `_key`.
+        joserfc calls this method after checking the algorithm of the token.
         """
         header = token.headers()
         kid = header.get("kid")
@@ -134,7 +135,7 @@ class TokenCheck:
 
 
 class _Registry(JWSRegistry):
-    """A registry that allows only `ALGORITHMS`, and does not warn about the name `EdDSA`."""
+    """A joserfc registry that allows only `ALGORITHMS`, and does not warn about `EdDSA`."""
 
     max_header_length = 2048  # some issuers add a thumbprint or a certificate URL to the header
 
@@ -145,7 +146,7 @@ class _Registry(JWSRegistry):
 
 
 def parse_keys(listed: list[dict[str, Any]]) -> KeySet:
-    """Return the keys of a key set that can verify tokens, without keys for other purposes.
+    """Return the keys of a key set that can verify tokens.
 
     Raises:
         IssuerError: the key set has no key that can verify tokens.
@@ -164,7 +165,7 @@ def _parsed(key: dict[str, Any]) -> Key | None:
             return None
         return JWKRegistry.import_key(key)
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # ignore keys that are not understood (RFC 7517 §5)
+        return None  # RFC 7517 §5 asks to ignore keys that are not understood
 
 
 def _bits(number: str) -> int:
@@ -172,7 +173,7 @@ def _bits(number: str) -> int:
 
 
 def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
-    """Return the key with the ID `kid`; without an ID, the only key of the key set."""
+    """Return the key with the ID `kid`. If `kid` is None, return the only key of the set."""
     if kid is None:
         return keys.keys[0] if len(keys.keys) == 1 else None
     named = [key for key in keys.keys if key.kid == kid]
@@ -180,7 +181,7 @@ def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
 
 
 def _has(found: object, wanted: tuple[ClaimValue, ...]) -> bool:
-    """Whether a claim is a wanted value, or a list with a wanted value; 1 is not True."""
+    """Whether a claim equals or contains a wanted value of the same type (1 is not True)."""
     listed = found if isinstance(found, list) else [found]
     return any(type(one) is type(value) and one == value for one in listed for value in wanted)
 
@@ -194,9 +195,9 @@ def _reason(error: Exception) -> str:
 
 
 def claimed_subject(token: str) -> str:
-    """Return the subject that an unverified token claims; "" without a subject."""
+    """Return the subject that an unverified token claims to have, or "" if it has none."""
     try:
         subject = json.loads(jws.extract_compact(token.encode()).payload)["sub"]
         return subject[:SUBJECT_CHARACTERS] if isinstance(subject, str) else ""
-    except Exception:  # noqa: BLE001 - bytes from strangers
+    except Exception:  # noqa: BLE001 - a client can send any bytes
         return ""

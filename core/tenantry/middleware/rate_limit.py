@@ -1,6 +1,6 @@
 """Rate limit: the WSGI layer that answers 429 to requests over a tenant's rate.
 
-A rate counts the requests of all clients of a tenant together, before the call of the app.
+Before calling the app, the layer counts the requests of all clients of a tenant together.
 """
 
 import math
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 LOOK_AGAIN_S = 1.0
-"""Maximum seconds for which a tenant counts as over its rate without another check, because the
-tenant file can change."""
+"""Seconds after which the host checks again whether a tenant is over its rate, because the rate in
+the tenant file may have changed."""
 
 _DETAIL = "This application receives more requests than its rate limit allows."
 
@@ -37,14 +37,14 @@ class RateDecision:
     window_s: int
     remaining: int
     reset_s: int
-    """Seconds until another request fits if the tenant is over its rate, or else until the next
-    window."""
+    """Seconds until the next window or, if the tenant is over its rate, until another request is
+    admitted."""
 
     def headers(self) -> Headers:
         """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.
 
-        The result has the three headers that clients know (up to draft 06), and the two headers of
-        the newest draft (from draft 08 on).
+        Clients know the three headers of the drafts up to 06. The other two headers are from the
+        newer drafts, from 08 on.
         """
         return [
             ("RateLimit-Limit", str(self.limit)),
@@ -62,14 +62,14 @@ class RateDecision:
 
 
 class _Over(NamedTuple):
-    """The state of a tenant over its rate."""
+    """The state of a tenant that is over its rate."""
 
     until: float
     """When to check the rate again, in seconds of the monotonic clock."""
     back_at: float
     decision: RateDecision
     refusal: Refusal
-    """The 429 response, created once for all requests of a flood."""
+    """The 429 response, which is created once for all requests of a flood."""
 
 
 class RateLimiter:
@@ -78,9 +78,10 @@ class RateLimiter:
     Args:
         url: the storage of the counts: `memory://`, or a Redis URL.
         processes: returns the number of processes of this host that serve now. With `memory://`,
-            each process admits its part of the rate.
+            each process admits an equal part of the rate.
         clock: returns monotonic seconds.
-        note_uncounted: called with the tenant of each request that is admitted uncounted.
+        note_uncounted: called with the tenant's name for each request that is admitted without
+            being counted.
     """
 
     def __init__(
@@ -105,8 +106,8 @@ class RateLimiter:
     def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> RateDecision | None:
         """Count one request of a tenant; return None if the storage does not respond.
 
-        With several rates, the first exceeded rate decides, or else the rate with the fewest
-        remaining requests.
+        If a tenant has several rates, the decision is about the first exceeded rate, or else about
+        the rate with the fewest remaining requests.
         """
         least: RateDecision | None = None
         processes = max(self._processes(), 1)
@@ -132,7 +133,7 @@ class RateLimiter:
         )
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return a 429 and its headers if the tenant is certainly still over its rate."""
+        """Return a 429 response and its headers if the tenant is known to be over its rate."""
         known = self._over.get(tenant)
         if known is None:
             return None
@@ -154,7 +155,7 @@ class RateLimiter:
 
 
 class RateLimit:
-    """WSGI middleware: a request over its tenant's rate gets 429. Thread-safe."""
+    """WSGI middleware that answers 429 to requests over the tenant's rate. Thread-safe."""
 
     __slots__ = ("_app", "_items", "_rates", "_tenant")
 
@@ -167,7 +168,7 @@ class RateLimit:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Count the request; refuse the request, or call the app and add `RateLimit` headers."""
+        """Count the request, refuse it or call the app, and add `RateLimit` headers."""
         decision = self._rates.hit(self._tenant, self._items)
         if decision is None:
             return self._app(environ, start_response)

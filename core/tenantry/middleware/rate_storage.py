@@ -1,9 +1,9 @@
-"""Storage for the counts of rate limits: in this process, or in a Redis that may be unavailable.
+"""Storage for the counts of rate limits: in this process, or in Redis, which may be unavailable.
 
-Each storage counts requests in a sliding window: the requests of the current window, and a share of
-the requests of the previous window, as large as the share of the previous window that the sliding
-window still covers. A sliding window takes two numbers per rate. The exact window of the `limits`
-library takes one number per request: 30 MiB for a million requests per day.
+Each storage approximates a sliding window. The count is the number of requests in the current fixed
+window, plus part of the number in the previous window. The part is as large as the part of the
+previous window that the sliding window still covers. This takes two numbers per rate. The exact
+window of the `limits` library takes one number per request: 30 MiB for a million requests per day.
 """
 
 import logging
@@ -17,22 +17,22 @@ from typing import Any
 from limits.storage.redis import RedisStorage
 
 REDIS_TIMEOUT_S = 0.02
-"""Seconds that a request waits for Redis, which usually takes 1 ms. After the first timeout, no
-other request waits for Redis."""
+"""Seconds that a request waits for Redis, which usually answers in 1 ms. After a timeout, no
+request waits for Redis until a probe succeeds."""
 
 PROBE_TIMEOUT_S = 1.0
-"""Seconds that the probe of a lost Redis may take. No request waits for the probe."""
+"""Seconds that a probe of an unavailable Redis may take. No request waits for a probe."""
 
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 2.0
-"""Maximum seconds between two probes of a lost Redis. Each failed probe doubles the pause, and the
-host uses a recovered Redis within 3 s."""
+"""Maximum seconds between two probes of an unavailable Redis. Each failed probe doubles the pause.
+The host uses Redis again within 3 s of its recovery."""
 
 LOG_INTERVAL_S = 10.0
 """Minimum seconds between two log lines about a Redis that keeps failing and recovering."""
 
 PRUNE_AT = 4096
-"""Number of rates in memory from which the storage forgets rates of old windows."""
+"""Number of rates in memory at which the storage starts to delete rates without recent requests."""
 
 _logger = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ class Window:
 
 
 class SharedStorage:
-    """A storage in a Redis that hosts share. Thread-safe. `close()` ends the probing thread.
+    """Counts in a Redis that several hosts can share. Thread-safe. `close()` ends the thread.
 
-    After a timeout, requests are admitted uncounted, and a thread probes Redis until Redis
-    responds.
+    After a timeout, requests are admitted without being counted, while a thread probes Redis until
+    Redis responds.
 
     Args:
         url: `redis://…` or `rediss://…`.
@@ -70,16 +70,16 @@ class SharedStorage:
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self.unanswered_total = 0
-        """Approximate number of requests that were admitted uncounted, incremented without a
-        lock."""
-        self._logged_at = -math.inf  # when the log last said that Redis is lost
+        """Approximate number of requests that were admitted without being counted. No lock protects
+        the number."""
+        self._logged_at = -math.inf  # when `rates.storage_lost` was last logged
         self._logged_total = 0
-        """The value of `unanswered_total` when the log last said that Redis is found."""
+        """The value of `unanswered_total` when `rates.storage_found` was last logged."""
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request that fits the limit. Return whether the request fits, and the counts.
+        """Count a request if it fits the limit. Return whether it fits, and the counts.
 
-        `acquire` returns None while Redis is lost.
+        The result is None while Redis is unavailable.
         """
         if self._is_lost:
             self.unanswered_total += 1
@@ -88,8 +88,8 @@ class SharedStorage:
             has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
             found = self._storage.get_sliding_window(key, expiry_s)
             if not has_fit and _is_from_the_future(found, expiry_s):
-                # The clock of the Redis machine was set back by some time. Without
-                # `clear_sliding_window`, the tenant would be over its rate for the same time.
+                # The clock of the Redis machine was set back. Without `clear_sliding_window`, the
+                # tenant would be over its rate until the clock has caught up.
                 self._storage.clear_sliding_window(key, expiry_s)
                 has_fit = self._storage.acquire_sliding_window_entry(key, limit, expiry_s)
                 found = self._storage.get_sliding_window(key, expiry_s)
@@ -113,7 +113,7 @@ class SharedStorage:
             self._thread.start()
 
     def _log_lost(self, reason: str) -> bool:
-        """Log that Redis is lost, unless a recent log line says that Redis is lost."""
+        """Log that Redis is unavailable, unless this was logged recently."""
         now = self._clock()
         if now - self._logged_at < LOG_INTERVAL_S:
             return False
@@ -122,7 +122,7 @@ class SharedStorage:
         return True
 
     def _look(self, reason: str, is_logged: bool) -> None:
-        """Probe Redis until Redis responds. `_look` runs in a thread."""
+        """Probe Redis until Redis responds, on a thread of its own."""
         pause_s = FIRST_PAUSE_S
         while not self._is_over.wait(pause_s):
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
@@ -139,15 +139,16 @@ class SharedStorage:
     def _is_found(self) -> bool:
         """Whether Redis answers fast enough to count each request."""
         try:
-            self._probe.incr("probe", 1)  # not a ping, which a full or read-only Redis answers
+            # A full or read-only Redis would answer a ping. The first call opens the connection.
+            self._probe.incr("probe", 1)
             begun = time.monotonic()
-            self._probe.incr("probe", 1)  # on the open connection
+            self._probe.incr("probe", 1)
         except self._probe.base_exceptions:
             return False
         return time.monotonic() - begun < REDIS_TIMEOUT_S
 
     def close(self) -> None:
-        """End the thread and the connections. Idempotent."""
+        """End the thread and close the connections. Idempotent."""
         self._is_over.set()
         with self._lock:
             thread = self._thread
@@ -158,11 +159,11 @@ class SharedStorage:
 
 
 class OwnStorage:
-    """A storage in the memory of this process. Thread-safe.
+    """Counts in the memory of this process. Thread-safe.
 
     Args:
-        clock: returns monotonic seconds. The memory storage of the `limits` library uses the time
-            of day; when the time of day jumps, it refuses or admits too many requests.
+        clock: returns monotonic seconds. The memory storage of the `limits` library uses the system
+            clock instead; when the system clock jumps, it refuses or admits too many requests.
     """
 
     unanswered_total = 0
@@ -170,12 +171,12 @@ class OwnStorage:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # protects `_counts`
-        # Key → number and length of the current window, count of the previous window, count of the
-        # current window.
+        # Each key has four numbers: the number and the length of the current window, the count of
+        # the previous window, and the count of the current window.
         self._counts: dict[str, tuple[int, int, int, int]] = {}
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request that fits the limit. Return whether the request fits, and the counts."""
+        """Count a request if it fits the limit. Return whether it fits, and the counts."""
         with self._lock:
             number, into_s = divmod(self._clock(), expiry_s)
             previous, current = self._counts_in(key, int(number))
@@ -189,7 +190,7 @@ class OwnStorage:
         return has_fit, _window((previous, left_s, current, expiry_s + left_s), expiry_s)
 
     def _counts_in(self, key: str, number: int) -> tuple[int, int]:
-        """Return the counts of the window before window `number`, and of window `number`."""
+        """Return the counts of window `number - 1` and of window `number`."""
         counted, _, previous, current = self._counts.get(key, (0, 0, 0, 0))
         if counted == number:
             return previous, current

@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST_IS_CHECKED = "tenantry.host_is_checked"
-"""Key of the WSGI environ that is present once `TrustedHosts` has accepted the host name.
-Werkzeug's own check of trusted hosts rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
+"""WSGI environ key that marks a host name as accepted by `TrustedHosts`. Werkzeug's own check of
+trusted hosts rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
 
 NOT_SERVED = ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here.")
-"""The response to a request for an unknown host name, which reveals no trusted host name."""
+"""The response to a request for an unlisted host name. The response reveals no trusted name."""
 
 _PORT = re.compile(r":\d+$")
 
 
 class TrustedHosts:
-    """WSGI middleware: a request for a host name that is not listed gets 400. Thread-safe.
+    """WSGI middleware that answers 400 to requests for unlisted host names. Thread-safe.
 
     Args:
         app: the wrapped application.
-        names: host names without ports; `.example.org` includes subdomains. An empty tuple means
+        names: host names without ports; `.example.org` includes subdomains. An empty tuple allows
             any host name.
     """
 
@@ -38,7 +38,7 @@ class TrustedHosts:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Refuse an untrusted host name, or call the app and mark the host name as checked."""
+        """Refuse the request, or mark its host name as checked and call the app."""
         if self._names and not self._is_trusted(environ.get("HTTP_HOST", "")):
             return NOT_SERVED(environ, start_response)
         environ[HOST_IS_CHECKED] = True
