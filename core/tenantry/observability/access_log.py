@@ -1,17 +1,15 @@
 """The access log: one line for each request that has ended.
 
-`AccessLog` formats the lines itself, because a line through `logging` and structlog takes eight
-times as long. A line of the access log has the following content:
+`AccessLog` formats its lines itself, because `logging` and structlog take eight times as long.
 
-- A line has the path without the query, and no header, because queries contain tokens, search words
-  and addresses.
-- The fact `client` is a name from `CLIENTS`, or `oidc:SUB`; never a key.
-- A line has only ASCII characters. Other characters and control characters are escaped like in
-  JSON.
-- A line has at most 1 KiB of the path and 1 KiB of the client's name.
+- A line contains the path, but not the query or the headers, because queries contain tokens, search
+  terms and addresses.
+- The field `client` is a name from `CLIENTS`, or `oidc:SUB`, and never a key.
+- A line contains only printable ASCII characters. All other characters are escaped as in JSON.
+- A line contains at most 1 KiB of the path and 1 KiB of the client's name.
 
-A request for the host's own pages, which probes request all day, has a line only if the request
-fails.
+A request for the host's own pages is logged only if it fails, because probes request these pages
+all day.
 """
 
 import os
@@ -30,15 +28,15 @@ LOGGER = "tenantry.request"
 _OWN_PAGES = "/-/"
 _FIRST_ERROR_STATUS = 400
 _STDERR = 2
-_PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII without blanks, quotes and equals signs
+_PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII except spaces, quotes and equals signs
 
 _MAX_CHARS = 1024
-"""Maximum number of escaped characters of a path or a client's name. In a pipe, a line longer than
-`PIPE_BUF` (4 KiB) could be mixed with lines of other processes."""
+"""Maximum length of an escaped path or client's name. In a pipe, a log line longer than `PIPE_BUF`
+(4 KiB) could be mixed with lines of other processes."""
 
 _MAX_UNCHECKED_CHARS = 80
-"""Maximum length of a text that always fits in `_MAX_CHARS`, because an escaped character has at
-most 12 characters."""
+"""Maximum length of a text that always fits in `_MAX_CHARS`, because escaping turns a character
+into at most 12 characters."""
 
 
 def write_stderr(line: str) -> None:
@@ -54,7 +52,7 @@ class AccessLog:
 
     Args:
         log_format: the format of all log lines.
-        write: takes one log line with a line end.
+        write: writes one log line, which ends with a newline.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class AccessLog:
     ) -> None:
         self._render = _render_json if log_format == "json" else _render_console
         self._write = write
-        self._second = 0, ""  # the last second and the text of the second; replaced as a whole
+        self._second = 0, ""  # the last second and its text, replaced together
 
     def __call__(self, record: RequestRecord) -> None:
         """Write the log line of an ended request."""
@@ -118,7 +116,7 @@ def _render_console(record: RequestRecord, timestamp: str, path: str, client: st
 
 
 def _truncate(text: str) -> str:
-    """Return the text, shortened if the escaped text is too long."""
+    """Return the text, shortened if its escaped form is too long."""
     short = text
     while (size := len(quoted(short))) > _MAX_CHARS:
         short = short[: len(short) * _MAX_CHARS // size]
@@ -126,5 +124,5 @@ def _truncate(text: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return a text unchanged, or quoted if the text has blanks, quotes or equals signs."""
+    """Return a text unchanged, or quoted if it has spaces, quotes or equals signs."""
     return text if _PLAIN.fullmatch(text) else quoted(text)

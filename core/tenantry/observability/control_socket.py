@@ -1,8 +1,8 @@
-"""Control sockets: a worker answers commands on a Unix socket under `<data>/.workers/`.
+"""Control sockets: each worker answers commands on a Unix socket under `<data>/.workers/`.
 
-A socket, unlike a file, never has outdated content, needs no disk space, and refuses connections
-when its worker is killed. Only the user that runs the host can connect to a control socket (mode
-0700).
+Unlike a file, a socket is never out of date, needs no disk space, and refuses connections when its
+worker has been killed. Only the user that runs the host can connect to a control socket, because
+the folder has mode 0700.
 """
 
 import contextlib
@@ -19,29 +19,30 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_TIMEOUT_S = 5.0
-"""Seconds in which a worker must answer a command and a client must read the answer. An answer with
-10,000 tenants takes 0.1 s."""
+"""Seconds within which a worker must answer a command, and a client must read the answer. An answer
+with 10,000 tenants takes 0.1 s."""
 
 RETRY_PAUSE_S = 1.0
-"""Seconds of the pause after a failed `accept`, in which a file descriptor may become free."""
+"""Seconds to pause after a failed `accept`, so that a file descriptor can become free."""
 
 STARTUP_S = 10.0
-"""Seconds in which a new worker must open its control socket. Imports take one second, and a host
-waits at most three more seconds before the host accepts connections."""
+"""Seconds within which a new worker must open its control socket. Imports take one second, and a
+worker waits at most three more seconds before accepting connections."""
 
 _START_TIME = 19
-"""The index of a process's start time in `/proc/<pid>/stat` after its name (proc(5), field 22)."""
+"""Index of a process's start time among the fields after the name in `/proc/<pid>/stat` (field 22
+in proc(5))."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """The status of one worker, from its answer to the command `list`."""
+    """The status of one worker, as the worker's answer to the command `list` reports it."""
 
     pid: int
     master: int
-    """Process ID of the process that starts a replacement for the worker."""
+    """Process ID of the parent process, which replaces the worker when the worker ends."""
     is_ready: bool
     """Whether the worker has validated every tenant file once."""
     mounts: tuple[dict[str, Any], ...]
@@ -49,8 +50,8 @@ class WorkerStatus:
     only: tuple[str, ...] = ()
     """The names of the tenants that the host serves; empty if the host serves all tenants."""
     server: str = ""
-    """The name of the server: `gunicorn` for a `TenantWorker`. With another server, `master` may be
-    any process."""
+    """Name of the WSGI server; `gunicorn` if the worker is a `TenantWorker`. Under any other
+    server, `master` may be any process."""
 
 
 def workers_folder(data_dir: Path) -> Path:
@@ -59,12 +60,12 @@ def workers_folder(data_dir: Path) -> Path:
 
 
 class ControlSocket:
-    """The control socket of this process, and a thread that answers commands, until `close()`.
+    """The control socket of this process. A thread answers commands until `close()`.
 
     Args:
         data_dir: the host's data folder.
-        commands: command → the function that gets the words after the command, and returns JSON
-            data.
+        commands: the function for each command. The function receives the words after the command
+            and returns JSON data.
 
     Raises:
         OSError: the socket cannot be created.
@@ -78,8 +79,8 @@ class ControlSocket:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _short_path(self._folder) as folder:
-                # The socket must listen before the socket gets a name with `.sock`, because clients
-                # delete a `.sock` that refuses connections.
+                # The socket must listen before its file gets the suffix `.sock`, because clients
+                # delete a `.sock` file that refuses connections.
                 temporary = folder / f"{os.getpid()}.new"
                 temporary.unlink(missing_ok=True)
                 self._listener.bind(str(temporary))
@@ -95,15 +96,15 @@ class ControlSocket:
     def close(self) -> None:
         """Stop answering commands, and delete the control socket. Idempotent."""
         self._closing.set()
-        with contextlib.suppress(OSError):  # a second `close` finds a closed socket
+        with contextlib.suppress(OSError):  # the socket is already closed
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the answering thread
         self._thread.join()
         self._listener.close()
-        with contextlib.suppress(OSError):  # clients delete a socket without a process
+        with contextlib.suppress(OSError):  # clients delete the socket file later
             (self._folder / self._name).unlink()
 
     def leave_to_parent(self) -> None:
-        """Close the socket's copy in a forked process; the parent process keeps answering."""
+        """In a forked process, close the copy of the socket; the parent keeps answering."""
         self._listener.close()
 
     def _serve(self) -> None:
@@ -138,7 +139,7 @@ class ControlSocket:
 
 
 def read_workers(data_dir: Path) -> list[WorkerStatus]:
-    """Return the status of each worker of the hosts with the data folder `data_dir`."""
+    """Return the status of each worker that uses the data folder `data_dir`."""
     return read_all_workers(data_dir)[0]
 
 
@@ -163,9 +164,9 @@ def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
 def ask_workers(
     data_dir: Path, command: str, timeout_s: float | None = None
 ) -> dict[int, dict[str, Any]]:
-    """Return the answer of each worker by its process ID.
+    """Return the answers of the workers by process ID.
 
-    The result does not contain workers that do not answer in time.
+    Workers that do not answer in time are missing from the result.
 
     Args:
         data_dir: the host's data folder.
@@ -177,11 +178,11 @@ def ask_workers(
 
 
 def starting_workers(workers: Collection[WorkerStatus]) -> set[int]:
-    """Return the process IDs of siblings of `workers` that have not opened a control socket.
+    """Return the process IDs of new workers that have not opened a control socket yet.
 
-    A sibling has the same master and the same command line. A sibling older than `STARTUP_S` does
-    not count, because such a process is not a worker (uWSGI's router, for example), or could not
-    create its socket.
+    A new worker has the same parent process and the same command line as one of `workers`. A
+    process older than `STARTUP_S` does not count: either it is not a worker (like the HTTP router
+    of uWSGI), or it could not create its socket.
     """
     answering = {worker.pid for worker in workers}
     masters = {worker.master for worker in workers}
@@ -200,7 +201,7 @@ def child_processes(parent: int) -> list[int]:
 
 
 def _age_s(pid: int) -> float:
-    """Return the seconds since the start of a process; infinite if the process has ended."""
+    """Return the age of a process in seconds, or infinity if the process has ended."""
     stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     if len(stat) <= _START_TIME or stat[0] == b"Z":
         return math.inf
@@ -233,8 +234,8 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
         except OSError:  # the worker has just ended, or belongs to another user
             return None
         parts = []
-        # If the answer is late or incomplete, `json.loads` decides whether the received bytes are
-        # an answer.
+        # After a timeout or a lost connection, `json.loads` tells whether the received bytes are a
+        # complete answer.
         with contextlib.suppress(OSError):
             connection.sendall(command.encode())
             while part := connection.recv(1 << 16):
@@ -248,7 +249,7 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _short_path(folder: Path) -> Iterator[Path]:
-    """Yield a short path of a folder for the address of a Unix socket (at most 107 characters)."""
+    """Yield a short path to a folder, because a Unix socket address has at most 107 characters."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield Path(f"/proc/self/fd/{fd}")

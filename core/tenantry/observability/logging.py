@@ -1,6 +1,6 @@
-"""Log set-up: every log line is one event with facts, as text for people or as JSON.
+"""Logging setup: every log line is an event with named fields, as text for people or as JSON.
 
-Tenantry logs through the standard library. structlog only formats log records, so that lines from
+Tenantry logs through the standard library. structlog formats the log records, so that lines from
 Flask, endpoints and libraries have the same form. The only global state is the root logger's
 handler.
 """
@@ -29,27 +29,27 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _RECORD_ATTRIBUTES = frozenset({
     *vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"
 })  # fmt: skip
-"""Names of the attributes of every `LogRecord`, and of attributes that other formatters add."""
+"""Names of the attributes that every `LogRecord` has, or that other formatters add."""
 
 _ADDED_LATER = frozenset({"timestamp", "exception"})
-"""Names of facts that later processors add, so that `extra` must not set such a fact."""
+"""Names of fields that `extra` must not set, because later processors add these fields."""
 
 _MULTILINE = frozenset({"stack", "exception"})
-"""Names of facts that `ConsoleRenderer` writes unchanged after the log line."""
+"""Names of fields that `ConsoleRenderer` writes unchanged after the log line."""
 
 _STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
 
 _NEVER_SECRET = frozenset({"level", "logger", "tenant", "timestamp"})
-"""Names of facts that the host sets. Redaction never changes such a fact, even if a secret has the
-same text."""
+"""Names of fields that the host sets. Redaction never changes these fields, even if a secret has
+the same text."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):
-    """The host's handler on the root logger. A second set-up finds the handler by its type."""
+    """The host's handler on the root logger, which a repeated setup recognizes by its type."""
 
 
 def configure_logging(log_format: Literal["console", "json"], level: str) -> None:
-    """Send every log line of this process to stderr, and replace an earlier set-up."""
+    """Send every log line of this process to stderr, and replace an earlier setup."""
     processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -66,7 +66,7 @@ def configure_logging(log_format: Literal["console", "json"], level: str) -> Non
         processors += [_redact_facts, _escape_facts]
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # The default formatter can show local variables, and so keys, bodies and passwords.
+            # The default formatter can show local variables, which can contain keys and passwords.
             exception_formatter=_write_traceback,
         )
     handler = _HostHandler(sys.stderr)
@@ -94,10 +94,9 @@ def _add_request(_logger: object, _method: str, facts: EventDict) -> EventDict:
 
 
 def _add_extra(_logger: object, _method: str, facts: EventDict) -> EventDict:
-    """Add the facts of `extra`; rename a fact that the line already has to `extra_<name>`.
+    """Add the fields from `extra`; rename a field that the line already has to `extra_<name>`.
 
-    Without the new name, a library or an app that logs data from a client could set the fact
-    `tenant` to another tenant.
+    Otherwise, an app or a library that logs a client's data could change the field `tenant`.
     """
     for key, value in vars(facts["_record"]).items():
         if key in _RECORD_ATTRIBUTES:
@@ -139,10 +138,10 @@ def _redact_facts(_logger: object, _method: str, facts: EventDict) -> EventDict:
 
 
 def _redact_object(value: object, secrets: list[str]) -> object:
-    """Return a value unchanged, or the redacted `repr` of a value with a secret."""
+    """Return a value unchanged, or its redacted `repr` if the value contains a secret."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a class of an endpoint can raise anything
+    except Exception:  # noqa: BLE001 - an endpoint's class can raise anything
         return f"<{type(value).__name__}>"
     redacted = redact_credentials(redact(text, secrets))
     return value if redacted == text else redacted

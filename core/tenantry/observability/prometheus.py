@@ -1,8 +1,8 @@
 """The page `/-/metrics`: usage of all processes of the host, in the Prometheus text format.
 
-Only the operators' listener serves `/-/metrics`. Every number covers all processes, including ended
-processes, independent of the worker that responds. The number of series is limited: only tenants
-with requests have series, and all tenants beyond `MAX_TENANTS` count as one tenant, `other`.
+Only the operators' listener serves `/-/metrics`. Whichever worker responds, every number covers all
+processes, including those that have ended. The number of series is limited: only tenants with
+requests have series, and all tenants beyond `MAX_TENANTS` count as one tenant, `other`.
 """
 
 import logging
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 MAX_TENANTS = 500
-"""Maximum number of tenants with their own series, 8,000 series in all. The tenants with the
-earliest traffic have their own series. If a busier tenant got its own series later, the sum of
-`other` would fall, which Prometheus would take for a restart."""
+"""Maximum number of tenants with their own series, 8,000 series in all. The tenants that had
+traffic first have their own series. If a busier tenant got its own series later, the counters of
+`other` would decrease, which Prometheus would take for a restart."""
 
 OTHER = "other"
 """The name for all tenants without their own series, including a tenant named `other`."""
@@ -42,8 +42,8 @@ _COUNTERS = (
     ("refusals", 1, "refusals", "Responses that the host sent instead of the app."),
     ("bytes_in", 1, "request_bytes", "Bytes of request bodies that were read."),
     ("bytes_out", 1, "response_bytes", "Bytes of response bodies."),
-    ("wall_ns", _SECONDS, "request_seconds", "Time from the request's head to its last byte."),
-    ("processor_ns", _SECONDS, "processor_seconds", "CPU time of its requests' threads."),
+    ("wall_ns", _SECONDS, "request_seconds", "Time from a request's head to its last byte."),
+    ("processor_ns", _SECONDS, "processor_seconds", "CPU time of the threads that ran requests."),
     ("database_ns", _SECONDS, "database_seconds", "Duration of database queries."),
     ("queries", 1, "queries", "Database queries."),
     ("build_ns", _SECONDS, "build_seconds", "Duration of builds of instances."),
@@ -52,13 +52,13 @@ _COUNTERS = (
     ("overdue", 1, "overdue_requests", "Requests that exceeded their deadline."),
     ("uncounted", 1, "uncounted_requests", "Requests that no rate limit counted."),
 )
-"""The field of `Counts`, the unit, the name and the help text of each counter metric."""
+"""The `Counts` field, the unit, the name and the help text of each counter."""
 
 _logger = logging.getLogger(__name__)
 
 
 class MetricsPage:
-    """The WSGI app of `/-/metrics`, which reads the counters for each request.
+    """The WSGI app that serves `/-/metrics`.
 
     Args:
         data_dir: the host's data folder.

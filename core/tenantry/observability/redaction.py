@@ -2,8 +2,8 @@
 
 The module answers three questions, in the following order:
 
-- What is a secret? A value under a name that says so (`API_TOKEN`), a password or token in a URL, a
-  private key, a `Bearer` token, and whatever `secret()` returned to a tenant file.
+- What is a secret? A value with a name such as `API_TOKEN`, a password or token in a URL, a private
+  key, a `Bearer` token, and each value that `secret()` returned to a tenant file.
 - Which secrets apply? A request or a build sets its app's configuration as the *secret scope*. The
   secrets of the configuration are redacted in every log line inside the scope, and in every
   exception that leaves the scope.
@@ -30,22 +30,23 @@ from tenantry.errors import one_line
 MASK = "********"
 
 MIN_SECRET_CHARS = 8
-"""Minimum length of a secret under a secret name, because a shorter text can be a common word."""
+"""Minimum length of a value with a secret name. A shorter value can be a common word, which would
+be redacted everywhere."""
 
 MIN_PASSWORD_CHARS = 6
-"""Minimum length of a secret password in a URL, because a shorter password can be a common word of
-the log, such as a user name."""
+"""Minimum length of a URL's password that is redacted outside the URL, too. A shorter password can
+be a common word of the log, such as a user name."""
 
 MIN_REPLACED_CHARS = 4
 """Minimum length of a secret that is redacted inside other text. A shorter secret is redacted only
-if the secret is the whole value."""
+if it is the whole value."""
 
 SIGNING_KEYS = ("SECRET_KEY", "SECRET_KEY_FALLBACKS")
 """The keys of a tenant file whose values sign sessions and tokens."""
 
 SECRET_KEYS = (*SIGNING_KEYS, "CLIENTS")
-"""The keys of a tenant file that always have a secret value, even if `_SECRET_NAME` does not match
-the key. `tenants.loader_child` may import nothing, and has its own list of words."""
+"""The keys of a tenant file whose values are always secret, even if `_SECRET_NAME` does not match
+the key. `tenants.loader_child` has its own list, because it must not import this module."""
 
 Config = Mapping[str, Any]
 
@@ -68,16 +69,16 @@ _PRIVATE_KEY = re.compile(
 _BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',;]{8,}", re.IGNORECASE)
 _PAIR = re.compile(r"(?P<before>[?&]?)(?P<name>[\w.-]+)(?P<sign>\s*=\s*)(?P<value>[^\s&;]+)")
 _ARGUMENT = re.compile(r"(?P<before>[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^\s&;#\"']+)")
-# The characters without an escape in a URL and in a `repr`.
+# The characters that neither a URL nor a `repr` escapes.
 _UNESCAPED = re.compile(r"[A-Za-z0-9_.~-]*")
 _NOT_TEXT = (type(None), bool, int, timedelta)
 
 
 def secrets_in(config: Config) -> list[str]:
-    """Return the secret texts in an app's configuration.
+    """Return the secrets in an app's configuration.
 
-    `secrets_in` finds secret texts under secret names, under the keys in the configuration's
-    `hidden` attribute (see `MaskedConfig`), and in URLs.
+    Secrets are the values of keys with secret names, the values of the keys in `config.hidden` (see
+    `MaskedConfig`), and the passwords and tokens in URLs.
     """
     keys = {*SECRET_KEYS, *getattr(config, "hidden", ())}
     found: set[str] = set()
@@ -115,16 +116,16 @@ def _url_secrets(text: str) -> Iterator[str]:
 
 
 def _password_span(word: str) -> tuple[int, int] | None:
-    """Return the start and the end of the password in a URL, or None without a password.
+    """Return the start and the end of the password in a URL, or None if the URL has none.
 
-    The password in a URL ends at the last @, because people forget to escape an @ in a password.
+    The password ends at the last @, because people forget to escape an @ in a password.
     """
     end = word.rfind("@")
     user = _USER.search(word, 0, end) if end > 0 else None
     return (user.end(), end) if user is not None and user.end() < end else None
 
 
-@lru_cache(maxsize=1024)  # all log lines have the same few names
+@lru_cache(maxsize=1024)  # log lines repeat the same few names
 def _is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name.upper()) is not None
 
@@ -139,7 +140,7 @@ def _is_secret_pair(match: re.Match[str]) -> bool:
 _scope: ContextVar[Config | None] = ContextVar("tenantry.secret_scope", default=None)
 
 _SCOPE = "tenantry.secret_scope"
-"""The attribute of an exception that holds the scope that the exception left."""
+"""The exception attribute that holds the secret scope in which the exception was raised."""
 
 
 def set_secret_scope(config: Config) -> None:
@@ -162,7 +163,7 @@ def secret_scope(config: Config) -> Iterator[None]:
 
 
 def secrets_in_scope(error: object = None) -> list[str]:
-    """Return the secrets of the current scope, and of the scope that the exception `error` left.
+    """Return the secrets of the current scope, and of the scope in which `error` was raised.
 
     Args:
         error: an exception, or an `exc_info` tuple.
@@ -184,13 +185,13 @@ def one_line_in_scope(error: BaseException, *, with_type: bool = False) -> str:
     """Return `one_line(error)` without the secrets of the current scope and of the error."""
     try:
         return redact_in_scope(one_line(error, with_type=with_type), error)
-    except BaseException:  # noqa: BLE001 - a configuration may hold objects of an endpoint's class
+    except BaseException:  # noqa: BLE001 - an object in the configuration can raise anything
         return type(error).__name__
 
 
 def _flask_config() -> Config | None:
     """Return the configuration of Flask's current app, or None outside an app context."""
-    flask = sys.modules.get("flask.globals")  # gunicorn's master logs without Flask
+    flask = sys.modules.get("flask.globals")  # gunicorn's master does not import Flask
     if flask is None or not flask.app_ctx:
         return None
     config: Config = flask.app_ctx.app.config
@@ -223,7 +224,7 @@ def redact_value(key: str, value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def _forms(secrets: Iterable[str]) -> list[str]:
-    """Return the forms of secrets: plain, escaped in a URL and in a `repr`; longest first."""
+    """Return each secret as it is, URL-escaped and `repr`-escaped, the longest text first."""
     forms = {*secrets} - {""}
     for secret in [secret for secret in forms if not _UNESCAPED.fullmatch(secret)]:
         forms.add(repr(secret)[1:-1])

@@ -1,13 +1,13 @@
 """Usage counters: the usage of each tenant in one process, in a file that survives the process.
 
-Each process counts in its own memory-mapped file under `<data>/.usage/`. After `kill -9`, the page
-cache still has the counts. A tenant gets a row in the file with its first traffic. Any process can
-read all files at any time; `usage_store` adds up the files of all processes, including ended
-processes.
+Each process counts in its own memory-mapped file under `<data>/.usage/`. Even after `kill -9`, the
+kernel's page cache has the counts. A tenant gets a row in the file when the tenant first has
+traffic. Any process can read all files at any time, and `usage_store` adds up the counts of all
+processes, including those that have ended.
 
-prometheus-client's multiprocess mode does not replace usage counters: the files of
-prometheus-client have no history for bills (`usage --since`), grow in number with each restart of a
-worker, and must be deleted at the start of the host, which resets totals.
+The multiprocess mode of prometheus-client could not replace these counters. Its files have no
+history for bills (`usage --since`), grow in number with each restart of a worker, and must be
+deleted when the host starts, which resets the totals.
 """
 
 import fcntl
@@ -27,11 +27,11 @@ from typing import NamedTuple
 from tenantry.http.request_record import RequestRecord
 
 ROWS = 16_384
-"""Maximum number of rows of a file, one for each tenant. The last row counts all later tenants
-together."""
+"""Maximum number of rows in a file, one for each tenant. If there are more tenants, the last row
+counts all others together."""
 
 OVERFLOW = "(others)"
-"""The name of the last row of a file, which is not a valid name of a tenant."""
+"""The name of the last row in a full file, which no tenant can have."""
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
     requests: int = 0
     errors: int = 0
-    """Number of 5xx responses that are not refusals, and of responses that broke off."""
+    """Number of 5xx responses that are not refusals, and of incomplete responses."""
     refusals: int = 0
     """Number of responses that the host sent instead of the app."""
     bytes_in: int = 0
@@ -64,7 +64,7 @@ class Counts(NamedTuple):
     uncounted: int = 0
     """Number of requests that the rate limit admitted because the rate storage did not respond."""
     used_ns: int = 0
-    """When the tenant's last request ended, in nanoseconds since the epoch; 0 without a request."""
+    """When the tenant's last request ended, in nanoseconds since the epoch. 0 if there was none."""
 
     def plus(self, other: "Counts") -> "Counts":
         """Return the sum of two counts, with the later `used_ns`."""
@@ -94,8 +94,8 @@ _FIELDS = (
     "requests", "errors", "refusals", "bytes_in", "bytes_out", "wall_ns", "processor_ns",
     "database_ns", "queries", "build_ns", "builds", "sleeps", "used_ns", "overdue", "uncounted",
 )  # fmt: skip
-"""The numbers of a row. A new release adds numbers only at the end, so files of an older release
-remain readable."""
+"""The numbers in a row, in order. A new release adds numbers only at the end, so that files of
+older releases remain readable."""
 
 _OFFSETS = {field: offset for offset, field in enumerate(_FIELDS)}
 _MAGIC = int.from_bytes(b"tntryl\0\1", "little")
@@ -110,10 +110,13 @@ _SUFFIX = ".ledger"
 
 
 class UsageCounters:
-    """The usage counters of one process, in memory before `open` and after `close`. Thread-safe."""
+    """The usage counters of one process. Thread-safe.
+
+    The counts are in a file between `open` and `close`, and otherwise only in memory.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all attributes, and each row during a change
+        self._lock = threading.Lock()  # protects all attributes and the rows
         self._fd = -1
         self.path: Path | None = None
         """The path of the file; None while the counts are only in memory."""
@@ -190,7 +193,7 @@ class UsageCounters:
             return self._rows.get(OVERFLOW) or self._new_row(OVERFLOW)
         start = _end(count)
         self._bytes[start : start + _NAME_BYTES] = tenant.encode().ljust(_NAME_BYTES, b"\0")
-        # Written last, because the number of rows makes the row visible.
+        # The number of rows is written last, because it makes the new row visible to readers.
         self._words[_ROW_COUNT] = count + 1
         row = self._rows[tenant] = (start + _NAME_BYTES) // _WORD_BYTES
         return row
@@ -213,7 +216,7 @@ class ProcessCounts:
 
 
 def read_counters(folder: Path) -> list[ProcessCounts]:
-    """Read the files of all processes, including ended processes without a collection."""
+    """Read the files of all processes, including ended processes that are not collected yet."""
     files = (read_counters_file(path) for path in counters_files(folder))
     return [file for file in files if file is not None]
 
@@ -224,7 +227,7 @@ def counters_files(folder: Path) -> list[Path]:
 
 
 def read_counters_file(path: Path) -> ProcessCounts | None:
-    """Read one file; None if the file is deleted, incomplete or of another format."""
+    """Read one file. Return None if the file is deleted, incomplete or in another format."""
     try:
         with path.open("rb", buffering=0) as file:
             header = file.read(_HEADER.size)
@@ -240,9 +243,9 @@ def read_counters_file(path: Path) -> ProcessCounts | None:
 
 
 def lock_if_ended(path: Path) -> int | None:
-    """Lock the file of an ended process and return a descriptor; None for a running process.
+    """Lock the file of an ended process, and return the descriptor of the file.
 
-    Closing the descriptor releases the lock.
+    Closing the descriptor releases the lock. The result is None if the process still runs.
     """
     try:
         fd = os.open(path, os.O_RDWR)
@@ -250,7 +253,7 @@ def lock_if_ended(path: Path) -> int | None:
         return None
     with suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Otherwise, another process has deleted the file.
+        # If the inodes differ, another process has deleted the file.
         if path.stat().st_ino == os.fstat(fd).st_ino:
             return fd
     os.close(fd)
@@ -258,7 +261,7 @@ def lock_if_ended(path: Path) -> int | None:
 
 
 def _create_file(folder: Path) -> tuple[int, Path]:
-    """Create, open and lock a file for the life of this process; return descriptor and path.
+    """Create a file that stays locked while this process lives; return its descriptor and path.
 
     Raises:
         OSError: the folder or the file cannot be created at full size.
@@ -278,7 +281,7 @@ def _create_file(folder: Path) -> tuple[int, Path]:
 
 
 def _initialize(fd: int, path: Path) -> bool:
-    """Lock a new file and write the header; False if a collecting process has locked the file."""
+    """Lock a new file and write its header. Return False if a collection has locked the file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.stat().st_ino != os.fstat(fd).st_ino:

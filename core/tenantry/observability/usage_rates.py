@@ -1,4 +1,4 @@
-"""Usage rates of a running host, from the counters of its processes; `tenantry top` shows them."""
+"""The usage rates that `tenantry top` shows, from the counters of the host's processes."""
 
 import os
 import time
@@ -21,27 +21,27 @@ RATES = {
     "processor": "processor_ns", "busy": "wall_ns", "database": "database_ns",
     "queries": "queries", "bytes_in": "bytes_in", "bytes_out": "bytes_out",
 }  # fmt: skip
-"""Column → the counter of which the column shows the rate per second. The rate of a duration is a
-share: 0.5 means half a processor, or one request in flight for half of the time."""
+"""The counter behind each column, which shows the counter's increase per second. The rate of a
+duration is a share: 0.5 means half a processor, or one request in flight half of the time."""
 
 CURRENT = ("in_flight", "stuck")
-"""Columns with the number of requests in flight, and of requests over their deadline."""
+"""Columns with the number of requests in flight, and of requests that exceed their deadline."""
 
 Key = tuple[str, int | None]
-"""A tenant, and the process ID of a worker or None for all workers together."""
+"""The name of a tenant, and the process ID of a worker (None for all workers together)."""
 
 
 class UsageRates:
     """Usage rates between two reads of the usage counters. Not thread-safe. Needs no closing.
 
     Args:
-        folder: The folder of the counters.
-        is_per_worker: Whether each worker of a tenant has a row.
-        sort: The column to sort by, highest first; `tenant` sorts by name.
-        ask: Returns the number of requests in flight that each process reports.
+        folder: the folder of the usage counters.
+        is_per_worker: whether a tenant has one row for each worker.
+        sort: the column to sort by, highest first; `tenant` sorts by name.
+        ask: returns the number of requests in flight that each process reports.
 
     Raises:
-        TenantryError: No process of a host counts in `folder`.
+        TenantryError: no running host uses the folder.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class UsageRates:
             )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rates since the last call of `rows`, for tenants with usage."""
+        """Return the rates since the previous call, for tenants with usage."""
         after, read_at = self._read(), time.monotonic()
         used: dict[Key, Counts] = {}
         for path, file in after.items():
@@ -84,7 +84,7 @@ class UsageRates:
         ]
         rows.sort(key=lambda row: (row["tenant"], row.get("worker", 0)))
         if self._sort != "tenant":
-            # The sort is stable, so rows with equal values stay sorted by name.
+            # Python's sort is stable, so rows with equal values stay sorted by name.
             rows.sort(key=lambda row: row[self._sort], reverse=True)
         return rows
 
@@ -119,7 +119,7 @@ def _row(key: Key, current: Counter[str], counts: Counts, seconds: float) -> dic
 
 
 def _is_counting(path: Path) -> bool:
-    """Whether the process that counts in the file `path` is alive."""
+    """Whether the process that writes the counters file `path` is alive."""
     fd = lock_if_ended(path)
     if fd is not None:
         os.close(fd)

@@ -1,13 +1,13 @@
 """Usage over time: the usage of each tenant, across crashes and restarts of processes.
 
-`<data>/.usage/usage.sqlite3` collects the counters files of all processes. Each count arrives
-exactly once: the transaction that adds counts to the totals also records the collected counts of
-each file. So `kill -9` at any moment neither doubles nor loses a count. Any process can collect any
-file, even the file of a process that hangs. A collection deletes the file of an ended process after
-all counts are collected. A power cut can lose the counts since the last collection.
+The database `<data>/.usage/usage.sqlite3` collects the counts from the files of all processes. Each
+count is added exactly once, because the transaction that updates the totals also records what has
+been collected from each file. A `kill -9` therefore neither doubles nor loses a count. Any process
+can collect any file, even the file of a process that hangs. After the last collection, the file of
+an ended process is deleted. A power failure can lose the counts since the last collection.
 
-The database keeps usage by the minute for two days, by the hour for two months, and by the day
-afterwards, in UTC.
+The database keeps usage by the minute for two days, then by the hour for two months, then by the
+day, in UTC.
 """
 
 import contextlib
@@ -32,24 +32,24 @@ from tenantry.observability.usage_counters import (
 )
 
 INTERVAL_S = 60.0
-"""Seconds between two collections, and so the resolution of `since` and the maximum loss in a power
-cut."""
+"""Seconds between two collections. A power failure can lose the usage of this period, which is also
+the resolution of `since`."""
 
 FIRST_DELAY_S = 5.0
-"""Seconds from the start of a process to its first collection. Within the delay, a replaced process
-has ended."""
+"""Seconds from the start of a process to its first collection. By then, the process that the new
+process replaces has ended."""
 
 LOCK_TIMEOUT_S = 30.0
 """Seconds that one collection waits for another collection. A collection takes milliseconds."""
 
 DELETED_FILE_KEPT_S = 3600.0
-"""Seconds that the database keeps the collected counts of a deleted file. A reader that reads the
-file before the deletion and the totals after the deletion must not count the file twice."""
+"""Seconds that the database remembers what it has collected from a deleted file. A reader that has
+read the file before its deletion must not count the file twice."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 _MERGES = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
-"""Length of old buckets, length of merged buckets, and age at which old buckets merge, in
-seconds."""
+"""Each merge of old buckets into longer buckets: the length of the old buckets, the length of the
+merged buckets, and the age at which buckets are merged, in seconds."""
 
 _COUNTS = Counts._fields
 _DEFINITIONS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _COUNTS)
@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS fold (at REAL NOT NULL);   -- the time of the last co
 _logger = logging.getLogger(__name__)
 
 Collected = dict[tuple[str, str], Counts]
-"""Name of a file and name of a tenant → the collected counts."""
+"""The collected counts by file name and tenant name."""
 
 
 def usage_file(data_dir: Path) -> Path:
@@ -103,8 +103,7 @@ def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float =
     Args:
         data_dir: the host's data folder.
         now: seconds since the epoch; the present time if None.
-        min_interval_s: minimum seconds since the last collection by any process; after a more
-            recent collection, `collect` does nothing.
+        min_interval_s: if any process has collected within these seconds, do nothing.
 
     Raises:
         OSError, sqlite3.Error: the folder is not writable. The next collection adds the missing
@@ -113,14 +112,13 @@ def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float =
     now = time.time() if now is None else now
     folder = counters_folder(data_dir)
     with closing(_open(usage_file(data_dir))) as connection, contextlib.ExitStack() as locks:
-        with connection:  # commits, or rolls back
+        with connection:  # commits or rolls back the transaction
             connection.execute("BEGIN IMMEDIATE")
             _add_missing_columns(connection)
             last = connection.execute("SELECT max(at) FROM fold").fetchone()[0] or 0.0
             if 0 <= now - last < min_interval_s:
                 return
-            # The files are read inside the transaction, so that no other collection runs at the
-            # same time.
+            # The transaction keeps other processes from collecting the same files.
             ended = _lock_ended_files(folder, locks)
             files = read_counters(folder)
             _add_new_counts(connection, files, now)
@@ -166,7 +164,7 @@ def _add_new_counts(
 def _add(
     connection: sqlite3.Connection, table: str, key: Mapping[str, object], counts: Counts
 ) -> None:
-    """Add counts to the row with the key `key`, or insert a new row."""
+    """Add counts to the row with the key `key`, or insert the row."""
     values = {**key, **counts._asdict()}
     connection.execute(
         f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
@@ -219,7 +217,7 @@ def _add_missing_columns(connection: sqlite3.Connection) -> None:
 def totals(data_dir: Path) -> dict[str, Counts]:
     """Return the total usage of each tenant up to now, ordered by first traffic.
 
-    `totals` writes nothing, and so works on a full disk and while a process hangs.
+    Because the function writes nothing, it works even if the disk is full or a process hangs.
 
     Raises:
         TenantryError: the database exists but cannot be read.
@@ -228,11 +226,11 @@ def totals(data_dir: Path) -> dict[str, Counts]:
 
 
 def used_since(data_dir: Path, since: float) -> dict[str, Counts]:
-    """Return the usage of each tenant since the time `since`, ordered by name.
+    """Return the usage of each tenant since a point in time, ordered by name.
 
     Args:
         data_dir: the host's data folder.
-        since: seconds since the epoch. The bucket that contains the time `since` counts in full.
+        since: seconds since the epoch. The bucket that contains this time counts in full.
 
     Raises:
         TenantryError: the database exists but cannot be read.
@@ -241,8 +239,8 @@ def used_since(data_dir: Path, since: float) -> dict[str, Counts]:
 
 
 def _with_uncollected(data_dir: Path, since: float | None) -> dict[str, Counts]:
-    # The files are read before the database, so the database knows every count that is collected
-    # between the two reads.
+    # The files are read before the database. If a collection runs in between, the database says
+    # which counts of the files it has collected.
     files = read_counters(counters_folder(data_dir))
     found, collected = _read_database(usage_file(data_dir), since)
     for file in files:
@@ -297,7 +295,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        # The commit must be durable, because the collection then deletes counters files.
+        # The commit must be durable, because the collection deletes counters files afterwards.
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(_SCHEMA)
     except BaseException:
