@@ -1,7 +1,6 @@
-"""The package that builds a tenant's Flask app and the layers around the app.
+"""Builds a tenant's Flask app and wraps it in WSGI layers.
 
-`factory` builds the app, `stack` puts the layers around the app, and `process_resources` holds the
-resources that the tenants of a process share. The package `app` may import every lower package, but
-no package of its own layer. `Host` calls the package `app` for each build; commands call the
-factory directly.
+`factory` builds the app, `stack` adds the layers, and `process_resources` holds what the tenants of
+a process share. This package may import every package of a lower layer, but none of its own layer.
+`Host` calls `build_stack` for each build of a tenant. Commands call the factory directly.
 """

@@ -1,8 +1,8 @@
 """A Flask configuration that masks secrets in templates, logs and error reports.
 
-Flask passes `app.config` to every template, and logs and error reports can print `app.config`.
-Templates, logs and error reports show each secret as `********`. Code that reads `app.config` gets
-the values of the tenant file.
+Flask passes `app.config` to every template, and log lines and error reports can contain its `repr`.
+Templates and the `repr` show `********` instead of a secret. Python code that reads `app.config`
+gets the real values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ from tenantry.observability.redaction import MASK, SECRET_KEYS, redact_value
 
 
 class MaskedConfig(Config):
-    """Flask's configuration with a `repr` without secrets, which lives as long as its app."""
+    """A Flask configuration whose `repr` shows no secrets."""
 
     hidden: tuple[str, ...] = ()
-    """Keys with a secret value and a name that does not look secret."""
+    """Configuration keys that hold a secret, although their names do not suggest it."""
 
     def __repr__(self) -> str:
         shown = {key: redact_value(key, value) for key, value in Shown(self).items()}
@@ -27,10 +27,10 @@ class MaskedConfig(Config):
 
 
 class Shown(Mapping[str, Any]):
-    """The `config` of templates: a view that masks Tenantry's keys and passwords.
+    """The `config` variable of templates: a view of `app.config` that masks secrets.
 
-    Templates see the value of a key such as `MAPS_KEY`, which logs mask, because a page shows such
-    a key on purpose.
+    Templates can read a key such as `MAPS_KEY`, which is masked in logs, because a page may need to
+    contain the key.
     """
 
     def __init__(self, config: MaskedConfig) -> None:
@@ -53,9 +53,9 @@ class Shown(Mapping[str, Any]):
 
 
 def _known(config: Mapping[str, Any]) -> list[str]:
-    """Return the app's signing keys and database password, which `Shown` masks in every value."""
+    """Return the app's signing keys and its database password."""
     known = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
-    with suppress(ValueError):  # an endpoint changed `DATABASE_URI`
+    with suppress(ValueError):  # an endpoint may set `DATABASE_URI` to an invalid URL
         known.append(parse_database_url(str(config.get("DATABASE_URI"))).password)
     texts = [one.decode("latin-1") if isinstance(one, bytes) else one for one in known]
     return [one for one in texts if isinstance(one, str) and one]

@@ -1,4 +1,4 @@
-"""The factory: builds a tenant's own Flask app."""
+"""Builds the Flask app of a tenant."""
 
 import copy
 import re
@@ -43,16 +43,16 @@ from tenantry.tenants.validation import parse_tenant
 class TenantSessions(SecureCookieSessionInterface):
     """Flask's signed cookie sessions, confined to one tenant.
 
-    The path of the session cookie is the root of the request, because a proxy in front can add a
-    prefix. The salt of the signature contains the tenant's name, so that a session of another
-    tenant with the same key does not verify.
+    The path of the session cookie is the root path of the request, because a proxy in front can add
+    a prefix. The salt of the cookie's signature contains the tenant's name. Therefore a tenant
+    rejects sessions of other tenants, even of a tenant with the same secret key.
     """
 
     def __init__(self, tenant: str) -> None:
         self.salt = f"tenantry.session.{tenant}"
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """Return the session of a request, which is empty without a session cookie."""
+        """Return the session of a request, or an empty session if the request has no cookie."""
         if self.get_cookie_name(app) not in request.cookies:
             return self.session_class()
         return super().open_session(app, request)
@@ -63,39 +63,39 @@ class TenantSessions(SecureCookieSessionInterface):
             super().save_session(app, session, response)
 
     def get_cookie_path(self, app: Flask) -> str:
-        """Return the configured path of the session cookie, or the root of the current request."""
+        """Return the configured path of the session cookie, or the root path of the request."""
         return app.config["SESSION_COOKIE_PATH"] or request.root_path or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """Whether the session cookie is for HTTPS only: if configured, or on an HTTPS request."""
+        """Whether to mark the session cookie `Secure`: always on HTTPS, otherwise if configured."""
         return app.config["SESSION_COOKIE_SECURE"] or request.is_secure
 
 
 class LazyAborter(Aborter):
-    """An `Aborter` that builds its map of exceptions (1.1 KiB) at the first `abort`."""
+    """An `Aborter` that builds its map of exceptions at the first `abort`, to save 1.1 KiB."""
 
     def __init__(
         self,
         mapping: dict[int, type[HTTPException]] | None = None,
         extra: dict[int, type[HTTPException]] | None = None,
     ) -> None:
-        """Keep the arguments from which `mapping` builds the map of exceptions."""
+        """Store the arguments for the map of exceptions."""
         self._given = mapping, extra
 
     @cached_property
     def mapping(self) -> dict[int, type[HTTPException]]:  # type: ignore[override]
-        """The map from status codes to exceptions of this app."""
+        """The app's map from status codes to exception classes."""
         return Aborter(*self._given).mapping
 
 
 class TenantRequest(Request):
-    """A Flask request that does not check the host name again after `TrustedHosts`."""
+    """A Flask request that skips the check of the host name if the host has already done it."""
 
     _trusted_hosts: list[str] | None = None
 
     @property
     def trusted_hosts(self) -> list[str] | None:
-        """The host names that Flask accepts; None if `TrustedHosts` has checked the host name."""
+        """The host names that Flask accepts; None if the host has already checked the name."""
         return None if HOST_IS_CHECKED in self.environ else self._trusted_hosts
 
     @trusted_hosts.setter
@@ -104,19 +104,25 @@ class TenantRequest(Request):
 
 
 class TenantApp(Flask):
-    """A Flask app that shares no mutable object with another app and echoes no `Host` header."""
+    """A Flask app that shares no mutable object with another app.
+
+    The app never sends back the `Host` header of a request.
+    """
 
     aborter_class = LazyAborter
     config_class = MaskedConfig
     config: MaskedConfig
     log_handlers: tuple[Added, ...] = ()
-    """Handlers that the set-up of the app added to loggers. The tenant's next app uses the same
-    loggers."""
+    """Log handlers that endpoints added while the app was built.
+
+    The host removes these handlers when it closes the app, because the tenant's next app uses the
+    same loggers.
+    """
     request_class = TenantRequest
     url_rule_class = LazyRule
 
     def create_jinja_environment(self) -> Environment:
-        """Return a Jinja environment that masks secrets and shares no dict with another app."""
+        """Return a Jinja environment that masks secrets and shares no mutable object."""
         environment = super().create_jinja_environment()
         environment.globals["config"] = Shown(self.config)
         key = "json.dumps_kwargs"  # the only mutable value in Jinja's policies
@@ -124,7 +130,8 @@ class TenantApp(Flask):
         return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise the routing exception. A redirect gets a relative location (RFC 9110 §10.2.2)."""
+        """Raise the routing exception of a request, and make redirects relative (RFC 9110
+        §10.2.2)."""
         error = request.routing_exception
         if isinstance(error, RequestRedirect):
             _, _, path, query, _ = urlsplit(error.new_url)
@@ -143,24 +150,23 @@ def create_app(
     """Build the Flask app of one tenant.
 
     Args:
-        config: a tenant, or a module, a class (`class ConfigClass: APP_NAME = …`), a mapping or any
-            object with upper-case attributes. Every `config` except a `Tenant` is validated like a
+        config: a `Tenant`, a module, a class (`class ConfigClass: APP_NAME = …`), a mapping, or any
+            object with upper-case attributes. Unless `config` is a `Tenant`, it is validated like a
             tenant file, but may set `DEBUG` and `TESTING`. The app gets copies of the values.
         data_dir: the folder that contains the tenants' folders; `TENANTRY_DATA_DIR` if None.
-        budget: limits the app's database connections; if None, a new budget of
+        budget: limits the app's database connections. The default is a new budget of
             `TENANTRY_DB_CONNECTIONS` connections.
-        decoding_memory: limits the memory in which the app's endpoints decode images; if None, a
-            new budget of the default size.
-        note_query: called after each database query with the tenant's name and the query's
-            nanoseconds.
+        decoding_memory: limits the memory that endpoints use to decode images. The default is a new
+            budget of the default size.
+        note_query: a function that receives the tenant's name and the duration in nanoseconds of
+            each database query.
 
     Returns:
-        The app with the enabled endpoints registered. Call `close_app` if the app ends before the
-        process.
+        The app, with its endpoints registered. Call `close_app` when you no longer need the app.
 
     Raises:
-        TenantFileError: `config` has problems; the error names every problem.
-        EndpointError: an endpoint does not exist, or fails to import or register.
+        TenantFileError: `config` is invalid. The error lists every problem.
+        EndpointError: an endpoint does not exist, or its import or registration fails.
     """
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
@@ -197,10 +203,10 @@ def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: s
 
 
 def check_app(app: Flask) -> None:
-    """Send the app a first request that runs no view and ends Flask's set-up phase.
+    """Send the app an `OPTIONS` request, which ends Flask's set-up phase.
 
     Raises:
-        BaseException: any exception that the app raises during the request.
+        BaseException: the exception that the app raised during the request.
     """
     raised: list[BaseException] = []
 
@@ -217,11 +223,10 @@ def check_app(app: Flask) -> None:
 
 
 def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], str | None]:
-    """Return a function that returns the endpoint of a request, from its WSGI environ.
+    """Return a function that finds the endpoint of a request in its WSGI environ.
 
-    The returned function routes like the app. The returned function returns "" for a route that
-    belongs to no endpoint (`static`), and None for a request without a route, which the app answers
-    with a redirect, 404 or 405.
+    The function matches URLs in the same way as the app. The result is "" for a route that belongs
+    to no endpoint, such as `static`, and None if the app would answer with a redirect, 404 or 405.
     """
     loaded = app.extensions[LOADED_ENDPOINTS]
     names = {one.blueprint.name: name for one, name in zip(loaded, tenant.blueprints, strict=True)}
@@ -238,7 +243,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 
 def close_app(app: Flask) -> None:
-    """Free the resources of an app from `create_app`, which must serve no requests. Idempotent."""
+    """Free the resources of an app that serves no more requests. Repeated calls do nothing."""
     for endpoint in reversed(app.extensions.pop(LOADED_ENDPOINTS, [])):
         endpoint.unload()
     close_database(app)
@@ -276,14 +281,14 @@ def _tenant_of(config: object, data_dir: Path) -> Tenant:
 
 
 def _file_of(config: object) -> str:
-    """Return a configuration's name for messages: the file of a module or class, or the type."""
+    """Return the file that defines a configuration, or its type, for error messages."""
     module = sys.modules.get(config.__module__) if isinstance(config, type) else config
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     return str(file or getattr(config, "__name__", type(config).__name__))
 
 
 def _upper_case(config: object) -> dict[str, Any]:
-    """Return the upper-case names of a configuration with their values, not copied."""
+    """Return the upper-case names of a configuration, with their values."""
     if isinstance(config, Mapping):
         return {key: config[key] for key in config if isinstance(key, str) and key.isupper()}
     return {key: getattr(config, key) for key in dir(config) if key.isupper()}
@@ -292,7 +297,7 @@ def _upper_case(config: object) -> dict[str, Any]:
 def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
     """Replace each value with a copy.
 
-    Yield a problem for each value that is not plain data or that cannot be copied.
+    Yield a problem for each value that is not plain data or cannot be copied.
     """
     for key, value in values.items():
         if isinstance(value, property | cached_property):
@@ -303,13 +308,13 @@ def _without_value(file: str, values: dict[str, Any]) -> Iterator[Problem]:
         else:
             try:
                 values[key] = copy.deepcopy(value)
-            except Exception as error:  # noqa: BLE001 - a value's own copying can raise anything
+            except Exception as error:  # noqa: BLE001 - `__deepcopy__` can raise any exception
                 text = f"found a {type(value).__name__} that cannot be copied: {error}"
                 yield Problem(file, f"{text}; write plain data.", key)
 
 
 def _name_of(config: object, values: Mapping[str, Any]) -> str:
-    """Return a tenant's name for a class or module: the `APP_NAME`, or the name in Python."""
+    """Return a tenant's name: the `APP_NAME` of its configuration, or the class or module name."""
     own = getattr(config, "__name__", type(config).__name__).rpartition(".")[2]
     for text in (values.get("APP_NAME"), own):
         if isinstance(text, str):

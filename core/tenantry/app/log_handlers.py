@@ -1,10 +1,10 @@
-"""Protects the logging set-up of the process while endpoints are set up.
+"""Protects the logging configuration of the process while endpoints are set up.
 
-`logging.config.dictConfig`, used as in Flask's documentation, removes the host's handler from the
-root logger and disables all existing loggers, so the host and all tenants would log nothing. After
-the set-up of an endpoint, the host restores every logger outside the tenant's own loggers
-(`tenant.NAME` and `tenant.NAME.…`) and logs a warning with the name of the endpoint. The host does
-not undo a change that an endpoint makes later, in a request.
+Flask's documentation recommends `logging.config.dictConfig`. That call removes the host's handler
+from the root logger and disables all existing loggers, so the host and all tenants would log
+nothing. After the set-up of each endpoint, the host restores all loggers except the tenant's own
+loggers (`tenant.NAME` and `tenant.NAME.…`). The host then logs a warning that names the endpoint.
+The host does not undo a change that an endpoint makes later, during a request.
 """
 
 import logging
@@ -16,11 +16,13 @@ from typing import Any
 from flask.logging import default_handler
 
 Added = tuple[logging.Logger, logging.Handler]
-"""A logger, and a handler that an endpoint added to the logger."""
+"""A logger, and a handler that an endpoint added to it."""
 
 _ALL_TENANTS = "tenant"
-"""Name of the parent of all tenants' loggers. A handler of the parent logger would get the lines of
-every tenant."""
+"""Name of the parent of all tenants' loggers.
+
+A handler on this logger would receive the records of every tenant.
+"""
 
 _REMEDY = (
     "the process's log belongs to the host: let the endpoint configure current_app.logger only, "
@@ -31,25 +33,26 @@ _logger = logging.getLogger(__name__)
 
 
 class HostLog:
-    """The logging set-up of the host before endpoints are set up. Thread-safe.
+    """The logging configuration of the host, without the changes of endpoints. Thread-safe.
 
-    Concurrent builds all restore the state from before the first of the concurrent builds, so no
-    build records a change of another tenant as the state of the host.
+    When several apps are built at the same time, each build restores the state from before the
+    first build. Otherwise, a build could mistake another tenant's change for the state of the host.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all attributes, and each restore
+        self._lock = threading.Lock()  # protects all attributes; held while loggers are restored
         self._watches: list[LogWatch] = []
         self._state: _State | None = None  # None while no build is watched
         self._owners: dict[logging.Handler, list[str]] = {}
 
     @contextmanager
     def watching(self, tenant: str, added: list[Added]) -> Iterator["LogWatch"]:
-        """Watch the set-up of one tenant's endpoints, and restore the host's log at the end.
+        """Watch the set-up of one tenant's endpoints, and restore the host's loggers at the end.
 
         Args:
             tenant: the name of the tenant.
-            added: receives the handlers that the endpoints add, for `release`.
+            added: a list to which the endpoints' log handlers are added. Pass the list to
+                `release`.
         """
         with self._lock:
             configured = _configured()
@@ -66,7 +69,7 @@ class HostLog:
                     self._state = None
 
     def restore(self, watch: "LogWatch") -> None:
-        """Restore the loggers outside the tenant, record added handlers, and log a warning."""
+        """Restore the loggers of the host, and log a warning if an endpoint changed them."""
         with self._lock:
             changed = set() if self._state is None else {*self._restore(self._state, watch)}
             others = [str(one) for one in self._watches if one is not watch]
@@ -90,12 +93,12 @@ class HostLog:
                 else:
                     logger.disabled = False
                     changed.append("disabled loggers")
-            # The endpoint's package removes the handlers of its logger.
+            # Unloading an endpoint's package also removes the handlers of the package's logger.
             is_private = "@" in logger.name
             if owner in (None, watch.tenant) and not is_private:
                 changed += self._note_added(logger, watch)
         if changed:
-            for logger in own:  # disabled together with all other loggers, not on purpose
+            for logger in own:  # the endpoint disabled all loggers, not only its own
                 logger.disabled = False
         else:
             state.disabled.update(own)
@@ -103,7 +106,7 @@ class HostLog:
 
     def _note_added(self, logger: logging.Logger, watch: "LogWatch") -> Iterator[str]:
         for handler in [one for one in logger.handlers if one not in watch.known]:
-            if handler is not default_handler:  # Flask's own handler, which all apps share
+            if handler is not default_handler:  # all Flask apps share Flask's default handler
                 watch.known.add(handler)
                 watch.added.append((logger, handler))
                 self._owners.setdefault(handler, []).append(watch.tenant)
@@ -112,7 +115,7 @@ class HostLog:
                 yield f"handlers of {logger.name}"
 
     def release(self, tenant: str, added: Sequence[Added]) -> None:
-        """Remove and close the handlers that only the app of `tenant` added."""
+        """Remove and close the log handlers that no other tenant's app added."""
         closed = []
         with self._lock:
             for logger, handler in added:
@@ -130,7 +133,7 @@ class HostLog:
 
 
 class LogWatch:
-    """One build during the set-up of its endpoints. Only one thread uses a watch."""
+    """Watches the loggers while one app is built. Not thread-safe."""
 
     def __init__(
         self, log: HostLog, tenant: str, added: list[Added], configured: Iterable[logging.Logger]
@@ -138,27 +141,27 @@ class LogWatch:
         self._log = log
         self.tenant = tenant
         self.endpoint = ""
-        """The endpoint that is being set up."""
+        """Name of the endpoint that is being set up."""
         self.added = added
         self.known = {handler for one in configured for handler in one.handlers}
-        """The handlers that existed before the build, or are in `added`."""
+        """The log handlers from before the build, and the handlers that endpoints added."""
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.endpoint}"
 
     def begin(self, endpoint: str) -> None:
-        """Undo the changes of the previous endpoint, and start to watch `endpoint`."""
+        """Undo the previous endpoint's changes of loggers, and start to watch the next endpoint."""
         self.end()
         self.endpoint = endpoint
 
     def end(self) -> None:
-        """Undo the endpoint's changes outside the tenant's loggers."""
+        """Undo the endpoint's changes of loggers that do not belong to the tenant."""
         if self.endpoint:
             self._log.restore(self)
 
 
 class _State:
-    """The recorded state of the host's logging set-up."""
+    """A snapshot of the host's logging configuration."""
 
     def __init__(self, configured: Iterable[logging.Logger]) -> None:
         self._disable = logging.root.manager.disable
@@ -167,7 +170,7 @@ class _State:
         self.disabled = {one for one in configured if one.disabled}
 
     def restore_process(self) -> Iterator[str]:
-        """Restore the state that all loggers share; yield the name of each restored part."""
+        """Restore the global logging settings, and yield the name of each restored setting."""
         if logging.root.manager.disable != self._disable:
             logging.disable(self._disable)
             yield "logging.disable"
@@ -178,24 +181,24 @@ class _State:
                 yield "handlers of root"
 
     def restore_loggers(self, is_own: Callable[[logging.Handler], bool]) -> Iterator[str]:
-        """Restore the loggers of the host and of libraries; yield the name of each restored part.
+        """Restore the loggers of the host and of libraries, and yield what was restored.
 
         Args:
-            is_own: returns whether a handler belongs to the tenant, which may remove its own
-                handler.
+            is_own: a function that returns whether a handler belongs to the tenant. A tenant may
+                remove its own handlers.
         """
         for logger, was in self._loggers.items():
             yield from was.restore(logger, is_own)
 
     def forget(self, logger: logging.Logger, handler: logging.Handler) -> None:
-        """Forget a closed handler, so that `restore` does not add the closed handler again."""
+        """Forget a closed log handler, so that no later restore adds it again."""
         was = self._loggers.get(logger)
         if was is not None and handler in was.handlers:
             was.handlers.remove(handler)
 
 
 class _LoggerState:
-    """The recorded state of one logger."""
+    """A snapshot of one logger."""
 
     __slots__ = ("_disabled", "_filters", "_level", "_propagate", "handlers")
 
@@ -209,7 +212,7 @@ class _LoggerState:
     def restore(
         self, logger: logging.Logger, is_own: Callable[[logging.Handler], bool]
     ) -> Iterator[str]:
-        """Restore the logger; yield the name of each restored part."""
+        """Restore the logger, and yield the name of each restored setting."""
         there = logger.handlers
         wanted = [one for one in self.handlers if one in there or not is_own(one)]
         if any(one not in there for one in wanted):
@@ -254,12 +257,12 @@ def _hosts() -> list[logging.Logger]:
 
 
 def _owner(name: str) -> str | None:
-    """Return the tenant that a logger belongs to; None for the host and libraries."""
-    if "@" in name:  # an endpoint's private package, like `shop@acme-1.resources`
+    """Return the tenant that a logger belongs to, or None for the host and libraries."""
+    if "@" in name:  # a tenant's copy of an endpoint, such as `shop@acme-1.resources`
         return name.partition(".")[0].partition("@")[2].rpartition("-")[0]
     first, _, rest = name.partition(".")
     return rest.partition(".")[0] if rest and first == _ALL_TENANTS else None
 
 
 host_log = HostLog()
-"""The host's logging set-up, shared by the whole process like the module `logging`."""
+"""The only instance, because the module `logging` is also global to the process."""

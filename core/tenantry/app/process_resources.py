@@ -1,8 +1,8 @@
-"""Resources that all tenants of a process share.
+"""Holds the resources that all tenants of a process share.
 
-The shared resources are the database connections, the memory for decoding images, the slots and
-rates of requests, the running requests, and the keys that verify tokens. `app.stack` gives each app
-access to the shared resources.
+The resources are database connections, memory for decoding images, request slots, rate limits,
+running requests, and the keys that verify tokens. `app.stack` passes the resources to each app's
+layers.
 """
 
 import threading
@@ -30,17 +30,16 @@ if TYPE_CHECKING:
 
 
 class ProcessResources:
-    """The shared resources of one process. Thread-safe. A forked process needs new resources.
+    """The shared resources of one process. Thread-safe. A forked process needs a new instance.
 
-    `close()` stops the background threads. A database connection closes with the app that uses the
-    connection.
+    `close()` closes the rate storage. Each app closes its own database connections.
 
     Args:
         settings: the host's settings.
         usage: the usage counters of the process.
-        threads: the number of requests that the server runs at once in this process; None if the
-            number is unknown.
-        row: the scoreboard's row for the requests of this process; None if the process has no row.
+        threads: the number of requests that the server runs concurrently in this process, or None
+            if unknown.
+        row: the scoreboard row that shows the requests of this process, or None.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class ProcessResources:
         self.slots = Slots(self.share, row)
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
-        self._lock = threading.Lock()  # protects the first call of `rates`
+        self._lock = threading.Lock()  # protects the creation of the rate limiter
         self._rates: RateLimiter | None = None
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
             WeakValueDictionary()
@@ -73,7 +72,7 @@ class ProcessResources:
     # -- rates ----------------------------------------------------------------------------------
 
     def rates(self) -> "RateLimiter":
-        """Return the rate limiter of all tenants, and create the rate limiter on first use."""
+        """Return the rate limiter of all tenants, which is created on first use."""
         from tenantry.middleware.rate_limit import RateLimiter  # noqa: PLC0415 - takes 0.3 s
 
         with self._lock:
@@ -84,40 +83,39 @@ class ProcessResources:
             return self._rates
 
     def known_over(self, tenant: str) -> Refusal | None:
-        """Return a 429 response if the tenant is certainly over its rate limit, or None."""
+        """Return a 429 response if the tenant has certainly exceeded its rate limit."""
         return None if self._rates is None else self._rates.known_over(tenant)
 
     @property
     def uncounted_total(self) -> int:
-        """Number of requests without a count, because the rate storage did not respond."""
+        """Number of requests that were not counted, because the rate storage did not respond."""
         return 0 if self._rates is None else self._rates.unanswered_total
 
     # -- tokens ---------------------------------------------------------------------------------
 
     def token_check(self, tenant: Tenant) -> Verify | None:
-        """Return the check of a tenant's tokens; None if the tenant accepts no tokens.
+        """Return a function that verifies a tenant's tokens, or None if the tenant accepts none.
 
-        A rebuilt instance gets the same token check, so the check keeps the issuer's keys.
+        A rebuilt tenant keeps the same function, and with it the issuer's downloaded keys.
         """
         if tenant.oidc is None:
             return None
         from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - takes 10 MiB
 
         key = tenant.name, repr(tenant.oidc), tenant.oidc  # `repr`, because 1 == True
-        # Two builds at the same time may create two token checks, and each token check reads the
-        # keys.
+        # Two concurrent builds may create two token checks. Then the issuer's keys are read twice.
         check = self._token_checks.get(key) or TokenCheck(tenant.oidc, tenant.name)
         self._token_checks[key] = check
         return check
 
     def close(self) -> None:
-        """Stop using the rate storage. Idempotent."""
+        """Close the rate storage. Repeated calls do nothing."""
         if self._rates is not None:
             self._rates.close()
 
 
 def _note_query(usage: UsageCounters, tenant: str, took_ns: int) -> None:
-    """Count a query for its tenant and, if a request made the query, for the request."""
+    """Count a database query for its tenant and, if there is one, for the current request."""
     usage.add(tenant, queries=1, database_ns=took_ns)
     record = current_request.get()
     if record is not None:

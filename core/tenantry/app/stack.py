@@ -1,7 +1,6 @@
-"""The stack: the layers that a request passes between its instance and the tenant's app.
+"""Wraps a tenant's app in the WSGI layers that each of its requests passes through.
 
-One list gives the order of the layers. A layer shares the `ProcessResources` with the layers of
-other tenants.
+One list defines the order of the layers. The layers of all tenants share one `ProcessResources`.
 """
 
 import logging
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
 def build_stack(
     app: Flask, tenant: Tenant, settings: HostSettings, resources: ProcessResources
 ) -> "WSGIApplication":
-    """Return a tenant's app inside its layers, which raise only `ResponseCutError`.
+    """Return a tenant's app inside its layers, which raise no error except `ResponseCutError`.
 
     Args:
-        app: the app, built from the tenant.
-        tenant: the tenant, which has keys that override the host's settings.
+        app: the tenant's app.
+        tenant: the tenant, whose keys override the host's settings.
         settings: the host's settings.
         resources: the shared resources of the process that serves the app.
     """
@@ -74,7 +73,7 @@ def build_stack(
 def _rate_limit(tenant: Tenant, resources: ProcessResources) -> "list[Layer]":
     if tenant.rate_limit is None:
         return []
-    # The import takes 0.3 s, so only a host with a rate limit imports `rate_limit`.
+    # The import takes 0.3 s, so a host without rate limits skips it.
     from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415
 
     rates = resources.rates()

@@ -1,8 +1,8 @@
-"""Trial builds: builds tenants in a child process, because an endpoint may end or hang its process.
+"""Builds tenants in a child process, because an endpoint may end or hang its process.
 
-The child (`trial_build_process.py`) builds one tenant after another and writes one line for each
-tenant. If the line of a tenant is missing, the tenant ended or hung the child process, and a new
-child process builds the remaining tenants.
+The child process (`trial_build_process.py`) builds one tenant after another and writes one line for
+each tenant. If a line is missing, that tenant ended or hung the child process. A new child process
+then builds the remaining tenants.
 """
 
 import json
@@ -24,23 +24,27 @@ from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
 BUILD_TIMEOUT_S = 10.0
-"""Seconds that one trial build may take. A usual build takes 5 ms; importing a large library takes
-seconds."""
+"""Maximum duration of one trial build.
+
+A typical build takes 5 ms, but the import of a large library takes seconds.
+"""
 
 START_TIMEOUT_S = 30.0
-"""Seconds that the child process may take to start. Importing Flask takes 0.5 s on an idle
-machine."""
+"""Maximum time until the child process has started.
+
+On an idle machine, importing Flask takes 0.5 s.
+"""
 
 EXIT_TIMEOUT_S = 1.0
-"""Seconds to wait for the exit status of a child process that has closed its pipe."""
+"""How long to wait for the exit status of a child process that has closed its pipe."""
 
 Routes = tuple[str, ...]
-"""The routes of a built tenant, without its prefix, such as `GET /images/`."""
+"""The routes of a tenant without its URL prefix, such as `GET /images/`."""
 
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """The reason that a tenant cannot be built."""
+    """The reason why a tenant cannot be built."""
 
     text: str
     endpoint: str | None = None
@@ -52,16 +56,15 @@ class TrialFailure:
 def find_build_problems(
     tenants: Sequence[Tenant], data_dir: Path, *, only_endpoints: bool = False
 ) -> Iterator[tuple[Tenant, Problem]]:
-    """Build `tenants`, and yield each problem together with its tenant.
+    """Build each tenant, and yield the problems that occur.
 
-    `find_build_problems` first builds each endpoint alone, with the first tenant that enables the
-    endpoint. So an endpoint that hangs costs `BUILD_TIMEOUT_S` only once, even if many tenants
-    enable the endpoint.
+    Each endpoint is first built alone, in the first tenant that enables it. Therefore, an endpoint
+    that hangs takes `BUILD_TIMEOUT_S` only once, even if many tenants enable it.
 
     Args:
         tenants: The tenants to build.
         data_dir: The host's data folder.
-        only_endpoints: Build only tenants with an endpoint that failed alone, which is faster.
+        only_endpoints: Build only the tenants that enable an endpoint whose own build failed.
     """
     firsts = {name: tenant for tenant in reversed(tenants) for name in tenant.blueprints}
     trials = [
@@ -87,7 +90,7 @@ def find_build_problems(
 
 
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
-    """Return the routes of each tenant, in order; no routes for a tenant that cannot be built."""
+    """Return the routes of each tenant. The list is empty for a tenant that cannot be built."""
     results = _build_all(tenants, data_dir)
     return [() if isinstance(result, TrialFailure) else result for result in results]
 
@@ -122,12 +125,12 @@ def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure |
 
 
 class _Child:
-    """The child process of trial builds, until the end of a `with` block. Not thread-safe."""
+    """The child process of trial builds. The end of the `with` block kills it. Not thread-safe."""
 
     def __init__(self, tenants: Sequence[Tenant], data_dir: Path) -> None:
         self._tenants = tenants
         self._received = bytearray()
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
+        self._process = subprocess.Popen(  # noqa: S603 - the command runs a module of Tenantry
             python_command(f"from {__package__}.trial_build_process import main; main()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -139,7 +142,7 @@ class _Child:
         if stdin is None or stdout is None:
             raise RuntimeError("the child process has no pipes")
         self._stdin, self._stdout = stdin, stdout
-        with suppress(BrokenPipeError):  # the child did not start, so `is_ready` returns False
+        with suppress(BrokenPipeError):  # the child process has already ended
             write_frame(stdin.fileno(), pickle.dumps((tenants, data_dir.absolute())))
 
     def __enter__(self) -> Self:
@@ -147,18 +150,18 @@ class _Child:
 
     def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):  # the child has already ended
-            # The child's whole session includes processes that endpoints started.
+            # Killing the process group also ends processes that endpoints started.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._stdin.close()
         self._stdout.close()
         self._process.wait()
 
     def is_ready(self) -> bool:
-        """Wait for the child's start, and return whether it has started."""
+        """Wait until the child process has started. Return False if it does not start in time."""
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
     def results(self) -> Iterator[TrialFailure | Routes]:
-        """Yield the result of each build, up to the first build that ends or hangs the child."""
+        """Yield the result of each build, up to the first build that ends or hangs the process."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
             try:
@@ -168,13 +171,13 @@ class _Child:
                     if "routes" in answer
                     else TrialFailure(answer["text"], answer["endpoint"])
                 )
-            except (ValueError, LookupError, TypeError):  # no line, or a line from an endpoint
+            except (ValueError, LookupError, TypeError):  # no line, or an endpoint's output
                 yield TrialFailure(self._describe_end(), is_fatal=True)
                 return
             yield result
 
     def _next_answer(self, timeout_s: float) -> bytes | None:
-        """Return the child's next line, or None if the child ends or the time limit passes."""
+        """Return the next line of the child process, or None if it ends or exceeds the timeout."""
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._stdout.fileno(), select.POLLIN)

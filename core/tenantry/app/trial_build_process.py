@@ -1,8 +1,8 @@
-"""The child process of trial builds; `trial_build.py` starts it, and no other module imports it.
+"""Runs in the child process that `trial_build.py` starts. No other module imports this module.
 
-The child process reads one frame from stdin: the pickled tenants and the data folder. The child
-process writes `{}` after its start, and then one line of JSON for each tenant: `{"routes"}`, or
-`{"text", "endpoint"}` if the build failed. An endpoint may do anything to the child process.
+The child process reads the pickled tenants and the data folder from stdin, and writes `{}` to
+stdout. After each build, the child process writes a line with a JSON object. The object contains
+`routes` or, if the build failed, `text` and `endpoint`.
 """
 
 import gc
@@ -25,7 +25,7 @@ def main() -> None:
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(null, fd)  # the output of endpoints must not reach the parent
+        os.dup2(null, fd)  # keeps the output of endpoints away from the parent process
     request = read_frame(requests)
     if request is None:
         return
@@ -34,16 +34,16 @@ def main() -> None:
     os.write(answers, b"{}\n")
     for tenant in tenants:
         os.write(answers, json.dumps(build(tenant, data_dir)).encode() + b"\n")
-    os._exit(0)  # `os._exit` does not wait for threads and exit functions of endpoints
+    os._exit(0)  # `os._exit` does not wait for threads and exit handlers of endpoints
 
 
 def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
-    """Build and close a tenant's app, and return the app's routes or the failure."""
+    """Build and close a tenant's app. Return its routes, or the reason for the failure."""
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:
             with secret_scope(app.config):
-                # Flask raises on a bad value such as SERVER_NAME = 7.
+                # Creating a context makes Flask report an invalid value, such as SERVER_NAME = 7.
                 with app.test_request_context():
                     pass
                 check_app(app)
