@@ -130,8 +130,7 @@ class TenantApp(Flask):
         return environment
 
     def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise the routing exception of a request, and make redirects relative (RFC 9110
-        §10.2.2)."""
+        """Raise the routing exception of a request, with a relative redirect (RFC 9110 §10.2.2)."""
         error = request.routing_exception
         if isinstance(error, RequestRedirect):
             _, _, path, query, _ = urlsplit(error.new_url)

@@ -25,8 +25,8 @@ A handler on this logger would receive the records of every tenant.
 """
 
 _REMEDY = (
-    "the process's log belongs to the host: let the endpoint configure current_app.logger only, "
-    "and give dictConfig 'disable_existing_loggers': False and no 'root'"
+    "the endpoint must not change the log of the process: configure only current_app.logger, "
+    "and pass 'disable_existing_loggers': False and no 'root' to dictConfig"
 )
 
 _logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The input of an audit (`AuditedTenant`) and the output of an audit (`Finding`)."""
+"""Defines the input of an audit (`AuditedTenant`) and its output (`Finding`)."""
 
 import re
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditedTenant:
-    """A tenant and the tenant's built app. The caller of the audit keeps the app open."""
+    """A tenant and its app. The caller closes the app after the audit."""
 
     tenant: Tenant
     app: Flask
     wsgi: "WSGIApplication"
-    """The host's WSGI application, which routes requests through all middleware to the app."""
+    """The host's WSGI application, which passes requests through all middleware to the app."""
     client_key: str = field(default="", repr=False)
-    """The key of a client in the tenant's `CLIENTS`; empty if the tenant has no `CLIENTS`."""
+    """A client key that the tenant accepts, or "" if the tenant has no `CLIENTS`."""
 
     @property
     def name(self) -> str:
@@ -39,25 +39,26 @@ class Finding:
     """
 
     id: str
-    """The key that accepts the finding in `AUDIT_ACCEPT`. The id is the same in every audit."""
+    """The ID of the finding, which is the same in every audit.
+
+    Operators write the ID in `AUDIT_ACCEPT` to accept the finding.
+    """
     tenants: tuple[str, ...]
     text: str
-    """A description of the finding's problem on one line."""
+    """A one-line description of the problem."""
     remedy: str
-    """The operator's action that fixes the finding's problem."""
+    """What the operator can do to fix the problem."""
     paths: tuple[str, ...] = ()
-    """The reference path from each of the first two tenants: `acme: view … → _cache`."""
+    """How two of the tenants' apps reach the shared object, such as `acme: view … → _cache`."""
     place: str = ""
-    """File and line of the problem, such as `corp/shop/models.py:3`, or a tenant file.
-
-    `place` is empty if the file of the problem is unknown.
-    """
+    """Where the problem is, such as `corp/shop/models.py:3`; empty if unknown."""
     is_note: bool = False
-    """Whether the finding describes a state that is often intended. A note never fails the
-    audit."""
+    """Whether the finding is only a note, because operators often intend this state.
+
+    A note never fails the audit.
+    """
     accepted: str = ""
-    """The reason that `AUDIT_ACCEPT` gives for the finding; empty if the finding is not
-    accepted."""
+    """Why `AUDIT_ACCEPT` accepts the finding; empty if the finding is not accepted."""
 
     @property
     def is_problem(self) -> bool:
@@ -66,7 +67,10 @@ class Finding:
 
 
 def finding_id(kind: str, subject: str) -> str:
-    """Return an id without spaces or quotes, because tenant files contain the ids of findings."""
+    """Return the ID of a finding.
+
+    The ID has no spaces or quotes, so that operators can easily write it in a tenant file.
+    """
     return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', subject).strip('-')}"
 
 
@@ -80,9 +84,9 @@ def join_names(names: Sequence[str]) -> str:
 def key_location(file: str, key: str) -> str:
     """Return the line on which a tenant file sets a key, such as `tenants/acme.py:3`.
 
-    For an item of a key, such as `CLIENTS['web']`, `key_location` returns the item's line, or the
-    key's line if no line contains the item. If no line sets the key, `key_location` returns only
-    the file.
+    The key can also be an item, such as `CLIENTS['web']`. If the item has no line of its own,
+    return the line of the whole key. If the file does not set the key, return the file without a
+    line.
     """
     name, _, item = key.partition("[")
     try:

@@ -1,15 +1,12 @@
 """Builds the graph of the objects that one app references.
 
-The module `object_graph` does not import Flask.
+The walk through the graph runs no code of a tenant. The walk calls `gc.get_referents` and reads the
+namespaces of modules and classes, but never accesses an attribute of an instance, a property or a
+proxy. Even `isinstance(x, …)` can run a tenant's code, so the walk uses `type(x)`.
 
-The walk of the object graph runs no code of a tenant, because the walk only calls
-`gc.get_referents` and reads the namespaces of modules and classes. The walk reads no attribute of
-an instance, runs no property and resolves no proxy. The walk of the object graph calls `type(x)`
-because `isinstance(x, …)` can run a tenant's code.
-
-The walk of the object graph does not enter modules and classes of the standard library, of
-installed packages and of Tenantry, because all tenants share library globals by design. The walk
-does enter instances of library classes.
+All tenants share the modules and classes of the standard library, of installed packages and of
+Tenantry. Therefore, the walk skips these modules and classes, but not the instances of such
+classes.
 """
 
 import ast
@@ -33,11 +30,11 @@ TENANTRY = "tenantry"
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
     "__warningregistry__", "__conditional_annotations__",
-    # The modules enum, abc, typing and pydantic write the following names.
+    # The modules enum, abc, typing and pydantic assign these names.
     "_abc_impl", "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_",
     "_unhashable_values_", "_unhashable_values_map_", "_field_defaults", "model_config",
 })  # fmt: skip
-"""Names in modules and classes that Python or a library assigns, not the endpoint's author."""
+"""Names that Python or a library assigns in modules and classes of an endpoint."""
 
 _LRU_CACHE = type(functools.lru_cache(bool))
 _LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
@@ -55,21 +52,21 @@ class ProcessSnapshot:
     """
 
     apps: Mapping[int, str]
-    """id of an app → name of the app's tenant."""
+    """Maps the `id()` of each app to the name of its tenant."""
     private_packages: Mapping[str, str]
-    """An endpoint's private package → the tenant that the private package is a copy for."""
+    """Maps each private copy of an endpoint's package to the tenant that owns the copy."""
     packages: frozenset[str]
-    """Packages and top packages of the enabled endpoints.
+    """The packages of the enabled endpoints, and their top-level packages.
 
-    The modules of `packages` are tenant code, even in a library folder.
+    Modules in these packages count as tenant code, even if they are installed as a library.
     """
     modules: dict[int, str] = field(default_factory=lambda: dict(_namespace_ids()))
-    """id of a module's namespace → the module's name."""
+    """Maps the `id()` of each module's namespace to the module's name."""
     _kinds: dict[type, TypeKind] = field(default_factory=dict)
     _tenant_code: dict[str, bool] = field(default_factory=dict)
 
     def kind(self, thing: object) -> TypeKind:
-        """Return how the object graph treats an object."""
+        """Return how the walk treats an object."""
         type_ = type(thing)
         kind = self._kinds.get(type_)
         if kind is None:
@@ -93,7 +90,7 @@ class ProcessSnapshot:
         return not is_ours and isinstance(file, str) and not file.startswith(_library_folders())
 
     def owner(self, thing: object) -> str | None:
-        """Return the tenant that an app or private code belongs to; None for other objects."""
+        """Return the tenant that owns an app or a private copy of code; None for other objects."""
         if id(thing) in self.apps:
             return self.apps[id(thing)]
         module = self.module_of(thing)
@@ -103,7 +100,7 @@ class ProcessSnapshot:
         return self.private_packages.get(package) or package.partition("@")[2].rpartition("-")[0]
 
     def module_of(self, thing: object) -> str:
-        """Return the module name of a class, function or module namespace; "" for other objects."""
+        """Return the module of a class or function, or the name of a module; otherwise ""."""
         kind = self.kind(thing)
         name: object = self.modules.get(id(thing))
         if kind == "class":
@@ -114,7 +111,7 @@ class ProcessSnapshot:
 
 
 class ObjectGraph:
-    """The objects that one app references. An object graph keeps its objects alive.
+    """The objects that one app references. The graph keeps these objects alive.
 
     Args:
         tenant: the app's tenant.
@@ -123,21 +120,25 @@ class ObjectGraph:
 
     def __init__(self, tenant: str, snapshot: ProcessSnapshot) -> None:
         self.mutable: set[int] = set()
-        """ids of the mutable objects in the graph; valid while the app lives."""
+        """The `id()` of each mutable object in the graph. Valid while the app exists."""
         self.foreign: list[int] = []
-        """ids of the objects in the graph that are apps or private code of other tenants."""
+        """The `id()` of each object in the graph that belongs to another tenant."""
         self.modules: set[str] = set()
         """Names of the modules that the walk entered."""
         self._tenant = tenant
         self._snapshot = snapshot
         self._parents: dict[int, tuple[object, int]] = {}
-        """id of an object → the object, and the id of the object's referrer (0 for a root)."""
+        """Maps the `id()` of an object to the object and the `id()` of its referrer.
+
+        The referrer of a root is 0.
+        """
 
     def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
-        """Add the objects that the roots reference, breadth first, one group of roots at a time.
+        """Add all objects that the roots reference, one group of roots after another.
 
-        The walk enters a root of the last group only from the last group. The last group holds the
-        app: almost every object references the app, so a path through the app explains little.
+        The last group of roots contains the app. Almost every object references the app, so a path
+        through the app explains little. Therefore, earlier groups do not enter the roots of the
+        last group.
         """
         *groups, last = root_groups
         last = [root for root in last if self._add(root, None)]
@@ -146,9 +147,9 @@ class ObjectGraph:
         self._spread(last)
 
     def path_to(self, key: int) -> list[object]:
-        """Return the objects from a root to the object with the id `key`.
+        """Return the objects on the path from a root to the object with the `id()` `key`.
 
-        The list of objects is empty if the graph does not contain the object.
+        The path is empty if the graph does not contain the object.
         """
         path = []
         while key in self._parents:
@@ -165,7 +166,7 @@ class ObjectGraph:
             )
 
     def _add(self, thing: object, parent: object) -> bool:
-        """Record an object; return whether the walk follows the object's references."""
+        """Add an object, and return whether to follow its references."""
         key, kind, snapshot = id(thing), self._snapshot.kind(thing), self._snapshot
         if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
@@ -190,13 +191,13 @@ def is_private(module: str) -> bool:
 
 
 def namespace_of(module: object) -> dict[str, object]:
-    """Return a module's namespace without loading a lazily loaded module."""
+    """Return the namespace of a module, without triggering a lazy import."""
     namespace: dict[str, object] = object.__getattribute__(module, "__dict__")
     return namespace
 
 
 def copied_items(namespace: Any) -> list[tuple[str, object]]:
-    """Return the items of a namespace as a copy, because other threads can import modules."""
+    """Return a copy of the items in a namespace, which other threads can change."""
     return list(namespace.items())
 
 
@@ -211,7 +212,7 @@ def own_dict(thing: object) -> dict[str, object] | None:
 
 
 def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
-    """Yield the objects that `thing` references and the walk may follow."""
+    """Yield the referenced objects that the walk may follow."""
     kind = snapshot.kind(thing)
     if kind == "class":
         found = _class_members(thing, snapshot)
@@ -221,9 +222,7 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
         found = [weakref.ref.__call__(thing)]  # type: ignore[arg-type]
     elif id(thing) in snapshot.modules:
         found = [value for name, value in copied_items(thing) if name not in _NO_STATE]
-    elif (
-        type(thing) is types.MappingProxyType
-    ):  # skip the dict, which often only the proxy references
+    elif type(thing) is types.MappingProxyType:  # skip the proxy's own dict
         found = [item for behind in gc.get_referents(thing) for item in gc.get_referents(behind)]
     elif kind == "listeners":
         found = _listeners(thing)
@@ -237,8 +236,7 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
 def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
     """Return the members and bases of a class.
 
-    The list of members includes the module of the class if no method of the class references the
-    module.
+    If no method of the class references the module of the class, the list also contains the module.
     """
     members = [
         value
@@ -252,7 +250,7 @@ def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
 
 
 def _is_own(thing: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether an object is a function of the tenants' code."""
+    """Whether an object is a function that tenant code defines."""
     return snapshot.kind(thing) == "function" and snapshot.is_tenant_code(snapshot.module_of(thing))
 
 
@@ -287,7 +285,7 @@ def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) 
 
 
 def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether an object is a library's instance without state, such as Jinja's `missing`."""
+    """Whether an object is a stateless instance of a library class, such as Jinja's `missing`."""
     type_ = type(thing)
     if type_.__module__ == "builtins" or snapshot.is_tenant_code(type_.__module__):
         return False
@@ -300,7 +298,7 @@ def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
 
 
 def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:
-    """Return the cells of the outer variables that a function of the tenants' code assigns."""
+    """Return the closure cells that a function of tenant code assigns with `nonlocal`."""
     if not function.__closure__ or not snapshot.is_tenant_code(snapshot.module_of(function)):
         return []
     code = function.__code__
@@ -311,10 +309,10 @@ def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:
 
 @functools.lru_cache(maxsize=1024)
 def _nonlocal_names(file: str) -> frozenset[tuple[str, str]]:
-    """Return the names of function and variable for each `nonlocal` statement in a file."""
+    """Return the function and the variable of each `nonlocal` statement in a file."""
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
-    except (OSError, SyntaxError, ValueError):  # exec() made the code, or the file has changed
+    except (OSError, SyntaxError, ValueError):  # the source is missing or has changed
         return frozenset()
     functions = [
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -21,28 +21,25 @@ from tenantry.audit.object_graph import (
 )
 
 KEY_CHARACTERS = 40
-"""Maximum number of characters of a dictionary key that a path's description shows."""
+"""Maximum length of a dictionary key in the description of a path."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The module and the name under which source code defines an object."""
+    """The module and the name of an object in source code."""
 
     module: str
     name: str
-    """The object's name inside the module, such as `_cache` or `ShopModel.seen`."""
+    """The qualified name in the module, such as `_cache` or `ShopModel.seen`."""
 
     @property
     def label(self) -> str:
-        """The object's name after the last two parts of the module: `shop.models._cache`."""
+        """A short name of the object, such as `shop.models._cache`."""
         return ".".join([*plain_name(self.module).split(".")[-2:], self.name])
 
     @property
     def place(self) -> str:
-        """File and line of the definition, such as `corp/shop/models.py:3`.
-
-        If the line is unknown, `place` is only the file.
-        """
+        """File and line of the definition, such as `corp/shop/models.py:3`."""
         file = getattr(sys.modules.get(self.module), "__file__", None)
         if not isinstance(file, str):
             return self.module
@@ -63,17 +60,17 @@ def qualified_name(thing: object) -> str:
 
 
 def relative_path(file: str) -> str:
-    """Return a path relative to the working directory, or an outside path unchanged."""
+    """Return a path relative to the working directory, if the path is below that directory."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) -> str:
-    """Return a description of a path that shows only the names in source code.
+    """Return a description of a path, made of names that occur in source code.
 
     Args:
         path: the objects from a root to the described object.
-        root: the root's label, such as `acme: view shop.page`.
+        root: the label of the root, such as `acme: view shop.page`.
         snapshot: the process.
     """
     pieces = [root]
@@ -89,10 +86,10 @@ def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) 
 
 
 def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Definition | None:
-    """Return the definition of the last object of a path, in a shared module if possible.
+    """Return the definition of the last object on a path, in a shared module if possible.
 
-    If no source code names the last object, `find_definition` returns the nearest definition on the
-    path. If the tenants' code defines no object on the path, `find_definition` returns None.
+    If the last object has no name in source code, return the nearest definition on the path. If
+    tenant code defines no object on the path, return None.
     """
     if definition := _shared_definition(path[-1], snapshot):
         return definition
@@ -106,14 +103,14 @@ def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Defini
         module = snapshot.module_of(parent)
         if snapshot.kind(parent) == "function" and snapshot.is_tenant_code(module):
             return Definition(module, qualified_name(parent))
-        # A library can create the parent, such as the cache around a function.
+        # A library may have created the parent, such as the cache of a decorated function.
         if definition := _shared_definition(parent, snapshot):
             return definition
     return None
 
 
 def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition | None:
-    """Return the name of an object in a module of the tenants' code that all apps share."""
+    """Return the name of an object in tenant code that all apps share."""
     for module_name, module in list(sys.modules.items()):
         if is_private(module_name) or not snapshot.is_tenant_code(module_name):
             continue
@@ -127,8 +124,7 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
 def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
     """Return the name of a module, class or function on a path.
 
-    `_own_name` returns "" for an object that the path's description omits, and None for an object
-    that only the parent object names.
+    Return "" if the description omits the object. Return None if only the parent names the object.
     """
     kind = snapshot.kind(thing)
     module = snapshot.modules.get(id(thing))
@@ -139,7 +135,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
     if kind == "class":
         return str(getattr(thing, "__name__", "class"))
     if isinstance(thing, types.FunctionType):
-        # A library's wrapper function has the `__module__` of the wrapped function.
+        # `functools.wraps` gives a library's wrapper the `__module__` of the wrapped function.
         is_shared = not is_private(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
         if not (is_shared or snapshot.is_tenant_code(snapshot.module_of(thing))):
             return ""
@@ -149,9 +145,9 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
 
 
 def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
-    """Return the name that the parent gives to the path's last object.
+    """Return the name by which the parent references the last object on a path.
 
-    `_name_in_parent` returns "" for an object that the path's description omits.
+    Return "" if the description omits the object.
     """
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)
@@ -171,7 +167,7 @@ def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
 
 
 def _item_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
-    """Return the name of a dictionary's item: `['x']`, or `.x` in an instance's `__dict__`."""
+    """Return the name of a dictionary item: `['x']`, or `.x` in the `__dict__` of an instance."""
     *above, parent, thing = path
     key = _key_of(thing, dict.items(parent))  # type: ignore[arg-type]
     if above and _own_dict_is(above[-1], parent, snapshot):
@@ -196,7 +192,7 @@ def _key_of(value: object, items: Iterable[tuple[Any, object]]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _binding_lines(file: str) -> Mapping[str, int]:
-    """Return the first line that binds each name in a module, and in its classes and functions."""
+    """Return the line on which each name of a source file is first bound."""
     lines: dict[str, int] = {}
     try:
         tree = ast.parse(Path(file).read_bytes(), file)

@@ -1,13 +1,13 @@
 """Sends each tenant's session, signed token and client key to every other tenant.
 
-Each tenant signs a session that contains a flash message, and signs a token with
-`tenantry.serializer`. One replayed request to each tenant carries the session of another tenant.
-During the replayed request, the app opens the sessions and tokens of all other tenants. The
-replayed request asks for a page that does not exist, so the app runs a view only if the app has a
-catch-all route.
+Each tenant signs a session that contains a flash message, and a token from `tenantry.serializer`.
+Then each tenant receives one request with the session of another tenant. During this request, the
+audit also lets the app open the sessions and tokens of all other tenants. The request asks for a
+page that does not exist, so no view runs unless the app has a catch-all route.
 
-The host stores only the hashes of client keys. `prepare_for_audit` therefore adds a client to each
-tenant that has `CLIENTS`. The replay sends the key of the added client to every other tenant.
+The host stores only hashes of client keys, so the audit cannot send an existing key. Instead,
+`prepare_for_audit` adds a client to each tenant that has `CLIENTS`. The audit sends this client's
+key to every other tenant.
 """
 
 import logging
@@ -35,15 +35,15 @@ _SESSION_ITEM = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
 
 _SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signed token"}
-"""Kind of signed value in a finding's id → name of the kind in the finding's text."""
+"""Maps each kind of signed value to its name in messages."""
 _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
-"""Status codes that the host can send before the host checks the client key."""
+"""Status codes that a client can get before the host checks its key."""
 
 
 class Acceptance(NamedTuple):
-    """A value of one tenant that another tenant accepts."""
+    """Records that a tenant accepts a value of another tenant."""
 
     kind: str
     source: str
@@ -52,18 +52,18 @@ class Acceptance(NamedTuple):
 
 @dataclass
 class ReplayResult:
-    """The outcome of all replays."""
+    """The result of all replays."""
 
     pair_count: int = 0
-    """Number of ordered pairs of tenants that the replay tried."""
+    """Number of tried pairs: a tenant whose values are sent, and a tenant that receives them."""
     accepted: list[Acceptance] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
-    """Tenants that reject their own values, or answer 429 or 503 before authentication.
+    """Tenants for which the replay proves nothing.
 
-    The replay proves nothing about an unproven tenant.
+    Such a tenant rejects its own values, or answers 429 or 503 before authentication.
     """
     unauthenticated: list[str] = field(default_factory=list)
-    """Tenants with `CLIENTS` or `OIDC` that let a request without a key reach the app."""
+    """Tenants that admit a request without a key, although they have `CLIENTS` or `OIDC`."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class _SignedValues:
     tenant: str
     cookie_name: str
     session: str
-    """The session cookie's value; empty if the app does not use Flask's signed cookies."""
+    """Value of the session cookie; empty if the app does not use Flask's signed cookies."""
     token: str
 
 
 def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
-    """Return the tenant to build for an audit, and the key of a client added for the audit.
+    """Return a copy of a tenant for the audit, and the key of a client that the copy accepts.
 
-    The returned tenant is not in maintenance and has no limits, because maintenance and limits
-    reject requests before authentication. If the tenant has no `CLIENTS`, the key is empty, because
-    a client would make an open tenant require keys.
+    The copy is not in maintenance and has no limits, because both reject requests before
+    authentication. If the tenant has no `CLIENTS`, the copy has none either, and the key is empty.
+    Otherwise, a tenant that is open to everyone would require keys during the audit.
     """
     unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
     tenant = tenant.model_copy(update=unlimited)
@@ -96,7 +96,7 @@ def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) 
 
     Args:
         tenants: built tenants.
-        trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any host name.
+        trusted_hosts: the host's `TRUSTED_HOSTS`. If empty, the host accepts any host name.
     """
     result = ReplayResult()
     signed = [_sign(audited) for audited in tenants]
@@ -118,11 +118,11 @@ def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) 
 
 
 def replay_findings(result: ReplayResult, files: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield a finding for each tenant, and kind of value, that accepts other tenants' values.
+    """Yield a finding for each tenant and each kind of foreign value that the tenant accepts.
 
     Args:
-        result: the outcome of the replays.
-        files: tenant → the tenant file.
+        result: the result of `replay`.
+        files: maps each tenant to its tenant file.
     """
     sources: dict[tuple[str, str], list[str]] = {}
     for kind, source, target in result.accepted:
@@ -134,16 +134,16 @@ def replay_findings(result: ReplayResult, files: Mapping[str, str]) -> Iterator[
             id="open-gate",
             tenants=(name,),
             text="requests without a key reach the app, although 'CLIENTS' or 'OIDC' is set",
-            remedy="remove code that changes Tenantry itself; if there is none, report a bug",
+            remedy="remove code that changes Tenantry itself, or report a bug",
             place=files[name],
         )
     for name in result.unproven:
         yield Finding(
             id="replay-unproven",
             tenants=(name,),
-            text="replays prove nothing, because the app does not accept its own session, token or "
-            "client key either, or answers 429 or 503",
-            remedy="check whether the app replaces Flask's sessions, or answers before Flask does",
+            text="replays prove nothing, because the tenant rejects its own session, token or "
+            "client key, or answers 429 or 503",
+            remedy="check whether code replaces Flask's sessions, or answers requests before Flask",
             place=files[name],
             is_note=True,
         )
@@ -167,7 +167,7 @@ def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str)
 
 @contextmanager
 def _refusals_not_logged() -> Iterator[None]:
-    """Keep refused keys out of the log, because the log would get a line per pair of tenants."""
+    """Do not log rejected client keys, because the log would get a line for each pair."""
 
     def reject(_: logging.LogRecord) -> bool:
         return False
@@ -196,12 +196,12 @@ def _sign(audited: AuditedTenant) -> _SignedValues:
 
 
 class _Target:
-    """The tenant that the replay sends other tenants' values to."""
+    """A tenant that receives the values of other tenants."""
 
     def __init__(self, audited: AuditedTenant, host_name: str) -> None:
         self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
         self.has_answered_early = False
-        """Whether the host answered a request before the host checked the client key."""
+        """Whether a request was answered before the host checked its client key."""
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
@@ -210,7 +210,7 @@ class _Target:
         builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host_name}/")
         self._host_environ = builder.get_environ()
         builder.close()
-        # Requests with `_app_environ` go directly to the app and bypass the host's middleware.
+        # A request with this environ goes directly to the app and bypasses the host's middleware.
         self._app_environ = self._host_environ | {
             "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True,
         }  # fmt: skip
@@ -223,7 +223,7 @@ class _Target:
         return {item.kind for item in self.accepted([own])} == {*_SIGNED_KINDS}
 
     def accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
-        """Return which client keys of other tenants let a request reach the target's app."""
+        """Return the client keys of other tenants that the tenant accepts."""
         return [
             Acceptance(_CLIENT_KEY, source.name, self._audited.name)
             for source in tenants
@@ -231,7 +231,7 @@ class _Target:
         ]
 
     def admits(self, key: str) -> bool:
-        """Whether a request with the client key reaches the app; "" means without a key."""
+        """Whether a request with the client key reaches the app. Without a key, pass ""."""
         is_reached = False
 
         def note_reached(_: object, **__: object) -> None:
@@ -244,10 +244,10 @@ class _Target:
         return is_reached
 
     def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
-        """Return which signed values the app accepts.
+        """Return the signed values that the app accepts.
 
-        The replayed request carries the session of `values[0]`. The app opens the other sessions
-        while the app handles the request.
+        The request carries the session of `values[0]`. While the app handles the request, it also
+        opens the other sessions.
         """
         found: list[Acceptance] | None = None
 
@@ -267,12 +267,12 @@ class _Target:
                 self._audited.wsgi,
                 self._host_environ | cookie | _key_header(self._audited.client_key),
             )
-            if found is None:  # the host refused a tenant with OIDC and no CLIENTS
+            if found is None:  # the host requires an OIDC token
                 _send(self._app.wsgi_app, self._app_environ | cookie)
         return found or []
 
     def _cookie_header(self, values: _SignedValues) -> dict[str, str]:
-        # An attacker can also send a session under the target tenant's cookie name.
+        # An attacker can also rename a cookie, so the value is sent under both names.
         names = (values.cookie_name, self._cookie_name)
         return {"HTTP_COOKIE": "; ".join(f"{name}={values.session}" for name in names)}
 
@@ -282,7 +282,7 @@ class _Target:
             kinds.append("session")
         if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
             kinds.append("flash")
-        with suppress(BadData):  # another tenant's token must not verify
+        with suppress(BadData):  # rejecting another tenant's token is correct
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]
@@ -293,10 +293,10 @@ def _key_header(key: str) -> dict[str, str]:
 
 
 def _send(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
-    """Send a request and return the response's status code; "" if the app raises."""
+    """Send a request, and return the status code, or "" if the app raises an exception."""
     try:
         _, status, _ = run_wsgi_app(wsgi, environ, buffered=True)
-    except Exception:  # an app may raise any exception; the caller treats "" as no response
+    except Exception:  # an app may raise any exception
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
         return ""
     return status[:3]

@@ -1,8 +1,9 @@
 """Runs all checks on a set of built tenants and applies `AUDIT_ACCEPT`.
 
-`shared_objects` and `source_scan` find objects that two apps can change. `replay` finds tenants
-that accept another tenant's session, token or client key. `shared_values` finds keys, databases and
-folders that two tenants have in common. `settings_check` finds unsafe settings of a tenant.
+The modules `shared_objects` and `source_scan` find objects that two apps can change. The module
+`replay` finds tenants that accept another tenant's session, token or client key. The module
+`shared_values` finds keys, databases and folders that two tenants have in common. The module
+`settings_check` finds unsafe settings of a tenant.
 
 An audit finds mistakes, not malice, because all tenants share one memory and one interpreter.
 """
@@ -26,15 +27,14 @@ def audit(
     trusted_hosts: Sequence[str] = (),
     known_listeners: frozenset[int] = frozenset(),
 ) -> list[Finding]:
-    """Return every finding, problems first. The audit changes no tenant's data.
+    """Return all findings, with problems first. The audit does not change tenants' data.
 
     Args:
-        tenants: tenants that were changed by `prepare_for_audit` and then built. The tenants must
-            not receive other requests during the audit.
+        tenants: tenants from `prepare_for_audit`, with their apps. During the audit, the apps must
+            not receive other requests.
         data_dir: the host's `DATA_DIR`.
         trusted_hosts: the host's `TRUSTED_HOSTS`.
-        known_listeners: the result of `process_listeners()` from before the first tenant was
-            built.
+        known_listeners: the result of a call of `process_listeners()` before the first build.
     """
     findings = [*_run_checks(tenants, data_dir, trusted_hosts, known_listeners)]
     findings = _mark_accepted(findings, tenants)
@@ -48,8 +48,8 @@ def _run_checks(
     trusted_hosts: Sequence[str],
     known_listeners: frozenset[int],
 ) -> Iterator[Finding]:
-    # The replay runs first, because the replay's requests make apps create their lazy objects, such
-    # as templates.
+    # The replay comes first, because its requests make the apps create lazy objects, such as
+    # templates.
     result = replay(tenants, trusted_hosts)
     yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
     objects = compare_objects(tenants, known_listeners)
@@ -63,10 +63,10 @@ def _run_checks(
 
 
 def _mark_accepted(findings: Sequence[Finding], tenants: Sequence[AuditedTenant]) -> list[Finding]:
-    """Return the findings without duplicates, and fill in `Finding.accepted`.
+    """Return the findings without duplicates, and set `Finding.accepted`.
 
-    A finding is accepted only if `AUDIT_ACCEPT` of every tenant in the finding has the finding's
-    id, because no tenant can accept a risk for another tenant.
+    A finding is accepted only if every tenant in the finding has the ID in `AUDIT_ACCEPT`. One
+    tenant cannot accept a risk for another tenant.
     """
     accepts = {audited.name: audited.tenant.audit_accept for audited in tenants}
     unique: dict[tuple[str, tuple[str, ...]], Finding] = {}
@@ -80,7 +80,7 @@ def _mark_accepted(findings: Sequence[Finding], tenants: Sequence[AuditedTenant]
 def _unused_acceptances(
     findings: Sequence[Finding], tenants: Sequence[AuditedTenant]
 ) -> Iterator[Finding]:
-    """Yield a note for each entry in `AUDIT_ACCEPT` that matches no finding."""
+    """Yield a note for each entry of `AUDIT_ACCEPT` that matches no finding."""
     found = {(name, finding.id) for finding in findings for name in finding.tenants}
     for audited in tenants:
         for id_ in audited.tenant.audit_accept:
@@ -89,7 +89,7 @@ def _unused_acceptances(
                     id=f"accepts-nothing:{id_}",
                     tenants=(audited.name,),
                     text=f"'AUDIT_ACCEPT' accepts {id_!r}, but the audit does not find it",
-                    remedy="remove the entry; it would hide a new finding with the same id",
+                    remedy="remove the entry, because it would hide a new finding with the same ID",
                     place=audited.tenant.file,
                     is_note=True,
                 )

@@ -1,4 +1,7 @@
-"""Finds unsafe settings of each tenant, and adds notes about the shared process and origin."""
+"""Finds unsafe settings of tenants.
+
+Notes tell the operator that tenants share one process, and which tenants share a host name.
+"""
 
 import os
 import re
@@ -17,18 +20,18 @@ from tenantry.tenants.model import check_secret
 MIN_DISTINCT_CHARACTERS = 8
 """Minimum number of different characters in a secret key.
 
-Of 30 million keys of 32 random hexadecimal digits, one key has fewer different characters.
+Only one in 30 million random keys of 32 hexadecimal digits has fewer different characters.
 """
 
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 _SEARCHABLE_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
-"""Mode bits of a folder that let other users open a file in the folder by name."""
+"""Mode bits that let other users open the files in a folder."""
 _MAX_WSGI_LAYERS = 20
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A test that detects an unsafe setting of an app."""
+    """A rule that detects an unsafe setting of an app."""
 
     id: str
     key: str
@@ -42,7 +45,7 @@ def check_settings(
 ) -> Iterator[Finding]:
     """Yield a finding for each unsafe setting of each tenant.
 
-    Findings about settings that may be intended are notes.
+    If operators may intend a setting, the finding is a note.
 
     Args:
         tenants: built tenants.
@@ -96,7 +99,7 @@ _RULES = (
         id="debug",
         key="DEBUG",
         is_broken=lambda audited: audited.app.debug,
-        text="'DEBUG' is on: error pages can show code and secrets to clients",
+        text="'DEBUG' is on, so error pages can show code and secrets to clients",
         remedy="remove DEBUG from the tenant file and from endpoints; "
         "for development, use tenantry run NAME -- run --debug",
     ),
@@ -104,36 +107,36 @@ _RULES = (
         id="testing",
         key="TESTING",
         is_broken=lambda audited: audited.app.testing,
-        text="'TESTING' is on: exceptions bypass the app's error handlers",
+        text="'TESTING' is on, so exceptions bypass the app's error handlers",
         remedy="remove TESTING from the tenant file and from endpoints",
     ),
     _Rule(
         id="propagate-exceptions",
         key="PROPAGATE_EXCEPTIONS",
         is_broken=lambda audited: audited.app.config.get("PROPAGATE_EXCEPTIONS"),
-        text="'PROPAGATE_EXCEPTIONS' is on: exceptions bypass the app's error handlers",
+        text="'PROPAGATE_EXCEPTIONS' is on, so exceptions bypass the app's error handlers",
         remedy="remove PROPAGATE_EXCEPTIONS",
     ),
     _Rule(
         id="debugger",
         key="app.wsgi_app",
         is_broken=lambda audited: _has_debugger(audited.app),
-        text="Werkzeug's debugger is around the app; it runs code that clients type",
+        text="the app is wrapped in Werkzeug's debugger, which runs code that clients type",
         remedy="remove DebuggedApplication",
     ),
     _Rule(
         id="wide-cookie:SESSION_COOKIE_DOMAIN",
         key="SESSION_COOKIE_DOMAIN",
         is_broken=lambda audited: audited.app.config.get("SESSION_COOKIE_DOMAIN"),
-        text="the session cookie asks for a whole domain; the host removes its Domain",
+        text="the session cookie has a Domain attribute, which the host removes",
         remedy="remove SESSION_COOKIE_DOMAIN",
     ),
     _Rule(
         id="wide-cookie:SESSION_COOKIE_PATH",
         key="SESSION_COOKIE_PATH",
         is_broken=_is_cookie_path_outside,
-        text="the session cookie asks for a path outside the tenant's prefix; the host changes it",
-        remedy="remove SESSION_COOKIE_PATH: the default is the tenant's prefix",
+        text="the path of the session cookie is outside the tenant's URL prefix; the host fixes it",
+        remedy="remove SESSION_COOKIE_PATH: the default is the tenant's URL prefix",
     ),
     _Rule(
         id="readable-cookie",
@@ -168,7 +171,7 @@ def _weak_keys(audited: AuditedTenant) -> Iterator[Finding]:
                 id_=finding_id("weak-key", key),
                 key=key,
                 text=f"{key!r} {weakness}",
-                remedy="replace it: python -c 'import secrets; print(secrets.token_hex(32))'",
+                remedy="replace the key: python -c 'import secrets; print(secrets.token_hex(32))'",
             )
 
 
@@ -179,7 +182,7 @@ def _weakness(secret_key: str) -> str:
     except ValueError as error:
         return str(error).partition(";")[0]
     if len(set(secret_key)) < MIN_DISTINCT_CHARACTERS:
-        return f"can be guessed: it has fewer than {MIN_DISTINCT_CHARACTERS} different characters"
+        return f"is easy to guess: it has fewer than {MIN_DISTINCT_CHARACTERS} different characters"
     return ""
 
 
@@ -190,7 +193,7 @@ def _key_in_file(audited: AuditedTenant, text: str) -> Iterator[Finding]:
             id="key-in-file",
             tenants=(audited.name,),
             text="the tenant file contains SECRET_KEY, and other users of the machine can read it",
-            remedy=f'move it to <data>/secrets and write secret("NAME"), or run chmod 600 {file}',
+            remedy=f'move the key to <data>/secrets and use secret("NAME"), or chmod 600 {file}',
             place=key_location(file, "SECRET_KEY"),
             is_note=True,
         )
@@ -199,9 +202,9 @@ def _key_in_file(audited: AuditedTenant, text: str) -> Iterator[Finding]:
 def _readable_secrets(
     tenants: Sequence[AuditedTenant], data_dir: Path, texts: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Yield a finding for each secret file that other users of the machine can read.
+    """Yield a finding for each file with a secret that other users of the machine can read.
 
-    Secret files outside `<data>/secrets` are checked only if a tenant file names the secret.
+    Outside of `<data>/secrets`, only the secrets that a tenant file names are checked.
     """
     for name, path in _secret_files(data_dir):
         word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
@@ -209,13 +212,13 @@ def _readable_secrets(
         is_own = path.parent == data_dir / "secrets"
         if not _has_mode(path, _READABLE_BY_OTHERS) or not (users or is_own):
             continue
-        # Docker mounts secrets with mode 0444, and a container often has no other users.
+        # Docker mounts secrets with mode 0444, but a container usually has no other users.
         is_note = path.parent == Path(secrets.CONTAINER_SECRETS)
         yield Finding(
             id=finding_id("readable-secret", name),
             tenants=tuple(audited.name for audited in users),
             text=f"other users of this machine can read {path}",
-            remedy="mount it with mode 0400" if is_note else f"chmod 600 {path}",
+            remedy="mount the secret with mode 0400" if is_note else f"chmod 600 {path}",
             paths=tuple(
                 f"{audited.name}: {audited.tenant.file} → secret({name!r}) → {path}"
                 for audited in users[:2]
@@ -226,7 +229,7 @@ def _readable_secrets(
 
 
 def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the name and the file of each secret that other users of the machine can reach."""
+    """Yield each secret's name and file, unless the folder keeps other users out."""
     for variable, file in os.environ.items():
         if variable.endswith("_FILE"):
             yield variable.removesuffix("_FILE"), Path(file)
@@ -235,7 +238,7 @@ def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
         folders.append(Path(mounted))
     for folder in folders:
         if _has_mode(folder, _SEARCHABLE_BY_OTHERS):
-            with suppress(OSError):  # the current user cannot list the folder
+            with suppress(OSError):  # the folder cannot be listed
                 yield from ((path.name, path) for path in sorted(folder.iterdir()))
 
 
@@ -249,7 +252,7 @@ def _has_mode(path: str | Path, mode: int) -> bool:
 def _read_text(file: str) -> str:
     try:
         return Path(file).read_text("utf-8", "replace")
-    except OSError:  # the app has no tenant file, or the file was deleted
+    except OSError:  # the tenant has no file
         return ""
 
 
@@ -258,7 +261,7 @@ def _public_access(audited: AuditedTenant, *, has_trusted_hosts: bool) -> Iterat
         yield Finding(
             id="trusted-hosts-missing",
             tenants=(audited.name,),
-            text="requests with any Host header are answered",
+            text="the tenant answers requests with any Host header",
             remedy="set TENANTRY_TRUSTED_HOSTS, or 'TRUSTED_HOSTS' in the tenant file, if the "
             "host is reachable from the internet",
             place=audited.tenant.file,
@@ -268,8 +271,8 @@ def _public_access(audited: AuditedTenant, *, has_trusted_hosts: bool) -> Iterat
         yield Finding(
             id="open",
             tenants=(audited.name,),
-            text="anybody can call it: neither 'CLIENTS' nor 'OIDC' is set",
-            remedy="if only known clients may call it, create a key: tenantry key NAME CLIENT",
+            text="anyone can call the tenant: neither 'CLIENTS' nor 'OIDC' is set",
+            remedy="to admit only known clients, create a key: tenantry key NAME CLIENT",
             place=audited.tenant.file,
             is_note=True,
         )
@@ -279,9 +282,9 @@ def _one_process(tenants: Sequence[AuditedTenant]) -> Finding:
     return Finding(
         id="one-process",
         tenants=tuple(audited.name for audited in tenants),
-        text="the tenants share one process: the code of one can read the others' secrets and use "
-        "up their CPU time",
-        remedy="to separate a tenant, serve it alone: tenantry serve --only NAME",
+        text="the tenants share one process: the code of one tenant can read the secrets of the "
+        "others and use up their CPU time",
+        remedy="to separate a tenant, serve it in a process of its own: tenantry serve --only NAME",
         is_note=True,
     )
 
@@ -289,7 +292,7 @@ def _one_process(tenants: Sequence[AuditedTenant]) -> Finding:
 def _one_origin(
     tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str]
 ) -> Iterator[Finding]:
-    """Yield a note that names the tenants that share a host name with another tenant."""
+    """Yield a note with the tenants that share a host name."""
     hosts = {audited.name: audited.tenant.trusted_hosts or trusted_hosts for audited in tenants}
     names = tuple(
         name
@@ -300,16 +303,16 @@ def _one_origin(
         yield Finding(
             id="one-origin",
             tenants=names,
-            text="the tenants answer under one host name, which is one origin for browsers: a "
-            "script of one tenant can read the others' pages with the visitor's cookies",
-            remedy="if their clients do not trust each other, give each tenant its own "
+            text="the tenants share a host name, which is one origin for browsers: a script of one "
+            "tenant can read pages of the others with the visitor's cookies",
+            remedy="if the tenants do not trust each other, give each tenant its own "
             "'TRUSTED_HOSTS'",
             is_note=True,
         )
 
 
 def _share_host(own: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether two lists of trusted hosts have a host name in common.
+    """Whether two lists of trusted hosts have a name in common.
 
     An empty list means any host name.
     """
@@ -319,7 +322,7 @@ def _share_host(own: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _overlap(first: str, second: str) -> bool:
-    """Whether a host name exists that matches both patterns.
+    """Whether one host name can match both patterns.
 
     The pattern `.a.org` matches `a.org` and all subdomains of `a.org`.
     """

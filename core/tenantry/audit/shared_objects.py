@@ -1,8 +1,8 @@
-"""Finds mutable objects that two apps reference, and private code that another app references.
+"""Finds mutable objects that two apps reference, and apps that reference another tenant's code.
 
-The comparison builds an object graph for each app, keeps only the ids of the objects, and compares
-the ids. To describe the paths of a finding, the comparison builds the graphs of the finding's apps
-again, because the graphs of 200 apps would not fit in memory.
+The graphs of 200 apps would not fit in memory. Therefore, the comparison builds the graph of one
+app after another, and keeps only the `id()` of each object. To describe how two apps reach a shared
+object, the comparison builds the graphs of these apps again.
 """
 
 import logging
@@ -28,28 +28,28 @@ from tenantry.audit.reference_path import (
 from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint, find_endpoint
 
 _EVERY_TENANT = "every tenant"
-"""Name of the owner of `sys.modules`, which gives access to the private code of all tenants."""
+"""The owner of `sys.modules`, because it gives access to the code of every tenant."""
 
 _PATHS_SHOWN = 2
 
 _OBJECT_REMEDY = (
-    "move it to resources.py, which each app has its own copy of; or make it a tuple, frozenset or "
-    "types.MappingProxyType, which cannot change"
+    "move the object to resources.py, because each app has its own copy of that module; or use a "
+    "tuple, frozenset or types.MappingProxyType, which cannot change"
 )
 
 _LOG_SETUP = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 _Root = tuple[str, object]
-"""The label of an object at which an object graph begins, and the object."""
+"""An object at which the walk through the graph starts, and its label."""
 
 
 @dataclass(frozen=True)
 class ObjectComparison:
-    """The result of comparing the object graphs of all apps."""
+    """The result of a comparison of the apps' object graphs."""
 
     snapshot: ProcessSnapshot
     modules: Mapping[str, frozenset[str]]
-    """Tenant → the modules that the tenant's app references."""
+    """Maps each tenant to the modules that its app references."""
     findings: tuple[Finding, ...]
 
 
@@ -60,8 +60,8 @@ def compare_objects(
 
     Args:
         tenants: built tenants.
-        known_listeners: the result of `process_listeners()` from before the first tenant was
-            built. The known listeners belong to the host.
+        known_listeners: the result of a call of `process_listeners()` before the first build. These
+            listeners belong to the host.
     """
     snapshot = _snapshot(tenants)
     listeners = [root for root in _listeners() if _listener_id(root[1]) not in known_listeners]
@@ -87,22 +87,22 @@ def compare_objects(
 
 
 def process_listeners() -> frozenset[int]:
-    """Return the ids of the signal receivers, log handlers and log filters that every app calls.
+    """Return the `id()` of each signal receiver, log handler and log filter in the process.
 
-    Call `process_listeners` before the tenants are built, and pass the result to `audit`.
+    Call this function before the first app is built, and pass the result to `audit`.
     """
     return frozenset(_listener_id(listener) for _, listener in _listeners())
 
 
 def _listener_id(listener: object) -> int:
-    # Each access to a bound method creates another object, so the id of the instance is used.
+    # Each access to a bound method creates a new object, so use the `id()` of its instance.
     return id(listener.__self__ if type(listener) is MethodType else listener)
 
 
 def _listeners() -> Iterator[_Root]:
     for signal in _signals():
         yield from ((_signal_label(signal), receiver) for receiver in signal.receivers_for(ANY))
-    # The module `logging` has no public list of loggers.
+    # `logging` has no public function that lists the loggers.
     for logger in [logging.root, *list(logging.Logger.manager.loggerDict.values())]:
         if isinstance(logger, logging.Logger) and not logger.name.startswith("tenant."):
             yield from ((f"log handler of {logger.name}", item) for item in logger.handlers)
@@ -110,7 +110,7 @@ def _listeners() -> Iterator[_Root]:
 
 
 def _signals() -> list[Signal]:
-    """Return the signals that are a global variable of a module, including Flask's signals."""
+    """Return the signals that are global variables of modules, including Flask's signals."""
     signals: dict[int, Signal] = {}
     for module in list(sys.modules.values()):
         for value in list(vars(module).values()) if type(module) is ModuleType else ():
@@ -146,7 +146,7 @@ def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
 
 
 def _packages(endpoint: str) -> list[str]:
-    """Return an endpoint's package and top package, which can hold the endpoint's helpers."""
+    """Return the package of an endpoint and its top-level package, which may contain more code."""
     package = find_endpoint(endpoint)
     top = package.partition(".")[0]
     return [package] if top == TENANTRY else [package, top]
@@ -155,7 +155,7 @@ def _packages(endpoint: str) -> list[str]:
 def _roots(
     app: Flask, listeners: Sequence[_Root], signals: Iterable[Signal]
 ) -> list[Sequence[_Root]]:
-    """Return the groups of roots, starting with roots that an endpoint's author knows by name."""
+    """Return groups of roots. The first group has roots that the author of an endpoint knows."""
     packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
     extensions = [(name, item) for name, item in app.extensions.items() if name != LOADED_ENDPOINTS]
     return [
@@ -173,7 +173,7 @@ def _roots(
 
 
 def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[_Root]:
-    """Yield the signal receivers and log handlers that only the given app calls."""
+    """Yield the signal receivers and log handlers of one app."""
     for signal in signals:
         for_all_apps = {_listener_id(receiver) for receiver in signal.receivers_for(ANY)}
         for receiver in signal.receivers_for(app):
@@ -185,7 +185,7 @@ def _receivers(app: Flask, signals: Iterable[Signal]) -> Iterator[_Root]:
 
 
 class _App:
-    """One app with the roots of the app's object graph and the paths in the graph."""
+    """One app, the roots of its object graph, and paths in the graph."""
 
     def __init__(
         self,
@@ -202,29 +202,29 @@ class _App:
             self._labels.setdefault(id(root), f"{audited.name}: {label}")
 
     def build_graph(self) -> ObjectGraph:
-        """Return a new object graph of the app. The `_App` does not keep the graph."""
+        """Build the object graph of the app."""
         graph = ObjectGraph(self._name, self._snapshot)
         graph.walk([[root for _, root in group] for group in self._root_groups])
         return graph
 
     def path_to(self, key: int) -> list[object]:
-        """Return the path to an object; empty if the app no longer references the object."""
+        """Return the path to an object, or an empty path if the app no longer references it."""
         if self._graph is None:
             self._graph = self.build_graph()
         return self._graph.path_to(key)
 
     def describe(self, path: Sequence[object]) -> str:
-        """Return a description of one of the app's paths, such as `acme: view … → _cache`."""
+        """Return a description of a path, such as `acme: view … → _cache`."""
         return describe_path(path, self._labels[id(path[0])], self._snapshot)
 
 
 @dataclass(frozen=True)
 class _Reporter:
-    """Turns ids of objects into findings."""
+    """Creates findings about shared objects."""
 
     apps: Mapping[str, _App]
     shared: Mapping[int, Sequence[str]]
-    """id of a mutable object → the tenants with an app that references the object."""
+    """Maps the `id()` of each mutable object to the tenants whose apps reference the object."""
     modules: Mapping[str, frozenset[str]]
     snapshot: ProcessSnapshot
 
@@ -245,14 +245,14 @@ class _Reporter:
         label = definition.label if definition else descriptions[0].partition(": ")[2]
         place = definition.place if definition else ""
         text = (
-            f"the apps of {join_names(names)} share the {type_name} {label}: each sees what "
-            "another writes into it"
+            f"the apps of {join_names(names)} share the {type_name} {label}: each app sees "
+            "the changes of the others"
         )
         remedy = _OBJECT_REMEDY
         if not definition and label.startswith("log "):
             place = self._log_setup(self.modules[names[0]])
             text = f"{type_name}, a {label}, receives the log records of {join_names(names)}"
-            remedy = "add it to app.logger instead"
+            remedy = "use app.logger instead of a logger that several tenants share"
         return Finding(
             id=finding_id("shared", label),
             tenants=tuple(names),
@@ -263,7 +263,7 @@ class _Reporter:
         )
 
     def _log_setup(self, modules: Iterable[str]) -> str:
-        """Return the line of the tenants' code that adds a log handler or filter."""
+        """Return the line of tenant code that adds a log handler or filter."""
         for module in sorted(modules):
             file = getattr(sys.modules.get(module), "__file__", None)
             if isinstance(file, str) and self.snapshot.is_tenant_code(module):
@@ -274,10 +274,10 @@ class _Reporter:
         return ""
 
     def foreign_code(self, foreign: Sequence[tuple[str, int]]) -> Iterator[Finding]:
-        """Yield a finding for each definition that references another tenant's private code.
+        """Yield a finding for each definition that references another tenant's app or code.
 
         Args:
-            foreign: pairs of a tenant and the id of an app, or private code, of another tenant.
+            foreign: pairs of a tenant, and the `id()` of an object that belongs to another tenant.
         """
         groups: dict[str, list[tuple[str, list[object]]]] = {}
         for name, key in foreign:
@@ -305,7 +305,7 @@ class _Reporter:
         return tuple(self.apps[name].describe(path) for name, path in paths)
 
     def _is_part_of_shared(self, path: Sequence[object]) -> bool:
-        """Whether the path contains a shared object, and no code after the shared object."""
+        """Whether the last object on the path is part of another shared object."""
         for thing in path[-2::-1]:
             if id(thing) in self.shared:
                 return True
@@ -315,7 +315,7 @@ class _Reporter:
         return False
 
     def _referrer(self, path: Sequence[object]) -> Definition | None:
-        """Return the nearest definition on the path, or the definition of the last object."""
+        """Return the definition nearest to the end of a path."""
         definition = find_definition(path, self.snapshot) if len(path) > 1 else None
         thing = path[-1]
         if definition is None and self.snapshot.kind(thing) in ("class", "function"):

@@ -1,13 +1,12 @@
 """Finds keys, databases, folders, names and cookies that two tenants have in common.
 
-The comparison reads the configuration of the built apps, because an endpoint may have changed a
-value from the tenant file. The comparison ignores names of Prometheus metrics, because
-`shared_objects` finds a shared metric, and because a second metric of the same name makes the
-build of the app fail.
+An endpoint may change a value of the tenant file, so the comparison reads the configuration of the
+built apps. The names of Prometheus metrics are not compared. If two apps share a metric,
+`shared_objects` reports it. If both apps create a metric of the same name, the second build fails.
 
-Two spellings of the same database, store or folder are equal: the comparison follows links,
-resolves host names, and fills in the defaults that a URL omits. The comparison queries DNS but
-opens no connection to a database or store.
+The comparison recognizes different spellings of the same database, store or folder, because it
+follows links, resolves host names, and fills in the defaults of URLs. The comparison queries DNS,
+but does not connect to a database or store.
 """
 
 import functools
@@ -44,10 +43,10 @@ _FOLDER_KEY = re.compile(
 )
 """Pattern of configuration keys that name a folder.
 
-The excluded words mark keys that hold the path of a URL.
+Keys with one of the excluded words hold the path of a URL, not a folder.
 """
 _CODE_FOLDER_KEY = re.compile(r"STATIC|TEMPLATE")
-"""Pattern of keys of folders that tenants may share if the path is relative to the code."""
+"""Pattern of keys that name a folder in an endpoint's code, which tenants may share."""
 _PREFIX_KEY = re.compile(r"(?:^|_)(?:KEY_?)?PREFIX$")
 _REDIS_HOST_KEY = re.compile(r"(.*REDIS)_HOST")
 
@@ -63,20 +62,20 @@ _STORE_SCHEMES: Mapping[str, tuple[str, int, str]] = {
     "amqp": ("amqp", 5672, ""),
     "amqps": ("amqp", 5671, ""),
 }
-"""URL scheme of a store → the kind of server, the default port and the default database."""
+"""Maps the URL scheme of a store to the kind of server, its default port and database."""
 
 _SIGNING_KEY = re.compile(r"SECRET_KEY$|SIGNING_KEY$|JWT_PRIVATE_KEY$|SECURITY_PASSWORD_SALT$")
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One kind of value that should differ between tenants."""
+    """A kind of value that should differ between tenants."""
 
     kind: str
     values: Callable[[AuditedTenant, Path], Iterable[tuple[str, object]]]
-    """Function that takes a tenant and the host's `DATA_DIR` and returns (key, value) pairs."""
+    """Function that receives a tenant and the host's `DATA_DIR`, and returns keys and values."""
     statement: str
-    """Text that completes the finding's sentence "'KEY' of acme and 'KEY' of globex …"."""
+    """The end of the sentence "'KEY' of acme and 'KEY' of globex …" in a finding."""
     remedy: str
 
 
@@ -140,13 +139,13 @@ _COMPARISONS = (
         kind="shared-secret",
         values=lambda audited, _: _signing_keys(audited),
         statement="are the same key",
-        remedy="give each tenant its own: python -c 'import secrets; print(secrets.token_hex(32))'",
+        remedy="create a key for each: python -c 'import secrets; print(secrets.token_hex(32))'",
     ),
     _Comparison(
         kind="shared-database",
         values=lambda audited, _: databases(audited.app.config),
         statement="name the same database",
-        remedy="give each tenant its own database, and move its rows there",
+        remedy="give each tenant its own database, and move the tenant's rows there",
     ),
     _Comparison(
         kind="shared-store",
@@ -178,7 +177,7 @@ _COMPARISONS = (
 
 
 def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
-    """Yield a finding for each issuer and audience for which tenants accept the same token."""
+    """Yield a finding for each issuer and audience whose tokens several tenants accept."""
     groups: dict[tuple[str, str], list[tuple[AuditedTenant, OpenId]]] = {}
     for audited in tenants:
         if (openid := audited.tenant.oidc) is not None:
@@ -205,7 +204,7 @@ def _shared_tokens(tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
 
 
 def _require_different_claims(first: OpenId, second: OpenId) -> bool:
-    """Whether no token can satisfy both tenants, because a required claim has no common value."""
+    """Whether two tenants require different values of a claim, so that no token fits both."""
     wanted = [
         {name: {(type(value), value) for value in values} for name, values in openid.claims}
         for openid in (first, second)
@@ -235,10 +234,11 @@ def _foreign_folders(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterat
 def databases(config: Config) -> Iterator[tuple[str, Identity]]:
     """Yield the key and the identity of each database.
 
-    The identity is a file's device and inode, or a server's address, database name and schema.
+    The identity of a file is its device and inode. The identity of a database on a server consists
+    of the server's address, the database name and the schema.
     """
     for key, text, _ in _texts(config):
-        # Celery adds the prefix `db+` to SQLAlchemy URLs.
+        # Celery puts `db+` in front of SQLAlchemy URLs.
         url = re.sub(r"^(?:db\+)?postgres:", "postgresql:", text).removeprefix("db+")
         scheme, separator, _ = url.partition("://")
         is_database = (
@@ -254,7 +254,8 @@ def databases(config: Config) -> Iterator[tuple[str, Identity]]:
 def stores(config: Config) -> Iterator[tuple[str, Identity]]:
     """Yield the key and the identity of each Redis, memcached, MongoDB or AMQP database.
 
-    The identity includes the key prefix, such as `CACHE_KEY_PREFIX` for `CACHE_REDIS_URL`.
+    The identity includes a key prefix, such as the value of `CACHE_KEY_PREFIX` for
+    `CACHE_REDIS_URL`.
     """
     for key, text, siblings in _texts(config):
         scheme = text.partition("://")[0].partition("+")[0].lower()
@@ -270,7 +271,7 @@ def stores(config: Config) -> Iterator[tuple[str, Identity]]:
 def folders(config: Config) -> Iterator[tuple[str, Path]]:
     """Yield the key and the absolute path of each folder in a configuration.
 
-    Relative paths start at the working directory.
+    A relative path is relative to the working directory.
     """
     for key, value in config.items():
         if value and isinstance(value, str | Path) and _FOLDER_KEY.search(key):
@@ -280,18 +281,18 @@ def folders(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def file_identity(path: Path) -> Identity:
-    """Return the device and inode of a file or folder; the real path of a missing file."""
+    """Return the device and inode of a file or folder, or the real path if it does not exist."""
     try:
         status = path.stat()
-    except (OSError, ValueError):  # the file does not exist, or the path has a NUL
+    except (OSError, ValueError):  # the file does not exist, or its path contains a NUL character
         return (os.path.realpath(str(path).replace("\0", "")),)
     return (status.st_dev, status.st_ino)
 
 
 def _texts(config: Config) -> Iterator[tuple[str, str, Config]]:
-    """Yield the key, the text and the enclosing mapping of each text in a configuration.
+    """Yield each text in a configuration, with its key and the mapping that contains it.
 
-    The deepest texts are values such as `SQLALCHEMY_BINDS['x']['url']`.
+    Nested texts such as `SQLALCHEMY_BINDS['x']['url']` are included.
     """
     for key, value in config.items():
         if not isinstance(value, Mapping):
@@ -320,7 +321,7 @@ def _database_identity(url: str) -> Identity | None:
             return ("sqlite", *file_identity(Path(identity[1])))
         backend, host, *rest = identity
         return (backend, _address(host), *rest)
-    except (ArgumentError, ValueError):  # a non-SQLAlchemy URL is compared as text
+    except (ArgumentError, ValueError):  # not a SQLAlchemy URL, so the text is compared
         return ("unknown", url)
 
 
@@ -344,7 +345,7 @@ def _servers(scheme: str, text: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _key_prefix(key: str, siblings: Config) -> str:
-    """Return the key prefix that the configuration sets beside a store's URL."""
+    """Return the key prefix that belongs to the URL of a store."""
     group = "" if "[" in key else key.partition("_")[0] + "_"
     for name, value in siblings.items():
         if (
@@ -359,8 +360,8 @@ def _key_prefix(key: str, siblings: Config) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _address(host: str) -> str:
-    """Return the lowest address of a host name; the name itself if DNS has no address."""
-    if host.startswith("/"):  # the host is the folder of a Unix socket
+    """Return the lowest IP address of a host name, or the name if DNS does not know it."""
+    if host.startswith("/"):  # the host is the path of a Unix socket
         return os.path.realpath(host)
     try:
         address = min(str(info[4][0]) for info in socket.getaddrinfo(host, None))

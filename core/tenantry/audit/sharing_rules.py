@@ -1,6 +1,6 @@
-"""Tables of the types that tenants may share and of the functions that tenants must not call.
+"""Lists the types that tenants may share, and the functions that tenants must not call.
 
-The functions `type_kind` and `type_names` inspect only types and run no code of a tenant.
+The functions in this module inspect types and run no code of a tenant.
 """
 
 import contextvars
@@ -26,8 +26,8 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "blinker.base.Signal": "signals are global; their receivers are checked separately",
     "blinker.base.Namespace": "signals are global by name",
     "os._Environ": "the environment is global; the source scan finds code that changes it",
-    "sqlalchemy.orm.base.InspectionAttr": "part of the mapping of a table, which an import makes "
-    "once; it holds no rows and no connection. Mapping a table for each tenant would cost 171 KB "
+    "sqlalchemy.orm.base.InspectionAttr": "part of the mapping of a table. A "
+    "mapping holds no rows and no connection, and a mapping for each tenant would cost 171 KB "
     "and 11 ms",
     "sqlalchemy.orm.instrumentation.ClassManager": "part of the mapping of a table",
     "sqlalchemy.orm.path_registry.PathRegistry": "part of the mapping of a table",
@@ -35,28 +35,29 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
     "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, without values or rows",
     "sqlalchemy.sql.type_api.TypeEngine": "the type of a column",
-    "sqlalchemy.sql.functions._FunctionGenerator": "`func` creates SQL functions and keeps none",
-    "sqlalchemy.event.attr._ClsLevelDispatch": "listeners of a whole class; SQLAlchemy keeps them",
+    "sqlalchemy.sql.functions._FunctionGenerator": "`func` does not keep the SQL functions",
+    "sqlalchemy.event.attr._ClsLevelDispatch": "SQLAlchemy's listeners of a whole class",
     "tenantry.database.budget.ConnectionBudget": "limits the connections of all tenants",
     "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
 }
-"""Types → the reason why two apps may share instances of the type and of subclasses of the type.
+"""Types whose instances two apps may share, with the reason. Subclasses are included.
 
-The audit reports a mutable object of another type if two apps reference the object.
+If two apps share a mutable object of any other type, the audit reports the object.
 """
 
 TypeKind = Literal[
     "immutable", "wrapper", "weakref", "class", "module", "function", "descriptor", "listeners",
     "mutable",
 ]  # fmt: skip
-"""How the object graph treats the instances of a type:
+"""How the walk through an object graph treats the instances of a type:
 
-- immutable: the walk does not enter the object.
-- wrapper: the object cannot change but can hold a mutable object, so the graph's walk enters the
+- immutable: the walk skips the object.
+- wrapper: the object cannot change, but it can contain a mutable object, so the walk enters the
 object.
-- listeners: SQLAlchemy keeps the list of listeners. The walk enters only the listeners.
-- mutable: the audit reports the object if two apps reference the object.
+- listeners: the object is one of SQLAlchemy's lists of listeners, and the walk enters only the
+  listeners.
+- mutable: if two apps share the object, the audit reports the object.
 """
 
 _IMMUTABLE = (
@@ -68,9 +69,9 @@ _IMMUTABLE = (
     struct.Struct, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
     ipaddress.IPv6Network, weakref.ProxyType, weakref.CallableProxyType,
 )  # fmt: skip
-"""Types with instances that the walk does not enter.
+"""Types whose instances the walk through an object graph skips.
 
-The table includes weak proxies, because entering a weak proxy would resolve the proxy.
+Weak proxies are included, because any access to a weak proxy resolves the proxy.
 """
 
 _WRAPPERS = (
@@ -78,10 +79,9 @@ _WRAPPERS = (
     types.MappingProxyType, functools.partial, operator.attrgetter, operator.itemgetter,
     operator.methodcaller, enum.Enum, contextvars.ContextVar,
 )  # fmt: skip
-"""Types with instances that cannot change but can hold a mutable object.
+"""Types whose instances cannot change but can contain a mutable object.
 
-For example, an enumeration's member can have a mutable value, and a `ContextVar` can have a mutable
-default.
+For example, the value of an enumeration member or the default of a `ContextVar` can be mutable.
 """
 
 _WRAPPERS_BY_NAME = frozenset({
@@ -92,29 +92,29 @@ _WRAPPERS_BY_NAME = frozenset({
     "sqlalchemy.util._immutabledict_cy.immutabledict",
     "sqlalchemy.cyextension.immutabledict.immutabledict",  # SQLAlchemy 2.0
 })  # fmt: skip
-"""Names of library types that reject changes or store changes in a `ContextVar`."""
+"""Names of library types that reject changes, or that store changes in a `ContextVar`."""
 
 _LISTENERS = frozenset({
     "sqlalchemy.event.base._Dispatch", "sqlalchemy.event.attr._InstanceLevelDispatch",
 })  # fmt: skip
 """Names of SQLAlchemy's listener collections.
 
-All engines and pools without listeners share the same collections.
+All engines and pools without listeners share these collections.
 """
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
-"""Types of descriptors. The walk of the object graph enters only the functions in a descriptor.
+"""Types of descriptors. The walk enters only the functions of a descriptor.
 
-In Python 3.11, a `cached_property` also holds a lock.
+Other parts, such as the lock of a `cached_property` in Python 3.11, are skipped.
 """
 
 
 @dataclass(frozen=True)
 class IssueKind:
-    """A reason why a line of source code can affect other tenants."""
+    """A way in which a line of source code can affect other tenants."""
 
     id: str
-    """The first part of a finding's id."""
+    """The first part of the finding's ID."""
     text: str
     remedy: str
 
@@ -122,17 +122,17 @@ class IssueKind:
 READS_ALL_TENANTS = IssueKind(
     id="reaches",
     text="{module} reads {subject}, which gives access to the code of every tenant",
-    remedy="use current_app instead: it has what an endpoint needs",
+    remedy="use current_app instead",
 )
 CHANGES_PROCESS = IssueKind(
     id="process",
     text="{module} changes {subject}, which belongs to the whole process",
-    remedy="set it once for the host, such as in its environment or gunicorn configuration",
+    remedy="set the value once for the host, such as in its environment or gunicorn configuration",
 )
 CHANGES_SHARED = IssueKind(
     id="shared",
     text="{module} changes {subject}, which all apps share",
-    remedy="keep the value in resources.py, which each app has its own copy of, or change the "
+    remedy="keep the value in resources.py, because each app has its own copy of it, or change the "
     "app's own object, such as app.jinja_env.filters",
 )
 
@@ -140,7 +140,7 @@ VIEWS_OF_ALL_TENANTS = frozenset({
     "sys.modules", "sys._current_frames", "gc.get_objects", "gc.get_referrers",
     "logging.root.manager", "logging.Logger.manager",
 })  # fmt: skip
-"""Names of the standard library that give access to the private code of all tenants."""
+"""Names in the standard library that give access to the code of all tenants."""
 
 PROCESS_FUNCTIONS = frozenset({
     "os.chdir", "os.chroot", "os.fchdir", "os.nice", "os.putenv", "os.register_at_fork",
@@ -160,13 +160,13 @@ PROCESS_FUNCTIONS = frozenset({
     "socket.setdefaulttimeout", "sqlite3.register_adapter", "sqlite3.register_converter",
     "time.tzset", "tracemalloc.start", "tracemalloc.stop", "urllib.request.install_opener",
 })  # fmt: skip
-"""Functions that change the whole process."""
+"""Functions that change a property of the whole process."""
 
 LOGGER_METHODS = frozenset({"setLevel", "removeHandler", "removeFilter"})
 """Methods that change a logger.
 
-The set does not need `addHandler` and `addFilter`, because `shared_objects` finds added handlers
-and filters.
+`addHandler` and `addFilter` are not included, because `shared_objects` finds added handlers and
+filters.
 """
 
 CONTAINER_METHODS = frozenset({
@@ -178,7 +178,7 @@ CONTAINER_METHODS = frozenset({
 
 
 def type_kind(type_: type) -> TypeKind:  # noqa: PLR0911 - one return for each kind
-    """Return how the object graph treats the instances of a type."""
+    """Return how the walk through an object graph treats the instances of a type."""
     if issubclass(type_, type):
         return "class"
     if issubclass(type_, types.ModuleType):

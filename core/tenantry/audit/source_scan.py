@@ -1,8 +1,8 @@
-"""Finds lines of source code that can change objects that tenants share, before the code runs.
+"""Finds source code that can change objects that tenants share, without running the code.
 
-The source scan parses the modules that the apps reference and looks up each name in the loaded
-module. The source scan runs no code of a tenant, because the scan calls no function of a module and
-reads no attribute of an instance.
+The scan parses the modules that the apps reference, and looks up each name in the loaded module.
+The scan calls no function of a module and reads no attribute of an instance, so it runs no code of
+a tenant.
 """
 
 import ast
@@ -38,7 +38,7 @@ _UNKNOWN_TEXT = "…"
 
 @dataclass(frozen=True)
 class _Issue:
-    """A line of source that can affect other tenants."""
+    """A line of source code that can affect other tenants."""
 
     kind: IssueKind
     subject: str
@@ -49,11 +49,11 @@ class _Issue:
 def scan_sources(
     snapshot: ProcessSnapshot, modules: Mapping[str, frozenset[str]]
 ) -> Iterator[Finding]:
-    """Yield a finding for each line of the modules that can affect other tenants.
+    """Yield a finding for each line of source code that can affect other tenants.
 
     Args:
         snapshot: the process.
-        modules: tenant → the modules that the tenant's app references.
+        modules: maps each tenant to the modules that its app references.
     """
     issues: dict[str, list[_Issue]] = {}
     users: dict[tuple[str, str], list[str]] = {}
@@ -89,7 +89,7 @@ def _finding(issue: _Issue, module: str, file: str, tenants: Sequence[str]) -> F
 def _scan(file: str, module: str, snapshot: ProcessSnapshot) -> list[_Issue]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
-    except (OSError, SyntaxError, ValueError):  # the file is compiled code, or has changed
+    except (OSError, SyntaxError, ValueError):  # the source is missing or has changed
         return []
     scanner = _Scanner(module, tree, snapshot)
     scanner.visit(tree)
@@ -100,9 +100,9 @@ class _Scanner(ast.NodeVisitor):
     """Collects the issues of one module.
 
     Args:
-        module: the module's name in `sys.modules`; for a private module, the name of any tenant's
-            copy.
-        tree: the syntax tree of the module's source.
+        module: the name of the module in `sys.modules`. If each tenant has its own copy, the name
+            of any copy.
+        tree: the syntax tree of the module.
         snapshot: the process.
     """
 
@@ -122,7 +122,7 @@ class _Scanner(ast.NodeVisitor):
                 self._add(READS_ALL_TENANTS, name, node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        """Find reads such as `sys.modules`, and assignments to attributes of shared objects."""
+        """Find names such as `sys.modules`, and assignments to attributes of shared objects."""
         if isinstance(node.ctx, ast.Load):
             if (name := self._names.resolve(node).full_name) in VIEWS_OF_ALL_TENANTS:
                 self._add(READS_ALL_TENANTS, name, node)
@@ -136,13 +136,13 @@ class _Scanner(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
-        """Find assignments to items of the environment, of a library's container or globals()."""
+        """Find assignments to items of `os.environ`, `globals()` or a library's container."""
         if not isinstance(node.ctx, ast.Load):
             if ast.unparse(node.value) == "globals()" and self._is_shared and self._names.locals:
                 self._add_own(_constant(node.slice), node)
             self._check_change(node.value)
         elif ast.unparse(node) == "sys.modules[__name__]":
-            return  # `sys.modules[__name__]` is the scanned module
+            return  # a module may look up itself with `sys.modules[__name__]`
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -164,7 +164,7 @@ class _Scanner(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_With(self, node: ast.With) -> None:
-        """Record the blocks in which `warnings.catch_warnings` restores the warning filters."""
+        """Record blocks of `warnings.catch_warnings`, which restore the warning filters."""
         before = self._restores_warnings
         calls = [item.context_expr for item in node.items]
         self._restores_warnings |= any(
@@ -194,13 +194,13 @@ class _Scanner(ast.NodeVisitor):
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_function  # noqa: N815 - ast's
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        """Record the name of the class while visiting the methods of the class."""
+        """Record the name of a class while visiting its methods."""
         self._names.classes.append(node.name)
         self.generic_visit(node)
         self._names.classes.pop()
 
     def _check_change(self, node: ast.expr) -> None:
-        """Add an issue if a changed container belongs to the process, a logger or a library."""
+        """Add an issue if the changed object belongs to the process, a logger or a library."""
         reference = self._names.resolve(node)
         if reference.value is os.environ or reference.value is os.environb:
             name = "os.environ" if reference.value is os.environ else "os.environb"
@@ -223,7 +223,7 @@ class _Scanner(ast.NodeVisitor):
             self._add(CHANGES_SHARED, Definition(module, container.name).label, node)
 
     def _shared_logger(self, node: ast.expr) -> str:
-        """Return a label if the expression is a logger of another module and not of a tenant."""
+        """Return the label of a logger that belongs to no tenant; "" for other expressions."""
         value: Any = self._names.resolve(node).value
         name = str(value.name) if issubclass(type(value), logging.Logger) else ""
         if isinstance(node, ast.Call):
@@ -238,10 +238,7 @@ class _Scanner(ast.NodeVisitor):
         return f"logger {name}"
 
     def _shared_label(self, node: ast.expr) -> str:
-        """Return the label of a module, class or function that all apps share.
-
-        For other expressions, `_shared_label` returns "".
-        """
+        """Return the label of a module, class or function that all apps share, or ""."""
         value = self._names.resolve(node).value
         if value is None or self._is_import_time():
             return ""
@@ -255,7 +252,7 @@ class _Scanner(ast.NodeVisitor):
         return Definition(module, qualified_name(value)).label if is_shared else ""
 
     def _is_import_time(self) -> bool:
-        """Whether the current line of a shared module runs only during the module's import."""
+        """Whether the current line runs only while the module is imported."""
         return self._is_shared and not self._names.locals
 
     def _add_own(self, name: str, node: ast.expr) -> None:
@@ -267,13 +264,13 @@ class _Scanner(ast.NodeVisitor):
 
 @dataclass(frozen=True)
 class _Reference:
-    """The object that an expression refers to. Unknown fields of a reference are empty."""
+    """The object that an expression refers to. Unknown fields are empty."""
 
     value: object = None
     module: str = ""
-    """The name of the module that holds the object, or of the module that is the object."""
+    """Name of the module that contains the object, or that is the object."""
     name: str = ""
-    """The object's name inside the module, such as `Resource.method_decorators`."""
+    """Name of the object in the module, such as `Resource.method_decorators`."""
 
     @property
     def full_name(self) -> str:
@@ -281,21 +278,21 @@ class _Reference:
 
 
 class _Names:
-    """The objects that the names in one module refer to.
+    """Resolves the names in one module to objects.
 
-    The scanner updates `classes` and `locals` while the scanner visits the module.
+    While visiting the module, the scanner updates `classes` and `locals`.
     """
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         self.classes: list[str] = []
-        """Names of the classes that enclose the current node."""
+        """Names of the classes around the current node."""
         self.locals: list[set[str]] = []
-        """For each function that encloses the current node, the names that the function binds."""
+        """The local names of each function around the current node."""
         self._module = module
         self._globals = namespace_of(sys.modules[module])
         self._imports: dict[str, _Reference] = {}
         self._assigned_attributes: set[str] = set()
-        for node in ast.walk(tree):  # `ast.walk` includes imports inside functions
+        for node in ast.walk(tree):  # includes the imports inside functions
             if isinstance(node, ast.Import):
                 self._add_import(node)
             elif isinstance(node, ast.ImportFrom):
@@ -308,7 +305,7 @@ class _Names:
         return self._imports.get(name, _Reference())
 
     def resolve(self, node: ast.expr) -> _Reference:
-        """Return the object that a name or dotted name refers to in the loaded module."""
+        """Return the object that a simple or dotted name refers to in the loaded module."""
         if isinstance(node, ast.Name):
             if any(node.id in names for names in self.locals):
                 return _Reference()
@@ -334,7 +331,7 @@ class _Names:
         return _Reference(None, parent.full_name, node.attr) if parent.module else _Reference()
 
     def _class_of_self(self, node: ast.Attribute) -> object:
-        """Return the enclosing class if a method accesses an attribute of the class; else None."""
+        """Return the enclosing class if a method accesses an attribute of that class, or None."""
         text = ast.unparse(node.value)
         is_instance = text == "self" and ast.unparse(node) in self._assigned_attributes
         if len(self.classes) != 1 or is_instance or text not in ("self", *_CLASS_EXPRESSIONS):
@@ -350,7 +347,7 @@ class _Names:
         package = str(self._globals.get("__package__") or "")
         try:
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-        except ImportError:  # the import statement also fails at run time
+        except ImportError:  # the import would also fail when the module runs
             return
         for alias in node.names:
             value: object = sys.modules.get(f"{module}.{alias.name}")
