@@ -44,7 +44,7 @@ def rows(content: bytes) -> Members:
 BOMBS: dict[str, tuple[Callable[[], Members], str]] = {
     "a row of lists": (
         lambda: rows(b"[" + b"[]," * (ROW_LIMIT_BYTES // 3 - 9) + b"1]\n"),
-        "more than 1 MiB outside strings",
+        "more than 1 MiB outside of strings",
     ),
     "a row of wide characters": (
         lambda: rows(b'["\\ud83d\\ude00' + b"x" * (ROW_LIMIT_BYTES - 99) + b'"]\n'),

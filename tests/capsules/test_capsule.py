@@ -82,7 +82,7 @@ def test_many_small_values_are_rejected(item: str) -> None:
     """JSON that would take twenty times its size in memory is rejected before decoding."""
     count = STRUCTURE_LIMIT_BYTES + 2
 
-    with pytest.raises(ValueError, match="more than 1 MiB outside strings"):
+    with pytest.raises(ValueError, match="more than 1 MiB outside of strings"):
         load_value(b"[" + b",".join([item.encode()] * count) + b"]")
 
 
@@ -100,21 +100,21 @@ def test_long_strings_are_decoded() -> None:
         (headers()[:1], "config.json is missing"),
         (headers(format=2), "'format': Input should be 1; a newer version of Tenantry may"),
         (headers(surprise=1), "'surprise': Extra inputs are not permitted"),
-        (headers(tables=TABLES[::-1]), "'tables': Value error, table names are not sorted"),
-        (headers(tables=TABLES[:1] * 2), "'tables': Value error, table names are not sorted"),
+        (headers(tables=TABLES[::-1]), "'tables': Value error, the table names are not sorted"),
+        (headers(tables=TABLES[:1] * 2), "'tables': Value error, the table names are not sorted"),
         (headers(tables=[TABLES[0] | {"name": "\x1b[31m"}]), "holds control characters"),
         (headers(tables=[1] * 100_000), "'tables.0': Input should be an object"),
-        (headers(tenantry="\n"), "'tenantry': Value error, holds control characters"),
+        (headers(tenantry="\n"), "'tenantry': Value error, the name holds control characters"),
         (
             headers(config=b'{"dict":[["A",[' + b"[]," * STRUCTURE_LIMIT_BYTES + b"[]]]]}"),
-            "more than 1 MiB outside strings",
+            "more than 1 MiB outside of strings",
         ),
         (headers(config=b'"' + b"x" * HEADER_LIMIT_BYTES + b'"'), "exceeds the limit of 4 MiB"),
-        (headers(config=b"[]"), "config.json: it is not a dict"),
+        (headers(config=b"[]"), "config.json does not hold a dict"),
         (headers(tenant="x" * HEADER_LIMIT_BYTES), "exceeds the limit of 4 MiB"),
         (
             headers(tables=[{"name": "a", "columns": [""] * 600_000}]),
-            "more than 1 MiB outside strings",
+            "more than 1 MiB outside of strings",
         ),
     ],
     ids=range(14),
@@ -201,7 +201,10 @@ def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
     capsule = read(("files/a", b"1"))
     read(("files/a", b"2"))
 
-    with capsule.path.open("rb") as file, pytest.raises(CapsuleError, match="it changed"):
+    with (
+        capsule.path.open("rb") as file,
+        pytest.raises(CapsuleError, match="changed while it was read"),
+    ):
         list(capsule.members(file))
 
 

@@ -1,10 +1,10 @@
-"""Writes a tenant into one file, a capsule, while the tenant serves, and restores capsules.
+"""Backs up a running tenant into one file, a capsule, and restores tenants from capsules.
 
-The commands `backup`, `restore` and `clone` import only the names in `__all__`. The package may
-import `tenants`, `migrations` and lower packages, but no other package of the same layer.
+The commands `backup`, `restore` and `clone` import only the names in `__all__`. This package may
+import `tenants`, `migrations` and lower packages, but no other package of its own layer.
 
-The function `write_capsule` makes a backup. A restore calls `read_capsule`, which checks every byte
-of the capsule and creates nothing, and then `restore_tenant`. If a restore fails, `restore_tenant`
+The function `write_capsule` makes a backup. A restore first calls `read_capsule`, which checks
+every byte of the capsule, and then `restore_tenant`, which creates the tenant. A failed restore
 leaves no folder, database, secret or tenant file behind. A capsule is untrusted input, so Tenantry
 never executes the content of a capsule.
 """

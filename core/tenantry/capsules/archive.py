@@ -1,17 +1,17 @@
-"""Defines the archive format of a capsule and reads the archive.
+"""Defines the file format of capsules, and reads capsules in this format.
 
     zstd frame             a tar archive; the last member, `manifest.jsonl`, has the size and the
                            SHA-256 of each earlier member
     zstd skippable frame   the trailer: the size of the tar archive, then the SHA-256 of all earlier
                            bytes of the file; other programs skip the trailer
 
-The command `tar --zstd -tf FILE` lists a capsule. The codec is zstd because a backup runs on a host
-that serves requests, and gzip takes 10 to 20 times the CPU time of zstd on compressed pictures.
-Tenantry reads and writes capsules as streams.
+The command `tar --zstd -tf FILE` lists the content of a capsule. Capsules are compressed with zstd,
+because the host serves requests during a backup. For compressed pictures, gzip takes 10 to 20 times
+the CPU time of zstd. Tenantry reads and writes capsules as streams.
 
-A capsule is untrusted input. The archive reader writes nothing to disk, uses bounded memory for
-any size in a header, and reads at most the number of bytes in the trailer. The caller of
-`read_members` checks the names of the members.
+A capsule is untrusted input. Reading a capsule writes nothing to disk, takes a limited amount of
+memory, and never unpacks more bytes than the trailer states. The caller of `read_members` must
+check the names of the members.
 """
 
 import hashlib
@@ -30,32 +30,32 @@ from tenantry.errors import TenantryError
 MANIFEST = "manifest.jsonl"
 
 WINDOW_BYTES = 8 << 20
-"""Maximum size of zstd's window when reading; compression level 3 writes windows of 2 MiB."""
+"""Maximum window size of zstd that a reader accepts. Compression level 3 needs 2 MiB."""
 
 NAME_LIMIT_BYTES = 4096
-"""Length of the longest path on Linux, in bytes."""
+"""Maximum length of a path on Linux, in bytes."""
 
 CHUNK_BYTES = 256 << 10
 BLOCK_BYTES = tarfile.BLOCKSIZE
 HASH_BYTES = 32
 TRAILER = struct.Struct("<4sIQ")
-"""Layout of the trailer without the hash.
+"""Layout of the trailer, without the hash at its end.
 
-The trailer has the magic number of a skippable frame, the length of the frame's content, and the
-size of the tar archive.
+The trailer consists of the magic number of a skippable frame, the length of the frame's content,
+the size of the tar archive, and the hash.
 """
 TRAILER_BEGINNING = ((0x184D2A5C).to_bytes(4, "little"), 8 + HASH_BYTES)
 
 
 class CapsuleError(TenantryError):
-    """A capsule cannot be written, is damaged, or cannot be restored on the current host."""
+    """A capsule is damaged, cannot be written, or cannot be restored on this host."""
 
 
 @dataclass
 class ArchiveMember:
-    """A file in the archive.
+    """A file in a capsule.
 
-    The caller can read an archive member once, before the caller reads the next member.
+    A member can be read once, and only until the next member is read.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ArchiveMember:
     unread_bytes: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content of the archive member in chunks.
+        """Yield the content of the file in chunks.
 
         Raises:
             CapsuleError: the archive ends too early.
@@ -77,7 +77,7 @@ class ArchiveMember:
             yield chunk
 
     def read(self, limit_bytes: int) -> bytes:
-        """Return the whole content of the archive member.
+        """Return the whole content of the file.
 
         Raises:
             CapsuleError: the archive ends too early, or the content exceeds the limit.
@@ -89,19 +89,17 @@ class ArchiveMember:
 
 @dataclass(frozen=True)
 class Trailer:
-    """The sizes and the hash at the end of a capsule."""
+    """The sizes and the hash that the end of a capsule states."""
 
     packed_bytes: int
-    """Size of the capsule file without the trailer."""
+    """Size of the capsule without its trailer, in bytes."""
     size_bytes: int
-    """Size of the unpacked tar archive."""
+    """Size of the decompressed tar archive, in bytes."""
     sha256: bytes
 
 
 def verify_trailer(file: IO[bytes]) -> Trailer:
-    """Return the trailer of a capsule after checking the hash of the file.
-
-    `verify_trailer` does not decompress the archive.
+    """Check the hash of a capsule without decompressing it, and return the trailer.
 
     Raises:
         CapsuleError: the trailer is missing, or the hash differs.
@@ -110,22 +108,21 @@ def verify_trailer(file: IO[bytes]) -> Trailer:
     file.seek(max(packed_bytes, 0))
     trailer, digest = file.read(TRAILER.size), file.read(HASH_BYTES)
     if packed_bytes < 0 or TRAILER.unpack(trailer)[:2] != TRAILER_BEGINNING:
-        _refuse("it is not a capsule, or its end is missing")
+        _refuse("the file is not a capsule, or its end is missing")
     file.seek(0)
     sha256, left = hashlib.sha256(), packed_bytes + TRAILER.size
     while left and (chunk := file.read(min(left, CHUNK_BYTES))):
         sha256.update(chunk)
         left -= len(chunk)
     if left or sha256.digest() != digest:
-        _refuse("its content has changed since it was written: the SHA-256 differs")
+        _refuse("the capsule has changed since it was written: the SHA-256 differs")
     return Trailer(packed_bytes, TRAILER.unpack(trailer)[2], digest)
 
 
 def read_members(file: IO[bytes], trailer: Trailer) -> Iterator[ArchiveMember]:
-    """Yield the members of a capsule, without the manifest.
+    """Yield the members of a capsule, except the manifest.
 
-    The manifest is the last member, so the members are verified only when the iterator is
-    exhausted.
+    The manifest is the last member, so the content is verified only at the end of the iteration.
 
     Args:
         file: the capsule, open for reading.
@@ -142,9 +139,9 @@ def read_members(file: IO[bytes], trailer: Trailer) -> Iterator[ArchiveMember]:
     try:
         yield from _verified_members(_LimitedStream(reader, trailer.size_bytes))
         if reader.read(1):
-            _refuse("it holds more than its trailer states")
+            _refuse("the capsule holds more than its trailer states")
     except (zstandard.ZstdError, tarfile.TarError) as error:
-        raise CapsuleError(f"it is not a capsule, or it is damaged ({error})") from error
+        raise CapsuleError(f"the file is not a capsule, or is damaged ({error})") from error
 
 
 def _verified_members(stream: "_LimitedStream") -> Iterator[ArchiveMember]:
@@ -156,9 +153,9 @@ def _verified_members(stream: "_LimitedStream") -> Iterator[ArchiveMember]:
         hashing = member.stream = _HashingStream(member.stream)
         yield member
         for _ in member.chunks():
-            pass  # the hash covers bytes that the caller did not read
+            pass  # the hash must include the bytes that the caller did not read
         expected.update(manifest_line(member.name, member.size_bytes, hashing.sha256.hexdigest()))
-    _refuse("it has no manifest")
+    _refuse("the capsule has no manifest")
 
 
 def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected: bytes) -> None:
@@ -166,23 +163,23 @@ def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected
     for chunk in manifest.chunks():
         sha256.update(chunk)
     if sha256.digest() != expected:
-        _refuse("its members differ from its manifest")
+        _refuse("the members of the capsule differ from its manifest")
     end = _read_exactly(stream, -manifest.size_bytes % BLOCK_BYTES + 2 * BLOCK_BYTES)
     if end.strip(b"\0") or stream.unread_bytes:
-        _refuse("there is data after its manifest")
+        _refuse("the capsule has data after its manifest")
 
 
 def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
-    """Yield the regular files of a tar archive, which may have GNU long names.
+    """Yield the regular files of a tar archive, including files with GNU long names.
 
-    `_tar_members` raises `CapsuleError` for other types of members. `_tar_members` does not use
-    `tarfile.open`, because a crafted header makes `tarfile` allocate a lot of memory.
+    Other types of members raise `CapsuleError`. A crafted header can make `tarfile.open` allocate a
+    lot of memory, so this function parses the headers one by one.
     """
     long_name: str | None = None
     while (block := _read_exactly(stream, BLOCK_BYTES)).strip(b"\0"):
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if info.size < 0:
-            _refuse("a member has a negative size")
+            _refuse("a member of the capsule has a negative size")
         name, mode = long_name or info.name, info.mode & 0o777
         member = ArchiveMember(name, info.size, mode, int(info.mtime), stream, info.size)
         if info.type == tarfile.GNUTYPE_LONGNAME and long_name is None:
@@ -192,7 +189,7 @@ def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
             yield member
             long_name = None
         else:
-            _refuse(f"it holds {name!r}, which is not a regular file")
+            _refuse(f"the capsule holds {name!r}, which is not a regular file")
         _read_exactly(stream, -info.size % BLOCK_BYTES)
 
 
@@ -210,7 +207,7 @@ class _LimitedStream:
 
 
 class _HashingStream:
-    """A stream that hashes the bytes that callers read from the stream."""
+    """A stream that hashes all bytes that are read from it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -223,7 +220,7 @@ class _HashingStream:
 
 
 def manifest_line(name: str, size_bytes: int, sha256: str) -> bytes:
-    """Return the manifest's line about one member of the archive."""
+    """Return the line of the manifest that describes one member."""
     return json.dumps({"name": name, "size_bytes": size_bytes, "sha256": sha256}).encode() + b"\n"
 
 
@@ -232,7 +229,7 @@ def _read_exactly(stream: Any, size: int) -> bytes:
     while len(data) < size:
         more = stream.read(size - len(data))
         if not more:
-            _refuse("it ends too early")
+            _refuse("the capsule ends too early")
         data += more
     return data
 

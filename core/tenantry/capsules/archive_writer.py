@@ -1,4 +1,4 @@
-"""Writes the archive of a capsule as a stream. The module `archive` describes the format."""
+"""Writes a capsule as a stream. The module `archive` describes the format."""
 
 import fcntl
 import hashlib
@@ -27,19 +27,18 @@ from tenantry.capsules.locks import lock_exclusively, sync_folder
 COMPRESSION_LEVEL = 3
 """Default compression level of zstd.
 
-A higher level takes several times the CPU time and makes a capsule only a few percent smaller.
+Higher levels take several times the CPU time, and save only a few percent of the size.
 """
 
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 
 
 class ArchiveWriter:
-    """Writes one capsule during one `with` block.
+    """Writes one capsule during a `with` block.
 
-    When the `with` block ends without an exception, the new capsule replaces an older capsule at
-    `path`. When the `with` block raises, the writer removes the unfinished capsule. At the start of
-    the `with` block, the writer removes unfinished capsules that killed processes left for the same
-    path.
+    When the block ends, the new capsule replaces an older capsule at `path`. When the block raises
+    an exception, the writer removes the unfinished capsule. At the start of the block, the writer
+    removes unfinished capsules of killed processes for the same path.
 
     Args:
         path: the path of the finished capsule.
@@ -70,17 +69,17 @@ class ArchiveWriter:
             self._manifest.close()
 
     def add(self, name: str, content: bytes) -> None:
-        """Add a member with the given name and content."""
+        """Add a file with the given name and content."""
         self._write_header(name, size=len(content), mode=0o600, mtime=0)
         self._write(content)
         self._pad(len(content))
         self._note(name, len(content), hashlib.sha256(content).hexdigest())
 
     def add_file(self, name: str, file: IO[bytes]) -> int:
-        """Add an open file, up to the file's current size; return the size in bytes.
+        """Add the content of an open file, and return the number of bytes.
 
         Raises:
-            CapsuleError: the file became shorter while the writer read the file.
+            CapsuleError: the file became shorter while it was read.
         """
         info, sha256 = os.fstat(file.fileno()), hashlib.sha256()
         mode, mtime = info.st_mode & 0o777, int(info.st_mtime)
@@ -128,13 +127,13 @@ class ArchiveWriter:
         os.fsync(self._file.file.fileno())
 
     def _publish(self) -> None:
-        """Rename the finished capsule to the capsule's final path."""
+        """Rename the finished capsule to its final path."""
         self._unfinished.rename(self._path)
         sync_folder(self._path.parent)
 
 
 class _HashingFile:
-    """A file that hashes the bytes that callers write to the file."""
+    """A file that hashes all bytes that are written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -149,7 +148,7 @@ class _HashingFile:
 
 
 def _open_unfinished(path: Path) -> tuple[Path, IO[bytes]]:
-    """Return path and file object of a new file beside a capsule; the file is locked while open."""
+    """Create a file beside a capsule, and return its path and the open file, which is locked."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -158,15 +157,15 @@ def _open_unfinished(path: Path) -> tuple[Path, IO[bytes]]:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_nlink:
                 return unfinished, file
-        file.close()  # another process removed the file before the lock
+        file.close()  # another process removed the file before it was locked
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove the unfinished capsules for a path that no process has locked."""
+    """Remove unfinished capsules for a path, except those that a process is writing."""
     for unfinished in path.parent.iterdir():
         match = _UNFINISHED.fullmatch(unfinished.name)
         if match and match[1] == path.name:
-            with suppress(OSError):  # another process is writing the unfinished capsule
+            with suppress(OSError):  # another process is writing this capsule
                 fd = lock_exclusively(unfinished)
                 try:
                     unfinished.unlink()

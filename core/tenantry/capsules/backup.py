@@ -44,23 +44,23 @@ def write_capsule(
     path: Path,
     on_progress: ProgressCallback,
 ) -> CapsuleSummary:
-    """Write a tenant's capsule and return a summary of the capsule's content.
+    """Write the capsule of a tenant, and return a summary of its content.
 
-    The capsule holds the rows and files as of one moment; see `FolderSnapshot`. For a file that the
-    app changes in place, the capsule holds the content at the time of reading. A capsule holds no
-    secrets.
+    All rows and files in a capsule are from the same moment, as `FolderSnapshot` describes. An
+    exception are files that the app changes in place. For these files, the capsule holds the
+    content at the time of reading. A capsule holds no secrets.
 
     Args:
-        tenant: the tenant, which may serve during the backup.
+        tenant: the tenant, which may serve requests during the backup.
         loaded: the content of the tenant file.
         data_dir: the host's `DATA_DIR`.
-        path: the path of the capsule. The new capsule replaces an older capsule when the new
-            capsule is complete.
-        on_progress: a function that the backup calls with each step.
+        path: the path of the capsule. When the new capsule is complete, it replaces an older
+            capsule at this path.
+        on_progress: a function that receives the progress of the backup.
 
     Raises:
-        CapsuleError: the database or a file cannot be read, or the capsule cannot be written. The
-            backup wrote no capsule.
+        CapsuleError: the database or a file cannot be read, or the capsule cannot be written. In
+            each case, no capsule is written.
     """
     folder, url, summary = data_dir / tenant.name, tenant.database_url, CapsuleSummary()
     with (
@@ -125,16 +125,16 @@ def _add_header(archive: ArchiveWriter, name: str, text: str) -> None:
     try:
         check_structure(content)
     except ValueError as error:
-        raise CapsuleError(f"its {name} is too complex to read again: {error}") from error
+        raise CapsuleError(f"{name} would be too complex to restore: {error}") from error
     if len(content) > HEADER_LIMIT_BYTES:
-        raise CapsuleError(f"its {name} exceeds {HEADER_LIMIT_BYTES >> 20} MiB")
+        raise CapsuleError(f"{name} would exceed {HEADER_LIMIT_BYTES >> 20} MiB")
     archive.add(name, content)
 
 
 def _revisions_by_endpoint(
     enabled: tuple[str, ...], revisions: frozenset[str]
 ) -> dict[str, list[str]]:
-    """Return a database's revisions by endpoint, including endpoints that are not enabled."""
+    """Return the revisions of each endpoint with tables in the database, enabled or not."""
     found = {}
     for name in (*enabled, *available_endpoints()):
         for branch in read_branches([name]):
@@ -161,7 +161,7 @@ def _add_rows(
 
 
 def _row_chunks(table: CapsuleTable, rows: Iterator[list[Any]]) -> Iterator[list[bytes]]:
-    """Yield the rows of a table as lines of JSON, in lists of about 1 MiB."""
+    """Yield the rows of a table as lines of JSON, in chunks of about 1 MiB."""
     lines, size = [], 0
     for row in rows:
         line = dump_value(row).encode() + b"\n"
@@ -191,7 +191,7 @@ def _add_files(
 
 
 def _path_in_folder(folder: Path, url: URL) -> str:
-    """Return the path of a SQLite file relative to a folder; "" for another database."""
+    """Return the path of a SQLite file relative to a folder; "" for any other database."""
     if is_server_database(url) or not url.database:
         return ""
     path = Path(url.database.removeprefix("file:")).absolute()

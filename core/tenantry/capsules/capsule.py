@@ -1,14 +1,14 @@
-"""Defines the content of a capsule, and reads and checks a capsule without creating anything.
+"""Defines the content of a capsule, and checks capsules without creating anything.
 
-    capsule.json                metadata: `CapsuleMetadata`
-    config.json                 the keys of the tenant file that hold no secret
-    tables/<table>/000001.jsonl rows of a table, one JSON list per line, in chunks of about 1 MiB
-    files/<path>                the files of the tenant's folder
+    capsule.json                metadata: `CapsuleMetadata` config.json                 the keys of
+    the tenant file that hold no secret tables/<table>/000001.jsonl rows of a table, one JSON list
+    per line, in chunks of about 1 MiB files/<path>                the files of the tenant's folder
 
-The archive has the members in the order of the list, because `capsule.json` and `config.json` tell
-how to read the tables and files. A capsule is untrusted input, so `read_capsule` rejects a capsule
-with names, sizes, keys or values that Tenantry does not write, or with members in another order.
-Reading a capsule holds about 1 MiB of rows in memory, or one row if the row is larger.
+The members of a capsule are in this order, because `capsule.json` and `config.json` tell how to
+read the tables and files. A capsule is untrusted input. Therefore, `read_capsule` rejects a capsule
+with names, sizes, keys or values that Tenantry never writes, and a capsule whose members are in
+another order. While a capsule is read, about 1 MiB of rows is in memory, or one row if the row is
+larger.
 """
 
 import re
@@ -38,21 +38,21 @@ from tenantry.migrations.version_table import describe_error
 METADATA, CONFIG = "capsule.json", "config.json"
 
 ROW_CHUNK_BYTES = 1 << 20
-"""Size at which a chunk of rows ends, in bytes of JSON."""
+"""Approximate size of a chunk of rows, in bytes of JSON."""
 
 ROW_LIMIT_BYTES = 64 << 20
-"""Size limit of a row as JSON, in bytes.
+"""Maximum size of a row, in bytes of JSON.
 
-Backup and restore hold several copies of a row in memory, so both commands reject larger rows.
+Backup and restore keep several copies of a row in memory, so both reject larger rows.
 """
 
 HEADER_LIMIT_BYTES = 4 << 20
-"""Size limit of `capsule.json` and of `config.json`; a tenant file has at most 1 MiB."""
+"""Maximum size of `capsule.json` and of `config.json`. A tenant file has at most 1 MiB."""
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Function that receives the current step, the amount done and the total amount.
+"""A function that receives the name of the current step, the amount done, and the total amount.
 
-An unknown amount is 0.
+If an amount is unknown, the function receives 0.
 """
 
 _ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
@@ -61,35 +61,36 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def _check_printable(text: str) -> str:
     if _CONTROL_CHARACTERS.search(text):
-        raise ValueError("holds control characters")
+        raise ValueError("the name holds control characters")
     return text
 
 
 Name = Annotated[str, AfterValidator(_check_printable)]
-"""A name without control characters, which a terminal can show."""
+"""A name without control characters, which is safe to print in a terminal."""
 
 Names = Annotated[list[Name], FailFast()]
-"""A list of names. Validation stops at the first error, because each error takes memory."""
+"""A list of names. Because each validation error takes memory, validation stops at the first."""
 
 
 class CapsuleTable(BaseModel):
-    """A table in a capsule, and the order of the values in the table's rows."""
+    """A table in a capsule."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     name: Name
     columns: Names
-    """Names of the stored columns. A capsule does not hold computed columns."""
+    """Names of the columns, in the order of the values in each row. Computed columns are
+    omitted."""
     positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
-    """Column → the last number from the column's sequence.
+    """Maps a column to the last number that its sequence has generated.
 
-    The row with the last number may no longer exist.
+    The row with this number may no longer exist.
     """
 
 
 def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:
     if any(table.name >= following.name for table, following in pairwise(tables)):
-        raise ValueError("table names are not sorted, or one occurs twice")
+        raise ValueError("the table names are not sorted, or a name occurs twice")
     return tables
 
 
@@ -101,58 +102,58 @@ class CapsuleMetadata(BaseModel):
     format: Literal[1]
     tenant: Name
     created: Name
-    """Time of the backup in UTC, in ISO 8601 format."""
+    """Time of the backup (UTC) in ISO 8601 format."""
     tenantry: Name
-    """Version of Tenantry that wrote the capsule."""
+    """The version of Tenantry that wrote the capsule."""
     engine: Name
     """The engine of the tenant's database: `sqlite` or `postgresql`."""
     revisions: dict[Name, Names]
-    """Endpoint → the Alembic revisions of the endpoint in the database."""
+    """Maps each endpoint to its Alembic revisions in the database."""
     unknown_revisions: Names
-    """Revisions that belong to no endpoint of the host that wrote the capsule."""
+    """Revisions in the database that belonged to no endpoint of the original host."""
     tables: Annotated[list[CapsuleTable], FailFast(), AfterValidator(_check_order)]
     secret_keys: Annotated[list[Annotated[str, AfterValidator(check_key)]], FailFast()]
-    """Keys of the tenant file that the capsule omits because the values are secret."""
+    """Keys of the tenant file that the capsule omits, because their values are secret."""
 
     @property
     def target_revisions(self) -> frozenset[str]:
-        """The revisions to which a restore migrates the new database."""
+        """The Alembic revisions to which a restore migrates the new database."""
         return frozenset(name for names in self.revisions.values() for name in names)
 
 
 @dataclass
 class CapsuleSummary:
-    """Numbers of rows and files, and sizes, that a backup wrote or a restore read."""
+    """The rows and files that a backup has written or a restore has read."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """Table → number of rows."""
+    """Maps each table to its number of rows."""
     files: int = 0
     rows_size_bytes: int = 0
-    """Size of the rows as JSON, in bytes."""
+    """Size of all rows, in bytes of JSON."""
     files_size_bytes: int = 0
     left_out: list[str] = field(default_factory=list)
-    """Paths and tables that the backup or restore omitted.
+    """Files and tables that the backup or the restore has omitted.
 
-    A backup omits special files such as sockets, and SQLite files that are no longer the tenant's
-    database. A restore omits tables that no migration creates, and files with the name of the new
-    tenant's database.
+    A backup omits special files, such as sockets, and a SQLite file that is no longer the tenant's
+    database. A restore omits tables that no migration creates, and a file whose name is the name of
+    the new tenant's database.
     """
 
     @property
     def size_bytes(self) -> int:
-        """The total size of rows and files, in bytes."""
+        """Total size of the rows and files, in bytes."""
         return self.rows_size_bytes + self.files_size_bytes
 
 
 @dataclass(frozen=True)
 class Capsule:
-    """A capsule that `read_capsule` has checked from the first byte to the last."""
+    """A capsule that `read_capsule` has checked completely."""
 
     path: Path
     trailer: Trailer
     metadata: CapsuleMetadata
     config: Mapping[str, Any]
-    """Key of the tenant file → value."""
+    """Maps each key of the tenant file to its value."""
     summary: CapsuleSummary
 
     def members(self, file: IO[bytes]) -> Iterator[tuple[ArchiveMember, CapsuleTable | None]]:
@@ -162,10 +163,10 @@ class Capsule:
             file: the capsule, open for reading.
 
         Raises:
-            CapsuleError: the file has changed since `read_capsule` checked the file.
+            CapsuleError: the file has changed since `read_capsule` checked it.
         """
         if verify_trailer(file) != self.trailer:
-            raise CapsuleError("it changed while it was read")
+            raise CapsuleError("the capsule changed while it was read")
         members = read_members(file, self.trailer)
         next(members)  # capsule.json
         next(members)  # config.json
@@ -173,7 +174,7 @@ class Capsule:
 
 
 def read_capsule(path: Path, on_progress: ProgressCallback) -> Capsule:
-    """Return a capsule after checking every byte of the file. Create nothing.
+    """Check every byte of a capsule, and return the capsule. Nothing is created.
 
     Raises:
         CapsuleError: the file cannot be read, is damaged, or is not a capsule.
@@ -212,7 +213,7 @@ def _in_order(
 
     Raises:
         CapsuleError: a member has an unknown name, occurs twice, or is in the wrong order. The
-            right order is rows by table and number, then files by name.
+            correct order is all rows, by table and number, and then all files, by name.
     """
     tables = {table_folder(table.name): index for index, table in enumerate(metadata.tables)}
     previous: tuple[int, int, str] = (-1, 0, "")
@@ -225,14 +226,14 @@ def _in_order(
         else:
             position = (index, len(name), name)
         if position <= previous:
-            raise CapsuleError(f"it holds {member.name!r} twice, or in the wrong order")
+            raise CapsuleError(f"the capsule holds {member.name!r} twice, or in the wrong order")
         previous = position
         yield member, None if index is None else metadata.tables[index]
 
 
 def _read_metadata(member: ArchiveMember | None) -> CapsuleMetadata:
     if member is None or member.name != METADATA:
-        raise CapsuleError(f"it does not begin with {METADATA}")
+        raise CapsuleError(f"the capsule does not begin with {METADATA}")
     try:
         content = member.read(HEADER_LIMIT_BYTES)
         check_structure(content)
@@ -256,21 +257,21 @@ def _read_config(member: ArchiveMember | None) -> dict[str, Any]:
     except ValueError as error:
         raise CapsuleError(f"{CONFIG}: {error}") from error
     if not isinstance(config, dict):
-        raise CapsuleError(f"{CONFIG}: it is not a dict")
+        raise CapsuleError(f"{CONFIG} does not hold a dict")
     if excluded := config.keys() & EXCLUDED_KEYS:
         raise CapsuleError(f"{CONFIG}: {min(excluded)!r} is never part of a capsule")
     return config
 
 
 def file_path(member: ArchiveMember) -> PurePosixPath:
-    """Return the path of a file below the tenant's folder.
+    """Return the path of a file, relative to the tenant's folder.
 
     Raises:
-        CapsuleError: the archive member is not a file of a tenant.
+        CapsuleError: the member of the capsule is not a file of the tenant.
     """
     folder, _, path = member.name.partition("/")
     if folder != "files":
-        raise CapsuleError(f"it holds {member.name!r}, which this version does not know")
+        raise CapsuleError(f"the capsule holds {member.name!r}, which this version does not know")
     try:
         return checked_path(path)
     except ValueError as error:
@@ -281,7 +282,7 @@ def read_rows(member: ArchiveMember, column_count: int) -> Iterator[list[list[An
     """Yield the rows of a chunk in batches of about 1 MiB of JSON.
 
     Raises:
-        CapsuleError: a line is not a row of `column_count` values.
+        CapsuleError: a line is not a row with `column_count` values.
     """
     rows: list[list[Any]] = []
     size = 0
@@ -322,16 +323,16 @@ def _parse_row(member: ArchiveMember, line: bytes, column_count: int) -> list[An
 
 
 def table_folder(table: str) -> str:
-    """Return the folder of a table's rows in the archive."""
+    """Return the folder in the capsule that contains the rows of a table."""
     return f"tables/{quote(table, safe='')}"
 
 
 @contextmanager
 def naming_errors(subject: str) -> Iterator[None]:
-    """Convert each exception of the `with` block to a `CapsuleError` that begins with `subject`.
+    """Convert any exception of the `with` block to a `CapsuleError` whose text names `subject`.
 
     Raises:
-        CapsuleError: the `with` block failed.
+        CapsuleError: the `with` block raised an exception.
     """
     try:
         yield
@@ -342,5 +343,5 @@ def naming_errors(subject: str) -> Iterator[None]:
 
 
 def as_sentence(error: BaseException) -> str:
-    """Return an error's text with exactly one full stop."""
+    """Return the text of an error, with a full stop at the end."""
     return f"{str(error).rstrip('.')}."

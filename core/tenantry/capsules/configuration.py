@@ -1,4 +1,4 @@
-"""Selects the keys of a tenant file that a capsule holds, and renders a restored tenant file."""
+"""Selects the keys of a tenant file for a capsule, and writes the tenant file of a restore."""
 
 import re
 import unicodedata
@@ -8,20 +8,20 @@ from typing import Any
 from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
 EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
-"""Keys that a capsule never holds, because a restored tenant gets new values for the keys."""
+"""Keys that are never in a capsule, because a restored tenant gets new values for them."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")
-"""Keys without which a tenant admits every client."""
+"""Keys that restrict access. A tenant without any of these keys admits every client."""
 
 
 def without_secrets(
     values: Mapping[str, Any], secrets: Iterable[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the keys of a tenant file without a secret, and the names of the secret keys.
+    """Split the keys of a tenant file: return those without a secret, and the names of the rest.
 
     Args:
-        values: key → value of the tenant file.
-        secrets: secret texts that a capsule must not hold, in addition to `EXCLUDED_KEYS`.
+        values: maps each key of the tenant file to its value.
+        secrets: texts that a capsule must not contain.
     """
     texts = [text for text in secrets if text]
     config: dict[str, Any] = {}
@@ -37,10 +37,10 @@ def without_secrets(
 
 
 def check_key(text: object) -> str:
-    """Return `text` if `text` is a valid key of a tenant file.
+    """Return `text` if it is a valid key of a tenant file.
 
     Raises:
-        ValueError: the text is not an upper-case name, or Python would read the text as another
+        ValueError: the text is not an upper-case name, or Python would normalize it to another
             name.
     """
     is_key = isinstance(text, str) and text.isidentifier() and text.isupper()
@@ -56,17 +56,17 @@ def render_tenant_file(
     expressions: Mapping[str, str],
     secret_keys: Sequence[str],
 ) -> str:
-    """Return the text of a restored tenant's file.
+    """Return the text of the tenant file of a restored tenant.
 
-    If the capsule omits a key of `ACCESS_KEYS`, the restored tenant is disabled, because the tenant
-    would admit every client.
+    If the capsule lacks a key of `ACCESS_KEYS`, the tenant would admit every client. Therefore, the
+    text disables the tenant until an operator sets the key.
 
     Args:
         name: the tenant's name.
-        config: key → value from the capsule. The values are plain data.
-        expressions: additional key → the Python expression of the value.
-        secret_keys: keys that the capsule omits. For each secret key, a comment in the tenant file
-            tells the operator to set the key.
+        config: maps each key in the capsule to its value, which is plain data.
+        expressions: maps additional keys to Python expressions.
+        secret_keys: keys that the capsule omits. For each of them, a comment asks the operator to
+            set the key.
     """
     lost_access_keys = [key for key in secret_keys if key in ACCESS_KEYS]
     keys = [f"{key} = {expression}" for key, expression in expressions.items()]
@@ -83,7 +83,7 @@ def render_tenant_file(
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-_SECRET_IMPORT = "from tenantry import secret"  # noqa: S105 - an import line
+_SECRET_IMPORT = "from tenantry import secret"  # noqa: S105 - a line of code, not a password
 
 _IMPORTS = {
     "import datetime": re.compile(r"\bdatetime\."),
@@ -91,7 +91,7 @@ _IMPORTS = {
     "from math import inf, nan": re.compile(r"\b(inf|nan)\b"),
     "from pathlib import PosixPath": re.compile(r"\bPosixPath\("),
 }
-"""Import line → the pattern in the `repr` of plain data that needs the import.
+"""Maps each import line to a pattern of the `repr` values that need the import.
 
-A word inside a string can match and add an unused import.
+If a word inside a string matches, the tenant file gets an unused import.
 """

@@ -1,7 +1,7 @@
-"""Converts the rows and the configuration in a capsule to JSON and back, without loss.
+"""Converts the rows and the configuration of a tenant to JSON and back, without loss.
 
-The module `tenants.plain_data` defines the JSON form of a value. The function `load_value` limits
-the memory for decoding, because a capsule is untrusted input.
+The module `tenants.plain_data` defines the JSON form of each type. A capsule is untrusted input, so
+`load_value` limits the memory for decoding.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any
 from tenantry.tenants.plain_data import tag, untag
 
 STRUCTURE_LIMIT_BYTES = 1 << 20
-"""Maximum size of a value's JSON outside of strings.
+"""Maximum size of the JSON outside of strings, in bytes.
 
-Outside of strings, three bytes of JSON can become a list of 60 bytes.
+Outside of strings, three bytes of JSON can become a list of 60 bytes in memory.
 """
 
 _STRINGS = re.compile(rb'"[^"]*"')
@@ -33,11 +33,10 @@ def dump_value(value: Any) -> str:
 
 
 def load_value(text: bytes) -> Any:
-    """Return the value from text that `dump_value` wrote.
+    """Return the value that `dump_value` converted to `text`.
 
     Raises:
-        ValueError: `dump_value` cannot have written the text, or decoding the text would take far
-            more memory than the text.
+        ValueError: the text is not from `dump_value`, or decoding would take too much memory.
     """
     check_structure(text)
     try:
@@ -54,14 +53,14 @@ def load_value(text: bytes) -> Any:
 
 
 def check_structure(text: bytes) -> None:
-    """Check that decoding JSON takes at most a few times the memory of the JSON's strings.
+    """Check that decoding the JSON takes little more memory than its strings.
 
     Raises:
-        ValueError: decoding the JSON could take more memory.
+        ValueError: decoding could take far more memory.
     """
     if len(text) > STRUCTURE_LIMIT_BYTES:
         unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
         in_strings = sum(match.end() - match.start() for match in _STRINGS.finditer(unescaped))
         if len(unescaped) - in_strings > STRUCTURE_LIMIT_BYTES:
             limit = f"{STRUCTURE_LIMIT_BYTES >> 20} MiB"
-            raise ValueError(f"it has more than {limit} outside strings")
+            raise ValueError(f"the value has more than {limit} outside of strings")

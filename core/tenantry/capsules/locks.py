@@ -1,7 +1,7 @@
-"""Advisory locks on files and folders, by `flock`.
+"""Locks files and folders with `flock`.
 
-A process holds the lock of a folder while the process works in the folder. The kernel releases the
-locks of a killed process. An unlocked folder is therefore abandoned, and a locked folder is in use.
+While a process uses a folder, it holds the lock of the folder. When a process is killed, the kernel
+releases its locks. Therefore, a locked folder is in use, and an unlocked folder is abandoned.
 """
 
 import fcntl
@@ -13,11 +13,10 @@ from pathlib import Path
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for the lock of a folder and hold the lock during the `with` block.
+    """Wait for the lock of a folder, and hold the lock during the `with` block.
 
-    A process holds the folder's lock while the process creates, locks or removes entries of the
-    folder. Without the lock, a process could remove an entry that another process has created but
-    not yet locked.
+    A process must hold this lock while it creates, locks or removes entries of the folder.
+    Otherwise, another process could remove a new entry before the entry is locked.
     """
     fd = open_folder(folder)
     try:
@@ -28,11 +27,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def lock_exclusively(path: Path) -> int:
-    """Lock a file or folder; return a file descriptor. Closing the descriptor releases the lock.
+    """Lock a file or folder until the returned file descriptor is closed.
 
     Raises:
-        BlockingIOError: another process holds the lock of the file.
-        OSError: the file cannot be opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the file or folder cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -44,7 +43,7 @@ def lock_exclusively(path: Path) -> int:
 
 
 def open_folder(folder: Path) -> int:
-    """Return a file descriptor of a folder. The caller closes the descriptor.
+    """Return a file descriptor of a folder, which the caller must close.
 
     Raises:
         OSError: the path is not a folder, or the folder cannot be read.
@@ -53,7 +52,7 @@ def open_folder(folder: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to disk."""
+    """Write the list of a folder's entries to disk, as `fsync` does."""
     fd = open_folder(folder)
     try:
         os.fsync(fd)

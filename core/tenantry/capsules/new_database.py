@@ -1,7 +1,9 @@
-"""Creates the SQLite database file of a restored tenant, or leaves no file after a failure.
+"""Creates the SQLite database of a restored tenant.
 
-Only one restore at a time can create a given database file. If a restore is killed, the next
-restore of the same database file removes the unfinished file.
+If the restore fails, no database file remains.
+
+Two restores cannot create the same file at the same time. If a restore is killed, the next restore
+to the same file removes the unfinished file.
 """
 
 import os
@@ -17,30 +19,30 @@ from tenantry.errors import TenantryError
 
 
 class DatabaseError(TenantryError):
-    """A database cannot be created, or cannot become the database of a restored tenant."""
+    """The database of a restored tenant cannot be created or used."""
 
 
 def is_server_database(url: URL) -> bool:
-    """Whether a URL names a database on a server, not a SQLite file."""
+    """Whether a URL names a database on a server, and not a SQLite file."""
     return url.get_backend_name() != "sqlite"
 
 
 class NewDatabase:
-    """A new database of a restored tenant, which the end of a `with` block removes.
+    """The new database of a restored tenant. Without `commit`, the end of the block removes it.
 
-    A call of `commit` keeps the database. The class `NewDatabase` itself is for the default SQLite
-    file in the tenant's folder. The staging area removes the default file with the tenant's folder.
+    This class is for the default SQLite file, and has subclasses for other databases. The default
+    file is in the tenant's folder. If the restore fails, the staging area removes the whole folder.
 
     Args:
         path: the path of the SQLite file.
     """
 
     disk_folder: Path | None
-    """A folder on the disk that receives the rows; None for a database on a server."""
+    """A folder on the disk of the database; None for a database on a server."""
 
     def __init__(self, path: Path) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))
-        """The database that receives migrations and rows during the `with` block."""
+        """The URL of the database during the `with` block."""
         self.disk_folder = path.parent
 
     def __enter__(self) -> Self:
@@ -49,12 +51,12 @@ class NewDatabase:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None: ...
 
     def record_migrated(self) -> None:
-        """Record the objects that the migrations created, so that a failure removes the objects."""
+        """Record what the migrations created, so that a failed restore can remove it."""
 
     def commit(self) -> None:
-        """Keep the database after the `with` block, unless the block fails after `commit`.
+        """Keep the database after the `with` block, unless the block fails later.
 
-        A later restore does not remove a committed database.
+        After this call, no later restore removes the database.
 
         Raises:
             DatabaseError: the database cannot be kept.
@@ -62,7 +64,9 @@ class NewDatabase:
 
 
 class NewDatabaseFile(NewDatabase):
-    """A SQLite file outside the tenant's folder, created in a hidden folder beside the file.
+    """A new SQLite database outside of the tenant's folder.
+
+    Until `commit`, the database is in a hidden folder beside its final path.
 
     Args:
         url: the URL of the SQLite file.
@@ -88,7 +92,7 @@ class NewDatabaseFile(NewDatabase):
         try:
             with folder_lock(parent):
                 if self._building_folder.exists():
-                    # Locking fails if the process that created the folder is still running.
+                    # Locking fails while the process that created the folder is running.
                     os.close(lock_exclusively(self._building_folder))
                     self._remove_building()
                 if os.path.lexists(self._path):
@@ -104,16 +108,16 @@ class NewDatabaseFile(NewDatabase):
         return self
 
     def _remove_building(self) -> None:
-        """Remove the hidden folder, and the database file that a killed `commit` linked."""
+        """Remove the hidden folder and, if a `commit` was killed, the linked database file."""
         is_linked = self._path.exists() and self._building.exists()
         if is_linked and self._path.samefile(self._building):
             self._path.unlink()
         shutil.rmtree(self._building_folder)
 
     def commit(self) -> None:
-        """Link the database file at the file's final path."""
+        """Link the database file to its final path."""
         if not self._building.exists():
-            return  # a tenant without tables has no database file
+            return  # without tables, there is no database file
         try:
             os.link(self._building, self._path)
         except FileExistsError as error:
@@ -135,5 +139,5 @@ class NewDatabaseFile(NewDatabase):
 
 
 def cleanup_error(error: BaseException | None, text: str) -> DatabaseError:
-    """Return the error of a failed cleanup, including the text of the error before the cleanup."""
+    """Return an error that describes a failed cleanup and the earlier error that led to it."""
     return DatabaseError(text if error is None else f"{as_sentence(error)}\n{text}")

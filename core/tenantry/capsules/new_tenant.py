@@ -1,7 +1,7 @@
-"""Creates a tenant from a capsule: the tenant file, secrets, folder and database.
+"""Creates a tenant from a capsule: its tenant file, secrets, folder and database.
 
-If a step fails, the restore removes all parts of the new tenant. The commands `restore` and `clone`
-call `restore_tenant`.
+If a step fails, all parts of the new tenant are removed. The commands `restore` and `clone` call
+`restore_tenant`.
 """
 
 import os
@@ -38,52 +38,53 @@ from tenantry.tenants.validation import validate_loaded
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """The name, prefix and database that the operator wants for a restored tenant."""
+    """The name, URL prefix and database that the operator wants for a restored tenant."""
 
     name: str
     prefix: str | None = None
-    """The URL prefix. None means the capsule's prefix, or `/NAME` if the tenant has a new name."""
-    database: str | None = None
-    """A database URL, or the name of a secret that holds a database URL.
+    """The URL prefix of the tenant.
 
-    None means a SQLite file in the data folder.
+    If None, the tenant keeps the prefix in the capsule. A tenant with a new name gets `/NAME`.
+    """
+    database: str | None = None
+    """A database URL, or the name of a secret that contains a database URL.
+
+    If None, the tenant gets a SQLite file in the data folder.
     """
 
 
 @dataclass(frozen=True)
 class RestoredTenant:
-    """The parts of a restored tenant that `tenantry restore` reports."""
+    """What `tenantry restore` reports about a restored tenant."""
 
     path: Path
-    """The tenant file."""
+    """The path of the tenant file."""
     prefix: str
     database: str
-    """The database URL with a masked password."""
+    """The database URL, with a masked password."""
     summary: CapsuleSummary
     missing_keys: tuple[str, ...]
-    """Secret keys of the tenant file that the operator must set again."""
+    """Keys that are not in the capsule and that the operator must set in the tenant file."""
     is_behind: bool
-    """Whether a server database needs `tenantry db upgrade`.
-
-    The database needs the upgrade if the capsule is older than the code.
-    """
+    """Whether the database needs `tenantry db upgrade`, because the capsule is older than the
+    code."""
 
 
 @dataclass(frozen=True)
 class _Database:
     url: URL | None = None
-    """The database URL. None means the default SQLite file."""
+    """The database URL, or None for the default SQLite file."""
     secret_name: str = ""
-    """The name of the secret to create for a URL with a password; empty without a password."""
+    """Name of the new secret for a URL with a password; empty if the URL has no password."""
     expression: str = ""
     """The Python expression that the tenant file assigns to `DATABASE_URI`."""
 
 
 @contextmanager
 def new_tenant_staging(settings: HostSettings, name: str) -> Iterator[RestoreStaging]:
-    """Yield the staging folder of a new tenant.
+    """Yield the staging folder for a new tenant.
 
-    No other process can create the same tenant during the `with` block.
+    During the `with` block, no other process can create a tenant of the same name.
 
     Raises:
         TenantryError: The name is invalid or taken, or another process is creating the tenant.
@@ -111,15 +112,15 @@ def restore_tenant(
     Args:
         settings: The host's settings.
         capsule: A capsule that `read_capsule` has checked.
-        request: The name, prefix and database that the operator wants.
+        request: The name, URL prefix and database that the operator wants.
         staging: The result of `new_tenant_staging` for the tenant's name.
-        on_progress: A function that the restore calls with each step.
-        before_commit: A function that the restore calls before the restore writes the tenant file.
-            After `before_commit`, an interruption could leave a tenant file without data.
+        on_progress: A function that receives the progress of the restore.
+        before_commit: A function that is called immediately before the tenant file is written. From
+            then on, an interruption could leave a tenant file without data.
 
     Raises:
-        TenantryError: A name, prefix or database is taken, or a file or database cannot be created.
-            The restore has removed all parts of the new tenant.
+        TenantryError: The name, the prefix or the database is taken, or a file or database cannot
+            be created. All parts of the new tenant have been removed.
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata
@@ -163,8 +164,8 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
     """Return the path of the new tenant file.
 
     Raises:
-        TenantryError: A file, folder or secret of the new tenant exists, or `secret()` would find
-            another value first.
+        TenantryError: A file, folder or secret of that name exists, or `secret()` would return
+            another value.
     """
     path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
     for existing in (path, settings.data_dir / name, _secret_path(settings, variable)):
@@ -178,7 +179,7 @@ def _new_tenant_path(settings: HostSettings, name: str) -> Path:
 
 
 def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
-    """Return the capsule's configuration with the requested URL prefix and tenant name."""
+    """Return the configuration in a capsule, with the requested name and URL prefix."""
     config = dict(capsule.config)
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name
@@ -199,12 +200,12 @@ def _default_prefix(name: str) -> str:
 
 
 def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
-    """Return the database that the request names.
+    """Return the database that the operator wants.
 
     Raises:
-        SecretError: The secret that the request names does not exist.
-        TenantryError: The URL is invalid, another tenant has the same database, or the secret for a
-            new URL is taken.
+        SecretError: The operator named a secret that does not exist.
+        TenantryError: The URL is invalid, another tenant uses the database, or the name of the new
+            secret is taken.
     """
     if request.database is None:
         return _Database()

@@ -1,8 +1,8 @@
-"""Prepares the PostgreSQL database of a restored tenant, and empties the database after a failure.
+"""Prepares a PostgreSQL database for a restored tenant, and empties it if the restore fails.
 
-Only one restore at a time can use a database or a schema of a database. During the restore, the
-mark table in the database lists the objects that the restore created. If a restore is killed,
-the next restore removes only the objects that the mark table lists.
+Two restores cannot use the same schema at the same time. During a restore, a table in the database,
+the mark table, lists all objects that the restore has created. If a restore is killed, the next
+restore removes these objects and no others.
 """
 
 from contextlib import ExitStack
@@ -19,21 +19,21 @@ from tenantry.migrations.version_table import describe_error, with_connect_timeo
 MARK_TABLE = "tenantry_restoring"
 
 SHOWN_OBJECTS = 3
-"""Number of objects that the error message about a database that is not empty names."""
+"""Maximum number of object names in the error about a database that is not empty."""
 
 KEEPALIVE_S = 60
-"""Idle seconds before a keepalive packet on the connection that holds the restore's lock.
+"""Seconds without traffic before the kernel sends a keepalive packet.
 
-The connection is idle while another connection writes the rows.
+The connection that holds the lock is idle while another connection writes the rows.
 """
 
 _TRY_LOCK = (
     "SELECT pg_try_advisory_lock(hashtextextended('tenantry.restore.' || current_schema(), 0))"
 )
-"""Statement that tries to lock the current schema for a restore.
+"""A query that tries to lock the current schema.
 
-The lock's key contains the name of the schema, because each schema of a database can belong to
-another tenant.
+The key of the lock contains the name of the schema, because each schema of a database can belong to
+a different tenant.
 """
 
 _OBJECTS = """
@@ -44,37 +44,37 @@ _OBJECTS = """
       AND NOT EXISTS (SELECT FROM pg_depend AS part WHERE part.classid = held.classid
                       AND part.objid = held.objid AND part.deptype IN ('e', 'i'))
 """
-"""Query that returns the objects of any type in the current schema.
+"""A query that returns all objects in the current schema.
 
-The query excludes members of extensions (`e`) and internal parts of other objects (`i`).
+The query excludes objects of extensions (`e`) and internal parts of other objects (`i`).
 """
 
 _DROP_TYPES = {
     "aggregate": "ROUTINE", "function": "ROUTINE", "procedure": "ROUTINE",
     "statistics object": "STATISTICS",
 }  # fmt: skip
-"""Name of an object's type → the keyword of the DROP statement, if name and keyword differ."""
+"""Maps the name of an object type to the keyword in a DROP statement, if they differ."""
 
 DATABASE, SCHEMA = "DATABASE", "SCHEMA"
-"""Kinds of objects that `create_clone_database` creates and adds to the mark table."""
+"""The kinds of objects that `create_clone_database` creates and adds to the mark table."""
 
 Objects = frozenset[tuple[str, str]]
-"""Pairs of an object's type and the object's SQL identity."""
+"""The type and the SQL identity of each object."""
 
 
 class NewPostgresDatabase(NewDatabase):
-    """An empty PostgreSQL database or schema of a restored tenant.
+    """An empty PostgreSQL database or schema for a restored tenant.
 
-    The end of the `with` block empties the database, unless `commit` was called. A database with
-    extensions counts as empty. If another program creates objects while the migrations run, the
-    cleanup drops the other program's objects, too. Objects that another program creates after the
-    migrations stay.
+    Unless `commit` is called, the end of the `with` block empties the database. A database with
+    extensions counts as empty. The cleanup also drops objects that other programs create while the
+    migrations run, but no objects that other programs create later.
 
     Args:
-        url: the URL of the database, with the schema unless the schema is the default schema.
+        url: the URL of the database. For a schema other than the default schema, the URL names the
+            schema.
 
     Raises:
-        DatabaseError: the URL's engine is not supported.
+        DatabaseError: the engine in the URL is not supported.
     """
 
     def __init__(self, url: URL) -> None:
@@ -104,7 +104,7 @@ class NewPostgresDatabase(NewDatabase):
         return self
 
     def _claim(self) -> None:
-        """Lock the database, remove a killed restore's objects, and create the mark table.
+        """Lock the database, remove the objects of a killed restore, and create the mark table.
 
         Raises:
             DatabaseError: the database is locked or not empty, or the schema does not exist.
@@ -128,13 +128,13 @@ class NewPostgresDatabase(NewDatabase):
             _create_mark(connection)
 
     def record_migrated(self) -> None:
-        """Record the objects that the migrations created, in memory and in the mark table."""
+        """Record what the migrations created, in memory and in the mark table."""
         objects = _list_objects(self._connection) - self._before - {("table", self._mark)}
         self._migrated = objects
         _add_to_mark(self._connection, objects)
 
     def commit(self) -> None:
-        """Drop the mark table, so that a later restore does not empty the database."""
+        """Drop the mark table, so that no later restore empties the database."""
         self._connection.exec_driver_sql(f"DROP TABLE {MARK_TABLE}")
         self._is_committed = True
 
@@ -142,14 +142,14 @@ class NewPostgresDatabase(NewDatabase):
         try:
             if error is not None or not self._is_committed:
                 self._drop_migrated()
-        except Exception as failure:  # noqa: BLE001 - the driver raises many classes
+        except Exception as failure:  # noqa: BLE001 - drivers raise many classes of exceptions
             text = f"cannot empty {_shown(self.url)}: {describe_error(failure)}; drop it yourself."
             raise cleanup_error(error, text) from error
         finally:
             self._connection.close()
 
     def _drop_migrated(self) -> None:
-        with _connect(self.url) as connection:  # the first connection may have failed
+        with _connect(self.url) as connection:  # a new connection, because the first may be broken
             objects = self._migrated
             if objects is None:  # a migration failed
                 objects = _list_objects(connection) - self._before
@@ -157,17 +157,17 @@ class NewPostgresDatabase(NewDatabase):
 
 
 def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
-    """Create a database or a schema for a clone on the tenant's server; return the new URL.
+    """Create a database or schema for a clone of a tenant, and return its URL.
 
-    For a tenant in the schema `public`, `create_clone_database` creates a database. For a tenant in
-    another schema, `create_clone_database` creates a schema in the tenant's database. If a killed
-    clone left a database or schema with the same name, `create_clone_database` first drops the old
-    database or schema.
+    If the tenant uses the schema `public`, the clone gets a new database on the same server. If the
+    tenant uses another schema, the clone gets a new schema in the same database. A database or
+    schema that a killed `clone` command left under the same name is dropped first.
 
     Args:
-        url: the URL of the tenant's database on a server.
+        url: the URL of the original tenant's database.
         name: the name of the new database or schema.
-        undo: a stack that receives a callback, which drops the new database or schema.
+        undo: a stack of cleanup callbacks. A callback that drops the new database or schema is
+            added.
 
     Raises:
         DatabaseError: the server refuses to create the database or schema.
@@ -194,17 +194,17 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
 
 
 def _is_left_by_clone(url: URL, kind: str) -> bool:
-    """Whether a killed clone left the database or schema, and no process uses the database."""
+    """Whether a killed `clone` command left the database or schema, and no process uses it."""
     try:
         with _connect(url) as connection:
             is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
             return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
-    except Exception:  # noqa: BLE001 - the database or the mark table is missing
+    except Exception:  # noqa: BLE001 - the database or the mark table does not exist
         return False
 
 
 def _execute(url: URL, statement: str) -> None:
-    """Run a statement outside a transaction, because CREATE DATABASE fails in a transaction.
+    """Run a statement in autocommit mode, because CREATE DATABASE fails in a transaction.
 
     Raises:
         DatabaseError: the server rejects the statement.
@@ -218,7 +218,7 @@ def _execute(url: URL, statement: str) -> None:
 
 
 def _connect(url: URL) -> Connection:
-    """Return a connection that commits each statement and that the server never closes as idle."""
+    """Return an autocommit connection that has no idle timeout."""
     options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
     engine = create_engine(
         with_connect_timeout(url),
@@ -247,7 +247,7 @@ def _marked_objects(connection: Connection) -> Objects:
 
 
 def _add_to_mark(connection: Connection, objects: Objects) -> None:
-    """Add objects to the mark table in one statement, because one statement is atomic."""
+    """Add objects to the mark table, all in one statement, because one statement is atomic."""
     statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
     lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
     connection.exec_driver_sql(statement, lists)
@@ -256,7 +256,7 @@ def _add_to_mark(connection: Connection, objects: Objects) -> None:
 def _drop(connection: Connection, objects: Objects) -> None:
     for kind, identity in sorted(objects):
         if kind not in (DATABASE, SCHEMA):
-            # The identity is SQL text from the server, so a `%` in the identity is not a parameter.
+            # The identity can contain a `%`, which must not start a parameter.
             connection.exec_driver_sql(
                 f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
                 execution_options={"no_parameters": True},

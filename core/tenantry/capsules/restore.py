@@ -1,6 +1,8 @@
-"""Creates a tenant's folder and database from a capsule, or neither if a step fails.
+"""Creates the folder and the database of a tenant from a capsule.
 
-The module `new_tenant` writes the tenant file and the secrets inside the `restore_capsule` block.
+If a step fails, neither the folder nor the database remains.
+
+The module `new_tenant` calls `restore_capsule`, and writes the tenant file and the secrets.
 """
 
 import shutil
@@ -32,21 +34,21 @@ from tenantry.migrations.revisions import Branch, format_revisions, read_branche
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
 
 SPARE_BYTES = 64 << 20
-"""Disk space that a restore leaves free for the tenants that serve, in bytes."""
+"""Disk space that a restore leaves free for other tenants, in bytes."""
 
 BLOCK_BYTES = 4096
-"""Minimum disk space of a file, in bytes."""
+"""Minimum disk space that a file takes, in bytes."""
 
 
 @dataclass(frozen=True)
 class PendingRestore:
-    """A restored tenant's folder and database, which a `restore_capsule` block created.
+    """The folder and the database of a restored tenant, before the tenant file exists.
 
-    The end of the `restore_capsule` block removes folder and database, unless `commit` was called.
+    Unless `commit` is called, the end of the `restore_capsule` block removes both.
     """
 
     summary: CapsuleSummary
-    """The numbers and sizes of the restored rows and files."""
+    """The rows and files that were restored."""
     _staging: RestoreStaging
     _database: NewDatabase
 
@@ -54,9 +56,10 @@ class PendingRestore:
     def commit(self) -> Iterator[None]:
         """Keep the folder and the database, unless the `with` block fails.
 
-        The caller writes the tenant file in the `with` block. If the process is killed in the
-        block, a folder and a database remain without a tenant file. If the tenant file came first,
-        a killed process could leave a tenant file for a folder that the next restore removes.
+        The caller must write the tenant file in the `with` block, and not earlier. If the process
+        is killed in the block, the folder and the database remain, but the tenant does not exist
+        without its tenant file. In the reverse order, a killed process could leave a tenant file
+        whose folder the next restore would remove.
 
         Raises:
             TenantryError: the folder or the database cannot be kept.
@@ -70,17 +73,17 @@ class PendingRestore:
 def restore_capsule(
     capsule: Capsule, staging: RestoreStaging, url: URL | None, on_progress: ProgressCallback
 ) -> Iterator[PendingRestore]:
-    """Create a tenant's folder and database; remove the folder and database if the block fails.
+    """Create the folder and the database of a tenant, and remove both if the block fails.
 
     Args:
         capsule: the result of `read_capsule`.
         staging: the staging area of the new tenant.
-        url: the URL of the new tenant's database, which must be empty. None means the default
-            SQLite file in the tenant's folder.
-        on_progress: a function that the restore calls with each step.
+        url: the URL of an empty database for the new tenant, or None for the default SQLite file in
+            the tenant's folder.
+        on_progress: a function that receives the progress of the restore.
 
     Raises:
-        TenantryError: the restore failed. The text names the files and databases that could not be
+        TenantryError: the restore failed. The text names each file or database that could not be
             removed.
     """
     branches = capsule_branches(capsule.metadata)
@@ -103,10 +106,10 @@ def restore_capsule(
 
 
 def capsule_branches(metadata: CapsuleMetadata) -> tuple[Branch, ...]:
-    """Return the Alembic branches of all endpoints that have revisions in a capsule.
+    """Return the Alembic branches of the endpoints that have tables in a capsule.
 
     Raises:
-        CapsuleError: the installed endpoints do not know a revision of the capsule.
+        CapsuleError: the capsule has a revision that the installed endpoints do not know.
     """
     found: list[Branch] = []
     for name, revisions in metadata.revisions.items():
@@ -130,10 +133,10 @@ def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
 
 
 def _check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
-    """Check that the disks have space for the rows and files of a capsule.
+    """Check that there is enough disk space for the rows and files of a capsule.
 
     Raises:
-        CapsuleError: a disk has too little space.
+        CapsuleError: a disk has too little free space.
     """
     summary = capsule.summary
     needed = {data_dir: summary.files_size_bytes + summary.files * BLOCK_BYTES}
@@ -156,7 +159,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
-    """Migrate the new database to the capsule's revisions, in a separate process."""
+    """Migrate the new database to the revisions in the capsule, in a separate process."""
     if not target.branches:
         return
     on_progress("creating tables", 0, 0)
@@ -172,7 +175,7 @@ def _import(
     database: NewDatabase,
     on_progress: ProgressCallback,
 ) -> CapsuleSummary:
-    """Write the rows in one transaction, write the files, and return a summary."""
+    """Write all rows in one transaction, write the files, and return a summary."""
     metadata, total = capsule.metadata, capsule.summary
     with ExitStack() as transaction, capsule.path.open("rb") as file:
         rows: RowImport | None = None
@@ -204,7 +207,7 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
     """Return the tables of a capsule that the migrations have created.
 
     Raises:
-        CapsuleError: a table has different columns in the database and in the capsule.
+        CapsuleError: a table does not have the same columns in the database and in the capsule.
     """
     columns = rows.existing_columns()
     existing = [table for table in tables if table.name in columns]
@@ -220,7 +223,7 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
 def _import_file(member: ArchiveMember, staging: RestoreStaging, summary: CapsuleSummary) -> None:
     path = file_path(member)
     if belongs_to_database(path, f"{staging.name}.sqlite3"):
-        summary.left_out.append(str(path))  # the new tenant would open the file as a database
+        summary.left_out.append(str(path))  # the new tenant would use the file as its database
         return
     _check_free(staging.data_dir, member.size_bytes, repr(member.name))
     write_file(staging.tenant_folder, path, member.chunks(), mode=member.mode, mtime=member.mtime)

@@ -1,8 +1,8 @@
-"""Writes the rows of a capsule into tables that migrations have just created.
+"""Writes the rows of a capsule into newly migrated tables.
 
-PostgreSQL parses text according to the column's type, so the import writes SQLite's values to
-PostgreSQL without a conversion. The import converts PostgreSQL's values for SQLite to the form that
-SQLAlchemy uses in SQLite.
+Values from SQLite need no conversion for PostgreSQL, because PostgreSQL parses text according to
+the type of the column. Values from PostgreSQL are converted to the form that SQLAlchemy uses in
+SQLite.
 """
 
 import math
@@ -28,7 +28,7 @@ from tenantry.capsules.snapshot import (
 from tenantry.migrations.version_table import describe_error
 
 MESSAGE_LIMIT = 500
-"""Maximum number of characters of a value or a driver's message in an error message."""
+"""Maximum number of characters of a value, or of a driver's message, in an error message."""
 
 _NOT_DEFERRABLE_KEYS = """
     SELECT relname, conname
@@ -47,13 +47,14 @@ _TRIGGERS = """
 
 @contextmanager
 def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
-    """Yield an import in one transaction, which rolls back if the `with` block fails.
+    """Yield an import in one transaction, which is rolled back if the `with` block fails.
 
-    The import disables triggers, because the capsule already holds the rows that triggers wrote.
+    Triggers are disabled during the import, because the capsule already contains the rows that
+    triggers wrote.
 
     Args:
         url: the URL of the database that receives the rows.
-        source_engine: the engine of the database in the capsule, `sqlite` or `postgresql`.
+        source_engine: the engine of the original database, `sqlite` or `postgresql`.
     """
     with open_engine(url).begin() as connection:
         if connection.dialect.name == "sqlite":
@@ -67,16 +68,16 @@ def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
 
 
 class RowImport(ABC):
-    """An import of rows into one database, within one transaction.
+    """Imports rows into one database, in one transaction.
 
-    The method `finish` checks foreign keys, so callers can insert tables and rows in any order.
+    Foreign keys are checked at the end, by `finish`, so callers can insert rows in any order.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
     def existing_columns(self) -> dict[str, frozenset[str]]:
-        """Return a dict: name of an existing table → the stored columns of the table."""
+        """Return the stored columns of each existing table."""
         names = sa.inspect(self._connection).get_table_names()
         return {name: frozenset(stored_columns(self._connection, name)) for name in names}
 
@@ -99,10 +100,10 @@ class RowImport(ABC):
 
     @abstractmethod
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance each sequence past the sequence's last number.
+        """Check foreign keys, and set each sequence to its position at the time of the backup.
 
         Raises:
-            RowsError: a row's foreign key refers to a row that does not exist.
+            RowsError: a foreign key refers to a row that does not exist.
         """
 
     @abstractmethod
@@ -110,7 +111,7 @@ class RowImport(ABC):
 
 
 class SqliteImport(RowImport):
-    """An import of rows into a SQLite database."""
+    """Imports rows into a SQLite database."""
 
     def __init__(self, connection: sa.Connection, source_engine: str) -> None:
         super().__init__(connection)
@@ -147,7 +148,7 @@ class SqliteImport(RowImport):
         return self._columns[table.name]
 
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance the AUTOINCREMENT counters of the tables."""
+        """Check foreign keys, and set the AUTOINCREMENT counters of the tables."""
         query = 'SELECT count(*), min("table") FROM pragma_foreign_key_check'
         count, name = self._connection.exec_driver_sql(query).one()
         if count:
@@ -166,10 +167,10 @@ class SqliteImport(RowImport):
 
 
 class PostgresImport(RowImport):
-    """An import of rows into a PostgreSQL database with COPY."""
+    """Imports rows into a PostgreSQL database with COPY."""
 
     def clear(self, tables: Sequence[CapsuleTable]) -> None:
-        """Truncate all tables in one statement, because foreign keys may connect the tables."""
+        """Truncate all tables in one statement, because foreign keys may connect them."""
         if tables:
             names = ", ".join(quote(self._connection, table.name) for table in tables)
             self._connection.exec_driver_sql(f"TRUNCATE {names}")
@@ -189,7 +190,7 @@ class PostgresImport(RowImport):
                     raise
 
     def finish(self, tables: Sequence[CapsuleTable]) -> None:
-        """Check foreign keys, and advance the sequences of the tables."""
+        """Check foreign keys, and set the sequences of the tables."""
         self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         for table in tables:
             for column in table.columns:
@@ -213,7 +214,10 @@ def _core_table(table: CapsuleTable) -> sa.TableClause:
 
 @contextmanager
 def _sqlite_triggers_dropped(connection: sa.Connection) -> Iterator[None]:
-    """Drop all triggers during the `with` block, because SQLite cannot disable triggers."""
+    """Drop all triggers, and create them again at the end of the `with` block.
+
+    SQLite cannot disable triggers.
+    """
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
     triggers = connection.exec_driver_sql(query).all()
     for name, _ in triggers:
@@ -241,7 +245,7 @@ def _triggers_disabled(connection: sa.Connection) -> Iterator[None]:
 
 @contextmanager
 def _foreign_keys_deferred(connection: sa.Connection) -> Iterator[None]:
-    """Make PostgreSQL check foreign keys only at the end of the `with` block's transaction."""
+    """Make PostgreSQL defer the check of foreign keys to the end of the transaction."""
 
     def alter(table: str, key: str, mode: str) -> None:
         names = quote(connection, table), quote(connection, key)
@@ -257,16 +261,16 @@ def _foreign_keys_deferred(connection: sa.Connection) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _SqliteColumn:
-    """A column of a SQLite table that receives rows."""
+    """A column of a SQLite table, with the conversion of its values."""
 
     table: str
     name: str
     declared_type: str
     is_from_sqlite: bool
-    """Whether the imported values of the column come from a SQLite database."""
+    """Whether the values come from a SQLite database."""
 
     def adapt(self, value: Any) -> Any:
-        """Return a value in the form that SQLAlchemy stores in SQLite.
+        """Convert a value to the form that SQLAlchemy stores in SQLite.
 
         Raises:
             RowsError: SQLite cannot store the value.

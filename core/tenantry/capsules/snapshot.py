@@ -1,8 +1,9 @@
-"""Reads the rows of a tenant's database as of one moment, while the tenant serves.
+"""Reads all rows of a running tenant's database as of one moment.
 
-The supported databases are SQLite, and PostgreSQL with psycopg. A SQLite database returns numbers,
-text and bytes. A PostgreSQL database returns Python objects for the types in `_EXACT_TYPES`, and
-PostgreSQL's text form for other types. The module `row_import` writes the rows into a new database.
+The supported databases are SQLite, and PostgreSQL with psycopg. Values from SQLite are numbers,
+text and bytes. Values from PostgreSQL are Python objects for the types in `_EXACT_TYPES`, and
+PostgreSQL's text form for all other types. The module `row_import` writes the rows into a new
+database.
 """
 
 from collections.abc import Iterator
@@ -23,47 +24,49 @@ from tenantry.migrations.version_table import (
 VERSION_TABLE = "alembic_version"
 
 FETCHED_ROWS = 50
-"""Number of rows per fetch from the database.
+"""Number of rows that one fetch reads from the database.
 
-The fetch size is small because a row can have
-several MiB.
+The number is small, because a row can have several MiB.
 """
 
 BUSY_TIMEOUT_S = 30
-"""Seconds that SQLite waits for another process's lock."""
+"""Number of seconds that SQLite waits while another process holds a lock."""
 
 _EXACT_TYPES = (
     sa.Integer, sa.Boolean, sa.String, sa.Uuid, sa.LargeBinary, sa.Numeric, sa.Float,
     sa.Date, sa.DateTime,
 )  # fmt: skip
-"""Column types of PostgreSQL that psycopg reads without loss."""
+"""Column types whose values psycopg reads without loss."""
 
 _PARTITIONS = """
     SELECT relname FROM pg_class
     WHERE relispartition AND relnamespace = quote_ident(current_schema())::regnamespace
 """
-"""Query that returns the partitions. A partitioned table includes the rows of the partitions."""
+"""A query that returns all partitions.
+
+Partitions are skipped, because a partitioned table includes the rows of its partitions.
+"""
 
 _SEQUENCE_POSITION = """
     SELECT CASE WHEN has_sequence_privilege(sequence, 'SELECT, USAGE')
                 THEN pg_sequence_last_value(sequence) END
     FROM (SELECT pg_get_serial_sequence(quote_ident(%s), %s)::regclass AS sequence) AS found
 """
-"""Query that returns the last value of a column's sequence.
+"""A query that returns the last value of a column's sequence.
 
-The value is NULL for a column without a sequence, and for an unused sequence.
+The value is NULL if the column has no sequence, or if the sequence is unused.
 """
 
 
 class RowsError(TenantryError):
-    """Rows cannot be read from a database, or do not fit into the target database."""
+    """Rows cannot be read from a database, or cannot be written to another database."""
 
 
 class Snapshot:
-    """The content of a database as of the last call of `begin`.
+    """The content of a database at the time of the last call of `begin`.
 
     Other processes may write to the database while a snapshot is open. A snapshot is not
-    thread-safe. The caller closes the snapshot.
+    thread-safe. The caller must close the snapshot.
 
     Raises:
         RowsError: the database is in memory, or the engine is not supported.
@@ -75,7 +78,7 @@ class Snapshot:
         self._connection: sa.Connection | None = None
 
     def begin(self) -> None:
-        """Begin a new snapshot. `begin` does not create a missing SQLite file."""
+        """Begin a new snapshot. If a SQLite file does not exist, it is not created."""
         self.close()
         if self._engine.dialect.name == "sqlite" and not sqlite_file_exists(self._url):
             return
@@ -87,15 +90,15 @@ class Snapshot:
             connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
             connection.exec_driver_sql(
                 "SELECT 1 FROM pg_class LIMIT 1"
-            )  # the query starts the snapshot
+            )  # the first query starts the snapshot
         else:
             connection.exec_driver_sql("BEGIN")
-            # SQLite starts the snapshot at the first read of the transaction.
+            # In SQLite, a snapshot starts with the first read in a transaction.
             connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
 
     def revisions(self) -> frozenset[str]:
-        """Return the database's Alembic revisions."""
-        # A query of a missing table would abort PostgreSQL's transaction.
+        """Return the Alembic revisions of the database."""
+        # In PostgreSQL, a query of a missing table would abort the transaction.
         connection = self._connection
         if connection is None or VERSION_TABLE not in sa.inspect(connection).get_table_names():
             return frozenset()
@@ -104,8 +107,8 @@ class Snapshot:
     def tables(self) -> list[CapsuleTable]:
         """Return the tables, sorted by name.
 
-        On PostgreSQL, `tables` locks the tables, so that no migration can change the tables while
-        the snapshot is open.
+        PostgreSQL locks the tables, so that no migration can change them while the snapshot is
+        open.
         """
         connection = self._connection
         if connection is None:
@@ -133,10 +136,10 @@ class Snapshot:
         return CapsuleTable(name=name, columns=columns, positions=used)
 
     def rows(self, table: CapsuleTable) -> Iterator[list[Any]]:
-        """Yield the rows of a table, with values in the order of `table.columns`.
+        """Yield the rows of a table. The values are in the order of `table.columns`.
 
         Raises:
-            RowsError: the driver cannot represent a value in Python.
+            RowsError: a value has no equivalent in Python.
         """
         connection = self._connection
         if connection is None:
@@ -162,14 +165,14 @@ class Snapshot:
         return column if is_exact else sa.cast(column, sa.Text)
 
     def close(self) -> None:
-        """End the snapshot. `close` is idempotent."""
+        """End the snapshot. Repeated calls do nothing."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
-    """Return an engine without a pool. For SQLite, the caller runs `BEGIN` explicitly.
+    """Return an engine without a connection pool. For SQLite, the caller must run `BEGIN`.
 
     Raises:
         RowsError: the database is in memory, or the engine is not supported.
@@ -180,7 +183,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
             raise RowsError(
                 "a database in memory exists only in its process; use a file for tenants to back up"
             )
-        # By default, sqlite3 begins a transaction only at the first write, too late for a snapshot.
+        # By default, sqlite3 begins a transaction at the first write, which is too late.
         options: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
     if url.drivername == "postgresql+psycopg":
@@ -191,18 +194,18 @@ def open_engine(url: sa.URL) -> sa.Engine:
 
 
 def quote(connection: sa.Connection, name: str) -> str:
-    """Return an SQL name in quotes, to insert the name into a statement."""
+    """Return a name in quotes, for use in an SQL statement."""
     return connection.dialect.identifier_preparer.quote_identifier(name)
 
 
 def stored_columns(connection: sa.Connection, table: str) -> list[str]:
-    """Return the names of a table's columns, without computed columns."""
+    """Return the names of a table's columns, except computed columns."""
     columns = sa.inspect(connection).get_columns(table)
     return [column["name"] for column in columns if "computed" not in column]
 
 
 def autoincrement_position(connection: sa.Connection, table: str) -> int | None:
-    """Return the last number of a SQLite table with AUTOINCREMENT; None for other tables."""
+    """Return the AUTOINCREMENT counter of a SQLite table, or None if the table has none."""
     query = "SELECT count(*) FROM sqlite_master WHERE name = ? AND sql LIKE '%AUTOINCREMENT%'"
     if not connection.exec_driver_sql(query, (table,)).scalar():
         return None

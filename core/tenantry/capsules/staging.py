@@ -1,8 +1,8 @@
-"""Manages the staging area: folders below `<data>/.capsules`, on the disk of the tenants' folders.
+"""Manages the staging area `<data>/.capsules`, where backups and restores keep their files.
 
-A process locks a staging folder while the process works in the folder. The next process removes the
-staging folders of killed processes, and the files that the killed processes created elsewhere below
-`<data>`. The module `staging` handles files but no databases.
+The staging area is on the same disk as the tenants' folders. A process locks its staging folder
+while it runs. Later processes remove the staging folders of killed processes, and the files that
+the killed processes created elsewhere below `<data>`. This module does not handle databases.
 """
 
 import os
@@ -19,17 +19,17 @@ from tenantry.capsules.tenant_folder import RESTORING
 from tenantry.errors import TenantryError
 
 STAGING_FOLDER = ".capsules"
-"""Name of the staging area below `<data>`. No tenant can have the name `.capsules`."""
+"""Name of the staging area below `<data>`, which is not a valid name of a tenant."""
 
 _CREATED = "made"
-"""Name of a folder that contains a copy, the twin, of each file that a restore creates."""
+"""Name of the folder with the twins. A twin is a copy of a file that a restore creates."""
 
 
 @contextmanager
 def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder for a backup of a tenant; remove the folder after the `with` block.
+    """Yield an empty folder for a backup, and remove the folder after the `with` block.
 
-    Several backups of one tenant can run at the same time.
+    Several backups of the same tenant can run at the same time.
     """
     parent = _create_staging_folder(data_dir)
     with folder_lock(parent):
@@ -44,10 +44,10 @@ def backup_staging(data_dir: Path, name: str) -> Iterator[Path]:
 
 
 class RestoreStaging:
-    """The staging folder of one restore during a `with` block.
+    """The staging folder of one restore, which exists during a `with` block.
 
-    Only one process at a time can restore a tenant of a given name. The end of the block removes
-    the files and folders that the restore created, unless `commit` was called.
+    Two processes cannot restore tenants of the same name at the same time. Unless `commit` is
+    called, the end of the block removes all files and folders that the restore has created.
 
     Args:
         data_dir: the host's `DATA_DIR`.
@@ -59,11 +59,11 @@ class RestoreStaging:
         self.data_dir = data_dir
         self.folder = data_dir / STAGING_FOLDER / f"{name}{RESTORING}"
         self.tenant_folder = self.folder / "tenant"
-        """Path of the new tenant's folder until the call of `move_into_place`."""
+        """Path of the new tenant's folder, until `move_into_place` is called."""
         self.undo = ExitStack()
-        """Callbacks that remove objects outside `<data>`, such as a database.
+        """Callbacks that remove what the restore created outside of `<data>`, such as a database.
 
-        The method `commit` discards the callbacks.
+        `commit` discards these callbacks.
         """
         self._created = self.folder / _CREATED
 
@@ -93,7 +93,7 @@ class RestoreStaging:
             os.close(self._lock)
 
     def move_into_place(self) -> None:
-        """Move the tenant's folder to the final path `<data>/NAME`.
+        """Move the tenant's folder to its final path, `<data>/NAME`.
 
         Raises:
             TenantryError: the final path exists.
@@ -105,7 +105,7 @@ class RestoreStaging:
         try:
             target.mkdir(mode=0o700)  # `rename` would replace an existing empty folder
         except FileExistsError as error:
-            twin.unlink()  # another process created the folder
+            twin.unlink()  # the folder belongs to another process
             raise _exists_error(target) from error
         self.tenant_folder.rename(target)
 
@@ -120,14 +120,14 @@ class RestoreStaging:
         try:
             _write_new(path, text)
         except FileExistsError as error:
-            twin.unlink()  # another process created the file
+            twin.unlink()  # the file belongs to another process
             raise _exists_error(path) from error
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Keep the created files and folders, even if the process is killed in the `with` block.
+        """Keep the new files and folders, even if the process is killed in the `with` block.
 
-        If the `with` block raises, the staging folder removes the created files and folders.
+        If the block raises an exception, the new files and folders are removed.
         """
         committed = self.folder / "committed"
         self._created.rename(committed)
@@ -140,9 +140,10 @@ class RestoreStaging:
         self.undo.pop_all()
 
     def _write_twin(self, path: Path, text: str) -> Path:
-        """Write the twin, a copy of a file in the staging folder, before the file is created.
+        """Write the twin of a file to the staging folder, before the file itself is created.
 
-        A cleanup compares the content of the twin with the file, to keep files of other processes.
+        A cleanup removes a file only if the content equals the twin, so files of other processes
+        remain.
         """
         twin = self._created / path.relative_to(self.data_dir)
         twin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def _exists_error(path: Path) -> TenantryError:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the staging folders of processes that have ended."""
     for folder in parent.iterdir():
-        with suppress(OSError):  # a process uses the folder, or another user owns the folder
+        with suppress(OSError):  # the folder is in use, or belongs to another user
             lock = lock_exclusively(folder)
             try:
                 _remove(folder)
@@ -182,7 +183,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a staging folder and the uncommitted files that the folder's process created."""
+    """Remove a staging folder, and the uncommitted files of the process that created it."""
     created, data_dir = folder / _CREATED, folder.parent.parent
     for twin in [path for path in created.rglob("*") if path.is_file()]:
         path = data_dir / twin.relative_to(created)
@@ -191,16 +192,16 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(path.parent)
         elif path.name == RESTORING:
             with suppress(OSError):
-                path.parent.rmdir()  # a killed process left an empty folder
+                path.parent.rmdir()  # a killed process may leave an empty folder
         elif is_ours:
             path.unlink()
     shutil.rmtree(folder)
 
 
 def _has_content_of(twin: Path, path: Path) -> bool:
-    """Whether a file has the content of the staging folder's twin, or is empty after a kill."""
+    """Whether a file equals its twin, or is empty because its process was killed."""
     try:
         content = path.read_bytes()
-    except OSError:  # the cleanup keeps unreadable files
+    except OSError:  # an unreadable file is not removed
         return False
     return content == twin.read_bytes() or (not content and path.name != RESTORING)

@@ -1,6 +1,6 @@
-"""Copies a tenant's folder as of one moment for a backup, and writes files for a restore.
+"""Copies a tenant's folder for a backup, and writes files for a restore.
 
-The module `tenant_folder` handles files and locks, but no database and no archive.
+This module handles files and locks, but neither databases nor archives.
 """
 
 import fcntl
@@ -16,12 +16,12 @@ from tenantry.capsules.locks import open_folder
 from tenantry.errors import TenantryError
 
 LOCK_WAIT_S = 5.0
-"""Seconds that a snapshot waits for the locks of all folders before the next attempt."""
+"""Maximum time that one attempt to lock all folders takes."""
 
 LOCK_POLL_S = 0.001
-"""Seconds between two attempts to get a folder's lock.
+"""Seconds between two attempts to lock a folder.
 
-A writer holds the lock only during one rename.
+The pause can be short, because a writer holds the lock only while it renames a file.
 """
 
 ATTEMPTS = 20
@@ -29,59 +29,58 @@ ATTEMPTS = 20
 _PAUSE_S = 0.05
 
 RESTORING = ".restoring"
-"""Name of the file that marks a tenant's folder during a restore."""
+"""Name of the file that marks the folder of a tenant that is being restored."""
 
 _HOST_FILES = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
-"""Names of the files that the host keeps in a tenant's folder."""
+"""Names of the host's own files in a tenant's folder."""
 
 _HOST_PREFIXES = (".quota-", ".operator_state.", ".levers.")
 
 _INCOMING = PurePosixPath("images/incoming")
-"""Folder with the unfinished uploads of the endpoint `images`."""
+"""Folder in which the endpoint `images` keeps unfinished uploads."""
 
 _DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal", ".migrating", ".made")
 
 
 def belongs_to_database(path: PurePosixPath, database: str) -> bool:
-    """Whether a path is a SQLite database file or a companion such as the `-wal` file.
+    """Whether a path is a SQLite database, or one of its companion files, such as `-wal`.
 
     Args:
         path: a path relative to the tenant's folder.
-        database: the path of the SQLite file relative to the tenant's folder; "" for a database
-            outside the tenant's folder.
+        database: the path of the SQLite file relative to the tenant's folder, or "" for a database
+            in another place.
     """
     return bool(database) and str(path) in {database + suffix for suffix in _DATABASE_SUFFIXES}
 
 
 def is_left_out(path: PurePosixPath) -> bool:
-    """Whether capsules never contain the file with the given path in the tenant's folder."""
+    """Whether capsules omit a file, given its path in the tenant's folder."""
     text = str(path)
     is_host_file = text in _HOST_FILES or text.startswith(_HOST_PREFIXES)
     return is_host_file or path.is_relative_to(_INCOMING)
 
 
 class FolderSnapshot:
-    """A copy of a tenant's folder as of one moment, made of hard links in another folder.
+    """A copy of a tenant's folder as of one moment. The copy consists of hard links.
 
-    The folder snapshot matches the database snapshot: if a row in the database snapshot refers to a
-    file, the folder snapshot has the file. An endpoint adds a file before the file's row and
-    removes a file after the file's row. The endpoint holds the `flock` of the file's folder while
-    the endpoint adds or removes the file and the row. `freeze` holds the locks of all folders while
-    `freeze` begins the database snapshot and lists the files. If an endpoint later removes a file,
-    the hard link keeps the content.
+    The copy matches the snapshot of the database: if a row in the snapshot refers to a file, the
+    copy contains the file. For this purpose, endpoints add a file before its row, and remove a file
+    after its row. During both steps, the endpoint holds the `flock` of the file's folder. The
+    method `freeze` locks all folders, begins the database snapshot, and lists the files. If an
+    endpoint removes a file later, the hard link keeps the content.
 
-    An endpoint creates a folder under the lock of the parent folder. If a new folder appears
-    without a lock, `freeze` starts again. `freeze` creates most links before `freeze` takes the
-    locks, so uploads wait only while `freeze` lists the files.
+    To create a folder, an endpoint locks the parent folder. If a new folder appears that is not
+    locked, `freeze` starts again. Most links are created before the folders are locked, so uploads
+    wait only while `freeze` lists the files.
 
     Args:
         folder: the tenant's folder.
-        copy: an empty folder for the hard links. If `copy` is on another disk, the snapshot copies
-            the files.
+        copy: an empty folder for the hard links. If `copy` is on another disk, the files are
+            copied.
         database: the path of the SQLite file relative to `folder`, or "".
         default_database: the default path of the SQLite file relative to `folder`. If the tenant
-            uses another database, the snapshot omits the file `default_database`, because a
-            restored tenant would open the file.
+            uses another database, the snapshot omits this file, because a restored tenant would use
+            it.
     """
 
     def __init__(
@@ -93,12 +92,13 @@ class FolderSnapshot:
         self._default_database = default_database
         self._linked: dict[str, tuple[int, int, int]] = {}
         self.left_out: list[str] = []
-        """Omitted paths: special files such as sockets, and files of an unused default database."""
+        """Paths of omitted files: special files such as sockets, and an unused default database."""
 
     def freeze(self, begin: Callable[[], None]) -> None:
-        """Update the copy to the moment at which `begin` starts the database snapshot.
+        """Make the copy match the database snapshot that `begin` starts.
 
-        `freeze` may call `begin` several times. The copy matches the last call of `begin`.
+        If a folder changes in the meantime, `begin` is called again. The copy matches the last
+        call.
 
         Raises:
             TenantryError: a folder stayed locked, or new folders kept appearing.
@@ -116,13 +116,13 @@ class FolderSnapshot:
                     if list(self._lockable_folders()) == folders:
                         return
             except BlockingIOError:
-                pass  # a folder stayed locked for `LOCK_WAIT_S`
-            time.sleep(_PAUSE_S)  # the pause lets waiting writers take the locks
+                pass  # try again after a pause
+            time.sleep(_PAUSE_S)  # lets waiting writers take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return sorted pairs: a path relative to the tenant's folder, and the path of the copy."""
+        """Return the relative path of each file, and the path of its copy, sorted."""
         return [(path, self._copy / path) for path in sorted(self._linked)]
 
     def _update(self) -> None:
@@ -136,13 +136,13 @@ class FolderSnapshot:
                 self._linked[path] = identity
 
     def _lockable_folders(self) -> Iterator[Path]:
-        """Yield the folders that endpoints lock: the two upper levels of the tenant's folder."""
+        """Yield the folders that endpoints may lock: the upper two levels of a tenant's folder."""
         for folder in _subfolders(self._folder):
             yield folder
             yield from _subfolders(folder)
 
     def _walk(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
-        """Yield the path, and the inode, size and modification time, of each file in the folder."""
+        """Yield the path of each file, with its inode, size and modification time."""
         self.left_out.clear()
         folders = [""]
         while folders:
@@ -170,7 +170,7 @@ class FolderSnapshot:
         return False
 
     def _link(self, path: str) -> bool:
-        """Link or copy one file; return False if the file no longer exists."""
+        """Link or copy one file, and return whether the file still exists."""
         source, target = self._folder / path, self._copy / path
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -179,23 +179,23 @@ class FolderSnapshot:
                 os.link(source, target, follow_symlinks=False)
             except FileNotFoundError:
                 raise
-            except OSError:  # the file is on another disk or belongs to another user
+            except OSError:  # a hard link is not possible, for example to another disk
                 shutil.copy2(source, target, follow_symlinks=False)
             return True
         return False
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the limit of file descriptors, because each locked folder takes a descriptor."""
+    """Raise the limit of open files, because each locked folder needs a file descriptor."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _lock_all(folders: Iterable[Path], locks: ExitStack) -> None:
-    """Take shared locks on folders. Two backups can hold the same shared locks.
+    """Take shared locks on folders, so that several backups can run at the same time.
 
     Raises:
-        BlockingIOError: a folder stayed locked for `LOCK_WAIT_S` seconds.
+        BlockingIOError: a folder was still locked after `LOCK_WAIT_S` seconds.
     """
     deadline = time.monotonic() + LOCK_WAIT_S
     for folder in folders:
@@ -223,10 +223,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def checked_path(text: str) -> PurePosixPath:
-    """Return the path of a file in a capsule after checking that the path is safe.
+    """Check that the path of a file in a capsule is safe, and return the path.
 
     Raises:
-        ValueError: the path could leave the tenant's folder, or is never part of a capsule.
+        ValueError: the path could be outside of the tenant's folder, or is never part of a capsule.
     """
     path = PurePosixPath(text)
     if str(path) != text or path.is_absolute() or {"..", "."} & {*path.parts} or "\0" in text:
@@ -239,10 +239,10 @@ def checked_path(text: str) -> PurePosixPath:
 def write_file(
     folder: Path, path: PurePosixPath, chunks: Iterable[bytes], *, mode: int, mtime: int
 ) -> None:
-    """Write one file of a capsule below `folder`, without overwriting an existing file.
+    """Write a file from a capsule below `folder`. An existing file is not overwritten.
 
     Raises:
-        OSError: the file exists, the file's name is invalid, or the disk is full.
+        OSError: the file exists, its name is invalid, or the disk is full.
     """
     target = folder / path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
