@@ -65,8 +65,8 @@ def test_get_prints_an_incomplete_answer(
 
     head, _, body = half.out.partition("\n\n")
     assert (1, "HTTP/1.1 200 OK", "half") == (half.code, head.splitlines()[0], body)
-    text = "the answer is incomplete: the application failed; "
+    text = "the response is incomplete: the application failed; "
     assert any(line.startswith(f"tenantry: /acme/half: {text}") for line in half.err.splitlines())
     assert (1, "") == (none.code, none.out)
-    text = "no answer: the body is shorter than its Content-Length; "
+    text = "no response: the body is shorter than its Content-Length; "
     assert any(line.startswith(f"tenantry: /acme/none: {text}") for line in none.err.splitlines())

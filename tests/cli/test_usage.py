@@ -66,7 +66,10 @@ def test_usage_starts_at_a_moment(tenantry: Tenantry, since: str, tenants: int) 
 @pytest.mark.usefixtures("data_dir")
 @pytest.mark.parametrize(
     ("words", "text"),
-    [(["--since", "yesterday"], "write 2026-11-01"), (["--csv", "--json"], "choose one")],
+    [
+        (["--since", "yesterday"], "write a time like 2026-11-01"),
+        (["--csv", "--json"], "choose either"),
+    ],
 )
 def test_misuse_of_usage_is_explained(tenantry: Tenantry, words: list[str], text: str) -> None:
     """For wrong options, `tenantry usage` explains what to write and exits with 2."""

@@ -1,9 +1,9 @@
 """Defines the command line `tenantry`, with one module for each command.
 
-The console script calls `main`. A command parses options, calls functions of other packages that
-return data, and prints the data. The package `cli` may import every other package of Tenantry, and
-no other package may import `cli`. The function `main` imports only the module of the called
-command, because importing gunicorn, Flask and SQLAlchemy takes 0.5 s.
+The console script `tenantry` calls `main`. A command parses its options, calls functions of other
+packages, and prints the data that the functions return. This package may import every other
+package, and no other package may import this one. Importing gunicorn, Flask and SQLAlchemy takes
+0.5 s, so `main` imports only the module of the called command.
 """
 
 import difflib
@@ -26,7 +26,7 @@ COMMANDS = (
 )  # fmt: skip
 """Names of all commands.
 
-For each name, the package `cli` has a module with the click command `command`.
+Each command has a module of the same name, which defines the click command as `command`.
 """
 
 PROBLEM_FOUND = 1
@@ -37,22 +37,22 @@ MISUSE = 2
 
 
 class LazyGroup(click.Group):
-    """A click group that imports the module of a command only when the command is called."""
+    """A click group that imports the module of a command when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # `list()` could call the submodule `cli.list`
+        return [*COMMANDS]  # in this module, `list` may be the submodule `cli.list`
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that `args` names; reject commands of a later version."""
+        """Return the called command, or reject a command of a later version."""
         reject_later(args)
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """Import and return the click command with the name `cmd_name`."""
+        """Import and return the click command named `cmd_name`."""
         if cmd_name not in COMMANDS:
             near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see: tenantry --help."
@@ -66,14 +66,14 @@ class LazyGroup(click.Group):
 def tenantry() -> None:
     """Serve many isolated Flask apps, one per client group, from one gunicorn.
 
-    Settings are environment variables: TENANTRY_TENANTS_DIR (default ./tenants),
-    TENANTRY_DATA_DIR (default ./instance) and others. Exit codes: 0 good, 1 a problem was found,
-    2 misuse.
+    Settings are environment variables, such as TENANTRY_TENANTS_DIR (default: ./tenants) and
+    TENANTRY_DATA_DIR (default: ./instance). The exit code is 0 for success, 1 for a problem, and 2
+    for wrong usage.
     """
 
 
 def main() -> None:
-    """Run the command line, and print each error that an operator can cause on stderr."""
+    """Run the command line. Errors of the operator are printed on stderr, without a traceback."""
     search_current_folder_last()
     try:
         sys.exit(tenantry.main(standalone_mode=False))

@@ -1,4 +1,4 @@
-"""`tenantry audit`: finds data that leaks between tenants and objects that tenants share."""
+"""`tenantry audit`: finds objects that tenants share, and data that leaks between tenants."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from tenantry.tenants.validation import RejectedTenant, validate_file
 COLUMNS = ("finding", "tenants", "where", "what", "remedy")
 
 MAX_NAMES = 3
-"""Maximum number of tenants that a row of the table names; `--json` names all tenants."""
+"""Maximum number of tenant names in a row of the table. With `--json`, all names are printed."""
 
 
 @click.command("audit", epilog=examples("tenantry audit", "tenantry audit shop acme"))
@@ -36,10 +36,9 @@ MAX_NAMES = 3
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Find what leaks between tenants.
 
-    `tenantry audit` builds the tenants NAME… (default: all) and finds shared objects, databases,
-    folders and cookies, and tenants that accept another tenant's session or key. The exit code is 1
-    if the audit has a finding that is neither a note nor accepted by AUDIT_ACCEPT in the tenant
-    files.
+    Build the tenants NAME... (default: all tenants), and find shared objects, databases, folders
+    and cookies, and tenants that accept another tenant's session or key. The exit code is 1 if
+    there are findings other than notes and findings that tenant files accept with AUDIT_ACCEPT.
     """
     findings, number = audit_folder(read_settings(), names)
     problems = [finding for finding in findings if finding.is_problem]
@@ -56,14 +55,14 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 
 
 def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[list[Finding], int]:
-    """Validate, build and audit tenants; return the findings and the number of tenants.
+    """Validate, build and audit tenants. Return the findings and the number of tenants.
 
     Args:
         settings: The host's settings.
-        names: Names of the tenants to audit; empty means all tenants in the tenants folder.
+        names: Names of the tenants to audit. If empty, all tenants are audited.
 
     Raises:
-        UnknownTenantError: A name has no tenant file.
+        UnknownTenantError: There is no tenant file for a name.
     """
     tenants, rejected = _read(settings, names)
     host = create_host(settings)
@@ -75,7 +74,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
             trusted_hosts=settings.trusted_hosts,
             known_listeners=listeners,
         )
-    if names:  # only findings about unused secrets have no tenants
+    if names:  # omits findings about secrets that no tenant uses
         found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)
 
@@ -83,8 +82,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
 def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
     """Return the valid tenants, and a finding for each rejected tenant.
 
-    `_read` validates each tenant alone, because the audit itself finds conflicts between
-    tenants.
+    Conflicts between tenants do not lead to a rejection, because the audit reports conflicts.
     """
     paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
     for name in names:
@@ -112,7 +110,7 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
 def _built(
     host: Host, tenants: Sequence[Tenant]
 ) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
-    """Build the tenants in a host; close the host at the end of the `with` block."""
+    """Build the tenants' apps, and close the host at the end of the `with` block."""
     audited: list[AuditedTenant] = []
     failed: list[Finding] = []
     pairs = [prepare_for_audit(tenant) for tenant in tenants]
@@ -139,13 +137,13 @@ def _not_audited(name: str, reason: str, file: str) -> Finding:
         "not-audited",
         (name,),
         text,
-        f"fix it, then check it with: tenantry check {name}",
+        f"fix the tenant, then run: tenantry check {name}",
         place=file,
     )
 
 
 def _merge_notes(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, and for each note id one merged note that names all tenants."""
+    """Merge notes with the same ID into one note that names all tenants."""
     joined = [finding for finding in findings if finding.is_problem or finding.accepted]
     notes: dict[str, Finding] = {}
     for finding in findings:

@@ -1,4 +1,4 @@
-"""`tenantry backup`: writes one tenant into a capsule while the tenant serves."""
+"""`tenantry backup`: writes a tenant into one file, a capsule, while the tenant serves."""
 
 import os
 import stat
@@ -30,9 +30,9 @@ from tenantry.tenants.catalogue import load_tenant
 def command(name: str, file: Path, is_json: bool) -> None:
     """Write one tenant into a capsule.
 
-    The capsule FILE holds the configuration, rows and files of tenant NAME, with checksums, and
-    no secrets. The tenant may serve during the backup. The new capsule replaces an existing FILE
-    only when the new capsule is complete. FILE has mode 0600.
+    The capsule FILE contains the configuration, the rows and the files of tenant NAME, with
+    checksums, but no secrets. The tenant can serve requests during the backup. If FILE exists, a
+    complete new capsule replaces it. FILE has mode 0600.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
@@ -50,24 +50,24 @@ def command(name: str, file: Path, is_json: bool) -> None:
 def _check_target(file: Path, tenant_folder: Path) -> None:
     if file.absolute().resolve().is_relative_to(tenant_folder.absolute().resolve()):
         raise click.UsageError(
-            f"{file} is in the tenant's own folder, which the capsule holds; "
-            "write it to another folder."
+            f"{file} is in the tenant's own folder, which is part of the capsule; "
+            "choose another folder."
         )
     if not file.absolute().parent.is_dir():
         raise TenantryError(f"{file.parent} is not a folder; create it, or choose another file.")
     if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-        raise TenantryError(f"{file} is not an ordinary file; choose another one.")
+        raise TenantryError(f"{file} is not a regular file; choose another file.")
 
 
 def describe_summary(summary: CapsuleSummary) -> str:
-    """Return a capsule's counts as text, such as `3 tables, 1,200 rows, 40 files`."""
+    """Describe the size of a capsule, such as `3 tables, 1,200 rows, 40 files`."""
     rows = sum(summary.rows.values())
     numbers = ((len(summary.rows), "table"), (rows, "row"), (summary.files, "file"))
     return ", ".join(count(number, noun) for number, noun in numbers)
 
 
 def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
-    """Return the fields of a capsule's summary that `--json` prints."""
+    """Return the summary of a capsule for `--json`."""
     return {
         "rows": summary.rows,
         "files": summary.files,
@@ -77,16 +77,16 @@ def summary_as_json(summary: CapsuleSummary) -> dict[str, object]:
 
 
 def print_left_out(summary: CapsuleSummary) -> None:
-    """Print on stderr each file or table that the backup or restore omitted."""
+    """Print on stderr which files and tables the backup or the restore omitted."""
     for name in summary.left_out:
         click.echo(f"tenantry: left out: {name if name.isprintable() else repr(name)}", err=True)
 
 
 @contextmanager
 def capsule_progress(is_json: bool) -> Iterator[ProgressCallback]:
-    """Show the progress of a backup or restore during the `with` block.
+    """Show the progress of a backup or a restore during the `with` block.
 
-    On a terminal, the progress is a bar. Otherwise, the command prints a line for each step.
+    On a terminal, show a progress bar. Otherwise, print a line for each step.
     """
     if not is_progress_drawn(is_json=is_json):
         steps: list[str] = []

@@ -1,4 +1,4 @@
-"""`tenantry check`: checks that every tenant loads, validates, builds and reaches its database."""
+"""`tenantry check`: loads, validates and builds tenants, and connects to their databases."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tenantry.database.probe import DatabaseProbe
 
 MAX_PROBES = 16
-"""Number of databases that `tenantry check` probes at once.
+"""Maximum number of databases that `tenantry check` probes at the same time.
 
-A probe of a database that does not answer takes 2 s.
+If a database does not answer, its probe takes 2 s.
 """
 
 
@@ -33,9 +33,8 @@ A probe of a database that does not answer takes 2 s.
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Load, validate and build tenants.
 
-    `tenantry check` checks the tenants NAME… (default: all enabled tenants), connects once to each
-    tenant's database, and prints one line for each problem. The exit code is 1 if a tenant has a
-    problem.
+    Check the tenants NAME... (default: all enabled tenants), connect once to each tenant's
+    database, and print one line for each problem. The exit code is 1 if a tenant has a problem.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -59,9 +58,9 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 def find_problems(
     settings: HostSettings, catalogue: Catalogue, names: set[str]
 ) -> list[tuple[str, Problem]]:
-    """Return each problem of the named tenants, with the tenant's name, sorted by name.
+    """Return pairs of a tenant's name and a problem, sorted by name.
 
-    `find_problems` builds each valid tenant, and connects to the database of each valid tenant.
+    To find problems, this function builds each valid tenant and connects to its database.
     """
     problems = [
         (tenant.name, problem)
@@ -81,16 +80,16 @@ def find_problems(
 def find_database_problems(
     tenants: Sequence[Tenant], data_dir: Path
 ) -> Iterator[tuple[str, Problem]]:
-    """Yield a problem for each tenant with an unreachable database or another tenant's database.
+    """Yield a problem for each database that is unreachable or that two tenants use.
 
-    Two different URLs can name the same database, because a server can have several host names.
+    Because a server can have several host names, two different URLs can name the same database.
     """
 
     def probe(tenant: Tenant) -> "DatabaseProbe | None":
         url = tenant.database_uri.get_secret_value()
         file = plain_file(url)
         if file and not file.exists() and file.parent == data_dir.absolute() / tenant.name:
-            return None  # the host creates the default database at the first request
+            return None  # the host will create the default database
         from tenantry.database.probe import probe_database  # noqa: PLC0415 - SQLAlchemy takes 0.3 s
 
         return probe_database(tenant.name, url)
@@ -105,20 +104,20 @@ def find_database_problems(
 def _database_problem(
     name: str, found: "DatabaseProbe", owners: dict[tuple[str, ...], str]
 ) -> str | None:
-    """Return the problem of a tenant's database, and add the database's owner to `owners`."""
+    """Return the problem of a tenant's database, and record the tenant as its owner."""
     if found.problem is not None:
         return f"cannot be used: {found.problem}."
     owner = owners.setdefault(found.server_identity, name) if found.server_identity else name
     if owner == name:
         return None
     return (
-        f"is the database of tenant {owner!r}, under another name of its server; "
+        f"is also the database of tenant {owner!r}, which uses another name of the server; "
         "give each tenant its own database."
     )
 
 
 def catalogue_names(catalogue: Catalogue) -> list[str]:
-    """Return the names of all tenants in the tenants folder, including rejected tenants."""
+    """Return the names of all tenants in the tenants folder, including invalid tenants."""
     return [tenant.name for tenant in catalogue.tenants + catalogue.disabled + catalogue.rejected]
 
 

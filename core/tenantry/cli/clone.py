@@ -1,4 +1,4 @@
-"""`tenantry clone`: copies a tenant to a new tenant with a new secret and a new database."""
+"""`tenantry clone`: copies a tenant. The copy has its own secret and database."""
 
 from pathlib import Path
 
@@ -35,17 +35,17 @@ def command(
 ) -> None:
     """Copy a tenant under a new name.
 
-    `tenantry clone` creates tenant NEW with the data of tenant NAME. Tenant NAME may serve during
-    the copy. Tenant NEW has a new secret, a new prefix and a new database. For a tenant on SQLite,
-    the new database is a file. For a tenant on PostgreSQL, the new database is on the same server;
-    if NAME uses a schema other than `public`, NEW gets a new schema in the database of NAME.
+    Create tenant NEW with the data of tenant NAME, which can serve requests in the meantime. NEW
+    gets a new secret, a new URL prefix and a new database. If NAME uses SQLite, the new database is
+    a file. If NAME uses PostgreSQL, the new database is on the same server. If NAME uses a schema
+    other than `public`, NEW gets a new schema in the same database.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
     with (
         interrupting_signals(),
         capsule_progress(is_json) as on_progress,
-        new_tenant_staging(settings, new) as staging,  # an unavailable name fails before the backup
+        new_tenant_staging(settings, new) as staging,  # fails early if the name is taken
         backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")

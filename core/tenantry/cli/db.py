@@ -1,4 +1,4 @@
-"""`tenantry db`: migrates the databases of all tenants (`--all`) or of named tenants."""
+"""`tenantry db`: migrates the tenants' databases, and shows their revisions."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ from tenantry.tenants.validation import RejectedTenant
 COLUMNS = ("name", "state", "database", "code", "reason")
 
 GOOD_STATES = ("no tables", "at head", "upgraded", "downgraded")
-"""Migration states that need no action by the operator, unless the outcome has a reason."""
+"""Migration states that need no action by the operator."""
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -40,16 +40,16 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 def _options(command: _Command) -> _Command:
     """Add the options `--tenant`, `--all` and `--json`, which all subcommands have."""
     names = click.option(
-        "--tenant", "names", metavar="NAME", multiple=True, help="This tenant; may be repeated."
+        "--tenant", "names", metavar="NAME", multiple=True, help="Tenant to choose. Repeatable."
     )
-    is_all = click.option("--all", "is_all", is_flag=True, help="Every enabled tenant.")
+    is_all = click.option("--all", "is_all", is_flag=True, help="Choose all enabled tenants.")
     return names(is_all(json_option(command)))
 
 
 def _jobs_option(default: int, verb: str) -> Callable[[_Command], _Command]:
     return click.option(
         "--jobs", metavar="N", type=click.IntRange(1, 64), default=default, show_default=True,
-        help=f"Databases to {verb} at once, 1 to 64.",
+        help=f"Number of databases to {verb} at the same time, 1 to 64.",
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def command() -> None:
 def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> None:
     """Show the revision of each database.
 
-    The exit code is 1 if a database is not at the head revision of the endpoints' code.
+    The exit code is 1 if a database is not at the newest revision of its endpoints.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -93,11 +93,11 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
 def upgrade_(
     names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool, timeout_s: float
 ) -> None:
-    """Upgrade databases to the head of their code.
+    """Upgrade databases to the newest revision of their endpoints.
 
-    `tenantry db upgrade` continues if a database fails, and starts with databases that an earlier
-    run did not upgrade. After a failure, run the command again to upgrade the remaining databases.
-    The exit code is 1 if a database fails.
+    If a database fails, the upgrade continues with the next database, and the exit code is 1. To
+    upgrade the remaining databases, run the command again. Databases that an earlier run did not
+    upgrade come first.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -113,7 +113,7 @@ def upgrade_(
 @_timeout_option
 @click.option(
     "--run", metavar="N", type=click.IntRange(min=1),
-    help="The run to undo.  [default: the last one that applied something]",
+    help="Number of the run to undo.  [default: the last run that upgraded a database]",
 )  # fmt: skip
 def downgrade_(
     *,
@@ -124,9 +124,9 @@ def downgrade_(
     timeout_s: float,
     run: int | None,
 ) -> None:
-    """Undo one run of `tenantry db upgrade`.
+    """Undo one run of tenantry db upgrade.
 
-    Each database that the run upgraded returns to the revision before the run.
+    Each database that the run upgraded returns to its earlier revision.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
@@ -139,7 +139,7 @@ def downgrade_(
 def _chosen_tenants(
     settings: HostSettings, names: Sequence[str], *, is_all: bool
 ) -> tuple[list[Tenant], list[MigrationStatus]]:
-    """Return the chosen valid tenants, and a failure for each chosen rejected tenant."""
+    """Return the chosen tenants that are valid, and a failure for each invalid tenant."""
     if bool(names) == is_all:
         raise click.UsageError("choose tenants with --tenant NAME, or all tenants with --all.")
     catalogue = scan_tenants(settings)
@@ -163,7 +163,7 @@ def _chosen_tenants(
 
 
 def _failures_of_last_runs(settings: HostSettings) -> dict[str, str]:
-    """Return a dict: name of a tenant with a failed last migration → the run and the reason."""
+    """Return the run and the reason for each tenant whose last migration failed."""
     if not journal_file(settings.data_dir).exists():
         return {}
     failures: dict[str, str] = {}
@@ -177,7 +177,7 @@ def _failures_of_last_runs(settings: HostSettings) -> dict[str, str]:
 
 
 def _with_failure(outcome: MigrationStatus, failures: dict[str, str]) -> MigrationStatus:
-    """Add the reason of the last run's failure to a database with the state `behind`."""
+    """If a database is behind, add the reason why its last migration failed."""
     if outcome.reason or outcome.state != "behind" or not failures.get(outcome.tenant):
         return outcome
     return replace(outcome, reason=failures[outcome.tenant])
@@ -187,8 +187,8 @@ def _with_failure(outcome: MigrationStatus, failures: dict[str, str]) -> Migrati
 def progress(total: int, is_json: bool, shown_states: Sequence[str] = ()) -> Iterator[OnStatus]:
     """Show the progress of a migration run during the `with` block.
 
-    On a terminal, the progress is a bar. Otherwise, the command prints a line for each database
-    with a state of `shown_states`.
+    On a terminal, show a progress bar. Otherwise, print a line for each database whose state is in
+    `shown_states`.
     """
 
     def is_shown(outcome: MigrationStatus) -> bool:

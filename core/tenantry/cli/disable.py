@@ -1,4 +1,4 @@
-"""`tenantry disable`: takes one tenant out of service without editing the tenant file."""
+"""`tenantry disable`: stops serving a tenant without a change of its tenant file."""
 
 import click
 
@@ -11,8 +11,8 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Stop serving a tenant.
 
-    The host does not serve tenant NAME until `tenantry enable NAME`. `tenantry disable` takes
-    effect in running workers within 2 s, and stays in effect after a restart.
+    The host stops serving tenant NAME within 2 s. The tenant stays disabled after a restart, until
+    you run `tenantry enable NAME`.
     """
     change_tenant_state(name, is_disabled=True)
     click.echo(f"{name}: disabled; running workers follow within 2 s.")

@@ -11,9 +11,8 @@ from tenantry.cli.output import examples
 def command(name: str) -> None:
     """Serve a disabled or parked tenant.
 
-    `tenantry enable` reverses `tenantry disable NAME`, and lets tenant NAME serve again if the host
-    parked the tenant. The host parks a tenant that ends worker processes. `tenantry enable` takes
-    effect in running workers within 2 s.
+    Running workers serve tenant NAME again within 2 s. A tenant is disabled after `tenantry disable
+    NAME`. A tenant is parked if its requests have ended worker processes.
     """
     change_tenant_state(name, is_disabled=False, parked="", times_parked=0)
     click.echo(f"{name}: enabled; running workers follow within 2 s.")

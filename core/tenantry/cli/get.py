@@ -1,4 +1,4 @@
-"""`tenantry get`: sends one request through all middleware to a tenant, without a server."""
+"""`tenantry get`: sends one request to a tenant, without a server."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
     if not path.startswith("/"):
-        raise click.BadParameter(f"{path!r}: a path begins with a slash, like /acme/.")
+        raise click.BadParameter(f"{path!r}: begin the path with a slash, as in /acme/.")
     return path
 
 
@@ -34,9 +34,9 @@ def _split_headers(
     pairs = [header.partition(":") for header in headers]
     for name, colon, value in pairs:
         if not colon or not _TOKEN.fullmatch(name.strip()):
-            raise click.BadParameter(f"{name!r}: write it like 'Accept: text/html'.")
+            raise click.BadParameter(f"{name!r}: write the header as in 'Accept: text/html'.")
         if not _VALUE.fullmatch(value):
-            raise click.BadParameter(f"{name!r}: a header is one line of Latin-1 text.")
+            raise click.BadParameter(f"{name!r}: use one line of Latin-1 text as the header value.")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
@@ -49,17 +49,17 @@ def _split_headers(
 @click.option("--data", metavar="TEXT", help="Request body.  [default: none]")
 @click.option(
     "--header", "headers", metavar="HEADER", multiple=True, callback=_split_headers,
-    help="Header, as 'Name: value'; may be repeated.",
+    help="Request header, as 'Name: value'. Repeatable.",
 )  # fmt: skip
 @json_option
 def command(
     path: str, method: str | None, data: str | None, headers: list[tuple[str, str]], is_json: bool
 ) -> None:
-    """Send one request, without a server.
+    """Send one request without a server.
 
-    `tenantry get` sends a request for PATH through all middleware to the tenant, inside the
-    command's process, and prints the status, the headers and the body of the response. The exit
-    code is 1 if the status is 400 or higher.
+    Send a request for PATH through all middleware to the tenant's app, inside the process of this
+    command. Then print the status, the headers and the body of the response. The exit code is 1 if
+    the status is 400 or higher.
     """
     host = create_host()
     host.load()
@@ -68,25 +68,25 @@ def command(
         with Client(host).open(path, method=method, data=data, headers=headers) as response:
             body, cut = _read(response)
             _print(response, body, is_json=is_json)
-    except ResponseCutError as error:  # the app raised before the first part of the body
+    except ResponseCutError as error:  # the app failed before the first part of the body
         raise TenantryError(
-            f"{path}: no answer: {error.strerror}; for the reason, see the log lines above."
+            f"{path}: no response: {error.strerror}; for the reason, see the log lines above."
         ) from None
     finally:
         host.close()
     if cut:
         raise TenantryError(
-            f"{path}: the answer is incomplete: {cut}; for the reason, see the log lines above."
+            f"{path}: the response is incomplete: {cut}; for the reason, see the log lines above."
         )
     sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
 
 
 def _read(response: Response) -> tuple[bytes, str]:
-    """Return the received body, and the reason for an incomplete body or ""."""
+    """Return the body of a response, and the reason why the body is incomplete, or ""."""
     parts: list[bytes] = []
     try:
         for part in response.iter_encoded():
-            parts.append(part)  # noqa: PERF402 - keeps the parts before an exception
+            parts.append(part)  # noqa: PERF402 - keeps the parts that precede an exception
     except ResponseCutError as error:
         return b"".join(parts), str(error.strerror)
     return b"".join(parts), ""

@@ -1,4 +1,4 @@
-"""`tenantry key`: creates a key for one client of a tenant."""
+"""`tenantry key`: creates a key for a client of a tenant."""
 
 import click
 
@@ -22,10 +22,10 @@ def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
 def command(name: str, client: str, is_json: bool) -> None:
     """Create a client key.
 
-    `tenantry key` prints a new key for CLIENT of tenant NAME, and a line with the key's hash for
-    CLIENTS. `tenantry key` writes no file. Give the key to the client, and add the line to the
-    tenant file. To replace a key without an interruption, list the old hash and the new hash, and
-    remove the old hash when the client uses the new key.
+    Print a new key for CLIENT of tenant NAME, and a line for CLIENTS in the tenant file. No file is
+    changed. Give the key to the client, and add the line to the tenant file. To replace a key
+    without an interruption, list both hashes, and remove the old hash when the client uses the new
+    key.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)
@@ -34,7 +34,7 @@ def command(name: str, client: str, is_json: bool) -> None:
     if is_json:
         print_json({"client": client, "key": key, "file": str(path), "line": line})
         return
-    click.echo(f"The key of {client!r}, which is not shown again. Send it as a Bearer token:")
+    click.echo(f"The key of {client!r}, which is shown only once. Send the key as a bearer token:")
     click.echo(f"{key}\n")
-    click.echo(f"The line for CLIENTS = {{…}} in {path}:")
+    click.echo(f"Add this line to CLIENTS = {{…}} in {path}:")
     click.echo(f"    {line}")

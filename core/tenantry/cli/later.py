@@ -1,4 +1,4 @@
-"""Rejects commands and options that are announced for a later version of Tenantry."""
+"""Rejects commands and options that are planned for a later version of Tenantry."""
 
 from collections.abc import Sequence
 
@@ -21,19 +21,19 @@ LATER = {
     "secret": (),
     "storage": (),
 }
-"""Command → the command's options, arguments and subcommands of a later version.
+"""Maps each command to its options, arguments and subcommands that do not exist yet.
 
-An empty tuple means that the whole command comes with a later version.
+An empty tuple means that the whole command does not exist yet.
 """
 
 
 def reject_later(words: Sequence[str]) -> None:
-    """Reject a command line that uses a command or option of `LATER`.
+    """Reject a command line with a command or an option of a later version.
 
-    `reject_later` ignores the words after `--`.
+    Words after `--` are not checked.
 
     Raises:
-        click.UsageError: The command line uses a command or option of a later version.
+        click.UsageError: The command line contains such a command or option.
     """
     command, *rest = words
     if command not in LATER:

@@ -1,4 +1,4 @@
-"""`tenantry list`: shows every tenant of the running host, or of the tenants folder."""
+"""`tenantry list`: lists the tenants of the running host, or of the tenants folder."""
 
 import sys
 from collections.abc import Sequence
@@ -18,30 +18,29 @@ from tenantry.tenants.operator_state import effective_operator_state
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
 WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
-"""Facts that each worker reports about a tenant; `--json` prints the facts per worker."""
+"""What each worker reports about a tenant. The output of `--json` contains these fields."""
 
 WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
-"""Tenant states from worst to best. If workers differ, `list` shows the worst state.
+"""Tenant states, from worst to best. If workers differ, `tenantry list` shows the worst state.
 
-If all workers are `idle` or `serving`, `list` shows `serving`, because a tenant is `idle` in each
-worker until the first request to the worker.
+A combination of `idle` and `serving` is shown as `serving`, because a tenant is `idle` in each
+worker that has received no request yet.
 """
 
 
 @click.command("list", epilog=examples("tenantry list", "tenantry list --wait --json"))
 @click.option(
     "--wait", "is_waiting", is_flag=True,
-    help="Return when every worker has evaluated the tenants folder, after 60 s at most; "
-    "exit code 1 if the newest file of a tenant is not served.",
+    help="Wait, up to 60 s, until every worker has evaluated the tenants folder. "
+    "The exit code is 1 if the newest file of a tenant is not served.",
 )  # fmt: skip
 @json_option
 def command(is_waiting: bool, is_json: bool) -> None:
     """Show every tenant and its state.
 
-    `tenantry list` shows name, prefix, state and endpoints of each tenant, and the reason if a
-    tenant is not served. If a host is running with the same data folder, `tenantry list` shows the
-    tenants of the host's workers. Without a running host, `tenantry list` shows the tenants in the
-    tenants folder.
+    For each tenant, show the name, the URL prefix, the state and the endpoints, and the reason if
+    the tenant is not served. If a host with the same data folder is running, its workers report the
+    tenants. Otherwise, the command reads the tenants folder.
     """
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}
@@ -62,7 +61,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
 
 
 def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
-    """Return a row for each tenant, sorted by name, with the reports of all workers."""
+    """Combine the reports of all workers into one row for each tenant, sorted by name."""
     rows: dict[str, dict[str, Any]] = {}
     for worker in workers:
         for mount in worker.mounts:
@@ -83,7 +82,7 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
 def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Return a row for each tenant in the tenants folder, sorted by name.
 
-    The row has the state that the tenant would have in a newly started host.
+    Each row contains the state that the tenant would have in a newly started host.
     """
     rows = [_tenant_row(settings, tenant) for tenant in catalogue.tenants]
     rows += [
@@ -100,9 +99,10 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
 
 
 def describe_state(row: dict[str, Any]) -> str:
-    """Return a tenant's state with the states of workers, the database and stuck requests.
+    """Describe the state of a tenant, of its database, and of its stuck requests.
 
-    An example is `stale (101 stale, 102 serving), database down, 2 stuck`.
+    If workers differ, the text lists the state in each worker, such as `stale (101 stale, 102
+    serving), database down, 2 stuck`.
     """
     reports = row.get("workers", [])
     databases = sorted(
@@ -118,7 +118,7 @@ def describe_state(row: dict[str, Any]) -> str:
 
 
 def _database_reason(row: dict[str, Any]) -> str:
-    """Return the first worker's problem with the tenant's database; "" without a problem."""
+    """Return the first reported problem of a tenant's database, or ""."""
     reports = (report["database"] for report in row.get("workers", []))
     return next((f"database {text}" for text in reports if text), "")
 

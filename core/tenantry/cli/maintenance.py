@@ -1,4 +1,4 @@
-"""`tenantry maintenance`: answers 503 for one tenant without editing the tenant file."""
+"""`tenantry maintenance`: makes a tenant answer 503 without a change of its tenant file."""
 
 import click
 
@@ -15,15 +15,15 @@ from tenantry.cli.output import examples
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @click.argument("name")
 @click.option(
-    "--message", metavar="TEXT", help="Text for the clients.  [default: Down for maintenance.]"
+    "--message", metavar="TEXT", help="Text of the response.  [default: Down for maintenance.]"
 )
 def command(switch: str, name: str, message: str | None) -> None:
-    """Start or end a tenant's maintenance.
+    """Start or end the maintenance of a tenant.
 
-    During maintenance, the host answers every request to tenant NAME with status 503. `tenantry
-    maintenance` takes effect in running workers within 2 s, and stays in effect after a restart.
+    During maintenance, every request to tenant NAME gets status 503. The change takes effect within
+    2 s, and remains in effect after a restart.
     """
     if switch == "off" and message is not None:
-        raise click.UsageError("--message is for `maintenance on`; leave it out.")
+        raise click.UsageError("use --message only with `maintenance on`.")
     change_tenant_state(name, maintenance=(message or True) if switch == "on" else False)
     click.echo(f"{name}: maintenance {switch}; running workers follow within 2 s.")

@@ -1,4 +1,4 @@
-"""`tenantry new`: writes a tenant file and a secret for the tenant."""
+"""`tenantry new`: creates a tenant file and the secret of the tenant."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Callback = Callable[[click.Context, click.Parameter, str | None], str | None]
 
 
 def checked_by(check: Callable[[str], str]) -> Callback:
-    """Return a click callback that checks an option or argument with the function `check`."""
+    """Return a click callback that checks a value with the function `check`."""
 
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
         try:
@@ -31,7 +31,7 @@ def _check_endpoints(
 ) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
-            raise click.BadParameter(f"{name!r} is given more than once; keep one.")
+            raise click.BadParameter(f"{name!r} is given more than once; name each endpoint once.")
         try:
             find_endpoint(name)
         except EndpointError as error:
@@ -49,7 +49,7 @@ def _check_endpoints(
 @click.argument("name", callback=checked_by(check_tenant_name))
 @click.option(
     "--endpoint", "endpoints", metavar="E", multiple=True, default=["landing"], show_default=True,
-    callback=_check_endpoints, help="Endpoint to enable; may be repeated.",
+    callback=_check_endpoints, help="Endpoint to enable. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--prefix", metavar="P", callback=checked_by(check_url_prefix),
@@ -58,8 +58,8 @@ def _check_endpoints(
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     """Write a tenant file and its secret.
 
-    `tenantry new` writes NAME.py into the tenants folder, and a new secret into <data>/secrets
-    (mode 0600). `tenantry new` never overwrites a file or a secret.
+    Write NAME.py to the tenants folder, and a new secret to <data>/secrets, with mode 0600.
+    Existing files and secrets are never overwritten.
     """
     if prefix is None:
         try:
@@ -67,4 +67,4 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
         except ValueError as error:
             raise click.UsageError(f"{error}, with --prefix.") from error
     path, secret_path = create_tenant(read_settings(), name, endpoints, prefix)
-    click.echo(f"{path}: answers at {prefix or '/' + name}; its secret is in {secret_path}.")
+    click.echo(f"{path}: answers at {prefix or '/' + name}; the secret is in {secret_path}.")

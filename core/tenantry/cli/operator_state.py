@@ -1,4 +1,4 @@
-"""Changes the operator state of one tenant, for `disable`, `enable` and `maintenance`."""
+"""Changes the operator state of a tenant: whether it is disabled, parked or in maintenance."""
 
 from dataclasses import replace
 
@@ -8,14 +8,14 @@ from tenantry.tenants.operator_state import OperatorState, change_operator_state
 
 
 def change_tenant_state(name: str, **changes: bool | int | str) -> OperatorState:
-    """Change fields of a tenant's operator state and return the new state.
+    """Change fields of a tenant's operator state, and return the new state.
 
-    The change takes effect in running workers within 2 s. If two commands change the operator state
-    at the same time, the second command waits for the first command.
+    The change takes effect in running workers within 2 s. Concurrent changes are applied one after
+    another.
 
     Raises:
-        UnknownTenantError: The tenant has no tenant file. TenantryError: The operator state cannot
-        be read or written. The operator state is unchanged.
+        UnknownTenantError: There is no tenant of this name. TenantryError: The operator state
+        cannot be read or written, and is unchanged.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

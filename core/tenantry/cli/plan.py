@@ -1,4 +1,4 @@
-"""`tenantry plan`: shows the changes that the tenants folder would make in the running host."""
+"""`tenantry plan`: shows what the tenants folder would change in the running host."""
 
 import secrets
 import sys
@@ -29,7 +29,7 @@ from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import effective_operator_state
 from tenantry.tenants.validation import parse_tenant
 
-TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs nothing
+TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - not used to sign anything
 
 
 @click.command(
@@ -40,20 +40,20 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs noth
 )
 @click.option(
     "--against", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Compare with this snapshot.  [default: what the running host serves]",
+    help="Snapshot to compare with.  [default: what the running host serves]",
 )  # fmt: skip
 @click.option(
     "--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="Save a snapshot of the folder, without secrets, and compare nothing.",
+    help="Save a snapshot of the folder, without secrets, instead of comparing.",
 )  # fmt: skip
 @json_option
 def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     """Show what the tenants folder would change.
 
-    `tenantry plan` shows changed tenants, prefixes, databases, keys and routes, and changes no
-    tenant. `tenantry plan` builds changed tenants in a child process. A line begins with + for
-    a new tenant, - for a removed tenant, ~ for a change and ! for a problem. The exit code is 1 if
-    a tenant has a problem.
+    Show changed tenants, URL prefixes, databases, keys and routes, without changing anything.
+    Changed tenants are built in a child process. A line begins with + for a new tenant, - for a
+    removed tenant, ~ for a change, and ! for a problem. The exit code is 1 if a tenant has a
+    problem.
     """
     settings = read_settings()
     salt = secrets.token_hex(16)
@@ -81,7 +81,7 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
 
 
 def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:
-    """Return the description of each tenant that the running host serves.
+    """Return descriptions of the tenants that the running host serves.
 
     Raises:
         TenantryError: No host is running, or no worker has evaluated all tenant files.
@@ -97,16 +97,16 @@ def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:
         raise TenantryError(
             "no worker has evaluated all tenant files yet; wait with: tenantry list --wait."
         )
-    # All workers of a host report the same tenants, but two hosts can serve different tenants.
+    # The workers of one host serve the same tenants, but two hosts can serve different tenants.
     return {name: description for tenants in ready for name, description in tenants.items()}
 
 
 def read_folder(
     settings: HostSettings, salt: str, old: Mapping[str, Any], *, only_endpoints: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the description of each enabled, valid tenant, and a dict: tenant → problems."""
+    """Return descriptions of the valid tenants, and the problems of each tenant."""
 
-    def rank(tenant: Tenant) -> int:  # a host prefers serving tenants to new tenants
+    def rank(tenant: Tenant) -> int:  # in a conflict, a serving tenant wins against a new tenant
         if tenant.name not in old:
             return 2
         return int(describe(tenant, salt) != old[tenant.name])
@@ -135,7 +135,7 @@ def read_folder(
 def _file_problems(
     settings: HostSettings, catalogue: Catalogue, changed: Sequence[Tenant], *, only_endpoints: bool
 ) -> dict[str, str]:
-    """Return a dict: tenant with a newest file that the host would not serve → the reasons."""
+    """Return the reasons for each tenant whose newest file the host would not serve."""
     found: dict[str, list[str]] = {}
     for rejected in catalogue.rejected:
         if not effective_operator_state(settings.data_dir, rejected.name)[0].is_disabled:
@@ -151,7 +151,7 @@ def _route_finder(
 ) -> Callable[[Sequence[str]], Sequence[str]]:
     """Return a function that returns the routes of a list of endpoints.
 
-    Trial builds in a child process find the routes.
+    The routes come from trial builds in a child process.
     """
     wanted = sorted(
         {

@@ -1,4 +1,4 @@
-"""`tenantry restart`: replaces the workers of the running host with workers that run new code."""
+"""`tenantry restart`: replaces the workers of the running host, so that new code runs."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,20 @@ from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import scan_tenants
 
 SERVING_STATES = frozenset({"serving", "idle", "stale"})
-"""States of a tenant that serves requests. A restart must not end the service of the tenant."""
+"""The states in which a tenant serves requests."""
 
 
 @click.command("restart", epilog=examples("tenantry restart"))
 @click.option(
-    "--force", "is_forced", is_flag=True, help="Restart even if tenants that serve now would fail."
+    "--force", "is_forced", is_flag=True, help="Restart even if serving tenants would fail."
 )
 def command(is_forced: bool) -> None:
-    """Replace all workers with new ones.
+    """Replace all workers with new workers.
 
-    `tenantry restart` starts workers with new code, and then stops the old workers. No request
-    fails or waits. Before the restart, `tenantry restart` imports the new code, reads all tenant
-    files and builds each endpoint. `tenantry restart` does not restart the host if a serving tenant
-    would fail. Each worker gets 60 s to start and 60 s to end. `tenantry restart` works only with
-    gunicorn.
+    Start workers with new code, and then stop the old workers. No request fails or waits. Before
+    the restart, the command imports the new code, reads all tenant files and builds each endpoint.
+    If a serving tenant would fail, nothing is restarted. Each worker has 60 s to start and 60 s to
+    stop. The command requires gunicorn.
     """
     click.echo(f"{count(restart(read_settings(), is_forced=is_forced), 'worker')} replaced.")
 
@@ -37,11 +36,11 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 
     Args:
         settings: The host's settings.
-        is_forced: Whether to restart even if tenants that serve now would fail.
+        is_forced: Whether to restart even if serving tenants would fail.
 
     Raises:
-        TenantryError: A serving tenant would fail in new workers, so no worker was restarted; or a
-            worker did not start or end in time.
+        TenantryError: A serving tenant would fail in the new workers, or a worker did not start or
+            stop in time. In the first case, no worker is restarted.
     """
     workers = running_workers(settings.data_dir)
     check_new_code()
@@ -54,10 +53,10 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 
 
 def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:
-    """Return a line for each tenant that serves now and would fail in a new worker.
+    """Return a line for each serving tenant that would fail in a new worker.
 
-    The result includes stale tenants, because a new worker does not know the last good version of a
-    tenant file.
+    Stale tenants are included, because a new worker does not have the last good version of a tenant
+    file.
     """
     catalogue = scan_tenants(settings)
     found = [

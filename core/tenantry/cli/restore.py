@@ -1,4 +1,4 @@
-"""`tenantry restore`: creates a tenant from a capsule, without overwriting a tenant."""
+"""`tenantry restore`: creates a tenant from a capsule."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tenantry.settings import read_settings
 
 def prefix_option(command: Any) -> Any:
     """Add the option `--prefix` to a click command."""
-    text = "URL prefix.  [default: the capsule's, or /NAME under a new name]"
+    text = "URL prefix.  [default: the original prefix, or /NAME for a new name]"
     check = checked_by(check_url_prefix)
     return click.option("--prefix", metavar="P", callback=check, help=text)(command)
 
@@ -36,7 +36,7 @@ def prefix_option(command: Any) -> Any:
 def database_option(command: Any) -> Any:
     """Add the option `--database` to a click command."""
     text = (
-        "An empty database: its URL, or the name of a secret that holds the URL.  "
+        "URL of an empty database, or the name of a secret that holds the URL.  "
         "[default: a SQLite file in the data folder]"
     )
     check = checked_by(_check_database)
@@ -59,7 +59,7 @@ def _check_database(text: str) -> str:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--as", "name", metavar="NAME", callback=checked_by(check_tenant_name),
-    help="Name of the tenant.  [default: the capsule's]",
+    help="Name of the new tenant.  [default: the original name]",
 )  # fmt: skip
 @prefix_option
 @database_option
@@ -69,9 +69,9 @@ def command(
 ) -> None:
     """Create a tenant from a capsule.
 
-    `tenantry restore` checks the whole capsule FILE before the command creates the tenant. The
-    tenant gets a new secret. To restore into PostgreSQL, name an empty database with --database.
-    `tenantry restore` never overwrites an existing tenant, folder or database.
+    Check the whole capsule FILE, and then create the tenant with a new secret. To restore into
+    PostgreSQL, name an empty database with --database. An existing tenant, folder or database is
+    never overwritten.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
@@ -90,7 +90,7 @@ def command(
 
 
 def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> None:
-    """Print the restored tenant's file, prefix and database, and the remaining manual steps."""
+    """Print what was restored, and which steps the operator has to do."""
     summary = restored.summary
     if is_json:
         document: dict[str, object] = {
@@ -103,7 +103,7 @@ def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> Non
         print_json(document | {"missing_keys": restored.missing_keys})
         return
     click.echo(f"{restored.path}: answers at {restored.prefix}; {describe_summary(summary)}.")
-    click.echo(f"its database: {restored.database}")
+    click.echo(f"database: {restored.database}")
     print_left_out(summary)
     for key in restored.missing_keys:
         click.echo(

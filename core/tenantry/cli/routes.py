@@ -1,4 +1,4 @@
-"""`tenantry routes`: shows the URL rules of one tenant's app."""
+"""`tenantry routes`: shows the routes of a tenant."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tenantry.tenants.model import Tenant
 def command(name: str, is_json: bool) -> None:
     """Show the routes of a tenant.
 
-    `tenantry routes` builds tenant NAME, and shows rule, methods and endpoint of each route.
+    Build tenant NAME, and show the URL rule, the methods and the Flask endpoint of each route.
     """
     settings = read_settings()
     rows = list_routes(settings, load_tenant(settings, name)[0])
@@ -29,7 +29,7 @@ def command(name: str, is_json: bool) -> None:
 
 
 def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
-    """Build the tenant's app, close the app, and return a row for each URL rule, sorted by rule."""
+    """Build and close the app of a tenant. Return a row for each URL rule, sorted by rule."""
     app = create_app(tenant, data_dir=settings.data_dir)
     try:
         rows: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""`tenantry run`: runs a Flask command inside one tenant."""
+"""`tenantry run`: runs a Flask command with the app of a tenant."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(name: str, args: tuple[str, ...]) -> None:
-    """Run a Flask command inside a tenant.
+    """Run a Flask command with the app of a tenant.
 
-    ARGS is a Flask command for tenant NAME: `shell`, `routes`, `run` or a command of the app. The
-    command `run` starts Flask's development server, without limits and client keys, under the
-    tenant's prefix and at `/`. Write `--` before the Flask command.
+    ARGS is a Flask command: shell, routes, run or a command of the app. Write -- before the Flask
+    command. The Flask command run starts the development server for tenant NAME, without limits and
+    client keys, at / and at the tenant's URL prefix.
     """
     settings = read_settings()
     tenant = load_tenant(settings, name)[0]

@@ -1,4 +1,4 @@
-"""`tenantry serve`: prints the tenants' addresses, then replaces the process with gunicorn."""
+"""`tenantry serve`: prints the tenants' addresses, and then runs gunicorn."""
 
 import os
 import re
@@ -22,8 +22,8 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
     match = _BIND.fullmatch(bind)
     if match is None:
         raise click.BadParameter(f"{bind!r}: write it like 127.0.0.1:8000 or unix:/run/t.sock.")
-    if match[1] is not None and not 1 <= int(match[1]) <= 65535:  # noqa: PLR2004 - TCP
-        raise click.BadParameter(f"{bind!r}: a port is 1 to 65535.")
+    if match[1] is not None and not 1 <= int(match[1]) <= 65535:  # noqa: PLR2004 - last TCP port
+        raise click.BadParameter(f"{bind!r}: use a port from 1 to 65535.")
     return bind
 
 
@@ -32,20 +32,20 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
 )
 @click.option(
     "--bind", default="127.0.0.1:8000", show_default=True, callback=_check_bind, metavar="H:P",
-    help="Address of the tenants' listener: HOST:PORT or unix:PATH.",
+    help="Address to serve tenants at: HOST:PORT or unix:PATH.",
 )  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N",
-    help="Worker processes.  [default: one per processor, 2 to 8]",
+    help="Number of worker processes.  [default: one per processor, 2 to 8]",
 )  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N",
-    help="Requests that each worker runs at once.  [default: 8]",
+    help="Number of concurrent requests per worker.  [default: 8]",
 )  # fmt: skip
-@click.option("--reload", "is_reloading", is_flag=True, help="Also restart when code changes.")
+@click.option("--reload", "is_reloading", is_flag=True, help="Restart when code changes.")
 @click.option(
     "--only", multiple=True, metavar="NAME",
-    help="Serve only this tenant; may be repeated.  [default: all]",
+    help="Tenant to serve. Repeatable.  [default: all tenants]",
 )  # fmt: skip
 def command(
     *,
@@ -57,12 +57,12 @@ def command(
 ) -> None:
     """Serve all tenants with gunicorn.
 
-    `tenantry serve` prints each tenant's address and each problem, and runs gunicorn with
-    Tenantry's configuration. Valid tenants start even if another tenant file is invalid. A changed
-    tenant file takes effect within 2 s, without a restart.
+    Print each tenant's address and each problem, and run gunicorn with Tenantry's configuration. If
+    a tenant file is invalid, the other tenants start. A change of a tenant file takes effect within
+    2 s, without a restart.
     """
     if only:
-        os.environ[environment_variable("only")] = ",".join(only)  # the workers read TENANTRY_ONLY
+        os.environ[environment_variable("only")] = ",".join(only)  # the workers read this variable
     settings = read_settings()
     for name in settings.only:
         check_tenant_exists(settings, name)
@@ -86,18 +86,18 @@ def command(
 
 
 def _replace_process(arguments: list[str]) -> None:
-    """Replace the command's process with gunicorn, to free the memory of the command's imports."""
+    """Replace this process with gunicorn, which frees the memory of imported modules."""
     sys.stdout.flush()
-    # The option -P keeps the current folder from the front of sys.path.
+    # With the option -P, the current folder is not the first item of sys.path.
     words = [sys.executable, "-P", "-m", "tenantry.server", *arguments]
     try:
-        os.execv(sys.executable, words)  # noqa: S606 - the command needs no shell
+        os.execv(sys.executable, words)  # noqa: S606 - starts a process without a shell on purpose
     except OSError as error:
         raise TenantryError(f"cannot start {sys.executable}: {error.strerror}.") from error
 
 
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:
-    """Return a line for each tenant's address and for each problem."""
+    """Return a line for the address of each tenant, and a line for each problem."""
     origin = f"{bind}:" if bind.startswith("unix:") else f"http://{bind}"
     rows = [(tenant.name, f"{origin}{tenant.url_prefix}/") for tenant in catalogue.tenants]
     width = max((len(name) for name, _ in rows), default=0)

@@ -1,4 +1,4 @@
-"""`tenantry show`: shows the effective configuration of one tenant."""
+"""`tenantry show`: shows the effective configuration of a tenant."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from tenantry.tenants.catalogue import load_tenant
 from tenantry.tenants.model import KEYS, Tenant
 
 _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "deadline_action")
-"""Fields of a tenant that default to the host setting with the same name."""
+"""Keys whose default is the host setting of the same name."""
 
 
 @click.command("show", epilog=examples("tenantry show shop"))
@@ -21,8 +21,7 @@ _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "dea
 def command(name: str, is_json: bool) -> None:
     """Show a tenant's configuration.
 
-    `tenantry show` shows every key of tenant NAME with the key's effective value, and masks
-    secrets.
+    Show every key of tenant NAME with its effective value. Secrets are masked.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
@@ -36,9 +35,9 @@ def command(name: str, is_json: bool) -> None:
 def effective_config(
     settings: HostSettings, tenant: Tenant, secrets: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return a dict: key of the tenant file → effective value.
+    """Return the effective value of each key in a tenant file.
 
-    `effective_config` replaces secret values, and the texts in `secrets`, by `********`.
+    Secret values, and the texts in `secrets`, are replaced with `********`.
     """
     values: dict[str, Any] = tenant.config()
     for field in _HOST_DEFAULTS:

@@ -1,4 +1,4 @@
-"""Handles signals during the commands `backup`, `restore` and `clone`, so that cleanup runs."""
+"""Makes the commands `backup`, `restore` and `clone` clean up when a signal ends them."""
 
 import signal
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interrupting_signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` in the `with` block, like Ctrl-C.
+    """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` during the `with` block, like Ctrl-C.
 
-    The exception lets the `with` block clean up. After the cleanup, the command exits with code 128
-    plus the signal's number. After a call of `ignore_signals`, no signal interrupts the block.
+    The exception makes the block clean up. Afterwards, the command exits with code 128 plus the
+    number of the signal. After a call of `ignore_signals`, no signal interrupts the block.
     """
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
@@ -23,8 +23,8 @@ def interrupting_signals() -> Iterator[None]:
     def interrupt(number: int, _: object) -> None:
         received.append(number)
         for other in handled:
-            signal.signal(other, signal.SIG_IGN)  # a second signal would interrupt the cleanup
-        raise KeyboardInterrupt  # the exception ends the wait of database drivers
+            signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
+        raise KeyboardInterrupt  # database drivers stop waiting on this exception
 
     for number in handled:
         signal.signal(number, interrupt)
@@ -41,6 +41,6 @@ def interrupting_signals() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT, SIGTERM and SIGHUP, because an interruption would leave a partial tenant."""
+    """Ignore SIGINT, SIGTERM and SIGHUP, so that no partial tenant remains."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

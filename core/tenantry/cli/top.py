@@ -1,4 +1,4 @@
-"""`tenantry top`: shows the live usage of each tenant."""
+"""`tenantry top`: shows the current usage of each tenant."""
 
 import sys
 import time
@@ -18,34 +18,34 @@ from tenantry.observability.usage_rates import CURRENT, RATES, UsageRates, colum
 from tenantry.settings import read_settings
 
 ANSWER_TIMEOUT_S = 0.5
-"""Time limit for a worker to report the number of requests in flight.
+"""How long to wait until a worker reports its number of requests in flight.
 
-For a worker that does not answer in time, `tenantry top` shows no requests in flight.
+If a worker does not answer in time, `tenantry top` shows no requests in flight for it.
 """
 
 OTHER_LINES = 3
-"""Number of terminal lines without a tenant: the heading, the caption and the prompt."""
+"""Number of terminal lines that show no tenant: the heading, the caption and the prompt."""
 
 
 @click.command("top", epilog=examples("tenantry top --sort requests --per-worker"))
 @click.option(
     "--sort", metavar="COLUMN", type=click.Choice(["tenant", *CURRENT, *RATES]),
-    default="processor", show_default=True, help="Column to sort by, highest first.",
+    default="processor", show_default=True, help="Column to sort by, in descending order.",
 )  # fmt: skip
-@click.option("--per-worker", is_flag=True, help="Show a row for each worker of a tenant.")
+@click.option("--per-worker", is_flag=True, help="Show one row per tenant and worker.")
 @click.option(
     "--interval", "interval_s", type=click.FloatRange(0.1, 60), default=2.0, show_default=True,
-    metavar="SECONDS", help="Seconds between two reads, 0.1 to 60.",
+    metavar="SECONDS", help="Time between two updates, 0.1 to 60 seconds.",
 )  # fmt: skip
 @json_option
 def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> None:
-    """Show live usage per tenant.
+    """Show the current usage of each tenant.
 
-    `tenantry top` shows requests, errors, processor, database and bytes per second. `in_flight` is
-    the current number of requests, and `stuck` is the current number of requests over the deadline.
-    `processor` 0.5 means half a processor, and `busy` 3 means three requests in flight. The rates
-    per second include a request after the request has ended. On a terminal, `tenantry top` runs
-    until Ctrl-C. In a pipe, `tenantry top` prints once.
+    Show the number of requests, errors, bytes, and seconds of processor and database time, per
+    second. in_flight is the number of running requests, and stuck is the number of running requests
+    past their deadline. A value of 0.5 for processor means half a processor, and 3 for busy means
+    three requests at the same time. A request counts in the rates when it has ended. On a terminal,
+    the command runs until Ctrl-C. In a pipe, the output is printed once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)
@@ -74,8 +74,8 @@ def _watch(rates: UsageRates, interval_s: float) -> None:
 
 
 def render_table(rows: list[dict[str, Any]], height: int) -> Table:
-    """Return a table of the first `height` rows, with the number of omitted rows as caption."""
-    caption = f"and {len(rows) - height} more" if len(rows) > height else "Ctrl-C ends"
+    """Return a table of the first `height` rows. The caption tells how many rows are omitted."""
+    caption = f"and {len(rows) - height} more rows" if len(rows) > height else "quit with Ctrl-C"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     for column in columns(rows):
         is_text = column in {"tenant", "worker"}

@@ -1,4 +1,4 @@
-"""`tenantry usage`: shows the totals of each tenant's usage, for billing."""
+"""`tenantry usage`: shows each tenant's total usage, for billing."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Return the value of `--since` as seconds since the epoch; None without a value."""
+    """Return the value of `--since` in seconds since the epoch."""
     if text is None:
         return None
     if span := _SPAN.fullmatch(text):
@@ -34,7 +34,7 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(
-            f"{text!r}: write 2026-11-01, 2026-11-01T12:00, or 90m, 24h, 7d ago."
+            f"{text!r}: write a time like 2026-11-01 or 2026-11-01T12:00, or an age like 24h or 7d."
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -47,20 +47,20 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
     "--since",
     callback=_parse_since,
     metavar="T",
-    help="Start: a date or date-time (UTC unless it has an offset), or 90m, 24h, 7d ago.  "
-    "[default: the beginning]",
+    help="Start of the period: a date or time (UTC without an offset), or an age: 90m, 24h, 7d.  "
+    "[default: all usage]",
 )
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV.")
 @json_option
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
-    """Show usage totals per tenant.
+    """Show the total usage of each tenant.
 
-    `tenantry usage` adds up the usage of all processes, including ended processes. Usage times are
-    in seconds. Tenantry keeps usage by the minute for two days, by the hour for two months, and
-    then by the day in UTC. The totals include the whole minute, hour or day that contains --since.
+    The totals include all processes, even if they have ended. Times are in seconds. Usage is stored
+    per minute for two days, per hour for two months, and then per day (UTC). The totals include the
+    whole minute, hour or day that contains the time of --since.
     """
     if is_csv and is_json:
-        raise click.UsageError("--csv and --json exclude each other; choose one.")
+        raise click.UsageError("choose either --csv or --json.")
     data_dir = read_settings().data_dir
     used = totals(data_dir) if since is None else used_since(data_dir, since)
     rows = usage_rows(used)
@@ -75,7 +75,7 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
 
 
 def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """Return a row for each tenant, sorted by name. Usage times in a row are in seconds."""
+    """Return a row for each tenant, sorted by name, with times in seconds."""
     return [_row(name, used[name]) for name in sorted(used)]
 
 
