@@ -1,4 +1,4 @@
-"""A real OpenID Connect issuer for tests: an HTTP server on the loopback with signing keys."""
+"""A real OpenID Connect issuer for tests: an HTTP server on the loopback interface."""
 
 import base64
 import contextlib
@@ -21,9 +21,9 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 class Issuer:
-    """An issuer.
+    """An OpenID Connect issuer whose responses a test can change.
 
-    A test may change the documents of the issuer; `running_issuer` starts and stops the server.
+    `running_issuer` starts and stops the server.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,7 +36,7 @@ class Issuer:
         self.may_answer.set()
 
     def reply(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Return the response for a path."""
+        """Return the response for a request path."""
         self.requested_paths.append(path)
         self.may_answer.wait()
         if path in self.replies:
@@ -50,9 +50,9 @@ class Issuer:
         return 404, {}, b""
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Return valid claims for the audience `shop`, with changes.
+        """Return valid token claims for the audience `shop`, with the given changes.
 
-        A value of None leaves a claim out.
+        The value None removes a claim.
         """
         now = int(time.time())
         good = {
@@ -63,7 +63,7 @@ class Issuer:
     def token(
         self, key: Key | None = None, *, header: dict[str, Any] | None = None, **changes: Any
     ) -> str:
-        """Return a token, by default signed with the first key."""
+        """Return a token with the given claims, signed with the first key by default."""
         key = key or self.keys[0]
         named = {"alg": "ES256", "kid": key.kid} | (header or {})
         kept = {name: value for name, value in named.items() if value is not None}
@@ -77,7 +77,7 @@ class Issuer:
 
 
 def part(value: object) -> str:
-    """Return one part of a token in Base64: bytes unchanged, and any other value as JSON."""
+    """Return one part of a token in Base64. Values other than bytes become JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -94,7 +94,7 @@ def running_issuer() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = issuer.reply(self.path)
-            with contextlib.suppress(OSError):  # the client has closed the connection
+            with contextlib.suppress(OSError):  # the client closed the connection
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -102,7 +102,7 @@ def running_issuer() -> Iterator[Issuer]:
                 self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log lines."""
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = False

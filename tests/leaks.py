@@ -1,6 +1,7 @@
-"""Endpoints and tenants that leak, each in one way, for the audit to find.
+"""Endpoints and tenant files that leak data between tenants, each in one way.
 
-The line that leaks ends in `# leak`, so that a test can compare it with the line of the finding.
+Tests check that the audit finds each leak. The leaking line ends in `# leak`, so that a test can
+compare it with the line in the audit's finding.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ class PageModel:
 
 
 def in_function(line: str, imports: str = "") -> str:
-    """Return a module with a function that has one line, which leaks."""
+    """Return a module that contains a function with the given leaking line."""
     return f"{imports}\n\n\ndef keep(value):\n    {line}  # leak\n"
 
 
@@ -333,7 +334,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return keys of acme that a tenant with `unsafe_settings` shares with acme."""
+    """Return the keys of acme that a tenant from `unsafe_settings` also uses."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
@@ -353,7 +354,7 @@ def settings_of_acme() -> dict[str, object]:
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
-    """Return the ID of a finding → key and value of a tenant beside acme that cause the finding."""
+    """Return ID of a finding → key and value of a tenant beside acme that cause the finding."""
     acme = str(data_dir / "acme")
     binds = {
         "old": f"sqlite:///{acme}/acme.sqlite3",
@@ -384,7 +385,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
 
 
 def write_endpoint(folder: Path, name: str, **files: str) -> str:
-    """Write the package `corp.<name>`, with text added to the files; return the package name."""
+    """Write the package `corp.<name>` with text added to its files. Return the package name."""
     package = folder / "corp" / name
     package.mkdir(parents=True)
     (folder / "corp/__init__.py").touch()
@@ -396,7 +397,7 @@ def write_endpoint(folder: Path, name: str, **files: str) -> str:
 
 
 def plant_in_code(folder: Path) -> dict[str, str]:
-    """Write every endpoint with leaking code; return ID of the finding → name of the endpoint."""
+    """Write all endpoints with leaking code. Return ID of the finding → name of the endpoint."""
     planted = {}
     for name, (what, text) in IN_MODELS.items():
         planted[f"shared:{name}.models.{what}"] = write_endpoint(folder, name, models=text)
@@ -411,7 +412,7 @@ def plant_in_code(folder: Path) -> dict[str, str]:
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Write tenant files that leak; return ID of each finding → tenants that the finding names."""
+    """Write tenant files that leak. Return ID of each finding → tenants that the finding names."""
     sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
     unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
     tenants = folder / "tenants"

@@ -1,6 +1,6 @@
 """Tenant files that are broken in every way seen so far do not affect other tenants.
 
-`tenantry check` reports each broken file, a server starts despite the broken files, and clients of
+`tenantry check` reports each broken file. A server starts despite the broken files, and clients of
 a broken tenant get a 503 without the reason.
 """
 
@@ -25,7 +25,7 @@ PASSWORD = "hunter2-hunter2"
 
 @dataclass(frozen=True)
 class Broken:
-    """One kind of broken tenant file, with the expected report of `check`."""
+    """One kind of broken tenant file, and what `tenantry check` reports about it."""
 
     message: str
     """Text that the file's line of the report must contain."""
@@ -47,15 +47,15 @@ def _bytes(message: str, content: bytes) -> Broken:
 
 
 def _keys(message: str, *, has_prefix: bool = True, **keys: object) -> Broken:
-    """Return a file that is valid except for the given keys.
+    """Return a valid tenant file with the given keys replaced.
 
-    A key with the value None is left out.
+    The value None removes a key.
     """
     return Broken(message, lambda path: path.write_text(tenant_text(path.stem, **keys)), has_prefix)
 
 
 def _runs(message: str, *lines: str) -> Broken:
-    """Return a file that runs the given lines first, and is otherwise valid."""
+    """Return a valid tenant file that runs the given lines first."""
     good = f'SECRET_KEY = "{KEY}"\nBLUEPRINTS = ["landing"]\n'
     return _text(message, "\n".join(lines) + "\n" + good)
 
@@ -87,7 +87,7 @@ def _linked_database(path: Path) -> None:
 _PREFIX_RULE = "'URL_PREFIX': found"
 
 BROKEN: dict[str, Broken] = {
-    # files that are not Python, or do not run to their end
+    # files that are not Python, or do not run to the end
     "syntax": _text(":1: syntax error: '(' was never closed", "SECRET_KEY = (\n"),
     "indent": _text(":2: syntax error: unexpected indent", "A = 1\n  B = 2\n"),
     "raises": _text(":2: ZeroDivisionError: division by zero", "A = 1\nB = A / 0\n"),
@@ -138,7 +138,7 @@ BROKEN: dict[str, Broken] = {
     "secrets": _keys("no tenant can be named 'secrets'", has_prefix=False),
     "new\nline": _misnamed(),
     "\udcff": _misnamed(),  # not UTF-8: byte 0xff
-    # files that change their process
+    # files that change the process in which they run
     "chdir": _runs("changes the working directory", "import os", "os.chdir('/')"),
     "environ": _runs("changes os.environ['PATH']", "import os", "os.environ['PATH'] = ''"),
     "search-path": _runs("changes sys.path", "import sys", "sys.path.append('/')"),
@@ -302,7 +302,7 @@ GOOD = {"acme": "/acme", "globex": "/clients/globex", "with-bom": "/with-bom", "
 
 
 def _write_corpus(folder: Path) -> None:
-    """Create `tenants` with valid and broken files, and the endpoints that the files name."""
+    """Write valid and broken tenant files, and the endpoints that these files name."""
     tenants = folder / "tenants"
     tenants.mkdir(exist_ok=True)
     (tenants / "acme.py").write_text(tenant_text("acme"))
@@ -324,10 +324,9 @@ def _write_corpus(folder: Path) -> None:
 def _checking(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start `tenantry check` and return the process with the output file.
+    """Start `tenantry check`. Return the process and its output file.
 
-    `tenantry check` takes five seconds because of a timeout, so the command runs during the first
-    test.
+    The command takes five seconds because of a timeout, so it runs during the first test.
     """
     folder = tmp_path_factory.mktemp("broken")
     _write_corpus(folder)
@@ -360,10 +359,10 @@ def _file(name: str) -> str:
 
 def test_a_server_starts_despite_every_broken_file(
     tmp_path: Path,
-    tenants_dir: Path,  # noqa: ARG001 - the server gets it from the environment
+    tenants_dir: Path,  # noqa: ARG001 - sets a variable that the server reads
     start_server: Callable[..., Server],
 ) -> None:
-    """Valid tenants answer 201; every broken one answers the same 503 without a reason."""
+    """Despite broken tenant files, a server answers 201 for valid tenants and 503 for others."""
     _write_corpus(tmp_path)
     paths = [f"/{name}/" for name, broken in BROKEN.items() if broken.has_prefix]
     refusal = (503, "application/problem+json", True, "This application is not available.")
@@ -382,7 +381,7 @@ def test_a_server_starts_despite_every_broken_file(
 
 
 def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
-    """Return status, type, presence of `Retry-After`, and detail of the response to a client."""
+    """Return status, type, presence of `Retry-After`, and detail of a client's response."""
     response, body = server.get(path)
     document = json.loads(body)
     members = {"type", "title", "status", "detail", "request_id"}
@@ -393,7 +392,7 @@ def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
 
 
 def test_check_reports_each_file_in_one_line(report: list[str]) -> None:
-    """One line of the report has the file's name and the text for the file's fault."""
+    """`tenantry check` reports each broken file in one line that names the file and the fault."""
     found = {
         name: sum(_file(name) in line and broken.message in line for line in report)
         for name, broken in BROKEN.items()
@@ -403,7 +402,7 @@ def test_check_reports_each_file_in_one_line(report: list[str]) -> None:
 
 
 def test_check_reports_nothing_else(report: list[str]) -> None:
-    """No line is about a valid file or continues another, and the last line has the counts."""
+    """`tenantry check` reports no valid files, and prints the number of problems last."""
     files = {line.partition(".py:")[0] for line in report[:-1]}
 
     assert {_file(name).removesuffix(".py:") for name in BROKEN} == files
@@ -411,14 +410,14 @@ def test_check_reports_nothing_else(report: list[str]) -> None:
 
 
 def test_check_prints_no_secret(report: list[str]) -> None:
-    """The report contains no key and no password of the broken files."""
+    """`tenantry check` prints no key and no password of a broken file."""
     assert [] == [line for line in report if KEY in line or PASSWORD in line]
 
 
 def test_check_exits_with_1(
     checking: tuple[subprocess.Popen[bytes], Path], report: list[str]
 ) -> None:
-    """`tenantry check` exits with 1 if a file has a problem."""
-    del report  # reading the output waits for the end of the command
+    """`tenantry check` exits with 1 if any tenant file has a problem."""
+    del report  # the command has ended when its output has been read
 
     assert 1 == checking[0].returncode

@@ -1,4 +1,4 @@
-"""Floods of requests on a real server with tenants: a quiet tenant is still served."""
+"""While some clients flood a real server with requests, a quiet tenant is still served."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def flooding(server: Server, path: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("path", ["/nothing", "/%6eoisy/", "/-/livez", "/-/readyz"])
 def test_a_flood_for_no_tenant_does_not_starve_tenants(tmp_path: Path, path: str) -> None:
-    """Requests for no tenant take no more threads together than one tenant gets."""
+    """A flood of requests that belong to no tenant does not take threads away from tenants."""
     make_hanging_site(tmp_path, quiet={}, noisy={})
     with running(COMMAND, tmp_path, "/quiet/") as server, flooding(server, path):
         answers = [server.get(one)[0].status for _ in range(20) for one in ("/quiet/", "/-/livez")]
@@ -57,7 +57,7 @@ patience.PATIENCE_S = 1.0
 
 @contextlib.contextmanager
 def trickling(server: Server, paths: list[str]) -> Iterator[Iterator[bytes]]:
-    """Send requests with chunked bodies that never end, and yield the start of each response."""
+    """Send chunked bodies that never end. Yield the start of each response."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         clients = [stack.enter_context(socket.create_connection(address)) for _ in paths]
@@ -85,9 +85,10 @@ def _trickle_until_answered(client: socket.socket, clients: list[socket.socket])
 
 
 def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
-    """While slow bodies hold all eight threads, livez is answered at once, and other requests soon.
+    """Slow request bodies occupy a worker's threads for a limited time only.
 
-    Each body is for another tenant, because every tenant gets one thread.
+    Each slow body is for another tenant, because each tenant gets one of the eight threads.
+    Meanwhile, the worker still answers `/-/livez`.
     """
     names = [*"abcdefg", "quiet"]
     make_hanging_site(tmp_path, **{name: {} for name in names})
@@ -105,7 +106,7 @@ def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
 
 
 def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path) -> None:
-    """The clients have left and the generators sleep; a new worker serves other tenants."""
+    """If streams that never end occupy all threads of a worker, a new worker replaces it."""
     make_hanging_site(tmp_path, **{name: {"DEADLINE_S": 0.3} for name in ("a", "b", "quiet")})
     with running([*COMMAND, "--threads", "2"], tmp_path, "/quiet/") as server:
         before = server.get("/quiet/")[1]
@@ -113,7 +114,7 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 received = b""
-                # close the connection, so that the client leaves a running stream
+                # leave the stream while it runs
                 while not received.endswith(b"x\r\n"):
                     received += client.recv(4096)
         wait_until(lambda: "worker.given_up" in server.log.read_text())
@@ -123,7 +124,7 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
 
 
 def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
-    """While other tenants have traffic, its tenant gets no second slot."""
+    """While one request of a tenant computes for long, a busy host refuses that tenant's others."""
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
 

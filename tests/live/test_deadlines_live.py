@@ -1,4 +1,4 @@
-"""`DEADLINE_ACTION = "answer"` on real servers."""
+"""With `DEADLINE_ACTION = "answer"`, a real server answers requests that exceed the deadline."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.live
 
 
 def test_clients_get_504_at_the_deadline(tmp_path: Path) -> None:
-    """The overdue request continues and counts as stuck, and the next requests are served."""
+    """At the deadline, the client gets 504, although the request continues and counts as stuck."""
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "answer"})
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     with running(command, tmp_path, "/acme/") as server:
@@ -33,7 +33,7 @@ def test_clients_get_504_at_the_deadline(tmp_path: Path) -> None:
 
 
 def test_another_server_logs_that_it_cannot_answer(tmp_path: Path) -> None:
-    """Waitress cannot answer before the request's thread, so the host logs a warning at start."""
+    """Under waitress, the host logs at start that it cannot answer requests at the deadline."""
     make_hanging_site(tmp_path, acme={"DEADLINE_S": 0.3, "DEADLINE_ACTION": "answer"})
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with running(command, tmp_path, "/acme/") as server:

@@ -1,4 +1,4 @@
-"""Tenants appear, change and disappear on real servers: every worker follows."""
+"""When tenant files appear, change or disappear, every worker of a real server follows."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ Words = tuple[str, ...]
 
 
 class Site:
-    """A server over a folder of tenants that answer with their name and version."""
+    """A server whose tenants answer with their name and version."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
@@ -47,39 +47,39 @@ class Site:
         return path
 
     def workers(self) -> list[int]:
-        """Return the pids of the workers, which are the children of the master."""
+        """Return the process IDs of the workers, which are the master's child processes."""
         master = self.server.process.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return sorted(int(pid) for pid in children.split())
 
     def get(self, name: str) -> tuple[int, Words]:
-        """Return the status and the words of one response, on a new connection."""
+        """Return status and words of one response, on a new connection."""
         response, body = self.server.get(f"/{name}/")
         return response.status, tuple(body.decode().split()) if response.status == 200 else ()
 
     def words_of_all(self, name: str) -> set[Words]:
-        """Return the words of all workers, without the pids; empty if one did not answer."""
+        """Return the words of all workers without process IDs, or nothing if a worker is silent."""
         with ThreadPoolExecutor(4) as pool:
             found = {words for _, words in pool.map(self.get, [name] * 12)}
         is_complete = all(found) and {int(words[-1]) for words in found} == set(self.workers())
         return {words[:-1] for words in found} if is_complete else set()
 
     def statuses(self, name: str) -> set[int]:
-        """Return the statuses of many responses, so that each worker has answered."""
+        """Return the statuses of so many responses that each worker has answered."""
         with ThreadPoolExecutor(8) as pool:
             return {status for status, _ in pool.map(self.get, [name] * 24)}
 
     def wait_for(self, name: str, version: object) -> None:
-        """Return when every worker serves the given version."""
+        """Wait until every worker serves the given version."""
         wait_until(lambda: self.words_of_all(name) == {expected(name, version)})
 
     def wait_for_status(self, name: str, status: int) -> None:
-        """Return when every worker answers with the given status."""
+        """Wait until every worker answers with the given status."""
         wait_until(lambda: self.statuses(name) == {status})
 
 
 def expected(name: str, version: object) -> Words:
-    """Return the words of a tenant, without the pid."""
+    """Return the words that a tenant answers, without the process ID."""
     return (name, str(version), str(version))
 
 
@@ -93,7 +93,7 @@ def serving(folder: Path, *options: str, command: list[str] = GUNICORN) -> Itera
 
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a gunicorn of two workers that all tests share. The server always serves globex."""
+    """Return a gunicorn with two workers that all tests share. The server always serves globex."""
     folder = tmp_path_factory.mktemp("site")
     make_site(folder, "globex")
     with serving(folder) as site:
@@ -105,7 +105,7 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_a_tenant_is_added_changed_and_removed(site: Site) -> None:
-    """Each change takes effect in every worker within 2 s."""
+    """When a tenant file is added, changed or removed, every worker follows within 2 s."""
     took_s = []
     path = site.tenants / "newcomer.py"
     for change in ("added", "changed", "removed"):
@@ -122,7 +122,7 @@ def test_a_tenant_is_added_changed_and_removed(site: Site) -> None:
 
 
 def test_a_renamed_file_moves_its_tenant(site: Site) -> None:
-    """After a rename, every worker answers under the new name only, with the same secret key."""
+    """After a tenant file is renamed, every worker serves the tenant only under the new name."""
     path = site.write("before", 1)
     site.wait_for("before", 1)
 
@@ -133,14 +133,14 @@ def test_a_renamed_file_moves_its_tenant(site: Site) -> None:
 
 
 def test_a_broken_change_keeps_the_last_good_content(site: Site) -> None:
-    """Every worker serves the old content while the file is broken, then the next good one."""
+    """While a tenant file is broken, every worker serves the last good version."""
     path = site.write("breaker", 1)
     site.wait_for("breaker", 1)
     texts = ["SECRET_KEY =", "raise SystemExit(3)\n", "import os\nos._exit(0)\n", "VERSION = 2\n"]
     during = set()
     for text in texts:
         path.write_text(text)
-        threading.Event().wait(0.3)  # time in which a faulty host would serve the broken file
+        threading.Event().wait(0.3)  # a faulty host would serve the broken file within this time
         during |= site.words_of_all("breaker")
     site.write("breaker", 3)
     site.wait_for("breaker", 3)
@@ -149,7 +149,7 @@ def test_a_broken_change_keeps_the_last_good_content(site: Site) -> None:
 
 
 def test_a_half_written_file_is_not_served(site: Site) -> None:
-    """A writer pauses where the file compiles but lacks BLUEPRINTS: the old content serves."""
+    """A half-written tenant file is not served, even if it compiles."""
     path = site.write("writer", 1)
     site.wait_for("writer", 1)
     text = versioned_tenant_text("writer", 2)
@@ -169,7 +169,7 @@ def test_a_half_written_file_is_not_served(site: Site) -> None:
 
 
 def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site) -> None:
-    """While the writer pauses for 3 s after a valid half, the old content serves."""
+    """While a program has a tenant file open for writing, the old version serves."""
     path = site.write("pauser", 1)
     site.wait_for("pauser", 1)
     seen = set()
@@ -186,7 +186,7 @@ def test_a_file_whose_first_half_is_valid_is_not_served_half_written(site: Site)
 
 
 def test_a_configmap_is_followed(site: Site) -> None:
-    """When Kubernetes replaces the link `..data`, 500 files change at once."""
+    """When Kubernetes updates a ConfigMap with 500 tenant files, every worker follows."""
     names = [f"mapped{number}" for number in range(500)]
     for version in (1, 2):
         (site.tenants / f"..{version}").mkdir()
@@ -212,11 +212,11 @@ def test_a_configmap_is_followed(site: Site) -> None:
 
 
 def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
-    """Another folder replaces the tenants folder, and all tenants of the new folder are served.
+    """When another folder replaces the tenants folder, all tenants of the new folder are served.
 
-    A request waits up to a second for the validation of the tenant's file. On a slow machine, a
-    second may be too short, and the client gets 503 with `Retry-After`. No other refusal is
-    correct.
+    A request waits up to a second until the host has validated the tenant's file. On a slow
+    machine, a second may be too short; then the client gets 503 with `Retry-After`. Clients may get
+    no other error.
     """
     names = [f"crowd{number}" for number in range(100)]
     coming, going = site.folder / "coming", site.folder / "going"
@@ -245,18 +245,16 @@ def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
 
 @pytest.mark.parametrize("is_empty_left", [False, True])
 def test_a_missing_folder_removes_no_tenant(site: Site, is_empty_left: bool) -> None:
-    """While the tenants folder is missing, the last good state serves.
+    """While the tenants folder is missing or empty, the last good state serves.
 
-    When the tenants folder is back, the host follows the folder again.
-
-    An empty folder in place of the tenants folder, as when a volume is unmounted, has the same
-    effect.
+    The folder can be empty because its volume is unmounted. When the files are back, the host
+    follows the folder again.
     """
     away = site.folder / "away"
     site.tenants.rename(away)
     if is_empty_left:
         site.tenants.mkdir()
-    # longer than a poll interval plus the time after which a missing file counts as removed
+    # Wait longer than a poll interval plus the time after which a missing file counts as removed.
     threading.Event().wait(1.2)
     during = site.words_of_all("globex")
     if is_empty_left:
@@ -271,11 +269,11 @@ def test_a_missing_folder_removes_no_tenant(site: Site, is_empty_left: bool) -> 
 
 
 def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
-    """While four files loop forever, a change of another tenant takes effect within 2 s."""
+    """While four tenant files loop forever, a change of another tenant takes effect within 2 s."""
     hanging = [site.tenants / f"hanging{number}.py" for number in range(4)]
     for path in hanging:
         path.write_text("while True: pass\n")
-    threading.Event().wait(0.2)  # time in which the loader processes start to run the files
+    threading.Event().wait(0.2)  # the loader processes start to run the files in this time
     start = time.monotonic()
     site.write("quick", 1)
     site.wait_for("quick", 1)
@@ -287,7 +285,7 @@ def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
 
 
 def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
-    """A body that streams during a swap ends with the version of the first bytes.
+    """A response that streams while its tenant is reloaded ends with the old version.
 
     New requests get the new version.
     """
@@ -310,7 +308,7 @@ def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
 
 
 def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> None:
-    """Each worker, and the replacement of a killed worker, applies `maintenance` and `disable`."""
+    """Every worker, even a new one, applies the commands `maintenance` and `disable`."""
     site.write("acme", 1)
     site.wait_for("acme", 1)
     write_operator_state(site.data, "acme", OperatorState(maintenance="Back at noon."))
@@ -328,10 +326,10 @@ def test_operator_state_reaches_every_worker_and_its_replacement(site: Site) -> 
 
 
 def test_a_replacement_worker_gives_no_prefix_to_another_tenant(site: Site) -> None:
-    """After two tenants swap prefixes in one save, each prefix answers for its owner or not at all.
+    """After two tenants swap URL prefixes in one save, neither serves at the other's prefix.
 
-    The owner is the tenant that serves at the prefix. A worker that replaces a killed worker knows
-    only the new files, so it answers 503. When one tenant moves away first, all workers follow.
+    A worker that replaces a killed worker knows only the new files, so it answers 503. If one
+    tenant first moves to a free prefix, all workers accept the change.
     """
     texts = {name: versioned_tenant_text(name, 1) for name in ("left", "right")}
     for name, text in texts.items():
@@ -361,7 +359,7 @@ def test_a_replacement_worker_gives_no_prefix_to_another_tenant(site: Site) -> N
 
 @pytest.mark.parametrize("means", ["kill -9", "HUP"])
 def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> None:
-    """A killed worker's replacement serves healthy tenants, and a broken tenant after the fix."""
+    """If a worker dies while a tenant file is broken, the new worker serves healthy tenants."""
     path = site.write("broken", 1)
     site.wait_for("broken", 1)
     path.write_text("SECRET_KEY =")
@@ -384,7 +382,7 @@ def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> 
 
 
 def test_a_full_disk_stops_no_tenant(tmp_path: Path) -> None:
-    """With `<data>` full, tenants serve, change and survive a worker. Operator state is kept."""
+    """If the data folder is full, tenants still serve and change, and operator state is kept."""
     make_site(tmp_path, "acme", "globex")
     data = tmp_path / "instance"
     data.mkdir()
@@ -421,7 +419,7 @@ def test_a_full_disk_stops_no_tenant(tmp_path: Path) -> None:
 
 
 def test_preloaded_workers_follow(tmp_path: Path) -> None:
-    """With `--preload`, the master creates the host. Each forked worker follows the folder."""
+    """With gunicorn's `--preload`, each forked worker follows the tenants folder."""
     make_site(tmp_path, "acme")
     with serving(tmp_path, "--preload") as site:
         site.write("acme", 1)
@@ -434,7 +432,7 @@ def test_preloaded_workers_follow(tmp_path: Path) -> None:
 
 
 def test_another_server_follows(tmp_path: Path) -> None:
-    """Under waitress, too, tenants are changed, added and removed."""
+    """Under waitress, the host also follows added, changed and removed tenant files."""
     make_site(tmp_path, "acme")
     command = ["waitress-serve", "--listen", "{bind}", "tenantry.wsgi:application"]
     with serving(tmp_path, command=command) as site:

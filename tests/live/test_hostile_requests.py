@@ -1,7 +1,7 @@
-"""Requests that only a hostile client sends, byte for byte, to a real server.
+"""A real server handles requests that only a hostile client sends, byte for byte.
 
-Tenant acme serves. Tenant globex is in maintenance, so a 503 from globex reveals a misrouted
-request. Responses of the host are problem documents; responses of acme are not.
+The tenant acme serves, and the tenant globex is in maintenance, so a 503 from globex reveals a
+misrouted request. Responses of the host are problem documents; responses of acme are not.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--workers", "1", "--bind", "{bind}"]
 
 @dataclass(frozen=True)
 class Answer:
-    """A response."""
+    """One response of the server."""
 
     status: int
     headers: dict[str, str]
@@ -54,7 +54,7 @@ def send(address: Address, data: bytes) -> Answer:
 
 
 def get(address: Address, target: bytes, *headers: bytes) -> Answer:
-    """Send one GET, with a valid `Host` unless `headers` has one."""
+    """Send one GET, with a valid `Host` unless `headers` contains one."""
     is_named = any(header.lower().startswith(b"host:") for header in headers)
     lines = [b"GET " + target + b" HTTP/1.1", *([] if is_named else [HOST]), *headers, b"", b""]
     return send(address, b"\r\n".join(lines))
@@ -75,7 +75,7 @@ def _admin_port() -> int:
 def _listeners(
     tmp_path_factory: pytest.TempPathFactory, admin_port: int
 ) -> Iterator[dict[str, Address]]:
-    """Return the addresses of a server's tenant listeners: TCP, and a UNIX socket."""
+    """Return the addresses of a server's two listeners for tenants: TCP and a UNIX socket."""
     folder = tmp_path_factory.mktemp("hostile")
     _write_tenants(folder)
     path = str(folder / "tenantry.sock")
@@ -97,7 +97,7 @@ def _unix(listeners: dict[str, Address]) -> Address:
 
 @pytest.fixture(name="address", params=["tcp", "unix"])
 def _each_listener(request: pytest.FixtureRequest, listeners: dict[str, Address]) -> Address:
-    """Return a TCP address, then a UNIX socket, the peers of which gunicorn trusts by default."""
+    """Return a TCP address, and then a UNIX socket, whose peers gunicorn trusts by default."""
     return listeners[request.param]
 
 
@@ -168,7 +168,7 @@ MALFORMED = (400, "host")
 def test_a_path_reaches_its_tenant_or_none(
     tcp: Address, target: bytes, expected: tuple[int, str]
 ) -> None:
-    """A whole-segment prefix, decoded once, reaches acme; any other path reaches no tenant."""
+    """A path reaches acme only if its first segment, decoded once, is acme's prefix."""
     answer = get(tcp, target)
 
     assert (answer.status, answer.by) == expected
@@ -227,7 +227,7 @@ def _with(*headers: bytes) -> bytes:
     ],
 )
 def test_a_malformed_request_is_refused(tcp: Address, data: bytes, status: int) -> None:
-    """Bytes that servers could interpret differently get a problem document with a request ID."""
+    """A request that servers could interpret in different ways gets a problem document."""
     answer = send(tcp, data)
 
     assert (answer.status, answer.by) == (status, "host")
@@ -245,7 +245,7 @@ def test_a_malformed_request_is_refused(tcp: Address, data: bytes, status: int) 
     ],
 )
 def test_a_malformed_host_is_refused(tcp: Address, host: bytes) -> None:
-    """A `Host` that is not a host name and port gets 400, and the response has no `Location`."""
+    """A `Host` that is not a host name and port gets 400 without a `Location`."""
     answer = get(tcp, b"/acme", b"Host: " + host)
 
     assert (answer.status, answer.by, answer.headers.get("location")) == (400, "host", None)
@@ -267,7 +267,7 @@ def test_a_malformed_host_is_refused(tcp: Address, host: bytes) -> None:
 def test_a_redirect_does_not_echo_the_host(
     tcp: Address, target: bytes, host: bytes, location: str
 ) -> None:
-    """A redirect is relative, whatever the client sends as `Host`."""
+    """A redirect is relative, whatever `Host` the client sends."""
     answer = get(tcp, target, b"Host: " + host)
 
     assert (answer.status, answer.headers["location"]) == (308, location)
@@ -298,7 +298,7 @@ def test_a_redirect_does_not_echo_the_host(
 def test_a_clients_headers_do_not_change_routing(
     address: Address, header: bytes, target: bytes, expected: tuple[int, str, str | None]
 ) -> None:
-    """No header sends a request to another tenant or a redirect to another host."""
+    """No header can send a request to another tenant, or redirect it to another host."""
     answer = get(address, target, header)
 
     assert (answer.status, answer.by, answer.headers.get("location")) == expected
@@ -307,7 +307,7 @@ def test_a_clients_headers_do_not_change_routing(
 def test_a_port_in_the_host_does_not_open_the_operators_pages(
     unix: Address, admin_port: int
 ) -> None:
-    """On a UNIX socket, gunicorn takes SERVER_PORT from `Host`, and the host ignores that port."""
+    """On a UNIX socket, a port in the `Host` header does not open the operators' pages."""
     answer = get(unix, b"/-/readyz", b"Host: 127.0.0.1:%d" % admin_port)
 
     assert (answer.status, "mounts" in json.loads(answer.body)) == (200, False)
@@ -316,7 +316,7 @@ def test_a_port_in_the_host_does_not_open_the_operators_pages(
 @pytest.mark.parametrize("target", [b"/acme/", b"/nobody/"])
 @pytest.mark.parametrize("sent", [b"a", b"A.b-c_9", b"x" * 128])
 def test_a_clients_request_id_is_kept(tcp: Address, target: bytes, sent: bytes) -> None:
-    """1 to 128 characters of `[A-Za-z0-9._-]` are returned, by a tenant and by the host."""
+    """A client's request ID of 1 to 128 characters of `[A-Za-z0-9._-]` is returned."""
     answer = get(tcp, target, b"X-Request-ID: " + sent)
 
     assert answer.headers["x-request-id"] == sent.decode()
@@ -325,7 +325,7 @@ def test_a_clients_request_id_is_kept(tcp: Address, target: bytes, sent: bytes) 
 @pytest.mark.parametrize("target", [b"/acme/", b"/nobody/"])
 @pytest.mark.parametrize("sent", [b"", b"a b", b"x" * 129, b"\xe4", b'"', b"a\r\nX-Request-ID: b"])
 def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: bytes) -> None:
-    """An ID that could forge a log line is replaced with an ID of the host."""
+    """A request ID that could forge a log line is replaced with an ID of the host."""
     answer = get(tcp, target, b"X-Request-ID: " + sent)
 
     assert len(answer.headers["x-request-id"]) == 32
@@ -355,7 +355,7 @@ def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: by
 def test_headers_of_a_trusted_proxy_are_used(
     proxied: Address, headers: list[bytes], status: int, location: str | None
 ) -> None:
-    """The proxy's last value for prefix, host and scheme is used if the value is well-formed."""
+    """Behind a trusted proxy, the proxy's last valid value for prefix, host and scheme counts."""
     answer = get(proxied, b"/acme", *headers)
 
     assert (answer.status, answer.headers.get("location")) == (status, location)

@@ -1,4 +1,4 @@
-"""Operators' commands for a running host: list, maintenance, disable, plan and restart."""
+"""Operators' commands work with a running host: list, maintenance, disable, plan and restart."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 
 
 class Site:
-    """A folder with tenants, and the commands that an operator runs in the folder."""
+    """A folder with tenants, in which an operator runs commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class Site:
         unfinished.replace(self.tenants / f"{name}.py")
 
     def run(self, *words: str) -> Result:
-        """Run a `tenantry` command with the folder as current folder, without a new process."""
+        """Run a `tenantry` command in the folder, without starting a process."""
         out, err = io.StringIO(), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -59,11 +59,11 @@ class Site:
         return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return what `list --json` prints, by name."""
+        """Return the rows of `list --json` by name."""
         return {row["name"]: row for row in serving_rows(read_workers(self.data))}
 
     def reports(self, name: str, field: str) -> list[Any]:
-        """Return what each of the two workers reports of a tenant."""
+        """Return one field of what each of the two workers reports about a tenant."""
         workers = self.rows()[name]["workers"]
         assert len(workers) == 2
         return [report[field] for report in workers]
@@ -83,7 +83,7 @@ class Site:
 
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Return a folder with tenants acme and globex."""
+    """Return a folder with the tenants acme and globex."""
     site = Site(tmp_path_factory.mktemp("site"))
     site.tenants.mkdir()
     for name in ("acme", "globex"):
@@ -93,7 +93,7 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(name="server", scope="module")
 def _server(site: Site) -> Iterator[Server]:
-    """Serve the site with two workers."""
+    """Serve the folder with two workers."""
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2"]
     with running(command, site.folder) as server:
         wait_until(lambda: len(read_workers(site.data)) == 2)
@@ -109,19 +109,19 @@ def _restore(site: Site, server: Server) -> Iterator[None]:
 
 
 def _wait_for_states(site: Site, *states: str) -> None:
-    """Wait until every worker reports one of the states for tenant acme."""
+    """Wait until every worker reports one of the states for the tenant acme."""
     wait_until(lambda: set(site.reports("acme", "state")) <= {*states})
 
 
 def test_list_shows_each_worker(site: Site) -> None:
-    """`list --json` has what each worker reports of a tenant."""
+    """`tenantry list --json` shows what each worker reports about a tenant."""
     keys = {"pid", "state", "since", "digest", "reason", "database", "stuck"}
 
     assert [keys] * 2 == [set(report) for report in site.rows()["acme"]["workers"]]
 
 
 def test_list_wait_returns_when_all_workers_serve_the_folder(site: Site, server: Server) -> None:
-    """After `list --wait`, every worker reports the new content's digest; the exit code is 0."""
+    """When `tenantry list --wait` exits with 0, every worker serves the newest tenant files."""
     site.write("acme", MAINTENANCE=True)
 
     waited = site.run("list", "--wait")
@@ -131,7 +131,7 @@ def test_list_wait_returns_when_all_workers_serve_the_folder(site: Site, server:
 
 
 def test_list_wait_exits_with_1_for_a_rejected_file(site: Site, server: Server) -> None:
-    """A rejected file keeps the old version serving; the exit code of `list --wait` is 1."""
+    """If a changed tenant file is rejected, `tenantry list --wait` exits with 1."""
     server.get("/acme/")
     site.write("acme", SECRET_KEY="short")
 
@@ -155,7 +155,7 @@ def test_maintenance_reaches_every_worker(site: Site, server: Server) -> None:
 
 
 def test_a_disabled_tenant_is_404(site: Site, server: Server) -> None:
-    """After `disable`, every worker answers 404 for the tenant, until `enable`."""
+    """After `tenantry disable`, every worker answers 404 for the tenant, until `enable`."""
     site.run("disable", "acme")
     _wait_for_states(site, "disabled")
     status, waited = server.get("/acme/")[0].status, site.run("list", "--wait")
@@ -167,7 +167,7 @@ def test_a_disabled_tenant_is_404(site: Site, server: Server) -> None:
 
 
 def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None:
-    """`plan` in a changed folder shows what would change, and no secret."""
+    """In a changed tenants folder, `tenantry plan` shows what would change, but no secrets."""
     changed = Site(tmp_path)
     changed.tenants.mkdir()
     changed.write("acme", URL_PREFIX="/a/b", SECRET_KEY="k" * 40, SESSION_COOKIE_NAME="s")
@@ -187,14 +187,14 @@ def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None
 
 
 def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
-    """`plan` of an unchanged folder prints `No changes.` and exits with 0."""
+    """In an unchanged tenants folder, `tenantry plan` prints `No changes.` and exits with 0."""
     plan = site.run("plan")
 
     assert Result(0, "No changes.\n", "") == plan
 
 
 def test_plan_compares_with_a_snapshot(site: Site, tmp_path: Path) -> None:
-    """A snapshot contains no secret, and a plan against a snapshot exits with 1 on problems."""
+    """`tenantry plan` with a snapshot exits with 1 on problems, and a snapshot has no secrets."""
     snapshot = tmp_path / "snapshot.json"
     site.run("plan", "--save", str(snapshot))
     site.write("globex", BLUEPRINTS=["landin"])
@@ -207,7 +207,7 @@ def test_plan_compares_with_a_snapshot(site: Site, tmp_path: Path) -> None:
 
 
 def test_restart_replaces_every_worker_without_a_failed_request(site: Site, server: Server) -> None:
-    """New workers start before the old ones end, so every request meanwhile is served."""
+    """`tenantry restart` starts new workers before it stops old ones, so no request fails."""
     before = set(site.reports("acme", "pid"))
     stop = threading.Event()
     statuses: list[int] = []
@@ -228,7 +228,7 @@ def _request_until(stop: threading.Event, server: Server, statuses: list[int]) -
 
 
 def test_restart_builds_active_tenants_in_new_workers(site: Site, server: Server) -> None:
-    """A new worker builds tenants that another worker has built before the first request."""
+    """After `tenantry restart`, new workers build active tenants before the first request."""
     server.get("/acme/")
 
     site.run("restart")
@@ -240,7 +240,7 @@ def test_restart_builds_active_tenants_in_new_workers(site: Site, server: Server
 def test_restart_does_nothing_if_the_code_cannot_be_imported(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`restart` gives the reason in one line and starts no worker, because gunicorn would end."""
+    """If new code cannot be imported, `tenantry restart` prints the reason and starts no worker."""
     before = [worker.pid for worker in read_workers(site.data)]
     (tmp_path / "watchfiles.py").write_text("raise RuntimeError('half a release')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -253,7 +253,7 @@ def test_restart_does_nothing_if_the_code_cannot_be_imported(
 
 
 def test_list_wait_waits_for_a_starting_worker(site: Site, server: Server) -> None:
-    """`list --wait` waits for a worker that replaces a killed one and has no socket yet."""
+    """`tenantry list --wait` waits for a new worker that has no control socket yet."""
     old = {worker.pid for worker in read_workers(site.data)}
     killed = min(old)
     os.kill(killed, signal.SIGKILL)
@@ -270,7 +270,7 @@ def test_list_wait_waits_for_a_starting_worker(site: Site, server: Server) -> No
 def test_commands_about_a_running_host_need_one(
     tmp_path: Path, words: tuple[str, ...], write_tenant: Callable[..., Path]
 ) -> None:
-    """Without a running host, `top`, `usage` and `restart` print one line and exit with 1."""
+    """`list --wait`, `restart` and `plan` print one line and exit with 1 if no host is running."""
     write_tenant("acme")
 
     result = Site(tmp_path).run(*words)

@@ -1,4 +1,7 @@
-"""Tenants that end workers of a real gunicorn are parked, and other tenants are served."""
+"""On a real gunicorn, tenants that end workers are parked, and other tenants are served.
+
+A parked tenant gets 503.
+"""
 
 import contextlib
 import http.client
@@ -24,7 +27,7 @@ COMMAND = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2"]
 
 @pytest.fixture(name="server")
 def _server(tmp_path: Path) -> Iterator[Server]:
-    """Return a server of two workers with the tenants acme and globex."""
+    """Return a server with two workers and the tenants acme and globex."""
     make_hanging_site(tmp_path, acme={}, globex={})
     with running(COMMAND, tmp_path, ready_path="/acme/") as server:
         wait_until(lambda: 200 == _status(server, "/globex/"))
@@ -74,9 +77,9 @@ def _log(server: Server) -> str:
 def test_a_tenant_that_ends_three_workers_is_parked(
     server: Server, tmp_path: Path, path: str
 ) -> None:
-    """Every worker answers 503 for a parked tenant until `enable`.
+    """A tenant whose requests end three workers is parked: it gets 503 until `tenantry enable`.
 
-    Tenants beside a parked tenant serve.
+    Other tenants still serve.
     """
     statuses = [_status(server, path) for _ in range(3)]
     wait_until(lambda: ["failed"] == [row["state"] for row in _list(tmp_path)][:1])
@@ -97,7 +100,7 @@ def test_a_tenant_that_ends_three_workers_is_parked(
 
 
 def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_path: Path) -> None:
-    """After two clients have hung all workers repeatedly, requests of other tenants succeed."""
+    """A tenant that repeatedly blocks the interpreter is parked, and then other tenants serve."""
     with _requesting(server, "/acme/regex", 2, pause_s=0.1):
         wait_until(lambda: "tenant.parked" in _log(server))
         wait_until(lambda: {503} == {_status(server, "/acme/") for _ in range(9)})
@@ -108,7 +111,7 @@ def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_
 
 
 def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -> None:
-    """Another tenant, with requests in flight all the time, is not parked."""
+    """A tenant whose build ends workers is parked, and a busy tenant is not."""
     tenants = make_hanging_site(tmp_path, acme={}, globex={})
     package = tmp_path / "stuck/bad"
     package.mkdir()
@@ -128,7 +131,7 @@ def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -
 def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
     server: Server, tmp_path: Path
 ) -> None:
-    """The tenant of a crashed thread is parked, and a busy tenant in the worker is not blamed."""
+    """If a request crashes its worker, the host blames that request's tenant, not a busier one."""
     with _requesting(server, "/globex/sleep/0.3", 6):
         for _ in range(3):
             wait_until(lambda: _status(server, "/acme/crash") == 0)
@@ -140,12 +143,15 @@ def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
 
 
 def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
-    """After three workers were killed with requests of two tenants, neither is parked."""
+    """Two tenants with requests in flight share the blame for a killed worker.
+
+    Half of the blame for three workers parks neither tenant.
+    """
     make_hanging_site(tmp_path, acme={}, globex={})
     command, names = [*COMMAND[:-1], "1"], ("acme", "globex")
     with running(command, tmp_path, "/acme/", TENANTRY_DEADLINE_S="0.1") as server:
         for _ in range(3):
-            # A new worker accepts requests after 0.5 s, even before all tenants are loaded.
+            # A new worker accepts requests after 0.5 s, even if it has not loaded all tenants.
             wait_until(lambda: {200} == {_status(server, f"/{name}/") for name in names})
             clients = [
                 threading.Thread(target=_status, args=(server, f"/{name}/sleep/{2 * DEADLINE_S}"))
@@ -164,7 +170,7 @@ def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
 
 
 def _stuck(folder: Path) -> list[int]:
-    """Return the number of stuck requests of each tenant."""
+    """Return how many requests of each tenant are stuck."""
     return [sum(worker["stuck"] for worker in row.get("workers", [])) for row in _list(folder)]
 
 
@@ -190,7 +196,7 @@ def _restart(_server: Server, folder: Path) -> None:
 def test_no_tenant_is_blamed_for_a_planned_stop(
     server: Server, tmp_path: Path, end: Callable[[Server, Path], None]
 ) -> None:
-    """HUP, TERM or QUIT to the workers, and `tenantry restart`, count against no tenant."""
+    """No tenant is blamed if HUP, TERM, QUIT or `tenantry restart` stops a worker."""
     old = set(_pids(server))
     client = threading.Thread(target=_status, args=(server, "/acme/sleep/2.0"))
     client.start()
@@ -202,7 +208,7 @@ def test_no_tenant_is_blamed_for_a_planned_stop(
 
 
 def test_no_tenant_is_blamed_for_max_requests(tmp_path: Path) -> None:
-    """`max_requests` ends a worker with a request in flight, which counts against no tenant."""
+    """No tenant is blamed if `max_requests` ends a worker while a request is in flight."""
     make_hanging_site(tmp_path, acme={})
     options = ["--max-requests", "20", "--max-requests-jitter", "0"]
     with running([*COMMAND, *options], tmp_path, ready_path="/acme/") as server:
@@ -214,7 +220,7 @@ def test_no_tenant_is_blamed_for_max_requests(tmp_path: Path) -> None:
 
 
 def _connection_to(server: Server, pid: int) -> http.client.HTTPConnection:
-    """Return a kept-alive connection to the given worker."""
+    """Return a keep-alive connection to the given worker."""
     found: list[http.client.HTTPConnection] = []
 
     def is_connected() -> bool:
@@ -231,7 +237,7 @@ def _connection_to(server: Server, pid: int) -> http.client.HTTPConnection:
 
 
 def test_a_worker_with_all_threads_stuck_is_replaced(tmp_path: Path) -> None:
-    """Requests that wait in a hung worker get 503; requests in the second worker finish."""
+    """A worker whose threads are all stuck is replaced, and its waiting requests get 503."""
     make_hanging_site(tmp_path, acme={}, globex={})
     command = [*COMMAND, "--threads", "2"]
     with running(command, tmp_path, "/globex/", TENANTRY_DEADLINE_S="1") as server:
@@ -256,6 +262,6 @@ def test_a_worker_with_all_threads_stuck_is_replaced(tmp_path: Path) -> None:
 
         assert (503, "1", 200) == (refused.status, refused.headers["Retry-After"], finished)
         assert {200} == later - {503}
-        # each of two tenants gets half of the blame
+        # Each of the two tenants gets half of the blame.
         assert 2 == _log(server).count("tenant.struck")
         assert "worker.given_up" in _log(server)

@@ -1,4 +1,4 @@
-"""A project's own modules, with the names of libraries, beside the tenants folder."""
+"""Modules of a user's project do not shadow libraries, even if they have the same names."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def orders():
 
 
 class Project:
-    """A project's folder with tenants acme and globex; globex has an endpoint of the project."""
+    """A project folder with the tenants acme and globex. globex uses an endpoint of the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Project:
         path.write_text(text)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a `tenantry` command in the folder, in a process of its own."""
+        """Run a `tenantry` command in the folder, in a separate process."""
         environ = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
         return subprocess.run(
             [program("tenantry"), *words],
@@ -74,7 +74,7 @@ class Project:
 
 @pytest.fixture(name="project")
 def _project(tmp_path: Path) -> Project:
-    """Return a project's folder."""
+    """Return a project folder."""
     return Project(tmp_path)
 
 
@@ -103,14 +103,14 @@ def _server(project: Project) -> Iterator[Server]:
     ],
 )
 def test_a_command_runs_nothing_of_the_project(project: Project, words: tuple[str, ...]) -> None:
-    """A command finds the endpoint that a tenant names, and runs no other module."""
+    """A `tenantry` command imports only the endpoints that tenants name from the project folder."""
     result = project.run(*words)
 
     assert (0, []) == (result.returncode, project.marked()), result
 
 
 def test_a_host_runs_nothing_of_the_project(project: Project, server: Server) -> None:
-    """Neither a worker nor a command about the running host runs a module of the project."""
+    """Workers, and commands about a running host, import only endpoints from the project folder."""
     answer = server.get("/globex/orders/")
     codes = [project.run(*words).returncode for words in (("list", "--wait"), ("plan",))]
     restart = project.run("restart")
@@ -122,7 +122,7 @@ def test_a_host_runs_nothing_of_the_project(project: Project, server: Server) ->
 
 
 def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server: Server) -> None:
-    """SIGUSR2 starts a second master, which serves when the first master has ended."""
+    """A master that SIGUSR2 starts imports only endpoints from the project folder."""
     os.kill(server.process.pid, signal.SIGUSR2)
     wait_until(lambda: len({worker.master for worker in read_workers(project.data)}) == 2)
     os.kill(server.process.pid, signal.SIGTERM)
@@ -140,9 +140,9 @@ def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server:
     ],
 )
 def test_another_server_runs_nothing_of_the_project(project: Project, command: list[str]) -> None:
-    """The program `gunicorn` and another server find the endpoint and run no other module."""
+    """Under plain `gunicorn` or waitress, the host imports only endpoints from the project."""
     with running(command, project.folder) as server:
-        wait_until(lambda: server.get("/globex/orders/")[0].status == 200)  # 503 while it is built
+        wait_until(lambda: server.get("/globex/orders/")[0].status == 200)  # 503 during the build
         answer = server.get("/globex/orders/")
 
     assert (200, b"orders") == (answer[0].status, answer[1])
@@ -150,7 +150,7 @@ def test_another_server_runs_nothing_of_the_project(project: Project, command: l
 
 
 def test_a_tenant_file_cannot_import_from_the_project(project: Project) -> None:
-    """The process that runs tenant files does not search the current folder."""
+    """A tenant file cannot import modules of the project folder."""
     project.write("tenants/acme.py", "import config\n" + tenant_text("acme"))
 
     result = project.run("check", "acme")

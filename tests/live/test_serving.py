@@ -1,4 +1,4 @@
-"""The same host under gunicorn, uWSGI, waitress and Flask's development server."""
+"""The same host runs under gunicorn, uWSGI, waitress and Flask's development server."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def _worker_pids(server: Server) -> list[int]:
 
 
 def _page(server: Server, path: str, *, port: int = 0) -> tuple[int, object]:
-    """Return the status and the JSON document of a path."""
+    """Return the status and the parsed JSON of a path."""
     response, body = server.get(path, port=port)
     return response.status, json.loads(body)
 
@@ -56,7 +56,7 @@ def _two_tenants(tmp_path: Path) -> Path:
     ids=lambda command: str(command[0]),
 )
 def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -> None:
-    """The tutorial's landing page has the same response under uWSGI and waitress."""
+    """The landing page has the same response under uWSGI and under waitress."""
     with running(command, two_tenants) as server:
         response, body = server.get("/acme/?name=Ada")
 
@@ -64,7 +64,7 @@ def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -
 
 
 def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> None:
-    """`tenantry run acme -- run --debug` answers under the tenant's prefix and at `/`."""
+    """With `tenantry run acme -- run --debug`, the tenant answers under its prefix and at `/`."""
     command = ["tenantry", "run", "acme", "--", "run", "--debug", "--port", "{port}"]
 
     with running(command, two_tenants, ready_path="/acme/") as server:
@@ -74,7 +74,7 @@ def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> N
 
 
 def test_serve_only_serves_the_chosen_tenants(two_tenants: Path) -> None:
-    """`serve --only acme` serves and reports acme; globex is 404."""
+    """`tenantry serve --only acme` serves and reports only acme; other tenants are 404."""
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1", "--only", "acme"]
 
     with running(command, two_tenants) as server:
@@ -96,7 +96,7 @@ def _admin_port() -> int:
 
 @pytest.fixture(name="served", scope="module")
 def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterator[Server]:
-    """Return a server with valid acme, broken globex, and listeners for tenants and operators."""
+    """Return a server with a valid and a broken tenant, and with a listener for operators."""
     folder = tmp_path_factory.mktemp("served")
     initech = tenant_text("initech", ENABLED=False)
     _write_tenants(folder, acme=tenant_text("acme"), globex=GLOBEX_IS_BROKEN, initech=initech)
@@ -107,7 +107,7 @@ def _served(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterat
 
 
 def test_operators_see_names_and_reasons(served: Server, admin_port: int) -> None:
-    """`/-/readyz` on the admin listener says which tenant is not ready, and why."""
+    """`/-/readyz` on the operators' listener says which tenant is not ready, and why."""
     status, page = _page(served, "/-/readyz", port=admin_port)
 
     assert isinstance(page, dict)
@@ -118,7 +118,7 @@ def test_operators_see_names_and_reasons(served: Server, admin_port: int) -> Non
 
 
 def test_clients_see_counts_only(served: Server) -> None:
-    """`/-/readyz` on the tenants' listener contains no name and no reason."""
+    """`/-/readyz` on the tenants' listener contains no tenant names and no reasons."""
     status, page = _page(served, "/-/readyz")
 
     assert isinstance(page, dict)
@@ -127,7 +127,7 @@ def test_clients_see_counts_only(served: Server) -> None:
 
 
 def test_gunicorn_serves_the_host(served: Server) -> None:
-    """`tenantry serve` returns the tutorial's landing page."""
+    """`tenantry serve` serves a tenant's landing page."""
     status, page = _page(served, "/acme/?name=Ada")
 
     assert (status, page) == (201, {"hello": "Ada", "info": INFO})
@@ -137,7 +137,7 @@ def test_gunicorn_serves_the_host(served: Server) -> None:
 def test_no_tenant_is_served_on_the_admin_listener(
     served: Server, admin_port: int, path: str
 ) -> None:
-    """Operators' pages have their own origin, which shares no cookie or script with tenants."""
+    """The operators' listener serves no tenant, so tenants and operators' pages share no origin."""
     assert served.get(path, port=admin_port)[0].status == 404
 
 
@@ -148,14 +148,14 @@ def test_no_operators_page_is_served_on_the_tenants_listener(served: Server, pat
 
 
 def test_a_host_header_does_not_open_the_operators_pages(served: Server, admin_port: int) -> None:
-    """The listener decides which pages are served, not the `Host` header."""
+    """The `Host` header has no influence on whether the operators' pages are served."""
     response, body = served.get("/-/readyz", {"Host": f"127.0.0.1:{admin_port}"})
 
     assert (response.status, "mounts" in json.loads(body)) == (503, False)
 
 
 def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
-    """The first lines list tenants' URLs, rejected and disabled files, and the admin page."""
+    """`tenantry serve` first lists tenants' URLs, rejected and disabled files and the admin URL."""
     log = served.log.read_text()
     report, _, _ = log.partition("Starting gunicorn")
     lines = report.splitlines()
@@ -173,7 +173,7 @@ def test_serve_reports_what_it_serves(served: Server, admin_port: int) -> None:
 
 
 def test_a_port_in_use_is_one_line(two_tenants: Path) -> None:
-    """The error names the port in one line, and the exit code is 1."""
+    """If the port is in use, `tenantry serve` names the port in one line and exits with 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -192,7 +192,7 @@ def test_a_port_in_use_is_one_line(two_tenants: Path) -> None:
 
 
 def test_an_empty_folder_is_served_without_an_admin_listener(tmp_path: Path) -> None:
-    """Without tenants the host is ready, and `TENANTRY_ADMIN_BIND=off` opens no second port."""
+    """A host without tenants is ready, and `TENANTRY_ADMIN_BIND=off` opens no second port."""
     (tmp_path / "clients").mkdir()
     settings = {"TENANTRY_TENANTS_DIR": str(tmp_path / "clients"), "TENANTRY_ADMIN_BIND": "off"}
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
@@ -207,7 +207,7 @@ def test_an_empty_folder_is_served_without_an_admin_listener(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("means", ["SIGHUP to the master", "SIGKILL to the worker"])
 def test_a_broken_file_does_not_stop_a_restart(served: Server, means: str) -> None:
-    """With a broken file, new workers start and serve other tenants, and the master continues."""
+    """If a tenant file is broken, new workers still start and serve the other tenants."""
     (old,) = _worker_pids(served)
 
     if means.startswith("SIGHUP"):

@@ -1,4 +1,4 @@
-"""Tenantry installed from a wheel, without the repository."""
+"""Tenantry works when it is installed from a wheel, without the repository."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def _run(folder: Path, *command: str) -> None:
 def test_a_wheel_serves_a_new_tenant(
     bin_dir: Path, tmp_path: Path, endpoint: str, path: str, status: int
 ) -> None:
-    """In an empty folder, `new` and `serve` suffice, also for an endpoint with migrations."""
+    """With the wheel installed, `tenantry new` and `tenantry serve` work in an empty folder."""
     tenantry = str(bin_dir / "tenantry")
     _run(tmp_path, tenantry, "new", "shop", "--endpoint", endpoint)
     command = [tenantry, "serve", "--bind", "{bind}", "--workers", "1"]

@@ -1,4 +1,4 @@
-"""Fleet runs over real databases continue past failures, resume, and do not collide."""
+"""A run that migrates all tenants' databases continues past failures and can be resumed."""
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ def _tenant(data_dir: Path) -> MakeTenant:
 
 @pytest.fixture(name="new_url", params=["sqlite", "postgresql"])
 def _new_url(request: pytest.FixtureRequest, postgres_server: Postgres) -> Callable[[], str]:
-    """Return a function that returns a URL: of a new PostgreSQL database, or empty for SQLite."""
+    """Return a function that returns the URL of a new PostgreSQL database, or "" for SQLite."""
     return postgres_server.new_database if request.param == "postgresql" else lambda: ""
 
 
@@ -72,7 +72,7 @@ def revisions(tenant: Tenant) -> set[str]:
 def test_a_run_continues_past_every_kind_of_failure(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A migration that raises, exits or hangs fails alone; the next run retries that migration."""
+    """A migration that raises, exits or hangs does not stop others, and the next run retries it."""
     names = ["acme", "ends", "hangs", "initech", "raises", "zeta"]
     body = """\
 if name.startswith("raises"): raise ValueError("two\\nlines")
@@ -110,7 +110,7 @@ if name.startswith("hangs"): time.sleep(1000)
 def test_a_lost_database_and_a_blocked_folder_fail_alone(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A lost SQLite file is not created anew, and a folder that cannot be created stops no run."""
+    """A missing SQLite file is an error and is not created; other databases are still migrated."""
     write_shop(first())
     (data_dir / "acme").mkdir(parents=True)
     (data_dir / "acme/acme.sqlite3.made").touch()
@@ -133,7 +133,7 @@ def _steps(data_dir: Path, run: int) -> list[Step]:
 def test_a_failed_migration_leaves_the_database_as_it_was(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """The engine rolls back the tables of all revisions that the run applied before the failure."""
+    """If a migration fails, the database rolls back all revisions that this run applied to it."""
     acme = tenant("acme", new_url())
     write_shop(first(), second("op.execute('INSERT INTO goods VALUES (1)'); 1 / 0"))
 
@@ -166,7 +166,7 @@ def test_a_migration_that_commits_before_it_fails_says_what_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str,
     new_url: Callable[[], str],
 ) -> None:  # fmt: skip
-    """The reason says that committed changes remain, the revisions, and how to continue."""
+    """If a migration commits before it fails, the error says what remains and how to continue."""
     acme = tenant("acme", new_url())
     write_shop(first(), second(body))
 
@@ -185,7 +185,7 @@ def test_a_migration_that_commits_before_it_fails_says_what_to_do(
 def test_a_rejected_commit_leaves_the_database_as_it_was(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """If the engine rejects COMMIT, the engine rolls back the whole migration."""
+    """If the database rejects the final COMMIT, the whole migration is rolled back."""
     acme = tenant("acme", new_url())
     write_shop(first(), second(REJECTED_COMMIT))
 
@@ -199,7 +199,10 @@ def test_a_rejected_commit_leaves_the_database_as_it_was(
 def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """ON DELETE CASCADE does not act while a table is rebuilt; broken references fail."""
+    """Rebuilding a SQLite table deletes no rows in tables that refer to it.
+
+    `ON DELETE CASCADE` does not act meanwhile, and broken references make the migration fail.
+    """
     acme = tenant("acme")
     refer = """\
 op.execute("CREATE TABLE tags (id INTEGER, goods INTEGER REFERENCES goods ON DELETE CASCADE)")
@@ -222,7 +225,7 @@ with op.batch_alter_table("goods", recreate="always") as goods:
 def test_a_fleet_at_head_starts_no_run(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a fleet at head, databases are read, no process starts, and the journal gets no run."""
+    """If all databases are up to date, `upgrade` starts no migration process and records no run."""
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
@@ -243,7 +246,7 @@ def _runs(data_dir: Path) -> list[int]:
 def test_only_what_a_run_applied_is_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Each database returns to the revisions from before a run; an earlier run must be named."""
+    """A downgrade reverts one run's revisions: those of the latest run, or of the run named."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -271,7 +274,7 @@ def test_only_what_a_run_applied_is_downgraded(
 def test_a_tenant_with_another_database_is_not_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A downgrade does not undo a run's migration in another database of the same tenant."""
+    """A downgrade does not revert a run's changes if the tenant now uses another database."""
     write_shop(first())
     acme = tenant("acme")
     upgrade([acme], data_dir, ONE)
@@ -291,7 +294,7 @@ def test_a_tenant_with_another_database_is_not_downgraded(
 def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """The journal names default databases relative to the data folder."""
+    """A run can be downgraded even if the data folder has moved since."""
     write_shop(first())
     upgrade([tenant("acme")], data_dir, ONE)
     moved = data_dir.rename(tmp_path / "moved")
@@ -305,7 +308,7 @@ def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
 def test_a_locked_journal_stops_only_migrations_that_have_not_started(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished migration counts as done; a migration without a recorded start does not run."""
+    """If the journal is locked, a finished migration counts as done, and no new one starts."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     hold = f"""\
 if name.startswith("acme"):
@@ -336,7 +339,7 @@ def test_tenants_that_are_wrongly_assumed_to_be_behind_are_not_migrated(
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The run does not migrate databases that the migration process finds up to date."""
+    """A database that turns out to be up to date is not migrated."""
     monkeypatch.setattr("tenantry.migrations.status.SAMPLE_SIZE", 1)
     write_shop(first())
     down = tenant("down", f"sqlite:///{data_dir}/nowhere/down.sqlite3")
@@ -367,7 +370,7 @@ def test_tenants_that_are_wrongly_assumed_to_be_behind_are_not_migrated(
 def test_revisions_of_a_former_endpoint_do_not_prevent_an_upgrade(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """Other endpoints' tables can be created and dropped; the former endpoint's revision stays."""
+    """A revision of an endpoint that the tenant no longer uses does not prevent an upgrade."""
     write_shop(first())
     acme = tenant("acme")
     stamp(data_dir / "acme/acme.sqlite3", "old_7")
@@ -381,7 +384,7 @@ def test_revisions_of_a_former_endpoint_do_not_prevent_an_upgrade(
 
 
 def stamp(file: Path, revision: str) -> None:
-    """Create a SQLite database at a revision, without the tables of the revision."""
+    """Create a SQLite database at a revision, without that revision's tables."""
     file.parent.mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -390,7 +393,7 @@ def stamp(file: Path, revision: str) -> None:
 
 
 def test_an_unknown_run_is_named(data_dir: Path) -> None:
-    """A downgrade of a run that does not exist is an error that lists the runs."""
+    """The error for a downgrade of an unknown run lists the runs."""
     with pytest.raises(TenantryError, match="no run to downgrade"):
         downgrade([], data_dir)
     with Journal(data_dir) as journal:
@@ -403,7 +406,7 @@ def test_an_unknown_run_is_named(data_dir: Path) -> None:
 def test_the_status_of_a_fleet_is_read(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """Each tenant has a status despite failures of other databases; no database is created."""
+    """Every tenant has a migration status, even if some databases fail, and none is created."""
     ahead = tenant("ahead")
     write_shop(first(), second(), second(revision="shop_3", after="shop_2").replace("prices", "x"))
     upgrade([ahead], data_dir, ONE)
@@ -456,7 +459,7 @@ def upgrading(
 def test_a_second_run_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """While one run migrates a database, a second run waits, or names the process of the first."""
+    """While one run migrates a database, a second run waits, and names the first run's process."""
     acme = tenant("acme", new_url())
     started, go = data_dir / "started", data_dir / "go"
     wait = f"""\
@@ -487,7 +490,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
 def test_the_next_run_finishes_a_killed_one(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """After kill -9 during a migration, the next call resumes the run with remaining databases."""
+    """After a run is killed during a migration, the next run migrates the remaining databases."""
     fleet = [tenant(name, new_url()) for name in ("a1", "b2", "c3")]
     log, stop = data_dir / "log", data_dir / "stop"
     body = f"""\
@@ -510,7 +513,7 @@ while os.path.exists({str(stop)!r}) and len(open({str(log)!r}).readlines()) == 2
     assert (1, ["at head", "upgraded", "upgraded"]) == (
         report.run, [status.state for status in report.results]
     )  # fmt: skip
-    # the second database is read twice, the other databases once
+    # The second database is read twice, and the other databases once.
     assert 4 == len(log.read_text().splitlines())
     back = downgrade(fleet, data_dir, None, ONE)
     assert {"a1": "downgraded", "b2": "downgraded", "c3": "downgraded"} == states(back.results)

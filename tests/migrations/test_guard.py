@@ -1,4 +1,4 @@
-"""The guard: no request reaches tables that are behind the code; all else is served."""
+"""The migration guard answers 503 instead of running code on tables that are out of date."""
 
 import sqlite3
 import threading
@@ -37,7 +37,7 @@ BOTH = ["landing", "corp.shop"]
 
 
 def listed_states(host: Host) -> list[str]:
-    """Return the state of each tenant, as `tenantry list` shows the state."""
+    """Return the state of each tenant, as in `tenantry list`."""
     worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.report.listing()["mounts"]))
     return [describe_state(row) for row in serving_rows([worker])]
 
@@ -46,7 +46,10 @@ def listed_states(host: Host) -> list[str]:
 def test_a_database_behind_the_code_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
 ) -> None:
-    """Endpoints with tables answer 503 until an upgrade of the database, and `list` says why."""
+    """If a database is behind the code, endpoints with tables get 503 until an upgrade.
+
+    `tenantry list` gives the reason, and endpoints without tables still serve.
+    """
     write_shop(first())
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_url)
     host.load()
@@ -72,7 +75,7 @@ def test_a_database_behind_the_code_stops_only_endpoints_with_tables(
 def test_a_build_upgrades_the_default_database(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
 ) -> None:
-    """Two workers that build a new tenant at the same time can each use the tenant's tables."""
+    """If two workers build a new tenant at the same time, both can use the tenant's tables."""
     write_shop(first(), second("time.sleep(0.2)"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     hosts = [Host(settings), Host(settings)]
@@ -97,7 +100,7 @@ def test_a_build_upgrades_the_default_database(
 def test_a_failed_upgrade_of_the_default_database_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
 ) -> None:
-    """Operators see a migration's error, and the tenant serves endpoints without tables."""
+    """If a migration fails, operators see the error, and endpoints without tables still serve."""
     write_shop(first(), second("1 / 0"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     host.load()
@@ -114,7 +117,7 @@ def test_a_failed_upgrade_of_the_default_database_stops_only_endpoints_with_tabl
 def test_the_reason_of_a_failed_upgrade_is_forgotten_at_head(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
 ) -> None:
-    """After an upgrade and a downgrade by hand, operators see the revisions, not the old error."""
+    """Once a database has been up to date, operators no longer see an old migration error."""
     write_shop(first(), second("1 / 0"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     host.load()
@@ -138,7 +141,7 @@ def test_a_database_that_is_down_stops_only_endpoints_with_tables(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client,
     postgres_server: Postgres,
 ) -> None:  # fmt: skip
-    """While a database is down, endpoints with tables answer 503, and operators see the reason."""
+    """While a database is down, endpoints with tables get 503, and operators see the reason."""
     write_shop(first())
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_server.url("nowhere"))
     host.load()
@@ -152,7 +155,7 @@ def test_a_database_that_is_down_stops_only_endpoints_with_tables(
 
 
 def test_a_tenant_without_tables_has_no_guard(data_dir: Path) -> None:
-    """An app without tables reads no revisions."""
+    """An app without tables has no migration guard."""
     app = create_app({"SECRET_KEY": "k3y-" * 10, "BLUEPRINTS": ["landing"]}, data_dir=data_dir)
 
     assert "tenantry.migration_guard" not in app.extensions
@@ -184,7 +187,7 @@ def _guard(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]
 def test_a_database_behind_the_code_is_read_once_a_second(
     guard: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
-    """Requests in between cost no query; once the database is at head, no request costs one."""
+    """While a database is behind, its revisions are read once a second; afterwards, never."""
     engine = database_of(app).engine
     reads: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: reads.append(args[2]))
@@ -210,7 +213,7 @@ def test_a_database_behind_the_code_is_read_once_a_second(
 def test_a_downgrade_while_serving_closes_the_guard(
     kind: str, write_shop: WriteShop, write_tenant: WriteTenant, host: Host, postgres_url: str
 ) -> None:
-    """Requests that miss a table get 503 until an upgrade, without a restart."""
+    """If a database is downgraded while it serves, requests get 503 until an upgrade."""
     file = host.settings.data_dir.parent / "acme.sqlite3"
     url = postgres_url if kind == "postgresql" else f"sqlite:///{file}"
     write_shop(first())
@@ -233,7 +236,7 @@ def test_a_downgrade_while_serving_closes_the_guard(
 
 
 def test_older_code_serves_a_newer_database(guard: MigrationGuard, app: Flask) -> None:
-    """Operators see that the database is ahead, and requests pass: code can be rolled back."""
+    """A database that is newer than the code is served, so that operators can roll code back."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
 
@@ -245,7 +248,7 @@ def test_older_code_serves_a_newer_database(guard: MigrationGuard, app: Flask) -
 
 
 def counting_client(guard: MigrationGuard, app: Flask) -> Client:
-    """Return a client of an endpoint that counts the rows of the table that the path names."""
+    """Return a client of an endpoint that counts the rows of the table named by the path."""
     blueprint = Blueprint("shop", __name__)
 
     @blueprint.get("/<table>")
@@ -263,7 +266,7 @@ def counting_client(guard: MigrationGuard, app: Flask) -> Client:
 def test_the_first_request_that_misses_a_table_closes_the_guard(
     kind: str, write_shop: WriteShop, tmp_path: Path, postgres_url: str, *, is_default: bool
 ) -> None:
-    """The first request that misses a table gets 503, and the guard does not undo the downgrade."""
+    """After a downgrade, the first request that misses a table gets 503."""
     url = postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.sqlite3"
     app, now = Flask("acme"), [100.0]
     database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
@@ -292,7 +295,7 @@ def test_the_first_request_that_misses_a_table_closes_the_guard(
 def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
-    """A query of a wrong table gets 500, and costs one read of the revisions per second."""
+    """A query of a table that no migration creates gets 500, because the endpoint is wrong."""
     client, engine = counting_client(guard, app), database_of(app).engine
     reads: list[str] = []
     with engine.begin() as connection:
@@ -311,7 +314,7 @@ def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
 def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """A request that misses the table gets 503, not 500, and other requests are served."""
+    """If a newer database has dropped a table, requests that need the table get 503, not 500."""
     client = counting_client(guard, app)
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
@@ -325,7 +328,7 @@ def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
 def test_revisions_of_a_former_endpoint_do_not_open_the_guard(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """Revisions of a former endpoint do not imply the tables of another endpoint."""
+    """A revision of an endpoint that the tenant no longer uses does not count as up to date."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'old_7' version_num")
 
@@ -339,7 +342,7 @@ def test_revisions_of_a_former_endpoint_do_not_open_the_guard(
 def test_a_file_that_is_not_a_database_is_down(
     guard: MigrationGuard, app: Flask, tmp_path: Path
 ) -> None:
-    """Operators see what the driver raises."""
+    """If a SQLite file is not a database, operators see the driver's error."""
     (tmp_path / "acme.sqlite3").write_text("not a database, but as long as its header" * 9)
 
     with pytest.raises(DatabaseDownError):

@@ -1,4 +1,4 @@
-"""The journal records the completed and the pending steps of a run."""
+"""A journal records which databases a migration run has migrated and which are pending."""
 
 import contextlib
 import sqlite3
@@ -16,12 +16,12 @@ DATABASES = {"acme": "sqlite one", "globex": "sqlite two"}
 
 
 def step_states(journal: Journal, run: int) -> dict[str, str]:
-    """Return each tenant's state in a run."""
+    """Return each tenant's state in a migration run."""
     return {step.tenant: step.state for step in journal.steps(run)}
 
 
 def test_an_unfinished_run_continues(tmp_path: Path) -> None:
-    """Another process resumes a run under the same number, and completed steps stay done."""
+    """Another process can resume a migration run, which keeps its number and completed steps."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -39,7 +39,7 @@ def test_an_unfinished_run_continues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["all done", "other heads", "downgraded"])
 def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
-    """A run ends when all its steps are done, the heads change, or a step is downgraded."""
+    """A new migration run starts once all steps are done, code has changed, or one is reverted."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -56,7 +56,7 @@ def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
 
 
 def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
-    """A tenant with another database starts a new run, and does not complete the old step."""
+    """If a tenant has another database, its old step in the journal stays incomplete."""
     other = {"acme": "sqlite three"}
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
@@ -73,7 +73,7 @@ def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
 
 
 def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None:
-    """A step that starts twice in one run keeps the revisions from before its first start."""
+    """A migration step that starts twice in one run keeps its first start's revisions."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
@@ -84,7 +84,7 @@ def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None
 
 
 def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
-    """A second run changes no record of a completed step; a second start replaces the record."""
+    """A completed migration step stays done until the step starts again."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
@@ -100,7 +100,7 @@ def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
 
 
 def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
-    """A step that a killed run did without a record counts as done; a pending step is removed."""
+    """A migration that succeeded before its run was killed counts as done."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -110,7 +110,7 @@ def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
 
 
 def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
-    """A run that gave up waiting for the lock does not change the other run's records."""
+    """A run that gave up waiting for a database does not overwrite another run's success."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         journal.record_success(run, "acme")
@@ -129,7 +129,7 @@ def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_written_says_what_to_do(
     tmp_path: Path, pragma: str, text: str
 ) -> None:
-    """The error names the journal and the remedy; earlier records stay."""
+    """If the journal cannot be written, the error says what to do, and earlier records stay."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         connection = cast("Any", journal)._connection
@@ -146,7 +146,7 @@ def test_a_journal_that_cannot_be_written_says_what_to_do(
 def test_a_journal_that_another_process_locks_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the wait, the error says that another process holds the journal."""
+    """If another process keeps the journal locked, the error says so."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     with (
         Journal(tmp_path) as journal,
@@ -158,7 +158,7 @@ def test_a_journal_that_another_process_locks_says_so(
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    """The error has the path and the remedy."""
+    """The error about a damaged journal names the file and the remedy."""
     path = journal_file(tmp_path)
     path.parent.mkdir()
     path.write_text("no database")

@@ -1,4 +1,4 @@
-"""The migration process, and the end of that process and of child processes."""
+"""Migrations run in a separate process, which ends together with its child processes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ __all__ = ["write_shop_fixture"]
 
 @pytest.mark.live
 def test_a_process_is_killed_once() -> None:
-    """A second close sends no signal, because the process id may belong to another process."""
+    """A migration process is killed only once, because its ID may be reused afterwards."""
     process = MigrationProcess()
 
     assert ["SIGKILL", "SIGKILL"] == [process.close(), process.close()]
@@ -24,7 +24,7 @@ def test_a_process_is_killed_once() -> None:
 
 @pytest.mark.live
 def test_a_process_that_ends_is_not_waited_for() -> None:
-    """A process that cannot answer any more raises at once, not after the time limit."""
+    """If the migration process ends unexpectedly, its caller gets an error without waiting."""
     process = MigrationProcess()
     process.kill()
 
@@ -37,7 +37,7 @@ def test_a_process_that_ends_is_not_waited_for() -> None:
 def test_a_process_that_cannot_start_is_a_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The migration fails with the system's reason, and the caller continues."""
+    """If the migration process cannot start, the migration fails with the system's reason."""
     monkeypatch.setattr("tenantry.python_process.python_executable", lambda: "/nowhere")
     target = MigrationTarget("acme", "sqlite:///a.sqlite3", (), tmp_path / "lock")
 
@@ -53,7 +53,7 @@ def test_a_process_that_cannot_start_is_a_result(
 def test_what_a_migration_started_ends_with_it(
     write_shop: WriteShop, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A migration that hangs is ended with all child processes; the next database is migrated."""
+    """A migration that hangs is ended with all its child processes, and the next one runs."""
     pid_file = tmp_path / "pid"
     body = f"""\
 if name.startswith("acme"):

@@ -1,4 +1,4 @@
-"""The revisions of the code, and the comparison of a database with the code."""
+"""Reading the revisions of the code, and comparing a database with them."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def downgrade(): pass
 
 
 def test_heads_are_those_of_alembic(write_shop: WriteShop) -> None:
-    """Branches that fork and merge have the same heads as in Alembic."""
+    """The heads of branches that fork and merge are the same as in Alembic."""
     fork = second(revision="shop_3")
     name = write_shop(first(), second(), fork, MERGED, second(revision="shop_5", after="shop_4"))
 
@@ -43,7 +43,7 @@ def test_heads_are_those_of_alembic(write_shop: WriteShop) -> None:
 
 
 def test_an_endpoint_without_migrations_has_no_branch() -> None:
-    """The endpoint `landing` has no tables."""
+    """The endpoint `landing` has no tables, and therefore no branch of migrations."""
     assert () == read_branches(["landing"])
 
 
@@ -51,7 +51,7 @@ def test_an_endpoint_without_migrations_has_no_branch() -> None:
 def test_reading_revisions_imports_no_package(
     write_shop: WriteShop, tmp_path: Path, raised: str
 ) -> None:
-    """A package that contains an endpoint may raise at import, which must not end a command."""
+    """Reading an endpoint's revisions imports no package, because the package might raise."""
     name = write_shop(first())
     (tmp_path / "code/corp/__init__.py").write_text(f"raise {raised}")
 
@@ -62,7 +62,7 @@ def test_reading_revisions_imports_no_package(
 
 
 def test_a_new_revision_file_is_read(write_shop: WriteShop) -> None:
-    """The cached revisions of a folder expire when a file in the folder changes."""
+    """Cached revisions of a folder expire when a file in the folder changes."""
     name = write_shop(first())
     before = read_branches([name])[0].heads
     write_shop(first(), second())
@@ -83,7 +83,7 @@ def test_a_new_revision_file_is_read(write_shop: WriteShop) -> None:
 def test_a_bad_revision_file_is_named(
     write_shop: WriteShop, revisions: tuple[str, ...], text: str
 ) -> None:
-    """The error names the endpoint and the file, and says what to do."""
+    """The error about an invalid revision file names endpoint and file, and says what to do."""
     name = write_shop(*revisions)
 
     with pytest.raises(EndpointError, match=f"endpoint 'corp.shop': .*{text}"):
@@ -91,7 +91,7 @@ def test_a_bad_revision_file_is_named(
 
 
 def test_two_endpoints_cannot_share_a_revision(write_shop: WriteShop) -> None:
-    """One table has the revisions of all endpoints of a tenant, so their ids must differ."""
+    """Two endpoints of a tenant cannot use the same revision ID."""
     names = [write_shop(first()), write_shop(first(), name="news")]
 
     with pytest.raises(EndpointError, match=r"endpoint 'corp.shop' also has a revision 'shop_1'"):
@@ -123,7 +123,7 @@ def test_revisions_are_behind_at_head_or_ahead(
 
 @pytest.mark.parametrize(("versions", "state"), [((), "behind"), (("2e",), "ahead")])
 def test_an_unknown_revision_without_a_name_is_ahead(versions: tuple[str, ...], state: str) -> None:
-    """If ids do not name their endpoint, an unknown one may belong to newer code."""
+    """If revision IDs do not contain endpoint names, an unknown revision counts as newer code."""
     assert state == compare([HASHES], versions).state
 
 

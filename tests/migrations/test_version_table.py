@@ -1,4 +1,4 @@
-"""Reading the revisions of a database: through the driver, and through SQLAlchemy."""
+"""Tenantry reads a database's revisions through the driver or through SQLAlchemy."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from tenantry.migrations.version_table import (
 
 
 def read_through(engine: Engine) -> frozenset[str]:
-    """Return the revisions, through an engine."""
+    """Return the revisions, read through an engine."""
     with engine.connect() as connection:
         return read_versions_on(connection)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_both_readers_return_the_same(kind: str, postgres_url: str, tmp_path: Path) -> None:
-    """The two readers return the rows of `alembic_version`, and no revision without the table."""
+    """Reading `alembic_version` through the driver and through SQLAlchemy gives the same result."""
     url = make_url(postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/a.sqlite3")
     engine = create_engine(url, poolclass=NullPool)
     empty = read_versions(url), read_through(engine)
@@ -38,12 +38,12 @@ def test_both_readers_return_the_same(kind: str, postgres_url: str, tmp_path: Pa
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_another_schema_than_that_of_the_url_is_an_error(postgres_url: str, is_there: bool) -> None:
-    """A missing schema is not an empty database, and another default schema is named."""
+    """Reading revisions from a missing or unexpected PostgreSQL schema is an error."""
     url = make_url(postgres_url)
     admin = create_engine(url, poolclass=NullPool)
     if is_there:
         with admin.begin() as connection:
-            # the tenant's schema precedes the schema `public`
+            # The tenant's schema comes before the schema `public` in the search path.
             connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")
     else:
         url = url.update_query_dict({"options": "-csearch_path=acme"})
@@ -65,14 +65,14 @@ def test_another_schema_than_that_of_the_url_is_an_error(postgres_url: str, is_t
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
-    """Reading a SQLite database creates no file."""
+    """Reading the revisions of a missing SQLite database does not create the file."""
     found = read_versions(make_url(f"sqlite:///{tmp_path}/a.sqlite3"))
 
     assert (frozenset(), []) == (found, [*tmp_path.iterdir()])
 
 
 def test_a_lost_file_is_an_error(tmp_path: Path) -> None:
-    """The marker beside a deleted database file says that the database existed."""
+    """If a database file is gone but its marker exists, reading revisions is an error."""
     (tmp_path / "a.sqlite3.made").touch()
 
     with pytest.raises(LostDatabaseError, match=r"a\.sqlite3 is gone; restore it, or delete"):
