@@ -25,7 +25,7 @@ import psycopg
 DEADLINE_S = 60.0
 
 _SETTINGS = {
-    "fsync": "off",  # no fsync, because test data may be lost in a crash
+    "fsync": "off",  # Test data may be lost in a crash, so skip fsync.
     "full_page_writes": "off",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -35,7 +35,7 @@ _SETTINGS = {
 
 
 class Postgres:
-    """A running server on the loopback that accepts every user without a password."""
+    """A PostgreSQL server on the loopback interface that accepts every user without a password."""
 
     def __init__(self, folder: Path, port: int, pid: int) -> None:
         self.folder = folder
@@ -49,19 +49,19 @@ class Postgres:
         return f"postgresql+psycopg://postgres@127.0.0.1:{port or self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[tuple[object, ...]]":
-        """Return a connection in autocommit mode, for the caller to close."""
+        """Return a connection in autocommit mode. The caller closes the connection."""
         url = self.url(database).replace("+psycopg", "")
         return psycopg.connect(url, autocommit=True, application_name="test")
 
     def new_database(self, name: str = "") -> str:
-        """Create an empty database and return the database URL."""
+        """Create an empty database, and return its URL."""
         name = name or f"test_{os.getpid()}_{next(self._numbers)}"
         with contextlib.closing(self.connect()) as connection:
             connection.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
         return self.url(name)
 
     def connections(self, database: str) -> int:
-        """Return the number of a database's clients, as the server counts clients."""
+        """Return how many clients a database has, according to the server."""
         with contextlib.closing(self.connect()) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (database,)
@@ -69,7 +69,7 @@ class Postgres:
         return int(str(row[0])) if row else 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop the server, by default immediately, and wait until the server has ended."""
+        """Stop the server, immediately by default, and wait until it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, how)
         deadline = time.monotonic() + DEADLINE_S
@@ -85,7 +85,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def running(**settings: str) -> Iterator[Postgres]:
-    """Run a separate server until the end of the block, and delete the server's data."""
+    """Run a separate server until the end of the block, and then delete its data."""
     folder = Path(tempfile.mkdtemp(prefix="tenantry-pg-"))
     try:
         server = start(folder, **settings)
@@ -99,7 +99,7 @@ def running(**settings: str) -> Iterator[Postgres]:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[Postgres]:
-    """Share one server among all processes that name the same folder.
+    """Share one server among all processes that use the same folder.
 
     The last process that leaves the block stops the server.
     """
@@ -128,7 +128,7 @@ def shared(folder: Path) -> Iterator[Postgres]:
 
 
 def start(folder: Path, **settings: str) -> Postgres:
-    """Create a PostgreSQL cluster in `folder` and start the server. The caller stops the server."""
+    """Create a PostgreSQL cluster in `folder` and start the server. The caller stops it."""
     user = _user()
     if user is not None:
         os.chown(folder, user, -1)

@@ -19,9 +19,9 @@ DEADLINE_S = 60.0
 
 
 class Redis:
-    """A Redis server on the loopback without files on disk.
+    """A Redis server on the loopback interface that writes no files.
 
-    The code that starts a `Redis` stops the process.
+    The code that starts a `Redis` stops it.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -31,7 +31,7 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """URL of the server's first database."""
+        """The URL of the server's first database."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def _launch(self) -> "subprocess.Popen[bytes]":
@@ -45,7 +45,7 @@ class Redis:
         return process
 
     def say(self, command: bytes) -> bytes:
-        """Send one command to Redis and return the reply, or b"" without a reply."""
+        """Send one command to Redis. Return the reply, or b"" if there is none."""
         with contextlib.suppress(OSError):
             address = ("127.0.0.1", self.port)
             with socket.create_connection(address, timeout=DEADLINE_S) as connection:
@@ -54,16 +54,16 @@ class Redis:
         return b""
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Freeze the server (SIGSTOP), or let the server continue (SIGCONT)."""
+        """Freeze the server with SIGSTOP, or let it continue with SIGCONT."""
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Kill the server. The server's counts are lost."""
+        """Kill the server, which loses its data."""
         self._process.kill()
         self._process.wait()
 
     def start_again(self) -> None:
-        """Start the server on the same port, after a `stop`."""
+        """Start the server again on the same port, after a `stop`."""
         self._process = self._launch()
 
 

@@ -1,4 +1,4 @@
-"""The access log: one line for each request that has ended."""
+"""The access log has one line for each request that has ended."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(name="lines")
 def _lines() -> list[str]:
-    """Return the list that receives the lines of `client`."""
+    """Return the list that receives the log lines of the fixture `client`."""
     return []
 
 
@@ -73,7 +73,7 @@ def _lines() -> list[str]:
 def _client(
     settings: HostSettings, write_tenant: Callable[..., Path], shop: str, lines: list[str]
 ) -> Iterator[Client]:
-    """Return a client of a host with an open tenant, one with keys, and one in maintenance."""
+    """Return a client of a host with three tenants: open, with client keys, and in maintenance."""
     write_tenant("acme", BLUEPRINTS=["landing", shop])
     write_tenant("closed", CLIENTS={"mobile": hash_client_key("the-key")})
     write_tenant("globex", MAINTENANCE=True)
@@ -84,13 +84,13 @@ def _client(
 
 
 def parsed(lines: list[str]) -> Lines:
-    """Return the facts of each line, which must be one line of JSON."""
+    """Return the fields of each log line. Every line must be one line of JSON."""
     assert all(line.endswith("}\n") and line.count("\n") == 1 for line in lines)
     return [json.loads(line) for line in lines]
 
 
 def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -> None:
-    """The facts are tenant, request, endpoint, status, bytes, times and the client's trace."""
+    """An access log line has tenant, request ID, endpoint, status, bytes, times and trace ID."""
     headers = {"X-Request-ID": "id-1", "traceparent": PARENT}
 
     client.post("/acme/log?token=hidden", data=b"12345", headers=headers).close()
@@ -108,7 +108,10 @@ def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -
 
 
 def test_every_kind_of_response_has_a_line(client: Client, lines: list[str]) -> None:
-    """Served, not found, refused by a layer or a mount, for no tenant; but no page of the host."""
+    """Every response has an access log line, even a refusal.
+
+    Only the host's own pages have none.
+    """
     for path in ("/acme/", "/acme/no", "/closed/", "/globex/", "/nobody/", "/-/livez", "/-/no"):
         client.get(path).close()
     client.get("/acme/", headers={"Host": "a b"}).close()
@@ -120,7 +123,7 @@ def test_every_kind_of_response_has_a_line(client: Client, lines: list[str]) -> 
 
 
 def test_a_line_has_the_name_of_a_client_but_not_its_key(client: Client, lines: list[str]) -> None:
-    """Neither credentials nor the query appear in the log."""
+    """The access log names the client, but contains no credentials and no query string."""
     headers = {"X-API-Key": "the-key", "Cookie": "a=the-cookie", "Referer": "http://the-referer/"}
 
     client.get("/closed/?key=the-query", headers=headers).close()
@@ -132,7 +135,7 @@ def test_a_line_has_the_name_of_a_client_but_not_its_key(client: Client, lines: 
 def test_a_request_that_is_rejected_before_parsing_has_a_line(
     client: Client, lines: list[str]
 ) -> None:
-    """The log line of a request that is rejected before parsing has the raw head's facts."""
+    """A request that the host rejects before parsing also has an access log line."""
     head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
     problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
     response = render_response(problem, head, keep_alive=True)
@@ -154,7 +157,10 @@ def test_a_request_that_is_rejected_before_parsing_has_a_line(
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
-    """Control characters in a path or a method are escaped, and the line is ASCII."""
+    """In an access log line, control characters in path or method are escaped.
+
+    A client therefore cannot forge a line.
+    """
     host = Host(settings, AccessLog(form, lines.append))
     host.load()
     environ = {
@@ -175,7 +181,10 @@ def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form:
 def test_a_line_fits_in_one_write(
     settings: HostSettings, lines: list[str], form: Any, part: str
 ) -> None:
-    """A long path is truncated, so that the line fits in 4 KiB, which a pipe writes at once."""
+    """A long path is truncated, so that a log line fits into 4 KiB.
+
+    A pipe writes up to 4 KiB in one step.
+    """
     host = Host(settings, AccessLog(form, lines.append))
     host.load()
 
@@ -192,7 +201,7 @@ def test_a_line_fits_in_one_write(
 def test_a_console_line_has_the_form_of_all_others(
     settings: HostSettings, lines: list[str]
 ) -> None:
-    """A JSON log line has time, level, event, logger and facts."""
+    """With the console log format, an access log line looks like all other log lines."""
     host = Host(settings, AccessLog("console", lines.append))
     host.load()
 
@@ -208,7 +217,7 @@ def test_a_console_line_has_the_form_of_all_others(
 
 
 def test_a_line_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    """`write_stderr` writes the line unchanged."""
+    """`write_stderr` writes a log line to stderr, unchanged."""
     write_stderr("a line\n")
 
     assert "a line\n" == capfd.readouterr().err
@@ -218,7 +227,7 @@ def test_a_line_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
 def test_all_lines_of_a_request_name_it(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path], shop: str
 ) -> None:
-    """A line that the app logs from a thread, and the access log, name the same request."""
+    """Log lines of the app, even from a thread, have the request ID of the access log line."""
     write_tenant("acme", BLUEPRINTS=[shop])
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_LOG_FORMAT="json")
@@ -241,7 +250,7 @@ def test_all_lines_of_a_request_name_it(
 def test_a_higher_log_level_turns_the_access_log_off(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path]
 ) -> None:
-    """`LOG_LEVEL=warning` writes no `request.ended` lines."""
+    """With `TENANTRY_LOG_LEVEL=warning`, the host writes no access log."""
     write_tenant("acme")
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_LOG_LEVEL="warning")

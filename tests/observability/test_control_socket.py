@@ -1,4 +1,4 @@
-"""Workers answer commands on their control sockets."""
+"""Each worker answers commands on its control socket."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def _control(data_dir: Path) -> Iterator[ControlSocket]:
 
 @pytest.mark.usefixtures("control")
 def test_a_worker_answers(data_dir: Path) -> None:
-    """A client gets the answer of the worker, with the worker's process ID."""
+    """A client of a control socket gets the worker's answer and process ID."""
     expected = WorkerStatus(
         os.getpid(), 7, is_ready=True, mounts=({"name": "acme"},), server="gunicorn"
     )
@@ -50,7 +50,7 @@ def test_a_worker_answers(data_dir: Path) -> None:
 def test_a_forked_process_leaves_the_socket_to_its_parent(
     control: ControlSocket, data_dir: Path
 ) -> None:
-    """The parent process still answers after a child process has closed its copy of the socket."""
+    """After a worker forks, its control socket still answers, even if the child closes its copy."""
     child = os.fork()
     if not child:
         try:
@@ -65,7 +65,7 @@ def test_a_forked_process_leaves_the_socket_to_its_parent(
 def test_a_lack_of_file_descriptors_is_temporary(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has one line, and the worker answers when a descriptor is free again."""
+    """If file descriptors run out, the control socket logs one line and answers later."""
     failures = [OSError(errno.EMFILE, "Too many open files")] * 3
 
     class Failing(socket.socket):
@@ -87,7 +87,10 @@ def test_a_lack_of_file_descriptors_is_temporary(
 def test_a_socket_is_not_visible_before_it_listens(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client in between would be refused, and delete the socket."""
+    """A control socket appears in its folder only after it listens.
+
+    Otherwise, a client could delete a socket that refuses connections.
+    """
     found: list[Path] = []
 
     class Watched(socket.socket):
@@ -104,7 +107,7 @@ def test_a_socket_is_not_visible_before_it_listens(
 
 
 def test_a_closed_socket_is_deleted(control: ControlSocket, data_dir: Path) -> None:
-    """After `close()`, which can be called twice, no socket answers and no file exists."""
+    """Closing a control socket, once or twice, deletes its file."""
     control.close()
     control.close()
 
@@ -114,7 +117,7 @@ def test_a_closed_socket_is_deleted(control: ControlSocket, data_dir: Path) -> N
 def test_the_socket_of_a_killed_worker_is_deleted(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next client deletes the socket of a process that has ended."""
+    """A client deletes the control socket of a worker that has ended."""
     folder = workers_folder(data_dir)
     folder.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
@@ -125,8 +128,8 @@ def test_the_socket_of_a_killed_worker_is_deleted(
 
 
 def test_a_worker_without_a_complete_answer_is_left_out(data_dir: Path) -> None:
-    """An incomplete answer is ignored."""
-    # an answer that is not JSON
+    """A worker whose answer is incomplete is ignored."""
+    # this answer is not JSON
     control = ControlSocket(data_dir, {"list": lambda: {"mounts": object()}})
 
     workers = read_workers(data_dir)
@@ -136,18 +139,18 @@ def test_a_worker_without_a_complete_answer_is_left_out(data_dir: Path) -> None:
 
 
 def test_without_a_host_there_are_no_workers(data_dir: Path) -> None:
-    """The folder of the sockets need not exist."""
+    """If the folder for control sockets does not exist, no workers are reported."""
     assert [] == read_workers(data_dir)
 
 
 @pytest.mark.usefixtures("control")
 def test_only_the_owner_can_connect(data_dir: Path) -> None:
-    """Other users have no access to the folder of the sockets."""
+    """Only the owner of the data folder can use its control sockets."""
     assert 0o700 == workers_folder(data_dir).stat().st_mode & 0o777
 
 
 def test_a_data_folder_can_have_a_long_path(tmp_path: Path) -> None:
-    """A path can be longer than the address of a Unix socket."""
+    """Control sockets work even if the path is longer than a UNIX socket address can be."""
     deep = tmp_path.joinpath(*["a" * 40] * 4)
     opened = ControlSocket(deep, {"list": lambda: ANSWER})
 
@@ -159,13 +162,16 @@ def test_a_data_folder_can_have_a_long_path(tmp_path: Path) -> None:
 
 @pytest.fixture(name="children")
 def _children() -> Iterator[list[int]]:
-    """Return two processes with one command line, and one with another; ended after the test."""
+    """Return two processes with the same command line, and one with another.
+
+    The fixture ends the processes after the test.
+    """
     codes = ["input()", "input()", "input('')"]
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for code in codes
     ]
     commands = [Path(f"/proc/{each.pid}/cmdline") for each in started]
-    # the command line of a new process is empty at first
+    # at first, the command line of a new process is empty
     wait_until(lambda: all(command.read_bytes() for command in commands))
     yield [each.pid for each in started]
     for each in started:
@@ -173,7 +179,10 @@ def _children() -> Iterator[list[int]]:
 
 
 def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
-    """A starting worker is a new process with an answering worker's master and command line."""
+    """A process with the same master and command line as a worker, but no socket, is starting.
+
+    Commands wait for such a process.
+    """
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
     assert {children[1]} == starting_workers([answering])
@@ -182,7 +191,7 @@ def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
 def test_an_old_process_without_a_socket_is_not_a_worker(
     children: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No command waits for a process that serves no requests, such as uWSGI's router."""
+    """Commands do not wait for an old process without a control socket, such as uWSGI's router."""
     monkeypatch.setattr("tenantry.observability.control_socket.STARTUP_S", 0.0)
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 

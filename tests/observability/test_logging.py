@@ -19,7 +19,7 @@ Logged = Callable[[], list[str]]
 
 @pytest.fixture(autouse=True)
 def _same_logging_after() -> Iterator[None]:
-    """Restore the logging of the process."""
+    """Restore the process's logging after the test."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -29,7 +29,7 @@ def _same_logging_after() -> Iterator[None]:
 
 @pytest.fixture(name="logged")
 def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """Return a function that returns the lines on stderr since the function's last call."""
+    """Return a function that returns the lines on stderr since its last call."""
 
     def logged() -> list[str]:
         return capsys.readouterr().err.splitlines()
@@ -38,17 +38,17 @@ def _logged(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
-    """Return the facts of each line, which must be JSON."""
+    """Return the fields of each log line. Every line must be JSON."""
     return [json.loads(line) for line in lines]
 
 
 def host_handlers() -> int:
-    """Return the number of the host's handlers on the root logger."""
+    """Return how many of the host's handlers are on the root logger."""
     return sum(isinstance(handler, _HostHandler) for handler in logging.getLogger().handlers)
 
 
 def raised(reason: str) -> ValueError:
-    """Return an exception with a stack that has a secret in a local variable."""
+    """Return an exception whose traceback has a secret in a local variable."""
     key = "a local secret"
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the one of this line
         int(key)
@@ -71,7 +71,7 @@ def serve(log: Callable[[], object]) -> None:
     "name", ["tenant.acme", "tenantry.routing.mount", "sqlalchemy.engine", "root"]
 )
 def test_a_line_of_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
-    """Every line of any logger during a request has the tenant and the request ID."""
+    """During a request, log lines of any logger have the tenant's name and the request ID."""
     configure_logging("json", "info")
 
     serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))
@@ -89,7 +89,7 @@ def test_a_line_of_any_logger_names_tenant_and_request(logged: Logged, name: str
 
 
 def test_a_json_line_stays_one_line(logged: Logged) -> None:
-    """Line breaks, a stack and values that are not JSON stay in one line."""
+    """A JSON log line stays one line, even with line breaks, a traceback or odd values."""
     configure_logging("json", "info")
     logger = logging.getLogger("tenant.acme")
 
@@ -104,7 +104,7 @@ def test_a_json_line_stays_one_line(logged: Logged) -> None:
 
 
 def test_a_console_line_cannot_be_forged(logged: Logged) -> None:
-    """Control characters in a path or a message are escaped."""
+    """In console log lines, control characters in a path or a message are escaped."""
     configure_logging("console", "info")
 
     logging.getLogger("tenant.acme").info("on %s", "/a\n\x1b[31mb", extra={"path": "/\x9b\x1b[2J"})
@@ -119,7 +119,7 @@ FORGED = "2026-11-22T20:00:00Z [info     ] request.ended tenant=globex"
 
 
 def test_an_exception_cannot_forge_a_line(logged: Logged) -> None:
-    """Text after the first line of an event, such as a stack, is indented and escaped."""
+    """In the console log, a traceback is indented, so its text cannot imitate another event."""
     configure_logging("console", "info")
     error = raised(f"no\n{FORGED}\n\x1b[31m\u2028red")
 
@@ -135,7 +135,7 @@ def test_an_exception_cannot_forge_a_line(logged: Logged) -> None:
 
 
 def test_extra_does_not_change_facts_of_a_line(logged: Logged) -> None:
-    """A library that logs what a client sent cannot name another tenant or request."""
+    """Extra fields of a log call cannot replace the line's tenant or request ID."""
     configure_logging("json", "info")
     extra = {"tenant": "globex", "request_id": "id-2", "event": "none", "timestamp": 0, "level": 1}
 
@@ -153,7 +153,7 @@ def test_extra_does_not_change_facts_of_a_line(logged: Logged) -> None:
 
 
 def test_a_console_line_has_a_stack(logged: Logged) -> None:
-    """A console line has the stack in Python's format, without the values of local variables."""
+    """A console log line has a traceback in Python's format, without values of local variables."""
     configure_logging("console", "info")
 
     logging.getLogger("tenant.acme").error("request.failed", exc_info=raised("the reason"))
@@ -166,7 +166,7 @@ def test_a_console_line_has_a_stack(logged: Logged) -> None:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_line_has_no_password_of_a_url(logged: Logged, form: Literal["console", "json"]) -> None:
-    """Passwords in URLs are redacted in messages, facts and exceptions."""
+    """Passwords in URLs are redacted in log messages, fields and exceptions."""
     configure_logging(form, "info")
     url = "redis://app:Hunter2@cache/0 or https://h/x?page=2&api_key=Hunter2#x"
 
@@ -193,7 +193,7 @@ def test_the_level_is_the_least_severe_that_is_logged(
 
 
 def test_a_second_call_replaces_the_first(logged: Logged) -> None:
-    """After several calls of the logging set-up, one handler exists, and each event is one line."""
+    """Setting up logging again replaces the host's handler, so each event is logged once."""
     for form in ("json", "console", "json"):
         configure_logging(form, "info")
 
@@ -203,7 +203,7 @@ def test_a_second_call_replaces_the_first(logged: Logged) -> None:
 
 
 def test_other_handlers_stay() -> None:
-    """A handler that the server or a test added to the root logger is kept."""
+    """Setting up logging keeps handlers that the server or a test added to the root logger."""
     other = logging.NullHandler()
     logging.getLogger().addHandler(other)
 

@@ -1,4 +1,4 @@
-"""`/-/metrics`, from the counters files of several processes."""
+"""`/-/metrics` sums up the counter files of all processes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from tenantry.observability.usage_store import collect, usage_file
 
 
 def count(data_dir: Path, *tenants: str) -> UsageCounters:
-    """Return counters with a request of one second for each of the given tenants."""
+    """Return counters that have counted a request of one second for each of the tenants."""
     counters = UsageCounters()
     counters.open(counters_folder(data_dir))
     for name in tenants:
@@ -27,7 +27,7 @@ def count(data_dir: Path, *tenants: str) -> UsageCounters:
 
 
 def series(text: str) -> dict[tuple[str, str], float]:
-    """Return the values of a page by metric and tenant."""
+    """Return the values of a metrics page by metric and tenant."""
     return {
         (sample.name, sample.labels["tenant"]): sample.value
         for family in text_string_to_metric_families(text)
@@ -36,7 +36,7 @@ def series(text: str) -> dict[tuple[str, str], float]:
 
 
 def test_metrics_cover_all_processes(data_dir: Path) -> None:
-    """Ended processes are included, so that a counter never falls."""
+    """Metrics include processes that have ended, so counters never fall."""
     count(data_dir, "acme", "acme").close()
     collect(data_dir)
     living = count(data_dir, "acme", "globex")
@@ -59,7 +59,7 @@ def test_metrics_cover_all_processes(data_dir: Path) -> None:
 
 
 def test_requests_in_flight_are_shown(data_dir: Path) -> None:
-    """Tenants without their own series count for `other`; overdue requests have a counter."""
+    """Metrics show requests in flight per tenant; tenants without a series count as `other`."""
     counters = count(data_dir, "acme")
     counters.add("hung", overdue=1)
     counters.add("acme", uncounted=1)
@@ -80,7 +80,7 @@ def test_requests_in_flight_are_shown(data_dir: Path) -> None:
 
 
 def test_tenants_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The earliest tenants are shown; others, and a tenant called `other`, are summed up."""
+    """Above the maximum number of tenants, metrics count later tenants together as `other`."""
     monkeypatch.setattr(metrics, "MAX_TENANTS", 2)
     names = ("b", "silent", "other", "a", "c", OVERFLOW)
     used = {name: Counts(requests=len(name) % 6, builds=1) for name in names}
@@ -93,7 +93,7 @@ def test_tenants_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unreadable_database_is_a_503(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log has the reason."""
+    """If the usage database is unreadable, `/-/metrics` is 503, and the log gives the reason."""
     count(data_dir, "acme").close()
     usage_file(data_dir).write_bytes(b"no database" * 1000)
 
@@ -109,7 +109,7 @@ def test_an_unreadable_database_is_a_503(data_dir: Path, caplog: pytest.LogCaptu
 def test_only_the_operators_listener_serves_metrics(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path]
 ) -> None:
-    """On the tenants' listener, the page is a 404."""
+    """`/-/metrics` is available to operators, and is 404 on the tenants' listener."""
     write_tenant("acme")
     admin = free_port()
     server = start_server(

@@ -1,4 +1,4 @@
-"""Which values of a configuration are masked."""
+"""Secret values of a configuration are masked."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -49,12 +49,12 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
     ],
 )
 def test_what_is_masked(key: str, value: object, shown: object) -> None:
-    """A value is masked if the key has a secret's name; in a URL, only the password is masked."""
+    """A value is masked if its key looks like a secret; in a URL, only the password is masked."""
     assert shown == redact_value(key, value)
 
 
 def test_what_holds_no_secret_is_itself() -> None:
-    """An endpoint's own object in the app's configuration is not copied."""
+    """Masking returns a value that contains no secret unchanged, without a copy."""
     point = namedtuple("Point", "x y")(1, [2])  # noqa: PYI024 - as people write it
 
     class Stubborn:
@@ -81,5 +81,5 @@ def test_what_holds_no_secret_is_itself() -> None:
     ],
 )
 def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
-    """A known secret is masked in text, bytes, keys and URLs; a short secret only as a value."""
+    """A known secret is masked wherever it appears; a short one only as a whole value."""
     assert shown == redact_value("NAME", value, ["a/b cd", "1234", "xyz"])

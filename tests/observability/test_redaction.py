@@ -1,4 +1,7 @@
-"""No output, log, file, response or object contains the marker that is in every secret."""
+"""No output, log, file, response or object contains a tenant's secrets.
+
+The tests put a marker into every secret and search for the marker.
+"""
 
 import gc
 import json
@@ -96,7 +99,7 @@ PATHS = "fail", "connect", "log", "end", "stream"
 
 
 def secret_keys(name: str) -> dict[str, object]:
-    """Return keys of a tenant file, each of which contains a secret."""
+    """Return keys of a tenant file. Each value contains a secret."""
     return {
         "SECRET_KEY": f"{MARK}-{name}-{TAIL}",
         "SECRET_KEY_FALLBACKS": [f"{MARK}-{name}-old-{TAIL}"],
@@ -156,7 +159,7 @@ def send_requests(client: Client) -> Client:
 
 
 def test_no_object_of_tenantry_prints_a_secret(serving: Client) -> None:
-    """The `repr` of every object that exists after good and failing requests has no secret."""
+    """After good and failing requests, the `repr` of no object in memory contains a secret."""
     send_requests(serving)
 
     ours = [each for each in gc.get_objects() if type(each).__module__.startswith("tenantry.")]
@@ -168,7 +171,7 @@ def test_no_object_of_tenantry_prints_a_secret(serving: Client) -> None:
 def test_a_stack_with_local_variables_has_no_secret(
     serving: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Stacks that an error reporter sends for a failing view or build have no secret."""
+    """Tracebacks with local variables, as error reporters send them, contain no secrets."""
     send_requests(serving)
 
     stacks = [
@@ -191,7 +194,7 @@ def test_what_endpoints_log_is_redacted(
     host: Host,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Log lines, tracebacks and reasons of requests and builds have no secrets."""
+    """Log lines and tracebacks of an endpoint contain no secrets."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     configure_logging(form, "debug")
@@ -217,7 +220,7 @@ def test_what_endpoints_log_is_redacted(
 
 
 class Site:
-    """Folders with a marker in every secret, and all output of commands and servers."""
+    """A folder whose secrets all contain a marker, and all output of commands and servers."""
 
     def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -239,7 +242,7 @@ class Site:
         (self.folder / f"tenants/{name}.py").write_text(text, encoding="utf-8")
 
     def run(self, *words: str, **environ: str) -> None:
-        """Run a command in the test process; keep the output, also of child processes."""
+        """Run a command in the test process. Keep its output, also that of child processes."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (self.environ | environ).items():
                 patch.setenv(name, value)
@@ -251,11 +254,11 @@ class Site:
         self.keep(" ".join(words), "".join(self._capfd.readouterr()).encode())
 
     def keep(self, where: str, what: bytes) -> None:
-        """Keep output."""
+        """Keep output of a command or a server."""
         self.produced[where] = self.produced.get(where, b"") + what
 
     def leaks(self) -> dict[str, list[str]]:
-        """Return the lines with a secret, by the place of each line."""
+        """Return the lines that contain a secret, by the place of each line."""
         for path in sorted(self.folder.rglob("*")):
             is_secret = "secrets" in path.parts or path.is_relative_to(self.folder / "tenants")
             if path.is_file() and not is_secret and path.suffix != ".py":
@@ -280,7 +283,7 @@ def readable(data: bytes) -> bytes:
 
 
 def files(site: Site, database: str, issuer: str) -> None:
-    """Write tenants that are valid, that fail late, and that are rejected for each secret."""
+    """Write tenant files that are valid, that fail late, and that are rejected for each secret."""
     shop = leaks.write_endpoint(site.folder, "shop", blueprint=FAILING_ENDPOINT.format(mark=MARK))
     broken = leaks.write_endpoint(site.folder, "broken", resources="1 / 0\n")
     for name, text in (("refusing", REFUSING), ("late", LATE)):
@@ -309,7 +312,7 @@ def files(site: Site, database: str, issuer: str) -> None:
 
 
 def rejected() -> Iterator[str]:
-    """Yield the lines of tenant files that are rejected for a problem beside a secret."""
+    """Yield the lines of tenant files that are rejected for a problem next to a secret."""
     key, short = f"{MARK}-{TAIL}", f"{MARK}"
     yield f"SECRET_KEY = '{short}'"
     yield f"SECRET_KEY = ['{key}']"
@@ -354,7 +357,7 @@ OF_A_HOST = "list --wait", "list --json", "plan", "maintenance on globex", "disa
 
 
 def send_to_server(site: Site, server: Server, token: str) -> None:
-    """Send successful and failing requests and commands to a server."""
+    """Send requests and commands, both successful and failing, to a server."""
     bearer = {"Authorization": f"Bearer {token}"}
     headers = [{}, {"X-API-Key": CLIENT_KEY}, {"X-API-Key": f"{CLIENT_KEY}-ended"}, bearer]
     headers += [{"X-API-Key": f"{MARK}-x"}, {"Authorization": f"Basic {MARK}"}, {"Cookie": MARK}]
@@ -384,7 +387,7 @@ def send_to_server(site: Site, server: Server, token: str) -> None:
 def _site(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
-    """Return the folders; restore logging and imports after the test."""
+    """Return the folder. Restore logging and imports after the test."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
     monkeypatch.syspath_prepend(tmp_path)
@@ -397,7 +400,7 @@ def _site(
 
 @pytest.fixture(name="issuer")
 def _issuer(site: Site, postgres_url: str) -> Iterator[Issuer]:
-    """Write the tenants, and run the OpenID Connect issuer that one tenant names."""
+    """Write the tenant files, and run the OpenID Connect issuer that one tenant uses."""
     url = postgres_url.replace("postgres@", f"postgres:{MARK}-database@")
     with running_issuer() as issuer:
         files(site, url, issuer.url)
@@ -406,7 +409,7 @@ def _issuer(site: Site, postgres_url: str) -> Iterator[Issuer]:
 
 @pytest.mark.live
 def test_no_command_shows_a_secret(site: Site, issuer: Issuer) -> None:
-    """Commands that succeed or fail, at log level `debug`, print and write no secret."""
+    """No `tenantry` command prints or writes a secret, even if it fails at log level `debug`."""
     del issuer
     for words in COMMANDS:
         site.run(*words.split())
@@ -420,7 +423,7 @@ def test_no_command_shows_a_secret(site: Site, issuer: Issuer) -> None:
 @pytest.mark.live
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_no_server_shows_a_secret(site: Site, issuer: Issuer, form: str) -> None:
-    """A server's log, files, and responses to clients, operators and commands contain no secret."""
+    """A server's log, files and responses contain no secrets."""
     token = issuer.token(sub="ada", secret=MARK)
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
     with running(command, site.folder, **site.environ, TENANTRY_LOG_FORMAT=form) as server:

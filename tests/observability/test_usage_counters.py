@@ -48,13 +48,13 @@ def count_request(counters: UsageCounters, tenant: str = "acme", *, is_error: bo
 
 
 def read(folder: Path) -> dict[str, Counts]:
-    """Return the content of the only file in the folder."""
+    """Return the content of the only counter file in the folder."""
     [file] = read_counters(folder)
     return file.counts
 
 
 def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
-    """A new counter file has no rows, and names the process."""
+    """A new counter file names its process and contains no tenants."""
     counters = UsageCounters()
     counters.open(tmp_path)
 
@@ -65,7 +65,7 @@ def test_a_tenant_without_a_request_has_no_row(tmp_path: Path) -> None:
 
 
 def test_another_process_can_read_every_count(tmp_path: Path) -> None:
-    """Another process reads each count in the right field of the right tenant."""
+    """Another process can read all counts of a tenant from the counter file."""
     counters = UsageCounters()
     counters.open(tmp_path)
 
@@ -91,7 +91,7 @@ def test_another_process_can_read_every_count(tmp_path: Path) -> None:
 
 
 def test_threads_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Eight threads count 2,000 requests each; the file has 16,000."""
+    """If eight threads count 2,000 requests each, the counter file has all 16,000."""
     counters = UsageCounters()
     counters.open(tmp_path)
 
@@ -110,9 +110,9 @@ def test_threads_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_the_counts_of_a_killed_process_survive(tmp_path: Path) -> None:
-    """The file has all counts after `kill -9`.
+    """After a process is killed with `kill -9`, its counter file has all counts.
 
-    Another process can lock the counter file after the kill, but not before.
+    Another process can lock the file once the process has ended.
     """
     with subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(tmp_path), "1000"],
@@ -136,7 +136,7 @@ def test_the_counts_of_a_killed_process_survive(tmp_path: Path) -> None:
 def test_on_a_full_disk_it_counts_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No file is left behind, and the log has one line."""
+    """On a full disk, usage is counted in memory, and the log has one line."""
 
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -154,7 +154,7 @@ def test_on_a_full_disk_it_counts_in_memory(
 def test_tenants_beyond_the_rows_share_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests of tenants beyond the last row are counted under `OVERFLOW`."""
+    """Requests of tenants that do not fit into the counter file count together as `OVERFLOW`."""
     monkeypatch.setattr("tenantry.observability.usage_counters.ROWS", 3)
     counters = UsageCounters()
     counters.open(tmp_path)
@@ -169,7 +169,7 @@ def test_tenants_beyond_the_rows_share_the_last(
 
 
 def test_a_forked_process_counts_for_itself(tmp_path: Path) -> None:
-    """After `reset_after_fork`, a child process does not write into the file of its parent."""
+    """A forked process does not count in its parent's file."""
     counters = UsageCounters()
     counters.open(tmp_path)
     count_request(counters)
@@ -190,7 +190,7 @@ def test_a_forked_process_counts_for_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 8192])
 def test_a_file_of_another_format_is_skipped(tmp_path: Path, content: bytes) -> None:
-    """An empty file is just being created."""
+    """A file that is not a counter file, or is still empty, is skipped."""
     path = tmp_path / "1-0.ledger"
     path.write_bytes(content)
 
@@ -198,7 +198,7 @@ def test_a_file_of_another_format_is_skipped(tmp_path: Path, content: bytes) -> 
 
 
 def test_counts_add_up() -> None:
-    """A sum of counts has the later time of last use; a difference has the minuend's time."""
+    """Adding counts keeps the latest time of use; subtracting keeps the minuend's time."""
     early, late = Counts(requests=2, used_ns=5), Counts(requests=3, errors=1, used_ns=9)
 
     assert Counts(requests=5, errors=1, used_ns=9) == sum_counts([early, late]) == late.plus(early)

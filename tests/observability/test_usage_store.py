@@ -1,4 +1,4 @@
-"""Usage over time, while processes start, end and are killed."""
+"""Usage totals stay exact while processes start, end and are killed."""
 
 import random
 import signal
@@ -74,7 +74,7 @@ def count(data_dir: Path, *tenants: str, times: int = 1) -> UsageCounters:
 
 
 def make_older(path: Path) -> None:
-    """Remove two columns from the usage database, as in the database of an older release."""
+    """Remove two columns from the usage database, as in an older release."""
     with closing(sqlite3.connect(path)) as connection:
         for table in ("bucket", "total", "folded"):
             for name in ("overdue", "uncounted"):
@@ -83,22 +83,22 @@ def make_older(path: Path) -> None:
 
 
 def requests(used: dict[str, Counts]) -> dict[str, int]:
-    """Return the requests of each tenant."""
+    """Return the number of requests of each tenant."""
     return {name: counts.requests for name, counts in used.items()}
 
 
 def files(data_dir: Path) -> int:
-    """Return the number of counters files."""
+    """Return the number of counter files."""
     return len([*counters_folder(data_dir).glob("*.ledger")])
 
 
 def test_reading_creates_nothing(data_dir: Path) -> None:
-    """Without a host, reading finds no usage and does not create the data folder."""
+    """Without a host, reading usage finds nothing and does not create the data folder."""
     assert ({}, {}, False) == (totals(data_dir), used_since(data_dir, 0), data_dir.exists())
 
 
 def test_a_collection_changes_no_total(data_dir: Path) -> None:
-    """Repeated collections do not change totals; the file of an ended process is deleted."""
+    """Collecting counter files changes no totals, and deletes the files of ended processes."""
     counters = count(data_dir, "acme", "globex", "acme")
     seen = [totals(data_dir)]
     for _ in range(3):
@@ -116,7 +116,7 @@ def test_a_collection_changes_no_total(data_dir: Path) -> None:
 
 
 def test_processes_add_up(data_dir: Path) -> None:
-    """Totals include running processes, collected ones, and those that have ended since."""
+    """Usage totals include running processes, ended ones, and those already collected."""
     first, second = count(data_dir, "acme"), count(data_dir, "acme", "globex")
     collect(data_dir)
     first.close()
@@ -138,7 +138,7 @@ def test_processes_add_up(data_dir: Path) -> None:
     "where", ["_add_new_counts", "_merge_old_buckets", "_forget_deleted_files", "unlink"]
 )
 def test_a_killed_collection_doubles_and_loses_nothing(data_dir: Path, where: str) -> None:
-    """After `kill -9` at any point of a collection, the next collection completes the writes."""
+    """If a process is killed while it collects counter files, the totals stay exact."""
     count(data_dir, "acme", times=3).close()
 
     killed = subprocess.run(
@@ -155,13 +155,13 @@ def test_a_killed_collection_doubles_and_loses_nothing(data_dir: Path, where: st
 
 @pytest.mark.live
 def test_workers_that_are_killed_while_all_collect_lose_nothing(data_dir: Path) -> None:
-    """Totals are exact although six processes count, collect and are killed in turn."""
+    """Totals stay exact while six processes count requests, collect usage and are killed."""
     command = [sys.executable, "-c", COUNTS_AND_COLLECTS, str(data_dir)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.readline()
-        # kill the process at a random point of a collection
+        # Kill the process at a random point of a collection.
         threading.Event().wait(random.random() / 20)
         worker.kill()
         worker.wait()
@@ -190,7 +190,7 @@ def test_used_since_includes_later_usage_only(data_dir: Path) -> None:
 
 
 def test_old_buckets_become_coarser(data_dir: Path) -> None:
-    """Minutes merge into hours, hours into days; the sum stays the same."""
+    """Usage per minute is merged into hours and later into days, and the sums stay the same."""
     count(data_dir, "acme", times=5).close()
     collect(data_dir)
     used_s = totals(data_dir)["acme"].used_ns / 1e9
@@ -206,7 +206,7 @@ def test_old_buckets_become_coarser(data_dir: Path) -> None:
 
 
 def test_what_was_collected_from_a_deleted_file_is_forgotten(data_dir: Path) -> None:
-    """Records of a deleted counter file are removed after an hour; the totals stay."""
+    """The record of a deleted counter file is removed after an hour, and the totals stay."""
     count(data_dir, "acme").close()
     left = []
     for later_s in (0, 60, 7200):
@@ -219,7 +219,7 @@ def test_what_was_collected_from_a_deleted_file_is_forgotten(data_dir: Path) -> 
 
 
 def test_a_recent_collection_is_not_repeated(data_dir: Path) -> None:
-    """A process does nothing if another one has just collected."""
+    """A process does not collect usage if another process has just collected it."""
     counters = count(data_dir, "acme")
     collect(data_dir, min_interval_s=30)
     counters.close()
@@ -232,7 +232,7 @@ def test_a_recent_collection_is_not_repeated(data_dir: Path) -> None:
 def test_a_host_collects_periodically_and_logs_a_failure_once(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A corrupt usage database is one log line; after its deletion, collecting continues."""
+    """A damaged usage database is logged once; when it is deleted, collecting continues."""
     monkeypatch.setattr(usage, "FIRST_DELAY_S", 0.0)
     monkeypatch.setattr(usage, "INTERVAL_S", 0.001)
     count(data_dir, "acme").close()
@@ -256,7 +256,7 @@ def test_a_host_collects_periodically_and_logs_a_failure_once(
 
 
 def test_a_database_of_an_older_release_is_upgraded(data_dir: Path) -> None:
-    """Counts that an older database lacks are 0 until the first collection; others are kept."""
+    """In a usage database of an older release, missing columns count as 0 and other counts stay."""
     count(data_dir, "acme", times=2).close()
     collect(data_dir)
     make_older(usage_file(data_dir))

@@ -1,4 +1,4 @@
-"""Instances and requests of a few lines, for the tests of reload."""
+"""Creates small app instances and requests for the tests of reloading."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ def make_tenant(data_dir: Path, name: str = "acme", **keys: object) -> Tenant:
 
 
 def empty_app(*_: object) -> Iterable[bytes]:
-    """Answer nothing."""
+    """Return an empty response."""
     return []
 
 

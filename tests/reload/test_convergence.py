@@ -1,4 +1,4 @@
-"""Return and report of `tenantry list --wait`; the test process stands in for the workers."""
+"""`tenantry list --wait` waits for all workers. In these tests, the test process is the worker."""
 
 import contextlib
 import shutil
@@ -29,7 +29,7 @@ def _serving(
 ) -> Iterator[Host]:
     """Serve acme in the test process, which follows the tenants folder one step at a time."""
     monkeypatch.setattr("tenantry.reload.convergence.WAIT_TIMEOUT_S", 0.0)
-    # The processes of a parallel test run look like workers that are starting.
+    # To the command, processes of a parallel test run look like starting workers.
     monkeypatch.setattr("tenantry.reload.convergence.starting_workers", lambda _: set())
     monkeypatch.chdir(settings.tenants_dir.parent)
     write_tenant("acme")
@@ -40,7 +40,7 @@ def _serving(
 
 
 def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
-    """Let the host follow the folder, and return the tenants that are not served then."""
+    """Let the host follow the folder. Return the tenants that are not served afterwards."""
     ended: list[dict[str, str]] = []
 
     def has_ended() -> bool:
@@ -55,13 +55,13 @@ def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
 
 @pytest.mark.usefixtures("serving")
 def test_every_tenant_is_served(settings: HostSettings) -> None:
-    """If every newest file is served, no tenant is reported."""
+    """If every worker serves the newest tenant files, `tenantry list --wait` reports no tenant."""
     assert {} == wait_for_workers(settings)
 
 
 @pytest.mark.usefixtures("serving")
 def test_a_missing_folder_is_an_error(settings: HostSettings) -> None:
-    """The error about a missing tenants folder names the folder."""
+    """The error of `list --wait` about a missing tenants folder names the folder."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):
@@ -71,7 +71,7 @@ def test_a_missing_folder_is_an_error(settings: HostSettings) -> None:
 def test_maintenance_hides_no_broken_file(
     serving: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A tenant in maintenance whose newest file is rejected is reported."""
+    """`tenantry list --wait` reports a broken tenant file even if the tenant is in maintenance."""
     change_tenant_state("acme", maintenance=True)
     write_tenant("acme", SECRET_KEY="short")
 
@@ -85,7 +85,7 @@ def test_maintenance_hides_no_broken_file(
 def test_a_worker_that_does_not_answer_is_waited_for(
     settings: HostSettings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`list --wait` waits for a worker that listens without an answer."""
+    """`tenantry list --wait` waits for a worker whose control socket does not answer yet."""
     monkeypatch.setattr("tenantry.observability.control_socket.ANSWER_TIMEOUT_S", 0.05)
     monkeypatch.chdir(workers_folder(data_dir))
     with socket.socket(socket.AF_UNIX) as silent:
@@ -100,7 +100,7 @@ def test_a_worker_that_does_not_answer_is_waited_for(
 def test_operator_state_is_waited_for(
     serving: Host, settings: HostSettings, changes: dict[str, Any]
 ) -> None:
-    """`list --wait` ends only when the worker has applied a new or a removed operator state."""
+    """`tenantry list --wait` waits until workers have applied a change of the operator state."""
     ended = []
     for values in (changes, dict.fromkeys(changes, False)):
         change_tenant_state("acme", **values)

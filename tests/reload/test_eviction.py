@@ -1,4 +1,4 @@
-"""Eviction: small instances, and a clock moved by hand."""
+"""Apps that are not used are evicted, which frees their memory."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from tenantry.routing.mount import Mount
 
 
 class Clock:
-    """A clock that stands still until a test moves the time."""
+    """A clock that stands still until a test moves it."""
 
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now_s
 
 
 def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> Mount:
-    """Return a mount that has an instance."""
+    """Return the mount of a tenant whose app is built."""
     mount = Mount(name, None, lambda _: pytest.fail("built"), note_built=eviction.note_built)
     instance = Instance(empty_app, lambda: None, clock=clock)
     mount.swap(make_tenant(data_dir, name), instance)
@@ -36,10 +36,7 @@ def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> 
 def test_the_least_recently_used_are_evicted(
     data_dir: Path, max_active: int, idle_timeout_s: float, expected: str
 ) -> None:
-    """A check evicts instances above the maximum or idle too long.
-
-    A second check evicts no instance.
-    """
+    """The least recently used apps are evicted above the maximum, or after the idle timeout."""
     clock = Clock()
     eviction = Eviction(max_active, idle_timeout_s, Draining(30.0), clock)
     mounts = []
@@ -54,7 +51,7 @@ def test_the_least_recently_used_are_evicted(
 
 
 def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
-    """The next check after the end of the request evicts the instance."""
+    """An app is not evicted while a request is in flight."""
     eviction = Eviction(0, 99.0, Draining(30.0))
     mount = built_mount(eviction, data_dir, "acme", Clock())
     assert mount.instance is not None
@@ -68,7 +65,7 @@ def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
 
 
 def test_growth_is_reported_once(data_dir: Path) -> None:
-    """The growth of the number of instances is counted from the last report."""
+    """The host reports growth once for every `GROWTH` additional apps."""
     clock = Clock()
     eviction, grown, mounts = Eviction(999, 99.0, Draining(30.0), clock), [], []
     for number in range(2 * GROWTH):

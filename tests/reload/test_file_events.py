@@ -1,4 +1,4 @@
-"""File events, on a real folder."""
+"""File events report changes of a real tenants folder."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from tenantry.reload.file_events import are_events_reliable, watch_folder
 def test_a_missing_folder_is_watched_when_it_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Events are reliable from the folder's appearance until the end of the watch."""
+    """File events of a missing tenants folder become reliable when the folder appears."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(file_events, "RETRY_S", 0.01)
     monkeypatch.setattr(file_events, "FOLDER_CHECK_MS", 10)
@@ -28,7 +28,7 @@ def test_a_missing_folder_is_watched_when_it_appears(
     heard = [events.acquire(timeout=DEADLINE_S)]
     folder.mkdir()
 
-    for number in range(5):  # a change before the folder is watched causes no event
+    for number in range(5):  # A change before the watch begins causes no event, so try again.
         wait_until(lambda path=folder / f"t{number}.py": _touch_and_hear(path, events))  # type: ignore[misc]
 
     wait_until(lambda: reliable[-1])
@@ -51,7 +51,7 @@ def _touch_and_hear(path: Path, events: threading.Semaphore) -> bool:
 def test_events_are_reliable_on_a_local_file_system(
     tmp_path: Path, kind: str, inner: str, *, expected: bool
 ) -> None:
-    """Events are unreliable if a file system is mounted inside the folder."""
+    """File events are reliable only on a local file system without mounts inside the folder."""
     device = tmp_path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     table = tmp_path / "mountinfo"

@@ -1,4 +1,4 @@
-"""The follower, round by round: real files and loader, small apps, and a clock moved by hand."""
+"""The follower notices changed tenant files and replaces apps, in steps that a test controls."""
 
 import gc
 import logging
@@ -40,24 +40,24 @@ WriteTenant = Callable[..., Path]
 
 
 class Clock:
-    """A clock that stands still until a test moves the time."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now_s
 
 
 class App:
-    """An app that says a word, in two chunks."""
+    """A WSGI app that says a word, in two chunks."""
 
     def __init__(self, word: str) -> None:
         self.word = word
 
     def __call__(self, _: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        """Answer."""
+        """Answer with the word."""
         start("200 OK", [])
         return [self.word.encode(), b""]
 
@@ -77,7 +77,7 @@ class Followed:
         self.follower = Follower(folder, settings, self.router, self.build, clock=self.clock)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance, or raise the error that a test has set for the content."""
+        """Build an app, or raise the error that a test has set for this content."""
         self.built.append(tenant.app_name)
         if error := self.errors.get(tenant.app_name):
             raise error
@@ -89,7 +89,7 @@ class Followed:
         return bool(self.follower._workers.validating or self.follower._rebuilds._running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
-        """Do rounds of the follower for the given time. Jobs of worker threads take no time."""
+        """Let the follower do rounds for the given time. Jobs of worker threads take no time."""
         until = self.clock.now_s + for_s
         while self.clock.now_s <= until:
             self.follower.step()
@@ -103,18 +103,18 @@ class Followed:
         return self
 
     def get(self, path: str = "/acme/") -> str:
-        """Return the word that is answered at a path, or the status if that is not 200."""
+        """Return the word in the response for a path, or the status if that is not 200."""
         environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": ""})
         body, status, _ = run_wsgi_app(self.router, environ, buffered=True)
         return b"".join(body).decode() if status.startswith("200") else status[:3]
 
     def mount(self, name: str = "acme") -> Mount:
-        """Return the mount of a tenant."""
+        """Return a tenant's mount."""
         [mount] = [mount for mount in self.router.mounts if mount.name == name]
         return mount
 
     def states(self) -> dict[str, str]:
-        """Return every mount's state."""
+        """Return the state of every tenant."""
         return {mount.name: mount.state for mount in self.router.mounts}
 
 
@@ -137,7 +137,7 @@ Follow = Callable[..., Followed]
 
 
 def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Each change takes effect once the file is stable. A removed tenant's paths are the host's."""
+    """A tenant is served, changed or removed once its file has been stable for a moment."""
     followed = follow().go_on()
     words = [followed.get()]
     path = write_tenant("acme", APP_NAME="v1")
@@ -154,7 +154,7 @@ def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTe
 def test_nothing_is_built_before_its_first_request(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Neither a new file nor a change of a tenant without requests causes a build."""
+    """Neither a new tenant file nor a change causes a build before the first request."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     write_tenant("acme", APP_NAME="v2")
@@ -168,7 +168,7 @@ def test_nothing_is_built_before_its_first_request(
 def test_a_broken_change_is_not_served_and_logged_once(
     follow: Follow, write_tenant: WriteTenant, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a broken change, the old instance serves. Restored old content causes no build."""
+    """After a broken change of a tenant file, the old app serves, and one log line says why."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -188,7 +188,10 @@ def test_a_broken_change_is_not_served_and_logged_once(
 def test_a_change_that_cannot_be_built_is_not_served(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failed build is repeated with growing pauses, and logged once, until the file changes."""
+    """If a changed tenant cannot be built, the old app serves, and the build is repeated.
+
+    The pauses between builds grow, and the failure is logged once.
+    """
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -207,7 +210,7 @@ def test_a_change_that_cannot_be_built_is_not_served(
 def test_a_repeated_build_that_succeeds_is_swapped_in(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """The file has not changed: what the build needed is available again."""
+    """If a repeated build succeeds, the new app replaces the old app, without a new change."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -228,7 +231,7 @@ def test_a_repeated_build_that_succeeds_is_swapped_in(
 def test_a_prefix_belongs_to_the_tenant_that_serves_there(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """A new tenant in conflict is rejected, although first by name, until the old one is gone."""
+    """A new tenant with the URL prefix of a served tenant is rejected until that tenant is gone."""
     path = write_tenant("globex", URL_PREFIX="/shop", APP_NAME="globex")
     followed = follow().go_on()
     write_tenant("acme", URL_PREFIX="/shop", APP_NAME="acme")
@@ -244,13 +247,13 @@ def test_a_prefix_belongs_to_the_tenant_that_serves_there(
 def test_at_start_the_first_by_name_is_accepted(
     follow: Follow, write_tenant: WriteTenant, order: tuple[str, ...]
 ) -> None:
-    """At start, of tenants in conflict the first by name is accepted, whichever result is first."""
+    """If tenants conflict at start, the first by name is accepted, in whatever order files load."""
     write_tenant("acme", URL_PREFIX="/shop")
     write_tenant("globex", URL_PREFIX="/shop", SECRET_KEY=f"shared-{KEY}")
     write_tenant("initech", SECRET_KEY=f"shared-{KEY}")
     followed = follow()
     followed.follower.step()
-    # no round reconciles the results between the two validations
+    # Wait for all validations before the host compares the tenants.
     while followed.follower._workers.validating:
         followed.follower._woken.wait(DEADLINE_S)
         followed.follower._woken.clear()
@@ -267,7 +270,7 @@ def test_at_start_the_first_by_name_is_accepted(
 
 
 def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteTenant) -> None:
-    """When acme leaves, globex takes its prefix. A path has one owner at each moment."""
+    """When a tenant leaves a URL prefix, another tenant that wants the prefix gets it at once."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/other")
     followed = follow().go_on()
@@ -284,7 +287,7 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
 def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Two tenants that swap prefixes are stale until one file is saved with a free prefix."""
+    """Two tenants that swap URL prefixes stay stale until one is saved with a free prefix."""
     for name in ("acme", "globex"):
         write_tenant(name, APP_NAME=name)
     followed = follow().go_on()
@@ -310,7 +313,7 @@ def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
 
 
 def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: WriteTenant) -> None:
-    """A request during the rename is answered by the old tenant or the new one."""
+    """While a tenant file is renamed, its URL prefix always answers."""
     path = write_tenant("acme", APP_NAME="v1", URL_PREFIX="/shop")
     followed = follow().go_on()
     followed.get("/shop/")
@@ -328,7 +331,7 @@ def test_a_renamed_file_hands_its_prefix_over(follow: Follow, write_tenant: Writ
 def test_a_renamed_file_causes_no_error(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A renamed file's new tenant waits until the old tenant's removal frees the secret key."""
+    """Renaming a tenant file is not an error, although both names have the same secret key."""
     path = write_tenant("globex", APP_NAME="v1")
     followed = follow().go_on()
     path.rename(path.with_name("acme.py"))
@@ -340,7 +343,7 @@ def test_a_renamed_file_causes_no_error(
 
 
 def test_a_file_that_comes_back_keeps_its_prefix(follow: Follow, write_tenant: WriteTenant) -> None:
-    """A new tenant waits while the file is missing for a moment, and is rejected then."""
+    """A tenant file that disappears for a moment keeps its URL prefix."""
     path = write_tenant("globex", URL_PREFIX="/shop")
     followed = follow().go_on()
     text = path.read_text()
@@ -358,7 +361,7 @@ def test_a_file_that_comes_back_keeps_its_prefix(follow: Follow, write_tenant: W
 def test_a_request_that_found_a_removed_mount_is_answered(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """A mount is closed some time after the mount has left the routing."""
+    """A removed tenant still answers requests that found it before the removal."""
     path = write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     mount = followed.mount()
@@ -383,7 +386,7 @@ def test_a_request_that_found_a_removed_mount_is_answered(
 def test_operator_state_takes_effect_and_survives(
     follow: Follow, write_tenant: WriteTenant, operator_state: OperatorState, expected: str
 ) -> None:
-    """Operator state applies in running and new workers, also after a file change, until reset."""
+    """Maintenance and disabling apply in all workers, and outlast changes of the tenant file."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     seen = [followed.get()]
@@ -401,7 +404,7 @@ def test_operator_state_takes_effect_and_survives(
 def test_unreadable_operator_state_disables_only_at_start(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """If the operator state is unreadable at start, the tenant is not served. `list` shows why."""
+    """If a tenant's operator state is unreadable, a new worker disables the tenant."""
     write_tenant("acme", APP_NAME="v1")
     serving = follow().go_on()
     file = operator_state_file(serving.data_dir, "acme")
@@ -422,7 +425,7 @@ def test_unreadable_operator_state_disables_only_at_start(
 
 
 def test_a_disabled_file_frees_its_prefix(follow: Follow, write_tenant: WriteTenant) -> None:
-    """A file with `ENABLED = False` counts as missing, so the prefix is free."""
+    """A tenant file with `ENABLED = False` frees its URL prefix."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/shop")
     followed = follow().go_on()
@@ -437,7 +440,7 @@ def test_a_disabled_file_frees_its_prefix(follow: Follow, write_tenant: WriteTen
 def test_the_least_recently_used_instances_are_evicted(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """`MAX_ACTIVE` instances stay built. An instance with an open request is never evicted."""
+    """At most `MAX_ACTIVE` apps stay built, but an app with an open request is not evicted."""
     for name in ("acme", "globex", "initech", "umbrella"):
         write_tenant(name)
     followed = follow(max_active=2).go_on()
@@ -453,7 +456,7 @@ def test_the_least_recently_used_instances_are_evicted(
 
 
 def test_an_idle_instance_is_evicted(follow: Follow, write_tenant: WriteTenant) -> None:
-    """An instance idle for `IDLE_TIMEOUT_S` is evicted. Only the next request builds it again."""
+    """An app that is idle for `IDLE_TIMEOUT_S` is evicted, and the next request builds it again."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow(idle_timeout_s=60.0).go_on()
     words = [followed.get()]
@@ -470,7 +473,7 @@ def test_an_idle_instance_is_evicted(follow: Follow, write_tenant: WriteTenant) 
 def test_requests_that_drain_too_long_are_cut(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says how many."""
+    """If requests to an old app drain for too long, the log says how many the host cut."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     bodies = [run_wsgi_app(followed.mount(), create_environ(base_url=ACME))[0] for _ in range(2)]
@@ -488,7 +491,7 @@ def test_requests_that_drain_too_long_are_cut(
 def test_a_retired_app_is_freed_or_what_holds_it_is_logged(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture, *, is_leaking: bool
 ) -> None:
-    """A weak reference shows that the app is freed."""
+    """A replaced app is freed, or the log says what keeps it in memory."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -510,7 +513,7 @@ def test_a_retired_app_is_freed_or_what_holds_it_is_logged(
 
 @pytest.mark.live
 def test_many_files_change_at_once(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Each of two hundred tenants is served with the newest content of the tenant file."""
+    """If 200 tenant files change at once, every tenant soon serves its newest version."""
     names = [f"t{number}" for number in range(200)]
     for name in names:
         write_tenant(name, APP_NAME=f"{name}-1")
@@ -542,7 +545,7 @@ def test_without_the_folder_a_host_is_not_ready(follow: Follow, tenants_dir: Pat
 def test_an_internal_error_affects_one_tenant(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenant with an internal error in a round is failed, and the round continues."""
+    """An internal error while the host handles one tenant file affects only that tenant."""
     reconcile = Reconciler.reconcile
 
     def fail_for_acme(self: Reconciler, name: str) -> None:
@@ -565,7 +568,7 @@ def test_an_internal_error_affects_one_tenant(
 
 
 def test_rapid_edits_cause_one_build(follow: Follow, write_tenant: WriteTenant) -> None:
-    """Content that does not become stable is not built."""
+    """A tenant file that is saved many times in quick succession is built once."""
     write_tenant("acme", APP_NAME="v0")
     followed = follow().go_on()
     followed.get()
@@ -581,7 +584,7 @@ def test_rapid_edits_cause_one_build(follow: Follow, write_tenant: WriteTenant) 
 def test_a_request_waits_until_its_file_is_reconciled(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """While the host starts, a request causes the tenant file's validation, and is served."""
+    """While the host starts, a request waits until its tenant file has been validated."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow()
     followed.follower._scan_folder()
@@ -599,7 +602,7 @@ def test_a_request_waits_until_its_file_is_reconciled(
 def test_an_event_during_a_scan_causes_another_scan(
     follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No event is lost while the folder is being read."""
+    """A file event that arrives during a scan of the tenants folder causes another scan."""
     followed = follow()
     scans: list[float] = []
     look = followed.follower._folder.look
@@ -622,7 +625,7 @@ def test_an_event_during_a_scan_causes_another_scan(
 def test_in_a_large_folder_a_change_takes_effect_within_two_seconds(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """In a large folder, partial scans find a change; with reliable events, an event does."""
+    """Even in a large folder, a changed tenant file takes effect within two seconds."""
     monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     others = [write_tenant(f"t{number}") for number in range(20)]
     path = write_tenant("acme", APP_NAME="v1")
@@ -647,7 +650,7 @@ def test_in_a_large_folder_a_change_takes_effect_within_two_seconds(
 def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scan finds a change without an event, because even reliable events can be lost."""
+    """In a large folder, a slow scan finds a change whose file event was lost."""
     monkeypatch.setattr(follower_module, "SMALL_FOLDER", 0)
     for number in range(20):
         write_tenant(f"t{number}")
@@ -664,7 +667,7 @@ def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
 def test_growth_is_reported(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Growth is reported when all files are known, and when many more instances exist."""
+    """The host reports growth when it knows all tenant files, and again when many apps exist."""
     monkeypatch.setattr("tenantry.reload.eviction.GROWTH", 2)
     for name in ("acme", "globex", "initech"):
         write_tenant(name)

@@ -1,4 +1,4 @@
-"""Rebuilds: real worker threads, and a clock moved by hand."""
+"""Changed tenants are rebuilt in worker threads, with pauses after failures."""
 
 import threading
 from collections.abc import Iterator
@@ -31,11 +31,11 @@ class AcmeRebuilds:
         self.mount = Mount("acme", "/acme", self.build)
 
     def tenant(self, app_name: str) -> Tenant:
-        """Return one content of acme's file."""
+        """Return acme with the given app name."""
         return make_tenant(self._data_dir, APP_NAME=app_name)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance that records the call of `close`."""
+        """Build an instance that records when it is closed."""
         if self.error is not None:
             raise self.error
         return Instance(empty_app, lambda: self.closed.append(tenant.app_name))
@@ -46,11 +46,11 @@ class AcmeRebuilds:
         self.rebuilds.start(self.mount, tenant, self.built.append)
 
     def wait(self) -> None:
-        """Wait for a build result without handling the result."""
+        """Wait for a build's result without handling it."""
         assert self._has_result.wait(DEADLINE_S)
 
     def finish(self) -> None:
-        """Wait for a build result, and handle the result."""
+        """Wait for a build's result, and handle it."""
         self.wait()
         for handle_result in self.workers.collect():
             handle_result()
@@ -58,7 +58,7 @@ class AcmeRebuilds:
 
 @pytest.fixture(name="acme")
 def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
-    """Return rebuilds, closed when the test ends."""
+    """Return the rebuilds of acme. The fixture closes them."""
     acme = AcmeRebuilds(data_dir)
     yield acme
     acme.workers.close()
@@ -67,7 +67,7 @@ def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
 
 
 def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
-    """`Rebuilds` passes a built instance on without swapping the instance in."""
+    """A rebuilt app is handed to the caller, and does not replace the old app by itself."""
     acme.start(acme.tenant("v1"))
     acme.finish()
 
@@ -76,7 +76,7 @@ def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
 
 @pytest.mark.parametrize("has_newer", [False, True])
 def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) -> None:
-    """An instance of a canceled build, or of outdated content, is closed."""
+    """If a build is canceled, or its file has changed meanwhile, the built app is closed."""
     acme.start(acme.tenant("v1"))
     acme.wait()
     if has_newer:
@@ -90,9 +90,9 @@ def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) 
 
 
 def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
-    """Pauses between failed builds double up to a minute.
+    """After each failed build, the pause before the next build doubles, up to a minute.
 
-    The mount has the reason of the failure.
+    Operators see the reason.
     """
     acme.error = ValueError("no such table")
     tenant, pauses = acme.tenant("v1"), []
@@ -110,7 +110,7 @@ def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
 
 
 def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:
-    """The failures of older content do not count."""
+    """Failures of an older version of a tenant file do not delay builds of a newer one."""
     acme.error = ValueError("no such table")
     for app_name in ("v1", "v1", "v2"):
         acme.start(acme.tenant(app_name))
@@ -122,7 +122,7 @@ def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:
 
 
 def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
-    """A second start of the same content joins the first."""
+    """Starting a build that already runs does not start a second one."""
     tenant = acme.tenant("v1")
     acme.start(tenant)
     acme.rebuilds.start(acme.mount, tenant, acme.built.append)
@@ -132,7 +132,7 @@ def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
 
 
 def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCaptureFixture) -> None:
-    """The mount shows that a build is stuck, and the log says so once."""
+    """A build that does not end is shown as stuck, and is logged once."""
     released = threading.Event()
     acme.workers._build = lambda _: released.wait(DEADLINE_S) and Instance(empty_app, int)  # type: ignore[assignment,return-value]
     acme.start(acme.tenant("v1"))
@@ -148,7 +148,7 @@ def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCapture
 
 
 def test_edits_of_a_file_whose_builds_hang_take_two_threads(acme: AcmeRebuilds) -> None:
-    """The newest content waits until one of two hanging builds ends. Older content is skipped."""
+    """If builds of a tenant hang, they occupy at most two threads, whatever is saved meanwhile."""
     released, started = threading.Event(), []
 
     def hang(tenant: Tenant) -> Instance:

@@ -1,4 +1,4 @@
-"""The reconciler: tenants in memory, and mounts that nothing routes to."""
+"""The reconciler decides which of several conflicting tenants is accepted."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ AtShop = Callable[[str], Tenant]
 
 @pytest.fixture(name="reconciler")
 def _reconciler(data_dir: Path) -> Iterator[Reconciler]:
-    """Return a reconciler without files."""
+    """Return a reconciler that needs no files."""
     workers = ReloadWorkers(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
     yield Reconciler(
         lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built")),
@@ -34,7 +34,7 @@ def _reconciler(data_dir: Path) -> Iterator[Reconciler]:
 
 @pytest.fixture(name="at_shop")
 def _at_shop(data_dir: Path) -> AtShop:
-    """Return a function that makes a tenant with the prefix `/shop`."""
+    """Return a function that makes a tenant with the URL prefix `/shop`."""
     return lambda name: make_tenant(data_dir, name, URL_PREFIX="/shop")
 
 
@@ -44,7 +44,7 @@ def states(reconciler: Reconciler) -> dict[str, str]:
 
 
 def reconcile(reconciler: Reconciler, *results: ValidationResult) -> dict[str, str]:
-    """Reconcile one result after another, and return the states."""
+    """Reconcile one tenant after another, and return the states."""
     for result in results:
         if result.name not in reconciler.files:
             reconciler.add(result.name)
@@ -58,7 +58,7 @@ def reconcile(reconciler: Reconciler, *results: ValidationResult) -> dict[str, s
 def test_of_two_tenants_that_conflict_one_is_accepted(
     reconciler: Reconciler, at_shop: AtShop, *, is_starting: bool, first: str
 ) -> None:
-    """Of two tenants in conflict, the first by name is accepted at start, later the served one."""
+    """Of two conflicting tenants, the first by name wins at start, and later the served one."""
     reconciler.is_starting = is_starting
 
     found = reconcile(reconciler, at_shop("globex"), at_shop("acme"))
@@ -83,9 +83,9 @@ def test_at_start_the_choice_of_other_workers_comes_first(
     first: str,
     order: tuple[str, str],
 ) -> None:
-    """Another worker's choice counts for the same content only.
+    """At start, a worker accepts the tenant that other workers accepted, if the file is the same.
 
-    Without such a choice, the first tenant by name is accepted.
+    Without other workers, it accepts the first by name.
     """
     reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
 
@@ -95,10 +95,10 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 
 
 def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """A new worker gives /shop to no other tenant until the file of its present owner changes."""
+    """A new worker reserves a URL prefix for the tenant that serves there in other workers."""
     reconciler.prefer([SiblingTenant("globex", "older-content", "/shop")])
     rejected = RejectedTenant("globex", None, (Problem("globex.py", "is broken."),), "newer")
-    reconciler.add("globex")  # the first scan adds every name before it reconciles any
+    reconciler.add("globex")  # the first scan adds all names before it reconciles any
     found = reconcile(reconciler, at_shop("acme"), rejected)
     reconciler.end_start()
     reason = reconciler.files["acme"].mount.reason
@@ -111,7 +111,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
 
 
 def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """The choice of other workers no longer matters."""
+    """After the start, what other workers accepted no longer displaces a tenant."""
     reconciler.prefer([SiblingTenant("globex", "digest-globex", "/elsewhere")])
     reconcile(reconciler, at_shop("acme"))
     reconciler.end_start()
@@ -122,7 +122,7 @@ def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop:
 def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
     reconciler: Reconciler, at_shop: AtShop
 ) -> None:
-    """When a prefix is free, the first waiting tenant by name is accepted without an edit."""
+    """When a URL prefix becomes free, the first waiting tenant by name gets it without an edit."""
     reconciler.is_starting = False
     reconcile(reconciler, at_shop("globex"), at_shop("initech"), at_shop("acme"))
 
@@ -133,7 +133,7 @@ def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
 
 
 def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """The mount of a rejected change is stale, and no other tenant gets the mount's prefix."""
+    """If a change of a tenant is rejected, the tenant keeps its URL prefix."""
     reconciler.is_starting = False
     broken = RejectedTenant("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
 
@@ -143,7 +143,7 @@ def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtS
 
 
 def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """When a disabled tenant is enabled again, a tenant that took the prefix meanwhile stays."""
+    """A disabled tenant loses its URL prefix to another tenant that takes it meanwhile."""
     reconcile(reconciler, at_shop("acme"), at_shop("globex"))
     reconciler.is_starting = False
     files, seen = reconciler.files, []

@@ -1,4 +1,4 @@
-"""The validation queue: real files and loader processes, and a clock moved by hand."""
+"""Changed tenant files are validated in loader processes, and results are handled together."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ WriteTenant = Callable[..., Path]
 
 
 class Validation:
-    """A validation queue, the reload workers of the queue, and the results."""
+    """A validation queue, its worker threads, and the results so far."""
 
     def __init__(self, data_dir: Path) -> None:
         self.now_s = 100.0
@@ -32,7 +32,7 @@ class Validation:
         self.results.append(f"{content.path.stem} {type(result).__name__}")
 
     def collect(self) -> None:
-        """Wait until nothing is being validated, and handle the results."""
+        """Wait until no validation runs, and handle the results."""
         while self.workers.validating:
             assert self._woken.wait(DEADLINE_S)
             self._woken.clear()
@@ -42,7 +42,7 @@ class Validation:
 
 @pytest.fixture(name="validation")
 def _validation(data_dir: Path) -> Iterator[Validation]:
-    """Return a validation queue. The fixture closes the queue's workers."""
+    """Return a validation queue. The fixture closes its workers."""
     validation = Validation(data_dir)
     yield validation
     validation.workers.close()
@@ -51,7 +51,7 @@ def _validation(data_dir: Path) -> Iterator[Validation]:
 def test_results_are_due_together_and_sorted_by_name(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """Results are due when no file is left to validate, or after a short while."""
+    """Validation results are handled by name, when no file is left or after a short time."""
     queue = validation.queue
     for name in ("globex", "acme"):
         queue.add(read_content(write_tenant(name)))
@@ -69,7 +69,7 @@ def test_results_are_due_together_and_sorted_by_name(
 def test_a_result_of_older_content_is_ignored(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """Only a result of a file's newest content counts, and no result of a deleted file."""
+    """A validation result of older content, or of a deleted file, is ignored."""
     queue = validation.queue
     for name in ("acme", "globex"):
         queue.add(read_content(write_tenant(name)))
@@ -90,7 +90,7 @@ def test_a_result_of_older_content_is_ignored(
 def test_a_file_that_a_request_waits_for_is_validated_first(
     validation: Validation, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request continues when the file is reconciled."""
+    """If a request waits for a tenant file, that file is validated first."""
     queue = validation.queue
     for name in [f"t{number}" for number in range(MAX_VALIDATIONS + 1)] + ["acme"]:
         queue.add_name(name)

@@ -1,4 +1,4 @@
-"""A new worker learns from siblings, the other workers of the same host."""
+"""A new worker builds the tenants that other workers have already built."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tenantry.settings import HostSettings
 
 @pytest.fixture(name="built_by_sibling")
 def _built_by_sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Return a function that opens the control socket of a sibling that has built tenants."""
+    """Return a function that opens the control socket of another worker with built tenants."""
     sockets: list[ControlSocket] = []
 
     def open_socket(names: Callable[[], Any]) -> None:
@@ -33,7 +33,7 @@ def _built_by_sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], 
 
 @pytest.fixture(name="released")
 def _released() -> Iterator[threading.Event]:
-    """Return an event that lets siblings answer. The waiting threads end when the test ends."""
+    """Return an event that lets waiting workers answer. The waiting threads end with the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -48,7 +48,7 @@ def test_a_new_worker_builds_what_its_siblings_have_built(
     built_by_sibling: Callable[..., None],
     data_dir: Path,
 ) -> None:
-    """A new worker builds only tenants that siblings have built, and ignores unknown names."""
+    """A new worker builds exactly those of its tenants that other workers have built."""
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
@@ -63,7 +63,7 @@ def test_a_new_worker_builds_what_its_siblings_have_built(
 def test_a_stopping_worker_lists_no_built_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker does not delay the start if no other worker accepts connections."""
+    """A worker that is stopping lists no tenants, so a new worker starts without delay."""
     write_tenant("acme")
     host.load()
     host.router.mounts[0].ensure_instance()
@@ -80,7 +80,7 @@ def test_a_sibling_that_hangs_does_not_delay_the_start(
     released: threading.Event,
     data_dir: Path,
 ) -> None:
-    """Once time is up, no build starts, even if the sibling answers later."""
+    """If another worker hangs, a new worker starts anyway, and later answers cause no builds."""
     monkeypatch.setattr(warm_start, "BUILD_TIMEOUT_S", 0.05)
     built_by_sibling(lambda: [released.wait(DEADLINE_S), "acme"][1:])
     built: list[str] = []
@@ -102,7 +102,7 @@ def test_a_sibling_that_hangs_does_not_delay_the_start(
 def test_a_new_worker_accepts_what_its_siblings_have_accepted(
     host: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker rejects a tenant that siblings rejected, although first by name."""
+    """A new worker prefers the tenants that other workers have accepted."""
     write_tenant("globex", URL_PREFIX="/shop")
     host.load()
     host._open_control_socket()
@@ -124,7 +124,7 @@ def test_a_new_worker_accepts_what_its_siblings_have_accepted(
 def test_only_siblings_that_serve_the_same_tenants_count(
     data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str, str]]
 ) -> None:
-    """A new worker ignores siblings with another value of `TENANTRY_ONLY`."""
+    """A new worker ignores workers that serve other tenants (`TENANTRY_ONLY`)."""
     answer = {"only": [], "accepted": {"acme": ["d1", "/acme"]}}
     sibling = ControlSocket(data_dir, {"accepted": lambda: answer})
     try:
@@ -136,7 +136,7 @@ def test_only_siblings_that_serve_the_same_tenants_count(
 def test_a_starting_worker_lists_no_accepted_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """A starting worker lists no accepted tenants, because siblings' tenants may displace some."""
+    """A worker that is still starting lists no accepted tenants, because they may change."""
     write_tenant("acme")
     before = host.report.accepted()["accepted"]
 
@@ -148,7 +148,7 @@ def test_a_starting_worker_lists_no_accepted_tenants(
 def test_without_an_answer_no_tenant_is_preferred(
     monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """The start does not wait for siblings that hang."""
+    """If no other worker answers in time, a new worker starts anyway."""
     monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", 0.02)
     hanging = ControlSocket(
         data_dir, {"accepted": lambda: released.wait() and {"only": [], "accepted": {}}}
@@ -164,7 +164,7 @@ def test_without_an_answer_no_tenant_is_preferred(
 def test_one_sibling_that_hangs_does_not_hide_the_others(
     monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """A hanging sibling does not delay the others' answers, because each gets only a short time."""
+    """If one worker hangs, a new worker still uses the answers of the others."""
     monkeypatch.setattr(warm_start, "ACCEPTED_ANSWER_TIMEOUT_S", 0.02)
     monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", DEADLINE_S)
     hanging = ControlSocket(

@@ -1,4 +1,4 @@
-"""The reload workers, with real threads, a real loader, and jobs that a test ends."""
+"""Worker threads validate and build tenants, so a file or build that hangs delays no other."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,20 +21,20 @@ Start = Callable[[Callable[[Tenant], Instance]], ReloadWorkers]
 
 
 def content_of(folder: Path, name: str, text: str) -> FileContent:
-    """Write a tenant file and return the content of the file."""
+    """Write a tenant file, and return its content."""
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     return read_content(path)
 
 
 def build_at_once(_: Tenant) -> Instance:
-    """Return an instance that answers nothing."""
+    """Return an app instance that answers nothing."""
     return Instance(empty_app, lambda: None)
 
 
 @pytest.fixture(name="start")
 def _start(data_dir: Path) -> Iterator[Start]:
-    """Return a function that starts workers with a build.
+    """Return a function that starts worker threads that use the given build function.
 
     The fixture closes the workers after the test.
     """
@@ -63,10 +63,7 @@ def collect_until(workers: ReloadWorkers, is_true: Callable[[], object]) -> None
 def test_files_that_hang_delay_no_other(
     start: Start, tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four files that hang occupy threads only until the first timeout.
-
-    After the timeout, a good file is validated.
-    """
+    """If four tenant files hang, a good file is validated after the first timeout."""
     monkeypatch.setattr(workers_module, "RUN_TIMEOUT_S", 1.0)
     workers, order = start(build_at_once), []
     for number in range(4):
@@ -81,7 +78,7 @@ def test_files_that_hang_delay_no_other(
 
 
 def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
-    """An unwanted build does not start, and the result of the build is None."""
+    """If a build is no longer wanted when its turn comes, it does not start."""
     built: list[str] = []
 
     def build(tenant: Tenant) -> Instance:
@@ -100,7 +97,7 @@ def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
 def test_builds_that_hang_delay_no_other(
     start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once hanging builds are late, other threads run the waiting builds."""
+    """Builds that hang do not prevent other builds, which run in additional threads."""
     monkeypatch.setattr(worker_pool, "LATE_AFTER_S", 0.0)
     released, results = threading.Event(), []
 
@@ -123,7 +120,7 @@ def test_builds_that_hang_delay_no_other(
 def test_close_does_not_wait_for_a_build_that_hangs(
     start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An instance that an abandoned thread builds later is closed at once."""
+    """Closing the workers does not wait for a build that hangs; its app is closed later."""
     monkeypatch.setattr(workers_module, "CLOSE_TIMEOUT_S", 0.0)
     started, released, closed = threading.Event(), threading.Event(), threading.Event()
 
