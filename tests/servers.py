@@ -1,4 +1,4 @@
-"""Real servers for tests, started on free ports of the loopback and stopped after the test."""
+"""Starts real servers for tests on free ports, and stops them after the test."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ CONFIG_FILE = str(Path(__file__).parents[1] / "config/gunicorn.conf.py")
 
 
 class Server:
-    """A real server process on a free port of the loopback.
+    """A real server process on a free port of the loopback interface.
 
     The code that starts a `Server` stops it.
     """
@@ -44,7 +44,7 @@ class Server:
             return response, response.read()
 
     def send(self, data: bytes) -> bytes:
-        """Send raw bytes, and return the bytes from the server until a close or 2 s of silence."""
+        """Send raw bytes. Return what the server sends until it closes or is silent for 2 s."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
             connection.sendall(data)
             received = b""
@@ -54,7 +54,7 @@ class Server:
             return received
 
     def stop(self) -> None:
-        """Stop the server and all child processes."""
+        """Stop the server and all its child processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -76,7 +76,7 @@ def free_port() -> int:
 def running(
     command: list[str], folder: Path, ready_path: str = "/-/livez", **environ: str
 ) -> Iterator[Server]:
-    """Run a server and the server's child processes in `folder` until the end of the block.
+    """Run a server in `folder` until the end of the block.
 
     `{bind}` and `{port}` in the command are replaced. The first word of the command is a program of
     the Python environment or of the system. Of Tenantry's settings, only those in `environ` are
@@ -108,7 +108,7 @@ def running(
 
 
 def program(name: str) -> str:
-    """Return the path of a program of the Python environment or of the system; keep a path."""
+    """Return the path of a program of the Python environment or of the system."""
     if os.sep in name:
         return name
     beside = Path(sys.executable).with_name(name)
@@ -116,7 +116,7 @@ def program(name: str) -> str:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition is true. Fail the test after `DEADLINE_S`."""
+    """Wait until the condition is true, or fail the test after `DEADLINE_S`."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "timed out"
@@ -125,7 +125,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Run each function in its own thread until the block ends and sets the functions' event."""
+    """Run each function in a thread. At the end of the block, set the event that they get."""
     stop = threading.Event()
     threads = [threading.Thread(target=work, args=(stop,)) for work in works]
     for thread in threads:

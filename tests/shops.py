@@ -1,4 +1,4 @@
-"""An endpoint with tables for tests: `corp.shop`, at `/shop`, written to a folder of the test."""
+"""Writes an endpoint with database tables for tests: `corp.shop`, at `/shop`."""
 
 import importlib
 import os
@@ -35,7 +35,7 @@ class Shop(Resource):
 
 
 def environment(settings: HostSettings) -> dict[str, str]:
-    """Return the environment for a command that uses a test's folders and endpoints."""
+    """Return the environment for a command that uses the test's folders and endpoints."""
     paths = [str(settings.data_dir.parent / "code"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "TENANTRY_TENANTS_DIR": str(settings.tenants_dir),
@@ -45,7 +45,7 @@ def environment(settings: HostSettings) -> dict[str, str]:
 
 
 def first(revision: str = "shop_1", table: str = "goods") -> str:
-    """Return a revision that creates a table."""
+    """Return a migration that creates a table."""
     return f"""\
 import sqlalchemy as sa
 from alembic import op
@@ -60,7 +60,7 @@ def downgrade():
 
 
 def second(body: str = "", revision: str = "shop_2", after: str = "shop_1") -> str:
-    """Return a revision that creates another table, and then runs `body`.
+    """Return a migration that creates another table, and then runs `body`.
 
     In `body`, `name` is the name of the database.
     """
@@ -82,11 +82,11 @@ def downgrade():
 
 @contextmanager
 def writing_shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteShop]:
-    """Yield a function that writes the endpoint with the given revisions, and returns the name.
+    """Yield a function that writes the endpoint with the given migrations and returns its name.
 
-    A second call of the function replaces the revisions.
+    Calling the function again replaces the migrations.
     """
-    folder.mkdir()  # create the folder first, because the import system caches a missing folder
+    folder.mkdir()  # The import system caches a missing folder, so create the folder first.
     monkeypatch.syspath_prepend(folder)
 
     def write(*revisions: str, name: str = "shop") -> str:

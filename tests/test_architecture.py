@@ -1,4 +1,4 @@
-"""The import contracts are checked by import-linter, and a violation is detected."""
+"""import-linter checks which packages may import which, and detects violations."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ def _copy(tmp_path: Path) -> Path:
 
 
 def _layers() -> list[set[str]]:
-    """Return the packages of each layer, the top layer first."""
+    """Return the packages of each layer, from the top."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = project["tool"]["importlinter"]["contracts"][0]
     return [set(layer.split(" | ")) for layer in contract["layers"]]
@@ -71,14 +71,14 @@ def test_a_forbidden_import_is_detected(copy: Path, module: str, planted: str) -
 
 
 def test_a_module_without_a_layer_is_detected(copy: Path) -> None:
-    """A new top-level module needs a layer in the contract."""
+    """A new top-level module must be assigned to a layer."""
     (copy / "core/tenantry/utils.py").write_text("")
 
     assert _lint_imports(copy).returncode == 1
 
 
 def test_at_most_ten_layers_contain_all_packages() -> None:
-    """The contract is short enough to read aloud, and names every package and top-level module."""
+    """At most ten layers contain all packages and top-level modules."""
     layers = _layers()
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 

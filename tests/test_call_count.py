@@ -1,4 +1,4 @@
-"""The simplest request passes through few of our functions."""
+"""The simplest request passes through few of Tenantry's own functions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ MAX_CALLS = 70
 def test_a_landing_request_calls_few_of_our_functions(
     settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A counted and logged request to an active tenant calls at most `MAX_CALLS` functions."""
+    """A request to the landing endpoint calls at most `MAX_CALLS` functions of Tenantry."""
     write_tenant("acme")
     host = create_host(settings, is_serving=True)
     host.load()

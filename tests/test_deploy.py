@@ -1,4 +1,4 @@
-"""nginx and systemd check the deployment examples in `config/`."""
+"""nginx and systemd accept the deployment examples in `config/`."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ CONFIG = Path(__file__).parent.parent / "config"
 
 
 def _tool(name: str, package: str) -> str:
-    """Return the path of a tool. If the tool is missing, skip the test, or fail the test in CI."""
+    """Return the path of a tool. If it is missing, skip the test, or fail the test in CI."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
         text = f"{name} is missing: apt-get install {package}"
@@ -48,7 +48,7 @@ def _nginx_config(folder: Path, upstream: int, port: int) -> Path:
 
 @pytest.fixture(name="start_nginx")
 def _start_nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
-    """Return a function that starts nginx in front of a port and returns nginx's port."""
+    """Return a function that starts nginx in front of a port and returns nginx's own port."""
     program = _tool("nginx", "nginx-light")
     processes: list[subprocess.Popen[bytes]] = []
 
@@ -77,7 +77,7 @@ def _connect(port: int) -> HTTPConnection:
 
 
 def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
-    """`systemd-analyze verify` reports nothing."""
+    """`systemd-analyze verify` reports no problem of the example unit."""
     tool = _tool("systemd-analyze", "systemd")
     program = Path(sys.executable).with_name("tenantry")
     text = (CONFIG / "tenantry.service").read_text()
@@ -93,7 +93,7 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_nginx_site_is_valid(tmp_path: Path) -> None:
-    """`nginx -t` accepts the site."""
+    """`nginx -t` accepts the example configuration."""
     tool = _tool("nginx", "nginx-light")
     config = _nginx_config(tmp_path, 8000, 8080)
 
@@ -112,7 +112,7 @@ def test_a_tenant_answers_through_nginx(
     start_nginx: Callable[[int], int],
     write_tenant: Callable[..., Path],
 ) -> None:
-    """Behind nginx, a tenant's redirect stays under the prefix, and the host's pages are 404."""
+    """Behind nginx, a tenant's redirect stays under its prefix, and the host's pages are 404."""
     write_tenant("acme")
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_TRUSTED_PROXIES="1")

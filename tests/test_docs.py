@@ -1,4 +1,4 @@
-"""The documents and the code agree."""
+"""The documentation agrees with the code."""
 
 import json
 import tomllib
@@ -52,23 +52,23 @@ def _rows_under(heading: str, document: str = README) -> list[str]:
 
 
 def test_the_table_of_keys_is_the_code() -> None:
-    """`tenants/README.md` has each key with its default and meaning, in the order of the code."""
+    """The table in `tenants/README.md` has each key with the default and meaning from the code."""
     assert _key_rows() == _rows_under("key", TENANTS_README)
 
 
 @pytest.mark.parametrize("key", PLANNED_KEYS)
 def test_every_planned_key_is_documented(key: str) -> None:
-    """`tenants/README.md` names each key that a later version brings."""
+    """`tenants/README.md` names every key that is planned for a later version."""
     assert f"`{key}`" in TENANTS_README
 
 
 def test_the_table_of_settings_is_the_code() -> None:
-    """`config/README.md` has each setting with its default and meaning, in the code's order."""
+    """The table in `config/README.md` has each setting with default and meaning from the code."""
     assert _setting_rows() == _rows_under("setting", CONFIG_README)
 
 
 def test_every_usage_column_and_log_fact_is_documented() -> None:
-    """`config/README.md` names each column of `tenantry usage`, and shows each logged fact."""
+    """`config/README.md` names each column of `tenantry usage` and each field of the access log."""
     lines: list[str] = []
     AccessLog("json", lines.append)(request_record())
 
@@ -86,18 +86,18 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.parametrize("segment", sorted(RESERVED_SEGMENTS))
 def test_every_reserved_prefix_is_documented(segment: str) -> None:
-    """`tenants/README.md` names each prefix that is rejected."""
+    """`tenants/README.md` names each URL prefix that Tenantry reserves."""
     assert f"`/{segment}`" in TENANTS_README
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_TENANT_NAMES))
 def test_every_reserved_name_is_documented(name: str) -> None:
-    """`tenants/README.md` names each tenant's name that is rejected."""
+    """`tenants/README.md` names each tenant name that Tenantry reserves."""
     assert f"`{name}`" in TENANTS_README
 
 
 def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
-    """A deployment gets a tested version of each dependency, of the optional ones too."""
+    """For each dependency, a deployment gets a locked version that `pyproject.toml` allows."""
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     wanted = [*project["dependencies"], *optional["postgres"], *optional["redis"]]

@@ -1,4 +1,4 @@
-"""The host in the test process, as clients see the host."""
+"""A host in the test process answers requests for all its tenants."""
 
 import gc
 import json
@@ -70,7 +70,7 @@ def _faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
     """Return a function that returns the JSON lines on stderr.
 
-    Logging is restored after the test.
+    The fixture restores logging after the test.
     """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -90,7 +90,7 @@ def _logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
 def test_each_tenant_answers_under_its_own_prefix(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Two tenants of one host return their own landing pages."""
+    """Each tenant answers under its own URL prefix."""
     write_tenant("acme")
     write_tenant("globex", URL_PREFIX="/clients/globex")
     host.load()
@@ -105,7 +105,7 @@ def test_each_tenant_answers_under_its_own_prefix(
 def test_a_path_under_no_prefix_is_404(
     host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
-    """Only a whole-segment, same-case prefix reaches a tenant; any other path is the host's 404."""
+    """A path reaches a tenant only if whole segments match, case included. Other paths are 404."""
     write_tenant("acme")
     host.load()
 
@@ -130,7 +130,10 @@ def test_a_prefix_without_a_slash_redirects(
 
 
 def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: WriteTenant) -> None:
-    """If a worker dies, the master can tell which tenant was being built."""
+    """While an app is built, the scoreboard names its tenant.
+
+    If the worker dies, gunicorn's master knows which tenant it was building.
+    """
     write_tenant("acme")
     row = Scoreboard().claim_row()
     assert row is not None
@@ -152,9 +155,9 @@ def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: Wr
 def test_a_forked_process_starts_before_it_serves(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads of a forked process wait for the process's own resources before serving."""
+    """A forked process creates its own resources before it serves."""
     host.load()
-    host._pid = -1  # change the recorded process ID, as in a forked process
+    host._pid = -1  # This makes the host believe that it runs in a forked process.
     claim, started = Scoreboard.claim_row, []
 
     def look(scoreboard: Scoreboard) -> Row | None:
@@ -168,7 +171,7 @@ def test_a_forked_process_starts_before_it_serves(
 
 
 def test_a_forked_process_uses_the_scoreboard_row_of_its_server(host: Host) -> None:
-    """A forked process neither uses the parent's scoreboard row nor claims a new row."""
+    """A forked process uses the scoreboard row that its server passes in."""
     host.load()
     host._pid = -1
     row = Scoreboard().claim_row()
@@ -184,7 +187,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
     faulty: str,
     bounds: tuple[int | None, int | None, int],
 ) -> None:
-    """The tenant's key or the host's setting is the bound; a reload does not reset the count."""
+    """A limit on concurrent requests holds across a reload of the tenant."""
     key, setting, bound = bounds
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key)
     host = Host(settings.model_copy(update={"max_concurrent_requests": setting}))
@@ -208,7 +211,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
 def test_a_tenant_over_its_rate_gets_429(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A tenant over the rate is refused without a thread, until a new file has a higher rate."""
+    """A tenant above its rate limit gets 429 until a new tenant file raises the limit."""
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
@@ -228,7 +231,7 @@ def test_a_tenant_over_its_rate_gets_429(
 
 @pytest.fixture(name="mixed")
 def _mixed(write_tenant: WriteTenant) -> None:
-    """Write a valid, a broken, a disabled and a paused tenant, and two with the same prefix."""
+    """Write tenants that are valid, broken, disabled, in maintenance, and in conflict."""
     write_tenant("acme")
     write_tenant("broken", "SECRET_KEY = = 1\n")
     write_tenant("clash", URL_PREFIX="/acme")
@@ -244,7 +247,7 @@ def _mixed(write_tenant: WriteTenant) -> None:
 def test_a_bad_file_affects_its_own_tenant_only(
     host: Host, client: Client, path: str, status: int
 ) -> None:
-    """A valid tenant serves beside broken, disabled, paused and conflicting ones."""
+    """A broken, disabled or conflicting tenant file affects only its own tenant."""
     host.load()
 
     answer = client.get(path)
@@ -256,7 +259,7 @@ def test_a_bad_file_affects_its_own_tenant_only(
 
 @pytest.mark.usefixtures("mixed")
 def test_status_lists_mounts_by_name(host: Host) -> None:
-    """Operators see each mount's state and reason; a disabled tenant is not listed."""
+    """The host's status lists tenants by name with state and reason, except disabled ones."""
     host.load()
 
     status = host.status()
@@ -273,7 +276,7 @@ def test_status_lists_mounts_by_name(host: Host) -> None:
 
 @pytest.mark.usefixtures("mixed")
 def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
-    """A failed tenant makes the host not ready, and clients see no names."""
+    """If a tenant has failed, `/-/readyz` is 503, and shows counts but no names."""
     host.load()
     client.get("/acme/")
 
@@ -289,7 +292,7 @@ def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
 def test_readyz_is_200_when_none_failed(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """Idle, disabled and paused tenants are not failures."""
+    """`/-/readyz` is 200 if tenants are idle, disabled or in maintenance."""
     write_tenant("acme")
     write_tenant("globex", MAINTENANCE=True)
     write_tenant("disabled", ENABLED=False)
@@ -304,7 +307,7 @@ def test_readyz_is_200_when_none_failed(
 
 
 def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client) -> None:
-    """An empty tenants folder is not a failure."""
+    """A host without tenants is ready and serves its own pages."""
     host.load()
 
     statuses = [client.get(path).status_code for path in ("/-/livez", "/-/readyz", "/")]
@@ -315,7 +318,7 @@ def test_a_host_without_tenants_serves_its_own_pages(host: Host, client: Client)
 def test_an_endpoint_that_exits_affects_its_own_tenant_only(
     host: Host, client: Client, write_tenant: WriteTenant, faulty: str, tmp_path: Path
 ) -> None:
-    """The tenant of an endpoint that exits fails with the endpoint's line as the reason."""
+    """If an endpoint exits, only its tenant fails, and the reason names the endpoint's line."""
     (tmp_path / "corp/faulty/blueprint.py").write_text("raise SystemExit(3)\n")
     write_tenant("acme", BLUEPRINTS=[faulty])
     write_tenant("globex")
@@ -337,7 +340,7 @@ def test_an_endpoint_that_exits_affects_its_own_tenant_only(
 
 
 def test_close_ends_every_instance(host: Host, client: Client, write_tenant: WriteTenant) -> None:
-    """After one or two calls of `close()`, no private module is left, and tenants answer 503."""
+    """After the host is closed, once or twice, all apps are closed, and tenants answer 503."""
     write_tenant("acme")
     write_tenant("broken", "x = = 1\n")
     host.load()
@@ -351,7 +354,10 @@ def test_close_ends_every_instance(host: Host, client: Client, write_tenant: Wri
 
 
 def test_close_unfreezes_nothing_that_others_froze(host: Host) -> None:
-    """A host that did not serve froze no objects, and unfreezing all of them would take 0.1 s."""
+    """Closing a host that did not serve does not unfreeze objects for the garbage collector.
+
+    Unfreezing all objects would take 0.1 s.
+    """
     host.load()
     before = gc.get_freeze_count()
 
@@ -370,7 +376,7 @@ def test_a_failing_view_is_flasks_500(
     faulty: str,
     logged: Logged,
 ) -> None:
-    """Without `PROPAGATE_EXCEPTIONS`, Flask answers 500 and logs with tenant and request ID."""
+    """If a view raises, Flask answers 500, and the log has tenant and request ID."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty])
     host.load()
@@ -397,7 +403,7 @@ def test_an_exception_that_leaves_flask_stops_at_the_mount(
     path: str,
     error: str,
 ) -> None:
-    """With `PROPAGATE_EXCEPTIONS`, the host answers 500 and logs stack, tenant and request ID."""
+    """If an exception leaves Flask, the host answers 500 and logs the traceback."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty], PROPAGATE_EXCEPTIONS=True)
     host.load()
@@ -422,7 +428,7 @@ def test_a_line_logged_while_the_body_streams_has_its_request(
     faulty: str,
     logged: Logged,
 ) -> None:
-    """Any logger's line has tenant and request ID until the end of the response, and not after."""
+    """Log lines have the tenant and the request ID until the end of a streamed response."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty])
     host.load()
@@ -440,7 +446,7 @@ def test_a_rejected_file_is_logged_with_its_reason(
     write_tenant: WriteTenant,
     logged: Logged,
 ) -> None:
-    """Each problem of a tenant file is a separate log line."""
+    """Each problem of a rejected tenant file is a separate log line."""
     write_tenant("acme", SECRET_KEY="short", BLUEPRINTS=[])
 
     host = create_host(settings.model_copy(update={"log_format": "json"}))
@@ -477,7 +483,7 @@ def test_a_tenants_trusted_hosts_replace_the_hosts(
     sent: str,
     status: int,
 ) -> None:
-    """A host name that is not in the list that applies gets 400."""
+    """A `Host` header that neither the tenant nor the host trusts gets 400."""
     write_tenant("acme", TRUSTED_HOSTS=of_tenant)
     host = Host(settings.model_copy(update={"trusted_hosts": of_host}))
     host.load()
@@ -500,7 +506,7 @@ def test_a_tenants_body_limit_applies(
     size_bytes: int,
     expected: tuple[int, str | None],
 ) -> None:
-    """`MAX_CONTENT_LENGTH` of a tenant file is exact, however the body is sent."""
+    """A tenant's `MAX_CONTENT_LENGTH` is exact, however the client sends the body."""
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONTENT_LENGTH=20)
     host.load()
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if is_chunked else None
@@ -516,7 +522,7 @@ def test_a_tenants_body_limit_applies(
 def test_forwarded_headers_need_a_trusted_proxy(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """`X-Forwarded-…` headers are ignored without, and applied with, a trusted proxy."""
+    """`X-Forwarded-…` headers count only behind a trusted proxy."""
     write_tenant("acme")
     locations = []
     for count in (0, 1):

@@ -1,7 +1,7 @@
-"""`PRIVATE` is the only list of private APIs of dependencies that Tenantry uses.
+"""The list `PRIVATE` names all private APIs of dependencies that Tenantry uses.
 
-A private API can change in any release, so each library here has an upper bound in pyproject.toml.
-The tests of the worker check gunicorn's private APIs.
+A private API can change in any release, so each library in the list has an upper bound in
+`pyproject.toml`. The tests of the worker check gunicorn's private APIs.
 """
 
 import json.encoder
@@ -92,7 +92,7 @@ API."""
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_private_api_is_still_there(name: str) -> None:
-    """Every private API of the list exists in the installed version."""
+    """Every private API in the list exists in the installed version of its library."""
     library, reason, look_up = PRIVATE[name]
     try:
         found = look_up()
@@ -106,7 +106,7 @@ def test_a_private_api_is_still_there(name: str) -> None:
 
 
 def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
-    """A new minor version cannot be installed before somebody has tried it."""
+    """Each library whose private APIs are used has an upper bound in `pyproject.toml`."""
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     bounded = {
         requirement.name
@@ -118,8 +118,8 @@ def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
 
 
 def test_no_private_name_is_used_beside_the_list() -> None:
-    """Each private access with a linter exception (`noqa`) is in `PRIVATE`."""
-    documented = {"_current_frames"}  # documented by Python as a function of `sys`
+    """All code that uses a private API, marked with `noqa: SLF001`, is in the list."""
+    documented = {"_current_frames"}  # Python documents this function of `sys`.
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
     own = {"_opened"}  # an attribute of another object of the same class
     used = set()

@@ -1,4 +1,4 @@
-"""Public names exist for tenant files and endpoints, and import no library before the first use."""
+"""The public names of `tenantry` exist, and importing `tenantry` loads no other library."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ from tenantry.planned import PLANNED_NAMES
 
 @pytest.mark.parametrize("name", tenantry.__all__)
 def test_each_public_name_exists(name: str) -> None:
-    """Every name in `__all__` can be imported."""
+    """Every name in `tenantry.__all__` can be imported."""
     assert getattr(tenantry, name) is not None
 
 
 @pytest.mark.parametrize("name", PLANNED_NAMES)
 def test_a_planned_name_is_rejected(name: str) -> None:
-    """A planned public name raises an error. No package of Tenantry has a planned name."""
+    """Importing a name that is planned for a later version raises an error that says so."""
     with pytest.raises(ImportError, match=f"tenantry.{name} comes with a later version"):
         getattr(tenantry, name)
     with pytest.raises(ImportError, match=f"tenantry.{name} comes with a later version"):
@@ -25,7 +25,7 @@ def test_a_planned_name_is_rejected(name: str) -> None:
 
 
 def test_secret_imports_nothing_heavy() -> None:
-    """`from tenantry import secret` imports no library and no other part of Tenantry."""
+    """`from tenantry import secret` loads no library and no other part of Tenantry."""
     code = (
         "import sys; before = {*sys.modules}; from tenantry import secret;"
         "new = {name for name in {*sys.modules} - before if name.partition('.')[0] not in"

@@ -1,4 +1,4 @@
-"""The module search path of the processes that Tenantry starts."""
+"""Processes that Tenantry starts search for modules in a safe order."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tenantry.python_process import library_path, python_command, search_current
 
 @pytest.fixture(name="libraries", autouse=True)
 def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put the current folder first on `sys.path`, and return the remaining entries."""
+    """Put the current folder first on `sys.path`. Return the other entries."""
     monkeypatch.chdir(tmp_path)
     libraries = [entry for entry in sys.path if os.path.realpath(entry) != str(tmp_path)]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *libraries])
@@ -21,7 +21,7 @@ def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str]) -> None:
-    """The current folder moves behind all libraries, and a second call has no effect."""
+    """The current folder moves to the end of `sys.path`, so its modules do not shadow libraries."""
     search_current_folder_last()
     search_current_folder_last()
 
@@ -31,7 +31,7 @@ def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str
 def test_a_link_to_the_current_folder_moves_too(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may add the folder under the name that the shell uses, which may be a link."""
+    """The current folder moves to the end even if `sys.path` names it by a link."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     monkeypatch.setattr(sys, "path", [str(link), *libraries])
@@ -42,21 +42,21 @@ def test_a_link_to_the_current_folder_moves_too(
 
 
 def test_the_library_path_has_no_current_folder(libraries: list[str]) -> None:
-    """The loader process gets a library path without the current folder."""
+    """The loader process has a search path without the current folder."""
     assert libraries == library_path()
 
 
 def test_the_library_path_keeps_what_pythonpath_names(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A current folder that the operator names in `PYTHONPATH` is searched in the given place."""
+    """If `PYTHONPATH` names the current folder, the folder keeps its place in the search path."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     assert [str(tmp_path), *libraries] == library_path()
 
 
 def test_a_child_has_the_same_path(tmp_path: Path, libraries: list[str]) -> None:
-    """The child gets the parent's path and runs no `sitecustomize.py` of the current folder."""
+    """A child process has the parent's search path and runs no `sitecustomize.py` of the folder."""
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('sitecustomize ran')\n")
     search_current_folder_last()
     command = python_command("import json; print(json.dumps([sys.path, sys.argv]))", "argument")

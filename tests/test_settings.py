@@ -1,4 +1,4 @@
-"""The host's settings are read from the environment, and every mistake is reported at once."""
+"""The host's settings come from the environment, and all mistakes are reported together."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tenantry.settings import (
 
 
 def test_no_variable_is_needed() -> None:
-    """Without any variable, a host starts, and the operators' pages listen on the loopback."""
+    """A host needs no setting. By default, operators' pages listen on the loopback interface."""
     settings = read_settings()
 
     assert (Path("tenants"), Path("instance")) == (settings.tenants_dir, settings.data_dir)
@@ -41,7 +41,7 @@ def test_no_variable_is_needed() -> None:
 def test_a_variable_sets_its_field(
     monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
 ) -> None:
-    """The variable is `TENANTRY_` and the field in upper case.
+    """Each setting is read from `TENANTRY_` and its name in upper case.
 
     An empty variable counts as unset.
     """
@@ -86,7 +86,7 @@ def test_a_variable_sets_its_field(
 def test_a_mistake_names_the_variable_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
 ) -> None:
-    """The message is one line: the variable, what was found and what is expected."""
+    """The error for an invalid setting is one line with variable, found value and expectation."""
     monkeypatch.setenv(f"TENANTRY_{name}", text)
 
     with pytest.raises(SettingsError) as caught:
@@ -98,7 +98,7 @@ def test_a_mistake_names_the_variable_and_the_remedy(
 
 
 def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One message names every unknown and invalid variable."""
+    """All unknown and invalid variables are reported in one error."""
     names = ["TENANTRY_COLOUR", "TENANTRY_DATADIR", "TENANTRY_DEADLINE_S", "TENANTRY_MAX_ACTIVE"]
     for name in names:
         monkeypatch.setenv(name, "x")
@@ -119,7 +119,7 @@ def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_message_contains_no_secret(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
-    """A value that can contain a password is in neither the text nor a chained error."""
+    """The error for an invalid setting never shows a value that may contain a password."""
     monkeypatch.setenv(f"TENANTRY_{name}", text)
 
     with pytest.raises(SettingsError) as caught:
@@ -134,7 +134,7 @@ def test_a_message_contains_no_secret(
 
 
 def test_settings_print_no_secret() -> None:
-    """The settings' `repr` does not contain the password of the rate storage."""
+    """The `repr` of the settings does not show the password of the rate storage."""
     settings = HostSettings(rate_limit_storage="redis://:hunter2@cache")
 
     assert "hunter2" not in repr(settings)
@@ -150,7 +150,7 @@ def test_settings_print_no_secret() -> None:
     ],
 )
 def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]) -> None:
-    """An IPv4 address, an IPv6 address in brackets, or `localhost` is accepted."""
+    """A listener may be an IPv4 address, an IPv6 address in brackets, or `localhost`."""
     assert address == parse_bind(text)
 
 
@@ -170,7 +170,7 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
     ],
 )
 def test_anything_else_is_not_a_listener(text: str) -> None:
-    """A host name is rejected, because the address is unknown before the listener is open."""
+    """A listener must not be a host name, because its address is unknown before the start."""
     with pytest.raises(ValueError, match="expected"):
         parse_bind(text)
 
@@ -179,7 +179,7 @@ def test_anything_else_is_not_a_listener(text: str) -> None:
 def test_a_setting_of_a_later_version_is_rejected(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    """A planned setting is an error, and the error does not repeat the value."""
+    """A setting that is planned for a later version is rejected without showing its value."""
     monkeypatch.setenv(environment_variable(field), "hunter2")
 
     with pytest.raises(SettingsError) as caught:
@@ -190,5 +190,5 @@ def test_a_setting_of_a_later_version_is_rejected(
 
 
 def test_no_setting_is_both_built_and_planned() -> None:
-    """A setting that exists is not in the table of planned settings."""
+    """No setting is in both the list of existing settings and the list of planned settings."""
     assert set() == HostSettings.model_fields.keys() & set(PLANNED_SETTINGS)

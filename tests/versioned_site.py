@@ -1,4 +1,4 @@
-"""Tenants that return their name and version, for live tests and benchmarks."""
+"""Creates tenants that answer with their name and version, for live tests and benchmarks."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ exists."""
 
 
 def make_site(folder: Path, *names: str) -> Path:
-    """Create the endpoint and tenants of version 0, and return the tenants folder."""
+    """Create the endpoint and the tenants of version 0. Return the tenants folder."""
     package = folder / "sites/version"
     package.mkdir(parents=True)
     for init in (folder / "sites/__init__.py", package / "__init__.py"):
@@ -51,7 +51,7 @@ def make_site(folder: Path, *names: str) -> Path:
 
 
 def versioned_tenant_text(name: str, version: object) -> str:
-    """Return the text of a tenant file. The version is in the first line and in the last line."""
+    """Return the text of a tenant file whose first and last lines contain the version."""
     return (
         f"VERSION = {version!r}\nAPP_NAME = {name!r}\nSECRET_KEY = {name + '-' * 32!r}\n"
         f"BLUEPRINTS = ['sites.version']\nCHECK = {version!r}\n"

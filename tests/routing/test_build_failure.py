@@ -1,4 +1,4 @@
-"""Failed builds: reasons and pauses."""
+"""After a failed build, the host keeps the reason and pauses before the next attempt."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SEE_LOG = "; see the traceback in the log."
 
 
 class SilentError(Exception):
-    """An exception with a `__str__` that raises."""
+    """An exception whose `__str__` raises."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -25,12 +25,12 @@ class SilentError(Exception):
     ],
 )
 def test_the_reason_is_the_type_and_text_of_the_exception(error: Exception, reason: str) -> None:
-    """The reason of a failed build is one line: type and text, or a Tenantry error's text."""
+    """The reason of a failed build is one line with the exception's type and text."""
     assert reason == BuildFailure.of(error, None, now=0.0).reason
 
 
 def test_pauses_double_up_to_a_minute() -> None:
-    """Pauses are counted from the latest failure, and double up to a minute."""
+    """Pauses after failed builds double up to a minute, counted from the latest failure."""
     failure, pauses = None, []
     for now in range(2000):
         failure = BuildFailure.of(ValueError(), failure, float(now))

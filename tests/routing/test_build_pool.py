@@ -1,6 +1,6 @@
-"""The build pool: how long requests wait for a build.
+"""The build pool limits how many requests wait for an app that is being built.
 
-Tests pass the age of a build instead of waiting.
+The tests pass in the age of a build, so they do not wait.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from tenantry.routing.build_pool import (
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return threads, closed when the test ends."""
+    """Return a thread pool. The fixture closes it after the test."""
     with ThreadPoolExecutor(MAX_LONG_WAITS) as threads:
         yield threads
 
 
 def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> None:
-    """One request waits long for each of a few builds; other requests give up early."""
+    """Only one request per build, and only for a few builds, waits long; others give up early."""
     pool = BuildPool()
     builds = [PendingBuild(0.0) for _ in range(MAX_LONG_WAITS + 1)]
     waiting = [threads.submit(pool.wait, build, SHORT_WAIT_S) for build in builds[:-1]]
@@ -42,7 +42,7 @@ def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> Non
 
 
 def test_no_request_waits_for_a_very_old_build() -> None:
-    """After the first long waits, a tenant with a hanging build occupies no request thread."""
+    """No request waits for a build that has run for very long."""
     build, pool = PendingBuild(0.0), BuildPool()
 
     assert not pool.wait(build, LONG_WAIT_S)

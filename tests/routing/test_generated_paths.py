@@ -1,4 +1,4 @@
-"""The router with generated paths: a path belongs to the tenant of the path's first segments."""
+"""For any generated path, the router finds the tenant whose prefix the path begins with."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -39,7 +39,7 @@ PATH = st.one_of(
 
 
 def expected(path: str) -> tuple[str, str, str]:
-    """Return the expected tenant, SCRIPT_NAME and PATH_INFO."""
+    """Return the expected tenant, `SCRIPT_NAME` and `PATH_INFO`."""
     for prefix, name in PREFIXES.items():
         if path == prefix or path.startswith(f"{prefix}/"):
             return name, prefix, path.removeprefix(prefix)
@@ -64,7 +64,7 @@ def _router() -> Router:
 def test_a_path_belongs_to_the_tenant_whose_prefix_it_begins_with(
     router: Router, path: str
 ) -> None:
-    """The router compares whole segments of a path byte by byte, without normalization."""
+    """The router compares whole path segments byte by byte, without normalizing the path."""
     _, _, text = get(router, path)
 
     assert expected(path) == tuple(text.split(" ", 2))

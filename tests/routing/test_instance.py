@@ -1,4 +1,4 @@
-"""Instances: leases, retiring and closing, on WSGI apps of a few lines."""
+"""An app instance counts its open requests and closes when it is replaced and has none left."""
 
 import gc
 import threading
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Counts how often an instance is closed."""
+    """A callable that counts how often an instance was closed."""
 
     def __init__(self) -> None:
         self.times = 0
 
     def __call__(self) -> None:
-        """Count."""
+        """Count one call."""
         self.times += 1
 
 
@@ -34,20 +34,20 @@ def two_chunks(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterabl
 
 
 def instance_of(app: "WSGIApplication" = two_chunks) -> tuple[Instance, Closing]:
-    """Return an instance, and an object that counts the calls of the instance's close function."""
+    """Return an instance, and an object that counts how often the instance was closed."""
     closing = Closing()
     return Instance(app, closing), closing
 
 
 def answer(instance: Instance) -> Any:
-    """Return the body of one response. Until the body is closed, the request holds a lease."""
+    """Return the body of one response. The request stays open until the body is closed."""
     body = instance.answer(create_environ(), lambda *_: lambda _: None)
     assert body is not None
     return body
 
 
 def test_each_open_body_holds_a_lease() -> None:
-    """Closing the body ends the lease."""
+    """Each response body that is still open counts as an open request of the app instance."""
     instance, closing = instance_of()
     bodies = [answer(instance) for _ in range(3)]
     leases = [instance.leases]
@@ -58,7 +58,7 @@ def test_each_open_body_holds_a_lease() -> None:
 
 
 def test_retired_without_leases_it_closes_at_once() -> None:
-    """Retiring an instance a second time has no effect."""
+    """Retiring an idle app instance closes it immediately, and retiring it again has no effect."""
     instance, closing = instance_of()
 
     instance.retire()
@@ -68,7 +68,7 @@ def test_retired_without_leases_it_closes_at_once() -> None:
 
 
 def test_retired_it_closes_with_the_last_lease() -> None:
-    """Requests in flight finish on a retired instance."""
+    """A retired app instance closes when its last open request ends."""
     instance, closing = instance_of()
     bodies = [answer(instance), answer(instance)]
 
@@ -82,7 +82,7 @@ def test_retired_it_closes_with_the_last_lease() -> None:
 
 
 def test_a_retired_instance_answers_nothing() -> None:
-    """A request that comes late must look for the next instance."""
+    """A retired app instance rejects new requests, which must use the new instance."""
     instance, _ = instance_of()
     body = answer(instance)
     instance.retire()
@@ -94,7 +94,10 @@ def test_a_retired_instance_answers_nothing() -> None:
 
 
 def test_a_body_that_is_closed_twice_ends_one_lease() -> None:
-    """Servers and middleware may close a body twice: a plain counter went to -1."""
+    """Closing a response body twice ends one request only.
+
+    Servers and middleware may close a body twice.
+    """
     instance, _ = instance_of()
     bodies = [answer(instance), answer(instance)]
 
@@ -105,7 +108,7 @@ def test_a_body_that_is_closed_twice_ends_one_lease() -> None:
 
 
 def test_a_streaming_body_keeps_the_instance_open() -> None:
-    """The lease ends with the body's `close`, not with the call of the app."""
+    """An app instance stays open while a response is streamed, even after the view has returned."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
@@ -118,7 +121,7 @@ def test_a_streaming_body_keeps_the_instance_open() -> None:
 
 
 def test_a_body_is_closed_before_its_lease_ends() -> None:
-    """A body is closed before the lease ends. The lease ends even if `close` of the body raises."""
+    """A retired app instance closes after its last response body, even if that raises."""
     events: list[str] = []
 
     class Body:
@@ -140,7 +143,7 @@ def test_a_body_is_closed_before_its_lease_ends() -> None:
 
 
 def test_an_app_that_raises_ends_its_lease() -> None:
-    """An app that raises ends the lease at once, without a body."""
+    """If an app raises, its request is over, although the response has no body."""
 
     def fail(_: "WSGIEnvironment", __: "StartResponse") -> Iterable[bytes]:
         raise SystemExit(3)
@@ -154,7 +157,7 @@ def test_an_app_that_raises_ends_its_lease() -> None:
 
 
 def test_close_now_returns_how_many_requests_were_in_flight() -> None:
-    """The later end of cut requests changes no count."""
+    """Closing an app instance by force returns how many requests were in flight."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
@@ -169,7 +172,7 @@ def test_close_now_returns_how_many_requests_were_in_flight() -> None:
 def test_an_exception_in_close_is_logged(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception in an app's `close` is logged, and does not reach the last request."""
+    """If closing an app raises, the exception is logged and does not reach a client."""
 
     def fail() -> None:
         raise error
@@ -183,7 +186,7 @@ def test_an_exception_in_close_is_logged(
 
 
 def test_concurrent_requests_close_it_once() -> None:
-    """Sixteen threads send requests while the instance is retired.
+    """If sixteen threads send requests while an app instance is retired, it closes exactly once.
 
     The instance closes when the last request has ended.
     """
@@ -207,7 +210,7 @@ def test_concurrent_requests_close_it_once() -> None:
 
 
 def test_it_was_used_when_its_last_request_ended() -> None:
-    """An instance's time of last use is the end of the last request, which eviction compares."""
+    """For eviction, an app was last used when its last request ended."""
     now = [10.0]
     instance = Instance(two_chunks, Closing(), clock=lambda: now[0])
     used_at = [instance.used_at]
@@ -220,7 +223,7 @@ def test_it_was_used_when_its_last_request_ended() -> None:
 
 
 def test_a_closed_instance_does_not_keep_its_app_alive() -> None:
-    """A closed instance drops the close function, and has only a weak reference to the app."""
+    """A closed app instance does not keep the app in memory."""
 
     class App:
         def __call__(self, *_: object) -> Iterable[bytes]:

@@ -1,4 +1,4 @@
-"""Mounts: first builds, pauses after failures, states and swaps, on WSGI apps of a few lines."""
+"""A mount serves one tenant at its URL prefix: it builds the app, replaces it and shows states."""
 
 import contextvars
 import decimal
@@ -31,18 +31,18 @@ def status_of(app: "WSGIApplication") -> int:
 
 
 class Clock:
-    """A clock that stands still until a test moves the time."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now_s
 
 
 class SlowBuild:
-    """A build that lasts until the test releases the build, and that counts the starts."""
+    """A build that lasts until the test releases it, and that counts how often it starts."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -50,7 +50,7 @@ class SlowBuild:
         self.starts = 0
 
     def __call__(self, tenant: Tenant) -> Instance:
-        """Build when released."""
+        """Return an instance when the test allows it."""
         self.starts += 1
         self.started.set()
         assert self.released.wait(DEADLINE_S)
@@ -59,13 +59,13 @@ class SlowBuild:
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return sixteen threads, closed when the test ends."""
+    """Return a pool of sixteen threads. The fixture closes it after the test."""
     with ThreadPoolExecutor(16) as threads:
         yield threads
 
 
 def failing(error: BaseException) -> Builder:
-    """Return a build that raises `error`."""
+    """Return a build function that raises `error`."""
 
     def fail(_: Tenant) -> Instance:
         raise error
@@ -74,7 +74,7 @@ def failing(error: BaseException) -> Builder:
 
 
 def recovering(*errors: Exception) -> Builder:
-    """Return a build that raises each of `errors` once, then succeeds."""
+    """Return a build function that raises each of `errors` once, and then succeeds."""
     left = list(errors)
 
     def recover(tenant: Tenant) -> Instance:
@@ -86,7 +86,7 @@ def recovering(*errors: Exception) -> Builder:
 
 
 def counting(names: list[str]) -> Builder:
-    """Return a build function that appends the name of each built tenant to a list."""
+    """Return a build function that appends each built tenant's name to a list."""
 
     def count(tenant: Tenant) -> Instance:
         names.append(tenant.name)
@@ -99,7 +99,7 @@ def counting(names: list[str]) -> Builder:
 
 
 def test_only_the_first_request_builds() -> None:
-    """A mount is idle until the first request. Later requests use the same instance."""
+    """A tenant is idle until its first request builds the app, which later requests reuse."""
     built: list[str] = []
     mount = make_mount(make_tenant(), counting(built))
     states = [mount.state]
@@ -113,7 +113,7 @@ def test_only_the_first_request_builds() -> None:
 def test_concurrent_first_requests_share_one_build(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen requests that find no instance are all answered by one."""
+    """If sixteen first requests arrive at once, one builds the app, and all are answered."""
     monkeypatch.setattr(build_pool, "SHORT_WAIT_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
     mount = make_mount(make_tenant(), slow)
@@ -132,7 +132,7 @@ def test_concurrent_first_requests_share_one_build(
 
 
 def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None:
-    """While one tenant's app is built, another tenant's app is built and serves."""
+    """While one tenant's app takes long to build, other tenants' apps are built and serve."""
     slow = SlowBuild()
     acme = make_mount(make_tenant("acme"), slow)
     globex = make_mount(make_tenant("globex"), build)
@@ -147,12 +147,12 @@ def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None
 
 
 def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecutor) -> None:
-    """Once a build is older than the short wait, further requests get 503 at once."""
+    """If an app takes long to build, only the first request waits; later ones get 503 at once."""
     clock, slow = Clock(), SlowBuild()
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request waits for the build
+    wait_until(lambda: bool(mount._build_pool._long_waits))  # wait until the first request waits
     clock.now_s += SHORT_WAIT_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
@@ -165,7 +165,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
 def test_a_build_that_hangs_occupies_no_request_thread(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even the request that started a hanging build gets 503; the build continues."""
+    """If a build hangs, even the request that started it gets 503, but the build continues."""
     for name in ("LONG_WAIT_S", "SHORT_WAIT_S"):
         monkeypatch.setattr(build_pool, name, 0.0)
     slow = SlowBuild()
@@ -183,7 +183,7 @@ def test_a_build_that_hangs_occupies_no_request_thread(
 def test_whatever_a_build_raises_is_a_503(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client does not see the reason of a failed build. The log has the reason."""
+    """If a build raises any exception, clients get 503 without the reason, and the log has it."""
     mount = make_mount(make_tenant(), failing(error), clock=Clock())
 
     status, headers, body = get(mount)
@@ -197,7 +197,7 @@ def test_whatever_a_build_raises_is_a_503(
 
 
 def test_a_failed_mount_shows_operators_the_reason() -> None:
-    """The reason is the type and the text of the exception."""
+    """Operators see the type and text of the exception that made a build fail."""
     mount = make_mount(make_tenant(), failing(ValueError("no driver")))
 
     mount.ensure_instance()
@@ -206,7 +206,7 @@ def test_a_failed_mount_shows_operators_the_reason() -> None:
 
 
 def test_a_failed_build_is_not_repeated_before_its_pause_ends() -> None:
-    """The pauses between builds double: 1, 2, 4 … 60 s. `Retry-After` is the pause."""
+    """The pauses between failed builds double from 1 s to 60 s, and clients see `Retry-After`."""
     clock, built = Clock(), list[float]()
 
     def fail(_: Tenant) -> Instance:
@@ -225,7 +225,7 @@ def test_a_failed_build_is_not_repeated_before_its_pause_ends() -> None:
 
 
 def test_retry_after_is_the_rest_of_the_pause_rounded_up() -> None:
-    """A request within the pause learns when the next build may start."""
+    """During the pause after a failed build, `Retry-After` is the time until the next attempt."""
     clock = Clock()
     mount = make_mount(make_tenant(), failing(ValueError()), clock=clock)
     for _ in range(3):
@@ -237,7 +237,7 @@ def test_retry_after_is_the_rest_of_the_pause_rounded_up() -> None:
 
 
 def test_a_successful_build_clears_the_failure() -> None:
-    """After a successful build, the mount serves and shows no reason."""
+    """After a successful build, a tenant serves, and the reason of an earlier failure is gone."""
     clock = Clock()
     mount = make_mount(make_tenant(), recovering(ValueError("no"), ValueError("no")), clock=clock)
     for _ in range(2):
@@ -253,7 +253,7 @@ _mood: contextvars.ContextVar[str] = contextvars.ContextVar("mood", default="cal
 
 
 def test_a_build_leaves_nothing_in_the_thread() -> None:
-    """Context variables and decimal precision that an import sets do not reach the thread."""
+    """Context variables and decimal precision that a build changes do not affect the thread."""
     decimal.getcontext()
 
     def moody(tenant: Tenant) -> Instance:
@@ -267,7 +267,7 @@ def test_a_build_leaves_nothing_in_the_thread() -> None:
 
 
 def test_an_instance_can_be_built_without_a_request() -> None:
-    """`ensure_instance` returns nothing, or the 503 that a request would get."""
+    """`ensure_instance` builds an app without a request. If that fails, it returns a 503."""
     good = make_mount(make_tenant(), build)
     bad = make_mount(make_tenant(), failing(ValueError()))
 
@@ -290,7 +290,7 @@ def test_an_instance_can_be_built_without_a_request() -> None:
     ("maintenance", "detail"), [(True, "Down for maintenance."), ("Back at noon.", "Back at noon.")]
 )
 def test_maintenance_is_a_503_that_builds_nothing(maintenance: bool | str, detail: str) -> None:
-    """Every request gets 503 with the message of the tenant."""
+    """In maintenance, every request gets 503 with the tenant's message, and no app is built."""
     mount = make_mount(make_tenant(MAINTENANCE=maintenance), failing(AssertionError()))
 
     status, headers, body = get(mount)
@@ -301,7 +301,7 @@ def test_maintenance_is_a_503_that_builds_nothing(maintenance: bool | str, detai
 
 
 def test_a_rejected_file_is_a_503_without_a_reason() -> None:
-    """Clients of a rejected file get `Retry-After`. Only operators see the reason."""
+    """Clients of a rejected tenant get 503 with `Retry-After`, and operators see the reason."""
     mount = Mount("acme", "/acme", build)
     mount.reject("acme.py:3: SyntaxError", "5e1f")
 
@@ -314,7 +314,7 @@ def test_a_rejected_file_is_a_503_without_a_reason() -> None:
 
 
 def test_close_closes_the_instance_once() -> None:
-    """After one or more calls of `close`, requests get 503 and no instance is built."""
+    """After a mount is closed, once or twice, requests get 503 and no app is built."""
     events: list[str] = []
 
     def record(tenant: Tenant) -> Instance:
@@ -331,7 +331,7 @@ def test_close_closes_the_instance_once() -> None:
 
 
 def test_close_does_not_wait_for_a_build(threads: ThreadPoolExecutor) -> None:
-    """After `close` of a mount, an instance still being built is closed at the build's end."""
+    """If a mount is closed during a build, the new app is closed when the build ends."""
     slow, closed = SlowBuild(), threading.Event()
     mount = make_mount(make_tenant(), lambda tenant: Instance(slow(tenant).wsgi, closed.set))
     asked = threads.submit(status_of, mount)
@@ -353,17 +353,17 @@ def say_app_name(tenant: Tenant) -> Instance:
 
 
 def version(number: int, **keys: object) -> Tenant:
-    """Return content of acme's file that differs for each version number."""
+    """Return acme with an `APP_NAME` that contains the given version number."""
     return make_tenant("acme", APP_NAME=f"v{number}", **keys)
 
 
 def word_of(mount: Mount) -> str:
-    """Return what the instance says."""
+    """Return the first word of the app's response."""
     return get(mount)[2].split()[0]
 
 
 def test_unbuilt_content_is_accepted_only_before_the_first_build() -> None:
-    """A mount that had an instance keeps the content that is known to build."""
+    """Once an app has been built, a changed tenant must be built before it is accepted."""
     mount = make_mount(version(1), say_app_name)
 
     before, words = mount.accept(version(2)), [word_of(mount)]
@@ -374,7 +374,7 @@ def test_unbuilt_content_is_accepted_only_before_the_first_build() -> None:
 
 
 def test_a_swap_returns_the_retired_instance() -> None:
-    """The old instance closes at once if no request is in flight."""
+    """Replacing an idle app closes the old app immediately."""
     mount = make_mount(version(1), say_app_name)
     mount.ensure_instance()
     old, new = mount.instance, say_app_name(version(2))
@@ -387,7 +387,7 @@ def test_a_swap_returns_the_retired_instance() -> None:
 
 
 def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
-    """The app that began a streaming body finishes the body, and is closed afterwards."""
+    """A response that streams while its app is replaced is finished by the old app."""
     closed = threading.Event()
 
     def streaming(_: "WSGIEnvironment", start: "StartResponse") -> Iterator[bytes]:
@@ -406,7 +406,7 @@ def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
 
 
 def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
-    """An instance may be replaced before the request gets a lease on the instance."""
+    """A request that finds an app that has just been replaced uses the new app."""
     mount = make_mount(version(1), say_app_name)
     mount.ensure_instance()
 
@@ -425,7 +425,7 @@ def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
 def test_content_that_changes_during_its_build_is_built_again(
     threads: ThreadPoolExecutor,
 ) -> None:
-    """`accept` does not wait for a running build. An outdated instance is closed unused."""
+    """If a tenant file changes while its app is built, the new version is built instead."""
     slow, closed = SlowBuild(), []
 
     def build_slowly(tenant: Tenant) -> Instance:
@@ -445,7 +445,7 @@ def test_content_that_changes_during_its_build_is_built_again(
 
 
 def test_no_lock_is_held_while_a_tenant_builds(threads: ThreadPoolExecutor) -> None:
-    """Every other method of the mount returns during the build."""
+    """While a tenant's app is built, all other operations on the tenant return without waiting."""
     slow = SlowBuild()
     mount = make_mount(version(1), slow)
     waiting = threads.submit(status_of, mount)
@@ -464,7 +464,7 @@ def test_no_lock_is_held_while_a_tenant_builds(threads: ThreadPoolExecutor) -> N
 
 
 def test_new_content_is_built_without_a_pause() -> None:
-    """The next request builds a fixed file, however long the pause was."""
+    """If a failed tenant's file changes, the next request builds the app without a pause."""
     builders = {"v1": failing(ValueError("no")), "v2": build}
     mount = Mount("acme", "/acme", lambda tenant: builders[tenant.app_name](tenant), clock=Clock())
     mount.accept(version(1))
@@ -476,7 +476,7 @@ def test_new_content_is_built_without_a_pause() -> None:
 
 
 def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
-    """A stale mount stays stale when the old content is built again."""
+    """If a changed tenant file is rejected, rebuilding the old version does not hide the reason."""
     clock = Clock()
     mount = make_mount(version(1), recovering(ValueError("no")), clock=clock)
     mount.reject("acme.py:3: bad", "5e1f")
@@ -490,7 +490,10 @@ def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
 
 
 def test_only_an_instance_without_requests_is_evicted() -> None:
-    """An instance with an open body is not evicted. After an eviction, the next request builds."""
+    """An app with an open response is not evicted.
+
+    After an eviction, the next request builds it.
+    """
     built: list[str] = []
     mount = make_mount(make_tenant(), counting(built))
     body = mount(create_environ(base_url=ACME), lambda *_: lambda _: None)
@@ -505,7 +508,7 @@ def test_only_an_instance_without_requests_is_evicted() -> None:
 
 
 def test_a_closed_mount_retires_an_instance_that_comes_too_late() -> None:
-    """After `close`, a mount retires an instance that arrives too late."""
+    """A closed mount also closes an app whose build ends later."""
     mount, late = make_mount(version(1), build), say_app_name(version(2))
     mount.close()
 
@@ -534,7 +537,7 @@ def test_a_closed_mount_retires_an_instance_that_comes_too_late() -> None:
     ],
 )
 def test_the_states_of_a_mount(steps: str, expected: str) -> None:
-    """The file and the operator decide the state, as in section 5 of the contract."""
+    """A tenant's state follows from the tenant file, the build and the operator's commands."""
     builders: list[Builder] = [build]
     mount = Mount("acme", "/acme", lambda tenant: builders[-1](tenant), clock=Clock())  # noqa: PLW0108 - the last one at that time
     acts: dict[str, Callable[[], object]] = {
@@ -557,7 +560,7 @@ def test_the_states_of_a_mount(steps: str, expected: str) -> None:
 
 
 def test_a_request_waits_until_its_file_is_validated() -> None:
-    """If the build takes too long, the request gets 503 with `Retry-After`."""
+    """A request waits until its tenant file is validated, or gets 503 if that takes too long."""
 
     def accept(mount: Mount) -> None:
         mount.accept(version(1))

@@ -1,4 +1,4 @@
-"""Quarantine: a parked tenant gets a trial request now and then, from one process of the host."""
+"""A parked tenant gets 503, except for a trial request now and then in one process."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -15,12 +15,12 @@ from tenantry.tenants.operator_state import OperatorState, read_operator_state, 
 
 
 class Clock:
-    """A clock that stands still until a test moves the time."""
+    """A clock that stands still until a test moves it."""
 
     now_s = 0.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now_s
 
 
@@ -51,7 +51,7 @@ def ask(
 ) -> bool:
     """Send a request, and return whether it was a trial.
 
-    `meanwhile` runs while the request is in flight.
+    `meanwhile` is called while the request is in flight.
     """
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
@@ -69,7 +69,7 @@ def ask(
 
 
 def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clock: Clock) -> None:
-    """The first wait is a minute, and so is the wait after that trial."""
+    """A parked tenant gets a trial request after a minute, and the next one a minute later."""
     trials = []
     for clock.now_s in (0.0, 59.0, 60.0, 61.0, 121.0):
         trials.append(ask(processes.first))
@@ -79,7 +79,7 @@ def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clo
 
 
 def test_one_process_tries_at_a_time(processes: TwoProcesses, clock: Clock) -> None:
-    """During a trial, requests in other processes are refused; the next one is a new trial."""
+    """Only one process at a time sends a trial request to a parked tenant."""
     clock.now_s = 60.0
     during: list[bool] = []
 
@@ -89,7 +89,7 @@ def test_one_process_tries_at_a_time(processes: TwoProcesses, clock: Clock) -> N
 
 
 def test_a_trial_that_takes_too_long_has_failed(processes: TwoProcesses, clock: Clock) -> None:
-    """A trial that takes too long has failed, whatever the response."""
+    """A trial request that takes too long has failed, whatever the response."""
     clock.now_s = 60.0
 
     ask(
@@ -101,7 +101,7 @@ def test_a_trial_that_takes_too_long_has_failed(processes: TwoProcesses, clock: 
 
 
 def test_a_refusal_by_the_host_is_inconclusive(processes: TwoProcesses, clock: Clock) -> None:
-    """The app may not have been called, so the next request is another trial."""
+    """If the host refuses a trial request, the next request is another trial."""
     clock.now_s = 60.0
 
     trials = [
@@ -115,11 +115,11 @@ def test_a_refusal_by_the_host_is_inconclusive(processes: TwoProcesses, clock: C
 def test_a_trial_that_ended_its_process_is_not_repeated_at_once(
     processes: TwoProcesses, clock: Clock
 ) -> None:
-    """Other processes wait until the master parks the tenant for longer, or for the next trial."""
+    """If a trial request ends its process, other processes wait before the next trial."""
     clock.now_s = 60.0
     trial = processes.first.begin_trial()
     assert trial is not None
-    os.close(trial._fds.pop())  # the end of the trial's process unlocks the file
+    os.close(trial._fds.pop())  # the lock is released when the process ends
 
     trials = [ask(processes.second)]
     for clock.now_s in (119.0, 120.0):
@@ -129,7 +129,7 @@ def test_a_trial_that_ended_its_process_is_not_repeated_at_once(
 
 
 def test_without_a_writable_folder_there_is_no_trial(tmp_path: Path, clock: Clock) -> None:
-    """The result could not be reported."""
+    """If the data folder is not writable, a parked tenant gets no trial requests."""
     quarantine = Quarantine("why", 1, tmp_path / "no" / "lock", lambda _: None, clock=clock)
     clock.now_s = 60.0
 
@@ -140,12 +140,12 @@ def test_without_a_writable_folder_there_is_no_trial(tmp_path: Path, clock: Cloc
     ("times", "seconds"), [(1, 60), (2, 120), (6, 1920), (7, 3600), (10_000, 3600)]
 )
 def test_each_time_in_a_row_doubles_the_wait(times: int, seconds: float) -> None:
-    """The wait before a trial doubles each time, up to an hour."""
+    """Each time a tenant is parked in a row doubles the wait for a trial, up to an hour."""
     assert seconds == quarantine_s(times)
 
 
 def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
-    """A parked mount has the state `failed`, and operators see the reason."""
+    """A parked tenant answers 503 and has the state `failed`, and operators see the reason."""
     mount = make_mount(make_tenant(), build)
     mount.quarantine = processes.first
 
@@ -158,7 +158,7 @@ def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
 def test_workers_follow_the_operator_state(
     host: Host, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """Other changes of operator state do not restart the wait.
+    """Changing other operator state does not restart a parked tenant's wait.
 
     A successful trial ends the quarantine.
     """

@@ -1,4 +1,4 @@
-"""The router: which mount answers which path."""
+"""The router decides which tenant answers which path."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from tenantry.routing.router import Router
 
 
 def routing(*prefixes: str) -> Router:
-    """Return a router over mounts at the given prefixes. `/a/b` is tenant `t-a-b`."""
+    """Return a router for the given prefixes. The prefix `/a/b` belongs to the tenant `t-a-b`."""
     router = Router(fallback=saying("host"))
     router.replace(
         make_mount(make_tenant("t" + prefix.replace("/", "-"), URL_PREFIX=prefix), build)
@@ -58,19 +58,19 @@ def routing(*prefixes: str) -> Router:
     ],
 )
 def test_a_prefix_matches_whole_segments_only(path: str, expected: str) -> None:
-    """SCRIPT_NAME is the prefix and PATH_INFO the remaining path of the request."""
+    """A URL prefix matches whole path segments; `PATH_INFO` is the rest of the path."""
     router = routing("/acme", "/globex", "/a/b/c/d")
 
     assert (200, {}, expected) == get(router, path)
 
 
 class CountingDict(dict[str, Any]):
-    """A mapping that counts the lookups of keys."""
+    """A dict that counts how often keys are looked up."""
 
     lookups = 0
 
     def __contains__(self, key: object) -> bool:
-        """Count and look up."""
+        """Count the call, and look up the key."""
         self.lookups += 1
         return super().__contains__(key)
 
@@ -81,7 +81,7 @@ class CountingDict(dict[str, Any]):
 def test_a_deep_path_costs_no_more_lookups_than_a_prefix_has_segments(
     first: str, expected: str
 ) -> None:
-    """A path of 4,000 segments reaches the mount unchanged."""
+    """A path of 4,000 segments costs no more lookups than the longest prefix has segments."""
     router, rest = routing("/acme"), "/x" * 4000
     router._dispatch.mounts = counted = CountingDict(router._by_prefix)
 
@@ -92,7 +92,7 @@ def test_a_deep_path_costs_no_more_lookups_than_a_prefix_has_segments(
 
 
 def test_the_host_answers_without_tenants() -> None:
-    """Before the first `replace`, and after one without mounts."""
+    """Without tenants, the host answers all paths."""
     router = Router(fallback=saying("host"))
     before = get(router, "/acme/")
 
@@ -102,7 +102,7 @@ def test_the_host_answers_without_tenants() -> None:
 
 
 def test_mounts_are_sorted_by_name() -> None:
-    """The sorted list of mounts includes mounts without a prefix, which no path reaches."""
+    """Tenants are listed by name, even those without a prefix, which no path reaches."""
     router = Router(fallback=saying("host"))
     mounts = [
         make_mount(make_tenant("globex"), build),
@@ -117,7 +117,7 @@ def test_mounts_are_sorted_by_name() -> None:
 
 
 def test_a_request_sees_one_snapshot() -> None:
-    """A mount that is removed during a request's lookup answers that request, not later ones."""
+    """A request that has found its tenant is answered, even if the tenant is removed meanwhile."""
     looked_up, replaced = threading.Event(), threading.Event()
 
     class Slow(CountingDict):
@@ -140,7 +140,7 @@ def test_a_request_sees_one_snapshot() -> None:
 
 
 def test_a_request_that_came_by_a_guessed_prefix_is_not_served_there() -> None:
-    """Before a tenant file is read, the prefix is a guess and may belong to another tenant."""
+    """Before a tenant file is read, no request reaches the tenant by a guessed URL prefix."""
 
     def accept(mount: Mount) -> None:
         mount.accept(make_tenant("acme", URL_PREFIX="/other"))

@@ -1,4 +1,7 @@
-"""The worker pool, with real threads, jobs that the test ends, and a clock that the test moves."""
+"""The worker pool starts additional threads while jobs hang.
+
+The tests use real threads, jobs that end on request, and a clock that a test moves.
+"""
 
 import math
 import threading
@@ -12,7 +15,7 @@ from tenantry.routing.worker_pool import LATE_AFTER_S, WorkerPool
 
 
 class HangingJobs:
-    """A pool of two threads, and jobs that hang until the test releases the jobs."""
+    """A pool of two threads, and jobs that hang until the test releases them."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -40,7 +43,7 @@ class HangingJobs:
 
 @pytest.fixture(name="jobs")
 def _jobs() -> Iterator[HangingJobs]:
-    """Return jobs, closed when the test ends."""
+    """Return the hanging jobs. The fixture closes the pool after the test."""
     jobs = HangingJobs()
     yield jobs
     jobs.pool.close()
@@ -51,7 +54,7 @@ def _jobs() -> Iterator[HangingJobs]:
 def test_late_jobs_do_not_count_toward_the_size(
     jobs: HangingJobs, rounds: int, expected: int
 ) -> None:
-    """Whenever two jobs are late, two more start. The late threads are not stopped."""
+    """If both threads of a pool hang for too long, two more threads start."""
     jobs.submit(8)
 
     assert expected == jobs.started_after(rounds)
@@ -60,7 +63,7 @@ def test_late_jobs_do_not_count_toward_the_size(
 def test_late_jobs_occupy_a_limited_number_of_threads(
     jobs: HangingJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the limit, jobs wait until a late one ends."""
+    """The worker pool limits how many additional threads it starts."""
     monkeypatch.setattr(worker_pool, "MAX_LATE_THREADS", 3)
     jobs.submit(8)
 
@@ -72,7 +75,7 @@ def test_late_jobs_occupy_a_limited_number_of_threads(
 
 
 def test_threads_end_when_no_job_waits(jobs: HangingJobs) -> None:
-    """An idle pool has no threads."""
+    """A worker pool without jobs has no threads."""
     jobs.released.set()
     jobs.submit(5)
 
@@ -82,7 +85,7 @@ def test_threads_end_when_no_job_waits(jobs: HangingJobs) -> None:
 
 
 def test_a_closed_pool_starts_no_job(jobs: HangingJobs) -> None:
-    """A closed pool drops waiting jobs and jobs that are submitted later."""
+    """A closed worker pool drops waiting jobs, and jobs that are submitted later."""
     jobs.submit(3)
     jobs.started_after(0)
 
@@ -95,7 +98,7 @@ def test_a_closed_pool_starts_no_job(jobs: HangingJobs) -> None:
 def test_without_a_free_thread_in_the_system_a_job_waits(
     jobs: HangingJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next call starts a new thread."""
+    """If the system cannot start a thread, the job waits until the next attempt."""
     jobs.released.set()
     start = threading.Thread.start
 

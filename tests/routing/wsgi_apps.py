@@ -1,4 +1,4 @@
-"""Tenants, instances and mounts of a few lines, for the tests of routing."""
+"""Creates tenants, app instances and mounts for the tests of routing."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -28,14 +28,14 @@ def make_tenant(name: str = "acme", **keys: object) -> Tenant:
 def make_mount(
     tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
 ) -> Mount:
-    """Return the mount of a tenant with an accepted file."""
+    """Return the mount of a tenant whose file is accepted."""
     mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
     mount.accept(tenant)
     return mount
 
 
 def saying(text: str) -> "WSGIApplication":
-    """Return an app that answers with a text, SCRIPT_NAME and PATH_INFO."""
+    """Return an app that answers with a text, `SCRIPT_NAME` and `PATH_INFO`."""
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         start_response("200 OK", [])

@@ -1,4 +1,4 @@
-"""The catalogue of the tenants folder checks each file alone, and the tenants as a set."""
+"""The catalogue reads the tenants folder, and checks each file and all tenants together."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def _served(catalogue: Catalogue) -> list[str]:
 
 
 def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) -> None:
-    """A file is served, rejected or disabled; each list is in the order of names."""
+    """Every tenant file is either served, rejected or disabled; each list is sorted by name."""
     write_tenant("globex")
     write_tenant("acme")
     write_tenant("broken", "BLUEPRINTS = [")
@@ -48,7 +48,7 @@ def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) ->
 def test_other_files_are_not_tenants(
     scan: Scan, tenants_dir: Path, write_tenant: WriteTenant, name: str
 ) -> None:
-    """Drafts, notes and what editors leave behind are ignored."""
+    """The tenants folder may contain drafts, notes and editors' backup files, which are ignored."""
     write_tenant("globex")
     (tenants_dir / name).write_text("(")
 
@@ -60,7 +60,7 @@ def test_other_files_are_not_tenants(
 def test_a_disabled_tenant_is_as_if_it_were_not_there(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """The prefix, key and database of a disabled tenant are free for another tenant."""
+    """A disabled tenant leaves its URL prefix, secret key and database to others."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", ENABLED=False, **same)
     write_tenant("globex", **same)
@@ -71,7 +71,7 @@ def test_a_disabled_tenant_is_as_if_it_were_not_there(
 
 
 def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTenant) -> None:
-    """A tenant with `ENABLED = False` is disabled despite problems in the file, which are kept."""
+    """A tenant with `ENABLED = False` is disabled even if its file has problems."""
     globex = write_tenant(
         "globex", "ENABLED = False\nHOOK = print\nBLUEPRINTS = ['landin', 7]\nURL_PREFIX = '/g'\n"
     )
@@ -92,14 +92,14 @@ def test_a_disabled_tenant_is_never_rejected(scan: Scan, write_tenant: WriteTena
 
 @pytest.mark.parametrize("value", [0, None, "False"])
 def test_only_false_disables(scan: Scan, write_tenant: WriteTenant, value: object) -> None:
-    """A value of `ENABLED` that is not a bool is a problem, because the meaning is unknown."""
+    """If `ENABLED` is neither `True` nor `False`, the tenant file is rejected."""
     write_tenant("acme", f"ENABLED = {value!r}\nSECRET_KEY = {KEY!r}\nBLUEPRINTS = ['landing']\n")
 
     assert ["ENABLED"] == [problem.key for problem in scan().problems]
 
 
 def test_of_two_in_conflict_the_first_name_is_served(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Of two tenants in conflict, the first by name is served, whichever file is older."""
+    """Of two conflicting tenants, the first by name is served, whichever file is older."""
     globex = write_tenant("globex", URL_PREFIX="/same")
     write_tenant("acme", URL_PREFIX="/same")
 
@@ -111,7 +111,7 @@ def test_of_two_in_conflict_the_first_name_is_served(scan: Scan, write_tenant: W
 
 
 def test_every_problem_of_a_file_is_reported_at_once(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Values, side effects, invalid keys and missing endpoints are reported once each."""
+    """All problems of a tenant file are reported together, and each problem is reported once."""
     text = "import os\nos.umask(0)\nSECRET_KEY = print\nRATE_LIMIT = 7\nURL_PREFIX = '/g'\n"
     write_tenant("globex", f"{text}BLUEPRINTS = ['landin']\n")
 
@@ -129,7 +129,7 @@ def test_every_problem_of_a_file_is_reported_at_once(scan: Scan, write_tenant: W
 def test_prefixes_that_only_look_alike_do_not_conflict(
     scan: Scan, write_tenant: WriteTenant, first: str, second: str
 ) -> None:
-    """Prefixes are compared by whole segments."""
+    """Two URL prefixes conflict only if one contains the other by whole segments."""
     write_tenant("acme", URL_PREFIX=first)
     write_tenant("globex", URL_PREFIX=second)
 
@@ -137,7 +137,7 @@ def test_prefixes_that_only_look_alike_do_not_conflict(
 
 
 def test_a_conflict_shows_no_secret(scan: Scan, write_tenant: WriteTenant) -> None:
-    """A conflict of two equal secret keys names the tenants, not the key."""
+    """The error about two tenants with the same secret key does not show the key."""
     write_tenant("acme", SECRET_KEY=KEY)
     write_tenant("globex", SECRET_KEY=KEY)
 
@@ -145,7 +145,7 @@ def test_a_conflict_shows_no_secret(scan: Scan, write_tenant: WriteTenant) -> No
 
 
 def test_a_rejected_file_takes_nothing_from_others(scan: Scan, write_tenant: WriteTenant) -> None:
-    """A file that is not served owns no prefix, key or database."""
+    """A rejected tenant file does not block its URL prefix, secret key or database."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", BLUEPRINTS=["nowhere"], **same)
     write_tenant("globex", **same)
@@ -156,7 +156,7 @@ def test_a_rejected_file_takes_nothing_from_others(scan: Scan, write_tenant: Wri
 def test_a_tenant_rejected_for_a_conflict_owns_nothing(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """`b` loses to `a` because of the key, so `c` keeps the prefix that `b` asked for."""
+    """A tenant that is rejected for one conflict does not block other tenants."""
     write_tenant("a", SECRET_KEY=KEY)
     write_tenant("b", SECRET_KEY=KEY, URL_PREFIX="/same")
     write_tenant("c", URL_PREFIX="/same")
@@ -167,7 +167,7 @@ def test_a_tenant_rejected_for_a_conflict_owns_nothing(
 def test_every_conflict_of_a_file_is_reported_at_once(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """Key, database and prefix of another tenant are three problems."""
+    """If a tenant conflicts in secret key, database and URL prefix, three problems are reported."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", **same)
     write_tenant("globex", **same)
@@ -192,7 +192,7 @@ def test_every_conflict_of_a_file_is_reported_at_once(
 def test_a_rejected_file_has_the_prefix_that_it_asked_for(
     scan: Scan, write_tenant: WriteTenant, text: str, prefix: str | None
 ) -> None:
-    """Clients of a rejected file get 503 at the file's prefix, unless the prefix conflicts."""
+    """A rejected tenant answers 503 at its URL prefix, unless another tenant has that prefix."""
     write_tenant("acme", URL_PREFIX="/acme/shop")
     write_tenant("globex", text)
 
@@ -200,7 +200,7 @@ def test_a_rejected_file_has_the_prefix_that_it_asked_for(
 
 
 def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
-    """An invalid name is not a prefix, and a name with a line break is shown escaped."""
+    """A tenant file with an invalid name has no URL prefix, and errors show the name escaped."""
     (tenants_dir / "A\nb.py").write_text("raise SystemExit")
     (tenants_dir / "secrets.py").write_text("raise SystemExit")
 
@@ -210,7 +210,7 @@ def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
 
 
 def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Each unknown name in `BLUEPRINTS` is a separate problem."""
+    """Each unknown endpoint in `BLUEPRINTS` is a separate problem."""
     write_tenant("acme", BLUEPRINTS=["landin", "landing", "no.where", "", "../x", "a\0b", ".."])
 
     keys = [problem.key for problem in scan().problems]
@@ -219,10 +219,10 @@ def test_every_missing_endpoint_has_its_place(scan: Scan, write_tenant: WriteTen
 
 
 def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """An unexpected error during validation rejects that file, and no value is shown."""
+    """If Tenantry fails to validate a tenant file, only that file is rejected."""
     path = write_tenant("acme")
     content = read_content(path)
-    no_number: Any = None  # a `TypeError` stands for an error in Tenantry's code
+    no_number: Any = None  # A `TypeError` stands for an error in Tenantry.
     text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
     with Loader(timeout_s=no_number, data_dir=data_dir) as loader:

@@ -1,4 +1,4 @@
-"""`CLIENTS` and `OIDC` of a tenant file: valid values, and the problems of invalid ones."""
+"""The keys `CLIENTS` and `OIDC` of a tenant file are validated, and problems are explained."""
 
 import re
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ def problems(**keys: Any) -> list[str]:
 
 
 def test_a_new_key_is_unique_and_recognizable() -> None:
-    """A key is 256 random bits after a prefix that secret scanners can look for."""
+    """A new client key has 256 random bits and a prefix that secret scanners can recognize."""
     keys = [new_client_key(), new_client_key()]
 
     assert [True, True] == [bool(re.fullmatch(r"tenantry_[0-9a-f]{64}", key)) for key in keys]
@@ -51,12 +51,12 @@ def test_a_new_key_is_unique_and_recognizable() -> None:
 
 
 def test_an_open_tenant_has_no_clients() -> None:
-    """Without `CLIENTS` and `OIDC`, or with None, everybody is let in."""
+    """A tenant without `CLIENTS` and `OIDC` admits everybody."""
     assert (None, None) == (parsed().clients, parsed(CLIENTS=None, OIDC=None).oidc)
 
 
 def test_a_client_is_a_hash_or_a_dict() -> None:
-    """A client is a hash or a dict with limits and several keys; hashes have either case."""
+    """A client is a hash, or a dict with limits and several keys."""
     limited = {"key": [HASH, OTHER], "endpoints": ["images"], "methods": ["GET"]}
 
     tenant = parsed(CLIENTS={"web": HASH.upper().replace("SHA", "sha"), "mobile@eu": limited | {
@@ -79,7 +79,7 @@ def test_a_client_is_a_hash_or_a_dict() -> None:
     ],
 )
 def test_an_expiry_without_a_zone_is_in_utc(written: object, end: datetime) -> None:
-    """A date in the past is valid too: an expired key must not make a tenant fail."""
+    """An expiry date without a time zone is in UTC, and a date in the past is valid."""
     clients = parsed(CLIENTS={"a": {"key": HASH, "expires": written}}).clients
 
     assert clients is not None
@@ -87,7 +87,7 @@ def test_an_expiry_without_a_zone_is_in_utc(written: object, end: datetime) -> N
 
 
 def test_config_has_the_form_of_a_tenant_file() -> None:
-    """What `config()` returns could be written into a tenant file again."""
+    """`config()` returns clients in a form that is valid in a tenant file."""
     clients = {
         "web": {"key": [HASH]},
         "old": {"key": [OTHER], "methods": ["GET"], "expires": "2027-01-31T10:00:00+00:00"},
@@ -107,7 +107,7 @@ def test_config_has_the_form_of_a_tenant_file() -> None:
 
 
 def test_an_audience_or_a_claim_can_be_one_value() -> None:
-    """One value means the same as a list of one."""
+    """A single audience or claim means the same as a list with one item."""
     oidc = {"issuer": "http://127.0.0.1:80", "audience": "shop", "claims": {"role": "a"}}
 
     assert OpenId("http://127.0.0.1:80", ("shop",), None, (("role", ("a",)),)) == parsed(
@@ -189,7 +189,7 @@ def test_an_audience_or_a_claim_can_be_one_value() -> None:
     ],
 )
 def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) -> None:
-    """A problem names the place in Python notation, and repeats no client key."""
+    """The error for an invalid client names the exact place, and shows no client key."""
     found = problems(CLIENTS=clients)
 
     assert [True] == [one.startswith(problem) for one in found], found
@@ -256,14 +256,14 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
     ],
 )
 def test_a_bad_issuer_is_one_problem_with_its_place(oidc: Any, problem: str) -> None:
-    """A setting that would let strangers in, or read keys over plain http, is rejected."""
+    """An `OIDC` setting that would admit strangers, or read keys over plain HTTP, is rejected."""
     found = problems(OIDC=oidc)
 
     assert [True] == [one.startswith(problem) for one in found], found
 
 
 def test_every_problem_of_all_clients_is_reported_at_once() -> None:
-    """One look at the file is enough to fix all clients."""
+    """All problems of all clients are reported together."""
     clients = {
         "a": PLAIN,
         "b": {"key": PLAIN, "expires": "?", "methods": ["X", "GET", 1]},
@@ -280,7 +280,7 @@ def test_every_problem_of_all_clients_is_reported_at_once() -> None:
 
 
 def test_clients_are_checked_although_the_endpoints_are_invalid() -> None:
-    """`endpoints` of a client is not checked then, because the tenant's endpoints are unknown."""
+    """Clients are validated even if `BLUEPRINTS` is invalid, except for their `endpoints`."""
     found = problems(BLUEPRINTS=[], CLIENTS={"a": {"key": HASH, "endpoints": ["x"]}, "b": "x"})
 
     assert ["'BLUEPRINTS'", "'CLIENTS['b']'"] == [one.partition(": ")[0] for one in found]

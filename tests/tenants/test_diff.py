@@ -1,4 +1,4 @@
-"""`tenantry plan` predicts changes against a host in the test process or against a snapshot."""
+"""`tenantry plan` compares changed tenant files with a running host or with a snapshot."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def _plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Plan:
 def _serving(
     write_tenant: Callable[..., Path], settings: HostSettings, host: Host
 ) -> Iterator[None]:
-    """Serve acme and globex from a host in the test process with a control socket."""
+    """Serve acme and globex from a host in the test process that has a control socket."""
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
@@ -77,7 +77,7 @@ def _with_secret(write_tenant: Callable[..., Path], key: str) -> None:
 def test_a_value_of_secret_is_not_shown(
     plan: Plan, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Neither the plan nor a snapshot contains a value of `secret()`, whatever the key's name."""
+    """Neither `tenantry plan` nor a snapshot contains a value of `secret()`."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -92,7 +92,7 @@ def test_a_value_of_secret_is_not_shown(
 def test_a_worker_does_not_report_a_value_of_secret(
     host: Host, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The description of a served tenant does not contain the key's value."""
+    """What a worker reports about a tenant contains no value of `secret()`."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -102,7 +102,7 @@ def test_a_worker_does_not_report_a_value_of_secret(
 
 
 def test_odd_values_are_described(tmp_path: Path) -> None:
-    """A secret that is not UTF-8, a number too long to print and a signaling NaN are described."""
+    """`tenantry plan` can describe bytes that are not UTF-8, huge numbers and signaling NaNs."""
     keys = {"ODD": Decimal("sNaN"), "LONG": 10**5000, "HIDDEN": ["\udcff!" * 9]}
     values = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]} | keys
     tenant = parse_tenant("acme", values, data_dir=tmp_path, secrets=["\udcff!" * 9])
@@ -117,7 +117,7 @@ def test_odd_values_are_described(tmp_path: Path) -> None:
 def test_a_disabled_tenant_may_be_broken(
     plan: Plan, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """A disabled file is not a problem, and the plan shows the tenant as removed."""
+    """`tenantry plan` shows a disabled tenant as removed, even if its file is broken."""
     write_tenant("acme")
     plan("--save", "snapshot")
     write_tenant("acme", SECRET_KEY="short")
@@ -128,7 +128,7 @@ def test_a_disabled_tenant_may_be_broken(
 
 @pytest.mark.usefixtures("serving")
 def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """The plan reports only the rotated key as changed, and no unchanged secret."""
+    """If a secret key is rotated, `tenantry plan` reports exactly one change."""
     write_tenant("acme", MAIL_PASSWORD="hunter2")
     _, before = plan()
     write_tenant("acme", MAIL_PASSWORD="hunter2", SECRET_KEY="k" * 40)
@@ -143,7 +143,7 @@ def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Pat
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
-    """A snapshot has mode 0600, and no temporary file is left in the folder."""
+    """A snapshot of `tenantry plan` has mode 0600, and no temporary file stays behind."""
     folder = tmp_path / "snapshots"
     folder.mkdir()
     plan("--save", str(folder / "one.json"))
@@ -154,7 +154,7 @@ def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
-    """If a snapshot cannot be written, `plan` exits with 1 and prints the reason."""
+    """If a snapshot cannot be written, `tenantry plan` prints the reason and exits with 1."""
     expected = "tenantry: cannot write /nonexistent/x: No such file or directory."
 
     assert (1, [expected]) == plan("--save", "/nonexistent/x")
@@ -162,7 +162,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """The host keeps a tenant's old version if the new file is rejected."""
+    """`tenantry plan` shows that the old version of a tenant stays if the new file is rejected."""
     write_tenant("acme", SECRET_KEY="short")
 
     code, (stays, problem) = plan()
@@ -176,7 +176,7 @@ def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., 
 def test_a_served_tenant_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """A new tenant at the prefix of a served tenant is rejected, even if first by name."""
+    """`tenantry plan` rejects a new tenant at the URL prefix of a served tenant."""
     write_tenant("aaa", URL_PREFIX="/acme")
 
     code, lines = plan()
@@ -193,7 +193,7 @@ def test_a_served_tenant_keeps_its_prefix(
 def test_a_tenant_that_stays_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """A prefix is not free while the owner's change is rejected, also along a chain of tenants."""
+    """`tenantry plan` treats the URL prefix of a rejected tenant as taken."""
     write_tenant("acme", SECRET_KEY="short")
     write_tenant("globex", URL_PREFIX="/acme")
     write_tenant("initech", URL_PREFIX="/globex")
@@ -209,7 +209,7 @@ def test_a_tenant_that_stays_keeps_its_prefix(
 def test_two_tenants_cannot_swap_prefixes_in_one_save(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """Two tenants that swap prefixes stay unchanged; each problem names the remedy."""
+    """`tenantry plan` rejects two tenants that swap URL prefixes, and says what to do instead."""
     write_tenant("acme", URL_PREFIX="/globex")
     write_tenant("globex", URL_PREFIX="/acme")
 
@@ -227,7 +227,7 @@ def test_two_tenants_cannot_swap_prefixes_in_one_save(
 
 @pytest.mark.usefixtures("serving")
 def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """When a tenant moves, another one can take its prefix."""
+    """`tenantry plan` lets a tenant take the URL prefix that another tenant gives up."""
     write_tenant("acme", URL_PREFIX="/elsewhere")
     write_tenant("aaa", URL_PREFIX="/acme")
 
@@ -241,7 +241,7 @@ def test_a_prefix_that_is_given_up_is_free(plan: Plan, write_tenant: Callable[..
 def test_an_endpoint_that_fails_is_a_problem(
     plan: Plan, write_tenant: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
-    """If an endpoint ends or hangs a process, the tenant stays served and the exit code is 1."""
+    """If a new endpoint ends or hangs its process, `tenantry plan` reports a problem."""
     package = tmp_path / f"shop_{kind}/orders"
     package.mkdir(parents=True)
     for folder in (package.parent, package):
@@ -263,7 +263,7 @@ def test_an_endpoint_that_fails_is_a_problem(
 def test_routes_of_a_new_endpoint_are_reported(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """The plan reports each new route with the tenant's prefix."""
+    """`tenantry plan` lists each new route with the tenant's URL prefix."""
     write_tenant("acme", BLUEPRINTS=["landing", "images"])
 
     code, lines = plan()
@@ -275,7 +275,7 @@ def test_routes_of_a_new_endpoint_are_reported(
 def test_a_worker_that_is_not_ready_is_not_compared_with(
     plan: Plan, settings: HostSettings, tenants_dir: Path
 ) -> None:
-    """`plan` fails with one line if the worker does not know all tenants yet."""
+    """While a worker is still loading tenants, `tenantry plan` fails with one line."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
     told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})

@@ -1,4 +1,4 @@
-"""Whether a tenant file is open for writing."""
+"""The host can tell whether a program has a tenant file open for writing."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from tenantry.tenants.file import is_open_for_writing
 
 
 def test_a_file_is_open_while_a_writer_has_it_open(tmp_path: Path) -> None:
-    """A file counts as open until the writer closes the file; a reader does not count."""
+    """A tenant file counts as open until its writer closes it; readers do not count."""
     path = tmp_path / "acme.py"
     path.touch()
     with path.open():
@@ -23,12 +23,12 @@ def test_a_file_is_open_while_a_writer_has_it_open(tmp_path: Path) -> None:
 
 
 def test_a_writer_is_not_blocked(tmp_path: Path) -> None:
-    """No lease is left behind, so a later writer does not wait."""
+    """Checking whether a tenant file is open does not make a later writer wait."""
     path = tmp_path / "acme.py"
     path.touch()
     is_open_for_writing(str(path))
 
-    # a non-blocking open fails, instead of waiting, while a lease is held
+    # While a lease is held, a non-blocking `open` fails instead of waiting.
     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
@@ -36,7 +36,7 @@ def test_a_writer_is_not_blocked(tmp_path: Path) -> None:
 def test_an_unknown_state_counts_as_not_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """A missing file, or one without leases, is not an error."""
+    """A missing file, or a file on a file system without leases, counts as not open."""
     monkeypatch.chdir(tmp_path)
 
     assert not is_open_for_writing(path)

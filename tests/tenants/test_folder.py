@@ -1,4 +1,4 @@
-"""The tenants folder: real files, and a clock that the tests move."""
+"""The host finds changes in a real tenants folder. The tests control the time."""
 
 import os
 import time
@@ -32,12 +32,12 @@ class Clock:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
+        """Return the time that the test has set."""
         return self.now_s
 
 
 class Followed:
-    """A tenants folder that a test looks at step by step."""
+    """A tenants folder that a test scans step by step."""
 
     def __init__(self, path: Path, *, is_old: bool = False, share: float = 1.0) -> None:
         self.path = path
@@ -53,16 +53,16 @@ class Followed:
         return path
 
     def look(self, after_s: float = 0.0) -> FolderChanges:
-        """Look once, `after_s` later than the last time."""
+        """Scan the folder once, `after_s` later than the last time."""
         self.clock.now_s += after_s
         return self.folder.look(self.share)
 
     def reported(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
-        """Return name and content of the files that one look reports as changed."""
+        """Return name and content of the files that one scan reports as changed."""
         return [(one.path.stem, one.source) for one in self.look(after_s).changed]
 
     def settle(self) -> "Followed":
-        """Look until everything is reported and no time stamp is recent."""
+        """Scan until all files are reported and no time stamp is recent."""
         for _ in range(3):
             self.look(RECENT_S)
         return self
@@ -70,12 +70,12 @@ class Followed:
 
 @pytest.fixture(name="followed", params=[1.0, 0.01], ids=["all", "round robin"])
 def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
-    """Return an empty folder. A look covers all files of the folder, or one file."""
+    """Return an empty folder. A scan covers all files of the folder, or one file."""
     return Followed(tenants_dir, share=request.param)
 
 
 def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
-    """A new file's name is reported at once, and the content after the settle time."""
+    """A new tenant file is listed immediately, and read once it has been stable for a moment."""
     followed.write("acme.py", GOOD)
 
     first, early, settled, after = [followed.look(s) for s in (0, SETTLE_S / 2, SETTLE_S, SETTLE_S)]
@@ -87,7 +87,7 @@ def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
 
 
 def test_at_start_an_old_file_is_reported_unread(tenants_dir: Path) -> None:
-    """A file that has not changed for long is reported at the first look, without its content."""
+    """At start, a tenant file that has not changed for long is reported without being read."""
     followed = Followed(tenants_dir, is_old=True)
     followed.write("acme.py", GOOD)
 
@@ -99,7 +99,7 @@ def test_at_start_an_old_file_is_reported_unread(tenants_dir: Path) -> None:
 def test_a_file_reported_unread_is_reported_again_only_when_its_content_changes(
     tenants_dir: Path,
 ) -> None:
-    """Once the digest is noted, a touch is not a change."""
+    """A tenant file whose content is known is reported again only if the content changes."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
@@ -112,7 +112,7 @@ def test_a_file_reported_unread_is_reported_again_only_when_its_content_changes(
 
 
 def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir: Path) -> None:
-    """A digest that is noted late does not hide a newer content that a look has found."""
+    """If a file changes between two scans, noting the old content's digest does not hide that."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
@@ -127,7 +127,7 @@ def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir:
 
 
 def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
-    """A removed name does not reappear when a partial scan reaches the name."""
+    """A removed tenant file stays removed when a partial scan covers fewer files."""
     followed = Followed(tenants_dir)
     paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
     followed.settle().share = 0.2
@@ -142,7 +142,10 @@ def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
 
 
 def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
-    """A file that appears later must settle, because a file server's clock can be wrong."""
+    """After the start, a new tenant file must be stable for a moment, whatever its time stamp.
+
+    A file server's clock may be wrong.
+    """
     followed = Followed(tenants_dir, is_old=True)
     followed.look()
     followed.write("acme.py", GOOD)
@@ -153,7 +156,7 @@ def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> No
 
 
 def test_a_half_written_file_is_never_reported(followed: Followed) -> None:
-    """While a file grows between looks, no content is reported; later, the complete content is."""
+    """A tenant file that grows between scans is reported only when it is complete."""
     reported = []
     for end in range(1, len(GOOD) + 1):
         followed.write("acme.py", GOOD[:end])
@@ -165,7 +168,7 @@ def test_a_half_written_file_is_never_reported(followed: Followed) -> None:
 
 
 def test_a_changed_file_is_reported(followed: Followed) -> None:
-    """New content is reported once."""
+    """Changed content of a tenant file is reported once."""
     followed.write("acme.py", GOOD)
     followed.settle().write("acme.py", b"OTHER = 22\n")
 
@@ -175,7 +178,7 @@ def test_a_changed_file_is_reported(followed: Followed) -> None:
 
 
 def test_a_second_change_within_one_time_stamp_is_reported(followed: Followed) -> None:
-    """A change of neither size nor time stamps is found, because recent files are read."""
+    """A change that alters neither size nor time stamps is found, because recent files are read."""
     path = followed.write("acme.py", b"X = 1\n")
     followed.settle()
     stamp = path.stat().st_mtime_ns
@@ -187,7 +190,7 @@ def test_a_second_change_within_one_time_stamp_is_reported(followed: Followed) -
     path.write_bytes(b"X = 3\n")
     os.utime(path, ns=(stamp, stamp))
 
-    # A program cannot set a file's change time, so the test edits the recorded change time.
+    # A program cannot set a file's change time, so the test edits the recorded value.
     followed.folder._files["acme"].signature = _signature_of(path)
     reported += [followed.reported(SETTLE_S), followed.reported(SETTLE_S)]
 
@@ -205,7 +208,7 @@ def _signature_of(path: Path) -> int:
 def test_a_quiet_file_is_not_read_again(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look at a file that has not changed for a while costs a single `stat` call."""
+    """A tenant file that has not changed for a while costs one `stat` call per scan."""
     followed.write("acme.py", GOOD)
     followed.settle()
     read: list[Path] = []
@@ -217,7 +220,7 @@ def test_a_quiet_file_is_not_read_again(
 
 
 def test_a_touch_is_not_a_change(followed: Followed) -> None:
-    """New time stamps or modes without new content are not reported."""
+    """A new time stamp or file mode without new content is not reported as a change."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.touch()
@@ -229,7 +232,7 @@ def test_a_touch_is_not_a_change(followed: Followed) -> None:
 
 
 def test_a_removed_file_is_reported_after_a_while(followed: Followed) -> None:
-    """A removal is reported once, after `REMOVAL_S`."""
+    """The removal of a tenant file is reported once, after `REMOVAL_S`."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -240,7 +243,7 @@ def test_a_removed_file_is_reported_after_a_while(followed: Followed) -> None:
 
 
 def test_delete_and_rewrite_is_not_a_removal(followed: Followed) -> None:
-    """An editor that deletes and rewrites a file causes a change, not a removal."""
+    """If an editor deletes and rewrites a tenant file, that is a change and not a removal."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -254,7 +257,7 @@ def test_delete_and_rewrite_is_not_a_removal(followed: Followed) -> None:
 
 
 def test_a_removed_file_that_comes_back_appears_again(followed: Followed) -> None:
-    """A removed file that comes back is reported again, even with the same content."""
+    """A tenant file that returns after its removal is reported, even with the same content."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.unlink()
@@ -269,7 +272,7 @@ def test_a_removed_file_that_comes_back_appears_again(followed: Followed) -> Non
 
 
 def test_a_rename_adds_a_file_and_later_removes_one(followed: Followed) -> None:
-    """After a rename, the stable new name is reported; the old name goes after `REMOVAL_S`."""
+    """After a tenant file is renamed, the new name is reported first, and then the removal."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     path.rename(path.with_name("globex.py"))
@@ -282,7 +285,7 @@ def test_a_rename_adds_a_file_and_later_removes_one(followed: Followed) -> None:
 
 
 def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
-    """While the folder is missing, a look raises; later looks report only differences."""
+    """While the tenants folder is missing, a scan raises and removes no tenant."""
     followed.write("acme.py", GOOD)
     followed.write("globex.py", GOOD)
     followed.settle()
@@ -303,7 +306,7 @@ def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
 
 
 def test_only_named_files_are_followed(tenants_dir: Path) -> None:
-    """With `only`, no other file is reported."""
+    """If only some tenants are to be served, other files are not reported."""
     followed = Followed(tenants_dir)
     followed.folder = TenantsFolder(tenants_dir, ["acme"], clock=followed.clock)
     for name in ("acme.py", "globex.py"):
@@ -316,7 +319,7 @@ def test_only_named_files_are_followed(tenants_dir: Path) -> None:
 
 
 def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
-    """The mount point of a missing volume is an error until the volume is back."""
+    """An empty folder in place of a mounted tenants folder is an error, and removes no tenant."""
     followed.write("acme.py", GOOD)
     followed.settle()
     away = followed.path.with_name("away")
@@ -336,7 +339,7 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
 
 
 def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
-    """A folder that replaces the tenants folder is followed once the new folder contains a file."""
+    """A folder that replaces the tenants folder counts once it contains a file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))
@@ -349,7 +352,7 @@ def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
 
 
 def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
-    """If all files of the folder are deleted, all tenants are removed."""
+    """If all files of the tenants folder are deleted, all tenants are removed."""
     paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
     followed.settle()
     for path in paths:
@@ -361,7 +364,7 @@ def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
 
 
 def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None:
-    """A writer that pauses after a first half that is a valid file is waited for."""
+    """A tenant file is read only when the program that writes it has closed the file."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     with path.open("wb", buffering=0) as file:
@@ -375,7 +378,7 @@ def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None
 
 
 def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) -> None:
-    """Content that stays open for writing counts after `WRITER_PATIENCE_S`."""
+    """A tenant file that stays open for writing is read after `WRITER_PATIENCE_S`."""
     with (followed.path / "acme.py").open("wb", buffering=0) as file:
         file.write(GOOD)
         followed.look()
@@ -386,7 +389,7 @@ def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) ->
 
 
 def test_the_swap_of_a_config_map_is_a_change(followed: Followed) -> None:
-    """Kubernetes replaces one link, `..data`, through which every file is a link."""
+    """When Kubernetes switches the link `..data` of a ConfigMap, the tenant files have changed."""
     for version, source in (("..1", b"X = 1\n"), ("..2", b"X = 2\n")):
         (followed.path / version).mkdir()
         (followed.path / version / "acme.py").write_bytes(source)
@@ -430,7 +433,7 @@ def _writable_by_all(path: Path) -> None:
 def test_an_unreadable_file_is_reported_with_its_error(
     followed: Followed, make: Callable[[Path], None]
 ) -> None:
-    """An unreadable file is reported once with the error, and after the fix with the content."""
+    """An unreadable tenant file is reported once, and again when it can be read."""
     path = followed.path / "acme.py"
     make(path)
     reported = [one for _ in range(5) for one in followed.look(RECENT_S).changed]
@@ -446,7 +449,10 @@ def test_an_unreadable_file_is_reported_with_its_error(
 def test_a_file_is_reported_when_its_folder_becomes_safe(
     followed: Followed,
 ) -> None:
-    """An unreadable file is read at every look, because the file itself does not change."""
+    """When the mode of the tenants folder becomes safe, its files are reported.
+
+    The files themselves do not change, so each scan reads them.
+    """
     followed.path.chmod(0o777)
     followed.write("acme.py", GOOD)
     refused = [one.error for _ in range(5) for one in followed.look(RECENT_S).changed]
@@ -460,7 +466,7 @@ def test_a_file_is_reported_when_its_folder_becomes_safe(
 def test_a_file_that_goes_between_list_and_read_is_only_missing(
     tenants_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that vanishes before the read is neither an error nor, before `REMOVAL_S`, removed."""
+    """A tenant file that vanishes during a scan is not an error, and is not removed immediately."""
     followed = Followed(tenants_dir)
     path = followed.write("acme.py", GOOD)
     followed.settle()
@@ -479,7 +485,7 @@ def test_a_file_that_goes_between_list_and_read_is_only_missing(
 def test_a_file_that_changes_between_list_and_read_is_reported_whole(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The content that becomes stable counts, whatever the time stamp belonged to."""
+    """If a tenant file changes during a scan, only its final content is reported."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     read = folder_module.read_content
@@ -500,7 +506,7 @@ def test_a_file_that_changes_between_list_and_read_is_reported_whole(
 
 @pytest.mark.parametrize("name", [".acme.py", "_acme.py", "acme.pyc", "acme.py~", "acme", ".py"])
 def test_other_files_are_not_tenants(followed: Followed, name: str) -> None:
-    """A name that begins with `_` or `.`, or does not end in `.py`, is ignored."""
+    """A file whose name begins with `_` or `.`, or does not end in `.py`, is not a tenant file."""
     followed.write(name, GOOD)
 
     look = followed.look()
@@ -509,7 +515,7 @@ def test_other_files_are_not_tenants(followed: Followed, name: str) -> None:
 
 
 def test_files_are_listed_by_name(followed: Followed) -> None:
-    """`globex` comes before `globex-2`, although `-` sorts before `.`."""
+    """Tenant files are sorted by tenant name, so `globex` comes before `globex-2`."""
     for name in ("globex-2.py", "globex.py", "acme.py"):
         followed.write(name, GOOD)
 
@@ -519,7 +525,7 @@ def test_files_are_listed_by_name(followed: Followed) -> None:
 
 
 def test_a_file_written_in_place_is_reported_within_one_round(tenants_dir: Path) -> None:
-    """The folder does not change, so the change is found when the file's turn comes."""
+    """If scans are partial, a file written in place is found when its turn comes."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)
@@ -532,7 +538,7 @@ def test_a_file_written_in_place_is_reported_within_one_round(tenants_dir: Path)
 
 
 def test_a_replaced_file_is_reported_at_once(tenants_dir: Path) -> None:
-    """The folder changes, so all files are looked at."""
+    """A replaced tenant file is found immediately, even by a partial scan."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)
@@ -549,7 +555,7 @@ def test_a_replaced_file_is_reported_at_once(tenants_dir: Path) -> None:
 def test_a_file_with_another_name_is_noticed(
     followed: Followed, link: Callable[[Path, Path], None] | None, *, expected: bool
 ) -> None:
-    """`has_links` is true if a file has a second name, because events miss changes by that name."""
+    """The folder reports links to tenant files, because file events miss changes through links."""
     target = followed.write("_settings.py", GOOD)
     followed.write("acme.py", GOOD)
     if link is not None:
@@ -562,7 +568,7 @@ def test_a_file_with_another_name_is_noticed(
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.01])
 def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
-    """In one round, every name has one turn, however many names are taken at a time."""
+    """In a round of partial scans, every file has exactly one turn."""
     names, turns = [f"t{number}" for number in range(10)], RoundRobin()
 
     taken: list[str] = []
@@ -573,7 +579,7 @@ def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
 
 
 def test_a_new_name_waits_for_the_next_round() -> None:
-    """A deleted name is left out, even in the round that began with the name."""
+    """A file that appears during a round of partial scans has its turn in the next round."""
     turns = RoundRobin()
     first = turns.take(["a", "b"], 0.5)
     rest = turns.take([*first, "c"], 0.5)

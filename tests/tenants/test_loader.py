@@ -1,4 +1,4 @@
-"""Tenant files become plain data, whatever a file does to the loader process."""
+"""The loader turns tenant files into plain data, whatever they do to the loader process."""
 
 import hashlib
 import os
@@ -23,13 +23,13 @@ GOOD = "BLUEPRINTS = ['landing']\n"
 
 @pytest.fixture(name="loader")
 def _loader(data_dir: Path) -> Iterator[Loader]:
-    """Return a loader. The fixture closes the loader."""
+    """Return a loader. The fixture closes it."""
     with Loader(data_dir=data_dir) as loader:
         yield loader
 
 
 def _reasons(loader: Loader, path: Path, timeout_s: float | None = None) -> list[str]:
-    """Return the problem of the file, without the path."""
+    """Return the problems of the file, without the path."""
     try:
         problems = loader.load(path, timeout_s=timeout_s).problems
     except TenantFileError as error:
@@ -62,7 +62,7 @@ inf = float("inf")
 
 
 def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Each type that a tenant file can use comes back with the same value and the same type."""
+    """Every type that a tenant file can use survives loading with the same value and type."""
     path = write_tenant("acme", IMPORTS + "".join(f"{k} = {v!r}\n" for k, v in VALUES.items()))
 
     loaded = loader.load(path)
@@ -72,7 +72,7 @@ def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: Wri
 
 
 def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Name, path and digest identify a tenant file and the file's version."""
+    """The loader returns the name, path and digest of the tenant file that it has read."""
     path = write_tenant("acme")
 
     loaded = loader.load(path)
@@ -82,14 +82,14 @@ def test_the_answer_names_what_was_read(loader: Loader, write_tenant: WriteTenan
 
 
 def test_only_upper_case_names_come_back(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Names of a tenant file that are not upper-case, and imported modules, are ignored."""
+    """The loader returns only upper-case names of a tenant file, and no modules."""
     path = write_tenant("acme", "import os\nlower = os.sep\nMixed = 1\n_A1 = 2\nA = lower\n")
 
     assert {"_A1": 2, "A": "/"} == loader.load(path).values
 
 
 def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A tenant file has `__name__` and `__file__`, sees no other file, and is not `__main__`."""
+    """Each tenant file runs in a fresh namespace, and not as `__main__`."""
     loader.load(write_tenant("acme", "import json\njson.LEFT = LEFT = 1\n"))
     path = write_tenant(
         "globex",
@@ -107,7 +107,7 @@ def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: Write
 
 
 def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A tenant file runs in a separate process, and the file's output is dropped."""
+    """A tenant file runs in a separate process, and its output is dropped."""
     path = write_tenant(
         "acme", "import os\nprint('x' * 10_000)\nPIDS = [os.getpid(), os.getppid()]"
     )
@@ -121,7 +121,7 @@ def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) 
 def test_a_secret_is_created_in_the_hosts_data_folder(
     loader: Loader, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """`secret(create=True)` in a tenant file writes to the host's data folder."""
+    """In a tenant file, `secret(create=True)` writes to the host's data folder."""
     path = write_tenant(
         "acme", "from tenantry import secret\nA = secret('ACME_KEY', create=True)\n"
     )
@@ -150,7 +150,7 @@ def test_a_secret_is_created_in_the_hosts_data_folder(
 def test_a_loader_outlives_its_files(
     write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
 ) -> None:
-    """A tenant file that kills, blocks or floods a process is rejected; the next file loads."""
+    """A tenant file that kills, blocks or floods the loader is rejected; the next file loads."""
     timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
         reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
@@ -163,7 +163,7 @@ def test_a_loader_outlives_its_files(
 def test_a_stopped_loader_is_replaced(
     write_tenant: WriteTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that stops the loader process (SIGSTOP) delays other files only briefly."""
+    """A tenant file that stops the loader with SIGSTOP delays other files only briefly."""
     stop = write_tenant("acme", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\n")
     good = write_tenant("globex", GOOD)
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
@@ -178,7 +178,7 @@ def test_a_stopped_loader_is_replaced(
 
 
 def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTenant) -> None:
-    """The next file finds the folder, environment and umask unchanged."""
+    """A tenant file cannot change the folder, environment or umask for the next file."""
     asks = "import os\nA = [os.getcwd(), os.environ.get('LEFT'), os.umask(0o22)]\nos.umask(A[2])\n"
     before = loader.load(write_tenant("globex", asks)).values
     changes = "import os\nos.chdir('/')\nos.environ['LEFT'] = '1'\nos.umask(0o123)\n"
@@ -195,12 +195,12 @@ def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTen
 def test_an_ordinary_import_is_not_a_side_effect(
     loader: Loader, write_tenant: WriteTenant, module: str
 ) -> None:
-    """Effects of imported libraries are allowed; only effects of the file itself are problems."""
+    """Side effects of imported libraries are allowed, but those of a tenant file are problems."""
     assert [] == _reasons(loader, write_tenant("acme", f"import {module}\n"))
 
 
 def test_every_reason_is_reported_at_once(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Values that are not plain data and side effects are reported together."""
+    """The loader reports all unsupported values and side effects of a tenant file together."""
     text = (
         "import os\nclass A: pass\nB = {1: [A()]}\nC = 1\nos.environ['LEFT'] = '1'\nos.umask(0)\n"
     )
@@ -218,7 +218,7 @@ def test_every_reason_is_reported_at_once(loader: Loader, write_tenant: WriteTen
 def test_valid_values_come_back_beside_invalid_ones(
     loader: Loader, write_tenant: WriteTenant
 ) -> None:
-    """A value that is not plain data, or a side effect, does not hide other values."""
+    """An unsupported value in a tenant file does not hide the valid values."""
     text = "import os\nURL_PREFIX = '/else'\nHOOK = print\nos.umask(0)\n"
 
     loaded = loader.load(write_tenant("acme", text))
@@ -232,7 +232,7 @@ def test_valid_values_come_back_beside_invalid_ones(
 def test_secrets_are_returned_separately(
     loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loader returns the values of `secret()`, so that the host can redact the values."""
+    """The loader returns the values of `secret()` separately, so that the host can redact them."""
     monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
     text = "from tenantry import secret\nA = [secret('ACME_KEY')]\nB = 'x' + secret('ACME_KEY')\n"
 
@@ -245,7 +245,7 @@ def test_secrets_are_returned_separately(
     ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
 )
 def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None:
-    """A signal is described by name, if Python has one, and any other exit by code."""
+    """The end of a process is described by the signal's name or by the exit code."""
     assert text == describe_exit(code)
 
 
@@ -261,7 +261,7 @@ def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None
 def test_a_message_contains_no_secret(
     loader: Loader, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """The values of `secret` are not repeated, whatever the file's exception says."""
+    """An error in a tenant file is reported without values of `secret()`."""
     monkeypatch.setenv("ACME_KEY", "hunter2-hunter2")
     path = write_tenant("acme", f"from tenantry import secret\nKEY = secret('ACME_KEY')\n{text}\n")
 
@@ -281,14 +281,14 @@ def test_a_message_contains_no_secret(
     ],
 )
 def test_a_message_is_one_line(loader: Loader, write_tenant: WriteTenant, text: str) -> None:
-    """A message fits on a line of a log, whatever the file's exception contains."""
+    """An error in a tenant file is reported on one line, whatever the exception contains."""
     reasons = _reasons(loader, write_tenant("acme", text))
 
     assert [(True, True)] == [(one.isprintable(), len(one) < 1200) for one in reasons]
 
 
 def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file of 1 TiB is rejected as quickly as a file of 2 MiB."""
+    """A tenant file of 1 TiB is rejected as quickly as one of 2 MiB."""
     path = write_tenant("acme", GOOD)
     os.truncate(path, 1 << 40)
 
@@ -298,14 +298,14 @@ def test_a_large_file_is_not_read_whole(loader: Loader, write_tenant: WriteTenan
 
 
 def test_a_file_of_one_mebibyte_is_read(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A file of exactly the maximum size is accepted."""
+    """A tenant file of exactly 1 MiB is accepted."""
     path = write_tenant("acme", GOOD + "#" * ((1 << 20) - len(GOOD)))
 
     assert ["BLUEPRINTS"] == list(loader.load(path).values)
 
 
 def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Only a link that leaves the folder is rejected."""
+    """A symbolic link inside the tenants folder is followed, but not a link to the outside."""
     path = write_tenant("acme")
     (path.parent / "v2").mkdir()
     path.rename(path.parent / "v2/acme.py")
@@ -315,7 +315,7 @@ def test_a_link_inside_the_folder_is_followed(loader: Loader, write_tenant: Writ
 
 
 def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Any user could add a tenant to a world-writable folder. The remedy can be pasted."""
+    """A world-writable tenants folder is rejected, because any user could add a tenant."""
     path = write_tenant("acme")
     path.parent.chmod(0o777)
 
@@ -326,7 +326,7 @@ def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: Write
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
-    """The message says why the file cannot be read."""
+    """The error for an unreadable tenant file gives the reason."""
     path = write_tenant("acme")
     path.chmod(0)
 
@@ -334,7 +334,7 @@ def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenan
 
 
 def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """`close` is idempotent, and the next file starts a new process, which `close` ends too."""
+    """A closed loader can be used again: it starts a new process."""
     path = write_tenant("acme", "import os\nPARENT = os.getppid()\n")
     loader = Loader(data_dir=data_dir)
     first = loader.load(path).values["PARENT"]
@@ -351,7 +351,7 @@ def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: 
 def test_a_file_can_import_what_the_host_can(
     loader: Loader, write_tenant: WriteTenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loader process has the host's search path."""
+    """A tenant file can import the same modules as the host."""
     (tmp_path / "shared_names.py").write_text("LIST = ['landing']\n")
     monkeypatch.syspath_prepend(tmp_path)
     path = write_tenant("acme", "from shared_names import LIST as BLUEPRINTS\n")
@@ -363,7 +363,7 @@ def test_a_file_can_import_what_the_host_can(
 def test_a_path_is_shown_as_an_operator_would_type_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path is relative below the current folder; unprintable bytes are escaped."""
+    """Paths below the current folder are shown as relative, with unprintable bytes escaped."""
     monkeypatch.chdir(tmp_path)
     shown = {
         "tenants/acme.py": "tenants/acme.py",

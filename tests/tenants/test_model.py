@@ -1,4 +1,4 @@
-"""The keys of a tenant file: valid values, and the problems of invalid ones."""
+"""The keys of a tenant file are validated, and problems are explained."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def _problems(name: str = "acme", **keys: Any) -> list[str]:
 
 
 def test_two_keys_are_enough() -> None:
-    """A tenant file needs only a secret and an endpoint; defaults follow from the file's name."""
+    """A tenant file needs only a secret key and an endpoint."""
     tenant = _parse()
 
     assert ("acme", "/acme", "sqlite:////data/acme/acme.sqlite3", ("landing",)) == (
@@ -43,7 +43,7 @@ def test_two_keys_are_enough() -> None:
 
 
 def test_valid_values_are_accepted() -> None:
-    """Every key of Tenantry is accepted, and any other upper-case name for Flask and extensions."""
+    """A tenant file may set all keys of Tenantry, and other upper-case keys for Flask."""
     good: list[dict[str, Any]] = [
         {"APP_NAME": "Acmé Ltd"},
         {"URL_PREFIX": "/a/b-1/c_2/0"},
@@ -111,7 +111,7 @@ def test_valid_values_are_accepted() -> None:
     ],
 )
 def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> None:
-    """An invalid value is one line: the quoted key, the found value, and the expected value."""
+    """The error for an invalid value is one line with key, found value and expected value."""
     problems = _problems(**{key: value})
 
     assert [True] == [one.startswith(f"'{key}': {problem}") for one in problems]
@@ -153,12 +153,12 @@ def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> 
     ],
 )
 def test_a_problem_inside_a_value_has_its_place(key: str, value: Any, place: str) -> None:
-    """A problem names a nested item in Python notation."""
+    """The error for an invalid item of a list or dict names its place in Python notation."""
     assert [True] == [one.startswith(place) for one in _problems(**{key: value})]
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    """One look at the file is enough to fix every kind of problem."""
+    """All problems of a tenant file are reported together."""
     problems = _problems("Acme", BLUEPRINT=[], DEBUG=True, URL_PREFIX="a", BLUEPRINTS=[], ENABLED=0)
 
     keys = [
@@ -174,7 +174,7 @@ def test_every_problem_is_reported_at_once() -> None:
 
 @pytest.mark.parametrize("key", ["SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URI", "SECRETKEY"])
 def test_a_problem_contains_no_secret(key: str) -> None:
-    """Values of secret keys are never repeated, whatever their type."""
+    """Error messages never contain values of secret keys, whatever their type."""
     values: list[Any] = ["hunter2", b"hunter2", ["hunter2"], {"hunter2": "hunter2"}]
 
     problems = [_problems(**{key: value}) for value in values]
@@ -183,7 +183,7 @@ def test_a_problem_contains_no_secret(key: str) -> None:
 
 
 def test_a_secret_under_another_key_is_not_shown() -> None:
-    """A value is redacted before it is shortened to fit the line."""
+    """A secret in an error message is redacted before the message is shortened."""
     secret = f"hunter2-{KEY * 3}"
     values = GOOD | {"URL_PREFIX": secret, "RATE_LIMIT": f"x{secret}", "APP_NAME": [KEY]}
 
@@ -195,7 +195,7 @@ def test_a_secret_under_another_key_is_not_shown() -> None:
 
 
 def test_an_invalid_name_is_rejected() -> None:
-    """A tenant's name is a folder, a prefix and part of cookie names, so no name needs escapes."""
+    """A tenant's name must be safe in folder names, URL prefixes and cookie names."""
     names = ["", "Acme", "9", "-a", "_a", "a b", "a.b", "é", "a" * 64, "a\n"]
     rule = (
         "a tenant's name has 1 to 63 characters of a-z, 0-9, _ and -, and begins with a letter; "
@@ -206,14 +206,14 @@ def test_an_invalid_name_is_rejected() -> None:
 
 
 def test_the_name_of_a_folder_of_the_host_is_rejected() -> None:
-    """A tenant named `secrets` would own `<data>/secrets`, which holds the keys of all tenants."""
+    """A tenant cannot be named `secrets`, because `<data>/secrets` holds all tenants' keys."""
     [problem] = _problems("secrets")
 
     assert problem.startswith("no tenant can be named 'secrets', because the folder <data>/secrets")
 
 
 def test_a_misspelt_key_names_the_known_one() -> None:
-    """A name one edit away from a known key is a mistake, not a key of an extension."""
+    """A key that is one edit away from a known key is rejected as a misspelling."""
     meant = {
         "BLUEPRINT": "BLUEPRINTS",
         "DATABASE_URL": "DATABASE_URI",
@@ -234,25 +234,25 @@ def test_a_misspelt_key_names_the_known_one() -> None:
 
 @pytest.mark.parametrize("key", PLANNED_KEYS)
 def test_a_key_of_a_later_version_is_rejected(key: str) -> None:
-    """A key of a later version is an error; Flask would ignore the key."""
+    """A key that only later versions of Tenantry support is rejected."""
     problem = f"'{key}': comes with a later version of Tenantry; remove it."
 
     assert [problem] == _problems(**{key: "process"})
 
 
 def test_no_key_is_both_built_and_planned() -> None:
-    """A key that exists is not in the table of planned keys."""
+    """No key is in both the list of existing keys and the list of planned keys."""
     assert set() == set(KEYS.values()) & set(PLANNED_KEYS)
 
 
 @pytest.mark.parametrize("key", sorted(Flask.default_config))
 def test_flasks_own_keys_are_never_misspelt(key: str) -> None:
-    """A Flask key is accepted, even if one edit away from a key of Tenantry."""
+    """Flask's own keys are accepted, even if they are one edit away from a key of Tenantry."""
     assert [] == [problem for problem in _problems(**{key: None}) if "unknown key" in problem]
 
 
 def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
-    """One edit is the same in both directions, and equal names are not one edit away."""
+    """One edit is an insertion, deletion, replacement or swap of one character."""
     others = {"KEYS", "EY", "KAY", "KYE", "EKY", "KEEY", "KEY", "YEK", "KEYED", "SKEYS", "K", ""}
 
     near = {other for other in others if is_one_edit_away("KEY", other)}
@@ -262,7 +262,7 @@ def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
 
 
 def test_a_tenant_is_frozen() -> None:
-    """A `Tenant` cannot be changed, because threads share the object."""
+    """A `Tenant` is immutable, because threads share it."""
     tenant = _parse()
 
     with pytest.raises(ValidationError, match="frozen"):
@@ -270,14 +270,14 @@ def test_a_tenant_is_frozen() -> None:
 
 
 def test_a_tenant_prints_no_secret() -> None:
-    """The `repr` of a tenant contains neither secret keys nor the keys of extensions."""
+    """The `repr` of a tenant contains no secrets."""
     tenant = _parse(DATABASE_URI="sqlite://a:hunter2@/", MAIL_PASSWORD="hunter2")
 
     assert (False, False) == ("hunter2" in repr(tenant), KEY in repr(tenant))
 
 
 def test_config_is_a_copy_for_flask() -> None:
-    """`app.config` gets every key, and changing it does not change the tenant."""
+    """`config()` returns a copy of all keys for `app.config`."""
     tenant = _parse(MAIL={"to": ["a"]}, SECRET_KEY_FALLBACKS=[KEY[::-1]])
     tenant.config()["MAIL"]["to"].append("b")
     tenant.config()["BLUEPRINTS"].append("b")
@@ -294,7 +294,7 @@ def test_config_is_a_copy_for_flask() -> None:
 
 
 def test_debug_is_allowed_in_development() -> None:
-    """`DEBUG` and `TESTING` are accepted on a developer's machine."""
+    """On a developer's machine, a tenant may set `DEBUG` and `TESTING`."""
     tenant = parse_tenant(
         "acme", GOOD | {"DEBUG": True}, data_dir=Path("/data"), is_development=True
     )

@@ -1,4 +1,4 @@
-"""The operator state of a tenant: maintenance, disabled, parked."""
+"""The operator state of a tenant says whether it is in maintenance, disabled or parked."""
 
 import resource
 from pathlib import Path
@@ -26,7 +26,7 @@ from tenantry.tenants.operator_state import (
     ],
 )
 def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) -> None:
-    """A written state is read back, and the default state leaves no file."""
+    """A saved operator state is read back, and the default state has no file."""
     write_operator_state(data_dir, "acme", OperatorState(maintenance=True))
 
     write_operator_state(data_dir, "acme", state)
@@ -39,7 +39,7 @@ def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) 
 
 
 def test_the_stamp_changes_with_the_operator_state(data_dir: Path) -> None:
-    """The stamp differs between two messages of one length that are written within a second."""
+    """Two states saved within the same second have different stamps."""
     stamps = [operator_state_stamp(data_dir, "acme")]
     for message in ("one", "two", "six"):
         write_operator_state(data_dir, "acme", OperatorState(maintenance=message))
@@ -52,7 +52,7 @@ def test_the_stamp_changes_with_the_operator_state(data_dir: Path) -> None:
     "text", ["", "[]", '{"unknown": 1}', '{"maintenance": 1, "is_disabled": false}']
 )
 def test_a_file_with_an_unexpected_content_is_an_error(data_dir: Path, text: str) -> None:
-    """The error names the file and says what to do."""
+    """The error for an invalid operator state file names the file and says what to do."""
     path = operator_state_file(data_dir, "acme")
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -64,7 +64,7 @@ def test_a_file_with_an_unexpected_content_is_an_error(data_dir: Path, text: str
 
 
 def test_a_data_folder_that_cannot_be_written_is_an_error(data_dir: Path) -> None:
-    """A file in place of the data folder is an error that an operator can read."""
+    """The error for a data folder that is a file is readable for an operator."""
     data_dir.write_text("a file")
 
     with pytest.raises(TenantryError, match="cannot write"):
@@ -72,7 +72,7 @@ def test_a_data_folder_that_cannot_be_written_is_an_error(data_dir: Path) -> Non
 
 
 def test_the_file_of_earlier_versions_is_read(data_dir: Path) -> None:
-    """A state in `levers.json` counts until the state is next written."""
+    """An operator state in `levers.json`, from an earlier version, applies until it changes."""
     state = OperatorState(maintenance="Back at noon.", is_disabled=True)
     write_operator_state(data_dir, "acme", state)
     former = operator_state_file(data_dir, "acme").rename(data_dir / "acme/levers.json")
@@ -90,7 +90,7 @@ OFF = OperatorState(is_disabled=True)
 
 
 def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
-    """A written operator state is reported once, at the next look, even if the look is partial."""
+    """A changed operator state is reported once, by the next scan, even by a partial one."""
     watch = OperatorStateWatch(data_dir)
     reported = [list(watch.look(NAMES, 0.1))]
 
@@ -103,7 +103,7 @@ def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
 
 
 def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
-    """A state file that an operator deletes is noticed when a partial look reaches the file."""
+    """If an operator deletes a state file by hand, a later partial scan notices."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "acme", OFF)
     list(watch.look(NAMES))
@@ -116,7 +116,7 @@ def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
 
 
 def test_the_state_of_a_tenant_that_returns_is_reported_again(data_dir: Path) -> None:
-    """A tenant removed during a round is not reported; after a return, the tenant's state is."""
+    """The operator state of a tenant that is removed and returns is reported again."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "t1", OFF)
     reported = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]
@@ -130,7 +130,7 @@ def test_the_state_of_a_tenant_that_returns_is_reported_again(data_dir: Path) ->
 
 
 def test_a_state_that_cannot_be_written_changes_nothing(data_dir: Path) -> None:
-    """On a full disk, the error has one line, the old state stays, and no partial file is left."""
+    """On a full disk, saving an operator state fails with one line and keeps the old state."""
     old = OperatorState(maintenance="Back at noon.")
     write_operator_state(data_dir, "acme", old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

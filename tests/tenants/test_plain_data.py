@@ -54,7 +54,7 @@ def test_a_value_survives_json(value: Any) -> None:
     ],
 )
 def test_other_types_are_rejected(value: Any, found: str) -> None:
-    """A value of any other type, a subclass included, is an error that names the type."""
+    """The error for a value of any other type, even of a subclass, names the type."""
     with pytest.raises(TypeError) as caught:
         tag(value)
 
@@ -62,16 +62,16 @@ def test_other_types_are_rejected(value: Any, found: str) -> None:
 
 
 def test_the_caller_chooses_the_scalars() -> None:
-    """A type that the caller does not allow is rejected like an unknown one."""
+    """A type that the caller does not allow is rejected like an unknown type."""
     with pytest.raises(TypeError, match=r"^datetime.date$"):
         tag([date.max], SCALAR_TAGS - {"date"})
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
 def test_the_depth_is_limited(wrap: Any) -> None:
-    """Data of `DEPTH_LIMIT` levels is accepted.
+    """Plain data may be nested up to `DEPTH_LIMIT` levels.
 
-    Data with one more level, or with a cycle, is an error.
+    Deeper data, or data with a cycle, is an error.
     """
     value: Any = None
     for _ in range(DEPTH_LIMIT):

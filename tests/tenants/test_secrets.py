@@ -1,4 +1,4 @@
-"""Where secrets come from, in which order, and how one is created."""
+"""`secret()` finds or creates secrets in a documented order of places."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ Place = Callable[[str], None]
 
 @pytest.fixture(name="places")
 def _places(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Place]:
-    """Return each place of a secret in lookup order, with a function that stores a secret."""
+    """Return all places of a secret in lookup order, each with a function that stores a secret."""
     monkeypatch.setattr(tenantry.tenants.secrets, "CONTAINER_SECRETS", str(tmp_path / "run"))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
     for folder in (tmp_path / "run", tmp_path / "credentials", data_dir / "secrets"):
@@ -42,7 +42,7 @@ def _write(path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("first", range(5))
 def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
-    """`secret()` returns the value of the first place that has the secret."""
+    """`secret()` returns the secret from the first place that has it."""
     for name in list(places)[first:]:
         places[name](f"from {name}\n")
 
@@ -52,7 +52,7 @@ def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 @pytest.mark.parametrize("place", ["variable", "data"])
 def test_a_trailing_newline_is_removed(places: dict[str, Place], place: str, end: str) -> None:
-    """Editors and `echo` add a newline to a file; other white space is kept."""
+    """`secret()` removes a trailing newline from a file, because editors add one."""
     places[place](f" a key {end}")
 
     assert " a key " == secret(NAME)
@@ -61,7 +61,7 @@ def test_a_trailing_newline_is_removed(places: dict[str, Place], place: str, end
 def test_an_error_lists_where_it_looked(
     places: dict[str, Place], tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error about a missing secret has the name, each place in order, and the remedy."""
+    """The error for a missing secret lists all places in order, and the remedy."""
     monkeypatch.setenv(f"{NAME}_FILE", str(tmp_path / "named"))
 
     with pytest.raises(SecretError) as caught:
@@ -90,7 +90,7 @@ def test_a_name_that_no_variable_can_have_is_rejected(name: str) -> None:
 
 
 def test_a_file_that_is_not_text_is_named(places: dict[str, Place], data_dir: Path) -> None:
-    """The error about an undecodable secret names the file and shows no byte of the content."""
+    """The error for a secret file that is not text names the file but shows none of its bytes."""
     del places
     path = data_dir / "secrets" / NAME
     path.write_bytes(b"\xff\xfehunter2")
@@ -102,7 +102,7 @@ def test_a_file_that_is_not_text_is_named(places: dict[str, Place], data_dir: Pa
 
 
 def test_create_writes_a_file_for_its_owner_only(data_dir: Path) -> None:
-    """A missing secret is created once: 64 hexadecimal digits in a file of mode 0600."""
+    """`secret(create=True)` creates a missing secret once, in a file of mode 0600."""
     made = secret(NAME, create=True)
 
     path = data_dir / "secrets" / NAME
@@ -113,7 +113,7 @@ def test_create_writes_a_file_for_its_owner_only(data_dir: Path) -> None:
 
 
 def test_create_keeps_an_existing_secret(places: dict[str, Place], data_dir: Path) -> None:
-    """A secret that is found anywhere is returned, and none is created."""
+    """`secret(create=True)` returns an existing secret, wherever it is."""
     places["systemd"]("an old one")
 
     assert "an old one" == secret(NAME, create=True)
@@ -121,7 +121,7 @@ def test_create_keeps_an_existing_secret(places: dict[str, Place], data_dir: Pat
 
 
 def test_threads_that_create_at_once_get_the_same(data_dir: Path) -> None:
-    """The first complete file wins, and no partial file is left."""
+    """Threads that create the same secret at once get the same value."""
     start = threading.Barrier(8)
     made: list[str] = []
 
@@ -141,7 +141,7 @@ def test_threads_that_create_at_once_get_the_same(data_dir: Path) -> None:
 
 @pytest.mark.usefixtures("data_dir")
 def test_processes_that_create_at_once_get_the_same() -> None:
-    """Workers and loader processes that start together get the same key."""
+    """Processes that create the same secret at once get the same value."""
     script = f"from tenantry import secret; print(secret({NAME!r}, create=True))"
     processes = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -154,7 +154,7 @@ def test_processes_that_create_at_once_get_the_same() -> None:
 
 
 def test_a_failure_to_create_leaves_nothing(data_dir: Path) -> None:
-    """A folder in place of a secret file is an error with the path; no partial file is left."""
+    """If a secret cannot be created, the error names the path, and no partial file stays behind."""
     path = data_dir / "secrets" / NAME
     path.mkdir(parents=True)
 
@@ -165,7 +165,7 @@ def test_a_failure_to_create_leaves_nothing(data_dir: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_created_is_named(data_dir: Path) -> None:
-    """The error says which file could not be created, and why."""
+    """If the folder for secrets cannot be created, the error says which and why."""
     data_dir.write_text("")
 
     with pytest.raises(SecretError) as caught:
@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_created_is_named(data_dir: Path) -> None:
 
 
 def test_the_data_folder_defaults_to_instance() -> None:
-    """`<data>` is `instance`, unless the environment or an argument names another folder."""
+    """The data folder is `instance`, unless the environment or an argument says otherwise."""
     found = (secret_file(NAME), secret_file(NAME, "/data"))
 
     assert (f"instance/secrets/{NAME}", f"/data/secrets/{NAME}") == found

@@ -1,4 +1,4 @@
-"""What two tenants cannot share, and what the second one is told."""
+"""Two tenants cannot share a secret key, a database or a URL prefix."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_a_conflict_names_both_sides(
     has: dict[str, Any], claims: dict[str, Any], problem: str
 ) -> None:
-    """A conflict's line has the two keys and the other tenant's name, but not the secret."""
+    """The error for conflicting tenants names both keys and the other tenant, but no secret."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", **has))
 
@@ -81,7 +81,7 @@ def test_a_conflict_names_both_sides(
 
 
 def test_a_tenant_does_not_conflict_with_itself() -> None:
-    """A new version of a tenant can keep all values, and move the key to the fallbacks."""
+    """A new version of a tenant does not conflict with the old version of the same tenant."""
     accepted = AcceptedTenants()
     acme = _tenant("acme", SECRET_KEY=KEY, SECRET_KEY_FALLBACKS=[KEY, OTHER_KEY])
     accepted.add(acme)
@@ -90,7 +90,7 @@ def test_a_tenant_does_not_conflict_with_itself() -> None:
 
 
 def test_what_a_removed_tenant_had_is_free() -> None:
-    """All keys of a removed tenant are free, even a key that the tenant had twice."""
+    """What a removed tenant used is free for other tenants."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
     accepted.remove("acme")
@@ -102,7 +102,7 @@ def test_what_a_removed_tenant_had_is_free() -> None:
 
 
 def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> None:
-    """A database file that a changed link leads to stays with the file's tenant."""
+    """If the link to a tenant's database file changes, other tenants keep their databases."""
     old, new, link = (tmp_path / name for name in ("old", "new", "link"))
     link.symlink_to(old)
     accepted = AcceptedTenants()
@@ -124,7 +124,7 @@ def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> Non
 
 
 def test_a_new_version_frees_what_the_old_one_had() -> None:
-    """A tenant that changes its prefix and key frees the old ones for others."""
+    """A tenant that changes its URL prefix and secret key frees the old ones."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY=KEY))
     accepted.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
@@ -133,7 +133,7 @@ def test_a_new_version_frees_what_the_old_one_had() -> None:
 
 
 def test_a_prefix_above_several_conflicts_with_each() -> None:
-    """A prefix above several tenants conflicts with each tenant, not only with the first."""
+    """A URL prefix that contains the prefixes of several tenants conflicts with each of them."""
     accepted = AcceptedTenants()
     for name in ("globex", "initech"):
         accepted.add(_tenant(name, URL_PREFIX=f"/shop/{name}"))
@@ -156,5 +156,5 @@ def test_a_prefix_above_several_conflicts_with_each() -> None:
     ],
 )
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
-    """A prefix is inside another prefix if browsers would send the outer cookies to the inner."""
+    """One URL prefix is inside another only by whole segments, as for cookie paths."""
     assert is_so == are_nested(one, other)
