@@ -25,7 +25,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 def tenant_text(name: str = "acme", **keys: object) -> str:
-    """Return a valid tenant file.
+    """Return the text of a valid tenant file.
 
     Each keyword argument replaces the default value of a key, or removes the key if the value is
     None.

@@ -31,7 +31,7 @@ class Issuer:
         self.keys: list[Key] = [new_key("one")]
         self.requested_paths: list[str] = []
         self.replies: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        """Path → the response that replaces the normal one: status, headers, body."""
+        """Path → the response that replaces the normal response, as status, headers and body."""
         self.may_answer = threading.Event()
         self.may_answer.set()
 

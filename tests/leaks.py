@@ -120,8 +120,7 @@ IN_MODELS = {
     "setting": ("Basket.last", SET_ATTRIBUTE),
     "globals_": ("last", in_function("globals()['last'] = value")),
 }
-"""Endpoint → name in `models` that the finding reports, and the content of the endpoint's
-models.py."""
+"""Endpoint → the leaking name that the audit must report, and the content of `models.py`."""
 
 HEARING = """\
 from flask import request_started
@@ -286,7 +285,7 @@ IN_RESOURCES = {
         in_function("environ['LAST'] = value", "from os import environ"),
     ),
 }
-"""Endpoint → ID of the expected finding, and text that is added to the endpoint's resources.py."""
+"""Endpoint → ID of the finding that the audit must report, and the code in `resources.py`."""
 
 DISPATCH = "import functools\n\n\n@functools.singledispatch\ndef render(value): ...  # leak\n"
 USING_DISPATCH = "from .models import render\n\nuse = [render]\n"

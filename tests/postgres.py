@@ -41,7 +41,7 @@ class Postgres:
         self.folder = folder
         self.port = port
         self.pid = pid
-        """The process ID of the postmaster."""
+        """The process ID of the server's main process."""
         self._numbers = itertools.count(1)
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:

@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 DEADLINE_S = 60.0
-"""Time that a test waits for an event before it fails.
+"""The time that a test waits for an event before the test fails.
 
 A wait for an event ends as soon as the event occurs.
 """

@@ -61,7 +61,7 @@ def test_the_code_keeps_its_import_contracts(copy: Path) -> None:
     ],
 )
 def test_a_forbidden_import_is_detected(copy: Path, module: str, planted: str) -> None:
-    """An import upward, sideways or out of the allowed package breaks an import contract."""
+    """import-linter detects an import from a higher layer, from the same layer, or of Flask."""
     path = copy / "core/tenantry" / module
     path.write_text(f"{path.read_text()}\n{planted}\n")
 

@@ -10,7 +10,7 @@ from tenantry.host import create_host
 from tenantry.settings import HostSettings
 
 MAX_CALLS = 70
-"""Maximum calls of Tenantry's functions per request, without the server and the endpoint."""
+"""Maximum number of Tenantry's functions that a request calls outside server and endpoint."""
 
 
 def test_a_landing_request_calls_few_of_our_functions(

@@ -86,7 +86,7 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
         lambda: json.encoder.encode_basestring_ascii("\u00e9") == '"\\u00e9"',
     ),
 }  # fmt: skip
-"""Name → library (empty: Python's standard library), the reason, and the effect of a missing
+"""Name → library (empty for the standard library), the use of the API, and a check that finds the
 API."""
 
 

@@ -31,9 +31,12 @@ def twice(path):
         yield line() + "\\n"
     return Response(stream_with_context(parts()))
 """
-"""Returns `acme 7 7 4711`: the tenant, its version twice (first and last line of its file), and the
-process ID. `/until/<path>` returns the line twice; the second line waits until the file `<path>`
-exists."""
+"""An endpoint that returns, for example, `acme 7 7 4711`.
+
+The words are the tenant, its version from the first and the last line of the tenant file, and the
+process ID. `/until/<path>` returns the words twice, but waits before the second time until the file
+`<path>` exists.
+"""
 
 
 def make_site(folder: Path, *names: str) -> Path:

@@ -32,7 +32,7 @@ Build = Callable[..., Flask]
 
 @pytest.fixture(name="build")
 def _build(corp: Path, data_dir: Path) -> Iterator[Build]:
-    """Return a function that builds an app with the given endpoint.
+    """Return a function that builds an app whose endpoint runs the given code.
 
     The fixture closes the apps after the test.
     """

@@ -54,18 +54,18 @@ CLIENTS = 8
 LIMIT = 20
 
 REQUESTS_PER_VISIT = 10
-"""Requests that a client sends to one tenant before it sends some to the next."""
+"""Number of requests that a client sends to one tenant before it visits the next."""
 
 SIDES = ("ours", "free")
-"""Prefixes of the names of each side's tenants and databases."""
+"""Name prefixes of the tenants and databases on each side."""
 
 PARTS = {"hot": 40}
-"""Number of parts into which the turns of a load are split."""
+"""Number of parts into which each turn of a load is split."""
 
 BOUNDS = {"visits": 0.6, "popular": 0.6, "hot": 0.95, "single": None, "worst": None}
-"""Minimum part of the unbounded throughput per load.
+"""Share of the unbounded throughput that each load must reach.
 
-A bound of None means that the throughput is only printed.
+If the bound is None, the throughput is printed without a bound.
 """
 
 

@@ -42,7 +42,7 @@ BACKUPS = 3
 CLIENTS = 4
 IMAGES = 300
 KEPT = 10
-"""Number of images that a client keeps. The client deletes older images."""
+"""Maximum number of images per client, which deletes its oldest images."""
 
 PROGRAM = str(Path(sys.executable).with_name("tenantry"))
 

@@ -134,12 +134,12 @@ class Connection:
         self.has_answered = False
         """Whether a response has arrived on the connection.
 
-        A connection that breaks before the first response is a failed request.
+        If a connection breaks before the first response, the request has failed.
         """
         self.is_closing = False
-        """Whether the server has announced the end of the connection."""
+        """Whether the server has announced that it will close the connection."""
         self.retry_after_s = 0
-        """`Retry-After` of the last response, or 0."""
+        """The value of `Retry-After` in the last response, or 0."""
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return the status and body of one GET.
@@ -186,7 +186,7 @@ class Answer:
     """One response from a tenant's own endpoint."""
 
     at: float
-    """When it was complete."""
+    """Time at which the response was complete."""
     seconds: float
     words: tuple[str, ...]
 
@@ -203,7 +203,7 @@ class Client:
     tenant: str
     pause_s: float
     worker: int = 0
-    """Process ID of the worker that the client's first connection must reach; 0 means any
+    """Process ID of the worker that the client's first connection must reach, or 0 for any
     worker."""
     expected_status: int = 200
     is_keeping: bool = True

@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What many tenants cost one worker.")
     parser.add_argument("--tenants", type=int, default=MANY, help="number of tenants")
     parser.add_argument(
-        "--awake", type=int, default=AWAKE, help="number of them that get a request"
+        "--awake", type=int, default=AWAKE, help="number of tenants that get a request"
     )
     parser.add_argument("--poll", action="store_true", help="do not trust file events")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; or all")

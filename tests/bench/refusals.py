@@ -37,11 +37,11 @@ from many import cpu_s, worker_of
 from neighbours import request_from_process
 
 RATE = 10
-"""Rate of the limited tenant, in requests per second."""
+"""Rate limit of the limited tenant, in requests per second."""
 TIMES = 20
 CLIENTS = 16
 FLOOD = 32
-"""Connections for measuring the cost of a refusal."""
+"""Number of connections that the cost of a refusal is measured with."""
 
 
 def main() -> None:

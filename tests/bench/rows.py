@@ -23,7 +23,7 @@ rows_bp = Blueprint("rows", __name__)
 def read():
     return db.session.execute(text("SELECT x FROM t")).scalar_one()
 """
-"""Returns the value in the only row of the tenant's table."""
+"""A view that returns the value in the only row of the tenant's table."""
 
 UNBOUNDED = """\
 from flask import Blueprint, current_app
@@ -41,7 +41,7 @@ def read():
     with Session(engines[0]) as session:
         return session.execute(text("SELECT x FROM t")).scalar_one()
 """
-"""Run the view of `rows` on an unbounded pool of each tenant's own."""
+"""The same view, but with a separate unbounded connection pool for each tenant."""
 
 
 def make_site(folder: Path, blueprint: str = BLUEPRINT) -> Path:

@@ -28,7 +28,7 @@ BUILD_S = 2.0
 PORT = 8765
 RATIO = 1.5
 SLOWEST_S = 0.5
-"""Twice `SHORT_WAIT_S`, for which 32 requests that wait for a build occupy all threads."""
+"""Twice `SHORT_WAIT_S`, the time for which 32 waiting requests can occupy all threads."""
 
 
 def main() -> None:

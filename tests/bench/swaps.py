@@ -30,7 +30,7 @@ REPORT_EVERY = 500
 BROKEN_EVERY = 20
 JUMP_S = 0.3
 GROWTH_KIB = 2048
-"""Growth of resident memory that 2,000 swaps may cause: 1 KiB each, the allocator's noise."""
+"""Maximum growth of resident memory: 1 KiB per swap, to allow for noise of the allocator."""
 
 
 class Clock:

@@ -47,7 +47,7 @@ class Uploads:
     def __init__(self, port: int) -> None:
         self.port = port
         self.kept: dict[str, str] = {}
-        """ID → hash of the sent bytes, for each upload with a 201."""
+        """ID → hash of the sent bytes, for each upload that was confirmed with 201."""
         self.cut = 0
         self.retries = 0
         self.refused: list[str] = []

@@ -135,7 +135,7 @@ TOO_LATE = (
     ("file", "tenantry.capsules.new_database:NewDatabaseFile.commit", signal.SIGHUP),
     ("database", "tenantry.capsules.new_tenant:RestoredTenant", signal.SIGINT),
 )
-"""Points after which the command only has to write the tenant file and to report."""
+"""Steps after which a command only writes the tenant file and reports the result."""
 
 
 @pytest.mark.parametrize("at", BACKUP)

@@ -17,7 +17,7 @@ from tenantry.settings import HostSettings
 pytestmark = pytest.mark.live
 
 MASTER = 1 << 22
-"""Process ID above the maximum of Linux, so no process has the ID."""
+"""A process ID that no process can have, because it is above the maximum of Linux."""
 
 
 @pytest.fixture(name="signals")

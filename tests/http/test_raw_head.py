@@ -1,4 +1,4 @@
-"""Raw request heads: the mount that a head names, completeness, and responses to a head."""
+"""A request can be matched to a tenant, and refused, from its raw head without parsing it."""
 
 import json
 from http import HTTPStatus
@@ -35,7 +35,7 @@ HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
     ],
 )
 def test_a_head_names_a_mount_or_nothing(target: bytes, mount: str | None) -> None:
-    """A raw head names the mount that the dispatcher would find, or no mount, never another."""
+    """Matching a raw request head finds the same tenant as Werkzeug's dispatcher, or no tenant."""
     assert mount == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", MOUNTS.get)
 
 
@@ -54,12 +54,12 @@ def test_a_head_names_a_mount_or_nothing(target: bytes, mount: str | None) -> No
     ],
 )
 def test_only_a_plain_head_is_a_whole_request(head: bytes, is_whole: bool) -> None:
-    """If a body may follow, or the connection may close, the head is not a whole request."""
+    """A raw head is a whole request only if no body follows and the connection stays open."""
     assert is_whole == is_whole_request(head)
 
 
 def test_a_response_is_complete() -> None:
-    """A response to a raw head is a problem document with request ID and added headers."""
+    """A refusal of a raw request is a complete problem document, with request ID and headers."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.", retry_after_s=1)
     head = HEAD + b"x-request-id: abc-1\r\n\r\n"
 
@@ -81,7 +81,7 @@ def test_a_response_is_complete() -> None:
 
 
 def test_a_response_to_head_has_no_body_and_replaces_a_bad_request_id() -> None:
-    """The response is the same as for a parsed request."""
+    """A refusal of a raw HEAD request has no body, and replaces an invalid request ID."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
     head = b"HEAD /acme/ HTTP/1.1\r\nX-Request-ID: no good\r\n\r\n"
 

@@ -1,4 +1,4 @@
-"""The record of a request: the request's trace, and the headers for requests to other services."""
+"""The record of a request has the client's trace, which outgoing requests can continue."""
 
 from contextvars import Context, copy_context
 from threading import Thread
@@ -19,7 +19,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
      f"cc-{TRACE}-b7ad6b7169203331-01"],
 )  # fmt: skip
 def test_a_valid_trace_is_recorded(parent: str) -> None:
-    """The app receives the header unchanged; later versions may append fields."""
+    """A valid `traceparent` is recorded, and the app gets it unchanged, even in a later version."""
     environ = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
     record = open_record(environ)
@@ -36,7 +36,7 @@ def test_a_valid_trace_is_recorded(parent: str) -> None:
      f"01-{TRACE}-b7ad6b7169203331-01x", f"00-{TRACE[:-1]}ü-b7ad6b7169203331-01"],
 )  # fmt: skip
 def test_an_invalid_trace_is_removed(parent: str) -> None:
-    """W3C Trace Context §3.2.2: neither header is recorded, and the app sees neither."""
+    """An invalid `traceparent` is removed together with `tracestate` (W3C Trace Context §3.2.2)."""
     environ: dict[str, Any] = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
     record = open_record(environ)
@@ -49,7 +49,7 @@ def test_an_invalid_trace_is_removed(parent: str) -> None:
 
 
 def test_outgoing_headers_name_the_current_request() -> None:
-    """Outgoing headers have the request's ID and trace, also in a thread with a copied context."""
+    """Outgoing headers have the request's ID and trace, even in a thread with a copied context."""
     seen = []
 
     def serve() -> None:

@@ -1,4 +1,4 @@
-"""Callbacks for the end of a response run once, in the order of the layers."""
+"""When a response body is closed, each layer's callback runs exactly once."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tenantry.http.response_close import on_close
 
 
 class _Body:
-    """A response body that records the call of `close`."""
+    """A response body that records when it is closed."""
 
     def __init__(self, events: list[str]) -> None:
         self._events = events
@@ -18,7 +18,7 @@ class _Body:
         return iter([b"one", b"two"])
 
     def close(self) -> None:
-        """Record it."""
+        """Record the call."""
         self._events.append("body")
 
 
@@ -28,7 +28,7 @@ def _events() -> list[str]:
 
 
 def test_callbacks_run_after_the_body_is_closed_innermost_first(events: list[str]) -> None:
-    """`on_close` wraps the app's body once, and runs callbacks of inner layers first."""
+    """Callbacks run after the app's body is closed, and those of inner layers run first."""
     inner = on_close(_Body(events), lambda: events.append("inner"))
     outer = on_close(inner, lambda: events.append("outer"))
     parts = list(outer)
@@ -39,7 +39,10 @@ def test_callbacks_run_after_the_body_is_closed_innermost_first(events: list[str
 
 
 def test_a_second_close_does_nothing(events: list[str]) -> None:
-    """Servers can close a body twice; a plain counter of slots went to -1."""
+    """Closing a response body a second time runs no callbacks again.
+
+    Servers can close a body twice.
+    """
     body = on_close(_Body(events), lambda: events.append("callback"))
     body.close()
     body.close()
@@ -48,7 +51,7 @@ def test_a_second_close_does_nothing(events: list[str]) -> None:
 
 
 def test_two_threads_that_close_run_the_callbacks_once(events: list[str]) -> None:
-    """While one thread closes the body, a second close in another thread does nothing."""
+    """If two threads close the same response body, the callbacks run once."""
     closing, go_on = threading.Event(), threading.Event()
 
     class _Slow(_Body):
@@ -69,7 +72,7 @@ def test_two_threads_that_close_run_the_callbacks_once(events: list[str]) -> Non
 
 
 def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
-    """Slots and leases are released, and the exception reaches the server."""
+    """If closing the app's body raises, the callbacks run, and the server gets the exception."""
 
     class _Failing(_Body):
         def close(self) -> None:
@@ -83,7 +86,7 @@ def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
 
 
 def test_a_body_without_close_runs_the_callbacks(events: list[str]) -> None:
-    """A body that is a list, which has no `close`, runs the callbacks too."""
+    """The callbacks also run for a response body that is a list, which has no `close`."""
     on_close([b"x"], lambda: events.append("callback")).close()
 
     assert ["callback"] == events

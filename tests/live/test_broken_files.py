@@ -28,13 +28,13 @@ class Broken:
     """One kind of broken tenant file, and what `tenantry check` reports about it."""
 
     message: str
-    """Text that the file's line of the report must contain."""
+    """Text that `tenantry check` must print about the file."""
     write: Callable[[Path], object]
-    """Creates the file."""
+    """Function that creates the broken file at a path."""
     has_prefix: bool = True
     """Whether `/<name>` belongs to the tenant.
 
-    False for a tenant with an invalid name or prefix.
+    This is false for a tenant that has an invalid name or prefix.
     """
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2", "--threads", "4"]
 
 Words = tuple[str, ...]
-"""Response of a tenant: name, version of the tenant file (twice), and process ID of the worker."""
+"""The words of a response: tenant, version of the tenant file (twice), worker's process ID."""
 
 
 class Site:

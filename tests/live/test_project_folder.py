@@ -19,7 +19,7 @@ MODULES = (
     "json.py", "resource.py", "rich.py", "sitecustomize.py", "sqlalchemy/__init__.py",
     "usercustomize.py",
 )  # fmt: skip
-"""Python files that a project may have in the current folder.
+"""Python files of a project that have the same names as libraries.
 
 Each file writes a marker if Tenantry runs the file.
 """

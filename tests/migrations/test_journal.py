@@ -12,7 +12,7 @@ from tenantry.migrations.journal import Journal, JournalError, journal_file
 HEADS = {"shop": ["2"]}
 
 DATABASES = {"acme": "sqlite one", "globex": "sqlite two"}
-"""Tenant → identity of its database."""
+"""Tenant → the identity of its database."""
 
 
 def step_states(journal: Journal, run: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ __all__ = ["write_shop_fixture"]
 SHOP = Branch("corp.shop", Path(), frozenset({"shop_1", "shop_2"}), frozenset({"shop_2"}))
 NEWS = Branch("corp.news", Path(), frozenset({"news_1"}), frozenset({"news_1"}))
 HASHES = Branch("corp.hashes", Path(), frozenset({"1f"}), frozenset({"1f"}))
-"""Endpoint with revision IDs that do not begin with the endpoint's name."""
+"""An endpoint whose revision IDs do not begin with its name."""
 
 MERGED = """\
 revision = "shop_4"

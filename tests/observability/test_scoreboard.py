@@ -1,4 +1,4 @@
-"""The scoreboard: what is in flight in which process, readable even when that process is dead."""
+"""The scoreboard shows which requests are in flight in which process, even in a dead process."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ def _row(scoreboard: Scoreboard) -> Row:
 
 
 def test_a_request_is_in_flight_from_enter_to_leave() -> None:
-    """While a request is in flight, a scoreboard row shows the tenant and the thread."""
+    """While a request is in flight, the scoreboard shows its tenant and thread."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
 
@@ -29,7 +29,7 @@ def test_a_request_is_in_flight_from_enter_to_leave() -> None:
 
 
 def test_requests_are_counted_over_all_processes() -> None:
-    """The scoreboard counts each tenant's requests over the rows of all processes."""
+    """The scoreboard counts each tenant's requests in all processes."""
     scoreboard = Scoreboard()
     rows = [_row(scoreboard), _row(scoreboard)]
     for row in rows:
@@ -41,7 +41,7 @@ def test_requests_are_counted_over_all_processes() -> None:
 
 
 def test_a_name_that_begins_another_is_counted_apart() -> None:
-    """Requests of `acme-2` are not requests of `acme`, even in a cell that `acme-2` has used."""
+    """The scoreboard does not confuse the tenants `acme` and `acme-2`."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
 
@@ -54,7 +54,7 @@ def test_a_name_that_begins_another_is_counted_apart() -> None:
 
 
 def test_a_build_is_shown_but_not_counted() -> None:
-    """A build is shown beside a request of the same tenant, and takes no slot."""
+    """The scoreboard shows a build of an app, but does not count the build as a request."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
 
@@ -70,7 +70,7 @@ def test_a_build_is_shown_but_not_counted() -> None:
 
 
 def test_the_requests_of_a_killed_process_are_known() -> None:
-    """After `kill -9` of a child process, the child's row still shows the request in flight."""
+    """After a process is killed with `kill -9`, the scoreboard still shows its requests."""
     row = _row(Scoreboard())
     child = os.fork()
     if not child:
@@ -78,7 +78,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
             row.enter("globex")
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
-            os._exit(1)  # `os._exit`, so that the child process never runs the other tests
+            os._exit(1)  # `os._exit`, so that the child process never runs other tests
     status = os.waitpid(child, 0)[1]
 
     assert signal.SIGKILL == os.WTERMSIG(status)
@@ -86,7 +86,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
 
 
 def test_a_row_is_empty_when_it_is_claimed_again() -> None:
-    """A process that gets a dead process's row does not inherit the dead process's requests."""
+    """A new process that reuses a dead process's row does not inherit that process's requests."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     row.enter("acme")
@@ -100,7 +100,7 @@ def test_a_row_is_empty_when_it_is_claimed_again() -> None:
 
 
 def test_only_serving_processes_are_counted() -> None:
-    """Processes that are stopping or gone do not count."""
+    """The scoreboard does not count processes that are stopping or have ended as serving."""
     scoreboard = Scoreboard()
     stopping, gone, _ = _row(scoreboard), _row(scoreboard), _row(scoreboard)
     stopping.stop()
@@ -110,7 +110,7 @@ def test_only_serving_processes_are_counted() -> None:
 
 
 def test_a_full_scoreboard_is_not_an_error() -> None:
-    """Requests beyond the cells of a row, and processes beyond the rows, are not shown."""
+    """If the scoreboard is full, further requests and processes are simply not shown."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     cells = [row.enter("acme") for _ in range(CELLS + 1)]
@@ -121,7 +121,7 @@ def test_a_full_scoreboard_is_not_an_error() -> None:
 
 
 def test_the_longest_name_fits() -> None:
-    """A tenant's name can have 63 characters."""
+    """The scoreboard has room for tenant names of 63 characters, the maximum."""
     row = _row(Scoreboard())
 
     row.enter("a" * 63)

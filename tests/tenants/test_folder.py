@@ -19,7 +19,7 @@ from tenantry.tenants.folder import (
 from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = folder_module.SETTLE_S + 0.01
-"""A little more than needed, because sums of floats are not exact."""
+"""A little longer than the settle time, because sums of floats are not exact."""
 
 GOOD = b"SECRET_KEY = 1\n"
 Write = Callable[[str, bytes], Path]
