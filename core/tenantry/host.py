@@ -293,9 +293,10 @@ class Host:
                 row.leave(cell)
             took_ns = time.perf_counter_ns() - begun_ns
             self.usage.add(tenant.name, build_ns=took_ns, builds=int(is_good))
-        wsgi = build_stack(app, tenant, self.settings, resources)
+        stack = build_stack(app, tenant, self.settings, resources)
         # A bound method takes a quarter of a closure's memory; thousands of tenants can be awake.
-        return Instance(wsgi, MethodType(close_app, app), app)
+        close = MethodType(close_app, app)
+        return Instance(stack.wsgi, close, app, head_checks=stack.head_checks)
 
     def _checked_app(
         self, tenant: Tenant, resources: ProcessResources, *, is_migrating: bool

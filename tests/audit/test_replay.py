@@ -126,9 +126,9 @@ def test_broken_authentication_is_found_behind_limits(
 def test_a_tenant_that_answers_too_early_is_unproven(
     make_authenticated: MakeAuthenticated, host: Host
 ) -> None:
-    """If a tenant answers 429 to a replayed key, the audit reports the result as unproven."""
+    """If a tenant answers 503 to a replayed key, the audit reports the result as unproven."""
     tenant, key = make_authenticated("acme")
-    limited = tenant.model_copy(update={"rate_limit": "1/hour"})
+    limited = tenant.model_copy(update={"max_concurrent_requests": 0})
 
     result = replay(build(host, (limited, key), make_authenticated("globex")))
 

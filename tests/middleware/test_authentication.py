@@ -1,4 +1,4 @@
-"""Authentication of a tenant's clients: the layer alone, and in a host."""
+"""Authentication of a tenant's clients: the check alone, and in a host."""
 
 import json
 import logging
@@ -20,6 +20,8 @@ from tenantry.middleware.authentication import (
     IssuerDownError,
     TokenRefusedError,
 )
+from tenantry.middleware.body_limit import BodyLimit
+from tenantry.middleware.head_checks import HeadChecks
 from tenantry.observability.logging import configure_logging
 from tenantry.tenants.clients import Clients, hash_client_key, parse_clients
 
@@ -76,6 +78,11 @@ def verify(token: str) -> dict[str, Any]:
     raise TokenRefusedError("malformed")
 
 
+def checked(app: Callable[..., Any], check: Authentication) -> HeadChecks:
+    """Return an app that only accepted clients reach."""
+    return HeadChecks(app, "acme", [check], BodyLimit(0))
+
+
 Send = Callable[..., TestResponse]
 
 
@@ -100,15 +107,15 @@ def _send(seen: list[dict[str, Any]]) -> Send:
     def send(
         path: str = "/", method: str = "GET", *, file: Any = None, **headers: str
     ) -> TestResponse:
-        layer = Authentication(
-            app,
+        check = Authentication(
+            tenant="acme",
             realm="/acme",
             clients=clients(**(file or {})),
             verify=None if file else verify,
             endpoint_of=endpoint_of,
         )
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return HttpClient(layer).open(path, method=method, headers=named)
+        return HttpClient(checked(app, check)).open(path, method=method, headers=named)
 
     return send
 
@@ -206,9 +213,10 @@ def test_a_limited_key_works_for_its_endpoints_and_methods(
 
 def test_a_preflight_is_refused() -> None:
     """A CORS preflight gets 401, because a preflight without a key would run the app for anyone."""
-    layer = Authentication(
-        pytest.fail, realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
+    check = Authentication(
+        tenant="acme", realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
     )
+    layer = checked(pytest.fail, check)
     headers = {"Origin": "https://else.test", "Access-Control-Request-Method": "GET"}
 
     assert 401 == HttpClient(layer).options("/", headers=headers).status_code
@@ -220,14 +228,15 @@ def test_a_key_is_refused_from_its_expiry_on() -> None:
     moment = ends.all[0].expires
     assert moment is not None
     now = [moment.timestamp() - 1]
-    layer = Authentication(
-        lambda _, start: start("200 OK", []) and [],  # type: ignore[arg-type, return-value]
+    check = Authentication(
+        tenant="acme",
         realm="/acme",
         clients=ends,
         verify=None,
         endpoint_of=pytest.fail,
         clock=lambda: now[0],
     )
+    layer = checked(lambda _, start: start("200 OK", []) and [], check)
     statuses = []
     for _ in range(2):
         statuses.append(HttpClient(layer).get("/", headers={"X-API-Key": KEYS["web"]}).status_code)
@@ -259,6 +268,22 @@ def test_authorization_passes_beside_an_api_key(send: Send, seen: list[dict[str,
     assert ["Basic YTpi", "Bearer of-the-app", None] == [
         environ.get("HTTP_AUTHORIZATION") for environ in seen
     ]
+
+
+def test_a_url_that_the_app_fails_to_match_is_500(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of the app during the search for an endpoint is logged, and becomes a 500."""
+
+    def exit_at_once(_: object) -> str | None:
+        raise SystemExit(3)
+
+    check = Authentication(
+        tenant="acme", realm="/acme", clients=clients(), verify=None, endpoint_of=exit_at_once
+    )
+
+    response = HttpClient(checked(pytest.fail, check)).get("/", headers={"X-API-Key": KEYS["shop"]})
+
+    assert 500 == response.status_code
+    assert ["endpoint.match_failed", "client.refused"] == [one.message for one in caplog.records]
 
 
 def test_every_key_is_compared(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:

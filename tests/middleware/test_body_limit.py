@@ -12,6 +12,7 @@ from werkzeug.test import Client, TestResponse
 
 from tenantry.middleware.body_limit import MEMORY_BYTES, BodyLimit
 from tenantry.middleware.containment import Containment
+from tenantry.middleware.head_checks import HeadChecks
 
 App = Callable[..., Any]
 
@@ -37,6 +38,11 @@ def flask_app(limit: int = LIMIT) -> Flask:
         return "not read"
 
     return app
+
+
+def limited(app: App, max_bytes: int = LIMIT) -> HeadChecks:
+    """Return an app behind a limit of the body, without other checks."""
+    return HeadChecks(app, "acme", [], BodyLimit(max_bytes))
 
 
 READERS: dict[str, Callable[[], int]] = {
@@ -87,7 +93,7 @@ def test_a_body_of_exactly_the_limit_reaches_the_app_whole(reader: str, is_chunk
     """A body as large as the limit reaches the app complete, chunked or not."""
     length = None if is_chunked else str(LIMIT)
 
-    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT), length=length)
+    answer = post(limited(flask_app()), reader, body_of(reader, LIMIT), length=length)
 
     assert (200, str(LIMIT)) == outcome(answer)
 
@@ -98,7 +104,7 @@ def test_one_byte_over_the_limit_is_413(reader: str, is_chunked: bool) -> None:
     """A body one byte over the limit gets 413 instead of reaching the app truncated."""
     length = None if is_chunked else str(LIMIT + 1)
 
-    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, LIMIT + 1), length=length)
+    answer = post(limited(flask_app()), reader, body_of(reader, LIMIT + 1), length=length)
 
     assert TOO_LARGE == outcome(answer)
 
@@ -111,14 +117,14 @@ def test_a_body_over_the_limit_is_413_even_if_the_app_ignores_it(
     """The host answers 413 for apps that do not read the body, or that read during the response."""
     length = None if is_chunked else "21"
 
-    answer = post(BodyLimit(flask_app(), LIMIT), path, b"x" * 21, length=length)
+    answer = post(limited(flask_app()), path, b"x" * 21, length=length)
 
     assert TOO_LARGE == outcome(answer)
 
 
 def test_a_chunked_body_streams_through_an_app_that_echoes_it() -> None:
     """An app that reads a chunked body while streaming the response gets the whole body."""
-    answer = post(BodyLimit(flask_app(), LIMIT), "streams", b"x" * LIMIT)
+    answer = post(limited(flask_app()), "streams", b"x" * LIMIT)
 
     assert (200, "x" * LIMIT) == outcome(answer)
 
@@ -133,7 +139,7 @@ def test_a_large_chunked_body_is_closed_with_the_response() -> None:
         start_response("200 OK", [])
         return [str(len(environ["wsgi.input"].read())).encode()]
 
-    answer = post(BodyLimit(app, size), "x", b"x" * size)
+    answer = post(limited(app, size), "x", b"x" * size)
 
     assert ((200, str(size)), True) == (outcome(answer), bodies[0].closed)
 
@@ -146,7 +152,7 @@ def test_a_chunked_body_is_closed_when_the_app_fails() -> None:
         bodies.append(environ["wsgi.input"])
         raise ValueError("no")
 
-    answer = post(BodyLimit(app, LIMIT), "x", b"x")
+    answer = post(limited(app), "x", b"x")
 
     assert ((500, "Internal Server Error"), True) == (outcome(answer), bodies[0].closed)
 
@@ -168,7 +174,7 @@ def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
     """The host reads one byte more than the limit from a body that never ends, then answers 413."""
     body = EndlessBody()
 
-    answer = post(BodyLimit(flask_app(), LIMIT), "get_data", body)
+    answer = post(limited(flask_app()), "get_data", body)
 
     assert (TOO_LARGE, LIMIT + 1) == (outcome(answer), body.read_bytes)
 
@@ -176,7 +182,7 @@ def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
 @pytest.mark.parametrize("reader", READERS)
 def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
     """A body shorter than `Content-Length` gets 400, because the client left before the end."""
-    answer = post(BodyLimit(flask_app(), LIMIT), reader, body_of(reader, 10), length="20")
+    answer = post(limited(flask_app()), reader, body_of(reader, 10), length="20")
 
     assert 400 == answer.status_code
 
@@ -191,7 +197,7 @@ def test_a_chunked_body_that_is_cut_is_400(error: Exception) -> None:
         def read(self, _: int = -1, /) -> bytes:
             raise error
 
-    answer = post(BodyLimit(flask_app(), LIMIT), "get_data", Cut())
+    answer = post(limited(flask_app()), "get_data", Cut())
 
     assert (400, "Bad Request") == outcome(answer)
 
@@ -199,7 +205,7 @@ def test_a_chunked_body_that_is_cut_is_400(error: Exception) -> None:
 @pytest.mark.parametrize("length", ["five", "-1", "+5", "5 ", "0x5", "5,5", "\u0665", "9" * 5000])
 def test_an_invalid_content_length_is_400(length: str) -> None:
     """A `Content-Length` that is not a plain decimal number gets 400, whatever the server."""
-    answer = post(BodyLimit(flask_app(), LIMIT), "ignores", b"12345", length=length)
+    answer = post(limited(flask_app()), "ignores", b"12345", length=length)
 
     assert (400, "Bad Request") == outcome(answer)
 
@@ -220,7 +226,7 @@ def test_a_limit_of_0_allows_empty_bodies_only(
 
     A limit of 0 does not mean "no limit".
     """
-    answer = post(BodyLimit(flask_app(0), 0), "get_data", body, length=length)
+    answer = post(limited(flask_app(0), 0), "get_data", body, length=length)
 
     assert expected == outcome(answer)
 
@@ -229,7 +235,7 @@ def test_a_body_of_declared_length_is_read_by_the_app_only() -> None:
     """The host does not read a body with a `Content-Length` that the app ignores."""
     body = EndlessBody()
 
-    answer = post(BodyLimit(flask_app(), LIMIT), "ignores", body, length="20")
+    answer = post(limited(flask_app()), "ignores", body, length="20")
 
     assert ((200, "not read"), 0) == (outcome(answer), body.read_bytes)
 
@@ -239,6 +245,6 @@ def test_a_body_of_unknown_length_counts_as_empty() -> None:
     body = EndlessBody()
     environ = {"CONTENT_LENGTH": "", "wsgi.input": body}
 
-    answer = Client(BodyLimit(flask_app(), LIMIT)).post("/get_data", environ_overrides=environ)
+    answer = Client(limited(flask_app())).post("/get_data", environ_overrides=environ)
 
     assert ((200, "0"), 0) == (outcome(answer), body.read_bytes)

@@ -216,9 +216,9 @@ def test_the_host_reports_stuck_requests(
     app = Waiting()
     tenant = host.router.mounts[0].tenant
     assert tenant is not None
-    layer = build_stack(app, tenant, host.settings, host.resources)  # type: ignore[arg-type]
+    stack = build_stack(app, tenant, host.settings, host.resources)  # type: ignore[arg-type]
 
-    with caplog.at_level(logging.WARNING), sending_request(layer):
+    with caplog.at_level(logging.WARNING), sending_request(stack.wsgi):
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
         reported = [mount["stuck"] for mount in host.report.listing()["mounts"]]
         load, in_flight = host.report.in_flight(), host.resources.in_flight()

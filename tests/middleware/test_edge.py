@@ -1,4 +1,4 @@
-"""The edge layer and the check of host names, on WSGI functions of a few lines."""
+"""The edge layer, on WSGI functions of a few lines."""
 
 import json
 import socket
@@ -10,7 +10,6 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from tenantry.http.environ import REQUEST_ID
 from tenantry.middleware.edge import Edge
-from tenantry.middleware.trusted_hosts import TrustedHosts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -254,44 +253,3 @@ def test_a_host_header_does_not_reach_operators_pages(has_unix_socket: bool) -> 
         answer = client.get("/", base_url="http://127.0.0.1:8001", environ_overrides=environ)
 
     assert answer.get_json()["side"] == "tenants"
-
-
-# -- trusted hosts ---------------------------------------------------------------------------------
-
-
-def _app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    start_response("200 OK", [])
-    return []
-
-
-@pytest.mark.parametrize(
-    ("names", "host", "status"),
-    [
-        ((), "anything.test", 200),
-        (("acme.test",), "acme.test", 200),
-        (("acme.test",), "ACME.test:8000", 200),
-        (("ACME.test",), "acme.test.", 200),
-        (("acme.test",), "www.acme.test", 400),
-        (("acme.test",), "evilacme.test", 400),
-        (("acme.test",), "acme.test.evil.test", 400),
-        (("acme.test",), None, 400),
-        ((".acme.test",), "acme.test", 200),
-        ((".acme.test",), "www.acme.test", 200),
-        ((".acme.test",), "a.b.acme.test:80", 200),
-        ((".acme.test",), "evilacme.test", 400),
-        (("globex.test", "acme.test"), "acme.test", 200),
-        (("[::1]",), "[::1]:8000", 200),
-    ],
-)
-def test_only_trusted_hosts_are_accepted(
-    names: tuple[str, ...], host: str | None, status: int
-) -> None:
-    """A trusted name matches itself, a leading dot adds subdomains, an empty list allows all."""
-    assert _status(TrustedHosts(_app, names), HTTP_HOST=host) == status
-
-
-def test_a_refusal_does_not_list_the_trusted_hosts() -> None:
-    """The 400 for an unknown host contains no host name."""
-    answer = Client(TrustedHosts(_app, ("acme.test",))).get("/", headers={"Host": "evil.test"})
-
-    assert (b"acme" in answer.data, b"evil" in answer.data) == (False, False)

@@ -12,6 +12,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 import redis_server
 from servers import wait_until
+from tenantry.middleware.body_limit import BodyLimit
+from tenantry.middleware.head_checks import HeadChecks
 from tenantry.middleware.rate_limit import LOOK_AGAIN_S, RateLimit, RateLimiter
 from tenantry.middleware.rate_storage import (
     LOG_INTERVAL_S,
@@ -44,12 +46,17 @@ def good(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterab
     return [b"good"]
 
 
-def _request(layer: RateLimit) -> tuple[int, "Headers"]:
+def _limited(rates: RateLimiter, rate: str) -> HeadChecks:
+    """Return `good` behind a rate limit."""
+    return HeadChecks(good, "acme", [RateLimit(rates, "acme", rate)], BodyLimit(0))
+
+
+def _request(layer: HeadChecks) -> tuple[int, "Headers"]:
     _, status, headers = run_wsgi_app(layer, create_environ(), buffered=True)
     return int(status[:3]), headers
 
 
-def _statuses(layer: RateLimit, count: int) -> list[int]:
+def _statuses(layer: HeadChecks, count: int) -> list[int]:
     return [_request(layer)[0] for _ in range(count)]
 
 
@@ -67,7 +74,7 @@ def test_a_tenant_over_its_rate_gets_429() -> None:
 
     All responses have `RateLimit` headers.
     """
-    layer = RateLimit(good, RateLimiter("memory://", lambda: 1, clock=Clock()), "acme", "2/minute")
+    layer = _limited(RateLimiter("memory://", lambda: 1, clock=Clock()), "2/minute")
 
     first, second, third = _request(layer), _request(layer), _request(layer)
 
@@ -128,7 +135,7 @@ def test_a_request_after_retry_after_is_admitted() -> None:
     """Requests are refused until the time in `Retry-After`, and admitted from then on."""
     clock = Clock()
     rates = RateLimiter("memory://", lambda: 1, clock=clock)
-    layer = RateLimit(good, rates, "acme", "3/minute")
+    layer = _limited(rates, "3/minute")
     _statuses(layer, 3)
     clock.now += 80.0  # two thirds of the requests of the previous window still count
     admitted = _statuses(layer, 2)

@@ -32,7 +32,7 @@ from tenantry.files.memory_budget import (
     MemoryBudget,
 )
 from tenantry.grammar import TENANT_NAME
-from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
+from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.migrations.guard import MigrationGuard, add_migration_guard
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
@@ -96,7 +96,7 @@ class TenantRequest(Request):
     @property
     def trusted_hosts(self) -> list[str] | None:
         """The host names that Flask accepts; None if the host has already checked the name."""
-        return None if HOST_IS_CHECKED in self.environ else self._trusted_hosts
+        return None if HEAD_CHECKED_FOR in self.environ else self._trusted_hosts
 
     @trusted_hosts.setter
     def trusted_hosts(self, names: list[str] | None) -> None:
@@ -213,7 +213,7 @@ def check_app(app: Flask) -> None:
         raised.append(exception)
 
     host = (app.config["TRUSTED_HOSTS"] or ["localhost"])[0].removeprefix(".")
-    checked = {HOST_IS_CHECKED: True}
+    checked = {HEAD_CHECKED_FOR: app.name}
     with got_request_exception.connected_to(note, app):
         client = Client(app.wsgi_app)
         client.options("/", base_url=f"http://{host}/", environ_overrides=checked).close()

@@ -1,10 +1,12 @@
 """Wraps a tenant's app in the WSGI layers that each of its requests passes through.
 
-One list defines the order of the layers. The layers of all tenants share one `ProcessResources`.
+One list defines the order of the layers, and `_head_checks` defines the order of the head checks.
+The layers of all tenants share one `ProcessResources`.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from tenantry.middleware.concurrency import ConcurrencyLimit
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.cookies import CookieConfinement
 from tenantry.middleware.deadlines import Deadlines
+from tenantry.middleware.head_checks import HeadCheck, HeadChecks
 from tenantry.middleware.log_context import LogContext
 from tenantry.middleware.trusted_hosts import TrustedHosts
 from tenantry.settings import HostSettings
@@ -29,9 +32,18 @@ if TYPE_CHECKING:
     Layer = Callable[[WSGIApplication], WSGIApplication]
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A tenant's app inside its layers."""
+
+    wsgi: "WSGIApplication"
+    head_checks: HeadChecks
+    """The layer that decides from a request's head, which a server can ask before any layer."""
+
+
 def build_stack(
     app: Flask, tenant: Tenant, settings: HostSettings, resources: ProcessResources
-) -> "WSGIApplication":
+) -> Stack:
     """Return a tenant's app inside its layers, which raise no error except `ResponseCutError`.
 
     Args:
@@ -41,7 +53,13 @@ def build_stack(
         resources: the shared resources of the process that serves the app.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
-    most, names = tenant.max_concurrent_requests, tenant.trusted_hosts
+    most = tenant.max_concurrent_requests
+    head_checks = HeadChecks(
+        CookieConfinement(app, logger),
+        tenant.name,
+        _head_checks(app, tenant, settings, resources),
+        BodyLimit(tenant.max_content_length),
+    )
     outermost_first: list[Layer] = [
         partial(
             ConcurrencyLimit,
@@ -49,7 +67,6 @@ def build_stack(
             tenant=tenant.name,
             most=settings.max_concurrent_requests if most is None else most,
         ),
-        *_rate_limit(tenant, resources),
         partial(
             Deadlines,
             requests=resources.requests,
@@ -59,35 +76,30 @@ def build_stack(
         ),
         partial(Containment, logger=logger),
         partial(LogContext, tenant=tenant.name, config=app.config),
-        partial(TrustedHosts, names=settings.trusted_hosts if names is None else names),
-        *_authentication(tenant, app, resources),
-        partial(BodyLimit, max_bytes=tenant.max_content_length),
-        partial(CookieConfinement, logger=logger),
     ]
-    wsgi: WSGIApplication = app
+    wsgi: WSGIApplication = head_checks
     for layer in reversed(outermost_first):
         wsgi = layer(wsgi)
-    return wsgi
+    return Stack(wsgi, head_checks)
 
 
-def _rate_limit(tenant: Tenant, resources: ProcessResources) -> "list[Layer]":
-    if tenant.rate_limit is None:
-        return []
-    # The import takes 0.3 s, so a host without rate limits skips it.
-    from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415
+def _head_checks(
+    app: Flask, tenant: Tenant, settings: HostSettings, resources: ProcessResources
+) -> Iterator[HeadCheck]:
+    """Yield the head checks of a tenant in their order: host name, key or token, rate."""
+    names = settings.trusted_hosts if tenant.trusted_hosts is None else tenant.trusted_hosts
+    if names:
+        yield TrustedHosts(names)
+    if tenant.clients is not None or tenant.oidc is not None:
+        yield Authentication(
+            tenant=tenant.name,
+            realm=tenant.url_prefix,
+            clients=tenant.clients,
+            verify=resources.token_check(tenant),
+            endpoint_of=endpoint_finder(app, tenant),
+        )
+    if tenant.rate_limit is not None:
+        # The import takes 0.3 s, so only a host with a rate limit imports `rate_limit`.
+        from tenantry.middleware.rate_limit import RateLimit  # noqa: PLC0415
 
-    rates = resources.rates()
-    return [partial(RateLimit, rates=rates, tenant=tenant.name, rate=tenant.rate_limit)]
-
-
-def _authentication(tenant: Tenant, app: Flask, resources: ProcessResources) -> "list[Layer]":
-    if tenant.clients is None and tenant.oidc is None:
-        return []
-    layer = partial(
-        Authentication,
-        realm=tenant.url_prefix,
-        clients=tenant.clients,
-        verify=resources.token_check(tenant),
-        endpoint_of=endpoint_finder(app, tenant),
-    )
-    return [layer]
+        yield RateLimit(resources.rates(), tenant.name, tenant.rate_limit)

@@ -22,8 +22,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, join_names
 from tenantry.endpoints.tokens import serializer
+from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.middleware import authentication
-from tenantry.middleware.trusted_hosts import HOST_IS_CHECKED
 from tenantry.tenants.clients import Client, Clients, key_digest, new_client_key
 from tenantry.tenants.model import Tenant
 
@@ -39,7 +39,7 @@ _SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signe
 _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
-"""Status codes that a client can get before the host checks its key."""
+"""Status codes with which the host also refuses a request with a valid client key."""
 
 
 class Acceptance(NamedTuple):
@@ -212,7 +212,7 @@ class _Target:
         builder.close()
         # A request with this environ goes directly to the app and bypasses the host's middleware.
         self._app_environ = self._host_environ | {
-            "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HOST_IS_CHECKED: True,
+            "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HEAD_CHECKED_FOR: audited.name,
         }  # fmt: skip
 
     def accepts_own(self, own: _SignedValues) -> bool:

@@ -25,6 +25,17 @@ SENT_STATUS = "tenantry.sent_status"
 """The status line that the client has already received. At the deadline, the host sends a 504, and
 ignores the status of the app's later response."""
 
+HEAD_CHECKED_FOR = "tenantry.head_checked_for"
+"""The name of the tenant whose `HeadChecks` have accepted or refused the request. With this key,
+Flask does not check the host name again, because Werkzeug's own check rejects `ACME.test`,
+`acme.test.`, `web_1` and `[::1]`."""
+
+HEAD_REFUSAL = "tenantry.head_refusal"
+"""The `Refusal` of a request that `HeadChecks` have refused; absent if accepted."""
+
+RATE_HEADERS = "tenantry.rate_headers"
+"""The `RateLimit` headers of the response, set by `RateLimit` for a counted request."""
+
 CLIENT = "tenantry.client"
 """The name of the client as in `CLIENTS`, or `oidc:SUB` for a client with a token."""
 

@@ -1,12 +1,12 @@
 """Authentication: only clients that a tenant's `CLIENTS` or `OIDC` key allows reach the app.
 
-The layer decides before it calls the app or reads a request body.
+This head check decides before the host calls the app or reads a request body.
 
 - `X-API-Key` takes precedence over `Authorization`. If a request has both headers, the app receives
   `Authorization` unchanged, unless that header contains a client key, too.
-- The layer removes the key from the request, so that no app, extension or error report can store or
+- The check removes the key from the request, so that no app, extension or error report can store or
   log a key. Instead, the WSGI environ contains the client's name and the claims of a token.
-- The layer refuses CORS preflight requests, which never contain a key, because the app must not run
+- The check refuses CORS preflight requests, which never contain a key, because the app must not run
   for unknown clients. A proxy in front of the host can answer CORS preflight requests.
 """
 
@@ -14,18 +14,17 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from structlog.contextvars import bind_contextvars
-
-from tenantry.http.environ import CLIENT
-from tenantry.http.problem import ProblemResponse
+from tenantry.http.environ import CLIENT, REQUEST_ID
+from tenantry.http.problem import INTERNAL_ERROR, ProblemResponse, Refusal
 from tenantry.tenants.clients import Client, Clients, key_digest
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 CLAIMS = "tenantry.claims"
 """WSGI environ key for the claims of a verified token."""
@@ -66,7 +65,7 @@ class IssuerDownError(Exception):
         super().__init__(retry_after_s)
 
 
-class _Refusal(Exception):  # noqa: N818 - a response, not a failure
+class _ClientRefusedError(Exception):
     def __init__(
         self, answer: ProblemResponse, reason: str, *, client: str = "", claimed: str = ""
     ) -> None:
@@ -77,12 +76,12 @@ class _Refusal(Exception):  # noqa: N818 - a response, not a failure
 
 
 class Authentication:
-    """WSGI middleware that admits clients with a known key or a valid token. Thread-safe.
+    """Head check that admits clients with a known key or a valid token. Thread-safe.
 
     Each refusal is logged with the client's name if it is known, and never with the key.
 
     Args:
-        app: the wrapped application.
+        tenant: the tenant's name, for the log.
         realm: the realm of the `WWW-Authenticate` challenge: the tenant's URL prefix, which clients
             already know.
         clients: the tenant's `CLIENTS`, or None.
@@ -94,20 +93,22 @@ class Authentication:
 
     def __init__(
         self,
-        app: "WSGIApplication",
         *,
+        tenant: str,
         realm: str,
         clients: Clients | None,
         verify: Verify | None,
         endpoint_of: EndpointOf,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._app = app
+        self._tenant = tenant
         self._verify = verify
         self._endpoint_of = endpoint_of
         self._clock = clock
         listed = () if clients is None else clients.all
         self._keys = tuple((digest, one) for one in listed for digest in one.digests)
+        # To find an endpoint, the app's own URL converters can run.
+        self.is_quick = verify is None and all(one.endpoints is None for one in listed)
         challenge = f'Bearer realm="{realm}"'
         self._no_key = _unauthorized(
             "A key is required: Authorization: Bearer KEY, or X-API-Key: KEY.", challenge
@@ -121,20 +122,20 @@ class Authentication:
             authenticate=f'{challenge}, error="insufficient_scope"',  # RFC 6750 §3.1
         )
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Refuse the request, or call the app with the client's name instead of the key."""
+    def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response to a client that may not send the request, or None.
+
+        `refuse` removes the key from the environ. If the client may send the request, `refuse`
+        sets the client's name instead.
+        """
         for name in (CLIENT, CLAIMS):
             environ.pop(name, None)
         try:
-            client = self._client(environ)
-        except _Refusal as refusal:
-            _log(environ, refusal)
-            return refusal.answer(environ, start_response)
-        environ[CLIENT] = client
-        bind_contextvars(client=client)
-        return self._app(environ, start_response)
+            environ[CLIENT] = self._client(environ)
+        except _ClientRefusedError as refused:
+            self._log(environ, refused)
+            return refused.answer, []
+        return None
 
     def _client(self, environ: "WSGIEnvironment") -> str:
         presented, is_token_possible = self._take(environ)
@@ -143,7 +144,7 @@ class Authentication:
             self._check(client, environ)
             return client.name
         if self._verify is None or not is_token_possible:
-            raise _Refusal(self._unknown, "the key is unknown")
+            raise _ClientRefusedError(self._unknown, "the key is unknown")
         return self._subject(presented, self._verify, environ)
 
     def _take(self, environ: "WSGIEnvironment") -> tuple[str, bool]:
@@ -156,7 +157,7 @@ class Authentication:
         if bearer is None:
             is_there = bool(environ.get(_AUTHORIZATION))
             reason = "Authorization is not 'Bearer KEY'" if is_there else "no key was sent"
-            raise _Refusal(self._no_key, reason)
+            raise _ClientRefusedError(self._no_key, reason)
         del environ[_AUTHORIZATION]
         return bearer[1], True
 
@@ -171,43 +172,55 @@ class Authentication:
 
     def _check(self, client: Client, environ: "WSGIEnvironment") -> None:
         if client.expires is not None and self._clock() >= client.expires.timestamp():
-            raise _Refusal(self._expired, "the key has expired", client=client.name)
+            raise _ClientRefusedError(self._expired, "the key has expired", client=client.name)
         method = environ["REQUEST_METHOD"]
         allowing = {method, "GET"} if method == "HEAD" else {method}
         if client.methods is not None and not allowing & set(client.methods):
-            raise _Refusal(
+            raise _ClientRefusedError(
                 self._not_allowed, "the client may not use this method", client=client.name
             )
         if client.endpoints is not None:
-            endpoint = self._endpoint_of(environ)
+            endpoint = self._endpoint(environ)
             if endpoint is not None and endpoint not in client.endpoints:
-                raise _Refusal(
+                raise _ClientRefusedError(
                     self._not_allowed, "the client may not use this endpoint", client=client.name
                 )
+
+    def _endpoint(self, environ: "WSGIEnvironment") -> str | None:
+        try:
+            # A copy, so that a context variable that the app sets does not stay on the thread.
+            return copy_context().run(self._endpoint_of, environ)
+        except BaseException:  # a URL converter of the app can raise anything
+            _logger.exception("endpoint.match_failed", extra=self._facts(environ))
+            raise _ClientRefusedError(INTERNAL_ERROR, "the app failed to match the URL") from None
 
     def _subject(self, token: str, verify: Verify, environ: "WSGIEnvironment") -> str:
         try:
             claims = verify(token)
         except TokenRefusedError as error:
             client = f"oidc:{error.client}" if error.client else ""
-            raise _Refusal(
+            raise _ClientRefusedError(
                 self._unknown, str(error), client=client, claimed=error.claimed
             ) from None
         except IssuerDownError as error:
-            raise _Refusal(_keys_missing(error.retry_after_s), "the issuer is down") from None
+            problem = _keys_missing(error.retry_after_s)
+            raise _ClientRefusedError(problem, "the issuer is down") from None
         environ[CLAIMS] = claims
         return f"oidc:{claims['sub']}"
 
+    def _log(self, environ: "WSGIEnvironment", refused: _ClientRefusedError) -> None:
+        facts = {"status": refused.answer.status.value, "reason": refused.reason}
+        facts |= {key: name for key, name in refused.names.items() if name}
+        _logger.warning("client.refused", extra=self._facts(environ) | facts)
 
-def _log(environ: "WSGIEnvironment", refusal: _Refusal) -> None:
-    facts = {
-        "status": refusal.answer.status.value,
-        "reason": refusal.reason,
-        "method": environ["REQUEST_METHOD"],
-        "path": environ.get("PATH_INFO"),
-    }
-    facts |= {key: name for key, name in refusal.names.items() if name}
-    _logger.warning("client.refused", extra=facts)
+    def _facts(self, environ: "WSGIEnvironment") -> dict[str, Any]:
+        """Return facts about a request, because the server logs outside the request's context."""
+        return {
+            "tenant": self._tenant,
+            "request_id": environ.get(REQUEST_ID, ""),
+            "method": environ["REQUEST_METHOD"],
+            "path": environ.get("PATH_INFO"),
+        }
 
 
 def _unauthorized(detail: str, challenge: str) -> ProblemResponse:

@@ -1,6 +1,8 @@
-"""Rate limit: the WSGI layer that answers 429 to requests over a tenant's rate.
+"""Rate limit: the head check that answers 429 to requests over a tenant's rate.
 
-Before calling the app, the layer counts the requests of all clients of a tenant together.
+The check counts the requests of all clients of a tenant together, before the call of the app.
+Requests without a valid key do not count, because otherwise strangers could use up the rate of the
+tenant's clients.
 """
 
 import math
@@ -8,15 +10,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
+from tenantry.http.environ import RATE_HEADERS
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.middleware.rate_storage import OwnStorage, SharedStorage, Window
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 Headers = list[tuple[str, str]]
 
@@ -94,8 +97,9 @@ class RateLimiter:
     ) -> None:
         self._clock = clock
         self._note_uncounted = note_uncounted
-        self._storage = OwnStorage(clock=clock) if _is_memory(url) else SharedStorage(url)
-        self._processes = processes if _is_memory(url) else lambda: 1
+        self.is_in_memory = url.startswith("memory:")
+        self._storage = OwnStorage(clock=clock) if self.is_in_memory else SharedStorage(url)
+        self._processes = processes if self.is_in_memory else lambda: 1
         self._over: dict[str, _Over] = {}
 
     @property
@@ -155,29 +159,29 @@ class RateLimiter:
 
 
 class RateLimit:
-    """WSGI middleware that answers 429 to requests over the tenant's rate. Thread-safe."""
+    """Head check that answers 429 to requests over the tenant's rate. Thread-safe.
 
-    __slots__ = ("_app", "_items", "_rates", "_tenant")
+    The response to each counted request has `RateLimit` headers.
+    """
 
-    def __init__(self, app: "WSGIApplication", rates: RateLimiter, tenant: str, rate: str) -> None:
-        self._app = app
+    __slots__ = ("_items", "_rates", "_tenant", "is_quick")
+
+    def __init__(self, rates: RateLimiter, tenant: str, rate: str) -> None:
+        self.is_quick = rates.is_in_memory  # a request waits for Redis
         self._rates = rates
         self._tenant = tenant
         self._items = tuple(sorted(parse_many(rate), key=RateLimitItem.get_expiry))
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Count the request, refuse it or call the app, and add `RateLimit` headers."""
+    def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Count the request, and return a 429 if it is over the rate."""
         decision = self._rates.hit(self._tenant, self._items)
         if decision is None:
-            return self._app(environ, start_response)
-        start = _with_headers(start_response, decision.headers())
-        return (decision.problem() if decision.is_over else self._app)(environ, start)
-
-
-def _is_memory(url: str) -> bool:
-    return url.startswith("memory:")
+            return None
+        headers = decision.headers()
+        if decision.is_over:
+            return decision.problem(), headers
+        environ[RATE_HEADERS] = headers
+        return None
 
 
 def _decide(has_fit: bool, window: Window, limit: int, window_s: int) -> RateDecision:
@@ -195,12 +199,3 @@ def _wait_s(window: Window, limit: int, window_s: int) -> float:
         return window.left_s
     in_sight_s = (room + 1) * window_s / window.previous
     return max(window.previous_s - in_sight_s, 0.0)
-
-
-def _with_headers(start_response: "StartResponse", added: Headers) -> "StartResponse":
-    def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-        if exc_info is None:
-            return start_response(status, [*headers, *added])
-        return start_response(status, [*headers, *added], exc_info)
-
-    return start

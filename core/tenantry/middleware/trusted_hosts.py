@@ -1,48 +1,43 @@
-"""Trusted hosts: the WSGI layer that refuses requests for unlisted host names."""
+"""Trusted hosts: the head check that refuses requests for unlisted host names."""
 
 import re
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tenantry.http.problem import ProblemResponse
+from tenantry.http.problem import ProblemResponse, Refusal
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
-HOST_IS_CHECKED = "tenantry.host_is_checked"
-"""WSGI environ key that marks a host name as accepted by `TrustedHosts`. Werkzeug's own check of
-trusted hosts rejects `ACME.test`, `acme.test.`, `web_1` and `[::1]`."""
-
-NOT_SERVED = ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here.")
+_NOT_SERVED: Refusal = (
+    ProblemResponse(HTTPStatus.BAD_REQUEST, "This host name is not served here."),
+    [],
+)
 """The response to a request for an unlisted host name. The response reveals no trusted name."""
 
 _PORT = re.compile(r":\d+$")
 
 
 class TrustedHosts:
-    """WSGI middleware that answers 400 to requests for unlisted host names. Thread-safe.
+    """Head check that answers 400 to requests for unlisted host names. Thread-safe.
 
     Args:
-        app: the wrapped application.
         names: host names without ports; `.example.org` includes subdomains. An empty tuple allows
             any host name.
     """
 
-    __slots__ = ("_app", "_names")
+    __slots__ = ("_names",)
 
-    def __init__(self, app: "WSGIApplication", names: tuple[str, ...]) -> None:
-        self._app = app
+    is_quick = True
+
+    def __init__(self, names: tuple[str, ...]) -> None:
         self._names = tuple(name.lower() for name in names)
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Refuse the request, or mark its host name as checked and call the app."""
+    def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return a 400 for an unlisted host name, or None."""
         if self._names and not self._is_trusted(environ.get("HTTP_HOST", "")):
-            return NOT_SERVED(environ, start_response)
-        environ[HOST_IS_CHECKED] = True
-        return self._app(environ, start_response)
+            return _NOT_SERVED
+        return None
 
     def _is_trusted(self, host: str) -> bool:
         name = _PORT.sub("", host).lower().removesuffix(".")

@@ -9,15 +9,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
+from tenantry.http.problem import Refusal
 from tenantry.http.response_close import on_close
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _logger = logging.getLogger(__name__)
+
+
+class RefusesByHead(Protocol):
+    """Decides from the head of a request whether the request reaches the app. Thread-safe."""
+
+    is_quick: bool
+    """Whether `refuse` neither waits for the network, nor verifies a signature, nor runs code of
+    the app."""
+
+    def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response to a request that is refused, or None. `wsgi` decides the same."""
 
 
 class Instance:
@@ -28,10 +40,15 @@ class Instance:
         close: frees the resources of the app; called once.
         app: the Flask app, which must be freed after `close`. The instance has only a weak
             reference to the app.
+        head_checks: the decisions that a server can make before `wsgi` is called; None without
+            decisions.
         clock: monotonic seconds.
     """
 
-    __slots__ = ("_clock", "_close", "_is_retired", "_leases", "_lock", "app", "used_at", "wsgi")
+    __slots__ = (
+        "_clock", "_close", "_is_retired", "_leases", "_lock", "app", "head_checks", "used_at",
+        "wsgi",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -39,9 +56,11 @@ class Instance:
         close: Callable[[], None],
         app: object = None,
         *,
+        head_checks: RefusesByHead | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.wsgi = wsgi
+        self.head_checks = head_checks
         self.app = None if app is None else ref(app)
         self._clock = clock
         self.used_at = clock()

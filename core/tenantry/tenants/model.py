@@ -177,8 +177,8 @@ class Tenant(BaseModel):
         None,
         alias="RATE_LIMIT",
         examples=["100/minute"],
-        description="Maximum rate of requests, in the notation of the `limits` library, such as "
-        "`10/second; 1000/day`. Above it: 429.",
+        description="Maximum rate of requests that `CLIENTS` and `OIDC` let in, in the notation of "
+        "the `limits` library, such as `10/second; 1000/day`. Above it: 429.",
         json_schema_extra={"default": "none"},
     )
     max_content_length: int = Field(
