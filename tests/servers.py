@@ -74,13 +74,17 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(
-    command: list[str], folder: Path, ready_path: str = "/-/livez", **environ: str
+    command: list[str],
+    folder: Path,
+    ready_path: str = "/-/livez",
+    is_ready: Callable[[Server], bool] | None = None,
+    **environ: str,
 ) -> Iterator[Server]:
     """Run a server in `folder` until the end of the block.
 
     `{bind}` and `{port}` in the command are replaced. The first word of the command is a program of
     the Python environment or of the system. Of Tenantry's settings, only those in `environ` are
-    set.
+    set. The block starts when the server answers at `ready_path`, or when `is_ready` is true.
     """
     port = free_port()
     words = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]
@@ -99,7 +103,8 @@ def running(
         )
     server = Server(process, port, log)
     try:
-        wait_until(lambda: process.poll() is not None or answers_at(server, ready_path))
+        is_up = is_ready or (lambda server: answers_at(server, ready_path))
+        wait_until(lambda: process.poll() is not None or is_up(server))
         assert process.poll() is None, log.read_text()
         yield server
     finally:
