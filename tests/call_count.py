@@ -1,4 +1,4 @@
-"""Counts calls of Tenantry's own functions in all threads, for tests and benchmarks."""
+"""Counts calls of Tenantry's own functions in all threads. Tests and benchmarks use this module."""
 
 import sys
 import threading

@@ -33,7 +33,7 @@ def quiet(*_: object) -> None:
 
 
 def headers(config: bytes = CONFIG, **metadata: object) -> Members:
-    """Return the first two members of a capsule of a tenant without data."""
+    """Return the first two members of a capsule (backup file) whose tenant has no data."""
     content = json.dumps(METADATA | metadata).encode()
     return [("capsule.json", content), ("config.json", config)]
 
@@ -78,7 +78,7 @@ def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> by
 
 
 def members_of(path: Path) -> dict[str, bytes]:
-    """Read a capsule without Tenantry's code, and return the members."""
+    """Read a capsule without Tenantry's code, and return its members."""
     with path.open("rb") as file:
         stream = zstandard.ZstdDecompressor().stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
@@ -97,6 +97,6 @@ def rewrite(path: Path, **changes: bytes) -> Path:
 
 
 def tree(folder: Path) -> Mapping[str, bytes]:
-    """Return the content of all files below a folder, by path."""
+    """Return the content of all files below a folder. The keys are the files' paths."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

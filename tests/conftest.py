@@ -74,7 +74,7 @@ def _own_log_context() -> Iterator[None]:
 def _leak_detector() -> Iterator[None]:
     """Fail a test that leaves a context, thread, file descriptor or private module behind."""
     gc.collect()  # free what earlier tests left behind
-    # Freeze all other objects, because they outlive the test, so that later collections skip them.
+    # Freeze the other objects, which outlive the test, so that later collections skip them.
     gc.freeze()
     before = _resources()
     yield

@@ -1,4 +1,4 @@
-"""Helps tests and benchmarks create the tables of the images endpoint with its migration."""
+"""Helps tests and benchmarks create the tables of the images endpoint."""
 
 import importlib.util
 from pathlib import Path

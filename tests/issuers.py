@@ -52,7 +52,7 @@ class Issuer:
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Return valid token claims for the audience `shop`, with the given changes.
 
-        The value None removes a claim.
+        If a value is None, the claim is removed.
         """
         now = int(time.time())
         good = {
@@ -77,7 +77,7 @@ class Issuer:
 
 
 def part(value: object) -> str:
-    """Return one part of a token in Base64. Values other than bytes become JSON."""
+    """Return one part of a token in Base64. If the part is not bytes, it is converted to JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -89,7 +89,7 @@ def new_key(kid: str) -> ECKey:
 
 @contextlib.contextmanager
 def running_issuer() -> Iterator[Issuer]:
-    """Run an issuer until the end of the block."""
+    """Run an OpenID Connect issuer until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -102,7 +102,7 @@ def running_issuer() -> Iterator[Issuer]:
                 self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Write no log lines."""
+            """Suppress the server's log lines."""
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = False

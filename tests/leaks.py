@@ -41,7 +41,7 @@ class PageModel:
 
 
 def in_function(line: str, imports: str = "") -> str:
-    """Return a module that contains a function with the given leaking line."""
+    """Return a module with a function that contains the given line, which leaks."""
     return f"{imports}\n\n\ndef keep(value):\n    {line}  # leak\n"
 
 
@@ -333,7 +333,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return the keys of acme that a tenant from `unsafe_settings` also uses."""
+    """Return the keys of acme that another tenant must not share, but does in the tests."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
@@ -353,7 +353,7 @@ def settings_of_acme() -> dict[str, object]:
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
-    """Return ID of a finding → key and value of a tenant beside acme that cause the finding."""
+    """Return the unsafe setting of a second tenant for each finding, as ID → key and value."""
     acme = str(data_dir / "acme")
     binds = {
         "old": f"sqlite:///{acme}/acme.sqlite3",
@@ -396,7 +396,7 @@ def write_endpoint(folder: Path, name: str, **files: str) -> str:
 
 
 def plant_in_code(folder: Path) -> dict[str, str]:
-    """Write all endpoints with leaking code. Return ID of the finding → name of the endpoint."""
+    """Write all endpoints with leaking code. Return finding ID → name of the endpoint."""
     planted = {}
     for name, (what, text) in IN_MODELS.items():
         planted[f"shared:{name}.models.{what}"] = write_endpoint(folder, name, models=text)
@@ -411,7 +411,7 @@ def plant_in_code(folder: Path) -> dict[str, str]:
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Write tenant files that leak. Return ID of each finding → tenants that the finding names."""
+    """Write tenant files that leak. Return finding ID → tenants that the finding must name."""
     sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
     unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
     tenants = folder / "tenants"

@@ -25,7 +25,7 @@ import psycopg
 DEADLINE_S = 60.0
 
 _SETTINGS = {
-    "fsync": "off",  # Test data may be lost in a crash, so skip fsync.
+    "fsync": "off",  # skip fsync, because test data may be lost in a crash
     "full_page_writes": "off",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",

@@ -130,7 +130,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Run each function in a thread. At the end of the block, set the event that they get."""
+    """Run each function in a thread, and pass it an event that is set at the end of the block."""
     stop = threading.Event()
     threads = [threading.Thread(target=work, args=(stop,)) for work in works]
     for thread in threads:

@@ -60,9 +60,9 @@ def downgrade():
 
 
 def second(body: str = "", revision: str = "shop_2", after: str = "shop_1") -> str:
-    """Return a migration that creates another table, and then runs `body`.
+    """Return a migration that creates another table and then runs `body`.
 
-    In `body`, `name` is the name of the database.
+    The code in `body` can use `name`, the name of the database.
     """
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     return f"""\
@@ -86,7 +86,7 @@ def writing_shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wri
 
     Calling the function again replaces the migrations.
     """
-    folder.mkdir()  # The import system caches a missing folder, so create the folder first.
+    folder.mkdir()  # create the folder first: the import system caches a missing folder
     monkeypatch.syspath_prepend(folder)
 
     def write(*revisions: str, name: str = "shop") -> str:

@@ -78,7 +78,7 @@ def test_a_module_without_a_layer_is_detected(copy: Path) -> None:
 
 
 def test_at_most_ten_layers_contain_all_packages() -> None:
-    """At most ten layers contain all packages and top-level modules."""
+    """At most ten layers contain all packages and top-level modules of Tenantry."""
     layers = _layers()
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 

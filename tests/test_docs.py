@@ -52,7 +52,7 @@ def _rows_under(heading: str, document: str = README) -> list[str]:
 
 
 def test_the_table_of_keys_is_the_code() -> None:
-    """The table in `tenants/README.md` has each key with the default and meaning from the code."""
+    """`tenants/README.md` documents each key, with the same default and meaning as the code."""
     assert _key_rows() == _rows_under("key", TENANTS_README)
 
 
@@ -63,7 +63,7 @@ def test_every_planned_key_is_documented(key: str) -> None:
 
 
 def test_the_table_of_settings_is_the_code() -> None:
-    """The table in `config/README.md` has each setting with default and meaning from the code."""
+    """`config/README.md` documents each setting, with the same default and meaning as the code."""
     assert _setting_rows() == _rows_under("setting", CONFIG_README)
 
 
@@ -97,7 +97,7 @@ def test_every_reserved_name_is_documented(name: str) -> None:
 
 
 def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
-    """For each dependency, a deployment gets a locked version that `pyproject.toml` allows."""
+    """Each dependency has a locked version that `pyproject.toml` allows."""
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     wanted = [*project["dependencies"], *optional["postgres"], *optional["redis"]]

@@ -105,7 +105,7 @@ def test_each_tenant_answers_under_its_own_prefix(
 def test_a_path_under_no_prefix_is_404(
     host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
-    """A path reaches a tenant only if whole segments match, case included. Other paths are 404."""
+    """A path reaches a tenant only by whole segments in the same case. Other paths are 404."""
     write_tenant("acme")
     host.load()
 
@@ -157,7 +157,7 @@ def test_a_forked_process_starts_before_it_serves(
 ) -> None:
     """A forked process creates its own resources before it serves."""
     host.load()
-    host._pid = -1  # This makes the host believe that it runs in a forked process.
+    host._pid = -1  # make the host believe that it runs in a forked process
     claim, started = Scoreboard.claim_row, []
 
     def look(scoreboard: Scoreboard) -> Row | None:
@@ -171,7 +171,7 @@ def test_a_forked_process_starts_before_it_serves(
 
 
 def test_a_forked_process_uses_the_scoreboard_row_of_its_server(host: Host) -> None:
-    """A forked process uses the scoreboard row that its server passes in."""
+    """After a fork, a process uses the scoreboard row that its server passes in."""
     host.load()
     host._pid = -1
     row = Scoreboard().claim_row()
@@ -187,7 +187,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
     faulty: str,
     bounds: tuple[int | None, int | None, int],
 ) -> None:
-    """A limit on concurrent requests holds across a reload of the tenant."""
+    """A reload of a tenant does not reset the limit on its concurrent requests."""
     key, setting, bound = bounds
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONCURRENT_REQUESTS=key)
     host = Host(settings.model_copy(update={"max_concurrent_requests": setting}))
@@ -211,7 +211,7 @@ def test_a_tenants_requests_in_flight_are_bounded(
 def test_a_tenant_over_its_rate_gets_429(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A tenant above its rate limit gets 429 until a new tenant file raises the limit."""
+    """A tenant above its rate limit gets 429 until its file allows a higher rate."""
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]

@@ -119,7 +119,7 @@ def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
 
 def test_no_private_name_is_used_beside_the_list() -> None:
     """All code that uses a private API, marked with `noqa: SLF001`, is in the list."""
-    documented = {"_current_frames"}  # Python documents this function of `sys`.
+    documented = {"_current_frames"}  # Python documents this function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
     own = {"_opened"}  # an attribute of another object of the same class
     used = set()

@@ -31,7 +31,7 @@ def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str
 def test_a_link_to_the_current_folder_moves_too(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The current folder moves to the end even if `sys.path` names it by a link."""
+    """The current folder moves to the end even if `sys.path` contains it as a link."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     monkeypatch.setattr(sys, "path", [str(link), *libraries])
@@ -42,21 +42,21 @@ def test_a_link_to_the_current_folder_moves_too(
 
 
 def test_the_library_path_has_no_current_folder(libraries: list[str]) -> None:
-    """The loader process has a search path without the current folder."""
+    """The loader process does not search the current folder for modules."""
     assert libraries == library_path()
 
 
 def test_the_library_path_keeps_what_pythonpath_names(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If `PYTHONPATH` names the current folder, the folder keeps its place in the search path."""
+    """If `PYTHONPATH` contains the current folder, that entry stays in the search path."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     assert [str(tmp_path), *libraries] == library_path()
 
 
 def test_a_child_has_the_same_path(tmp_path: Path, libraries: list[str]) -> None:
-    """A child process has the parent's search path and runs no `sitecustomize.py` of the folder."""
+    """A child process has the parent's search path and runs no `sitecustomize.py`."""
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('sitecustomize ran')\n")
     search_current_folder_last()
     command = python_command("import json; print(json.dumps([sys.path, sys.argv]))", "argument")

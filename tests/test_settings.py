@@ -15,7 +15,7 @@ from tenantry.settings import (
 
 
 def test_no_variable_is_needed() -> None:
-    """A host needs no setting. By default, operators' pages listen on the loopback interface."""
+    """A host needs no settings. By default, operators' pages listen on the loopback interface."""
     settings = read_settings()
 
     assert (Path("tenants"), Path("instance")) == (settings.tenants_dir, settings.data_dir)
@@ -41,7 +41,7 @@ def test_no_variable_is_needed() -> None:
 def test_a_variable_sets_its_field(
     monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
 ) -> None:
-    """Each setting is read from `TENANTRY_` and its name in upper case.
+    """Each setting is read from an environment variable, `TENANTRY_` and its upper-case name.
 
     An empty variable counts as unset.
     """
@@ -86,7 +86,7 @@ def test_a_variable_sets_its_field(
 def test_a_mistake_names_the_variable_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
 ) -> None:
-    """The error for an invalid setting is one line with variable, found value and expectation."""
+    """The error for an invalid setting is one line that names the variable and what it expects."""
     monkeypatch.setenv(f"TENANTRY_{name}", text)
 
     with pytest.raises(SettingsError) as caught:
@@ -170,7 +170,7 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
     ],
 )
 def test_anything_else_is_not_a_listener(text: str) -> None:
-    """A listener must not be a host name, because its address is unknown before the start."""
+    """A listener cannot be a host name."""
     with pytest.raises(ValueError, match="expected"):
         parse_bind(text)
 

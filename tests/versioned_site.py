@@ -54,7 +54,7 @@ def make_site(folder: Path, *names: str) -> Path:
 
 
 def versioned_tenant_text(name: str, version: object) -> str:
-    """Return the text of a tenant file whose first and last lines contain the version."""
+    """Return a tenant file that contains the version in its first and last lines."""
     return (
         f"VERSION = {version!r}\nAPP_NAME = {name!r}\nSECRET_KEY = {name + '-' * 32!r}\n"
         f"BLUEPRINTS = ['sites.version']\nCHECK = {version!r}\n"

@@ -34,7 +34,7 @@ class ConfigClass:
 
     APP_NAME = "acme"
     SECRET_KEY = KEY
-    BLUEPRINTS = ["landing"]  # noqa: RUF012 - as in Flask's tutorial
+    BLUEPRINTS = ["landing"]  # noqa: RUF012 - written as in Flask's tutorial
     PROPAGATE_EXCEPTIONS = True
     lower_case = "not a key"
 
@@ -89,7 +89,7 @@ def _create(data_dir: Path) -> Iterator[Create]:
     ids=lambda config: type(config).__name__,
 )
 def test_every_form_of_configuration_is_accepted(create: Create, config: object) -> None:
-    """`create_app` accepts a `Tenant`, module, class, instance or mapping with the same result."""
+    """`create_app` accepts a `Tenant` object, a module, a class, an instance or a mapping."""
     app = create(config)
 
     assert ("tenant.acme", KEY, True) == (
@@ -252,7 +252,7 @@ def test_each_app_has_its_own_logger(create: Create) -> None:
 
 
 def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
-    """Instance path and root path of an app are `<data>/<name>`, created with mode 0700."""
+    """The instance path and root path of an app are `<data>/<name>`, created with mode 0700."""
     app = create()
 
     assert (str(data_dir / "acme"),) * 2 == (app.instance_path, app.root_path)
@@ -260,7 +260,7 @@ def test_an_app_has_its_own_folder(create: Create, data_dir: Path) -> None:
 
 
 def test_without_a_static_folder_there_is_no_static_route(create: Create) -> None:
-    """Without a folder `static` in the tenant's data folder, the app has no `/static/` route."""
+    """If the tenant's data folder has no folder `static`, the app has no `/static/` route."""
     app = create()
 
     assert ["landing.landingpage"] == [rule.endpoint for rule in app.url_map.iter_rules()]
@@ -316,7 +316,7 @@ def with_session(app: Flask) -> Flask:
 
 @pytest.mark.parametrize("root", ["", "/acme", "/behind/proxy/acme"])
 def test_a_session_cookie_has_the_root_of_its_request(create: Create, root: str) -> None:
-    """The session cookie is named after the tenant, and its path is the root of the request."""
+    """The session cookie is named after the tenant, and its path is the request's script root."""
     client = Client(with_session(create()))
 
     cookie = client.get("/login", base_url=f"http://localhost{root}/").headers["Set-Cookie"]
@@ -419,7 +419,7 @@ def test_urls_have_the_prefix(create: Create) -> None:
     ],
 )
 def test_redirects_of_routing_are_relative(create: Create, path: str, location: str) -> None:
-    """A redirect that adds or removes a trailing slash is relative, so it ignores `Host`."""
+    """A redirect that adds or removes a trailing slash is relative, so it never repeats `Host`."""
     app = create()
     app.add_url_rule("/shop/", view_func=lambda: "shop")
     app.add_url_rule("/list/<name>/", "list", view_func=lambda name: name)

@@ -1,4 +1,4 @@
-"""The tenants of a host are isolated where plain Flask apps in one process are not.
+"""Tenants of one host are isolated from each other where plain Flask apps would not be.
 
 test_audit.py tests leaks that are only detected, and test_loader.py tests tenant files.
 """
@@ -54,7 +54,7 @@ def _shop(corp: Path) -> str:
 
 @pytest.fixture(name="visit")
 def _visit(shop: str, host: Host, client: Client, write_tenant: WriteTenant) -> Callable[..., str]:
-    """Return a function that requests a path with a shared browser and returns the text."""
+    """Return a function that requests a path in a shared browser and returns the text."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[shop])
     host.load()
@@ -74,7 +74,7 @@ def test_logins_at_two_tenants_are_independent(visit: Callable[..., str]) -> Non
 
 
 def test_a_tenant_cannot_set_another_tenants_session(visit: Callable[..., str]) -> None:
-    """A cookie that one tenant sets under another tenant's cookie name never reaches the other."""
+    """A tenant cannot replace another tenant's session cookie by setting a cookie with its name."""
     visit("/acme/login/ada")
     visit("/globex/set/session_acme/9/1")
 
@@ -146,7 +146,7 @@ class LateResource(Resource):
 
 
 def test_each_api_belongs_to_its_own_app(corp: Path, app_of: Callable[..., Flask]) -> None:
-    """Each app has its own Flask-RESTful `Api`, which knows the app and its secret key."""
+    """Each app has its own Flask-RESTful `Api` object, which refers to that app only."""
     name = leaks.write_endpoint(corp, "shop", blueprint=NAMED_API)
     apps = [app_of(one, name) for one in ("acme", "globex", "initech")]
 
@@ -290,7 +290,7 @@ def test_a_context_left_pushed_ends_with_its_request(
 
 
 def test_an_exception_of_a_teardown_is_a_500(status_of: Callable[[str], Any]) -> None:
-    """An exception in a tenant's teardown function is a 500 for that tenant only."""
+    """If a tenant's teardown function raises, that tenant answers 500, and other tenants serve."""
     assert (500, "application/problem+json") == status_of("/acme/torn")
     assert (201, "application/json") == status_of("/globex/")
 
@@ -347,7 +347,7 @@ def test_a_url_outside_a_request_has_the_tenants_prefix(
 
 
 def test_a_template_shows_no_secret(app_of: Callable[..., Flask]) -> None:
-    """Templates show redacted secrets, both single keys and the whole configuration."""
+    """Templates never show secrets, neither a single key nor the whole configuration."""
     old, password = f"old-{KEY}", "Hunter2"
     url = f"sqlite:////nowhere/acme.sqlite3?password={password}"
     keys = {"SECRET_KEY_FALLBACKS": [old], "DATABASE_URI": url, "MAPS": {"key": 7}, "ECHO": old}
@@ -417,7 +417,7 @@ def test_log_handlers_are_removed_with_their_app(corp: Path, data_dir: Path) -> 
 def test_a_tenant_may_have_a_modules_name(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """A tenant file named `json.py` does not shadow the module `json` in other tenant files."""
+    """A tenant file named `json.py` does not hide the standard module `json` from other tenants."""
     write_tenant("json")
     text = f"import json\nSECRET_KEY = json.loads('\"{KEY}\"')\nBLUEPRINTS = ['landing']\n"
     write_tenant("zebra", text)

@@ -36,7 +36,7 @@ VALUES: list[dict[str, Any]] = [
 
 
 def app_with(rule_class: type[Rule]) -> Flask:
-    """Return an app that has all sample URL rules, each of the given rule class."""
+    """Return an app that has all sample URL rules. All rules have the given class."""
 
     class App(Flask):
         url_rule_class = rule_class
@@ -49,7 +49,10 @@ def app_with(rule_class: type[Rule]) -> Flask:
 
 
 def urls(app: Flask) -> list[str]:
-    """Return the results of two `url_for` calls per rule and value; the first call compiles."""
+    """Return the results of two `url_for` calls for each rule and value.
+
+    The first call compiles.
+    """
     found = []
     with app.test_request_context("/", base_url="http://localhost/acme"):
         for _ in range(2):
@@ -63,7 +66,7 @@ def urls(app: Flask) -> list[str]:
 
 
 def test_urls_are_the_same_as_werkzeugs() -> None:
-    """Lazy rules and Werkzeug's rules give the same URLs and errors for all kinds of values."""
+    """Lazy rules give the same URLs and errors as Werkzeug's rules, for all kinds of values."""
     expected = urls(app_with(Rule))
 
     assert expected == urls(app_with(LazyRule))

@@ -120,7 +120,7 @@ logging.getLogger().addHandler(default_handler)"""
 def test_changes_to_the_hosts_logging_are_undone(
     text: str, changed: str, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The host restores the root logger and all loggers that do not belong to the tenant."""
+    """After a build, the host restores the root logger and all loggers of other tenants."""
     build("globex").logger.warning("exists")
     root, host = logging.getLogger(), logging.getLogger("tenantry")
 
@@ -202,7 +202,7 @@ def test_a_rebuild_may_configure_a_librarys_logger_again(
 
 
 def test_concurrent_builds_restore_the_state_before_both(library: logging.Logger) -> None:
-    """After two overlapping builds, the host's logging is as it was before both builds."""
+    """After two overlapping builds, the host's logging is the same as before."""
     log, added = HostLog(), {"acme": [], "globex": []}  # type: ignore[var-annotated]
     root = logging.getLogger()
     before, handler = root.level, logging.NullHandler()

@@ -27,7 +27,7 @@ FindProblems = Callable[[], dict[str, Finding]]
 
 @pytest.fixture(name="here")
 def _here(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working directory, where endpoints of the package `corp` are written."""
+    """Return the current folder, in which tests write endpoints of the package `corp`."""
     monkeypatch.chdir(corp)
     return corp
 
@@ -353,7 +353,7 @@ def run(*words: str) -> tuple[int, dict[str, object]]:
 
 
 def test_a_problem_is_printed_and_exits_1(leaking: str, write_tenant: WriteTenant) -> None:
-    """If `tenantry audit` finds a problem, the JSON names tenants and place; the exit code is 1."""
+    """If `tenantry audit` finds a problem, it exits with 1 and names the tenants and the place."""
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[leaking])
 
@@ -370,7 +370,7 @@ def test_a_problem_is_printed_and_exits_1(leaking: str, write_tenant: WriteTenan
 def test_a_finding_that_all_its_tenants_accept_does_not_fail(
     leaking: str, write_tenant: WriteTenant, accepting: tuple[str, ...], expected: int
 ) -> None:
-    """A finding passes only if every affected tenant accepts it in `AUDIT_ACCEPT`."""
+    """An audit passes despite a finding only if all affected tenants list it in `AUDIT_ACCEPT`."""
     accepted = {"shared:shop.models._cache": "prices are public"}
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[leaking], AUDIT_ACCEPT=accepted if name in accepting else {})

@@ -89,7 +89,7 @@ def test_a_client_key_is_accepted_only_by_its_tenant(
 def test_a_client_key_that_two_tenants_accept_is_found(
     make_authenticated: MakeAuthenticated, host: Host
 ) -> None:
-    """The audit finds a client key that two tenants accept, because it sends real requests."""
+    """The audit finds a client key that two tenants accept, because it tries each key."""
     acme = make_authenticated("acme")
     globex = make_authenticated("globex", acme[1])
 

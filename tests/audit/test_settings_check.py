@@ -1,4 +1,4 @@
-"""The audit finds unsafe settings, and notes what tenants of one process share."""
+"""The audit finds unsafe settings, and notes what the tenants of one process share."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_mounted_secrets_are_checked(
     folder: str,
     expected: list[bool],
 ) -> None:
-    """A secret file that other users can read is a problem.
+    """The audit reports a secret file that other users can read as a problem.
 
     In the secrets folder of a container, such a file is only a note.
     """

@@ -1,4 +1,4 @@
-"""The audit's sharing rules name real library classes and treat types as documented."""
+"""The audit's sharing rules name classes that exist in the installed libraries."""
 
 import importlib
 from dataclasses import dataclass

@@ -133,7 +133,7 @@ def cpu_s(running: Server, server: rows.Postgres) -> float:
         # The database process has ended, so the parent's figures include its processor time.
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            # Sum of user and system time, for the process and its ended children.
+            # the sum of user and system time, for the process and its ended children
             ticks += sum(int(one) for one in stat[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -178,7 +178,7 @@ def tenants_of(load: str, names: list[str], seed: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def watching(connection: psycopg.Connection[tuple[object, ...]], side: str) -> Iterator[list[int]]:
-    """Sample how many clients one side's databases have, until the end of the block."""
+    """Record how many connections one side's databases have, until the end of the block."""
     seen = [0]
     stop = threading.Event()
     query = (

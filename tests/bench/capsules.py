@@ -86,7 +86,7 @@ class Load:
 
 
 def request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Send one request on a new connection. Return status and body."""
+    """Send one request on a new connection. Return the status and the body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, body)

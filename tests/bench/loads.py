@@ -155,7 +155,7 @@ class Connection:
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def receive(self) -> tuple[int, bytes]:
-        """Return status and body of the next response. Raises the same errors as `get`."""
+        """Return the status and body of the next response. Raises the same errors as `get`."""
         data = b""
         while b"\r\n\r\n" not in data:
             data = self._more(data)
@@ -305,7 +305,7 @@ def percentile(times: Sequence[float], percent: int) -> float:
 
 
 def describe(times: Sequence[float]) -> str:
-    """Return count, p50, p99 and maximum in milliseconds, as text."""
+    """Return the count, p50, p99 and maximum in milliseconds, as text."""
     figures = (statistics.median(times), percentile(times, 99), max(times))
     text = "p50 {:.1f} ms  p99 {:.1f} ms  max {:.1f} ms".format(*(1000 * x for x in figures))
     return f"{len(times):>6} responses  {text}"

@@ -113,7 +113,10 @@ def memory_of_few(few: Path) -> int:
 
 
 def memory(many: Path, count: int, awake: int) -> tuple[int, int]:
-    """Return a worker's memory in KiB before any request, and after one to each awake tenant."""
+    """Return a worker's memory in KiB, first without requests and then with awake tenants.
+
+    An awake tenant has answered one request.
+    """
     with ready(many) as (server, ready_s):
         worker = worker_of(server)
         asleep_kib = usage(worker).rss_kib

@@ -41,7 +41,7 @@ class RepeatingClient:
     """Start time, status (0: no response) and duration of each request, in seconds."""
 
     def run(self, until: float) -> None:
-        """Send requests until the given time."""
+        """Send requests, one after another, until the given time."""
         while time.monotonic() < until:
             began = time.monotonic()
             status = 0

@@ -82,7 +82,7 @@ class Rewriter:
         self.seen_by_all_s.append(time.perf_counter() - self.written_at[version])
 
     def first_answers(self) -> list[float]:
-        """Return the time from each valid rewrite to the first response with the new version."""
+        """Return the time from each valid change of the file to the first matching response."""
         first: dict[str, float] = {}
         for answer in (answer for client in self._clients for answer in client.answers):
             version = answer.words[1]

@@ -30,7 +30,7 @@ def write(path: Path) -> Path:
 
 
 def test_members_come_back_in_order(tmp_path: Path) -> None:
-    """Other programs can read the archives that Tenantry writes, and the other way around."""
+    """Other programs can read the archives that Tenantry writes, and Tenantry can read theirs."""
     path = write(tmp_path / "a")
 
     assert MEMBERS == read(path)
@@ -40,7 +40,7 @@ def test_members_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_ends_too_early_is_rejected(tmp_path: Path) -> None:
-    """A truncated archive is rejected, even if its hash is correct and it ends between members."""
+    """A truncated backup is rejected, even if its hash is correct and it ends between two files."""
     path = tmp_path / "a"
     accepted = []
 
@@ -78,7 +78,7 @@ INCONSISTENT = {
 
 @pytest.mark.parametrize(("content", "reason"), INCONSISTENT.values(), ids=INCONSISTENT)
 def test_an_inconsistent_capsule_is_rejected(tmp_path: Path, content: bytes, reason: str) -> None:
-    """A capsule is rejected if its trailer, manifest and archive do not agree."""
+    """A backup file is rejected if its trailer, manifest and archive do not agree."""
     path = tmp_path / "a"
     path.write_bytes(content)
 
@@ -149,6 +149,6 @@ def test_a_file_that_becomes_shorter_ends_the_backup(tmp_path: Path) -> None:
     path.write_bytes(b"12345678")
 
     with path.open("rb") as file, ArchiveWriter(tmp_path / "b") as capsule:
-        file.seek(4)  # This removes four bytes of the size that the tar header states.
+        file.seek(4)  # the tar header states four bytes more than remain
         with pytest.raises(CapsuleError, match="became shorter"):
             capsule.add_file("files/a", file)

@@ -36,7 +36,7 @@ TABLES = [{"name": "goods", "columns": ["id"]}]
 
 
 def rows(content: bytes) -> Members:
-    """Return the members of a capsule with the given rows."""
+    """Return the members of a capsule (backup file) with the given rows."""
     first_members = headers(tables=TABLES, revisions={"corp.shop": ["shop_1"]})
     return [*first_members, ("tables/goods/000001.jsonl", content)]
 

@@ -1,4 +1,4 @@
-"""A capsule has the members that Tenantry writes, in a fixed order and within limits."""
+"""The content of a capsule (backup file) has a fixed order and limited sizes."""
 
 import uuid
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> No
     ids=range(13),
 )
 def test_bad_members_are_rejected(read: Read, members: Members, reason: str) -> None:
-    """A capsule has each member once: first rows by table and number, and then files by name."""
+    """A backup file has each member once: first rows by table and number, then files by name."""
     with pytest.raises(CapsuleError, match=reason):
         read(*members, first=headers(tables=TABLES))
 
@@ -212,6 +212,6 @@ def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
     "text", ["/a", "../a", "a/..", "a//b", "./a", "a\0b", "", "operator_state.json", "levers.json"]
 )
 def test_a_path_cannot_leave_the_folder(text: str) -> None:
-    """A capsule's path is rejected if it leaves the tenant's folder or names a file of the host."""
+    """A path in a backup file must not leave the tenant's folder or name a file of the host."""
     with pytest.raises(ValueError, match=r"not the path of a file|never part of a capsule"):
         checked_path(text)

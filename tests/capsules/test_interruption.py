@@ -47,7 +47,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(name="run")
 def _run(settings: HostSettings, tmp_path: Path) -> Run:
-    """Return a function that runs `tenantry`, and sends a signal when it calls a given function."""
+    """Return a function that runs `tenantry` and sends it a signal at a given function call."""
 
     def run(
         *words: str, at: str = "tenantry.cli.main", with_signal: int = 0
@@ -216,7 +216,7 @@ def _no_globex(postgres_server: Postgres) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), RESTORE)
-def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fixtures and cases
+def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fixtures and parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -239,7 +239,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fix
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), LAST)
-def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and cases
+def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -264,7 +264,7 @@ def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and ca
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at", "number"), TOO_LATE)
-def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and cases
+def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,

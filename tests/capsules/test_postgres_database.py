@@ -68,7 +68,7 @@ def held(connection: Connection) -> list[str]:
 
 
 def test_an_object_of_any_type_is_named_and_stays(url: URL, connection: Connection) -> None:
-    """A restore rejects a PostgreSQL database that contains any object, and keeps the object."""
+    """A restore rejects a PostgreSQL database that contains any object, and keeps that object."""
     named = []
     for name, statement in KINDS.items():
         connection.execute(statement)
@@ -103,7 +103,7 @@ def test_failed_migrations_leave_nothing(url: URL, connection: Connection) -> No
 
 
 def test_committed_objects_stay(url: URL, connection: Connection) -> None:
-    """After a successful restore, the marker that the restore left in the database is gone."""
+    """After a successful restore, the database no longer contains the restore's marker."""
     with suppress(ZeroDivisionError), NewPostgresDatabase(url) as database:
         connection.execute("CREATE TABLE t ()")
         database.record_migrated()
@@ -133,7 +133,7 @@ def test_an_extension_does_not_count(url: URL, connection: Connection) -> None:
 
 
 def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
-    """Two restores cannot use one PostgreSQL schema at once, but can use two schemas."""
+    """Two restores cannot use the same PostgreSQL schema at once, but can use different schemas."""
     connection.execute("CREATE SCHEMA acme")
     other = url.update_query_dict({"options": "-csearch_path=acme"})
 

@@ -21,7 +21,7 @@ from tenantry.capsules.snapshot import RowsError, Snapshot
 pytestmark = pytest.mark.live
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
-NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - as a column without time zone has it
+NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - a column without a time zone returns this
 
 KINDS = {
     "big": (sa.BigInteger, [(1 << 63) - 1, -(1 << 63), 0, None]),
@@ -182,7 +182,7 @@ def test_postgres_values_survive_in_postgres(database: Databases) -> None:
 
 
 def test_sqlite_values_keep_their_types(database: Databases) -> None:
-    """Copying a SQLite table keeps values whose type differs from the type of their column."""
+    """Copying a SQLite table keeps values even if their type is not the type of their column."""
     source, target = database(SQLITE), database(SQLITE)
     rows = [(1, "no number", b"x"), (2, 1.5, "now"), (3, "2026", 7), (4, "a\0b", None)]
     for engine in (source, target):

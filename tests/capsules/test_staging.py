@@ -1,4 +1,4 @@
-"""Only one process at a time can create a tenant, and only committed files remain."""
+"""Only one process at a time can create a given tenant, and only committed files remain."""
 
 import os
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def test_files_that_are_not_committed_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_undo_callbacks_run_unless_committed(tmp_path: Path, *, is_committed: bool) -> None:
-    """A clone's database is dropped if the commit fails, but kept if a later step fails."""
+    """If creating a clone fails before the commit, the clone's new database is dropped."""
     dropped: list[bool] = []
 
     with suppress(ZeroDivisionError), RestoreStaging(tmp_path, "acme") as staging:

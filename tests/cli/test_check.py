@@ -47,7 +47,7 @@ DATABASES = {
 
 @pytest.fixture(name="words")
 def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
-    """Return the values for the placeholders in `DATABASES`."""
+    """Return the values for the placeholders in the database URLs."""
     server = postgres_server.url("nowhere").replace("postgres@", "postgres:opensesame@")
     return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
 
@@ -134,7 +134,7 @@ def test_no_endpoint_stops_check_or_serve(
     write_endpoint: Callable[[str, str], str],
     is_check: bool,
 ) -> None:
-    """`check` and `serve` report each endpoint that exits or hangs, and continue."""
+    """`tenantry check` and `serve` report each endpoint that exits or hangs, and then continue."""
     ending = write_endpoint("ending", "import os\nprint('x')\nos._exit(0)\n")
     killing = write_endpoint("killing", "import os\nos.kill(os.getpid(), 9)\n")
     hanging = write_endpoint("hanging", "import threading\nthreading.Event().wait()\n")
@@ -178,7 +178,7 @@ def test_check_names_the_line_of_an_endpoint_that_fails_on_its_first_request(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """For an endpoint that fails on its first request, `check` prints the failing line."""
+    """If an endpoint fails on its first request, `tenantry check` prints the failing line."""
     endpoint = write_endpoint("failing", FAILS_ON_FIRST_REQUEST)
     write_tenant("acme", BLUEPRINTS=[endpoint])
 

@@ -24,7 +24,7 @@ WriteTenant = Callable[..., Path]
 def test_a_fleet_is_upgraded_and_downgraded(
     write_shop: WriteShop, write_tenant: WriteTenant, tenantry: Tenantry
 ) -> None:
-    """`db upgrade --all` and `status` report failures; `downgrade` reverts successful upgrades."""
+    """`db upgrade --all` and `db status` report failures; `db downgrade` reverts upgrades."""
     write_shop(first(), second("if name.startswith('globex'): raise ValueError('no')"))
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=["corp.shop"])

@@ -11,7 +11,7 @@ from commands import Tenantry
 
 @pytest.mark.usefixtures("acme")
 def test_get_prints_status_headers_and_body(tenantry: Tenantry) -> None:
-    """`tenantry get` prints status line, headers and body as in an HTTP response."""
+    """`tenantry get` prints the status line, headers and body, as in an HTTP response."""
     result = tenantry("get", "/acme/?name=Ada")
 
     head, _, body = result.out.partition("\n\n")
@@ -58,7 +58,7 @@ def test_get_prints_an_incomplete_answer(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """If an app fails in the middle of a body, `tenantry get` prints what came before."""
+    """If an app fails in the middle of a response body, `tenantry get` prints the part before."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
 
     half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")

@@ -11,7 +11,7 @@ from tenantry.tenants.clients import hash_client_key, parse_clients
 
 
 def test_key_prints_a_key_once_and_its_line(tenantry: Tenantry, acme: Path) -> None:
-    """`tenantry key` prints a key and its `CLIENTS` line, and does not change the tenant file."""
+    """`tenantry key` prints a new client key, and the line to add to `CLIENTS`."""
     before = acme.read_text()
     result = tenantry("key", "acme", "mobile")
     _, key, _, where, line = result.out.splitlines()

@@ -30,7 +30,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
 def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
     tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    """`list` and `plan` show a tenant with an unreadable operator state as disabled."""
+    """`tenantry list` shows a tenant with an unreadable operator state file as disabled."""
     for name in ("acme", "globex"):
         write_tenant(name)
     (data_dir / "acme").mkdir(parents=True, exist_ok=True)

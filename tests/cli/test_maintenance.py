@@ -1,4 +1,4 @@
-"""`maintenance`, `disable` and `enable` change a tenant's operator state, even concurrently."""
+"""`maintenance`, `disable` and `enable` change one tenant's state, even if several run at once."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def _is_locked(path: Path) -> bool:
 def test_two_changes_at_once_are_both_kept(
     data_dir: Path, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If two commands change the operator state at the same time, both changes are kept."""
+    """If two commands change a tenant's state at the same time, both changes are kept."""
     write_tenant("acme")
     seen: list[bool] = []
 

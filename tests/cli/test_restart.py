@@ -1,4 +1,4 @@
-"""`tenantry restart` refuses or gives up. In these tests, the test process acts as the worker."""
+"""`tenantry restart` refuses to start, or gives up. The test process acts as the worker."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ MASTER = 1 << 22
 
 @pytest.fixture(name="signals")
 def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
-    """Return the signals that the command sends to gunicorn's master. No step waits."""
+    """Return the signals that `tenantry restart` sends to gunicorn's master. No step waits."""
     sent: list[signal.Signals] = []
     monkeypatch.setattr(
         "tenantry.server.rolling_restart._send", lambda _, number: sent.append(number)
@@ -71,7 +71,7 @@ def _serving(
 def test_code_that_cannot_build_a_tenant_is_refused(
     settings: HostSettings, signals: list[signal.Signals], endpoint: Path
 ) -> None:
-    """If new code cannot build a tenant, `tenantry restart` names it and starts no worker."""
+    """If new code cannot build a tenant, `tenantry restart` reports that and starts no worker."""
     (endpoint / "blueprint.py").write_text("raise RuntimeError('half a release')\n")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*half a release") as refused:
@@ -84,7 +84,7 @@ def test_code_that_cannot_build_a_tenant_is_refused(
 def test_a_stale_tenant_would_be_lost(
     settings: HostSettings, signals: list[signal.Signals], write_tenant: Callable[..., Path]
 ) -> None:
-    """`tenantry restart` refuses while a served tenant's file is broken."""
+    """`tenantry restart` refuses if a served tenant's file is broken."""
     write_tenant("acme", SECRET_KEY="short")
 
     with pytest.raises(TenantryError, match=r"acme would fail: .*SECRET_KEY"):

@@ -7,7 +7,7 @@ from commands import Tenantry
 
 @pytest.mark.usefixtures("acme")
 def test_routes_shows_rules_under_the_prefix(tenantry: Tenantry) -> None:
-    """`tenantry routes` prints rule, methods and Flask endpoint of each route."""
+    """`tenantry routes` prints the rule, methods and Flask endpoint of each route."""
     assert "/acme/\tGET,HEAD,OPTIONS\tlanding.landingpage\n" == tenantry("routes", "acme").out
 
 

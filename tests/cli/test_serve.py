@@ -18,7 +18,7 @@ from tenantry.tenants.catalogue import scan_tenants
 def test_the_start_report_names_tenants_and_problems(
     settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """`tenantry serve` reports the URL of each tenant, and why it rejects a file."""
+    """`tenantry serve` reports the URL of each tenant, and why it rejects a tenant file."""
     write_tenant("broken", text="1 +")
 
     lines = start_report(settings, scan_tenants(settings), "127.0.0.1:80")
@@ -56,7 +56,7 @@ def test_serve_rejects_an_unknown_tenant(
 def test_serve_names_the_listener_that_cannot_be_opened(
     tenantry: Tenantry, tmp_path: Path, bind: str, reason: str
 ) -> None:
-    """If `tenantry serve` cannot open a listener, the error names option, address and reason."""
+    """If `tenantry serve` cannot open a listener, the error names the option and the address."""
     with socket.socket() as taken, socket.socket(socket.AF_UNIX) as taken_path:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -24,7 +24,7 @@ def test_show_masks_secrets(tenantry: Tenantry) -> None:
 
 
 def test_show_masks_client_keys(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """`tenantry show` prints client names, limits and the issuer, and masks hashes."""
+    """`tenantry show` prints the names and limits of clients, but masks their key hashes."""
     entry = {"key": hash_client_key("guessable"), "methods": ["GET"], "expires": "2027-01-31"}
     oidc = {"issuer": "https://login.test", "audience": "acme"}
     write_tenant("acme", CLIENTS={"web": hash_client_key("password"), "app": entry}, OIDC=oidc)

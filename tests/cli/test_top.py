@@ -36,7 +36,7 @@ def _counters(data_dir: Path) -> Iterator[UsageCounters]:
 
 @pytest.fixture(name="moving")
 def _moving(monkeypatch: pytest.MonkeyPatch, counters: UsageCounters) -> None:
-    """Each `sleep` of the command adds one request of acme and three refusals of globex."""
+    """Each `sleep` of `tenantry top` adds one request of acme and three refusals of globex."""
     now = [100.0]
 
     def sleep(seconds: float) -> None:
@@ -105,7 +105,7 @@ def test_requests_in_flight_and_stuck_are_shown(data_dir: Path, counters: UsageC
 
 @pytest.mark.usefixtures("moving")
 def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None:
-    """`tenantry top` shows as many rows as fit, and how many tenants are hidden."""
+    """`tenantry top` shows as many rows as fit on the screen, and how many tenants are hidden."""
     rates = UsageRates(counters_folder(data_dir), False, "processor")
     time.sleep(1)
     console = Console(width=120)

@@ -45,7 +45,7 @@ def test_usage_prints_json(tenantry: Tenantry) -> None:
 
 @pytest.mark.usefixtures("counters")
 def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
-    """`tenantry usage --csv` adds a heading; the values are the same as in the default output."""
+    """`tenantry usage --csv` has a heading and the same values as the default output."""
     rows = [*csv.DictReader(tenantry("usage", "--csv").out.splitlines())]
     lines = tenantry("usage").out.splitlines()
 

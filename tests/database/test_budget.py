@@ -13,7 +13,7 @@ from tenantry.database.errors import ConnectionCounts, ConnectionsExhaustedError
 
 
 class FakePool:
-    """A tenant's connection pool without a database. Its connections are strings."""
+    """A connection pool without a database. Strings take the place of its connections."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -53,7 +53,7 @@ def test_the_newest_idle_connection_is_used_first(acme: FakePool) -> None:
 def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """If the budget is used up, the connection that was idle longest is closed, whoever owns it."""
+    """If no more connections are allowed, the one that was idle longest is closed."""
     budget = ConnectionBudget(3)
     for pool, connection in ((acme, "a1"), (globex, "g1"), (acme, "a2")):
         budget.acquire(pool, must_open=True)
@@ -94,7 +94,7 @@ def test_the_error_after_a_time_out_names_every_tenants_connections(
 def test_waiters_are_served_in_order(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor
 ) -> None:
-    """Requests that wait for a connection are served in order, even if they are of two tenants."""
+    """Requests that wait for a database connection are served in order, whatever their tenants."""
     budget = ConnectionBudget(1, wait_s=60)
     budget.acquire(acme)
     waiting = []
@@ -118,7 +118,7 @@ def test_a_pool_waits_for_its_own_connection_before_it_evicts_anothers(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A tenant waits for one of its own connections before the budget closes another tenant's."""
+    """A tenant first waits for one of its own connections, even if another tenant's is idle."""
     budget = ConnectionBudget(2)
     budget.acquire(globex)
     budget.checkin(globex, "g1")
@@ -147,7 +147,7 @@ def test_the_wait_for_an_own_connection_follows_the_average_checkout(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, average_checkout_s: float,
     own_wait_s: float,
 ) -> None:  # fmt: skip
-    """A tenant waits up to ten average checkouts before another tenant's connection is closed."""
+    """A tenant waits for its own connection for up to ten times the average checkout time."""
     waits: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waits.append(seconds))
     budget = ConnectionBudget(2, wait_s=5.0)
@@ -166,7 +166,7 @@ def test_a_released_permit_ends_the_wait_for_an_own_connection(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A tenant that waits for its own connection stops waiting when the budget has room again."""
+    """A tenant that waits for its own connection can open a new one as soon as that is allowed."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     for pool in (globex, globex, acme):
@@ -185,7 +185,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """If the connection that a tenant waits for is lost, another tenant's idle one is closed."""
+    """A tenant that loses its last connection stops waiting for a connection of its own."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     initech = FakePool("initech")
@@ -207,7 +207,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
 def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reloaded tenant does not wait for connections of its old pool."""
+    """After a tenant is reloaded, it does not wait for connections of its old connection pool."""
     budget = ConnectionBudget(2)
     for pool in (globex, acme):
         budget.acquire(pool)
@@ -221,7 +221,7 @@ def test_a_new_instance_does_not_wait_for_the_old_ones_connections(
 
 
 def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool) -> None:
-    """With `must_open`, a tenant opens a new connection, even if it has an idle connection."""
+    """With `must_open`, a tenant opens a new database connection, even if it has an idle one."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
     budget.checkin(acme, "a1")
@@ -236,7 +236,7 @@ def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool)
 def test_an_exception_during_the_wait_costs_no_permit(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """If a signal handler raises during the wait for a connection, the budget loses no permit."""
+    """If a signal handler raises while a thread waits for a connection, the count stays correct."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
 

@@ -12,7 +12,7 @@ from tenantry.database.circuit_breaker import (
 
 
 class Clock:
-    """A clock that a test sets, in seconds."""
+    """A clock that a test sets. Times are in seconds."""
 
     now = 100.0
 
@@ -32,12 +32,12 @@ def _breaker(clock: Clock) -> CircuitBreaker:
 
 
 def test_a_closed_breaker_allows_attempts(breaker: CircuitBreaker) -> None:
-    """A circuit breaker that has seen no failure allows every attempt."""
+    """A circuit breaker without failures allows every attempt."""
     assert (None, None, False) == (breaker.begin(), breaker.pause_s, breaker.begin_probe())
 
 
 def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
-    """The first failure opens the circuit breaker, which then gives every attempt a pause."""
+    """After the first failure, the circuit breaker blocks attempts for a pause."""
     breaker.begin()
 
     has_opened = [breaker.fail(), breaker.fail()]
@@ -47,7 +47,7 @@ def test_a_failure_opens_it(breaker: CircuitBreaker) -> None:
 
 
 def test_one_probe_runs_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None:
-    """After the pause, the circuit breaker allows one probe, and another after the next pause."""
+    """After each pause, the circuit breaker allows one probe."""
     breaker.begin()
     breaker.fail()
     is_early = breaker.begin_probe()
@@ -61,7 +61,7 @@ def test_one_probe_runs_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None
 
 
 def test_pauses_double_up_to_a_bound(breaker: CircuitBreaker) -> None:
-    """The circuit breaker doubles its pause after each failure, up to a short maximum."""
+    """The circuit breaker doubles its pause after each failure, up to a maximum."""
     pauses = []
     for _ in range(50):
         breaker.fail()
@@ -80,7 +80,7 @@ def test_a_success_closes_it(breaker: CircuitBreaker) -> None:
 
 
 def test_slow_attempts_block_others(breaker: CircuitBreaker, clock: Clock) -> None:
-    """While attempts hang, a circuit breaker allows no further attempt until one succeeds."""
+    """While many attempts hang, the circuit breaker allows no further attempt."""
     for _ in range(MAX_ATTEMPTS):
         breaker.begin()
     clock.now += SLOW_S

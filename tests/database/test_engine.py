@@ -30,7 +30,7 @@ def _url(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> s
 
 
 def test_the_urls_own_options_win() -> None:
-    """A driver option in `DATABASE_URI` replaces only that default; other defaults stay."""
+    """A driver option in `DATABASE_URI` replaces one default, and keeps all others."""
     url = make_url("postgresql+psycopg://a@h/x?connect_timeout=5&application_name=shop")
 
     options = connect_arguments("acme", url)
@@ -40,7 +40,7 @@ def test_the_urls_own_options_win() -> None:
 
 
 def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget) -> None:
-    """PostgreSQL receives all connection options, and sees which tenant is connected."""
+    """PostgreSQL receives all connection options, and sees the name of the connected tenant."""
     engine = make_engine("acme", postgres_url, budget)
     with engine.connect() as connection:
         parameters = connection.connection.dbapi_connection.info.get_parameters()
@@ -77,7 +77,7 @@ def test_sqlite_is_set_up_for_many_threads(data_dir: Path, budget: ConnectionBud
 
 
 def test_an_in_memory_database_keeps_its_data(data_dir: Path, budget: ConnectionBudget) -> None:
-    """An in-memory database keeps its data, and does not count in the connection budget."""
+    """An in-memory database keeps its data, and its connection does not count toward the budget."""
     app = app_with_table("sqlite://", data_dir, budget)
     client = Client(app)
 

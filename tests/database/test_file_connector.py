@@ -1,4 +1,4 @@
-"""Tenantry notices a missing, replaced, damaged or read-only SQLite file, and recreates none."""
+"""Tenantry notices if a SQLite file is missing, replaced, damaged or read-only."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_deleted_file_is_not_recreated(
 def test_a_new_instance_does_not_recreate_a_deleted_file(
     app: Flask, file: Path, data_dir: Path, budget: ConnectionBudget
 ) -> None:
-    """A marker file tells a reloaded tenant that its deleted SQLite file once existed."""
+    """If a SQLite file is deleted, a reloaded tenant does not create an empty one in its place."""
     _delete(file)
     new_app = app_on(f"sqlite:///{file}", data_dir, budget)
     with new_app.app_context(), pytest.raises(DatabaseDownError):
@@ -71,7 +71,7 @@ def test_a_new_instance_does_not_recreate_a_deleted_file(
 
 
 def test_deleting_the_marker_allows_an_empty_file(app: Flask, file: Path) -> None:
-    """If an operator also deletes the marker file, Tenantry creates an empty database."""
+    """If an operator deletes both a SQLite file and its marker file, Tenantry creates a new one."""
     _delete(file)
     Client(app).get("/rows")
     file.with_name("acme.sqlite3.made").unlink()
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_a_database_is_a_503(
 def test_a_database_that_cannot_be_written_can_be_read(
     app: Flask, pragma: str, status: int
 ) -> None:
-    """On a full disk, a write gets 507; in a read-only database, 503. Reads still work."""
+    """A write gets 507 on a full disk and 503 on a read-only database, and reads still work."""
     with app.app_context():
         db.session.execute(text(f"PRAGMA {pragma}"))
     with app.app_context(), pytest.raises(DatabaseDownError) as refused:

@@ -1,4 +1,4 @@
-"""The connection budget's count stays exact, whatever happens to a connection."""
+"""Tenantry counts open database connections exactly, whatever happens to them."""
 
 import contextlib
 import gc
@@ -73,7 +73,7 @@ def test_idle_connections_of_one_tenant_are_closed_for_another(
 def test_a_detached_connection_counts_until_it_is_closed(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """A detached connection counts until it is closed or garbage-collected."""
+    """A connection detached from its pool counts until it is closed or garbage-collected."""
     engine = engine_of("acme")
     counts = []
     for is_closed in (True, False):
@@ -107,7 +107,7 @@ def test_the_average_checkout_is_measured(engine_of: EngineOf, budget: Connectio
 def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """A connection detached from a disposed pool counts for the tenant's new pool."""
+    """A connection detached from a disposed pool counts toward the tenant's new pool."""
     engine = engine_of("acme")
     engine.dispose()
     with engine.connect():
@@ -125,7 +125,7 @@ def test_a_connection_detached_from_a_recreated_pool_counts_as_that_pools(
 
 
 def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """Idle connections of a replaced pool are closed, even after `dispose(close=False)`."""
+    """When a pool is replaced, its idle connections are closed, even by `dispose(close=False)`."""
     engine = engine_of("acme")
     engine.connect().close()
     engine.dispose(close=False)
@@ -134,7 +134,7 @@ def test_a_replaced_pool_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: ConnectionBudget) -> None:
-    """If an engine is closed while a connection is in use, the connection closes when returned."""
+    """If an engine is closed while a connection is in use, the connection closes on its return."""
     engine = engine_of("acme")
     with engine.connect(), engine.connect() as used:
         close_engine(engine)
@@ -146,7 +146,7 @@ def test_a_closed_engine_keeps_no_connection(engine_of: EngineOf, budget: Connec
 
 
 @pytest.mark.live
-# The test drops connections on purpose, so it ignores warnings about dropped connections.
+# The test drops connections on purpose, so ignore warnings about dropped connections.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_count_is_exact_under_random_faults(
     engine_of: EngineOf, budget: ConnectionBudget
@@ -187,7 +187,7 @@ def _inject_faults(
     engines: list[Engine], seed: float, budget: ConnectionBudget, counts: list[int],
     errors: list[str],
 ) -> None:  # fmt: skip
-    """Use connections and misuse some. Record how many are open, and why an attempt failed."""
+    """Use and misuse connections. Record how many are open, and why an attempt failed."""
     chance = random.Random(seed)
     for _ in range(40):
         engine = chance.choice(engines)

@@ -71,7 +71,7 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 def test_a_probe_that_cannot_start_does_not_prevent_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If a thread for a database probe cannot start, a later request starts the probe."""
+    """If the thread that checks a database cannot start, a later request starts it."""
 
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -96,7 +96,7 @@ def test_a_probe_that_cannot_start_does_not_prevent_the_next(
 def test_a_probe_opens_a_connection_although_one_is_idle(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """A probe opens a new connection, because an old idle connection proves nothing."""
+    """Checking a database opens a new connection, because an idle connection proves nothing."""
     engine = make_engine("acme", postgres_url, budget)
     connector = cast("ServerConnector", cast("Any", engine.pool)._connector)
     engine.connect().close()
@@ -167,7 +167,7 @@ def test_a_connection_that_dies_in_use_is_a_503(
 
 
 @pytest.mark.parametrize(("fresh_s", "answers"), [(0.0, [200, 200]), (60.0, [503, 200])])
-def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures and cases
+def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures and parameters
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
     answers: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -216,9 +216,9 @@ def _stopped(pid: int) -> Iterator[None]:
 def test_a_silent_server_costs_one_time_out(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, idle: int
 ) -> None:
-    """If a database server is silent, one request waits for `connect_timeout`; later ones do not.
+    """If a database server is silent, only one request waits for `connect_timeout`.
 
-    Later requests do not use idle connections, which may be silent, too.
+    Later requests fail immediately. They do not use idle connections, which may be silent, too.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

@@ -69,7 +69,7 @@ def test_a_session_ends_with_its_context(app: Flask, budget: ConnectionBudget) -
 
 
 def test_a_failing_request_checks_its_connection_in(app: Flask, budget: ConnectionBudget) -> None:
-    """If a view raises, even `SystemExit`, the database connection is idle after the request."""
+    """Whatever a view raises, the request returns its database connection."""
 
     @app.get("/boom")
     def boom() -> str:

@@ -73,7 +73,7 @@ def test_a_sqlite_file_is_identified_by_its_real_path(
 
 
 def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
-    """SQLite paths that are a loop of symbolic links can be compared, but not opened."""
+    """Two SQLite paths that form a loop of symbolic links can be compared without an error."""
     (tmp_path / "loop.db").symlink_to("loop.db")
 
     assert ("sqlite", str(tmp_path / "loop.db")) == database_identity(
@@ -129,7 +129,7 @@ THIS_MACHINE = ("postgresql", "localhost", "5432", "acme")
 def test_a_server_database_is_identified_by_host_port_and_name(
     identity: tuple[str, ...], texts: list[str]
 ) -> None:
-    """The identity of a server's database ignores user, password, driver and loopback aliases."""
+    """User, password, driver and loopback name do not matter when database URLs are compared."""
     identities = {text: database_identity(text) for text in texts}
 
     assert dict.fromkeys(texts, identity) == identities
@@ -167,7 +167,7 @@ ACME = "postgresql+psycopg://acme@db.example.org/acme"
     ],
 )
 def test_a_schema_counts_as_a_database(schema: str | None, options: str) -> None:
-    """The identity of a database includes the schema in the search path, except for `public`."""
+    """Two PostgreSQL URLs with different schemas name different databases."""
     identity = SERVER if schema is None else (*SERVER, schema)
 
     assert identity == database_identity(f"{ACME}?options={options}")

@@ -1,4 +1,4 @@
-"""`images check` finds and fixes differences between image rows and image files."""
+"""The command `images check` finds and fixes differences between image rows and image files."""
 
 import hashlib
 import os
@@ -46,12 +46,12 @@ def _session(
 
 @pytest.fixture(name="memory")
 def _memory() -> MemoryBudget:
-    """Return a memory budget that is never used up."""
+    """Return a memory budget that never runs out."""
     return MemoryBudget(DECODING_BYTES, wait_s=0)
 
 
 def check(session: Session, folder: Path, *, fix: bool = False, min_age_s: float = 0) -> list[str]:
-    """Return the inconsistencies that a check finds, one line each."""
+    """Return the differences that `images check` finds, one per line."""
     model = ImageConsistencyModel(session, folder, fix=fix, min_age_s=min_age_s, is_thorough=True)
     return [
         f"{item.description}: {item.subject}{' fixed' if item.is_fixed else ''}"
@@ -65,7 +65,7 @@ def sha256(data: bytes) -> str:
 
 
 def test_the_row_comes_after_the_file(session: Session, folder: Path, memory: MemoryBudget) -> None:
-    """If the database fails during an upload, a file may have no row, but each row has a file."""
+    """If the database fails during an upload, there is never a row without a file."""
     repo = ImageRepoModel(session, folder)
     session.connection()  # a transaction is already open, so the next `begin` fails
 
@@ -227,7 +227,7 @@ def test_the_hash_option_finds_altered_files(data_dir: Path) -> None:
 
 
 def test_the_command_names_a_folder_that_is_probably_not_mounted(data_dir: Path) -> None:
-    """If an image folder has no files, the error of `images check` names the folder."""
+    """If an image folder has lost all files, the error of `images check` names the folder."""
     (data_dir / "acme").mkdir(parents=True)
     folder = data_dir / "acme/images"
     with _app(data_dir) as app:

@@ -20,7 +20,7 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def test_an_upload_is_kept_or_deleted(folder: Path) -> None:
-    """An upload that the caller does not keep, or that fails, leaves no file."""
+    """If the caller does not keep an upload, or the upload fails, no file is left."""
     store = ContentStore(folder)
 
     with store.receiving(BytesIO(ONE)) as received, store.locked(received.sha256) as shard:
@@ -36,7 +36,7 @@ def test_an_upload_is_kept_or_deleted(folder: Path) -> None:
 def test_content_is_on_the_disk_before_it_has_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stored file is synced before it gets its name, and then its folder is synced."""
+    """A stored file is synced to disk before it is renamed, and its folder is synced afterwards."""
     events: list[str] = []
     store = ContentStore(folder)
     rename = Path.rename
@@ -55,7 +55,7 @@ def test_content_is_on_the_disk_before_it_has_its_name(
 
 
 def test_one_thread_at_a_time_changes_a_shard(folder: Path) -> None:
-    """Only one thread at a time can change a shard of the content store; other shards stay free."""
+    """Only one thread at a time can change a shard (subfolder) of the image files."""
     store = ContentStore(folder)
     entered = threading.Event()
 

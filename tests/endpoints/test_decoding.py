@@ -50,7 +50,7 @@ def _error_for(path: Path, data: bytes) -> ImageError:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_is_what_its_bytes_say(path: Path, kind: str) -> None:
-    """Type and size of an image come from its bytes, even if another file is appended."""
+    """The type and size of an image come from its bytes, even if another file is appended."""
     media_type = TYPES[kind.removesuffix(" with alpha").split()[-1]]
     expected = Inspection(FORMATS[media_type], 60, 40)
 
@@ -63,7 +63,7 @@ def test_a_file_is_what_its_bytes_say(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
-    """An image file is rejected if its end is missing, even a single byte."""
+    """An image file is rejected even if only its last byte is missing."""
     data = FILES[kind]
     cuts = {*range(24), *range(24, len(data), len(data) // 40), *range(len(data) - 12, len(data))}
 

@@ -43,7 +43,7 @@ class WholeClient(Client):
 
 @pytest.fixture(name="engine")
 def _engine() -> str:
-    """Return the database engine for tests that do not use `on_both`."""
+    """Return the engine for tests that run on only one database engine."""
     return "sqlite"
 
 
@@ -145,7 +145,7 @@ def form(*fields: str) -> bytes:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_an_upload_is_described_and_stored(client: Client, data_dir: Path, kind: str) -> None:
-    """`POST` of an image answers 201 with `Location` and record, and ignores the declared type."""
+    """Uploading an image answers 201 with `Location` and the image's record."""
     data = picture(kind)
 
     answer = client.post("/images/", data={"file": (BytesIO(data), "b.exe", "text/html")})
@@ -412,7 +412,7 @@ def test_no_connection_is_held_while_bytes_stream(client: Client, budget: Connec
 
 @on_both
 def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_dir: Path) -> None:
-    """Uploading the same bytes twice stores one file, which the last deletion removes."""
+    """Uploading the same bytes twice stores one file, which stays until both images are deleted."""
     one, two = upload(client, name="one"), upload(client, name="two")
     assert one["id"] != two["id"]
     assert [sha256(ONE)] == stored(data_dir)
@@ -485,7 +485,7 @@ def test_tenants_do_not_see_each_others_images(new_app: NewApp, data_dir: Path) 
 
 @on_both
 def test_images_wait_for_memory_and_get_503(new_app: NewApp, data_dir: Path) -> None:
-    """When decoding memory is used up, uploads and thumbnails get 503 and leave nothing behind."""
+    """If all memory for decoding is in use, uploads and thumbnails get 503."""
     app = new_app()
     client = WholeClient(app)
     image = upload(client, picture())
@@ -518,7 +518,7 @@ def test_ids_reveal_only_the_time(client: Client) -> None:
 def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> None:
     """An upload above the tenant's quota gets 507 and leaves nothing behind."""
     client = WholeClient(new_app(QUOTA_BYTES=20_000))
-    data = picture(size=(64, 64))  # each image has 12 kB, so two images exceed the quota
+    data = picture(size=(64, 64))  # each image has 12 kB, so two exceed the quota
     image = upload(client, data)
 
     answer = client.post("/images/", data=picture(size=(64, 64)))

@@ -82,7 +82,7 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture(name="load")
 def _load() -> Iterator[Load]:
-    """Return `load_endpoint`. The fixture unloads the loaded endpoints."""
+    """Return the function `load_endpoint`. The fixture unloads the loaded endpoints."""
     loaded: list[LoadedEndpoint] = []
 
     def load(name: str, tenant: str = "acme") -> LoadedEndpoint:
@@ -95,7 +95,7 @@ def _load() -> Iterator[Load]:
 
 
 def module(endpoint: LoadedEndpoint, name: str) -> types.ModuleType:
-    """Return a module of the endpoint's private package."""
+    """Return a module of an endpoint, as loaded for one app."""
     return sys.modules[f"{endpoint.package}.{name}"]
 
 
@@ -160,7 +160,7 @@ def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEn
 def test_an_import_within_the_endpoint_is_private(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """Whichever form of import an endpoint uses, it gets the app's own copy of `resources.py`."""
+    """An endpoint gets the app's own copy of `resources.py`, whatever form of import it uses."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     seen = module(endpoint, "blueprint").seen
@@ -175,7 +175,7 @@ def test_an_import_within_the_endpoint_is_private(
 def test_an_import_of_the_models_is_shared(
     load: Load, write_endpoint: WriteEndpoint, line: str
 ) -> None:
-    """Whichever form of import an endpoint uses, it gets the shared module `models.py`."""
+    """An endpoint gets the shared module `models.py`, whatever form of import it uses."""
     endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
 
     model = module(endpoint, "blueprint").ShopModel
@@ -219,7 +219,7 @@ def test_an_import_that_cannot_be_made_private_is_rejected(
 
 
 def test_an_import_inside_a_view_is_private(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
-    """An import that an endpoint makes during a request gets the app's own copy."""
+    """An import inside a view, during a request, gets the app's own copy of the module."""
     late = """
 from flask_restful import Resource
 
@@ -257,7 +257,7 @@ def test_a_changed_endpoint_is_read_again(
 def test_an_endpoint_can_be_loaded_in_many_threads(
     write_endpoint: WriteEndpoint, load: Load
 ) -> None:
-    """If eight threads load an endpoint at once, each gets a blueprint, and all share `models`."""
+    """If eight threads load an endpoint at once, each gets a blueprint of its own."""
     name, together = write_endpoint(), threading.Barrier(8)
 
     def load_together(number: int) -> LoadedEndpoint:
@@ -371,7 +371,7 @@ def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteE
 def test_a_blueprint_with_another_name_is_rejected(
     write_endpoint: WriteEndpoint, text: str
 ) -> None:
-    """If a blueprint has the wrong name, the error contains the line to write."""
+    """If a blueprint has the wrong name, the error contains the line that the author must write."""
     name = write_endpoint(blueprint=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -396,7 +396,7 @@ def test_a_blueprint_with_another_name_is_rejected(
 def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
     write_endpoint: WriteEndpoint, text: str, expected: str
 ) -> None:
-    """If an endpoint cannot be imported, the error names endpoint, exception, file and line."""
+    """If an endpoint cannot be imported, the error names the endpoint, the file and the line."""
     name = write_endpoint(resources=text)
 
     with pytest.raises(EndpointError) as refused:
@@ -430,7 +430,7 @@ def test_a_failing_parent_package_is_not_reported_as_missing(
 
 
 def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_path: Path) -> None:
-    """A package that a tenant file names runs only when the app is built, not during validation."""
+    """Code of an endpoint runs only when an app is built, not when a tenant file is validated."""
     name = write_endpoint()
     for package in ("corp", "corp/shop"):
         (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
@@ -449,7 +449,7 @@ def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_pat
 def test_an_endpoint_that_fails_to_register_is_named_with_its_line(
     data_dir: Path, write_endpoint: WriteEndpoint, line: str, expected: str
 ) -> None:
-    """If an endpoint cannot be registered, the error names endpoint, exception and line."""
+    """If an endpoint cannot be registered, the error names the endpoint and the failing line."""
     name = write_endpoint(blueprint=f"{SHOP['blueprint.py']}{line}\n")
 
     with pytest.raises(EndpointError) as refused:

@@ -21,7 +21,7 @@ def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
 
 
 def test_reservations_share_the_limit() -> None:
-    """A reservation that fits into the memory budget succeeds; others fail after `wait_s`."""
+    """Reserving memory succeeds within the memory budget, and fails after `wait_s` otherwise."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(6):
@@ -31,7 +31,7 @@ def test_reservations_share_the_limit() -> None:
 
 
 def test_a_reservation_above_the_limit_takes_all_of_it() -> None:
-    """A memory reservation above the limit succeeds only alone, and blocks all others meanwhile."""
+    """A memory reservation above the limit has to wait until it is the only one."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(99):

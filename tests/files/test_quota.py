@@ -34,7 +34,7 @@ def _clock() -> Clock:
 
 
 def _fits(folder: Path, limit_bytes: int | None, size_bytes: int, clock: Clock) -> bool:
-    """Return whether another process may add bytes."""
+    """Return whether another process may add that many bytes."""
     with (
         suppress(QuotaExceededError),
         FolderQuota(folder, limit_bytes, clock=clock).reserve(size_bytes),
@@ -88,7 +88,7 @@ def test_a_reservation_of_a_killed_process_is_removed(tmp_path: Path, clock: Clo
 
 
 def test_capsules_leave_the_bookkeeping_out() -> None:
-    """A capsule (backup file) omits the files in which a quota keeps its counts."""
+    """A backup omits the files in which a quota keeps its counts."""
     kept = [name for name in (LEDGER, f"{RESERVATION}x", "images") if not _is_left_out(name)]
 
     assert ["images"] == kept
@@ -99,13 +99,13 @@ def _is_left_out(name: str) -> bool:
 
 
 def test_without_a_quota_nothing_is_counted(tmp_path: Path, clock: Clock) -> None:
-    """A folder without a quota has no file with counts."""
+    """In a folder without a quota, nothing is counted."""
     assert _fits(tmp_path, None, 10**18, clock)
     assert [] == list(tmp_path.iterdir())
 
 
 def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Clock) -> None:
-    """Files that grow without the quota's knowledge, such as a database, count within a minute."""
+    """A database that grows counts toward the quota within a minute."""
     assert _fits(tmp_path, 100, 0, clock)
     (tmp_path / "database").write_bytes(bytes(90))
 
@@ -119,7 +119,10 @@ def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Cl
 
 @pytest.mark.parametrize("step_s", [FULL_MEASUREMENT_AGE_S, -3600.0])
 def test_deleted_files_make_room_soon(tmp_path: Path, clock: Clock, step_s: float) -> None:
-    """After files are deleted, a full folder has room soon, even if the clock was set back."""
+    """After files are deleted from a full folder, there is room again soon.
+
+    This is true even if the clock was set back.
+    """
     file = tmp_path / "file"
     file.write_bytes(bytes(90))
     assert not _fits(tmp_path, 100, 20, clock)

@@ -1,4 +1,4 @@
-"""A request can be matched to a tenant, and refused, from its raw head without parsing it."""
+"""The host can match and refuse a request from its raw head, without parsing the request."""
 
 import json
 from http import HTTPStatus
@@ -35,7 +35,7 @@ HEAD = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n"
     ],
 )
 def test_a_head_names_a_mount_or_nothing(target: bytes, mount: str | None) -> None:
-    """Matching a raw request head finds the same tenant as Werkzeug's dispatcher, or no tenant."""
+    """A raw request head leads to the same tenant as Werkzeug's dispatcher, or to none."""
     assert mount == match_prefix(b"GET " + target + b" HTTP/1.1\r\n\r\n", MOUNTS.get)
 
 
@@ -81,7 +81,7 @@ def test_a_response_is_complete() -> None:
 
 
 def test_a_response_to_head_has_no_body_and_replaces_a_bad_request_id() -> None:
-    """A refusal of a raw HEAD request has no body, and replaces an invalid request ID."""
+    """A refusal of a HEAD request has no body, and replaces an invalid request ID."""
     problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Full.")
     head = b"HEAD /acme/ HTTP/1.1\r\nX-Request-ID: no good\r\n\r\n"
 

@@ -1,4 +1,4 @@
-"""The record of a request has the client's trace, which outgoing requests can continue."""
+"""The host records the client's trace, which requests to other services can continue."""
 
 from contextvars import Context, copy_context
 from threading import Thread
@@ -19,7 +19,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
      f"cc-{TRACE}-b7ad6b7169203331-01"],
 )  # fmt: skip
 def test_a_valid_trace_is_recorded(parent: str) -> None:
-    """A valid `traceparent` is recorded, and the app gets it unchanged, even in a later version."""
+    """A valid `traceparent` header is recorded, and reaches the app unchanged."""
     environ = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=1"}
 
     record = open_record(environ)

@@ -18,7 +18,7 @@ class _Body:
         return iter([b"one", b"two"])
 
     def close(self) -> None:
-        """Record the call."""
+        """Record that the body is closed."""
         self._events.append("body")
 
 
@@ -28,7 +28,7 @@ def _events() -> list[str]:
 
 
 def test_callbacks_run_after_the_body_is_closed_innermost_first(events: list[str]) -> None:
-    """Callbacks run after the app's body is closed, and those of inner layers run first."""
+    """When a response is closed, the app's body is closed first, and then callbacks run."""
     inner = on_close(_Body(events), lambda: events.append("inner"))
     outer = on_close(inner, lambda: events.append("outer"))
     parts = list(outer)
@@ -72,7 +72,7 @@ def test_two_threads_that_close_run_the_callbacks_once(events: list[str]) -> Non
 
 
 def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
-    """If closing the app's body raises, the callbacks run, and the server gets the exception."""
+    """If closing the app's body raises, callbacks still run, and the server gets the exception."""
 
     class _Failing(_Body):
         def close(self) -> None:
@@ -86,7 +86,7 @@ def test_callbacks_run_if_closing_the_body_fails(events: list[str]) -> None:
 
 
 def test_a_body_without_close_runs_the_callbacks(events: list[str]) -> None:
-    """The callbacks also run for a response body that is a list, which has no `close`."""
+    """Callbacks also run for a response body that is a list, which has no `close`."""
     on_close([b"x"], lambda: events.append("callback")).close()
 
     assert ["callback"] == events

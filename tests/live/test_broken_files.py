@@ -49,7 +49,7 @@ def _bytes(message: str, content: bytes) -> Broken:
 def _keys(message: str, *, has_prefix: bool = True, **keys: object) -> Broken:
     """Return a valid tenant file with the given keys replaced.
 
-    The value None removes a key.
+    If a value is None, the key is removed.
     """
     return Broken(message, lambda path: path.write_text(tenant_text(path.stem, **keys)), has_prefix)
 
@@ -381,7 +381,7 @@ def test_a_server_starts_despite_every_broken_file(
 
 
 def _refusal(server: Server, path: str) -> tuple[int, str | None, bool, str]:
-    """Return status, type, presence of `Retry-After`, and detail of a client's response."""
+    """Return the status, type, presence of `Retry-After`, and detail of a client's response."""
     response, body = server.get(path)
     document = json.loads(body)
     members = {"type", "title", "status", "detail", "request_id"}
@@ -402,7 +402,7 @@ def test_check_reports_each_file_in_one_line(report: list[str]) -> None:
 
 
 def test_check_reports_nothing_else(report: list[str]) -> None:
-    """`tenantry check` reports no valid files, and prints the number of problems last."""
+    """`tenantry check` reports only broken files, and ends with the number of problems."""
     files = {line.partition(".py:")[0] for line in report[:-1]}
 
     assert {_file(name).removesuffix(".py:") for name in BROKEN} == files

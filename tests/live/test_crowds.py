@@ -57,7 +57,7 @@ patience.PATIENCE_S = 1.0
 
 @contextlib.contextmanager
 def trickling(server: Server, paths: list[str]) -> Iterator[Iterator[bytes]]:
-    """Send chunked bodies that never end. Yield the start of each response."""
+    """Send request bodies that never end. Yield the start of each response."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         clients = [stack.enter_context(socket.create_connection(address)) for _ in paths]
@@ -124,7 +124,10 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
 
 
 def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
-    """While one request of a tenant computes for long, a busy host refuses that tenant's others."""
+    """While a tenant's request computes for long, other requests of that tenant are refused.
+
+    This is true only while other tenants have traffic.
+    """
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
 

@@ -53,24 +53,24 @@ class Site:
         return sorted(int(pid) for pid in children.split())
 
     def get(self, name: str) -> tuple[int, Words]:
-        """Return status and words of one response, on a new connection."""
+        """Return the status and the words of one response, on a new connection."""
         response, body = self.server.get(f"/{name}/")
         return response.status, tuple(body.decode().split()) if response.status == 200 else ()
 
     def words_of_all(self, name: str) -> set[Words]:
-        """Return the words of all workers without process IDs, or nothing if a worker is silent."""
+        """Return the words that all workers answer, or nothing if a worker does not answer."""
         with ThreadPoolExecutor(4) as pool:
             found = {words for _, words in pool.map(self.get, [name] * 12)}
         is_complete = all(found) and {int(words[-1]) for words in found} == set(self.workers())
         return {words[:-1] for words in found} if is_complete else set()
 
     def statuses(self, name: str) -> set[int]:
-        """Return the statuses of so many responses that each worker has answered."""
+        """Return the statuses of many responses, so that each worker has answered at least once."""
         with ThreadPoolExecutor(8) as pool:
             return {status for status, _ in pool.map(self.get, [name] * 24)}
 
     def wait_for(self, name: str, version: object) -> None:
-        """Wait until every worker serves the given version."""
+        """Wait until every worker serves the given version of a tenant."""
         wait_until(lambda: self.words_of_all(name) == {expected(name, version)})
 
     def wait_for_status(self, name: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""A real server handles requests that only a hostile client sends, byte for byte.
+"""A real server handles malformed and hostile requests safely.
 
 The tenant acme serves, and the tenant globex is in maintenance, so a 503 from globex reveals a
 misrouted request. Responses of the host are problem documents; responses of acme are not.
@@ -97,7 +97,10 @@ def _unix(listeners: dict[str, Address]) -> Address:
 
 @pytest.fixture(name="address", params=["tcp", "unix"])
 def _each_listener(request: pytest.FixtureRequest, listeners: dict[str, Address]) -> Address:
-    """Return a TCP address, and then a UNIX socket, whose peers gunicorn trusts by default."""
+    """Return the address of each listener: first TCP, and then a UNIX socket.
+
+    By default, gunicorn trusts clients that connect to a UNIX socket.
+    """
     return listeners[request.param]
 
 
@@ -168,7 +171,7 @@ MALFORMED = (400, "host")
 def test_a_path_reaches_its_tenant_or_none(
     tcp: Address, target: bytes, expected: tuple[int, str]
 ) -> None:
-    """A path reaches acme only if its first segment, decoded once, is acme's prefix."""
+    """A path reaches the tenant acme only if its first segment is `acme` after decoding once."""
     answer = get(tcp, target)
 
     assert (answer.status, answer.by) == expected
@@ -227,7 +230,7 @@ def _with(*headers: bytes) -> bytes:
     ],
 )
 def test_a_malformed_request_is_refused(tcp: Address, data: bytes, status: int) -> None:
-    """A request that servers could interpret in different ways gets a problem document."""
+    """A request that two servers could interpret differently is refused."""
     answer = send(tcp, data)
 
     assert (answer.status, answer.by) == (status, "host")
@@ -316,7 +319,7 @@ def test_a_port_in_the_host_does_not_open_the_operators_pages(
 @pytest.mark.parametrize("target", [b"/acme/", b"/nobody/"])
 @pytest.mark.parametrize("sent", [b"a", b"A.b-c_9", b"x" * 128])
 def test_a_clients_request_id_is_kept(tcp: Address, target: bytes, sent: bytes) -> None:
-    """A client's request ID of 1 to 128 characters of `[A-Za-z0-9._-]` is returned."""
+    """The host returns a client's request ID if it has 1 to 128 characters of `[A-Za-z0-9._-]`."""
     answer = get(tcp, target, b"X-Request-ID: " + sent)
 
     assert answer.headers["x-request-id"] == sent.decode()
@@ -355,7 +358,7 @@ def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: by
 def test_headers_of_a_trusted_proxy_are_used(
     proxied: Address, headers: list[bytes], status: int, location: str | None
 ) -> None:
-    """Behind a trusted proxy, the proxy's last valid value for prefix, host and scheme counts."""
+    """Behind a trusted proxy, the host uses the proxy's prefix, host and scheme if valid."""
     answer = get(proxied, b"/acme", *headers)
 
     assert (answer.status, answer.headers.get("location")) == (status, location)

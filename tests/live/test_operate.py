@@ -1,4 +1,4 @@
-"""Operators' commands work with a running host: list, maintenance, disable, plan and restart."""
+"""Operators' commands work with a running host."""
 
 import contextlib
 import hashlib
@@ -63,7 +63,7 @@ class Site:
         return {row["name"]: row for row in serving_rows(read_workers(self.data))}
 
     def reports(self, name: str, field: str) -> list[Any]:
-        """Return one field of what each of the two workers reports about a tenant."""
+        """Return one field of what each worker reports about a tenant."""
         workers = self.rows()[name]["workers"]
         assert len(workers) == 2
         return [report[field] for report in workers]
@@ -167,7 +167,7 @@ def test_a_disabled_tenant_is_404(site: Site, server: Server) -> None:
 
 
 def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None:
-    """In a changed tenants folder, `tenantry plan` shows what would change, but no secrets."""
+    """If the tenants folder has changed, `tenantry plan` shows the changes, but no secrets."""
     changed = Site(tmp_path)
     changed.tenants.mkdir()
     changed.write("acme", URL_PREFIX="/a/b", SECRET_KEY="k" * 40, SESSION_COOKIE_NAME="s")
@@ -187,7 +187,7 @@ def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None
 
 
 def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
-    """In an unchanged tenants folder, `tenantry plan` prints `No changes.` and exits with 0."""
+    """If the tenants folder has not changed, `tenantry plan` prints `No changes.`"""
     plan = site.run("plan")
 
     assert Result(0, "No changes.\n", "") == plan

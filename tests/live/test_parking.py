@@ -1,4 +1,4 @@
-"""On a real gunicorn, tenants that end workers are parked, and other tenants are served.
+"""On a real gunicorn, a tenant that ends workers is parked, and other tenants are served.
 
 A parked tenant gets 503.
 """
@@ -111,7 +111,7 @@ def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_
 
 
 def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -> None:
-    """A tenant whose build ends workers is parked, and a busy tenant is not."""
+    """If building a tenant's app ends workers, that tenant is parked, and no other tenant is."""
     tenants = make_hanging_site(tmp_path, acme={}, globex={})
     package = tmp_path / "stuck/bad"
     package.mkdir()
@@ -143,9 +143,9 @@ def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
 
 
 def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
-    """Two tenants with requests in flight share the blame for a killed worker.
+    """If a worker with requests of two tenants is killed, each tenant gets half of the blame.
 
-    Half of the blame for three workers parks neither tenant.
+    Three killed workers are not enough to park either tenant.
     """
     make_hanging_site(tmp_path, acme={}, globex={})
     command, names = [*COMMAND[:-1], "1"], ("acme", "globex")

@@ -103,7 +103,7 @@ def _server(project: Project) -> Iterator[Server]:
     ],
 )
 def test_a_command_runs_nothing_of_the_project(project: Project, words: tuple[str, ...]) -> None:
-    """A `tenantry` command imports only the endpoints that tenants name from the project folder."""
+    """A `tenantry` command imports nothing from the project folder except endpoints."""
     result = project.run(*words)
 
     assert (0, []) == (result.returncode, project.marked()), result

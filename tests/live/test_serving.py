@@ -23,7 +23,7 @@ def _worker_pids(server: Server) -> list[int]:
 
 
 def _page(server: Server, path: str, *, port: int = 0) -> tuple[int, object]:
-    """Return the status and the parsed JSON of a path."""
+    """Return the status and the parsed JSON of the response for a path."""
     response, body = server.get(path, port=port)
     return response.status, json.loads(body)
 

@@ -1,4 +1,4 @@
-"""A run that migrates all tenants' databases continues past failures and can be resumed."""
+"""A migration run over all tenants' databases continues past failures and can be resumed."""
 
 import contextlib
 import os
@@ -110,7 +110,7 @@ if name.startswith("hangs"): time.sleep(1000)
 def test_a_lost_database_and_a_blocked_folder_fail_alone(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A missing SQLite file is an error and is not created; other databases are still migrated."""
+    """If a SQLite file is missing, it is not created, and other databases are still migrated."""
     write_shop(first())
     (data_dir / "acme").mkdir(parents=True)
     (data_dir / "acme/acme.sqlite3.made").touch()
@@ -201,7 +201,8 @@ def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
 ) -> None:
     """Rebuilding a SQLite table deletes no rows in tables that refer to it.
 
-    `ON DELETE CASCADE` does not act meanwhile, and broken references make the migration fail.
+    `ON DELETE CASCADE` is disabled while a migration rebuilds a table. Afterwards, broken
+    references make the migration fail.
     """
     acme = tenant("acme")
     refer = """\
@@ -246,7 +247,7 @@ def _runs(data_dir: Path) -> list[int]:
 def test_only_what_a_run_applied_is_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A downgrade reverts one run's revisions: those of the latest run, or of the run named."""
+    """A downgrade reverts the latest run, or the run that the command line names."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -308,7 +309,7 @@ def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
 def test_a_locked_journal_stops_only_migrations_that_have_not_started(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the journal is locked, a finished migration counts as done, and no new one starts."""
+    """If the journal of a run is locked, migrations that have not started do not start."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     hold = f"""\
 if name.startswith("acme"):
@@ -406,7 +407,7 @@ def test_an_unknown_run_is_named(data_dir: Path) -> None:
 def test_the_status_of_a_fleet_is_read(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """Every tenant has a migration status, even if some databases fail, and none is created."""
+    """Every tenant has a migration status, even if some databases cannot be reached."""
     ahead = tenant("ahead")
     write_shop(first(), second(), second(revision="shop_3", after="shop_2").replace("prices", "x"))
     upgrade([ahead], data_dir, ONE)

@@ -1,4 +1,4 @@
-"""The migration guard answers 503 instead of running code on tables that are out of date."""
+"""The migration guard answers 503 while a tenant's tables are older than the code."""
 
 import sqlite3
 import threading
@@ -117,7 +117,7 @@ def test_a_failed_upgrade_of_the_default_database_stops_only_endpoints_with_tabl
 def test_the_reason_of_a_failed_upgrade_is_forgotten_at_head(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client
 ) -> None:
-    """Once a database has been up to date, operators no longer see an old migration error."""
+    """Once a database is up to date, operators no longer see an old migration error."""
     write_shop(first(), second("1 / 0"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     host.load()
@@ -178,7 +178,7 @@ def _app(tmp_path: Path) -> Flask:
 
 @pytest.fixture(name="guard")
 def _guard(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> MigrationGuard:
-    """Return the guard of a database that is not the default one, with a clock set by the test."""
+    """Return the migration guard of a database, with a clock that the test sets."""
     branches = read_branches([write_shop(first())])
     target = migration_target("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)
     return MigrationGuard(target, database_of(app), is_default=False, clock=lambda: clock[0])
@@ -187,7 +187,7 @@ def _guard(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]
 def test_a_database_behind_the_code_is_read_once_a_second(
     guard: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
-    """While a database is behind, its revisions are read once a second; afterwards, never."""
+    """While a database is older than the code, its revisions are read once a second."""
     engine = database_of(app).engine
     reads: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: reads.append(args[2]))
@@ -295,7 +295,7 @@ def test_the_first_request_that_misses_a_table_closes_the_guard(
 def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask, clock: list[float]
 ) -> None:
-    """A query of a table that no migration creates gets 500, because the endpoint is wrong."""
+    """If an endpoint queries a table that no migration creates, the request gets 500."""
     client, engine = counting_client(guard, app), database_of(app).engine
     reads: list[str] = []
     with engine.begin() as connection:
@@ -314,7 +314,7 @@ def test_a_query_of_a_wrong_table_is_an_error_of_the_endpoint(
 def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """If a newer database has dropped a table, requests that need the table get 503, not 500."""
+    """If newer code has dropped a table, requests that need the table get 503, not 500."""
     client = counting_client(guard, app)
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
@@ -328,7 +328,7 @@ def test_a_missing_table_of_a_newer_database_is_not_an_error_of_the_endpoint(
 def test_revisions_of_a_former_endpoint_do_not_open_the_guard(
     guard: MigrationGuard, app: Flask
 ) -> None:
-    """A revision of an endpoint that the tenant no longer uses does not count as up to date."""
+    """A revision of an endpoint that the tenant no longer uses does not make a database current."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'old_7' version_num")
 

@@ -39,7 +39,10 @@ def test_an_unfinished_run_continues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["all done", "other heads", "downgraded"])
 def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
-    """A new migration run starts once all steps are done, code has changed, or one is reverted."""
+    """A new migration run starts when all steps are done, or when the code has changed.
+
+    It also starts when a step has been reverted.
+    """
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -56,7 +59,7 @@ def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
 
 
 def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
-    """If a tenant has another database, its old step in the journal stays incomplete."""
+    """If a tenant's database has been replaced, the step for the old database stays incomplete."""
     other = {"acme": "sqlite three"}
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
@@ -73,7 +76,7 @@ def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
 
 
 def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None:
-    """A migration step that starts twice in one run keeps its first start's revisions."""
+    """If a migration step starts twice in a run, the journal keeps the revisions from before."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
@@ -100,7 +103,7 @@ def test_a_done_step_stays_done_until_it_starts_again(tmp_path: Path) -> None:
 
 
 def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
-    """A migration that succeeded before its run was killed counts as done."""
+    """If a database is up to date, a migration step that was started counts as done."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])

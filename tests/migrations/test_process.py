@@ -24,7 +24,7 @@ def test_a_process_is_killed_once() -> None:
 
 @pytest.mark.live
 def test_a_process_that_ends_is_not_waited_for() -> None:
-    """If the migration process ends unexpectedly, its caller gets an error without waiting."""
+    """If the migration process has ended, its caller gets an error immediately."""
     process = MigrationProcess()
     process.kill()
 

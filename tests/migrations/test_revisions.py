@@ -1,4 +1,4 @@
-"""Reading the revisions of the code, and comparing a database with them."""
+"""Tenantry compares the migrations in the code with the revisions in a database."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def downgrade(): pass
 
 
 def test_heads_are_those_of_alembic(write_shop: WriteShop) -> None:
-    """The heads of branches that fork and merge are the same as in Alembic."""
+    """For migrations that fork and merge, Tenantry finds the same heads as Alembic."""
     fork = second(revision="shop_3")
     name = write_shop(first(), second(), fork, MERGED, second(revision="shop_5", after="shop_4"))
 
@@ -115,7 +115,7 @@ def test_two_endpoints_cannot_share_a_revision(write_shop: WriteShop) -> None:
 def test_revisions_are_behind_at_head_or_ahead(
     versions: tuple[str, ...], state: str, unknown: set[str]
 ) -> None:
-    """Revisions of newer code count as ahead; revisions of former endpoints do not count."""
+    """A database with a revision from newer code counts as ahead of the code."""
     status = compare([SHOP, NEWS], versions)
 
     assert (state, unknown) == (status.state, status.unknown)
@@ -123,7 +123,7 @@ def test_revisions_are_behind_at_head_or_ahead(
 
 @pytest.mark.parametrize(("versions", "state"), [((), "behind"), (("2e",), "ahead")])
 def test_an_unknown_revision_without_a_name_is_ahead(versions: tuple[str, ...], state: str) -> None:
-    """If revision IDs do not contain endpoint names, an unknown revision counts as newer code."""
+    """If revision IDs do not contain endpoint names, an unknown revision counts as newer."""
     assert state == compare([HASHES], versions).state
 
 

@@ -38,12 +38,12 @@ def test_both_readers_return_the_same(kind: str, postgres_url: str, tmp_path: Pa
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_another_schema_than_that_of_the_url_is_an_error(postgres_url: str, is_there: bool) -> None:
-    """Reading revisions from a missing or unexpected PostgreSQL schema is an error."""
+    """If the PostgreSQL schema is missing or is not the expected one, reading revisions fails."""
     url = make_url(postgres_url)
     admin = create_engine(url, poolclass=NullPool)
     if is_there:
         with admin.begin() as connection:
-            # The tenant's schema comes before the schema `public` in the search path.
+            # this schema comes before the schema `public` in the search path
             connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")
     else:
         url = url.update_query_dict({"options": "-csearch_path=acme"})
@@ -72,7 +72,7 @@ def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
 
 
 def test_a_lost_file_is_an_error(tmp_path: Path) -> None:
-    """If a database file is gone but its marker exists, reading revisions is an error."""
+    """If a database file is gone but its marker file exists, reading revisions fails."""
     (tmp_path / "a.sqlite3.made").touch()
 
     with pytest.raises(LostDatabaseError, match=r"a\.sqlite3 is gone; restore it, or delete"):

@@ -90,7 +90,7 @@ def parsed(lines: list[str]) -> Lines:
 
 
 def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -> None:
-    """An access log line has tenant, request ID, endpoint, status, bytes, times and trace ID."""
+    """An access log line has the tenant, request ID, status, bytes, times and trace ID."""
     headers = {"X-Request-ID": "id-1", "traceparent": PARENT}
 
     client.post("/acme/log?token=hidden", data=b"12345", headers=headers).close()
@@ -157,9 +157,9 @@ def test_a_request_that_is_rejected_before_parsing_has_a_line(
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
-    """In an access log line, control characters in path or method are escaped.
+    """In an access log line, control characters in a path or a method are escaped.
 
-    A client therefore cannot forge a line.
+    Otherwise, a client could forge a log line.
     """
     host = Host(settings, AccessLog(form, lines.append))
     host.load()
@@ -201,7 +201,7 @@ def test_a_line_fits_in_one_write(
 def test_a_console_line_has_the_form_of_all_others(
     settings: HostSettings, lines: list[str]
 ) -> None:
-    """With the console log format, an access log line looks like all other log lines."""
+    """In the console format, an access log line looks like all other log lines."""
     host = Host(settings, AccessLog("console", lines.append))
     host.load()
 

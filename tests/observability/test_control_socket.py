@@ -87,9 +87,9 @@ def test_a_lack_of_file_descriptors_is_temporary(
 def test_a_socket_is_not_visible_before_it_listens(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A control socket appears in its folder only after it listens.
+    """A control socket appears in its folder only when it accepts connections.
 
-    Otherwise, a client could delete a socket that refuses connections.
+    A client deletes a socket that refuses connections.
     """
     found: list[Path] = []
 
@@ -179,9 +179,9 @@ def _children() -> Iterator[list[int]]:
 
 
 def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
-    """A process with the same master and command line as a worker, but no socket, is starting.
+    """A process without a control socket counts as starting if it looks like a worker.
 
-    Commands wait for such a process.
+    Its master and command line must be those of a worker. Commands wait for such a process.
     """
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 
@@ -191,7 +191,10 @@ def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
 def test_an_old_process_without_a_socket_is_not_a_worker(
     children: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commands do not wait for an old process without a control socket, such as uWSGI's router."""
+    """Commands do not wait for an old process that never opens a control socket.
+
+    uWSGI's router is such a process.
+    """
     monkeypatch.setattr("tenantry.observability.control_socket.STARTUP_S", 0.0)
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 

@@ -43,14 +43,14 @@ def parsed(lines: list[str]) -> list[dict[str, Any]]:
 
 
 def host_handlers() -> int:
-    """Return how many of the host's handlers are on the root logger."""
+    """Return the number of the host's handlers on the root logger."""
     return sum(isinstance(handler, _HostHandler) for handler in logging.getLogger().handlers)
 
 
 def raised(reason: str) -> ValueError:
     """Return an exception whose traceback has a secret in a local variable."""
     key = "a local secret"
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the one of this line
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - no other code raises in this block
         int(key)
     return type(caught.value)(reason).with_traceback(caught.tb)
 
@@ -71,7 +71,7 @@ def serve(log: Callable[[], object]) -> None:
     "name", ["tenant.acme", "tenantry.routing.mount", "sqlalchemy.engine", "root"]
 )
 def test_a_line_of_any_logger_names_tenant_and_request(logged: Logged, name: str) -> None:
-    """During a request, log lines of any logger have the tenant's name and the request ID."""
+    """During a request, log lines of all loggers have the tenant's name and the request ID."""
     configure_logging("json", "info")
 
     serve(lambda: logging.getLogger(name).warning("image.%s", "stored", extra={"size_bytes": 3}))

@@ -16,7 +16,7 @@ from tenantry.observability.usage_store import collect, usage_file
 
 
 def count(data_dir: Path, *tenants: str) -> UsageCounters:
-    """Return counters that have counted a request of one second for each of the tenants."""
+    """Return counters with one request of one second for each of the given tenants."""
     counters = UsageCounters()
     counters.open(counters_folder(data_dir))
     for name in tenants:
@@ -59,7 +59,10 @@ def test_metrics_cover_all_processes(data_dir: Path) -> None:
 
 
 def test_requests_in_flight_are_shown(data_dir: Path) -> None:
-    """Metrics show requests in flight per tenant; tenants without a series count as `other`."""
+    """Metrics show the requests in flight of each tenant.
+
+    Tenants without their own series count as `other`.
+    """
     counters = count(data_dir, "acme")
     counters.add("hung", overdue=1)
     counters.add("acme", uncounted=1)

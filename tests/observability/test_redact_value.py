@@ -54,8 +54,8 @@ def test_what_is_masked(key: str, value: object, shown: object) -> None:
 
 
 def test_what_holds_no_secret_is_itself() -> None:
-    """Masking returns a value that contains no secret unchanged, without a copy."""
-    point = namedtuple("Point", "x y")(1, [2])  # noqa: PYI024 - as people write it
+    """Masking does not copy a value that contains no secret."""
+    point = namedtuple("Point", "x y")(1, [2])  # noqa: PYI024 - users write it like this
 
     class Stubborn:
         def __str__(self) -> str:
@@ -81,5 +81,8 @@ def test_what_holds_no_secret_is_itself() -> None:
     ],
 )
 def test_a_known_secret_is_masked_wherever_it_stands(value: object, shown: object) -> None:
-    """A known secret is masked wherever it appears; a short one only as a whole value."""
+    """A known secret is masked wherever it appears, unless it is too short.
+
+    A short secret is masked only if it is the whole value.
+    """
     assert shown == redact_value("NAME", value, ["a/b cd", "1234", "xyz"])

@@ -258,7 +258,7 @@ class Site:
         self.produced[where] = self.produced.get(where, b"") + what
 
     def leaks(self) -> dict[str, list[str]]:
-        """Return the lines that contain a secret, by the place of each line."""
+        """Return all output lines that contain a secret, by the place where they appeared."""
         for path in sorted(self.folder.rglob("*")):
             is_secret = "secrets" in path.parts or path.is_relative_to(self.folder / "tenants")
             if path.is_file() and not is_secret and path.suffix != ".py":
@@ -387,7 +387,7 @@ def send_to_server(site: Site, server: Server, token: str) -> None:
 def _site(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
-    """Return the folder. Restore logging and imports after the test."""
+    """Return a folder with tenants. Restore logging and imports after the test."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
     monkeypatch.syspath_prepend(tmp_path)

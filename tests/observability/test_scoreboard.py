@@ -14,7 +14,7 @@ def _row(scoreboard: Scoreboard) -> Row:
 
 
 def test_a_request_is_in_flight_from_enter_to_leave() -> None:
-    """While a request is in flight, the scoreboard shows its tenant and thread."""
+    """While a request is in flight, the scoreboard shows the request's tenant and thread."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
 
@@ -86,7 +86,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
 
 
 def test_a_row_is_empty_when_it_is_claimed_again() -> None:
-    """A new process that reuses a dead process's row does not inherit that process's requests."""
+    """A new process in a dead process's row of the scoreboard does not inherit its requests."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     row.enter("acme")
@@ -100,7 +100,7 @@ def test_a_row_is_empty_when_it_is_claimed_again() -> None:
 
 
 def test_only_serving_processes_are_counted() -> None:
-    """The scoreboard does not count processes that are stopping or have ended as serving."""
+    """The scoreboard counts only serving processes, not those that are stopping or have ended."""
     scoreboard = Scoreboard()
     stopping, gone, _ = _row(scoreboard), _row(scoreboard), _row(scoreboard)
     stopping.stop()
@@ -110,7 +110,7 @@ def test_only_serving_processes_are_counted() -> None:
 
 
 def test_a_full_scoreboard_is_not_an_error() -> None:
-    """If the scoreboard is full, further requests and processes are simply not shown."""
+    """If the scoreboard is full, it does not show further requests and processes."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     cells = [row.enter("acme") for _ in range(CELLS + 1)]

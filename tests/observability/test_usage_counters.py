@@ -198,7 +198,7 @@ def test_a_file_of_another_format_is_skipped(tmp_path: Path, content: bytes) -> 
 
 
 def test_counts_add_up() -> None:
-    """Adding counts keeps the latest time of use; subtracting keeps the minuend's time."""
+    """The sum of two counts has the later time of use."""
     early, late = Counts(requests=2, used_ns=5), Counts(requests=3, errors=1, used_ns=9)
 
     assert Counts(requests=5, errors=1, used_ns=9) == sum_counts([early, late]) == late.plus(early)

@@ -206,7 +206,7 @@ def test_old_buckets_become_coarser(data_dir: Path) -> None:
 
 
 def test_what_was_collected_from_a_deleted_file_is_forgotten(data_dir: Path) -> None:
-    """The record of a deleted counter file is removed after an hour, and the totals stay."""
+    """The record of a deleted counter file is removed after an hour, but its counts stay."""
     count(data_dir, "acme").close()
     left = []
     for later_s in (0, 60, 7200):
@@ -256,7 +256,7 @@ def test_a_host_collects_periodically_and_logs_a_failure_once(
 
 
 def test_a_database_of_an_older_release_is_upgraded(data_dir: Path) -> None:
-    """In a usage database of an older release, missing columns count as 0 and other counts stay."""
+    """If a usage database of an older release lacks a column, the column counts as 0."""
     count(data_dir, "acme", times=2).close()
     collect(data_dir)
     make_older(usage_file(data_dir))

@@ -29,7 +29,7 @@ def _serving(
 ) -> Iterator[Host]:
     """Serve acme in the test process, which follows the tenants folder one step at a time."""
     monkeypatch.setattr("tenantry.reload.convergence.WAIT_TIMEOUT_S", 0.0)
-    # To the command, processes of a parallel test run look like starting workers.
+    # processes of a parallel test run would look like starting workers
     monkeypatch.setattr("tenantry.reload.convergence.starting_workers", lambda _: set())
     monkeypatch.chdir(settings.tenants_dir.parent)
     write_tenant("acme")
@@ -61,7 +61,7 @@ def test_every_tenant_is_served(settings: HostSettings) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_missing_folder_is_an_error(settings: HostSettings) -> None:
-    """The error of `list --wait` about a missing tenants folder names the folder."""
+    """If the tenants folder is missing, the error of `tenantry list --wait` names the folder."""
     shutil.rmtree(settings.tenants_dir)
 
     with pytest.raises(TenantryError, match="cannot read the folder"):

@@ -1,4 +1,4 @@
-"""A replaced app instance drains: it finishes its requests, and is then closed."""
+"""When an app is replaced, the old app finishes its requests and is then closed."""
 
 import gc
 from weakref import ref
@@ -17,7 +17,7 @@ from tenantry.routing.instance import Instance
 
 
 def retired_with_a_request(draining: Draining) -> Instance:
-    """Return a retired app instance that still has a request in flight."""
+    """Return a replaced app that still has a request in flight."""
     instance = Instance(empty_app, lambda: None)
     open_request(instance)
     instance.retire()
@@ -26,7 +26,7 @@ def retired_with_a_request(draining: Draining) -> Instance:
 
 
 def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
-    """After the drain time-out, an app is closed, and the log says how many requests were cut."""
+    """After the drain time-out, an old app is closed, and the log says how many requests it cut."""
     now = [0.0]
     draining = Draining(30.0, lambda: now[0])
     instance = retired_with_a_request(draining)
@@ -42,7 +42,7 @@ def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_close_closes_what_drains() -> None:
-    """Closing the host closes draining apps without waiting for their requests."""
+    """Closing the host closes old apps without waiting for their requests."""
     draining = Draining(30.0)
     instance = retired_with_a_request(draining)
 
@@ -52,7 +52,7 @@ def test_close_closes_what_drains() -> None:
 
 
 def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
-    """Retire an app that only the garbage collector can free.
+    """Replace an app that only the garbage collector can free.
 
     Return a weak reference to the app.
     """
@@ -65,7 +65,7 @@ def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
 
 
 def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> None:
-    """A few replaced apps that `gc.freeze` has frozen stay in memory.
+    """A few old apps that `gc.freeze` has frozen stay in memory.
 
     Freeing them would need a collection of all frozen objects. Apps that are not frozen are freed.
     """
@@ -84,7 +84,7 @@ def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> N
 def test_many_frozen_apps_are_freed_at_intervals(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once many frozen apps have been replaced, a full garbage collection frees them."""
+    """When many frozen apps have been replaced, a full garbage collection frees them."""
     monkeypatch.setattr(draining_module, "MAX_FROZEN", 2)
     now, freed = [0.0], []
     draining = Draining(30.0, lambda: now[0])
@@ -104,7 +104,7 @@ def test_many_frozen_apps_are_freed_at_intervals(
 
 
 def test_a_referrer_is_described_by_its_type() -> None:
-    """What keeps an app alive is described by type, because reading attributes may raise."""
+    """The log describes what keeps an app alive by type only, because attributes may raise."""
 
     class Odd:
         def __getattribute__(self, name: str) -> object:

@@ -1,4 +1,4 @@
-"""Apps that are not used are evicted, which frees their memory."""
+"""The host evicts apps that are not used, which frees their memory."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Clock:
 
 
 def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> Mount:
-    """Return the mount of a tenant whose app is built."""
+    """Return the mount of a tenant whose app has been built."""
     mount = Mount(name, None, lambda _: pytest.fail("built"), note_built=eviction.note_built)
     instance = Instance(empty_app, lambda: None, clock=clock)
     mount.swap(make_tenant(data_dir, name), instance)
@@ -36,7 +36,7 @@ def built_mount(eviction: Eviction, data_dir: Path, name: str, clock: Clock) -> 
 def test_the_least_recently_used_are_evicted(
     data_dir: Path, max_active: int, idle_timeout_s: float, expected: str
 ) -> None:
-    """The least recently used apps are evicted above the maximum, or after the idle timeout."""
+    """The host evicts the least recently used apps above the maximum, or after the idle timeout."""
     clock = Clock()
     eviction = Eviction(max_active, idle_timeout_s, Draining(30.0), clock)
     mounts = []
@@ -65,7 +65,7 @@ def test_an_instance_with_a_request_is_not_evicted(data_dir: Path) -> None:
 
 
 def test_growth_is_reported_once(data_dir: Path) -> None:
-    """The host reports growth once for every `GROWTH` additional apps."""
+    """The host reports that it has grown once for every `GROWTH` additional apps."""
     clock = Clock()
     eviction, grown, mounts = Eviction(999, 99.0, Draining(30.0), clock), [], []
     for number in range(2 * GROWTH):

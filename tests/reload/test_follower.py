@@ -89,7 +89,7 @@ class Followed:
         return bool(self.follower._workers.validating or self.follower._rebuilds._running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
-        """Let the follower do rounds for the given time. Jobs of worker threads take no time."""
+        """Let the follower work for the given time. Jobs of worker threads take no time."""
         until = self.clock.now_s + for_s
         while self.clock.now_s <= until:
             self.follower.step()
@@ -137,7 +137,7 @@ Follow = Callable[..., Followed]
 
 
 def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTenant) -> None:
-    """A tenant is served, changed or removed once its file has been stable for a moment."""
+    """A change of a tenant file takes effect once the file has been stable for a moment."""
     followed = follow().go_on()
     words = [followed.get()]
     path = write_tenant("acme", APP_NAME="v1")
@@ -154,7 +154,7 @@ def test_files_appear_change_and_disappear(follow: Follow, write_tenant: WriteTe
 def test_nothing_is_built_before_its_first_request(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Neither a new tenant file nor a change causes a build before the first request."""
+    """A new or changed tenant file causes no build before the tenant's first request."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     write_tenant("acme", APP_NAME="v2")
@@ -210,7 +210,7 @@ def test_a_change_that_cannot_be_built_is_not_served(
 def test_a_repeated_build_that_succeeds_is_swapped_in(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """If a repeated build succeeds, the new app replaces the old app, without a new change."""
+    """If a repeated build of a changed tenant succeeds, the new app replaces the old app."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     followed.get()
@@ -247,13 +247,13 @@ def test_a_prefix_belongs_to_the_tenant_that_serves_there(
 def test_at_start_the_first_by_name_is_accepted(
     follow: Follow, write_tenant: WriteTenant, order: tuple[str, ...]
 ) -> None:
-    """If tenants conflict at start, the first by name is accepted, in whatever order files load."""
+    """If tenants conflict at start, the first by name is accepted, whatever loads first."""
     write_tenant("acme", URL_PREFIX="/shop")
     write_tenant("globex", URL_PREFIX="/shop", SECRET_KEY=f"shared-{KEY}")
     write_tenant("initech", SECRET_KEY=f"shared-{KEY}")
     followed = follow()
     followed.follower.step()
-    # Wait for all validations before the host compares the tenants.
+    # finish all validations before the host compares the tenants
     while followed.follower._workers.validating:
         followed.follower._woken.wait(DEADLINE_S)
         followed.follower._woken.clear()
@@ -270,7 +270,7 @@ def test_at_start_the_first_by_name_is_accepted(
 
 
 def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteTenant) -> None:
-    """When a tenant leaves a URL prefix, another tenant that wants the prefix gets it at once."""
+    """When one tenant gives up a URL prefix, a tenant that waits for it gets it immediately."""
     write_tenant("acme", APP_NAME="acme", URL_PREFIX="/shop")
     write_tenant("globex", APP_NAME="globex", URL_PREFIX="/other")
     followed = follow().go_on()
@@ -287,7 +287,7 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
 def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """Two tenants that swap URL prefixes stay stale until one is saved with a free prefix."""
+    """If two tenants swap URL prefixes, both keep the old ones until one takes a free prefix."""
     for name in ("acme", "globex"):
         write_tenant(name, APP_NAME=name)
     followed = follow().go_on()
@@ -386,7 +386,7 @@ def test_a_request_that_found_a_removed_mount_is_answered(
 def test_operator_state_takes_effect_and_survives(
     follow: Follow, write_tenant: WriteTenant, operator_state: OperatorState, expected: str
 ) -> None:
-    """Maintenance and disabling apply in all workers, and outlast changes of the tenant file."""
+    """A tenant stays in maintenance or disabled in all workers, even if its file changes."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     seen = [followed.get()]
@@ -473,7 +473,7 @@ def test_an_idle_instance_is_evicted(follow: Follow, write_tenant: WriteTenant) 
 def test_requests_that_drain_too_long_are_cut(
     follow: Follow, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If requests to an old app drain for too long, the log says how many the host cut."""
+    """If an old app takes too long to finish its requests, the log says how many were cut."""
     write_tenant("acme", APP_NAME="v1")
     followed = follow().go_on()
     bodies = [run_wsgi_app(followed.mount(), create_environ(base_url=ACME))[0] for _ in range(2)]
@@ -667,7 +667,7 @@ def test_in_a_large_folder_a_slow_scan_finds_a_change_without_an_event(
 def test_growth_is_reported(
     follow: Follow, write_tenant: WriteTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host reports growth when it knows all tenant files, and again when many apps exist."""
+    """The host reports growth once it knows all tenant files, and again when many apps exist."""
     monkeypatch.setattr("tenantry.reload.eviction.GROWTH", 2)
     for name in ("acme", "globex", "initech"):
         write_tenant(name)

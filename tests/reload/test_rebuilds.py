@@ -17,7 +17,7 @@ from tenantry.tenants.model import Tenant
 
 
 class AcmeRebuilds:
-    """The rebuilds of acme, which fail as long as `error` is set."""
+    """The rebuilds of the tenant acme, which fail as long as `error` is set."""
 
     def __init__(self, data_dir: Path) -> None:
         self.now_s = 100.0
@@ -58,7 +58,7 @@ class AcmeRebuilds:
 
 @pytest.fixture(name="acme")
 def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
-    """Return the rebuilds of acme. The fixture closes them."""
+    """Return the rebuilds of the tenant acme. The fixture closes them."""
     acme = AcmeRebuilds(data_dir)
     yield acme
     acme.workers.close()
@@ -132,7 +132,7 @@ def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
 
 
 def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCaptureFixture) -> None:
-    """A build that does not end is shown as stuck, and is logged once."""
+    """A build that does not end is shown as stuck, and the log says so once."""
     released = threading.Event()
     acme.workers._build = lambda _: released.wait(DEADLINE_S) and Instance(empty_app, int)  # type: ignore[assignment,return-value]
     acme.start(acme.tenant("v1"))
@@ -148,7 +148,7 @@ def test_a_stuck_build_is_reported(acme: AcmeRebuilds, caplog: pytest.LogCapture
 
 
 def test_edits_of_a_file_whose_builds_hang_take_two_threads(acme: AcmeRebuilds) -> None:
-    """If builds of a tenant hang, they occupy at most two threads, whatever is saved meanwhile."""
+    """Builds of a tenant that hang occupy at most two threads, however often its file changes."""
     released, started = threading.Event(), []
 
     def hang(tenant: Tenant) -> Instance:
@@ -160,7 +160,7 @@ def test_edits_of_a_file_whose_builds_hang_take_two_threads(acme: AcmeRebuilds) 
     for number in range(6):
         acme.start(acme.tenant(f"v{number}"))
         if number < 2:
-            wait_until(lambda: len(started) > number)  # noqa: B023 - called in this round only
+            wait_until(lambda: len(started) > number)  # noqa: B023 - the lambda is called only in this round
     acme.now_s += STUCK_AFTER_S + 1
     acme.rebuilds.report_stuck()
     before, reason = list(started), acme.mount.reason

@@ -1,4 +1,4 @@
-"""The reconciler decides which of several conflicting tenants is accepted."""
+"""If tenants conflict, the reconciler decides which of them is accepted."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +58,10 @@ def reconcile(reconciler: Reconciler, *results: ValidationResult) -> dict[str, s
 def test_of_two_tenants_that_conflict_one_is_accepted(
     reconciler: Reconciler, at_shop: AtShop, *, is_starting: bool, first: str
 ) -> None:
-    """Of two conflicting tenants, the first by name wins at start, and later the served one."""
+    """Of two conflicting tenants, the first by name is accepted at start.
+
+    Later, the tenant that is already served is accepted.
+    """
     reconciler.is_starting = is_starting
 
     found = reconcile(reconciler, at_shop("globex"), at_shop("acme"))
@@ -83,9 +86,9 @@ def test_at_start_the_choice_of_other_workers_comes_first(
     first: str,
     order: tuple[str, str],
 ) -> None:
-    """At start, a worker accepts the tenant that other workers accepted, if the file is the same.
+    """A worker that starts accepts the tenant that other workers have accepted.
 
-    Without other workers, it accepts the first by name.
+    The tenant file must be the same. Without other workers, the first by name is accepted.
     """
     reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
 
@@ -111,7 +114,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
 
 
 def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """After the start, what other workers accepted no longer displaces a tenant."""
+    """Once a worker has started, the choices of other workers no longer matter."""
     reconciler.prefer([SiblingTenant("globex", "digest-globex", "/elsewhere")])
     reconcile(reconciler, at_shop("acme"))
     reconciler.end_start()
@@ -122,7 +125,7 @@ def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop:
 def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
     reconciler: Reconciler, at_shop: AtShop
 ) -> None:
-    """When a URL prefix becomes free, the first waiting tenant by name gets it without an edit."""
+    """When a URL prefix becomes free, the first waiting tenant by name gets it."""
     reconciler.is_starting = False
     reconcile(reconciler, at_shop("globex"), at_shop("initech"), at_shop("acme"))
 
@@ -143,7 +146,7 @@ def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtS
 
 
 def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """A disabled tenant loses its URL prefix to another tenant that takes it meanwhile."""
+    """A disabled tenant frees its URL prefix, and may find it taken when it is enabled again."""
     reconcile(reconciler, at_shop("acme"), at_shop("globex"))
     reconciler.is_starting = False
     files, seen = reconciler.files, []

@@ -51,7 +51,7 @@ def _validation(data_dir: Path) -> Iterator[Validation]:
 def test_results_are_due_together_and_sorted_by_name(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """Validation results are handled by name, when no file is left or after a short time."""
+    """Validation results are handled in the order of names."""
     queue = validation.queue
     for name in ("globex", "acme"):
         queue.add(read_content(write_tenant(name)))

@@ -33,7 +33,7 @@ def _built_by_sibling(data_dir: Path) -> Iterator[Callable[[Callable[[], Any]], 
 
 @pytest.fixture(name="released")
 def _released() -> Iterator[threading.Event]:
-    """Return an event that lets waiting workers answer. The waiting threads end with the test."""
+    """Return an event that lets waiting workers answer. Waiting threads end with the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -48,7 +48,7 @@ def test_a_new_worker_builds_what_its_siblings_have_built(
     built_by_sibling: Callable[..., None],
     data_dir: Path,
 ) -> None:
-    """A new worker builds exactly those of its tenants that other workers have built."""
+    """A new worker builds a tenant only if another worker has built it."""
     for name in ("acme", "globex"):
         write_tenant(name)
     host.load()
@@ -80,7 +80,7 @@ def test_a_sibling_that_hangs_does_not_delay_the_start(
     released: threading.Event,
     data_dir: Path,
 ) -> None:
-    """If another worker hangs, a new worker starts anyway, and later answers cause no builds."""
+    """If another worker hangs, a new worker starts anyway."""
     monkeypatch.setattr(warm_start, "BUILD_TIMEOUT_S", 0.05)
     built_by_sibling(lambda: [released.wait(DEADLINE_S), "acme"][1:])
     built: list[str] = []
@@ -136,7 +136,7 @@ def test_only_siblings_that_serve_the_same_tenants_count(
 def test_a_starting_worker_lists_no_accepted_tenants(
     host: Host, write_tenant: Callable[..., Path]
 ) -> None:
-    """A worker that is still starting lists no accepted tenants, because they may change."""
+    """A worker that is still starting lists no accepted tenants, because its choice may change."""
     write_tenant("acme")
     before = host.report.accepted()["accepted"]
 

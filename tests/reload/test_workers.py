@@ -1,4 +1,4 @@
-"""Worker threads validate and build tenants, so a file or build that hangs delays no other."""
+"""A tenant file or a build that hangs in a worker thread does not delay others."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def test_files_that_hang_delay_no_other(
 
 
 def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
-    """If a build is no longer wanted when its turn comes, it does not start."""
+    """If a build is no longer needed when a thread is free, it does not start."""
     built: list[str] = []
 
     def build(tenant: Tenant) -> Instance:
@@ -120,7 +120,7 @@ def test_builds_that_hang_delay_no_other(
 def test_close_does_not_wait_for_a_build_that_hangs(
     start: Start, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing the workers does not wait for a build that hangs; its app is closed later."""
+    """Closing the worker threads does not wait for a build that hangs."""
     monkeypatch.setattr(workers_module, "CLOSE_TIMEOUT_S", 0.0)
     started, released, closed = threading.Event(), threading.Event(), threading.Event()
 

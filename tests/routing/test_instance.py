@@ -1,4 +1,4 @@
-"""An app instance counts its open requests and closes when it is replaced and has none left."""
+"""When an app is replaced, the old app closes as soon as its last request ends."""
 
 import gc
 import threading
@@ -47,7 +47,7 @@ def answer(instance: Instance) -> Any:
 
 
 def test_each_open_body_holds_a_lease() -> None:
-    """Each response body that is still open counts as an open request of the app instance."""
+    """A request counts as open until its response body is closed."""
     instance, closing = instance_of()
     bodies = [answer(instance) for _ in range(3)]
     leases = [instance.leases]
@@ -58,7 +58,7 @@ def test_each_open_body_holds_a_lease() -> None:
 
 
 def test_retired_without_leases_it_closes_at_once() -> None:
-    """Retiring an idle app instance closes it immediately, and retiring it again has no effect."""
+    """An app without requests closes immediately when it is replaced."""
     instance, closing = instance_of()
 
     instance.retire()
@@ -68,7 +68,7 @@ def test_retired_without_leases_it_closes_at_once() -> None:
 
 
 def test_retired_it_closes_with_the_last_lease() -> None:
-    """A retired app instance closes when its last open request ends."""
+    """An old app closes when its last request ends."""
     instance, closing = instance_of()
     bodies = [answer(instance), answer(instance)]
 
@@ -82,7 +82,7 @@ def test_retired_it_closes_with_the_last_lease() -> None:
 
 
 def test_a_retired_instance_answers_nothing() -> None:
-    """A retired app instance rejects new requests, which must use the new instance."""
+    """An old app rejects new requests, which then use the new app."""
     instance, _ = instance_of()
     body = answer(instance)
     instance.retire()
@@ -94,7 +94,7 @@ def test_a_retired_instance_answers_nothing() -> None:
 
 
 def test_a_body_that_is_closed_twice_ends_one_lease() -> None:
-    """Closing a response body twice ends one request only.
+    """Closing a response body twice ends only one request.
 
     Servers and middleware may close a body twice.
     """
@@ -108,7 +108,7 @@ def test_a_body_that_is_closed_twice_ends_one_lease() -> None:
 
 
 def test_a_streaming_body_keeps_the_instance_open() -> None:
-    """An app instance stays open while a response is streamed, even after the view has returned."""
+    """An app stays open while it streams a response, even after the view has returned."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
@@ -121,7 +121,7 @@ def test_a_streaming_body_keeps_the_instance_open() -> None:
 
 
 def test_a_body_is_closed_before_its_lease_ends() -> None:
-    """A retired app instance closes after its last response body, even if that raises."""
+    """An old app closes after its last response body, even if closing the body raises."""
     events: list[str] = []
 
     class Body:
@@ -143,7 +143,7 @@ def test_a_body_is_closed_before_its_lease_ends() -> None:
 
 
 def test_an_app_that_raises_ends_its_lease() -> None:
-    """If an app raises, its request is over, although the response has no body."""
+    """If an app raises, its request ends, although there is no response body to close."""
 
     def fail(_: "WSGIEnvironment", __: "StartResponse") -> Iterable[bytes]:
         raise SystemExit(3)
@@ -157,7 +157,7 @@ def test_an_app_that_raises_ends_its_lease() -> None:
 
 
 def test_close_now_returns_how_many_requests_were_in_flight() -> None:
-    """Closing an app instance by force returns how many requests were in flight."""
+    """Closing an app by force returns the number of requests in flight."""
     instance, closing = instance_of()
     body = answer(instance)
     instance.retire()
@@ -186,9 +186,9 @@ def test_an_exception_in_close_is_logged(
 
 
 def test_concurrent_requests_close_it_once() -> None:
-    """If sixteen threads send requests while an app instance is retired, it closes exactly once.
+    """If sixteen threads send requests while an app is replaced, the old app closes once.
 
-    The instance closes when the last request has ended.
+    The app closes when the last request has ended.
     """
     instance, closing = instance_of()
     together = threading.Barrier(17)
@@ -210,7 +210,7 @@ def test_concurrent_requests_close_it_once() -> None:
 
 
 def test_it_was_used_when_its_last_request_ended() -> None:
-    """For eviction, an app was last used when its last request ended."""
+    """The time of last use of an app is the end of its last request."""
     now = [10.0]
     instance = Instance(two_chunks, Closing(), clock=lambda: now[0])
     used_at = [instance.used_at]
@@ -223,7 +223,7 @@ def test_it_was_used_when_its_last_request_ended() -> None:
 
 
 def test_a_closed_instance_does_not_keep_its_app_alive() -> None:
-    """A closed app instance does not keep the app in memory."""
+    """A closed app is freed from memory."""
 
     class App:
         def __call__(self, *_: object) -> Iterable[bytes]:

@@ -1,4 +1,7 @@
-"""A mount serves one tenant at its URL prefix: it builds the app, replaces it and shows states."""
+"""A mount serves one tenant at its URL prefix.
+
+It builds the app on the first request, replaces it after changes, and knows the tenant's state.
+"""
 
 import contextvars
 import decimal
@@ -42,7 +45,7 @@ class Clock:
 
 
 class SlowBuild:
-    """A build that lasts until the test releases it, and that counts how often it starts."""
+    """A build that counts how often it starts, and that ends when the test says so."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -113,7 +116,7 @@ def test_only_the_first_request_builds() -> None:
 def test_concurrent_first_requests_share_one_build(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If sixteen first requests arrive at once, one builds the app, and all are answered."""
+    """If sixteen first requests arrive at once, one of them builds the app for all."""
     monkeypatch.setattr(build_pool, "SHORT_WAIT_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
     mount = make_mount(make_tenant(), slow)
@@ -132,7 +135,7 @@ def test_concurrent_first_requests_share_one_build(
 
 
 def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None:
-    """While one tenant's app takes long to build, other tenants' apps are built and serve."""
+    """A slow build of one tenant's app does not delay other tenants."""
     slow = SlowBuild()
     acme = make_mount(make_tenant("acme"), slow)
     globex = make_mount(make_tenant("globex"), build)
@@ -152,7 +155,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    wait_until(lambda: bool(mount._build_pool._long_waits))  # wait until the first request waits
+    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request waits now
     clock.now_s += SHORT_WAIT_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
@@ -183,7 +186,7 @@ def test_a_build_that_hangs_occupies_no_request_thread(
 def test_whatever_a_build_raises_is_a_503(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If a build raises any exception, clients get 503 without the reason, and the log has it."""
+    """If a build raises, clients get 503 without the reason, and the log has the reason."""
     mount = make_mount(make_tenant(), failing(error), clock=Clock())
 
     status, headers, body = get(mount)
@@ -206,7 +209,10 @@ def test_a_failed_mount_shows_operators_the_reason() -> None:
 
 
 def test_a_failed_build_is_not_repeated_before_its_pause_ends() -> None:
-    """The pauses between failed builds double from 1 s to 60 s, and clients see `Retry-After`."""
+    """The pauses between failed builds double from 1 s to 60 s.
+
+    Clients see the pause as `Retry-After`.
+    """
     clock, built = Clock(), list[float]()
 
     def fail(_: Tenant) -> Instance:
@@ -253,7 +259,7 @@ _mood: contextvars.ContextVar[str] = contextvars.ContextVar("mood", default="cal
 
 
 def test_a_build_leaves_nothing_in_the_thread() -> None:
-    """Context variables and decimal precision that a build changes do not affect the thread."""
+    """A build cannot change the context variables or the decimal precision of its thread."""
     decimal.getcontext()
 
     def moody(tenant: Tenant) -> Instance:
@@ -314,7 +320,7 @@ def test_a_rejected_file_is_a_503_without_a_reason() -> None:
 
 
 def test_close_closes_the_instance_once() -> None:
-    """After a mount is closed, once or twice, requests get 503 and no app is built."""
+    """After a mount is closed, requests get 503, and no app is built."""
     events: list[str] = []
 
     def record(tenant: Tenant) -> Instance:
@@ -363,7 +369,7 @@ def word_of(mount: Mount) -> str:
 
 
 def test_unbuilt_content_is_accepted_only_before_the_first_build() -> None:
-    """Once an app has been built, a changed tenant must be built before it is accepted."""
+    """If an app has been built, a change is accepted only once the new version has been built."""
     mount = make_mount(version(1), say_app_name)
 
     before, words = mount.accept(version(2)), [word_of(mount)]
@@ -387,7 +393,7 @@ def test_a_swap_returns_the_retired_instance() -> None:
 
 
 def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
-    """A response that streams while its app is replaced is finished by the old app."""
+    """If an app is replaced while it streams a response, the old app finishes that response."""
     closed = threading.Event()
 
     def streaming(_: "WSGIEnvironment", start: "StartResponse") -> Iterator[bytes]:
@@ -445,7 +451,7 @@ def test_content_that_changes_during_its_build_is_built_again(
 
 
 def test_no_lock_is_held_while_a_tenant_builds(threads: ThreadPoolExecutor) -> None:
-    """While a tenant's app is built, all other operations on the tenant return without waiting."""
+    """While a tenant's app is built, no other operation on the tenant has to wait."""
     slow = SlowBuild()
     mount = make_mount(version(1), slow)
     waiting = threads.submit(status_of, mount)
@@ -476,7 +482,7 @@ def test_new_content_is_built_without_a_pause() -> None:
 
 
 def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
-    """If a changed tenant file is rejected, rebuilding the old version does not hide the reason."""
+    """If a change is rejected, operators still see the reason after the old version is rebuilt."""
     clock = Clock()
     mount = make_mount(version(1), recovering(ValueError("no")), clock=clock)
     mount.reject("acme.py:3: bad", "5e1f")
@@ -492,7 +498,7 @@ def test_a_rejection_outlives_a_build_of_the_old_content() -> None:
 def test_only_an_instance_without_requests_is_evicted() -> None:
     """An app with an open response is not evicted.
 
-    After an eviction, the next request builds it.
+    An evicted app is built again on the next request.
     """
     built: list[str] = []
     mount = make_mount(make_tenant(), counting(built))
@@ -537,9 +543,9 @@ def test_a_closed_mount_retires_an_instance_that_comes_too_late() -> None:
     ],
 )
 def test_the_states_of_a_mount(steps: str, expected: str) -> None:
-    """A tenant's state follows from the tenant file, the build and the operator's commands."""
+    """A tenant's state depends on the tenant file, the build and the operator's commands."""
     builders: list[Builder] = [build]
-    mount = Mount("acme", "/acme", lambda tenant: builders[-1](tenant), clock=Clock())  # noqa: PLW0108 - the last one at that time
+    mount = Mount("acme", "/acme", lambda tenant: builders[-1](tenant), clock=Clock())  # noqa: PLW0108 - `builders` changes later
     acts: dict[str, Callable[[], object]] = {
         "accept": lambda: mount.accept(version(1)),
         "accept-maintenance": lambda: mount.accept(version(1, MAINTENANCE=True)),

@@ -69,7 +69,7 @@ def ask(
 
 
 def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clock: Clock) -> None:
-    """A parked tenant gets a trial request after a minute, and the next one a minute later."""
+    """A parked tenant gets its first trial request after a minute, and the next a minute later."""
     trials = []
     for clock.now_s in (0.0, 59.0, 60.0, 61.0, 121.0):
         trials.append(ask(processes.first))
@@ -101,7 +101,7 @@ def test_a_trial_that_takes_too_long_has_failed(processes: TwoProcesses, clock: 
 
 
 def test_a_refusal_by_the_host_is_inconclusive(processes: TwoProcesses, clock: Clock) -> None:
-    """If the host refuses a trial request, the next request is another trial."""
+    """If the host itself refuses a trial request, the next request is another trial."""
     clock.now_s = 60.0
 
     trials = [
@@ -140,7 +140,7 @@ def test_without_a_writable_folder_there_is_no_trial(tmp_path: Path, clock: Cloc
     ("times", "seconds"), [(1, 60), (2, 120), (6, 1920), (7, 3600), (10_000, 3600)]
 )
 def test_each_time_in_a_row_doubles_the_wait(times: int, seconds: float) -> None:
-    """Each time a tenant is parked in a row doubles the wait for a trial, up to an hour."""
+    """The wait before a trial request doubles each time that a tenant is parked, up to an hour."""
     assert seconds == quarantine_s(times)
 
 
@@ -158,9 +158,9 @@ def test_a_parked_mount_answers_503(processes: TwoProcesses) -> None:
 def test_workers_follow_the_operator_state(
     host: Host, write_tenant: Callable[..., Path], data_dir: Path
 ) -> None:
-    """Changing other operator state does not restart a parked tenant's wait.
+    """Changing a parked tenant's maintenance mode does not restart the wait for a trial request.
 
-    A successful trial ends the quarantine.
+    A successful trial request ends the tenant's quarantine.
     """
 
     def look(state: OperatorState | None = None) -> None:

@@ -102,7 +102,7 @@ def test_the_host_answers_without_tenants() -> None:
 
 
 def test_mounts_are_sorted_by_name() -> None:
-    """Tenants are listed by name, even those without a prefix, which no path reaches."""
+    """The router lists all tenants by name, even those without a URL prefix."""
     router = Router(fallback=saying("host"))
     mounts = [
         make_mount(make_tenant("globex"), build),
@@ -117,7 +117,7 @@ def test_mounts_are_sorted_by_name() -> None:
 
 
 def test_a_request_sees_one_snapshot() -> None:
-    """A request that has found its tenant is answered, even if the tenant is removed meanwhile."""
+    """A request that has found its tenant is answered even if the tenant is removed meanwhile."""
     looked_up, replaced = threading.Event(), threading.Event()
 
     class Slow(CountingDict):

@@ -33,7 +33,7 @@ class HangingJobs:
         assert self.released.wait(DEADLINE_S)
 
     def started_after(self, rounds: int) -> int:
-        """Return how many jobs have started after all threads became late `rounds` times."""
+        """Return how many jobs have started after all threads were late `rounds` times."""
         for _ in range(rounds):
             self.now_s += LATE_AFTER_S
             self.pool.start_threads()

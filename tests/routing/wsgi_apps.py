@@ -35,7 +35,7 @@ def make_mount(
 
 
 def saying(text: str) -> "WSGIApplication":
-    """Return an app that answers with a text, `SCRIPT_NAME` and `PATH_INFO`."""
+    """Return an app that answers with a text, and with `SCRIPT_NAME` and `PATH_INFO`."""
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         start_response("200 OK", [])
@@ -50,7 +50,7 @@ def build(tenant: Tenant) -> Instance:
 
 
 def get(app: "WSGIApplication", path: str = "/acme/") -> tuple[int, dict[str, str], str]:
-    """Return status, headers and body of a GET request.
+    """Return the status, headers and body of a GET request.
 
     For a mount, the path is relative to the mount's prefix.
     """

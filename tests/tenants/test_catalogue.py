@@ -48,7 +48,7 @@ def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) ->
 def test_other_files_are_not_tenants(
     scan: Scan, tenants_dir: Path, write_tenant: WriteTenant, name: str
 ) -> None:
-    """The tenants folder may contain drafts, notes and editors' backup files, which are ignored."""
+    """Drafts, notes and editors' backup files in the tenants folder are ignored."""
     write_tenant("globex")
     (tenants_dir / name).write_text("(")
 
@@ -60,7 +60,7 @@ def test_other_files_are_not_tenants(
 def test_a_disabled_tenant_is_as_if_it_were_not_there(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """A disabled tenant leaves its URL prefix, secret key and database to others."""
+    """Another tenant may use the URL prefix, secret key and database of a disabled tenant."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", ENABLED=False, **same)
     write_tenant("globex", **same)
@@ -111,7 +111,7 @@ def test_of_two_in_conflict_the_first_name_is_served(scan: Scan, write_tenant: W
 
 
 def test_every_problem_of_a_file_is_reported_at_once(scan: Scan, write_tenant: WriteTenant) -> None:
-    """All problems of a tenant file are reported together, and each problem is reported once."""
+    """All problems of a tenant file are reported together, each of them once."""
     text = "import os\nos.umask(0)\nSECRET_KEY = print\nRATE_LIMIT = 7\nURL_PREFIX = '/g'\n"
     write_tenant("globex", f"{text}BLUEPRINTS = ['landin']\n")
 
@@ -167,7 +167,7 @@ def test_a_tenant_rejected_for_a_conflict_owns_nothing(
 def test_every_conflict_of_a_file_is_reported_at_once(
     scan: Scan, write_tenant: WriteTenant
 ) -> None:
-    """If a tenant conflicts in secret key, database and URL prefix, three problems are reported."""
+    """If a tenant conflicts in its secret key, database and URL prefix, all three are reported."""
     same = {"SECRET_KEY": KEY, "DATABASE_URI": "sqlite:///same.db", "URL_PREFIX": "/same"}
     write_tenant("acme", **same)
     write_tenant("globex", **same)
@@ -200,7 +200,7 @@ def test_a_rejected_file_has_the_prefix_that_it_asked_for(
 
 
 def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
-    """A tenant file with an invalid name has no URL prefix, and errors show the name escaped."""
+    """A tenant file with an invalid name has no URL prefix, and messages show the name escaped."""
     (tenants_dir / "A\nb.py").write_text("raise SystemExit")
     (tenants_dir / "secrets.py").write_text("raise SystemExit")
 
@@ -222,7 +222,7 @@ def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_d
     """If Tenantry fails to validate a tenant file, only that file is rejected."""
     path = write_tenant("acme")
     content = read_content(path)
-    no_number: Any = None  # A `TypeError` stands for an error in Tenantry.
+    no_number: Any = None  # a `TypeError` stands for an error in Tenantry
     text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
     with Loader(timeout_s=no_number, data_dir=data_dir) as loader:

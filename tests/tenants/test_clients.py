@@ -73,7 +73,7 @@ def test_a_client_is_a_hash_or_a_dict() -> None:
     [
         ("2027-01-31T12:00+02:00", datetime(2027, 1, 31, 10, tzinfo=UTC)),
         ("2027-01-31T12:00", datetime(2027, 1, 31, 12, tzinfo=UTC)),
-        (datetime(2027, 1, 31), datetime(2027, 1, 31, tzinfo=UTC)),  # noqa: DTZ001 - as people write
+        (datetime(2027, 1, 31), datetime(2027, 1, 31, tzinfo=UTC)),  # noqa: DTZ001 - users write it like this
         ("9999-12-31", datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)),
         ("2020-01-01T00:00Z", datetime(2020, 1, 1, tzinfo=UTC)),
     ],
@@ -256,7 +256,7 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
     ],
 )
 def test_a_bad_issuer_is_one_problem_with_its_place(oidc: Any, problem: str) -> None:
-    """An `OIDC` setting that would admit strangers, or read keys over plain HTTP, is rejected."""
+    """An `OIDC` setting that would admit strangers is rejected."""
     found = problems(OIDC=oidc)
 
     assert [True] == [one.startswith(problem) for one in found], found
@@ -280,7 +280,7 @@ def test_every_problem_of_all_clients_is_reported_at_once() -> None:
 
 
 def test_clients_are_checked_although_the_endpoints_are_invalid() -> None:
-    """Clients are validated even if `BLUEPRINTS` is invalid, except for their `endpoints`."""
+    """Clients are validated even if `BLUEPRINTS` is invalid."""
     found = problems(BLUEPRINTS=[], CLIENTS={"a": {"key": HASH, "endpoints": ["x"]}, "b": "x"})
 
     assert ["'BLUEPRINTS'", "'CLIENTS['b']'"] == [one.partition(": ")[0] for one in found]

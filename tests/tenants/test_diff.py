@@ -162,7 +162,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(plan: Plan) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., Path]) -> None:
-    """`tenantry plan` shows that the old version of a tenant stays if the new file is rejected."""
+    """If a changed tenant file is broken, `tenantry plan` shows that the old version stays."""
     write_tenant("acme", SECRET_KEY="short")
 
     code, (stays, problem) = plan()
@@ -176,7 +176,7 @@ def test_a_broken_change_stays_as_it_is(plan: Plan, write_tenant: Callable[..., 
 def test_a_served_tenant_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path], host: Host
 ) -> None:
-    """`tenantry plan` rejects a new tenant at the URL prefix of a served tenant."""
+    """`tenantry plan` rejects a new tenant that wants the URL prefix of a served tenant."""
     write_tenant("aaa", URL_PREFIX="/acme")
 
     code, lines = plan()
@@ -193,7 +193,7 @@ def test_a_served_tenant_keeps_its_prefix(
 def test_a_tenant_that_stays_keeps_its_prefix(
     plan: Plan, write_tenant: Callable[..., Path]
 ) -> None:
-    """`tenantry plan` treats the URL prefix of a rejected tenant as taken."""
+    """`tenantry plan` knows that a tenant whose change is rejected keeps its URL prefix."""
     write_tenant("acme", SECRET_KEY="short")
     write_tenant("globex", URL_PREFIX="/acme")
     write_tenant("initech", URL_PREFIX="/globex")
@@ -275,7 +275,7 @@ def test_routes_of_a_new_endpoint_are_reported(
 def test_a_worker_that_is_not_ready_is_not_compared_with(
     plan: Plan, settings: HostSettings, tenants_dir: Path
 ) -> None:
-    """While a worker is still loading tenants, `tenantry plan` fails with one line."""
+    """`tenantry plan` fails while the worker that it asks is still loading tenants."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
     told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})

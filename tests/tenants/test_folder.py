@@ -53,12 +53,12 @@ class Followed:
         return path
 
     def look(self, after_s: float = 0.0) -> FolderChanges:
-        """Scan the folder once, `after_s` later than the last time."""
+        """Scan the folder once, `after_s` seconds after the last scan."""
         self.clock.now_s += after_s
         return self.folder.look(self.share)
 
     def reported(self, after_s: float = 0.0) -> list[tuple[str, bytes]]:
-        """Return name and content of the files that one scan reports as changed."""
+        """Return the name and content of each file that one scan reports as changed."""
         return [(one.path.stem, one.source) for one in self.look(after_s).changed]
 
     def settle(self) -> "Followed":
@@ -112,7 +112,7 @@ def test_a_file_reported_unread_is_reported_again_only_when_its_content_changes(
 
 
 def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir: Path) -> None:
-    """If a file changes between two scans, noting the old content's digest does not hide that."""
+    """If a tenant file changes while its old content is being read, the change is reported."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
@@ -127,7 +127,7 @@ def test_a_file_that_changes_before_its_digest_is_noted_is_reported(tenants_dir:
 
 
 def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
-    """A removed tenant file stays removed when a partial scan covers fewer files."""
+    """A removed tenant file is not reported as new by a later partial scan."""
     followed = Followed(tenants_dir)
     paths = [followed.write(f"t{number}.py", GOOD) for number in range(6)]
     followed.settle().share = 0.2
@@ -306,7 +306,7 @@ def test_a_folder_that_vanishes_removes_nothing(followed: Followed) -> None:
 
 
 def test_only_named_files_are_followed(tenants_dir: Path) -> None:
-    """If only some tenants are to be served, other files are not reported."""
+    """With `--only`, other tenant files are not reported."""
     followed = Followed(tenants_dir)
     followed.folder = TenantsFolder(tenants_dir, ["acme"], clock=followed.clock)
     for name in ("acme.py", "globex.py"):
@@ -319,7 +319,7 @@ def test_only_named_files_are_followed(tenants_dir: Path) -> None:
 
 
 def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
-    """An empty folder in place of a mounted tenants folder is an error, and removes no tenant."""
+    """If a tenants folder on a volume is unmounted, the empty folder removes no tenant."""
     followed.write("acme.py", GOOD)
     followed.settle()
     away = followed.path.with_name("away")
@@ -339,7 +339,7 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
 
 
 def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
-    """A folder that replaces the tenants folder counts once it contains a file."""
+    """If another folder replaces the tenants folder, it is used once it contains a file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))
@@ -352,7 +352,7 @@ def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
 
 
 def test_an_emptied_folder_has_no_tenants(followed: Followed) -> None:
-    """If all files of the tenants folder are deleted, all tenants are removed."""
+    """If all files in the tenants folder are deleted, all tenants are removed."""
     paths = [followed.write(name, GOOD) for name in ("acme.py", "globex.py")]
     followed.settle()
     for path in paths:
@@ -389,7 +389,7 @@ def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) ->
 
 
 def test_the_swap_of_a_config_map_is_a_change(followed: Followed) -> None:
-    """When Kubernetes switches the link `..data` of a ConfigMap, the tenant files have changed."""
+    """When Kubernetes updates a ConfigMap, the tenant files in it count as changed."""
     for version, source in (("..1", b"X = 1\n"), ("..2", b"X = 2\n")):
         (followed.path / version).mkdir()
         (followed.path / version / "acme.py").write_bytes(source)
@@ -485,7 +485,7 @@ def test_a_file_that_goes_between_list_and_read_is_only_missing(
 def test_a_file_that_changes_between_list_and_read_is_reported_whole(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a tenant file changes during a scan, only its final content is reported."""
+    """If a tenant file changes while it is read, only its final content is reported."""
     path = followed.write("acme.py", GOOD)
     followed.settle()
     read = folder_module.read_content
@@ -568,7 +568,7 @@ def test_a_file_with_another_name_is_noticed(
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.01])
 def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
-    """In a round of partial scans, every file has exactly one turn."""
+    """Partial scans read each tenant file exactly once per round."""
     names, turns = [f"t{number}" for number in range(10)], RoundRobin()
 
     taken: list[str] = []
@@ -579,7 +579,7 @@ def test_each_name_has_its_turn_once_in_a_round(share: float) -> None:
 
 
 def test_a_new_name_waits_for_the_next_round() -> None:
-    """A file that appears during a round of partial scans has its turn in the next round."""
+    """A tenant file that is new during a round of partial scans is read in the next round."""
     turns = RoundRobin()
     first = turns.take(["a", "b"], 0.5)
     rest = turns.take([*first, "c"], 0.5)

@@ -103,7 +103,7 @@ def test_each_file_runs_in_a_fresh_namespace(loader: Loader, write_tenant: Write
     assert {"NAMES": ["tenant.globex", str(path), False, False], "IS_ON_PATH": False} == values
     assert ["acme.py", "globex.py"] == sorted(
         one.name for one in path.parent.iterdir()
-    )  # the loader writes no `__pycache__`
+    )  # the loader writes no bytecode cache
 
 
 def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) -> None:
@@ -150,7 +150,7 @@ def test_a_secret_is_created_in_the_hosts_data_folder(
 def test_a_loader_outlives_its_files(
     write_tenant: WriteTenant, data_dir: Path, text: str, reason: str
 ) -> None:
-    """A tenant file that kills, blocks or floods the loader is rejected; the next file loads."""
+    """A tenant file that kills, blocks or floods the loader is rejected; other files still load."""
     timeout_s = 1.0 if "did not finish" in reason else DEADLINE_S
     with Loader(timeout_s=DEADLINE_S, data_dir=data_dir) as loader:
         reasons = _reasons(loader, write_tenant("acme", text), timeout_s)
@@ -178,7 +178,7 @@ def test_a_stopped_loader_is_replaced(
 
 
 def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTenant) -> None:
-    """A tenant file cannot change the folder, environment or umask for the next file."""
+    """A tenant file cannot change the current folder, environment or umask for the next file."""
     asks = "import os\nA = [os.getcwd(), os.environ.get('LEFT'), os.umask(0o22)]\nos.umask(A[2])\n"
     before = loader.load(write_tenant("globex", asks)).values
     changes = "import os\nos.chdir('/')\nos.environ['LEFT'] = '1'\nos.umask(0o123)\n"
@@ -195,7 +195,7 @@ def test_what_a_file_changes_ends_with_it(loader: Loader, write_tenant: WriteTen
 def test_an_ordinary_import_is_not_a_side_effect(
     loader: Loader, write_tenant: WriteTenant, module: str
 ) -> None:
-    """Side effects of imported libraries are allowed, but those of a tenant file are problems."""
+    """Side effects of a library that a tenant file imports are allowed."""
     assert [] == _reasons(loader, write_tenant("acme", f"import {module}\n"))
 
 
@@ -245,7 +245,7 @@ def test_secrets_are_returned_separately(
     ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
 )
 def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None:
-    """The end of a process is described by the signal's name or by the exit code."""
+    """The exit of a process is described by the signal's name or by the exit code."""
     assert text == describe_exit(code)
 
 
@@ -334,7 +334,7 @@ def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenan
 
 
 def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """A closed loader can be used again: it starts a new process."""
+    """A closed loader can be used again."""
     path = write_tenant("acme", "import os\nPARENT = os.getppid()\n")
     loader = Loader(data_dir=data_dir)
     first = loader.load(path).values["PARENT"]
@@ -363,7 +363,7 @@ def test_a_file_can_import_what_the_host_can(
 def test_a_path_is_shown_as_an_operator_would_type_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths below the current folder are shown as relative, with unprintable bytes escaped."""
+    """A path below the current folder is shown as relative, with unprintable bytes escaped."""
     monkeypatch.chdir(tmp_path)
     shown = {
         "tenants/acme.py": "tenants/acme.py",

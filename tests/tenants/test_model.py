@@ -31,7 +31,7 @@ def _problems(name: str = "acme", **keys: Any) -> list[str]:
 
 
 def test_two_keys_are_enough() -> None:
-    """A tenant file needs only a secret key and an endpoint."""
+    """A tenant file needs only a secret key and an endpoint; all other keys have defaults."""
     tenant = _parse()
 
     assert ("acme", "/acme", "sqlite:////data/acme/acme.sqlite3", ("landing",)) == (
@@ -43,7 +43,7 @@ def test_two_keys_are_enough() -> None:
 
 
 def test_valid_values_are_accepted() -> None:
-    """A tenant file may set all keys of Tenantry, and other upper-case keys for Flask."""
+    """A tenant file may contain all keys of Tenantry, and other upper-case keys for Flask."""
     good: list[dict[str, Any]] = [
         {"APP_NAME": "Acmé Ltd"},
         {"URL_PREFIX": "/a/b-1/c_2/0"},
@@ -111,7 +111,7 @@ def test_valid_values_are_accepted() -> None:
     ],
 )
 def test_an_invalid_value_is_one_problem(key: str, value: Any, problem: str) -> None:
-    """The error for an invalid value is one line with key, found value and expected value."""
+    """The error for an invalid value is one line that names the key, the value and the remedy."""
     problems = _problems(**{key: value})
 
     assert [True] == [one.startswith(f"'{key}': {problem}") for one in problems]

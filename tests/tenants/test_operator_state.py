@@ -26,7 +26,7 @@ from tenantry.tenants.operator_state import (
     ],
 )
 def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) -> None:
-    """A saved operator state is read back, and the default state has no file."""
+    """A saved operator state can be read back, and the default state has no file."""
     write_operator_state(data_dir, "acme", OperatorState(maintenance=True))
 
     write_operator_state(data_dir, "acme", state)
@@ -39,7 +39,7 @@ def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) 
 
 
 def test_the_stamp_changes_with_the_operator_state(data_dir: Path) -> None:
-    """Two states saved within the same second have different stamps."""
+    """Operator state files of the same size that are saved in one second have different stamps."""
     stamps = [operator_state_stamp(data_dir, "acme")]
     for message in ("one", "two", "six"):
         write_operator_state(data_dir, "acme", OperatorState(maintenance=message))
@@ -64,7 +64,7 @@ def test_a_file_with_an_unexpected_content_is_an_error(data_dir: Path, text: str
 
 
 def test_a_data_folder_that_cannot_be_written_is_an_error(data_dir: Path) -> None:
-    """The error for a data folder that is a file is readable for an operator."""
+    """If the data folder is a file, saving an operator state fails with a readable error."""
     data_dir.write_text("a file")
 
     with pytest.raises(TenantryError, match="cannot write"):
@@ -72,7 +72,7 @@ def test_a_data_folder_that_cannot_be_written_is_an_error(data_dir: Path) -> Non
 
 
 def test_the_file_of_earlier_versions_is_read(data_dir: Path) -> None:
-    """An operator state in `levers.json`, from an earlier version, applies until it changes."""
+    """An operator state that an earlier version saved in `levers.json` is still read."""
     state = OperatorState(maintenance="Back at noon.", is_disabled=True)
     write_operator_state(data_dir, "acme", state)
     former = operator_state_file(data_dir, "acme").rename(data_dir / "acme/levers.json")
@@ -90,7 +90,7 @@ OFF = OperatorState(is_disabled=True)
 
 
 def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
-    """A changed operator state is reported once, by the next scan, even by a partial one."""
+    """A changed operator state is reported once, by the next scan."""
     watch = OperatorStateWatch(data_dir)
     reported = [list(watch.look(NAMES, 0.1))]
 
@@ -116,7 +116,7 @@ def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
 
 
 def test_the_state_of_a_tenant_that_returns_is_reported_again(data_dir: Path) -> None:
-    """The operator state of a tenant that is removed and returns is reported again."""
+    """If a removed tenant returns, its operator state is reported again."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "t1", OFF)
     reported = [[one for _ in range(5) for one in watch.look(NAMES, 0.1)]]

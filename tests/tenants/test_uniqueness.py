@@ -67,7 +67,7 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_a_conflict_names_both_sides(
     has: dict[str, Any], claims: dict[str, Any], problem: str
 ) -> None:
-    """The error for conflicting tenants names both keys and the other tenant, but no secret."""
+    """The error for two conflicting tenants names the other tenant, but shows no secret."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", **has))
 
@@ -90,7 +90,7 @@ def test_a_tenant_does_not_conflict_with_itself() -> None:
 
 
 def test_what_a_removed_tenant_had_is_free() -> None:
-    """What a removed tenant used is free for other tenants."""
+    """Other tenants may use what a removed tenant used."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
     accepted.remove("acme")
@@ -102,7 +102,7 @@ def test_what_a_removed_tenant_had_is_free() -> None:
 
 
 def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> None:
-    """If the link to a tenant's database file changes, other tenants keep their databases."""
+    """If a link to a database file changes, the file still belongs to its tenant."""
     old, new, link = (tmp_path / name for name in ("old", "new", "link"))
     link.symlink_to(old)
     accepted = AcceptedTenants()
@@ -124,7 +124,7 @@ def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> Non
 
 
 def test_a_new_version_frees_what_the_old_one_had() -> None:
-    """A tenant that changes its URL prefix and secret key frees the old ones."""
+    """If a tenant changes its URL prefix and secret key, other tenants may use the old ones."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY=KEY))
     accepted.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))
@@ -156,5 +156,5 @@ def test_a_prefix_above_several_conflicts_with_each() -> None:
     ],
 )
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
-    """One URL prefix is inside another only by whole segments, as for cookie paths."""
+    """A URL prefix is inside another one only by whole path segments, like a cookie path."""
     assert is_so == are_nested(one, other)
