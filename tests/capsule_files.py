@@ -1,4 +1,4 @@
-"""Helps tests read capsules without Tenantry's code, and write capsules as an attacker might."""
+"""Helps tests read backup files without Tenantry's code, and write malicious ones."""
 
 import hashlib
 import io
@@ -33,13 +33,13 @@ def quiet(*_: object) -> None:
 
 
 def headers(config: bytes = CONFIG, **metadata: object) -> Members:
-    """Return the first two members of a capsule (backup file) whose tenant has no data."""
+    """Return the first two members of a backup file whose tenant has no data."""
     content = json.dumps(METADATA | metadata).encode()
     return [("capsule.json", content), ("config.json", config)]
 
 
 def archive(members: Members, manifest: bytes | None = None) -> bytes:
-    """Return the tar archive of a capsule, optionally with a wrong manifest."""
+    """Return the tar archive of a backup file, optionally with a wrong manifest."""
     packed = io.BytesIO()
     correct = b"".join(
         json.dumps(
@@ -65,7 +65,7 @@ def archive(members: Members, manifest: bytes | None = None) -> bytes:
 
 
 def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> bytes:
-    """Return a tar archive as a capsule with a correct hash.
+    """Return a tar archive as a backup file with a correct hash.
 
     Args:
         content: The tar archive.
@@ -78,7 +78,7 @@ def sealed(content: bytes, size: int | None = None, *, after: bytes = b"") -> by
 
 
 def members_of(path: Path) -> dict[str, bytes]:
-    """Read a capsule without Tenantry's code, and return its members."""
+    """Read a backup file without Tenantry's code, and return its members."""
     with path.open("rb") as file:
         stream = zstandard.ZstdDecompressor().stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(stream.read())) as tar:
@@ -87,7 +87,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def rewrite(path: Path, **changes: bytes) -> Path:
-    """Write a capsule again with correct hashes, but with members replaced or added."""
+    """Write a backup file again with correct hashes, but with members replaced or added."""
     members = members_of(path)
     del members["manifest.jsonl"]
     with ArchiveWriter(path) as capsule:

@@ -65,14 +65,14 @@ THINGS = (
 
 
 def backup(settings: HostSettings, name: str, path: Path) -> Capsule:
-    """Write a tenant's capsule, and return the content that Tenantry reads back from it."""
+    """Write a tenant's backup file, and return the content that Tenantry reads back from it."""
     tenant, loaded = load_tenant(settings, name)
     write_capsule(tenant, loaded, settings.data_dir, path, quiet)
     return read_capsule(path, quiet)
 
 
 def restore(capsule: Capsule, settings: HostSettings, name: str, url: str | None = None) -> None:
-    """Restore a capsule, and write the tenant file."""
+    """Restore a backup file, and write the tenant file."""
     database = None if url is None else make_url(url)
     with (
         RestoreStaging(settings.data_dir, name) as staging,

@@ -128,7 +128,7 @@ def shared(folder: Path) -> Iterator[Postgres]:
 
 
 def start(folder: Path, **settings: str) -> Postgres:
-    """Create a PostgreSQL cluster in `folder` and start the server. The caller stops it."""
+    """Create a PostgreSQL cluster in `folder` and start the server. The caller stops the server."""
     user = _user()
     if user is not None:
         os.chown(folder, user, -1)

@@ -21,7 +21,7 @@ DEADLINE_S = 60.0
 class Redis:
     """A Redis server on the loopback interface that writes no files.
 
-    The code that starts a `Redis` stops it.
+    The code that starts a `Redis` must stop the server.
     """
 
     def __init__(self, folder: Path, port: int) -> None:

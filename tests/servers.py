@@ -1,4 +1,4 @@
-"""Starts real servers for tests on free ports, and stops them after the test."""
+"""Starts real servers for tests on free ports."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ CONFIG_FILE = str(Path(__file__).parents[1] / "config/gunicorn.conf.py")
 class Server:
     """A real server process on a free port of the loopback interface.
 
-    The code that starts a `Server` stops it.
+    The code that starts a `Server` must stop the server.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:

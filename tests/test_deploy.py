@@ -22,7 +22,10 @@ CONFIG = Path(__file__).parent.parent / "config"
 
 
 def _tool(name: str, package: str) -> str:
-    """Return the path of a tool. If it is missing, skip the test, or fail the test in CI."""
+    """Return the path of a tool.
+
+    If the tool is missing, skip the test, or fail the test in CI.
+    """
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
         text = f"{name} is missing: apt-get install {package}"

@@ -4,7 +4,7 @@
 
 One gunicorn serves the tenant acme with 2 workers of 8 threads. The tenant has the images endpoint,
 first on SQLite and then on PostgreSQL. Clients upload and delete images without a pause while
-`tenantry backup` runs several times. The benchmark restores each capsule (backup file) on another
+`tenantry backup` runs several times. The benchmark restores each backup file on another
 host, once with SQLite and once with PostgreSQL.
 
 After a restore, each row must have a file with the row's hash and size, each file must have a row,

@@ -184,7 +184,10 @@ def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
 
 
 def _request_all(port: int, paths: list[str], seconds: float, pipe: object) -> None:
-    """Run one thread per path for `seconds`. If that is 0, run until the pipe has a message."""
+    """Run one thread per path for `seconds`.
+
+    If `seconds` is 0, run until the pipe has a message.
+    """
     stop = threading.Event()
     answers: Answers = []
     arguments = [(port, path, stop, answers) for path in paths]

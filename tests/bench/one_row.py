@@ -9,13 +9,13 @@ engine with SQLAlchemy's own pool, and gunicorn's threaded worker. Both servers 
 the same pragmas), and then PostgreSQL. The tenant's worker may take at most 1.10 times the
 processor time of the bare app's worker.
 
-Two more comparisons have no bound, and show where the cost arises. One runs the bare app in
-Tenantry's worker. The other gives the tenant an engine of its own instead of `db`, which shows the
-cost of the connection budget.
+Two more comparisons have no bound, and show where the cost arises. The first comparison runs the
+bare app in Tenantry's worker. The second comparison gives the tenant an engine of its own instead
+of `db`, which shows the cost of the connection budget.
 
 Each figure is the mean of the cheapest quarter of the turns, because other work on the machine
-disturbs those turns least. The waiting times of the client are printed, too, but depend on the
-load.
+disturbs those turns least. The benchmark also prints the waiting times of the client, which depend
+on the load.
 """
 
 import argparse

@@ -8,10 +8,11 @@ need many connections, because the server pauses each connection briefly after a
 may take at most 15 % of the processor time of a served request.
 
 The second part measures the throughput of a quiet tenant with two workers. The quiet tenant has 4
-clients that send requests without a pause. Beside it, a limited tenant gets 20 times its rate from
-clients that ignore `Retry-After`. Those clients alone take a tenth of the processors, so in calm
-windows they send the same load to another process, which returns the same few bytes. The quiet
-tenant must keep at least 90 % of its calm throughput.
+clients that send requests without a pause. At the same time, a limited tenant gets 20 times its
+rate limit from clients that ignore `Retry-After`. The clients of the limited tenant alone take a
+tenth of the processor time. In calm windows, these clients therefore send the same load to another
+process, which returns the same few bytes. The quiet tenant must keep at least 90 % of its calm
+throughput.
 
 The benchmark also prints the quiet tenant's throughput without other clients. Windows of the same
 kind can differ by half, depending on how connections are spread over the workers, so the benchmark

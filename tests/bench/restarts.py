@@ -6,10 +6,10 @@ One gunicorn serves all tenants with 2 workers of 8 threads. The tenants globex 
 keep-alive clients, and clients that open a connection per request. The tenant file of acme is
 broken. The cases are:
 
-- `restart`: the command `tenantry restart`.
-- `HUP`: a SIGHUP to the master.
-- `USR2`: a binary upgrade, and then TERM to the old master.
-- `kill`: `kill -9` of a worker.
+- `restart`: The benchmark runs `tenantry restart`.
+- `HUP`: The benchmark sends SIGHUP to the master.
+- `USR2`: The benchmark upgrades the master with USR2, and then sends TERM to the old master.
+- `kill`: The benchmark kills a worker with `kill -9`.
 
 Each case happens several times on one server, between calm windows, so that noise of the machine
 affects both kinds of windows equally. No request of a healthy tenant may fail, except in the first
@@ -17,8 +17,8 @@ affects both kinds of windows equally. No request of a healthy tenant may fail, 
 p99.
 
 For `restart`, additional windows do only the work of a restart, in processes that serve no
-requests: they import the code three times (for one trial and two workers). These windows show which
-part of the waits is due to processor load.
+requests: the processes import the code three times, for one trial and two workers. The additional
+windows show which part of the waits is due to processor load.
 """
 
 import os

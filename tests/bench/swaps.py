@@ -34,10 +34,7 @@ GROWTH_KIB = 2048
 
 
 class Clock:
-    """A clock that the benchmark sets.
-
-    It replaces the monotonic clock and the file system's clock.
-    """
+    """A clock that the benchmark sets, in place of the monotonic and the file system's clock."""
 
     def __init__(self) -> None:
         self.now = time.time() + 10

@@ -2,16 +2,17 @@
 
     python tests/bench/usage_counters.py [--rounds 4] [--windows 30] [--requests 200]
 
-Four gunicorns take turns in short windows. Each has the shipped configuration, one worker, and one
-tenant or app:
+Four gunicorns take turns in short windows. Each gunicorn has the shipped configuration, one worker,
+and one tenant or app:
 
-- a host with everything on, which writes a JSON log to a file;
-- a host that decides by the query string whether to count a request. Both sides of this comparison
-  are in one process, because the memory layouts of two processes differ by more than the bound;
-- the bare Flask app with the same endpoint, gunicorn's own threaded worker and gunicorn's access
-  log;
-- the bare Flask app in Tenantry's worker, to separate the cost of the worker from the cost of the
-  host.
+- The first gunicorn runs a host with everything on, and writes a JSON log to a file.
+- The second gunicorn runs a host that decides by the query string whether to count a request. Both
+  sides of this comparison are in one process, because the memory layouts of two processes differ by
+  more than the bound.
+- The third gunicorn runs the bare Flask app with the same endpoint, gunicorn's own threaded worker
+  and gunicorn's access log.
+- The fourth gunicorn runs the bare Flask app in Tenantry's worker, to separate the cost of the
+  worker from the cost of the host.
 
 The counters may cost at most 3 %. Everything together may cost at most 8 % more than the bare app
 with an access log. The figures are the processor time per request of all threads of the worker,

@@ -1,4 +1,4 @@
-"""A capsule (backup file) is read completely or rejected, and written completely or not at all."""
+"""A backup file is read completely or rejected, and written completely or not at all."""
 
 import tarfile
 from pathlib import Path
@@ -15,14 +15,14 @@ ARCHIVE = archive(MEMBERS)
 
 
 def read(path: Path) -> list[tuple[str, bytes]]:
-    """Return the members of a capsule, read with Tenantry's own code."""
+    """Return the members of a backup file, read with Tenantry's own code."""
     with path.open("rb") as file:
         trailer = verify_trailer(file)
         return [(member.name, member.read(1 << 20)) for member in read_members(file, trailer)]
 
 
 def write(path: Path) -> Path:
-    """Write a capsule."""
+    """Write a backup file."""
     with ArchiveWriter(path) as capsule:
         for name, content in MEMBERS:
             capsule.add(name, content)
@@ -90,7 +90,7 @@ def test_an_inconsistent_capsule_is_rejected(tmp_path: Path, content: bytes, rea
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.XHDTYPE, tarfile.DIRTYPE, b"S"]
 )
 def test_only_regular_files_are_accepted(tmp_path: Path, kind: bytes) -> None:
-    """A capsule that contains a link, a folder or an extended header is rejected."""
+    """A backup file that contains a link, a folder or an extended header is rejected."""
     info = tarfile.TarInfo("files/a")
     info.type, info.linkname = kind, "/etc"
     path = tmp_path / "a"
@@ -101,7 +101,7 @@ def test_only_regular_files_are_accepted(tmp_path: Path, kind: bytes) -> None:
 
 
 def test_any_path_of_linux_comes_back(tmp_path: Path) -> None:
-    """A capsule keeps long paths, and paths that are not valid UTF-8, unchanged."""
+    """A backup file keeps long paths, and paths that are not valid UTF-8, unchanged."""
     path, name = tmp_path / "a.capsule", f"files/{'ä' * 120}/{'x' * 255}\udcff"
     with ArchiveWriter(path) as capsule:
         capsule.add(name, b"1")
@@ -110,7 +110,7 @@ def test_any_path_of_linux_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_failed_backup_keeps_the_older_capsule(tmp_path: Path) -> None:
-    """A backup that fails leaves no file behind, and keeps an existing capsule of the same name."""
+    """A backup that fails leaves no file behind, and keeps an existing file of the same name."""
     path = tmp_path / "a.capsule"
     path.write_text("older")
 
@@ -123,7 +123,7 @@ def test_a_failed_backup_keeps_the_older_capsule(tmp_path: Path) -> None:
 
 
 def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
-    """A backup to the path of an existing capsule replaces the capsule."""
+    """A backup to the path of an existing backup file replaces the backup file."""
     path = tmp_path / "a"
     path.write_text("older")
 
@@ -131,7 +131,7 @@ def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
-    """A backup deletes unfinished capsules that killed backups of the same name left behind."""
+    """A backup deletes unfinished backup files that killed backups of the same name left behind."""
     names = [".a.0123abcd.new", ".a.b.0123abcd.new", ".b.0123abcd.new", ".a.new", ".a.tmp.new"]
     for name in names:
         (tmp_path / name).touch()
@@ -144,7 +144,7 @@ def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
 
 
 def test_a_file_that_becomes_shorter_ends_the_backup(tmp_path: Path) -> None:
-    """If a file shrinks while a backup reads it, the backup fails and writes no capsule."""
+    """If a file shrinks while a backup reads it, the backup fails and writes no backup file."""
     path = tmp_path / "a"
     path.write_bytes(b"12345678")
 

@@ -42,7 +42,7 @@ __all__ = ["acme_fixture", "things_fixture", "write_shop_fixture"]
 def test_another_program_reads_a_capsule(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """Other programs can read a capsule (a tar archive in zstd), and only its owner may read it."""
+    """Other programs can read a backup file (a tar archive in zstd). Only its owner may read it."""
     path = tmp_path / "a.capsule"
     path.write_text("an older one")
 
@@ -60,7 +60,7 @@ def test_another_program_reads_a_capsule(
 def test_a_shortened_or_altered_capsule_is_rejected(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """A capsule with any byte removed, changed or added is rejected."""
+    """A backup file with any byte removed, changed or added is rejected."""
     (acme / "big").write_bytes(random.Random(1).randbytes(5000))
     path, spoilt = tmp_path / "a.capsule", tmp_path / "b.capsule"
     backup(settings, "acme", path)
@@ -113,7 +113,7 @@ def test_untrusted_content_is_rejected(
 def test_no_secret_is_in_a_capsule(
     settings: HostSettings, write_tenant: Callable[..., Path], postgres_url: str, tmp_path: Path
 ) -> None:
-    """A capsule contains no secret keys or passwords, only the names of the keys that it omits."""
+    """A backup file contains no secret keys or passwords, only the names of omitted keys."""
     url = postgres_url.replace("postgres@", "postgres:MARKER-database@")
     keys = {"SECRET_KEY": f"MARKER-{KEY}", "SECRET_KEY_FALLBACKS": [f"MARKER-old-{KEY}"]}
     keys |= {"DATABASE_URI": url, "MAIL": {"password": "MARKER-mail"}, "API_KEY": "MARKER-api"}
@@ -204,7 +204,7 @@ def test_a_restore_that_fails_leaves_nothing(
 def test_unknown_revisions_are_rejected(
     settings: HostSettings, things: Callable[..., None], write_shop: WriteShop, tmp_path: Path
 ) -> None:
-    """A restore creates nothing if the code does not know the database revision in the capsule."""
+    """A restore creates nothing if the code does not know the database revision in the backup."""
     things("acme")
     capsule = backup(settings, "acme", tmp_path / "a")
     write_shop(first("other_1"))
@@ -218,7 +218,7 @@ def test_unknown_revisions_are_rejected(
 def test_a_lost_database_is_not_backed_up_as_an_empty_one(
     settings: HostSettings, things: Callable[..., None], tmp_path: Path
 ) -> None:
-    """If a tenant's SQLite file has disappeared, `tenantry backup` fails and writes no capsule."""
+    """If a tenant's SQLite file has disappeared, `tenantry backup` fails and writes no file."""
     things("acme")
     file = settings.data_dir / "acme/acme.sqlite3"
     file.with_name("acme.sqlite3.made").touch()

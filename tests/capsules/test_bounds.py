@@ -1,4 +1,4 @@
-"""A small capsule that expands to fill memory or the disk is rejected and leaves nothing behind."""
+"""A small backup file that expands to fill memory or the disk is rejected."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ TABLES = [{"name": "goods", "columns": ["id"]}]
 
 
 def rows(content: bytes) -> Members:
-    """Return the members of a capsule (backup file) with the given rows."""
+    """Return the members of a backup file with the given rows."""
     first_members = headers(tables=TABLES, revisions={"corp.shop": ["shop_1"]})
     return [*first_members, ("tables/goods/000001.jsonl", content)]
 
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
     members: Callable[[], Members],
     reason: str,
 ) -> None:
-    """However much data a small capsule expands to, a restore needs memory for a few rows only."""
+    """However much data a backup file expands to, a restore needs memory for a few rows only."""
     write_shop(first())
     path = tmp_path / "a"
     path.write_bytes(sealed(archive(members())))

@@ -1,4 +1,4 @@
-"""The content of a capsule (backup file) has a fixed order and limited sizes."""
+"""The content of a backup file has a fixed order and limited sizes."""
 
 import uuid
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Read = Callable[..., Capsule]
 
 @pytest.fixture(name="read")
 def _read(tmp_path: Path) -> Read:
-    """Return a function that writes a capsule with the given members and reads it back."""
+    """Return a function that writes a backup file with the given members and reads it back."""
 
     def read(*members: tuple[str, bytes], first: Members | None = None) -> Capsule:
         path = tmp_path / "a.capsule"
@@ -55,7 +55,7 @@ def test_values_survive_json() -> None:
     ],
 )  # fmt: skip
 def test_other_json_is_rejected(text: str) -> None:
-    """Decoding JSON from a capsule returns plain data or raises `ValueError`."""
+    """Decoding JSON from a backup file returns plain data or raises `ValueError`."""
     with pytest.raises(ValueError, match="not a value of a capsule"):
         load_value(text.encode())
 
@@ -120,7 +120,7 @@ def test_long_strings_are_decoded() -> None:
     ids=range(14),
 )
 def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> None:
-    """A capsule must begin with `capsule.json` and `config.json`, which must be valid and small."""
+    """A backup file must begin with `capsule.json` and `config.json`, both valid and small."""
     with pytest.raises(CapsuleError, match=reason):
         read(first=first)
 
@@ -164,7 +164,7 @@ def test_a_capsule_is_counted_while_it_is_read(read: Read) -> None:
 
 
 def test_rows_come_in_batches(read: Read) -> None:
-    """A restore keeps about 1 MiB of rows in memory, however many rows a capsule has."""
+    """A restore keeps about 1 MiB of rows in memory, however many rows a backup file has."""
     text = "x" * (ROW_CHUNK_BYTES // 4)
     lines = [dump_value([f"{number}{text}"]).encode() + b"\n" for number in range(10)]
     chunk = ("tables/a/000001.jsonl", b"".join(lines))
@@ -189,7 +189,7 @@ def test_rows_come_in_batches(read: Read) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_row_is_rejected(read: Read, line: bytes, reason: str) -> None:
-    """A row of a capsule must be a list with one value for each column."""
+    """A row of a backup file must be a list with one value for each column."""
     capsule = read(("tables/a/000001.jsonl", line + b"\n"), first=headers(tables=TABLES))
 
     with capsule.path.open("rb") as file, pytest.raises(CapsuleError, match=reason):
@@ -197,7 +197,7 @@ def test_a_bad_row_is_rejected(read: Read, line: bytes, reason: str) -> None:
 
 
 def test_a_capsule_that_changes_after_the_check_is_rejected(read: Read) -> None:
-    """A restore fails if another file replaces the capsule after the restore has checked it."""
+    """A restore fails if another file replaces the backup file after the restore has checked it."""
     capsule = read(("files/a", b"1"))
     read(("files/a", b"2"))
 

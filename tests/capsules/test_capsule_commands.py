@@ -175,7 +175,7 @@ def test_a_password_goes_to_a_secret(
         ("GLOBEX_DATABASE_URI", "and use --database GLOBEX_DATABASE_URI."),
     ],
 )
-def test_a_secret_that_is_set_elsewhere_ends_the_restore(  # noqa: PLR0917 - fixtures and parameters
+def test_a_secret_that_is_set_elsewhere_ends_the_restore(  # noqa: PLR0917 - pytest fixtures are parameters
     settings: HostSettings,
     acme: Path,
     tenantry: RunCommand,
@@ -215,7 +215,7 @@ def test_a_secret_that_is_set_elsewhere_ends_the_restore(  # noqa: PLR0917 - fix
         (("clone", "acme", "../x"), 2, "a tenant's name has 1 to 63 characters"),
     ],
 )
-def test_a_mistake_is_one_line(  # noqa: PLR0917 - fixtures and parameters
+def test_a_mistake_is_one_line(  # noqa: PLR0917 - pytest fixtures are parameters
     settings: HostSettings,
     acme: Path,
     tenantry: RunCommand,

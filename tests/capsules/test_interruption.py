@@ -142,7 +142,7 @@ TOO_LATE = (
 def test_the_next_backup_removes_what_a_killed_one_left(
     acme: Callable[..., None], run: Run, tmp_path: Path, at: str
 ) -> None:
-    """The next backup removes the unfinished capsule and the folder copy of a killed backup."""
+    """The next backup removes the unfinished backup file and the folder copy of a killed backup."""
     acme()
     before = found(tmp_path)
 
@@ -157,7 +157,7 @@ def test_the_next_backup_removes_what_a_killed_one_left(
 def test_a_terminated_backup_leaves_nothing(
     acme: Callable[..., None], run: Run, tmp_path: Path
 ) -> None:
-    """After SIGTERM, a backup leaves neither an unfinished capsule nor a copy of the folder."""
+    """After SIGTERM, a backup leaves neither an unfinished backup file nor a copy of the folder."""
     acme()
     before = found(tmp_path)
 
@@ -216,7 +216,7 @@ def _no_globex(postgres_server: Postgres) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), RESTORE)
-def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fixtures and parameters
+def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - pytest fixtures are parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -239,7 +239,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - fix
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at"), LAST)
-def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and parameters
+def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - pytest fixtures are parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,
@@ -264,7 +264,7 @@ def test_a_terminated_restore_leaves_nothing(  # noqa: PLR0917 - fixtures and pa
 
 @pytest.mark.usefixtures("no_globex")
 @pytest.mark.parametrize(("to", "at", "number"), TOO_LATE)
-def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - fixtures and parameters
+def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - pytest fixtures are parameters
     settings: HostSettings,
     acme: Callable[..., None],
     run: Run,

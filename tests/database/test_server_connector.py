@@ -167,7 +167,7 @@ def test_a_connection_that_dies_in_use_is_a_503(
 
 
 @pytest.mark.parametrize(("fresh_s", "answers"), [(0.0, [200, 200]), (60.0, [503, 200])])
-def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - fixtures and parameters
+def test_an_idle_connection_that_died_is_replaced(  # noqa: PLR0917 - pytest fixtures are parameters
     app: Flask, postgres_server: Postgres, budget: ConnectionBudget, fresh_s: float,
     answers: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -218,7 +218,7 @@ def test_a_silent_server_costs_one_time_out(
 ) -> None:
     """If a database server is silent, only one request waits for `connect_timeout`.
 
-    Later requests fail immediately. They do not use idle connections, which may be silent, too.
+    Later requests fail immediately. Idle connections are not used, because they may be silent, too.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

@@ -121,7 +121,7 @@ def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Cl
 def test_deleted_files_make_room_soon(tmp_path: Path, clock: Clock, step_s: float) -> None:
     """After files are deleted from a full folder, there is room again soon.
 
-    This is true even if the clock was set back.
+    A clock that was set back makes no difference.
     """
     file = tmp_path / "file"
     file.write_bytes(bytes(90))

@@ -87,8 +87,8 @@ def _trickle_until_answered(client: socket.socket, clients: list[socket.socket])
 def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
     """Slow request bodies occupy a worker's threads for a limited time only.
 
-    Each slow body is for another tenant, because each tenant gets one of the eight threads.
-    Meanwhile, the worker still answers `/-/livez`.
+    Each slow body is for another tenant, because each tenant gets one of the eight threads. While
+    slow bodies occupy all threads, the worker still answers `/-/livez`.
     """
     names = [*"abcdefg", "quiet"]
     make_hanging_site(tmp_path, **{name: {} for name in names})
@@ -124,10 +124,7 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
 
 
 def test_a_long_computation_counts_while_it_runs(tmp_path: Path) -> None:
-    """While a tenant's request computes for long, other requests of that tenant are refused.
-
-    This is true only while other tenants have traffic.
-    """
+    """While other tenants have traffic, a tenant that computes for long gets no second thread."""
     make_hanging_site(tmp_path, acme={}, quiet={})
     with running(COMMAND, tmp_path, "/quiet/") as server:
 

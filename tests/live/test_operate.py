@@ -187,7 +187,7 @@ def test_plan_compares_with_the_running_host(site: Site, tmp_path: Path) -> None
 
 
 def test_plan_of_an_unchanged_folder_shows_no_changes(site: Site) -> None:
-    """If the tenants folder has not changed, `tenantry plan` prints `No changes.`"""
+    """`tenantry plan` prints `No changes.` if the tenants folder has not changed."""
     plan = site.run("plan")
 
     assert Result(0, "No changes.\n", "") == plan

@@ -72,7 +72,7 @@ def revisions(tenant: Tenant) -> set[str]:
 def test_a_run_continues_past_every_kind_of_failure(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A migration that raises, exits or hangs does not stop others, and the next run retries it."""
+    """A migration that raises, exits or hangs does not stop others, and the next run repeats it."""
     names = ["acme", "ends", "hangs", "initech", "raises", "zeta"]
     body = """\
 if name.startswith("raises"): raise ValueError("two\\nlines")
@@ -201,8 +201,8 @@ def test_a_rebuilt_table_of_sqlite_keeps_the_rows_that_refer_to_it(
 ) -> None:
     """Rebuilding a SQLite table deletes no rows in tables that refer to it.
 
-    `ON DELETE CASCADE` is disabled while a migration rebuilds a table. Afterwards, broken
-    references make the migration fail.
+    `ON DELETE CASCADE` is disabled while a migration rebuilds a table. If references are broken at
+    the end, the migration fails.
     """
     acme = tenant("acme")
     refer = """\
@@ -446,7 +446,7 @@ upgrade(fleet, Path(data_dir), FleetLimits(int(jobs)))
 def upgrading(
     data_dir: Path, fleet: list[Tenant], jobs: int = 1
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run an upgrade in another process, which is killed at the end of the block."""
+    """Run an upgrade in another process. At the end of the block, kill that process."""
     named = [f"{one.name}={one.database_uri.get_secret_value()}" for one in fleet]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", RUN, str(data_dir), str(jobs), *named]

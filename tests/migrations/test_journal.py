@@ -39,9 +39,9 @@ def test_an_unfinished_run_continues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["all done", "other heads", "downgraded"])
 def test_a_new_run_starts(tmp_path: Path, why: str) -> None:
-    """A new migration run starts when all steps are done, or when the code has changed.
+    """A new migration run starts once all steps are done or the code has changed.
 
-    It also starts when a step has been reverted.
+    A new run also starts if a step has been reverted.
     """
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)

@@ -157,9 +157,9 @@ def test_a_request_that_is_rejected_before_parsing_has_a_line(
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form: Any) -> None:
-    """In an access log line, control characters in a path or a method are escaped.
+    """Control characters in a path or a method are escaped in the access log.
 
-    Otherwise, a client could forge a log line.
+    A client therefore cannot forge a log line.
     """
     host = Host(settings, AccessLog(form, lines.append))
     host.load()

@@ -40,7 +40,7 @@ def _serving(
 
 
 def _settle(host: Host, settings: HostSettings) -> dict[str, str]:
-    """Let the host follow the folder. Return the tenants that are not served afterwards."""
+    """Let the host follow the folder. Return the tenants that the host does not serve."""
     ended: list[dict[str, str]] = []
 
     def has_ended() -> bool:

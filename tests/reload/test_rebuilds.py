@@ -35,7 +35,7 @@ class AcmeRebuilds:
         return make_tenant(self._data_dir, APP_NAME=app_name)
 
     def build(self, tenant: Tenant) -> Instance:
-        """Build an instance that records when it is closed."""
+        """Build an app instance that records when it is closed."""
         if self.error is not None:
             raise self.error
         return Instance(empty_app, lambda: self.closed.append(tenant.app_name))
@@ -46,11 +46,11 @@ class AcmeRebuilds:
         self.rebuilds.start(self.mount, tenant, self.built.append)
 
     def wait(self) -> None:
-        """Wait for a build's result without handling it."""
+        """Wait for a build to end, without handling the result."""
         assert self._has_result.wait(DEADLINE_S)
 
     def finish(self) -> None:
-        """Wait for a build's result, and handle it."""
+        """Wait for a build to end, and handle the result."""
         self.wait()
         for handle_result in self.workers.collect():
             handle_result()
@@ -58,7 +58,7 @@ class AcmeRebuilds:
 
 @pytest.fixture(name="acme")
 def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
-    """Return the rebuilds of the tenant acme. The fixture closes them."""
+    """Return the rebuilds of the tenant acme. The fixture closes the rebuilds."""
     acme = AcmeRebuilds(data_dir)
     yield acme
     acme.workers.close()

@@ -20,7 +20,7 @@ from tenantry.routing.build_pool import (
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return a thread pool. The fixture closes it after the test."""
+    """Return a thread pool. The fixture closes the pool after the test."""
     with ThreadPoolExecutor(MAX_LONG_WAITS) as threads:
         yield threads
 

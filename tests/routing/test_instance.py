@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """A callable that counts how often an instance was closed."""
+    """A callable that counts how often an app instance was closed."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -34,7 +34,7 @@ def two_chunks(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterabl
 
 
 def instance_of(app: "WSGIApplication" = two_chunks) -> tuple[Instance, Closing]:
-    """Return an instance, and an object that counts how often the instance was closed."""
+    """Return an app instance, and an object that counts how often the instance was closed."""
     closing = Closing()
     return Instance(app, closing), closing
 

@@ -1,6 +1,7 @@
 """A mount serves one tenant at its URL prefix.
 
-It builds the app on the first request, replaces it after changes, and knows the tenant's state.
+The mount builds the app on the first request, replaces the app after changes, and knows the
+tenant's state.
 """
 
 import contextvars
@@ -53,7 +54,7 @@ class SlowBuild:
         self.starts = 0
 
     def __call__(self, tenant: Tenant) -> Instance:
-        """Return an instance when the test allows it."""
+        """Return an app when the test allows it."""
         self.starts += 1
         self.started.set()
         assert self.released.wait(DEADLINE_S)
@@ -62,7 +63,7 @@ class SlowBuild:
 
 @pytest.fixture(name="threads")
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Return a pool of sixteen threads. The fixture closes it after the test."""
+    """Return a pool of sixteen threads. The fixture closes the pool after the test."""
     with ThreadPoolExecutor(16) as threads:
         yield threads
 
@@ -273,7 +274,7 @@ def test_a_build_leaves_nothing_in_the_thread() -> None:
 
 
 def test_an_instance_can_be_built_without_a_request() -> None:
-    """`ensure_instance` builds an app without a request. If that fails, it returns a 503."""
+    """`ensure_instance` builds an app without a request, and returns a 503 if the build fails."""
     good = make_mount(make_tenant(), build)
     bad = make_mount(make_tenant(), failing(ValueError()))
 
@@ -354,7 +355,7 @@ def test_close_does_not_wait_for_a_build(threads: ThreadPoolExecutor) -> None:
 
 
 def say_app_name(tenant: Tenant) -> Instance:
-    """Build an instance that answers with the `APP_NAME` of the tenant file."""
+    """Build an app instance that answers with the `APP_NAME` of the tenant file."""
     return Instance(saying(tenant.app_name), lambda: None)
 
 

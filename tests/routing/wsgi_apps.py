@@ -28,7 +28,7 @@ def make_tenant(name: str = "acme", **keys: object) -> Tenant:
 def make_mount(
     tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
 ) -> Mount:
-    """Return the mount of a tenant whose file is accepted."""
+    """Return the mount of a tenant with a valid tenant file."""
     mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
     mount.accept(tenant)
     return mount
@@ -45,7 +45,7 @@ def saying(text: str) -> "WSGIApplication":
 
 
 def build(tenant: Tenant) -> Instance:
-    """Build an instance that answers with the tenant's name."""
+    """Build an app instance that answers with the tenant's name."""
     return Instance(saying(tenant.name), lambda: None)
 
 

@@ -23,7 +23,7 @@ GOOD = "BLUEPRINTS = ['landing']\n"
 
 @pytest.fixture(name="loader")
 def _loader(data_dir: Path) -> Iterator[Loader]:
-    """Return a loader. The fixture closes it."""
+    """Return a loader. The fixture closes the loader after the test."""
     with Loader(data_dir=data_dir) as loader:
         yield loader
 
