@@ -17,7 +17,7 @@ _PACKAGE = str(Path(str(tenantry.__file__)).parent)
 def counting_calls() -> Iterator[Counter[str]]:
     """Count calls by `module.function` until the end of the block, except calls of endpoint code.
 
-    Calls in threads that started before the block do not count.
+    The function does not count calls in threads that started before the block.
     """
     counts: Counter[str] = Counter()
     seen_names: dict[object, str] = {}

@@ -46,7 +46,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_finish() -> None:
     """Exclude imported objects from the leak detector's garbage collections.
 
-    The exclusion saves 70 ms per test.
+    Excluding these objects saves 70 ms per test.
     """
     gc.collect()
     gc.freeze()
@@ -73,7 +73,7 @@ def _own_log_context() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _leak_detector() -> Iterator[None]:
     """Fail a test that leaves a context, thread, file descriptor or private module behind."""
-    gc.collect()  # free what earlier tests left behind
+    gc.collect()  # free the objects that earlier tests left behind
     # Freeze the other objects, which outlive the test, so that later collections skip them.
     gc.freeze()
     before = _resources()

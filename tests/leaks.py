@@ -333,7 +333,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return the keys of acme that another tenant must not share, but does in the tests."""
+    """Return the keys of acme that a second tenant uses, too, although it must not."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,

@@ -82,9 +82,9 @@ def running(
 ) -> Iterator[Server]:
     """Run a server in `folder` until the end of the block.
 
-    `{bind}` and `{port}` in the command are replaced. The first word of the command is a program of
-    the Python environment or of the system. Of Tenantry's settings, only those in `environ` are
-    set. The block starts when the server answers at `ready_path`, or when `is_ready` is true.
+    The placeholders `{bind}` and `{port}` in the command are replaced. The first word of the
+    command is a program of the Python environment or of the system. Of Tenantry's settings, only
+    those in `environ` are set.
     """
     port = free_port()
     words = [word.format(bind=f"127.0.0.1:{port}", port=port) for word in command]

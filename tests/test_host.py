@@ -105,7 +105,10 @@ def test_each_tenant_answers_under_its_own_prefix(
 def test_a_path_under_no_prefix_is_404(
     host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
-    """A path reaches a tenant only by whole segments in the same case. Other paths are 404."""
+    """A path reaches a tenant only by whole segments in the same case.
+
+    All other paths are 404.
+    """
     write_tenant("acme")
     host.load()
 
@@ -132,7 +135,7 @@ def test_a_prefix_without_a_slash_redirects(
 def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: WriteTenant) -> None:
     """While an app is built, the scoreboard names its tenant.
 
-    If the worker dies, gunicorn's master knows which tenant it was building.
+    If a worker dies during a build, gunicorn's master knows whose app was being built.
     """
     write_tenant("acme")
     row = Scoreboard().claim_row()
@@ -171,7 +174,7 @@ def test_a_forked_process_starts_before_it_serves(
 
 
 def test_a_forked_process_uses_the_scoreboard_row_of_its_server(host: Host) -> None:
-    """After a fork, a process uses the scoreboard row that its server passes in."""
+    """In a forked process, the host uses the scoreboard row that the server passes in."""
     host.load()
     host._pid = -1
     row = Scoreboard().claim_row()

@@ -118,10 +118,10 @@ def test_each_library_with_a_private_api_has_an_upper_bound() -> None:
 
 
 def test_no_private_name_is_used_beside_the_list() -> None:
-    """All code that uses a private API, marked with `noqa: SLF001`, is in the list."""
+    """The list `PRIVATE` contains every private API that the code uses."""
     documented = {"_current_frames"}  # Python documents this function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
-    own = {"_opened"}  # an attribute of another object of the same class
+    own = {"_opened"}  # this is an attribute of another object of the same class
     used = set()
     for path in (ROOT / "core").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():

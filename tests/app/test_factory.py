@@ -179,7 +179,7 @@ def test_two_apps_of_a_tenant_share_no_mutable_value(create: Create) -> None:
 
 
 class Properties(ConfigClass):
-    """A configuration class with properties, which have values only on an instance."""
+    """A configuration class with properties. Properties have values only on an instance."""
 
     @property
     def MAIL(self) -> str:  # noqa: N802

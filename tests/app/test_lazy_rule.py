@@ -51,7 +51,7 @@ def app_with(rule_class: type[Rule]) -> Flask:
 def urls(app: Flask) -> list[str]:
     """Return the results of two `url_for` calls for each rule and value.
 
-    The first call compiles.
+    The first call compiles the URL builder.
     """
     found = []
     with app.test_request_context("/", base_url="http://localhost/acme"):

@@ -21,7 +21,7 @@ def make_tenant(host: Host, name: str, **keys: object) -> Tenant:
 
 
 def build(host: Host, *tenants: tuple[Tenant, str]) -> list[AuditedTenant]:
-    """Build tenants. Each name comes with the key of one client, or "" for an open tenant."""
+    """Build tenants in a host. Each tenant comes with a client key, or with "" if it is open."""
     audited = []
     mounts = host.serve_only([tenant for tenant, _ in tenants])
     for mount, (tenant, key) in zip(mounts, tenants, strict=True):

@@ -22,7 +22,7 @@ __all__ = ["make_site", "versioned_tenant_text"]
 
 CONFIG_FILE = Path(__file__).parents[2] / "config/gunicorn.conf.py"
 
-# The command `timeout` sends SIGTERM. Exit normally, so that the servers stop, too.
+# The command `timeout` sends SIGTERM. Exit normally, so that the benchmark stops its servers.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -145,7 +145,8 @@ class Connection:
         """Return the status and body of one GET.
 
         Raises:
-            OSError: the connection ended before the response; `EOFError`, within it.
+            OSError: The connection ended before the response.
+            EOFError: The connection ended within the response.
         """
         self.send(path)
         return self.receive()

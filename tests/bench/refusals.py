@@ -137,7 +137,7 @@ def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> No
 
 @contextlib.contextmanager
 def refusing_elsewhere() -> Iterator[int]:
-    """Run a process that refuses every request until the end of the block. Yield its port."""
+    """Run a process that refuses every request until the end of the block. Yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = get_context("fork").Process(target=_refuse_all, args=(listener,), daemon=True)
         process.start()
@@ -167,7 +167,7 @@ def _refuse_all(listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def flood(port: int, noise: Counter[int]) -> Iterator[None]:
-    """Send requests at 20 times the tenant's rate until the block ends. Count the statuses."""
+    """Send requests at 20 times the tenant's rate until the block ends. Count the status codes."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_flood, args=(port, theirs))

@@ -131,7 +131,7 @@ def main(period_s: float) -> None:
 
 
 def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
-    """Return the calm windows, and the windows in which acme was rewritten."""
+    """Return two kinds of windows: calm ones, and those in which acme's file was rewritten."""
     calm: Windows = []
     busy: Windows = []
     for _ in range(ROUNDS):

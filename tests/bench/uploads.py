@@ -95,7 +95,7 @@ def kill_workers(server: Server, uploads: Uploads, kills: int, folder: Path) -> 
         for pid in old:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # The master must record the deaths before `enable` runs.
+        # The master must record that workers died before `enable` runs.
         wait_until(lambda old=old: not set(old) & set(server.workers()))
         subprocess.run(
             [program, "enable", "acme"], cwd=folder, check=True, stdout=subprocess.DEVNULL

@@ -110,7 +110,7 @@ def test_changed_files_are_not_removed(tmp_path: Path, name: str) -> None:
 
 
 def test_an_empty_folder_of_a_killed_process_goes(tmp_path: Path) -> None:
-    """The next process removes the empty folder of a restore that was killed before its rename."""
+    """If a restore is killed before it renames its folder, a later process removes the folder."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
     for path in (tmp_path / "acme").iterdir():

@@ -98,7 +98,7 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
 def test_a_later_command_or_option_is_rejected_by_name(
     tenantry: Tenantry, words: tuple[str, ...], name: str
 ) -> None:
-    """Commands and options of later versions are rejected by name, with exit code 2."""
+    """Commands and options that only later versions have are rejected with exit code 2."""
     result = tenantry(*words)
 
     text = f"tenantry: {name!r} comes with a later version of Tenantry; see: tenantry --help.\n"

@@ -1,4 +1,7 @@
-"""`tenantry restart` refuses to start, or gives up. The test process acts as the worker."""
+"""`tenantry restart` refuses to start, or gives up.
+
+In these tests, the test process takes the place of a gunicorn worker.
+"""
 
 import shutil
 import signal
@@ -22,7 +25,10 @@ MASTER = 1 << 22
 
 @pytest.fixture(name="signals")
 def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
-    """Return the signals that `tenantry restart` sends to gunicorn's master. No step waits."""
+    """Return the signals that `tenantry restart` sends to gunicorn's master.
+
+    The time-out of each step is zero, so the tests do not wait.
+    """
     sent: list[signal.Signals] = []
     monkeypatch.setattr(
         "tenantry.server.rolling_restart._send", lambda _, number: sent.append(number)

@@ -83,7 +83,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
         if is_closed:
             connection.close()
         else:
-            connection.dbapi_connection.close()  # this bypasses the pool
+            connection.dbapi_connection.close()  # close it without using the pool
         del connection
         gc.collect()
         counts.append(budget.open_count)
@@ -168,7 +168,7 @@ def test_the_count_is_exact_under_random_faults(
     for engine in engines:
         close_engine(engine)
     gc.collect()
-    wait_until(lambda: budget.open_count == 0)  # a probe may still be running
+    wait_until(lambda: budget.open_count == 0)  # a probe may still be running in a thread
 
     assert {"", "no route"} >= set(errors)
     assert 3 == max(counts)
@@ -187,7 +187,10 @@ def _inject_faults(
     engines: list[Engine], seed: float, budget: ConnectionBudget, counts: list[int],
     errors: list[str],
 ) -> None:  # fmt: skip
-    """Use and misuse connections. Record how many are open, and why an attempt failed."""
+    """Use and misuse database connections.
+
+    Record the number of open connections, and the cause of each failed attempt.
+    """
     chance = random.Random(seed)
     for _ in range(40):
         engine = chance.choice(engines)

@@ -135,7 +135,7 @@ def test_recent_files_are_ignored(session: Session, folder: Path) -> None:
 def test_an_empty_folder_is_not_fixed(session: Session, folder: Path, memory: MemoryBudget) -> None:
     """If all image files are missing, `images check --fix` removes no rows.
 
-    The volume with the files is probably not mounted.
+    A likely cause is that the volume with the files is not mounted.
     """
     repo = ImageRepoModel(session, folder)
     image = repo.add(BytesIO(ONE), "one", memory)

@@ -61,7 +61,8 @@ Load = Callable[..., LoadedEndpoint]
 def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteEndpoint]:
     """Return a function that writes the package `corp.shop` and returns the package name.
 
-    A keyword argument such as `resources="…"` replaces the text of a file. None omits the file.
+    A keyword argument such as `resources="…"` replaces the text of a file. If a value is None, the
+    file is omitted.
     """
     monkeypatch.syspath_prepend(tmp_path)
 

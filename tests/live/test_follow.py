@@ -215,8 +215,8 @@ def test_a_hundred_files_appear_in_one_rename(site: Site) -> None:
     """When another folder replaces the tenants folder, all tenants of the new folder are served.
 
     A request waits up to a second until the host has validated the tenant's file. On a slow
-    machine, a second may be too short; then the client gets 503 with `Retry-After`. Clients may get
-    no other error.
+    machine, a second may be too short; then the client gets 503 with `Retry-After`. The test
+    accepts no other error.
     """
     names = [f"crowd{number}" for number in range(100)]
     coming, going = site.folder / "coming", site.folder / "going"
@@ -285,7 +285,7 @@ def test_a_file_that_hangs_delays_no_other(site: Site) -> None:
 
 
 def test_requests_in_flight_finish_on_the_old_version(site: Site) -> None:
-    """A response that streams while its tenant is reloaded ends with the old version.
+    """If a tenant is reloaded during a streamed response, the old version finishes the response.
 
     New requests get the new version.
     """

@@ -79,7 +79,7 @@ def test_a_tenant_that_ends_three_workers_is_parked(
 ) -> None:
     """A tenant whose requests end three workers is parked: it gets 503 until `tenantry enable`.
 
-    Other tenants still serve.
+    Requests of other tenants are still served.
     """
     statuses = [_status(server, path) for _ in range(3)]
     wait_until(lambda: ["failed"] == [row["state"] for row in _list(tmp_path)][:1])

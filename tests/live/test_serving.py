@@ -127,7 +127,7 @@ def test_clients_see_counts_only(served: Server) -> None:
 
 
 def test_gunicorn_serves_the_host(served: Server) -> None:
-    """`tenantry serve` serves a tenant's landing page."""
+    """Under `tenantry serve`, a tenant answers with its landing page."""
     status, page = _page(served, "/acme/?name=Ada")
 
     assert (status, page) == (201, {"hello": "Ada", "info": INFO})

@@ -108,9 +108,9 @@ def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -
 
 
 def test_every_kind_of_response_has_a_line(client: Client, lines: list[str]) -> None:
-    """Every response has an access log line, even a refusal.
+    """Every response of a tenant has an access log line, even a refusal.
 
-    Only the host's own pages have none.
+    Responses of the host's own pages have no access log line.
     """
     for path in ("/acme/", "/acme/no", "/closed/", "/globex/", "/nobody/", "/-/livez", "/-/no"):
         client.get(path).close()

@@ -194,7 +194,7 @@ def test_an_old_process_without_a_socket_is_not_a_worker(
 ) -> None:
     """Commands do not wait for an old process that never opens a control socket.
 
-    uWSGI's router is such a process.
+    For example, the router process of uWSGI serves no requests.
     """
     monkeypatch.setattr("tenantry.observability.control_socket.STARTUP_S", 0.0)
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())

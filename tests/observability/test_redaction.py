@@ -242,7 +242,7 @@ class Site:
         (self.folder / f"tenants/{name}.py").write_text(text, encoding="utf-8")
 
     def run(self, *words: str, **environ: str) -> None:
-        """Run a command in the test process. Keep its output, also that of child processes."""
+        """Run a command in the test process. Keep all output, even that of child processes."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (self.environ | environ).items():
                 patch.setenv(name, value)
@@ -254,7 +254,7 @@ class Site:
         self.keep(" ".join(words), "".join(self._capfd.readouterr()).encode())
 
     def keep(self, where: str, what: bytes) -> None:
-        """Keep output of a command or a server."""
+        """Keep the output of a command or a server."""
         self.produced[where] = self.produced.get(where, b"") + what
 
     def leaks(self) -> dict[str, list[str]]:

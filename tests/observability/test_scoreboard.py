@@ -78,7 +78,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
             row.enter("globex")
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
-            os._exit(1)  # `os._exit`, so that the child process never runs other tests
+            os._exit(1)  # end the child process here, so that it does not run other tests
     status = os.waitpid(child, 0)[1]
 
     assert signal.SIGKILL == os.WTERMSIG(status)

@@ -112,7 +112,7 @@ def test_threads_that_count_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_the_counts_of_a_killed_process_survive(tmp_path: Path) -> None:
     """After a process is killed with `kill -9`, its counter file has all counts.
 
-    Another process can lock the file once the process has ended.
+    Another process can lock the counter file once the process has ended.
     """
     with subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(tmp_path), "1000"],

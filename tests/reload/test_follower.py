@@ -57,7 +57,7 @@ class App:
         self.word = word
 
     def __call__(self, _: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
-        """Answer with the word."""
+        """Answer every request with the word."""
         start("200 OK", [])
         return [self.word.encode(), b""]
 

@@ -41,7 +41,7 @@ class AcmeRebuilds:
         return Instance(empty_app, lambda: self.closed.append(tenant.app_name))
 
     def start(self, tenant: Tenant) -> None:
-        """Start a build."""
+        """Start a build of the given version of the tenant."""
         self._has_result.clear()
         self.rebuilds.start(self.mount, tenant, self.built.append)
 
@@ -92,7 +92,7 @@ def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) 
 def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
     """After each failed build, the pause before the next build doubles, up to a minute.
 
-    Operators see the reason.
+    Operators see why the build failed.
     """
     acme.error = ValueError("no such table")
     tenant, pauses = acme.tenant("v1"), []

@@ -60,7 +60,7 @@ def test_of_two_tenants_that_conflict_one_is_accepted(
 ) -> None:
     """Of two conflicting tenants, the first by name is accepted at start.
 
-    Later, the tenant that is already served is accepted.
+    After the start, a new tenant cannot displace a served tenant.
     """
     reconciler.is_starting = is_starting
 
@@ -88,7 +88,8 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 ) -> None:
     """A worker that starts accepts the tenant that other workers have accepted.
 
-    The tenant file must be the same. Without other workers, the first by name is accepted.
+    Other workers count only if they accepted the same content of the tenant file. Without other
+    workers, the first tenant by name is accepted.
     """
     reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
 
@@ -101,7 +102,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
     """A new worker reserves a URL prefix for the tenant that serves there in other workers."""
     reconciler.prefer([SiblingTenant("globex", "older-content", "/shop")])
     rejected = RejectedTenant("globex", None, (Problem("globex.py", "is broken."),), "newer")
-    reconciler.add("globex")  # the first scan adds all names before it reconciles any
+    reconciler.add("globex")  # a first scan adds all names before any is reconciled
     found = reconcile(reconciler, at_shop("acme"), rejected)
     reconciler.end_start()
     reason = reconciler.files["acme"].mount.reason

@@ -42,7 +42,7 @@ class Validation:
 
 @pytest.fixture(name="validation")
 def _validation(data_dir: Path) -> Iterator[Validation]:
-    """Return a validation queue. The fixture closes its workers."""
+    """Return a validation queue. The fixture closes the queue's workers."""
     validation = Validation(data_dir)
     yield validation
     validation.workers.close()
@@ -51,7 +51,7 @@ def _validation(data_dir: Path) -> Iterator[Validation]:
 def test_results_are_due_together_and_sorted_by_name(
     validation: Validation, write_tenant: WriteTenant
 ) -> None:
-    """Validation results are handled in the order of names."""
+    """When several tenant files are validated, the results are handled in the order of names."""
     queue = validation.queue
     for name in ("globex", "acme"):
         queue.add(read_content(write_tenant(name)))

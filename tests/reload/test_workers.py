@@ -78,7 +78,7 @@ def test_files_that_hang_delay_no_other(
 
 
 def test_an_unwanted_build_does_not_start(start: Start, data_dir: Path) -> None:
-    """If a build is no longer needed when a thread is free, it does not start."""
+    """A build that is no longer needed does not start."""
     built: list[str] = []
 
     def build(tenant: Tenant) -> Instance:

@@ -23,7 +23,7 @@ class Closing:
         self.times = 0
 
     def __call__(self) -> None:
-        """Count one call."""
+        """Count the call."""
         self.times += 1
 
 
@@ -40,7 +40,10 @@ def instance_of(app: "WSGIApplication" = two_chunks) -> tuple[Instance, Closing]
 
 
 def answer(instance: Instance) -> Any:
-    """Return the body of one response. The request stays open until the body is closed."""
+    """Return the body of one response.
+
+    The request stays open until the caller closes the body.
+    """
     body = instance.answer(create_environ(), lambda *_: lambda _: None)
     assert body is not None
     return body

@@ -156,7 +156,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request waits now
+    wait_until(lambda: bool(mount._build_pool._long_waits))  # wait until the request waits
     clock.now_s += SHORT_WAIT_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
@@ -546,7 +546,7 @@ def test_a_closed_mount_retires_an_instance_that_comes_too_late() -> None:
 def test_the_states_of_a_mount(steps: str, expected: str) -> None:
     """A tenant's state depends on the tenant file, the build and the operator's commands."""
     builders: list[Builder] = [build]
-    mount = Mount("acme", "/acme", lambda tenant: builders[-1](tenant), clock=Clock())  # noqa: PLW0108 - `builders` changes later
+    mount = Mount("acme", "/acme", lambda tenant: builders[-1](tenant), clock=Clock())  # noqa: PLW0108 - looks the builder up at each call
     acts: dict[str, Callable[[], object]] = {
         "accept": lambda: mount.accept(version(1)),
         "accept-maintenance": lambda: mount.accept(version(1, MAINTENANCE=True)),

@@ -51,7 +51,7 @@ def ask(
 ) -> bool:
     """Send a request, and return whether it was a trial.
 
-    `meanwhile` is called while the request is in flight.
+    The function `meanwhile` is called while the request is in flight.
     """
 
     def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:

@@ -24,7 +24,7 @@ class HangingJobs:
         self.released = threading.Event()
 
     def submit(self, count: int) -> None:
-        """Submit jobs that hang."""
+        """Submit jobs that hang until the test releases them."""
         for number in range(count):
             self.pool.submit(lambda number=number: self._hang(number))  # type: ignore[misc]
 

@@ -26,7 +26,7 @@ Write = Callable[[str, bytes], Path]
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test can set."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -70,7 +70,7 @@ class Followed:
 
 @pytest.fixture(name="followed", params=[1.0, 0.01], ids=["all", "round robin"])
 def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
-    """Return an empty folder. A scan covers all files of the folder, or one file."""
+    """Return an empty folder that each scan reads completely, or one file at a time."""
     return Followed(tenants_dir, share=request.param)
 
 

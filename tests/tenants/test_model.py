@@ -266,7 +266,7 @@ def test_a_tenant_is_frozen() -> None:
     tenant = _parse()
 
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(tenant, "app_name", "Globex")  # noqa: B010 - mypy forbids the plain assignment
+        setattr(tenant, "app_name", "Globex")  # noqa: B010 - mypy would reject a plain assignment
 
 
 def test_a_tenant_prints_no_secret() -> None:

@@ -103,7 +103,7 @@ def test_a_change_is_reported_at_the_next_look(data_dir: Path) -> None:
 
 
 def test_a_change_by_hand_is_reported_by_round_robin(data_dir: Path) -> None:
-    """If an operator deletes a state file by hand, a later partial scan notices."""
+    """If an operator deletes an operator state file by hand, a later scan reports the change."""
     watch = OperatorStateWatch(data_dir)
     write_operator_state(data_dir, "acme", OFF)
     list(watch.look(NAMES))

@@ -84,7 +84,7 @@ def test_an_error_lists_where_it_looked(
 
 @pytest.mark.parametrize("name", ["", "a/b", "../key", "A B", "1A", "É", "A\n"])
 def test_a_name_that_no_variable_can_have_is_rejected(name: str) -> None:
-    """A secret's name cannot lead to another folder."""
+    """A secret's name cannot contain a path to another folder."""
     with pytest.raises(SecretError, match="letters, digits and underscores"):
         secret(name)
 

@@ -90,7 +90,7 @@ def test_a_tenant_does_not_conflict_with_itself() -> None:
 
 
 def test_what_a_removed_tenant_had_is_free() -> None:
-    """Other tenants may use what a removed tenant used."""
+    """The URL prefix, secret key and database of a removed tenant are free for other tenants."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY_FALLBACKS=[f"acme-{KEY}"], URL_PREFIX="/a/b"))
     accepted.remove("acme")
