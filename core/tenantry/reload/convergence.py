@@ -1,6 +1,6 @@
-"""Waits until every worker has evaluated the tenants folder; `tenantry list --wait` calls it.
+"""Waits until every worker has evaluated the tenants folder, for `tenantry list --wait`.
 
-`wait_for_workers` asks each worker on its control socket for the digest and the operator state of
+`wait_for_workers` asks each worker, on its control socket, for the digest and the operator state of
 every tenant.
 """
 
@@ -27,13 +27,13 @@ POLL_S = 0.1
 
 
 def wait_for_workers(settings: HostSettings) -> dict[str, str]:
-    """Wait until every worker has evaluated each tenant file and follows each operator state.
+    """Wait until every worker has evaluated each tenant file and applied each operator state.
 
     Returns:
-        Name of each tenant without service from its newest file → the reason.
+        The reason for each tenant whose newest file is not served, by tenant name.
 
     Raises:
-        TenantryError: No host is running, a worker does not follow in time, or the folder or an
+        TenantryError: no host is running, a worker does not finish in time, or the folder or an
             operator state cannot be read.
     """
     deadline = time.monotonic() + WAIT_TIMEOUT_S
@@ -58,7 +58,7 @@ def wait_for_workers(settings: HostSettings) -> dict[str, str]:
 
 
 def _wanted_versions(settings: HostSettings) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the digest and the operator state of each tenant, according to the files."""
+    """Return the digest and the operator state of each tenant, as read from the files."""
     return {
         path.stem: (
             read_content(path).digest,

@@ -1,9 +1,9 @@
 """Draining: retired instances finish their requests and close, and leaks are reported.
 
-A retired instance closes with its last request. After the drain timeout, `Draining` closes an
-instance with running requests, and logs the number of cut requests. A closed app that stays alive
-is a leak, usually through the signal receiver of an extension. The log names the objects that refer
-to a leaked app.
+A retired instance closes when its last request ends. After the drain timeout, `Draining` closes the
+instance anyway, and logs how many requests were cut off. A closed app that stays in memory is a
+leak, usually because of an extension's signal receiver. The log names the objects that refer to a
+leaked app.
 """
 
 import gc
@@ -19,20 +19,20 @@ from weakref import ref
 from tenantry.routing.instance import Instance
 
 LEAK_CHECK_AFTER_S = 10.0
-"""Seconds between the close of an app and the search for objects that refer to the app. Within the
-delay, the garbage collector has often freed the app. The search stops all threads for some
+"""Seconds after the close of an app at which the host searches for objects that refer to the app.
+The garbage collector has often freed the app by then. The search stops all threads for some
 milliseconds."""
 
 MAX_FROZEN = 20
-"""Number of closed apps in memory, excluded from garbage collection by `gc.freeze`, at which the
-host collects all frozen objects. With 800 apps, a collection of all frozen objects stops all
-threads for 0.9 s."""
+"""Number of closed but frozen apps at which the host unfreezes and collects all objects.
+`gc.freeze` excludes frozen objects from garbage collection. With 800 apps, collecting all objects
+stops all threads for 0.9 s."""
 
 UNFREEZE_INTERVAL_S = 300.0
-"""Minimum seconds between two collections of all frozen objects."""
+"""Minimum seconds between two garbage collections that include all frozen objects."""
 
 MAX_REFERRERS = 5
-"""Maximum number of referrers of a leaked app that the log names."""
+"""Maximum number of objects that the log names for one leaked app."""
 
 _NAMED_TYPES = (FunctionType, BuiltinFunctionType, type)
 
@@ -51,17 +51,17 @@ class _ClosedApp:
 
 
 class Draining:
-    """The retired instances of one process. Not thread-safe. `close` closes the instances.
+    """The retired instances of one process, until `close` closes them. Not thread-safe.
 
     Args:
-        drain_timeout_s: seconds that requests in flight on a retired instance may take.
-        clock: monotonic seconds.
+        drain_timeout_s: seconds that a retired instance has to finish its requests.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, drain_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
-        # Each item has a tenant, an instance and a deadline.
+        # Each item consists of a tenant's name, a retired instance, and its deadline.
         self._draining: list[tuple[str, Instance, float]] = []
         self._closed_apps: list[_ClosedApp] = []
         self._frozen_apps: list[_ClosedApp] = []  # closed apps that the garbage collector skips
@@ -73,7 +73,7 @@ class Draining:
         self._draining.append((name, instance, self._clock() + self._drain_timeout_s))
 
     def check(self) -> None:
-        """Close the instances after their deadline, and report leaked apps."""
+        """Close the instances whose deadline has passed, and report leaked apps."""
         now, draining = self._clock(), []
         for name, instance, deadline in self._draining:
             if not instance.is_closed and deadline <= now:
@@ -88,7 +88,7 @@ class Draining:
         self._check_for_leaks(now)
 
     def close(self) -> None:
-        """Close all retired instances, even instances with requests in flight."""
+        """Close all retired instances, even those with requests in flight."""
         for _, instance, _ in self._draining:
             instance.close_now()
         self._draining = []
@@ -110,7 +110,7 @@ class Draining:
             gc.freeze()
 
     def _report_leaks(self, now: float) -> list[_ClosedApp]:
-        """Log the due apps that are alive; return the due apps that the garbage collector skips."""
+        """Log the leaked apps, and return the apps that are frozen, which may not be leaked."""
         due = [app for app in self._closed_apps if app.check_at <= now and app.is_alive]
         self._closed_apps = [app for app in self._closed_apps if app.check_at > now]
         tracked = {id(each) for each in gc.get_objects()} if due else set()
@@ -126,14 +126,14 @@ class Draining:
 
 
 def _referrers(app: object) -> list[str]:
-    """Return the type and name of objects that refer to `app`, without frozen objects."""
+    """Return the types and names of objects that refer to `app`, except frozen objects."""
     found = [each for each in gc.get_referrers(app) if type(each) is not FrameType]
     return [_describe(each) for each in found[:MAX_REFERRERS]]
 
 
 def _describe(referrer: object) -> str:
-    # The description uses only the type, because reading an attribute of a tenant's object can
-    # raise or run code.
+    # Reading an attribute of a tenant's object can raise an exception or run code, so the
+    # description depends on the type of the object.
     kind = type(referrer)
     if kind is dict:
         keys = [key for key in cast("dict[object, object]", referrer) if type(key) is str]

@@ -1,4 +1,4 @@
-"""Eviction of instances that are idle too long, or least recently used above a maximum."""
+"""Eviction of instances that have been idle for too long, or that exceed the maximum number."""
 
 import time
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from tenantry.routing.mount import Mount
 
 GROWTH = 20
 """Number of additional instances that count as growth. Each additional instance makes a full
-garbage collection, which follows each change of a tenant, about 1 ms longer."""
+garbage collection about 1 ms longer."""
 
 
 class Eviction:
-    """The mounts of one process with an instance. Only `note_built` is thread-safe.
+    """Evicts instances of one process. Only `note_built` is thread-safe.
 
-    `Eviction` keeps its own set of mounts, because a check of 10,000 mounts every second would
-    delay requests.
+    `Eviction` keeps its own set of the mounts that have an instance, because checking 10,000 mounts
+    every second would delay requests.
 
     Args:
         max_active: maximum number of instances that stay built.
         idle_timeout_s: seconds without a request after which an instance is evicted.
-        draining: takes the evicted instances.
-        clock: monotonic seconds.
+        draining: receives the evicted instances.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Eviction:
         self._idle_timeout_s = idle_timeout_s
         self._draining = draining
         self._clock = clock
-        # Mounts with a new instance since the last check.
+        # The mounts that have a new instance since the last check.
         self._built: SimpleQueue[Mount] = SimpleQueue()
         self._active: set[Mount] = set()
         self._former = 0  # number of instances at the last growth, or less
@@ -46,7 +46,7 @@ class Eviction:
         self._built.put(mount)
 
     def check(self) -> list[str]:
-        """Evict the due instances without a request in flight; return the evicted tenants."""
+        """Evict the due instances that have no request in flight; return the tenants' names."""
         while not self._built.empty():
             self._active.add(self._built.get())
         used = [
@@ -69,7 +69,7 @@ class Eviction:
         return evicted
 
     def take_growth(self) -> bool:
-        """Return whether the number of instances has grown by `GROWTH`, once per growth."""
+        """Return whether the number of instances has grown by `GROWTH` since the last growth."""
         has_grown = len(self._active) - self._former >= GROWTH
         self._former = len(self._active) if has_grown else min(self._former, len(self._active))
         return has_grown

@@ -1,4 +1,4 @@
-"""File events of the tenants folder, which only cause a scan of the folder."""
+"""File events in the tenants folder, which cause the follower to scan the folder."""
 
 import logging
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 import watchfiles
 
 STEP_MS = 20
-"""Milliseconds without an event that end a batch, so that one `cp` causes one batch."""
+"""Milliseconds without an event after which a batch ends, so that one `cp` causes one batch."""
 
 BATCH_MS = 100
 """Maximum duration of a batch of events, in milliseconds."""
 
 FOLDER_CHECK_MS = 1000
-"""Milliseconds between two checks that the path still leads to the watched folder. No event reports
-that the folder was replaced, or that a link to the folder changed."""
+"""Milliseconds between two checks that the path still leads to the watched folder. The kernel sends
+no event if the folder was replaced, or if a link to the folder has changed."""
 
 RETRY_S = 1.0
 """Seconds between two attempts to watch a missing folder."""
@@ -24,8 +24,8 @@ RETRY_S = 1.0
 LOCAL_FILE_SYSTEMS = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
 )
-"""File systems that only the kernel of this machine writes to, so the kernel reports every
-change."""
+"""Types of file systems whose every change the kernel reports, because no other machine writes to
+them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ def watch_folder(
 ) -> None:
     """Watch `folder` until `stopping` is set, even while the folder is missing.
 
-    Without events (on a network file system, or without a free inotify watch), `watch_folder` calls
-    nothing, and the follower finds changes by polling the folder.
+    If there are no events (on a network file system, or without a free inotify watch), the follower
+    finds changes by polling the folder.
 
     Args:
         folder: the tenants folder.
         stopping: ends the watch.
         notify: called after each batch of changes.
-        set_reliable: called with True once every change causes an event, and with False if changes
+        set_reliable: called with True once every change causes an event, and with False if events
             can be missed.
     """
-    # Watchfiles logs every batch of changes.
+    # By default, watchfiles logs every batch of changes.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     is_logged = False
     while not stopping.is_set():
@@ -88,14 +88,14 @@ def _watch_one_folder(
             notify()
         if _identity(folder) != watched:
             return
-        # The watch exists after the first batch.
+        # The first batch shows that the watch is set up.
         if not is_reliable and are_events_reliable(folder):
             is_reliable = True
             set_reliable(True)
 
 
 def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether the kernel reports every change to a file of `folder`, as far as is known.
+    """Whether the kernel is expected to report every change to a file in `folder`.
 
     The kernel can miss a change if the file system is not local, or if another file system is
     mounted inside the folder.
@@ -118,7 +118,7 @@ def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mount
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return the device and inode of a folder, which differ for another folder at the same path.
+    """Return the device and inode of a folder, which change if the folder is replaced.
 
     Raises:
         OSError: the folder does not exist.

@@ -11,7 +11,7 @@ from tenantry.tenants.validation import DisabledTenant, RejectedTenant, Validati
 
 @dataclass(frozen=True)
 class DisabledStatus:
-    """The status of a disabled tenant, which the router does not route to, for operators."""
+    """What operators see of a disabled tenant, to which the router sends no requests."""
 
     name: str
     prefix: str
@@ -20,12 +20,12 @@ class DisabledStatus:
     endpoints: tuple[str, ...]
     operator_state: OperatorState
     reason: str
-    """Why the operator state cannot be read; empty if the operator state can be read."""
+    """Why the operator state cannot be read; empty if it can be read."""
 
 
 @dataclass(slots=True)
 class FollowedFile:
-    """The state of one tenant file in a process, which may have 10,000 tenant files."""
+    """The state of one tenant file in a process."""
 
     mount: Mount
     result: ValidationResult | None = None
@@ -37,7 +37,7 @@ class FollowedFile:
         return self.operator_state.is_disabled or isinstance(self.result, DisabledTenant)
 
     def disabled_status(self, reason: str) -> DisabledStatus:
-        """Return the status of the disabled tenant for operators."""
+        """Return what operators see of the disabled tenant."""
         prefix, endpoints = "", tuple[str, ...]()
         if isinstance(self.result, Tenant):
             prefix, endpoints = self.result.url_prefix, self.result.blueprints
@@ -54,7 +54,7 @@ class FollowedFile:
         )
 
     def wanted_prefix(self) -> str | None:
-        """Return the URL prefix that an unaccepted tenant file claims, or None if unknown."""
+        """Return the URL prefix that a file claims but does not have yet, or None if unknown."""
         if isinstance(self.result, Tenant):
             return self.result.url_prefix
         if isinstance(self.result, RejectedTenant):

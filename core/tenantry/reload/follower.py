@@ -1,10 +1,10 @@
 """The follower: updates the mounts of one process when the tenants folder changes.
 
-Each worker process has its own follower, and all followers converge on the same content. No
-follower depends on the gunicorn master. The thread of the follower makes all decisions and runs no
-code of tenants. A changed file is validated, compared with the other files, built beside the old
-instance and swapped in by one assignment; then the old instance is retired. If a step of a reload
-fails, the old instance keeps serving.
+Each worker process has its own follower, and all followers converge on the same content,
+independently of the gunicorn master. The follower's thread makes all decisions but runs no tenant's
+code. After a tenant file has changed, the file is validated and compared with the other files. Then
+a new instance is built and replaces the old instance by one assignment, and the old instance is
+retired. If any step fails, the old instance keeps serving.
 """
 
 import logging
@@ -40,46 +40,45 @@ from tenantry.tenants.operator_state import (
 from tenantry.tenants.validation import ValidationResult
 
 POLL_S = 1.0
-"""Seconds between two rounds of housekeeping, and between two scans of a folder without events."""
+"""Seconds between two rounds of housekeeping, and between two scans if there are no file events."""
 
 SMALL_FOLDER = 500
-"""Maximum number of files of a folder that each scan covers as a whole, which takes 3 ms. A scan of
-a larger folder covers a part of the folder."""
+"""Maximum number of files in a folder that is scanned as a whole, which takes 3 ms. Of a larger
+folder, each scan covers only a part."""
 
 FULL_SCAN_S = 1.5
-"""Seconds in which partial scans cover a whole large folder, so that a change takes effect within 2
-s."""
+"""Seconds within which partial scans cover the whole folder, so that a change takes effect within
+2 s."""
 
 PARTIAL_SCAN_S = 0.25
 """Seconds between two partial scans of a large folder. A full scan of 10,000 files takes 45 ms,
 which would delay requests."""
 
 SLOW_SCAN_S = 60.0
-"""Seconds in which partial scans cover a folder with reliable events, in case an event is lost.
-Checks of operator states take the same time, because each change of an operator state touches a
-marker file."""
+"""Seconds within which partial scans cover the whole folder if file events are reliable, in case an
+event is lost. The operator states are checked at the same pace, because a marker file reports each
+change of an operator state."""
 
 PUBLISH_INTERVAL_S = 0.25
-"""Minimum seconds between two routing snapshots during the validation of files. A routing snapshot
-of 10,000 tenants takes 15 ms."""
+"""Minimum seconds between two routing snapshots while files are being validated. Creating a
+snapshot of 10,000 tenants takes 15 ms."""
 
 LATE_BUILD_CHECK_S = 0.25
-"""Seconds between two rounds while builds wait for a thread."""
+"""Seconds between two rounds of the follower while builds wait for a thread."""
 
 LOADER_IDLE_S = 10.0
-"""Seconds after the last validation at which idle loader processes end. Several changes often
-follow each other, and starting a loader takes 50 ms, a third of the time until a change takes
-effect."""
+"""Seconds after the last validation at which the host ends idle loader processes. A change often
+follows soon after another, and starting a loader process takes 50 ms, a third of the time until a
+change takes effect."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Follower:
-    """Follows one tenants folder for one process. `stop` ends `run`; then `close` closes instances.
+    """Follows the tenants folder for one process. `stop` ends `run`, then `close` ends all else.
 
-    `step` does one round. The thread that calls `step` or `run` owns the state of the follower.
-    Other threads may read `is_ready` and `disabled`, and call `scan_soon`, `set_events_reliable`
-    and `stop`.
+    Only one thread may call `step` or `run`. Other threads may read `is_ready` and `disabled`, and
+    call `scan_soon`, `set_events_reliable` and `stop`.
     """
 
     def __init__(
@@ -92,14 +91,14 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_ready = threading.Event()
-        """An event that is set once every tenant file has been reconciled."""
+        """Event that is set once every tenant file has been reconciled."""
         self.disabled: tuple[DisabledStatus, ...] = ()
-        """The disabled tenants, in a tuple that is replaced as a whole."""
+        """The disabled tenants. A change replaces the whole tuple."""
         self.on_growth: Callable[[], None] = lambda: None
-        """Called when all tenants are known, and when the number of instances has grown by
-        `GROWTH`."""
+        """Function to call when all tenants are known, and whenever the number of instances has
+        grown by `GROWTH`."""
         self.on_evicted: Callable[[str], None] = lambda _: None
-        """Called with the name of each tenant whose instance was evicted."""
+        """Function to call with the name of each tenant whose instance was evicted."""
         self._folder = folder
         self._data_dir = settings.data_dir
         self._router = router
@@ -118,7 +117,7 @@ class Follower:
         )
         self._rebuilds = Rebuilds(self._workers, clock)
         self._queue = ValidationQueue(self._workers, self._set_result, self._woken.set, clock)
-        # All mounts share two bound methods, because 10,000 pairs of bound methods take 1.2 MB.
+        # All mounts share these two bound methods, because 10,000 copies would take 1.2 MB.
         self._wait_for_validation = self._queue.wait
         self._note_built = self._eviction.note_built
         self._reconciler = Reconciler(
@@ -131,12 +130,12 @@ class Follower:
         self._operator_states = OperatorStateWatch(settings.data_dir)
         self._scanned_at = self._validated_at = -math.inf
         self._next_scan = self._next_housekeeping = self._next_publication = 0.0
-        self._unrouted: list[Mount] = []  # mounts that have left the routing and are closed later
+        self._unrouted: list[Mount] = []  # mounts outside the routing that are not closed yet
 
     # -- control --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do rounds until `stop`. The follower logs an error in a round and continues."""
+        """Do rounds until `stop` is called. Log an error in a round, and continue."""
         while not self._is_stopping:
             try:
                 wait_s = self.step()
@@ -161,14 +160,14 @@ class Follower:
         self._woken.set()
 
     def set_events_reliable(self, is_reliable: bool) -> None:
-        """Set whether every change of the folder causes a call of `scan_soon`."""
+        """Set whether every change in the folder causes a call of `scan_soon`."""
         self._are_events_reliable = is_reliable
         self.scan_soon()
 
     def prefer(self, accepted: Collection[SiblingTenant]) -> None:
-        """Prefer the tenants, by name and digest, that other workers have accepted.
+        """In a conflict, prefer the tenants that other workers have accepted.
 
-        Call `prefer` before the first round.
+        Call this method before the first round.
         """
         self._reconciler.prefer(accepted)
 
@@ -178,10 +177,9 @@ class Follower:
         self._woken.set()
 
     def close(self) -> None:
-        """Stop the worker threads and close every instance, even instances in use. Idempotent.
+        """Stop the worker threads and close every instance, even those in use. Idempotent.
 
-        Before `close`, `run` must have returned, and the server must have waited for requests in
-        flight.
+        Call this method after `run` has returned and the server has waited for requests in flight.
         """
         self._workers.close()
         self._build_pool.close()
@@ -226,7 +224,7 @@ class Follower:
         is_small = len(self._folder) <= SMALL_FOLDER
         is_whole = self._is_scan_requested or self._is_folder_missing or is_small
         if is_whole:
-            # Before the scan, so an event during the scan causes another scan.
+            # Reset before the scan, so that an event during the scan causes another scan.
             self._is_scan_requested = False
         is_reliable = self._are_events_reliable and not self._folder.has_links
         now = self._clock()
@@ -257,7 +255,7 @@ class Follower:
         self._reconciler.add(name)
         for _, state in self._operator_states.appear(name):
             self._reconciler.set_operator_state(name, state)
-        if name in self._operator_states.unreadable:  # the tenant may be disabled
+        if name in self._operator_states.unreadable:  # an operator may have disabled the tenant
             self._reconciler.set_operator_state(name, OperatorState(is_disabled=True))
 
     def _remove(self, name: str) -> None:
@@ -319,7 +317,7 @@ class Follower:
             self.on_growth()
 
     def _close_mount(self, mount: Mount) -> None:
-        """Close a mount that left the routing earlier, so that no new request finds the mount."""
+        """Close a mount that is no longer in the routing, so that no new request finds it."""
         instance = mount.close()
         if instance is not None:
             self._draining.add(mount.name, instance)

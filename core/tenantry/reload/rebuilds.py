@@ -1,6 +1,6 @@
-"""Builds of changed tenants beside the serving instances, with repeats of failed builds.
+"""Rebuilds: builds changed tenants while their old instances serve, and repeats failed builds.
 
-`Rebuilds` passes each new instance to its caller, which swaps the instance in.
+The caller of `Rebuilds` receives each new instance and puts it in the place of the old instance.
 """
 
 import logging
@@ -21,46 +21,46 @@ STUCK_AFTER_S = 5.0
 """Seconds after which a build is reported as stuck. A build usually takes 10 to 125 ms."""
 
 MAX_BUILDS_PER_TENANT = 2
-"""Maximum number of concurrent builds of one tenant. Newer content may fix a build that hangs, but
-each build that hangs keeps a thread, and repeated edits of one tenant file must not take a thread
-each."""
+"""Maximum number of concurrent builds of one tenant. A second build is allowed because newer
+content may fix a build that hangs. More builds are not, because each build that hangs keeps a
+thread."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """The build of one content of a tenant file, until the build succeeds or is canceled."""
+    """The build of one version of a tenant file, until the build succeeds or is canceled."""
 
     mount: Mount
     tenant: Tenant
     started_at: float
     on_built: Callable[[Instance], None]
     is_waiting: bool = False
-    """Whether the build waits for the end of builds of older content."""
+    """Whether the build waits for the end of builds of older versions."""
     has_ended: bool = False
-    """Whether the build has failed and has not been started again."""
+    """Whether the build has failed and has not started again."""
     failure: BuildFailure | None = None
 
 
 class Rebuilds:
     """The rebuilds of one process, with at most one wanted build per tenant. Not thread-safe.
 
-    `Rebuilds` records a failed build at the mount. A failed build is due again after a pause.
+    The mount shows the reason of a failed build. A failed build is due again after a pause.
     """
 
     def __init__(self, workers: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:
         self._workers = workers
         self._clock = clock
         self._rebuilds: dict[str, _Rebuild] = {}
-        # Tenant → number of its running builds, wanted or not.
+        # Number of running builds of each tenant, wanted or not.
         self._running: Counter[str] = Counter()
 
     def start(self, mount: Mount, tenant: Tenant, on_built: Callable[[Instance], None]) -> None:
-        """Build `tenant`, and pass a wanted instance to `on_built`.
+        """Build `tenant`, and pass the instance to `on_built` unless it is no longer wanted.
 
-        `cancel`, or a call of `start` with other content of the same tenant, makes the instance
-        unwanted.
+        An instance is no longer wanted after a call of `cancel`, or after a call of `start` with
+        another version of the tenant.
         """
         rebuild = self._rebuilds.get(tenant.name)
         if rebuild is None or rebuild.tenant is not tenant:
@@ -83,7 +83,7 @@ class Rebuilds:
             )
 
     def cancel(self, name: str) -> None:
-        """Drop the build of a tenant and the record of failed builds."""
+        """Cancel the build of a tenant, and forget its failed builds."""
         self._rebuilds.pop(name, None)
 
     def due(self) -> list[str]:
@@ -96,7 +96,7 @@ class Rebuilds:
         ]
 
     def report_stuck(self) -> None:
-        """Log the builds that take too long, and set the reason of their mounts."""
+        """Log the builds that take too long, and show the reason in their mounts."""
         latest_start = self._clock() - STUCK_AFTER_S
         for rebuild in self._rebuilds.values():
             if not rebuild.has_ended and rebuild.started_at < latest_start:

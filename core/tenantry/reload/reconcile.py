@@ -1,15 +1,15 @@
-"""The choice of tenants to serve, from the validation results of all tenant files.
+"""Reconciliation: decides which tenants to serve, from the validation results of all files.
 
-Two tenants conflict if both tenants claim the same prefix, key or database. In a conflict,
+Two tenants conflict if they claim the same prefix, key or database. The following rules apply:
 
-- a tenant that serves keeps serving;
-- at the start of a process, a tenant with content that another worker has accepted wins, so that
-  all workers of a host agree on the owner of a claim;
-- otherwise, the first tenant by name wins.
+- A tenant that already serves keeps serving.
+- When a process starts, a tenant file that another worker has accepted wins, so that all workers of
+  a host agree.
+- Otherwise, the tenant whose name comes first wins.
 
-Two tenants that swap prefixes conflict until one tenant first changes to a free prefix.
+Two tenants that swap prefixes conflict until one of them has first moved to a free prefix.
 
-The module `reconcile` reads no file, starts no thread and changes no routing; the follower does.
+The follower reads files, starts threads and changes the routing; this module does not.
 """
 
 import logging
@@ -36,15 +36,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """The tenant files of the folder, and the accepted tenants. Not thread-safe.
+    """Holds the state of all tenant files, and decides which tenants to serve. Not thread-safe.
 
     Args:
         new_mount: returns a new mount for a tenant's name.
-        rebuilds: the builds beside the serving instances.
-        draining: takes the replaced instances.
+        rebuilds: builds changed tenants while their old instances serve.
+        draining: receives the replaced instances.
         is_missing: returns whether a tenant file is missing at the moment. The reconciler postpones
-            a conflict with a missing file until the file is back or removed, because a renamed file
-            conflicts with its old name.
+            a conflict with a missing file until the file is back or is removed. Otherwise, a
+            renamed file would conflict with its old name.
         new_quarantine: returns the quarantine for an operator state; None if the tenant is not
             parked.
     """
@@ -60,13 +60,13 @@ class Reconciler:
     ) -> None:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
-        """Whether some files have never been reconciled. `end_start` resets `is_starting`."""
+        """Whether some files have never been reconciled. `end_start` sets this to False."""
         self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests
-        self._sibling_prefixes: dict[str, str] = {}  # prefix → the tenant that other workers serve
+        self._sibling_prefixes: dict[str, str] = {}  # prefix → tenant that other workers serve
         self.is_routing_outdated = False
-        """Whether a new routing snapshot is needed. `take_mounts` resets `is_routing_outdated`."""
+        """Whether a new routing snapshot is needed. `take_mounts` sets this to False."""
         self.withdrawn: list[Mount] = []
-        """Mounts that must first leave the routing and then be closed."""
+        """Mounts to remove from the routing first, and to close afterwards."""
         self._new_mount = new_mount
         self._rebuilds = rebuilds
         self._draining = draining
@@ -74,20 +74,20 @@ class Reconciler:
         self._new_quarantine = new_quarantine
         self._accepted = AcceptedTenants()
         self._has_freed_claims = False
-        self._conflicting: set[str] = set()  # names of tenants that are rejected for a conflict
+        self._conflicting: set[str] = set()  # names of tenants rejected because of a conflict
         self._postponed: set[str] = set()  # names of tenants in conflict with a missing file
 
     def prefer(self, accepted: Collection[SiblingTenant]) -> None:
-        """Set the tenants that other workers have accepted. Call `prefer` before the first file.
+        """Set the tenants that other workers have accepted. Call this before adding a file.
 
-        In a conflict, the tenant with the same content wins. A prefix stays reserved for the tenant
-        that other workers serve at the prefix, until that tenant's file changes.
+        In a conflict, the version that other workers have accepted wins. If other workers serve a
+        tenant at a prefix, the prefix is reserved for that tenant until its file changes.
         """
         self._accepted_by_siblings = {(tenant.name, tenant.digest) for tenant in accepted}
         self._sibling_prefixes = {tenant.prefix: tenant.name for tenant in accepted}
 
     def end_start(self) -> None:
-        """End the start, after which every accepted tenant keeps its claims."""
+        """End the start phase. From now on, every accepted tenant keeps its claims."""
         self.is_starting, self._accepted_by_siblings = False, set()
         self._sibling_prefixes = {
             prefix: name
@@ -103,7 +103,7 @@ class Reconciler:
         self.is_routing_outdated = True
 
     def remove(self, name: str) -> None:
-        """Remove a deleted tenant file, and free the tenant's claims."""
+        """Remove a deleted tenant file, and free the claims of its tenant."""
         self.withdrawn.append(self.files.pop(name).mount)
         self._accepted.remove(name)
         self._cancel_build(name)
@@ -113,11 +113,11 @@ class Reconciler:
         _logger.info("tenant.removed", extra={"tenant": name})
 
     def set_result(self, name: str, result: ValidationResult) -> None:
-        """Set the validation result of a file's newest content, which `reconcile` applies."""
+        """Set the validation result of a file's newest version. `reconcile` applies the result."""
         self.files[name].result = result
         if not self.is_starting:
-            self._drop_reservation(name)  # the other workers follow the change, too
-        self._cancel_build(name)  # also cancels the pause after a failed build of the old content
+            self._drop_reservation(name)  # other workers follow the change, too
+        self._cancel_build(name)  # also ends the pause after a failed build of the old version
 
     def set_operator_state(self, name: str, state: OperatorState) -> None:
         """Set and apply a tenant's operator state."""
@@ -134,7 +134,7 @@ class Reconciler:
     # -- decisions ------------------------------------------------------------------------------
 
     def reconcile(self, name: str) -> None:
-        """Apply the newest validation result of a file, unless the tenants conflict."""
+        """Apply the newest validation result of a file, unless its tenant is in conflict."""
         file = self.files[name]
         self._conflicting.discard(name)
         if file.is_disabled:
@@ -145,7 +145,7 @@ class Reconciler:
             self._accept_or_reject(file, file.result)
 
     def reconcile_again(self) -> None:
-        """Reconcile the tenants that may no longer be in conflict, sorted by name."""
+        """Reconcile the tenants that may no longer be in conflict, in the order of names."""
         postponed, self._postponed = sorted(self._postponed), set()
         for name in postponed:
             run_step(partial(self.reconcile, name), tenant=name)
@@ -157,7 +157,7 @@ class Reconciler:
     def _reconcile_if_free(self, file: FollowedFile) -> None:
         name, tenant = file.mount.name, file.result
         if name not in self._conflicting or not isinstance(tenant, Tenant):
-            return  # the file has been reconciled in the meantime
+            return  # another step has already reconciled the file
         if self._reserved(tenant):
             return
         conflicts = self._accepted.conflicts(tenant)
@@ -173,7 +173,7 @@ class Reconciler:
             self._withdraw(file)
 
     def _reserved(self, tenant: Tenant) -> list[Conflict]:
-        """Return the conflicts with tenants that only other workers serve."""
+        """Return a tenant's conflicts with tenants that only other workers serve."""
         if not self._sibling_prefixes or (tenant.name, tenant.digest) in self._accepted_by_siblings:
             return []
         conflicts, prefix = list[Conflict](), tenant.url_prefix
@@ -216,7 +216,7 @@ class Reconciler:
     def _has_precedence(
         self, file: FollowedFile, tenant: Tenant, conflicts: list[Conflict]
     ) -> bool:
-        """Whether a tenant displaces accepted tenants, which happens only at start."""
+        """Whether a tenant replaces accepted tenants, which is possible only at start."""
         if not self.is_starting or file.mount.was_built:
             return False
         owners = [self.files[conflict.owner].mount.tenant for conflict in conflicts]
@@ -224,7 +224,7 @@ class Reconciler:
         return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return a sort key; in a conflict at start, the tenant with the lowest key wins."""
+        """Return a sort key. In a conflict at start, the tenant with the lowest key wins."""
         return (tenant.name, tenant.digest) not in self._accepted_by_siblings, tenant.name
 
     def _cancel_build(self, name: str) -> None:
@@ -232,7 +232,7 @@ class Reconciler:
         self._postponed.discard(name)
 
     def _withdraw(self, file: FollowedFile) -> None:
-        """Remove a tenant's mount and claims, and give the tenant file a new mount."""
+        """Remove a tenant's mount and claims, and give its file a new mount."""
         old = file.mount
         self._cancel_build(old.name)
         file.mount = self._new_mount(old.name)
@@ -259,7 +259,7 @@ class Reconciler:
             return
         old_prefix, was_evicted = mount.prefix, mount.instance is None
         old = mount.swap(tenant, instance)
-        # A change of the file does not count as a use, so an evicted tenant is soon evicted again.
+        # A change of the file does not count as use, so a tenant that was evicted is evicted again.
         if old is not None:
             instance.used_at = old.used_at
             self._draining.add(tenant.name, old)
@@ -291,7 +291,7 @@ class Reconciler:
     # -- what the follower publishes ------------------------------------------------------------
 
     def take_mounts(self) -> list[Mount]:
-        """Return the mounts to route to. A rejected tenant keeps only a free prefix."""
+        """Return the mounts to route to. A rejected tenant keeps its prefix only if it is free."""
         self.is_routing_outdated = False
         mounts = [file.mount for file in self.files.values() if not file.is_disabled]
         for mount in mounts:
@@ -305,7 +305,7 @@ class Reconciler:
         """Return the disabled tenants.
 
         Args:
-            unreadable: tenant → why the tenant's operator state cannot be read.
+            unreadable: the reason for each tenant whose operator state cannot be read.
         """
         return tuple(
             file.disabled_status(unreadable.get(name, ""))
@@ -315,9 +315,9 @@ class Reconciler:
 
 
 def run_step(step: Callable[[], None], *, tenant: str = "") -> bool:
-    """Run one step of a round, and return whether it succeeded.
+    """Run one step of a round, and return whether the step succeeded.
 
-    `run_step` logs an error, so that the steps of other tenants follow.
+    An error is logged, so that it does not affect other tenants.
     """
     try:
         step()

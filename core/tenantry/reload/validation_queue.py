@@ -1,7 +1,8 @@
-"""The queue of tenant files that wait for validation, and of requests that wait for a file.
+"""The queue of tenant files that wait for validation.
 
-The queue only orders the tenant files; `ReloadWorkers` validates files, and `Reconciler` applies
-the results.
+The queue determines the order of the files. `ReloadWorkers` validates the files, and `Reconciler`
+applies the results. While the host starts, a request can wait until its tenant's file is
+validated.
 """
 
 import math
@@ -20,25 +21,24 @@ from tenantry.tenants.validation import ValidationResult
 
 MAX_WAIT_S = 1.0
 """Seconds that requests wait for one tenant file while the host starts, counted from the first
-request. A tenant file that hangs must not occupy request threads repeatedly."""
+request. After this time, a tenant file that hangs no longer occupies request threads."""
 
 BATCH_S = 0.25
 """Seconds that a validation result waits for the results of other files that changed at the same
-time. If two new tenants conflict, each worker then accepts the first tenant by name, independent of
-the order of validation."""
+time. If two new tenants conflict, every worker then accepts the tenant whose name comes first, in
+whatever order the files were validated."""
 
 
 class ValidationQueue:
-    """The tenant files between a change and the follower's reaction.
+    """The tenant files that have changed, until the follower has reconciled them.
 
-    The follower's thread uses the queue and collects from `workers`. Other threads may call only
-    `wait`.
+    Only the follower's thread uses the queue, except for `wait`, which is thread-safe.
 
     Args:
         workers: the threads that validate tenant files.
         on_result: called with each result, unless the tenant file has changed again.
         wake: starts the next round of the follower.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ValidationQueue:
         self._wake = wake
         self._clock = clock
         self._newest: dict[str, FileContent] = {}  # name → content that has no result yet
-        self._waiting: OrderedDict[str, None] = OrderedDict()  # names not yet given to the workers
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # names not passed to the workers yet
         self._urgent: SimpleQueue[str] = SimpleQueue()  # names that a request waits for
-        # Names of tenants with a result that `take_due` has not returned.
+        # Names of tenants whose result `take_due` has not returned yet.
         self._with_result: set[str] = set()
         self._take_at = math.inf  # latest time to take the results
         self._new: set[str] = set()  # names that have never been reconciled
@@ -74,7 +74,7 @@ class ValidationQueue:
 
     @property
     def take_at(self) -> float:
-        """Latest time to call `take_due`; infinite without a result."""
+        """Latest time to call `take_due`, or infinity if there is no result."""
         return self._take_at if self._with_result else math.inf
 
     def add_name(self, name: str) -> None:
@@ -89,14 +89,14 @@ class ValidationQueue:
         self._waiting[name] = None
 
     def remove(self, name: str) -> None:
-        """Forget a deleted tenant file, and end the wait of requests to the tenant."""
+        """Forget a deleted tenant file, and let requests that wait for it continue."""
         self._newest.pop(name, None)
         self._waiting.pop(name, None)
         self._with_result.discard(name)
         self.mark_reconciled(name)
 
     def submit(self) -> None:
-        """Pass files to the workers while a thread is free, urgent files first."""
+        """Pass files to the workers while a thread is free, beginning with urgent files."""
         while self._waiting and self._workers.can_validate:
             content = self._newest[self._next_name()]
             self._workers.validate(
@@ -126,7 +126,7 @@ class ValidationQueue:
         self._on_result(content, result)
 
     def take_due(self, *, is_starting: bool) -> list[str]:
-        """Return the tenants to reconcile now, sorted by name, in batches after the start."""
+        """Return the tenants to reconcile now, sorted by name; after the start, in batches."""
         if not is_starting and not self.is_idle and self._clock() < self._take_at:
             return []
         names, self._with_result = sorted(self._with_result), set()
@@ -141,7 +141,7 @@ class ValidationQueue:
                 self._reconciled.notify_all()
 
     def wait(self, mount: Mount) -> None:
-        """Move a tenant's file to the front, and wait up to `MAX_WAIT_S` for its reconciliation."""
+        """Move a tenant's file to the front, and wait until it is reconciled (`MAX_WAIT_S`)."""
         name = mount.name
         first_at = self._first_request_at.setdefault(name, self._clock())
         self._urgent.put(name)

@@ -1,10 +1,9 @@
-"""Requests from a new worker to other workers of its host, before the first connection.
+"""Warm start: what a new worker asks other workers of its host before accepting connections.
 
-A new worker asks other workers for the tenants that the other workers have accepted. Otherwise, the
-new worker would resolve a conflict by name, while another worker keeps the tenant that served
-first, and one prefix would have two owners. A new worker also asks for the tenants that other
-workers have built. Otherwise, each tenant's first request in the new worker waits 10 to 125 ms for
-a build.
+A new worker asks which tenants other workers have accepted. Otherwise, it would resolve a conflict
+by name, while the other workers keep the tenant that served first, and one prefix would have two
+owners. A new worker also asks which tenants other workers have built. Otherwise, the first request
+to each tenant would wait 10 to 125 ms for a build.
 """
 
 import threading
@@ -17,20 +16,20 @@ from tenantry.observability.control_socket import ask_workers
 from tenantry.routing.router import Router
 
 BUILD_TIMEOUT_S = 2.0
-"""Seconds that a new worker builds instances before the worker accepts connections: enough for 50
-to 200 tenants. First requests build the remaining instances."""
+"""Seconds for which a new worker builds instances before accepting connections: enough for 50 to
+200 tenants. The remaining instances are built by their first requests."""
 
 BUILT_ANSWER_TIMEOUT_S = 1.0
 """Seconds that one worker may take to list its built tenants."""
 
 ACCEPTED_TIMEOUT_S = 1.0
-"""Seconds that a new worker waits for the accepted tenants of other workers. A list of 10,000
-tenants takes 0.1 s, or several times as long from a busy worker. Without an answer, the new worker
-resolves conflicts by name."""
+"""Seconds that a new worker waits for the lists of accepted tenants. A list of 10,000 tenants takes
+0.1 s, or several times as long from a busy worker. Without a list, the new worker resolves
+conflicts by name."""
 
 ACCEPTED_ANSWER_TIMEOUT_S = 0.4
-"""Seconds that one worker may take to list its accepted tenants, so that a worker that hangs leaves
-time for other workers."""
+"""Seconds that one worker may take to list its accepted tenants. If the worker hangs, time remains
+to ask other workers."""
 
 
 class SiblingTenant(NamedTuple):
@@ -42,10 +41,11 @@ class SiblingTenant(NamedTuple):
 
 
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[SiblingTenant]:
-    """Return each tenant that other workers over `data_dir` have accepted.
+    """Return the tenants that other workers with the data folder `data_dir` have accepted.
 
-    Only workers with the same `only` (empty for all tenants) count, and only workers that have
-    validated every tenant file, because earlier decisions are not final.
+    A worker counts only if it serves the same tenants, `only` (empty for all tenants). A worker
+    that has not validated every tenant file returns no tenants, because its decisions are not
+    final.
     """
     found: list[frozenset[SiblingTenant]] = []
 
@@ -65,9 +65,9 @@ def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozense
 
 
 def build_as_siblings(data_dir: Path, router: Router) -> None:
-    """Build the tenants that other workers over `data_dir` have built.
+    """Build the tenants that other workers with the data folder `data_dir` have built.
 
-    After `BUILD_TIMEOUT_S`, no further build starts, and a build that hangs continues on its own
+    After `BUILD_TIMEOUT_S`, no further build starts. A build that hangs continues on its own
     thread.
     """
     deadline = time.monotonic() + BUILD_TIMEOUT_S
@@ -79,7 +79,7 @@ def build_as_siblings(data_dir: Path, router: Router) -> None:
         for name in names:
             if time.monotonic() >= deadline:
                 return
-            # A parked tenant would end each new worker.
+            # Building a parked tenant could end each new worker.
             if name in mounts and mounts[name].quarantine is None:
                 mounts[name].ensure_instance()
 
@@ -87,7 +87,7 @@ def build_as_siblings(data_dir: Path, router: Router) -> None:
 
 
 def _run_at_most(timeout_s: float, act: Callable[[], None], thread_name: str) -> None:
-    """Call `act` on a thread; return at the end of `act`, or after `timeout_s` seconds."""
+    """Call `act` on a thread, and wait up to `timeout_s` seconds for its end."""
     thread = threading.Thread(target=act, name=thread_name, daemon=True)
     thread.start()
     thread.join(timeout_s)

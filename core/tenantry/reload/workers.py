@@ -1,6 +1,6 @@
 """The threads that validate tenant files and build instances for the follower.
 
-Validations and builds can be slow or hang, so the follower's own thread only submits jobs and
+Because a validation or a build can be slow or hang, the follower's own thread only submits jobs and
 collects results.
 """
 
@@ -23,23 +23,23 @@ from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant, ValidationResult, validate_file
 
 MAX_VALIDATIONS = 4
-"""Maximum number of concurrent validations: enough for two processors, with few loader
-processes."""
+"""Maximum number of concurrent validations, and so of loader processes: enough for two
+processors."""
 
 MAX_BUILDS = 2
 """Maximum number of concurrent builds, which share the interpreter lock with requests."""
 
 FIRST_TIMEOUT_S = 0.5
-"""Seconds after which the first validation of a tenant file ends. A slow file is validated again on
-a separate thread, with the loader's whole timeout, because four files that hang would occupy all
-threads for 5 s. A validation usually takes 1 ms."""
+"""Time limit in seconds for the first validation of a tenant file, which usually takes 1 ms. A slow
+file is validated again on a separate thread with a longer limit. Otherwise, four files that hang
+would occupy all threads for 5 s."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Seconds that `close` waits for running jobs. gunicorn gives a worker 30 s to stop."""
 
 BuildResult = Instance | BaseException | None
-"""The result of a build: an instance, an exception, or None for a build that did not start because
-the build was no longer wanted."""
+"""The result of a build: an instance, an exception, or None if the build was no longer wanted and
+did not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class _Result:
 
 
 class ReloadWorkers:
-    """Worker pools and loader processes of one follower. `close` ends threads and processes.
+    """The threads and loader processes of one follower, until `close` ends them.
 
-    The follower's thread submits jobs, collects results and runs the callbacks `on_result`. The
-    callbacks `is_wanted` run on a worker thread.
+    The follower's thread submits jobs, collects results and runs the `on_result` callbacks. The
+    `is_wanted` callbacks run on a worker thread.
 
     Args:
-        data_dir: contains the folders of the tenants.
+        data_dir: the folder that contains the tenants' data folders.
         build: returns an instance of a tenant; may raise any exception.
         notify: called on a worker thread when a result is ready to collect.
     """
@@ -76,7 +76,7 @@ class ReloadWorkers:
 
     @property
     def validating(self) -> int:
-        """Number of tenant files with an uncollected first validation."""
+        """Number of first validations whose results are not collected yet."""
         return self._validating
 
     @property
@@ -115,7 +115,7 @@ class ReloadWorkers:
         on_result: Callable[[BuildResult], None],
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Build a new instance beside the serving instance."""
+        """Build a new instance while the old instance serves."""
         self._builders.submit(partial(self._build_instance, tenant, on_result, is_wanted))
 
     @property
@@ -124,11 +124,11 @@ class ReloadWorkers:
         return self._builders.has_waiting_jobs
 
     def start_builds(self) -> None:
-        """Start waiting builds in place of late builds."""
+        """Start threads for the waiting builds, in addition to the threads of late builds."""
         self._builders.start_threads()
 
     def collect(self) -> Iterator[Callable[[], None]]:
-        """Yield a function for each result, which passes the result to its callback."""
+        """Yield, for each result, a function that passes the result to its callback."""
         with suppress(Empty):
             while True:
                 result = self._results.get_nowait()
@@ -143,8 +143,8 @@ class ReloadWorkers:
     def close(self) -> None:
         """Drop the waiting jobs and stop the threads. Idempotent.
 
-        A job that runs longer than `CLOSE_TIMEOUT_S` ends later or with the process. An instance
-        from a build that ends after `close` is closed at once.
+        A job that takes longer than `CLOSE_TIMEOUT_S` ends later, or together with the process. If
+        a build ends after `close`, its instance is closed immediately.
         """
         self._is_closed = True
         pools = (self._validators, self._slow_validator, self._builders)
@@ -199,8 +199,8 @@ class ReloadWorkers:
         result: BuildResult = None
         try:
             if is_wanted() and not self._is_closed:
-                # The build runs in a new context, so context variables that an endpoint sets do not
-                # stay on the thread.
+                # A new context keeps the context variables that an endpoint sets from staying on
+                # the thread.
                 result = Context().run(self._build, tenant)
         except BaseException as error:  # noqa: BLE001 - an import may raise SystemExit, too
             result = error

@@ -8,23 +8,23 @@ from tenantry.endpoints.loading import describe_failure
 from tenantry.errors import TenantryError
 
 FIRST_PAUSE_S = 1.0
-"""Seconds of the pause after the first failed build, in which a restarted database can become
+"""Seconds to pause after the first failed build, so that a restarted database can become
 available."""
 
 MAX_PAUSE_S = 60.0
-"""Maximum seconds between two builds. Each failed build doubles the pause, and the host notices a
-repaired dependency within a minute."""
+"""Maximum seconds between two builds. Each failed build doubles the pause. Because of the maximum,
+the host notices a repaired dependency within a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildFailure:
-    """The latest of one or more consecutive failed builds of the same content."""
+    """The latest of one or more consecutive failed builds of the same tenant file version."""
 
     reason: str
-    """The error and its place in the code, on one line, without secrets."""
+    """The error and where it occurred in the code, on one line, without secrets."""
     count: int
     retry_at: float
-    """When the next build may start, in seconds of the clock of the argument `now` of `of`."""
+    """When the next build may start, in monotonic seconds."""
 
     @classmethod
     def of(
@@ -34,9 +34,9 @@ class BuildFailure:
         now: float,
         endpoints: Sequence[str] = (),
     ) -> Self:
-        """Return the failure that follows `previous`, with twice the pause of `previous`.
+        """Return the failure that follows the failure `previous`, with twice the pause.
 
-        The reason names the line if the code of one of the `endpoints` raised the error.
+        If code of one of the `endpoints` raised the error, the reason names the line.
         """
         count = 1 if previous is None else previous.count + 1
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, 10), MAX_PAUSE_S)

@@ -1,7 +1,8 @@
-"""Builds for first requests, and the time that requests wait for a build.
+"""First builds: builds that a tenant's first request starts, and how long requests wait.
 
-All tenants share the few threads that serve requests. So a request never builds an instance on its
-own thread, but waits a limited time for a build on a thread of the `BuildPool`.
+Because all tenants share the few threads that serve requests, a request never builds an instance on
+its own thread. A thread of the `BuildPool` builds the instance, and the request waits for a limited
+time.
 """
 
 import threading
@@ -12,20 +13,20 @@ MAX_BUILDS = 8
 """Maximum number of concurrent first builds: as many as a worker has threads for requests."""
 
 LONG_WAIT_S = 20.0
-"""Maximum age in seconds of a build for which one request keeps waiting. A build usually takes 10
-to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
+"""Seconds after the start of a build at which its patient request stops waiting. A build usually
+takes 10 to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
 
 MAX_LONG_WAITS = 2
-"""Number of requests of a process that may wait up to `LONG_WAIT_S`, each for a different build.
-Even if two builds hang, a worker with four threads has two free threads."""
+"""Maximum number of patient requests in a process, which wait up to `LONG_WAIT_S`, each for a
+different build. Even if two builds hang, a worker with four threads has two free threads."""
 
 SHORT_WAIT_S = 0.25
-"""Maximum age in seconds of a build for which a request without a long wait keeps waiting. A
-waiting request occupies a thread that other tenants need."""
+"""Seconds after the start of a build at which all other requests stop waiting, because a waiting
+request occupies a thread that other tenants need."""
 
 
 class PendingBuild:
-    """A running build, for which requests wait."""
+    """A running build that requests wait for."""
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
@@ -41,7 +42,7 @@ class BuildPool(WorkerPool):
         self._long_waits: set[PendingBuild] = set()
 
     def wait(self, build: PendingBuild, age_s: float) -> bool:
-        """Wait for a build as long as the request may wait. Return whether the build has ended.
+        """Wait for a build for a limited time. Return whether the build has ended.
 
         Args:
             build: the build.

@@ -1,8 +1,8 @@
 """An instance: an app with its WSGI stack, from its build until its last response is closed.
 
-Each request holds a lease until the server closes the body of the response, because a body can
-stream long after the call of the app (PEP 3333 on `close()`). A retired instance closes when the
-last lease ends.
+Each request holds a lease until the server closes the response body, because a body can stream long
+after the app has returned (PEP 3333 on `close()`). A retired instance closes when its last lease
+ends.
 """
 
 import logging
@@ -22,27 +22,27 @@ _logger = logging.getLogger(__name__)
 
 
 class RefusesByHead(Protocol):
-    """Decides from the head of a request whether the request reaches the app. Thread-safe."""
+    """Decides from a request's head whether the request reaches the app. Thread-safe."""
 
     is_quick: bool
-    """Whether `refuse` neither waits for the network, nor verifies a signature, nor runs code of
+    """Whether `refuse` is fast: it does not wait for the network, verify a signature or run code of
     the app."""
 
     def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
-        """Return the response to a request that is refused, or None. `wsgi` decides the same."""
+        """Return the response if the request is refused, or None. `wsgi` decides the same."""
 
 
 class Instance:
-    """One app while the app serves. Thread-safe. `retire` closes the app after its last request.
+    """An app that serves requests. Thread-safe. `retire` closes the app after its last request.
 
     Args:
-        wsgi: the app inside its middleware.
+        wsgi: the app wrapped in its middleware.
         close: frees the resources of the app; called once.
-        app: the Flask app, which must be freed after `close`. The instance has only a weak
-            reference to the app.
-        head_checks: the decisions that a server can make before `wsgi` is called; None without
-            decisions.
-        clock: monotonic seconds.
+        app: the Flask app. The instance keeps only a weak reference, so that the app can be freed
+            after `close`.
+        head_checks: the decisions that a server can make before it calls `wsgi`; None if there are
+            none.
+        clock: returns monotonic seconds.
     """
 
     __slots__ = (
@@ -64,8 +64,8 @@ class Instance:
         self.app = None if app is None else ref(app)
         self._clock = clock
         self.used_at = clock()
-        """When the last request ended or the instance was built, in seconds of the monotonic
-        clock."""
+        """When the last request ended or, before that, when the instance was built, in monotonic
+        seconds."""
         self._lock = threading.Lock()  # protects `_close`, `_leases` and `_is_retired`
         self._close: Callable[[], None] | None = close
         self._leases = 0
@@ -84,7 +84,7 @@ class Instance:
     def answer(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes] | None:
-        """Answer a request under a lease, until the body's `close()`; None if retired."""
+        """Answer a request, or return None if the instance is retired."""
         with self._lock:
             if self._is_retired:
                 return None
@@ -114,8 +114,8 @@ class Instance:
     def close_now(self) -> int:
         """Close the app, and return the number of requests in flight. Idempotent.
 
-        `close_now` logs an exception of the app instead of raising the exception, because the
-        caller (the last request, or the follower) did not cause the exception.
+        An exception of the app is logged and not raised, because the caller (the last request, or
+        the follower) did not cause the exception.
         """
         with self._lock:
             close, self._close = self._close, None

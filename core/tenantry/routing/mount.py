@@ -1,7 +1,7 @@
 """A mount: the URL prefix of one tenant, and the instance that serves the tenant.
 
-The first request to a mount builds the instance, with at most one first build of a mount at a time.
-The follower of the tenants folder replaces the instance of a mount by one assignment.
+The first request to a mount starts the build of the instance; a mount has at most one such build at
+a time. When the tenant file changes, the follower replaces the instance by one assignment.
 """
 
 import logging
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 State = Literal["idle", "serving", "stale", "failed", "maintenance"]
 
 FILE_RETRY_AFTER_S = 30
-"""`Retry-After` of requests to a tenant with a rejected file, in seconds, because an operator has
-to fix the file."""
+"""`Retry-After` in seconds for a tenant whose file is rejected. An operator has to fix the file."""
 
 MAINTENANCE_RETRY_AFTER_S = 120
-"""`Retry-After` of requests to a tenant in maintenance, in seconds."""
+"""`Retry-After` in seconds for a tenant in maintenance."""
 
 _logger = logging.getLogger(__name__)
 
@@ -52,27 +51,26 @@ _STARTING = _unavailable("This application is starting.", 1)
 class Mount:
     """The URL prefix and the state of one tenant, for as long as the tenant file exists.
 
-    A mount is thread-safe. The follower removes a mount from the routing, and then closes the
+    A mount is thread-safe. The follower first removes a mount from the routing, and then closes the
     mount.
 
     Args:
         name: the tenant's name.
-        prefix: the URL prefix, or None if the prefix is unknown before the tenant file has been
-            read.
+        prefix: the URL prefix, or None if the prefix is not known until the tenant file is read.
         build: returns an instance of a tenant. `build` runs on a thread of `build_pool`, at most
             once at a time, and may raise any exception.
-        clock: monotonic seconds, for the pause after a failed build.
-        wait_for_validation: called by a request if the tenant file has not been validated. Returns
-            after the validation, or when the request has waited long enough.
-        note_built: called with the mount after the mount gets a new instance.
-        build_pool: the threads for first builds, which all mounts of a process share; if None, the
+        clock: returns monotonic seconds, for the pause after a failed build.
+        wait_for_validation: called when a request arrives before the tenant file is validated.
+            Returns after the validation, or when the request has waited long enough.
+        note_built: called with the mount when the mount gets a new instance.
+        build_pool: the threads for first builds, which all mounts of a process share. If None, the
             mount creates its own pool.
     """
 
-    # Requests read the attributes without the lock, because each attribute is one reference that is
-    # replaced as a whole. A request that finds an instance must still get a lease from the
-    # instance; a request that finds no instance looks again under the lock. `state` reads several
-    # attributes and can mix two moments.
+    # Requests read the attributes without the lock, because each change replaces the whole value of
+    # an attribute. A request that finds an instance must still get a lease from the instance. A
+    # request that finds no instance looks again under the lock. `state` reads several attributes,
+    # which may be from different moments.
     __slots__ = (
         "_build", "_build_pool", "_clock", "_failure", "_instance", "_is_closed", "_lock",
         "_note_built", "_pending_build", "_rejection", "_wait_for_validation", "digest", "name",
@@ -93,27 +91,28 @@ class Mount:
         self.name = name
         self.prefix = prefix
         self.tenant: Tenant | None = None
-        """The last accepted content of the tenant file."""
+        """The last accepted version of the tenant file."""
         self.digest = ""
-        """SHA-256 of the last validated content of the tenant file, accepted or rejected."""
+        """SHA-256 of the last validated version of the tenant file, accepted or rejected."""
         self.operator_maintenance: bool | str = False
-        """Maintenance mode set by an operator: True, or a message for the clients."""
+        """Maintenance mode that an operator has set: True, or a message for the clients."""
         self.quarantine: Quarantine | None = None
         """Admits few requests to a parked tenant; None if the tenant is not parked."""
         self.since = time.time()
-        """When the newest content of the tenant file was validated, in seconds since the epoch."""
+        """When the newest version of the tenant file was validated, in seconds since the epoch."""
         self.was_built = False
-        """Whether the mount ever had an instance. After the first instance, the mount accepts only
-        content with a successful build."""
+        """Whether the mount ever had an instance. If so, the mount accepts a new version of the
+        file only after a successful build."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
         self._note_built = note_built
         self._build_pool = build_pool or BuildPool()
-        # Protects the attributes after the lock; not held while user code runs.
+        # The lock protects the following attributes. No thread holds the lock while it runs a
+        # tenant's code.
         self._lock = threading.Lock()
-        self._rejection = ""  # the reason that the newest content is not served
-        self._failure: BuildFailure | None = None  # the last failed build of the accepted content
+        self._rejection = ""  # why the newest version of the file is not served
+        self._failure: BuildFailure | None = None  # the last failed build of the accepted version
         self._instance: Instance | None = None
         self._pending_build: PendingBuild | None = None
         self._is_closed = False
@@ -122,14 +121,14 @@ class Mount:
 
     @property
     def state(self) -> State:
-        """The state that decides the answer to a request."""
+        """The state of the mount, which determines the answer to a request."""
         if self.operator_maintenance or (self.tenant is not None and self.tenant.maintenance):
             return "maintenance"
         return "failed" if self.quarantine is not None else self.state_unless_parked
 
     @property
     def state_unless_parked(self) -> State:
-        """The state of the mount if quarantine and maintenance are ignored."""
+        """The state of the mount without regard to quarantine and maintenance."""
         if self.tenant is None:
             return "failed" if self.reason else "idle"
         if self._failure is not None and self._instance is None:
@@ -140,12 +139,12 @@ class Mount:
 
     @property
     def reason(self) -> str:
-        """Why the newest content is not served, or else why the last build failed."""
+        """Why the newest version of the file is not served, or else why the last build failed."""
         return self._rejection or ("" if self._failure is None else self._failure.reason)
 
     @property
     def explanation(self) -> str:
-        """The reason of the state for operators: why the tenant is parked, or else the `reason`."""
+        """The reason that operators see: why the tenant is parked, or else `reason`."""
         return self.reason if self.quarantine is None else self.quarantine.reason
 
     @property
@@ -158,7 +157,7 @@ class Mount:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer a request with the instance, or with 503 if the mount has no instance."""
+        """Answer a request with the instance, or with 503 if no instance can serve the request."""
         environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
         environ[TENANT] = self.name
         tenant, quarantine = self.tenant, self.quarantine
@@ -180,8 +179,8 @@ class Mount:
             tenant, instance = self.tenant, self._instance
             prefix = environ.get("SCRIPT_NAME", "")
             if tenant is not None and not prefix.endswith(tenant.url_prefix):
-                # The tenant file, read after the routing snapshot, claims another prefix. The
-                # prefix of the request may belong to another tenant in the next routing snapshot.
+                # The tenant has moved to another prefix since the routing snapshot. In the next
+                # snapshot, the prefix of this request may belong to another tenant.
                 return _STARTING(environ, start_response)
             if instance is None:
                 refusal = self.ensure_instance()
@@ -195,13 +194,13 @@ class Mount:
     # -- first builds ---------------------------------------------------------------------------
 
     def ensure_instance(self) -> ProblemResponse | None:
-        """Build an instance if the mount has none, and wait for the build; return a 503 if late."""
+        """Wait for the build of an instance if there is none. Return a 503 if it takes too long."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:
             return _not_available(FILE_RETRY_AFTER_S) if self.reason else _STARTING
         with self._lock:
-            if self._instance is not None:  # another request has built the instance
+            if self._instance is not None:  # another request's build has ended
                 return None
             now = self._clock()
             pause_s = 0.0 if self._failure is None else self._failure.retry_at - now
@@ -220,8 +219,8 @@ class Mount:
         error: BaseException | None = None
         try:
             if tenant is not None and not self._is_closed:
-                # The build runs in a new context, so context variables that an endpoint sets do not
-                # stay on the thread.
+                # A new context keeps the context variables that an endpoint sets from staying on
+                # the thread.
                 instance = Context().run(self._build, tenant)
         except BaseException as raised:  # noqa: BLE001 - an import may raise SystemExit, too
             error = raised
@@ -237,7 +236,7 @@ class Mount:
         if self._instance is not None:
             self._note_built(self)
         if instance is not None:
-            instance.retire()  # the tenant file changed during the build of the old content
+            instance.retire()  # the tenant file has changed during the build
         if is_wanted and error is not None:
             _logger.error("tenant.build_failed", exc_info=error, extra={"tenant": self.name})
         pending.has_ended.set()
@@ -245,10 +244,10 @@ class Mount:
     # -- changes by the follower of the tenants folder ------------------------------------------
 
     def accept(self, tenant: Tenant) -> bool:
-        """Serve `tenant` from the next request on, which builds the instance.
+        """Serve `tenant`, a version of the tenant file, whose first request builds the instance.
 
-        `accept` returns False, and does nothing, if the mount ever had an instance, because the old
-        content has a successful build and the new content has no build.
+        If the mount ever had an instance, `accept` does nothing and returns False, because the old
+        version is known to work and the new version must be built first.
         """
         with self._lock:
             if self.was_built:
@@ -259,7 +258,8 @@ class Mount:
     def swap(self, tenant: Tenant, instance: Instance) -> Instance | None:
         """Serve `tenant` with `instance` from the next request on. Return the retired instance.
 
-        The retired instance finishes its requests. A closed mount retires the new instance.
+        The retired instance finishes its requests. If the mount is closed, it retires the new
+        instance.
         """
         with self._lock:
             if self._is_closed:
@@ -279,12 +279,12 @@ class Mount:
         self._set_validated(tenant.digest, "")
 
     def reject(self, reason: str, digest: str) -> None:
-        """Record why the newest content is not served. The old instance keeps serving."""
+        """Record why the newest version is not served. The old instance keeps serving."""
         with self._lock:
             self._set_validated(digest, reason)
 
     def clear_rejection(self) -> None:
-        """Record that the tenant file has its accepted content again, which needs no build."""
+        """Record that the tenant file is back at its accepted version, which needs no build."""
         with self._lock:
             self._failure = None
             self._set_validated("" if self.tenant is None else self.tenant.digest, "")
@@ -303,7 +303,7 @@ class Mount:
         return instance
 
     def close(self) -> Instance | None:
-        """Stop serving, and return the retired instance, or None. Idempotent."""
+        """Stop serving, and return the retired instance if there was one. Idempotent."""
         with self._lock:
             self._is_closed = True
             instance, self._instance = self._instance, None

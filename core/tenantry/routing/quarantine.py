@@ -1,8 +1,8 @@
 """Quarantine: a parked tenant gets no requests except an occasional trial request.
 
-Each process measures the time of a quarantine on its own monotonic clock, from the moment at which
-the process reads that the tenant is parked. A jump of the wall clock therefore releases no tenant.
-Only one process of a host runs a trial at a time.
+Each process measures the quarantine with its own monotonic clock, from the moment when the process
+learns that the tenant is parked. A change of the system time therefore releases no tenant. Only one
+process of a host runs a trial at a time.
 """
 
 import fcntl
@@ -24,19 +24,19 @@ FIRST_WAIT_S = 60.0
 a minute."""
 
 MAX_WAIT_S = 3600.0
-"""Maximum seconds between two trial requests. Each failed trial doubles the wait, up to the
+"""Maximum seconds between two trial requests. Each failed trial doubles the wait, up to this
 maximum."""
 
 MAX_TRIAL_S = 30.0
-"""Maximum seconds of a successful trial request. A longer trial has failed, even with a good
-response."""
+"""Maximum seconds that a trial request may take. A longer trial has failed, even if its response is
+good."""
 
 MIN_RETRY_AFTER_S = 1.0
-"""`Retry-After` of a refused request while another request is the trial, in seconds."""
+"""`Retry-After` in seconds for a request that is refused while another request is the trial."""
 
 _INCONCLUSIVE = {"401", "403", "413", "429", "503"}
-"""Statuses that a layer may send before the app is called. After an inconclusive status, the next
-request is another trial."""
+"""Statuses that a middleware layer can send without calling the app. A trial with such a status
+shows nothing, so the next request is another trial."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class Quarantine:
     Args:
         reason: why the tenant is parked.
         times: number of consecutive times that the tenant was parked.
-        lock_file: a file that the process with the trial locks.
-        report: called with the result of a trial; publishes the result to all processes.
-        clock: monotonic seconds.
+        lock_file: a file that is locked while a process runs a trial.
+        report: called with the result of a trial, which `report` publishes to all processes.
+        clock: returns monotonic seconds.
     """
 
     __slots__ = ("_clock", "_due_at", "_lock_file", "_report", "_saw_trial", "reason", "times")
@@ -68,16 +68,16 @@ class Quarantine:
         self._lock_file = lock_file
         self._report = report
         self._clock = clock
-        self._saw_trial = False  # whether the file had the mark of a trial that did not end
+        self._saw_trial = False  # whether the lock file showed an unfinished trial
         self._due_at = clock() + quarantine_s(times)
 
     @property
     def retry_after_s(self) -> float:
-        """Seconds until a request may be a trial, for `Retry-After`."""
+        """Seconds until the next trial, for `Retry-After`."""
         return max(self._due_at - self._clock(), MIN_RETRY_AFTER_S)
 
     def begin_trial(self) -> "Trial | None":
-        """Return a trial if the request may be a trial; None if the request must be refused."""
+        """Begin a trial and return it, or return None if the request must be refused."""
         if self._clock() < self._due_at:
             return None
         try:
@@ -98,9 +98,8 @@ class Quarantine:
     def _mark_trial(self, fd: int) -> bool:
         """Mark in the lock file that a trial begins. Return whether the trial may begin.
 
-        If the lock file already has the mark, an earlier trial ended its process, and the master is
-        about to park the tenant for longer. If the master does not park the tenant, the next due
-        request is a trial.
+        If the lock file already has the mark, an earlier trial has ended its process. The master is
+        about to park the tenant for longer; if it does not, the next due request is a trial.
         """
         mark = str(self.times).encode()
         if os.pread(fd, 64, 0) == mark and not self._saw_trial:
@@ -126,15 +125,15 @@ class Trial:
 
     Args:
         fd: descriptor of the locked file, which the trial closes.
-        note_end: called with True if the trial succeeded, False if it failed, and None if the app
-            was not called.
-        clock: monotonic seconds.
+        note_end: called at the end with True if the trial succeeded, False if it failed, and None
+            if the app was not called.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
         self, fd: int, note_end: Callable[[bool | None], None], clock: Callable[[], float]
     ) -> None:
-        self._fds = [fd]  # the first call of `_end` removes the item; `pop` is atomic
+        self._fds = [fd]  # the first `_end` takes the item, because `pop` is atomic
         self._note_end = note_end
         self._clock = clock
         self._started_at = clock()
@@ -143,7 +142,7 @@ class Trial:
     def answer(
         self, app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and record the status of the app's response."""
+        """Call the app, and record the status of its response."""
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
             self._status = status[:3]

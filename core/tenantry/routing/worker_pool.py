@@ -1,7 +1,7 @@
-"""Threads for jobs that may hang, without blocking later jobs.
+"""A pool of threads for jobs that may hang. A job that hangs does not block later jobs.
 
-In a `concurrent.futures.ThreadPoolExecutor`, a hung job would occupy its thread forever, and the
-process could not exit, because the interpreter joins the threads of an executor.
+In a `concurrent.futures.ThreadPoolExecutor`, a job that hangs would occupy its thread forever. The
+process could not exit, because the interpreter waits for the threads of an executor.
 """
 
 import threading
@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable
 
 LATE_AFTER_S = 1.0
-"""Seconds after which a job is late. A late job no longer counts toward the size of the pool, so
-another thread runs the next job. A hung import cannot be stopped. Builds take 10 to 125 ms."""
+"""Seconds after which a job is late. A late job, such as an import that hangs, cannot be stopped.
+It no longer counts toward the size of the pool, so that another thread can run the next job. Builds
+take 10 to 125 ms."""
 
 MAX_LATE_THREADS = 64
-"""Maximum number of threads of one pool that late jobs may occupy. With more late jobs, waiting
-jobs wait for the end of a late job, because more threads would slow down the requests of the
-process."""
+"""Maximum number of threads of one pool that late jobs may occupy, because more threads would slow
+down requests. Above this number, the next job waits until a late job ends."""
 
 Job = Callable[[], None]
 
@@ -24,12 +24,12 @@ Job = Callable[[], None]
 class WorkerPool:
     """A few daemon threads that run jobs in order. Thread-safe. `close` ends the threads.
 
-    A thread starts when a job needs a thread, and ends when no job waits.
+    A thread starts when a job needs one, and ends when no job is waiting.
 
     Args:
         name: the name of the threads.
-        size: maximum number of concurrent jobs, without late jobs.
-        clock: monotonic seconds.
+        size: maximum number of concurrent jobs, not counting late jobs.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, name: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +47,7 @@ class WorkerPool:
         return bool(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Run `job`, which must not raise, as soon as a thread is free."""
+        """Run `job` as soon as a thread is free. The job must not raise an exception."""
         with self._lock:
             if not self._is_closed:
                 self._waiting.append(job)
@@ -67,19 +67,19 @@ class WorkerPool:
         thread = threading.Thread(target=self._run_jobs, args=(job,), name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no thread is available: the next call of `start_threads` tries again
+        except RuntimeError:  # no thread is available, so the next `start_threads` tries again
             self._waiting.appendleft(job)
         else:
             self._started_at[thread] = self._clock()
 
     def close(self) -> None:
-        """Drop waiting jobs, and accept no more jobs. Each thread ends after its current job."""
+        """Drop the waiting jobs and accept no more. Each thread ends after its current job."""
         with self._lock:
             self._is_closed = True
             self._waiting.clear()
 
     def join(self, deadline: float) -> None:
-        """Wait for the threads, but not beyond `deadline` (seconds of `time.monotonic`)."""
+        """Wait until the threads have ended, or until `deadline` in monotonic seconds."""
         with self._lock:
             threads = list(self._started_at)
         for thread in threads:
