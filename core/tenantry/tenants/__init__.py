@@ -1,9 +1,8 @@
 """Tenants: validated tenant files, and the state that operators set for a tenant.
 
-The package runs tenant files in a loader process (`loader`), validates the keys of tenant files
-(`validation`), compares the tenants with each other (`uniqueness`), follows changes of the tenants
-folder (`folder`) and keeps the state that operators set (`operator_state`). `tenants` imports
-`endpoints` and the packages that `endpoints` may import, but no package that builds or serves an
-app. When a host starts, `reload.Follower` is the first caller of `tenants`; commands read tenants
-through `catalogue`.
+The package runs tenant files in a loader process (`loader`), validates their keys (`validation`),
+compares the tenants with each other (`uniqueness`), notices changes in the tenants folder
+(`folder`) and keeps the state that operators set (`operator_state`). The package `tenants` may
+import `endpoints` and lower layers, but no package that builds or serves an app. When a host
+starts, `reload.Follower` calls this package first; commands read tenants through `catalogue`.
 """

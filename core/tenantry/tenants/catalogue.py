@@ -1,7 +1,7 @@
-"""The catalogue: all tenants of the tenants folder. The catalogue builds and serves no app.
+"""The catalogue: reads one tenant or all tenants from the tenants folder, for commands.
 
-Commands read one tenant or all tenants through the catalogue. A catalogue function that runs tenant
-files starts a loader process, and ends the loader process before the function returns.
+No function of this module builds an app. A function that runs tenant files starts a loader process
+and ends that process before returning.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,8 @@ from tenantry.tenants.validation import (
 )
 
 CONFLICTS_SHOWN = 8
-"""Maximum number of conflicts in one rejection. One prefix can conflict with 10,000 tenants."""
+"""Maximum number of conflicts that one rejection lists. A prefix can conflict with 10,000
+tenants."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Catalogue:
 
     @property
     def problems(self) -> list[Problem]:
-        """Every problem of the rejected tenants, in the order of names."""
+        """Every problem of the rejected tenants, in the order of the tenants' names."""
         return [problem for tenant in self.rejected for problem in tenant.problems]
 
 
@@ -48,8 +49,8 @@ def scan_tenants(
 
     Args:
         settings: the host's settings.
-        rank: of two tenants in conflict, the tenant with the lower rank is accepted; at equal rank,
-            the first tenant in name order.
+        rank: returns a number for a tenant. In a conflict, the tenant with the lower number is
+            accepted; if the numbers are equal, the tenant whose name comes first.
 
     Raises:
         TenantryError: the folder cannot be read.
@@ -68,7 +69,7 @@ def _catalogue(results: Sequence[ValidationResult], rank: Callable[[Tenant], int
     valid = [result for result in results if isinstance(result, Tenant)]
     rejected = [result for result in results if isinstance(result, RejectedTenant)]
     accepted = AcceptedTenants()
-    # The sort is stable: tenants of equal rank stay in name order.
+    # Python's sort is stable, so tenants of equal rank stay in name order.
     for tenant in sorted(valid, key=rank):
         if conflicts := accepted.conflicts(tenant):
             rejected.append(rejection_of(tenant, conflicts))
@@ -92,7 +93,7 @@ def rejection_of(tenant: Tenant, conflicts: Iterable[Conflict]) -> RejectedTenan
 
 
 def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -> RejectedTenant:
-    """Remove a rejected tenant's prefix if the prefix overlaps with that of an accepted tenant."""
+    """Remove a rejected tenant's prefix if it overlaps with that of an accepted tenant."""
     if rejected.prefix is None or accepted.is_free(rejected.prefix):
         return rejected
     return replace(rejected, prefix=None)

@@ -1,7 +1,6 @@
-"""`CLIENTS` of a tenant file: the clients of a tenant, and the hashes of their keys.
+"""The key `CLIENTS` of a tenant file: a tenant's clients and the hashes of their keys.
 
-`parse_clients` returns a frozen value, or raises with every problem of `CLIENTS`. No error message
-contains a client key.
+No error message contains a client key.
 """
 
 import hashlib
@@ -16,20 +15,21 @@ from typing import Any
 from tenantry.tenants.problems import ProblemCollector, suggestion
 
 KEY_PREFIX = "tenantry_"
-"""Prefix of each generated client key, by which secret scanners find a committed key."""
+"""Prefix of each generated client key, by which secret scanners can find a key in a repository."""
 
 KEY_BYTES = 32
-"""Random bytes in a client key: 256 bits."""
+"""Number of random bytes in a client key: 256 bits."""
 
 CLIENTS_LIMIT = 500
-"""Maximum number of client keys: each adds 0.2 µs to every request. More clients need `OIDC`."""
+"""Maximum number of clients, because each client key adds 0.2 µs to every request. For more
+clients, use `OIDC`."""
 
 KEYS_LIMIT = 5
-"""Maximum number of keys of one client: a new key, an old key and a few spare keys."""
+"""Maximum number of keys per client: a new key, an old key and a few spare keys."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# A client name has no colon, because `oidc:` begins the names of clients that have a token.
+# A client name has no colon, so it cannot look like `oidc:SUB`, the name of a client with a token.
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 _NAME_RULE = (
@@ -48,14 +48,14 @@ def new_client_key() -> str:
 def key_digest(key: bytes) -> bytes:
     """Return the SHA-256 of a client key. A tenant file contains the hash, never the key.
 
-    A slow password hash would add 100 ms to every request without better protection, because the
-    256 random bits of a client key cannot be guessed.
+    A slow password hash would add 100 ms to every request without more protection, because nobody
+    can guess the 256 random bits of a client key.
     """
     return hashlib.sha256(key).digest()
 
 
 def hash_client_key(key: str) -> str:
-    """Return a client key's hash as a tenant file contains it: `sha256:…`."""
+    """Return the hash of a client key as written in a tenant file: `sha256:…`."""
     return _file_form(key_digest(key.encode()))
 
 
@@ -70,15 +70,14 @@ class Client:
     name: str
     digests: tuple[bytes, ...]
     endpoints: tuple[str, ...] | None = None
-    """The endpoints that the client may use, by their names in `BLUEPRINTS`. None means all
-    endpoints."""
+    """The endpoints that the client may use, as written in `BLUEPRINTS`; None means all."""
     methods: tuple[str, ...] | None = None
-    """The HTTP methods that the client may use. None means all methods."""
+    """The HTTP methods that the client may use; None means all."""
     expires: datetime | None = None
-    """When the client's access ends. Timezone-aware."""
+    """When the client's access ends, as a timezone-aware time. None means never."""
 
     def to_config(self) -> dict[str, Any]:
-        """Return the `CLIENTS` entry as a tenant file contains it."""
+        """Return the client's entry in `CLIENTS`, as written in a tenant file."""
         limits = {
             "endpoints": None if self.endpoints is None else list(self.endpoints),
             "methods": None if self.methods is None else list(self.methods),
@@ -95,7 +94,7 @@ class Clients:
     all: tuple[Client, ...]
 
     def to_config(self) -> dict[str, Any]:
-        """Return `CLIENTS` as a tenant file contains it."""
+        """Return `CLIENTS` as written in a tenant file."""
         return {client.name: client.to_config() for client in self.all}
 
 
@@ -105,19 +104,19 @@ def is_client_name(value: object) -> bool:
 
 
 def check_client_name(value: str) -> str:
-    """Return the client name, or raise ValueError if the name is invalid."""
+    """Return a valid client name, or raise a `ValueError`."""
     if not is_client_name(value):
         raise ValueError(_NAME_RULE)
     return value
 
 
 def parse_clients(value: object, tenant: str, endpoints: Sequence[str] | None) -> Clients | None:
-    """Return the clients of a tenant; None if the tenant is open to everyone.
+    """Return the clients of a tenant, or None if the tenant is open to everyone.
 
     Args:
-        value: `CLIENTS` of the tenant file.
+        value: the value of `CLIENTS` in the tenant file.
         tenant: the tenant's name, for the commands in error messages.
-        endpoints: the tenant's `BLUEPRINTS`; None if `BLUEPRINTS` is invalid.
+        endpoints: the tenant's `BLUEPRINTS`; None if that value is invalid.
     """
     if value is None:
         return None
@@ -178,7 +177,7 @@ def _parse_client(name: str, tenant: str, endpoints: Sequence[str] | None, entry
 
 
 def _parse_list(value: Sequence[object], parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """Return the parsed items without duplicates, or raise with the problems of all items."""
+    """Return the parsed items without duplicates, or raise an error with all problems."""
     problems = ProblemCollector()
     items = [problems.parse(f"[{place}]", parse, item) for place, item in enumerate(value)]
     problems.raise_if_any()
@@ -225,7 +224,7 @@ def _parse_expiry(value: object) -> datetime:
             aware = moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
             return aware.astimezone(UTC)
     except (ValueError, OverflowError):
-        pass  # The ValueError at the end of the function describes the invalid value.
+        pass  # the following error describes the invalid value
     raise ValueError(
         "expected a date like '2027-01-31' (valid to its end, UTC) or a date and time like "
         "'2027-01-31T12:00+01:00'"

@@ -1,10 +1,9 @@
 """Descriptions of tenants, and the differences between two sets of descriptions.
 
-`tenantry plan` compares the folder with what a host serves, or with a saved snapshot.
+`tenantry plan` compares the tenants folder with the served tenants, or with a saved snapshot.
 
-A description contains no secret. A description has a fingerprint of each secret, which shows only
-whether the secret has changed. Compare only descriptions that were made with the same random
-`salt`.
+Instead of a secret, a description contains a fingerprint, which only shows whether the secret has
+changed. Fingerprints are comparable only if they were made with the same random `salt`.
 """
 
 import hashlib
@@ -24,10 +23,10 @@ from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import prefix_conflict
 
 Description = Mapping[str, Any]
-"""A tenant's description, ready for JSON: `{"prefix", "endpoints", "keys": {KEY: text}}`."""
+"""A tenant's description as JSON data: `{"prefix", "endpoints", "keys": {KEY: text}}`."""
 
 Routes = Callable[[Sequence[str]], Sequence[str]]
-"""Returns the routes of the given endpoints, without the tenant's prefix: `GET /images/`."""
+"""A function that returns the routes of endpoints without the tenant's prefix: `GET /images/`."""
 
 _KEYS_WITH_A_LINE_OF_THEIR_OWN = ("URL_PREFIX", "BLUEPRINTS")
 
@@ -38,8 +37,8 @@ class Change:
 
     tenant: str
     what: str
-    """What differs: `added`, `removed`, `stays`, `prefix`, `database`, `key`, `endpoint` or
-    `route`."""
+    """The kind of difference: `added`, `removed`, `stays`, `prefix`, `database`, `key`, `endpoint`
+    or `route`."""
     text: str
 
     def __str__(self) -> str:
@@ -85,11 +84,11 @@ def compare(
     """Return the differences between two sets of tenants, sorted by tenant name.
 
     Args:
-        old: tenant name → description before the change.
-        new: tenant name → description after the change.
-        routes: returns the routes of the given endpoints.
-        rejected: tenants whose newest file is not served, and the reasons. The tenant's old version
-            stays served.
+        old: the descriptions before the change, by tenant name.
+        new: the descriptions after the change, by tenant name.
+        routes: returns the routes of endpoints.
+        rejected: the reason for each tenant whose newest file is rejected. The old version of the
+            tenant stays served.
     """
     changes: list[Change] = []
     for name in sorted(old.keys() | new.keys()):
@@ -133,10 +132,10 @@ def _only_in(
 def find_blocked_moves(
     old: Mapping[str, Description], new: Mapping[str, Description], rejected: Collection[str]
 ) -> dict[str, str]:
-    """Return the tenants that cannot move to their new prefix: tenant name → reason.
+    """Return the reason for each tenant that cannot move to its new prefix, by tenant name.
 
-    A host moves tenants one by one, each to a prefix that no tenant has at that moment. A tenant
-    whose newest file is rejected keeps its prefix. Two tenants that swap prefixes block each other.
+    A host moves tenants one by one, each to a prefix that is free at that moment. A tenant whose
+    newest file is rejected keeps its prefix. Two tenants that swap prefixes block each other.
     """
     current = {name: old[name]["prefix"] for name in old if name in new or name in rejected}
     moving = {
@@ -160,8 +159,8 @@ def find_blocked_moves(
 def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
     """Write descriptions to a snapshot file (mode 0600), completely or not at all.
 
-    Short secrets can be guessed from their fingerprints and the salt, so only the owner of the
-    snapshot file may read the file.
+    Only the owner can read the snapshot, because short secrets can be guessed from the fingerprints
+    and the salt.
 
     Raises:
         TenantryError: the file cannot be written.
@@ -181,7 +180,7 @@ def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
 
 
 def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return a snapshot's salt and its tenants.
+    """Return the salt of a snapshot, and the descriptions in it by tenant name.
 
     Raises:
         TenantryError: the file is not a snapshot.
@@ -189,7 +188,7 @@ def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
         salt, tenants = str(document["salt"]), dict(document["tenants"])
-        compare(tenants, tenants, lambda _: ())  # `compare` fails if a description is malformed.
+        compare(tenants, tenants, lambda _: ())  # raises if a description is malformed
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(
             f"{path} is not a snapshot; create one with: tenantry plan --save FILE."

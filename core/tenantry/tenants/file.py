@@ -1,6 +1,6 @@
-"""Tenant files on disk: their paths, their content, and whether a file is safe to read.
+"""Tenant files on disk: their paths, their content, and whether they are safe to read.
 
-`tenants.file` only reads tenant files; `loader` runs tenant files.
+This module only reads tenant files; the module `loader` runs them.
 """
 
 import fcntl
@@ -17,8 +17,7 @@ from typing import NoReturn
 from tenantry.errors import Problem, TenantFileError
 
 FILE_LIMIT_BYTES = 1 << 20
-"""Maximum size of a tenant file in bytes. A usual file has 1 KiB; a file of 1 MiB is read in 1
-ms."""
+"""Maximum size of a tenant file in bytes. A typical file has 1 KiB. Reading 1 MiB takes 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,7 @@ class FileContent:
 
     path: Path
     digest: str = ""
-    """SHA-256 of the source or of the error, in hexadecimal. Empty while the file has not been
-    read."""
+    """SHA-256 of the source or of the error, in hexadecimal; empty before the file is read."""
     source: bytes = b""
     error: TenantFileError | None = None
 
@@ -59,16 +57,16 @@ def read_content(path: Path) -> FileContent:
 
 
 def content_digest(source: bytes) -> str:
-    """Return the SHA-256 of a content, in hexadecimal. Equal digests share one string."""
+    """Return the SHA-256 of a file's content, in hexadecimal. Equal digests share one string."""
     return sys.intern(hashlib.sha256(source).hexdigest())
 
 
 def read_tenant_file(path: Path) -> bytes:
-    """Return the bytes of a tenant file. Reading never blocks on a FIFO or a device.
+    """Return the bytes of a tenant file, without blocking if the path is a FIFO or a device.
 
     Raises:
-        TenantFileError: the path is not a regular file inside the tenants folder, the file is over
-            1 MiB or unreadable, or every user can write to the file or the folder.
+        TenantFileError: the path is not a regular file inside the tenants folder, the file is
+            unreadable or larger than 1 MiB, or every user can write to the file or the folder.
     """
     try:
         if not Path(os.path.realpath(path, strict=True)).is_relative_to(path.parent.resolve()):
@@ -114,21 +112,24 @@ def _reject(path: Path, text: str) -> NoReturn:
 def is_open_for_writing(path: str) -> bool:
     """Whether a process has a file open for writing. Thread-safe.
 
-    A writer can pause in the middle of a tenant file whose first half is a valid tenant file. The
-    result is False if the file belongs to another user, or if the file system has no leases.
+    If a writer pauses in the middle, the first half of a tenant file can look like a valid file.
+    The result is False if the file belongs to another user, or if the file system does not support
+    leases.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        # The kernel denies a read lease while a writer has the file open. If a writer opens the
-        # file during the few microseconds of the lease, the writer waits, and the kernel signals
-        # the process that holds the lease. The default signal, SIGIO, would end the process; SIGURG
-        # is ignored.
+        # The kernel denies a read lease while a writer has the file open. The lease lasts a few
+        # microseconds. If a writer opens the file in that time, the writer waits, and the kernel
+        # signals the process that holds the lease. The default signal, SIGIO, would end this
+        # process; SIGURG is ignored.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked process can share the lease
+        fcntl.fcntl(
+            fd, fcntl.F_SETLEASE, fcntl.F_UNLCK
+        )  # explicit, because a forked process can share the lease
     except BlockingIOError:
         return True
     except OSError:
@@ -139,11 +140,11 @@ def is_open_for_writing(path: str) -> bool:
 
 
 def display_path(path: Path) -> str:
-    """Return a path for messages: relative if the path is inside the current folder."""
+    """Return a path for messages, relative if it is inside the current folder."""
     is_below = path.absolute().is_relative_to(Path.cwd())
     return printable(os.path.relpath(path) if is_below else str(path))
 
 
 def printable(text: str) -> str:
-    """Return `text` with unprintable characters escaped. A file's name can contain any byte."""
+    """Return `text` with unprintable characters escaped. A file name can contain any byte."""
     return text if text.isprintable() else ascii(text)[1:-1]

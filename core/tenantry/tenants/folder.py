@@ -1,8 +1,8 @@
-"""Changes of the tenants folder: tenant files with new content, and removed tenant files.
+"""Changes in the tenants folder: tenant files with new content, and removed tenant files.
 
-A file counts as changed only if the content of the file has changed. A time stamp only tells which
-files to read again. New content is reported once the content is stable, because 48 % of all
-truncations of a tenant file still compile.
+A file has changed only if its content has changed; its time stamp only shows whether to read it
+again. New content is reported once it is stable, because a file that is cut off while it is being
+written often still compiles (48 % of all truncations of a tenant file do).
 """
 
 import contextlib
@@ -23,23 +23,24 @@ from tenantry.tenants.file import (
 from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = 0.1
-"""Time between the two equal reads that make content stable. Editors and `cp` write a file in less
-time."""
+"""Seconds for which content must stay the same to be stable. Editors and `cp` write a file faster
+than this."""
 
 WRITER_PATIENCE_S = 5.0
-"""How long stable content waits for a process that has the file open for writing. If a writer
-pauses for longer or never closes the file, the host serves the content that is in the file."""
+"""Maximum seconds that the host waits for a process that has the file open for writing. After this
+time, the host serves the content that is in the file."""
 
 REMOVAL_S = 0.5
-"""Time until a missing file is reported as removed. Tools that delete and rewrite a file take less
-time."""
+"""Seconds after which a missing file is reported as removed. Tools that delete and rewrite a file
+are faster than this."""
 
 RECENT_S = 2.0
-"""Time after a change of a file's time stamp during which every scan reads the file. Two changes
-can have the same time stamp, because time stamps have a resolution of 4 ms (ext4) to 2 s (FAT)."""
+"""Seconds after a change of a file's time stamp during which every scan reads the file. Because
+time stamps have a resolution of 4 ms (ext4) to 2 s (FAT), two changes can have the same time
+stamp."""
 
 CHECK_S = 0.5
-"""Time between two complete scans during `RECENT_S` after the folder's time stamp has changed."""
+"""Seconds between two complete scans while a change of the folder's time stamp is recent."""
 
 _IS_ANOTHER_FOLDER = (
     "the folder is empty and is not the same folder as before (a volume that is not mounted?). All "
@@ -49,15 +50,14 @@ _IS_ANOTHER_FOLDER = (
 
 @dataclass
 class FolderChanges:
-    """What one scan of the tenants folder found, compared with earlier scans."""
+    """The changes that one scan of the tenants folder has found."""
 
     changed: list[FileContent] = field(default_factory=list)
     appeared: list[str] = field(default_factory=list)
-    """New tenant names. The content of a new file may not be stable yet."""
+    """Names of new tenants, whose files may not be stable yet."""
     removed: list[str] = field(default_factory=list)
     is_settled: bool = True
-    """False if some content is not stable yet. If False, the caller scans again after
-    `SETTLE_S`."""
+    """Whether all content is stable. If not, the caller scans again after `SETTLE_S`."""
 
 
 @dataclass(slots=True)
@@ -66,13 +66,13 @@ class _File:
 
     signature: int
     signature_since_s: float
-    """When a scan first saw the signature, by the host's clock. A file server's clock can be
-    wrong."""
+    """When a scan first saw the signature, by the host's clock, because the clock of a file server
+    can be wrong."""
     is_quiet: bool = False
-    """Whether the file was read after its time stamp was no longer recent, so scans skip the
-    file."""
+    """Whether scans can skip the file, because its time stamp was no longer recent when it was
+    read."""
     digest: str = ""
-    """Digest of the content that was reported last."""
+    """Digest of the content that was last reported."""
     candidate: str = ""
     """Digest of content that is not stable yet."""
     candidate_since_s: float = 0.0
@@ -80,13 +80,13 @@ class _File:
 
 
 class TenantsFolder:
-    """Reports changes of the tenants folder since the last report. Not thread-safe.
+    """Reports changes in the tenants folder since the last report. Not thread-safe.
 
     Args:
-        path: the tenants folder, which may vanish and come back.
-        only: names of the tenants to follow. Empty means all tenants.
-        clock: returns seconds, to measure time spans.
-        wall_clock: returns seconds since the epoch, to compare with time stamps of files.
+        path: the tenants folder, which may disappear and come back.
+        only: names of the tenants to follow; empty means all.
+        clock: returns monotonic seconds.
+        wall_clock: returns seconds since the epoch, to compare with the time stamps of files.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TenantsFolder:
         self._signature = 0  # signature of the tenants folder itself
         self._signature_since_s = -math.inf
         self._checked_s = -math.inf
-        # device and inode of the folder that last had files
+        # Device and inode of the folder when it last contained files.
         self._identity: tuple[int, int] | None = None
         self._is_first_look = True
 
@@ -119,25 +119,24 @@ class TenantsFolder:
 
     @property
     def has_links(self) -> bool:
-        """Whether a tenant file is a link, so that a change may not touch the tenants folder."""
+        """Whether a tenant file is a link, which can change without any change in the folder."""
         return self._has_links
 
     def is_missing(self, name: str) -> bool:
-        """Whether a file is missing, but is not reported as removed yet."""
+        """Whether a file is missing but not reported as removed yet."""
         return name in self._gone
 
     def look(self, share: float = 1.0) -> FolderChanges:
-        """Compare the tenants folder with the changes that were reported before.
+        """Scan the tenants folder, and return the changes since the last report.
 
         Args:
-            share: the part of the files to scan (0 to 1), by round robin. If the folder itself has
-                changed (a file came, went or was replaced), the scan covers all files. Every scan
-                covers the files whose content is not stable yet.
+            share: the part of the files to scan (0 to 1), by round robin. Every scan also covers
+                the files whose content is not stable yet. If a file was added, removed or replaced,
+                the scan covers all files.
 
         Raises:
-            OSError: the folder cannot be read, or an empty folder, such as a mount point without
-                its volume, has replaced the tenants folder. No tenant counts as removed after an
-                OSError.
+            OSError: the folder cannot be read, or has been replaced by an empty folder, such as a
+                mount point without its volume. In this case, no tenant counts as removed.
         """
         changes = FolderChanges()
         if self._has_changed() or share >= 1:
@@ -146,7 +145,7 @@ class TenantsFolder:
         else:
             names = self._restless.union(self._round_robin.take(self._files, share)) - self._gone
         for name in names:
-            with contextlib.suppress(OSError):  # The next scan resolves the path again.
+            with contextlib.suppress(OSError):  # the next scan tries again
                 self._look_at(name, changes)
         for name in list(self._gone):
             self._note_missing(name, changes)
@@ -154,17 +153,17 @@ class TenantsFolder:
         return changes
 
     def note_digest(self, name: str, digest: str, *, is_readable: bool) -> None:
-        """Remember the digest of a file that was reported without having been read."""
+        """Remember the digest of a file that was reported before it was read."""
         file = self._files.get(name)
         if file is not None and not file.digest:
-            # If a scan has found a newer change, the file stays restless, because the digest may be
-            # old.
+            # If a scan has found a newer change, every scan keeps reading the file, because the
+            # digest may be outdated.
             file.digest, file.is_quiet = digest, file.is_quiet and is_readable
             if not is_readable:
                 self._restless.add(name)
 
     def _has_changed(self) -> bool:
-        """Whether files may have come, gone or been replaced since the last complete scan."""
+        """Whether files may have been added, removed or replaced since the last complete scan."""
         info, now = self.path.stat(), self._clock()
         signature = _signature(info)
         if signature != self._signature:
@@ -177,8 +176,8 @@ class TenantsFolder:
         return True
 
     def _names(self) -> set[str]:
-        # The signature is read before the scan, so that the next scan notices a folder replaced
-        # meanwhile.
+        # The signature is read first, so that the next scan notices if the folder is replaced
+        # during this scan.
         info = self.path.stat()
         with os.scandir(self.path) as entries:
             names, links = set(), False
@@ -191,7 +190,7 @@ class TenantsFolder:
         if names:
             self._identity = info.st_dev, info.st_ino
         elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
-            self._signature = 0  # A signature of 0 makes the next scan complete.
+            self._signature = 0  # makes the next scan complete
             raise OSError(errno.ENODEV, _IS_ANOTHER_FOLDER)
         return names
 
@@ -205,8 +204,8 @@ class TenantsFolder:
         else:
             file = self._files[name] = _File(signature, self._clock())
             changes.appeared.append(name)
-            # When a host starts, old files are read only when they are validated, because reading
-            # 10,000 files during the scan would delay every request for seconds.
+            # At start, the scan does not read old files, because reading 10,000 files would delay
+            # every request for seconds. An old file is read when it is validated.
             is_old = changed_at > 0 and self._wall_clock() - changed_at > RECENT_S
             if self._is_first_look and is_old:
                 file.is_quiet = True
@@ -220,8 +219,8 @@ class TenantsFolder:
             file.signature, file.signature_since_s, file.is_quiet = signature, now, False
         if content.digest == file.digest:
             file.candidate = ""
-            # An unreadable file can become readable without changing, through the mode of its
-            # folder.
+            # An unreadable file can become readable without changing, if the mode of its folder
+            # changes.
             file.is_quiet = content.error is None and now - file.signature_since_s >= RECENT_S
         elif file.candidate != content.digest:
             file.candidate, file.candidate_since_s, file.is_quiet = content.digest, now, False
@@ -241,12 +240,12 @@ class TenantsFolder:
     def _stat(self, name: str) -> tuple[int, float]:
         """Return a file's signature, and the time of its last change (seconds since the epoch)."""
         try:
-            # A string, because a `Path` for each of 10,000 files costs 20 ms per scan.
+            # The path is a string, because `Path` objects for 10,000 files take 20 ms per scan.
             info = os.stat(f"{self.path}/{name}.py")  # noqa: PTH116
         except OSError:
             return 0, 0.0
         self._has_links = self._has_links or info.st_nlink > 1
-        # The change time, because a tool that copies a file can set st_mtime.
+        # A tool that copies a file can set `st_mtime`, but not `st_ctime`.
         return _signature(info), info.st_ctime
 
     def _note_missing(self, name: str, changes: FolderChanges) -> None:
@@ -263,5 +262,5 @@ class TenantsFolder:
 
 
 def _signature(info: os.stat_result) -> int:
-    """Return a number that changes with a file's content, unless the time stamp stays the same."""
+    """Return a number that changes when the file changes, unless its time stamp stays the same."""
     return hash((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode))

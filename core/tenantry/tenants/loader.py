@@ -1,7 +1,7 @@
-"""Runs tenant files in a separate process and returns the values of the keys that the files set.
+"""Runs tenant files in a separate process, and returns the values that the files set.
 
-No code of a tenant file runs in the process that serves requests. The loader process
-(`loader_child.py`) receives the file's bytes, runs the bytes in a new fork and returns plain data.
+No code of a tenant file runs in a process that serves requests. The loader process
+(`loader_child.py`) receives the file's bytes, runs them in a new fork and returns plain data.
 """
 
 import json
@@ -21,19 +21,20 @@ from tenantry.tenants.loader_child import read_frame, write_frame
 from tenantry.tenants.plain_data import untag
 
 RUN_TIMEOUT_S = 5.0
-"""Time limit for running a tenant file. A usual file takes 1 ms; importing a large library, up to 2
-s."""
+"""Time limit in seconds for running a tenant file. A typical file takes 1 ms. Importing a large
+library takes up to 2 s."""
 
 RUN_MEMORY_BYTES = 512 << 20
-"""Address space of the process that runs a tenant file. The limit is enough for imports, and too
-small to exhaust the machine's memory."""
+"""Maximum address space in bytes of the process that runs a tenant file. The limit is enough for
+imports, but too small to exhaust the machine's memory."""
 
 ANSWER_GRACE_S = 5.0
-"""Time that the loader process can take in addition to the file. Starting and forking take 0.1
-s."""
+"""Seconds that the loader process itself may take, in addition to the tenant file. Starting and
+forking take 0.1 s."""
 
 MESSAGE_LIMIT_CHARS = 1000
-"""Maximum length of a message that a tenant file raises: enough for a list of problems."""
+"""Maximum length of the message of an exception that a tenant file raises. The length is enough for
+a list of problems."""
 
 _SETTINGS_ONLY = "a tenant file must only set names."
 
@@ -46,25 +47,25 @@ _CHILD = Path(__file__).with_name("loader_child.py")
 
 @dataclass(frozen=True)
 class LoadedFile:
-    """The upper-case names of a tenant file, before validation."""
+    """The upper-case names that a tenant file sets, before validation."""
 
     name: str
     file: str
     """The file's path in messages."""
     digest: str
     """SHA-256 of the bytes that were run, in hexadecimal."""
-    values: dict[str, Any] = field(repr=False)  # The values of a tenant file include secrets.
+    values: dict[str, Any] = field(repr=False)  # contains secrets
     problems: tuple[Problem, ...] = ()
-    """Problems: values that are not plain data, and changes that the file made to its process."""
+    """One problem for each value that is not plain data, and for each change to the process."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    """The secrets that `secret(…)` returned to the file. No message may show a secret."""
+    """The secrets that `secret(…)` returned to the file, which no message may show."""
 
 
 class Loader:
     """Owns the loader process, from the first `load` to `close`. Not thread-safe.
 
-    The loader loads any number of tenant files, one at a time. A file that kills or blocks the
-    loader process is rejected, and the next file gets a new loader process.
+    The loader process can run any number of tenant files, one after another. If a file kills or
+    blocks it, the file is rejected, and the next file gets a new loader process.
     """
 
     def __init__(self, *, timeout_s: float = RUN_TIMEOUT_S, data_dir: Path | None = None) -> None:
@@ -97,17 +98,17 @@ class Loader:
     def load(
         self, path: Path, source: bytes | None = None, timeout_s: float | None = None
     ) -> LoadedFile:
-        """Run the tenant file at `path`, and return the names and values that the file sets.
+        """Run the tenant file at `path`, and return the names and values that it sets.
 
         Args:
             path: the tenant file.
             source: the file's content; None to read the file.
-            timeout_s: seconds that the file can run, if different from the loader's.
+            timeout_s: seconds that the file can run; None to use the loader's time limit.
 
         Raises:
             TenantFileTimeoutError: the file did not finish in time.
-            TenantFileError: the file cannot be read, every user can write to it, or the file did
-                not run to its end. The result's `problems` has every other problem of the file.
+            TenantFileError: the file cannot be read, every user can write to it, or it did not run
+                to its end. All other problems are in the result's `problems`.
         """
         file = display_path(path)
         if source is None:
@@ -136,8 +137,8 @@ class Loader:
         except BrokenPipeError:
             payload = None
         except BaseException:
-            # A reused loader process would answer the next request with the result of the failed
-            # request.
+            # If the process stayed alive, it would answer the next request with the result of this
+            # one.
             self.close()
             raise
         if payload is None:
@@ -173,7 +174,7 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[int, int]:
 
 
 def _read_answer(fd: int, timeout_s: float) -> bytes | None:
-    """Return the next frame; None if the file that the loader ran killed or stopped the loader."""
+    """Return the next frame, or None if the tenant file killed or stopped the loader process."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return read_frame(fd) if poll.poll(timeout_s * 1000) else None
@@ -204,7 +205,7 @@ _LOADER_BROKEN = (
 
 
 def _failure(file: str, answer: dict[str, Any]) -> Problem | None:
-    """Return why the tenant file did not run to its end; None if the file did."""
+    """Return why the tenant file did not run to its end, or None if it did."""
     if "values" in answer:
         return None
     if "error" in answer:
@@ -225,7 +226,7 @@ def _failure(file: str, answer: dict[str, Any]) -> Problem | None:
 def _exception_text(kind: str, message: str) -> str:
     text = _one_line(message)
     if kind == "SecretError":
-        return text  # The text of a secret error already contains the remedy.
+        return text  # the text already contains the remedy
     if kind == "MemoryError":
         return f"needs more than {RUN_MEMORY_BYTES >> 20} MiB; {_SETTINGS_ONLY}"
     if kind in ("SyntaxError", "IndentationError", "TabError"):

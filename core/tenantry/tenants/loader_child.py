@@ -1,13 +1,13 @@
 """The loader process: runs each tenant file in a new fork, and returns plain data.
 
-`loader.Loader` runs `loader_child.py` by path in a new process. The loader process must start fast,
-so `loader_child.py` imports only small parts of the standard library.
+`loader.Loader` runs this file by path in a new process. To start fast, the file imports only small
+parts of the standard library.
 
-The host and the loader process exchange frames over stdin and stdout: four bytes of length
-(big-endian), then JSON. A request is two frames: the parameters, then the tenant file's bytes.
-Because each tenant file runs in a new fork, a change that one file makes to its process cannot
-reach the next file. `app.trial_build` uses the same frames; `read_frame` and `write_frame` are
-public for `app.trial_build` and `loader`.
+The host and the loader process exchange frames over stdin and stdout. A frame consists of its
+length (four bytes, big-endian) and its content. A request has two frames: the parameters as JSON,
+and the tenant file's bytes. Because each tenant file runs in a new fork, a change that one file
+makes to its process does not affect the next file. `app.trial_build` also uses `read_frame` and
+`write_frame`.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ import warnings
 from contextlib import suppress
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # Importing typing would take a third of the loader process's start time.
+if TYPE_CHECKING:  # importing `typing` would take a third of the process's start time
     from typing import Any
 
 RESULT_LIMIT_BYTES = 16 << 20
-"""Maximum size of a tenant file's values in bytes. Settings need less."""
+"""Maximum size in bytes of the values that a tenant file sets."""
 
 DEPTH_LIMIT = 50
-"""Maximum nesting of containers in a value. A deeper or recursive value is rejected."""
+"""Maximum nesting of containers in a value. Deeper or recursive values are rejected."""
 
 PLAIN_SCALARS = frozenset({"bytes", "datetime", "decimal", "path", "timedelta"})
-"""The types of values that a tenant file can use in addition to JSON types and containers."""
+"""The types of values that a tenant file can set, in addition to JSON types and containers."""
 
 _LENGTH = struct.Struct(">I")
 
 
 def read_frame(fd: int) -> bytes | None:
-    """Return the next frame of `fd`; None if the stream ends before or within the frame."""
+    """Return the next frame, or None if the stream ends before or inside the frame."""
     head = _read_exactly(fd, _LENGTH.size)
     return None if head is None else _read_exactly(fd, _LENGTH.unpack(head)[0])
 
 
 def write_frame(fd: int, payload: bytes) -> None:
-    """Write one frame to a pipe. Raises OSError if the reader has closed the pipe."""
+    """Write one frame to a pipe. Raise an `OSError` if the reader has closed the pipe."""
     _write(fd, _LENGTH.pack(len(payload)) + payload)
 
 
@@ -79,9 +79,10 @@ def main() -> None:
     if first is None:
         return
     sys.path[:] = dict.fromkeys([*json.loads(first)["sys_path"], *sys.path])
-    import tenantry.tenants.plain_data  # noqa: F401, PLC0415 - once, for all forks
+    import tenantry.tenants.plain_data  # noqa: F401, PLC0415 - one import for all forks
 
-    # A garbage collection in a fork would copy every memory page that the fork shares.
+    # A garbage collection in a fork would copy every memory page that the fork shares with its
+    # parent.
     gc.disable()
     while (head := read_frame(requests)) is not None:
         source = read_frame(requests)
@@ -109,9 +110,9 @@ def _run_in_fork(request: dict[str, Any], source: bytes, private: tuple[int, int
 
 
 def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
-    """Return the fork's result, or how the fork ended without a result."""
+    """Return the result of a fork or, without a result, how the fork ended."""
     deadline = time.monotonic() + timeout_s
-    # A bytearray grows in place; joining bytes took seconds for a result of 16 MiB.
+    # A bytearray grows in place. Joining `bytes` objects took seconds for a result of 16 MiB.
     data = bytearray()
     while (left_s := deadline - time.monotonic()) > 0 and len(data) <= RESULT_LIMIT_BYTES:
         if select.select([fd], [], [], left_s)[0]:
@@ -121,9 +122,8 @@ def _collect(fd: int, pid: int, timeout_s: float) -> bytes:
             data += part
     else:
         left_s = 0.0
-    # The fork has ended, hangs, or has closed its pipe. Killing an ended fork keeps its exit
-    # status.
-    with suppress(ProcessLookupError):  # The fork ended before its session existed.
+    # The fork may still run. Killing a fork that has ended does not change its exit status.
+    with suppress(ProcessLookupError):  # the fork ended before it had its own session
         os.killpg(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     if len(data) > RESULT_LIMIT_BYTES:
@@ -137,7 +137,7 @@ def _answer_from_fork(request: dict[str, Any], source: bytes, fd: int) -> None:
     try:
         _limit_memory(request["memory_bytes"])
         payload = json.dumps(run_source(request["name"], request["file"], source)).encode()
-    except BaseException as error:  # noqa: BLE001 - the last thing that the fork says
+    except BaseException as error:  # noqa: BLE001 - the fork must always answer
         payload = json.dumps({"error": [type(error).__name__, "", None]}).encode()
     _write(fd, payload)
 
@@ -148,7 +148,7 @@ def _limit_memory(size_bytes: int) -> None:
 
 
 def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
-    """Run one tenant file in a fresh namespace. The file can change the process, so call in a fork.
+    """Run one tenant file in a fresh namespace, in a fork, because the file can change its process.
 
     Returns:
         `{"values": {KEY: tagged value}, "rejected": {KEY: type}, "effects": [what the file
@@ -209,14 +209,14 @@ def _redact(text: str, secrets: list[str], namespace: dict[str, Any]) -> str:
 
 
 def _is_secret_name(key: object) -> bool:
-    # The list is shorter than the list in `redaction`, because importing `redaction` takes 5 ms.
+    # `redaction` has a more complete list, but importing it takes 5 ms.
     words = ("SECRET", "KEY", "TOKEN", "PASS", "DATABASE_URI")
     return isinstance(key, str) and key.isupper() and any(word in key for word in words)
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return str(error.msg)  # The message leaves out the source line, which can contain a secret.
+        return str(error.msg)  # without the source line, which can contain a secret
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - an exception's own __str__ may raise
@@ -235,7 +235,7 @@ def _line(error: BaseException, file: str) -> int | None:
 
 
 def _process_state() -> dict[str, object]:
-    """Return the process state that a tenant file could change, by the text of the problem."""
+    """Return the process state that a tenant file could change, keyed by the problem's text."""
     state: dict[str, object] = {
         f"changes os.environ[{key!r}]": os.environ[key] for key in os.environ
     }
@@ -260,7 +260,7 @@ def _process_state() -> dict[str, object]:
 
 
 _AFTER_IMPORT: dict[str, object] = {"changes logging.disable": 0, "changes the log handlers": []}
-"""The initial state of `logging`, for a tenant file that is the first to import `logging`."""
+"""The initial state of `logging`, in case the tenant file imports the module first."""
 
 
 def _changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
@@ -282,7 +282,7 @@ def _count_children() -> int:
         with open("/proc/thread-self/children") as file:
             return len(file.read().split())
     except OSError:
-        return 0  # A kernel without CONFIG_PROC_CHILDREN does not list child processes.
+        return 0  # a kernel without CONFIG_PROC_CHILDREN does not list child processes
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A tenant: the validated, frozen content of one tenant file.
 
-The fields of `Tenant` are the keys of a tenant file. A test compares the table of keys in
-`tenants/README.md` with the descriptions and defaults of the fields.
+The fields of `Tenant` are the keys of a tenant file. A test compares the table in
+`tenants/README.md` with the descriptions and defaults of these fields.
 """
 
 import copy
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BLUEPRINTS_LIMIT = 100
-"""Maximum number of endpoints of one tenant. Each endpoint adds about 1 ms to every build of an
-app."""
+"""Maximum number of endpoints per tenant. Each endpoint adds about 1 ms to the build of the app."""
 
 MIN_SECRET_KEY_CHARS = 32
-"""Minimum length of `SECRET_KEY`. 32 hexadecimal digits are 128 bits, which cannot be guessed."""
+"""Minimum length of `SECRET_KEY`. 32 hexadecimal digits have 128 bits, which nobody can guess."""
 
 _HOW_TO_CREATE = "create one: python -c 'import secrets; print(secrets.token_hex(32))'"
 
@@ -42,7 +41,7 @@ _WELL_KNOWN_SECRETS = frozenset({
     "secret!", "secret", "secretkey", "secret_key", "secret-key", "changeme", "change-me",
     "change_me", "dev", "development", "test", "testing", "password", "default", "key", "mykey",
     "you-will-never-guess", "super-secret", "supersecret", "top-secret", "hard to guess string",
-    # The following two keys are examples in Flask's documentation.
+    # Flask's documentation uses the following two keys as examples.
     "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
     '_5#y2l"f4q8z\\n\\xec]/',
 })  # fmt: skip
@@ -56,7 +55,7 @@ _RATES = re.compile(rf"{_RATE}(?:[,;|]{_RATE})*", re.IGNORECASE)
 
 
 def check_secret(value: str) -> str:
-    """Return the secret key, or raise ValueError if the key is too weak to sign sessions."""
+    """Return the secret key, or raise a `ValueError` if it is too weak to sign sessions."""
     if value.strip().lower() in _WELL_KNOWN_SECRETS:
         raise ValueError(f"is a well-known secret; {_HOW_TO_CREATE}")
     if len(value) < MIN_SECRET_KEY_CHARS:
@@ -99,7 +98,7 @@ _SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Tenant(BaseModel):
-    """The content of one version of one tenant file. Frozen, so threads can share a `Tenant`."""
+    """The content of one version of a tenant file. Frozen, so that threads can share it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
 
@@ -124,13 +123,13 @@ class Tenant(BaseModel):
     url_prefix: Annotated[str, AfterValidator(check_url_prefix)] = Field(
         alias="URL_PREFIX",
         examples=["/acme"],
-        description="Where the tenant is mounted.",
+        description="URL prefix under which the tenant is served.",
         json_schema_extra={"default": "`/<name>`"},
     )
     secret_key: _SecretKey = Field(
         alias="SECRET_KEY",
         examples=[],
-        description="Signs sessions. At least 32 characters, and no other tenant's.",
+        description="Key that signs sessions: at least 32 characters, different for each tenant.",
         json_schema_extra={"default": "required"},
     )
     secret_key_fallbacks: Annotated[tuple[_SecretKey, ...], BeforeValidator(_list_to_tuple)] = (
@@ -149,36 +148,37 @@ class Tenant(BaseModel):
     blueprints: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = Field(
         alias="BLUEPRINTS",
         examples=[["landing"]],
-        description="Enabled endpoints. A short name, such as `landing`, means an endpoint that "
-        "comes with Tenantry; a dotted name is an importable package of the same form.",
+        description="Enabled endpoints. A short name, such as `landing`, is an endpoint that "
+        "comes with Tenantry; a dotted name is an importable endpoint package.",
         json_schema_extra={"default": "required"},
     )
     enabled: bool = Field(
         True,
         alias="ENABLED",
         examples=[True],
-        description="`False`: as if the file did not exist.",
+        description="With `False`, the host ignores the file, as if it did not exist.",
     )
     maintenance: Annotated[bool | str, BeforeValidator(_check_maintenance)] = Field(
         False,
         alias="MAINTENANCE",
         examples=["Back at noon."],
-        description="`True` or a message: every request gets 503 with `Retry-After`.",
+        description="With `True` or a message, every request gets 503 with `Retry-After`.",
     )
     max_concurrent_requests: int | None = Field(
         None,
         alias="MAX_CONCURRENT_REQUESTS",
         ge=1,
         examples=[8],
-        description="Maximum number of concurrent requests, across all workers. Above it: 503.",
+        description="Maximum number of concurrent requests, across all workers. Requests above the "
+        "maximum get 503.",
         json_schema_extra={"default": "host setting"},
     )
     rate_limit: Annotated[str, AfterValidator(_check_rate_limit)] | None = Field(
         None,
         alias="RATE_LIMIT",
         examples=["100/minute"],
-        description="Maximum rate of requests that `CLIENTS` and `OIDC` let in, in the notation of "
-        "the `limits` library, such as `10/second; 1000/day`. Above it: 429.",
+        description="Maximum rate of the requests that `CLIENTS` and `OIDC` admit, in the notation "
+        "of the `limits` library, such as `10/second; 1000/day`. Requests above the rate get 429.",
         json_schema_extra={"default": "none"},
     )
     max_content_length: int = Field(
@@ -186,7 +186,8 @@ class Tenant(BaseModel):
         alias="MAX_CONTENT_LENGTH",
         ge=0,
         examples=[1048576],
-        description="Maximum size of a request body in bytes, chunked or not. Above it: 413.",
+        description="Maximum size of a request body in bytes, chunked or not. A request with a "
+        "larger body gets 413.",
         json_schema_extra={"default": "16 MiB"},
     )
     trusted_hosts: Annotated[
@@ -197,7 +198,7 @@ class Tenant(BaseModel):
         alias="TRUSTED_HOSTS",
         examples=[["shop.example.org"]],
         description="Host names that the tenant answers to, without ports (`.example.org` includes "
-        "subdomains). Any other name gets 400.",
+        "subdomains). Requests for any other name get 400.",
         json_schema_extra={"default": "host setting"},
     )
     deadline_s: float | None = Field(
@@ -206,30 +207,30 @@ class Tenant(BaseModel):
         gt=0,
         allow_inf_nan=False,
         examples=[30.0],
-        description="Seconds after which a request is reported, and its slot counts as stuck.",
+        description="Seconds after which the host reports a request and counts it as stuck.",
         json_schema_extra={"default": "host setting"},
     )
     deadline_action: Literal["report", "answer"] | None = Field(
         None,
         alias="DEADLINE_ACTION",
         examples=["answer"],
-        description="What happens then besides the report: `report`, nothing; `answer`, the client "
-        "gets 504 if nothing has been sent yet.",
+        description="What the host does when a request exceeds its deadline. `report` only logs "
+        "the request; `answer` also sends 504 if the response has not started.",
         json_schema_extra={"default": "host setting"},
     )
     clients: Annotated[Clients | None, PlainValidator(_parse_clients)] = Field(
         None,
         alias="CLIENTS",
         repr=False,
-        description='Client name → `"sha256:…"`, or a dict with `key` and optionally `endpoints`, '
-        "`methods`, `expires`. Only these clients are let in.",
+        description="Clients that the tenant admits, by name. The value is the hash of a key, "
+        '`"sha256:…"`, or a dict with `key` and optionally `endpoints`, `methods` and `expires`.',
         json_schema_extra={"default": "none: open"},
     )
     oidc: Annotated[OpenId | None, PlainValidator(parse_openid)] = Field(
         None,
         alias="OIDC",
-        description="`issuer` and `audience`, optionally `jwks_uri` and `claims`. Clients with a "
-        "matching token are let in.",
+        description="OpenID Connect issuer whose tokens the tenant accepts: a dict with `issuer` "
+        "and `audience`, and optionally `jwks_uri` and `claims`.",
         json_schema_extra={"default": "none"},
     )
     quota_bytes: int | None = Field(
@@ -237,14 +238,16 @@ class Tenant(BaseModel):
         alias="QUOTA_BYTES",
         ge=1,
         examples=[1073741824],
-        description="Maximum size of the tenant's data folder in bytes. Above it, uploads get 507.",
+        description="Maximum size of the tenant's data folder in bytes. Uploads that would exceed "
+        "the size get 507.",
         json_schema_extra={"default": "none"},
     )
     audit_accept: dict[str, str] = Field(
         default_factory=dict,
         alias="AUDIT_ACCEPT",
         examples=[{"finding": "reason"}],
-        description="Finding ID → reason. `audit` shows these findings as accepted.",
+        description="Findings that `tenantry audit` shows as accepted: the reason for each finding "
+        "ID.",
         json_schema_extra={"default": "`{}`"},
     )
 
@@ -271,11 +274,11 @@ class Tenant(BaseModel):
 
     @property
     def database_url(self) -> "URL":
-        """The parsed `DATABASE_URI`. The text form of the URL masks the password."""
+        """The parsed `DATABASE_URI`. Its text form masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 
     def config(self) -> dict[str, Any]:
-        """Return a copy of the value of every key for `app.config`, with secrets in plain text."""
+        """Return a copy of all keys and values for `app.config`, with secrets in plain text."""
         keys = {key: _to_plain(getattr(self, field)) for field, key in KEYS.items()}
         return keys | copy.deepcopy(dict(self.flask))
 
@@ -283,7 +286,8 @@ class Tenant(BaseModel):
 KEYS: Mapping[str, str] = {
     field: info.alias for field, info in Tenant.model_fields.items() if info.alias
 }
-"""Field of `Tenant` → key of a tenant file, in the order of the table in `tenants/README.md`."""
+"""The tenant file key of each field of `Tenant`, in the order of the table in
+`tenants/README.md`."""
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,7 +1,6 @@
-"""New tenant files: which names, prefixes and secrets are free, and how a file is written.
+"""New tenant files: checks that names, prefixes and secrets are free, and writes the files.
 
-The commands `new`, `restore` and `clone` use `new_file`. No function of `new_file` replaces an
-existing file.
+The commands `new`, `restore` and `clone` use this module. No function replaces an existing file.
 """
 
 import os
@@ -35,13 +34,13 @@ def create_tenant(
     """Write a tenant file and a new secret key, and return the paths of the two files.
 
     Args:
-        settings: The host's settings.
-        name: A valid name of a tenant.
-        endpoints: Names for `BLUEPRINTS`.
-        prefix: A valid URL prefix; None for `/NAME`.
+        settings: the host's settings.
+        name: a valid tenant name.
+        endpoints: names for `BLUEPRINTS`.
+        prefix: a valid URL prefix; None for `/NAME`.
 
     Raises:
-        TenantryError: The tenant file, the secret or the prefix exists already, or a file cannot be
+        TenantryError: the tenant file, the secret or the prefix already exists, or a file cannot be
             written.
     """
     data_dir, variable = str(settings.data_dir), secret_variable(name)
@@ -63,15 +62,15 @@ def create_tenant(
 
 
 def secret_variable(name: str) -> str:
-    """Return the name of a tenant's secret: `ACME_SHOP_SECRET_KEY` for the tenant `acme-shop`."""
+    """Return the name of a tenant's secret key: `ACME_SHOP_SECRET_KEY` for `acme-shop`."""
     return f"{name.upper().replace('-', '_')}_SECRET_KEY"
 
 
 def check_secret_is_used(variable: str, remedy: str = "choose another name") -> None:
-    """Check that no source that `secret` reads before `<data>/secrets` has a value.
+    """Check that `secret` will find a new secret in `<data>/secrets`.
 
     Raises:
-        TenantryError: a source that `secret` reads before `<data>/secrets` has a value.
+        TenantryError: another source, which `secret` reads first, already has a value.
     """
     if place := found_before(variable):
         raise TenantryError(
@@ -81,10 +80,10 @@ def check_secret_is_used(variable: str, remedy: str = "choose another name") -> 
 
 
 def check_prefix_is_free(settings: HostSettings, prefix: str) -> None:
-    """Check that no tenant has a prefix equal to, below or above the given prefix.
+    """Check that no tenant has the given prefix, or a prefix above or below it.
 
     Raises:
-        TenantryError: A tenant has an overlapping prefix; the text names the tenant.
+        TenantryError: a tenant has an overlapping prefix. The message names the tenant.
     """
     for owner, taken in _possible_conflicts(settings, prefix):
         if prefix == taken:
@@ -99,7 +98,7 @@ def write_tenant_file(path: Path, text: str) -> None:
     """Write a new file completely or not at all.
 
     Raises:
-        TenantryError: The file exists already, or the folder is not writable.
+        TenantryError: the file already exists, or the folder is not writable.
     """
     unfinished = path.with_name(f".{path.name}.new")
     try:
@@ -110,17 +109,17 @@ def write_tenant_file(path: Path, text: str) -> None:
     except OSError as error:
         raise TenantryError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        # The host ignores an unfinished file that remains, because its name begins with a dot.
+        # If the unfinished file remains, the host ignores it, because its name begins with a dot.
         with suppress(OSError):
             unfinished.unlink()
 
 
 def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield names and prefixes of tenants that may conflict; run files that may set a prefix."""
+    """Yield the names and prefixes of tenants that may have an overlapping prefix."""
     try:
         contents = [read_content(path) for path in list_tenant_files(settings.tenants_dir)]
     except OSError:
-        return  # Without a tenants folder, no tenant exists.
+        return  # without a tenants folder, there are no tenants
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
             if _may_set_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
@@ -132,5 +131,5 @@ def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[s
 
 
 def _may_set_prefix(content: FileContent) -> bool:
-    """Whether a tenant file may set `URL_PREFIX`. Reading a file is faster than running a file."""
+    """Whether a tenant file may set `URL_PREFIX`. This check is faster than running the file."""
     return b"URL_PREFIX" in content.source or b"import *" in content.source

@@ -1,4 +1,4 @@
-"""`OIDC` of a tenant file: the issuer of tokens, and the URL of the issuer's public keys."""
+"""The key `OIDC` of a tenant file: the issuer of tokens, and the URL of its public keys."""
 
 import ipaddress
 import re
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tenantry.tenants.problems import ProblemCollector
 
 REGISTERED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
-"""Claims that the host always checks, so a tenant file's `claims` cannot contain these names."""
+"""Claims that the host always checks, so that `claims` in a tenant file cannot contain them."""
 
 _URL = re.compile(r"[\x21-\x7e]+")
 
@@ -26,10 +26,10 @@ class OpenId:
     # The query of `jwks_uri` can contain a secret.
     jwks_uri: str | None = field(default=None, repr=False)
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Claim → accepted values. A token must have one of the accepted values of each claim."""
+    """Pairs of a claim and its accepted values. A token must have an accepted value of each."""
 
     def to_config(self) -> dict[str, Any]:
-        """Return the settings as `OIDC` in a tenant file contains them."""
+        """Return the settings as written in a tenant file under `OIDC`."""
         given: dict[str, Any] = {"issuer": self.issuer, "audience": list(self.audiences)}
         if self.jwks_uri is not None:
             given["jwks_uri"] = self.jwks_uri
@@ -39,7 +39,7 @@ class OpenId:
 
 
 def parse_openid(value: object) -> OpenId | None:
-    """Return the parsed `OIDC` of a tenant; None if the tenant accepts no tokens."""
+    """Return the parsed value of `OIDC`, or None if the tenant accepts no tokens."""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -62,7 +62,7 @@ def parse_openid(value: object) -> OpenId | None:
 
 
 def check_url(value: object, *, is_local_allowed: bool = True) -> str:
-    """Return a valid URL of an issuer's keys: `https`, or `http` to the local machine."""
+    """Return a valid URL for an issuer: `https`, or `http` on the local machine."""
     expected = "expected an https URL (or http on the loopback), like 'https://example.org'"
     if not isinstance(value, str) or not _URL.fullmatch(value):
         raise ValueError(expected)
@@ -80,7 +80,7 @@ def check_url(value: object, *, is_local_allowed: bool = True) -> str:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name is a name of the local machine."""
+    """Whether a host name means the local machine."""
     if host == "localhost":
         return True
     try:

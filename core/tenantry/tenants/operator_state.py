@@ -1,9 +1,9 @@
-"""The state that is set for a tenant outside the tenant file: maintenance, disabled, parked.
+"""Operator state: the state of a tenant outside the tenant file (maintenance, disabled, parked).
 
-An operator sets maintenance and disabled with a command. The host parks a tenant whose requests end
-worker processes. The operator state is one small file per tenant,
-`<data>/<name>/operator_state.json`, and each change replaces the whole file. Running workers read
-the state file when the file changes, and the state survives restarts.
+Operators set maintenance and disable tenants with commands. The host parks a tenant whose requests
+end worker processes. Each tenant's operator state is in one small file,
+`<data>/<name>/operator_state.json`, which each change replaces. Running workers read the file when
+it changes. The state survives restarts.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from tenantry.tenants.round_robin import RoundRobin
 _FILE_NAME = "operator_state.json"
 
 _FORMER_FILE_NAME = "levers.json"
-"""The name of the state file in earlier versions. The old file is read until the next write."""
+"""Name of the state file in earlier versions. Such a file is read until the state changes."""
 
 _TRIAL_WAIT_S = 1.0
-"""Time limit for the end of a trial to wait while another process changes a tenant's state."""
+"""Seconds that the end of a trial waits while another process changes a tenant's state."""
 
 _LOCK_POLL_S = 0.05
 
 _UNREADABLE = -1
-"""The stamp of a state file in a folder that cannot be read."""
+"""The stamp of a state file whose folder cannot be read."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,22 +43,22 @@ class OperatorState:
     """True, or the message that clients get during maintenance."""
     is_disabled: bool = False
     parked: str = ""
-    """The reason why the host parked the tenant; empty if the tenant is not parked."""
+    """Why the host has parked the tenant; empty if the tenant is not parked."""
     times_parked: int = 0
     """Number of consecutive times that the host has parked the tenant. Each time doubles the wait
-    before the next trial."""
+    until the next trial request."""
 
 
 DEFAULT_OPERATOR_STATE = OperatorState()
 
 
 def operator_state_file(data_dir: Path, name: str) -> Path:
-    """Return the path of a tenant's state file, which exists unless the state is the default."""
+    """Return the path of a tenant's state file. The default state has no file."""
     return data_dir / name / _FILE_NAME
 
 
 def operator_state_lock_file(data_dir: Path) -> Path:
-    """Return the path of the file that is locked while any tenant's state changes."""
+    """Return the path of the file that is locked while the state of any tenant changes."""
     return data_dir / ".operator_state.lock"
 
 
@@ -73,7 +73,7 @@ def operator_state_stamp(data_dir: Path, name: str) -> int:
     Raises:
         OSError: the tenant's folder cannot be read.
     """
-    # Strings, because a `Path` for each of 10,000 tenants costs 60 ms.
+    # The paths are strings, because `Path` objects for 10,000 tenants take 60 ms.
     folder = f"{data_dir}/{name}"
     return _stamp(f"{folder}/{_FILE_NAME}") or _stamp(f"{folder}/{_FORMER_FILE_NAME}")
 
@@ -116,9 +116,9 @@ _FIELD_TYPES = {
 
 
 def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, str]:
-    """Return a tenant's state and, if the state file cannot be read, the reason.
+    """Return a tenant's state and, if its state file cannot be read, the reason.
 
-    A tenant whose state cannot be read counts as disabled, because a starting host does the same.
+    A tenant whose state cannot be read counts as disabled, as in a host that starts.
     """
     try:
         return read_operator_state(data_dir, name), ""
@@ -128,17 +128,17 @@ def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, 
 
 def _content(data_dir: Path, name: str) -> bytes | None:
     for file_name in (_FILE_NAME, _FORMER_FILE_NAME):
-        # Most tenants have the default state and no state file.
+        # Most tenants have the default state, and therefore no state file.
         with contextlib.suppress(FileNotFoundError):
             return (data_dir / name / file_name).read_bytes()
     return None
 
 
 def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> None:
-    """Set a tenant's state in running workers and in workers that start later.
+    """Set a tenant's state, in running workers and in workers that start later.
 
     Raises:
-        TenantryError: the folder cannot be written; the state is unchanged.
+        TenantryError: the folder is not writable. The state is unchanged.
     """
     path = operator_state_file(data_dir, name)
     try:
@@ -151,7 +151,7 @@ def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> Non
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}; nothing was changed."
         raise TenantryError(text) from error
-    # On a full disk, workers find the change of the state by polling.
+    # If the disk is full, there is no marker, and workers find the change by polling.
     with contextlib.suppress(OSError):
         _replace_file(_change_marker(data_dir), name)
 
@@ -167,12 +167,12 @@ def change_operator_state(
     Args:
         data_dir: the host's data folder.
         name: the tenant's name.
-        change: turns the current state into the new state. `change` is called under the lock.
+        change: returns the new state for the current state; called while the lock is held.
         wait_s: seconds to wait for another process's change; None means no limit.
 
     Raises:
         TenantryError: the state cannot be read or written, or another process holds the lock for
-            longer than `wait_s`. After the error, the state is unchanged.
+            longer than `wait_s`. The state is unchanged.
     """
     with _locked(operator_state_lock_file(data_dir), wait_s):
         state = change(read_operator_state(data_dir, name))
@@ -181,10 +181,10 @@ def change_operator_state(
 
 
 def end_trial(data_dir: Path, name: str, *, is_good: bool) -> None:
-    """Unpark a tenant after a successful trial; extend the quarantine after a failed trial.
+    """Unpark a tenant after a successful trial, or extend its quarantine after a failed trial.
 
     Raises:
-        TenantryError: the state cannot be read or written; the state is unchanged.
+        TenantryError: the state cannot be read or written. The state is unchanged.
     """
 
     def after_trial(state: OperatorState) -> OperatorState:
@@ -209,7 +209,7 @@ def _locked(path: Path, wait_s: float | None) -> Iterator[None]:
         _lock(fd, path, wait_s)
         yield
     finally:
-        os.close(fd)  # Closing the file also releases the lock.
+        os.close(fd)  # also releases the lock
 
 
 def _lock(fd: int, path: Path, wait_s: float | None) -> None:
@@ -235,14 +235,14 @@ def _replace_file(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError:
-        # The unfinished file may not exist, and only the first error matters.
+        # The unfinished file may not exist. Only the first error matters.
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
 
 
 def _change_marker(data_dir: Path) -> Path:
-    """Return the file that every state change replaces. No tenant's name begins with a dot."""
+    """Return the marker file, which every change of a tenant's operator state replaces."""
     return data_dir / ".operator_state"
 
 
@@ -253,7 +253,7 @@ class OperatorStateWatch:
         self._data_dir = data_dir
         self._stamps: dict[str, int] = {}  # stamps of the states that are not the default
         self.unreadable: dict[str, str] = {}
-        """Tenant name → reason why the state cannot be read."""
+        """The reason for each tenant whose state cannot be read, by tenant name."""
         self._round_robin = RoundRobin()
         self._marker_stamp = -1
 
@@ -262,25 +262,25 @@ class OperatorStateWatch:
     ) -> Iterator[tuple[str, OperatorState]]:
         """Yield the states that have changed since the last scan.
 
-        A state that cannot be read is logged once, and the last reported state stays in force.
+        If a state cannot be read, this is logged once, and the last state stays in force.
 
         Args:
             names: the names of the tenants.
-            share: the part of the tenants to scan (0 to 1), by round robin. If
-                `write_operator_state` was called since the last scan, the scan covers all tenants.
-                The round robin notices a state file that was changed by hand.
+            share: the part of the tenants to scan (0 to 1), by round robin, which finds state files
+                that were edited by hand. If `write_operator_state` was called since the last scan,
+                the scan covers all tenants.
         """
         is_marked = share < 1 and self._has_marker_changed()
         for name in self._round_robin.take(names, 1 if is_marked else share):
             yield from self._look_at(name)
 
     def appear(self, name: str) -> Iterator[tuple[str, OperatorState]]:
-        """Yield the state of a new tenant, unless the state is the default."""
+        """Yield the state of a new tenant, unless it is the default state."""
         self.forget(name)
         return self._look_at(name)
 
     def forget(self, name: str) -> None:
-        """Forget a tenant that is gone."""
+        """Forget a tenant whose file was removed."""
         self._stamps.pop(name, None)
         self.unreadable.pop(name, None)
 

@@ -1,11 +1,12 @@
-"""Plain data as JSON and back, without loss: values of tenant files, rows of a capsule.
+"""Converts plain data to JSON and back without loss, for values of tenant files and capsule rows.
 
-JSON has no tuples, sets, dates or exact decimals. `tag` turns such a value into an object with one
-key, which names the type: `{"tuple": [1, 2]}`. `untag` creates only the types that `tag` names, so
-foreign JSON can create only plain data.
+JSON has no tuples, sets, dates or exact decimals. `tag` turns such a value into an object whose
+only key names the type: `{"tuple": [1, 2]}`. `untag` creates only plain data, even from JSON of
+unknown origin.
 
-The loader process imports `plain_data` and must start fast. So `tag` recognizes types by name, and
-only `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms.
+The loader process imports this module and must start fast. Therefore `tag` recognizes types by
+name, and `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms, on first
+use.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import math
 from binascii import a2b_base64, b2a_base64
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # Importing typing would take a third of the loader process's start time.
+if TYPE_CHECKING:  # importing `typing` would take a third of the loader process's start time
     from collections.abc import Callable, Collection
     from typing import Any
 
 DEPTH_LIMIT = 200
-"""Maximum nesting of containers in plain data. A dict takes three levels of JSON, and Python reads
-about 1,000 levels."""
+"""Maximum nesting of containers in plain data. A dict needs three levels of JSON, and Python can
+read about 1,000 levels."""
 
 INT_LIMIT_BITS = 14_000
-"""Maximum bits of an integer: just under 4,300 digits, the most that Python converts to text."""
+"""Maximum size of an integer in bits, slightly less than the 4,300 digits that Python converts to
+text."""
 
 _WRITERS: dict[str, Callable[[Any], object]] = {
     "bytes": lambda value: b2a_base64(value, newline=False).decode(),
@@ -50,7 +52,7 @@ _TAGS = {
 }
 
 SCALAR_TAGS = frozenset(_WRITERS)
-"""The types that have a JSON tag and are not containers."""
+"""The names of the tagged types that are not containers."""
 
 
 def tag(
@@ -64,8 +66,7 @@ def tag(
         depth_limit: maximum nesting of containers.
 
     Raises:
-        TypeError: the data is not plain. The text of the error is the type of the value, or the
-            reason.
+        TypeError: the data is not plain. The message is the type of the value, or the reason.
     """
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -99,8 +100,7 @@ def untag(value: Any) -> Any:
     """Return the data that was passed to `tag`.
 
     Raises:
-        Exception: the value does not come from `tag`. The type of the exception depends on the JSON
-            value.
+        Exception: the value does not come from `tag`. The exception can have any type.
     """
     if isinstance(value, list):
         return [untag(item) for item in value]

@@ -1,4 +1,4 @@
-"""Problems with the keys of a tenant file, as texts for operators. No text shows a secret."""
+"""Problems with the keys of a tenant file, as messages for operators. No message shows a secret."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ from tenantry.planned import PLANNED, PLANNED_KEYS
 _FLASK_KEYS = frozenset(Flask.default_config)
 
 _NEVER_SHOWN = frozenset({*SECRET_KEYS, "DATABASE_URI", "OIDC"})
-"""Keys whose values no problem shows, because a wrong URL or issuer can contain a password."""
+"""Keys whose values no message shows, because even a wrong URL or issuer can contain a password."""
 
 _SHOWN_CHARS = 60
-"""Maximum length of a value in a problem, so that the problem is readable on one line."""
+"""Maximum length of a value in a message, so that the message is readable on one line."""
 
 _EXPECTED: Mapping[str, str] = {
     "bool_type": "True or False",
@@ -31,13 +31,13 @@ _EXPECTED: Mapping[str, str] = {
     "string_unicode": "text",
     "tuple_type": "a list",
 }
-"""Error type of pydantic → description of the value that the key expects."""
+"""The description of the expected value, by the type of pydantic's error."""
 
 T = TypeVar("T")
 
 
 class ValueProblems(ValueError):  # noqa: N818 - several at once
-    """Problems inside one value: pairs of a place (`['mobile']['expires']`) and a text."""
+    """Problems inside one value, as pairs of a place (`['mobile']['expires']`) and a message."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
@@ -45,7 +45,7 @@ class ValueProblems(ValueError):  # noqa: N818 - several at once
 
 
 class ProblemCollector:
-    """Collects the problems inside one value, so that one error reports all problems."""
+    """Collects the problems inside one value, so that one error reports all of them."""
 
     def __init__(self) -> None:
         self._problems: list[tuple[str, str]] = []
@@ -55,7 +55,7 @@ class ProblemCollector:
         self._problems.append((place, text))
 
     def parse(self, place: str, parse: Callable[[Any], T], value: Any) -> T | None:
-        """Return `parse(value)`; on a ValueError, collect the error and return None."""
+        """Return `parse(value)`. If it raises a `ValueError`, add the problem and return None."""
         try:
             return parse(value)
         except ValueProblems as error:
@@ -65,7 +65,7 @@ class ProblemCollector:
         return None
 
     def parse_item(self, entry: Mapping[Any, Any], key: str, parse: Callable[[Any], T]) -> T | None:
-        """Return the parsed item of a dict; None if the item is missing, None or invalid."""
+        """Return a parsed item of a dict, or None if the item is missing or invalid."""
         value = entry.get(key)
         return None if value is None else self.parse(f"[{key!r}]", parse, value)
 
@@ -76,13 +76,13 @@ class ProblemCollector:
                 self.add(f"[{key!r}]", f"unknown key; {suggestion(key, known)}")
 
     def raise_if_any(self) -> None:
-        """Raise ValueProblems if the collector has a problem."""
+        """Raise a `ValueProblems` error if a problem was added."""
         if self._problems:
             raise ValueProblems(self._problems)
 
 
 def suggestion(name: object, known: Sequence[str]) -> str:
-    """Return a hint for an unknown name: the nearest known name, or all known names."""
+    """Return a hint for an unknown name: the most similar known name, or all known names."""
     if isinstance(name, str):
         near = [candidate for candidate in known if candidate.lower() == name.lower()]
         near += [candidate for candidate in known if is_one_edit_away(candidate, name)]
@@ -92,9 +92,9 @@ def suggestion(name: object, known: Sequence[str]) -> str:
 
 
 def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:
-    """Yield a problem for each key of a later version, or one edit away from a known key.
+    """Yield a problem for each planned key, and for each key that is one edit from a known key.
 
-    Any other unknown key of a tenant file is a setting of Flask or of an extension.
+    Any other unknown key is a setting of Flask or of an extension.
     """
     known = [*known, *PLANNED_KEYS]
     for key in keys:
@@ -107,7 +107,7 @@ def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterat
 
 
 def unsafe_keys(name: str, file: str, values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a problem for each key that shows an app's code and secrets to its clients."""
+    """Yield a problem for each key that would show an app's code and secrets to clients."""
     for key in ("DEBUG", "TESTING"):
         if values.get(key):
             text = (
@@ -124,14 +124,14 @@ def invalid_value(
     examples: Mapping[str, list[Any] | None],
     secrets: Sequence[str],
 ) -> Iterator[Problem]:
-    """Yield the problems of one value: one problem, or one problem for each place inside the value.
+    """Yield the problems of one invalid value, which can have problems in several places.
 
     Args:
-        file: the path of the tenant file in messages.
+        file: the path of the tenant file, for messages.
         values: the tenant file's keys and values.
-        error: an item of `ValidationError.errors()`.
-        examples: key → examples of valid values.
-        secrets: texts that no problem may show.
+        error: an item of pydantic's `ValidationError.errors()`.
+        examples: examples of valid values for each key.
+        secrets: texts that no message may show.
     """
     key, *path = error["loc"]
     cause = error.get("ctx", {}).get("error")

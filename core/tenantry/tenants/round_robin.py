@@ -5,16 +5,16 @@ from collections.abc import Collection
 
 
 class RoundRobin:
-    """Takes many names in turns, so that one scan of 10,000 tenants is short. Not thread-safe."""
+    """Takes a few of many names in turn, so that a scan stays short. Not thread-safe."""
 
     def __init__(self) -> None:
         self._left: list[str] = []
 
     def take(self, names: Collection[str], share: float) -> list[str]:
-        """Return the next `share` (0 to 1) of `names`.
+        """Return the next part of `names`, as large as `share` (0 to 1).
 
-        Once the shares add up to 1, every name was returned. A new name waits for the next round,
-        and a removed name is left out.
+        When the shares of several calls add up to 1, every name has been returned. A name that is
+        added in between waits for the next round.
         """
         if share >= 1:
             self._left = []

@@ -1,36 +1,38 @@
-"""Reads and creates secrets in the loader process, so `secrets.py` imports few modules.
+"""Reads and creates secrets.
 
-`secret(NAME)` looks in this order: the environment, the file that `NAME_FILE` names, systemd's
-credentials folder, a container's `/run/secrets`, and `<data>/secrets`.
+`secret(NAME)` looks in these places, in this order: the environment, the file that `NAME_FILE`
+names, systemd's credentials folder, a container's `/run/secrets`, and `<data>/secrets`. The module
+imports little, because the loader process, which must start fast, uses it.
 """
 
 import os
 import re
 
 CONTAINER_SECRETS = "/run/secrets"
-"""The folder in which Docker, Podman and Kubernetes mount secrets by convention."""
+"""The folder where Docker, Podman and Kubernetes conventionally mount secrets."""
 
 NEW_SECRET_BYTES = 32
-"""Random bytes in a new secret: 256 bits, which cannot be guessed."""
+"""Number of random bytes in a new secret: 256 bits, which nobody can guess."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SecretError(LookupError):
-    """A secret does not exist, or the secret's file cannot be read. The text contains no secret."""
+    """A secret does not exist, or its file cannot be read. The message contains no secret."""
 
 
 def secret(name: str, *, create: bool = False) -> str:
     """Return the secret `name`, without a trailing newline.
 
     Args:
-        name: a name that an environment variable can have.
-        create: create a missing secret at random in `<data>/secrets` (mode 0600). `create` is for
-            samples and single machines, because two machines would create different secrets.
+        name: the name of the secret, which must be valid for an environment variable.
+        create: whether to create a missing secret at random in `<data>/secrets` (mode 0600). Use
+            this only for samples and single machines, because two machines would create different
+            secrets.
 
     Raises:
-        SecretError: the secret does not exist (the text lists the sources), or the secret's file
-            cannot be read.
+        SecretError: the secret does not exist (the message lists the places), or its file cannot be
+            read.
     """
     if not _NAME.fullmatch(name):
         raise SecretError(f"secret {name!r}: a name has only letters, digits and underscores.")
@@ -50,28 +52,28 @@ def secret(name: str, *, create: bool = False) -> str:
 
 
 def found_before(name: str) -> str:
-    """Return the source in which `secret` finds a value before `<data>/secrets`; "" if none."""
+    """Return the place where `secret` finds a value before `<data>/secrets`, or "" if none."""
     if name in os.environ:
         return f"environment variable {name}"
     return next((path for path in _files(name)[:-1] if os.path.exists(path)), "")
 
 
 def secret_file(name: str, data_dir: str = "") -> str:
-    """Return the path of a secret in `<data>/secrets`; `<data>` is the host's by default."""
+    """Return the path of a secret in `<data>/secrets`, by default in the host's data folder."""
     data_dir = data_dir or os.environ.get("TENANTRY_DATA_DIR") or "instance"
     return os.path.join(data_dir, "secrets", name)
 
 
 def create_secret(name: str, data_dir: str = "") -> str:
-    """Return a secret of `<data>/secrets`, created at random (mode 0600) if the file is missing.
+    """Return a secret from `<data>/secrets`, after creating it at random if it is missing.
 
-    Several processes can create a secret at once: all processes return the same secret.
+    If several processes create a secret at the same time, all return the same value.
 
     Raises:
         SecretError: the file cannot be written or read.
     """
     path = secret_file(name, data_dir)
-    unfinished = f"{path}.{os.urandom(8).hex()}.new"  # The random name belongs to one call only.
+    unfinished = f"{path}.{os.urandom(8).hex()}.new"
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -80,7 +82,7 @@ def create_secret(name: str, data_dir: str = "") -> str:
                 file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
             os.link(unfinished, path)
         except FileExistsError:
-            pass  # The secret of a process that was faster counts.
+            pass  # another process has created the secret
         finally:
             os.unlink(unfinished)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Finds tenants that share a secret key, a database or a prefix, which is not allowed.
+"""Finds conflicts: tenants that share a secret key, a database or a prefix.
 
-The time of a comparison depends on the claims of one tenant, not on the number of tenants.
+The duration of a check does not depend on the number of tenants.
 """
 
 import hashlib
@@ -13,30 +13,30 @@ from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
 _Claim = bytes
-"""The hash of a secret key or of a database's identity, short because a process can hold the hashes
-of 10,000 tenants."""
+"""A short hash of a secret key or of a database. A process can hold the hashes of 10,000
+tenants."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """A secret key, database or prefix that one tenant claims and another tenant has."""
+    """A secret key, database or prefix that a tenant claims although another tenant has it."""
 
     owner: str
-    """The name of the tenant that has the claimed value."""
+    """The name of the tenant that already has the claimed value."""
     problem: Problem
 
 
 class AcceptedTenants:
-    """The accepted tenants and the claims of each tenant. Not thread-safe."""
+    """The accepted tenants, with their secret keys, databases and prefixes. Not thread-safe."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
         self._owners: dict[_Claim, str] = {}
         self._prefixes: dict[str, str] = {}  # prefix → tenant name
-        self._below: dict[str, set[str]] = {}  # parent prefix → names of the tenants below
+        self._below: dict[str, set[str]] = {}  # parent prefix → names of the tenants under it
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
-        """Return the conflicts of a tenant with accepted tenants."""
+        """Return a tenant's conflicts with accepted tenants."""
         found = [
             Conflict(owner, Problem(tenant.file, self._text(key, claim, owner), key))
             for key, claim in _claims(tenant).items()
@@ -45,7 +45,7 @@ class AcceptedTenants:
         return found + list(self._prefix_conflicts(tenant))
 
     def add(self, tenant: Tenant) -> None:
-        """Accept a tenant; replace an accepted tenant of the same name."""
+        """Accept a tenant, in place of an accepted tenant with the same name."""
         self.remove(tenant.name)
         self._tenants[tenant.name] = tenant
         self._owners.update(dict.fromkeys(_claims(tenant).values(), tenant.name))
@@ -54,13 +54,13 @@ class AcceptedTenants:
             self._below.setdefault(parent, set()).add(tenant.name)
 
     def remove(self, name: str) -> None:
-        """Free the claims of a tenant, if an accepted tenant has the name."""
+        """Free the claims of the accepted tenant with this name, if there is one."""
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
         claims = set(_claims(tenant).values())
         if any(self._owners.get(claim) != name for claim in claims):
-            # A link in the path of the tenant's database has changed since the tenant was added.
+            # The path of the tenant's database contains a link, which has changed since `add`.
             claims = {claim for claim, owner in self._owners.items() if owner == name}
         for claim in claims:
             del self._owners[claim]
@@ -72,7 +72,7 @@ class AcceptedTenants:
                 del self._below[parent]
 
     def is_free(self, prefix: str) -> bool:
-        """Whether no accepted tenant is at, above or below `prefix`."""
+        """Whether no accepted tenant has `prefix`, or a prefix above or below it."""
         return next(self._overlapping(prefix), None) is None
 
     def _overlapping(self, prefix: str) -> Iterator[str]:
@@ -106,7 +106,7 @@ class AcceptedTenants:
 
 
 def prefix_conflict(prefix: str, other: str, owner: str) -> str:
-    """Return the reason why a tenant cannot have `prefix` while the tenant `owner` has `other`."""
+    """Return why a tenant cannot have `prefix` while the tenant `owner` has the prefix `other`."""
     if prefix == other:
         return (
             f"{prefix} is also the prefix of tenant {owner!r}; choose another. To swap the "
@@ -120,7 +120,7 @@ def prefix_conflict(prefix: str, other: str, owner: str) -> str:
 
 
 def _claims(tenant: Tenant) -> dict[str, _Claim]:
-    """Return the claims of a tenant: key → hash of a value that no other tenant can have."""
+    """Return, for each key whose value no other tenant can have, a hash of the value."""
     claims = {"SECRET_KEY": _claim("secret", tenant.secret_key.get_secret_value())}
     for place, fallback in enumerate(tenant.secret_key_fallbacks):
         claims[f"SECRET_KEY_FALLBACKS[{place}]"] = _claim("secret", fallback.get_secret_value())

@@ -1,6 +1,6 @@
-"""Turns the content of one tenant file into a `Tenant`, or into a list of all problems.
+"""Validation: turns the content of one tenant file into a `Tenant`, or into a list of problems.
 
-Validation reads one tenant file at a time. `uniqueness` compares the tenants with each other.
+The module `uniqueness` compares the tenants with each other.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,25 +23,26 @@ from tenantry.tenants.problems import invalid_value, unknown_keys, unsafe_keys
 _EXAMPLES = {info.alias: info.examples for info in Tenant.model_fields.values() if info.alias}
 
 _NO_ENTRIES: Mapping[str, Any] = {}
-"""The dict that all empty mappings of tenants share. No code writes to the dict, which is not a
-read-only mapping because a read-only mapping cannot be pickled."""
+"""An empty dict that all tenants share, which no code may change. A read-only mapping would be
+safer, but cannot be pickled."""
 
 _NO_FIELDS: set[str] = set()
-"""The set of given fields that all tenants share. No code reads the set."""
+"""An empty set that all tenants share in place of pydantic's set of given fields, which no code
+reads."""
 
 
 @dataclass(frozen=True)
 class RejectedTenant:
-    """A tenant file that is not served, and every problem of the file."""
+    """A tenant file that is not served, with all its problems."""
 
     name: str
     prefix: str | None
-    """The prefix of the rejected tenant. None if a served tenant has an overlapping prefix."""
+    """The prefix of the rejected tenant, or None if a served tenant has an overlapping prefix."""
     problems: tuple[Problem, ...]
     digest: str = ""
     """SHA-256 of the rejected file's content."""
     has_timed_out: bool = False
-    """Whether the file did not finish in time. With more time, the file might finish."""
+    """Whether the file did not finish in time. It might finish with more time."""
 
     @property
     def reason(self) -> str:
@@ -51,13 +52,13 @@ class RejectedTenant:
 
 @dataclass(frozen=True)
 class DisabledTenant:
-    """A tenant file with `ENABLED = False`. The host treats a disabled tenant as missing."""
+    """A tenant file with `ENABLED = False`, which the host treats as missing."""
 
     name: str
     file: str
-    """The path of the tenant file in messages."""
+    """The path of the tenant file, for messages."""
     prefix: str | None
-    """The prefix of the disabled tenant. None if the prefix is unknown."""
+    """The prefix of the disabled tenant, or None if it is unknown."""
     endpoints: tuple[str, ...]
     """The endpoints that the tenant file names, including endpoints that do not exist."""
     problems: tuple[Problem, ...] = ()
@@ -66,13 +67,13 @@ class DisabledTenant:
 
 
 ValidationResult = Tenant | RejectedTenant | DisabledTenant
-"""The result of validating one tenant file without comparing tenants."""
+"""The result of validating one tenant file, before a comparison with other tenants."""
 
 
 def validate_file(
     content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> ValidationResult:
-    """Run and validate one tenant file's content. `validate_file` never raises for any content."""
+    """Run and validate the content of a tenant file. No content makes this function raise."""
     path = content.path
     has_timed_out = False
     try:
@@ -80,7 +81,7 @@ def validate_file(
     except TenantFileError as error:
         problems = error.problems
         has_timed_out = isinstance(error, TenantFileTimeoutError)
-    except Exception as error:  # noqa: BLE001 - an error of Tenantry costs only this tenant
+    except Exception as error:  # noqa: BLE001 - a bug in Tenantry affects only this tenant
         kind = type(error).__name__
         text = f"cannot be validated ({kind}). This is an error in Tenantry; please report it."
         problems = (Problem(display_path(path), text),)
@@ -91,7 +92,7 @@ def validate_file(
 def load_content(
     content: FileContent, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> LoadedFile:
-    """Run one tenant file's content, if the file name is a valid tenant name.
+    """Run the content of a tenant file, if the file's name is a valid tenant name.
 
     Raises:
         TenantFileError: the file's name is invalid, or the file cannot be read or run to its end.
@@ -128,10 +129,11 @@ def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
 
 
 def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
-    """Return the tenant that a file describes, enabled or disabled. Every endpoint must exist.
+    """Return the tenant that a file describes, enabled or disabled.
 
     Raises:
-        TenantFileError: the file has a problem. The error contains every problem of the file.
+        TenantFileError: the file has problems, such as an endpoint that does not exist. The error
+            contains all of them.
     """
     problems = list(loaded.problems)
     tenant: Tenant | None = None
@@ -145,8 +147,8 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
             secrets=loaded.secrets,
         )
     except TenantFileError as error:
-        # A key whose value is not plain data has a problem already, so the key is not reported as
-        # missing.
+        # A key whose value is not plain data already has a problem, so it is not reported as
+        # missing, too.
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values))
@@ -168,19 +170,19 @@ def parse_tenant(
     secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
-    """Validate the upper-case names of one tenant file, but not whether the endpoints exist.
+    """Validate the values that a tenant file sets, but not whether the endpoints exist.
 
     Args:
         name: the tenant's name.
         values: the keys of the tenant file and their values.
-        file: the path of the tenant file in messages.
+        file: the path of the tenant file, for messages.
         digest: SHA-256 of the file's bytes.
         data_dir: the folder of the default database.
         secrets: the secrets that `secret()` returned to the file.
-        is_development: allow `DEBUG` and `TESTING`.
+        is_development: whether to allow `DEBUG` and `TESTING`.
 
     Raises:
-        TenantFileError: a key has a problem. The error contains every problem, in the order of the
+        TenantFileError: a key has a problem. The error contains all problems, in the order of the
             keys in `tenants/README.md`.
     """
     known = set(KEYS.values())
@@ -192,7 +194,7 @@ def parse_tenant(
         check_tenant_name(name)
     except ValueError as error:
         problems.append(Problem(file, f"{error}; rename the file."))
-        prefix = "/a"  # A valid prefix avoids a second problem for the same tenant name.
+        prefix = "/a"  # a valid prefix avoids a second problem because of the same name
     fields = {
         "name": name,
         "file": file,
@@ -215,22 +217,22 @@ def parse_tenant(
 
 
 def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
-    """Return the keys that contain a secret although the key's name does not suggest a secret."""
+    """Return the keys whose values contain a secret although their names do not suggest one."""
     if not secrets:
         return ()
     pairs = {
         key: (redact_value(key, value), redact_value(key, value, secrets))
         for key, value in values.items()
     }
-    # `is` is tested before `==`, because comparing a signaling NaN raises an exception.
+    # `is not` comes first, because comparing a signaling NaN by value raises an exception.
     return tuple(key for key, (one, other) in pairs.items() if one is not other and one != other)
 
 
 def _compact(tenant: Tenant) -> Tenant:
-    """Return an equal tenant in half the memory (1.3 KiB): a process can hold 10,000 tenants.
+    """Return an equal tenant that takes half the memory (1.3 KiB).
 
-    pydantic keeps a dict and a set of fields on each object. If attributes are set one by one, all
-    tenants share the names of the attributes in memory.
+    A process can hold 10,000 tenants. pydantic keeps a dict and a set of fields on each object. If
+    the attributes are set one by one instead, all tenants share the attribute names in memory.
     """
     compact = Tenant.__new__(Tenant)
     for field, value in vars(tenant).items():
@@ -241,7 +243,7 @@ def _compact(tenant: Tenant) -> Tenant:
 
 
 def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
-    """Return the prefix of a tenant file that is not served; None if the prefix is unknown."""
+    """Return the prefix of a tenant file that is not served, or None if it is unknown."""
     for prefix in (values.get("URL_PREFIX"), f"/{name}"):
         try:
             if isinstance(prefix, str):
@@ -253,7 +255,7 @@ def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
 
 
 def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
-    """Return the items of `BLUEPRINTS`; an empty tuple if `BLUEPRINTS` is not a list."""
+    """Return the items of `BLUEPRINTS`, or an empty tuple if the value is not a valid list."""
     blueprints = values.get("BLUEPRINTS")
     if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
         return blueprints
