@@ -1,6 +1,7 @@
 """`gunicorn -c config/gunicorn.conf.py`: the configuration that comes with Tenantry.
 
-Each setting, with its reason, is in `tenantry.server.gunicorn_conf`. Assign below to change one.
+The module `tenantry.server.gunicorn_conf` contains each setting with its reason. To change a
+setting, assign a new value below the import.
 """
 
 from tenantry.server.gunicorn_conf import *  # noqa: F403 - gunicorn reads the names of this module
