@@ -84,8 +84,8 @@ def test_the_error_after_a_time_out_names_every_tenants_connections(
         budget.acquire(acme)
 
     assert (
-        "tenant 'acme' waited 1.5 s for a database connection, but all 3 of this process are "
-        "taken: globex 2 in use, 0 idle, acme 1 in use, 0 idle. Raise TENANTRY_DB_CONNECTIONS, or "
+        "tenant 'acme' waited 1.5 s for a database connection, but all 3 connections are taken: "
+        "globex 2 in use, 0 idle, acme 1 in use, 0 idle. Raise TENANTRY_DB_CONNECTIONS, or "
         "find out which endpoint keeps connections."
     ) == str(refused.value)
     assert 3 == budget.open_count

@@ -17,10 +17,10 @@ PASSWORD = "hunter2-hunter2"
         (f"postgresql+psycopg://acme:p@ss:{PASSWORD}@host/acme", "with %40 for @"),
         ("sqlite:///a\0b", "cannot be parsed"),
         (f"postgres://acme:{PASSWORD}@host/acme", "unknown dialect 'postgres'; use sqlite or"),
-        ("postgresql+psycopg://a@h/x?dbname=shared", "has 'dbname' after the '?', where it would"),
+        ("postgresql+psycopg://a@h/x?dbname=shared", "has 'dbname' after the '?', which would"),
         (f"postgresql+psycopg://a@h/x?password={PASSWORD}", "has 'password' after the '?'"),
         ("postgresql+psycopg://a@h/x?service=shared", "has 'service' after the '?'"),
-        ("postgresql+psycopg://a@h/x?host=127.0.0.1", "has 'host' after the '?', where it would"),
+        ("postgresql+psycopg://a@h/x?host=127.0.0.1", "has 'host' after the '?', which would"),
         ("postgresql+psycopg://a@h:1/x?port=2", "has 'port' after the '?'"),
         (
             "postgresql+psycopg://a@h/x?options=-csearch_path%3Dacme,public",

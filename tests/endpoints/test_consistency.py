@@ -235,5 +235,5 @@ def test_the_command_names_a_folder_that_is_probably_not_mounted(data_dir: Path)
         folder.rename(data_dir / "elsewhere")
         result = app.test_cli_runner().invoke(args=["images", "check", "--fix"])
 
-    text = f"Error: {folder} has no files, but the database has images. Is a volume not mounted?\n"
+    text = f"Error: The database has images, but {folder} has no files. Is the volume mounted?\n"
     assert (1, text) == (result.exit_code, result.output)

@@ -483,7 +483,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
         code = other.wait()
 
     assert (0, "failed", "at head") == (code, held.state, results[0].state)
-    assert "migrates this database and did not finish in 0.1 s" in held.reason
+    assert "locks this database and did not finish in 0.1 s" in held.reason
     assert "process " in held.reason
     assert [{"shop_2"}, "done"] == [revisions(acme), _steps(data_dir, 1)[0].state]
 

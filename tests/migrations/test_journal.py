@@ -126,7 +126,10 @@ def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
     ("pragma", "text"),
     [
         ("max_page_count = 1", "full; free some disk space."),
-        ("query_only = 1", "readonly database; give this user write access to it and its folder."),
+        (
+            "query_only = 1",
+            "readonly database; give this user write access to the file and its folder.",
+        ),
     ],
 )
 def test_a_journal_that_cannot_be_written_says_what_to_do(
@@ -156,7 +159,9 @@ def test_a_journal_that_another_process_locks_says_so(
         contextlib.closing(sqlite3.connect(journal_file(tmp_path))) as holder,
     ):
         holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalError, match="locked; another process holds it: wait for it or"):
+        with pytest.raises(
+            JournalError, match="locked; another process holds the journal; wait for"
+        ):
             journal.record_success(1, "acme")
 
 
@@ -166,5 +171,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("no database")
 
-    with pytest.raises(JournalError, match=f"cannot use the journal {path}.*repair or remove it"):
+    with pytest.raises(
+        JournalError, match=f"cannot use the journal {path}.*repair or remove the file"
+    ):
         Journal(tmp_path)

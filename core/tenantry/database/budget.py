@@ -1,7 +1,7 @@
-"""The connection budget: the limit on database connections over all tenants of a process.
+"""Limits the number of database connections of all tenants in a process.
 
 The budget decides which pool may open a connection, and which idle connection must be closed first.
-The budget does not open or close connections, and does not import SQLAlchemy.
+This module neither opens nor closes connections, and does not import SQLAlchemy.
 """
 
 import os
@@ -21,25 +21,32 @@ if TYPE_CHECKING:
     from tenantry.database.pool import BudgetPool
 
 WAIT_S = 5.0
-"""Time limit for a request to wait for a connection. The limit is much longer than a request
-usually keeps a connection, and shorter than the timeouts of clients and proxies."""
+"""Maximum time that a request waits for a connection.
+
+Requests usually keep a connection for much less time. The timeouts of clients and proxies are
+longer.
+"""
 
 OWN_WAIT_CHECKOUTS = 10
-"""Time that a pool waits for one of its own connections before the pool evicts another tenant's
-idle connection, as a multiple of the pool's average checkout. Waiting costs other tenants nothing.
-Opening a connection costs 5 to 10 ms of CPU time, and the tenant that lost a connection has to open
-a new connection, too. A multiple adapts to the load: a checkout takes 5 ms, or 50 ms on a busy
-machine. On a busy machine, a fixed wait of 0.1 s was too short: throughput was 0.4 to 0.9 of the
-throughput with one pool for each tenant."""
+"""How long a pool waits for one of its own connections before it evicts a connection of another
+tenant. The unit is the average checkout time of the pool.
+
+Waiting costs other tenants nothing. After an eviction, both tenants have to open a new connection,
+which takes 5 to 10 ms of CPU time. The wait adapts to the load, because a checkout takes 5 ms, or
+50 ms on a busy machine. With a fixed wait of 0.1 s, a busy machine reached only 0.4 to 0.9 of the
+throughput of separate pools.
+"""
 
 MAX_OWN_WAIT_S = 0.25
-"""Upper bound of a pool's wait for its own connections. Tenants whose requests keep a connection
-for long reach the bound."""
+"""Maximum time that a pool waits for its own connections.
+
+Only tenants with long checkouts reach this limit.
+"""
 
 
 @dataclass(eq=False)
 class EvictedConnection:
-    """A permit, and the idle connection to close before a new connection is opened."""
+    """A permit to open a connection, after closing the idle connection of another pool."""
 
     pool: "BudgetPool"
     connection: "ConnectionPoolEntry"
@@ -47,13 +54,12 @@ class EvictedConnection:
 
 @dataclass(eq=False)
 class _Waiter:
-    """One call of `acquire`. The budget's lock protects all fields."""
+    """A waiting call of `acquire`. The lock of the budget protects all fields."""
 
     pool: "BudgetPool"
     must_open: bool
     prefers_own: bool
-    """Whether the waiter still waits for a connection of the waiter's pool, before evicting another
-    pool's connection."""
+    """Whether the call still waits for a connection of its own pool, and evicts no other."""
     grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 
@@ -63,17 +69,18 @@ class _Waiter:
 
 
 class ConnectionBudget:
-    """At most `limit` open connections for all pools of a process. Thread-safe.
+    """Limits the open connections of all pools in a process. Thread-safe.
 
-    The budget lives as long as the process. A *permit* stands for one connection, from before the
-    connection is opened until after the connection is closed. A forked process starts with all
-    permits: the forked process neither uses nor closes inherited connections.
+    The budget exists as long as the process. A *permit* stands for one connection. A pool acquires
+    the permit before it opens the connection, and releases the permit after the connection is
+    closed. A forked process neither uses nor closes inherited connections, so it starts with all
+    permits.
 
     Args:
         limit: maximum number of open connections.
-        wait_s: seconds that `acquire` waits, first come, first served, while all connections are
-            checked out.
-        clock: returns seconds; for tests.
+        wait_s: maximum time that `acquire` waits while all connections are in use. Waiting calls
+            are served in order of arrival.
+        clock: a function that returns seconds.
     """
 
     def __init__(
@@ -82,42 +89,43 @@ class ConnectionBudget:
         self.limit = limit
         self.wait_s = wait_s
         self._clock = clock
-        # References to the parent process's connections keep the connections from being closed.
+        # References to connections of the parent process prevent Python from closing them.
         self._inherited: list[object] = []
         self._fork_locks: dict[int, threading.Lock] = {}  # process ID → lock for `_reset`
         self._process = os.getpid()
         self._reset()
 
     def _reset(self) -> None:
-        # The lock protects all attributes that `_reset` sets, and each pool's `idle`.
+        # The lock protects all attributes that `_reset` sets, and the attribute `idle` of each
+        # pool.
         self._lock = threading.Lock()
         self._open = 0
         self._permits: Counter[BudgetPool] = Counter()
         # idle connections, oldest first
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()
-        self._waiters: list[_Waiter] = []  # waiters in order of arrival
-        # The queue of returned connections, with None for a returned permit. The queue must work
-        # without the lock, because the garbage collector may return a connection on a thread that
-        # already holds the lock.
+        self._waiters: list[_Waiter] = []  # in order of arrival
+        # Returned connections, with None for a returned permit. The garbage collector may return a
+        # connection in a thread that already holds the lock, so the queue must work without the
+        # lock.
         self._returned: deque[tuple[BudgetPool, ConnectionPoolEntry | None]] = deque()
 
     @property
     def open_count(self) -> int:
-        """Number of connections that are open, being opened or being closed."""
+        """Number of open connections, including those that are being opened or closed."""
         with self._locked():
             return self._open
 
     @property
     def idle_count(self) -> int:
-        """Number of open connections that are not checked out."""
+        """Number of open connections that are not in use."""
         with self._locked():
             return len(self._idle)
 
     def counts(self) -> dict[str, ConnectionCounts]:
-        """Return the connection counts of each tenant that has a connection."""
+        """Return the number of connections of each tenant with a connection."""
         counts: dict[str, ConnectionCounts] = {}
         with self._locked():
-            # A tenant has two pools while a new app instance replaces an old instance.
+            # While a new version of an app replaces the old version, a tenant has two pools.
             for pool, permits in self._permits.items():
                 checked_out, idle = counts.get(pool.owner, ConnectionCounts(0, 0))
                 checked_out += permits - len(pool.idle)
@@ -127,16 +135,16 @@ class ConnectionBudget:
     def acquire(
         self, pool: "BudgetPool", *, must_open: bool = False
     ) -> "ConnectionPoolEntry | EvictedConnection | None":
-        """Return an idle connection of the pool, or a permit to open a connection.
+        """Return an idle connection of the pool, or a permit to open a new connection.
 
-        A permit is None, or an `EvictedConnection` that the caller must close first.
+        A permit is either None or an `EvictedConnection`, which the caller must close first.
 
         Args:
             pool: the pool that needs a connection.
-            must_open: return a permit even if the pool has an idle connection.
+            must_open: whether to return a permit even if the pool has an idle connection.
 
         Raises:
-            ConnectionsExhaustedError: no connection or permit became available within `wait_s`.
+            ConnectionsExhaustedError: nothing became available within `wait_s`.
         """
         if not must_open and (connection := self._take_newest(pool)):
             return connection
@@ -149,7 +157,7 @@ class ConnectionBudget:
         return waiter.grant
 
     def _take_newest(self, pool: "BudgetPool") -> "ConnectionPoolEntry | None":
-        """Return the pool's newest idle connection; None without an idle connection."""
+        """Return the newest idle connection of the pool, or None."""
         self._reset_after_fork()
         with self._lock:
             connection = self._take_idle(pool, pool.idle[-1]) if pool.idle else None
@@ -157,22 +165,22 @@ class ConnectionBudget:
         return connection
 
     def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
-        """Take back a connection, which becomes idle or goes to a waiting call of `acquire`."""
+        """Take back a connection. It becomes idle, or goes to a waiting call of `acquire`."""
         self._returned.append((pool, connection))
         self._accept_if_free()
 
     def release(self, pool: "BudgetPool") -> None:
-        """Take back the permit of a connection that is closed or could not be opened."""
+        """Take back a permit after its connection was closed or could not be opened."""
         self._returned.append((pool, None))
         self._accept_if_free()
 
     def take_all_idle(self, pool: "BudgetPool") -> "list[ConnectionPoolEntry]":
-        """Return the pool's idle connections, which the caller closes and releases."""
+        """Return the idle connections of the pool, which the caller must close and release."""
         with self._locked():
             return [self._take_idle(pool, connection) for connection in tuple(pool.idle)]
 
     def keep_inherited(self, connection: object) -> None:
-        """Keep a connection that belongs to a parent process from being closed."""
+        """Prevent Python from closing a connection that belongs to the parent process."""
         self._inherited.append(connection)
 
     # -- the lock ----------------------------------------------------------------------------
@@ -183,11 +191,11 @@ class ConnectionBudget:
         with self._lock:
             self._accept_returned()
             yield
-        # Another thread may have returned a connection while the lock was held.
+        # While the lock was held, another thread may have returned a connection.
         self._accept_if_free()
 
     def _accept_if_free(self) -> None:
-        """Accept returned connections, unless another thread holds the lock and accepts them."""
+        """Process returned connections, unless another thread holds the lock and will do so."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._accept_returned()
@@ -195,12 +203,15 @@ class ConnectionBudget:
                 self._lock.release()
 
     def _reset_after_fork(self) -> None:
-        """Reset all counts in a forked process. uWSGI forks without calling Python's hooks."""
+        """Reset all counts in a forked process.
+
+        uWSGI forks without calling Python's fork hooks, so each call compares the process ID.
+        """
         process = os.getpid()
         if self._process == process:
             return
-        # A lock that the parent held at the fork stays locked in the forked process, so each
-        # process needs its own lock.
+        # If the parent held a lock at the time of the fork, the lock stays locked in the child.
+        # Therefore, each process has its own lock.
         with self._fork_locks.setdefault(process, threading.Lock()):
             if self._process != process:
                 self._inherited += self._idle
@@ -227,10 +238,10 @@ class ConnectionBudget:
         self._waiters = [waiter for waiter in self._waiters if not self._try_to_serve(waiter)]
 
     def _try_to_serve(self, waiter: _Waiter) -> bool:
-        """Grant an available connection or permit to the waiter; return whether there was a grant.
+        """Give a waiting call a connection or a permit, if one is available.
 
-        A new waiter cannot overtake an earlier waiter, because the earlier waiter already got every
-        connection that was available to the earlier waiter.
+        Returns whether the call was served. A new call cannot overtake an earlier call, because an
+        earlier call has already received everything that was available to it.
         """
         pool = waiter.pool
         if pool.idle and not waiter.must_open:
@@ -268,10 +279,10 @@ class ConnectionBudget:
     # -- waiting -----------------------------------------------------------------------------
 
     def _wait(self, waiter: _Waiter) -> None:
-        """Wait until the budget grants a connection or a permit to the waiter.
+        """Wait until the budget serves a call of `acquire`.
 
         Raises:
-            ConnectionsExhaustedError: the waiter got no connection and no permit in time.
+            ConnectionsExhaustedError: nothing became available in time.
         """
         began_at = self._clock()
         own_wait_s = OWN_WAIT_CHECKOUTS * waiter.pool.average_checkout_s
@@ -280,7 +291,7 @@ class ConnectionBudget:
             if not waiter.granted.wait(own_wait_s):
                 self._accept_eviction(waiter)
                 waiter.granted.wait(self.wait_s - own_wait_s)
-        # A signal handler of the web server can raise any exception in the wait.
+        # During the wait, a signal handler of the web server can raise any exception.
         except BaseException:
             if self._stop_waiting(waiter):
                 self._return_grant(waiter)
@@ -295,7 +306,7 @@ class ConnectionBudget:
             self._serve_waiters()
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
-        """Remove the waiter from the queue; return whether the waiter got a grant meanwhile."""
+        """Remove a call from the queue. Return whether it was served in the meantime."""
         with self._locked():
             if not waiter.granted.is_set():
                 self._waiters.remove(waiter)
@@ -303,7 +314,7 @@ class ConnectionBudget:
 
     def _return_grant(self, waiter: _Waiter) -> None:
         grant = waiter.grant
-        # The evicted connection is still open, so the connection becomes idle again.
+        # The connection was not closed yet, so it becomes idle again.
         if isinstance(grant, EvictedConnection):
             with self._locked():
                 self._add_permits(waiter.pool, -1)

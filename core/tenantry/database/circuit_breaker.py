@@ -1,9 +1,9 @@
-"""A circuit breaker: remembers that a server is down, so that requests fail without waiting.
+"""Remembers that a server is down, so that requests fail without waiting.
 
-The circuit breaker does not depend on a database and starts no threads. Tenantry does not use
-pybreaker for two reasons. pybreaker holds a lock during a call of the guarded function, so a
-connection attempt that hangs would block every other attempt. pybreaker also tries again in a
-client's request instead of in a probe.
+The circuit breaker does not depend on a database, and starts no threads. The library pybreaker has
+two disadvantages. First, pybreaker holds a lock while it calls the guarded function, so a
+connection attempt that hangs would block all others. Second, pybreaker uses a client's request as
+the next attempt, and not a separate probe.
 """
 
 import threading
@@ -11,42 +11,45 @@ import time
 from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.25
-"""Pause after the first failure: the cost of a single connection that is refused by chance."""
+"""Pause after the first failure. The pause is short, because a single failure can be random."""
 
 MAX_PAUSE_S = 2.0
-"""Maximum pause between attempts. The pause doubles after each failure, up to the maximum. A probe
-of a silent server takes another 2 s, so the circuit breaker notices a recovered server within 5
-s."""
+"""Maximum pause between two attempts.
+
+The pause doubles after each failure. A probe of a silent server takes another 2 s, so a recovered
+server is noticed within 5 s.
+"""
 
 MAX_ATTEMPTS = 2
-"""Maximum number of connection attempts in progress. Each attempt may block a thread until a
-timeout."""
+"""Maximum number of concurrent connection attempts.
+
+Each attempt may block a thread until it times out.
+"""
 
 SLOW_S = 1.0
-"""Age from which an attempt counts as a sign of failure. A usual attempt takes 5 ms."""
+"""Duration from which an attempt counts as a sign of failure. A typical attempt takes 5 ms."""
 
 
 class CircuitBreaker:
-    """Decides whether a caller may try to connect. Thread-safe.
+    """Decides whether a caller may try to connect to a server. Thread-safe.
 
-    While the circuit breaker is closed, a few callers at once may try. A failure opens the circuit
-    breaker. While the circuit breaker is open, only one probe at a time may try, after a pause. A
-    successful probe closes the circuit breaker.
+    While the circuit breaker is closed, a few callers may try at the same time. A failure opens the
+    circuit breaker. While it is open, one probe at a time may try after a pause. A successful probe
+    closes the circuit breaker.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # The condition protects the attributes of the breaker, and is notified when an attempt
-        # ends.
+        # The condition protects all attributes, and is notified at the end of each attempt.
         self._lock = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
         self._is_probing = False
-        self._attempts: list[float] = []  # start times of the attempts in progress, oldest first
+        self._attempts: list[float] = []  # start times, oldest first
 
     @property
     def pause_s(self) -> float | None:
-        """Seconds until the next connection attempt may start; None if an attempt may start now."""
+        """Seconds until the next attempt may start, or None if an attempt may start now."""
         with self._lock:
             return self._pause_s()
 
@@ -56,9 +59,9 @@ class CircuitBreaker:
         return self._failures > 0
 
     def begin(self) -> float | None:
-        """Begin an attempt and return None, or return the pause if no attempt may start.
+        """Begin an attempt, or return the remaining pause if no attempt may begin.
 
-        `begin` waits up to `SLOW_S` while too many attempts are in progress.
+        While there are too many attempts, this method waits for up to `SLOW_S`.
         """
         with self._lock:
             while (pause_s := self._pause_s()) is None and len(self._attempts) >= MAX_ATTEMPTS:
@@ -68,7 +71,7 @@ class CircuitBreaker:
             return pause_s
 
     def begin_probe(self) -> bool:
-        """Begin a probe if due and if no probe is in progress; return whether the probe may run."""
+        """Begin a probe if it is due and no other probe is running. Return whether it may run."""
         with self._lock:
             if not self._failures or self._is_probing or self._clock() < self._retry_at:
                 return False
@@ -76,12 +79,12 @@ class CircuitBreaker:
             return True
 
     def end_probe(self) -> None:
-        """End a probe. `succeed` or `fail` has recorded the probe's result."""
+        """End a probe whose result has been recorded by `succeed` or `fail`."""
         with self._lock:
             self._is_probing = False
 
     def succeed(self) -> bool:
-        """End a successful attempt or probe; return whether the circuit breaker was open."""
+        """Record a success, and return whether the circuit breaker was open."""
         with self._lock:
             self._end_attempt()
             was_open = self._failures > 0
@@ -89,7 +92,7 @@ class CircuitBreaker:
             return was_open
 
     def fail(self) -> bool:
-        """End an attempt that failed; return whether the failure opened the breaker."""
+        """Record a failure, and return whether the failure opened the circuit breaker."""
         with self._lock:
             self._end_attempt()
             self._failures += 1
@@ -106,7 +109,8 @@ class CircuitBreaker:
         return None
 
     def _end_attempt(self) -> None:
-        if self._attempts:  # The list of attempts does not contain a probe.
-            # The oldest start time may belong to another attempt, but limits the ages equally well.
+        if self._attempts:  # a probe is not in the list
+            # The oldest start time may belong to another attempt, but the number of attempts is
+            # correct.
             self._attempts.pop(0)
         self._lock.notify_all()

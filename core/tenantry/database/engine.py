@@ -1,7 +1,7 @@
-"""Creates the engine of one tenant: its pool, driver options and error translation.
+"""Creates a tenant's SQLAlchemy engine with its pool, driver options and error translation.
 
-`database.engine` imports SQLAlchemy, which takes 0.3 s. Import `database.engine` only when an
-engine is needed.
+This module imports SQLAlchemy, which takes 0.3 s. Therefore, import this module only when you need
+an engine.
 """
 
 import logging
@@ -24,19 +24,21 @@ from tenantry.database.server_connector import ServerConnector
 from tenantry.errors import one_line
 
 BUSY_TIMEOUT_S = 5.0
-"""Time limit for a write to SQLite to wait for another write."""
+"""Maximum time that a write to SQLite waits for another write."""
 
 SERVER_OPTIONS = {
-    "connect_timeout": 2,  # seconds; 2 is the minimum of libpq
+    "connect_timeout": 2,  # seconds; the minimum of libpq
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""libpq's options against an unreachable server. A query fails within 10 s if packets to the server
-are lost; by Linux's default, the failure takes about 15 minutes. If the server process is frozen
-but the server machine acknowledges packets, a query waits without a limit, and only
-`connect_timeout` applies."""
+"""Options of libpq for an unreachable server.
+
+If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
+default of Linux. If the server process is frozen, its machine still acknowledges packets. In this
+case, a query can wait forever, and only `connect_timeout` has an effect.
+"""
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
 _SQLITE_DOWN = {
@@ -49,16 +51,16 @@ _SQLITE_DOWN = {
     sqlite3.SQLITE_READONLY,
 }
 _SQLITE_PRIMARY_CODE = 0xFF
-"""Mask for the primary code in an extended SQLite result code (https://sqlite.org/rescode.html)."""
+"""Mask for the primary part of a SQLite result code (https://sqlite.org/rescode.html)."""
 
 _POSTGRES_FULL = {"53100"}  # disk_full
 _POSTGRES_DOWN = {
-    "25006",  # read_only_sql_transaction: the server is a standby
+    "25006",  # read_only_sql_transaction, from a standby server
     "53200",  # out_of_memory
     "53300",  # too_many_connections
 }
 
-_NOTE_QUERY = "tenantry_note_query"  # name of an execution option of an engine
+_NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
 
 _logger = logging.getLogger(__name__)
 
@@ -68,13 +70,14 @@ NoteQuery = Callable[[int], None]
 def make_engine(
     owner: str, url_text: str, budget: ConnectionBudget, note_query: NoteQuery | None = None
 ) -> Engine:
-    """Return an engine that has not connected yet; `close_engine` closes the engine.
+    """Return an engine without a connection. Call `close_engine` to close the engine.
 
     Args:
         owner: the tenant's name.
         url_text: the tenant's `DATABASE_URI`.
         budget: the connection budget of the process.
-        note_query: called with the nanoseconds of each query, including failed queries.
+        note_query: a function that receives the duration of each query in nanoseconds, including
+            failed queries.
     """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
@@ -90,7 +93,7 @@ def make_engine(
 
 
 def close_engine(engine: Engine) -> None:
-    """Close idle connections now, and checked-out connections at check-in. Idempotent."""
+    """Close all idle connections, and each other connection as soon as it is returned."""
     if isinstance(engine.pool, BudgetPool):
         engine.pool.retire()
     else:
@@ -98,7 +101,7 @@ def close_engine(engine: Engine) -> None:
 
 
 def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
-    """Return the default driver options that the URL does not set."""
+    """Return the default driver options, except options that the URL sets."""
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         options = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
@@ -108,13 +111,13 @@ def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether a SQLite URL names a database in memory instead of a file."""
+    """Whether a SQLite URL names a database in memory, and not a file."""
     name = (url.database or "").removeprefix("file:")
     return name in ("", ":memory:") or url.query.get("mode") == "memory"
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """A SQLite connection that the pool can reference weakly, to notice a garbage collection."""
+    """A SQLite connection that supports weak references, so that the pool notices its deletion."""
 
 
 def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
@@ -144,7 +147,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
 
     def set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.execute("PRAGMA foreign_keys = ON").close()
-        # In WAL mode, readers do not block the writer.
+        # In WAL mode, reads do not block writes.
         connection.execute("PRAGMA journal_mode = WAL").close()
         if identity := file_identity(path):
             record.info[FILE_IDENTITY] = identity
@@ -154,10 +157,9 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
 
 
 def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
-    """Return the engine of an in-memory database, with one connection until the engine closes.
+    """Return the engine of a database in memory, which has exactly one connection.
 
-    The connection of an in-memory database does not count in the budget, because closing the
-    connection would lose the data.
+    Closing the connection would lose the data, so the budget does not include this connection.
     """
     engine = create_engine(
         url,
@@ -176,12 +178,11 @@ def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
 
 
 def _time_queries(engine: Engine, note_query: NoteQuery) -> None:
-    """Make an engine call `note_query` after each query.
+    """Make the engine call `note_query` after each query.
 
-    `note_query` is called from replaced methods of the engine's dialect. SQLAlchemy's cursor events
-    also work, but an engine with a cursor event costs a request 40 µs more. A `do_execute` listener
-    would hide the listeners of an endpoint. Because SQLAlchemy's set-up queries do not have the
-    execution option, only other queries are counted.
+    The engine's dialect gets new methods that measure the time. SQLAlchemy's cursor events would
+    add 40 µs to each request, and a `do_execute` listener would hide listeners of endpoints.
+    SQLAlchemy's own queries lack the execution option, so they are not counted.
     """
     engine.update_execution_options(**{_NOTE_QUERY: note_query})
     dialect = engine.dialect
@@ -203,7 +204,7 @@ def _timed(execute: Callable[..., None], *arguments: Any) -> None:
 
 
 def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
-    """Return the error to raise if the database is at fault; None leaves the original error."""
+    """Return the error to raise if the database is at fault, or None to keep the original error."""
     error = context.original_exception
     code: int | str | None = getattr(error, "sqlstate", None)
     if isinstance(error, sqlite3.Error):

@@ -1,4 +1,4 @@
-"""Errors that a request gets when the tenant's database cannot serve the request."""
+"""Defines the errors that a request gets if the database cannot serve it."""
 
 import math
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ FULL = "The database of this application cannot store more data."
 BUSY = "All database connections are in use. Try again later."
 
 FULL_RETRY_AFTER_S = 60
-"""`Retry-After` while the database is full: an operator has to free space first."""
+"""Value of `Retry-After` while the database is full, because an operator has to free space."""
 
 
 class DatabaseDownError(HTTPException):
-    """The database cannot serve a request: 503 with `Retry-After`, as `application/problem+json`.
+    """The database cannot serve a request. The client gets 503 with `Retry-After`.
 
-    The exception contains the response, so Flask and Flask-RESTful send the response unchanged. The
-    reason is in `__cause__`; clients do not see the reason.
+    The exception contains a response of the type `application/problem+json`, which Flask and
+    Flask-RESTful send unchanged. The reason is in `__cause__`, and is not visible to clients.
     """
 
     code: int = HTTPStatus.SERVICE_UNAVAILABLE.value
@@ -39,7 +39,7 @@ class DatabaseDownError(HTTPException):
 
 
 class DatabaseFullError(DatabaseDownError):
-    """The tenant's database has no space left for a write: 507 (RFC 4918 §11.5)."""
+    """The database has no space left. The client gets 507 (RFC 4918 §11.5)."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
     status = HTTPStatus.INSUFFICIENT_STORAGE
@@ -49,14 +49,14 @@ class DatabaseFullError(DatabaseDownError):
 
 
 class ConnectionCounts(NamedTuple):
-    """Connection counts of one tenant. A connection being opened or closed is checked out."""
+    """Connections of a tenant. A connection that is being opened or closed counts as in use."""
 
     checked_out: int
     idle: int
 
 
 class ConnectionsExhaustedError(TenantryError):
-    """Every connection of the process stayed checked out until a request's wait timed out."""
+    """A request waited too long, because all database connections of the process were in use."""
 
     def __init__(
         self, owner: str, waited_s: float, limit: int, counts: Mapping[str, ConnectionCounts]
@@ -68,7 +68,7 @@ class ConnectionsExhaustedError(TenantryError):
         super().__init__(owner, waited_s, limit, self.counts)
 
     def __str__(self) -> str:
-        """Return a text with the waiting tenant, the wait and every tenant's connections."""
+        """Return who waited how long, and how many connections each tenant has."""
         largest_first = sorted(self.counts.items(), key=lambda item: (-sum(item[1]), item[0]))
         shares = ", ".join(
             f"{owner} {count.checked_out} in use, {count.idle} idle"
@@ -76,6 +76,6 @@ class ConnectionsExhaustedError(TenantryError):
         )
         return (
             f"tenant {self.owner!r} waited {self.waited_s:.1f} s for a database connection, but "
-            f"all {self.limit} of this process are taken: {shares}. Raise TENANTRY_DB_CONNECTIONS, "
+            f"all {self.limit} connections are taken: {shares}. Raise TENANTRY_DB_CONNECTIONS, "
             "or find out which endpoint keeps connections."
         )

@@ -1,4 +1,4 @@
-"""Opens and checks connections to a SQLite file, and never replaces a lost file by a new file."""
+"""Opens and checks connections to a SQLite file, and detects if the file was lost."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tenantry.database.errors import DatabaseDownError
 
 FILE_IDENTITY = "tenantry.file_identity"
-"""Key of `ConnectionPoolEntry.info`: device and inode of the file that the connection opened."""
+"""Key in `ConnectionPoolEntry.info` of the device and inode of the opened file."""
 
 RETRY_AFTER_S = 10
 
@@ -19,12 +19,12 @@ _logger = logging.getLogger(__name__)
 
 
 class FileConnector:
-    """Connections to one tenant's SQLite file.
+    """Opens connections to the SQLite file of a tenant.
 
-    SQLite creates a missing file, so an empty database would replace a deleted database unnoticed.
-    A marker beside the file, `<file>.made`, records that the file existed. All processes see the
-    marker, also after a restart. If the marker cannot be written, only the current process
-    remembers that the file existed.
+    SQLite creates a missing file, so nobody would notice that an empty database has replaced a
+    deleted one. Therefore, a marker file, `<file>.made`, records that the database existed. Other
+    processes see the marker, even after a restart. If the marker cannot be written, only the
+    current process remembers that the database existed.
 
     Args:
         owner: the tenant's name.
@@ -40,15 +40,14 @@ class FileConnector:
         self._is_logged = False
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if the SQLite file is lost. `is_usable` checks a connection that is already open.
+        """Check that the SQLite file has not been lost.
 
         Raises:
             DatabaseDownError: the SQLite file existed and is missing now.
         """
         if not must_open or file_identity(self._path):
             return
-        # An operator who deletes the SQLite file and the marker wants to start with an empty
-        # database.
+        # If an operator deletes the database and the marker, an empty database is intended.
         was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
         if not was_lost:
             return
@@ -60,7 +59,7 @@ class FileConnector:
         raise DatabaseDownError(RETRY_AFTER_S)
 
     def is_usable(self, record: ConnectionPoolEntry, _: float) -> bool:
-        """Return whether the path still leads to the file that the connection opened."""
+        """Whether the path still refers to the file that the connection has opened."""
         identity = file_identity(self._path)
         if identity is None or record.info.setdefault(FILE_IDENTITY, identity) != identity:
             return False
@@ -69,7 +68,7 @@ class FileConnector:
         return True
 
     def connect(self, open_connection: Callable[[], Any]) -> Any:
-        """Open the SQLite file unless the file is lost.
+        """Open the SQLite file, unless it is lost.
 
         Raises:
             DatabaseDownError: the SQLite file existed and is missing now.
@@ -84,14 +83,14 @@ class FileConnector:
     def _write_marker(self) -> None:
         self._existed = True
         text = f"While this file exists, Tenantry does not create an empty {self._path.name}.\n"
-        # Writing the marker fails if the disk is full or the folder belongs to another user.
+        # The disk may be full, or the folder may belong to another user.
         with suppress(OSError):
             self._marker.write_text(text)
             self._is_marked = True
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file at `path`; None if the file does not exist."""
+    """Return the device and the inode of a file, or None if the file does not exist."""
     try:
         stat = path.stat()
     except OSError:

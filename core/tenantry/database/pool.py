@@ -1,8 +1,8 @@
-"""The pool of an engine, which takes connections from the budget of the whole process.
+"""The connection pool of an engine, which shares the budget of the process with other pools.
 
-A permit of the budget stands for each connection, from before the connection is opened until after
-any code closes the connection. The count of permits is exact, because SQLAlchemy opens connections
-only through the pool's creator and closes connections only in `Pool._close_connection`.
+For each connection, the pool holds a permit of the budget. The number of permits is exact, because
+SQLAlchemy opens connections only with the pool's `creator`, and closes connections only in
+`Pool._close_connection`.
 """
 
 import logging
@@ -20,10 +20,10 @@ from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
-"""Assumed average checkout time of a pool without a measurement: the time of a usual request."""
+"""Average checkout time that is assumed before the first measurement."""
 
 CHECKED_IN_AT = "tenantry.checked_in_at"
-"""Key of `ConnectionPoolEntry.info`: `time.monotonic` at the connection's last check-in."""
+"""Key in `ConnectionPoolEntry.info` of the time at which the connection was last returned."""
 
 _logger = logging.getLogger(__name__)
 
@@ -35,24 +35,24 @@ class Connector(Protocol):
         """Raise `DatabaseDownError` if the database is known to be unavailable.
 
         Args:
-            must_open: the pool has no idle connection, so the pool has to open a connection.
+            must_open: whether the pool has to open a connection, because none is idle.
         """
 
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
-        """Return whether a connection that was idle for `idle_s` seconds seems to be alive."""
+        """Whether a connection that was idle for `idle_s` seconds still works."""
 
     def connect(self, open_connection: Callable[[], Any]) -> Any:
-        """Return the result of `open_connection`; raise `DatabaseDownError` if the call fails."""
+        """Call `open_connection`, and return the connection or raise `DatabaseDownError`."""
 
     def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
-        """Call `close_connection`; return once the server has closed the connection, too."""
+        """Call `close_connection`, and wait until the server has closed the connection."""
 
 
 class BudgetPool(Pool):
-    """The pool of one engine. Another tenant's request may close idle connections of the pool.
+    """The pool of one engine. Other tenants may evict its idle connections.
 
     Args:
-        creator: opens a connection for a given pool entry.
+        creator: a function that opens a connection for a pool entry.
         budget: the connection budget of the process.
         owner: the tenant's name.
         connector: opens, checks and closes the connections.
@@ -68,7 +68,7 @@ class BudgetPool(Pool):
         **pool_options: Any,
     ) -> None:
         self.owner = owner
-        # Idle connections, newest last. The budget's lock protects the list.
+        # Idle connections, newest last. The lock of the budget protects the list.
         self.idle: list[ConnectionPoolEntry] = []
         self.average_checkout_s = ASSUMED_CHECKOUT_S
         self._budget = budget
@@ -76,28 +76,27 @@ class BudgetPool(Pool):
         self._create = creator
         self._is_retired = False
         self._checked_out_at: dict[ConnectionPoolEntry, float] = {}
-        # `has_permit`: whether the thread has a permit to open a connection
-        # `opened`: the connection that the thread has opened, until SQLAlchemy has set up the
-        # connection.
+        # The attribute `has_permit` tells whether the thread has a permit to open a connection. The
+        # attribute `opened` holds a new connection until SQLAlchemy has set it up.
         self._thread = threading.local()
-        # id of an open connection → the pool and the process that opened the connection
+        # Maps the `id()` of an open connection to the pool and the process that opened it.
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
         super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # by position only
-        if "_dispatch" not in pool_options:  # A copy of the pool inherits the event listener.
+        if "_dispatch" not in pool_options:  # a copy of the pool inherits the event listener
             event.listen(self, "detach", self._watch_detached)
 
     def retire(self) -> None:
-        """Close idle connections now, and checked-out connections at check-in. Idempotent."""
+        """Close all idle connections, and each other connection as soon as it is returned."""
         self._is_retired = True
         self.dispose()
 
     def dispose(self) -> None:
-        """Close the pool's idle connections."""
+        """Close all idle connections."""
         for record in self._budget.take_all_idle(self):
             record.close()
 
     def recreate(self) -> "BudgetPool":
-        """Return a new pool with the same options, and retire the old pool."""
+        """Retire this pool, and return a new pool with the same options."""
         self.retire()
         pool = type(self)(
             self._create,
@@ -116,7 +115,7 @@ class BudgetPool(Pool):
         return pool
 
     def status(self) -> str:
-        """Return a description of the pool for SQLAlchemy's log."""
+        """Describe the pool for SQLAlchemy's log."""
         return f"tenant {self.owner!r}: {len(self._opened)} open, {len(self.idle)} idle"
 
     def probe(self) -> None:
@@ -129,18 +128,18 @@ class BudgetPool(Pool):
         self._do_return_conn(self._open_record())
 
     def close_evicted(self, record: ConnectionPoolEntry) -> None:
-        """Close an idle connection whose permit now belongs to another pool."""
+        """Close an idle connection that another pool has evicted."""
         self._opened.pop(id(record.dbapi_connection), None)
         record.close()
 
     def _watch_detached(self, connection: Any, _: ConnectionPoolEntry) -> None:
-        """Release the permit of a detached connection that is garbage-collected without a close."""
+        """Release the permit when a detached connection is garbage-collected without a close."""
         weakref.finalize(connection, self._release_collected, id(connection)).atexit = False
 
     def _release_collected(self, key: int) -> None:
         pool, process = self._opened.pop(key, (self, None))
         if process == os.getpid():
-            self._budget.release(pool)  # The permit belongs to the pool that opened the connection.
+            self._budget.release(pool)  # the permit belongs to this pool
 
     # -- called by SQLAlchemy ------------------------------------------------------------------
 
@@ -152,7 +151,7 @@ class BudgetPool(Pool):
         elif not self._connector.is_usable(
             record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
         ):
-            record.invalidate()  # SQLAlchemy opens a new connection in an invalidated record.
+            record.invalidate()  # makes SQLAlchemy open a new connection
         self._checked_out_at[record] = time.monotonic()
         return record
 
@@ -162,7 +161,7 @@ class BudgetPool(Pool):
         if checked_out_at is not None:
             self.average_checkout_s += (now - checked_out_at - self.average_checkout_s) / 8
         connection = record.dbapi_connection
-        # A closed, detached or never opened connection has no permit to return.
+        # If the connection was closed, detached or never opened, there is nothing to return.
         if connection is None:
             return
         if self._opened.get(id(connection)) != (self, os.getpid()):
@@ -172,14 +171,14 @@ class BudgetPool(Pool):
         else:
             record.info[CHECKED_IN_AT] = now
             self._budget.checkin(self, record)
-            # If the pool was retired during the check-in, no other code closes the connection.
+            # If the pool was retired in the meantime, no other code would close the connection.
             if self._is_retired:
                 self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
-        """Open a connection. `_open` is the creator that SQLAlchemy calls."""
+        """Open a connection, as the `creator` that SQLAlchemy calls."""
         is_new = self._use_permit()
-        if not is_new:  # SQLAlchemy replaces an invalidated connection in the same record.
+        if not is_new:  # SQLAlchemy replaces an invalidated connection
             self._connector.check_available(must_open=True)
             self._acquire(must_open=True)
         try:
@@ -195,21 +194,21 @@ class BudgetPool(Pool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         _, process = self._opened.pop(id(connection), (self, None))
         if process not in (None, os.getpid()):
-            # The parent process still uses the inherited connection.
+            # The parent process still uses this connection.
             self._budget.keep_inherited(connection)
             return
         try:
             close = super()._close_connection
             self._connector.close(connection, lambda: close(connection, terminate=terminate))
         finally:
-            # An evicted connection has no process, because its permit belongs to another pool.
+            # The permit of an evicted connection already belongs to another pool.
             if process is not None:
                 self._budget.release(self)
 
     # -- permits -----------------------------------------------------------------------------
 
     def _acquire(self, *, must_open: bool = False) -> ConnectionPoolEntry | None:
-        """Return an idle connection; None if the thread got a permit to open a connection."""
+        """Return an idle connection, or None if the thread may open a new connection."""
         try:
             grant = self._budget.acquire(self, must_open=must_open)
         except ConnectionsExhaustedError as error:
@@ -225,7 +224,7 @@ class BudgetPool(Pool):
         return None
 
     def _open_record(self) -> ConnectionPoolEntry:
-        """Open a connection with the permit that the thread has just acquired."""
+        """Open a connection with the permit that the thread has acquired."""
         self._thread.has_permit = True
         try:
             return self._create_connection()
@@ -234,17 +233,17 @@ class BudgetPool(Pool):
             raise
         finally:
             self._thread.opened = None
-            if self._use_permit():  # An error occurred before the connection was opened.
+            if self._use_permit():  # no connection was opened
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:
-        """Close a connection whose set-up failed, because older SQLAlchemy releases do not."""
+        """Close a connection whose set-up failed. Older releases of SQLAlchemy leave it open."""
         connection = getattr(self._thread, "opened", None)
         if id(connection) in self._opened:
             self._close_connection(connection, terminate=True)
 
     def _use_permit(self) -> bool:
-        """Use up the thread's permit; return whether the thread had a permit."""
+        """Use the permit of the thread. Return False if the thread had no permit."""
         had_permit = getattr(self._thread, "has_permit", False)
         self._thread.has_permit = False
         return had_permit

@@ -1,6 +1,6 @@
-"""The database probe of the commands: connects once and reports the problem of a database.
+"""Connects to a database once, so that commands can report why it does not work.
 
-The probe creates no file. A missing SQLite file is not a problem if the file can be created.
+A probe creates no file. A missing SQLite file is not a problem if it can be created.
 """
 
 import os
@@ -19,24 +19,24 @@ _IDENTITY_QUERY = """
 SELECT pg_postmaster_start_time()::text, oid::text, current_schema()
 FROM pg_database WHERE datname = current_database()
 """
-"""Query that identifies a PostgreSQL database under any host name. The start time distinguishes a
-server from a copy of the server."""
+"""A query that identifies a PostgreSQL database, independently of its host name.
+
+The start time distinguishes a server from a copy of it.
+"""
 
 
 @dataclass(frozen=True)
 class DatabaseProbe:
-    """The result of connecting to a database once."""
+    """The result of a probe."""
 
     problem: str | None = None
-    """The reason why the database cannot be used, in one line without the password; None if the
-    database works."""
+    """Why the database does not work, on one line and without the password; None if it works."""
     server_identity: tuple[str, ...] | None = None
-    """The identity of the database, equal for two URLs of one database; None if the server does not
-    report an identity."""
+    """The identity of the database, which is the same for all of its URLs; None if unknown."""
 
 
 def probe_database(owner: str, url_text: str) -> DatabaseProbe:
-    """Connect to a database once. The probe takes up to 2 s for each address of a silent server."""
+    """Connect to a database once. If a server is silent, this takes 2 s for each address."""
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
         if is_in_memory(url):
@@ -58,7 +58,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
             answer = connection.exec_driver_sql(queries.get(backend, "SELECT 1")).scalar()
             if backend == "postgresql":
                 return DatabaseProbe(schema_problem(url, answer), _server_identity(connection))
-    except Exception as error:  # noqa: BLE001 - drivers raise errors of their own for bad options
+    except Exception as error:  # noqa: BLE001 - drivers raise their own exceptions for bad options
         cause = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
         text = one_line(cause or error)
         text = text.replace(str(url.password), "***") if url.password else text
@@ -67,7 +67,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
 
 
 def _server_identity(connection: Connection) -> tuple[str, ...] | None:
-    """Return the database's identity; None if a server only implements PostgreSQL's protocol."""
+    """Return the identity of the database. A server that is not PostgreSQL may have none."""
     try:
         return tuple(map(str, connection.exec_driver_sql(_IDENTITY_QUERY).one()))
     except SQLAlchemyError:
@@ -77,9 +77,9 @@ def _server_identity(connection: Connection) -> tuple[str, ...] | None:
 def _creation_problem(path: Path) -> str | None:
     folder = path.absolute().parent
     if not folder.is_dir():
-        return f"there is no folder {folder} for its file; create it"
+        return f"the folder {folder} for its file does not exist; create the folder"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"this user cannot write to {folder}, where its file has to be created; allow it"
+        return f"this user cannot create its file in {folder}; change the permissions of the folder"
     if path.with_name(f"{path.name}.made").exists():
         return f"its file {path} is gone; restore it, or also delete {path.name}.made"
     return None

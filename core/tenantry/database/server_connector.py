@@ -1,4 +1,4 @@
-"""Opens, checks and closes connections to a server; fails fast while the server is down."""
+"""Opens, checks and closes connections to a server, and fails fast while it is down."""
 
 import logging
 import os
@@ -16,44 +16,48 @@ from tenantry.database.errors import DatabaseDownError
 from tenantry.errors import one_line
 
 CLOSE_TIMEOUT_S = 2.0
-"""Time limit for waiting until the server process of a closed connection ends. The end takes about
-2 ms, or 0.3 s on a busy machine. A frozen server makes only one request wait for the time limit;
-later requests do not wait until the server answers again."""
+"""Maximum wait, after a connection is closed, until its server process has ended.
+
+The server process usually ends within 2 ms, or within 0.3 s on a busy machine. If the server is
+frozen, one request waits this long, and later requests do not wait until the server responds again.
+"""
 
 FRESH_S = 0.5
-"""Time after a check-in in which a connection is used without a check of its socket. The check
-releases the interpreter lock, and on a busy worker, reacquiring the interpreter lock takes longer
-than the query. A server restart and an idle timeout take longer than the time without a check. If
-the server ends a connection within the time, one request gets 503."""
+"""How long a returned connection is used again without a check of its socket.
+
+The check releases the interpreter lock. On a busy worker, reacquiring this lock takes longer than a
+query. Restarting a server, or an idle timeout, takes longer than this period. If the server ends a
+connection earlier, one request gets 503.
+"""
 
 _logger = logging.getLogger(__name__)
 
 
 class ServerConnector:
-    """Connections to one tenant's database server. Opening fails at once while the server is down.
+    """Opens connections to the database server of a tenant.
 
-    While the server is down, a request may start a probe: a thread that connects once. Requests do
-    not wait for the probe.
+    While the server is down, opening a connection fails immediately. A request may then start a
+    probe, which is a thread that connects once. Requests do not wait for a probe.
 
     Args:
         owner: the tenant's name.
-        password: the database password, which log lines mask.
+        password: the database password, which is masked in log lines.
     """
 
     def __init__(self, owner: str, password: str = "") -> None:
         self.probe: Callable[[], None] = lambda: None
-        """Opens one connection. The function that makes the engine sets the attribute."""
+        """A function that opens one connection. `make_engine` sets this attribute."""
         self._owner = owner
         self._password = password
         self._breaker = CircuitBreaker()
-        self._is_silent = False  # The server did not respond to the last attempt in time.
-        self._thread = threading.local()  # `is_probing`: whether the thread is the probe
+        self._is_silent = False  # whether the last attempt got no response in time
+        self._thread = threading.local()  # `is_probing` tells whether a thread is a probe
 
     def check_available(self, *, must_open: bool) -> None:
-        """Raise if the server is known to be down.
+        """Check that the server is not known to be down.
 
-        A server that refuses new connections may still serve open connections. A silent server
-        serves no connection.
+        A server that refuses new connections may still serve open connections, but a silent server
+        serves none.
 
         Raises:
             DatabaseDownError: the server is known to be down.
@@ -66,9 +70,9 @@ class ServerConnector:
             raise DatabaseDownError(pause_s)
 
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
-        """Return False if the server has sent a last message or EOF on an idle connection.
+        """Whether an idle connection has received neither a message nor EOF from the server.
 
-        A connection that was in use a moment ago is not checked.
+        A connection that was in use until recently is not checked.
         """
         if idle_s < FRESH_S and not self._breaker.is_open:
             return True
@@ -76,7 +80,7 @@ class ServerConnector:
         return descriptor is None or not _is_readable(descriptor, timeout_s=0)
 
     def connect(self, open_connection: Callable[[], Any]) -> Any:
-        """Open a connection and record the result in the circuit breaker.
+        """Open a connection, and record the result in the circuit breaker.
 
         Raises:
             DatabaseDownError: the connection failed, or the circuit breaker is open.
@@ -92,7 +96,7 @@ class ServerConnector:
             if self._breaker.fail():
                 self._log("database.down", _masked_line(error, self._password))
             raise DatabaseDownError(self._breaker.pause_s or 1) from error
-        except BaseException:  # A signal handler of the web server raised the exception.
+        except BaseException:  # from a signal handler of the web server
             self._breaker.fail()
             raise
         self._is_silent = False
@@ -101,10 +105,10 @@ class ServerConnector:
         return connection
 
     def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
-        """Close a connection and wait until the server process of the connection ends.
+        """Close a connection, and wait until its server process has ended.
 
-        The permit is free only after the server process ends. So the server never has more
-        connections than the budget.
+        The permit of the connection is released afterwards. Therefore, the server never has more
+        connections than the budget allows.
         """
         duplicate = _duplicate_descriptor(connection)
         if duplicate is None:
@@ -121,13 +125,13 @@ class ServerConnector:
         if self._breaker.begin_probe():
             try:
                 threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
-            except RuntimeError:  # The process has reached its limit of threads.
+            except RuntimeError:  # no more threads can be started
                 self._breaker.end_probe()
 
     def _probe(self) -> None:
         self._thread.is_probing = True
         try:
-            with suppress(Exception):  # `connect` has recorded and logged the failure.
+            with suppress(Exception):  # `connect` has logged the failure
                 self.probe()
         finally:
             self._breaker.end_probe()
@@ -141,22 +145,22 @@ class ServerConnector:
 
 
 def _descriptor(connection: Any) -> int | None:
-    """Return a psycopg connection's file descriptor; None if closed, or for other drivers.
+    """Return the file descriptor of an open psycopg connection, or None.
 
-    With other drivers, only the checks of idle connections are missing.
+    For other drivers, idle connections are not checked.
     """
     try:
         return int(connection.fileno())
-    except Exception:  # noqa: BLE001 - drivers raise errors of their own for a closed connection
+    except Exception:  # noqa: BLE001 - drivers raise their own exceptions for a closed connection
         return None
 
 
 def _duplicate_descriptor(connection: Any) -> int | None:
-    """Return a descriptor that outlives a connection; None without an open descriptor."""
+    """Return a copy of a connection's file descriptor, which stays open after the connection."""
     descriptor = _descriptor(connection)
     try:
         return None if descriptor is None else os.dup(descriptor)
-    except OSError:  # If too many files are open, closing the connection helps.
+    except OSError:  # too many files are open, and closing the connection helps
         return None
 
 
@@ -167,22 +171,21 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 
 
 def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
-    """Drop the server's data; return whether the server closes the connection in time.
+    """Discard all data from the server, and return whether it closes the connection in time.
 
-    PostgreSQL closes the socket only when the backend exits; by then, the backend no longer counts
-    as a connection.
+    PostgreSQL closes the socket when the backend exits, and no longer counts the connection then.
     """
     deadline = time.monotonic() + timeout_s
     while _is_readable(descriptor, deadline - time.monotonic()):
         try:
             if not os.read(descriptor, 65536):
                 return True
-        except OSError:  # The server has reset the connection.
+        except OSError:  # the server has reset the connection
             return True
     return False
 
 
 def _masked_line(error: BaseException, password: str) -> str:
-    """Return the text of an error as one line, without the password."""
+    """Return the text of an error on one line, without the password."""
     text = one_line(error)
     return text.replace(password, "***") if password else text

@@ -1,8 +1,8 @@
-"""Checks a `DATABASE_URI`, and finds out whether two URLs name the same database.
+"""Checks database URLs, and detects whether two URLs name the same database.
 
-Checking a URL does not connect to the database. SQLAlchemy is imported only for URLs that are not a
-plain SQLite file, because the import takes 0.3 s at each start, and most tenants have the default
-database, a plain SQLite file.
+Checking a URL does not connect to the database. Importing SQLAlchemy takes 0.3 s, and most tenants
+use the default database, a plain SQLite file. Therefore, SQLAlchemy is imported only for other
+URLs.
 """
 
 import os
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 SCHEMA_QUERY = "SELECT current_schema()"
-"""Query that returns the schema in which a PostgreSQL connection creates tables."""
+"""A query that returns the schema in which a PostgreSQL connection creates tables."""
 
 _PLAIN_FILE = re.compile(r"sqlite:///([\w./-]+)")
-"""Pattern of a SQLite URL that consists of a path only."""
+"""Pattern of a SQLite URL that has no parts except a path."""
 
 _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
-"""Pattern of a setting in the `options` of a PostgreSQL connection: `-c NAME=VALUE` or
-`--NAME=VALUE`."""
+"""Pattern of a setting in the `options` of a PostgreSQL URL: `-c NAME=VALUE` or `--NAME=VALUE`."""
 
 _BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
-"""libpq parameters that are rejected in the query part of a URL. libpq prefers query parameters to
-the main part of a URL, so the URL would not show which database is used, and the password would be
-visible."""
+"""Parameters of libpq that are rejected in the query part of a URL.
+
+libpq prefers the query part to the rest of the URL. With these parameters, a URL would not show
+which database is used, and the password would be visible in logs.
+"""
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
-"""Pattern of the only allowed `host` in the query part of a URL: the form that SQLAlchemy
-splits."""
+"""Pattern of an allowed `host` in the query part of a URL, which SQLAlchemy can split."""
 
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
 def check_database_url(text: str) -> None:
-    """Check a URL like `parse_database_url`, without importing SQLAlchemy for a SQLite file.
+    """Check a URL. For a plain SQLite file, SQLAlchemy is not imported.
 
     Raises:
-        ValueError: `parse_database_url` rejects the URL.
+        ValueError: `parse_database_url` would reject the URL.
     """
     if not _PLAIN_FILE.fullmatch(text):
         parse_database_url(text)
 
 
 def parse_database_url(text: str) -> "URL":
-    """Return the parsed database URL.
+    """Parse and check a database URL.
 
     Raises:
-        ValueError: the URL cannot be parsed or is ambiguous, the URL's dialect is unknown, or the
-            URL's driver is not installed. The text of the error does not contain the password.
+        ValueError: the URL is invalid or ambiguous, its dialect is unknown, or its driver is not
+            installed. The text does not contain the password.
     """
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - see the module docstring
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415 - as above
@@ -61,7 +61,7 @@ def parse_database_url(text: str) -> "URL":
     except NoSuchModuleError:
         name = text.partition(":")[0]
         raise ValueError(f"names an unknown dialect {name!r}; use sqlite or postgresql") from None
-    # The text of the original exception may contain a part of the password.
+    # The text of the original exception may contain parts of the password.
     except (ArgumentError, ValueError):
         raise ValueError(
             "cannot be parsed; write dialect://user:password@host:port/database, "
@@ -82,13 +82,13 @@ def parse_database_url(text: str) -> "URL":
 
 
 def schema_problem(url: "URL", current_schema: str | None) -> str | None:
-    """Return why a connection uses another schema than its URL names; None for the same schema.
+    """Return why a connection does not use the schema that its URL names, or None.
 
-    A URL has to name the schema that the server uses, because URLs are compared by their text.
+    Tenantry compares URLs by their text, so a URL has to name the schema that the server uses.
 
     Args:
-        url: a database URL that `check_database_url` accepts.
-        current_schema: the server's answer to `SCHEMA_QUERY`.
+        url: a valid database URL.
+        current_schema: the result of `SCHEMA_QUERY`.
     """
     schema = _schema(url)
     if current_schema == schema:
@@ -105,7 +105,7 @@ def schema_problem(url: "URL", current_schema: str | None) -> str | None:
 
 
 def with_schema(url: "URL", schema: str) -> "URL":
-    """Return a copy of a PostgreSQL URL that names the given schema."""
+    """Return a copy of a PostgreSQL URL that names the schema."""
     options = url.query.get("options", ())
     words = " ".join((options,) if isinstance(options, str) else options)
     others = [setting[0] for setting in _SETTING.finditer(words) if not _is_search_path(setting[1])]
@@ -114,18 +114,18 @@ def with_schema(url: "URL", schema: str) -> "URL":
 
 
 def plain_file(text: str) -> Path | None:
-    """Return the file of a SQLite URL that consists of a path only; None for any other URL."""
+    """Return the file of a plain SQLite URL, or None for any other URL."""
     plain = _PLAIN_FILE.fullmatch(text)
     return None if plain is None else Path(plain[1])
 
 
 def database_identity(text: str) -> tuple[str, ...] | None:
-    """Return the identity of a URL's database, equal for two URLs of one database.
+    """Return the identity of a database. Two URLs of one database have the same identity.
 
-    A SQLite file is identified by the file's real path, so `a.db`, `./a.db` and a link to `a.db`
-    are equal. A server's database is identified by host, port and name, and in PostgreSQL also by
-    the schema in which connections create tables (`?options=-csearch_path%3Dacme`). User and
-    password do not affect the identity.
+    The identity of a SQLite file is its real path, so `a.db`, `./a.db` and a link to `a.db` are the
+    same. The identity of a database on a server consists of the host, the port and the name. For
+    PostgreSQL, the schema in which connections create tables is also part of the identity
+    (`?options=-csearch_path%3Dacme`). The user and the password are not part of the identity.
     """
     if plain := _PLAIN_FILE.fullmatch(text):
         return ("sqlite", os.path.realpath(plain[1]))
@@ -136,7 +136,7 @@ def database_identity(text: str) -> tuple[str, ...] | None:
     if backend == "sqlite":
         return _sqlite_identity(url)
     host, port = _host_and_port(url)
-    # If a URL has no database name, PostgreSQL uses the user's name.
+    # If a URL has no database name, PostgreSQL uses the name of the user.
     identity = (backend, host, port, url.database or url.username or "")
     schema = _schema(url) if backend == "postgresql" else "public"
     return identity if schema == "public" else (*identity, schema)
@@ -153,7 +153,7 @@ def _check_query(url: "URL") -> None:
     misplaced += [name for name in ("host", "port") if name in url.query and getattr(url, name)]
     if misplaced:
         raise ValueError(
-            f"has {misplaced[0]!r} after the '?', where it would override the rest; write "
+            f"has {misplaced[0]!r} after the '?', which would override the rest; write "
             "dialect://user:password@host:port/database"
         )
     schemas = _search_path(url)
@@ -183,18 +183,18 @@ def _sqlite_identity(url: "URL") -> tuple[str, ...] | None:
     path = (url.database or "").removeprefix("file:")
     is_in_memory = path in ("", ":memory:") or url.query.get("mode") == "memory"
     if is_in_memory and url.query.get("cache") == "shared":
-        # The whole process shares one in-memory database of the same name.
+        # In-memory databases of the same name are shared in the whole process.
         return ("sqlite", "memory", path)
     return None if is_in_memory else ("sqlite", os.path.realpath(path))
 
 
 def _schema(url: "URL") -> str:
-    """Return the schema in which a checked URL's connections create tables."""
+    """Return the schema in which connections with a valid URL create tables."""
     return _search_path(url)[0]
 
 
 def _search_path(url: "URL") -> list[str]:
-    """Return the schemas of a URL's search path. Quoted names are assumed to have no comma."""
+    """Return the schemas in the search path of a URL. Quoted names must not contain a comma."""
     options = url.query.get("options", ())
     text = " ".join((options,) if isinstance(options, str) else options)
     path = "public"
@@ -210,5 +210,5 @@ def _is_search_path(setting: str) -> bool:
 
 
 def default_database_url(data_dir: Path, name: str) -> str:
-    """Return the URL of a tenant that names no database: a SQLite file in the tenant's folder."""
+    """Return the URL of a tenant's default database: a SQLite file in the tenant's folder."""
     return f"sqlite:///{(data_dir / name / name).absolute()}.sqlite3"

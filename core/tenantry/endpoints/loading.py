@@ -1,8 +1,8 @@
-"""Finds endpoints and loads an endpoint for one app.
+"""Finds endpoints, and loads them for an app.
 
-The objects of `blueprint.py` and `resources.py` must exist once for each app, because a
-Flask-RESTful `Api` keeps only the app of the last registration and sets attributes on `Resource`
-classes. So `private_modules` gives each app a private copy of the endpoint's modules.
+A Flask-RESTful `Api` keeps only the app of its last registration, and sets attributes on `Resource`
+classes. Therefore, the objects in `blueprint.py` and `resources.py` must exist once for each app.
+The module `private_modules` gives each app its own copy of these modules.
 """
 
 import difflib
@@ -26,39 +26,39 @@ from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
 
 _PACKAGE = __name__.rpartition(".")[0]
-"""The package of the endpoints that have short names."""
+"""The package that contains the endpoints with short names."""
 
 LOADED_ENDPOINTS = "tenantry"
-"""Key in `app.extensions` of an app's `LoadedEndpoint`s."""
+"""Key in `app.extensions` of the app's `LoadedEndpoint` objects."""
 
-_serial = itertools.count(1)  # numbers of private packages; calling next() on a counter is atomic
+_serial = itertools.count(1)  # numbers the private packages; `next()` is atomic
 
 
 @dataclass(frozen=True)
 class LoadedEndpoint:
-    """An app's private copy of an endpoint. The copy lives until `unload()`."""
+    """An app's private copy of an endpoint. Call `unload()` to remove the copy."""
 
     blueprint: Blueprint
     package: str
-    """The private package's name in `sys.modules`."""
+    """Name of the copy in `sys.modules`."""
 
     def unload(self) -> None:
-        """Remove the private modules and their signal receivers and loggers. Idempotent."""
+        """Remove the private modules, and their signal receivers and loggers."""
         _unload(self.package)
 
 
 def available_endpoints() -> list[str]:
-    """Return the short names of the endpoints that come with Tenantry, sorted."""
+    """Return the sorted names of the endpoints that come with Tenantry."""
     return sorted(
         module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg
     )
 
 
 def find_endpoint(name: str) -> str:
-    """Return the package name of an endpoint, without importing the endpoint or a parent package.
+    """Return the package of an endpoint, without importing anything.
 
     Raises:
-        EndpointError: the package does not exist, or the package has no `blueprint.py`.
+        EndpointError: the package does not exist, or has no `blueprint.py`.
     """
     folders = folders_of(_package_of(name)) if _is_dotted_name(name) else []
     if not folders:
@@ -73,14 +73,14 @@ def find_endpoint(name: str) -> str:
 
 
 def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
-    """Execute an endpoint's modules for one app and return the app's copy of the endpoint.
+    """Load a private copy of an endpoint for one app.
 
     Args:
-        name: the endpoint as written in `BLUEPRINTS`.
-        tenant: the tenant's name, which appears in stack traces.
+        name: the name of the endpoint in `BLUEPRINTS`.
+        tenant: the name of the tenant, which appears in stack traces.
 
     Raises:
-        EndpointError: the endpoint does not exist, raises at import, or has no `<name>_bp`.
+        EndpointError: the endpoint does not exist, cannot be imported, or has no `<name>_bp`.
     """
     package = find_endpoint(name)
     variable = f"{package.rpartition('.')[2]}_bp"
@@ -103,10 +103,10 @@ def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
 
 @contextmanager
 def registration_errors(name: str) -> Iterator[None]:
-    """Name the endpoint in any error that registering the endpoint on an app raises.
+    """Make any error in the `with` block name the endpoint that is being registered.
 
     Raises:
-        EndpointError: the block raised an exception, which is the error's cause.
+        EndpointError: the block raised an exception, which is the cause of this error.
     """
     try:
         yield
@@ -115,10 +115,10 @@ def registration_errors(name: str) -> Iterator[None]:
 
 
 def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
-    """Return why a tenant cannot be built, on one line and without secrets.
+    """Describe why a tenant cannot be built, on one line and without secrets.
 
-    If the code of an endpoint raised the error, the text names the line: `ValueError: no driver
-    (endpoint 'shop', blueprint.py:3)`. The text of an error of Tenantry has no type and no line.
+    If an endpoint raised the error, the text names the line, as in `ValueError: no driver (endpoint
+    'shop', blueprint.py:3)`. Tenantry's own errors are described without their type and line.
     """
     if isinstance(error, TenantryError):
         return one_line_in_scope(error)
@@ -151,10 +151,10 @@ def _failure(name: str, what: str, error: BaseException) -> str:
 
 
 def _location(error: BaseException, package: str) -> str:
-    """Return the innermost line of the endpoint in a traceback, such as `resources.py:3`."""
+    """Return the innermost line of the endpoint's code in a traceback, such as `resources.py:3`."""
     location = ""
     if isinstance(error, SyntaxError):
-        # The text of a SyntaxError names the line; the traceback has only the line of the import.
+        # A SyntaxError names the line itself, because the traceback ends at the import.
         return location
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = plain_name(frame.f_globals.get("__name__", ""))
@@ -165,7 +165,7 @@ def _location(error: BaseException, package: str) -> str:
 
 def _unload(private: str) -> None:
     disconnect_receivers(private)
-    # The loop runs over a copy of sys.modules, because other threads import modules meanwhile.
+    # The copy is necessary, because other threads may import modules during the loop.
     for name in list(sys.modules):
         if name.partition(".")[0] == private:
             sys.modules.pop(name, None)
@@ -174,11 +174,10 @@ def _unload(private: str) -> None:
 
 
 def _remove_loggers(private: str) -> list[logging.Handler]:
-    """Remove a private package's loggers; return the handlers of the loggers.
+    """Remove the loggers of a private package, and return their handlers.
 
-    `logging` keeps every logger forever and has no public function to remove a logger. The private
-    lock of `logging` protects the registry of loggers, because other threads iterate over the
-    registry.
+    The module `logging` has no public function that removes a logger. Other threads may iterate
+    over the registry of loggers, so this function holds the private lock of `logging`.
     """
     with logging._lock:  # type: ignore[attr-defined]  # noqa: SLF001
         loggers = logging.Logger.manager.loggerDict

@@ -1,9 +1,8 @@
-"""Import hook for an app's private copy of an endpoint package.
+"""Defines an import hook that gives each app a private copy of an endpoint's package.
 
-The copy of the package `a.b` for the tenant acme is the package `a/b@acme-1`. The modules of the
-copy are compiled from the files of `a.b`. In the copy, an import by the package's full name (`from
-a.b.resources import …`) is redirected to the copy. All apps share `models` and `migrations`: in the
-copy, the two names are the plain modules.
+For the tenant acme, the copy of the package `a.b` is the package `a/b@acme-1`. Both are compiled
+from the same files. Inside the copy, an import such as `from a.b.resources import …` refers to the
+copy. The modules `models` and `migrations` are not copied, because all apps share them.
 """
 
 import ast
@@ -16,29 +15,30 @@ from collections.abc import Sequence
 from types import CodeType, ModuleType
 
 SHARED_MODULES = ("models", "migrations")
-"""Names of the endpoint modules that all apps share. A shared module keeps no state."""
+"""Names of the modules that all apps share. These modules must not have state."""
 
 
 def private_name(package: str, owner: str) -> str:
-    """Return the name of an app's private copy of a package."""
+    """Return the name of the private copy of a package."""
     return f"{package}@{owner}".replace(".", "/")
 
 
 def plain_name(private: str) -> str:
-    """Return the plain name of a private package; return any other name unchanged."""
+    """Return the name of the original package. A name that is not private is unchanged."""
     return private.partition("@")[0].replace("/", ".")
 
 
 def folders_of(package: str) -> list[str]:
-    """Return the folders of a package; an empty list if the package does not exist.
+    """Return the folders of a package. The list is empty if the package does not exist.
 
-    `importlib.util.find_spec` would import the parent packages. A tenant file may name any package,
-    and naming a package must not run code in a serving process.
+    A tenant file can name any package, and this must not run the code of the package in a serving
+    process. Therefore, this function does not call `importlib.util.find_spec`, which would import
+    the parent packages.
     """
     top, *rest = package.split(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # Python raises ValueError for modules without a spec, such as `__main__`.
+    except ValueError:  # the module has no spec, such as `__main__`
         return []
     path = top
     for part in rest:
@@ -51,13 +51,13 @@ def folders_of(package: str) -> list[str]:
 
 
 class _PrivateFinder(importlib.abc.MetaPathFinder):
-    """Import finder that recognizes private packages and private modules by name."""
+    """Finds private packages and their modules by name."""
 
     @staticmethod
     def find_spec(
         fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of a private or shared module; None for any other name."""
+        """Return the spec of a private or shared module, or None for any other name."""
         private, _, inner = fullname.partition(".")
         if "@" not in private:
             return None
@@ -76,8 +76,8 @@ def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec 
     folders = folders_of(package)
     if not folders:
         return None
-    # An endpoint's __init__.py is empty by contract, so the private copy is a namespace package
-    # without a loader.
+    # The `__init__.py` of an endpoint must be empty. Therefore, the copy can be a namespace
+    # package, which needs no loader.
     spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
     spec.submodule_search_locations = folders
     return spec
@@ -90,19 +90,19 @@ class _SharedModule(importlib.abc.Loader):
         self._shared = shared
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return a placeholder, which `exec_module` replaces."""
+        """Return a placeholder that `exec_module` replaces."""
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import the shared module and bind the private name to the shared module."""
+        """Import the shared module, and make it available under the private name."""
         sys.modules[module.__name__] = importlib.import_module(self._shared)
 
 
 class _PrivateModule(importlib.machinery.SourceFileLoader):
-    """Loads a private copy of a module, and redirects imports of the endpoint's package."""
+    """Loads a private copy of a module."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the module's code with rewritten imports, which a `.pyc` would not have."""
+        """Return the code of the module, with imports that refer to the private copy."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         private, _, inner = fullname.partition(".")
@@ -116,11 +116,11 @@ class _PrivateModule(importlib.machinery.SourceFileLoader):
 
 
 class _PrivateImports(ast.NodeTransformer):
-    """Redirects a module's imports of the endpoint's package to the private copy.
+    """Makes imports of the endpoint's package refer to the private copy.
 
     Args:
-        private: the name of the package's private copy.
-        parent: the sub-package that the module's relative imports start from; may be empty.
+        private: the name of the private copy.
+        parent: the sub-package to which relative imports refer, or "".
     """
 
     def __init__(self, private: str, parent: str) -> None:
@@ -129,7 +129,7 @@ class _PrivateImports(ast.NodeTransformer):
         self._parent = f"{self._package}.{parent}".rstrip(".")
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
-        """Redirect a `from … import` of the endpoint's package to the private copy."""
+        """Rewrite `from … import` of the endpoint's package."""
         name = "." * node.level + (node.module or "")
         module = importlib.util.resolve_name(name, self._parent)
         if self._is_own(module):
@@ -140,7 +140,7 @@ class _PrivateImports(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node: ast.Import) -> ast.Import:
-        """Reject an `import` of the endpoint's package: `import a.b` binds the plain `a`."""
+        """Reject `import` of the endpoint's package, because it would bind the original package."""
         if any(self._is_own(alias.name) for alias in node.names):
             raise _unsupported(node)
         return node
@@ -154,5 +154,5 @@ def _unsupported(node: ast.Import | ast.ImportFrom) -> SyntaxError:
     return SyntaxError(text, ("", node.lineno, node.col_offset + 1, ast.unparse(node)))
 
 
-# The import hook is process-wide, but finds only names that `private_name` makes.
+# The import hook is global, but finds only names from `private_name`.
 sys.meta_path.insert(0, _PrivateFinder())

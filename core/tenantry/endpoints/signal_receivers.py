@@ -1,7 +1,7 @@
-"""Limits an endpoint's signal receivers to the signals of one app.
+"""Limits the signal receivers of an endpoint to the signals of one app.
 
-With `request_started.connect(f)` and no sender, `f` receives the requests of every app in the
-process.
+After `request_started.connect(f)`, the function `f` would be called for the requests of every app
+in the process.
 """
 
 import weakref
@@ -23,16 +23,15 @@ _FLASK_SIGNALS: tuple[Signal, ...] = tuple(
 
 
 def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
-    """Reconnect an endpoint's receivers for any sender, which then receive only signals of `app`.
+    """Connect the receivers of an endpoint again, so that they receive only signals of its app.
 
     Args:
-        app: the app that the endpoint was loaded for. The app is the sender of Flask's signals.
-        endpoint: the endpoint's name, for messages.
-        package: the endpoint's private package, which defines the receivers.
+        app: the app of the endpoint, which is the sender of Flask's signals.
+        endpoint: the name of the endpoint, for messages.
+        package: the private package of the endpoint, which defines the receivers.
 
     Raises:
-        EndpointError: a receiver is connected to a named signal of blinker, whose senders are
-            unknown.
+        EndpointError: a receiver is connected to a named signal that does not belong to Flask.
     """
     for signal in _FLASK_SIGNALS:
         for receiver in _receivers_of_any_sender(signal, package):
@@ -50,7 +49,7 @@ def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
 
 
 def disconnect_receivers(package: str) -> None:
-    """Disconnect all receivers of a private package. A strong receiver would keep the app alive."""
+    """Disconnect all receivers of a private package, because they could keep the app alive."""
     for signal in (*_FLASK_SIGNALS, *list(blinker.default_namespace.values())):
         for connected in list(signal.receivers.values()):
             receiver = connected() if isinstance(connected, weakref.ref) else connected
@@ -59,14 +58,14 @@ def disconnect_receivers(package: str) -> None:
 
 
 def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
-    """Return the receivers of a private package that are not limited to a sender."""
+    """Yield the receivers of a private package that are connected without a sender."""
     unknown_sender = object()
     receivers = list(signal.receivers_for(unknown_sender))
     return (receiver for receiver in receivers if _is_of(package, receiver))
 
 
 def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
-    """Whether a receiver is weakly connected. Reads blinker's private `receivers`."""
+    """Whether a signal holds only a weak reference to a receiver."""
     return not any(connected is receiver for connected in signal.receivers.values())
 
 

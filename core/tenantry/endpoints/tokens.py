@@ -1,8 +1,8 @@
-"""Signed tokens for links in mails, forms and invitations: `from tenantry import serializer`.
+"""Provides `tenantry.serializer`, which signs tokens for links in emails, forms and invitations.
 
-The salt contains the tenant's name, so only the tenant that made a token can verify the token, even
-if another tenant has the same `SECRET_KEY`. Tokens that a key of `SECRET_KEY_FALLBACKS` signed
-still verify.
+The salt contains the name of the tenant. Therefore, a tenant rejects tokens of other tenants, even
+of a tenant with the same `SECRET_KEY`. Tokens that were signed with a key in `SECRET_KEY_FALLBACKS`
+are valid.
 """
 
 from flask import current_app
@@ -10,17 +10,17 @@ from itsdangerous import URLSafeTimedSerializer
 
 
 def serializer(purpose: str) -> URLSafeTimedSerializer:
-    """Return the object that signs and verifies the current app's tokens for one purpose.
+    """Return an object that signs and verifies tokens of the current app for one purpose.
 
-    A token verifies only for the purpose that the token was made for, such as
-    `serializer("reset-password")`. The serializer's `loads` takes `max_age` in seconds and raises
+    A token is valid only for the purpose for which it was created, as in
+    `serializer("reset-password")`. The method `loads` accepts `max_age` in seconds, and raises
     `itsdangerous.BadData` for an invalid token.
 
     Raises:
-        RuntimeError: no app context is active.
+        RuntimeError: there is no app context.
     """
     config = current_app.config
-    # itsdangerous signs with the last key, so `SECRET_KEY` comes after the fallbacks.
+    # The last key signs, so `SECRET_KEY` comes after the fallbacks.
     keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]
     salt = f"tenantry.token.{current_app.import_name}.{purpose}"
     return URLSafeTimedSerializer(keys, salt=salt)

@@ -1,5 +1,5 @@
-"""A tenant's files and memory: the quota of the tenant's folder, and memory that tenants share.
+"""Limits the size of each tenant's folder, and the memory that all tenants share.
 
-`files` imports no other package of Tenantry. `app.process_resources` makes the memory budget
-of a process, and endpoints reserve space with `tenantry.FolderQuota` before endpoints write files.
+This package imports no other package of Tenantry. `app.process_resources` creates the memory budget
+of a process. Before an endpoint writes a file, it reserves space with `tenantry.FolderQuota`.
 """

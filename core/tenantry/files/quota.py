@@ -1,12 +1,14 @@
-"""The quota of a tenant's data folder: `QUOTA_BYTES`.
+"""Enforces the quota of a tenant's data folder, `QUOTA_BYTES`.
 
-Measuring a folder takes time, so a folder is measured at most once a minute. Between two
-measurements, reservations are added to a ledger: a small file in the folder, which all threads and
-processes share under the ledger's lock. Growth without a reservation, such as the growth of a
-database, counts from the next measurement on. A lost or damaged ledger causes a new measurement.
+Measuring a folder takes time, so each folder is measured at most once a minute. Between two
+measurements, reservations are added to a ledger, which is a small file in the folder. All threads
+and processes share the ledger, and lock it for each change. Growth without a reservation, such as
+the growth of a database, counts from the next measurement on. If the ledger is lost or damaged, the
+folder is measured again.
 
-While an upload is being written, the folder contains only a part of the upload. A sparse file of
-the upload's full size reserves the space, so a measurement counts too much rather than too little.
+While an upload is being written, only a part of it is in the folder. Therefore, a sparse file of
+the upload's full size reserves the space. A measurement counts both files, which may be too much,
+but never too little.
 """
 
 import fcntl
@@ -23,23 +25,24 @@ from typing import IO
 from werkzeug.exceptions import HTTPException
 
 MEASUREMENT_AGE_S = 60.0
-"""Time for which a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
+"""How long a measurement is valid. Measuring 100,000 files took 2 s on a busy machine."""
 
 FULL_MEASUREMENT_AGE_S = 10.0
-"""Time for which a measurement is valid while the quota is exceeded. A short time lets deleted
-files make room soon, and a client's retries do not keep the disk busy."""
+"""How long a measurement is valid while the quota is exceeded.
+
+Within this time, deleted files make room, and retries of a client do not keep the disk busy.
+"""
 
 LEDGER = ".quota"
 
 RESERVATION = ".quota-"
-"""Prefix of the names of sparse files. A sparse file is locked as long as the reserving process
-lives."""
+"""Prefix of the names of sparse files. Each sparse file is locked until its process ends."""
 
-_ENTRY = struct.Struct("<qd")  # bytes in the folder, time of the measurement (seconds since 1970)
+_ENTRY = struct.Struct("<qd")  # size in bytes, and time of the measurement (seconds since 1970)
 
 
 class QuotaExceededError(HTTPException):
-    """A tenant's folder would exceed the quota. The response is 507 (RFC 4918 §11.5)."""
+    """A tenant's folder would exceed its quota. The client gets 507 (RFC 4918 §11.5)."""
 
     code = HTTPStatus.INSUFFICIENT_STORAGE.value
 
@@ -51,12 +54,12 @@ class QuotaExceededError(HTTPException):
 
 
 class FolderQuota:
-    """The quota of one folder. All state is in the ledger; `FolderQuota` objects are cheap.
+    """The quota of one folder. Creating an instance is cheap, because all state is in a file.
 
     Args:
         folder: an existing folder.
-        limit_bytes: maximum bytes in the folder and its subfolders; None means unlimited.
-        clock: returns seconds since 1970; for tests.
+        limit_bytes: maximum size of all files in the folder and its subfolders; None for no limit.
+        clock: a function that returns the seconds since 1970.
     """
 
     def __init__(
@@ -68,10 +71,12 @@ class FolderQuota:
 
     @contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Reserve bytes that the block adds to the folder. A failed block's bytes do not count.
+        """Reserve space for what the `with` block writes to the folder.
+
+        If the block fails, the reservation is cancelled.
 
         Raises:
-            QuotaExceededError: the bytes do not fit into the quota.
+            QuotaExceededError: the folder would exceed the quota.
         """
         if self._limit_bytes is None:
             yield
@@ -83,14 +88,14 @@ class FolderQuota:
             is_added = True
         finally:
             with self._locked_ledger() as ledger:
-                reservation.close()  # Closing the reservation also deletes the sparse file.
+                reservation.close()  # this also deletes the sparse file
                 used, measured_at = _read(ledger)
                 _write(ledger, used if is_added else max(0, used - size_bytes), measured_at)
 
     def _begin(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
         with self._locked_ledger() as ledger:
             used, measured_at = _read(ledger)
-            # The age can be negative, because the clock may have been set back.
+            # If the clock was set back, the age is negative.
             age_s = abs(self._clock() - measured_at)
             is_full = used + size_bytes > limit_bytes
             is_valid = age_s < (FULL_MEASUREMENT_AGE_S if is_full else MEASUREMENT_AGE_S)
@@ -105,7 +110,7 @@ class FolderQuota:
 
     @contextmanager
     def _locked_ledger(self) -> Iterator[int]:
-        """Yield the descriptor of the locked ledger. Closing the descriptor releases the lock."""
+        """Lock the ledger during the `with` block, and yield its file descriptor."""
         ledger = os.open(self._folder / LEDGER, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -115,7 +120,7 @@ class FolderQuota:
 
 
 def measure(folder: Path) -> int:
-    """Return the bytes of all files in a folder and its subfolders. Files may vanish meanwhile."""
+    """Return the total size of all files in a folder and its subfolders."""
     size = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -128,15 +133,15 @@ def measure(folder: Path) -> int:
 
 
 def _sparse_file(folder: Path, size_bytes: int) -> IO[bytes]:
-    """Return a locked sparse file, which takes no disk space. Closing the file deletes the file."""
-    file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - the caller closes it
+    """Return a locked file that takes no disk space. Closing the file deletes it."""
+    file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - closed by the caller
     fcntl.flock(file, fcntl.LOCK_EX)
     file.truncate(size_bytes)
     return file
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the sparse files of killed processes, because the locks of such files are free."""
+    """Remove the sparse files that are not locked, because their processes were killed."""
     for path in folder.glob(f"{RESERVATION}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

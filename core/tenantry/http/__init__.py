@@ -1,6 +1,6 @@
-"""HTTP without a framework: problem responses, raw request heads, and per-request state.
+"""Handles HTTP without a framework: error responses, raw request heads, and request state.
 
-The package `http` imports neither Flask nor gunicorn, and no package of Tenantry. The server calls
-`raw_head` with the first bytes of a request. `middleware.accounting` opens the `RequestRecord` of a
-request, and completes the record at the close of the response.
+This package imports neither Flask nor gunicorn, nor any package of Tenantry. The server passes the
+first bytes of a request to `raw_head`. `middleware.accounting` creates a `RequestRecord` for each
+request, and completes the record when the response is closed.
 """

@@ -1,4 +1,4 @@
-"""Keys that Tenantry adds to the WSGI environ of a request."""
+"""Defines the keys that Tenantry adds to the WSGI environ of a request."""
 
 from typing import TYPE_CHECKING
 
@@ -6,24 +6,28 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 REQUEST_ID = "tenantry.request_id"
-"""The ID of the request. `Edge` sets the request ID before any layer can answer."""
+"""The ID of the request. `Edge` sets this key before any layer can answer."""
 
 PATH_TAIL = "tenantry.path_tail"
-"""The rest of a long path after the segments that can be a prefix. A mount appends the rest to
-`PATH_INFO`."""
+"""The rest of a long path, after the segments that can be a URL prefix.
+
+The mount of the tenant appends the rest to `PATH_INFO`.
+"""
 
 TENANT = "tenantry.tenant"
-"""The name of the tenant, set by `Mount`. A request that reaches no mount has no tenant."""
+"""The name of the tenant. The key is missing if the request has not reached a tenant's mount."""
 
 REQUEST_RECORD = "tenantry.request_record"
-"""The `RequestRecord` of the request, set by `Accounting`."""
+"""The `RequestRecord` of the request."""
 
 REFUSED = "tenantry.refused"
-"""Key that is present once the host has answered a request instead of the app."""
+"""A key that exists if the host answered the request instead of the app."""
 
 SENT_STATUS = "tenantry.sent_status"
-"""The status line that the client has already received. At the deadline, the host sends a 504, and
-ignores the status of the app's later response."""
+"""The status line that the client has already received.
+
+At the deadline, the host sends a 504. The status of the app's later response is ignored.
+"""
 
 HEAD_CHECKED_FOR = "tenantry.head_checked_for"
 """The name of the tenant whose `HeadChecks` have accepted or refused the request. With this key,
@@ -37,20 +41,23 @@ RATE_HEADERS = "tenantry.rate_headers"
 """The `RateLimit` headers of the response, set by `RateLimit` for a counted request."""
 
 CLIENT = "tenantry.client"
-"""The name of the client as in `CLIENTS`, or `oidc:SUB` for a client with a token."""
+"""The name of the client in `CLIENTS`, or `oidc:SUB` for a client with a token."""
 
 ENDPOINT = "tenantry.endpoint"
-"""The Flask endpoint that the request matched. `Containment` sets the endpoint at the start of the
-response, because Flask removes its request from the environ before the body is closed."""
+"""The Flask endpoint that the request matched.
+
+`Containment` sets this key at the start of the response, because Flask removes its request from the
+environ before the body is closed.
+"""
 
 _WERKZEUG_REQUEST = "werkzeug.request"
 
 
 def matched_endpoint(environ: "WSGIEnvironment") -> str:
-    """Return the Flask endpoint that a request in progress matched, or an empty string.
+    """Return the Flask endpoint of a running request, or an empty string.
 
-    Werkzeug keeps its `Request` in the environ, and Flask sets the `url_rule` of the `Request`.
-    `matched_endpoint` reads only plain data, so no code of the app runs.
+    Werkzeug stores its `Request` in the environ, and Flask sets the attribute `url_rule` of the
+    `Request`. This function reads plain data only, so it runs no code of the app.
     """
     request = environ.get(_WERKZEUG_REQUEST)
     rule = getattr(request, "__dict__", {}).get("url_rule")

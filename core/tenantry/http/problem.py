@@ -1,7 +1,6 @@
-"""Responses from the host itself: `application/problem+json` (RFC 9457).
+"""Creates the host's own responses, of the type `application/problem+json` (RFC 9457).
 
-A response of the host never contains a path of the machine, a stack trace, or information about
-another client.
+These responses never contain a file path, a stack trace, or information about another client.
 """
 
 import json
@@ -20,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProblemResponse:
-    """A WSGI app that answers every request with the same problem document."""
+    """A WSGI app that answers every request with the same problem."""
 
     status: HTTPStatus
     detail: str
-    """One sentence that tells the client about the problem."""
+    """A sentence that describes the problem to the client."""
     retry_after_s: int | None = None
     allow: str | None = None
-    """The value of the `Allow` header, for a 405."""
+    """Value of the `Allow` header, for a 405."""
     authenticate: str | None = None
-    """The value of the `WWW-Authenticate` header, for a 401 or 403 (RFC 9110 §11.6.1)."""
+    """Value of the `WWW-Authenticate` header, for a 401 or a 403 (RFC 9110 §11.6.1)."""
     is_refusal: bool = True
-    """Whether the host kept the request from the app. False means that the app is at fault."""
+    """Whether the host rejected the request. If False, the app failed."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer one request with the problem document."""
+        """Answer a request with the problem."""
         if self.is_refusal:
             environ[REFUSED] = True
         body = self.body(environ)
@@ -44,7 +43,7 @@ class ProblemResponse:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line, and the headers for a body of `size_bytes` bytes."""
+        """Return the status line and the headers for a body of `size_bytes` bytes."""
         headers = [
             ("Content-Type", "application/problem+json"),
             ("Content-Length", str(size_bytes)),
@@ -59,10 +58,10 @@ class ProblemResponse:
         return self._status_line, headers
 
     def body(self, environ: "WSGIEnvironment") -> bytes:
-        """Return the JSON document with `type`, `title`, `status`, `detail` and `request_id`."""
+        """Return a JSON document with `type`, `title`, `status`, `detail` and `request_id`."""
         return f"{self._start_of_body}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
 
-    # The properties are cached, because a flood of requests can get the same response.
+    # Both properties are cached, because many requests can get the same response.
 
     @cached_property
     def _status_line(self) -> str:
@@ -80,7 +79,7 @@ class ProblemResponse:
 
 
 Refusal = tuple[ProblemResponse, list[tuple[str, str]]]
-"""A problem response, and headers to add to the response."""
+"""A problem response, and additional headers."""
 
 INTERNAL_ERROR = ProblemResponse(
     HTTPStatus.INTERNAL_SERVER_ERROR,

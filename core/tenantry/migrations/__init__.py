@@ -1,7 +1,7 @@
-"""Migrations of the tenants' databases, and the guard of tables that are behind the code.
+"""Migrates the tenants' databases, and protects endpoints from outdated tables.
 
-`migrations` reads revision files, compares the revisions with each database, and runs Alembic in
-child processes, for one database or for a fleet. `migrations` may import `tenants`, `endpoints`,
-`database`, `observability`, `http` and `settings`. When `tenantry.app.factory` builds an app,
-`guard.add_migration_guard` is the first function called. `tenantry.cli.db` starts fleet runs.
+This package reads revision files, compares them with the revisions of databases, and runs Alembic
+in child processes. The package may import `tenants`, `endpoints`, `database`, `observability`,
+`http` and `settings`. `app.factory` adds a `MigrationGuard` to each app. The command `tenantry db`
+migrates the databases of many tenants, which is called a fleet run.
 """

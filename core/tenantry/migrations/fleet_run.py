@@ -1,8 +1,7 @@
-"""Upgrades and downgrades the databases of a fleet of tenants.
+"""Upgrades and downgrades the databases of many tenants in one run, called a fleet run.
 
-Each database is migrated in a child process. A fleet run continues after a tenant fails, and
-reports the failure as the tenant's result. The journal records the databases that are not migrated
-yet.
+Each database is migrated in a child process. If a migration fails, the run continues with the next
+database. The journal records which databases have not been migrated yet.
 """
 
 import os
@@ -35,15 +34,18 @@ from tenantry.migrations.status import (
 from tenantry.tenants.model import Tenant
 
 JOBS = 4
-"""Number of databases that a fleet run migrates at once. A migration mostly waits for the database
-server. Migration times of two measurements, with 80 PostgreSQL databases and their server on 2 busy
-processors, in ms per database: 305 and 279 with 1 job, 162 and 237 with 2 jobs, 73 and 175 with 4
-jobs, 144 and 154 with 8 jobs."""
+"""Number of databases that a fleet run migrates at the same time.
+
+A migration mostly waits for the database server. Two measurements with 80 PostgreSQL databases,
+whose server shared 2 busy processors with the run, had the following results in ms per database:
+305 and 279 with 1 job, 162 and 237 with 2 jobs, 73 and 175 with 4 jobs, and 144 and 154 with 8
+jobs.
+"""
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    """The result of a fleet run. `run` is the run's number; None if nothing had to change."""
+    """The result of a fleet run. The attribute `run` is its number, or None if nothing changed."""
 
     run: int | None
     results: tuple[MigrationStatus, ...]
@@ -51,13 +53,13 @@ class FleetReport:
 
 @dataclass(frozen=True)
 class FleetLimits:
-    """Concurrency and time limits of a fleet run."""
+    """The limits of a fleet run."""
 
     jobs: int = JOBS
     timeout_s: float = TIMEOUT_S
-    """Time limit for the migrations of one database."""
+    """Maximum duration of the migrations of one database."""
     lock_timeout_s: float = LOCK_TIMEOUT_S
-    """Time limit for waiting while another process migrates the same database."""
+    """Maximum wait while another process migrates the same database."""
 
 
 def upgrade(
@@ -66,10 +68,10 @@ def upgrade(
     limits: FleetLimits | None = None,
     on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Upgrade the databases of the given tenants to the heads of the code.
+    """Upgrade databases to the newest revisions in the code, the heads.
 
-    If an earlier run to the same heads is not finished, the new run continues the earlier run under
-    the same number. A tenant whose database is at head costs one query.
+    If an earlier run to the same heads is unfinished, this run continues it under the same number.
+    A database that is already at its head costs one query.
 
     Args:
         tenants: the tenants to upgrade.

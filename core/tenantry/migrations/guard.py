@@ -1,13 +1,13 @@
-"""Rejects requests of one app to endpoints whose tables are older than the code.
+"""Rejects requests to endpoints whose tables are older than the code.
 
-While the database is behind the code, requests to endpoints with tables get 503. Once the database
-is at head, the guard costs no query. The guard reads the revisions again after a statement fails
-because a table or column is missing.
+While the database is behind the code, requests to endpoints with tables get 503. When the database
+is up to date, requests do not cost any additional query. If a statement fails because a table or a
+column is missing, the guard reads the revisions of the database again.
 
-The guard upgrades a tenant's default database when the tenant's app is built. Any other database is
-upgraded only by `tenantry db`. The journal has no record of the guard's upgrades, because `db
-downgrade` reverts only runs of an operator: after a downgrade, the next build of the app would
-upgrade the default database again.
+When a tenant's app is built, the guard upgrades the tenant's default database. Only `tenantry db`
+upgrades other databases. The journal does not record upgrades by the guard, so `tenantry db
+downgrade` does not undo them. Otherwise, the next build of the app would upgrade the database
+again.
 """
 
 import logging
@@ -48,11 +48,14 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 RECHECK_S = 1.0
-"""Shortest time between two reads of the revisions. The guard notices an upgrade without a restart,
-and an endpoint that queries a missing table costs at most one read per second."""
+"""Minimum time between two reads of the revisions.
+
+The guard notices an upgrade without a restart. If an endpoint keeps querying a missing table, the
+guard reads the revisions at most once per second.
+"""
 
 UPGRADE_WAIT_S = 5.0
-"""Time limit for a request to wait while another request reads the revisions or upgrades the
+"""Maximum time that a request waits while another request reads the revisions or upgrades the
 database."""
 
 DATABASE_BEHIND = ProblemResponse(
@@ -62,19 +65,19 @@ DATABASE_BEHIND = ProblemResponse(
 )
 
 _EXTENSION = "tenantry.migration_guard"
-# Attribute of flask.g in a request whose statement failed because a table or column is missing.
+# Marks, in `flask.g`, a request that failed because a table or column is missing.
 _HAS_MISSED = "tenantry_missed_table"
 _logger = logging.getLogger(__name__)
 
 
 class MigrationGuard:
-    """Whether an app's database is at the heads of the code. Thread-safe; lives as long as the app.
+    """Decides whether requests may use the tables of an app's database. Thread-safe.
 
     Args:
-        target: the tenant's database, and the revisions that the code has.
+        target: the database of the tenant, and the revisions in the code.
         database: the app's connections to the database.
-        is_default: whether the database is the tenant's default database, which the guard upgrades.
-        clock: returns seconds.
+        is_default: whether this is the default database, which the guard upgrades.
+        clock: a function that returns seconds.
     """
 
     def __init__(
@@ -87,18 +90,20 @@ class MigrationGuard:
     ) -> None:
         self.is_default = is_default
         self.is_open = False
-        """Whether requests reach endpoints with tables. `_on_database_error` closes the guard
-        without the lock. A thread that reads the revisions at the same moment may open the guard
-        again, until the next statement fails because a table is missing."""
+        """Whether requests may reach endpoints with tables.
+
+        A database error closes the guard without the lock. If another thread is reading the
+        revisions at that moment, it may open the guard again. The next statement that fails closes
+        the guard.
+        """
         self.problem = ""
-        """The problem of the database, as a text for operators: `behind: …`, `ahead: …` or `down:
-        …`. Empty if the database has no problem."""
+        """The problem of the database for operators: `behind: …`, `ahead: …`, `down: …`, or ""."""
         self._target = target
         self._database = database
         self._clock = clock
-        # Names of the guarded blueprints. The set is complete before the first request.
+        # Names of the guarded blueprints. The set does not change after the first request.
         self._guarded: set[str] = set()
-        # The lock is held while a thread reads the revisions or upgrades the database. The lock
+        # A thread holds the lock while it reads the revisions or upgrades the database. The lock
         # protects the attributes from `_may_upgrade` to `_observed_engine`.
         self._lock = threading.Lock()
         self._may_upgrade = is_default
@@ -107,13 +112,13 @@ class MigrationGuard:
         self._observed_engine: Engine | None = None
 
     def install(self, app: Flask) -> None:
-        """Add the guard's hooks to an app. Call `install` before other code adds request hooks."""
+        """Add hooks to an app. Call this method before other code adds request hooks."""
         app.extensions[_EXTENSION] = self
         app.before_request(self.check_request)
-        app.after_request(self.replace_error)  # Flask calls the first after_request hook last.
+        app.after_request(self.replace_error)  # the first `after_request` hook runs last
 
     def protect(self, endpoint: str, blueprint: Blueprint) -> None:
-        """Guard the requests to a blueprint if the blueprint's endpoint has tables."""
+        """Guard requests to a blueprint if its endpoint has tables."""
         if any(branch.endpoint == endpoint for branch in self._target.branches):
             self._guarded.add(blueprint.name)
 
@@ -123,20 +128,20 @@ class MigrationGuard:
         Raises:
             DatabaseDownError: the database does not respond.
         """
-        # Flask answers OPTIONS requests without a query of tables.
+        # Flask answers OPTIONS requests, so no code queries a table.
         if self.is_open or request.method == "OPTIONS" or not self._is_guarded():
             return None
         return None if self.check() else _behind_response()
 
     def replace_error(self, response: Response) -> Response:
-        """Replace a response 500 with 503 if tables that do not match the code are the reason."""
+        """Replace a 500 response with 503 if outdated tables are the reason."""
         is_error = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
-        # `check` needs a connection, and the pool may have only the connection of `db.session`.
+        # `check` needs a connection, but the session may hold the only one.
         db.session.close()
         if not self.is_open:
-            # `problem` describes the failure, and the response is 503.
+            # The database is down, so the response is 503 in any case.
             with suppress(DatabaseDownError):
                 self.check()
         return _behind_response() if self.problem else response
@@ -145,16 +150,16 @@ class MigrationGuard:
         return not self._guarded.isdisjoint(request.blueprints)
 
     def check(self) -> bool:
-        """Read the revisions if a check is due; return whether the guard is open.
+        """Read the revisions if a check is due, and return whether the guard is open.
 
-        The first check of a default database upgrades the database.
+        The first check of a default database upgrades it.
 
         Raises:
             DatabaseDownError: the database does not respond.
         """
         is_due = not self.problem or self._clock() >= self._next_check
         wait_s = 0.0 if self.problem else UPGRADE_WAIT_S
-        # If the lock is taken, another request checks the database.
+        # Another request that holds the lock is already checking the database.
         if is_due and self._lock.acquire(timeout=wait_s):
             try:
                 if not self.is_open and self._clock() >= self._next_check:
@@ -169,7 +174,7 @@ class MigrationGuard:
         if status.state == "behind" and self._may_upgrade:
             self._upgrade()
             return
-        self._may_upgrade = False  # A database that is downgraded later stays downgraded.
+        self._may_upgrade = False  # so that a later downgrade is not undone
         self.is_open = status.state != "behind"
         if self.is_open:
             self._upgrade_failure = ""
@@ -191,7 +196,7 @@ class MigrationGuard:
             raise DatabaseDownError(RECHECK_S) from error
 
     def _describe_down(self, error: BaseException) -> str:
-        if isinstance(error, TenantryError):  # The text of a TenantryError contains the remedy.
+        if isinstance(error, TenantryError):  # its text already says what to do
             return f"down: {describe_error(error)}."
         return (
             f"down: {describe_error(error)}; start the database, or correct 'DATABASE_URI'. Check "
@@ -199,17 +204,17 @@ class MigrationGuard:
         )
 
     def _observe_engine(self) -> "Engine":
-        """Return the app's engine. The first call subscribes to the engine's errors."""
+        """Return the engine of the app. The first call starts to observe its errors."""
         engine = self._database.engine
         if engine is not self._observed_engine:
-            from sqlalchemy import event  # noqa: PLC0415 - the engine has imported it already
+            from sqlalchemy import event  # noqa: PLC0415 - already imported by the engine
 
             event.listen(engine, "handle_error", self._on_database_error)
             self._observed_engine = engine
         return engine
 
     def _on_database_error(self, context: "ExceptionContext") -> None:
-        """Make a check due after a statement failed because a table or a column is missing."""
+        """Request a check if a statement failed because a table or a column is missing."""
         if context.statement == VERSIONS_QUERY:
             return
         if not is_missing_table_or_column(context.original_exception):
@@ -233,7 +238,7 @@ class MigrationGuard:
         )
 
     def _upgrade(self) -> None:
-        """Upgrade a default database in a child process. Called once per build of an app."""
+        """Upgrade a default database in a child process."""
         self._may_upgrade = False
         with MigrationRunner() as runner:
             result = runner.upgrade(self._target)
@@ -255,10 +260,10 @@ def _behind_response() -> Response:
 
 
 def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
-    """Add a guard to an app without reading the database; return None if the app has no tables.
+    """Add a guard to an app, without reading the database. An app without tables gets none.
 
     Raises:
-        EndpointError: an endpoint does not exist, or the endpoint's revisions cannot be read.
+        EndpointError: an endpoint does not exist, or its revisions cannot be read.
     """
     branches = read_branches(tenant.blueprints)
     if not branches:
@@ -274,9 +279,9 @@ def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> Migration
 
 
 def upgrade_default_database(app: Flask) -> None:
-    """Upgrade an app's database before the first request, if the database is the default database.
+    """Upgrade the default database of an app before the first request.
 
-    A failed upgrade does not raise: `database_problem` returns the reason.
+    If the upgrade fails, no exception is raised, and `database_problem` returns the reason.
     """
     guard: MigrationGuard | None = app.extensions.get(_EXTENSION)
     if guard is not None and guard.is_default:
@@ -285,6 +290,6 @@ def upgrade_default_database(app: Flask) -> None:
 
 
 def database_problem(app: object) -> str:
-    """Return the problem of an app's database, for operators; empty without a problem."""
+    """Return the problem of an app's database for operators, or "" if there is none."""
     guard = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
     return guard.problem if isinstance(guard, MigrationGuard) else ""

@@ -1,9 +1,9 @@
-"""The journal of fleet runs: the record of each run's changes to each tenant's database.
+"""Records in a journal how each fleet run changes the tenants' databases.
 
-The journal is a SQLite file in the data folder. The journal stays correct after `kill -9` at any
-moment: a step is recorded as running, with the database's revisions, before the database is
-changed. A power failure may lose the last records, because the journal does not wait for the disk:
-waiting for the disk takes longer than most migrations.
+The journal is a SQLite file in the data folder. Before a database is changed, the journal records
+the revisions of the database, and that its step is running. Therefore, the journal is correct even
+if the process is killed at any moment. A power failure may lose the last records. Waiting for the
+disk would prevent this, but would take longer than most migrations.
 """
 
 import contextlib
@@ -21,15 +21,14 @@ from tenantry.errors import TenantryError
 StepState = Literal["pending", "running", "done", "failed", "downgraded"]
 
 _REMEDIES = {
-    sqlite3.SQLITE_BUSY: "another process holds it: wait for it or end it",
-    sqlite3.SQLITE_CANTOPEN: "give this user write access to its folder",
+    sqlite3.SQLITE_BUSY: "another process holds the journal; wait for that process or end it",
+    sqlite3.SQLITE_CANTOPEN: "give this user write access to the folder",
     sqlite3.SQLITE_FULL: "free some disk space",
-    sqlite3.SQLITE_READONLY: "give this user write access to it and its folder",
+    sqlite3.SQLITE_READONLY: "give this user write access to the file and its folder",
 }
 
 LOCK_TIMEOUT_S = 30.0
-"""Time limit for waiting while another process writes to the journal. A write takes
-microseconds."""
+"""Maximum wait while another process writes to the journal. A write takes microseconds."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -52,45 +51,45 @@ CREATE TABLE IF NOT EXISTS step (
 
 
 class JournalError(TenantryError):
-    """The journal cannot be created, read or written. Only the record in progress is lost."""
+    """The journal cannot be created, read or written. Earlier records are not lost."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The step of one run: the changes of one tenant's database."""
+    """A step of a fleet run: the migration of one tenant's database."""
 
     run: int
     tenant: str
     state: StepState
     before: frozenset[str] | None
-    """The database's revisions before the run; None if the step has not started."""
+    """The revisions of the database before the run, or None if the step has not started."""
     database: str | None
-    """The identity of the database; None if the step has not started."""
+    """The identity of the database, or None if the step has not started."""
     after: frozenset[str]
     reason: str
-    """The reason why the migration, or the downgrade of the migration, failed."""
+    """Why the migration or its downgrade failed."""
 
     @property
     def is_applied(self) -> bool:
-        """Whether the run changed the database, or may have changed the database before a kill."""
+        """Whether the run has changed the database, or may have done so before it was killed."""
         return self.before is not None and self.state in ("done", "running", "pending")
 
 
 def journal_file(data_dir: Path) -> Path:
-    """Return the path of the journal. No tenant has a folder whose name begins with a dot."""
+    """Return the path of the journal, which begins with a dot like no tenant's folder."""
     return data_dir / ".migrations" / "journal.sqlite3"
 
 
 class Journal:
-    """The open journal, until the end of a `with` block. Safe for threads and processes.
+    """The journal, which is open during a `with` block. Safe for threads and processes.
 
     Raises:
-        JournalError: from every method, if SQLite fails. The text contains the remedy.
+        JournalError: SQLite failed in any method. The text says what the operator can do.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = path = journal_file(data_dir)
-        self._lock = threading.Lock()  # The lock allows one statement or transaction at a time.
+        self._lock = threading.Lock()  # allows one statement or transaction at a time
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
@@ -108,7 +107,7 @@ class Journal:
 
     def _journal_error(self, error: OSError | sqlite3.Error) -> JournalError:
         primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        remedy = _REMEDIES.get(primary_code, "repair or remove it")
+        remedy = _REMEDIES.get(primary_code, "repair or remove the file")
         return JournalError(f"cannot use the journal {self._path}: {error}; {remedy}.")
 
     def __enter__(self) -> Self:
@@ -123,16 +122,16 @@ class Journal:
         destinations: Mapping[str, Collection[str]],
         databases: Mapping[str, str],
     ) -> int:
-        """Return the number of the run that upgrades the given tenants.
+        """Continue or start a run that upgrades the given tenants, and return its number.
 
-        The last run continues if the run is not finished, the run's endpoints have the same heads,
-        and the run's tenants have the same databases. If the last run cannot continue, a new fleet
-        run starts. Every tenant whose step is not done becomes pending.
+        The last run continues if it is unfinished, if its endpoints have the same heads, and if its
+        tenants have the same databases. Otherwise, a new run starts. Each step that is not done
+        becomes pending.
 
         Args:
-            heads: endpoint → heads of the endpoint's code.
-            destinations: tenant → revisions to upgrade the tenant's database to.
-            databases: tenant → identity of the tenant's database.
+            heads: maps each endpoint to the heads of its code.
+            destinations: maps each tenant to the revisions to which its database is upgraded.
+            databases: maps each tenant to the identity of its database.
         """
         sorted_heads = {name: sorted(heads[name]) for name in heads}
         with self._transaction() as connection:
@@ -155,11 +154,11 @@ class Journal:
     def record_start(
         self, run: int, tenant: str, before: Collection[str], after: Collection[str], database: str
     ) -> None:
-        """Record that a migration starts, before the database is changed.
+        """Record that a migration starts. Call this method before the database is changed.
 
-        If a killed run continues, `before` keeps the revisions of the first start. If the step was
-        done already, the new revisions replace `before`, because the database was downgraded after
-        the step.
+        If a killed run continues, the journal keeps the revisions from the first start. If the step
+        was already done, the database has been downgraded since then. In this case, the new
+        revisions replace the recorded ones.
         """
         self._execute(
             "UPDATE step SET "
@@ -169,14 +168,14 @@ class Journal:
         )
 
     def record_success(self, run: int, tenant: str) -> None:
-        """Record that a tenant's database is at the revisions that the run migrates to."""
+        """Record that the database of a tenant has been migrated."""
         self._execute(
             "UPDATE step SET state = 'done', reason = '', changed = ? WHERE run = ? AND tenant = ?",
             (time.time(), run, tenant),
         )
 
     def record_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why a migration failed, unless a concurrent run has applied the migration."""
+        """Record why a migration failed, unless a concurrent run has completed the migration."""
         self._execute(
             "UPDATE step SET state = 'failed', reason = ?, changed = ? "
             "WHERE run = ? AND tenant = ? AND state != 'done'",
@@ -184,14 +183,13 @@ class Journal:
         )
 
     def record_at_head(self, databases: Mapping[str, str]) -> None:
-        """Complete the last run's steps of tenants whose databases are found at head.
+        """Complete the steps of the last run whose databases are already at their heads.
 
-        If the run had started a step on the same database, the run has upgraded the database. If
-        the run had not started the step, another process has upgraded the database, and the step is
-        removed.
+        If the run had started the step, the run itself has upgraded the database, and the step is
+        done. Otherwise, another process has upgraded the database, and the step is removed.
 
         Args:
-            databases: tenant → identity of the database that is at head.
+            databases: maps each tenant to the identity of its database.
         """
         with self._transaction() as connection:
             connection.executemany(
@@ -207,7 +205,7 @@ class Journal:
             )
 
     def record_downgrade(self, run: int, tenant: str) -> None:
-        """Record that a tenant's database is back at the revisions from before the run."""
+        """Record that the database of a tenant is back at its earlier revisions."""
         self._execute(
             "UPDATE step SET state = 'downgraded', reason = '', changed = ? "
             "WHERE run = ? AND tenant = ?",
@@ -215,20 +213,20 @@ class Journal:
         )
 
     def record_downgrade_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why the downgrade of a step failed. A failed downgrade keeps the step applied."""
+        """Record why the downgrade of a step failed. The step still counts as applied."""
         self._execute(
             "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
             (reason, time.time(), run, tenant),
         )
 
     def runs(self) -> list[int]:
-        """Return the numbers of all fleet runs, newest first."""
+        """Return the numbers of all runs, with the newest first."""
         with self._exclusive() as connection:
             rows = connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [int(run) for (run,) in rows]
 
     def last_applied(self) -> tuple[int | None, int | None]:
-        """Return the last run that changed a database, and the last run not downgraded yet."""
+        """Return the last run that changed a database, and the last run that can be downgraded."""
         with self._exclusive() as connection:
             row = connection.execute(
                 "SELECT max(run), max(CASE WHEN state != 'downgraded' THEN run END) FROM step "
@@ -238,7 +236,7 @@ class Journal:
         return row[0], row[1]
 
     def steps(self, run: int) -> list[Step]:
-        """Return the steps of a fleet run, sorted by tenant."""
+        """Return the steps of a run, sorted by tenant."""
         with self._exclusive() as connection:
             rows = connection.execute(
                 "SELECT run, tenant, state, before, database, after, reason FROM step "
@@ -270,7 +268,7 @@ class Journal:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                # SQLite has already rolled back a transaction that failed because the disk is full.
+                # If the disk was full, SQLite has already rolled back the transaction.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
@@ -287,7 +285,7 @@ class Journal:
 def _unfinished_run(
     connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
 ) -> int | None:
-    """Return the last run, with new endpoints added, if the run can be resumed."""
+    """Return the last run if it can continue. New endpoints are added to the run."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
     if row is None:
         return None
@@ -297,7 +295,7 @@ def _unfinished_run(
     for tenant, state, database in steps:
         states.add(state)
         if database not in (None, databases.get(tenant, database)):
-            # The run cannot continue, because the record of the tenant's former database must stay.
+            # The record of the tenant's former database must not be overwritten.
             return None
     has_same_heads = all(heads_of_run.get(name, ids) == ids for name, ids in heads.items())
     is_unfinished = bool(states & {"pending", "running", "failed"})

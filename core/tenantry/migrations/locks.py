@@ -1,7 +1,7 @@
-"""Allows one migration of a database at a time.
+"""Prevents two processes from migrating a database at the same time.
 
-PostgreSQL has advisory locks. For other engines, the lock is a locked file, which covers one
-machine. Each kind of lock ends with the process that holds the lock.
+For PostgreSQL, Tenantry uses an advisory lock. For other engines, Tenantry locks a file, which
+works on one machine. Both locks are released when the process ends.
 """
 
 import fcntl
@@ -15,15 +15,19 @@ from typing import IO
 from sqlalchemy import Connection, text
 
 POLL_S = 0.1
-"""Time between two attempts to get the migration lock of a database. A query that waits for the
-lock inside PostgreSQL would keep a transaction open, and the lock holder's `CREATE INDEX
-CONCURRENTLY` would wait for the open transaction forever."""
+"""Time between two attempts to get the lock.
+
+A query that waits for the lock would keep a transaction open. If the other process runs `CREATE
+INDEX CONCURRENTLY`, that statement would wait for the transaction forever.
+"""
 
 _LOCK_KEY = text(
     "SELECT hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
 )
-"""Query for the key of the advisory lock. The key includes the schema, because two tenants may each
-have a schema in one database."""
+"""A query for the key of the advisory lock.
+
+The key includes the schema, because two tenants may have schemas in the same database.
+"""
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _SET = text("SELECT set_config(:name, :value, false)")
@@ -36,27 +40,29 @@ _HOLDER = text("""
 
 
 class DatabaseLockedError(Exception):
-    """Another process migrates the same database, and did not finish in time."""
+    """Another process is migrating the same database, and did not finish in time."""
 
 
 @contextmanager
 def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the migration lock of a database; on PostgreSQL, until the connection closes.
+    """Hold the lock of a database during the `with` block.
+
+    In PostgreSQL, the lock is held until the connection is closed.
 
     Args:
         connection: an open connection without a transaction.
-        lock_file: the file to lock if the engine is not PostgreSQL.
-        timeout_s: seconds to wait for the lock.
+        lock_file: the file to lock for engines other than PostgreSQL.
+        timeout_s: maximum time to wait for the lock.
 
     Raises:
-        DatabaseLockedError: the lock is not free in time. The text names the holder.
+        DatabaseLockedError: the lock was not free in time. The text names the process that holds
+            it.
     """
     if connection.dialect.name == "postgresql":
         _lock_postgres(connection, timeout_s)
         yield
     else:
-        # The lock file is never removed, because another process may already wait for the same
-        # file.
+        # The file is never removed, because another process may already be waiting for it.
         with lock_file.open("a+", encoding="utf-8") as file:
             _lock_file(file, timeout_s)
             yield
@@ -65,7 +71,7 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
 def _lock_postgres(connection: Connection, timeout_s: float) -> None:
     settings = {"application_name": f"tenantry db, process {os.getpid()}"}
     if (connection.dialect.server_version_info or (0,)) >= (14,):
-        # The server ends the statement of a killed process within a second.
+        # If this process is killed, the server notices it within a second.
         settings["client_connection_check_interval"] = "1000"
     for name, value in settings.items():
         connection.execute(_SET, {"name": name, "value": value})
@@ -96,7 +102,7 @@ def _lock_file(file: IO[str], timeout_s: float) -> None:
         return file.read(100)
 
     _wait_for_lock(try_lock, read_holder, timeout_s)
-    # On a full disk, for example, the lock works without the holder's name.
+    # If the disk is full, the lock works, but without the name of the process.
     with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()}")
@@ -110,7 +116,7 @@ def _wait_for_lock(
     while not try_lock():
         if time.monotonic() > deadline:
             raise DatabaseLockedError(
-                f"{find_holder() or 'another process'} migrates this database and did not finish "
-                f"in {timeout_s:g} s; wait for it or end it, then try again"
+                f"{find_holder() or 'another process'} locks this database and did not finish "
+                f"in {timeout_s:g} s; wait for that process or end it, and then try again"
             )
         time.sleep(POLL_S)

@@ -1,8 +1,7 @@
-"""Runs Alembic on one database, in one transaction.
+"""Runs the Alembic migrations of one database in one transaction.
 
-Only `process_child` imports this module, because the code of a revision may do anything to the
-process that runs the revision. Alembic's `op` is one object per process, so databases are migrated
-one after the other.
+Only `process_child` imports this module, because a revision may run any code in its process.
+Alembic has only one `op` object for each process, so databases are migrated one after another.
 """
 
 import re
@@ -37,11 +36,13 @@ from tenantry.migrations.version_table import (
 )
 
 OnCommit = Callable[[], None]
-"""Called before each COMMIT of a migration. If the process dies during a COMMIT, the COMMIT's
-effect is unknown."""
+"""A function that is called before each COMMIT.
+
+If the process dies during a COMMIT, nobody knows whether the transaction was committed.
+"""
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
-"""The engines that can roll back DDL. SQLite requires the events that `_connect` adds."""
+"""The engines that can roll back DDL. For SQLite, `_connect` adds the necessary events."""
 
 _COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
 
@@ -52,10 +53,10 @@ def migrate(
     on_start: OnStart,
     on_commit: OnCommit,
 ) -> MigrationReply:
-    """Migrate a database to the destination of the request.
+    """Migrate a database as requested.
 
     Raises:
-        DatabaseLockedError: another process migrates the database.
+        DatabaseLockedError: another process is migrating the database.
     """
     try:
         connection = _connect(request.url)
@@ -64,7 +65,7 @@ def migrate(
     lock = migration_lock(connection, Path(request.lock_file), request.lock_timeout_s)
     with connection, lock:
         status = compare(branches, read_versions_on(connection))
-        connection.rollback()  # Alembic does not commit a transaction that Alembic did not begin.
+        connection.rollback()  # Alembic does not commit a transaction that it did not begin.
         if refusal := _refusal(status, request):
             return refusal
         destination = _destination(status, request)
@@ -74,7 +75,7 @@ def migrate(
         commits = _CommitCounter(connection, on_commit)
         try:
             _run_alembic(connection, branches, lambda script: _steps(script, status, request))
-        except BaseException as error:  # noqa: BLE001 - a migration may raise anything
+        except BaseException as error:  # noqa: BLE001 - a migration may raise any exception
             commits_total = commits.count - (1 if _is_rejected_commit(error) else 0)
             is_rolled_back = connection.dialect.name in TRANSACTIONAL_ENGINES and commits_total == 0
             reason = describe_error(error)
@@ -83,7 +84,7 @@ def migrate(
 
 
 def _refusal(status: RevisionStatus, request: MigrationRequest) -> MigrationReply | None:
-    """Return why a database cannot be migrated from its revisions; None if nothing is wrong."""
+    """Return why a database cannot be migrated, or None if it can."""
     if request.downgrade_from is None:
         if not status.unknown:
             return None
@@ -109,7 +110,7 @@ def _is_done(status: RevisionStatus, request: MigrationRequest) -> bool:
 
 
 class _CommitCounter:
-    """Counts the COMMITs on a connection, before each COMMIT is sent."""
+    """Counts each COMMIT on a connection before it is sent."""
 
     def __init__(self, connection: Connection, on_commit: OnCommit) -> None:
         self.count = 0
@@ -122,18 +123,18 @@ class _CommitCounter:
         self.count += 1
 
     def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
-        if _COMMIT.match(statement):  # A migration may run op.execute("COMMIT"), for example.
+        if _COMMIT.match(statement):  # for example from op.execute("COMMIT")
             self._note_commit(connection)
 
 
 def _is_rejected_commit(error: BaseException) -> bool:
-    """Return whether the engine answered COMMIT with an error.
+    """Whether the engine rejected a COMMIT.
 
-    If the connection was lost, the effect of the COMMIT is unknown.
+    If the connection was lost, nobody knows whether the transaction was committed.
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
-    return error.statement is None  # Only a failed COMMIT has no statement in SQLAlchemy's error.
+    return error.statement is None  # only the error of a COMMIT has no statement
 
 
 def _run_alembic(
@@ -143,8 +144,9 @@ def _run_alembic(
 ) -> None:
     script = _script_directory(tuple(branch.folder for branch in branches))
     engine = connection.dialect.name
-    # Alembic passes the rows of alembic_version to `fn`, and raises for an unknown revision. The
-    # table can have rows of former endpoints, so only the known revisions determine the steps.
+    # Alembic raises an exception for an unknown revision, but the table can have rows of former
+    # endpoints. Therefore, `fn` ignores the rows that Alembic passes, and returns the steps of
+    # known revisions.
     with EnvironmentContext(Config(), script, fn=lambda *_: list(steps(script))) as environment:
         environment.configure(
             connection=connection, transactional_ddl=engine in TRANSACTIONAL_ENGINES
@@ -165,14 +167,13 @@ def _steps(
         for revision in reversed(found):
             yield MigrationStep.upgrade_from_script(script.revision_map, revision)
     else:
-        # The steps of a downgrade are the steps of the upgrade from the destination, in reverse
-        # order.
+        # A downgrade consists of the steps of the corresponding upgrade, in reverse order.
         for revision in script.iterate_revisions(current, destination, implicit_base=True):
             yield MigrationStep.downgrade_from_script(script.revision_map, revision)
 
 
 def _check_foreign_keys(connection: Connection) -> None:
-    """Check foreign keys at the end, because SQLite has foreign keys off during migrations."""
+    """Check foreign keys, because SQLite does not enforce them during migrations."""
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if broken:
         tables = ", ".join(sorted({str(row[0]) for row in broken}))
@@ -181,7 +182,7 @@ def _check_foreign_keys(connection: Connection) -> None:
 
 @lru_cache
 def _script_directory(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Return the revisions of the given folders, cached for all databases with the same folders."""
+    """Return the revisions in the given folders, which are cached."""
     return ScriptDirectory(folders[0], version_locations=list(folders))
 
 
@@ -198,6 +199,6 @@ def _connect(text: str) -> Connection:
 
 
 def _disable_implicit_transactions(connection: Any, _: object) -> None:
-    """Keep Python's sqlite3 from beginning implicit transactions, which exclude DDL."""
+    """Stop sqlite3 from beginning implicit transactions, because they do not include DDL."""
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout = 30000")  # milliseconds

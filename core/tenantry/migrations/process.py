@@ -1,7 +1,8 @@
-"""The parent's side of the process that runs migrations, and the messages to and from the process.
+"""Starts the process that runs migrations, and defines the messages of both sides.
 
-Migrations never run in a serving process, because a migration may raise, hang, or end its process.
-`process_child` is the child's side of the messages. Messages are JSON, one per line, over a socket.
+Migrations never run in a serving process, because a migration may hang or end its process. The
+module `process_child` runs in the child process. Each message is a line of JSON, sent over a
+socket.
 """
 
 import json
@@ -19,36 +20,34 @@ from tenantry.python_process import describe_exit, python_command
 MigrationState = Literal["migrated", "unchanged", "ahead", "unreachable", "failed"]
 
 OnStart = Callable[[frozenset[str]], None]
-"""Called under the lock of a database with the database's revisions, before the database is
-changed."""
+"""A function that receives the revisions of a database before the database is changed."""
 
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """One database to upgrade or to downgrade."""
+    """A request to upgrade or downgrade one database."""
 
     url: str
     endpoints: list[str]
     lock_file: str
-    """The file to lock if the engine is not PostgreSQL."""
+    """The file to lock for engines other than PostgreSQL."""
     lock_timeout_s: float
     destination: list[str] | None = None
-    """The revisions to migrate the database to; None means the heads of the code."""
+    """The revisions to migrate to, or None for the heads of the code."""
     downgrade_from: list[str] | None = None
-    """For a downgrade, the revisions that the database must be at; None for an upgrade."""
+    """For a downgrade, the revisions at which the database must be; None for an upgrade."""
 
 
 @dataclass(frozen=True)
 class MigrationReply:
-    """How the migration of one database ended."""
+    """The result of a migration."""
 
     state: MigrationState
     revisions: list[str] = field(default_factory=list)
-    """The database's revisions after the migration, if the database was migrated or is
-    unchanged."""
+    """The revisions of the database after a successful migration."""
     reason: str = ""
     is_rolled_back: bool = False
-    """Whether the engine rolled back every change of a failed migration."""
+    """Whether the engine has rolled back all changes of a failed migration."""
 
 
 class ProcessEndedError(Exception):
@@ -56,10 +55,10 @@ class ProcessEndedError(Exception):
 
 
 class MigrationProcess:
-    """A running process that migrates databases one after another, until `close()`.
+    """A child process that migrates one database after another. Call `close()` to end it.
 
-    The process first imports Alembic, which takes 0.6 s. If the parent process dies, the migration
-    process ends. Call all methods from one thread; only `kill()` is thread-safe.
+    The child process first imports Alembic, which takes 0.6 s. If the parent process dies, the
+    child process ends. Only `kill()` is thread-safe.
 
     Raises:
         ProcessEndedError: the migration process cannot be started.
@@ -69,12 +68,12 @@ class MigrationProcess:
         self._socket, child_socket = socket.socketpair()
         try:
             with child_socket:
-                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                self._process = subprocess.Popen(  # noqa: S603 - runs a module of Tenantry
                     python_command(f"from {__package__}.process_child import main; main()"),
                     stdin=child_socket.fileno(),
-                    # Output of migrations to stdout is discarded; stderr is shown.
+                    # The output of migrations is discarded, but their errors are shown.
                     stdout=subprocess.DEVNULL,
-                    # In a new session, `kill` also ends processes that a migration started.
+                    # With a new session, `kill` also ends processes that a migration started.
                     start_new_session=True,
                 )
         except OSError as error:
@@ -94,10 +93,10 @@ class MigrationProcess:
             raise ProcessEndedError from error
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next message of the process. After an error, call only `close()`.
+        """Return the next message of the process. After an error, call `close()`.
 
         Raises:
-            TimeoutError: no message of the process arrives in time.
+            TimeoutError: no message arrived in time.
             ProcessEndedError: the migration process has ended.
         """
         try:
@@ -111,14 +110,14 @@ class MigrationProcess:
         return message
 
     def kill(self) -> None:
-        """Kill the process and every process that migrations started. Idempotent, thread-safe."""
+        """Kill the process and all processes that migrations started. Thread-safe."""
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):  # The process has just ended.
+            with suppress(ProcessLookupError):  # the process has already ended
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> str:
-        """Kill a running process; return how the process ended: `SIGKILL`, or `exit code 3`."""
+        """End the process, and return how it ended, such as `SIGKILL` or `exit code 3`."""
         self.kill()
         self._lines.close()
         self._socket.close()

@@ -1,8 +1,8 @@
-"""The process that runs migrations. `process.MigrationProcess` starts the process.
+"""Runs migrations in the child process that `MigrationProcess` starts.
 
-The process reads one request per line from stdin, which is a socket, and writes messages to the
-same socket: `started` before a migration changes the database, `committing` before each COMMIT, and
-`finished`. After `started`, the process waits for one line from the parent.
+The child process reads requests from stdin, which is a socket, and writes messages to the same
+socket. The messages are `started` before a migration changes the database, `committing` before each
+COMMIT, and `finished`. After `started`, the child process waits for a line from the parent.
 """
 
 import json
@@ -21,29 +21,29 @@ from tenantry.migrations.version_table import describe_error
 
 
 def main() -> None:
-    """Run migrations on request until the parent closes the socket."""
+    """Run migrations until the parent closes the socket."""
     parent = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)  # A migration that reads stdin must not read requests from the socket.
+    os.dup2(null, 0)  # a migration must not read requests from stdin
     os.close(null)
     threading.Thread(target=_end_with_parent, args=(parent.fileno(),), daemon=True).start()
     serve(parent)
 
 
 def serve(parent: socket.socket) -> None:
-    """Answer migration requests until the parent closes the socket."""
+    """Answer requests until the parent closes the socket."""
 
     def send(event: str, **fields: object) -> None:
         try:
             parent.sendall(json.dumps({"event": event} | fields).encode() + b"\n")
-        except ConnectionError:  # The parent process has ended.
+        except ConnectionError:  # the parent process has ended
             os._exit(1)
 
     with parent.makefile("rb") as lines:
 
         def start(current: frozenset[str]) -> None:
             send("started", current=sorted(current))
-            # The line arrives after the parent has recorded the start in the journal.
+            # Wait until the parent has recorded the start in the journal.
             lines.readline()
 
         for line in lines:
@@ -61,8 +61,8 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
 
 
 def _end_with_parent(fd: int) -> None:
-    """End the process, and all processes that migrations started, when the parent has ended."""
+    """Wait until the parent has ended, and then end all processes of the session."""
     poll = select.poll()
-    poll.register(fd, 0)  # An event mask of 0 reports only that the parent has closed the socket.
+    poll.register(fd, 0)  # reports only that the socket was closed
     poll.poll()
     os.killpg(0, signal.SIGKILL)

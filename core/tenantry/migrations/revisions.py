@@ -1,7 +1,7 @@
-"""The revisions that an endpoint's code has, and the comparison of a database with the revisions.
+"""Reads the revision files of endpoints, and compares the revisions with a database.
 
-Revision files are parsed, not executed, and Alembic is not imported, because a host with thousands
-of tenants reads revisions at every build. `process_child` executes revision files.
+A host with thousands of tenants reads revisions at every build. Therefore, this module parses
+revision files without executing them, and does not import Alembic.
 """
 
 import ast
@@ -19,13 +19,13 @@ from tenantry.errors import EndpointError
 
 RevisionState = Literal["at head", "behind", "ahead"]
 
-# The pattern matches the files that Alembic loads.
+# matches the files that Alembic loads
 _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The revisions of one endpoint: a branch in the history of each tenant's database."""
+    """The revisions of one endpoint, which form an Alembic branch."""
 
     endpoint: str
     folder: Path
@@ -35,28 +35,33 @@ class Branch:
 
 @dataclass(frozen=True)
 class RevisionStatus:
-    """The result of comparing one database's revisions with the code."""
+    """The result of comparing the revisions of a database with the code."""
 
     state: RevisionState
-    """`behind`: the tables of at least one endpoint are older than the code. `ahead`: no endpoint's
-    tables are older than the code, but the tables of at least one endpoint are newer."""
+    """Whether the tables match the code.
+
+    The state is `behind` if the tables of any endpoint are older than the code. Otherwise, the
+    state is `ahead` if the tables of any endpoint are newer.
+    """
     current: frozenset[str]
-    """The database's revisions that exist in the code."""
+    """Revisions of the database that exist in the code."""
     heads: frozenset[str]
     unknown: frozenset[str] = frozenset()
-    """The database's revisions that newer code may have written. Tenantry does not upgrade a
-    database with a revision of newer code."""
+    """Revisions of the database that newer code may have written.
+
+    Tenantry does not upgrade a database with such revisions.
+    """
 
 
 def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
-    """Return the branch of each endpoint that has tables, in the order of `endpoints`.
+    """Return the branches of all endpoints with tables, in the order of `endpoints`.
 
     Args:
-        endpoints: names of the endpoints in `BLUEPRINTS`.
+        endpoints: the names in `BLUEPRINTS`.
 
     Raises:
         EndpointError: an endpoint does not exist, a revision file cannot be parsed, or two files
-            have the same revision id.
+            have the same revision ID.
     """
     branches: list[Branch] = []
     owners: dict[str, str] = {}
@@ -74,14 +79,14 @@ def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
 
 
 def heads_of(branches: Iterable[Branch]) -> frozenset[str]:
-    """Return the head revisions of all branches."""
+    """Return the newest revisions of all branches."""
     return frozenset[str]().union(*(branch.heads for branch in branches))
 
 
 def compare(branches: Collection[Branch], versions: Collection[str]) -> RevisionStatus:
-    """Compare the revisions in `alembic_version` with the revisions of the code.
+    """Compare the revisions in the table `alembic_version` with the code.
 
-    Revisions of an endpoint that the tenant no longer enables do not affect the comparison.
+    Revisions of endpoints that the tenant no longer enables are ignored.
     """
     of_code = frozenset[str]().union(*(branch.revisions for branch in branches))
     current = of_code.intersection(versions)
@@ -100,7 +105,7 @@ def compare(branches: Collection[Branch], versions: Collection[str]) -> Revision
 
 
 def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
-    """Return the revisions that do not belong to an endpoint that comes with Tenantry."""
+    """Omit the revisions of endpoints that come with Tenantry."""
     if not revisions:
         return revisions
     bundled = read_branches(available_endpoints())
@@ -108,9 +113,9 @@ def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
 
 
 def _may_belong(revision: str, branch: Branch) -> bool:
-    """Return whether newer code of an endpoint may have the revision.
+    """Whether a revision may come from a newer version of an endpoint.
 
-    If all known revision ids begin with the endpoint's name, a newer id does too.
+    If all known revisions of the endpoint begin with its name, a newer revision does, too.
     """
     name = branch.endpoint.rpartition(".")[2]
     has_name = re.compile(rf"{re.escape(name)}(?![a-zA-Z])").match
@@ -118,14 +123,14 @@ def _may_belong(revision: str, branch: Branch) -> bool:
 
 
 def format_revisions(revisions: Collection[str]) -> str:
-    """Return revisions as a text for messages: `shop_1, shop_2`, or `nothing`."""
+    """Format revisions for messages, such as `shop_1, shop_2` or `nothing`."""
     return ", ".join(sorted(revisions)) or "nothing"
 
 
 def describe_unknown(status: RevisionStatus) -> str:
-    """Return the remedy for a database that newer code wrote."""
+    """Describe what to do about a database that newer code has written."""
     return (
-        f"the database is at {format_revisions(status.unknown)}, which no endpoint here has: newer "
+        f"the database is at {format_revisions(status.unknown)}, which no endpoint here has. Newer "
         "code or a former endpoint wrote it; run the code that has it or, if there is no such "
         "code any more, delete that row from the table alembic_version."
     )
@@ -149,12 +154,12 @@ def _branches_of(endpoint: str) -> Iterator[Branch]:
 
 @lru_cache(maxsize=1000)
 def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Branch:
-    """Return the branch of the given revision files, cached by their modification times.
+    """Return the branch that the revision files define. The result is cached.
 
     Args:
-        endpoint: the endpoint's name in `BLUEPRINTS`.
-        folder: the endpoint's `migrations/`.
-        files: name and modification time (ns) of each revision file.
+        endpoint: the name of the endpoint in `BLUEPRINTS`.
+        folder: the folder `migrations/` of the endpoint.
+        files: the name and the modification time (in nanoseconds) of each revision file.
     """
     parents: dict[str, tuple[str, ...]] = {}
     for file, _ in files:
@@ -177,7 +182,7 @@ def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]
 
 
 def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return a revision file's `revision`, and `down_revision` as a tuple."""
+    """Return the `revision` and the `down_revision` of a revision file, the latter as a tuple."""
     try:
         values = _assigned_literals(path.read_bytes(), names=("revision", "down_revision"))
         revision, parents = values["revision"], values.get("down_revision")
@@ -191,7 +196,7 @@ def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]
 
 
 def _assigned_literals(source: bytes, names: Collection[str]) -> dict[str, Any]:
-    """Return the literal values that a module's top level assigns to `names`."""
+    """Return the literal values that a module assigns to the given global names."""
     values: dict[str, Any] = {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:

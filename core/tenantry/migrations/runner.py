@@ -1,6 +1,6 @@
-"""Migrates one database at a time, in a child process.
+"""Migrates one database after another in a child process.
 
-The runner returns a result even if a migration ends or blocks the child process.
+Even if a migration ends or blocks the child process, the result is known.
 """
 
 import time
@@ -28,34 +28,33 @@ LOCK_TIMEOUT_S = 60.0
 """Time limit for waiting while another process migrates the same database."""
 
 START_TIMEOUT_S = 30.0
-"""Time limit for the process to start and connect, in addition to the wait for the lock."""
+"""Maximum time for starting the process and connecting, without the wait for the lock."""
 
 
 @dataclass(frozen=True)
 class MigrationTarget:
-    """A tenant's database, and the revisions that the tenant's code has."""
+    """The database of a tenant, and the revisions in the tenant's code."""
 
     tenant: str
     url: str
     branches: tuple[Branch, ...]
     lock_file: Path
-    """The file to lock if the engine is not PostgreSQL."""
+    """The file to lock for engines other than PostgreSQL."""
     folder: Path | None = None
-    """The folder of a default database. A migration creates the folder if the folder does not
-    exist."""
+    """The folder of a default database. If necessary, a migration creates the folder."""
     destination: frozenset[str] | None = None
-    """The revisions to upgrade the database to; None means the heads of the code."""
+    """The revisions to upgrade to, or None for the heads of the code."""
 
     @property
     def heads(self) -> frozenset[str]:
-        """The revisions that the code needs."""
+        """The newest revisions in the code."""
         return heads_of(self.branches)
 
 
 def migration_target(
     tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path
 ) -> MigrationTarget:
-    """Return the migration target for a tenant's database, without creating a file or folder."""
+    """Return the migration target of a tenant. No file or folder is created."""
     parsed = parse_database_url(url)
     lock_file = data_dir / ".migrations" / f"{tenant}.lock"
     folder = None
@@ -68,32 +67,32 @@ def migration_target(
 
 @dataclass(frozen=True)
 class MigrationResult:
-    """How the migration of one database ended."""
+    """The result of a migration."""
 
     state: MigrationState
     before: frozenset[str] | None = None
-    """The database's revisions before the migration; None if the revisions are unknown."""
+    """The revisions of the database before the migration, or None if they are unknown."""
     after: frozenset[str] | None = None
     reason: str = ""
 
 
 @dataclass
 class _Progress:
-    """The progress of one database's migration."""
+    """The progress of a migration."""
 
     timeout_s: float
-    """The time limit of the current phase of the migration."""
+    """The time limit of the current phase."""
     before: frozenset[str] | None = None
-    """The database's revisions, once the migration has started."""
+    """The revisions of the database when the migration started, or None."""
     has_committed: bool = False
-    """Whether the migration has sent, or was about to send, a COMMIT."""
+    """Whether the migration has sent or was about to send a COMMIT."""
 
 
 class MigrationRunner:
-    """Migrates one database at a time. The end of a `with` block ends the migration process.
+    """Migrates one database after another. The end of the `with` block ends the child process.
 
-    The migration process starts with the first database, and starts again after a migration has
-    ended the process. Call all methods from one thread; only `kill()` is thread-safe.
+    The child process starts with the first migration. If a migration ends the child process, a new
+    one starts. Only `kill()` is thread-safe.
     """
 
     def __init__(
@@ -114,17 +113,17 @@ class MigrationRunner:
         return "" if process is None else process.close()
 
     def kill(self) -> None:
-        """End the running migration, if any. The engine rolls the migration back. Thread-safe."""
+        """End the running migration, which the engine rolls back. Thread-safe."""
         process = self._process
         if process is not None:
             process.kill()
 
     def upgrade(self, target: MigrationTarget, on_start: OnStart | None = None) -> MigrationResult:
-        """Upgrade a database to the target's destination.
+        """Upgrade a database.
 
         Args:
-            target: the database to upgrade, and the revisions of the code.
-            on_start: called before the database is changed.
+            target: the database, and the revisions in the code.
+            on_start: a function that is called before the database is changed.
         """
         return self._run(target, target.destination, on_start=on_start)
 
@@ -134,7 +133,7 @@ class MigrationRunner:
         current: Collection[str],
         destination: Collection[str],
     ) -> MigrationResult:
-        """Downgrade a database from `current` to `destination`; fail for any other revisions."""
+        """Downgrade a database. If it is not at the revisions `current`, the downgrade fails."""
         return self._run(target, frozenset(destination), downgrade_from=sorted(current))
 
     def _run(
@@ -165,14 +164,14 @@ class MigrationRunner:
         except (ProcessEndedError, TimeoutError) as error:
             reply = self._lost_reply(target, progress, error)
         except BaseException:
-            self._close_process()  # The process still waits for the line that follows `started`.
+            self._close_process()  # the child process is still waiting for an answer to `started`
             raise
         return _result(target, destination, progress.before, reply)
 
     def _exchange(
         self, request: MigrationRequest, progress: _Progress, on_start: OnStart | None
     ) -> MigrationReply:
-        """Send a request, follow the migration, and return the result of the migration."""
+        """Send a request, follow the migration, and return its result."""
         if self._process is None:
             self._process = MigrationProcess()
         process = self._process
@@ -195,7 +194,7 @@ class MigrationRunner:
     def _lost_reply(
         self, target: MigrationTarget, progress: _Progress, error: Exception
     ) -> MigrationReply:
-        """Return the reply for a migration process that has ended or does not answer."""
+        """Create a reply for a child process that has ended or does not answer."""
         exit_status = self._close_process()
         if not exit_status:
             reason = f"cannot start a process for its migration: {error.__cause__}"
@@ -216,21 +215,21 @@ def _result(
     before: frozenset[str] | None,
     reply: MigrationReply,
 ) -> MigrationResult:
-    """Return the result of a migration; after a failure, from the revisions in the database."""
+    """Return the result of a migration. After a failure, read the revisions of the database."""
     if reply.state in ("migrated", "unchanged"):
         revisions = frozenset(reply.revisions)
         return MigrationResult(reply.state, revisions if before is None else before, revisions)
     reason = reply.reason.rstrip(".")
-    if before is None:  # If `before` is None, the migration has not started.
+    if before is None:  # the migration has not started
         return MigrationResult(reply.state, reason=f"{reason}.")
     try:
         status = compare(target.branches, read_versions(parse_database_url(target.url)))
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises
+    except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         text = f"{reason}; the state of the database is unknown: {describe_unreachable(error)}"
         return MigrationResult("failed", before, reason=text)
     after = status.current
     if status.state == "at head" if destination is None else after == destination:
-        # The migration failed after the last COMMIT.
+        # The failure occurred after the last COMMIT.
         return MigrationResult("migrated", before, after)
     advice = _advice(target.tenant, after)
     if reply.is_rolled_back and after == before:
@@ -240,7 +239,7 @@ def _result(
 
 def _advice(tenant: str, revisions: frozenset[str]) -> str:
     return (
-        "what it committed before that stays, and the database reports "
+        "its earlier commits remain, and the database is at "
         f"{format_revisions(revisions)}: finish or undo the migration by hand, or restore a "
         f"backup, then run: tenantry db upgrade --tenant {tenant}."
     )

@@ -1,6 +1,6 @@
-"""The state of each tenant's database, for `tenantry db status`. Reading a state changes nothing.
+"""Reads the state of the tenants' databases for `tenantry db`, without changing anything.
 
-Any failure of one tenant becomes the status of the failing tenant.
+If a database cannot be read, its status contains the reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,14 @@ from tenantry.migrations.version_table import describe_unreachable, read_version
 from tenantry.tenants.model import Tenant
 
 READ_THREADS = 8
-"""Default number of databases to read at once. A reading thread mostly waits for a server."""
+"""Default number of databases to read at the same time. Most of the time, a thread waits."""
 
 SAMPLE_SIZE = 8
-"""Number of tenants in the sample whose databases an upgrade reads first. If the whole sample is
-behind, the upgrade assumes that all other databases are behind. Reading a database takes 5 ms, a
-sixth of the time of a small migration."""
+"""Number of databases that an upgrade reads first.
+
+If all of them are behind, the upgrade assumes that all other databases are behind, and saves the
+time for reading them. Reading a database takes 5 ms, which is a sixth of a small migration.
+"""
 
 TenantState = Literal[
     "no tables", "at head", "behind", "ahead", "unreachable", "upgraded", "downgraded", "failed"
@@ -34,20 +36,18 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class MigrationStatus:
-    """The state of one tenant's database, or the result of a run for the database."""
+    """The state of a tenant's database, or the result of its migration."""
 
     tenant: str
     state: TenantState
     before: frozenset[str] = frozenset()
-    """The database's revisions before a run. Without a run, the current revisions of the
-    database."""
+    """The revisions of the database before its migration or, without a migration, now."""
     after: frozenset[str] = frozenset()
-    """The database's revisions after a run. Without a run, the heads of the code."""
+    """The revisions of the database after its migration or, without a migration, in the code."""
     reason: str = ""
-    """The problem of the database, and the remedy."""
+    """The problem of the database, and what to do about it."""
     target: MigrationTarget | None = field(default=None, repr=False, compare=False)
-    """The migration target. None if the tenant has no tables, or if the endpoints' code cannot be
-    read."""
+    """The migration target, or None if the tenant has no tables or its revisions cannot be read."""
 
 
 OnStatus = Callable[[MigrationStatus], None]
@@ -62,16 +62,17 @@ def fleet_status(
     *,
     threads: int = READ_THREADS,
 ) -> list[MigrationStatus]:
-    """Read the state of each tenant's database, through one connection per database.
+    """Read the state of each tenant's database, with one connection per database.
 
     Args:
         tenants: the tenants to read.
         data_dir: the folder of the journal and of the default databases.
-        on_status: called in the calling thread with each status, as soon as the status is known.
-        threads: number of databases to read at once.
+        on_status: a function that receives each status as soon as it is known, in the calling
+            thread.
+        threads: the number of databases to read at the same time.
 
     Returns:
-        The statuses of the databases, in the order of `tenants`.
+        One status for each tenant, in the order of `tenants`.
     """
     read_once = lru_cache(read_branches)
     data_dir = data_dir.absolute()
@@ -84,9 +85,9 @@ def fleet_status(
 
 
 def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
-    """Read a sample of databases; if the whole sample is behind, assume that all databases are.
+    """Read a few databases. If all of them are behind, assume that the others are behind, too.
 
-    The process that migrates a database reads the revisions again, under the database's lock.
+    The process that migrates a database reads its revisions again while it holds the lock.
     """
     sample = tenants[:: max(1, len(tenants) // SAMPLE_SIZE)]
     statuses = {status.tenant: status for status in fleet_status(sample, data_dir)}
@@ -107,7 +108,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
         return assumed
     try:
         versions = read_versions(parse_database_url(target.url))
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises
+    except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         reason = describe_unreachable(error)
         return MigrationStatus(tenant.name, "unreachable", reason=reason, target=target)
     found = compare(target.branches, versions)
@@ -118,7 +119,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
 
 
 def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
-    """Return the status of a tenant as if the tenant's database were empty."""
+    """Return the status that a tenant would have with an empty database."""
     try:
         branches = read(tuple(tenant.blueprints))
     except EndpointError as error:
@@ -131,7 +132,7 @@ def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> Migr
 
 
 def as_they_complete(pool: ThreadPoolExecutor, futures: list["Future[_Item]"]) -> Iterator[_Item]:
-    """Yield the results of futures as they complete; on an error, cancel the waiting futures."""
+    """Yield the results of futures as they complete. On an error, cancel waiting futures."""
     try:
         for future in as_completed(futures):
             yield future.result()

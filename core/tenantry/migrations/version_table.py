@@ -1,7 +1,7 @@
-"""Reads Alembic's table `alembic_version`: the revisions that a database is at.
+"""Reads the revisions of a database from Alembic's table `alembic_version`.
 
-Reading revisions changes nothing: a SQLite file that does not exist is not created. SQLAlchemy is
-imported on first use, because a host must start without SQLAlchemy.
+Reading changes nothing. A SQLite file that does not exist is not created. SQLAlchemy is imported on
+first use, so that a host can start without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERSIONS_QUERY = "SELECT version_num FROM alembic_version"
 
 CONNECT_TIMEOUT_S = 10
-"""Time limit for connecting to a PostgreSQL server, unless the URL has a time limit."""
+"""Timeout for connecting to a PostgreSQL server, unless the URL sets a timeout."""
 
 _POSTGRES_TABLE_QUERY = "SELECT current_schema(), to_regclass('alembic_version')::text"
 
@@ -28,18 +28,18 @@ _MISSING_COLUMN_TEXTS = ("no such column", "has no column named")  # SQLite has 
 
 
 class SchemaError(TenantryError):
-    """A PostgreSQL connection uses another schema than the database URL names."""
+    """A PostgreSQL connection does not use the schema that the database URL names."""
 
 
 class LostDatabaseError(TenantryError):
-    """A SQLite file existed and is missing now. Creating an empty file would hide the loss."""
+    """A SQLite file has existed, but is now missing. A new empty file would hide the loss."""
 
 
 def read_versions(url: "URL") -> frozenset[str]:
-    """Return a database's revisions, through a connection of the driver without SQLAlchemy.
+    """Read the revisions of a database with its driver, without SQLAlchemy.
 
-    A connection of the driver skips the queries that SQLAlchemy sends first on a new engine. A
-    fleet run reads every database, and connecting is most of the cost.
+    A new SQLAlchemy engine sends additional queries when it connects. For a fleet run, which reads
+    every database, connecting is the main cost.
 
     Raises:
         LostDatabaseError: the SQLite file existed and is missing now.
@@ -66,7 +66,7 @@ def read_versions(url: "URL") -> frozenset[str]:
 
 
 def read_versions_on(connection: "Connection") -> frozenset[str]:
-    """Return a database's revisions, through an open connection; begin a transaction.
+    """Read the revisions of a database with an open connection, in a new transaction.
 
     Raises:
         SchemaError: the connection uses another schema than the database URL names.
@@ -77,7 +77,7 @@ def read_versions_on(connection: "Connection") -> frozenset[str]:
 
 def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str]:
     if url.get_backend_name() == "postgresql":
-        # A query of a missing alembic_version table would abort the transaction.
+        # If the table did not exist, a query of it would abort the transaction.
         schema, table = fetch(_POSTGRES_TABLE_QUERY)[0]
         if text := schema_problem(url, schema):
             raise SchemaError(f"{text}.")
@@ -92,7 +92,7 @@ def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str]:
 
 
 def is_missing_table_or_column(error: BaseException) -> bool:
-    """Return whether a driver's exception says that a table or a column does not exist."""
+    """Whether the exception of a driver means that a table or a column does not exist."""
     if _is_missing_table(error) or getattr(error, "sqlstate", None) in _MISSING_COLUMN_STATES:
         return True
     return any(text in str(error) for text in _MISSING_COLUMN_TEXTS)
@@ -104,31 +104,31 @@ def _is_missing_table(error: BaseException) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception's type and text on one line, without SQLAlchemy's statement and links.
+    """Return the type and the text of an exception on one line, without SQLAlchemy's additions.
 
-    The text has no final punctuation, because a remedy follows the text. Texts of libpq can end
-    with a question.
+    Final punctuation is removed, because advice for the operator follows the text. A text of libpq
+    can end with a question mark.
     """
     cause = getattr(error, "orig", None) or error
     return one_line(cause, with_type=True).rstrip(".?")
 
 
 def describe_unreachable(error: BaseException) -> str:
-    """Return the reason of a status `unreachable`."""
+    """Describe why a database cannot be read, and what to do about it."""
     text = f"cannot read the database: {describe_error(error)}"
-    if isinstance(error, TenantryError):  # The text of a TenantryError contains the remedy.
+    if isinstance(error, TenantryError):  # its text already says what to do
         return f"{text}."
     return f"{text}; start the database, or correct 'DATABASE_URI'."
 
 
 def sqlite_file_exists(url: "URL") -> bool:
-    """Return whether the file of a SQLite URL exists; False for a database in memory."""
+    """Whether the file of a SQLite URL exists. A database in memory has no file."""
     path = _sqlite_path(url)
     return path is not None and path.is_file()
 
 
 def check_file_not_lost(url: "URL") -> None:
-    """Check that a SQLite file is not missing although its marker records that the file existed.
+    """Check that a SQLite file is not missing although its marker file exists.
 
     Raises:
         LostDatabaseError: the marker exists, but the SQLite file is missing.
@@ -147,7 +147,7 @@ def _sqlite_path(url: "URL") -> Path | None:
 
 
 def with_connect_timeout(url: "URL") -> "URL":
-    """Return a database URL, with `CONNECT_TIMEOUT_S` if psycopg's URL has no time limit."""
+    """Add a connection timeout to a psycopg URL that has none."""
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         return url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
     return url

@@ -1,4 +1,4 @@
-"""Maps the image resources to URLs, and the consistency check of the images to a command."""
+"""Maps the image resources to URLs, and adds a command that checks the stored images."""
 
 from flask import Blueprint
 from flask_restful import Api

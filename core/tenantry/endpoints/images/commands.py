@@ -1,4 +1,4 @@
-"""The command `tenantry run NAME -- images check`."""
+"""Defines the command `tenantry run NAME -- images check`."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .models import MissingContentError
     "--mend",
     "fix",
     is_flag=True,
-    help="Remove files without a row and rows without a file.",
+    help="Remove files without a row, and rows without a file.",
 )
 @click.option(
     "--older-than",
@@ -27,15 +27,15 @@ from .models import MissingContentError
     type=click.FloatRange(min=0),
     default=MIN_AGE_S,
     show_default=True,
-    help="Ignore files younger than this.",
+    help="Ignore files that are newer than this number of seconds.",
 )
-@click.option("--hash", "is_thorough", is_flag=True, help="Read all files, not only their sizes.")
+@click.option("--hash", "is_thorough", is_flag=True, help="Compare content, not only sizes.")
 @with_appcontext
 def check(fix: bool, min_age_s: float, is_thorough: bool) -> None:
-    """Compare the images' database rows with the image files.
+    """Compare the rows of images in the database with the image files.
 
-    The exit code is 1 if a difference was found and not fixed. `images check` is safe while the
-    tenant is served.
+    The exit code is 1 if a difference is found and not fixed. You can run the command while the
+    tenant serves.
     """
     folder = Path(current_app.instance_path, "images")
     model = ImageConsistencyModel(
@@ -49,7 +49,7 @@ def check(fix: bool, min_age_s: float, is_thorough: bool) -> None:
             fixed += item.is_fixed
     except MissingContentError as error:
         raise click.ClickException(
-            f"{folder} has no files, but the database has images. Is a volume not mounted?"
+            f"The database has images, but {folder} has no files. Is the volume mounted?"
         ) from error
     click.echo(f"{found} found, {fixed} fixed.")
     if fixed < found:

@@ -1,7 +1,7 @@
-"""Compares the rows and the files of the image repository, and fixes differences.
+"""Compares the rows of images in the database with the image files, and fixes differences.
 
-`consistency` does not import Flask. Uploads and deletions may continue during a check, because the
-check of a shard holds the shard's lock.
+This module does not import Flask. Clients can upload and delete images during a check, because the
+check locks one folder of files (a shard) at a time.
 """
 
 import uuid
@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 from .models import ContentStore, ImageModel, MissingContentError, Shard
 
 MIN_AGE_S = 3600.0
-"""Age from which a file without a database row counts as abandoned. No upload takes an hour."""
+"""Age in seconds from which a file without a row counts as abandoned. No upload takes an hour."""
 
 
 @dataclass(frozen=True)
 class Inconsistency:
-    """One difference between database rows and image files."""
+    """A difference between the rows in the database and the image files."""
 
     description: str
     subject: str
-    """The name of the file or the id of the image."""
+    """The name of the file, or the ID of the image."""
     is_fixed: bool = False
 
 
@@ -36,15 +36,15 @@ class _Row(NamedTuple):
 
 
 class ImageConsistencyModel:
-    """Compares the image rows in one tenant's database with the files in the tenant's folder.
+    """Compares the rows of images in a tenant's database with the files in the tenant's folder.
 
     Args:
         session: a session of the tenant's database, without an open transaction.
         folder: the folder of the image files.
-        fix: remove files without a row, and rows without a file. A damaged file stays, because a
-            backup or a new upload of the same image can replace the file.
-        min_age_s: ignore files younger than `min_age_s` seconds.
-        is_thorough: compare the hashes of all files instead of only the files' sizes.
+        fix: whether to remove files without a row, and rows without a file. A damaged file is kept,
+            because a backup or a new upload of the same image can replace it.
+        min_age_s: newer files are ignored.
+        is_thorough: whether to compare the hashes of all files, and not only their sizes.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ImageConsistencyModel:
         self._is_thorough = is_thorough
 
     def inconsistencies(self) -> Iterator[Inconsistency]:
-        """Yield each inconsistency, shard by shard. If `fix` is set, remove the row or file first.
+        """Yield each inconsistency. If `fix` is set, the row or the file has already been removed.
 
         Raises:
-            MissingContentError: the database has image rows, but the folder has no files. Probably
-                a volume is not mounted, so the check fixes nothing.
+            MissingContentError: the database has images, but the folder has no files. A volume is
+                probably not mounted, so nothing is removed.
         """
         shards_with_rows = select(func.substr(ImageModel.sha256, 1, 2)).distinct()
         with self._session.begin():
@@ -101,14 +101,14 @@ class ImageConsistencyModel:
                 yield Inconsistency("image with a damaged file", str(row.id))
 
     def _altered(self, digits: str) -> list[Inconsistency]:
-        """Find files of the right size with the wrong hash, mostly without the shard's lock."""
+        """Find files with the correct size but a wrong hash."""
         with self._session.begin():
             rows = self._rows(digits)
         content = {(row.sha256, row.size_bytes) for row in rows}
         suspects = {item for item in content if not self._store.is_intact(*item)}
         if not suspects:
             return []
-        # Uploads may have replaced damaged files before the lock was taken.
+        # Before the lock was taken, uploads may have replaced damaged files.
         with self._store.locked(digits) as shard:
             present = suspects.intersection(shard.sizes().items())
             altered = {

@@ -1,11 +1,11 @@
-"""Content-addressed files: the name of each file is the SHA-256 of the file's content.
+"""Stores files under the SHA-256 hash of their content.
 
-    <folder>/ab/abcd…      content whose hash begins with ab
-    <folder>/incoming/     uploads in progress
+    <folder>/ab/abcd…      content whose hash begins with ab <folder>/incoming/     uploads in
+    progress
 
-The store never contains a partly written content file. Threads and processes may share a store:
-each change of a shard (the folder `ab`), and of the database rows of the shard's files, happens
-under the shard's lock.
+A folder such as `ab` is called a shard. Files in a shard are always complete. Threads and processes
+can share a store, because each shard has a lock. While a thread changes the files of a shard, or
+the database rows that belong to these files, the thread holds the lock.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _COPY_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """An upload in a separate file of the folder `incoming`."""
+    """An upload that is stored in the folder `incoming`."""
 
     path: Path
     sha256: str
@@ -34,23 +34,26 @@ class ReceivedFile:
 
 
 class ContentStore:
-    """The content files in one folder, which the first upload creates. Keeps no file open."""
+    """Stores content in one folder, which the first upload creates. No file stays open."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / "incoming"
 
     def path_of(self, sha256: str) -> Path:
-        """Return the path of the content with the given hash. The file may not exist."""
+        """Return the path for a hash. The file may not exist."""
         return self._folder / sha256[:SHARD_DIGITS] / sha256
 
     def is_intact(self, sha256: str, size_bytes: int) -> bool:
-        """Return whether a content file exists and has the right hash; read the whole file."""
+        """Read a whole file, and return whether it exists and has the correct hash."""
         return _is_intact(self.path_of(sha256), size_bytes)
 
     @contextmanager
     def receiving(self, body: IO[bytes]) -> Iterator[ReceivedFile]:
-        """Copy and hash a stream to a file. The end of the block deletes an upload not kept."""
+        """Copy a stream to a file, and compute its hash.
+
+        Unless the upload is kept, the end of the `with` block deletes the file.
+        """
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=self._incoming, delete=False) as file:
             path = Path(file.name)
@@ -66,15 +69,15 @@ class ContentStore:
 
     @contextmanager
     def locked(self, sha256: str) -> Iterator["Shard"]:
-        """Hold the lock of a shard, given the shard's name or a hash in the shard.
+        """Lock a shard during the `with` block, given its name or a hash.
 
-        `locked` waits while another thread or process holds the shard's lock. The end of a process
-        releases the process's locks.
+        If another thread or process holds the lock, this method waits. When a process ends, its
+        locks are released.
         """
         folder = self._folder / sha256[:SHARD_DIGITS]
         if not folder.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A backup holds the folder's lock while the backup lists the shards.
+            # A backup holds the same lock while it lists the shards.
             with _locked(self._folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _sync(self._folder)
@@ -89,22 +92,22 @@ class ContentStore:
         return sorted(name for name in names if len(name) == SHARD_DIGITS)
 
     def is_empty(self) -> bool:
-        """Return whether the store has no content files."""
+        """Whether the store has no files."""
         return not any(any((self._folder / shard).iterdir()) for shard in self.shards())
 
     def abandoned_uploads(self, older_than_s: float) -> list[Path]:
-        """Return the files of uploads that did not end because their process was killed."""
+        """Return the incomplete uploads of killed processes."""
         return _older(self._incoming, older_than_s)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The content files of one shard, while the shard's lock is held."""
+    """The files of one shard, while the lock of the shard is held."""
 
     folder: Path
 
     def keep(self, received: ReceivedFile) -> None:
-        """Store an upload durably. An intact file with the same content is not replaced."""
+        """Move an upload to the shard, unless the shard has an intact file of the same content."""
         path = self.folder / received.sha256
         if _is_intact(path, received.size_bytes):
             return
@@ -113,15 +116,15 @@ class Shard:
         _sync(self.folder)
 
     def remove(self, sha256: str) -> None:
-        """Remove the content with the given hash, if the content file exists."""
+        """Remove the file with the given hash, if it exists."""
         (self.folder / sha256).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of each content file, by hash."""
+        """Map the hash of each file to the size of the file, in bytes."""
         return {path.name: path.stat().st_size for path in self.folder.iterdir()}
 
     def older(self, older_than_s: float) -> list[Path]:
-        """Return the files whose last write is longer ago than the given age."""
+        """Return the files that have not been written for the given time."""
         return _older(self.folder, older_than_s)
 
 
@@ -130,7 +133,7 @@ def _is_intact(path: Path, size_bytes: int) -> bool:
         with path.open("rb") as file:
             has_size = os.fstat(file.fileno()).st_size == size_bytes
             return has_size and hashlib.file_digest(file, "sha256").hexdigest() == path.name
-    except OSError:  # The file is missing, or the disk cannot read the file.
+    except OSError:  # the file is missing, or cannot be read
         return False
 
 
@@ -140,7 +143,7 @@ def _older(folder: Path, older_than_s: float) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             is_older = path.stat().st_mtime <= before
-        except FileNotFoundError:  # The upload was kept or removed before the end of the block.
+        except FileNotFoundError:  # the upload has ended in the meantime
             continue
         if is_older:
             older.append(path)
@@ -158,7 +161,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Write a file, or a folder's list of names, to the disk."""
+    """Write a file, or the list of a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

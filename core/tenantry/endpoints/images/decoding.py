@@ -1,10 +1,10 @@
-"""Inspects image files and draws thumbnails, within a memory budget.
+"""Inspects image files and creates thumbnails, within a memory budget.
 
-Decoding never trusts a declared media type or a file name. Tenantry checks the number of an image's
-pixels before decoding the image. Every upload is decoded once, so every stored image can be shown.
+The media type and the file name from the client are not trusted. The number of pixels is checked
+before an image is decoded. Every upload is decoded once, so every stored image can be displayed.
 
-Pillow's plugins are called directly, because `Image.open` depends on process-wide settings, and
-only warns about an image that must be rejected.
+This module calls Pillow's plugins directly. `Image.open` depends on process-wide settings, and only
+warns about some images that must be rejected.
 """
 
 import mmap
@@ -34,7 +34,7 @@ from .formats import (
 )
 
 THUMBNAIL_PX = range(16, 1025)
-"""Allowed sizes of a thumbnail, in pixels of its longer side."""
+"""Allowed lengths of a thumbnail's longer side, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Inspection:
 
 
 def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
-    """Decode an image file once and return the image's format and size.
+    """Decode an image file, and return its format and size.
 
     Raises:
         WrongTypeError: the file is not a JPEG, PNG, WebP or GIF.
@@ -56,20 +56,20 @@ def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
     """
     with _opened(path, memory, is_new=True) as (format_, image):
         inspection = Inspection(format_, *image.size)
-        image.draft("RGB", (1, 1))  # With `draft`, Pillow reads a whole JPEG but takes less memory.
+        image.draft("RGB", (1, 1))  # `draft` makes Pillow read a JPEG with less memory
         image.load()
     return inspection
 
 
 def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[bytes, str]:
-    """Return a thumbnail without metadata, and its media type. Small images are not enlarged.
+    """Return a thumbnail without metadata, and its media type.
 
-    A JPEG's thumbnail is a JPEG, rotated according to its EXIF data. The thumbnail of any other
-    format is a PNG of the first frame.
+    The thumbnail of a JPEG is a JPEG, rotated according to the EXIF data. For any other format, the
+    thumbnail is a PNG of the first frame. Small images are not enlarged.
 
     Args:
         path: a file that `inspect_image` accepted.
-        size_px: the thumbnail's longer side, one of `THUMBNAIL_PX`.
+        size_px: the length of the longer side, one of `THUMBNAIL_PX`.
         memory: the memory budget for decoding.
 
     Raises:
@@ -93,12 +93,12 @@ def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[byte
 def _opened(
     path: Path, memory: MemoryBudget, *, is_new: bool
 ) -> Iterator[tuple[Format, ImageFile]]:
-    """Yield an image that is not decoded yet, and reserve the memory for decoding the image.
+    """Open an image, and reserve the memory that decoding the image takes.
 
     Args:
         path: the image file.
         memory: the memory budget for decoding.
-        is_new: also run the checks of the image's format.
+        is_new: whether to run the checks of the image format.
     """
     with path.open("rb") as file, _mapped(path) as data, ExitStack() as reservation:
         format_ = format_of(data)
@@ -106,7 +106,7 @@ def _opened(
             if is_new:
                 format_.check(data)
             is_webp = format_.plugin is WebPImageFile
-            if is_webp:  # The WebP plugin allocates memory when the plugin opens a file.
+            if is_webp:  # opening a WebP file already allocates memory
                 _reserve(reservation, memory, WEBP_PIXEL_BYTES * prod(webp_size(data)))
             image = format_.plugin(file)
             check_size(*image.size)
@@ -124,7 +124,7 @@ def _reserve(reservation: ExitStack, memory: MemoryBudget, size_bytes: int) -> N
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file into memory, because mapped pages do not count as memory of the process."""
+    """Map a file into memory. Mapped pages do not count as memory of the process."""
     with path.open("rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -136,7 +136,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 @contextmanager
 def _decoding_errors() -> Iterator[None]:
-    """Replace any exception that hostile bytes cause in a Pillow plugin by `BrokenImageError`."""
+    """Raise `BrokenImageError` instead of any exception from a Pillow plugin."""
     try:
         yield
     except (ImageError, MemoryError):

@@ -1,12 +1,10 @@
-"""Errors of the image repository. The text of each error is a sentence for the client.
+"""Defines the errors of the image repository. The text of each error is for the client.
 
-ImageError
-├── UnknownImageError     no image has the requested id
-├── BadRequestError       a name or a cursor is invalid
-├── WrongTypeError        the bytes are not an image of a supported type
-├── BrokenImageError      the image is truncated, damaged, or too large to decode
-├── BusyError             other images use all memory for decoding
-└── MissingContentError   the image's file is gone: a fault of the operator, not of the client
+ImageError ├── UnknownImageError     no image has the requested id ├── BadRequestError       a name
+or a cursor is invalid ├── WrongTypeError        the bytes are not an image of a supported type ├──
+BrokenImageError      the image is truncated, damaged, or too large to decode ├── BusyError
+other images use all memory for decoding └── MissingContentError   the image's file is gone: a fault
+of the operator, not of the client
 """
 
 

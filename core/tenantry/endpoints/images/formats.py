@@ -1,7 +1,7 @@
-"""The image formats, recognized by the first bytes of a file, and checks that Pillow lacks.
+"""Recognizes image formats by the first bytes of a file, and adds checks that Pillow lacks.
 
-The checks follow a file's structure to the end of the image. Bytes after the end of the image are
-allowed and ignored, because phones append videos and second images.
+The checks follow the structure of a file to the end of the image. Any bytes after the end are
+ignored, because phones append videos and second images.
 """
 
 import mmap
@@ -21,23 +21,29 @@ from PIL.WebPImagePlugin import WebPImageFile
 from .errors import BrokenImageError, WrongTypeError
 
 MAX_PIXELS = 25_000_000
-"""Maximum number of pixels of an image: width times height."""
+"""Maximum number of pixels (width times height) of an image."""
 
 MAX_WEBP_PIXELS = 12_500_000
-"""Maximum number of pixels of a WebP image, because WebP's decoder needs the most memory. A file of
-50 bytes can claim 25 million pixels."""
+"""Maximum number of pixels of a WebP image.
+
+The limit is lower, because the decoder of WebP needs the most memory. A file of 50 bytes can claim
+to have 25 million pixels.
+"""
 
 MAX_SCANS = 30
-"""Maximum number of scans of a progressive JPEG, which usually has ten scans. A scan of a large
-image takes up to 0.1 s, so 16 MiB of empty scans would take hours."""
+"""Maximum number of scans in a progressive JPEG.
+
+A typical JPEG has ten scans. Decoding a scan of a large image takes up to 0.1 s, so 16 MiB of empty
+scans would take hours.
+"""
 
 JPEG_PIXEL_BYTES = 1
 JPEG_IN_MEMORY_PIXEL_BYTES = 8
 WEBP_PIXEL_BYTES = 20  # bytes per pixel, measured: 16 to inspect an image, 19 for a thumbnail
 OTHER_PIXEL_BYTES = 12  # bytes per pixel, for an image with transparency
-"""Memory in bytes that decoding and drawing a thumbnail take for each pixel."""
+"""Bytes of memory per pixel that decoding and creating a thumbnail take."""
 
-# The pattern skips stuffing, fill bytes and restart markers of a JPEG.
+# The pattern skips stuffing, fill bytes and restart markers.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN = b"\xda"
 _END_OF_IMAGE = b"\xd9"
@@ -45,13 +51,13 @@ _END_OF_IMAGE = b"\xd9"
 
 @dataclass(frozen=True)
 class Format:
-    """One image format and its checks."""
+    """An image format and its check."""
 
     media_type: str
     magic: re.Pattern[bytes]
     plugin: type[ImageFile]
     check: Callable[[mmap.mmap], None]
-    """Raises `BrokenImageError` for faults that Pillow's plugin misses or finds too late."""
+    """A function that raises `BrokenImageError` for faults that Pillow misses or finds too late."""
 
     @property
     def extension(self) -> str:
@@ -60,10 +66,10 @@ class Format:
 
 
 def format_of(data: mmap.mmap) -> Format:
-    """Return the format of an image, from the first bytes of the image file.
+    """Detect the format of an image from the first bytes of the file.
 
     Raises:
-        WrongTypeError: the file has no supported image format.
+        WrongTypeError: the format is not supported.
     """
     for format_ in FORMATS.values():
         if format_.magic.match(data):
@@ -84,7 +90,7 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
-    """Return the maximum memory in bytes that decoding takes for each pixel; not valid for WebP."""
+    """Return how many bytes per pixel decoding takes, for formats other than WebP."""
     if not isinstance(image, JpegImageFile):
         return OTHER_PIXEL_BYTES
     first_scan = next(marker.end() for marker in _jpeg_markers(data) if marker[1] == _START_OF_SCAN)
@@ -94,20 +100,20 @@ def pixel_bytes(image: ImageFile, data: mmap.mmap) -> int:
 
 
 def webp_size(data: mmap.mmap) -> tuple[int, int]:
-    """Return width and height in pixels from a WebP header (RFC 9649 §2.5 to §2.7)."""
+    """Read the width and the height from a WebP header (RFC 9649 §2.5 to §2.7)."""
     chunk, header = data[12:16], data[20:30]
     if chunk == b"VP8X":
         return int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1
     if chunk == b"VP8L":
-        # The VP8L header packs width and height, 14 bits each.
+        # The VP8L header has 14 bits for the width, and 14 bits for the height.
         packed = int.from_bytes(header[1:5], "little")
         return packed % 2**14 + 1, packed // 2**14 % 2**14 + 1
     width, height = struct.unpack_from("<HH", header, 6)
-    return width % 2**14, height % 2**14  # The bits above the lower 14 bits are the scale.
+    return width % 2**14, height % 2**14  # the upper two bits are a scale
 
 
 def _check_jpeg(data: mmap.mmap) -> None:
-    """Follow the segments of a JPEG to the end of the image, and count the scans."""
+    """Follow the segments of a JPEG to the end of the image, and count its scans."""
     scans = 0
     for marker in _jpeg_markers(data):
         if marker[1] == _END_OF_IMAGE:
@@ -119,7 +125,7 @@ def _check_jpeg(data: mmap.mmap) -> None:
 
 
 def _jpeg_markers(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
-    """Yield the marker of each JPEG segment. The segment's length follows the marker."""
+    """Yield the marker of each segment in a JPEG."""
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         yield marker
@@ -128,7 +134,7 @@ def _jpeg_markers(data: mmap.mmap) -> Iterator[re.Match[bytes]]:
 
 
 def _check_png(data: mmap.mmap) -> None:
-    """Verify the checksums of all PNG chunks to the end of the image."""
+    """Verify the checksums of all chunks in a PNG."""
     position, kind = 8, b""
     with memoryview(data) as view:
         while kind != b"IEND":
@@ -140,7 +146,7 @@ def _check_png(data: mmap.mmap) -> None:
 
 
 def _check_gif(data: mmap.mmap) -> None:
-    """Follow the blocks of all GIF frames to the end of the image."""
+    """Follow the blocks of all frames in a GIF to the end of the image."""
     position = 13 + _gif_palette_bytes(data[10])
     while (block := data[position]) != ord(";"):
         if block == ord("!"):
@@ -155,13 +161,13 @@ def _check_gif(data: mmap.mmap) -> None:
 
 
 def _gif_palette_bytes(flags: int) -> int:
-    """Return the size of a GIF palette: 3 bytes for each color, and a power of two of colors."""
+    """Return the size of a GIF palette in bytes, from the flags of its descriptor."""
     has_palette = flags >= 2**7
     return 3 * 2 ** (flags % 8 + 1) if has_palette else 0
 
 
 def _check_webp(data: mmap.mmap) -> None:
-    """Check the pixels of a WebP before Pillow's plugin opens the file and allocates memory."""
+    """Check the number of pixels before Pillow opens a WebP and allocates memory."""
     check_size(*webp_size(data), MAX_WEBP_PIXELS)
 
 
@@ -181,4 +187,4 @@ FORMATS = MappingProxyType(
         )
     }
 )
-"""The supported image formats by media type."""
+"""Maps media types to the supported image formats."""

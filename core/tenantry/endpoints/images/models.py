@@ -1,13 +1,14 @@
-"""The image repository of one tenant: rows in the tenant's database, content files in a folder.
+"""Stores the images of a tenant: rows in the tenant's database, and files in a folder.
 
-`models` does not import Flask: the session, the folder and the memory for decoding are arguments. A
-file is written before its row, and removed after its row, under the lock of the file's shard. So a
-crash leaves at worst a file without a row, which `consistency.py` finds. No transaction is open
-while bytes are received, sent or decoded.
+This module does not import Flask. A file is written before its row, and removed after its row,
+while the folder of the file is locked. Therefore, a crash can leave a file without a row, which
+`consistency.py` finds, but no row without a file. While data is received, sent or decoded, no
+transaction is open.
 
-`models` re-exports the names that `resources.py`, `commands.py` and `consistency.py` need. All
-apps share `models` and the modules that `models` imports; a private import of such a module would
-create a second copy of the module's classes.
+All apps share this module and the modules that it imports. The modules `resources.py`,
+`commands.py` and `consistency.py` exist once for each app. If they imported a shared module
+directly, a second copy of its classes would exist. Therefore, they import all names from this
+module.
 """
 
 import base64
@@ -58,24 +59,23 @@ __all__ = [
 ]
 
 NAME_CHARACTERS = 255
-"""Maximum length of an image's name: the limit of file names in most file systems."""
+"""Maximum length of an image's name, which is also the limit of most file systems."""
 
 PAGE_LIMITS = range(1, 101)
-"""Allowed numbers of images in a page of the list. A page of 100 images has about 30 kB."""
+"""Allowed numbers of images per page. A page of 100 images has about 30 kB."""
 
 _DIRECTION_MARKS = frozenset(
     "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
-"""Marks that change the direction of text. A direction mark can make `gpj.exe` look like
-`exe.jpg`."""
+"""Characters that change the direction of text, which can make `gpj.exe` look like `exe.jpg`."""
 
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode categories that a name cannot contain: control characters, surrogates, line and paragraph
-separators."""
+"""Unicode categories that are removed from names: control characters, surrogates, and line and
+paragraph separators."""
 
 
 class Base(DeclarativeBase):
-    """The base class of the tables of the endpoint `images`."""
+    """The declarative base of the endpoint's tables."""
 
     metadata = MetaData(
         naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s", "pk": "pk_%(table_name)s"}
@@ -83,7 +83,7 @@ class Base(DeclarativeBase):
 
 
 class ImageModel(Base):
-    """One image in the repository of a tenant."""
+    """An image of a tenant."""
 
     __tablename__ = "images"
 
@@ -97,11 +97,11 @@ class ImageModel(Base):
 
     @property
     def created(self) -> datetime:
-        """The time of the upload, in milliseconds, from the first 48 bits of the image's id."""
+        """The time of the upload. The first 48 bits of the image's ID contain this time."""
         return datetime.fromtimestamp(int.from_bytes(self.id.bytes[:6], "big") / 1000, UTC)
 
     def data(self) -> dict[str, Any]:
-        """Return the image's record that clients get as JSON."""
+        """Return the description of the image that clients get as JSON."""
         return {
             "id": str(self.id),
             "name": self.name,
@@ -115,7 +115,7 @@ class ImageModel(Base):
 
 
 class ImageRepoModel:
-    """The images of one tenant. Lives as long as the session, and has no other state.
+    """The images of one tenant. Create an instance for each session.
 
     Args:
         session: a session of the tenant's database, without an open transaction.
@@ -127,10 +127,10 @@ class ImageRepoModel:
         self._store = ContentStore(folder)
 
     def add(self, body: IO[bytes], name: str, memory: MemoryBudget) -> ImageModel:
-        """Store an image from a stream. Two equal uploads become two images that share one file.
+        """Store an image. If the same image is uploaded twice, both share one file.
 
         Raises:
-            BadRequestError: the image's name is too long.
+            BadRequestError: the name is too long.
             WrongTypeError: the upload is not a JPEG, PNG, WebP or GIF.
             BrokenImageError: the image is truncated, damaged, or too large to decode.
             BusyError: other images use all memory for decoding.
@@ -154,10 +154,10 @@ class ImageRepoModel:
         return image
 
     def page(self, limit: int, cursor: str | None) -> tuple[list[ImageModel], str | None]:
-        """Return a page of images, newest first, and the cursor of the next page, if any.
+        """Return a page of images, with the newest first, and the cursor of the next page or None.
 
-        A page continues after the last image of the page before, even if images were added or
-        deleted between the requests.
+        Each page continues after the last image of the previous page, even if images have been
+        added or deleted in the meantime.
 
         Raises:
             BadRequestError: the cursor is invalid.
@@ -171,7 +171,7 @@ class ImageRepoModel:
         return images[:limit], _cursor_after(images[limit - 1]) if has_more else None
 
     def get(self, image_id: str) -> ImageModel:
-        """Return the image with the given id.
+        """Return the image with the given ID.
 
         Raises:
             UnknownImageError: no image has the given id.
@@ -185,12 +185,12 @@ class ImageRepoModel:
 
     @contextmanager
     def content(self, image_id: str) -> Iterator[tuple[ImageModel, Path]]:
-        """Yield one image and the path of the image's file, which the block opens.
+        """Yield an image and the path of its file, which the `with` block can open.
 
         Raises:
-            UnknownImageError: no image has the given id, or the image was deleted before the file
-                was opened.
-            MissingContentError: the image exists, but the image's file does not.
+            UnknownImageError: no image has this ID, or the image was deleted before the file was
+                opened.
+            MissingContentError: the image exists, but its file does not.
         """
         image = self.get(image_id)
         try:
@@ -200,7 +200,7 @@ class ImageRepoModel:
             raise MissingContentError from error
 
     def delete(self, image_id: str) -> None:
-        """Delete one image, and the image's file if no other image has the same content.
+        """Delete an image. Its file is also deleted, unless another image has the same content.
 
         Raises:
             UnknownImageError: no image has the given id.
@@ -219,11 +219,11 @@ class ImageRepoModel:
 
 
 def _new_id() -> uuid.UUID:
-    """Return a UUID version 7, which sorts by time and has a random part that cannot be guessed.
+    """Return a UUID of version 7, which sorts by time and cannot be guessed.
 
-    Because ids sort by time, the primary key lists the newest images first, and an id does not
-    reveal the number of images. The bits after the milliseconds are the fraction of a millisecond
-    (RFC 9562 §6.2, method 3).
+    With such IDs, the primary key lists the newest images first, and an ID does not reveal the
+    number of images. The bits after the milliseconds are a fraction of a millisecond (RFC 9562
+    §6.2, method 3).
     """
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
@@ -236,7 +236,7 @@ def _parse_id(text: str) -> uuid.UUID:
         parsed = uuid.UUID(text)
     except ValueError:
         raise UnknownImageError from None
-    if str(parsed) != text:  # Only one spelling of an id is valid, so that each image has one URL.
+    if str(parsed) != text:  # only one spelling is valid, so each image has one URL
         raise UnknownImageError
     return parsed
 
@@ -253,7 +253,7 @@ def _parse_cursor(text: str) -> uuid.UUID:
 
 
 def _clean_name(name: str) -> str:
-    """Return the last part of a path, without control characters and direction marks.
+    """Return the last part of a path, without characters that a name must not contain.
 
     Raises:
         BadRequestError: the name is too long.

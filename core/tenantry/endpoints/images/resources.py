@@ -1,4 +1,4 @@
-"""The HTTP resources of a tenant's images."""
+"""Defines the HTTP resources of a tenant's images."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -36,17 +36,19 @@ STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
 }
 
 CACHE_S = 24 * 60 * 60
-"""Time for which a browser may cache an image. The bytes never change, but an image may be
-deleted."""
+"""How long a browser may cache an image.
+
+The content of an image never changes, but an image may be deleted.
+"""
 
 RETRY_AFTER_S = 2
-"""`Retry-After` while other images use all memory for decoding. The largest images take 0.5 s."""
+"""Value of `Retry-After` while other images use all memory for decoding."""
 
 JsonResponse = tuple[dict[str, Any], int] | tuple[dict[str, Any], int, dict[str, str]]
 
 
 def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors of the models into responses with the error's status and text."""
+    """Decorate a view, so that the client gets the status and the text of an `ImageError`."""
 
     @wraps(view)
     def answer(*args: object, **kwargs: object) -> Any:
@@ -62,7 +64,7 @@ def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ImageResource(Resource):  # type: ignore[misc]
-    """Base class of all image resources, with the tenant's repository and error responses."""
+    """The base class of all image resources."""
 
     method_decorators = (with_error_responses,)
 
@@ -73,16 +75,16 @@ class ImageResource(Resource):  # type: ignore[misc]
 
     @property
     def memory(self) -> MemoryBudget:
-        """The process's memory budget for decoding."""
+        """The memory budget for decoding, which all tenants of the process share."""
         memory: MemoryBudget = current_app.extensions[DECODING_MEMORY]
         return memory
 
 
 class ImageList(ImageResource):
-    """The resource of all images of a tenant."""
+    """The list of a tenant's images."""
 
     def get(self) -> JsonResponse:
-        """Return a list of up to `?limit=` images, newest first, starting at `?cursor=`."""
+        """Return up to `?limit=` images, with the newest first, from `?cursor=` on."""
         parser = reqparse.RequestParser()
         parser.add_argument("limit", type=_one_of(PAGE_LIMITS), location="args", default=20)
         parser.add_argument("cursor", location="args")
@@ -91,7 +93,7 @@ class ImageList(ImageResource):
         return {"images": [image.data() for image in images], "next": cursor}, HTTPStatus.OK
 
     def post(self) -> JsonResponse:
-        """Store an image: the multipart field `file`, or the raw body with the name `?name=`."""
+        """Store an image from the form field `file` or, with the name `?name=`, from the body."""
         body, name = _upload()
         quota = FolderQuota(Path(current_app.instance_path), current_app.config["QUOTA_BYTES"])
         with quota.reserve(request.content_length or 0):
@@ -101,23 +103,23 @@ class ImageList(ImageResource):
 
 
 class ImageItem(ImageResource):
-    """The resource of one image's record."""
+    """The description of one image."""
 
     def get(self, image_id: str) -> JsonResponse:
-        """Return the image's record."""
+        """Return the description of the image."""
         return self.repo.get(image_id).data(), HTTPStatus.OK
 
     def delete(self, image_id: str) -> tuple[str, int]:
-        """Delete the image and its record."""
+        """Delete the image."""
         self.repo.delete(image_id)
         return "", HTTPStatus.NO_CONTENT
 
 
 class ImageContent(ImageResource):
-    """The resource of one image's bytes."""
+    """The content of one image."""
 
     def get(self, image_id: str) -> Response:
-        """Send the image's bytes, a range of the bytes, or 304."""
+        """Send the whole image, a range of its bytes, or 304."""
         with self.repo.content(image_id) as (image, path):
             response = _unchanged(image.sha256) or send_file(
                 path,
@@ -130,14 +132,14 @@ class ImageContent(ImageResource):
 
 
 class ImageThumbnail(ImageResource):
-    """A smaller version of one image, drawn for each request that does not get 304.
+    """A smaller version of one image, which is created for each request.
 
-    Thumbnails are not stored, because stored thumbnails use the tenant's quota and can be outdated,
-    orphaned or lost.
+    Thumbnails are not stored, because stored files count toward the tenant's quota, and can become
+    outdated, orphaned or lost.
     """
 
     def get(self, image_id: str) -> Response:
-        """Send a thumbnail of at most `?size=` pixels in width and height, or 304."""
+        """Send a thumbnail with at most `?size=` pixels on each side, or 304."""
         parser = reqparse.RequestParser()
         parser.add_argument("size", type=_one_of(THUMBNAIL_PX), location="args", default=256)
         size_px = parser.parse_args()["size"]
@@ -152,7 +154,7 @@ class ImageThumbnail(ImageResource):
 
 
 def _upload() -> tuple[IO[bytes], str]:
-    """Return the uploaded bytes and the file name from the client."""
+    """Return the uploaded data, and the file name from the client."""
     if request.mimetype != "multipart/form-data":
         return request.stream, ""
     files = request.files.getlist("file")
@@ -163,7 +165,7 @@ def _upload() -> tuple[IO[bytes], str]:
 
 
 def _one_of(numbers: range) -> Callable[[str], int]:
-    """Return a parser of ASCII digits that accepts only the given numbers."""
+    """Return a function that parses a number and accepts only the given range."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) not in numbers:
@@ -174,9 +176,10 @@ def _one_of(numbers: range) -> Callable[[str], int]:
 
 
 def _unchanged(etag: str) -> Response | None:
-    """Return 304 if the client has the bytes; abort with 412 if a precondition fails; else None.
+    """Return 304 if the client already has the image, or None.
 
-    Preconditions are evaluated before the range (RFC 9110 §13.2.2).
+    If a precondition of the request fails, abort with 412. Preconditions are evaluated before the
+    range (RFC 9110 §13.2.2).
     """
     response = current_app.response_class()
     response.set_etag(etag)
@@ -187,7 +190,7 @@ def _unchanged(etag: str) -> Response | None:
 
 
 def _isolated(response: Response) -> Response:
-    """Keep a response out of shared caches, and keep browsers from showing an image as a page."""
+    """Forbid shared caches to store a response, and browsers to display it as a page."""
     response.headers["Cache-Control"] = f"private, max-age={CACHE_S}"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"

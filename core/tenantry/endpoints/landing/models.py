@@ -1,14 +1,14 @@
-"""The model of the landing page's greeting."""
+"""Creates the greeting of the landing page."""
 
 INFO = "This is an application of its own: its URLs, its secret key and its data are not shared."
 
 
 class LandingModel:
-    """A greeting of one name."""
+    """A greeting of a visitor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def greeting(self) -> dict[str, str]:
-        """Return the greeted name and a sentence about the application."""
+        """Return the name of the visitor, and a sentence about the application."""
         return {"hello": self.name, "info": INFO}

@@ -1,4 +1,4 @@
-"""The HTTP resource of the landing page."""
+"""Defines the HTTP resource of the landing page."""
 
 from flask_restful import Resource, reqparse
 
@@ -6,7 +6,7 @@ from .models import LandingModel
 
 
 class LandingPage(Resource):  # type: ignore[misc]
-    """The tenant's front page."""
+    """The front page of a tenant."""
 
     def get(self) -> tuple[dict[str, str], int]:
         """Return a greeting of the name in `?name=`."""

@@ -1,4 +1,4 @@
-"""The table of the images of a tenant."""
+"""Creates the table of images."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +26,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table of images. The image files stay; `images check` finds files without a row."""
+    """Drop the table of images. The image files are kept, and `images check` can remove them."""
     op.drop_index("ix_images_sha256", "images")
     op.drop_table("images")
