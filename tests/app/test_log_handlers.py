@@ -241,7 +241,7 @@ def test_a_handler_of_unclear_origin_is_kept_for_both_tenants(
 
 
 def test_a_handler_closed_during_a_build_is_not_restored(library: logging.Logger) -> None:
-    """If an app closes while another tenant's app is built, its log handlers stay removed."""
+    """If an app closes during another app's build, the build does not restore its log handlers."""
     log, added = HostLog(), []  # type: ignore[var-annotated]
     with log.watching("globex", added) as globex:
         globex.begin("landing")

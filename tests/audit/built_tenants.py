@@ -21,7 +21,10 @@ def make_tenant(host: Host, name: str, **keys: object) -> Tenant:
 
 
 def build(host: Host, *tenants: tuple[Tenant, str]) -> list[AuditedTenant]:
-    """Build tenants in a host. Each tenant comes with a client key, or with "" if it is open."""
+    """Build tenants in a host.
+
+    Each tenant comes with a client key, or with "" if the tenant admits everybody.
+    """
     audited = []
     mounts = host.serve_only([tenant for tenant, _ in tenants])
     for mount, (tenant, key) in zip(mounts, tenants, strict=True):

@@ -15,8 +15,8 @@ so that noise of the machine affects both sides equally. Eight clients send each
 - `popular`: Clients visit tenants as in `visits`, but the n-th most popular tenant gets 1/n as many
   visits as the first, which is typical of websites (Zipf; Breslau et al. 1999). The first 20 of 200
   tenants get 61 % of the visits.
-- `hot`: Once all tenants have had traffic, clients send single requests to 20 random tenants.
-  Because this load has no order to preserve, each turn is split into forty short parts. Short turns
+- `hot`: Once all tenants have had traffic, clients send single requests to 20 random tenants. The
+  order of these requests does not matter, so each turn is split into forty short parts. Short turns
   are easier to compare, because the speed of the machine changes from one second to the next.
 
 For these loads, the throughput must reach the share in `BOUNDS` of the unbounded throughput, no
@@ -27,7 +27,8 @@ costs 5 ms of processor time in the database server and 2 ms in the worker. A wh
 ms. In these loads, no client sends two requests in a row to the same tenant:
 
 - `single`: Each request goes to a random tenant, weighted by popularity. Of the requests, 55 % need
-  a new connection. An eviction order that knew the future would need one for 32 % (Belady 1966).
+  a new connection. An ideal eviction order, which knows all future requests, would need a new
+  connection for 32 % of the requests (Belady 1966).
 - `worst`: Requests go to all tenants in turn.
 
 The benchmark also prints the processor time per request in the worker and in the database server.

@@ -185,7 +185,7 @@ def test_a_pool_that_lost_its_last_connection_stops_waiting_for_it(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A tenant that loses its last connection stops waiting for a connection of its own."""
+    """Once a tenant has lost all its connections, it stops waiting for one of them."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     initech = FakePool("initech")

@@ -71,7 +71,7 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 def test_a_probe_that_cannot_start_does_not_prevent_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the thread that checks a database cannot start, a later request starts it."""
+    """If the thread that checks a database cannot start, a later request starts the check."""
 
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -518,7 +518,7 @@ def test_ids_reveal_only_the_time(client: Client) -> None:
 def test_an_upload_above_the_quota_is_a_507(new_app: NewApp, data_dir: Path) -> None:
     """An upload above the tenant's quota gets 507 and leaves nothing behind."""
     client = WholeClient(new_app(QUOTA_BYTES=20_000))
-    data = picture(size=(64, 64))  # each image has 12 kB, so two exceed the quota
+    data = picture(size=(64, 64))  # two images of 12 kB exceed the quota
     image = upload(client, data)
 
     answer = client.post("/images/", data=picture(size=(64, 64)))

@@ -460,7 +460,7 @@ def upgrading(
 def test_a_second_run_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """While one run migrates a database, a second run waits, and names the first run's process."""
+    """While one run migrates a database, a second run waits for the first run."""
     acme = tenant("acme", new_url())
     started, go = data_dir / "started", data_dir / "go"
     wait = f"""\

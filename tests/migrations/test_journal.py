@@ -21,7 +21,7 @@ def step_states(journal: Journal, run: int) -> dict[str, str]:
 
 
 def test_an_unfinished_run_continues(tmp_path: Path) -> None:
-    """Another process can resume a migration run, which keeps its number and completed steps."""
+    """A migration run that another process resumes keeps its number and its completed steps."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])

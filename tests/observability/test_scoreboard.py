@@ -86,7 +86,7 @@ def test_the_requests_of_a_killed_process_are_known() -> None:
 
 
 def test_a_row_is_empty_when_it_is_claimed_again() -> None:
-    """A new process in a dead process's row of the scoreboard does not inherit its requests."""
+    """If a new process reuses the scoreboard row of a dead process, the row starts empty."""
     scoreboard = Scoreboard()
     row = _row(scoreboard)
     row.enter("acme")

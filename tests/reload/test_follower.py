@@ -89,7 +89,10 @@ class Followed:
         return bool(self.follower._workers.validating or self.follower._rebuilds._running)
 
     def go_on(self, for_s: float = 1.5) -> "Followed":
-        """Let the follower work for the given time. Jobs of worker threads take no time."""
+        """Let the follower work for the given time.
+
+        The clock stands still while worker threads run.
+        """
         until = self.clock.now_s + for_s
         while self.clock.now_s <= until:
             self.follower.step()

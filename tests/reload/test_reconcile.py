@@ -88,7 +88,7 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 ) -> None:
     """A worker that starts accepts the tenant that other workers have accepted.
 
-    Other workers count only if they accepted the same content of the tenant file. Without other
+    The choice of other workers counts only for the same content of the tenant file. Without other
     workers, the first tenant by name is accepted.
     """
     reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
@@ -102,7 +102,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
     """A new worker reserves a URL prefix for the tenant that serves there in other workers."""
     reconciler.prefer([SiblingTenant("globex", "older-content", "/shop")])
     rejected = RejectedTenant("globex", None, (Problem("globex.py", "is broken."),), "newer")
-    reconciler.add("globex")  # a first scan adds all names before any is reconciled
+    reconciler.add("globex")  # all names are added before any is reconciled
     found = reconcile(reconciler, at_shop("acme"), rejected)
     reconciler.end_start()
     reason = reconciler.files["acme"].mount.reason

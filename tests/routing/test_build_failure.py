@@ -30,7 +30,7 @@ def test_the_reason_is_the_type_and_text_of_the_exception(error: Exception, reas
 
 
 def test_pauses_double_up_to_a_minute() -> None:
-    """Pauses after failed builds double up to a minute, counted from the latest failure."""
+    """After each failed build, the pause before the next attempt doubles, up to a minute."""
     failure, pauses = None, []
     for now in range(2000):
         failure = BuildFailure.of(ValueError(), failure, float(now))

@@ -156,7 +156,7 @@ def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecut
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)
     assert slow.started.wait(DEADLINE_S)
-    wait_until(lambda: bool(mount._build_pool._long_waits))  # wait until the request waits
+    wait_until(lambda: bool(mount._build_pool._long_waits))  # the first request is now waiting
     clock.now_s += SHORT_WAIT_S
 
     status, headers, _ = threads.submit(get, mount).result(DEADLINE_S)
@@ -413,7 +413,7 @@ def test_a_request_in_flight_finishes_on_the_old_instance() -> None:
 
 
 def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
-    """A request that finds an app that has just been replaced uses the new app."""
+    """If an app is replaced just before a request uses it, the request uses the new app."""
     mount = make_mount(version(1), say_app_name)
     mount.ensure_instance()
 
