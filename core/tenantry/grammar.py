@@ -2,7 +2,7 @@
 
 Names come from tenant files, settings, the command line, and the paths and headers of requests. A
 `check_…` function returns a valid name, or raises a `ValueError` that describes the expected form.
-The caller adds where the invalid name is and, unless it is secret, the name itself.
+The caller adds the place of the invalid name and, unless the name is secret, the name itself.
 """
 
 import ipaddress
@@ -19,9 +19,9 @@ PREFIX_SEGMENT = r"[a-z0-9][a-z0-9_-]{0,62}"
 case, and need no escaping in a URL."""
 
 PREFIX_SEGMENTS = 4
-"""Maximum number of segments in a URL prefix. The router looks at no more segments of a path,
-because Werkzeug's dispatcher takes quadratic time: 2.8 µs for one segment, but 5.35 ms for 2,000
-(Werkzeug 3.1.9)."""
+"""Maximum number of segments in a URL prefix. The router ignores all further segments of a path,
+because the time of Werkzeug's dispatcher is quadratic in their number: 2.8 µs for one segment, but
+5.35 ms for 2,000 (Werkzeug 3.1.9)."""
 
 _URL_PREFIX = re.compile(rf"(?:/{PREFIX_SEGMENT}){{1,{PREFIX_SEGMENTS}}}")
 

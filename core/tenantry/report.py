@@ -80,7 +80,7 @@ class HostReport:
         return {"in_flight": resources.slots.in_use(), "stuck": resources.requests.stuck()}
 
     def ready(self) -> dict[str, Any]:
-        """Return whether the process is ready, for `tenantry restart`. Takes constant time."""
+        """Return whether the process is ready, in constant time, for `tenantry restart`."""
         return {"master": os.getppid(), "is_ready": self.is_ready}
 
     def accepted(self) -> dict[str, Any]:

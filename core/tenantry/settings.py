@@ -24,15 +24,15 @@ _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
 
 _SECRET_FIELDS = frozenset({"rate_limit_storage"})
-"""Settings that can contain a password. Error messages never show the values of these settings."""
+"""Settings that can contain a password, so that error messages never show their values."""
 
 
 class SettingsError(ValueError):
-    """A `TENANTRY_…` variable is unknown or invalid. The text names the variable and the remedy."""
+    """A `TENANTRY_…` variable is unknown or invalid. The message says how to fix the variable."""
 
 
 class HostSettings(BaseSettings):
-    """The settings of one host, which `read_settings` reads. Immutable."""
+    """The settings of one host. Immutable; `read_settings` reads them from the environment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
@@ -169,8 +169,7 @@ def parse_bind(value: str) -> tuple[str, int]:
     """Split `IP:PORT` into an IP address and a port.
 
     Raises:
-        ValueError: the value is not an IP address and a port. The only accepted host name is
-            `localhost`.
+        ValueError: the value is not an IP address (or `localhost`) and a port.
     """
     host, _, port = value.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
@@ -199,7 +198,8 @@ def read_settings() -> HostSettings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: at least one variable is unknown or invalid. The message names all of them.
+        SettingsError: at least one variable is unknown or invalid. The message names every unknown
+            or invalid variable.
     """
     problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:

@@ -5,7 +5,7 @@ This head check decides before the host calls the app or reads a request body.
 - `X-API-Key` takes precedence over `Authorization`. If a request has both headers, the app receives
   `Authorization` unchanged, unless that header contains a client key, too.
 - The check removes the key from the request, so that no app, extension or error report can store or
-  log a key. Instead, the WSGI environ contains the client's name and the claims of a token.
+  log a key. In place of the key, the WSGI environ contains the client's name and a token's claims.
 - The check refuses CORS preflight requests, which never contain a key, because the app must not run
   for unknown clients. A proxy in front of the host can answer CORS preflight requests.
 """
@@ -107,7 +107,7 @@ class Authentication:
         self._clock = clock
         listed = () if clients is None else clients.all
         self._keys = tuple((digest, one) for one in listed for digest in one.digests)
-        # To find an endpoint, the app's own URL converters can run.
+        # The app's own URL converters run when the host looks up the endpoint of a URL.
         self.is_quick = verify is None and all(one.endpoints is None for one in listed)
         challenge = f'Bearer realm="{realm}"'
         self._no_key = _unauthorized(
@@ -125,8 +125,7 @@ class Authentication:
     def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
         """Return the response to a client that may not send the request, or None.
 
-        `refuse` removes the key from the environ. If the client may send the request, `refuse`
-        sets the client's name instead.
+        The method removes the key from the environ, and sets the name of an admitted client.
         """
         for name in (CLIENT, CLAIMS):
             environ.pop(name, None)
@@ -188,7 +187,7 @@ class Authentication:
 
     def _endpoint(self, environ: "WSGIEnvironment") -> str | None:
         try:
-            # A copy, so that a context variable that the app sets does not stay on the thread.
+            # In a copied context, a context variable that the app sets does not stay on the thread.
             return copy_context().run(self._endpoint_of, environ)
         except BaseException:  # a URL converter of the app can raise anything
             _logger.exception("endpoint.match_failed", extra=self._facts(environ))
@@ -214,7 +213,7 @@ class Authentication:
         _logger.warning("client.refused", extra=self._facts(environ) | facts)
 
     def _facts(self, environ: "WSGIEnvironment") -> dict[str, Any]:
-        """Return facts about a request, because the server logs outside the request's context."""
+        """Return log fields of a request, because the server logs outside the request's context."""
         return {
             "tenant": self._tenant,
             "request_id": environ.get(REQUEST_ID, ""),

@@ -55,10 +55,10 @@ class MountStatus:
     endpoints: tuple[str, ...]
     """The endpoints that the mount serves."""
     database: str = ""
-    """Problem with the tenant's database: `behind: …`, `ahead: …` or `down: …`. Empty if there is
+    """Problem with the tenant's database: `behind: …`, `ahead: …` or `down: …`; empty if there is
     no problem."""
     stuck: int = 0
-    """Number of running requests over their deadline."""
+    """Number of running requests that have exceeded their deadline."""
     is_parked: bool = False
     """Whether the mount has failed only because the tenant's requests ended workers. The host stays
     ready despite a parked tenant, because a client of one tenant must not be able to take all

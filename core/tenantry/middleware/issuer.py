@@ -30,8 +30,8 @@ REFRESH_S = 300.0
 working."""
 
 OLD_S = 3600.0
-"""Age in seconds at which keys are too old, so that a request waits for new keys. The keys of an
-idle tenant can become this old."""
+"""Age in seconds from which a request waits for new keys instead of using the old ones. Keys become
+this old if a tenant gets no requests, or if the issuer is down."""
 
 UNKNOWN_PAUSE_S = 30.0
 """Minimum seconds between two fetches because of unknown key IDs, which any client can invent."""
@@ -48,7 +48,7 @@ DOCUMENT_TIMEOUT_S = 5.0
 """Time limit in seconds for one document, from opening the connection to the last byte."""
 
 DOCUMENT_BYTES = 256 << 10
-"""Maximum size of one document in bytes. The documents of large providers have 20 KiB."""
+"""Maximum size of one document in bytes. Documents of large identity providers have 20 KiB."""
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Issuer(Generic[Keys]):
         self._read = read
         self._tenant = tenant
         self._clock = clock
-        self._lock = threading.Lock()  # protects the keys and the state of the fetch
+        self._lock = threading.Lock()  # the lock protects the keys and the state of the fetch
         self._keys: Keys | None = None
         self._read_at = 0.0
         self._next_at = -math.inf  # no fetch starts before this time
@@ -88,8 +88,8 @@ class Issuer(Generic[Keys]):
     def keys(self, are_enough: Callable[[Keys], bool]) -> Keys | None:
         """Return the keys of the issuer, or None if no keys are known.
 
-        If the known keys are too old, or if `are_enough` rejects the known keys, the method waits
-        for a fetch that is due, up to `PATIENCE_S` after the start of the fetch.
+        If the known keys are too old or `are_enough` rejects them, and a fetch is due, the method
+        waits for the fetch.
         """
         with self._lock:
             keys, now = self._keys, self._clock()

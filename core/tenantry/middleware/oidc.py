@@ -173,7 +173,7 @@ def _bits(number: str) -> int:
 
 
 def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
-    """Return the key with the ID `kid`. If `kid` is None, return the only key of the set."""
+    """Return the key with the ID `kid`, or the only key of the set if `kid` is None."""
     if kid is None:
         return keys.keys[0] if len(keys.keys) == 1 else None
     named = [key for key in keys.keys if key.kid == kid]

@@ -1,6 +1,6 @@
 """Rate limit: the head check that answers 429 to requests over a tenant's rate.
 
-The check counts the requests of all clients of a tenant together, before the call of the app.
+The check counts the requests of all clients of a tenant together, before the host calls the app.
 Requests without a valid key do not count, because otherwise strangers could use up the rate of the
 tenant's clients.
 """
@@ -46,8 +46,8 @@ class RateDecision:
     def headers(self) -> Headers:
         """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.
 
-        Clients know the three headers of the drafts up to 06. The other two headers are from the
-        newer drafts, from 08 on.
+        Many clients know the three headers of the drafts up to 06. Two more headers follow the
+        drafts from 08 on.
         """
         return [
             ("RateLimit-Limit", str(self.limit)),
@@ -68,7 +68,7 @@ class _Over(NamedTuple):
     """The state of a tenant that is over its rate."""
 
     until: float
-    """When to check the rate again, in seconds of the monotonic clock."""
+    """When to check the rate again, in monotonic seconds."""
     back_at: float
     decision: RateDecision
     refusal: Refusal
@@ -110,8 +110,8 @@ class RateLimiter:
     def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> RateDecision | None:
         """Count one request of a tenant; return None if the storage does not respond.
 
-        If a tenant has several rates, the decision is about the first exceeded rate, or else about
-        the rate with the fewest remaining requests.
+        If a tenant has several rates, the method returns the decision of the first exceeded rate.
+        If none is exceeded, it returns the decision of the rate with the fewest requests left.
         """
         least: RateDecision | None = None
         processes = max(self._processes(), 1)

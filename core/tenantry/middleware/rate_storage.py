@@ -1,9 +1,9 @@
 """Storage for the counts of rate limits: in this process, or in Redis, which may be unavailable.
 
-Each storage approximates a sliding window. The count is the number of requests in the current fixed
-window, plus part of the number in the previous window. The part is as large as the part of the
-previous window that the sliding window still covers. This takes two numbers per rate. The exact
-window of the `limits` library takes one number per request: 30 MiB for a million requests per day.
+Each storage approximates a sliding window with two fixed windows: it counts the requests of the
+current window fully, and those of the previous window in proportion to its overlap with the sliding
+window. The approximation needs two numbers per rate. The exact window of the `limits` library needs
+one number per request: 30 MiB for a million requests per day.
 """
 
 import logging
@@ -65,21 +65,21 @@ class SharedStorage:
         self._storage = _redis(url, REDIS_TIMEOUT_S)
         self._probe = _redis(url, PROBE_TIMEOUT_S)
         self._clock = clock
-        self._lock = threading.Lock()  # protects `_is_lost` and `_thread`
+        self._lock = threading.Lock()  # the lock protects `_is_lost` and `_thread`
         self._is_lost = False
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self.unanswered_total = 0
-        """Approximate number of requests that were admitted without being counted. No lock protects
-        the number."""
+        """Number of requests that were admitted without being counted. The number is approximate,
+        because no lock protects it."""
         self._logged_at = -math.inf  # when `rates.storage_lost` was last logged
         self._logged_total = 0
         """The value of `unanswered_total` when `rates.storage_found` was last logged."""
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request if it fits the limit. Return whether it fits, and the counts.
+        """Count a request if it fits the limit; return whether it fits, and the counts.
 
-        The result is None while Redis is unavailable.
+        While Redis is unavailable, the method returns None.
         """
         if self._is_lost:
             self.unanswered_total += 1
@@ -113,7 +113,7 @@ class SharedStorage:
             self._thread.start()
 
     def _log_lost(self, reason: str) -> bool:
-        """Log that Redis is unavailable, unless this was logged recently."""
+        """Log that Redis is unavailable, unless a recent log line says so."""
         now = self._clock()
         if now - self._logged_at < LOG_INTERVAL_S:
             return False
@@ -139,7 +139,8 @@ class SharedStorage:
     def _is_found(self) -> bool:
         """Whether Redis answers fast enough to count each request."""
         try:
-            # A full or read-only Redis would answer a ping. The first call opens the connection.
+            # The probe writes, because even a full or read-only Redis would answer a ping. Only the
+            # second write is timed, because the first one opens the connection.
             self._probe.incr("probe", 1)
             begun = time.monotonic()
             self._probe.incr("probe", 1)
@@ -170,13 +171,13 @@ class OwnStorage:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # protects `_counts`
+        self._lock = threading.Lock()  # the lock protects `_counts`
         # Each key has four numbers: the number and the length of the current window, the count of
         # the previous window, and the count of the current window.
         self._counts: dict[str, tuple[int, int, int, int]] = {}
 
     def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request if it fits the limit. Return whether it fits, and the counts."""
+        """Count a request if it fits the limit; return whether it fits, and the counts."""
         with self._lock:
             number, into_s = divmod(self._clock(), expiry_s)
             previous, current = self._counts_in(key, int(number))

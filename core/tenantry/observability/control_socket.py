@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """The status of one worker, as the worker's answer to the command `list` reports it."""
+    """The status of one worker, from the worker's answer to the command `list`."""
 
     pid: int
     master: int
@@ -170,7 +170,7 @@ def ask_workers(
 
     Args:
         data_dir: the host's data folder.
-        command: the command, followed by the words of the command.
+        command: the command and its arguments, separated by spaces.
         timeout_s: seconds in which each worker must answer; `ANSWER_TIMEOUT_S` if None.
     """
     answers = _ask_all(data_dir, command, timeout_s or ANSWER_TIMEOUT_S)

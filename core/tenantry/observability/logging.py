@@ -40,8 +40,8 @@ _MULTILINE = frozenset({"stack", "exception"})
 _STRUCTLOG = frozenset({"_record", "_from_structlog", "exc_info"})
 
 _NEVER_SECRET = frozenset({"level", "logger", "tenant", "timestamp"})
-"""Names of fields that the host sets. Redaction never changes these fields, even if a secret has
-the same text."""
+"""Names of fields that redaction never changes, even if a secret has the same text, because the
+host sets them."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):

@@ -34,8 +34,8 @@ MIN_SECRET_CHARS = 8
 be redacted everywhere."""
 
 MIN_PASSWORD_CHARS = 6
-"""Minimum length of a URL's password that is redacted outside the URL, too. A shorter password can
-be a common word of the log, such as a user name."""
+"""Minimum length of a URL password that is also redacted outside the URL. A shorter password can be
+a common word, such as a user name."""
 
 MIN_REPLACED_CHARS = 4
 """Minimum length of a secret that is redacted inside other text. A shorter secret is redacted only

@@ -5,7 +5,7 @@ kernel's page cache has the counts. A tenant gets a row in the file when the ten
 traffic. Any process can read all files at any time, and `usage_store` adds up the counts of all
 processes, including those that have ended.
 
-The multiprocess mode of prometheus-client could not replace these counters. Its files have no
+The multiprocess mode of prometheus-client could not replace these counters: its files have no
 history for bills (`usage --since`), grow in number with each restart of a worker, and must be
 deleted when the host starts, which resets the totals.
 """
@@ -27,8 +27,8 @@ from typing import NamedTuple
 from tenantry.http.request_record import RequestRecord
 
 ROWS = 16_384
-"""Maximum number of rows in a file, one for each tenant. If there are more tenants, the last row
-counts all others together."""
+"""Maximum number of rows in a file, one for each tenant. If there are more tenants than rows, the
+last row counts all remaining tenants together."""
 
 OVERFLOW = "(others)"
 """The name of the last row in a full file, which no tenant can have."""
@@ -64,7 +64,7 @@ class Counts(NamedTuple):
     uncounted: int = 0
     """Number of requests that the rate limit admitted because the rate storage did not respond."""
     used_ns: int = 0
-    """When the tenant's last request ended, in nanoseconds since the epoch. 0 if there was none."""
+    """When the tenant's last request ended, in nanoseconds since the epoch; 0 if there was none."""
 
     def plus(self, other: "Counts") -> "Counts":
         """Return the sum of two counts, with the later `used_ns`."""
@@ -100,7 +100,7 @@ older releases remain readable."""
 _OFFSETS = {field: offset for offset, field in enumerate(_FIELDS)}
 _MAGIC = int.from_bytes(b"tntryl\0\1", "little")
 _WORD_BYTES = 8
-_NAME_BYTES = 64  # a tenant's name has at most 63
+_NAME_BYTES = 64  # a tenant's name has at most 63 characters
 _ROW = struct.Struct(f"={_NAME_BYTES}s{len(_FIELDS)}Q8x")  # 8 free bytes for one more number
 _HEADER = struct.Struct("=4Q")  # magic, number of rows, process ID, start time
 _ROW_COUNT = 1  # index of a 64-bit word in the file's header
@@ -116,7 +116,7 @@ class UsageCounters:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all attributes and the rows
+        self._lock = threading.Lock()  # the lock protects all attributes and the rows
         self._fd = -1
         self.path: Path | None = None
         """The path of the file; None while the counts are only in memory."""
@@ -227,7 +227,7 @@ def counters_files(folder: Path) -> list[Path]:
 
 
 def read_counters_file(path: Path) -> ProcessCounts | None:
-    """Read one file. Return None if the file is deleted, incomplete or in another format."""
+    """Read one counters file; return None if it is deleted, incomplete or in another format."""
     try:
         with path.open("rb", buffering=0) as file:
             header = file.read(_HEADER.size)
@@ -243,9 +243,9 @@ def read_counters_file(path: Path) -> ProcessCounts | None:
 
 
 def lock_if_ended(path: Path) -> int | None:
-    """Lock the file of an ended process, and return the descriptor of the file.
+    """Lock the file of a process that has ended, and return the file's descriptor.
 
-    Closing the descriptor releases the lock. The result is None if the process still runs.
+    Closing the descriptor releases the lock. If the process still runs, the function returns None.
     """
     try:
         fd = os.open(path, os.O_RDWR)

@@ -32,12 +32,12 @@ from tenantry.observability.usage_counters import (
 )
 
 INTERVAL_S = 60.0
-"""Seconds between two collections. A power failure can lose the usage of this period, which is also
-the resolution of `since`."""
+"""Seconds between two collections: the resolution of `since`, and the maximum period of usage that
+a power failure can lose."""
 
 FIRST_DELAY_S = 5.0
-"""Seconds from the start of a process to its first collection. By then, the process that the new
-process replaces has ended."""
+"""Seconds from the start of a process to its first collection, in which the process that it
+replaces ends."""
 
 LOCK_TIMEOUT_S = 30.0
 """Seconds that one collection waits for another collection. A collection takes milliseconds."""
@@ -48,8 +48,8 @@ read the file before its deletion must not count the file twice."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 _MERGES = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
-"""Each merge of old buckets into longer buckets: the length of the old buckets, the length of the
-merged buckets, and the age at which buckets are merged, in seconds."""
+"""How old buckets are merged into longer ones: the length of the old buckets, the length of the
+merged buckets, and the age from which buckets are merged, in seconds."""
 
 _COUNTS = Counts._fields
 _DEFINITIONS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _COUNTS)
@@ -103,7 +103,7 @@ def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float =
     Args:
         data_dir: the host's data folder.
         now: seconds since the epoch; the present time if None.
-        min_interval_s: if any process has collected within these seconds, do nothing.
+        min_interval_s: do nothing if any process has collected less than this many seconds ago.
 
     Raises:
         OSError, sqlite3.Error: the folder is not writable. The next collection adds the missing

@@ -20,7 +20,7 @@ from tenantry.routing.instance import Instance
 
 LEAK_CHECK_AFTER_S = 10.0
 """Seconds after the close of an app at which the host searches for objects that refer to the app.
-The garbage collector has often freed the app by then. The search stops all threads for some
+The garbage collector often frees the app before the search, which stops all threads for some
 milliseconds."""
 
 MAX_FROZEN = 20
@@ -110,7 +110,7 @@ class Draining:
             gc.freeze()
 
     def _report_leaks(self, now: float) -> list[_ClosedApp]:
-        """Log the leaked apps, and return the apps that are frozen, which may not be leaked."""
+        """Log the leaked apps, and return the frozen apps, which may be garbage."""
         due = [app for app in self._closed_apps if app.check_at <= now and app.is_alive]
         self._closed_apps = [app for app in self._closed_apps if app.check_at > now]
         tracked = {id(each) for each in gc.get_objects()} if due else set()

@@ -46,7 +46,7 @@ class Eviction:
         self._built.put(mount)
 
     def check(self) -> list[str]:
-        """Evict the due instances that have no request in flight; return the tenants' names."""
+        """Evict instances that are idle for too long or too many; return the tenants' names."""
         while not self._built.empty():
             self._active.add(self._built.get())
         used = [

@@ -43,8 +43,8 @@ POLL_S = 1.0
 """Seconds between two rounds of housekeeping, and between two scans if there are no file events."""
 
 SMALL_FOLDER = 500
-"""Maximum number of files in a folder that is scanned as a whole, which takes 3 ms. Of a larger
-folder, each scan covers only a part."""
+"""Maximum number of files for which each scan covers the whole folder, which takes 3 ms. If there
+are more files, each scan covers only a part of the folder."""
 
 FULL_SCAN_S = 1.5
 """Seconds within which partial scans cover the whole folder, so that a change takes effect within
@@ -75,7 +75,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Follower:
-    """Follows the tenants folder for one process. `stop` ends `run`, then `close` ends all else.
+    """Follows the tenants folder for one process, until `stop` and `close` are called.
 
     Only one thread may call `step` or `run`. Other threads may read `is_ready` and `disabled`, and
     call `scan_soon`, `set_events_reliable` and `stop`.
@@ -93,7 +93,7 @@ class Follower:
         self.is_ready = threading.Event()
         """Event that is set once every tenant file has been reconciled."""
         self.disabled: tuple[DisabledStatus, ...] = ()
-        """The disabled tenants. A change replaces the whole tuple."""
+        """The disabled tenants, in a tuple that each change replaces as a whole."""
         self.on_growth: Callable[[], None] = lambda: None
         """Function to call when all tenants are known, and whenever the number of instances has
         grown by `GROWTH`."""
@@ -135,7 +135,7 @@ class Follower:
     # -- control --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do rounds until `stop` is called. Log an error in a round, and continue."""
+        """Do rounds until `stop` is called. If a round fails, log the error and continue."""
         while not self._is_stopping:
             try:
                 wait_s = self.step()

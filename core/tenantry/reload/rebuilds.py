@@ -21,9 +21,8 @@ STUCK_AFTER_S = 5.0
 """Seconds after which a build is reported as stuck. A build usually takes 10 to 125 ms."""
 
 MAX_BUILDS_PER_TENANT = 2
-"""Maximum number of concurrent builds of one tenant. A second build is allowed because newer
-content may fix a build that hangs. More builds are not, because each build that hangs keeps a
-thread."""
+"""Maximum number of concurrent builds of one tenant. Two builds are allowed, because newer content
+may fix a build that hangs. The limit is low, because each build that hangs keeps a thread."""
 
 _logger = logging.getLogger(__name__)
 

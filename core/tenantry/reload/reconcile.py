@@ -60,11 +60,11 @@ class Reconciler:
     ) -> None:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
-        """Whether some files have never been reconciled. `end_start` sets this to False."""
+        """Whether some files have never been reconciled, until `end_start` is called."""
         self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests
         self._sibling_prefixes: dict[str, str] = {}  # prefix → tenant that other workers serve
         self.is_routing_outdated = False
-        """Whether a new routing snapshot is needed. `take_mounts` sets this to False."""
+        """Whether a new routing snapshot is needed, until `take_mounts` is called."""
         self.withdrawn: list[Mount] = []
         """Mounts to remove from the routing first, and to close afterwards."""
         self._new_mount = new_mount
@@ -78,7 +78,7 @@ class Reconciler:
         self._postponed: set[str] = set()  # names of tenants in conflict with a missing file
 
     def prefer(self, accepted: Collection[SiblingTenant]) -> None:
-        """Set the tenants that other workers have accepted. Call this before adding a file.
+        """Set the tenants that other workers have accepted, before the first call of `add`.
 
         In a conflict, the version that other workers have accepted wins. If other workers serve a
         tenant at a prefix, the prefix is reserved for that tenant until its file changes.
@@ -87,7 +87,7 @@ class Reconciler:
         self._sibling_prefixes = {tenant.prefix: tenant.name for tenant in accepted}
 
     def end_start(self) -> None:
-        """End the start phase. From now on, every accepted tenant keeps its claims."""
+        """End the start phase, after which every accepted tenant keeps its claims."""
         self.is_starting, self._accepted_by_siblings = False, set()
         self._sibling_prefixes = {
             prefix: name
@@ -113,7 +113,7 @@ class Reconciler:
         _logger.info("tenant.removed", extra={"tenant": name})
 
     def set_result(self, name: str, result: ValidationResult) -> None:
-        """Set the validation result of a file's newest version. `reconcile` applies the result."""
+        """Set the validation result of a file's newest version, for `reconcile` to apply."""
         self.files[name].result = result
         if not self.is_starting:
             self._drop_reservation(name)  # other workers follow the change, too
@@ -224,7 +224,7 @@ class Reconciler:
         return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
     def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return a sort key. In a conflict at start, the tenant with the lowest key wins."""
+        """Return a sort key, by which the tenant with the lowest key wins a conflict at start."""
         return (tenant.name, tenant.digest) not in self._accepted_by_siblings, tenant.name
 
     def _cancel_build(self, name: str) -> None:

@@ -30,7 +30,7 @@ whatever order the files were validated."""
 
 
 class ValidationQueue:
-    """The tenant files that have changed, until the follower has reconciled them.
+    """The changed tenant files that the follower has not reconciled yet.
 
     Only the follower's thread uses the queue, except for `wait`, which is thread-safe.
 

@@ -1,9 +1,9 @@
 """Warm start: what a new worker asks other workers of its host before accepting connections.
 
-A new worker asks which tenants other workers have accepted. Otherwise, it would resolve a conflict
-by name, while the other workers keep the tenant that served first, and one prefix would have two
-owners. A new worker also asks which tenants other workers have built. Otherwise, the first request
-to each tenant would wait 10 to 125 ms for a build.
+A new worker asks which tenants other workers have accepted. If it resolved a conflict by name while
+the other workers keep the tenant that served first, one prefix would have two owners. A new worker
+also asks which tenants other workers have built, so that the first request to each tenant does not
+wait 10 to 125 ms for a build.
 """
 
 import threading
@@ -28,8 +28,8 @@ ACCEPTED_TIMEOUT_S = 1.0
 conflicts by name."""
 
 ACCEPTED_ANSWER_TIMEOUT_S = 0.4
-"""Seconds that one worker may take to list its accepted tenants. If the worker hangs, time remains
-to ask other workers."""
+"""Seconds that one worker may take to list its accepted tenants, so that time remains to ask other
+workers if the worker hangs."""
 
 
 class SiblingTenant(NamedTuple):
@@ -43,9 +43,8 @@ class SiblingTenant(NamedTuple):
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[SiblingTenant]:
     """Return the tenants that other workers with the data folder `data_dir` have accepted.
 
-    A worker counts only if it serves the same tenants, `only` (empty for all tenants). A worker
-    that has not validated every tenant file returns no tenants, because its decisions are not
-    final.
+    Workers that serve other tenants than `only` (empty for all tenants) do not count. A worker that
+    has not validated every tenant file returns no tenants, because its decisions are not final.
     """
     found: list[frozenset[SiblingTenant]] = []
 

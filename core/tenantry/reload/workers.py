@@ -31,8 +31,8 @@ MAX_BUILDS = 2
 
 FIRST_TIMEOUT_S = 0.5
 """Time limit in seconds for the first validation of a tenant file, which usually takes 1 ms. A slow
-file is validated again on a separate thread with a longer limit. Otherwise, four files that hang
-would occupy all threads for 5 s."""
+file is validated again with a longer limit on a separate thread, so that four files that hang do
+not occupy all threads for 5 s."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Seconds that `close` waits for running jobs. gunicorn gives a worker 30 s to stop."""
@@ -120,7 +120,7 @@ class ReloadWorkers:
 
     @property
     def has_waiting_builds(self) -> bool:
-        """Whether builds wait for a thread. If so, call `start_builds` again soon."""
+        """Whether builds wait for a thread, so that `start_builds` must be called again soon."""
         return self._builders.has_waiting_jobs
 
     def start_builds(self) -> None:

@@ -12,13 +12,13 @@ FIRST_PAUSE_S = 1.0
 available."""
 
 MAX_PAUSE_S = 60.0
-"""Maximum seconds between two builds. Each failed build doubles the pause. Because of the maximum,
-the host notices a repaired dependency within a minute."""
+"""Maximum seconds between two builds, so that the host notices a repaired dependency within a
+minute. Each failed build doubles the pause."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildFailure:
-    """The latest of one or more consecutive failed builds of the same tenant file version."""
+    """The latest of one or more consecutive failed builds of the same version of a tenant file."""
 
     reason: str
     """The error and where it occurred in the code, on one line, without secrets."""

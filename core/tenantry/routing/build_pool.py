@@ -13,15 +13,15 @@ MAX_BUILDS = 8
 """Maximum number of concurrent first builds: as many as a worker has threads for requests."""
 
 LONG_WAIT_S = 20.0
-"""Seconds after the start of a build at which its patient request stops waiting. A build usually
+"""Maximum seconds after the start of a build for which one request waits for it. A build usually
 takes 10 to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
 
 MAX_LONG_WAITS = 2
-"""Maximum number of patient requests in a process, which wait up to `LONG_WAIT_S`, each for a
-different build. Even if two builds hang, a worker with four threads has two free threads."""
+"""Maximum number of requests in a process that wait up to `LONG_WAIT_S`, each for a different
+build. Even if two builds hang, a worker with four threads has two free threads."""
 
 SHORT_WAIT_S = 0.25
-"""Seconds after the start of a build at which all other requests stop waiting, because a waiting
+"""Maximum seconds after the start of a build for which all other requests wait for it. A waiting
 request occupies a thread that other tenants need."""
 
 
@@ -38,7 +38,7 @@ class BuildPool(WorkerPool):
 
     def __init__(self) -> None:
         super().__init__("tenantry-first-build", MAX_BUILDS)
-        self._wait_lock = threading.Lock()  # protects `_long_waits`
+        self._wait_lock = threading.Lock()  # the lock protects `_long_waits`
         self._long_waits: set[PendingBuild] = set()
 
     def wait(self, build: PendingBuild, age_s: float) -> bool:

@@ -29,7 +29,7 @@ class RefusesByHead(Protocol):
     the app."""
 
     def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
-        """Return the response if the request is refused, or None. `wsgi` decides the same."""
+        """Return the response if the request is refused, or None if it may reach the app."""
 
 
 class Instance:
@@ -66,7 +66,7 @@ class Instance:
         self.used_at = clock()
         """When the last request ended or, before that, when the instance was built, in monotonic
         seconds."""
-        self._lock = threading.Lock()  # protects `_close`, `_leases` and `_is_retired`
+        self._lock = threading.Lock()  # the lock protects `_close`, `_leases` and `_is_retired`
         self._close: Callable[[], None] | None = close
         self._leases = 0
         self._is_retired = False

@@ -97,12 +97,12 @@ class Mount:
         self.operator_maintenance: bool | str = False
         """Maintenance mode that an operator has set: True, or a message for the clients."""
         self.quarantine: Quarantine | None = None
-        """Admits few requests to a parked tenant; None if the tenant is not parked."""
+        """The quarantine, which admits few requests to the tenant, or None if it is not parked."""
         self.since = time.time()
         """When the newest version of the tenant file was validated, in seconds since the epoch."""
         self.was_built = False
-        """Whether the mount ever had an instance. If so, the mount accepts a new version of the
-        file only after a successful build."""
+        """Whether the mount ever had an instance. A mount that had an instance accepts a new
+        version of the file only after a successful build."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
@@ -157,7 +157,7 @@ class Mount:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Answer a request with the instance, or with 503 if no instance can serve the request."""
+        """Answer a request with the instance, or with 503 if there is no instance."""
         environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
         environ[TENANT] = self.name
         tenant, quarantine = self.tenant, self.quarantine
@@ -194,7 +194,7 @@ class Mount:
     # -- first builds ---------------------------------------------------------------------------
 
     def ensure_instance(self) -> ProblemResponse | None:
-        """Wait for the build of an instance if there is none. Return a 503 if it takes too long."""
+        """Wait until there is an instance. If its build takes too long or fails, return a 503."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:

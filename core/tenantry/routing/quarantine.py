@@ -28,15 +28,15 @@ MAX_WAIT_S = 3600.0
 maximum."""
 
 MAX_TRIAL_S = 30.0
-"""Maximum seconds that a trial request may take. A longer trial has failed, even if its response is
-good."""
+"""Maximum seconds that a trial request may take. If it takes longer, the trial has failed, even if
+the response is good."""
 
 MIN_RETRY_AFTER_S = 1.0
 """`Retry-After` in seconds for a request that is refused while another request is the trial."""
 
 _INCONCLUSIVE = {"401", "403", "413", "429", "503"}
-"""Statuses that a middleware layer can send without calling the app. A trial with such a status
-shows nothing, so the next request is another trial."""
+"""Statuses that a middleware layer can send without calling the app. After a trial request with
+such a status, the next request is another trial."""
 
 _logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Trial:
     def __init__(
         self, fd: int, note_end: Callable[[bool | None], None], clock: Callable[[], float]
     ) -> None:
-        self._fds = [fd]  # the first `_end` takes the item, because `pop` is atomic
+        self._fds = [fd]  # only the first call of `_end` gets the item
         self._note_end = note_end
         self._clock = clock
         self._started_at = clock()

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable
 
 LATE_AFTER_S = 1.0
-"""Seconds after which a job is late. A late job, such as an import that hangs, cannot be stopped.
-It no longer counts toward the size of the pool, so that another thread can run the next job. Builds
-take 10 to 125 ms."""
+"""Seconds after which a job is late. A late job, such as an import that hangs, cannot be stopped. A
+late job does not count toward the size of the pool, so that another thread can run the next job.
+Builds take 10 to 125 ms."""
 
 MAX_LATE_THREADS = 64
 """Maximum number of threads of one pool that late jobs may occupy, because more threads would slow
-down requests. Above this number, the next job waits until a late job ends."""
+down requests. If all are occupied, the next job waits until a late job ends."""
 
 Job = Callable[[], None]
 
@@ -36,14 +36,14 @@ class WorkerPool:
         self._name = name
         self._size = size
         self._clock = clock
-        self._lock = threading.Lock()  # protects the jobs and the threads
+        self._lock = threading.Lock()  # the lock protects the jobs and the threads
         self._waiting: deque[Job] = deque()
         self._started_at: dict[threading.Thread, float] = {}  # thread → start of its current job
         self._is_closed = False
 
     @property
     def has_waiting_jobs(self) -> bool:
-        """Whether a job waits for a thread. If so, call `start_threads` again soon."""
+        """Whether a job waits for a thread, so that `start_threads` must be called again soon."""
         return bool(self._waiting)
 
     def submit(self, job: Job) -> None:

@@ -21,8 +21,8 @@ KEY_BYTES = 32
 """Number of random bytes in a client key: 256 bits."""
 
 CLIENTS_LIMIT = 500
-"""Maximum number of clients, because each client key adds 0.2 µs to every request. For more
-clients, use `OIDC`."""
+"""Maximum number of clients, because each client key adds 0.2 µs to every request. A tenant with
+more clients can use `OIDC`."""
 
 KEYS_LIMIT = 5
 """Maximum number of keys per client: a new key, an old key and a few spare keys."""
@@ -74,7 +74,7 @@ class Client:
     methods: tuple[str, ...] | None = None
     """The HTTP methods that the client may use; None means all."""
     expires: datetime | None = None
-    """When the client's access ends, as a timezone-aware time. None means never."""
+    """When the client's access ends, as a timezone-aware time; None means never."""
 
     def to_config(self) -> dict[str, Any]:
         """Return the client's entry in `CLIENTS`, as written in a tenant file."""

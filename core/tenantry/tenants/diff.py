@@ -33,7 +33,7 @@ _KEYS_WITH_A_LINE_OF_THEIR_OWN = ("URL_PREFIX", "BLUEPRINTS")
 
 @dataclass(frozen=True)
 class Change:
-    """One difference of one tenant."""
+    """One difference between two descriptions of a tenant."""
 
     tenant: str
     what: str
@@ -87,8 +87,8 @@ def compare(
         old: the descriptions before the change, by tenant name.
         new: the descriptions after the change, by tenant name.
         routes: returns the routes of endpoints.
-        rejected: the reason for each tenant whose newest file is rejected. The old version of the
-            tenant stays served.
+        rejected: the reason for each tenant whose newest file is rejected, so that its old version
+            stays served.
     """
     changes: list[Change] = []
     for name in sorted(old.keys() | new.keys()):

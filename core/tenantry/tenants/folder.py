@@ -23,16 +23,16 @@ from tenantry.tenants.file import (
 from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = 0.1
-"""Seconds for which content must stay the same to be stable. Editors and `cp` write a file faster
-than this."""
+"""Seconds for which content must stay the same to be stable. Editors and `cp` take less time to
+write a file."""
 
 WRITER_PATIENCE_S = 5.0
-"""Maximum seconds that the host waits for a process that has the file open for writing. After this
-time, the host serves the content that is in the file."""
+"""Maximum seconds that the host waits for a process that has the file open for writing, before the
+host uses the content that is in the file."""
 
 REMOVAL_S = 0.5
 """Seconds after which a missing file is reported as removed. Tools that delete and rewrite a file
-are faster than this."""
+take less time."""
 
 RECENT_S = 2.0
 """Seconds after a change of a file's time stamp during which every scan reads the file. Because
@@ -57,12 +57,12 @@ class FolderChanges:
     """Names of new tenants, whose files may not be stable yet."""
     removed: list[str] = field(default_factory=list)
     is_settled: bool = True
-    """Whether all content is stable. If not, the caller scans again after `SETTLE_S`."""
+    """Whether all content is stable. Otherwise, the caller scans again after `SETTLE_S`."""
 
 
 @dataclass(slots=True)
 class _File:
-    """What the scans remember about one tenant file."""
+    """What earlier scans have found out about one tenant file."""
 
     signature: int
     signature_since_s: float
@@ -136,7 +136,7 @@ class TenantsFolder:
 
         Raises:
             OSError: the folder cannot be read, or has been replaced by an empty folder, such as a
-                mount point without its volume. In this case, no tenant counts as removed.
+                mount point without its volume. After this error, no tenant counts as removed.
         """
         changes = FolderChanges()
         if self._has_changed() or share >= 1:

@@ -33,8 +33,8 @@ ANSWER_GRACE_S = 5.0
 forking take 0.1 s."""
 
 MESSAGE_LIMIT_CHARS = 1000
-"""Maximum length of the message of an exception that a tenant file raises. The length is enough for
-a list of problems."""
+"""Maximum length of the message of an exception that a tenant file raises, enough for a list of
+problems."""
 
 _SETTINGS_ONLY = "a tenant file must only set names."
 
@@ -56,7 +56,7 @@ class LoadedFile:
     """SHA-256 of the bytes that were run, in hexadecimal."""
     values: dict[str, Any] = field(repr=False)  # contains secrets
     problems: tuple[Problem, ...] = ()
-    """One problem for each value that is not plain data, and for each change to the process."""
+    """A problem for each value that is not plain data, and for each change to the process."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """The secrets that `secret(…)` returned to the file, which no message may show."""
 
@@ -64,8 +64,8 @@ class LoadedFile:
 class Loader:
     """Owns the loader process, from the first `load` to `close`. Not thread-safe.
 
-    The loader process can run any number of tenant files, one after another. If a file kills or
-    blocks it, the file is rejected, and the next file gets a new loader process.
+    The loader process can run any number of tenant files, one after another. A file that kills or
+    blocks the loader process is rejected, and the next file gets a new loader process.
     """
 
     def __init__(self, *, timeout_s: float = RUN_TIMEOUT_S, data_dir: Path | None = None) -> None:
@@ -122,7 +122,7 @@ class Loader:
             failure = _failure(file, answer)
             if failure is None:
                 return _loaded_file(path.stem, file, content_digest(source), answer)
-        except Exception:  # noqa: BLE001 - a file that writes its own answer can write anything
+        except Exception:  # noqa: BLE001 - a tenant file can write a forged answer
             failure = Problem(file, _LOADER_BROKEN)
         raise TenantFileError([failure])
 
@@ -137,8 +137,8 @@ class Loader:
         except BrokenPipeError:
             payload = None
         except BaseException:
-            # If the process stayed alive, it would answer the next request with the result of this
-            # one.
+            # If the loader process stayed alive, it would answer the next request with the result
+            # of this request.
             self.close()
             raise
         if payload is None:

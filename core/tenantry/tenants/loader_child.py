@@ -79,7 +79,7 @@ def main() -> None:
     if first is None:
         return
     sys.path[:] = dict.fromkeys([*json.loads(first)["sys_path"], *sys.path])
-    import tenantry.tenants.plain_data  # noqa: F401, PLC0415 - one import for all forks
+    import tenantry.tenants.plain_data  # noqa: F401, PLC0415 - imported once for all forks
 
     # A garbage collection in a fork would copy every memory page that the fork shares with its
     # parent.
@@ -172,7 +172,7 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
 
 
 def _plain_values(namespace: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
-    from tenantry.tenants.plain_data import tag  # noqa: PLC0415 - `main` sets the path first
+    from tenantry.tenants.plain_data import tag  # noqa: PLC0415 - `main` sets `sys.path` first
 
     values: dict[str, object] = {}
     rejected: dict[str, str] = {}
@@ -187,7 +187,7 @@ def _plain_values(namespace: dict[str, Any]) -> tuple[dict[str, object], dict[st
 
 def _recorded_secrets() -> list[str]:
     """Return a list that receives each secret that `secret(…)` returns to the tenant file."""
-    import tenantry  # noqa: PLC0415 - `main` sets the path first
+    import tenantry  # noqa: PLC0415 - `main` sets `sys.path` first
 
     recorded: list[str] = []
     look_up = tenantry.secret
@@ -196,14 +196,14 @@ def _recorded_secrets() -> list[str]:
         recorded.append(look_up(name, create=create))
         return recorded[-1]
 
-    setattr(tenantry, "secret", secret)  # noqa: B010 - typed as a function
+    setattr(tenantry, "secret", secret)  # noqa: B010 - mypy rejects an assignment
     return recorded
 
 
 def _redact(text: str, secrets: list[str], namespace: dict[str, Any]) -> str:
     named = [value for key, value in list(namespace.items()) if _is_secret_name(key)]
     for value in (*secrets, *named):
-        if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - shorter ones are words
+        if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - a shorter one can be a word
             text = text.replace(value, "…")
     return text
 

@@ -98,7 +98,7 @@ _SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Tenant(BaseModel):
-    """The content of one version of a tenant file. Frozen, so that threads can share it."""
+    """The content of one version of a tenant file, frozen so that threads can share it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
 
@@ -274,7 +274,7 @@ class Tenant(BaseModel):
 
     @property
     def database_url(self) -> "URL":
-        """The parsed `DATABASE_URI`. Its text form masks the password."""
+        """The parsed `DATABASE_URI`, whose text form masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 
     def config(self) -> dict[str, Any]:
@@ -286,8 +286,7 @@ class Tenant(BaseModel):
 KEYS: Mapping[str, str] = {
     field: info.alias for field, info in Tenant.model_fields.items() if info.alias
 }
-"""The tenant file key of each field of `Tenant`, in the order of the table in
-`tenants/README.md`."""
+"""Maps each field of `Tenant` to a key of a tenant file, in the order of `tenants/README.md`."""
 
 
 def _to_plain(value: Any) -> Any:

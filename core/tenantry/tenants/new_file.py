@@ -131,5 +131,5 @@ def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[s
 
 
 def _may_set_prefix(content: FileContent) -> bool:
-    """Whether a tenant file may set `URL_PREFIX`. This check is faster than running the file."""
+    """Whether the text of a tenant file may set `URL_PREFIX`."""
     return b"URL_PREFIX" in content.source or b"import *" in content.source

@@ -26,7 +26,7 @@ class OpenId:
     # The query of `jwks_uri` can contain a secret.
     jwks_uri: str | None = field(default=None, repr=False)
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Pairs of a claim and its accepted values. A token must have an accepted value of each."""
+    """Pairs of a claim that a token must have and the accepted values of the claim."""
 
     def to_config(self) -> dict[str, Any]:
         """Return the settings as written in a tenant file under `OIDC`."""

@@ -22,7 +22,7 @@ from tenantry.tenants.round_robin import RoundRobin
 _FILE_NAME = "operator_state.json"
 
 _FORMER_FILE_NAME = "levers.json"
-"""Name of the state file in earlier versions. Such a file is read until the state changes."""
+"""Name of the state file in earlier versions, which is still read until the state changes."""
 
 _TRIAL_WAIT_S = 1.0
 """Seconds that the end of a trial waits while another process changes a tenant's state."""
@@ -45,8 +45,8 @@ class OperatorState:
     parked: str = ""
     """Why the host has parked the tenant; empty if the tenant is not parked."""
     times_parked: int = 0
-    """Number of consecutive times that the host has parked the tenant. Each time doubles the wait
-    until the next trial request."""
+    """Number of consecutive times that the host has parked the tenant. Each parking doubles the
+    wait until the next trial request."""
 
 
 DEFAULT_OPERATOR_STATE = OperatorState()
@@ -262,7 +262,7 @@ class OperatorStateWatch:
     ) -> Iterator[tuple[str, OperatorState]]:
         """Yield the states that have changed since the last scan.
 
-        If a state cannot be read, this is logged once, and the last state stays in force.
+        A state that cannot be read is logged once, and the tenant's last state stays in force.
 
         Args:
             names: the names of the tenants.

@@ -66,7 +66,7 @@ def tag(
         depth_limit: maximum nesting of containers.
 
     Raises:
-        TypeError: the data is not plain. The message is the type of the value, or the reason.
+        TypeError: the data is not plain; the message is the type of the value, or the reason.
     """
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -100,7 +100,7 @@ def untag(value: Any) -> Any:
     """Return the data that was passed to `tag`.
 
     Raises:
-        Exception: the value does not come from `tag`. The exception can have any type.
+        Exception: the value does not come from `tag`; the exception can have any type.
     """
     if isinstance(value, list):
         return [untag(item) for item in value]

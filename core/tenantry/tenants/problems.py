@@ -31,7 +31,7 @@ _EXPECTED: Mapping[str, str] = {
     "string_unicode": "text",
     "tuple_type": "a list",
 }
-"""The description of the expected value, by the type of pydantic's error."""
+"""What a key expects, for each type of error that pydantic reports."""
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class ProblemCollector:
         self._problems.append((place, text))
 
     def parse(self, place: str, parse: Callable[[Any], T], value: Any) -> T | None:
-        """Return `parse(value)`. If it raises a `ValueError`, add the problem and return None."""
+        """Return `parse(value)`, or add a problem and return None on a `ValueError`."""
         try:
             return parse(value)
         except ValueProblems as error:

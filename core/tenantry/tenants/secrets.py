@@ -27,8 +27,8 @@ def secret(name: str, *, create: bool = False) -> str:
     Args:
         name: the name of the secret, which must be valid for an environment variable.
         create: whether to create a missing secret at random in `<data>/secrets` (mode 0600). Use
-            this only for samples and single machines, because two machines would create different
-            secrets.
+            `create` only for samples and single machines, because two machines would create
+            different secrets.
 
     Raises:
         SecretError: the secret does not exist (the message lists the places), or its file cannot be

@@ -13,8 +13,8 @@ from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
 _Claim = bytes
-"""A short hash of a secret key or of a database. A process can hold the hashes of 10,000
-tenants."""
+"""A hash of a secret key or of a database, which is short because a process can hold the hashes of
+10,000 tenants."""
 
 
 @dataclass(frozen=True)

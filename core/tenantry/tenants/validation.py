@@ -42,7 +42,7 @@ class RejectedTenant:
     digest: str = ""
     """SHA-256 of the rejected file's content."""
     has_timed_out: bool = False
-    """Whether the file did not finish in time. It might finish with more time."""
+    """Whether the file did not finish in time. The file might finish with more time."""
 
     @property
     def reason(self) -> str:
@@ -73,7 +73,7 @@ ValidationResult = Tenant | RejectedTenant | DisabledTenant
 def validate_file(
     content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> ValidationResult:
-    """Run and validate the content of a tenant file. No content makes this function raise."""
+    """Run and validate the content of a tenant file, without raising an exception."""
     path = content.path
     has_timed_out = False
     try:
