@@ -16,7 +16,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from exchange import PROXY_LINE, Address
 
-from servers import Server, running
+from servers import Server, group, running
+
+__all__ = ["group", "running"]
 
 OURS = "ours"
 STOCK = "stock"
