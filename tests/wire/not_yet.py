@@ -1,6 +1,6 @@
 """The cases that Tenantry's worker answers wrong today.
 
-The list is strict: a case that the worker answers right must leave the list.
+`NOT_YET` is strict: a case that the worker answers right must leave the list.
 """
 
 NOT_YET: frozenset[str] = frozenset(
@@ -92,6 +92,10 @@ NOT_YET: frozenset[str] = frozenset(
         "version-1.2",
     }
 )
+
+NOT_ALWAYS: frozenset[str] = frozenset({"expect-app-does-not-read"})
+"""Cases that the worker answers wrong only on a busy machine. The worker waits 50 ms for an unread
+body. Then the worker closes the connection, although the response has promised to keep it open."""
 
 NOT_YET_FUZZED: tuple[str, ...] = ("status line b'HTTP/1.",)
 """Parts of the fuzzer's failures that the worker causes today: it returns the client's version."""

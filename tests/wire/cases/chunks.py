@@ -252,7 +252,17 @@ TRAILERS = (
         (chunked(HELLO + b"0\r\nX-T: a\r\nX-U: b\r\n\r\n", b"Trailer: X-T"),),
         (ok(Seen(body=b"hello", environ={"HTTP_X_T": None, "HTTP_TRAILER": "X-T"})),),
     ),
-    _trailer("content-length", b"Content-Length: 3", why=_NEVER, CONTENT_LENGTH=None),
+    Case(
+        "trailer-content-length",
+        "RFC 9110 §6.5.1",
+        (chunked(HELLO + b"0\r\nContent-Length: 3\r\n\r\n"),),
+        (
+            ok(Seen(body=b"hello", environ={"CONTENT_LENGTH": None})),
+            ok(Seen(body=b"hello", environ={"CONTENT_LENGTH": "5"})),
+            *REFUSED,
+        ),
+        _NEVER,
+    ),
     _trailer("transfer-encoding", b"Transfer-Encoding: gzip", why=_NEVER),
     _trailer("host", b"Host: globex.test", why=_NEVER, HTTP_HOST="acme.test"),
     _trailer("authorization", b"Authorization: Bearer a", why=_NEVER, HTTP_AUTHORIZATION=None),

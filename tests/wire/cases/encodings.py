@@ -168,7 +168,11 @@ CODINGS = (
     _te("no-break-space", b"Transfer-Encoding: chunked\xa0", why=_SAME),
     _te("next-line", b"Transfer-Encoding: \x85chunked", why=_SAME),
     _te("unit-separator", b"Transfer-Encoding: chunked\x1f", why=_SAME),
-    _te("kelvin-sign", b"Transfer-Encoding: chun\xe2\x84\xaaed", why="str.lower() makes it a k."),
+    _te(
+        "kelvin-sign",
+        b"Transfer-Encoding: chun\xe2\x84\xaaed",
+        why="A k in lower case.",
+    ),
     _te("nul", b"Transfer-Encoding: chunked\0", why=_SAME),
     _te("colon", b"Transfer-Encoding: : chunked", why=_SAME),
     _te("equals", b"Transfer-Encoding: =chunked", why=_SAME),
