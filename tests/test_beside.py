@@ -1,0 +1,84 @@
+"""The table and the pictures of the benchmark `tests/bench/beside`."""
+
+from xml.etree import ElementTree as ET
+
+from bench.beside.pictures import Bar, Group, draw
+from bench.beside.table import Row, Table
+
+COST = Row("processor time", "µs", "gthread")
+RATE = Row("throughput", "/s", "gthread", is_more_better=True)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _table(**costs: list[float]) -> Table:
+    table = Table("Tenantry", (COST, RATE))
+    for side, figures in costs.items():
+        for figure in figures:
+            table.add(COST, side, figure)
+    return table
+
+
+def test_a_picture_has_the_name_and_the_figure_of_each_side() -> None:
+    """The SVG is well-formed XML, and its texts are the sides' names and figures."""
+    bars = [Bar("Tenantry", 30.5, "30.5 MiB"), Bar("gunicorn <per tenant> & nginx", 610, "610 MiB")]
+
+    root = ET.fromstring(draw("Memory", [Group("10 tenants", bars)], "Tenantry"))
+
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert f"{SVG}svg" == root.tag
+    assert ["Memory", "10 tenants"] == texts[:2]
+    assert [text for bar in bars for text in (bar.name, bar.text)] == texts[2:]
+
+
+def test_the_lengths_of_bars_are_in_the_ratio_of_the_figures() -> None:
+    """A bar with twice the figure is twice as long."""
+    bars = [Bar("Tenantry", 20, "20"), Bar("granian", 10, "10")]
+
+    root = ET.fromstring(draw("Time", [Group("", bars)], "Tenantry"))
+
+    long, short = (float(bar.attrib["width"]) for bar in root.iter(f"{SVG}rect"))
+    assert 2 == long / short
+
+
+def test_a_picture_needs_no_other_file() -> None:
+    """The SVG contains no link, no image, no script and no font file."""
+    text = draw("Time", [Group("", [Bar("Tenantry", 20, "20")])], "Tenantry")
+
+    assert not [word for word in ("href", "url(", "<script", "<image", "@import") if word in text]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_with_the_spread() -> None:
+    """The ratio compares the two sides of the same round, and shows the least and the greatest."""
+    table = _table(gthread=[100, 200, 100], Tenantry=[50, 120, 70])
+
+    (line,) = [line for line in table.lines() if "Tenantry" in line]
+
+    assert "0.60 (0.50 to 0.70)" in line
+
+
+def test_the_table_says_that_a_side_is_better() -> None:
+    """A side with less processor time is better than Tenantry, and a side with more is not."""
+    table = _table(gthread=[100], granian=[40], Tenantry=[60])
+
+    lines = list(table.lines())
+
+    assert ["granian"] == [line.split()[0] for line in lines if "better than Tenantry" in line]
+    assert ["  processor time: granian"] == list(table.better())
+
+
+def test_more_throughput_is_better() -> None:
+    """In a row where more is better, the side with the greater figure is better."""
+    table = _table()
+    for side, figure in {"granian": 9000, "waitress": 2000, "Tenantry": 3000}.items():
+        table.add(RATE, side, figure)
+
+    assert ["  throughput: granian"] == list(table.better())
+
+
+def test_a_side_that_a_round_left_out_has_no_ratio() -> None:
+    """Without a figure of the base in each round, the table shows no ratio."""
+    table = _table(Tenantry=[60])
+
+    (line,) = [line for line in table.lines() if "Tenantry" in line]
+
+    assert ["Tenantry", "60", "µs"] == line.split()
